@@ -1,0 +1,35 @@
+//! What a stage is: the whole vocabulary that stages and the engine share.
+//!
+//! A stage is a plain value that is handed packets and gives packets. It knows nothing of the dataflow
+//! that carries them, so it can be unit-tested by calling it. In the order a reader needs them:
+//!
+//! - [`step`]: steps, lanes, leaves, and the [`Calendar`] that says what is due when
+//! - [`packet`]: what flows: one [`Packet`] variant a [`Kind`]
+//! - [`tensor`]: dense f32 arrays in pooled buffers
+//! - [`parameters`]: what a model tells the rest: its [`ParameterSpec`]s, initial values, FLOPs
+//! - [`stage`]: the traits [`Stage`] and [`Source`], and [`Emit`] through which they give packets
+//! - [`settings`]: what a stage's TOML table says, and how it becomes a stage
+//! - [`testing`]: an [`Emit`] that collects, for unit tests of stages
+#![forbid(unsafe_code)]
+
+pub mod packet;
+pub mod parameters;
+pub mod settings;
+pub mod stage;
+pub mod step;
+pub mod tensor;
+pub mod testing;
+
+pub use anyhow::Result;
+pub use packet::{
+    Activations, Batch, Gather, Gradient, IGNORED, Kind, LossGradient, Metric, Metrics, Moments, Norms, Packet,
+    ParameterPiece, Purpose, Rows, Saved, Tape, Ticket, Tokens,
+};
+pub use parameters::{Init, ModelFacts, ParameterSpec, Parameters};
+pub use settings::{
+    BatchShape, Built, Corpus, CorpusPart, Env, Facts, Port, Problem, Resources, Role, Route, Settings, StageSettings,
+    StageType, stage_type,
+};
+pub use stage::{Emit, Source, Stage};
+pub use step::{At, Calendar, Lane, Step, Turn, leaf_owner};
+pub use tensor::{Buffer, Tensor};

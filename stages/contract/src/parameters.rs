@@ -1,0 +1,143 @@
+//! What a model tells the rest of the graph about its parameters.
+use crate::tensor::Tensor;
+use std::sync::Arc;
+
+/// A model's parameters in the order of its [`ModelFacts::parameters`]. Cloning shares every tensor.
+#[derive(Clone, Debug, Default)]
+pub struct Parameters(pub Vec<Arc<Tensor>>);
+
+impl std::ops::Index<usize> for Parameters {
+    type Output = Tensor;
+    fn index(&self, tensor: usize) -> &Tensor {
+        &self.0[tensor]
+    }
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// All zeros.
+    Zeros,
+    /// All ones.
+    Ones,
+    /// Normal around zero with this standard deviation.
+    Normal(f32),
+}
+
+/// One parameter tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParameterSpec {
+    /// Its name in a Hugging Face checkpoint, for example `transformer.h.0.attn.c_attn.weight`.
+    pub name: String,
+    /// Its shape there, which is also its shape here.
+    pub shape: Vec<usize>,
+    /// Does weight decay apply? (Matrices and embeddings: yes; biases and gains: no.)
+    pub decay: bool,
+    /// How it starts.
+    pub init: Init,
+}
+
+impl ParameterSpec {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// True for a tensor without elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The initial value, a function of `seed` and the name alone.
+    pub fn initial(&self, seed: u64) -> Tensor {
+        let mut tensor = Tensor::scratch(self.shape.clone());
+        match self.init {
+            Init::Zeros => tensor.data.fill(0.0),
+            Init::Ones => tensor.data.fill(1.0),
+            Init::Normal(deviation) => fill_normal(&mut tensor.data, seed ^ name_hash(&self.name), deviation),
+        }
+        tensor
+    }
+}
+
+/// What the model (the settings of `forward`) is, for those who need not know its maths.
+#[derive(Clone, Debug)]
+pub struct ModelFacts {
+    /// Every parameter tensor, in a fixed order: indices in packets are indices into this.
+    pub parameters: Vec<ParameterSpec>,
+    /// Index of the matrix `[vocabulary, width]` that turns hidden states into logits.
+    pub head: usize,
+    /// FLOPs a trained token as PaLM (Chowdhery et al. 2022, appendix B) counts them:
+    /// 6 × weights in products + 12 × layers × sequence length × width.
+    pub flops_per_token: f64,
+    /// The `config.json` of a Hugging Face checkpoint of this model.
+    pub config: serde_json::Value,
+    /// One line for people, for example `GPT-2, 2 layers, width 256, 8 heads`.
+    pub summary: String,
+}
+
+impl ModelFacts {
+    /// Parameters in all.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters.iter().map(ParameterSpec::len).sum()
+    }
+
+    /// The worker that owns each tensor: longest first to the least loaded. A matter of balance only; results
+    /// do not depend on it.
+    pub fn owners(&self, workers: usize) -> Vec<u32> {
+        let mut by_size: Vec<usize> = (0..self.parameters.len()).collect();
+        by_size.sort_by_key(|i| (std::cmp::Reverse(self.parameters[*i].len()), *i));
+        let mut load = vec![0usize; workers];
+        let mut owners = vec![0; by_size.len()];
+        for tensor in by_size {
+            let (least, _) = load.iter().enumerate().min_by_key(|(_, l)| **l).expect("at least one worker");
+            load[least] += self.parameters[tensor].len();
+            owners[tensor] = least as u32;
+        }
+        owners
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): the `index`-th value of the stream `seed`, with no state to carry.
+pub fn splitmix64(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15u64.wrapping_mul(index.wrapping_add(1)));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// FNV-1a, so that a tensor's stream follows from its name.
+fn name_hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Box–Muller in f64 over SplitMix64: two values a pair of uniforms.
+fn fill_normal(out: &mut [f32], seed: u64, deviation: f32) {
+    let uniform = |i: u64| ((splitmix64(seed, i) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    for (pair, values) in out.chunks_mut(2).enumerate() {
+        let i = 2 * pair as u64;
+        let radius = (-2.0 * uniform(i).ln()).sqrt() * f64::from(deviation);
+        let (sin, cos) = (std::f64::consts::TAU * uniform(i + 1)).sin_cos();
+        for (value, direction) in values.iter_mut().zip([cos, sin]) {
+            *value = (radius * direction) as f32;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normal_values_are_normal_and_repeatable() {
+        let spec = ParameterSpec { name: "w".into(), shape: vec![301, 333], decay: true, init: Init::Normal(0.02) };
+        let (a, b) = (spec.initial(7), spec.initial(7));
+        assert_eq!(a.data[..], b.data[..]);
+        assert_ne!(a.data[..], spec.initial(8).data[..]);
+        let n = a.data.len() as f64;
+        let mean = a.data.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+        let variance = a.data.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+        assert!(mean.abs() < 3e-4, "{mean}");
+        assert!((variance.sqrt() / 0.02 - 1.0).abs() < 0.01, "{}", variance.sqrt());
+    }
+}

@@ -1,0 +1,269 @@
+//! What a stage's table in the configuration says, and how it becomes a stage.
+use crate::packet::Kind;
+use crate::parameters::ModelFacts;
+use crate::stage::{Source, Stage};
+use crate::step::{Calendar, Lane, leaf_owner};
+use anyhow::Result;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// How packets get from the stage that gives them to the one that takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To the same worker.
+    Stay,
+    /// To the worker that [`Packet::address`](crate::Packet::address) names.
+    Exchange,
+    /// To every worker.
+    Broadcast,
+}
+
+/// What a port's packets are to the stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Work.
+    Stream,
+    /// What the work of a step needs: all of it arrives before the step's first `Stream` packet.
+    State,
+}
+
+/// One input of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// What it takes.
+    pub kind: Kind,
+    /// How that comes here.
+    pub route: Route,
+    /// What it is to the stage.
+    pub role: Role,
+}
+
+impl Port {
+    /// A port for work made on the same worker.
+    pub const fn stream(kind: Kind) -> Self {
+        Self { kind, route: Route::Stay, role: Role::Stream }
+    }
+
+    /// The same port with another route.
+    pub const fn by(self, route: Route) -> Self {
+        Self { route, ..self }
+    }
+
+    /// The same port with role [`Role::State`].
+    pub const fn state(self) -> Self {
+        Self { role: Role::State, ..self }
+    }
+}
+
+/// Something wrong with one key of a stage's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key at fault; `None` if it is the table as a whole.
+    pub key: Option<&'static str>,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem with `key`.
+    pub fn at(key: &'static str, message: impl Into<String>) -> Self {
+        Self { key: Some(key), message: message.into() }
+    }
+}
+
+/// The shape of every training micro-batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchShape {
+    /// Leaves of a global batch.
+    pub micro_batches: u32,
+    /// Sequences in a micro-batch.
+    pub sequences: usize,
+    /// Tokens in a sequence.
+    pub length: usize,
+}
+
+impl BatchShape {
+    /// Tokens in a global batch.
+    pub fn tokens(&self) -> u64 {
+        u64::from(self.micro_batches) * (self.sequences * self.length) as u64
+    }
+}
+
+/// What a model must know to say what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Number of token ids.
+    pub vocabulary: usize,
+    /// Tokens in a sequence.
+    pub length: usize,
+    /// Id of the token that ends a document.
+    pub end_of_text: u32,
+}
+
+/// Size of one part of the corpus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct CorpusPart {
+    /// Documents (or packed sequences).
+    pub rows: u64,
+    /// Tokens, with one end-of-text token a document.
+    pub tokens: u64,
+    /// Bytes of UTF-8 text; 0 if only tokens are known.
+    pub bytes: u64,
+}
+
+/// Size of the corpus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Corpus {
+    /// What is learned from.
+    pub train: CorpusPart,
+    /// What is held out.
+    pub validation: CorpusPart,
+}
+
+/// Things that one stage (or the run) provides and another uses, by type: a tokenizer, an index of the corpus.
+#[derive(Clone, Default)]
+pub struct Resources(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+
+impl Resources {
+    /// Provides `value`, in place of any of its type.
+    pub fn insert<T: Any + Send + Sync>(&mut self, value: Arc<T>) {
+        self.0.insert(TypeId::of::<T>(), value);
+    }
+
+    /// What is provided of type `T`.
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.0.get(&TypeId::of::<T>())?.clone().downcast().ok()
+    }
+}
+
+/// Everything a stage may know when it is built. The same on every worker but for `worker`.
+#[derive(Clone)]
+pub struct Env {
+    /// This worker.
+    pub worker: usize,
+    /// Workers in all.
+    pub workers: usize,
+    /// The run's seed.
+    pub seed: u64,
+    /// What is due when.
+    pub calendar: Calendar,
+    /// Shape of the micro-batches.
+    pub shape: BatchShape,
+    /// The model, where there is one.
+    pub model: Option<Arc<ModelFacts>>,
+    /// Size of the corpus, where it is known.
+    pub corpus: Option<Corpus>,
+    /// Where the run keeps its files, if it keeps any.
+    pub run_dir: Option<PathBuf>,
+    /// Everything else.
+    pub resources: Resources,
+}
+
+impl Env {
+    /// The lanes (and leaves) of this worker.
+    pub fn lanes(&self) -> impl Iterator<Item = Lane> + use<> {
+        let (worker, workers, leaves) = (self.worker, self.workers, self.shape.micro_batches);
+        (0..leaves).filter(move |lane| leaf_owner(*lane, leaves, workers) == worker)
+    }
+
+    /// The model, or an error that says that this stage needs one.
+    pub fn model(&self) -> Result<Arc<ModelFacts>> {
+        self.model
+            .clone()
+            .ok_or_else(|| anyhow::anyhow!("there is no model: a stage that gives activations is missing"))
+    }
+
+    /// A resource, or an error that names what is missing.
+    pub fn resource<T: Any + Send + Sync>(&self, what: &str) -> Result<Arc<T>> {
+        self.resources.get().ok_or_else(|| anyhow::anyhow!("{what} is missing"))
+    }
+}
+
+/// What settings become.
+pub enum Built {
+    /// An operator.
+    Stage(Box<dyn Stage>),
+    /// Where data enters.
+    Source(Box<dyn Source>),
+}
+
+/// What a stage's table says: plain data. One value a stage of the plan.
+pub trait Settings: Send + Sync {
+    /// Its inputs; empty for a source.
+    fn takes(&self) -> Vec<Port>;
+    /// The kinds it gives.
+    fn gives(&self) -> Vec<Kind>;
+    /// What is wrong with the values, all of it. No I/O.
+    fn check(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+    /// Makes the stage of one worker. May open files.
+    fn build(&self, env: &Env) -> Result<Built>;
+
+    /// Does it say [`Starved`](crate::Turn::Starved) to be given more by its source?
+    fn pulls(&self) -> bool {
+        false
+    }
+    /// The micro-batches it makes (`pack`).
+    fn batch_shape(&self) -> Option<BatchShape> {
+        None
+    }
+    /// The model it is (`forward`).
+    fn model(&self, _facts: &Facts) -> Option<ModelFacts> {
+        None
+    }
+    /// Every how many steps it is due (`evaluate`, `checkpoint`); 0 or `None`: never.
+    fn interval(&self) -> Option<u64> {
+        None
+    }
+    /// For the crate that owns the type: the settings themselves.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Settings that can be read from a table: every key has a default, unknown keys are refused, every key has a
+/// line of documentation.
+pub trait StageSettings: Settings + Default + Serialize + DeserializeOwned + 'static {
+    /// What the stage does, in a line.
+    const SUMMARY: &'static str;
+    /// Each key with what it means (unit, range).
+    const KEYS: &'static [(&'static str, &'static str)];
+    /// A table that parses, for `pipeline stages` (TOML, without the header).
+    const EXAMPLE: &'static str;
+}
+
+/// An entry of the registry of stages.
+#[derive(Clone, Copy)]
+pub struct StageType {
+    /// The value of `type` in the configuration.
+    pub name: &'static str,
+    /// See [`StageSettings::SUMMARY`].
+    pub summary: &'static str,
+    /// See [`StageSettings::KEYS`].
+    pub keys: &'static [(&'static str, &'static str)],
+    /// See [`StageSettings::EXAMPLE`].
+    pub example: &'static str,
+    /// The default of every key, as an object.
+    pub defaults: fn() -> Value,
+    /// Settings from an object of all keys; the error is serde's.
+    pub parse: fn(Value) -> std::result::Result<Box<dyn Settings>, String>,
+}
+
+/// The registry's entry for settings of type `S`, under the name `name`.
+pub const fn stage_type<S: StageSettings>(name: &'static str) -> StageType {
+    StageType {
+        name,
+        summary: S::SUMMARY,
+        keys: S::KEYS,
+        example: S::EXAMPLE,
+        defaults: || serde_json::to_value(S::default()).unwrap_or(Value::Null),
+        parse: |value| match serde_json::from_value::<S>(value) {
+            Ok(settings) => Ok(Box::new(settings)),
+            Err(error) => Err(error.to_string()),
+        },
+    }
+}

@@ -1,0 +1,74 @@
+//! The traits that an experimenter implements.
+use crate::packet::Packet;
+use crate::step::{At, Lane, Step, Turn};
+use anyhow::Result;
+use serde_json::Value;
+
+/// Where a stage puts what it gives.
+pub trait Emit {
+    /// Gives `packet` to every consumer of its kind, at the step that is being worked on.
+    fn give(&mut self, packet: Packet);
+}
+
+/// An operator of the graph, seen from inside.
+///
+/// The engine promises: steps come in order; all [`Role::State`](crate::Role::State) packets of a step (say, the
+/// parameters) come before any [`Role::Stream`](crate::Role::Stream) packet of it (say, a batch); one call at a
+/// time. One micro-batch is worked on at a time: a stage that gives [`Activations`](crate::Activations) gets its
+/// next stream packet only when they have been dropped.
+pub trait Stage: Send {
+    /// Called once, before the first step. What is given here on a kind that is fed back (parameters) arrives
+    /// at the first step itself, what `step_done` and the others give arrives one step later.
+    fn start(&mut self, _out: &mut dyn Emit) -> Result<()> {
+        Ok(())
+    }
+
+    /// One packet arrived.
+    fn packet(&mut self, at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn>;
+
+    /// The stage said [`Turn::More`] and others have had their turn.
+    fn more(&mut self, _step: Step, _out: &mut dyn Emit) -> Result<Turn> {
+        Ok(Turn::Done)
+    }
+
+    /// Nothing more can arrive for `step`, from any worker. Called once on every worker for every step, in order.
+    fn step_done(&mut self, _step: Step, _out: &mut dyn Emit) -> Result<()> {
+        Ok(())
+    }
+
+    /// What a checkpoint must hold to go on with `lane` after the step that is just done. State belongs to lanes,
+    /// so that a run can go on with another number of workers. `Null`: nothing.
+    fn save(&mut self, _lane: Lane) -> Result<Value> {
+        Ok(Value::Null)
+    }
+
+    /// What [`save`](Stage::save) returned, on the worker that owns `lane` now, before `start`.
+    fn load(&mut self, _lane: Lane, _state: Value) -> Result<()> {
+        Ok(())
+    }
+
+    /// The graph is finished on every worker.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Where data enters the graph. It runs on a thread of its own, so it may block on files.
+pub trait Source: Send {
+    /// Gives the next packets of `lane` for `step`.
+    ///
+    /// Called once for every step and lane, then again while a stage downstream is
+    /// [`Starved`](crate::Turn::Starved), or, where no stage pulls, while it returns [`Turn::More`].
+    /// [`Turn::Done`] means that this lane has nothing more for this step.
+    fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn>;
+
+    /// As [`Stage::save`]: called after the lane's last packet of a step and before its first of the next.
+    fn save(&mut self, _lane: Lane) -> Result<Value> {
+        Ok(Value::Null)
+    }
+
+    /// As [`Stage::load`].
+    fn load(&mut self, _lane: Lane, _state: Value) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Steps, lanes and leaves.
+//!
+//! A run is a sequence of optimizer steps; the dataflow's timestamp is the step. The unit of work and of
+//! determinism is the micro-batch. The micro-batches of a global batch are its *leaves*, and there are as many
+//! *lanes* (streams of documents that fill one leaf a step) as leaves; both are numbered `0..micro_batches`
+//! and belong to a worker by [`leaf_owner`]. Nothing is ever derived from the number of workers.
+use std::time::Duration;
+
+/// The dataflow's timestamp: how many updates the parameters have seen when the step's batches meet them.
+/// Step `t` turns the parameters after `t` updates into those after `t + 1`.
+pub type Step = u64;
+
+/// Index of a stream of documents, equal to the index of the leaf that it fills.
+pub type Lane = u32;
+
+/// The worker that owns lane or leaf `leaf` of `leaves` among `workers`: contiguous blocks of leaves.
+///
+/// ```
+/// # use millrace_contract::leaf_owner;
+/// let owners: Vec<usize> = (0..6).map(|leaf| leaf_owner(leaf, 6, 4)).collect();
+/// assert_eq!(owners, [0, 0, 1, 2, 2, 3]);
+/// ```
+pub fn leaf_owner(leaf: Lane, leaves: u32, workers: usize) -> usize {
+    (leaf as usize * workers) / leaves as usize
+}
+
+/// Where and when a packet arrives at a stage.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct At {
+    /// The step the packet belongs to.
+    pub step: Step,
+    /// Index into the settings' [`takes`](crate::Settings::takes).
+    pub port: usize,
+    /// How long the stage had nothing to do before this packet came (zero unless it takes [`Role::State`](crate::Role::State)).
+    pub waited: Duration,
+}
+
+/// What a stage says after it has been called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Done with this packet.
+    Done,
+    /// Call me again with [`Stage::more`](crate::Stage::more): others have their turn in between.
+    More,
+    /// Done with this packet, but the lane's step needs another one from its source
+    /// (only where [`Settings::pulls`](crate::Settings::pulls)).
+    Starved,
+}
+
+/// What is due at which step. Known before the graph runs, the same on every worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Calendar {
+    /// The first step of this run: 0, or where the checkpoint it resumes from stands.
+    pub first: Step,
+    /// Updates in the whole run. Steps `first..=steps` pass through the graph; the last one only validates.
+    pub steps: Step,
+    /// Validate before every so many updates, and after the last.
+    pub evaluate: Option<u64>,
+    /// Checkpoint after every so many updates, and after the last.
+    pub checkpoint: Option<u64>,
+}
+
+impl Calendar {
+    /// Does step `step` train? All but the last do.
+    pub fn trains(&self, step: Step) -> bool {
+        step < self.steps
+    }
+
+    /// Do validation batches pass at `step`, with the parameters after `step` updates?
+    pub fn validates(&self, step: Step) -> bool {
+        due(self.evaluate, step, self.steps)
+    }
+
+    /// Is the state after the update of `step` (that is, after `step + 1` updates) kept in a checkpoint?
+    pub fn checkpoints(&self, step: Step) -> bool {
+        step < self.steps && due(self.checkpoint, step + 1, self.steps)
+    }
+}
+
+fn due(interval: Option<u64>, step: Step, last: Step) -> bool {
+    interval.is_some_and(|n| step > 0 && (step == last || step.is_multiple_of(n)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_leaf_has_one_owner_and_owners_are_contiguous() {
+        for leaves in 1..20 {
+            for workers in 1..8 {
+                let owners: Vec<_> = (0..leaves).map(|l| leaf_owner(l, leaves, workers)).collect();
+                assert!(owners.is_sorted() && owners.iter().all(|o| *o < workers));
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_step_only_validates_and_the_last_update_is_kept() {
+        let c = Calendar { first: 0, steps: 7, evaluate: Some(3), checkpoint: Some(2) };
+        assert_eq!((0..=7).filter(|s| c.validates(*s)).collect::<Vec<_>>(), [3, 6, 7]);
+        assert_eq!((0..=7).filter(|s| c.checkpoints(*s)).collect::<Vec<_>>(), [1, 3, 5, 6]);
+        assert_eq!((0..=7).filter(|s| c.trains(*s)).count(), 7);
+    }
+}

@@ -1,0 +1,132 @@
+//! Dense row-major f32 tensors in pooled, cache-line aligned buffers.
+//!
+//! A dropped [`Buffer`] goes back to a process-wide pool and the next one of its size comes from there, so
+//! after the first step a training run asks the system for no memory and meets no page fault.
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::Mutex;
+
+/// Buffers shorter than this are not pooled: the allocator is as good.
+const POOLED_FROM: usize = 1024;
+/// Floats in a cache line: every buffer starts on one.
+const LINE: usize = 16;
+
+static POOL: Mutex<BTreeMap<usize, Vec<Vec<f32>>>> = Mutex::new(BTreeMap::new());
+
+/// A run of f32 that starts on a cache line and returns to the pool when dropped.
+pub struct Buffer {
+    storage: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Buffer {
+    /// `len` floats of unspecified (but initialised) content: for results that are written whole.
+    pub fn scratch(len: usize) -> Self {
+        let capacity = (len + LINE).next_multiple_of(POOLED_FROM);
+        let reused = if len >= POOLED_FROM { pool().get_mut(&capacity).and_then(Vec::pop) } else { None };
+        let storage = reused.unwrap_or_else(|| vec![0.0; if len >= POOLED_FROM { capacity } else { len + LINE }]);
+        let misaligned = (storage.as_ptr() as usize / size_of::<f32>()) % LINE;
+        Self { start: (LINE - misaligned) % LINE, storage, len }
+    }
+
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
+        let mut buffer = Self::scratch(len);
+        buffer.fill(0.0);
+        buffer
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.storage[self.start..self.start + self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.storage[self.start..self.start + self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.len >= POOLED_FROM {
+            let storage = std::mem::take(&mut self.storage);
+            pool().entry(storage.len()).or_default().push(storage);
+        }
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        let mut copy = Self::scratch(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter().take(8)).finish()
+    }
+}
+
+fn pool() -> std::sync::MutexGuard<'static, BTreeMap<usize, Vec<Vec<f32>>>> {
+    POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// A dense row-major f32 tensor.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Extent of each dimension, outermost first.
+    pub shape: Vec<usize>,
+    /// `shape.iter().product()` values, the last dimension contiguous.
+    pub data: Buffer,
+}
+
+impl Tensor {
+    /// A tensor of unspecified content, to be written whole.
+    pub fn scratch(shape: impl Into<Vec<usize>>) -> Self {
+        let shape = shape.into();
+        Self { data: Buffer::scratch(shape.iter().product()), shape }
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(shape: impl Into<Vec<usize>>) -> Self {
+        let shape = shape.into();
+        Self { data: Buffer::zeroed(shape.iter().product()), shape }
+    }
+
+    /// A tensor with these values.
+    ///
+    /// # Panics
+    /// If `values` has not as many elements as `shape` asks for.
+    pub fn from_values(shape: impl Into<Vec<usize>>, values: &[f32]) -> Self {
+        let mut tensor = Self::scratch(shape);
+        tensor.data.copy_from_slice(values);
+        tensor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_come_back() {
+        for len in [1, 15, 1024, 5000] {
+            let buffer = Buffer::zeroed(len);
+            assert_eq!(buffer.as_ptr() as usize % 64, 0, "{len}");
+            assert_eq!(buffer.len(), len);
+            assert!(buffer.iter().all(|x| *x == 0.0));
+        }
+        let odd = 777_777; // a size nobody else uses
+        let first = Buffer::scratch(odd);
+        let address = first.as_ptr();
+        drop(first);
+        assert_eq!(Buffer::scratch(odd).as_ptr(), address);
+    }
+}
