@@ -1,1 +1,3 @@
-//! (empty until its first module lands)
+//! Millrace's engine and command line.
+pub mod engine;
+pub mod plan;

@@ -1,0 +1,85 @@
+//! Runs a graph on worker threads until it is finished, or anything has failed anywhere.
+use super::failure::Failure;
+use super::graph::build;
+use super::timing::{StageTiming, Stopwatch, WorkerTiming};
+use crate::plan::PlannedStage;
+use anyhow::{Result, anyhow};
+use contract::{Built, Env, Saved, leaf_owner};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How often a parked worker looks whether another has failed.
+const LOOK_UP: Duration = Duration::from_millis(50);
+
+/// A graph and how to run it.
+pub struct Job {
+    /// The stages and how they are connected.
+    pub stages: Vec<PlannedStage>,
+    /// What they may know, as worker 0 sees it.
+    pub env: Env,
+    /// What stages saved in the checkpoint that this run goes on from.
+    pub saved: Vec<Saved>,
+    /// True if the sources say when the graph ends, not the calendar.
+    pub endless: bool,
+    /// How many steps sources may be ahead.
+    pub prefetch: u64,
+}
+
+/// Runs `job` on `job.env.workers` threads. Each builds its own stages, from the same settings.
+///
+/// # Errors
+/// The first failure of any stage on any worker, with the stage's name and the step; all workers stop.
+pub fn execute(job: Job) -> Result<Vec<WorkerTiming>> {
+    let failure = Failure::default();
+    let noted = failure.clone();
+    let workers = job.env.workers;
+    let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
+    let job = Arc::new(job);
+    let guards = timely::execute(config, move |worker| {
+        let ids: Vec<String> = job.stages.iter().map(|stage| stage.id.clone()).collect();
+        let env = Env { worker: worker.index(), ..job.env.clone() };
+        let watch = Stopwatch::install(worker);
+        let built: Option<Vec<Built>> =
+            job.stages.iter().map(|stage| failure.guard(&stage.id, None, || restored(&job, stage, &env))).collect();
+        let Some(built) = built else { return WorkerTiming::default() };
+        let clocks =
+            worker.dataflow(|scope| build(scope, &job.stages, built, &env, job.endless, job.prefetch, &failure));
+        while !failure.happened() && worker.step_or_park(Some(LOOK_UP)) {}
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+        let mut timing = watch.borrow().read(&ids);
+        for (id, clock) in clocks {
+            let busy = Duration::from_nanos(clock.load(Ordering::Relaxed));
+            timing.stages.push(StageTiming { id: format!("{id} (thread)"), busy, calls: 0 });
+        }
+        timing
+    })
+    .map_err(|error| anyhow!("cannot start the workers: {error}"))?;
+    let mut timings = Vec::new();
+    for guard in guards.join() {
+        match guard {
+            Ok(timing) => timings.push(timing),
+            Err(panic) => noted.note(anyhow!("internal error in a worker: {panic} (please report this)")),
+        }
+    }
+    match noted.take() {
+        Some(error) => Err(error),
+        None => Ok(timings),
+    }
+}
+
+/// A stage of this worker, with what it saved for the lanes that the worker has now.
+fn restored(job: &Job, stage: &PlannedStage, env: &Env) -> Result<Built> {
+    let mut built = stage.settings.build(env)?;
+    for saved in job.saved.iter().filter(|saved| saved.stage == stage.id) {
+        if leaf_owner(saved.lane, env.shape.micro_batches, env.workers) == env.worker {
+            match &mut built {
+                Built::Stage(made) => made.load(saved.lane, saved.state.clone())?,
+                Built::Source(made) => made.load(saved.lane, saved.state.clone())?,
+            }
+        }
+    }
+    Ok(built)
+}

@@ -1,0 +1,53 @@
+//! How a failure on any worker ends the run on all of them.
+use anyhow::{Error, anyhow};
+use contract::Step;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// The first failure of a run, shared by all its workers and threads.
+#[derive(Clone, Default)]
+pub struct Failure(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    happened: AtomicBool,
+    first: Mutex<Option<Error>>,
+}
+
+impl Failure {
+    /// Has anything failed? Then nobody goes on.
+    pub fn happened(&self) -> bool {
+        self.0.happened.load(Ordering::Acquire)
+    }
+
+    /// The first failure, once.
+    pub fn take(&self) -> Option<Error> {
+        self.0.first.lock().unwrap_or_else(|e| e.into_inner()).take()
+    }
+
+    /// Notes a failure; the first one stays.
+    pub fn note(&self, error: Error) {
+        self.0.first.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+        self.0.happened.store(true, Ordering::Release);
+    }
+
+    /// Runs `work` of a stage; if it fails or panics, notes that with the stage's name and the step.
+    pub fn guard<T>(&self, stage: &str, step: Option<Step>, work: impl FnOnce() -> anyhow::Result<T>) -> Option<T> {
+        let error = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(value)) => return Some(value),
+            Ok(Err(error)) => error,
+            Err(panic) => {
+                let said = panic.downcast_ref::<String>().cloned();
+                let said = said.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+                anyhow!("internal error: {} (please report this)", said.unwrap_or_default())
+            }
+        };
+        let place = match step {
+            Some(step) => format!("stage `{stage}`, step {step}"),
+            None => format!("stage `{stage}`"),
+        };
+        self.note(error.context(place));
+        None
+    }
+}

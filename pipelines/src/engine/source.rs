@@ -1,0 +1,188 @@
+//! Any [`Source`](contract::Source) as a timely operator: the source itself runs on a thread of its own, so that
+//! files are read and decoded while the worker computes; the operator asks, and sends on what comes back.
+use super::operator::{Place, Want, Wants};
+use super::ports::{Edge, Outlet, Outlets, Tray};
+use contract::{Kind, Lane, Packet, Route, Saved, Source, Step, Turn};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Scope, Stream};
+use timely::progress::Antichain;
+use timely::progress::frontier::MutableAntichain;
+use timely::scheduling::SyncActivator;
+
+/// What the operator asks of the thread.
+enum Ask {
+    Next(Lane, Step),
+    Save(Lane),
+}
+
+/// What the thread answers, in the order of asking.
+enum Answer {
+    Given(Lane, Vec<Packet>, Turn),
+    Saved(Lane, serde_json::Value),
+}
+
+/// Where a lane stands.
+struct LaneState {
+    step: Step,
+    asked: bool,
+    gave: bool,
+    done: bool,
+}
+
+/// Adds `source` to the graph. It gives the packets of step `s` no earlier than `prefetch` steps after `throttle`
+/// has finished step `s - prefetch` on every worker. `wants`: what the stages that pull say; without any, a lane's
+/// step ends when the source says so. `busy` counts the nanoseconds that the thread works.
+#[allow(clippy::too_many_arguments, reason = "one call site, every argument a different thing")]
+pub fn source<'scope>(
+    scope: Scope<'scope, Step>,
+    place: Place,
+    source: Box<dyn Source>,
+    wants: Option<Wants<'scope>>,
+    throttle: Stream<'scope, Step, Vec<()>>,
+    prefetch: u64,
+    ways: &[(Kind, Route, bool)],
+    busy: Arc<AtomicU64>,
+) -> Vec<Edge<'scope>> {
+    let mut builder = OperatorBuilder::new(place.id.clone(), scope);
+    let address = builder.operator_info().address;
+    let wake = scope.worker().sync_activator_for(address.to_vec());
+    let activator = scope.activator_for(address);
+    let apart = [] as [(usize, Antichain<Step>); 0]; // inputs that are looked at, from which nothing follows
+    let mut throttle = builder.new_input_connection(throttle, Pipeline, apart.clone());
+    let pulled = wants.is_some();
+    let mut wants = wants.map(|wants| builder.new_input_connection(wants, Pipeline, apart.clone()));
+    let (outlets, edges): (Vec<_>, Vec<_>) =
+        ways.iter().map(|(kind, route, _)| Outlet::new(&mut builder, *kind, *route, true)).unzip();
+
+    builder.build(move |capabilities| {
+        let (ask, asked) = channel();
+        let (answer, answers) = channel();
+        serve(source, &place, asked, answer, wake, busy);
+        let first = place.calendar.first;
+        let mut outlets = Outlets::new(outlets, capabilities, first, place.worker);
+        let lanes =
+            place.lanes.iter().map(|lane| (*lane, LaneState { step: first, asked: false, gave: false, done: false }));
+        let mut lanes: BTreeMap<Lane, LaneState> = lanes.collect();
+        let mut over = false;
+        activator.activate();
+        move |frontiers: &[MutableAntichain<Step>]| {
+            throttle.for_each(|_, nothing| nothing.clear());
+            let mut wanted: Vec<Want> = Vec::new();
+            if let Some(wants) = &mut wants {
+                wants.for_each(|_, some| wanted.append(some));
+            }
+            if over || place.failure.happened() {
+                return;
+            }
+            let last = |step: Step| !place.endless && step > place.calendar.steps;
+            // Ends the lane's step: its state is asked for where a checkpoint is due, before anything of the next.
+            let end_step = |lane: Lane, state: &mut LaneState| {
+                if place.calendar.checkpoints(state.step) {
+                    state.asked = ask.send(Ask::Save(lane)).is_ok();
+                } else {
+                    advance(state);
+                }
+                state.done |= last(state.step);
+            };
+            while let Ok(answer) = answers.try_recv() {
+                match answer {
+                    Answer::Given(lane, packets, turn) => {
+                        let Some(state) = lanes.get_mut(&lane) else { continue };
+                        state.asked = false;
+                        let empty = packets.is_empty();
+                        let nothing = empty && !state.gave;
+                        state.gave |= !empty;
+                        packets.into_iter().for_each(|packet| outlets.send(packet, state.step, true));
+                        if place.endless && nothing && turn == Turn::Done {
+                            state.done = true;
+                        } else if turn == Turn::Done {
+                            end_step(lane, state);
+                        } else if !pulled || empty {
+                            state.asked = ask.send(Ask::Next(lane, state.step)).is_ok();
+                        }
+                    }
+                    Answer::Saved(lane, value) => {
+                        let Some(state) = lanes.get_mut(&lane) else { continue };
+                        if !value.is_null() {
+                            let saved = Saved { stage: place.id.clone(), lane, state: value };
+                            outlets.send(Packet::Saved(saved), state.step, true);
+                        }
+                        advance(state);
+                        state.done |= last(state.step);
+                    }
+                }
+            }
+            for want in wanted {
+                let Some(state) = lanes.get_mut(&want.lane) else { continue };
+                if state.asked || state.done || want.step != state.step {
+                    continue;
+                }
+                if want.more {
+                    state.asked = ask.send(Ask::Next(want.lane, state.step)).is_ok();
+                } else {
+                    end_step(want.lane, state);
+                }
+            }
+            // Open the next steps of lanes that may go on: the feedback edge added one to the throttle's step.
+            let finished = frontiers[0].frontier().first().map_or(Step::MAX, |step| step.saturating_sub(1));
+            for (lane, state) in lanes.iter_mut() {
+                let opened = state.asked || state.gave;
+                if !state.done && !opened && state.step < finished.saturating_add(prefetch) {
+                    state.asked = ask.send(Ask::Next(*lane, state.step)).is_ok();
+                }
+            }
+            match lanes.values().filter(|state| !state.done).map(|state| state.step).min() {
+                Some(step) => outlets.advance(step),
+                None => {
+                    over = true;
+                    outlets.close();
+                }
+            }
+        }
+    });
+    edges
+}
+
+fn advance(state: &mut LaneState) {
+    state.step += 1;
+    (state.asked, state.gave) = (false, false);
+}
+
+/// The thread behind the operator. It ends when the operator is gone.
+fn serve(
+    mut source: Box<dyn Source>,
+    place: &Place,
+    asked: Receiver<Ask>,
+    answer: Sender<Answer>,
+    wake: SyncActivator,
+    busy: Arc<AtomicU64>,
+) {
+    let (id, failure) = (place.id.clone(), place.failure.clone());
+    let spawned = std::thread::Builder::new().name(id.clone()).spawn(move || {
+        for ask in asked {
+            let began = Instant::now();
+            let reply = match ask {
+                Ask::Next(lane, step) => failure.guard(&id, Some(step), || {
+                    let mut tray = Tray::default();
+                    let turn = source.next(lane, step, &mut tray)?;
+                    Ok(Answer::Given(lane, tray.0, turn))
+                }),
+                Ask::Save(lane) => failure.guard(&id, None, || Ok(Answer::Saved(lane, source.save(lane)?))),
+            };
+            busy.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            let gone = reply.is_none_or(|reply| answer.send(reply).is_err());
+            if wake.activate().is_err() || gone {
+                return;
+            }
+        }
+    });
+    if let Err(error) = spawned {
+        place.failure.note(anyhow::Error::new(error).context("cannot start a thread"));
+    }
+}
