@@ -1,1 +1,37 @@
-//! (empty until its first module lands)
+//! Training, in the order a micro-batch meets it.
+//!
+//! - [`forward`]: parameters and a batch become hidden states
+//! - [`loss`]: hidden states become a loss and its gradient; where an outside loss plugs in
+//! - [`backward`]: the gradient goes back through the model, a layer a turn
+//! - [`reduce`]: the leaves' gradients are summed along a fixed [`tree`], with their norms
+//! - [`optimize`]: clip and AdamW ([`schedule`]: the learning rate); gives the next step's parameters
+//! - [`evaluate`]: validation loss and bits per byte
+//! - [`checkpoint`]: everything a run needs to go on, and what Hugging Face needs to load it ([`weights`])
+//! - [`record`]: `metrics.jsonl`, and what people see
+#![forbid(unsafe_code)]
+
+pub mod backward;
+pub mod checkpoint;
+pub mod evaluate;
+pub mod forward;
+pub mod loss;
+pub mod optimize;
+pub mod record;
+pub mod reduce;
+pub mod schedule;
+pub mod tree;
+pub mod weights;
+
+use contract::{StageType, stage_type};
+
+/// The stage types of this crate.
+pub const STAGES: &[StageType] = &[
+    stage_type::<forward::Gpt2Forward>("gpt2"),
+    stage_type::<loss::CrossEntropyLoss>("cross_entropy"),
+    stage_type::<backward::Backward>("backward"),
+    stage_type::<reduce::Reduce>("tree_sum"),
+    stage_type::<optimize::AdamWOptimize>("adamw"),
+    stage_type::<evaluate::Evaluate>("evaluate"),
+    stage_type::<checkpoint::Checkpoint>("checkpoint"),
+    stage_type::<record::Record>("record"),
+];

@@ -1,0 +1,67 @@
+//! `backward`: the gradient goes back through the model, one layer a turn, one tensor a packet.
+use anyhow::Result;
+use contract::{
+    At, Built, Emit, Env, Gradient, Kind, LossGradient, Packet, Port, Settings, Stage, StageSettings, Step, Turn,
+};
+use serde::{Deserialize, Serialize};
+use std::any::Any;
+
+/// Settings of `type = "backward"`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backward {}
+
+impl StageSettings for Backward {
+    const SUMMARY: &'static str = "gradients of every parameter, one layer a turn";
+    const KEYS: &'static [(&'static str, &'static str)] = &[];
+    const EXAMPLE: &'static str = "type = \"backward\"\n";
+}
+
+impl Settings for Backward {
+    fn takes(&self) -> Vec<Port> {
+        vec![Port::stream(Kind::LossGradient)]
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Gradient]
+    }
+
+    fn build(&self, env: &Env) -> Result<Built> {
+        Ok(Built::Stage(Box::new(BackwardStage { owners: env.model()?.owners(env.workers), running: None })))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+struct BackwardStage {
+    owners: Vec<u32>,
+    running: Option<LossGradient>,
+}
+
+impl Stage for BackwardStage {
+    fn packet(&mut self, at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
+        let Packet::LossGradient(gradient) = packet else { return Ok(Turn::Done) };
+        let mut gradient = *gradient;
+        let empty = || contract::Tensor::scratch([0]);
+        let (hidden, head) =
+            (std::mem::replace(&mut gradient.hidden, empty()), std::mem::replace(&mut gradient.head, empty()));
+        gradient.tape.start(hidden, head);
+        self.running = Some(gradient);
+        self.more(at.step, out)
+    }
+
+    fn more(&mut self, _step: Step, out: &mut dyn Emit) -> Result<Turn> {
+        let Some(running) = &mut self.running else { return Ok(Turn::Done) };
+        let (leaf, targets, owners) = (running.leaf, running.targets, &self.owners);
+        let turn = running.tape.turn(&mut |tensor, data| {
+            let owner = owners[tensor];
+            out.give(Packet::Gradient(Gradient { leaves: leaf..leaf + 1, tensor, owner, targets, data }));
+        })?;
+        if turn == Turn::Done {
+            self.running = None; // drops the ticket: the next micro-batch may begin
+        }
+        Ok(turn)
+    }
+}

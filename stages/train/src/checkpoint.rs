@@ -1,0 +1,264 @@
+//! `checkpoint`: what a run needs to go on, in a folder that Hugging Face's libraries load.
+//!
+//! All parts of one step meet here: tensors from their owners, and what stages saved of each lane. When the step is
+//! done on every worker, worker 0 writes them under a temporary name, waits for the disk, and renames: a checkpoint is
+//! whole or not there.
+use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
+use anyhow::{Context, Result, ensure};
+use contract::{
+    At, Built, Calendar, Emit, Env, Kind, ModelFacts, Moments, Packet, Port, Problem, Route, Saved, Settings, Stage,
+    StageSettings, Step, Turn,
+};
+use serde::{Deserialize, Serialize};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Folder of a run directory that holds its checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// The file of a checkpoint that says where the run stands.
+pub const STATE_FILE: &str = "state.json";
+/// Number of the layout of [`STATE_FILE`].
+pub const FORMAT: u32 = 1;
+
+/// The text of a `tokenizer.json` to put into checkpoints, as a resource.
+pub struct TokenizerJson(pub String);
+
+/// What must be the same for a resumed run to give the same bits, as a resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Hash of every setting that decides numbers.
+    pub configuration: String,
+    /// OpenBLAS's kernel: kernels differ in their last bits.
+    pub blas_core: String,
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// Number of the layout.
+    pub format: u32,
+    /// Updates so far.
+    pub step: Step,
+    /// What must not change.
+    pub fingerprint: Option<Fingerprint>,
+    /// What stages must find again: `(stage, lane, state)`.
+    pub saved: Vec<(String, u32, serde_json::Value)>,
+}
+
+/// Settings of `type = "checkpoint"`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkpoint {
+    /// Steps between checkpoints; 0 for none.
+    pub interval: u64,
+    /// Checkpoints kept.
+    pub keep: usize,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { interval: 500, keep: 3 }
+    }
+}
+
+impl StageSettings for Checkpoint {
+    const SUMMARY: &'static str = "checkpoints in Hugging Face's layout, whole or not there";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("interval", "steps between checkpoints, and one at the end; 0: none"),
+        ("keep", "how many of the last checkpoints are kept, at least 1"),
+    ];
+    const EXAMPLE: &'static str = "type = \"checkpoint\"\ninterval = 500\nkeep = 3\n";
+}
+
+impl Settings for Checkpoint {
+    fn takes(&self) -> Vec<Port> {
+        vec![Port::stream(Kind::Moments).by(Route::Exchange), Port::stream(Kind::Saved).by(Route::Exchange)]
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        Vec::new()
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let too_few = self.keep == 0;
+        too_few
+            .then(|| Problem::at("keep", "`keep` is 0: at least the last checkpoint must stay"))
+            .into_iter()
+            .collect()
+    }
+
+    fn build(&self, env: &Env) -> Result<Built> {
+        let folder = env.run_dir.as_ref().map(|dir| dir.join(CHECKPOINTS));
+        if let Some(folder) = &folder
+            && env.worker == 0
+        {
+            discard_unfinished(folder)?;
+        }
+        Ok(Built::Stage(Box::new(CheckpointStage {
+            keep: self.keep,
+            worker: env.worker,
+            calendar: env.calendar,
+            model: env.model()?,
+            folder,
+            tokenizer: env.resources.get(),
+            fingerprint: env.resources.get(),
+            tensors: BTreeMap::new(),
+            saved: Vec::new(),
+        })))
+    }
+
+    fn interval(&self) -> Option<u64> {
+        (self.interval > 0).then_some(self.interval)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+struct CheckpointStage {
+    keep: usize,
+    worker: usize,
+    calendar: Calendar,
+    model: Arc<ModelFacts>,
+    folder: Option<PathBuf>,
+    tokenizer: Option<Arc<TokenizerJson>>,
+    fingerprint: Option<Arc<Fingerprint>>,
+    tensors: BTreeMap<usize, Moments>,
+    saved: Vec<Saved>,
+}
+
+impl Stage for CheckpointStage {
+    fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
+        match packet {
+            Packet::Moments(moments) => drop(self.tensors.insert(moments.tensor, moments)),
+            Packet::Saved(saved) => self.saved.push(saved),
+            _ => {}
+        }
+        Ok(Turn::Done)
+    }
+
+    fn step_done(&mut self, step: Step, _out: &mut dyn Emit) -> Result<()> {
+        let (tensors, saved) = (std::mem::take(&mut self.tensors), std::mem::take(&mut self.saved));
+        let Some(folder) = &self.folder else { return Ok(()) };
+        if self.worker != 0 || !self.calendar.checkpoints(step) {
+            return Ok(());
+        }
+        ensure!(tensors.len() == self.model.parameters.len(), "only {} tensors arrived", tensors.len());
+        let name = name_of(step + 1);
+        self.commit(folder, &name, tensors, saved, step + 1)
+            .with_context(|| format!("cannot write checkpoint {}", folder.join(name).display()))?;
+        prune(folder, self.keep)
+    }
+}
+
+impl CheckpointStage {
+    fn commit(
+        &self,
+        folder: &Path,
+        name: &str,
+        tensors: BTreeMap<usize, Moments>,
+        mut saved: Vec<Saved>,
+        step: Step,
+    ) -> Result<()> {
+        let temporary = folder.join(format!("{name}{UNFINISHED}"));
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary)?;
+        }
+        fs::create_dir_all(&temporary)?;
+        let named = |m: &Moments| self.model.parameters[m.tensor].name.clone();
+        write(&temporary.join(MODEL_FILE), tensors.values().map(|m| (named(m), &*m.parameter)).collect())?;
+        let state =
+            tensors.values().flat_map(|m| m.state.iter().map(move |(n, t)| (format!("{}.{n}", named(m)), &**t)));
+        write(&temporary.join(OPTIMIZER_FILE), state.collect())?;
+        drop(tensors); // the optimizer may update in place again
+        write_text(&temporary.join("config.json"), &serde_json::to_string_pretty(&self.model.config)?)?;
+        if let Some(tokenizer) = &self.tokenizer {
+            write_text(&temporary.join("tokenizer.json"), &tokenizer.0)?;
+        }
+        saved.sort_by(|a, b| (&a.stage, a.lane).cmp(&(&b.stage, b.lane)));
+        let state = State {
+            format: FORMAT,
+            step,
+            fingerprint: self.fingerprint.as_deref().cloned(),
+            saved: saved.into_iter().map(|s| (s.stage, s.lane, s.state)).collect(),
+        };
+        write_text(&temporary.join(STATE_FILE), &serde_json::to_string(&state)?)?;
+        File::open(&temporary)?.sync_all()?;
+        let whole = folder.join(name);
+        if whole.exists() {
+            fs::remove_dir_all(&whole)?; // of a run that was resumed from before it
+        }
+        fs::rename(&temporary, &whole)?;
+        File::open(folder)?.sync_all()?;
+        Ok(())
+    }
+}
+
+const UNFINISHED: &str = ".unfinished";
+
+fn name_of(step: Step) -> String {
+    format!("step-{step:08}")
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)?;
+    Ok(File::open(path)?.sync_all()?)
+}
+
+/// The checkpoints of a run, oldest first.
+///
+/// # Errors
+/// If the folder is there but cannot be read.
+pub fn list(run_dir: &Path) -> Result<Vec<(Step, PathBuf)>> {
+    let folder = run_dir.join(CHECKPOINTS);
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if let Some(step) = name.to_str().and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse().ok()) {
+            found.push((step, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Reads where the run stood when `checkpoint` was written.
+///
+/// # Errors
+/// If it is no checkpoint of ours, or one of another format.
+pub fn read_state(checkpoint: &Path) -> Result<State> {
+    let path = checkpoint.join(STATE_FILE);
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!("{} is no checkpoint of this program: it has no {STATE_FILE}", checkpoint.display())
+    })?;
+    let state: State = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(state.format == FORMAT, "{} has format {}; this program reads {FORMAT}", path.display(), state.format);
+    Ok(state)
+}
+
+fn prune(folder: &Path, keep: usize) -> Result<()> {
+    let Some(run_dir) = folder.parent() else { return Ok(()) };
+    let found = list(run_dir)?;
+    for (_, path) in &found[..found.len().saturating_sub(keep)] {
+        fs::remove_dir_all(path).with_context(|| format!("cannot remove old checkpoint {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn discard_unfinished(folder: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().ends_with(UNFINISHED) {
+            fs::remove_dir_all(entry.path()).with_context(|| format!("cannot remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! `loss`: hidden states become logits, a loss and its gradient, a chunk of rows at a time.
+//!
+//! A loss of your own is a [`RowLoss`] and settings that build [`loss_stage`] of it: see `tests/outside_stage`.
+use anyhow::Result;
+use compute::kernels::cross_entropy::CrossEntropy;
+use compute::kernels::head::{RowLoss, head_loss, head_value};
+use contract::{
+    At, Built, Emit, Env, Gather, Kind, LossGradient, Metric, Metrics, Packet, Port, Settings, Stage, StageSettings,
+    Turn,
+};
+use serde::{Deserialize, Serialize};
+use std::any::Any;
+
+/// Settings of `type = "cross_entropy"`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CrossEntropyLoss {}
+
+impl StageSettings for CrossEntropyLoss {
+    const SUMMARY: &'static str = "cross-entropy of the next token, in nats";
+    const KEYS: &'static [(&'static str, &'static str)] = &[];
+    const EXAMPLE: &'static str = "type = \"cross_entropy\"\n";
+}
+
+impl Settings for CrossEntropyLoss {
+    fn takes(&self) -> Vec<Port> {
+        takes()
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        gives()
+    }
+
+    fn build(&self, _env: &Env) -> Result<Built> {
+        Ok(loss_stage(CrossEntropy))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// What every loss takes.
+pub fn takes() -> Vec<Port> {
+    vec![Port::stream(Kind::Activations)]
+}
+
+/// What every loss gives.
+pub fn gives() -> Vec<Kind> {
+    vec![Kind::LossGradient, Kind::Metrics]
+}
+
+/// The stage that trains with `loss`. Plain cross-entropy is reported as `loss` whatever trains; a loss that
+/// differs from it is reported beside it as `trained_loss`.
+pub fn loss_stage(loss: impl RowLoss + 'static) -> Built {
+    Built::Stage(Box::new(Loss { loss }))
+}
+
+struct Loss<L> {
+    loss: L,
+}
+
+impl<L: RowLoss> Stage for Loss<L> {
+    fn packet(&mut self, _at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
+        let Packet::Activations(activations) = packet else { return Ok(Turn::Done) };
+        let a = *activations;
+        let rows = a.targets.len();
+        let summed = match a.tape {
+            Some(tape) => {
+                let (summed, hidden, head) = head_loss(&self.loss, &a.hidden, &a.head, &a.targets, a.rows_at_once);
+                let (leaf, targets, ticket) = (a.leaf, summed.targets, a.ticket);
+                out.give(Packet::LossGradient(Box::new(LossGradient { leaf, targets, hidden, head, tape, ticket })));
+                summed
+            }
+            None => head_value(&self.loss, &a.hidden, &a.head, &a.targets, a.rows_at_once),
+        };
+        let metric = |name, gather, value| Metric { name, gather, value };
+        let mut values = vec![
+            metric("loss", Gather::PerTarget, summed.cross_entropy),
+            metric("targets", Gather::Sum, summed.targets as f64),
+            metric("tokens", Gather::Sum, rows as f64),
+            metric("data_wait_ms", Gather::Sum, a.waited.as_secs_f64() * 1e3),
+        ];
+        if summed.trained != summed.cross_entropy {
+            values.push(metric("trained_loss", Gather::PerTarget, summed.trained));
+        }
+        out.give(Packet::Metrics(Metrics { purpose: a.purpose, from: (a.leaf, a.part), values }));
+        Ok(Turn::Done)
+    }
+}

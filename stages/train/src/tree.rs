@@ -1,0 +1,97 @@
+//! The fixed binary tree along which leaves are summed.
+//!
+//! `n` leaves split at the largest power of two below `n`, recursively. The shape follows from `n` alone, so a sum
+//! has the same bits whoever adds what and in whatever order the leaves arrive.
+use compute::kernels::sum::add;
+use contract::{Lane, Tensor};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Partial sums of one tensor's gradient, each over a node of the tree.
+#[derive(Default)]
+pub struct Tree {
+    parts: BTreeMap<Lane, (Range<Lane>, Tensor)>,
+}
+
+impl Tree {
+    /// Adds the sum over `leaves` (a node of the tree over `all` leaves); returns the whole sum when complete.
+    pub fn add(&mut self, all: u32, mut leaves: Range<Lane>, mut sum: Tensor) -> Option<Tensor> {
+        while leaves != (0..all) {
+            let sibling = sibling(all, &leaves);
+            let there = self.parts.get(&sibling.start).is_some_and(|(range, _)| *range == sibling);
+            let Some((_, other)) = there.then(|| self.parts.remove(&sibling.start)).flatten() else {
+                self.parts.insert(leaves.start, (leaves, sum));
+                return None;
+            };
+            // The left part is always the one that is added to.
+            let (mut left, right) = if leaves.start < sibling.start { (sum, other) } else { (other, sum) };
+            add(&mut left.data, &right.data);
+            sum = left;
+            leaves = leaves.start.min(sibling.start)..leaves.end.max(sibling.end);
+        }
+        Some(sum)
+    }
+}
+
+/// The other child of the parent of `node` in the tree over `all` leaves.
+fn sibling(all: u32, node: &Range<Lane>) -> Range<Lane> {
+    let mut parent = 0..all;
+    loop {
+        let middle = parent.start + split(parent.end - parent.start);
+        let (left, right) = (parent.start..middle, middle..parent.end);
+        if *node == left {
+            return right;
+        }
+        if *node == right {
+            return left;
+        }
+        parent = if node.start < middle { left } else { right };
+        assert!(parent.end - parent.start > 1, "{node:?} is no node of the tree over {all} leaves");
+    }
+}
+
+/// Leaves in the left child of a node of `leaves` leaves: the largest power of two below it.
+fn split(leaves: u32) -> u32 {
+    debug_assert!(leaves > 1);
+    1 << (leaves - 1).ilog2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The definition, read literally.
+    fn reference(values: &[f32]) -> f32 {
+        if values.len() == 1 {
+            return values[0];
+        }
+        let (left, right) = values.split_at(split(values.len() as u32) as usize);
+        reference(left) + reference(right)
+    }
+
+    #[test]
+    fn the_split_is_the_largest_power_of_two_below() {
+        assert_eq!([2, 3, 4, 5, 6, 8, 9, 17].map(split), [1, 2, 2, 4, 4, 4, 8, 16]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_sum_does_not_depend_on_the_order_of_arrival(
+            leaves in (1usize..20).prop_flat_map(|n| Just((0..n).collect::<Vec<_>>()).prop_shuffle()),
+            seed in any::<u64>(),
+        ) {
+            let n = leaves.len();
+            let value = |leaf: usize| (contract::parameters::splitmix64(seed, leaf as u64) >> 40) as f32 * 1e-3;
+            let mut tree = Tree::default();
+            let mut whole = None;
+            for leaf in &leaves {
+                prop_assert!(whole.is_none());
+                let tensor = Tensor::from_values([1], &[value(*leaf)]);
+                whole = tree.add(n as u32, *leaf as u32..*leaf as u32 + 1, tensor);
+            }
+            let expected = reference(&(0..n).map(value).collect::<Vec<_>>());
+            prop_assert_eq!(whole.map(|t| t.data[0].to_bits()), Some(expected.to_bits()));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Tensors in safetensors files, one read at a time.
+use anyhow::{Context, Result, bail, ensure};
+use contract::{ParameterSpec, Tensor};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, View};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Parameters, under their Hugging Face names.
+pub const MODEL_FILE: &str = "model.safetensors";
+/// The optimizer's tensors, under `<parameter>.<name>`.
+pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+
+/// Where a run's parameters come from.
+#[derive(Clone, Debug, Default)]
+pub enum Start {
+    /// From the seed.
+    #[default]
+    Fresh,
+    /// From the model in this folder (ours or Hugging Face's); the optimizer starts anew.
+    Weights(PathBuf),
+    /// From this checkpoint of ours, optimizer included.
+    Resume(PathBuf),
+}
+
+/// Writes `tensors` to a new file at `path` and waits until it is on disk.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write(path: &Path, tensors: Vec<(String, &Tensor)>) -> Result<()> {
+    let views = tensors.into_iter().map(|(name, tensor)| (name, Floats(tensor)));
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(views, Some(metadata), path)
+        .map_err(anyhow::Error::new)
+        .and_then(|()| Ok(File::open(path)?.sync_all()?))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+struct Floats<'a>(&'a Tensor);
+
+impl View for Floats<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(bytemuck::cast_slice(&self.0.data))
+    }
+    fn data_len(&self) -> usize {
+        self.0.data.len() * size_of::<f32>()
+    }
+}
+
+/// A safetensors file whose tensors are read when asked for.
+pub struct TensorFile {
+    path: PathBuf,
+    metadata: Metadata,
+    data_start: u64,
+    file: Mutex<File>,
+}
+
+impl TensorFile {
+    /// Opens `path` and reads its header.
+    ///
+    /// # Errors
+    /// If there is no such file, or its header is not that of a safetensors file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let read = || -> Result<Self> {
+            let mut file = File::open(path)?;
+            let mut head = [0u8; 8];
+            file.read_exact(&mut head).context("too short for a safetensors file")?;
+            let length = u64::from_le_bytes(head);
+            ensure!(length <= file.metadata()?.len(), "not a safetensors file: a header of {length} bytes cannot be");
+            let mut header = head.to_vec();
+            header.resize(8 + length as usize, 0);
+            file.read_exact(&mut header[8..])?;
+            let (_, metadata) = SafeTensors::read_metadata(&header).context("not a safetensors file")?;
+            let there = file.metadata()?.len() - 8 - length;
+            let wanted = metadata.tensors().values().map(|t| t.data_offsets.1).max().unwrap_or(0) as u64;
+            ensure!(there >= wanted, "cut short: {there} bytes of tensors where the header says {wanted}");
+            Ok(Self { path: path.to_owned(), metadata, data_start: 8 + length, file: Mutex::new(file) })
+        };
+        read().with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// The tensor called `name`, which must be f32 and have `shape`.
+    ///
+    /// # Errors
+    /// If it is missing or different, with the file, the tensor and what is there.
+    pub fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.try_read(name, shape).with_context(|| format!("cannot read tensor `{name}` of {}", self.path.display()))
+    }
+
+    /// True if there is a tensor called `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.metadata.info(name).is_some()
+    }
+
+    fn try_read(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let Some(info) = self.metadata.info(name) else {
+            bail!("the file has no such tensor; it has {} others", self.metadata.tensors().len());
+        };
+        ensure!(info.dtype == Dtype::F32, "it is {:?}; only F32 is supported", info.dtype);
+        ensure!(info.shape == shape, "its shape is {:?}, the configuration's model needs {shape:?}", info.shape);
+        let mut tensor = Tensor::scratch(shape);
+        let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
+        file.seek(SeekFrom::Start(self.data_start + info.data_offsets.0 as u64))?;
+        file.read_exact(bytemuck::cast_slice_mut(&mut tensor.data))?;
+        Ok(tensor)
+    }
+}
+
+/// The files that [`Start`] names, opened.
+pub struct StartFiles {
+    seed: u64,
+    model: Option<TensorFile>,
+    optimizer: Option<TensorFile>,
+}
+
+impl StartFiles {
+    /// Opens what `start` names.
+    ///
+    /// # Errors
+    /// If a file is missing or broken.
+    pub fn open(start: &Start, seed: u64) -> Result<Self> {
+        let (model, optimizer) = match start {
+            Start::Fresh => (None, None),
+            Start::Weights(folder) => (Some(TensorFile::open(&folder.join(MODEL_FILE))?), None),
+            Start::Resume(folder) => (
+                Some(TensorFile::open(&folder.join(MODEL_FILE))?),
+                Some(TensorFile::open(&folder.join(OPTIMIZER_FILE))?),
+            ),
+        };
+        Ok(Self { seed, model, optimizer })
+    }
+
+    /// The parameter that `spec` describes.
+    ///
+    /// # Errors
+    /// If the file has no such tensor of this shape.
+    pub fn parameter(&self, spec: &ParameterSpec) -> Result<Tensor> {
+        let Some(file) = &self.model else { return Ok(spec.initial(self.seed)) };
+        // Models saved without their head carry no `transformer.` in front.
+        let bare = spec.name.strip_prefix("transformer.").unwrap_or(&spec.name);
+        let name = if !file.has(&spec.name) && file.has(bare) { bare } else { &spec.name };
+        file.read(name, &spec.shape)
+    }
+
+    /// The optimizer's tensor `name` of the parameter that `spec` describes; zeros if the optimizer starts anew.
+    ///
+    /// # Errors
+    /// If the file has no such tensor of this shape.
+    pub fn state(&self, spec: &ParameterSpec, name: &str) -> Result<Tensor> {
+        match &self.optimizer {
+            Some(file) => file.read(&format!("{}.{name}", spec.name), &spec.shape),
+            None => Ok(Tensor::zeros(spec.shape.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_come_back_and_a_broken_file_is_refused() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("x.safetensors");
+        let tensor = Tensor::from_values([2, 3], &[1.0, -2.0, 3.5, f32::MIN_POSITIVE, 0.0, 7.0]);
+        write(&path, vec![("w".into(), &tensor), ("v".into(), &tensor)])?;
+        let file = TensorFile::open(&path)?;
+        assert_eq!(file.read("w", &[2, 3])?.data[..], tensor.data[..]);
+        assert!(format!("{:#}", file.read("w", &[3, 2]).unwrap_err()).contains("its shape is [2, 3]"));
+        assert!(format!("{:#}", file.read("u", &[3, 2]).unwrap_err()).contains("no such tensor"));
+        let bytes = std::fs::read(&path)?;
+        for length in [0, 7, 9, 40, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..length])?;
+            assert!(TensorFile::open(&path).is_err(), "{length}");
+        }
+        Ok(())
+    }
+}
