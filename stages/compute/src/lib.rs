@@ -1,1 +1,13 @@
-//! (empty until its first module lands)
+//! The maths of training: kernels over plain slices, and models made of them. Knows no dataflow.
+//!
+//! - [`simd`]: how loops reach the CPU's full width, and `exp` inside them
+//! - [`kernels`]: one file a kernel: forward, backward, and a naive reference that its tests compare both with
+//! - [`models`]: [`models::Model`], GPT-2, and the one-sequence-at-a-time variant
+//! - [`machine`]: what CPU and which OpenBLAS kernel this is, and how fast it multiplies
+//!
+//! Everything here runs on the calling thread, and the same inputs give the same bits on any thread.
+
+pub mod kernels;
+pub mod machine;
+pub mod models;
+pub mod simd;

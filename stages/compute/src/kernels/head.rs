@@ -1,0 +1,152 @@
+//! From hidden states to loss and back: logits, each row's loss and its gradient, in chunks of rows, so that logits of
+//! a whole batch never exist.
+use crate::kernels::gemm::{matrix, matrix_mut, product};
+use contract::{Buffer, IGNORED, Tensor};
+
+/// What one row costs, in nats.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowLossValue {
+    /// The loss that is trained.
+    pub trained: f32,
+    /// Plain cross-entropy, for comparison.
+    pub cross_entropy: f32,
+}
+
+/// A loss, one row at a time.
+pub trait RowLoss: Send + Sync {
+    /// The loss of one row of logits (`vocabulary` long); with `gradient`, overwrites `logits` with the gradient of
+    /// the *trained* loss with respect to them.
+    fn row(&self, logits: &mut [f32], target: u32, gradient: bool) -> RowLossValue;
+}
+
+/// Sums over the rows whose target is not [`IGNORED`], in row order.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HeadLoss {
+    /// The trained loss, in nats.
+    pub trained: f64,
+    /// Cross-entropy, in nats.
+    pub cross_entropy: f64,
+    /// Rows that counted.
+    pub targets: u64,
+}
+
+/// Floats of logits that are alive at once: what amortises reading the head's matrix for each chunk of rows.
+const LOGITS_AT_ONCE: usize = 4 << 20;
+/// Fewer rows would waste the products, whatever the vocabulary.
+const LEAST_ROWS: usize = 128;
+
+/// Loss and gradients: of the summed loss at `hidden` `[rows, width]` and at `head` `[vocabulary, width]`.
+///
+/// `rows_at_once` limits how many rows are multiplied together; `None` chooses by the vocabulary's size.
+///
+/// # Panics
+/// If shapes disagree, or a target that counts is not in the vocabulary.
+pub fn head_loss(
+    loss: &dyn RowLoss,
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    rows_at_once: Option<usize>,
+) -> (HeadLoss, Tensor, Tensor) {
+    let (mut d_hidden, mut d_head) = (Tensor::scratch(hidden.shape.clone()), Tensor::scratch(head.shape.clone()));
+    let width = head.shape[1];
+    let mut beta = 0.0;
+    let total = chunks(loss, hidden, head, targets, rows_at_once, true, |first, d_logits, vocabulary| {
+        let d_logits = matrix(d_logits, vocabulary);
+        let rows = first * width..(first + d_logits.nrows()) * width;
+        let d_hidden = matrix_mut(&mut d_hidden.data[rows.clone()], width);
+        product(1.0, d_logits, matrix(&head.data, width), 0.0, d_hidden);
+        let hidden = matrix(&hidden.data[rows], width);
+        product(1.0, d_logits.reversed_axes(), hidden, beta, matrix_mut(&mut d_head.data, width));
+        beta = 1.0;
+    });
+    if targets.is_empty() {
+        d_head.data.fill(0.0);
+    }
+    (total, d_hidden, d_head)
+}
+
+/// As [`head_loss`] without the gradients: for validation.
+pub fn head_value(
+    loss: &dyn RowLoss,
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    rows_at_once: Option<usize>,
+) -> HeadLoss {
+    chunks(loss, hidden, head, targets, rows_at_once, false, |_, _, _| ())
+}
+
+/// Calls `chunk` with its first row, its rows of logits (after `loss` has had them) and the vocabulary's size.
+fn chunks(
+    loss: &dyn RowLoss,
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    rows_at_once: Option<usize>,
+    gradient: bool,
+    mut chunk: impl FnMut(usize, &[f32], usize),
+) -> HeadLoss {
+    let (vocabulary, width) = (head.shape[0], head.shape[1]);
+    assert_eq!(hidden.shape, [targets.len(), width], "hidden states, their targets and the head go together");
+    let most = (LOGITS_AT_ONCE / vocabulary).max(LEAST_ROWS).min(rows_at_once.unwrap_or(usize::MAX)).max(1);
+    let groups = targets.len().div_ceil(most).max(1);
+    let group = targets.len().div_ceil(groups).max(1);
+    let mut scratch = Buffer::scratch(group * vocabulary);
+    let mut total = HeadLoss::default();
+    for (index, targets) in targets.chunks(group).enumerate() {
+        let (first, rows) = (index * group, targets.len());
+        let logits = &mut scratch[..rows * vocabulary];
+        let hidden = matrix(&hidden.data[first * width..(first + rows) * width], width);
+        product(1.0, hidden, matrix(&head.data, width).reversed_axes(), 0.0, matrix_mut(logits, vocabulary));
+        for (logits, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
+            if *target == IGNORED {
+                logits.fill(0.0);
+                continue;
+            }
+            let value = loss.row(logits, *target, gradient);
+            total.trained += f64::from(value.trained);
+            total.cross_entropy += f64::from(value.cross_entropy);
+            total.targets += 1;
+        }
+        chunk(first, logits, vocabulary);
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::cross_entropy::CrossEntropy;
+    use crate::kernels::testing::{assert_close, gradient, random, wide};
+    use proptest::prelude::*;
+
+    fn reference(hidden: &[f64], head: &[f64], width: usize, targets: &[u32]) -> f64 {
+        let mut total = 0.0;
+        for (h, target) in hidden.chunks(width).zip(targets).filter(|(_, t)| **t != IGNORED) {
+            let logits: Vec<f64> = head.chunks(width).map(|w| w.iter().zip(h).map(|(w, h)| w * h).sum()).collect();
+            total += logits.iter().map(|x| x.exp()).sum::<f64>().ln() - logits[*target as usize];
+        }
+        total
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+        #[test]
+        fn agrees_with_the_reference(rows in 1usize..9, width in 1usize..12, vocabulary in 1usize..20,
+                                     ignored in 0usize..9, rows_at_once in prop::option::of(1usize..5)) {
+            let hidden = Tensor::from_values([rows, width], &random(1, rows * width));
+            let head = Tensor::from_values([vocabulary, width], &random(2, vocabulary * width));
+            let targets: Vec<u32> =
+                (0..rows).map(|r| if r == ignored { IGNORED } else { (r * 7 % vocabulary) as u32 }).collect();
+            let (h64, w64) = (wide(&hidden.data), wide(&head.data));
+            let (total, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &head, &targets, rows_at_once);
+            prop_assert_eq!(total, head_value(&CrossEntropy, &hidden, &head, &targets, rows_at_once));
+            prop_assert_eq!(total.targets as usize, rows - usize::from(ignored < rows));
+            let expected = reference(&h64, &w64, width, &targets);
+            prop_assert!((total.trained - expected).abs() <= 1e-5 * expected.abs().max(1.0));
+            assert_close(&d_hidden.data, &gradient(&hidden.data, |h| reference(h, &w64, width, &targets)), 1e-4);
+            assert_close(&d_head.data, &gradient(&head.data, |w| reference(&h64, w, width, &targets)), 1e-4);
+        }
+    }
+}

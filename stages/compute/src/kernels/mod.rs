@@ -1,0 +1,20 @@
+//! One file a kernel: forward, backward, and in its tests a naive reference in f64 whose finite differences are the
+//! gradients that backward must give. In the order a forward pass meets them.
+//!
+//! Matrices are row-major slices; names carry their shape where it helps: `x_rc` is `[rows, width]`, `_rf`
+//! `[rows, feed-forward]`, `_vc` `[vocabulary, width]`, `_rv` `[rows, vocabulary]`. A slice of another length than
+//! its shape asks for is a programmer's error and panics.
+
+pub mod adamw;
+pub mod attention;
+pub mod bias;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod gelu;
+pub mod gemm;
+pub mod head;
+pub mod layer_norm;
+pub mod sum;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,137 @@
+//! What this machine is: its CPU, the kernel OpenBLAS chose for it, and how fast it multiplies.
+use crate::kernels::gemm::{matrix, matrix_mut, product};
+use contract::Buffer;
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::Barrier;
+use std::time::Instant;
+
+unsafe extern "C" {
+    fn openblas_set_num_threads(threads: c_int);
+    fn openblas_get_corename() -> *const c_char;
+}
+
+/// From here on each product runs on the thread that asks for it: a worker is one thread, and one worker a core is
+/// faster than one worker with threaded products. [`product`] sees to it itself.
+pub fn single_threaded_blas() {
+    // SAFETY: OpenBLAS's own function, which takes any positive number.
+    unsafe { openblas_set_num_threads(1) }
+}
+
+/// The kernel OpenBLAS uses, for example `SkylakeX` or `Haswell`. Results are bit-identical for one kernel only.
+pub fn blas_core() -> String {
+    // SAFETY: returns a static, NUL-terminated string.
+    unsafe { CStr::from_ptr(openblas_get_corename()) }.to_string_lossy().into_owned()
+}
+
+/// The processor and the vector extensions that matter, for example `Intel Xeon Processor (AVX-512, AVX512-BF16)`.
+pub fn cpu() -> String {
+    let model = std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|info| {
+            let line = info.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.replace("(R)", "").replace("(TM)", "").trim().to_string())
+        })
+        .unwrap_or_else(|| std::env::consts::ARCH.to_string());
+    match extensions().as_slice() {
+        [] => model,
+        extensions => format!("{model} ({})", extensions.join(", ")),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn extensions() -> Vec<&'static str> {
+    let mut names = Vec::new();
+    if is_x86_feature_detected!("avx512f") {
+        names.push("AVX-512");
+    } else if is_x86_feature_detected!("avx2") {
+        names.push("AVX2");
+    }
+    if is_x86_feature_detected!("avx512bf16") {
+        names.push("AVX512-BF16");
+    }
+    names
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn extensions() -> Vec<&'static str> {
+    if cfg!(target_arch = "aarch64") { vec!["NEON"] } else { Vec::new() }
+}
+
+/// Bits of the vectors that an OpenBLAS kernel computes with.
+fn vector_bits(core: &str) -> u32 {
+    match core.to_ascii_lowercase().as_str() {
+        "skylakex" | "cooperlake" | "sapphirerapids" => 512,
+        "haswell" | "zen" | "excavator" => 256,
+        "sandybridge" | "bulldozer" | "piledriver" | "steamroller" => 255, // AVX without FMA3 or wide integers
+        _ => 128,
+    }
+}
+
+/// If the variable `OPENBLAS_CORETYPE` holds OpenBLAS below what the CPU can do: what to say to the user, remedy included.
+pub fn blas_held_back() -> Option<String> {
+    let asked = std::env::var("OPENBLAS_CORETYPE").ok()?;
+    let core = blas_core();
+    let (best, name) = match extensions().first() {
+        Some(&"AVX-512") => (512, "AVX-512"),
+        Some(&"AVX2") => (256, "AVX2"),
+        _ => return None,
+    };
+    (vector_bits(&core) < best).then(|| {
+        format!(
+            "OPENBLAS_CORETYPE={asked} holds OpenBLAS to its {core} kernel on a CPU with {name}; \
+             products may run at half speed. Unset it: env -u OPENBLAS_CORETYPE …"
+        )
+    })
+}
+
+/// `[m, n, k]` of the products that [`gemm_gflops`] times.
+const LARGE: [[usize; 3]; 3] = [[1024, 1024, 1024], [1536, 1536, 1536], [2048, 2048, 1024]];
+
+/// The speed that MFU is measured against, in GFLOP/s: the best of a few large products, `threads` of them at a time,
+/// one BLAS thread each; takes about a second.
+pub fn gemm_gflops(threads: usize) -> f64 {
+    let threads = threads.max(1);
+    let mut best = 0.0f64;
+    for [m, n, k] in LARGE {
+        let barrier = Barrier::new(threads);
+        let rates: Vec<f64> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| rate(m, n, k, &barrier))).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap_or(0.0)).collect()
+        });
+        best = best.max(rates.iter().sum());
+    }
+    best
+}
+
+/// The best of a few products, all threads starting each together.
+fn rate(m: usize, n: usize, k: usize, barrier: &Barrier) -> f64 {
+    let mut a = Buffer::scratch(m * k);
+    let mut b = Buffer::scratch(k * n);
+    let mut c = Buffer::scratch(m * n);
+    a.fill(0.5);
+    b.fill(0.25);
+    let mut best = 0.0f64;
+    for _ in 0..6 {
+        barrier.wait();
+        let start = Instant::now();
+        product(1.0, matrix(&a, k), matrix(&b, n), 0.0, matrix_mut(&mut c, n));
+        best = best.max(2.0 * (m * n * k) as f64 / start.elapsed().as_secs_f64() / 1e9);
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_is_described() {
+        single_threaded_blas();
+        assert!(!blas_core().is_empty());
+        assert!(!cpu().is_empty());
+        if std::env::var_os("OPENBLAS_CORETYPE").is_none() {
+            assert_eq!(blas_held_back(), None);
+        }
+        assert!(vector_bits("SkylakeX") > vector_bits("Zen") && vector_bits("Haswell") > vector_bits("Nehalem"));
+    }
+}

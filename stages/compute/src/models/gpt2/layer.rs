@@ -1,0 +1,184 @@
+//! One transformer block of GPT-2, forward and backward.
+use super::{Gpt2Shape, spec};
+use crate::kernels::attention::{self, Attention};
+use crate::kernels::gemm::{matrix, matrix_mut, product};
+use crate::kernels::{bias, gelu, layer_norm};
+use contract::{Batch, Init, ParameterSpec, Tensor};
+use std::sync::Arc;
+
+/// Tensors of a layer, in Hugging Face's order.
+pub const TENSORS: usize = 12;
+const NORM_1: usize = 0; // gain, then bias
+const QKV: usize = 2; // from here on: matrix [in, out], then bias
+const OUT: usize = 4;
+const NORM_2: usize = 6;
+const UP: usize = 8;
+const DOWN: usize = 10;
+
+/// The parameters of layer `index`: projections onto the residual stream start smaller, by the root of their number.
+pub fn specs(index: usize, shape: &Gpt2Shape) -> [ParameterSpec; TENSORS] {
+    let (c, f) = (shape.width, shape.feed_forward);
+    let projection = Init::Normal(0.02 / (2.0 * shape.layers as f32).sqrt());
+    let named = |name: &str, shape: &[usize], init| spec(&format!("transformer.h.{index}.{name}"), shape, init);
+    [
+        named("ln_1.weight", &[c], Init::Ones),
+        named("ln_1.bias", &[c], Init::Zeros),
+        named("attn.c_attn.weight", &[c, 3 * c], Init::Normal(0.02)),
+        named("attn.c_attn.bias", &[3 * c], Init::Zeros),
+        named("attn.c_proj.weight", &[c, c], projection),
+        named("attn.c_proj.bias", &[c], Init::Zeros),
+        named("ln_2.weight", &[c], Init::Ones),
+        named("ln_2.bias", &[c], Init::Zeros),
+        named("mlp.c_fc.weight", &[c, f], Init::Normal(0.02)),
+        named("mlp.c_fc.bias", &[f], Init::Zeros),
+        named("mlp.c_proj.weight", &[f, c], projection),
+        named("mlp.c_proj.bias", &[c], Init::Zeros),
+    ]
+}
+
+/// What all layers share during one batch.
+pub struct Place {
+    pub batch: Batch,
+    pub heads: usize,
+    pub width: usize,
+    pub feed_forward: usize,
+    pub document_mask: bool,
+}
+
+impl Place {
+    pub fn rows(&self) -> usize {
+        self.batch.sequences * self.batch.length
+    }
+
+    fn attention(&self) -> Attention<'_> {
+        let Batch { sequences, length, .. } = self.batch;
+        let starts = self.document_mask.then_some(&self.batch.document_starts[..]);
+        Attention { sequences, length, heads: self.heads, width: self.width, starts }
+    }
+}
+
+/// What a layer keeps for backward. Outputs of its normalisations and of GELU are computed again.
+pub struct Layer {
+    weights: Vec<Arc<Tensor>>,
+    x_rc: Tensor,
+    /// `[rows, 2]`: see [`layer_norm::forward`].
+    norm_1: Tensor,
+    /// `[rows, 3 · width]`
+    qkv: Tensor,
+    /// `[sequences, heads, length]`: see [`attention::forward`].
+    log_sums: Tensor,
+    attended_rc: Tensor,
+    middle_rc: Tensor,
+    norm_2: Tensor,
+    /// Before bias and GELU.
+    up_rf: Tensor,
+}
+
+impl Layer {
+    /// The layer's output, and what backward needs.
+    pub fn forward(place: &Place, weights: &[Arc<Tensor>], x_rc: Tensor) -> (Tensor, Layer) {
+        let (rows, c, f) = (place.rows(), place.width, place.feed_forward);
+        let w = |index: usize| &weights[index].data[..];
+        let [mut norm_1, mut norm_2] = [(); 2].map(|()| Tensor::scratch([rows, 2]));
+        let [mut normal_rc, mut attended_rc, mut middle_rc, mut out_rc] = [(); 4].map(|()| Tensor::scratch([rows, c]));
+
+        layer_norm::forward(&x_rc.data, w(NORM_1), w(NORM_1 + 1), &mut normal_rc.data, &mut norm_1.data);
+        let mut qkv = Tensor::scratch([rows, 3 * c]);
+        bias::broadcast(w(QKV + 1), &mut qkv.data);
+        product(1.0, matrix(&normal_rc.data, c), matrix(w(QKV), 3 * c), 1.0, matrix_mut(&mut qkv.data, 3 * c));
+        let mut log_sums = Tensor::scratch([place.batch.sequences, place.heads, place.batch.length]);
+        attention::forward(&place.attention(), &qkv.data, &mut attended_rc.data, &mut log_sums.data);
+        bias::add_to_rows(&x_rc.data, w(OUT + 1), &mut middle_rc.data);
+        product(1.0, matrix(&attended_rc.data, c), matrix(w(OUT), c), 1.0, matrix_mut(&mut middle_rc.data, c));
+
+        layer_norm::forward(&middle_rc.data, w(NORM_2), w(NORM_2 + 1), &mut normal_rc.data, &mut norm_2.data);
+        let [mut up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch([rows, f]));
+        product(1.0, matrix(&normal_rc.data, c), matrix(w(UP), f), 0.0, matrix_mut(&mut up_rf.data, f));
+        gelu::forward(&up_rf.data, w(UP + 1), &mut gelu_rf.data);
+        bias::add_to_rows(&middle_rc.data, w(DOWN + 1), &mut out_rc.data);
+        product(1.0, matrix(&gelu_rf.data, f), matrix(w(DOWN), c), 1.0, matrix_mut(&mut out_rc.data, c));
+
+        let weights = weights.to_vec();
+        (out_rc, Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, up_rf })
+    }
+
+    /// Turns `d_rc` from the gradient at the layer's output into the one at its input, and gives the gradient of each
+    /// of its tensors, by its index in the layer.
+    pub fn backward(self, place: &Place, d_rc: &mut Tensor, give: &mut dyn FnMut(usize, Tensor)) {
+        let (c, f, d_rc) = (place.width, place.feed_forward, &mut d_rc.data[..]);
+        let Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, up_rf } = self;
+        let w = |index: usize| &weights[index].data[..];
+        let gradient = |index: usize| Tensor::scratch(weights[index].shape.clone());
+        let mut normal_rc = Tensor::scratch(x_rc.shape.clone());
+        let mut d_normal_rc = Tensor::scratch(x_rc.shape.clone());
+
+        // Feed-forward: down, GELU, up, normalisation.
+        let mut d_bias = gradient(DOWN + 1);
+        bias::column_sums(d_rc, &mut d_bias.data);
+        give(DOWN + 1, d_bias);
+        let [mut d_up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch(up_rf.shape.clone()));
+        product(1.0, matrix(d_rc, c), matrix(w(DOWN), c).reversed_axes(), 0.0, matrix_mut(&mut d_up_rf.data, f));
+        let mut d_bias = gradient(UP + 1);
+        gelu::backward(&up_rf.data, w(UP + 1), &mut d_up_rf.data, &mut gelu_rf.data, &mut d_bias.data);
+        give(UP + 1, d_bias);
+        drop(up_rf);
+        let mut d_down = gradient(DOWN);
+        product(1.0, matrix(&gelu_rf.data, f).reversed_axes(), matrix(d_rc, c), 0.0, matrix_mut(&mut d_down.data, c));
+        give(DOWN, d_down);
+        drop(gelu_rf);
+        layer_norm::again(&middle_rc.data, w(NORM_2), w(NORM_2 + 1), &norm_2.data, &mut normal_rc.data);
+        linear_backward(&normal_rc, &d_up_rf, w(UP), gradient(UP), &mut d_normal_rc, &mut |g| give(UP, g));
+        let (mut d_gain, mut d_bias) = (gradient(NORM_2), gradient(NORM_2 + 1));
+        let (d_gain_c, d_bias_c) = (&mut d_gain.data, &mut d_bias.data);
+        layer_norm::backward(&middle_rc.data, w(NORM_2), &norm_2.data, &d_normal_rc.data, d_rc, d_gain_c, d_bias_c);
+        give(NORM_2, d_gain);
+        give(NORM_2 + 1, d_bias);
+        drop((middle_rc, d_up_rf));
+
+        // Attention: out, softmax, queries, keys and values, normalisation.
+        let mut d_bias = gradient(OUT + 1);
+        bias::column_sums(d_rc, &mut d_bias.data);
+        give(OUT + 1, d_bias);
+        let mut d_out = gradient(OUT);
+        product(
+            1.0,
+            matrix(&attended_rc.data, c).reversed_axes(),
+            matrix(d_rc, c),
+            0.0,
+            matrix_mut(&mut d_out.data, c),
+        );
+        give(OUT, d_out);
+        let d_attended_rc = &mut d_normal_rc.data;
+        product(1.0, matrix(d_rc, c), matrix(w(OUT), c).reversed_axes(), 0.0, matrix_mut(d_attended_rc, c));
+        let mut d_qkv = Tensor::scratch(qkv.shape.clone());
+        let (attended, log_sums) = (&attended_rc.data, &log_sums.data);
+        attention::backward(&place.attention(), &qkv.data, attended, log_sums, d_attended_rc, &mut d_qkv.data);
+        drop((qkv, attended_rc));
+        let mut d_bias = gradient(QKV + 1);
+        bias::column_sums(&d_qkv.data, &mut d_bias.data);
+        give(QKV + 1, d_bias);
+        layer_norm::again(&x_rc.data, w(NORM_1), w(NORM_1 + 1), &norm_1.data, &mut normal_rc.data);
+        linear_backward(&normal_rc, &d_qkv, w(QKV), gradient(QKV), &mut d_normal_rc, &mut |g| give(QKV, g));
+        let (mut d_gain, mut d_bias) = (gradient(NORM_1), gradient(NORM_1 + 1));
+        let (d_gain_c, d_bias_c) = (&mut d_gain.data, &mut d_bias.data);
+        layer_norm::backward(&x_rc.data, w(NORM_1), &norm_1.data, &d_normal_rc.data, d_rc, d_gain_c, d_bias_c);
+        give(NORM_1, d_gain);
+        give(NORM_1 + 1, d_bias);
+    }
+}
+
+/// Of `y = x · w`: gives `dw = xᵀ · dy`, and `dx = dy · wᵀ` in `d_x`.
+fn linear_backward(
+    x: &Tensor,
+    d_y: &Tensor,
+    w: &[f32],
+    mut d_w: Tensor,
+    d_x: &mut Tensor,
+    give: &mut dyn FnMut(Tensor),
+) {
+    let (inner, outer) = (x.shape[1], d_y.shape[1]);
+    let (x, d_y) = (matrix(&x.data, inner), matrix(&d_y.data, outer));
+    product(1.0, x.reversed_axes(), d_y, 0.0, matrix_mut(&mut d_w.data, outer));
+    give(d_w);
+    product(1.0, d_y, matrix(w, outer).reversed_axes(), 0.0, matrix_mut(&mut d_x.data, inner));
+}

@@ -1,0 +1,95 @@
+//! One sequence at a time, as the C++ trainer did that this project started from: the same numbers up to rounding,
+//! from products a fraction as tall, to measure against.
+use crate::kernels::sum::add;
+use crate::models::{Forward, Model};
+use contract::{Batch, Parameters, Result, Tape, Tensor, Turn};
+use std::sync::Arc;
+
+/// As [`Model::forward`], each sequence of `batch` on its own. Backward goes through one sequence after the other and
+/// adds up gradients, the head's by passing it on, so each is given once, with the last turn.
+pub fn forward_per_sequence(model: &Arc<dyn Model>, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward {
+    let width = parameters[model.facts().head].shape[1];
+    let mut hidden = Tensor::scratch([batch.sequences * batch.length, width]);
+    let mut tapes = Vec::new();
+    for (sequence, rows) in hidden.data.chunks_exact_mut(batch.length * width).enumerate() {
+        let at = sequence * batch.length;
+        let one = Batch {
+            sequences: 1,
+            tokens: batch.tokens.slice(at, batch.length),
+            targets: batch.targets.slice(at, batch.length),
+            document_starts: batch.document_starts.slice(at, batch.length),
+            ..batch.clone()
+        };
+        let forward = model.forward(parameters, &one, keep);
+        rows.copy_from_slice(&forward.hidden.data);
+        tapes.extend(forward.tape);
+    }
+    let tape = keep.then(|| -> Box<dyn Tape> {
+        Box::new(PerSequence {
+            head: model.facts().head,
+            length: batch.length,
+            tapes: tapes.into_iter().enumerate().collect::<Vec<_>>().into_iter(),
+            current: None,
+            hidden: None,
+            gradients: (0..parameters.0.len()).map(|_| None).collect(),
+        })
+    });
+    Forward { hidden, tape }
+}
+
+struct PerSequence {
+    /// Index of the head's tensor.
+    head: usize,
+    /// Tokens a sequence.
+    length: usize,
+    /// Of the sequences that are still to come.
+    tapes: std::vec::IntoIter<(usize, Box<dyn Tape>)>,
+    current: Option<Box<dyn Tape>>,
+    /// Gradient at the hidden states of all sequences.
+    hidden: Option<Tensor>,
+    /// Sums so far.
+    gradients: Vec<Option<Tensor>>,
+}
+
+impl PerSequence {
+    /// Starts the next sequence's tape with the head's gradient so far.
+    fn next(&mut self) -> bool {
+        let (Some((sequence, mut tape)), Some(hidden)) = (self.tapes.next(), &self.hidden) else { return false };
+        let width = hidden.shape[1];
+        let rows = self.length * width;
+        let own = Tensor::from_values([self.length, width], &hidden.data[sequence * rows..(sequence + 1) * rows]);
+        let head = self.gradients[self.head].take().expect("the head's gradient comes with start, then with each tape");
+        tape.start(own, head);
+        self.current = Some(tape);
+        true
+    }
+}
+
+impl Tape for PerSequence {
+    fn start(&mut self, hidden: Tensor, head: Tensor) {
+        self.hidden = Some(hidden);
+        self.gradients[self.head] = Some(head);
+        self.next();
+    }
+
+    fn turn(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn> {
+        let gradients = &mut self.gradients;
+        if let Some(tape) = &mut self.current {
+            let turn = tape.turn(&mut |index, gradient| match &mut gradients[index] {
+                Some(sum) => add(&mut sum.data, &gradient.data),
+                empty => *empty = Some(gradient),
+            })?;
+            if turn == Turn::More || self.next() {
+                return Ok(Turn::More);
+            }
+        }
+        self.current = None;
+        self.hidden = None;
+        for (index, gradient) in self.gradients.iter_mut().enumerate() {
+            if let Some(gradient) = gradient.take() {
+                give(index, gradient);
+            }
+        }
+        Ok(Turn::Done)
+    }
+}

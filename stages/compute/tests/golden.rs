@@ -1,0 +1,231 @@
+//! GPT-2 against PyTorch: logits, gradients, ten steps. The numbers come from `tests/golden/make_golden.py`.
+use compute::kernels::adamw::{AdamW, adamw};
+use compute::kernels::cross_entropy::CrossEntropy;
+use compute::kernels::gemm::{matrix, matrix_mut, product};
+use compute::kernels::head::{head_loss, head_value};
+use compute::kernels::sum::{add, block_squares};
+use compute::models::{Forward, Gpt2, Gpt2Shape, Model, forward_per_sequence};
+use contract::{Batch, IGNORED, Parameters, Purpose, Tensor, Turn};
+use millrace_compute as compute;
+use safetensors::SafeTensors;
+use std::path::Path;
+use std::sync::Arc;
+
+const LENGTH: usize = 40;
+const WIDTH: usize = 72;
+const VOCABULARY: usize = 1009;
+const SEQUENCES: usize = 4;
+
+fn bytes(file: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(file);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn words(file: &[u8], name: &str) -> Vec<[u8; 4]> {
+    let tensors = SafeTensors::deserialize(file).expect("a safetensors file");
+    let tensor = tensors.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+    tensor.data().as_chunks::<4>().0.to_vec()
+}
+
+fn floats(file: &[u8], name: &str) -> Vec<f32> {
+    words(file, name).into_iter().map(f32::from_le_bytes).collect()
+}
+
+fn ids(file: &[u8], name: &str) -> Vec<u32> {
+    words(file, name).into_iter().map(u32::from_le_bytes).collect() // -1 becomes IGNORED
+}
+
+fn model(document_mask: bool) -> Gpt2 {
+    Gpt2::new(Gpt2Shape {
+        layers: 3,
+        heads: 6,
+        width: WIDTH,
+        feed_forward: 288,
+        vocabulary: VOCABULARY,
+        length: LENGTH,
+        end_of_text: 1008,
+        document_mask,
+    })
+}
+
+fn parameters(model: &dyn Model) -> Parameters {
+    let file = bytes("weights.safetensors");
+    let specs = &model.facts().parameters;
+    Parameters(specs.iter().map(|p| Arc::new(Tensor::from_values(p.shape.clone(), &floats(&file, &p.name)))).collect())
+}
+
+/// Sequences `from..to` of step `step`.
+fn batch(step: usize, from: usize, to: usize, masked: bool) -> Batch {
+    let file = bytes("batches.safetensors");
+    let cut =
+        |x: Vec<u32>, step: usize| x[(step * SEQUENCES + from) * LENGTH..(step * SEQUENCES + to) * LENGTH].to_vec();
+    let targets = if masked { cut(ids(&file, "masked_targets"), 0) } else { cut(ids(&file, "targets"), step) };
+    Batch {
+        leaf: 0,
+        purpose: Purpose::Train,
+        part: 0,
+        sequences: to - from,
+        length: LENGTH,
+        tokens: cut(ids(&file, "tokens"), step).into(),
+        targets: targets.into(),
+        document_starts: cut(ids(&file, "document_starts"), 0).into(),
+    }
+}
+
+/// Loss and target count, and every gradient of the summed loss.
+fn learn(forward: Forward, parameters: &Parameters, batch: &Batch) -> (f64, u64, Vec<Tensor>) {
+    let Forward { hidden, tape } = forward;
+    let mut tape = tape.expect("forward was asked to keep it");
+    let (loss, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &batch.targets, None);
+    tape.start(d_hidden, d_head);
+    let mut gradients: Vec<Option<Tensor>> = parameters.0.iter().map(|_| None).collect();
+    let mut give = |index: usize, gradient: Tensor| {
+        assert_eq!(gradient.shape, parameters[index].shape);
+        assert!(gradients[index].replace(gradient).is_none(), "tensor {index} came twice");
+    };
+    while tape.turn(&mut give).expect("backward works") == Turn::More {}
+    (loss.trained, loss.targets, gradients.into_iter().map(|g| g.expect("every tensor has a gradient")).collect())
+}
+
+fn relative_error(actual: &[f32], expected: &[f32], scale: f64) -> f64 {
+    assert_eq!(actual.len(), expected.len());
+    let (mut off, mut norm) = (0.0, 0.0);
+    for (a, e) in actual.iter().zip(expected) {
+        off += (f64::from(*a) * scale - f64::from(*e)).powi(2);
+        norm += f64::from(*e).powi(2);
+    }
+    (off / norm).sqrt()
+}
+
+fn assert_logits(hidden: &Tensor, parameters: &Parameters, expected: &[f32]) {
+    let rows = expected.len() / VOCABULARY;
+    let mut logits = vec![0.0; expected.len()];
+    let head = matrix(&parameters[0].data, WIDTH);
+    let hidden = matrix(&hidden.data[..rows * WIDTH], WIDTH);
+    product(1.0, hidden, head.reversed_axes(), 0.0, matrix_mut(&mut logits, VOCABULARY));
+    let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let off = logits.iter().zip(expected).fold(0.0f32, |m, (a, e)| m.max((a - e).abs()));
+    println!("logits off by {:.1e} of the largest", off / largest);
+    assert!(off <= 2e-5 * largest, "{off} of {largest}");
+}
+
+#[test]
+fn logits_and_every_gradient_are_pytorchs() {
+    let (model, gradients) = (model(false), bytes("gradients.safetensors"));
+    let parameters = parameters(&model);
+    let batch = batch(0, 0, SEQUENCES, false);
+    let forward = model.forward(&parameters, &batch, true);
+    assert_logits(&forward.hidden, &parameters, &floats(&bytes("logits.safetensors"), "plain"));
+    let (_, targets, got) = learn(forward, &parameters, &batch);
+    for (spec, got) in model.facts().parameters.iter().zip(got) {
+        let error = relative_error(&got.data, &floats(&gradients, &spec.name), 1.0 / targets as f64);
+        println!("{error:.1e} {}", spec.name);
+        assert!(error <= 1e-4, "{}: {error}", spec.name);
+    }
+}
+
+#[test]
+fn documents_are_masked_and_ignored_targets_do_not_count() {
+    let (model, gradients) = (model(true), bytes("gradients.safetensors"));
+    let golden: serde_json::Value = serde_json::from_slice(&bytes("golden.json")).expect("golden.json");
+    let parameters = parameters(&model);
+    let batch = batch(0, 0, SEQUENCES, true);
+    assert!(batch.targets.contains(&IGNORED));
+    let forward = model.forward(&parameters, &batch, true);
+    assert_logits(&forward.hidden, &parameters, &floats(&bytes("logits.safetensors"), "masked"));
+    let (loss, targets, got) = learn(forward, &parameters, &batch);
+    assert_eq!(targets, golden["masked_targets"].as_u64().expect("a count"));
+    let expected = golden["masked_loss"].as_f64().expect("a loss");
+    assert!((loss / targets as f64 - expected).abs() < 1e-5 * expected);
+    let norm = got.iter().flat_map(|g| block_squares(&g.data)).sum::<f64>().sqrt() / targets as f64;
+    assert!((norm / golden["masked_norm"].as_f64().expect("a norm") - 1.0).abs() < 1e-5);
+    let mut compared = 0;
+    for (spec, got) in model.facts().parameters.iter().zip(got) {
+        let name = format!("masked.{}", spec.name);
+        if SafeTensors::deserialize(&gradients).expect("a safetensors file").tensor(&name).is_ok() {
+            let error = relative_error(&got.data, &floats(&gradients, &name), 1.0 / targets as f64);
+            assert!(error <= 1e-4, "{name}: {error}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 12);
+}
+
+#[test]
+fn ten_steps_are_pytorchs() {
+    let golden: serde_json::Value = serde_json::from_slice(&bytes("golden.json")).expect("golden.json");
+    let of = |name: &str, step: usize| golden[name][step].as_f64().expect("a number");
+    let option = |name: &str| golden["optimizer"][name].as_f64().expect("a number");
+    let model = model(false);
+    let mut parameters = parameters(&model);
+    let zeros = || -> Vec<Tensor> { model.facts().parameters.iter().map(|p| Tensor::zeros(p.shape.clone())).collect() };
+    let (mut m, mut v) = (zeros(), zeros());
+    for step in 0..10 {
+        // Two leaves of two sequences.
+        let leaf = |from: usize| {
+            let batch = batch(step, from, from + 2, false);
+            learn(model.forward(&parameters, &batch, true), &parameters, &batch)
+        };
+        let ((loss_a, targets_a, mut gradients), (loss_b, targets_b, other)) = (leaf(0), leaf(2));
+        gradients.iter_mut().zip(&other).for_each(|(a, b)| add(&mut a.data, &b.data));
+        let targets = (targets_a + targets_b) as f64;
+        let loss = (loss_a + loss_b) / targets;
+        assert!((loss - of("losses", step)).abs() <= 1e-4, "step {step}: {loss}, expected {}", of("losses", step));
+        let norm = gradients.iter().flat_map(|g| block_squares(&g.data)).sum::<f64>().sqrt() / targets;
+        assert!((norm / of("gradient_norms", step) - 1.0).abs() <= 1e-4, "step {step}: norm {norm}");
+        println!("step {step}: loss off by {:.1e}", loss - of("losses", step));
+        let t = step as i32 + 1;
+        for (index, spec) in model.facts().parameters.iter().enumerate() {
+            let settings = AdamW {
+                beta1: option("beta1") as f32,
+                beta2: option("beta2") as f32,
+                epsilon: option("epsilon") as f32,
+                decay: if spec.decay { option("decay") as f32 } else { 0.0 },
+                rate: of("learning_rates", step) as f32,
+                bias1: (1.0 - option("beta1").powi(t)) as f32,
+                bias2: (1.0 - option("beta2").powi(t)) as f32,
+                scale: ((option("clip") / (norm + 1e-6)).min(1.0) / targets) as f32,
+            };
+            let parameter = Arc::get_mut(&mut parameters.0[index]).expect("the tape has let go of the parameters");
+            adamw(&settings, &mut parameter.data, &mut m[index].data, &mut v[index].data, &gradients[index].data);
+        }
+    }
+}
+
+#[test]
+fn one_sequence_at_a_time_gives_the_same() {
+    for mask in [false, true] {
+        let model: Arc<dyn Model> = Arc::new(model(mask));
+        let parameters = parameters(&*model);
+        let batch = batch(0, 0, SEQUENCES, mask);
+        let (loss, targets, whole) = learn(model.forward(&parameters, &batch, true), &parameters, &batch);
+        let forward = forward_per_sequence(&model, &parameters, &batch, true);
+        let (same, same_targets, single) = learn(forward, &parameters, &batch);
+        assert_eq!(targets, same_targets);
+        assert!((loss - same).abs() < 1e-5 * loss);
+        for (whole, single) in whole.iter().zip(&single) {
+            assert!(relative_error(&single.data, &whole.data, 1.0) < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn validation_gives_the_training_loss_and_runs_repeat_bit_for_bit() {
+    let model: Arc<dyn Model> = Arc::new(model(false));
+    let parameters = parameters(&*model);
+    let batch = batch(3, 1, 4, false);
+    let run = {
+        let (model, parameters, batch) = (model.clone(), parameters.clone(), batch.clone());
+        move || learn(model.forward(&parameters, &batch, true), &parameters, &batch)
+    };
+    let (loss, _, first) = run.clone()();
+    let (again, _, second) = std::thread::spawn(run).join().expect("the thread works");
+    assert_eq!(loss.to_bits(), again.to_bits());
+    for (a, b) in first.iter().zip(&second) {
+        assert!(a.data.iter().zip(&b.data[..]).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+    let forward = model.forward(&parameters, &batch, false);
+    assert!(forward.tape.is_none());
+    let value = head_value(&CrossEntropy, &forward.hidden, &parameters[0], &batch.targets, None);
+    assert_eq!(value.trained.to_bits(), loss.to_bits());
+}
