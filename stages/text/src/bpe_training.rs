@@ -75,7 +75,8 @@ pub fn learn(words: WordCounts, size: usize, special: &str, mut progress: impl F
         }
     }
     // For every pair there is an entry of at least its count: a count that has fallen is put right when it comes up.
-    let mut queue: BinaryHeap<(i64, Reverse<Pair>)> = counts.iter().map(|(pair, count)| (*count, Reverse(*pair))).collect();
+    let mut queue: BinaryHeap<(i64, Reverse<Pair>)> =
+        counts.iter().map(|(pair, count)| (*count, Reverse(*pair))).collect();
     let mut merges = Vec::new();
     while tokens.len() < size
         && let Some((count, Reverse(pair))) = queue.pop()
@@ -148,9 +149,7 @@ fn merge(word: &mut Vec<u32>, pair: Pair, id: u32) {
 pub fn tokenizer_json(tokens: &[String], merges: &[(String, String)], special: (&str, u32)) -> String {
     let vocabulary: serde_json::Map<String, Value> =
         (0u32..).zip(tokens).map(|(id, token)| (token.clone(), id.into())).collect();
-    let byte_level = |prefix: bool, trim: bool| {
-        json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": trim, "use_regex": true})
-    };
+    let byte_level = |prefix: bool, trim: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": trim, "use_regex": true});
     let document = json!({
         "version": "1.0",
         "truncation": null,

@@ -128,7 +128,11 @@ impl Packer {
             }
         }
         if self.mask {
-            targets.iter_mut().zip(&tokens[..n]).filter(|(_, t)| **t == self.end_of_text).for_each(|(x, _)| *x = IGNORED);
+            targets
+                .iter_mut()
+                .zip(&tokens[..n])
+                .filter(|(_, t)| **t == self.end_of_text)
+                .for_each(|(x, _)| *x = IGNORED);
         }
         let rest = tokens[n..].to_vec();
         let mut tokens = std::mem::replace(tokens, rest);
@@ -249,7 +253,13 @@ mod tests {
         }
     }
 
-    fn give(stage: &mut dyn Stage, step: Step, purpose: Purpose, last: bool, documents: &[Vec<u32>]) -> (Turn, Vec<Batch>) {
+    fn give(
+        stage: &mut dyn Stage,
+        step: Step,
+        purpose: Purpose,
+        last: bool,
+        documents: &[Vec<u32>],
+    ) -> (Turn, Vec<Batch>) {
         let mut out = Collect::default();
         let tokens = Tokens { lane: 0, purpose, last, documents: lists(documents) };
         let turn = stage.packet(at(step), Packet::Tokens(tokens), &mut out).unwrap();
@@ -337,7 +347,10 @@ mod tests {
         // What is left from step 0 is enough to train.
         let (turn, batches) = give(&mut *stage, 1, Purpose::Validate, true, &document(6));
         assert_eq!((turn, batches.len()), (Turn::Done, 3));
-        assert_eq!(batches.iter().map(|b| b.purpose).collect::<Vec<_>>(), [Purpose::Validate, Purpose::Validate, Purpose::Train]);
+        assert_eq!(
+            batches.iter().map(|b| b.purpose).collect::<Vec<_>>(),
+            [Purpose::Validate, Purpose::Validate, Purpose::Train]
+        );
         for step in 2..5 {
             let (turn, batches) = give(&mut *stage, step, Purpose::Validate, true, &[]);
             assert_eq!((turn, batches.len()), (Turn::Done, 1));

@@ -177,7 +177,9 @@ impl CorpusIndex {
         }
         if index.train.is_empty() {
             let (skipped, held) = (index.skipped, index.validation.len());
-            let why = format!("of its {counted} rows {held} are held out and {skipped} are null or empty; see `read.paths`, `read.column` and how much is held out");
+            let why = format!(
+                "of its {counted} rows {held} are held out and {skipped} are null or empty; see `read.paths`, `read.column` and how much is held out"
+            );
             return Err(TextProblem::Empty { why }.into());
         }
         Ok(index)
@@ -285,6 +287,9 @@ mod tests {
     #[test]
     fn nothing_to_learn_from_is_an_error() {
         let said = CorpusIndex::new(survey(Split::Every(1), &["a", ""]), vec![2, 1]).unwrap_err().to_string();
-        assert!(said.contains("the corpus is empty") && said.contains("2 rows 1 are held out and 1 are null"), "{said}");
+        assert!(
+            said.contains("the corpus is empty") && said.contains("2 rows 1 are held out and 1 are null"),
+            "{said}"
+        );
     }
 }

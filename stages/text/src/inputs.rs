@@ -82,7 +82,8 @@ pub fn resolve(paths: &[String], sample: Option<u64>, seed: u64) -> Result<Input
 /// Of what a folder or pattern gave: files of formats that are read, sorted.
 fn known(mut paths: Vec<PathBuf>, place: &str) -> Result<Vec<InputFile>> {
     paths.sort();
-    let visible = |p: &PathBuf| p.is_file() && !p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(['.', '_']));
+    let visible =
+        |p: &PathBuf| p.is_file() && !p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(['.', '_']));
     let files: Vec<_> = paths
         .into_iter()
         .filter(visible)

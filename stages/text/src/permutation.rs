@@ -96,7 +96,7 @@ mod tests {
         assert!((0..1000).filter(|i| a.at(*i) == b.at(*i)).count() < 20);
         assert!((0..999).filter(|i| a.at(*i).abs_diff(a.at(i + 1)) == 1).count() < 20);
         // Golden: the order of a run must not change between versions.
-        assert_eq!((0..8).map(|i| a.at(i)).collect::<Vec<_>>(), Vec::<u64>::new());
+        assert_eq!((0..8).map(|i| a.at(i)).collect::<Vec<_>>(), [936, 534, 800, 682, 285, 472, 380, 82]);
     }
 
     #[test]

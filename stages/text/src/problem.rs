@@ -156,10 +156,7 @@ mod tests {
     fn a_wrong_column_names_the_near_miss() {
         let columns = ["id", "url", "title", "text"].map(String::from).to_vec();
         let problem = TextProblem::Column { file: "X.parquet".into(), column: "txt".into(), columns };
-        assert_eq!(
-            problem.to_string(),
-            "no column \"txt\" in X.parquet; columns: id, url, title, text; similar: text"
-        );
+        assert_eq!(problem.to_string(), "no column \"txt\" in X.parquet; columns: id, url, title, text; similar: text");
         assert!(problem.is_usage());
     }
 

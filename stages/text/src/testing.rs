@@ -1,7 +1,6 @@
-//! For this crate's tests: an environment, a corpus, files.
+//! For this crate's tests: an environment and a corpus.
 use crate::corpus::{CorpusIndex, Part, Survey};
 use contract::{BatchShape, Calendar, Env, Resources};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// One worker, `steps` steps, no validation, no checkpoint.
@@ -24,14 +23,4 @@ pub fn index(train: &[u32], validation: &[u32]) -> Arc<CorpusIndex> {
     let parts = [vec![Part::Train; train.len()], vec![Part::Validation; validation.len()]].concat();
     let survey = Survey { bytes: vec![1; parts.len()], parts };
     Arc::new(CorpusIndex::new(survey, [train, validation].concat()).unwrap())
-}
-
-/// A file of the shared data; `None`, and a line that says so, where there is none.
-pub fn shared(path: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data")).join(path);
-    if !path.exists() {
-        println!("skipped: {} is not here", path.display());
-        return None;
-    }
-    Some(path)
 }

@@ -51,7 +51,10 @@ impl Tokenize {
 impl StageSettings for Tokenize {
     const SUMMARY: &'static str = "turns documents into token ids with a byte-level BPE";
     const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("tokenizer", "\"gpt2\" (built in), path of a tokenizer.json, or \"train\"; empty: train if vocabulary_size is given, else gpt2"),
+        (
+            "tokenizer",
+            "\"gpt2\" (built in), path of a tokenizer.json, or \"train\"; empty: train if vocabulary_size is given, else gpt2",
+        ),
         ("vocabulary_size", "ids of a tokenizer trained on the training split; at least 257"),
         ("end_of_text", "the token that ends a document"),
     ];
@@ -73,14 +76,19 @@ impl Settings for Tokenize {
         match self.vocabulary_size {
             Some(_) if !trains => {
                 let given = &self.tokenizer;
-                let message = format!("tokenizer \"{given}\" brings its own; leave this out, or set tokenizer = \"train\"");
+                let message =
+                    format!("tokenizer \"{given}\" brings its own; leave this out, or set tokenizer = \"train\"");
                 problems.push(Problem::at("vocabulary_size", message));
             }
             Some(size) if size < 257 => {
-                problems.push(Problem::at("vocabulary_size", format!("{size} is below 257: 256 bytes and end of text")));
+                problems
+                    .push(Problem::at("vocabulary_size", format!("{size} is below 257: 256 bytes and end of text")));
             }
             None if trains => {
-                problems.push(Problem::at("vocabulary_size", "says how many ids to train; it is needed, for example 10000"));
+                problems.push(Problem::at(
+                    "vocabulary_size",
+                    "says how many ids to train; it is needed, for example 10000",
+                ));
             }
             _ => {}
         }

@@ -1,10 +1,10 @@
 //! Text to token ids and back: GPT-2 built in, any byte-level `tokenizer.json`, or one trained on the corpus.
-use crate::{Progress, silent};
 use crate::bpe_training::{TRAINER, WordCounts, learn, tokenizer_json};
 use crate::cache::{Cache, key, write_whole};
 use crate::corpus::Survey;
 use crate::documents::DocumentStore;
 use crate::problem::{TextProblem, similar, similar_file};
+use crate::{Progress, silent};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -115,7 +115,10 @@ impl Tokenizer {
     /// as it is to Hugging Face.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
-        Ok(encoding.map_err(|e| anyhow::anyhow!("cannot tokenize a text of {} bytes: {e}", text.len()))?.get_ids().to_vec())
+        Ok(encoding
+            .map_err(|e| anyhow::anyhow!("cannot tokenize a text of {} bytes: {e}", text.len()))?
+            .get_ids()
+            .to_vec())
     }
 
     /// Text of `ids`; bytes that are not UTF-8 become replacement characters.
@@ -238,9 +241,10 @@ mod tests {
     fn gpt2_is_built_in() {
         let gpt2 = gpt2();
         assert_eq!((gpt2.vocabulary_size(), gpt2.end_of_text()), (50_257, 50_256));
-        assert_eq!(gpt2.encode("Hello, World! How are you today? 🌍").unwrap(), [
-            15496, 11, 2159, 0, 1374, 389, 345, 1909, 30, 12520, 234, 235
-        ]);
+        assert_eq!(
+            gpt2.encode("Hello, World! How are you today? 🌍").unwrap(),
+            [15496, 11, 2159, 0, 1374, 389, 345, 1909, 30, 12520, 234, 235]
+        );
         assert_eq!(gpt2.decode(&[15496, 11, 2159]).unwrap(), "Hello, World");
     }
 

@@ -60,8 +60,8 @@ pub fn read(path: &Path, bzip2: bool, give: &mut dyn FnMut(Article, u64) -> Resu
     let watched = Watched { inner: unpacked, notes: notes.clone() };
     let mut pages = wikrs::dump::Pages::new(BufReader::with_capacity(1 << 16, watched));
     let mut found = Pages::default();
-    while let Some(page) = shielded(|| pages.next().transpose())
-        .map_err(|e| corrupt(format!("after {} pages: {e:#}", found.pages)))?
+    while let Some(page) =
+        shielded(|| pages.next().transpose()).map_err(|e| corrupt(format!("after {} pages: {e:#}", found.pages)))?
     {
         found.pages += 1;
         let note = notes.borrow_mut().pages.pop_front().unwrap_or_default();
