@@ -1,1 +1,66 @@
-//! (empty until its first module lands)
+//! From files to micro-batches, in the order data meets the modules.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`problem`] | what can be wrong with input, and who can mend it |
+//! | [`cache`] | files made once, named after the content they were made of |
+//! | [`inputs`] | paths, folders and patterns to a list of files |
+//! | [`plain_text`], [`wiki_dump`] | the formats without row addressing |
+//! | [`spool`] | which are converted once to document Parquet |
+//! | [`row_groups`] | any row of Parquet files, by number |
+//! | [`documents`] | texts by row number: [`DocumentStore`] |
+//! | [`token_files`] | token lists by row number: [`TokenStore`], and the writer |
+//! | [`corpus`] | which rows are learned from, which are held out, how large they are |
+//! | [`bpe_training`], [`tokenizer`] | byte-level BPE: learned, built in, or from a file |
+//! | [`permutation`], [`lanes`] | the order of an epoch, and which rows a lane is given at a step |
+//! | [`read_documents`], [`read_tokens`] | sources `documents` and `tokens` |
+//! | [`scan`], [`count`] | source and sink of the counting graph |
+//! | [`tokenize`] | stage `bpe`: rows to tokens |
+//! | [`concat`] | stage `concat`: tokens to micro-batches |
+#![forbid(unsafe_code)]
+
+pub mod bpe_training;
+pub mod cache;
+pub mod concat;
+pub mod corpus;
+pub mod count;
+pub mod documents;
+pub mod inputs;
+pub mod lanes;
+pub mod permutation;
+pub mod plain_text;
+pub mod problem;
+pub mod read_documents;
+pub mod read_tokens;
+pub mod row_groups;
+pub mod scan;
+pub mod spool;
+pub mod token_files;
+pub mod tokenize;
+pub mod tokenizer;
+pub mod wiki_dump;
+
+#[cfg(test)]
+mod testing;
+
+pub use cache::Cache;
+pub use concat::Concat;
+pub use corpus::{CorpusIndex, Part, Split, Survey};
+pub use count::{Count, Counted};
+pub use documents::DocumentStore;
+pub use inputs::{Format, InputFile, Inputs, resolve};
+pub use problem::TextProblem;
+pub use read_documents::ReadDocuments;
+pub use read_tokens::ReadTokens;
+pub use scan::Scan;
+pub use token_files::{TokenStore, write_tokens};
+pub use tokenize::Tokenize;
+pub use tokenizer::{Tokenizer, Vocabulary};
+
+/// Told `(done, total)` now and then during long work.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// A [`Progress`] for callers that show none.
+pub fn silent() -> impl FnMut(u64, u64) {
+    |_, _| {}
+}

@@ -1,0 +1,48 @@
+#!/bin/sh
+# Obtains a small real English Wikipedia dump (106 articles, 1.7 MB) into FOLDER, data/cache by default:
+#
+#     data/fetch-wiki.sh [FOLDER]
+#
+# It is package data of gensim 4.4.0 on PyPI, so it can be had where dumps.wikimedia.org cannot.
+# Running it again checks what is there and downloads nothing. Needs python3 with pip.
+set -eu
+
+folder=${1:-$(dirname "$0")/cache}
+name=enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2
+sha256=a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d
+file=$folder/$name
+
+python=python3
+command -v "$python" >/dev/null || { echo "error: python3 with pip is needed to download from PyPI" >&2; exit 1; }
+
+check() {
+    "$python" - "$1" "$sha256" <<'PY'
+import hashlib, sys
+with open(sys.argv[1], "rb") as f:
+    sys.exit(hashlib.sha256(f.read()).hexdigest() != sys.argv[2])
+PY
+}
+
+if [ -f "$file" ] && check "$file"; then
+    echo "$file is there (106 articles)"
+    exit 0
+fi
+
+mkdir -p "$folder"
+work=$(mktemp -d "$folder/.fetch.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+# Any platform's wheel will do: only one data file of it is used.
+"$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+    --python-version 3.12 --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 \
+    --platform manylinux_2_24_x86_64 --dest "$work" gensim==4.4.0
+"$python" - "$work" "$name" <<'PY'
+import pathlib, sys, zipfile
+work, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+(wheel,) = work.glob("*.whl")
+with zipfile.ZipFile(wheel) as z:
+    (work / name).write_bytes(z.read(f"gensim/test/test_data/{name}"))
+PY
+check "$work/$name" || { echo "error: $name from PyPI has not the sha256 $sha256; nothing was kept" >&2; exit 1; }
+mv "$work/$name" "$file"
+echo "$file: 206 pages, of which 106 articles and 100 redirects"
+echo "licence: text of Wikipedia, CC BY-SA 3.0 and GFDL (data/SCHEMA.md)"

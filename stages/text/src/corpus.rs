@@ -1,0 +1,295 @@
+//! Which rows are learned from, which are held out, and how large both are.
+//!
+//! A [`Survey`] reads every text once: bytes and the part each belongs to. Counting tokens (by the graph `scan →
+//! tokenize → count`) makes it a [`CorpusIndex`]. Both are files in the cache, so that the next run reads neither.
+use crate::Progress;
+use crate::cache::write_whole;
+use crate::documents::DocumentStore;
+use crate::problem::TextProblem;
+use crate::token_files::TokenStore;
+use anyhow::{Context, Result};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
+use arrow::datatypes::{UInt8Type, UInt32Type, UInt64Type};
+use contract::{Corpus, CorpusPart};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Rows read at a time.
+const CHUNK: u64 = 256;
+
+/// What decides whether a document is held out for validation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Split {
+    /// Rows 0, n, 2n … of the files.
+    Every(u64),
+    /// Documents whose content hash falls into this share of all hashes: equal documents stay together, and a
+    /// document stays where it is when others come or go.
+    Fraction(f64),
+}
+
+impl Split {
+    /// A name for cache keys.
+    pub fn key(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn holds_out(&self, row: u64, hash: u64) -> bool {
+        match self {
+            Split::Every(n) => row.is_multiple_of((*n).max(1)),
+            Split::Fraction(share) => (hash as f64) < share * 2f64.powi(64),
+        }
+    }
+
+    fn holds_out_something(&self) -> bool {
+        !matches!(self, Split::Fraction(share) if *share <= 0.0)
+    }
+}
+
+/// The part of the corpus a row belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Part {
+    /// Learned from.
+    Train = 0,
+    /// Held out.
+    Validation = 1,
+    /// Neither: null or empty.
+    Skipped = 2,
+}
+
+/// Every row's part and size in bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Survey {
+    /// Part of each row.
+    pub parts: Vec<Part>,
+    /// Bytes of each row's text (0 where only tokens are known).
+    pub bytes: Vec<u64>,
+}
+
+/// Builds a [`Survey`] row by row.
+struct Surveyor {
+    split: Split,
+    survey: Survey,
+    least: Option<(u64, Vec<usize>)>,
+}
+
+impl Surveyor {
+    fn new(split: Split) -> Self {
+        Self { split, survey: Survey::default(), least: None }
+    }
+
+    fn row(&mut self, file_row: u64, content: &[u8], bytes: u64) {
+        let part = if content.is_empty() {
+            Part::Skipped
+        } else {
+            let hash = blake3::hash(content);
+            let hash = u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]));
+            let index = self.survey.parts.len();
+            match &mut self.least {
+                Some((least, rows)) if *least == hash => rows.push(index),
+                Some((least, _)) if *least < hash => {}
+                other => *other = Some((hash, vec![index])),
+            }
+            if self.split.holds_out(file_row, hash) { Part::Validation } else { Part::Train }
+        };
+        self.survey.parts.push(part);
+        self.survey.bytes.push(bytes);
+    }
+
+    /// A split that ought to hold something out but meets too few rows holds out the document of the least hash,
+    /// if another is left to learn from.
+    fn finish(mut self) -> Survey {
+        let has = |survey: &Survey, part| survey.parts.contains(&part);
+        if self.split.holds_out_something() && !has(&self.survey, Part::Validation) {
+            let rows = self.least.map(|(_, rows)| rows).unwrap_or_default();
+            if self.survey.parts.iter().filter(|p| **p == Part::Train).count() > rows.len() {
+                rows.iter().for_each(|row| self.survey.parts[*row] = Part::Validation);
+            }
+        }
+        self.survey
+    }
+}
+
+impl Survey {
+    /// Reads every document of `store` once. Progress is in rows.
+    pub fn of(store: &DocumentStore, split: Split, progress: Progress) -> Result<Self> {
+        let mut surveyor = Surveyor::new(split);
+        for start in (0..store.rows()).step_by(CHUNK as usize) {
+            let mut row = start;
+            store.each(start..store.rows().min(start + CHUNK), |text| {
+                let text = text.unwrap_or_default();
+                surveyor.row(store.file_row(row), text.as_bytes(), text.len() as u64);
+                row += 1;
+            })?;
+            progress(row, store.rows());
+        }
+        Ok(surveyor.finish())
+    }
+
+    /// Rows learned from, ascending.
+    pub fn train(&self) -> impl Iterator<Item = u64> {
+        (0u64..).zip(&self.parts).filter(|(_, part)| **part == Part::Train).map(|(row, _)| row)
+    }
+}
+
+/// What is known of the corpus before training: rows, order and sizes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CorpusIndex {
+    /// Rows learned from, ascending.
+    pub train: Vec<u64>,
+    /// Rows held out, ascending.
+    pub validation: Vec<u64>,
+    /// Tokens of every row, its end-of-text token included.
+    pub tokens: Vec<u32>,
+    /// Bytes of every row.
+    pub bytes: Vec<u64>,
+    /// Totals.
+    pub corpus: Corpus,
+    /// Rows that are null, empty, or without a token.
+    pub skipped: u64,
+}
+
+impl CorpusIndex {
+    /// From a survey and the number of tokens of every row, the end-of-text token included. An error if nothing
+    /// is left to learn from.
+    pub fn new(survey: Survey, tokens: Vec<u32>) -> Result<Self> {
+        let Survey { parts, bytes } = survey;
+        let (rows, counted) = (parts.len(), tokens.len());
+        anyhow::ensure!(rows == counted, "{counted} rows were counted, but the corpus has {rows}");
+        let mut index =
+            Self { train: vec![], validation: vec![], tokens, bytes, corpus: Corpus::default(), skipped: 0 };
+        for (row, part) in parts.into_iter().enumerate() {
+            let (rows, total) = match part {
+                Part::Train if index.tokens[row] > 1 => (&mut index.train, &mut index.corpus.train),
+                Part::Validation if index.tokens[row] > 1 => (&mut index.validation, &mut index.corpus.validation),
+                _ => {
+                    index.skipped += 1;
+                    continue;
+                }
+            };
+            rows.push(row as u64);
+            let CorpusPart { rows, tokens, bytes } = total;
+            *rows += 1;
+            *tokens += u64::from(index.tokens[row]);
+            *bytes += index.bytes[row];
+        }
+        if index.train.is_empty() {
+            let (skipped, held) = (index.skipped, index.validation.len());
+            let why = format!(
+                "of its {counted} rows {held} are held out and {skipped} are null or empty; see `read.paths`, `read.column` and how much is held out"
+            );
+            return Err(TextProblem::Empty { why }.into());
+        }
+        Ok(index)
+    }
+
+    /// From token files, whose lists say everything. Progress is in rows.
+    pub fn of_tokens(store: &TokenStore, split: Split, progress: Progress) -> Result<Self> {
+        let (mut surveyor, mut tokens, mut content) = (Surveyor::new(split), Vec::new(), Vec::new());
+        for row in 0..store.rows() {
+            store.each([row], |ids| {
+                content.clear();
+                content.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+                surveyor.row(row, &content, 0);
+                tokens.push(ids.len() as u32 + 1);
+            })?;
+            if row.is_multiple_of(CHUNK) {
+                progress(row, store.rows());
+            }
+        }
+        Self::new(surveyor.finish(), tokens)
+    }
+
+    /// Mean tokens of a row learned from, its end-of-text token included.
+    pub fn mean_tokens(&self) -> f64 {
+        self.corpus.train.tokens as f64 / self.corpus.train.rows.max(1) as f64
+    }
+
+    /// Writes it, whole or not at all.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut parts = vec![Part::Skipped as u8; self.tokens.len()];
+        self.train.iter().for_each(|row| parts[*row as usize] = Part::Train as u8);
+        self.validation.iter().for_each(|row| parts[*row as usize] = Part::Validation as u8);
+        let columns: [(&str, ArrayRef); 3] = [
+            ("part", Arc::new(UInt8Array::from(parts))),
+            ("bytes", Arc::new(UInt64Array::from(self.bytes.clone()))),
+            ("tokens", Arc::new(UInt32Array::from(self.tokens.clone()))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns)?;
+        write_whole(path, |out| {
+            let mut writer = ArrowWriter::try_new(out, batch.schema(), None)?;
+            writer.write(&batch)?;
+            writer.close()?;
+            Ok(())
+        })
+    }
+
+    /// Reads what [`save`](Self::save) wrote; `None` if there is no such file.
+    pub fn load(path: &Path) -> Result<Option<Self>> {
+        let Ok(file) = std::fs::File::open(path) else { return Ok(None) };
+        let (mut survey, mut tokens) = (Survey::default(), Vec::new());
+        (|| {
+            for batch in ParquetRecordBatchReaderBuilder::try_new(file)?.build()? {
+                let batch = batch?;
+                let part = |code: &u8| [Part::Train, Part::Validation, Part::Skipped][usize::from(*code).min(2)];
+                survey.parts.extend(batch.column(0).as_primitive::<UInt8Type>().values().iter().map(part));
+                survey.bytes.extend(batch.column(1).as_primitive::<UInt64Type>().values());
+                tokens.extend(batch.column(2).as_primitive::<UInt32Type>().values());
+            }
+            anyhow::Ok(())
+        })()
+        .with_context(|| format!("{} is damaged; remove it", path.display()))?;
+        Self::new(survey, tokens).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn survey(split: Split, texts: &[&str]) -> Survey {
+        let mut surveyor = Surveyor::new(split);
+        for (row, text) in (0..).zip(texts) {
+            surveyor.row(row, text.as_bytes(), text.len() as u64);
+        }
+        surveyor.finish()
+    }
+
+    #[test]
+    fn every_third_row_is_held_out() {
+        use Part::*;
+        let survey = survey(Split::Every(3), &["a", "b", "", "c", "d"]);
+        assert_eq!(survey.parts, [Validation, Train, Skipped, Validation, Train]);
+        let index = CorpusIndex::new(survey, vec![2, 3, 1, 4, 5]).unwrap();
+        assert_eq!((index.train.clone(), index.validation.clone(), index.skipped), (vec![1, 4], vec![0, 3], 1));
+        assert_eq!((index.corpus.train.tokens, index.corpus.validation.bytes), (8, 2));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.parquet");
+        assert!(CorpusIndex::load(&path).unwrap().is_none());
+        index.save(&path).unwrap();
+        assert_eq!(CorpusIndex::load(&path).unwrap(), Some(index));
+    }
+
+    #[test]
+    fn a_fraction_is_about_that_and_never_nothing() {
+        let texts: Vec<String> = (0..2000).map(|i| format!("document {i}")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let held = |share, n: usize| {
+            let parts = survey(Split::Fraction(share), &texts[..n]).parts;
+            parts.iter().filter(|p| **p == Part::Validation).count()
+        };
+        assert!((150..250).contains(&held(0.1, 2000)));
+        assert_eq!((held(0.0001, 3), held(0.0001, 1), held(0.0, 2000)), (1, 0, 0));
+    }
+
+    #[test]
+    fn nothing_to_learn_from_is_an_error() {
+        let said = CorpusIndex::new(survey(Split::Every(1), &["a", ""]), vec![2, 1]).unwrap_err().to_string();
+        assert!(
+            said.contains("the corpus is empty") && said.contains("2 rows 1 are held out and 1 are null"),
+            "{said}"
+        );
+    }
+}

@@ -1,0 +1,167 @@
+//! What can be wrong with input. Each message says what, where, the near miss and the next move.
+use std::path::{Path, PathBuf};
+
+/// A problem with input that its user can mend. In an [`anyhow::Error`] it is found with `downcast_ref`.
+#[derive(Debug, thiserror::Error)]
+pub enum TextProblem {
+    /// A path of the configuration leads nowhere.
+    #[error("there is no file or folder {}{}", path.display(), near(similar))]
+    Missing {
+        /// The path.
+        path: PathBuf,
+        /// A name beside it that is like it.
+        similar: Option<String>,
+    },
+    /// A folder or pattern that gives no file.
+    #[error("{place} holds no file to read; {KNOWN}")]
+    Nothing {
+        /// The folder or pattern.
+        place: String,
+    },
+    /// A file of a format that is not read.
+    #[error("{} is not of a format that can be read ({why}); {KNOWN}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// How that was seen.
+        why: String,
+    },
+    /// A Parquet file without the column.
+    #[error("no column \"{column}\" in {}; columns: {}{}", file.display(), columns.join(", "), near(&similar(column, columns)))]
+    Column {
+        /// The file.
+        file: PathBuf,
+        /// What was asked for.
+        column: String,
+        /// What there is.
+        columns: Vec<String>,
+    },
+    /// A column of a type that cannot be used.
+    #[error("column \"{column}\" of {} is of type {found}, not {expected}", file.display())]
+    Type {
+        /// The file.
+        file: PathBuf,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// Nothing to learn from.
+    #[error("the corpus is empty: {why}")]
+    Empty {
+        /// How it came to that.
+        why: String,
+    },
+    /// A tokenizer that cannot be used.
+    #[error("tokenizer {name}: {why}")]
+    Tokenizer {
+        /// Its path or name.
+        name: String,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
+    /// A token file that was made with something else.
+    #[error("{}: its {what} is {found}, but {expected} is expected", file.display())]
+    Mismatch {
+        /// The token file.
+        file: PathBuf,
+        /// What disagrees.
+        what: &'static str,
+        /// What the file says.
+        found: String,
+        /// What it should say.
+        expected: String,
+    },
+    /// A file that is not what it says it is.
+    #[error("{}{}: {why}; restore the file, or leave it out of `paths`", file.display(), place(*row_group))]
+    Corrupt {
+        /// The file.
+        file: PathBuf,
+        /// Where in it, if that is known.
+        row_group: Option<usize>,
+        /// What is wrong.
+        why: String,
+    },
+    /// A token id that the vocabulary has not.
+    #[error("{}, row group {row_group}, row {row}: token id {id} is not below the vocabulary size {vocabulary}", file.display())]
+    Id {
+        /// The token file.
+        file: PathBuf,
+        /// The row group.
+        row_group: usize,
+        /// The row within the row group.
+        row: usize,
+        /// The id.
+        id: u32,
+        /// Number of ids there are.
+        vocabulary: u32,
+    },
+}
+
+const KNOWN: &str = "what can be read: .parquet, .txt, .xml (MediaWiki dump), .xml.bz2";
+
+impl TextProblem {
+    /// Can it be mended in the configuration (exit code 2), rather than in the data (1)?
+    pub fn is_usage(&self) -> bool {
+        !matches!(self, Self::Corrupt { .. } | Self::Id { .. })
+    }
+}
+
+fn near(similar: &Option<String>) -> String {
+    similar.as_ref().map(|name| format!("; similar: {name}")).unwrap_or_default()
+}
+
+fn place(row_group: Option<usize>) -> String {
+    row_group.map(|group| format!(", row group {group}")).unwrap_or_default()
+}
+
+/// The candidate most like `word`, if any is like it.
+pub fn similar<S: AsRef<str>>(word: &str, candidates: &[S]) -> Option<String> {
+    candidates
+        .iter()
+        .map(|c| (strsim::jaro_winkler(&word.to_lowercase(), &c.as_ref().to_lowercase()), c.as_ref()))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name.to_string())
+}
+
+/// The entry of `path`'s folder whose name is most like its own.
+pub fn similar_file(path: &Path) -> Option<String> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).ok()?.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.sort();
+    similar(path.file_name()?.to_str()?, &names)
+}
+
+/// Runs `f`; a panic in it (of a decoder, on damaged input) becomes an error message.
+pub fn shielded<T>(f: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
+        Ok(result) => result,
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(anyhow::anyhow!("the decoder gave up: {said}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_column_names_the_near_miss() {
+        let columns = ["id", "url", "title", "text"].map(String::from).to_vec();
+        let problem = TextProblem::Column { file: "X.parquet".into(), column: "txt".into(), columns };
+        assert_eq!(problem.to_string(), "no column \"txt\" in X.parquet; columns: id, url, title, text; similar: text");
+        assert!(problem.is_usage());
+    }
+
+    #[test]
+    fn a_panic_becomes_an_error() {
+        assert!(shielded(|| -> anyhow::Result<()> { panic!("row {}", 7) }).unwrap_err().to_string().contains("row 7"));
+    }
+}

@@ -1,0 +1,39 @@
+//! What the tests of this folder share.
+#![allow(dead_code)] // each of them uses a part
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use contract::{BatchShape, Calendar, Env, Resources};
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A file of the shared data; `None`, and a line that says so, where there is none.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data")).join(path);
+    if !path.exists() {
+        println!("skipped: {} is not here", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// Worker `worker` of `workers`.
+pub fn env(worker: usize, workers: usize, shape: BatchShape, calendar: Calendar, resources: &Resources) -> Env {
+    let resources = resources.clone();
+    Env { worker, workers, seed: 42, calendar, shape, model: None, corpus: None, run_dir: None, resources }
+}
+
+/// A Parquet file of these columns, `rows` rows a row group.
+pub fn write_parquet(path: &Path, rows: usize, columns: &[(&str, ArrayRef)]) {
+    let batch = RecordBatch::try_from_iter(columns.iter().cloned()).unwrap();
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(rows)).build();
+    let mut writer =
+        ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+/// A Parquet file with a column `text`.
+pub fn write_texts(path: &Path, rows: usize, texts: &[Option<&str>]) {
+    write_parquet(path, rows, &[("text", Arc::new(StringArray::from(texts.to_vec())))]);
+}

@@ -1,0 +1,192 @@
+//! Read, tokenize and pack together, served as the engine serves them: the same batches whatever the number of
+//! workers, and after a stop at any step.
+mod common;
+use common::{env, write_texts};
+use contract::testing::{Collect, at};
+use contract::{
+    At, BatchShape, Built, Calendar, Lane, Packet, Purpose, Resources, Settings, Source, Stage, Step, Turn,
+};
+use millrace_text::corpus::{Split, Survey};
+use millrace_text::tokenizer::END_OF_TEXT;
+use millrace_text::{Concat, CorpusIndex, Count, Counted, ReadDocuments, Scan, Tokenize, Tokenizer, silent};
+use proptest::prelude::*;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+fn stage(settings: &dyn Settings, env: &contract::Env) -> Box<dyn Stage> {
+    match settings.build(env).unwrap() {
+        Built::Stage(stage) => stage,
+        Built::Source(_) => unreachable!(),
+    }
+}
+
+fn source(settings: &dyn Settings, env: &contract::Env) -> Box<dyn Source> {
+    match settings.build(env).unwrap() {
+        Built::Source(source) => source,
+        Built::Stage(_) => unreachable!(),
+    }
+}
+
+/// Counts as the counting graph does, on so many workers.
+fn counted(resources: &Resources, rows: u64, workers: usize) -> Vec<u32> {
+    let mut resources = resources.clone();
+    resources.insert(Arc::new(Counted::default()));
+    let shape = BatchShape { micro_batches: 3, sequences: 1, length: 1 };
+    let calendar = Calendar { first: 0, steps: Scan::steps(rows, 3), evaluate: None, checkpoint: None };
+    let env = |worker| env(worker, workers, shape, calendar, &resources);
+    let mut count: Vec<_> = (0..workers).map(|w| stage(&Count {}, &env(w))).collect();
+    for worker in (0..workers).rev() {
+        let (mut scan, mut bpe) = (source(&Scan {}, &env(worker)), stage(&Tokenize::default(), &env(worker)));
+        for step in 0..calendar.steps {
+            for lane in env(worker).lanes() {
+                let (mut rows, mut tokens) = (Collect::default(), Collect::default());
+                assert_eq!(scan.next(lane, step, &mut rows).unwrap(), Turn::Done);
+                for packet in rows.0 {
+                    bpe.packet(at(step), packet, &mut tokens).unwrap();
+                }
+                for packet in tokens.0 {
+                    count[0].packet(at(step), packet, &mut Collect::default()).unwrap();
+                }
+            }
+        }
+    }
+    count.iter_mut().for_each(|c| c.finish().unwrap());
+    resources.get::<Counted>().unwrap().take().unwrap()
+}
+
+/// A small corpus with its tokenizer and index.
+static CORPUS: LazyLock<Resources> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let words = ["stone", "water", "the", "a", "wheel", "turns", "grain", "and", "river", "mill"];
+    let text = |i: usize| (0..i * 37 % 50).map(|j| words[(i * 7 + j * j * 3 + j) % 10]).collect::<Vec<_>>().join(" ");
+    let texts: Vec<String> = (0..900).map(text).collect();
+    let nulls = |(i, t): (usize, &'static str)| (i % 11 != 3).then_some(t);
+    let texts: Vec<&'static str> = texts.into_iter().map(|t| &*t.leak()).collect();
+    write_texts(&path, 100, &texts.into_iter().enumerate().map(nulls).collect::<Vec<_>>());
+    let resources = prepared(&path, folder.path());
+    std::mem::forget(folder);
+    resources
+});
+
+fn prepared(path: &Path, cache: &Path) -> Resources {
+    let text = |p: &Path| p.to_str().unwrap().to_string();
+    let read = ReadDocuments { paths: vec![text(path)], cache: Some(text(cache)), ..Default::default() };
+    let store = read.open(42, &mut silent()).unwrap();
+    let survey = Survey::of(&store, Split::Every(9), &mut silent()).unwrap();
+    let train = || Tokenizer::train(&store, &survey, 290, END_OF_TEXT, &read.cache(), &mut silent()).unwrap();
+    let tokenizer = train();
+    assert_eq!((train().hash(), tokenizer.vocabulary_size(), tokenizer.end_of_text()), (tokenizer.hash(), 290, 0));
+    let rows = store.rows();
+    let mut resources = Resources::default();
+    resources.insert(Arc::new(store));
+    resources.insert(Arc::new(tokenizer.vocabulary().clone()));
+    resources.insert(Arc::new(tokenizer));
+    let counts = counted(&resources, rows, 1);
+    assert_eq!(counts, counted(&resources, rows, 3));
+    assert_eq!(counts.len() as u64, rows);
+    let index = CorpusIndex::new(survey, counts).unwrap();
+    assert!(index.skipped >= 81 && index.train.len() > 600 && index.validation.len() > 80);
+    resources.insert(Arc::new(index));
+    resources
+}
+
+type Key = (Step, Purpose, Lane, u32);
+type Batches = BTreeMap<Key, (usize, Vec<u32>, Vec<u32>, Vec<u32>)>;
+type State = BTreeMap<Lane, (Value, Value)>;
+
+/// Steps `steps` as the engine runs them. Returns the batches, the state after the last step, and the most packets
+/// a step took.
+fn run(
+    workers: usize,
+    shape: BatchShape,
+    calendar: Calendar,
+    steps: std::ops::Range<Step>,
+    state: &State,
+) -> (Batches, State, usize) {
+    let (mut batches, mut after, mut most) = (Batches::new(), State::new(), 0);
+    for worker in 0..workers {
+        let env = env(worker, workers, shape, calendar, &CORPUS);
+        let (mut read, mut bpe) = (source(&ReadDocuments::default(), &env), stage(&Tokenize::default(), &env));
+        let mut pack = stage(&Concat::default(), &env);
+        for lane in env.lanes() {
+            if let Some((reader, packer)) = state.get(&lane) {
+                read.load(lane, reader.clone()).unwrap();
+                pack.load(lane, packer.clone()).unwrap();
+            }
+        }
+        for step in steps.clone() {
+            for lane in env.lanes() {
+                let mut packets = 0;
+                loop {
+                    let (mut rows, mut tokens, mut out) = (Collect::default(), Collect::default(), Collect::default());
+                    assert_eq!(read.next(lane, step, &mut rows).unwrap(), Turn::Done);
+                    let at: At = at(step);
+                    assert_eq!(rows.0.len(), 1, "a packet a call");
+                    bpe.packet(at, rows.0.remove(0), &mut tokens).unwrap();
+                    let turn = pack.packet(at, tokens.0.remove(0), &mut out).unwrap();
+                    for packet in out.0 {
+                        let Packet::Batch(b) = packet else { unreachable!() };
+                        let content = (b.sequences, b.tokens.to_vec(), b.targets.to_vec(), b.document_starts.to_vec());
+                        assert!(batches.insert((step, b.purpose, b.leaf, b.part), content).is_none());
+                    }
+                    packets += 1;
+                    if turn == Turn::Done {
+                        break;
+                    }
+                }
+                most = most.max(packets);
+                if !calendar.trains(step) {
+                    let mut none = Collect::default();
+                    assert_eq!(read.next(lane, step, &mut none).unwrap(), Turn::Done);
+                    assert!(none.0.is_empty());
+                }
+            }
+        }
+        for lane in env.lanes() {
+            after.insert(lane, (read.save(lane).unwrap(), pack.save(lane).unwrap()));
+        }
+    }
+    (batches, after, most)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn the_same_batches_on_any_workers_and_after_any_stop(
+        micro_batches in 1u32..6, sequences in 1usize..4, length in 1usize..60,
+        workers in 1usize..5, other_workers in 1usize..5, stop in 0u64..=25,
+    ) {
+        let shape = BatchShape { micro_batches, sequences, length };
+        let calendar = Calendar { first: 0, steps: 24, evaluate: Some(10), checkpoint: None };
+        let (whole, last, _) = run(1, shape, calendar, 0..25, &State::new());
+        for step in 0..24 {
+            for leaf in 0..micro_batches {
+                prop_assert!(whole.contains_key(&(step, Purpose::Train, leaf, 0)));
+            }
+        }
+        prop_assert!(!whole.contains_key(&(24, Purpose::Train, 0, 0)));
+        let validated = |step: Step| whole.keys().filter(|k| k.0 == step && k.1 == Purpose::Validate).count();
+        prop_assert!(validated(10) > 0 && validated(10) == validated(20) && validated(20) == validated(24) && validated(5) == 0);
+        let (mut found, state, _) = run(workers, shape, calendar, 0..stop, &State::new());
+        let text = serde_json::to_string(&state).unwrap();
+        let state: State = serde_json::from_str(&text).unwrap();
+        let (rest, end, _) = run(other_workers, shape, calendar, stop..25, &state);
+        found.extend(rest);
+        prop_assert!(found == whole);
+        prop_assert_eq!(end, last);
+    }
+}
+
+#[test]
+fn one_packet_is_enough_for_a_step_and_little_is_left_over() {
+    let shape = BatchShape { micro_batches: 2, sequences: 8, length: 64 };
+    let calendar = Calendar { first: 0, steps: 200, evaluate: None, checkpoint: None };
+    let (_, state, most) = run(2, shape, calendar, 0..200, &State::new());
+    assert_eq!(most, 1);
+    for (_, pack) in state.values() {
+        assert!(pack["tokens"].as_array().unwrap().len() < 200);
+    }
+}
