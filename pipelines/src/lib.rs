@@ -1,1 +1,7 @@
-//! (empty until its first module lands)
+//! From a configuration file to a running dataflow, and the command line around it.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod plan;
+pub mod problem;
+pub mod show;
