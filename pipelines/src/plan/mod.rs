@@ -25,6 +25,9 @@ pub use run::RunSettings;
 pub use values::{Entry, Table};
 pub use wire::Edge;
 
+pub(crate) use resolve::defaults;
+pub(crate) use values::toml_of;
+
 use crate::problem::{Diagnostic, Origin, Problems};
 use contract::{Kind, Settings, StageType};
 use resolve::{COMMON, Schema};
