@@ -197,3 +197,66 @@ fn parse_stage(text: &str) -> Result<(String, PathBuf), String> {
         _ => Err("write STAGE=FILE, for example loss=configs/stages/z_loss.toml".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_definitions_are_sound_and_every_help_has_an_example() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands_mut() {
+            let help = sub.render_long_help().to_string();
+            assert!(help.contains("Example"), "{help}");
+        }
+    }
+
+    #[test]
+    fn run_takes_its_options() {
+        let line = "pipeline run c.toml --set a.b=1 --set a.c=[1] --stage l=f.toml --sample 5 --epochs 1.5 --workers 2";
+        let Ok(Command::Run(run)) = parse(line) else { panic!() };
+        let overrides = run.overrides();
+        assert_eq!(overrides.set, ["a.b=1", "a.c=[1]"]);
+        assert_eq!(overrides.stage, [("l".to_owned(), PathBuf::from("f.toml"))]);
+        assert_eq!((overrides.sample, overrides.epochs, overrides.workers), (Some(5), Some(1.5), Some(2)));
+        assert_eq!(run.resume, None);
+    }
+
+    #[test]
+    fn resume_may_name_a_checkpoint() {
+        let resume = |line| match parse(line) {
+            Ok(Command::Run(run)) => run.resume,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(resume("pipeline run --resume c.toml"), Some(None));
+        assert_eq!(resume("pipeline run --resume=x c.toml"), Some(Some("x".into())));
+    }
+
+    #[test]
+    fn what_is_wrong_exits_with_2() {
+        for line in [
+            "pipeline rum c.toml",
+            "pipeline run",
+            "pipeline run c.toml --fast",
+            "pipeline run c.toml --set a",
+            "pipeline run c.toml --stage a",
+            "pipeline run c.toml --sample 0",
+            "pipeline bench --shape huge",
+            "pipeline bench --shape seed --precision f8",
+        ] {
+            assert_eq!(parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn bench_has_names_that_scripts_use() {
+        let Ok(Command::Bench(bench)) = parse("pipeline bench --shape gpt2 --batching per_sequence") else { panic!() };
+        assert_eq!(format!("{} {} {}", bench.shape, bench.precision, bench.batching), "gpt2 f32 per_sequence");
+    }
+}

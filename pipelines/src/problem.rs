@@ -137,6 +137,15 @@ impl Problems {
         self.0.is_empty()
     }
 
+    /// Orders them by file and line; those of the command line come last.
+    pub(crate) fn sort(&mut self) {
+        self.0.sort_by_cached_key(|problem| match &problem.origin {
+            Origin::File { file, line } => (0, file.clone(), *line),
+            Origin::StageFile { file, line } => (1, file.clone(), *line),
+            _ => (2, String::new(), 0),
+        });
+    }
+
     /// `value` if nothing is wrong.
     pub fn or<T>(self, value: T) -> Result<T, Problems> {
         if self.is_empty() { Ok(value) } else { Err(self) }

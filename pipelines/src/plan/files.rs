@@ -122,18 +122,18 @@ fn missing(path: &Path, asked_by: Origin) -> Diagnostic {
     Diagnostic { similar: near, ..problem }.next(format!("`{}` holds {shown}", folder.display()))
 }
 
-/// The table that a whole file is (`--stage id=FILE`).
-pub(crate) fn load_table(path: &Path, problems: &mut Problems) -> Option<Table> {
+/// The table of stage `id` that a whole file is (`--stage id=FILE`).
+pub(crate) fn load_table(id: &str, path: &Path, problems: &mut Problems) -> Option<Table> {
     let file = path.display().to_string();
     let origin = Origin::StageFile { file, line: 0 };
     let text = read(path, origin.clone(), problems)?;
-    parse_table(&text, origin, problems)
+    parse_table(id, &text, origin, problems)
 }
 
-/// The table that a whole text is.
-pub(crate) fn parse_table(text: &str, origin: Origin, problems: &mut Problems) -> Option<Table> {
+/// The table of stage `id` that a whole text is.
+pub(crate) fn parse_table(id: &str, text: &str, origin: Origin, problems: &mut Problems) -> Option<Table> {
     let document = document(text, &origin, problems)?;
-    Some(table(document.as_table(), text, origin, problems))
+    Some(table(id, document.as_table(), text, origin, problems))
 }
 
 fn parse(path: &Path, text: &str, problems: &mut Problems) -> (Raw, Option<Entry>) {
@@ -149,7 +149,7 @@ fn parse(path: &Path, text: &str, problems: &mut Problems) -> (Raw, Option<Entry
                 None => problems.push(Diagnostic::new("`extends` must be the name of a file, in quotes", at)),
             },
             ("run", item) => match item.as_table_like() {
-                Some(body) => raw.run = table(body, text, at, problems),
+                Some(body) => raw.run = table("run", body, text, at, problems),
                 None => problems.push(Diagnostic::new("`run` must be a table", at).next("write `[run]`")),
             },
             ("stage", item) => match item.as_table_like() {
@@ -170,7 +170,7 @@ fn stages(body: &dyn toml_edit::TableLike, text: &str, origin: &Origin, raw: &mu
     for (id, item) in body.iter() {
         let at = origin.on_line(line_of(body, id, text));
         match item.as_table_like() {
-            Some(keys) => raw.stages.push((id.to_owned(), table(keys, text, at, problems))),
+            Some(keys) => raw.stages.push((id.to_owned(), table(id, keys, text, at, problems))),
             None => {
                 let message = format!("stage `{id}` must be a table");
                 problems.push(Diagnostic::new(message, at).next(format!("write `[stage.{id}]`")));
@@ -179,13 +179,13 @@ fn stages(body: &dyn toml_edit::TableLike, text: &str, origin: &Origin, raw: &mu
     }
 }
 
-fn table(body: &dyn toml_edit::TableLike, text: &str, origin: Origin, problems: &mut Problems) -> Table {
+fn table(name: &str, body: &dyn toml_edit::TableLike, text: &str, origin: Origin, problems: &mut Problems) -> Table {
     let mut table = Table { origin, entries: Vec::new() };
     for (key, item) in body.iter() {
         let origin = table.origin.on_line(line_of(body, key, text));
         match json_of_item(item) {
             Ok(value) => table.entries.push((key.to_owned(), Entry { value, origin })),
-            Err(message) => problems.push(Diagnostic::new(format!("`{key}`: {message}"), origin)),
+            Err(message) => problems.push(Diagnostic::new(format!("`{name}.{key}`: {message}"), origin)),
         }
     }
     table

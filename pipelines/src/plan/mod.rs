@@ -16,6 +16,10 @@ mod registry;
 mod render;
 mod resolve;
 mod run;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod toys;
 mod values;
 mod wire;
 
@@ -35,6 +39,7 @@ use serde_json::{Map, Value};
 use std::path::Path;
 
 /// A graph of stages, ready to be built.
+#[derive(Debug)]
 pub struct Plan {
     /// The `[run]` table.
     pub run: RunSettings,
@@ -54,6 +59,13 @@ pub struct PlannedStage {
     pub settings: Box<dyn Settings>,
     /// For each port of its settings, what feeds it.
     pub inputs: Vec<Vec<Edge>>,
+}
+
+impl std::fmt::Debug for PlannedStage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let PlannedStage { id, type_name, inputs, .. } = self;
+        write!(f, "{id} ({type_name}) ← {inputs:?}")
+    }
 }
 
 /// A configuration with every value in it. Two are equal if they say the same, wherever it comes from.
@@ -109,6 +121,7 @@ impl Plan {
         for (stage, inputs) in stages.iter_mut().zip(wires) {
             stage.inputs = inputs;
         }
+        problems.sort();
         problems.or(Plan { run, stages, resolved })
     }
 

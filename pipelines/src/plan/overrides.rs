@@ -51,7 +51,7 @@ fn replace_stage(raw: &mut Raw, id: &str, file: PathBuf, problems: &mut Problems
         problems.push(Diagnostic::new(message, origin).similar_to(id, ids).next("write --stage STAGE=FILE"));
         return;
     };
-    let Some(mut table) = load_table(&file, problems) else { return };
+    let Some(mut table) = load_table(id, &file, problems) else { return };
     if let (None, Some(inputs)) = (table.get("inputs"), old.get("inputs")) {
         table.set("inputs", inputs.clone());
     }

@@ -66,8 +66,8 @@ pub(crate) fn wire(nodes: &[Node], types_giving: &dyn Fn(Kind) -> Vec<String>, p
     }
     one_owner(nodes, &wires, problems);
     if let Err(cycle) = order(&wires) {
-        let names: Vec<String> = cycle.iter().map(|i| format!("`{}`", nodes[*i].id)).collect();
-        let message = format!("{} feed each other within one step", names.join(" → "));
+        let names: Vec<String> = cycle.iter().chain(cycle.first()).map(|i| format!("`{}`", nodes[*i].id)).collect();
+        let message = format!("a cycle within one step: {}", names.join(" → "));
         let place = cycle.iter().find(|i| nodes[**i].inputs.is_some()).or(cycle.first()).map(|i| nodes[*i].place());
         problems.push(Diagnostic::new(message, place.unwrap_or_default()).next("take one out of `inputs`"));
     }

@@ -56,11 +56,13 @@ pub fn banner(banner: &Banner, columns: usize) -> String {
         1 => "1 worker".to_owned(),
         n => format!("{n} workers"),
     };
+    let cores = if banner.cores == 1 { "1 core".to_owned() } else { format!("{} cores", banner.cores) };
+    let blas = (!banner.blas_kernel.is_empty()).then(|| format!("OpenBLAS, {} kernels", banner.blas_kernel));
     let model = banner.model.as_ref().map(|model| format!("{model}, {} parameters", count(banner.parameters)));
     let facts = [
         ("Run", Some(banner.run.clone())),
-        ("CPU", Some(format!("{}, {} cores, {workers}", banner.cpu, banner.cores))),
-        ("BLAS", Some(format!("OpenBLAS, {} kernels", banner.blas_kernel))),
+        ("CPU", Some(format!("{}, {cores}, {workers}", banner.cpu))),
+        ("BLAS", blas),
         ("Model", model),
         ("Data", banner.source.clone()),
         ("Corpus", banner.corpus.as_ref().map(corpus_line)),
@@ -123,13 +125,27 @@ mod tests {
 
     #[test]
     fn it_tells_and_warns() {
-        insta::assert_snapshot!(banner(&seen(), 80), @"");
+        insta::assert_snapshot!(banner(&seen(), 80), @r"
+        Run    wiki
+        CPU    AMD EPYC 9R45, 2 cores, 2 workers
+        BLAS   OpenBLAS, Haswell kernels
+        Model  GPT-2, 2 layers, width 256, 8 heads, 4.2 M parameters
+        Data   data/wiki.parquet
+        Corpus 7.2 M tokens in 9.5 k rows, 32.0 MB; held out 380.0 k tokens
+        Batch  2 × 16 sequences of 128 tokens, 600 steps
+        Files  runs/wiki
+        warning: OPENBLAS_CORETYPE=Haswell holds OpenBLAS below this CPU (Cooperlake)
+          products may take twice as long   (run: unset OPENBLAS_CORETYPE)
+        ");
     }
 
     #[test]
     fn little_known_little_said() {
         let little = Banner { run: "prepare".into(), cpu: "x".into(), cores: 1, workers: 1, ..Banner::default() };
-        insta::assert_snapshot!(banner(&little, 80), @"");
+        insta::assert_snapshot!(banner(&little, 80), @r"
+        Run    prepare
+        CPU    x, 1 core, 1 worker
+        ");
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub enum Unit {
 /// `[███░░]`, `room` columns between the brackets.
 pub fn bar(done: u64, total: u64, room: usize) -> String {
     let share = if total == 0 { 0.0 } else { (done as f64 / total as f64).min(1.0) };
-    let full = (share * room as f64).floor() as usize;
+    // Rounded, but full only when all is done.
+    let full = ((share * room as f64).round() as usize).min(if share < 1.0 { room.saturating_sub(1) } else { room });
     format!("[{}{}]", "█".repeat(full), "░".repeat(room - full))
 }
 
@@ -75,7 +76,7 @@ impl Training {
             (3, Some(format!("Batch: {}", self.batch))),
             (4, self.left.map(|left| format!("{} left", clock(left)))),
             (1, self.mfu.map(|mfu| format!("MFU: {:.1}%", 100.0 * mfu))),
-            (0, Some(format!("wait {:.1} ms", self.data_wait_ms))),
+            (0, Some(format!("Wait: {:.1} ms", self.data_wait_ms))),
             (2, self.validation_loss.map(|value| format!("Validation: {}", loss(value)))),
         ];
         join(head, &parts, columns)
@@ -176,12 +177,20 @@ mod tests {
         for (columns, line) in widths.iter().zip(&lines) {
             assert!(width(line) <= *columns, "{line}");
         }
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        Training [██░░░░░░░░░░░░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | Batch: 64 | 12:34 left | MFU: 41.2% | Wait: 0.3 ms | Validation: 9.020
+        Training [██░░░░░░░░░░░░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | Batch: 64 | 12:34 left | Validation: 9.020
+        Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | Batch: 64 | 12:34 left
+        Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | 12:34 left
+        Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154
+        Training [█░░░░░░░] 320/2665 (12.0%)
+        Training [█░░░░░░░]…
+        ");
     }
 
     #[test]
     fn nothing_known_yet() {
-        insta::assert_snapshot!(Training::default().render(80), @"");
+        insta::assert_snapshot!(Training::default().render(80), @"Training [░░░░░░░░] 0/0 (0.0%) | Loss: 0.000 | 0 tok/s | Batch: 0 | Wait: 0.0 ms");
     }
 
     #[test]
@@ -196,7 +205,13 @@ mod tests {
             reading(1_234, 0, Unit::Things("documents")),
             reading(0, 50_000, Unit::Things("documents")),
         ];
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        Reading [███░░░░░] 12.0/34.0 MB | 8.0 MB/s | 0:03 left
+        Reading [░░░░░░░░] 12.0 kB/34.0 MB | 8.0 kB/s | 1:10:49 left
+        Reading [████████] 34.0/34.0 MB | 22.7 MB/s | took 0:02
+        Reading 1.2 k documents | 822/s
+        Reading [░░░░░░░░] 0/50.0 k documents | 0/s
+        ");
     }
 
     #[test]

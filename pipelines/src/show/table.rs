@@ -98,7 +98,15 @@ mod tests {
             wall: Duration::from_secs(130),
             waits: vec![("data".into(), Duration::from_micros(1900))],
         };
-        insta::assert_snapshot!(stage_times(&times, 80), @"");
+        insta::assert_snapshot!(stage_times(&times, 80), @r"
+        stage                time  share  calls
+        read              12.0 ms   0.0%  1.2 k
+        forward            81.0 s  31.2%  1.2 k
+        backward             2:39  61.2%  7.2 k
+        waiting for data   1.9 ms   0.0%
+        everything else    20.0 s   7.7%
+        2 workers, 2:10 each
+        ");
         assert!(stage_times(&Times::default(), 80).contains("everything else"));
     }
 
@@ -107,6 +115,10 @@ mod tests {
         let row = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
         let heads = [("what", Align::Left), ("n", Align::Right)];
         let text = table(&heads, &[row("a long description of things", "123456"), row("b", "7")], 20);
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        what               n
+        a long desc…  123456
+        b                  7
+        ");
     }
 }
