@@ -1,21 +1,241 @@
-//! (stand-in until the plan lands)
-use contract::Settings;
-/// A stage of the plan.
+//! From a configuration file to a checked plan: parse, then check, and nothing is opened but configuration.
+//!
+//! - `files`: TOML with line numbers and `extends`
+//! - `overrides`: what the command line changes
+//! - `resolve`: every key known, every value of its type, defaults filled in
+//! - [`RunSettings`]: the `[run]` table
+//! - `wire`: which stage feeds which
+//! - `render`: the resolved configuration as TOML, each value with its origin
+//! - [`check_registry`]: what every registered stage type owes its users
+//!
+//! Paths in a configuration are kept as written: relative ones are relative to the current directory, but for
+//! `extends`, which is relative to the file that says it.
+mod files;
+mod overrides;
+mod registry;
+mod render;
+mod resolve;
+mod run;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod toys;
+mod values;
+mod wire;
+
+pub use overrides::Overrides;
+pub use registry::{check_registry, find_type};
+pub use run::RunSettings;
+pub use values::{Entry, Table};
+pub use wire::Edge;
+
+pub(crate) use resolve::defaults;
+pub(crate) use values::toml_of;
+
+use crate::problem::{Diagnostic, Origin, Problems};
+use contract::{Kind, Settings, StageType};
+use resolve::{COMMON, Schema};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// A graph of stages, ready to be built.
+#[derive(Debug)]
+pub struct Plan {
+    /// The `[run]` table.
+    pub run: RunSettings,
+    /// The stages, as written.
+    pub stages: Vec<PlannedStage>,
+    /// Every value with its origin; empty for a plan made in code.
+    pub resolved: Resolved,
+}
+
+/// One stage of a [`Plan`].
 pub struct PlannedStage {
-    /// Name.
+    /// Its name in the plan.
     pub id: String,
-    /// Type.
+    /// Its type in the registry; empty for a plan made in code.
     pub type_name: &'static str,
-    /// Settings.
+    /// What its table says.
     pub settings: Box<dyn Settings>,
-    /// Edges a port.
+    /// For each port of its settings, what feeds it.
     pub inputs: Vec<Vec<Edge>>,
 }
-/// An edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edge {
-    /// Giver.
-    pub from: usize,
-    /// Crosses to the next step.
-    pub feedback: bool,
+
+impl std::fmt::Debug for PlannedStage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let PlannedStage { id, type_name, inputs, .. } = self;
+        write!(f, "{id} ({type_name}) ← {inputs:?}")
+    }
+}
+
+/// A configuration with every value in it. Two are equal if they say the same, wherever it comes from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resolved {
+    /// The `[run]` table.
+    pub run: Table,
+    /// The stages' tables, with `type` and, if given, `inputs`.
+    pub stages: Vec<(String, Table)>,
+}
+
+impl Plan {
+    /// Reads the configuration `path` with what the command line changes. All problems are reported at once.
+    pub fn load(path: &Path, overrides: &Overrides, registry: &[StageType]) -> Result<Plan, Problems> {
+        let mut problems = Problems::default();
+        let mut raw = files::load(path, &mut problems);
+        if raw.stages.is_empty() {
+            if problems.is_empty() {
+                let message = "there is no stage in the configuration";
+                problems.push(
+                    Diagnostic::new(message, Origin::file(path.display().to_string()))
+                        .next("add [stage.NAME] tables; `pipeline stages` lists the types"),
+                );
+            }
+            return Err(problems);
+        }
+        overrides.apply(&mut raw, registry, &mut problems);
+        let (run_table, run) = run_settings(path, &raw.run, &mut problems);
+        let mut stages = Vec::new();
+        let mut nodes = Vec::new();
+        let mut resolved = Resolved { run: run_table, stages: Vec::new() };
+        for (id, table) in &raw.stages {
+            let inputs = inputs_of(id, table, &mut problems);
+            let known = type_of(id, table, registry, &mut problems);
+            let (filled, settings) = match known {
+                Some(stage_type) => resolve::stage(id, table, stage_type, &mut problems),
+                None => (Table::default(), None),
+            };
+            nodes.push(wire::Node {
+                id: id.clone(),
+                takes: settings.as_ref().map(|s| s.takes()).unwrap_or_default(),
+                gives: settings.as_ref().map(|s| s.gives()).unwrap_or_default(),
+                known: settings.is_some(),
+                origin: table.origin.clone(),
+                inputs,
+            });
+            resolved.stages.push((id.clone(), with_common(table, filled)));
+            if let (Some(stage_type), Some(settings)) = (known, settings) {
+                stages.push(PlannedStage { id: id.clone(), type_name: stage_type.name, settings, inputs: Vec::new() });
+            }
+        }
+        let wires = wire::wire(&nodes, &|kind| registry::types_giving(registry, kind), &mut problems);
+        for (stage, inputs) in stages.iter_mut().zip(wires) {
+            stage.inputs = inputs;
+        }
+        problems.sort();
+        problems.or(Plan { run, stages, resolved })
+    }
+
+    /// A plan made in code: only the wiring is worked out and checked.
+    pub fn of(stages: Vec<(String, Box<dyn Settings>)>) -> Result<Plan, Problems> {
+        let mut problems = Problems::default();
+        let mut nodes: Vec<wire::Node> = Vec::new();
+        for (id, settings) in &stages {
+            if nodes.iter().any(|node| node.id == *id) {
+                problems.push(Diagnostic::new(format!("two stages are called `{id}`"), Origin::Code));
+            }
+            nodes.push(wire::Node {
+                id: id.clone(),
+                takes: settings.takes(),
+                gives: settings.gives(),
+                known: true,
+                origin: Origin::Code,
+                inputs: None,
+            });
+        }
+        let wires = wire::wire(&nodes, &|_| Vec::new(), &mut problems);
+        let planned = |((id, settings), inputs)| PlannedStage { id, type_name: "", settings, inputs };
+        let stages = stages.into_iter().zip(wires).map(planned).collect();
+        problems.or(Plan { run: RunSettings::default(), stages, resolved: Resolved::default() })
+    }
+
+    /// Indices of [`stages`](Plan::stages) such that every stage comes after those that feed it, but for
+    /// feedback: the order to build them in. The written order wherever that is such an order.
+    pub fn order(&self) -> Vec<usize> {
+        let wires = self.stages.iter().map(|stage| stage.inputs.clone()).collect();
+        wire::order(&wires).unwrap_or_default()
+    }
+
+    /// The stage called `id`.
+    pub fn stage(&self, id: &str) -> Option<&PlannedStage> {
+        self.stages.iter().find(|stage| stage.id == id)
+    }
+
+    /// The settings of type `S`, with their index, of the first stage that has such.
+    pub fn settings<S: 'static>(&self) -> Option<(usize, &S)> {
+        let of = |stage: &'_ PlannedStage| stage.settings.as_any().is::<S>();
+        let at = self.stages.iter().position(of)?;
+        Some((at, self.stages[at].settings.as_any().downcast_ref()?))
+    }
+
+    /// Every stage that takes what stage `from` gives of `kind`, as (stage, port, feedback).
+    pub fn takers(&self, from: usize, kind: Kind) -> Vec<(usize, usize, bool)> {
+        let mut found = Vec::new();
+        for (at, stage) in self.stages.iter().enumerate() {
+            for (index, _) in stage.settings.takes().iter().enumerate().filter(|(_, port)| port.kind == kind) {
+                let edges = stage.inputs[index].iter().filter(|edge| edge.from == from);
+                found.extend(edges.map(|edge| (at, index, edge.feedback)));
+            }
+        }
+        found
+    }
+}
+
+fn run_settings(path: &Path, given: &Table, problems: &mut Problems) -> (Table, RunSettings) {
+    let before = problems.0.len();
+    let mut defaults = match serde_json::to_value(RunSettings::default()) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    };
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    defaults.insert("name".into(), stem.into());
+    let parses = |value| serde_json::from_value::<RunSettings>(value).map(drop).map_err(|error| error.to_string());
+    let keys: Vec<&str> = RunSettings::KEYS.iter().map(|(key, _)| *key).collect();
+    let schema = Schema { name: "run", defaults, listed: format!("keys: {}", keys.join(", ")), parses: &parses };
+    let filled = resolve::fill(&schema, given, problems);
+    let run: RunSettings = serde_json::from_value(resolve::object(&filled)).unwrap_or_default();
+    if problems.0.len() == before {
+        run.check(&filled, problems);
+    }
+    (filled, run)
+}
+
+fn type_of<'a>(id: &str, table: &Table, registry: &'a [StageType], problems: &mut Problems) -> Option<&'a StageType> {
+    let entry = table.get("type");
+    let Some(name) = entry.and_then(|entry| entry.value.as_str()) else {
+        let message = match entry {
+            Some(_) => format!("`{id}.type` must be the name of a stage type, in quotes"),
+            None => format!("stage `{id}` has no `type`"),
+        };
+        let names = registry.iter().map(|t| t.name);
+        let problem = Diagnostic::new(message, table.origin_of("type")).similar_to(id, names);
+        problems.push(problem.next("`pipeline stages` lists all"));
+        return None;
+    };
+    match find_type(registry, name, table.origin_of("type")) {
+        Ok(found) => Some(found),
+        Err(problem) => {
+            problems.push(problem);
+            None
+        }
+    }
+}
+
+fn inputs_of(id: &str, table: &Table, problems: &mut Problems) -> Option<(Vec<String>, Origin)> {
+    let entry = table.get("inputs")?;
+    match serde_json::from_value::<Vec<String>>(entry.value.clone()) {
+        Ok(names) => Some((names, entry.origin.clone())),
+        Err(_) => {
+            let message = format!("`{id}.inputs` must be a list of stages");
+            problems.push(Diagnostic::new(message, entry.origin.clone()).next("for example inputs = [\"read\"]"));
+            None
+        }
+    }
+}
+
+/// `type` and `inputs` before the stage's own keys.
+fn with_common(given: &Table, filled: Table) -> Table {
+    let common = COMMON.iter().filter(|key| filled.get(key).is_none());
+    let mut entries: Vec<_> = common.filter_map(|key| Some(((*key).to_owned(), given.get(key)?.clone()))).collect();
+    entries.extend(filled.entries);
+    Table { origin: given.origin.clone(), entries }
 }

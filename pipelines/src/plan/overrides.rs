@@ -1,0 +1,140 @@
+//! What the command line changes: `--stage`, `--set`, `--sample`, `--epochs`, `--workers`, in this order.
+use super::files::{Raw, load_table, replace_length};
+use super::values::{Entry, Table, json_of_value};
+use crate::problem::{Diagnostic, Origin, Problems};
+use contract::StageType;
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// What the command line changes in a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--set`: `STAGE.KEY=VALUE` or `run.KEY=VALUE`. The value is TOML, or else a string.
+    pub set: Vec<String>,
+    /// `--stage`: a stage and the file that takes the place of its table. Its `inputs` stay if the file has none.
+    pub stage: Vec<(String, PathBuf)>,
+    /// `--sample`: the same as `--set read.sample=N`.
+    pub sample: Option<u64>,
+    /// `--epochs`: `run.max_epochs`, instead of `run.max_steps`.
+    pub epochs: Option<f64>,
+    /// `--workers`: `run.workers`.
+    pub workers: Option<usize>,
+}
+
+impl Overrides {
+    pub(crate) fn apply(&self, raw: &mut Raw, registry: &[StageType], problems: &mut Problems) {
+        for (id, file) in &self.stage {
+            replace_stage(raw, id, file.clone(), problems);
+        }
+        for text in &self.set {
+            set(raw, text, Origin::Option(format!("--set {text}")), registry, problems);
+        }
+        let options = [
+            ("--sample", "read.sample", self.sample.map(Value::from)),
+            ("--epochs", "run.max_epochs", self.epochs.map(Value::from)),
+            ("--workers", "run.workers", self.workers.map(Value::from)),
+        ];
+        for (option, key, value) in options {
+            if let Some(value) = value {
+                set(raw, &format!("{key}={value}"), Origin::Option(format!("{option} {value}")), registry, problems);
+            }
+        }
+    }
+}
+
+fn replace_stage(raw: &mut Raw, id: &str, file: PathBuf, problems: &mut Problems) {
+    let origin = Origin::Option(format!("--stage {id}={}", file.display()));
+    let ids: Vec<String> = raw.stages.iter().map(|(id, _)| id.clone()).collect();
+    let Some(old) = raw.stage_mut(id) else {
+        let message = format!("there is no stage `{id}` to replace");
+        let ids = ids.iter().map(String::as_str);
+        problems.push(Diagnostic::new(message, origin).similar_to(id, ids).next("write --stage STAGE=FILE"));
+        return;
+    };
+    let Some(mut table) = load_table(id, &file, problems) else { return };
+    if let (None, Some(inputs)) = (table.get("inputs"), old.get("inputs")) {
+        table.set("inputs", inputs.clone());
+    }
+    *old = table;
+}
+
+fn set(raw: &mut Raw, text: &str, origin: Origin, registry: &[StageType], problems: &mut Problems) {
+    let wrong = |message: String| {
+        Diagnostic::new(message, origin.clone()).next("write STAGE.KEY=VALUE, for example optimize.learning_rate=3e-4")
+    };
+    let Some((path, value)) = text.split_once('=') else {
+        return problems.push(wrong(format!("`{text}` has no `=`")));
+    };
+    let value = match value.trim().parse::<toml_edit::Value>().map(|value| json_of_value(&value)) {
+        Ok(Ok(value)) => value,
+        Ok(Err(message)) => return problems.push(wrong(message)),
+        Err(_) => Value::from(value),
+    };
+    let keys: Vec<String> = match toml_edit::Key::parse(path.trim()) {
+        Ok(keys) => keys.iter().map(|key| key.get().to_owned()).collect(),
+        Err(_) => return problems.push(wrong(format!("`{path}` is no key"))),
+    };
+    let mut keys: &[String] = &keys;
+    if keys.len() > 2 && keys[0] == "stage" && raw.stage("stage").is_none() {
+        keys = &keys[1..];
+    }
+    let entry = Entry { value, origin: origin.clone() };
+    let (table, defaults) = match keys {
+        [table, _, ..] if table == "run" => (Some(&mut raw.run), Value::Null),
+        [table, _, ..] => {
+            let defaults = raw.stage(table).map(|table| defaults_of(table, registry)).unwrap_or_default();
+            (raw.stage_mut(table), defaults)
+        }
+        _ => (None, Value::Null),
+    };
+    let Some(table) = table else {
+        let names = full_names(raw, registry);
+        return problems
+            .push(wrong(format!("`{path}` names no key")).similar_to(path, names.iter().map(String::as_str)));
+    };
+    if keys[0] == "run" {
+        let mut upper = Table::default();
+        upper.set(&keys[1], entry.clone());
+        replace_length(table, &upper);
+    }
+    if let Err(message) = assign(table, &keys[1..], entry, &defaults) {
+        problems.push(wrong(format!("`{path}`: {message}")));
+    }
+}
+
+/// Sets `keys[0]` of `table`, or a place inside its value (which starts from the default).
+fn assign(table: &mut Table, keys: &[String], entry: Entry, defaults: &Value) -> Result<(), String> {
+    let Some((key, inner)) = keys.split_first() else { return Ok(()) };
+    if inner.is_empty() {
+        table.set(key, entry);
+        return Ok(());
+    }
+    let mut whole = table.get(key).map(|old| old.value.clone()).or_else(|| defaults.get(key).cloned());
+    let mut place = whole.get_or_insert(Value::Null);
+    for step in inner {
+        if place.is_null() {
+            *place = Value::Object(Default::default());
+        }
+        let Value::Object(map) = place else { return Err(format!("there is no `{step}` in a value like {place}")) };
+        place = map.entry(step.clone()).or_insert(Value::Null);
+    }
+    *place = entry.value;
+    table.set(key, Entry { value: whole.unwrap_or_default(), origin: entry.origin });
+    Ok(())
+}
+
+fn defaults_of(table: &Table, registry: &[StageType]) -> Value {
+    let name = table.get("type").and_then(|entry| entry.value.as_str()).unwrap_or_default();
+    registry.iter().find(|t| t.name == name).map(|t| (t.defaults)()).unwrap_or_default()
+}
+
+/// Every key that `--set` could name.
+fn full_names(raw: &Raw, registry: &[StageType]) -> Vec<String> {
+    let mut names: Vec<String> = super::RunSettings::KEYS.iter().map(|(key, _)| format!("run.{key}")).collect();
+    for (id, table) in &raw.stages {
+        if let Value::Object(map) = defaults_of(table, registry) {
+            names.extend(map.keys().map(|key| format!("{id}.{key}")));
+        }
+    }
+    names
+}

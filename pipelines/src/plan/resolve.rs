@@ -1,0 +1,136 @@
+//! From tables of values to settings: every key known, every value of the right type, all problems kept.
+use super::values::{Entry, Table, shorten_floats};
+use crate::problem::{Diagnostic, Origin, Problems, similar};
+use contract::{Settings, StageType};
+use serde_json::{Map, Value};
+
+/// Keys of every stage table that are not the stage's own.
+pub(crate) const COMMON: [&str; 2] = ["type", "inputs"];
+
+/// What a table may hold.
+pub(crate) struct Schema<'a> {
+    /// The table's name in messages, for example `optimize`.
+    pub name: &'a str,
+    /// The default of every key.
+    pub defaults: Map<String, Value>,
+    /// Where all keys are listed.
+    pub listed: String,
+    /// Does an object of all keys parse?
+    pub parses: &'a dyn Fn(Value) -> Result<(), String>,
+}
+
+/// Lays `given` over the defaults. Values that do not parse become problems and are left at their default.
+pub(crate) fn fill(schema: &Schema, given: &Table, problems: &mut Problems) -> Table {
+    let mut filled = Table { origin: given.origin.clone(), entries: Vec::new() };
+    for (key, value) in &schema.defaults {
+        filled.set(key, Entry { value: value.clone(), origin: Origin::Default });
+    }
+    for (key, entry) in &given.entries {
+        if COMMON.contains(&key.as_str()) && !schema.defaults.contains_key(key) {
+            continue;
+        }
+        let full = format!("{}.{key}", schema.name);
+        if !schema.defaults.contains_key(key) {
+            let known = schema.defaults.keys().map(String::as_str);
+            let problem = Diagnostic::new(format!("unknown key `{full}`"), entry.origin.clone());
+            problems.push(problem.similar_to(key, known).next(schema.listed.clone()));
+            continue;
+        }
+        let mut object = schema.defaults.clone();
+        object.insert(key.clone(), entry.value.clone());
+        match (schema.parses)(Value::Object(object)) {
+            Ok(()) => filled.set(key, entry.clone()),
+            Err(error) => problems.push(explain(&full, &error, entry.origin.clone())),
+        }
+    }
+    filled
+}
+
+/// All keys of a table as one object.
+pub(crate) fn object(table: &Table) -> Value {
+    Value::Object(table.entries.iter().map(|(key, entry)| (key.clone(), entry.value.clone())).collect())
+}
+
+/// The default of every key of a stage type.
+pub(crate) fn defaults(stage_type: &StageType) -> Map<String, Value> {
+    match shorten_floats((stage_type.defaults)()) {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// The settings of stage `id`, and its table with every key in it. After a problem these are the settings without
+/// the values at fault, if there are such: good enough to go on looking for problems, not to run.
+pub(crate) fn stage(
+    id: &str,
+    given: &Table,
+    stage_type: &StageType,
+    problems: &mut Problems,
+) -> (Table, Option<Box<dyn Settings>>) {
+    let before = problems.0.len();
+    let defaults = defaults(stage_type);
+    let parses = |value: Value| (stage_type.parse)(value).map(drop);
+    let listed = format!("`pipeline stages {}` lists all", stage_type.name);
+    let filled = fill(&Schema { name: id, defaults: defaults.clone(), listed, parses: &parses }, given, problems);
+    match (stage_type.parse)(object(&filled)) {
+        Ok(settings) => {
+            // Checks on values that replace faulty ones would mislead.
+            let wrong = if problems.0.len() == before { settings.check() } else { Vec::new() };
+            for problem in wrong {
+                problems.push(located(id, problem, &filled));
+            }
+            (filled, Some(settings))
+        }
+        Err(error) => {
+            problems.push(explain(id, &error, given.origin.clone()));
+            (filled, (stage_type.parse)(Value::Object(defaults)).ok())
+        }
+    }
+}
+
+/// A stage's own problem with the line of its key.
+fn located(id: &str, problem: contract::Problem, table: &Table) -> Diagnostic {
+    let Some(key) = problem.key else {
+        return Diagnostic::new(format!("`{id}`: {}", problem.message), table.origin.clone());
+    };
+    let message = format!("`{id}.{key}`: {}", problem.message);
+    match table.get(key) {
+        Some(entry) if entry.origin != Origin::Default => Diagnostic::new(message, entry.origin.clone()),
+        _ => Diagnostic::new(message, table.origin.clone()).next("its default"),
+    }
+}
+
+/// serde's error in the user's words, with the near miss if it lists what was expected.
+fn explain(name: &str, error: &str, origin: Origin) -> Diagnostic {
+    const WORDS: [(&str, &str); 12] = [
+        ("invalid type: ", "is "),
+        ("invalid value: ", "is "),
+        ("expected a sequence", "expected a list"),
+        ("expected a boolean", "expected true or false"),
+        ("expected f32", "expected a number"),
+        ("expected f64", "expected a number"),
+        ("expected usize", "expected a whole number"),
+        ("expected u64", "expected a whole number"),
+        ("expected u32", "expected a whole number"),
+        ("expected i64", "expected a whole number"),
+        ("floating point `", "the number `"),
+        ("integer `", "the number `"),
+    ];
+    let mut message = format!("`{name}` ");
+    let named = error.starts_with("invalid");
+    if !named {
+        message = format!("`{name}`: ");
+    }
+    let mut text = error.to_owned();
+    for (from, to) in WORDS {
+        text = text.replace(from, to);
+    }
+    message += &text;
+    let mut near = Vec::new();
+    if error.starts_with("unknown") {
+        let mut quoted = error.split('`').skip(1).step_by(2);
+        let wrong = quoted.next().unwrap_or_default();
+        near = similar(wrong, quoted);
+    }
+    Diagnostic { similar: near, ..Diagnostic::new(message, origin) }
+}

@@ -1,0 +1,166 @@
+//! Which stage feeds which.
+use super::{Scratch, WIKI, wiki};
+use crate::plan::toys::{Clean, Read, Tokenize};
+use crate::plan::{Edge, Overrides, Plan};
+use contract::{Kind, Settings};
+
+/// A configuration of stages `id type [inputs]`, one a line.
+fn config(stages: &str) -> String {
+    let mut text = String::new();
+    for line in stages.lines().filter(|line| !line.trim().is_empty()) {
+        let mut words = line.split_whitespace();
+        let (id, kind) = (words.next().unwrap(), words.next().unwrap());
+        text += &format!("[stage.{id}]\ntype = \"{kind}\"\n");
+        let inputs: Vec<String> = words.map(|word| format!("{word:?}")).collect();
+        if !inputs.is_empty() {
+            text += &format!("inputs = [{}]\n", inputs.join(", "));
+        }
+    }
+    text
+}
+
+/// Each stage with what feeds it, or the problems.
+fn wired(stages: &str) -> String {
+    let scratch = Scratch::new(&[("c.toml", &config(stages))]);
+    match scratch.load("c.toml", &Overrides::default()) {
+        Ok(plan) => crate::show::plan_summary(&plan),
+        Err(problems) => scratch.shown(&problems.to_string()),
+    }
+}
+
+#[test]
+fn a_training_graph() {
+    let plan = wiki(&Overrides::default());
+    insta::assert_snapshot!(crate::show::plan_summary(&plan), @r"
+    stage     type           takes ← from
+    read      documents
+    tokenize  bpe            rows ← read
+    pack      concat         tokens ← tokenize
+    forward   gpt2           batch ← pack
+                             parameters ← optimize (the step before)
+    loss      cross_entropy  activations ← forward
+    backward  backward       loss gradient ← loss
+    reduce    tree           gradient ← backward
+    optimize  adamw          gradient ← reduce
+                             norms ← reduce
+    record    record         metrics ← loss, optimize
+                             saved ← every stage
+
+    ok: 9 stages, 600 steps
+    ");
+    assert_eq!(plan.stages[3].inputs[1], [Edge { from: 7, feedback: true }]);
+    assert_eq!(plan.takers(7, Kind::Parameters), [(3, 1, true)]);
+    assert_eq!(plan.takers(5, Kind::Gradient), [(6, 0, false)]);
+}
+
+#[test]
+fn the_nearest_of_a_chain_feeds() {
+    insta::assert_snapshot!(wired("read documents\nclean clean\nagain clean\ntokenize bpe"), @r"
+    stage     type       takes ← from
+    read      documents
+    clean     clean      rows ← read
+    again     clean      rows ← clean
+    tokenize  bpe        rows ← again
+
+    ok: 4 stages
+    ");
+}
+
+#[test]
+fn two_sources_need_inputs() {
+    insta::assert_snapshot!(wired("a documents\nb documents\ntokenize bpe"), @r#"
+    error: `a` and `b` both give rows: which does `tokenize` take?
+      c.toml:5   (write inputs = ["b"], or ["a", "b"])
+    "#);
+    insta::assert_snapshot!(wired("a documents\nb documents\ntokenize bpe a b"), @r"
+    stage     type       takes ← from
+    a         documents
+    b         documents
+    tokenize  bpe        rows ← a, b
+
+    ok: 3 stages
+    ");
+    insta::assert_snapshot!(wired("a documents\nb documents\nboth clean a b\ntokenize bpe"), @r"
+    stage     type       takes ← from
+    a         documents
+    b         documents
+    both      clean      rows ← a, b
+    tokenize  bpe        rows ← both
+
+    ok: 4 stages
+    ");
+    insta::assert_snapshot!(wired("a documents\nleft clean a\nright clean a\ntokenize bpe"), @r#"
+    error: `left` and `right` both give rows: which does `tokenize` take?
+      c.toml:9   (write inputs = ["right"], or ["left", "right"])
+    "#);
+}
+
+#[test]
+fn what_cannot_be_wired() {
+    insta::assert_snapshot!(wired("read documents\npack concat"), @r"
+    error: `pack` takes tokens, and no stage gives that
+      c.toml:3   (types that do: bpe)
+    ");
+    insta::assert_snapshot!(wired("tokenize bpe\nread documents"), @r"
+    error: `tokenize` takes rows, which only `read` below it gives
+      c.toml:1   (move `read` above `tokenize`)
+    ");
+    insta::assert_snapshot!(wired("clean clean"), @r"
+    error: `clean` takes rows, and no stage gives that
+      c.toml:1   (types that do: documents, clean)
+    ");
+    insta::assert_snapshot!(wired("read documents\ntokenize bpe raed"), @r"
+    error: `tokenize.inputs` names a stage `raed` that is not there
+      c.toml:5   similar: read
+    ");
+    insta::assert_snapshot!(wired("read documents\ntokenize bpe\npack concat read"), @r"
+    error: `pack` takes tokens, and its input `read` gives rows
+      c.toml:7
+    ");
+    insta::assert_snapshot!(wired("a clean b\nb clean a\nt bpe b"), @r"
+    error: a cycle within one step: `b` → `a` → `b`
+      c.toml:6   (take one out of `inputs`)
+    ");
+    insta::assert_snapshot!(wired("read documents\nself clean self"), @r"
+    error: a cycle within one step: `self` → `self`
+      c.toml:5   (take one out of `inputs`)
+    ");
+}
+
+#[test]
+fn what_has_one_owner_goes_to_one_stage() {
+    let text = WIKI
+        .replace("[stage.record]", "[stage.loss2]\ntype = \"cross_entropy\"\ninputs = [\"forward\"]\n[stage.record]");
+    let scratch = Scratch::new(&[("wiki.toml", &text)]);
+    insta::assert_snapshot!(scratch.problems("wiki.toml", &Overrides::default()), @r"
+    error: `loss` and `loss2` both take the activations of `forward`
+      wiki.toml:25   (it can go to one stage only)
+    ");
+}
+
+#[test]
+fn inputs_may_name_stages_below() {
+    let text = config("tokenize bpe read\nread documents");
+    let plan = Scratch::new(&[("c.toml", &text)]).load("c.toml", &Overrides::default());
+    let plan = plan.unwrap();
+    assert_eq!(plan.stages[0].inputs, [vec![Edge { from: 1, feedback: false }]]);
+    assert_eq!(plan.order(), [1, 0]);
+}
+
+#[test]
+fn plans_can_be_made_in_code() {
+    let stages = || -> Vec<(String, Box<dyn Settings>)> {
+        vec![
+            ("read".into(), Box::new(Read::default())),
+            ("clean".into(), Box::new(Clean::default())),
+            ("tokenize".into(), Box::new(Tokenize::default())),
+        ]
+    };
+    let plan = Plan::of(stages()).unwrap();
+    assert_eq!(plan.stages[2].inputs, [vec![Edge { from: 1, feedback: false }]]);
+    let problems = Plan::of(stages().into_iter().skip(2).collect()).unwrap_err();
+    insta::assert_snapshot!(problems, @r"
+    error: `tokenize` takes rows, and no stage gives that
+      (made in code)
+    ");
+}

@@ -1,0 +1,214 @@
+//! Which stage feeds which: the graph behind the list of stages.
+//!
+//! - A port is fed by those of its stage's `inputs` that give its kind; failing that, by the nearest stage above
+//!   that gives it. Two stages above that give the same kind are ambiguous, unless one is fed by the other with
+//!   that kind (`read → clean → pack`: `clean` feeds `pack`).
+//! - A [`Role::State`] port whose kind is only given below (or by the stage itself) is fed back: what is given at
+//!   a step arrives at the next. No other edge may close a cycle.
+//! - Metrics are collected from every stage that gives them; saved state comes from the engine.
+use crate::problem::{Diagnostic, Origin, Problems};
+use contract::{Kind, Port, Role, Route};
+
+/// Where a port's packets come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// Index of the stage that gives them.
+    pub from: usize,
+    /// Do they arrive one step later than they were given?
+    pub feedback: bool,
+}
+
+/// What wiring needs to know of a stage.
+pub(crate) struct Node {
+    pub id: String,
+    pub takes: Vec<Port>,
+    pub gives: Vec<Kind>,
+    /// Could it be understood? If one could not, nothing is said about what is missing.
+    pub known: bool,
+    pub origin: Origin,
+    pub inputs: Option<(Vec<String>, Origin)>,
+}
+
+impl Node {
+    fn gives(&self, kind: Kind) -> bool {
+        self.gives.contains(&kind)
+    }
+
+    fn place(&self) -> Origin {
+        self.inputs.as_ref().map_or(&self.origin, |(_, origin)| origin).clone()
+    }
+}
+
+/// For every stage and port, the edges into it.
+pub(crate) type Wires = Vec<Vec<Vec<Edge>>>;
+
+/// Wires `nodes`. `types_giving` names registered types that give a kind.
+pub(crate) fn wire(nodes: &[Node], types_giving: &dyn Fn(Kind) -> Vec<String>, problems: &mut Problems) -> Wires {
+    let all_known = nodes.iter().all(|node| node.known);
+    let mut wires: Wires = Vec::new();
+    for (at, node) in nodes.iter().enumerate() {
+        let inputs = explicit(nodes, at, problems);
+        let mut ports = Vec::new();
+        for port in &node.takes {
+            let named: Vec<usize> = inputs.iter().copied().filter(|i| nodes[*i].gives(port.kind)).collect();
+            ports.push(if named.is_empty() {
+                nearest(nodes, &wires, at, port, all_known, types_giving, problems)
+            } else {
+                let feedback = |from: usize| port.role == Role::State && from >= at;
+                named.into_iter().map(|from| Edge { from, feedback: feedback(from) }).collect()
+            });
+            if matches!(port.kind, Kind::Activations | Kind::LossGradient) && port.route != Route::Stay {
+                let message = format!("`{}` asks for {} of other workers", node.id, port.kind.name());
+                problems.push(Diagnostic::new(message, node.origin.clone()).next("they cannot leave their worker"));
+            }
+        }
+        wires.push(ports);
+    }
+    one_owner(nodes, &wires, problems);
+    if let Err(cycle) = order(&wires) {
+        let names: Vec<String> = cycle.iter().chain(cycle.first()).map(|i| format!("`{}`", nodes[*i].id)).collect();
+        let message = format!("a cycle within one step: {}", names.join(" → "));
+        let place = cycle.iter().find(|i| nodes[**i].inputs.is_some()).or(cycle.first()).map(|i| nodes[*i].place());
+        problems.push(Diagnostic::new(message, place.unwrap_or_default()).next("take one out of `inputs`"));
+    }
+    wires
+}
+
+/// The stages that `inputs` names.
+fn explicit(nodes: &[Node], at: usize, problems: &mut Problems) -> Vec<usize> {
+    let node = &nodes[at];
+    let mut found = Vec::new();
+    let Some((names, origin)) = &node.inputs else { return found };
+    for name in names {
+        let Some(index) = nodes.iter().position(|other| other.id == *name) else {
+            let ids = nodes.iter().map(|node| node.id.as_str());
+            let message = format!("`{}.inputs` names a stage `{name}` that is not there", node.id);
+            problems.push(Diagnostic::new(message, origin.clone()).similar_to(name, ids));
+            continue;
+        };
+        let fits = node.takes.iter().any(|port| nodes[index].gives(port.kind));
+        if !fits && node.known && nodes[index].known {
+            let takes = names_of(node.takes.iter().map(|port| port.kind));
+            let gives = names_of(nodes[index].gives.iter().copied());
+            let message = format!("`{}` takes {takes}, and its input `{name}` gives {gives}", node.id);
+            problems.push(Diagnostic::new(message, origin.clone()));
+        } else if !found.contains(&index) {
+            found.push(index);
+        }
+    }
+    found
+}
+
+fn nearest(
+    nodes: &[Node],
+    wires: &Wires,
+    at: usize,
+    port: &Port,
+    all_known: bool,
+    types_giving: &dyn Fn(Kind) -> Vec<String>,
+    problems: &mut Problems,
+) -> Vec<Edge> {
+    let (node, kind) = (&nodes[at], port.kind);
+    let givers = |range: std::ops::Range<usize>| range.filter(|i| nodes[*i].gives(kind)).collect::<Vec<_>>();
+    let direct = |from| Edge { from, feedback: false };
+    match kind {
+        Kind::Saved => return Vec::new(),
+        Kind::Metrics => return givers(0..nodes.len()).into_iter().filter(|i| *i != at).map(direct).collect(),
+        _ => {}
+    }
+    let above = givers(0..at);
+    if let Some(nearest) = above.last() {
+        let other = above.iter().rev().find(|i| !fed_by(wires, nodes, *nearest, **i, kind));
+        if let (Some(other), true) = (other, all_known) {
+            let (a, b) = (&nodes[*other].id, &nodes[*nearest].id);
+            let message = format!("`{a}` and `{b}` both give {}: which does `{}` take?", kind.name(), node.id);
+            problems.push(
+                Diagnostic::new(message, node.place()).next(format!("write inputs = [\"{b}\"], or [\"{a}\", \"{b}\"]")),
+            );
+        }
+        return vec![direct(*nearest)];
+    }
+    if port.role == Role::State {
+        if let Some(below) = givers(at..nodes.len()).last() {
+            return vec![Edge { from: *below, feedback: true }];
+        }
+    }
+    if all_known {
+        let problem = |message| Diagnostic::new(message, node.place());
+        problems.push(match givers(at + 1..nodes.len()).first() {
+            Some(below) => {
+                let message =
+                    format!("`{}` takes {}, which only `{}` below it gives", node.id, kind.name(), nodes[*below].id);
+                problem(message).next(format!("move `{}` above `{}`", nodes[*below].id, node.id))
+            }
+            None => {
+                let types = types_giving(kind);
+                let problem = problem(format!("`{}` takes {}, and no stage gives that", node.id, kind.name()));
+                if types.is_empty() { problem } else { problem.next(format!("types that do: {}", types.join(", "))) }
+            }
+        });
+    }
+    Vec::new()
+}
+
+/// Does what `from` gives of `kind` reach `to` through stages that take and give `kind`?
+fn fed_by(wires: &Wires, nodes: &[Node], to: usize, from: usize, kind: Kind) -> bool {
+    to == from
+        || nodes[to]
+            .takes
+            .iter()
+            .zip(&wires[to])
+            .filter(|(port, _)| port.kind == kind)
+            .any(|(_, edges)| edges.iter().any(|edge| edge.from < to && fed_by(wires, nodes, edge.from, from, kind)))
+}
+
+/// Kinds that cannot be shared go to one stage.
+fn one_owner(nodes: &[Node], wires: &Wires, problems: &mut Problems) {
+    let mut taken: Vec<(usize, Kind, usize)> = Vec::new();
+    for (at, node) in nodes.iter().enumerate() {
+        for (port, edges) in node.takes.iter().zip(&wires[at]).filter(|(port, _)| !port.kind.shareable()) {
+            for edge in edges {
+                let first = taken.iter().find(|(from, kind, _)| (*from, *kind) == (edge.from, port.kind));
+                if let Some((_, kind, first)) = first {
+                    let (giver, kind) = (&nodes[edge.from].id, kind.name());
+                    let message = format!("`{}` and `{}` both take the {kind} of `{giver}`", nodes[*first].id, node.id);
+                    problems.push(Diagnostic::new(message, node.place()).next("it can go to one stage only"));
+                } else {
+                    taken.push((edge.from, port.kind, at));
+                }
+            }
+        }
+    }
+}
+
+fn names_of(kinds: impl Iterator<Item = Kind>) -> String {
+    let names: Vec<&str> = kinds.map(Kind::name).collect();
+    if names.is_empty() { "nothing".into() } else { names.join(", ") }
+}
+
+/// The stages in an order in which every stage comes after those that feed it (but for feedback), as close to
+/// the written order as may be; or a cycle.
+pub(crate) fn order(wires: &Wires) -> Result<Vec<usize>, Vec<usize>> {
+    let feeds = |at: usize| wires[at].iter().flatten().filter(|edge| !edge.feedback).map(|edge| edge.from);
+    let mut done: Vec<usize> = Vec::new();
+    while done.len() < wires.len() {
+        let next = (0..wires.len()).find(|at| !done.contains(at) && feeds(*at).all(|from| done.contains(&from)));
+        match next {
+            Some(at) => done.push(at),
+            None => {
+                // Everyone left is fed by someone left: walk back until somebody comes twice.
+                let mut path: Vec<usize> = (0..wires.len()).filter(|at| !done.contains(at)).take(1).collect();
+                while let Some(from) = path.last().and_then(|at| feeds(*at).find(|from| !done.contains(from))) {
+                    if let Some(start) = path.iter().position(|at| *at == from) {
+                        path.drain(..start);
+                        break;
+                    }
+                    path.push(from);
+                }
+                path.reverse();
+                return Err(path);
+            }
+        }
+    }
+    Ok(done)
+}

@@ -1,0 +1,112 @@
+//! Numbers as people read them.
+use std::time::Duration;
+
+/// `1.2 M`, `34.5 k`, `987`.
+pub fn count(n: u64) -> String {
+    scaled(n as f64, &["", " k", " M", " G", " T"])
+}
+
+/// `3.4 GB`, `512 B` (powers of 1,000).
+pub fn bytes(n: u64) -> String {
+    scaled(n as f64, &[" B", " kB", " MB", " GB", " TB"])
+}
+
+fn scaled(mut value: f64, units: &[&str]) -> String {
+    let mut unit = 0;
+    // 999.95 would be shown as 1000.0.
+    while value >= if unit == 0 { 1000.0 } else { 999.95 } && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{value:.0}{}", units[0]) } else { format!("{value:.1}{}", units[unit]) }
+}
+
+/// `0:07`, `12:34`, `1:02:03`.
+pub fn clock(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round() as u64;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+/// `18 µs`, `3.2 ms`, `4.5 s`, `12:34`.
+pub fn time(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    match seconds {
+        0.0 => "0".into(),
+        _ if seconds < 0.9995e-3 => format!("{:.0} µs", seconds * 1e6),
+        _ if seconds < 0.09995 => format!("{:.1} ms", seconds * 1e3),
+        _ if seconds < 0.9995 => format!("{:.0} ms", seconds * 1e3),
+        _ if seconds < 99.95 => format!("{seconds:.1} s"),
+        _ => clock(time),
+    }
+}
+
+/// What is left of something of which `done` of `total` took `spent`; `None` while nothing is done.
+pub fn left(spent: Duration, done: u64, total: u64) -> Option<Duration> {
+    let rest = total.saturating_sub(done) as f64;
+    (done > 0).then(|| Duration::try_from_secs_f64(spent.as_secs_f64() * rest / done as f64).unwrap_or(Duration::MAX))
+}
+
+/// Columns that `text` takes (every character one).
+pub fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// `text` in at most `room` columns, with `…` for what is cut off.
+pub fn fit(text: &str, room: usize) -> String {
+    if width(text) <= room {
+        return text.to_owned();
+    }
+    let mut cut: String = text.chars().take(room.saturating_sub(1)).collect();
+    if room > 0 {
+        cut.push('…');
+    }
+    cut
+}
+
+/// `text` in lines of at most `room` columns, broken between words.
+pub fn wrap(text: &str, room: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        match lines[last].is_empty() {
+            true => lines[last].push_str(word),
+            false if width(&lines[last]) + 1 + width(word) <= room => {
+                lines[last].push(' ');
+                lines[last].push_str(word);
+            }
+            false => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        let counts = [0, 999, 1000, 1_234_567, 999_949, 999_999, 25_600_000_000].map(count);
+        assert_eq!(counts, ["0", "999", "1.0 k", "1.2 M", "999.9 k", "1.0 M", "25.6 G"]);
+        assert_eq!([0, 512, 3_400_000_000].map(bytes), ["0 B", "512 B", "3.4 GB"]);
+        assert_eq!([0, 7, 754, 3723].map(|s| clock(Duration::from_secs(s))), ["0:00", "0:07", "12:34", "1:02:03"]);
+        let times = [0, 18, 3_200, 450_000, 4_500_000, 754_000_000].map(|us| time(Duration::from_micros(us)));
+        assert_eq!(times, ["0", "18 µs", "3.2 ms", "450 ms", "4.5 s", "12:34"]);
+    }
+
+    #[test]
+    fn what_is_left() {
+        assert_eq!(left(Duration::from_secs(10), 1, 4), Some(Duration::from_secs(30)));
+        assert_eq!(left(Duration::from_secs(10), 0, 4), None);
+        assert_eq!(left(Duration::from_secs(10), 9, 4), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn text() {
+        assert_eq!(fit("abcdef", 4), "abc…");
+        assert_eq!(fit("abcd", 4), "abcd");
+        assert_eq!(fit("abcd", 0), "");
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+    }
+}

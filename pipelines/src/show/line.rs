@@ -1,0 +1,213 @@
+//! Where the progress line goes: one line redrawn in place on a terminal, now and then a plain line elsewhere.
+use super::human::width;
+use super::progress::{Training, Work};
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// A terminal is redrawn at most this often.
+const REDRAW: Duration = Duration::from_millis(100);
+/// Without a terminal: a line at least this often …
+const QUIET: Duration = Duration::from_secs(10);
+/// … and at every such part of the run.
+const PARTS: u64 = 20;
+
+/// Decides when the next line is due. The first and the last always are.
+#[derive(Clone, Debug)]
+pub struct Cadence {
+    terminal: bool,
+    last: Option<(Duration, u64)>,
+}
+
+impl Cadence {
+    /// For a terminal, or for a file or pipe.
+    pub fn new(terminal: bool) -> Self {
+        Self { terminal, last: None }
+    }
+
+    /// Is a line due now, `since` the beginning, with `done` of `total` (0: not known) behind us?
+    pub fn due(&mut self, since: Duration, done: u64, total: u64) -> bool {
+        let part = |done: u64| (u128::from(done) * u128::from(PARTS)).checked_div(u128::from(total));
+        let due = match self.last {
+            None => true,
+            Some((_, before)) if done >= total && total > 0 => before != done,
+            Some((at, _)) if self.terminal => since.saturating_sub(at) >= REDRAW,
+            Some((at, before)) => since.saturating_sub(at) >= QUIET || part(done) > part(before),
+        };
+        if due {
+            self.last = Some((since, done));
+        }
+        due
+    }
+}
+
+/// The progress line.
+pub struct Line {
+    out: Box<dyn Write + Send>,
+    columns: Option<usize>,
+    color: bool,
+    began: Instant,
+    cadence: Cadence,
+    drawn: bool,
+    what: String,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self::stderr()
+    }
+}
+
+impl Line {
+    /// On standard error: in place if that is a terminal (in colour unless `NO_COLOR` is set), else plain lines.
+    pub fn stderr() -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self::new(Box::new(std::io::stderr()), terminal, color)
+    }
+
+    /// Anywhere.
+    pub fn new(out: Box<dyn Write + Send>, terminal: bool, color: bool) -> Self {
+        let columns = terminal.then_some(80);
+        let cadence = Cadence::new(terminal);
+        Self { out, columns, color, began: Instant::now(), cadence, drawn: false, what: String::new() }
+    }
+
+    /// Shows the training line if it is due. Cheap if it is not.
+    pub fn training(&mut self, training: &Training) {
+        self.turn_to("Training");
+        if self.cadence.due(self.began.elapsed(), training.step, training.steps) {
+            self.draw(|columns| training.render(columns));
+        }
+    }
+
+    /// Shows the line of other work if it is due.
+    pub fn work(&mut self, work: &Work) {
+        self.turn_to(&work.verb);
+        if self.cadence.due(self.began.elapsed(), work.done, work.total) {
+            self.draw(|columns| work.render(columns));
+        }
+    }
+
+    /// Prints a line of its own, above the progress line.
+    pub fn note(&mut self, text: &str) {
+        self.clear();
+        let _ = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
+    }
+
+    /// Leaves the line as it is and goes to the next. Also done on drop.
+    pub fn finish(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            let _ = writeln!(self.out).and_then(|()| self.out.flush());
+        }
+        self.cadence.last = None;
+    }
+
+    /// Another kind of work begins a line of its own.
+    fn turn_to(&mut self, what: &str) {
+        if self.what != what {
+            self.finish();
+            self.what = what.to_owned();
+        }
+    }
+
+    fn draw(&mut self, render: impl Fn(usize) -> String) {
+        // Failing to write progress (a closed pipe) is no reason to stop a run.
+        let _ = match self.columns {
+            None => writeln!(self.out, "{}", render(usize::MAX)),
+            Some(columns) => {
+                let columns = terminal_size::terminal_size_of(std::io::stderr())
+                    .map_or(columns, |(terminal_size::Width(w), _)| usize::from(w));
+                // One column is left free: a full line makes some terminals wrap.
+                let line = render(columns.saturating_sub(1).max(10));
+                debug_assert!(width(&line) < columns.max(11));
+                self.drawn = true;
+                write!(self.out, "\r\x1b[2K{}", if self.color { colored(&line) } else { line })
+            }
+        };
+        let _ = self.out.flush();
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            let _ = write!(self.out, "\r\x1b[2K");
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// The full part of the bar in green.
+fn colored(line: &str) -> String {
+    match (line.find('█'), line.rfind('█')) {
+        (Some(from), Some(to)) => {
+            let to = to + '█'.len_utf8();
+            format!("{}\x1b[32m{}\x1b[0m{}", &line[..from], &line[from..to], &line[to..])
+        }
+        _ => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(terminal: bool, color: bool, steps: u64) -> String {
+        let out = Shared::default();
+        let mut line = Line::new(Box::new(out.clone()), terminal, color);
+        for step in 1..=steps {
+            line.training(&Training { step, steps, ..Training::default() });
+        }
+        line.note("done");
+        drop(line);
+        let bytes = out.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_pipe_gets_plain_lines_now_and_then() {
+        let text = written(false, false, 1000);
+        assert_eq!(text.lines().count(), 22, "first, twenty parts, note: {text}");
+        assert!(!text.contains(['\r', '\x1b']));
+        assert!(text.starts_with("Training [") && text.contains("1000/1000 (100.0%)"));
+    }
+
+    #[test]
+    fn a_terminal_is_redrawn_in_place_and_not_too_often() {
+        let text = written(true, true, 1000);
+        let draws = text.matches("\r\x1b[2KTraining").count();
+        assert!((2..10).contains(&draws), "{draws}");
+        assert_eq!(text.lines().count(), 1, "{text:?}");
+        assert!(text.contains("\x1b[32m█") && !written(true, false, 9).contains("\x1b[32m"));
+    }
+
+    #[test]
+    fn first_and_last_are_always_due() {
+        for terminal in [true, false] {
+            let mut cadence = Cadence::new(terminal);
+            assert!(cadence.due(Duration::ZERO, 1, 1_000_000));
+            assert!(!cadence.due(Duration::from_millis(1), 2, 1_000_000));
+            assert!(cadence.due(Duration::from_millis(2), 1_000_000, 1_000_000));
+        }
+        let mut cadence = Cadence::new(false);
+        assert!(cadence.due(Duration::ZERO, 0, 0));
+        assert!(!cadence.due(Duration::from_secs(9), 1, 0));
+        assert!(cadence.due(Duration::from_secs(10), 2, 0));
+    }
+}

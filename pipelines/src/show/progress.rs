@@ -1,0 +1,223 @@
+//! The line that says how far a run is. What it says is a pure function; where and when it is drawn is
+//! [`Line`](super::Line)'s business.
+use super::human::{bytes, clock, count, fit, left, width};
+use std::time::Duration;
+
+/// What the training line says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Training {
+    /// Updates done.
+    pub step: u64,
+    /// Updates in the whole run.
+    pub steps: u64,
+    /// Training loss of the step.
+    pub loss: f64,
+    /// Speed.
+    pub tok_per_sec: f64,
+    /// Sequences in a global batch.
+    pub batch: usize,
+    /// Model FLOPs utilisation, 0 to 1, where it is known.
+    pub mfu: Option<f64>,
+    /// How long compute waited for data.
+    pub data_wait_ms: f64,
+    /// Time left, where it is known.
+    pub left: Option<Duration>,
+    /// The last validation loss.
+    pub validation_loss: Option<f64>,
+}
+
+/// What the line of other work says: reading, counting, writing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Work {
+    /// What is done, for example `Reading`.
+    pub verb: String,
+    /// How much is done.
+    pub done: u64,
+    /// How much there is; 0 if that is not known.
+    pub total: u64,
+    /// What is counted.
+    pub unit: Unit,
+    /// Since when.
+    pub spent: Duration,
+}
+
+/// What [`Work`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Anything else, by its plural: `documents`.
+    Things(&'static str),
+}
+
+/// `[███░░]`, `room` columns between the brackets.
+pub fn bar(done: u64, total: u64, room: usize) -> String {
+    let share = if total == 0 { 0.0 } else { (done as f64 / total as f64).min(1.0) };
+    // Rounded, but full only when all is done.
+    let full = ((share * room as f64).round() as usize).min(if share < 1.0 { room.saturating_sub(1) } else { room });
+    format!("[{}{}]", "█".repeat(full), "░".repeat(room - full))
+}
+
+impl Training {
+    /// The line, in at most `columns` columns; what matters least is left out first.
+    pub fn render(&self, columns: usize) -> String {
+        let share = if self.steps == 0 { 0.0 } else { 100.0 * self.step as f64 / self.steps as f64 };
+        let head = format!(
+            "Training {} {}/{} ({share:.1}%)",
+            bar(self.step, self.steps, bar_width(columns)),
+            self.step,
+            self.steps
+        );
+        let loss = |loss: f64| if loss.abs() < 10.0 { format!("{loss:.3}") } else { format!("{loss:.2}") };
+        // In the order in which they are shown; the number is how dear they are.
+        let parts = [
+            (6, Some(format!("Loss: {}", loss(self.loss)))),
+            (5, Some(format!("{} tok/s", speed(self.tok_per_sec)))),
+            (3, Some(format!("Batch: {}", self.batch))),
+            (4, self.left.map(|left| format!("{} left", clock(left)))),
+            (1, self.mfu.map(|mfu| format!("MFU: {:.1}%", 100.0 * mfu))),
+            (0, Some(format!("Wait: {:.1} ms", self.data_wait_ms))),
+            (2, self.validation_loss.map(|value| format!("Validation: {}", loss(value)))),
+        ];
+        join(head, &parts, columns)
+    }
+}
+
+impl Work {
+    /// The line, in at most `columns` columns.
+    pub fn render(&self, columns: usize) -> String {
+        let amount = |n: u64| match self.unit {
+            Unit::Bytes => bytes(n),
+            Unit::Things(_) => count(n),
+        };
+        let thing = match self.unit {
+            Unit::Bytes => String::new(),
+            Unit::Things(thing) => format!(" {thing}"),
+        };
+        let head = match self.total {
+            0 => format!("{} {}{thing}", self.verb, amount(self.done)),
+            total => {
+                let of = pair(&amount(self.done), &amount(total));
+                format!("{} {} {of}{thing}", self.verb, bar(self.done, total, bar_width(columns)))
+            }
+        };
+        let seconds = self.spent.as_secs_f64();
+        let rate = (seconds > 0.0).then(|| format!("{}/s", amount((self.done as f64 / seconds) as u64)));
+        let rest = match (self.total, self.done >= self.total) {
+            (0, _) => None,
+            (_, true) => Some(format!("took {}", clock(self.spent))),
+            (total, false) => left(self.spent, self.done, total).map(|left| format!("{} left", clock(left))),
+        };
+        join(head, &[(1, rate), (2, rest)], columns)
+    }
+}
+
+/// `12.0/34.5 MB` rather than `12.0 MB/34.5 MB`.
+fn pair(done: &str, total: &str) -> String {
+    match (done.split_once(' '), total.split_once(' ')) {
+        (Some((number, a)), Some((_, b))) if a == b => format!("{number}/{total}"),
+        _ => format!("{done}/{total}"),
+    }
+}
+
+fn bar_width(columns: usize) -> usize {
+    if columns >= 110 { 20 } else { 8 }
+}
+
+fn speed(value: f64) -> String {
+    if value >= 99_950.0 { count(value as u64) } else { format!("{value:.0}") }
+}
+
+/// The dearest of `parts` for which there is room, in their order.
+fn join(head: String, parts: &[(u8, Option<String>)], columns: usize) -> String {
+    let mut room = columns.saturating_sub(width(&head));
+    let mut by_worth: Vec<_> = parts.iter().filter_map(|(worth, text)| Some((*worth, text.as_deref()?))).collect();
+    by_worth.sort_by_key(|(worth, _)| std::cmp::Reverse(*worth));
+    let mut least = None;
+    for (worth, text) in by_worth {
+        let needs = width(text) + 3;
+        if needs > room {
+            break;
+        }
+        room -= needs;
+        least = Some(worth);
+    }
+    let mut line = head;
+    for (worth, text) in parts {
+        if let (Some(text), true) = (text, least.is_some_and(|least| *worth >= least)) {
+            line.push_str(" | ");
+            line.push_str(text);
+        }
+    }
+    fit(&line, columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn training() -> Training {
+        Training {
+            step: 320,
+            steps: 2665,
+            loss: 9.154,
+            tok_per_sec: 1583.2,
+            batch: 64,
+            mfu: Some(0.412),
+            data_wait_ms: 0.31,
+            left: Some(Duration::from_secs(754)),
+            validation_loss: Some(9.02),
+        }
+    }
+
+    #[test]
+    fn the_line_loses_what_matters_least() {
+        let widths = [usize::MAX, 120, 100, 80, 60, 40, 20];
+        let lines: Vec<String> = widths.iter().map(|columns| training().render(*columns)).collect();
+        for (columns, line) in widths.iter().zip(&lines) {
+            assert!(width(line) <= *columns, "{line}");
+        }
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        Training [██░░░░░░░░░░░░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | Batch: 64 | 12:34 left | MFU: 41.2% | Wait: 0.3 ms | Validation: 9.020
+        Training [██░░░░░░░░░░░░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | Batch: 64 | 12:34 left | Validation: 9.020
+        Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | Batch: 64 | 12:34 left
+        Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | 12:34 left
+        Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154
+        Training [█░░░░░░░] 320/2665 (12.0%)
+        Training [█░░░░░░░]…
+        ");
+    }
+
+    #[test]
+    fn nothing_known_yet() {
+        insta::assert_snapshot!(Training::default().render(80), @"Training [░░░░░░░░] 0/0 (0.0%) | Loss: 0.000 | 0 tok/s | Batch: 0 | Wait: 0.0 ms");
+    }
+
+    #[test]
+    fn other_work() {
+        let reading = |done, total, unit| {
+            Work { verb: "Reading".into(), done, total, unit, spent: Duration::from_millis(1500) }.render(80)
+        };
+        let lines = [
+            reading(12_000_000, 34_000_000, Unit::Bytes),
+            reading(12_000, 34_000_000, Unit::Bytes),
+            reading(34_000_000, 34_000_000, Unit::Bytes),
+            reading(1_234, 0, Unit::Things("documents")),
+            reading(0, 50_000, Unit::Things("documents")),
+        ];
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        Reading [███░░░░░] 12.0/34.0 MB | 8.0 MB/s | 0:03 left
+        Reading [░░░░░░░░] 12.0 kB/34.0 MB | 8.0 kB/s | 1:10:49 left
+        Reading [████████] 34.0/34.0 MB | 22.7 MB/s | took 0:02
+        Reading 1.2 k documents | 822/s
+        Reading [░░░░░░░░] 0/50.0 k documents | 0/s
+        ");
+    }
+
+    #[test]
+    fn bars_never_overflow() {
+        for (done, total) in [(0, 0), (5, 0), (1, 3), (3, 3), (9, 3)] {
+            assert_eq!(width(&bar(done, total, 8)), 10);
+        }
+    }
+}
