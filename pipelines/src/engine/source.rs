@@ -99,12 +99,15 @@ pub fn source<'scope>(
                         let nothing = empty && !state.gave;
                         state.gave |= !empty;
                         packets.into_iter().for_each(|packet| outlets.send(packet, state.step, true));
-                        if place.endless && nothing && turn == Turn::Done {
+                        let more = turn == Turn::More;
+                        if place.endless && nothing && !more {
                             state.done = true;
-                        } else if turn == Turn::Done {
-                            end_step(lane, state);
-                        } else if !pulled || empty {
+                        } else if pulled && !empty {
+                            // Whoever pulls says whether the lane needs more.
+                        } else if more {
                             state.asked = ask.send(Ask::Next(lane, state.step)).is_ok();
+                        } else {
+                            end_step(lane, state);
                         }
                     }
                     Answer::Saved(lane, value) => {

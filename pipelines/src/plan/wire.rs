@@ -113,7 +113,7 @@ fn nearest(
     let direct = |from| Edge { from, feedback: false };
     match kind {
         Kind::Saved => return Vec::new(),
-        Kind::Metrics => return givers(0..nodes.len()).into_iter().filter(|i| *i != at).map(direct).collect(),
+        Kind::Metrics => return givers(0..at).into_iter().filter(|i| *i != at).map(direct).collect(),
         _ => {}
     }
     let above = givers(0..at);

@@ -57,9 +57,9 @@ pub trait Stage: Send {
 pub trait Source: Send {
     /// Gives the next packets of `lane` for `step`.
     ///
-    /// Called once for every step and lane, then again while a stage downstream is
-    /// [`Starved`](crate::Turn::Starved), or, where no stage pulls, while it returns [`Turn::More`].
-    /// [`Turn::Done`] means that this lane has nothing more for this step.
+    /// Called once for every step and lane. Where a stage downstream pulls, it is called again while that stage is
+    /// [`Starved`](crate::Turn::Starved), and giving nothing means that the lane has nothing more for this step.
+    /// Where none pulls, it is called again while it returns [`Turn::More`].
     fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn>;
 
     /// As [`Stage::save`]: called after the lane's last packet of a step and before its first of the next.

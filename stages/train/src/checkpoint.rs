@@ -29,8 +29,8 @@ pub struct TokenizerJson(pub String);
 /// What must be the same for a resumed run to give the same bits, as a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// Hash of every setting that decides numbers.
-    pub configuration: String,
+    /// Every setting that decides numbers, and the hashes of what is read.
+    pub configuration: BTreeMap<String, String>,
     /// OpenBLAS's kernel: kernels differ in their last bits.
     pub blas_core: String,
 }

@@ -21,17 +21,3 @@ pub mod reduce;
 pub mod schedule;
 pub mod tree;
 pub mod weights;
-
-use contract::{StageType, stage_type};
-
-/// The stage types of this crate.
-pub const STAGES: &[StageType] = &[
-    stage_type::<forward::Gpt2Forward>("gpt2"),
-    stage_type::<loss::CrossEntropyLoss>("cross_entropy"),
-    stage_type::<backward::Backward>("backward"),
-    stage_type::<reduce::Reduce>("tree_sum"),
-    stage_type::<optimize::AdamWOptimize>("adamw"),
-    stage_type::<evaluate::Evaluate>("evaluate"),
-    stage_type::<checkpoint::Checkpoint>("checkpoint"),
-    stage_type::<record::Record>("record"),
-];

@@ -228,6 +228,9 @@ impl Stage for RecordStage {
         }
         if self.calendar.validates(step) {
             let values = self.combined(Purpose::Validate);
+            if self.path.is_none() {
+                self.last.get_or_insert(StepLine { step, ..StepLine::default() });
+            }
             if let Some(line) = &mut self.last {
                 line.validation_loss = values.get("validation_loss").copied();
                 line.bits_per_byte = values.get("bits_per_byte").copied();
