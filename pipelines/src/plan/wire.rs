@@ -128,10 +128,10 @@ fn nearest(
         }
         return vec![direct(*nearest)];
     }
-    if port.role == Role::State {
-        if let Some(below) = givers(at..nodes.len()).last() {
-            return vec![Edge { from: *below, feedback: true }];
-        }
+    if port.role == Role::State
+        && let Some(below) = givers(at..nodes.len()).last()
+    {
+        return vec![Edge { from: *below, feedback: true }];
     }
     if all_known {
         let problem = |message| Diagnostic::new(message, node.place());

@@ -164,3 +164,12 @@ fn plans_can_be_made_in_code() {
       (made in code)
     ");
 }
+
+#[test]
+fn names_in_code_are_unique_too() {
+    let read = || -> (String, Box<dyn Settings>) { ("read".into(), Box::new(Read::default())) };
+    insta::assert_snapshot!(Plan::of(vec![read(), read()]).unwrap_err(), @r"
+    error: two stages are called `read`
+      (made in code)
+    ");
+}
