@@ -1,13 +1,20 @@
 //! From a configuration file to a finished run.
 //!
-//! - [`cli`]: the command line
+//! - [`App`]: the program; [`cli`]: its command line; [`STAGES`]: the stage types it comes with
 //! - [`plan`]: TOML to a checked plan; [`problem`]: what is wrong with it, all at once
 //! - [`engine`]: a plan as a timely dataflow
 //! - [`run`]: what each command does
 //! - [`show`]: what people see
+#![forbid(unsafe_code)]
+
+mod app;
 pub mod cli;
 pub mod engine;
 pub mod plan;
 pub mod problem;
 pub mod run;
 pub mod show;
+mod stages;
+
+pub use app::App;
+pub use stages::STAGES;

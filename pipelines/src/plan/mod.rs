@@ -98,6 +98,7 @@ impl Plan {
         let mut nodes = Vec::new();
         let mut resolved = Resolved { run: run_table, stages: Vec::new() };
         for (id, table) in &raw.stages {
+            check_id(id, table, &mut problems);
             let inputs = inputs_of(id, table, &mut problems);
             let known = type_of(id, table, registry, &mut problems);
             let (filled, settings) = match known {
@@ -213,10 +214,20 @@ fn type_of<'a>(id: &str, table: &Table, registry: &'a [StageType], problems: &mu
     };
     match find_type(registry, name, table.origin_of("type")) {
         Ok(found) => Some(found),
-        Err(problem) => {
-            problems.push(problem);
+        Err(wrong) => {
+            problems.0.extend(wrong.0);
             None
         }
+    }
+}
+
+/// Names of stages stand in `--set`, in file names and in messages.
+fn check_id(id: &str, table: &Table, problems: &mut Problems) {
+    let plain = !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if !plain || id == "run" {
+        let message = format!("a stage cannot be called `{}`", id.escape_debug());
+        let next = if plain { "that is the run's own table" } else { "use letters, digits, _ and -" };
+        problems.push(Diagnostic::new(message, table.origin.clone()).next(next));
     }
 }
 

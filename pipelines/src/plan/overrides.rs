@@ -29,8 +29,14 @@ impl Overrides {
         for text in &self.set {
             set(raw, text, Origin::Option(format!("--set {text}")), registry, problems);
         }
+        if let (Some(n), None) = (self.sample, raw.stage("read")) {
+            let message = "`--sample` needs a stage called `read`";
+            problems
+                .push(Diagnostic::new(message, Origin::Option(format!("--sample {n}"))).next("it sets read.sample"));
+        }
+        let sample = self.sample.filter(|_| raw.stage("read").is_some());
         let options = [
-            ("--sample", "read.sample", self.sample.map(Value::from)),
+            ("--sample", "read.sample", sample.map(Value::from)),
             ("--epochs", "run.max_epochs", self.epochs.map(Value::from)),
             ("--workers", "run.workers", self.workers.map(Value::from)),
         ];

@@ -7,11 +7,12 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// The type called `name`, or a problem at `origin` with the near miss.
-pub fn find_type<'a>(registry: &'a [StageType], name: &str, origin: Origin) -> Result<&'a StageType, Diagnostic> {
+pub fn find_type<'a>(registry: &'a [StageType], name: &str, origin: Origin) -> Result<&'a StageType, Problems> {
     registry.iter().find(|stage_type| stage_type.name == name).ok_or_else(|| {
         Diagnostic::new(format!("unknown stage type `{name}`"), origin)
             .similar_to(name, registry.iter().map(|stage_type| stage_type.name))
             .next("`pipeline stages` lists all")
+            .into()
     })
 }
 

@@ -13,6 +13,7 @@ pub(crate) const TOYS: &[StageType] = &[
     stage_type::<Backward>("backward"),
     stage_type::<Reduce>("tree"),
     stage_type::<Optimize>("adamw"),
+    stage_type::<Evaluate>("evaluate"),
     stage_type::<Record>("record"),
 ];
 
@@ -115,6 +116,9 @@ gives [Kind::Parameters, Kind::Metrics],
 check |s| if s.learning_rate > 0.0 { vec![] } else {
     vec![Problem::at("learning_rate", "must be more than 0")]
 } }
+toy! { Evaluate {}
+"Sums validation losses up.", example "", takes [Port::stream(Kind::Metrics).by(Route::Exchange)],
+gives [Kind::Metrics], check |_| vec![] }
 toy! { Record {}
 "Writes metrics.", example "", takes [Port::stream(Kind::Metrics).by(Route::Exchange), Port::stream(Kind::Saved)],
 gives [], check |_| vec![] }

@@ -5,7 +5,8 @@
 //!   that kind (`read → clean → pack`: `clean` feeds `pack`).
 //! - A [`Role::State`] port whose kind is only given below (or by the stage itself) is fed back: what is given at
 //!   a step arrives at the next. No other edge may close a cycle.
-//! - Metrics are collected from every stage that gives them; saved state comes from the engine.
+//! - Metrics are collected from every stage that gives them (a stage that makes metrics of metrics does not read
+//!   those of its like below); saved state comes from the engine.
 use crate::problem::{Diagnostic, Origin, Problems};
 use contract::{Kind, Port, Role, Route};
 
@@ -113,7 +114,12 @@ fn nearest(
     let direct = |from| Edge { from, feedback: false };
     match kind {
         Kind::Saved => return Vec::new(),
-        Kind::Metrics => return givers(0..at).into_iter().filter(|i| *i != at).map(direct).collect(),
+        Kind::Metrics => {
+            // Two that take and give metrics must not wait for each other: those below read those above.
+            let takes = |node: &Node| node.takes.iter().any(|port| port.kind == Kind::Metrics);
+            let later = |i: usize| i >= at && (i == at || node.gives(Kind::Metrics) && takes(&nodes[i]));
+            return givers(0..nodes.len()).into_iter().filter(|i| !later(*i)).map(direct).collect();
+        }
         _ => {}
     }
     let above = givers(0..at);
@@ -128,10 +134,10 @@ fn nearest(
         }
         return vec![direct(*nearest)];
     }
-    if port.role == Role::State {
-        if let Some(below) = givers(at..nodes.len()).last() {
-            return vec![Edge { from: *below, feedback: true }];
-        }
+    if port.role == Role::State
+        && let Some(below) = givers(at..nodes.len()).last()
+    {
+        return vec![Edge { from: *below, feedback: true }];
     }
     if all_known {
         let problem = |message| Diagnostic::new(message, node.place());

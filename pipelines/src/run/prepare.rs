@@ -98,10 +98,10 @@ fn documents(read: &ReadDocuments, tokenize: &Tokenize, seed: u64, workers: usiz
 
 fn tokens(read: &ReadTokens, seed: u64, line: &mut Line) -> Result<Prepared> {
     let cache = read.cache();
-    let tokenizer = match read.tokenizer.as_str() {
-        "" => None,
-        "gpt2" => Some(Tokenizer::gpt2(&cache, text::tokenizer::END_OF_TEXT)?),
-        path => Some(Tokenizer::from_file(path.as_ref(), text::tokenizer::END_OF_TEXT)?),
+    let tokenizer = match read.tokenizer.as_deref() {
+        None => None,
+        Some("gpt2") => Some(Tokenizer::gpt2(&cache, text::tokenizer::END_OF_TEXT)?),
+        Some(path) => Some(Tokenizer::from_file(path.as_ref(), text::tokenizer::END_OF_TEXT)?),
     };
     let store = Arc::new(read.open(seed, tokenizer.as_ref().map(Tokenizer::vocabulary))?);
     let index = CorpusIndex::of_tokens(&store, read.split(), &mut shown(line, "Counting", Unit::Things("documents")))?;

@@ -110,6 +110,7 @@ mod tests {
         backward       Runs the model backward.
         tree           Sums gradients over leaves.
         adamw          AdamW.
+        evaluate       Sums validation losses up.
         record         Writes metrics.
 
         `pipeline stages NAME` shows a type with its keys, defaults and an example.

@@ -196,3 +196,24 @@ fn a_run_has_one_length() {
     2 problems
     ");
 }
+
+#[test]
+fn names_of_stages_are_plain() {
+    insta::assert_snapshot!(problems("[stage.run]\ntype = \"documents\"\n[stage.\"a/b\"]\ntype = \"documents\""), @r"
+    error: a stage cannot be called `run`
+      wiki.toml:1   (that is the run's own table)
+    error: a stage cannot be called `a/b`
+      wiki.toml:3   (use letters, digits, _ and -)
+    2 problems
+    ");
+}
+
+#[test]
+fn a_sample_is_of_what_is_read() {
+    let scratch = Scratch::new(&[("c.toml", "[stage.source]\r\ntype = \"documents\"\r\n")]);
+    let overrides = Overrides { sample: Some(3), ..Overrides::default() };
+    insta::assert_snapshot!(scratch.problems("c.toml", &overrides), @r"
+    error: `--sample` needs a stage called `read`
+      --sample 3   (it sets read.sample)
+    ");
+}

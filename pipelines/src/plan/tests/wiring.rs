@@ -164,3 +164,26 @@ fn plans_can_be_made_in_code() {
       (made in code)
     ");
 }
+
+#[test]
+fn names_in_code_are_unique_too() {
+    let read = || -> (String, Box<dyn Settings>) { ("read".into(), Box::new(Read::default())) };
+    insta::assert_snapshot!(Plan::of(vec![read(), read()]).unwrap_err(), @r"
+    error: two stages are called `read`
+      (made in code)
+    ");
+}
+
+#[test]
+fn metrics_of_metrics_make_no_cycle() {
+    let extra = "[stage.a]\ntype = \"evaluate\"\n[stage.b]\ntype = \"evaluate\"\n";
+    let text = format!("{extra}{WIKI}");
+    let plan = Scratch::new(&[("wiki.toml", &text)]).load("wiki.toml", &Overrides::default()).unwrap();
+    let sources = |id| -> Vec<&str> {
+        plan.stage(id).unwrap().inputs[0].iter().map(|edge| plan.stages[edge.from].id.as_str()).collect()
+    };
+    assert_eq!(sources("a"), ["loss", "optimize"]);
+    assert_eq!(sources("b"), ["a", "loss", "optimize"]);
+    assert_eq!(sources("record"), ["a", "b", "loss", "optimize"]);
+    assert_eq!(plan.order().len(), plan.stages.len());
+}

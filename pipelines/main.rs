@@ -1,0 +1,6 @@
+//! The `pipeline` program.
+use millrace_pipelines::{App, STAGES};
+
+fn main() -> std::process::ExitCode {
+    App::new(STAGES).main()
+}

@@ -1,0 +1,97 @@
+//! The program: commands, errors and exit codes.
+use crate::cli::{Cli, Command};
+use crate::plan::Plan;
+use crate::problem::Problems;
+use crate::{run, show};
+use anyhow::{Error, Result};
+use clap::Parser;
+use contract::StageType;
+use std::process::ExitCode;
+use text::TextProblem;
+
+/// A `pipeline` with the stages it knows. A crate with a stage of its own has a `main` of one line:
+///
+/// ```no_run
+/// # use millrace_pipelines::{App, STAGES};
+/// fn main() -> std::process::ExitCode {
+///     App::new(STAGES).main()
+/// }
+/// ```
+pub struct App {
+    stages: Vec<StageType>,
+}
+
+impl App {
+    /// A program that knows `stages`.
+    pub fn new(stages: &[StageType]) -> Self {
+        Self { stages: stages.to_vec() }
+    }
+
+    /// The same with one more.
+    pub fn with(mut self, stage: StageType) -> Self {
+        self.stages.push(stage);
+        self
+    }
+
+    /// Does what the command line says. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+    pub fn main(self) -> ExitCode {
+        // A panic is a bug; it is reported as an error of its stage, without a backtrace.
+        std::panic::set_hook(Box::new(|_| {}));
+        let cli = Cli::parse();
+        match self.command(&cli.command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{}", explain(&error));
+                ExitCode::from(exit_code(&error))
+            }
+        }
+    }
+
+    fn command(&self, command: &Command) -> Result<()> {
+        match command {
+            Command::Run(asked) => run::run(asked, &self.stages)?,
+            Command::Check(asked) => {
+                let plan = Plan::load(&asked.config, &asked.changes.overrides(), &self.stages).map_err(Error::new)?;
+                println!("{}", show::plan_summary(&plan).trim_end());
+            }
+            Command::Stages(asked) => {
+                println!("{}", show::stages(&self.stages, asked.name.as_deref()).map_err(Error::new)?.trim_end());
+            }
+            Command::Evaluate(asked) => {
+                let found = run::evaluate(asked, &self.stages)?;
+                if asked.json {
+                    println!("{}", serde_json::to_string(&found)?);
+                } else {
+                    println!("{} after {} steps", found.run, found.step);
+                    println!("  held out         {} documents, {} tokens", found.documents, found.tokens);
+                    println!("  validation loss  {:.4} nats a token", found.validation_loss);
+                    if let Some(bits) = found.bits_per_byte {
+                        println!("  bits per byte    {bits:.4}");
+                    }
+                }
+            }
+            Command::Bench(asked) => {
+                let (measured, _) = run::bench(asked)?;
+                println!("{}", serde_json::to_string(&measured)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What people see of an error: problems of a configuration as they are, anything else with its causes.
+fn explain(error: &Error) -> String {
+    match error.downcast_ref::<Problems>() {
+        Some(problems) => problems.to_string(),
+        None => format!("error: {error:#}"),
+    }
+}
+
+fn exit_code(error: &Error) -> u8 {
+    let usage = error.chain().any(|cause| {
+        cause.is::<Problems>()
+            || cause.is::<run::Usage>()
+            || cause.downcast_ref::<TextProblem>().is_some_and(TextProblem::is_usage)
+    });
+    if usage { 2 } else { 1 }
+}

@@ -1,0 +1,213 @@
+//! `pipeline run`.
+use super::session::Session;
+use super::{Usage, directory, prepare};
+use crate::cli;
+use crate::engine::{Job, WorkerTiming, execute};
+use crate::plan::Plan;
+use crate::show::{Banner, Line, StageTime, Times, Training, banner, held_back, stage_times};
+use anyhow::Result;
+use compute::machine;
+use contract::{Saved, StageType};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use train::checkpoint::{State, TokenizerJson};
+use train::record::{Limit, Report, Reporter, StepLine};
+use train::weights::Start;
+
+/// Columns of what is printed.
+const COLUMNS: usize = 80;
+
+/// Runs a configuration to its end.
+///
+/// # Errors
+/// [`Problems`](crate::problem::Problems) of the configuration, [`Usage`], or the first failure of any stage.
+pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
+    let plan = Plan::load(&asked.config, &asked.overrides(), registry).map_err(anyhow::Error::new)?;
+    let run_dir = asked.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
+    let workers = plan.run.workers.unwrap_or_else(super::cores);
+    machine::single_threaded_blas();
+
+    let from = match &asked.resume {
+        Some(checkpoint) => directory::resumed(&run_dir, checkpoint.as_deref())?,
+        None => {
+            directory::claim(&run_dir)?;
+            None
+        }
+    };
+    let mut line = Line::stderr();
+    let prepared = prepare::prepare(&plan, workers, &mut line)?;
+    line.finish();
+    let mut session = Session::new(&plan, prepared, workers, Some(run_dir.clone()))?;
+    let saved = begin(&mut session, &plan, from)?;
+    let tokenizer = session.env.resources.get::<TokenizerJson>();
+    std::fs::create_dir_all(&run_dir)?;
+    directory::describe(&run_dir, &plan, workers, tokenizer.as_ref().map(|json| json.0.as_str()))?;
+
+    line.note(&banner(&introduction(&session, &plan, &run_dir), COLUMNS));
+    session.notes.iter().for_each(|note| line.note(&format!("note: {note}")));
+    let limit = Limit { gemm_gflops: machine::gemm_gflops(workers) };
+    let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
+    session.env.resources.insert(Arc::new(limit));
+    session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
+    let began = Instant::now();
+    let job = Job { stages: plan.stages, env: session.env, saved, endless: false, prefetch: plan.run.prefetch };
+    let timings = execute(job);
+    let mut printer = printer.lock().unwrap_or_else(|e| e.into_inner());
+    printer.line.finish();
+    let table = stage_times(&times(&timings?, began.elapsed()), COLUMNS);
+    printer.line.note(&format!("\n{table}"));
+    printer.conclude(&run_dir);
+    Ok(())
+}
+
+/// Sets where the run starts: at a checkpoint, from a model's weights, or from the seed.
+fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> Result<Vec<Saved>> {
+    let Some((checkpoint, state)) = from else {
+        if let Some(folder) = &plan.run.initial_checkpoint {
+            session.env.resources.insert(Arc::new(Start::Weights(folder.into())));
+        }
+        return Ok(Vec::new());
+    };
+    let notes = directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
+    session.notes.extend(notes);
+    session.notes.push(format!("going on from {} after {} steps", checkpoint.display(), state.step));
+    if state.step > session.env.calendar.steps {
+        let (done, asked) = (state.step, session.env.calendar.steps);
+        return Err(Usage(format!("the checkpoint is at step {done}, past the end of the run at {asked}")).into());
+    }
+    session.env.calendar.first = state.step;
+    session.env.resources.insert(Arc::new(Start::Resume(checkpoint)));
+    Ok(state.saved.into_iter().map(|(stage, lane, state)| Saved { stage, lane, state }).collect())
+}
+
+fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
+    let (env, shape) = (&session.env, session.env.shape);
+    let sequences = shape.micro_batches as usize * shape.sequences;
+    let mut facts = Banner {
+        run: plan.run.name.clone(),
+        cpu: machine::cpu(),
+        cores: super::cores(),
+        workers: env.workers,
+        blas_kernel: machine::blas_core(),
+        best_kernel: machine::best_blas_core().map(str::to_owned),
+        blas_variable: std::env::var("OPENBLAS_CORETYPE").ok(),
+        model: Some(session.model.summary.clone()),
+        parameters: session.model.parameter_count() as u64,
+        source: None,
+        corpus: env.corpus,
+        batch: Some(format!(
+            "{sequences} sequences of {} tokens ({} x {}), {} steps",
+            shape.length, shape.micro_batches, shape.sequences, env.calendar.steps
+        )),
+        run_dir: Some(run_dir.display().to_string()),
+    };
+    if !held_back(&facts) {
+        facts.blas_variable = None;
+    }
+    facts
+}
+
+/// Shows a run's numbers as they come, and keeps the last ones.
+struct Printer {
+    line: Line,
+    steps: u64,
+    first: u64,
+    batch: usize,
+    began: Option<Instant>,
+    validation: Option<f64>,
+    /// Speeds of the last steps, for a rate that does not jump.
+    recent: std::collections::VecDeque<f64>,
+    last: Option<StepLine>,
+}
+
+impl Printer {
+    fn new(line: Line, session: &Session) -> Self {
+        let (shape, calendar) = (session.env.shape, session.env.calendar);
+        Self {
+            line,
+            steps: calendar.steps,
+            first: calendar.first,
+            batch: shape.micro_batches as usize * shape.sequences,
+            began: None,
+            validation: None,
+            recent: std::collections::VecDeque::new(),
+            last: None,
+        }
+    }
+
+    fn step(&mut self, step: &StepLine) {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        self.recent.push_back(step.tok_per_sec);
+        if self.recent.len() > 20 {
+            self.recent.pop_front();
+        }
+        let mut sorted: Vec<f64> = self.recent.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        let done = (step.step - self.first).saturating_sub(1);
+        let left = (done > 0).then(|| began.elapsed().mul_f64((self.steps - step.step) as f64 / done as f64));
+        self.line.training(&Training {
+            step: step.step,
+            steps: self.steps,
+            loss: step.loss,
+            tok_per_sec: sorted[sorted.len() / 2],
+            batch: self.batch,
+            mfu: (step.mfu > 0.0).then_some(step.mfu),
+            data_wait_ms: step.data_wait_ms,
+            left,
+            validation_loss: self.validation,
+        });
+        self.last = Some(step.clone());
+    }
+
+    fn validated(&mut self, step: &StepLine) {
+        self.validation = step.validation_loss;
+        if let Some(loss) = step.validation_loss {
+            let bits = step.bits_per_byte.map(|bits| format!(", {bits:.4} bits per byte")).unwrap_or_default();
+            self.line.note(&format!("Step {}: validation loss {loss:.4}{bits}", step.step));
+        }
+        self.last = Some(step.clone());
+    }
+
+    fn conclude(&mut self, run_dir: &Path) {
+        if let Some(last) = &self.last {
+            let loss = last.loss;
+            self.line.note(&format!("\nDone: {} steps, training loss {loss:.4}", last.step));
+        }
+        let checkpoint = train::checkpoint::list(run_dir).ok().and_then(|mut all| all.pop());
+        if let Some((_, path)) = checkpoint {
+            self.line.note(&format!("The model is in {}", path.display()));
+        }
+    }
+}
+
+struct Shared(Arc<Mutex<Printer>>);
+
+impl Report for Shared {
+    fn step(&self, line: &StepLine) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).step(line);
+    }
+    fn validated(&self, line: &StepLine) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).validated(line);
+    }
+}
+
+/// Time per stage over all workers.
+fn times(workers: &[WorkerTiming], wall: Duration) -> Times {
+    let mut times = Times { wall, workers: workers.len(), stages: Vec::new(), waits: Vec::new() };
+    let mut parked = Duration::ZERO;
+    for timing in workers {
+        parked += timing.parked;
+        for stage in &timing.stages {
+            match times.stages.iter_mut().find(|s| s.stage == stage.id) {
+                Some(sum) => {
+                    sum.time += stage.busy;
+                    sum.calls += stage.calls;
+                }
+                None => times.stages.push(StageTime { stage: stage.id.clone(), time: stage.busy, calls: stage.calls }),
+            }
+        }
+    }
+    times.waits.push(("waiting".into(), parked));
+    times
+}
