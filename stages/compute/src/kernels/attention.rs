@@ -5,7 +5,7 @@
 //! one scratch block that stays in cache. Backward recomputes the probabilities from each row's log-sum-exp, as
 //! FlashAttention does (Dao et al. 2022); no `length × length` matrix is kept, and masks never exist as data.
 use crate::kernels::gemm::{Matrix, MatrixMut, block, block_mut, matrix, matrix_mut, product};
-use crate::simd::{dot, exp, max, sum};
+use crate::simd::{LANES, dot, exp, max, sum};
 use crate::wide;
 use contract::Buffer;
 
@@ -123,10 +123,16 @@ pub fn forward(shape: &Attention<'_>, qkv: &[f32], out_rc: &mut [f32], log_sums:
     });
 }
 
-/// The columns that row `row` of a tile sees.
+/// Of a row of a tile's scores: unseen columns up to the end of the last register that holds a seen one become
+/// negative infinity, so that loops need no edges; the rest becomes 0. Gives how many columns are left to work on.
 #[inline(always)]
-fn seen(row: usize, shift: usize, first: usize, starts: &[u32]) -> std::ops::Range<usize> {
-    starts.get(row).map_or(0, |s| *s as usize - first)..row + shift + 1
+fn hide(scores: &mut [f32], row: usize, shift: usize, first: usize, starts: &[u32]) -> usize {
+    let (start, end) = (starts.get(row).map_or(0, |s| *s as usize - first), row + shift + 1);
+    let whole = end.next_multiple_of(LANES).min(scores.len());
+    scores[..start].fill(f32::NEG_INFINITY);
+    scores[end..whole].fill(f32::NEG_INFINITY);
+    scores[whole..].fill(0.0);
+    whole
 }
 
 wide! {
@@ -143,12 +149,16 @@ wide! {
         for (row, (scores, (log_sum, over_sum))) in
             scores.chunks_exact_mut(keys).zip(log_sums.iter_mut().zip(over_sums)).enumerate()
         {
-            let seen = seen(row, shift, first, starts);
-            scores[..seen.start].fill(0.0);
-            scores[seen.end..].fill(0.0);
-            let scores = &mut scores[seen];
+            let whole = hide(scores, row, shift, first, starts);
+            let scores = &mut scores[..whole];
             let highest = max(scores);
-            for x in scores.iter_mut() {
+            let (chunks, rest) = scores.as_chunks_mut::<LANES>();
+            for chunk in chunks {
+                for x in chunk {
+                    *x = exp(*x - highest);
+                }
+            }
+            for x in rest {
                 *x = exp(*x - highest);
             }
             let total = sum(scores);
@@ -231,12 +241,17 @@ wide! {
     ) {
         let rows = p.chunks_exact_mut(keys).zip(d.chunks_exact_mut(keys)).zip(log_sums.iter().zip(along));
         for (row, ((p, d), (log_sum, along))) in rows.enumerate() {
-            let seen = seen(row, shift, first, starts);
-            for x in [&mut *p, &mut *d] {
-                x[..seen.start].fill(0.0);
-                x[seen.end..].fill(0.0);
+            let whole = hide(p, row, shift, first, starts);
+            d[whole..].fill(0.0);
+            let (p, d) = (&mut p[..whole], &mut d[..whole]);
+            let ((p, p_rest), (d, d_rest)) = (p.as_chunks_mut::<LANES>(), d.as_chunks_mut::<LANES>());
+            for (p, d) in p.iter_mut().zip(d) {
+                for i in 0..LANES {
+                    p[i] = exp(p[i] - log_sum);
+                    d[i] = p[i] * (d[i] - along);
+                }
             }
-            for (p, d) in p[seen.clone()].iter_mut().zip(&mut d[seen]) {
+            for (p, d) in p_rest.iter_mut().zip(d_rest) {
                 *p = exp(*p - log_sum);
                 *d = *p * (*d - along);
             }
@@ -274,9 +289,9 @@ mod tests {
     fn starts(sequences: usize, length: usize, seed: u64) -> Vec<u32> {
         let cut = random(seed, sequences * length);
         let mut starts: Vec<u32> = Vec::new();
-        for row in 0..sequences * length {
+        for (row, cut) in cut.iter().enumerate() {
             let position = (row % length) as u32;
-            let new = position == 0 || cut[row] > 0.8;
+            let new = position == 0 || *cut > 0.8;
             starts.push(if new { position } else { *starts.last().expect("not the first") });
         }
         starts

@@ -6,7 +6,7 @@ use crate::simd::sigmoid;
 use crate::wide;
 
 /// 2 √(2/π)
-const TWO_ROOT: f32 = 1.595_769_1;
+const TWO_ROOT: f32 = 1.595_769;
 const CUBE: f32 = 0.044_715;
 
 /// `(sigmoid(2u), d(2u)/dx)`.

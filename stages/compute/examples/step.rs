@@ -1,0 +1,209 @@
+//! One leaf's forward, loss and backward on one thread, timed, for the shapes of the project's table:
+//!
+//! ```sh
+//! cargo run --release -p millrace-compute --example step [shape …]
+//! ```
+//!
+//! With `KERNELS=1`, below each shape's line: what its kernels take when run alone, as a share of the step.
+use compute::kernels::{attention, bias, cross_entropy, embedding, gelu, gemm, head, layer_norm};
+use compute::machine;
+use compute::models::{Gpt2, Gpt2Shape, Model};
+use contract::{Batch, Parameters, Purpose, Tensor, Turn};
+use millrace_compute as compute;
+use std::sync::Arc;
+
+/// Name, layers, heads, width, tokens a sequence, sequences a leaf, vocabulary.
+const SHAPES: [(&str, usize, usize, usize, usize, usize, usize); 4] = [
+    ("seed", 2, 8, 256, 128, 16, 10_000),
+    ("small", 6, 6, 384, 256, 8, 16_384),
+    ("gpt2", 12, 12, 768, 256, 2, 50_257),
+    ("long", 12, 12, 768, 1024, 1, 50_257),
+];
+
+fn main() {
+    machine::single_threaded_blas();
+    let gemm_rate = machine::gemm_gflops(1).max(large());
+    println!("{}, OpenBLAS {}, {gemm_rate:.0} GFLOP/s in large products", machine::cpu(), machine::blas_core());
+    if let Some(warning) = machine::blas_held_back() {
+        println!("{warning}");
+    }
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    for shape in SHAPES.iter().filter(|s| asked.is_empty() || asked.iter().any(|a| a == s.0)) {
+        measure(shape, gemm_rate);
+    }
+}
+
+fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: f64) {
+    let &(name, layers, heads, width, length, sequences, vocabulary) = shape;
+    let feed_forward = 4 * width;
+    let (end_of_text, document_mask) = (0, false);
+    let model =
+        Gpt2::new(Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask });
+    let parameters = Parameters(model.facts().parameters.iter().map(|p| Arc::new(p.initial(1))).collect());
+    let rows = sequences * length;
+    let ids = |salt: usize| (0..rows).map(|i| ((i * 7919 + salt * 104_729) % vocabulary) as u32).collect::<Vec<_>>();
+    let batch = Batch {
+        leaf: 0,
+        purpose: Purpose::Train,
+        part: 0,
+        sequences,
+        length,
+        tokens: ids(1).into(),
+        targets: ids(2).into(),
+        document_starts: vec![0; rows].into(),
+    };
+
+    let (mut best, mut parts) = (f64::INFINITY, [0.0; 3]);
+    let mut times = Vec::new();
+    for _ in 0..if layers > 6 { 5 } else { 10 } {
+        let begin = seconds();
+        let forward = model.forward(&parameters, &batch, true);
+        let after_forward = seconds() - begin;
+        let ce = cross_entropy::CrossEntropy;
+        let (_, d_hidden, d_head) = head::head_loss(&ce, &forward.hidden, &parameters[0], &batch.targets, None);
+        let after_loss = seconds() - begin;
+        let mut tape = forward.tape.expect("asked for");
+        tape.start(d_hidden, d_head);
+        while tape.turn(&mut |_, _| ()).expect("backward works") == Turn::More {}
+        let all = seconds() - begin;
+        times.push(all);
+        if all < best {
+            (best, parts) = (all, [after_forward, after_loss - after_forward, all - after_loss]);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let rate = |seconds: f64| model.facts().flops_per_token * rows as f64 / seconds / 1e9;
+    let median = times[times.len() / 2];
+    println!(
+        "\n{name}: best {:.0} tok/s, {:.0} GFLOP/s, MFU {:.0} % (median {:.0} tok/s, {:.0} %); forward {:.1} ms, loss {:.1}, backward {:.1}",
+        rows as f64 / best,
+        rate(best),
+        100.0 * rate(best) / gemm_rate,
+        rows as f64 / median,
+        100.0 * rate(median) / gemm_rate,
+        1e3 * parts[0],
+        1e3 * parts[1],
+        1e3 * parts[2],
+    );
+    if std::env::var_os("KERNELS").is_some() {
+        kernels(shape, best);
+    }
+}
+
+/// Time this thread has spent on a core, which other work on the machine disturbs less than the clock on the wall.
+fn seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the structure it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// GFLOP/s of a large product.
+fn large() -> f64 {
+    let (a, b, mut c) = (random(&[1536, 1536]), random(&[1536, 1536]), random(&[1536, 1536]));
+    let (a, b, c) = (gemm::matrix(&a.data, 1536), gemm::matrix(&b.data, 1536), &mut c.data);
+    2.0 * 1536f64.powi(3) / time(|| gemm::product(1.0, a, b, 0.0, gemm::matrix_mut(c, 1536))) / 1e9
+}
+
+/// Seconds of the best of three runs.
+fn time(mut work: impl FnMut()) -> f64 {
+    let run = |_| {
+        let begin = seconds();
+        work();
+        seconds() - begin
+    };
+    (0..3).map(run).fold(f64::INFINITY, f64::min)
+}
+
+fn random(shape: &[usize]) -> Tensor {
+    let mut t = Tensor::scratch(shape);
+    for (i, x) in t.data.iter_mut().enumerate() {
+        *x = ((i * 7919 % 8191) as f32 / 4096.0 - 1.0) * 0.5;
+    }
+    t
+}
+
+fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, usize, usize, usize, usize), step: f64) {
+    let (r, f, l) = (sequences * length, 4 * c, layers as f64);
+    let (x, mut y, mut z) = (random(&[r, f]), random(&[r, f]), random(&[r, f]));
+    let (w, mut row, mut row_2) = (random(&[c, f]), random(&[f]), random(&[f]));
+    let mut total = 0.0;
+    let mut report = |name: &str, seconds: f64, flops: f64| {
+        total += seconds;
+        let speed = if flops > 0.0 { format!("{:.0} GFLOP/s", flops / seconds / 1e9) } else { String::new() };
+        println!("  {:5.1} % {:8.2} ms  {name} {speed}", 100.0 * seconds / step, 1e3 * seconds);
+    };
+
+    for (name, inner, outer) in [("c_attn", c, 3 * c), ("c_proj", c, c), ("mlp.c_fc", c, f), ("mlp.c_proj", f, c)] {
+        let (x, w) = (gemm::matrix(&x.data[..r * inner], inner), gemm::matrix(&w.data[..inner * outer], outer));
+        let d = random(&[r, outer]);
+        let d = gemm::matrix(&d.data, outer);
+        let mut d_w = Tensor::scratch([inner, outer]);
+        let flops = 2.0 * (r * inner * outer) as f64 * l;
+        let y = &mut y.data;
+        let forward = time(|| gemm::product(1.0, x, w, 0.0, gemm::matrix_mut(&mut y[..r * outer], outer)));
+        let back = time(|| gemm::product(1.0, d, w.t(), 0.0, gemm::matrix_mut(&mut y[..r * inner], inner)));
+        let weight = time(|| gemm::product(1.0, x.t(), d, 0.0, gemm::matrix_mut(&mut d_w.data, outer)));
+        report(&format!("{name}: y = x·w"), forward * l, flops);
+        report(&format!("{name}: dx = dy·wᵀ"), back * l, flops);
+        report(&format!("{name}: dw = xᵀ·dy"), weight * l, flops);
+    }
+
+    let (hidden, wte) = (random(&[r, c]), random(&[v, c]));
+    let targets: Vec<u32> = (0..r).map(|i| (i * 7919 % v) as u32).collect();
+    let ce = cross_entropy::CrossEntropy;
+    let whole = time(|| drop(head::head_loss(&ce, &hidden, &wte, &targets, None)));
+    let mut logits = random(&[64, v]);
+    let rows = time(|| {
+        for logits in logits.data.chunks_exact_mut(v) {
+            head::RowLoss::row(&ce, logits, 3, true);
+        }
+    }) * r as f64
+        / 64.0;
+    report("head: products", whole - rows, 6.0 * (r * v * c) as f64);
+    report("head: cross-entropy", rows, 0.0);
+
+    let shape = attention::Attention { sequences, length, heads, width: c, starts: None };
+    let (qkv, mut out, mut sums) = (random(&[r, 3 * c]), random(&[r, c]), random(&[r, heads]));
+    let mut d_qkv = random(&[r, 3 * c]);
+    let causal = 4.0 * (r * c) as f64 * length as f64 / 2.0 * l;
+    let forward = time(|| attention::forward(&shape, &qkv.data, &mut out.data, &mut sums.data));
+    report("attention: forward (half of the square)", forward * l, causal);
+    let back =
+        time(|| attention::backward(&shape, &qkv.data, &out.data, &sums.data, &x.data[..r * c], &mut d_qkv.data));
+    report("attention: backward", back * l, 2.5 * causal);
+
+    let norm = time(|| {
+        layer_norm::forward(&x.data[..r * c], &row.data[..c], &w.data[..c], &mut y.data[..r * c], &mut z.data[..2 * r])
+    });
+    report("layer norm: forward", norm * (2.0 * l + 1.0), 0.0);
+    let stats = z.data[..2 * r].to_vec();
+    let again =
+        time(|| layer_norm::again(&x.data[..r * c], &row.data[..c], &w.data[..c], &stats, &mut y.data[..r * c]));
+    report("layer norm: again", again * 2.0 * l, 0.0);
+    let gain = &w.data[..c];
+    let norm = time(|| {
+        let (d, d_x) = (&x.data[..r * c], &mut y.data[..r * c]);
+        layer_norm::backward(&x.data[..r * c], gain, &stats, d, d_x, &mut row.data[..c], &mut row_2.data[..c]);
+    });
+    report("layer norm: backward", norm * (2.0 * l + 1.0), 0.0);
+    report("gelu: forward", time(|| gelu::forward(&x.data, &w.data[..f], &mut y.data)) * l, 0.0);
+    let back = time(|| gelu::backward(&x.data, &w.data[..f], &mut z.data, &mut y.data, &mut row.data));
+    report("gelu: backward", back * l, 0.0);
+    let biases = time(|| {
+        bias::broadcast(&w.data[..3 * c], &mut d_qkv.data);
+        bias::add_to_rows(&x.data[..r * c], &w.data[..c], &mut y.data[..r * c]);
+        bias::add_to_rows(&x.data[..r * c], &w.data[..c], &mut y.data[..r * c]);
+        bias::column_sums(&x.data[..r * c], &mut row.data[..c]);
+        bias::column_sums(&x.data[..r * c], &mut row.data[..c]);
+        bias::column_sums(&d_qkv.data, &mut row.data[..3 * c]);
+    });
+    report("biases and residuals", biases * l, 0.0);
+    let (wpe, mut d_wpe, mut d_wte) = (random(&[length, c]), random(&[length, c]), random(&[v, c]));
+    let embeddings = time(|| {
+        embedding::forward(&targets, length, &wte.data, &wpe.data, c, &mut y.data[..r * c]);
+        embedding::backward(&targets, length, &y.data[..r * c], c, &mut d_wte.data, &mut d_wpe.data);
+    });
+    report("embeddings", embeddings, 0.0);
+    println!("  {:5.1} % {:8.2} ms  in all", 100.0 * total / step, 1e3 * total);
+}
