@@ -6,6 +6,7 @@ use crate::Progress;
 use crate::cache::{Cache, key, write_whole};
 use crate::documents::DocumentStore;
 use crate::problem::{TextProblem, shielded};
+pub use crate::split::{Part, Split};
 use crate::token_files::TokenStore;
 use anyhow::{Context, Result};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
@@ -18,46 +19,6 @@ use std::sync::Arc;
 
 /// Rows read at a time.
 const CHUNK: u64 = 256;
-
-/// What decides whether a document is held out for validation.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Split {
-    /// Rows 0, n, 2n … of the files.
-    Every(u64),
-    /// Documents whose content hash falls into this share of all hashes: equal documents stay together, and a
-    /// document stays where it is when others come or go.
-    Fraction(f64),
-}
-
-impl Split {
-    /// A name for cache keys.
-    pub fn key(&self) -> String {
-        format!("{self:?}")
-    }
-
-    fn holds_out(&self, row: u64, hash: u64) -> bool {
-        match self {
-            Split::Every(n) => row.is_multiple_of((*n).max(1)),
-            Split::Fraction(share) => (hash as f64) < share * 2f64.powi(64),
-        }
-    }
-
-    fn holds_out_something(&self) -> bool {
-        !matches!(self, Split::Fraction(share) if *share <= 0.0)
-    }
-}
-
-/// The part of the corpus a row belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Part {
-    /// Learned from.
-    Train = 0,
-    /// Held out.
-    Validation = 1,
-    /// Neither: null or empty.
-    Skipped = 2,
-}
 
 /// Every row's part and size in bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
