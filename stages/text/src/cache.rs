@@ -85,21 +85,18 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Resu
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let temporary = folder.join(format!(".{name}.{}.{number}.part", std::process::id()));
     let file = File::create(&temporary).with_context(|| format!("cannot write {}", temporary.display()))?;
-    let written = (|| {
-        let mut out = BufWriter::new(file);
-        write(&mut out)?;
-        out.flush()?;
-        out.get_ref().sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        if let Ok(folder) = File::open(folder) {
-            folder.sync_all()?;
-        }
-        anyhow::Ok(())
-    })();
+    let mut out = BufWriter::new(file);
+    let written = write(&mut out).and_then(|()| {
+        let done = out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| std::fs::rename(&temporary, path));
+        done.with_context(|| format!("cannot write {}", path.display()))
+    });
     if written.is_err() {
         let _ = std::fs::remove_file(&temporary);
+    } else if let Ok(folder) = File::open(folder) {
+        // The name is durable when the folder is; some file systems cannot say so.
+        let _ = folder.sync_all();
     }
-    written.with_context(|| format!("cannot write {}", path.display()))
+    written
 }
 
 #[cfg(test)]

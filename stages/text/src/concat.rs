@@ -67,7 +67,7 @@ impl Settings for Concat {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let vocabulary = env.resource::<Vocabulary>("what the tokens mean (Vocabulary)")?;
+        let vocabulary = Vocabulary::of(env)?;
         Ok(Built::Stage(Box::new(Packer {
             shape: env.shape,
             calendar: env.calendar,
@@ -134,9 +134,7 @@ impl Packer {
                 .filter(|(_, t)| **t == self.end_of_text)
                 .for_each(|(x, _)| *x = IGNORED);
         }
-        let rest = tokens[n..].to_vec();
-        let mut tokens = std::mem::replace(tokens, rest);
-        tokens.truncate(n);
+        let tokens: Vec<u32> = tokens.drain(..n).collect();
         Batch {
             leaf,
             purpose,
@@ -218,145 +216,5 @@ impl Stage for Packer {
             .with_context(|| format!("the checkpoint's state of lane {lane} is not a packer's"))?;
         self.lanes.insert(lane, LaneState { tokens: left.tokens, ..LaneState::default() });
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::env;
-    use arrow::array::{ListArray, ListBuilder, UInt32Builder};
-    use contract::Tokens;
-    use contract::testing::{Collect, at};
-    use proptest::prelude::*;
-    use std::sync::Arc;
-
-    const END: u32 = 99;
-
-    fn lists(documents: &[Vec<u32>]) -> ListArray {
-        let mut lists = ListBuilder::new(UInt32Builder::new());
-        for document in documents {
-            lists.values().append_slice(document);
-            lists.append(true);
-        }
-        lists.finish()
-    }
-
-    fn packer(sequences: usize, length: usize, steps: u64, evaluate: Option<u64>, mask: bool) -> Box<dyn Stage> {
-        let mut env = env(1, sequences, length, steps);
-        env.calendar.evaluate = evaluate;
-        env.resources.insert(Arc::new(Vocabulary { hash: String::new(), size: 100, end_of_text: END }));
-        let settings = Concat { mask_across_documents: mask, ..Concat::default() };
-        match settings.build(&env).unwrap() {
-            Built::Stage(stage) => stage,
-            Built::Source(_) => unreachable!(),
-        }
-    }
-
-    fn give(
-        stage: &mut dyn Stage,
-        step: Step,
-        purpose: Purpose,
-        last: bool,
-        documents: &[Vec<u32>],
-    ) -> (Turn, Vec<Batch>) {
-        let mut out = Collect::default();
-        let tokens = Tokens { lane: 0, purpose, last, documents: lists(documents) };
-        let turn = stage.packet(at(step), Packet::Tokens(tokens), &mut out).unwrap();
-        let batch = |p| if let Packet::Batch(b) = p { b } else { unreachable!() };
-        (turn, out.0.into_iter().map(batch).collect())
-    }
-
-    fn check_batch(batch: &Batch, stream: &[u32], at: usize, mask: bool) {
-        let n = batch.sequences * batch.length;
-        assert_eq!(batch.tokens[..], stream[at..at + n]);
-        for i in 0..n {
-            let expected = if mask && stream[at + i] == END { IGNORED } else { stream[at + i + 1] };
-            assert_eq!(batch.targets[i], expected);
-            let sequence = at + i - i % batch.length;
-            let start = (sequence + 1..=at + i).rev().find(|p| stream[p - 1] == END).map_or(0, |p| p - sequence);
-            assert_eq!(batch.document_starts[i] as usize, start);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn training_is_a_naive_concatenation(
-            documents in prop::collection::vec(prop::collection::vec(0u32..99, 0..30), 1..40),
-            sequences in 1usize..4, length in 1usize..9, some in 1usize..4, mask: bool, stop in 0u64..6,
-        ) {
-            let stream: Vec<u32> = documents.iter().flat_map(|d| d.iter().copied().chain([END])).collect();
-            let mut stage = packer(sequences, length, 1000, None, mask);
-            let mut chunks = documents.chunks(some).map(<[_]>::to_vec);
-            for step in 0u64.. {
-                if step == stop {
-                    let state = stage.save(0).unwrap();
-                    stage = packer(sequences, length, 1000, None, mask);
-                    stage.load(0, state).unwrap();
-                }
-                let at = step as usize * sequences * length;
-                // The first packet of a step may be empty.
-                let (mut turn, mut batches) = give(&mut *stage, step, Purpose::Train, false, &[]);
-                while turn == Turn::Starved {
-                    prop_assert!(batches.is_empty());
-                    let Some(chunk) = chunks.next() else {
-                        prop_assert!(at + sequences * length + 1 > stream.len());
-                        return Ok(());
-                    };
-                    (turn, batches) = give(&mut *stage, step, Purpose::Train, false, &chunk);
-                }
-                prop_assert_eq!(batches.len(), 1);
-                check_batch(&batches[0], &stream, at, mask);
-            }
-        }
-
-        #[test]
-        fn validation_covers_all_but_a_tail(
-            documents in prop::collection::vec(prop::collection::vec(0u32..99, 0..30), 0..40),
-            sequences in 1usize..4, length in 1usize..9,
-        ) {
-            let stream: Vec<u32> = documents.iter().flat_map(|d| d.iter().copied().chain([END])).collect();
-            let mut stage = packer(sequences, length, 1, Some(1), false);
-            let mut batches = Vec::new();
-            for chunk in documents.chunks(3) {
-                let (turn, some) = give(&mut *stage, 1, Purpose::Validate, false, chunk);
-                prop_assert_eq!(turn, Turn::Starved);
-                batches.extend(some);
-            }
-            let (turn, some) = give(&mut *stage, 1, Purpose::Validate, true, &[]);
-            prop_assert_eq!(turn, Turn::Done);
-            batches.extend(some);
-            let mut at = 0;
-            for (part, batch) in batches.iter().enumerate() {
-                prop_assert_eq!(batch.part as usize, part);
-                prop_assert!(batch.sequences == sequences || part + 1 == batches.len());
-                check_batch(batch, &stream, at, false);
-                at += batch.sequences * length;
-            }
-            prop_assert!(stream.len() - at <= length);
-        }
-    }
-
-    #[test]
-    fn a_step_that_validates_and_trains_is_starved_until_it_has_both() {
-        let mut stage = packer(1, 4, 10, Some(1), false);
-        let document = |n| vec![vec![1; n]];
-        assert_eq!(give(&mut *stage, 0, Purpose::Train, false, &document(20)).0, Turn::Done);
-        let (turn, batches) = give(&mut *stage, 1, Purpose::Validate, false, &document(9));
-        assert_eq!((turn, batches.len()), (Turn::Starved, 2));
-        // What is left from step 0 is enough to train.
-        let (turn, batches) = give(&mut *stage, 1, Purpose::Validate, true, &document(6));
-        assert_eq!((turn, batches.len()), (Turn::Done, 3));
-        assert_eq!(
-            batches.iter().map(|b| b.purpose).collect::<Vec<_>>(),
-            [Purpose::Validate, Purpose::Validate, Purpose::Train]
-        );
-        for step in 2..5 {
-            let (turn, batches) = give(&mut *stage, step, Purpose::Validate, true, &[]);
-            assert_eq!((turn, batches.len()), (Turn::Done, 1));
-        }
-        assert_eq!(give(&mut *stage, 5, Purpose::Validate, true, &[]).0, Turn::Starved);
-        assert_eq!(give(&mut *stage, 5, Purpose::Train, false, &document(1)).0, Turn::Starved);
-        assert_eq!(give(&mut *stage, 5, Purpose::Train, false, &document(8)).0, Turn::Done);
     }
 }

@@ -3,9 +3,10 @@
 //! A [`Survey`] reads every text once: bytes and the part each belongs to. Counting tokens (by the graph `scan →
 //! tokenize → count`) makes it a [`CorpusIndex`]. Both are files in the cache, so that the next run reads neither.
 use crate::Progress;
-use crate::cache::write_whole;
+use crate::cache::{Cache, key, write_whole};
 use crate::documents::DocumentStore;
-use crate::problem::TextProblem;
+use crate::problem::{TextProblem, shielded};
+pub use crate::split::{Part, Split};
 use crate::token_files::TokenStore;
 use anyhow::{Context, Result};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
@@ -13,51 +14,11 @@ use arrow::datatypes::{UInt8Type, UInt32Type, UInt64Type};
 use contract::{Corpus, CorpusPart};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Rows read at a time.
 const CHUNK: u64 = 256;
-
-/// What decides whether a document is held out for validation.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Split {
-    /// Rows 0, n, 2n … of the files.
-    Every(u64),
-    /// Documents whose content hash falls into this share of all hashes: equal documents stay together, and a
-    /// document stays where it is when others come or go.
-    Fraction(f64),
-}
-
-impl Split {
-    /// A name for cache keys.
-    pub fn key(&self) -> String {
-        format!("{self:?}")
-    }
-
-    fn holds_out(&self, row: u64, hash: u64) -> bool {
-        match self {
-            Split::Every(n) => row.is_multiple_of((*n).max(1)),
-            Split::Fraction(share) => (hash as f64) < share * 2f64.powi(64),
-        }
-    }
-
-    fn holds_out_something(&self) -> bool {
-        !matches!(self, Split::Fraction(share) if *share <= 0.0)
-    }
-}
-
-/// The part of the corpus a row belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Part {
-    /// Learned from.
-    Train = 0,
-    /// Held out.
-    Validation = 1,
-    /// Neither: null or empty.
-    Skipped = 2,
-}
 
 /// Every row's part and size in bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -126,6 +87,18 @@ impl Survey {
             progress(row, store.rows());
         }
         Ok(surveyor.finish())
+    }
+
+    /// As [`of`](Self::of), but from the cache if it is there, and kept there.
+    pub fn cached(store: &DocumentStore, split: Split, cache: &Cache, progress: Progress) -> Result<Self> {
+        let path = cache.file("surveys", &key(&["survey 1", store.content_hash(), &split.key()]), "parquet");
+        if let Some((survey, _)) = read_columns(&path)? {
+            return Ok(survey);
+        }
+        let survey = Self::of(store, split, progress)?;
+        let none = vec![0; survey.parts.len()];
+        write_columns(&path, survey.parts.iter().map(|part| *part as u8).collect(), &survey.bytes, &none)?;
+        Ok(survey)
     }
 
     /// Rows learned from, ascending.
@@ -212,37 +185,50 @@ impl CorpusIndex {
         let mut parts = vec![Part::Skipped as u8; self.tokens.len()];
         self.train.iter().for_each(|row| parts[*row as usize] = Part::Train as u8);
         self.validation.iter().for_each(|row| parts[*row as usize] = Part::Validation as u8);
-        let columns: [(&str, ArrayRef); 3] = [
-            ("part", Arc::new(UInt8Array::from(parts))),
-            ("bytes", Arc::new(UInt64Array::from(self.bytes.clone()))),
-            ("tokens", Arc::new(UInt32Array::from(self.tokens.clone()))),
-        ];
-        let batch = RecordBatch::try_from_iter(columns)?;
-        write_whole(path, |out| {
-            let mut writer = ArrowWriter::try_new(out, batch.schema(), None)?;
-            writer.write(&batch)?;
-            writer.close()?;
-            Ok(())
-        })
+        write_columns(path, parts, &self.bytes, &self.tokens)
+    }
+
+    /// Where in the cache the index of documents of this content, with this tokenizer and this split, is kept.
+    pub fn file(cache: &Cache, content_hash: &str, tokenizer_hash: &str, split: Split) -> PathBuf {
+        cache.file("indices", &key(&["index 1", content_hash, tokenizer_hash, &split.key()]), "parquet")
     }
 
     /// Reads what [`save`](Self::save) wrote; `None` if there is no such file.
     pub fn load(path: &Path) -> Result<Option<Self>> {
-        let Ok(file) = std::fs::File::open(path) else { return Ok(None) };
-        let (mut survey, mut tokens) = (Survey::default(), Vec::new());
-        (|| {
-            for batch in ParquetRecordBatchReaderBuilder::try_new(file)?.build()? {
-                let batch = batch?;
-                let part = |code: &u8| [Part::Train, Part::Validation, Part::Skipped][usize::from(*code).min(2)];
-                survey.parts.extend(batch.column(0).as_primitive::<UInt8Type>().values().iter().map(part));
-                survey.bytes.extend(batch.column(1).as_primitive::<UInt64Type>().values());
-                tokens.extend(batch.column(2).as_primitive::<UInt32Type>().values());
-            }
-            anyhow::Ok(())
-        })()
-        .with_context(|| format!("{} is damaged; remove it", path.display()))?;
-        Self::new(survey, tokens).map(Some)
+        read_columns(path)?.map(|(survey, tokens)| Self::new(survey, tokens)).transpose()
     }
+}
+
+fn write_columns(path: &Path, parts: Vec<u8>, bytes: &[u64], tokens: &[u32]) -> Result<()> {
+    let columns: [(&str, ArrayRef); 3] = [
+        ("part", Arc::new(UInt8Array::from(parts))),
+        ("bytes", Arc::new(UInt64Array::from(bytes.to_vec()))),
+        ("tokens", Arc::new(UInt32Array::from(tokens.to_vec()))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns)?;
+    write_whole(path, |out| {
+        let mut writer = ArrowWriter::try_new(out, batch.schema(), None)?;
+        writer.write(&batch)?;
+        writer.close()?;
+        Ok(())
+    })
+}
+
+fn read_columns(path: &Path) -> Result<Option<(Survey, Vec<u32>)>> {
+    let Ok(file) = std::fs::File::open(path) else { return Ok(None) };
+    let (mut survey, mut tokens) = (Survey::default(), Vec::new());
+    shielded(|| {
+        for batch in ParquetRecordBatchReaderBuilder::try_new(file)?.build()? {
+            let batch = batch?;
+            let part = |code: &u8| [Part::Train, Part::Validation, Part::Skipped][usize::from(*code).min(2)];
+            survey.parts.extend(batch.column(0).as_primitive::<UInt8Type>().values().iter().map(part));
+            survey.bytes.extend(batch.column(1).as_primitive::<UInt64Type>().values());
+            tokens.extend(batch.column(2).as_primitive::<UInt32Type>().values());
+        }
+        anyhow::Ok(())
+    })
+    .with_context(|| format!("{} is damaged; remove it", path.display()))?;
+    Ok(Some((survey, tokens)))
 }
 
 #[cfg(test)]

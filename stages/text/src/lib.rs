@@ -10,13 +10,14 @@
 //! | [`row_groups`] | any row of Parquet files, by number |
 //! | [`documents`] | texts by row number: [`DocumentStore`] |
 //! | [`token_files`] | token lists by row number: [`TokenStore`], and the writer |
+//! | [`split`] | what is held out |
 //! | [`corpus`] | which rows are learned from, which are held out, how large they are |
 //! | [`bpe_training`], [`tokenizer`] | byte-level BPE: learned, built in, or from a file |
 //! | [`permutation`], [`lanes`] | the order of an epoch, and which rows a lane is given at a step |
 //! | [`read_documents`], [`read_tokens`] | sources `documents` and `tokens` |
 //! | [`scan`], [`count`] | source and sink of the counting graph |
 //! | [`tokenize`] | stage `bpe`: rows to tokens |
-//! | [`concat`] | stage `concat`: tokens to micro-batches |
+//! | [`mod@concat`] | stage `concat`: tokens to micro-batches |
 #![forbid(unsafe_code)]
 
 pub mod bpe_training;
@@ -34,6 +35,7 @@ pub mod read_documents;
 pub mod read_tokens;
 pub mod row_groups;
 pub mod scan;
+pub mod split;
 pub mod spool;
 pub mod token_files;
 pub mod tokenize;

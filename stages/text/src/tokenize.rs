@@ -1,5 +1,8 @@
 //! Stage `bpe`: texts to token ids.
+use crate::corpus::Survey;
+use crate::documents::DocumentStore;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
+use crate::{Cache, Progress};
 use anyhow::{Context, Result, bail};
 use arrow::array::{AsArray, ListBuilder, UInt32Builder};
 use contract::{At, Built, Emit, Env, Kind, Packet, Port, Problem, Settings, Stage, StageSettings, Tokens, Turn};
@@ -38,6 +41,15 @@ impl Default for Tokenize {
 }
 
 impl Tokenize {
+    /// Makes the tokenizer, or takes it from the cache. `store` and `survey` are what it is trained on, if it is.
+    pub fn open(&self, store: &DocumentStore, survey: &Survey, cache: &Cache, progress: Progress) -> Result<Tokenizer> {
+        match self.choice() {
+            Choice::Gpt2 => Tokenizer::gpt2(cache, &self.end_of_text),
+            Choice::File(path) => Tokenizer::from_file(&path, &self.end_of_text),
+            Choice::Train(size) => Tokenizer::train(store, survey, size as usize, &self.end_of_text, cache, progress),
+        }
+    }
+
     /// Where the tokenizer comes from. (`train` without a size is refused by `check`.)
     pub fn choice(&self) -> Choice {
         match (self.tokenizer.as_str(), self.vocabulary_size) {

@@ -4,8 +4,10 @@ use crate::cache::{Cache, key, write_whole};
 use crate::corpus::Survey;
 use crate::documents::DocumentStore;
 use crate::problem::{TextProblem, similar, similar_file};
+use crate::token_files::TokenStore;
 use crate::{Progress, silent};
 use anyhow::{Context, Result};
+use contract::Env;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::Write;
@@ -26,6 +28,17 @@ pub struct Vocabulary {
     pub size: u32,
     /// Id of the token that ends a document.
     pub end_of_text: u32,
+}
+
+impl Vocabulary {
+    /// That of the run: provided itself, or by a tokenizer or token files.
+    pub fn of(env: &Env) -> Result<Self> {
+        let all = &env.resources;
+        let given = all.get::<Vocabulary>().map(|v| Vocabulary::clone(&v));
+        let given = given.or_else(|| all.get::<Tokenizer>().map(|t| t.vocabulary().clone()));
+        let given = given.or_else(|| all.get::<TokenStore>().map(|s| s.vocabulary().clone()));
+        given.context("what the tokens mean (Vocabulary, Tokenizer or TokenStore) is missing")
+    }
 }
 
 /// A tokenizer.

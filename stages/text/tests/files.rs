@@ -110,7 +110,7 @@ fn no_file_of_the_apache_collection_makes_it_panic() {
     let (mut read, mut refused, mut files) = (0, 0, 0);
     for sub in ["data", "bad_data"] {
         for path in std::fs::read_dir(root.join(sub)).unwrap().map(|e| e.unwrap().path()) {
-            if !path.extension().is_some_and(|e| e == "parquet") {
+            if path.extension().is_none_or(|e| e != "parquet") {
                 continue;
             }
             files += 1;
@@ -163,6 +163,17 @@ fn plain_text_is_spooled_once() {
     assert_eq!((spooled.len(), std::fs::metadata(&spooled[0]).unwrap().modified().unwrap()), (1, made));
     std::fs::write(&a, "One.\n---\nTwo!\n").unwrap();
     assert_ne!(settings.open(1, &mut silent()).unwrap().content_hash(), first.content_hash());
+}
+
+#[test]
+fn a_damaged_dump_is_named_and_nothing_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, cache) = (folder.path().join("wiki.xml"), folder.path().join("cache"));
+    std::fs::write(&path, "<mediawiki><page><title>A</title><ns>0</ns><id>1</id><revision><text>x").unwrap();
+    let error = store(&[&path], &cache).err().unwrap();
+    assert!(!error.downcast_ref::<TextProblem>().unwrap().is_usage());
+    assert!(error.to_string().contains("wiki.xml: the dump ends in the middle"), "{error}");
+    assert_eq!(std::fs::read_dir(cache.join("documents")).unwrap().count(), 0);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The built-in GPT-2 tokenizer against every golden vector of the shared data.
 mod common;
 use common::shared;
+use millrace_text::corpus::{Split, Survey};
 use millrace_text::documents::DocumentStore;
 use millrace_text::spool::DocumentFile;
 use millrace_text::tokenizer::END_OF_TEXT;
-use millrace_text::{Cache, Tokenizer};
+use millrace_text::{Cache, Tokenizer, silent};
 use sha2::{Digest, Sha256};
 use std::sync::LazyLock;
 
@@ -122,4 +123,23 @@ fn every_document_of_the_corpus() {
         tokens(0..half) + other.join().unwrap()
     });
     assert_eq!(total, 7_525_804);
+}
+
+#[test]
+fn training_gives_the_merges_of_hugging_face() {
+    let (Some(corpus), Some(theirs)) =
+        (shared("corpus/wiki-en-dev.parquet"), shared("../peers/wiki-10k.tokenizer.json"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::new(folder.path().to_str());
+    let file = DocumentFile { path: corpus, column: "text".into(), hash: None };
+    let store = DocumentStore::open(&[file], &cache).unwrap();
+    let survey = Survey::of(&store, Split::Fraction(0.0), &mut silent()).unwrap();
+    let ours = Tokenizer::train(&store, &survey, 10_000, END_OF_TEXT, &cache, &mut silent()).unwrap();
+    let model = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap()["model"].clone();
+    let (ours, theirs) = (model(ours.json()), model(&std::fs::read_to_string(theirs).unwrap()));
+    assert_eq!(ours["merges"].as_array().unwrap().len(), 9_743);
+    assert!(ours["merges"] == theirs["merges"] && ours["vocab"] == theirs["vocab"]);
 }

@@ -76,13 +76,15 @@ fn prepared(path: &Path, cache: &Path) -> Resources {
     let read = ReadDocuments { paths: vec![text(path)], cache: Some(text(cache)), ..Default::default() };
     let store = read.open(42, &mut silent()).unwrap();
     let survey = Survey::of(&store, Split::Every(9), &mut silent()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(Survey::cached(&store, Split::Every(9), &read.cache(), &mut silent()).unwrap(), survey);
+    }
     let train = || Tokenizer::train(&store, &survey, 290, END_OF_TEXT, &read.cache(), &mut silent()).unwrap();
     let tokenizer = train();
     assert_eq!((train().hash(), tokenizer.vocabulary_size(), tokenizer.end_of_text()), (tokenizer.hash(), 290, 0));
     let rows = store.rows();
     let mut resources = Resources::default();
     resources.insert(Arc::new(store));
-    resources.insert(Arc::new(tokenizer.vocabulary().clone()));
     resources.insert(Arc::new(tokenizer));
     let counts = counted(&resources, rows, 1);
     assert_eq!(counts, counted(&resources, rows, 3));

@@ -1,0 +1,46 @@
+//! Every settings type: documented, complete, strict.
+use contract::{StageType, stage_type};
+use millrace_text::{Concat, Count, ReadDocuments, ReadTokens, Scan, Tokenize};
+use serde_json::json;
+
+const TYPES: &[StageType] = &[
+    stage_type::<ReadDocuments>("documents"),
+    stage_type::<ReadTokens>("tokens"),
+    stage_type::<Scan>("scan"),
+    stage_type::<Tokenize>("bpe"),
+    stage_type::<Count>("count"),
+    stage_type::<Concat>("concat"),
+];
+
+#[test]
+fn every_key_has_a_default_and_a_line_of_documentation() {
+    for stage in TYPES {
+        let defaults = (stage.defaults)();
+        let keys: Vec<&str> = defaults.as_object().unwrap().keys().map(String::as_str).collect();
+        let documented: Vec<&str> = stage.keys.iter().map(|(key, _)| *key).collect();
+        assert_eq!(keys, documented, "{}", stage.name);
+        (stage.parse)(defaults).unwrap_or_else(|e| panic!("{}: {e}", stage.name));
+        (stage.parse)(json!({})).unwrap_or_else(|e| panic!("{}: {e}", stage.name));
+        let unknown = (stage.parse)(json!({ "colour": 1 })).err().unwrap();
+        assert!(unknown.contains("unknown field `colour`"), "{unknown}");
+        for line in stage.example.lines() {
+            let key = line.split(" = ").next().unwrap();
+            assert!(documented.contains(&key), "{}: {line}", stage.name);
+        }
+    }
+}
+
+#[test]
+fn all_problems_are_found_at_once() {
+    let problems = |stage: usize, value| (TYPES[stage].parse)(value).unwrap().check().len();
+    assert_eq!(problems(0, json!({})), 1, "paths");
+    let bad = json!({ "sample": 0, "column": "", "separator": "", "validation_fraction": 1.5, "validation_every": 1 });
+    assert_eq!(problems(0, bad), 6);
+    assert_eq!(problems(0, json!({ "paths": ["a"] })), 0);
+    assert_eq!(problems(1, json!({ "validation_fraction": -1.0 })), 2);
+    assert_eq!(problems(3, json!({})), 0);
+    assert_eq!(problems(5, json!({ "sequence_length": 0, "micro_batch_size": 0, "micro_batches": 0 })), 3);
+    assert_eq!(problems(5, json!({})), 0);
+    let shape = (TYPES[5].parse)(json!({})).unwrap().batch_shape().unwrap();
+    assert_eq!((shape.length, shape.sequences, shape.micro_batches), (128, 16, 2));
+}
