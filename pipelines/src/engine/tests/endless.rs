@@ -3,20 +3,22 @@ use super::toys::batch;
 use super::watch::Call;
 use super::{Setup, within};
 use contract::*;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Gives three packets a step in two calls; lane `l` has `2 + 3 l` steps.
-struct Read(u32);
+struct Read(BTreeMap<Lane, u32>);
 
 impl Source for Read {
     fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
         if step >= 2 + 3 * u64::from(lane) {
             return Ok(Turn::Done);
         }
-        self.0 += 1;
-        out.give(batch(lane, vec![lane, step as u32, self.0 % 2]));
-        if self.0 % 2 == 1 {
+        let call = self.0.entry(lane).or_default();
+        *call += 1;
+        out.give(batch(lane, vec![lane, step as u32, (*call - 1) % 2]));
+        if *call % 2 == 1 {
             return Ok(Turn::More);
         }
         out.give(batch(lane, vec![lane, step as u32, 2]));
@@ -45,7 +47,7 @@ fn everything_passes_and_the_graph_ends() {
         let (kept, keep) = (Arc::new(Mutex::new(Vec::new())), setup.clone());
         let sink = Arc::clone(&kept);
         let stages = vec![
-            setup.stage("read", &[], &[], Box::new(|_| Ok(Built::Source(Box::new(Read(0)))))),
+            setup.stage("read", &[], &[], Box::new(|_| Ok(Built::Source(Box::new(Read(BTreeMap::new())))))),
             setup.stage("clean", &[port], &[&[(0, false)]], Box::new(|_| Ok(Built::Stage(Box::new(Pass(None)))))),
             setup.stage(
                 "write",

@@ -1,10 +1,11 @@
 //! The engine run on toy stages, against plain loops.
 //!
-//! - [`toys`]: a miniature training pipeline, its stages and the same thing as a plain loop
+//! - [`toys`]: a miniature training pipeline, its stages; [`plain`]: the same as a plain loop
 //! - [`watch`]: wraps a stage so that every call is logged, and fails on request
 mod contract_kept;
 mod endless;
 mod failures;
+mod plain;
 mod prefetch;
 mod restore;
 mod timing;
