@@ -41,7 +41,10 @@ pub fn execute(job: Job) -> Result<Vec<WorkerTiming>> {
         // Whatever a panic outside a stage leaves half-built must go, or timely would wait for it for ever.
         let timing = failure.guard("(engine)", None, || Ok(work(worker, &job, &failure)));
         for dataflow in worker.installed_dataflows() {
-            failure.guard("(engine)", None, || Ok(worker.drop_dataflow(dataflow)));
+            failure.guard("(engine)", None, || {
+                worker.drop_dataflow(dataflow);
+                Ok(())
+            });
         }
         timing.unwrap_or_default()
     })
