@@ -1,6 +1,6 @@
 //! The order in which one stage's work is done: what the contract promises, without a dataflow.
 use anyhow::Result;
-use contract::{At, Packet, Role, Stage, Step, Turn};
+use contract::{At, Lane, Packet, Role, Stage, Step, Turn};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ pub enum Worked {
     /// The stage was called; for a packet of a lane, `turn` says what it answered.
     Called {
         /// The lane of the packet, if it had one.
-        lane: Option<u32>,
+        lane: Option<Lane>,
         /// The stage's answer.
         turn: Turn,
     },
@@ -42,13 +42,14 @@ pub struct Desk {
     current: Step,
     inboxes: BTreeMap<Step, Inbox>,
     more: bool,
+    lane: Option<Lane>,
     idle_since: Option<Instant>,
 }
 
 impl Desk {
     /// A desk for `stage`, whose ports have these roles, before step `first`.
     pub fn new(stage: Box<dyn Stage>, roles: Vec<Role>, first: Step) -> Self {
-        Self { stage, roles, current: first, inboxes: BTreeMap::new(), more: false, idle_since: None }
+        Self { stage, roles, current: first, inboxes: BTreeMap::new(), more: false, lane: None, idle_since: None }
     }
 
     /// The step that is worked on.
@@ -82,13 +83,13 @@ impl Desk {
         if self.more {
             let turn = self.stage.more(step, out)?;
             self.more = turn == Turn::More;
-            return Ok(Worked::Called { lane: None, turn });
+            return Ok(Worked::Called { lane: self.lane, turn });
         }
         let open = |role: Role| (0..self.roles.len()).any(|p| self.roles[p] == role && arrivals.open(p, step));
         let mut inbox = self.inboxes.get_mut(&step);
         if let Some((port, packet)) = inbox.as_mut().and_then(|i| i.state.pop_front()) {
             let turn = self.stage.packet(At { step, port, waited: Duration::ZERO }, packet, out)?;
-            self.more = turn == Turn::More;
+            (self.more, self.lane) = (turn == Turn::More, None);
             return Ok(Worked::Called { lane: None, turn });
         }
         if open(Role::State) {
@@ -101,7 +102,7 @@ impl Desk {
             let waited = self.idle_since.take().map_or(Duration::ZERO, |since| since.elapsed());
             let lane = packet.lane();
             let turn = self.stage.packet(At { step, port, waited }, packet, out)?;
-            self.more = turn == Turn::More;
+            (self.more, self.lane) = (turn == Turn::More, lane);
             return Ok(Worked::Called { lane, turn });
         }
         if open(Role::Stream) {

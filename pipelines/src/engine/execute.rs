@@ -8,6 +8,7 @@ use contract::{Built, Env, Saved, leaf_owner};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use timely::worker::Worker;
 
 /// How often a parked worker looks whether another has failed.
 const LOOK_UP: Duration = Duration::from_millis(50);
@@ -22,7 +23,7 @@ pub struct Job {
     pub saved: Vec<Saved>,
     /// True if the sources say when the graph ends, not the calendar.
     pub endless: bool,
-    /// How many steps sources may be ahead.
+    /// How many steps sources may be ahead; at least 1.
     pub prefetch: u64,
 }
 
@@ -37,24 +38,15 @@ pub fn execute(job: Job) -> Result<Vec<WorkerTiming>> {
     let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
     let job = Arc::new(job);
     let guards = timely::execute(config, move |worker| {
-        let ids: Vec<String> = job.stages.iter().map(|stage| stage.id.clone()).collect();
-        let env = Env { worker: worker.index(), ..job.env.clone() };
-        let watch = Stopwatch::install(worker);
-        let built: Option<Vec<Built>> =
-            job.stages.iter().map(|stage| failure.guard(&stage.id, None, || restored(&job, stage, &env))).collect();
-        let Some(built) = built else { return WorkerTiming::default() };
-        let clocks =
-            worker.dataflow(|scope| build(scope, &job.stages, built, &env, job.endless, job.prefetch, &failure));
-        while !failure.happened() && worker.step_or_park(Some(LOOK_UP)) {}
+        // Whatever a panic outside a stage leaves half-built must go, or timely would wait for it for ever.
+        let timing = failure.guard("(engine)", None, || Ok(work(worker, &job, &failure)));
         for dataflow in worker.installed_dataflows() {
-            worker.drop_dataflow(dataflow);
+            failure.guard("(engine)", None, || {
+                worker.drop_dataflow(dataflow);
+                Ok(())
+            });
         }
-        let mut timing = watch.borrow().read(&ids);
-        for (id, clock) in clocks {
-            let busy = Duration::from_nanos(clock.load(Ordering::Relaxed));
-            timing.stages.push(StageTiming { id: format!("{id} (thread)"), busy, calls: 0 });
-        }
-        timing
+        timing.unwrap_or_default()
     })
     .map_err(|error| anyhow!("cannot start the workers: {error}"))?;
     let mut timings = Vec::new();
@@ -68,6 +60,24 @@ pub fn execute(job: Job) -> Result<Vec<WorkerTiming>> {
         Some(error) => Err(error),
         None => Ok(timings),
     }
+}
+
+/// What one worker does.
+fn work(worker: &mut Worker, job: &Job, failure: &Failure) -> WorkerTiming {
+    let ids: Vec<String> = job.stages.iter().map(|stage| stage.id.clone()).collect();
+    let env = Env { worker: worker.index(), ..job.env.clone() };
+    let watch = Stopwatch::install(worker);
+    let built: Option<Vec<Built>> =
+        job.stages.iter().map(|stage| failure.guard(&stage.id, None, || restored(job, stage, &env))).collect();
+    let Some(built) = built else { return WorkerTiming::default() };
+    let clocks = worker.dataflow(|scope| build(scope, &job.stages, built, &env, job.endless, job.prefetch, failure));
+    while !failure.happened() && worker.step_or_park(Some(LOOK_UP)) {}
+    let mut timing = watch.borrow().read(&ids);
+    for (id, clock) in clocks {
+        let busy = Duration::from_nanos(clock.load(Ordering::Relaxed));
+        timing.stages.push(StageTiming { id: format!("{id} (thread)"), busy, calls: 0 });
+    }
+    timing
 }
 
 /// A stage of this worker, with what it saved for the lanes that the worker has now.

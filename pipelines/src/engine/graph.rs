@@ -127,7 +127,7 @@ pub fn build<'scope>(
 
 /// Every way packets go, those on which the engine itself gathers what checkpoints need included.
 fn ways(stages: &[PlannedStage]) -> Vec<Way> {
-    let mut ways = Vec::new();
+    let (mut ways, mut savers) = (Vec::new(), Vec::new());
     for (to, stage) in stages.iter().enumerate() {
         for (port, takes) in stage.settings.takes().iter().enumerate() {
             let (kind, route) = (takes.kind, takes.route);
@@ -135,10 +135,18 @@ fn ways(stages: &[PlannedStage]) -> Vec<Way> {
                 ways.push(Way { from: edge.from, to, port, kind, route, feedback: edge.feedback });
             }
             if kind == Kind::Saved {
-                let savers = (0..stages.len()).filter(|from| *from != to);
-                ways.extend(savers.map(|from| Way { from, to, port, kind, route, feedback: false }));
+                savers.push((to, port, route));
             }
         }
+    }
+    // Everybody saves, but for those below whoever gathers: what they do follows from it.
+    let gathers = |stage: usize| savers.iter().any(|(to, ..)| *to == stage);
+    for (to, port, route) in &savers {
+        let above = (0..stages.len())
+            .filter(|from| !gathers(*from) && !upstream(&ways, *from).contains(to))
+            .collect::<Vec<_>>();
+        let (to, port, kind, route) = (*to, *port, Kind::Saved, *route);
+        ways.extend(above.into_iter().map(|from| Way { from, to, port, kind, route, feedback: false }));
     }
     ways
 }
@@ -168,7 +176,7 @@ fn order(stages: usize, ways: &[Way]) -> Vec<usize> {
             .find(|s| !order.contains(s) && ways.iter().all(|w| w.to != *s || w.feedback || order.contains(&w.from)));
         match ready {
             Some(stage) => order.push(stage),
-            None => break,
+            None => panic!("a cycle within a step, which the plan's check refuses"),
         }
     }
     order

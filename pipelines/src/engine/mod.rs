@@ -19,3 +19,6 @@ pub mod timing;
 
 pub use execute::{Job, execute};
 pub use timing::{StageTiming, WorkerTiming};
+
+#[cfg(test)]
+mod tests;

@@ -179,7 +179,9 @@ pub fn operator<'scope>(
                 match worked {
                     Worked::Idle => return,
                     Worked::Called { lane, turn } => {
-                        if let (true, Some(lane), Some(capability)) = (pulls, lane, &want) {
+                        // Its last word on the packet counts: while it says `More` it has not finished with it.
+                        let answered = pulls && turn != Turn::More;
+                        if let (true, Some(lane), Some(capability)) = (answered, lane, &want) {
                             let message = Want { lane, step, more: turn == Turn::Starved };
                             want_output.activate().session_with_builder(capability).give(message);
                         }

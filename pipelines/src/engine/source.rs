@@ -18,7 +18,7 @@ use timely::scheduling::SyncActivator;
 /// What the operator asks of the thread.
 enum Ask {
     Next(Lane, Step),
-    Save(Lane),
+    Save(Lane, Step),
 }
 
 /// What the thread answers, in the order of asking.
@@ -32,12 +32,14 @@ struct LaneState {
     step: Step,
     asked: bool,
     gave: bool,
+    /// Packets of the lane that the stage that pulls has not answered yet.
+    unanswered: usize,
     done: bool,
 }
 
-/// Adds `source` to the graph. It gives the packets of step `s` no earlier than `prefetch` steps after `throttle`
-/// has finished step `s - prefetch` on every worker. `wants`: what the stages that pull say; without any, a lane's
-/// step ends when the source says so. `busy` counts the nanoseconds that the thread works.
+/// Adds `source` to the graph. It is asked for step `s` once `throttle` has finished step `s - prefetch` on every
+/// worker (`prefetch` of 0 is taken as 1). `wants`: what the stage that pulls says, one a packet, in order; without,
+/// a lane's step ends when the source says so. `busy` counts the nanoseconds that the thread works.
 #[allow(clippy::too_many_arguments, reason = "one call site, every argument a different thing")]
 pub fn source<'scope>(
     scope: Scope<'scope, Step>,
@@ -64,10 +66,12 @@ pub fn source<'scope>(
         let (ask, asked) = channel();
         let (answer, answers) = channel();
         serve(source, &place, asked, answer, wake, busy);
-        let first = place.calendar.first;
+        let (first, prefetch) = (place.calendar.first, prefetch.max(1));
         let mut outlets = Outlets::new(outlets, capabilities, first, place.worker);
-        let lanes =
-            place.lanes.iter().map(|lane| (*lane, LaneState { step: first, asked: false, gave: false, done: false }));
+        let lanes = place
+            .lanes
+            .iter()
+            .map(|lane| (*lane, LaneState { step: first, asked: false, gave: false, unanswered: 0, done: false }));
         let mut lanes: BTreeMap<Lane, LaneState> = lanes.collect();
         let mut over = false;
         activator.activate();
@@ -84,7 +88,7 @@ pub fn source<'scope>(
             // Ends the lane's step: its state is asked for where a checkpoint is due, before anything of the next.
             let end_step = |lane: Lane, state: &mut LaneState| {
                 if place.calendar.checkpoints(state.step) {
-                    state.asked = ask.send(Ask::Save(lane)).is_ok();
+                    state.asked = ask.send(Ask::Save(lane, state.step)).is_ok();
                 } else {
                     advance(state);
                 }
@@ -98,11 +102,12 @@ pub fn source<'scope>(
                         let empty = packets.is_empty();
                         let nothing = empty && !state.gave;
                         state.gave |= !empty;
+                        state.unanswered += packets.iter().filter(|packet| packet.lane().is_some()).count();
                         packets.into_iter().for_each(|packet| outlets.send(packet, state.step, true));
                         let more = turn == Turn::More;
                         if place.endless && nothing && !more {
                             state.done = true;
-                        } else if pulled && !empty {
+                        } else if pulled && state.unanswered > 0 {
                             // Whoever pulls says whether the lane needs more.
                         } else if more {
                             state.asked = ask.send(Ask::Next(lane, state.step)).is_ok();
@@ -123,7 +128,13 @@ pub fn source<'scope>(
             }
             for want in wanted {
                 let Some(state) = lanes.get_mut(&want.lane) else { continue };
-                if state.asked || state.done || want.step != state.step {
+                if state.done || want.step != state.step {
+                    continue;
+                }
+                // What it says to the last packet of a call decides: how often the source is called must not depend
+                // on how fast its packets are worked off.
+                state.unanswered = state.unanswered.saturating_sub(1);
+                if state.asked || state.unanswered > 0 {
                     continue;
                 }
                 if want.more {
@@ -154,7 +165,7 @@ pub fn source<'scope>(
 
 fn advance(state: &mut LaneState) {
     state.step += 1;
-    (state.asked, state.gave) = (false, false);
+    (state.asked, state.gave, state.unanswered) = (false, false, 0);
 }
 
 /// The thread behind the operator. It ends when the operator is gone.
@@ -176,7 +187,7 @@ fn serve(
                     let turn = source.next(lane, step, &mut tray)?;
                     Ok(Answer::Given(lane, tray.0, turn))
                 }),
-                Ask::Save(lane) => failure.guard(&id, None, || Ok(Answer::Saved(lane, source.save(lane)?))),
+                Ask::Save(lane, step) => failure.guard(&id, Some(step), || Ok(Answer::Saved(lane, source.save(lane)?))),
             };
             busy.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
             let gone = reply.is_none_or(|reply| answer.send(reply).is_err());

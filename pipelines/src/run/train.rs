@@ -90,7 +90,7 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
         cores: super::cores(),
         workers: env.workers,
         blas_kernel: machine::blas_core(),
-        best_kernel: machine::best_blas_core().map(str::to_owned),
+        best_kernel: machine::best_blas_core_for_cpu().map(str::to_owned),
         blas_variable: std::env::var("OPENBLAS_CORETYPE").ok(),
         model: Some(session.model.summary.clone()),
         parameters: session.model.parameter_count() as u64,
