@@ -7,8 +7,8 @@ use arrow::buffer::ScalarBuffer;
 use compute::machine;
 use contract::parameters::splitmix64;
 use contract::{
-    Batch, BatchShape, Built, Calendar, Emit, Env, Facts, Kind, Lane, Packet, Port, Purpose, Resources, Settings, Source,
-    Step, Turn,
+    Batch, BatchShape, Built, Calendar, Emit, Env, Facts, Kind, Lane, Packet, Port, Purpose, Resources, Settings,
+    Source, Step, Turn,
 };
 use serde::Serialize;
 use std::any::Any;
@@ -170,7 +170,9 @@ impl Source for Synthetic {
         let BatchShape { sequences, length, .. } = self.batch;
         let draw = |stream: u64| -> ScalarBuffer<u32> {
             let seed = splitmix64(stream, step << 32 | u64::from(lane));
-            (0..(sequences * length) as u64).map(|i| (splitmix64(seed, i) % u64::from(self.vocabulary)) as u32).collect()
+            (0..(sequences * length) as u64)
+                .map(|i| (splitmix64(seed, i) % u64::from(self.vocabulary)) as u32)
+                .collect()
         };
         out.give(Packet::Batch(Batch {
             leaf: lane,

@@ -51,7 +51,13 @@ pub fn prepare(plan: &Plan, workers: usize, line: &mut Line) -> Result<Prepared>
     Err(Usage("nothing is read: add a stage of type `documents` or `tokens`".into()).into())
 }
 
-fn documents(read: &ReadDocuments, tokenize: &Tokenize, seed: u64, workers: usize, line: &mut Line) -> Result<Prepared> {
+fn documents(
+    read: &ReadDocuments,
+    tokenize: &Tokenize,
+    seed: u64,
+    workers: usize,
+    line: &mut Line,
+) -> Result<Prepared> {
     let cache = read.cache();
     let store = Arc::new(read.open(seed, &mut shown(line, "Reading", Unit::Bytes))?);
     let ours = tokenize.end_of_text.as_str();
@@ -75,9 +81,7 @@ fn documents(read: &ReadDocuments, tokenize: &Tokenize, seed: u64, workers: usiz
         None => {
             let survey = match survey {
                 Some(survey) => survey,
-                None => {
-                    Survey::of(&store, read.split(), &mut shown(line, "Splitting", Unit::Things("documents")))?
-                }
+                None => Survey::of(&store, read.split(), &mut shown(line, "Splitting", Unit::Things("documents")))?,
             };
             let index = CorpusIndex::new(survey, count(&store, tokenize, &tokenizer, workers, line)?)?;
             index.save(&path)?;

@@ -46,10 +46,8 @@ impl Session {
         }
         let steps = steps(plan, shape, prepared.corpus.train.tokens)?;
         let checkpoint = plan.settings::<Checkpoint>().and_then(|(_, s)| interval(s.interval));
-        let fingerprint = Arc::new(Fingerprint {
-            configuration: deciding(plan, &prepared.hashes),
-            blas_core: machine::blas_core(),
-        });
+        let fingerprint =
+            Arc::new(Fingerprint { configuration: deciding(plan, &prepared.hashes), blas_core: machine::blas_core() });
         let mut resources = prepared.resources;
         resources.insert(Arc::new(facts));
         resources.insert(Arc::clone(&fingerprint));
