@@ -1,6 +1,7 @@
 //! Stage `bpe`: texts to token ids.
 use crate::corpus::Survey;
 use crate::documents::DocumentStore;
+use crate::problem::TextProblem;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
 use crate::{Cache, Progress};
 use anyhow::{Context, Result, bail};
@@ -43,10 +44,19 @@ impl Default for Tokenize {
 impl Tokenize {
     /// Makes the tokenizer, or takes it from the cache. `store` and `survey` are what it is trained on, if it is.
     pub fn open(&self, store: &DocumentStore, survey: &Survey, cache: &Cache, progress: Progress) -> Result<Tokenizer> {
-        match self.choice() {
-            Choice::Gpt2 => Tokenizer::gpt2(cache, &self.end_of_text),
-            Choice::File(path) => Tokenizer::from_file(&path, &self.end_of_text),
-            Choice::Train(size) => Tokenizer::train(store, survey, size as usize, &self.end_of_text, cache, progress),
+        let tokenizer = match self.choice() {
+            Choice::Gpt2 => Tokenizer::gpt2(cache, &self.end_of_text)?,
+            Choice::File(path) => Tokenizer::from_file(&path, &self.end_of_text)?,
+            Choice::Train(size) => {
+                return Tokenizer::train(store, survey, size as usize, &self.end_of_text, cache, progress);
+            }
+        };
+        match self.vocabulary_size {
+            Some(size) if size != tokenizer.vocabulary_size() => {
+                let why = format!("it has {} ids, not {size} as vocabulary_size says", tokenizer.vocabulary_size());
+                Err(TextProblem::Tokenizer { name: self.tokenizer.clone(), why }.into())
+            }
+            _ => Ok(tokenizer),
         }
     }
 
@@ -67,7 +77,10 @@ impl StageSettings for Tokenize {
             "tokenizer",
             "\"gpt2\" (built in), path of a tokenizer.json, or \"train\"; empty: train if vocabulary_size is given, else gpt2",
         ),
-        ("vocabulary_size", "ids of a tokenizer trained on the training split; at least 257"),
+        (
+            "vocabulary_size",
+            "ids of a tokenizer to train on the training split, at least 257; with another, what it must have",
+        ),
         ("end_of_text", "the token that ends a document"),
     ];
     const EXAMPLE: &'static str = "tokenizer = \"train\"\nvocabulary_size = 10000\n";
@@ -86,13 +99,7 @@ impl Settings for Tokenize {
         let mut problems = Vec::new();
         let trains = matches!(self.choice(), Choice::Train(_));
         match self.vocabulary_size {
-            Some(_) if !trains => {
-                let given = &self.tokenizer;
-                let message =
-                    format!("tokenizer \"{given}\" brings its own; leave this out, or set tokenizer = \"train\"");
-                problems.push(Problem::at("vocabulary_size", message));
-            }
-            Some(size) if size < 257 => {
+            Some(size) if trains && size < 257 => {
                 problems
                     .push(Problem::at("vocabulary_size", format!("{size} is below 257: 256 bytes and end of text")));
             }
@@ -153,7 +160,7 @@ mod tests {
         assert_eq!(settings("", None).choice(), Choice::Gpt2);
         assert_eq!(settings("", Some(300)).choice(), Choice::Train(300));
         assert_eq!(settings("a/b.json", None).choice(), Choice::File("a/b.json".into()));
-        assert_eq!(settings("gpt2", Some(300)).check().len(), 1);
+        assert!(settings("gpt2", Some(300)).check().is_empty(), "the size is looked at when the tokenizer is opened");
         assert_eq!(settings("train", None).check().len(), 1);
         assert_eq!(settings("train", Some(100)).check().len(), 1);
         assert!(settings("train", Some(257)).check().is_empty());
