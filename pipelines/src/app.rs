@@ -48,6 +48,9 @@ impl App {
     }
 
     fn command(&self, command: &Command) -> Result<()> {
+        if matches!(command, Command::Run(_) | Command::Evaluate(_) | Command::Bench(_)) {
+            start_again_with_fitting_kernels();
+        }
         match command {
             Command::Run(asked) => run::run(asked, &self.stages)?,
             Command::Check(asked) => {
@@ -78,6 +81,22 @@ impl App {
         Ok(())
     }
 }
+
+/// An OpenBLAS that is older than the CPU computes with kernels made for another (0.3.21 takes an Emerald Rapids for a
+/// Prescott: a fifth of its speed). It chooses when it is loaded, so the program starts itself again with the choice
+/// made. Who has set `OPENBLAS_CORETYPE` keeps what they set.
+#[cfg(unix)]
+fn start_again_with_fitting_kernels() {
+    use std::os::unix::process::CommandExt;
+    if let (Some(core), Ok(program)) = (compute::machine::better_blas_core(), std::env::current_exe()) {
+        let mut again = std::process::Command::new(program);
+        // Only returns if it fails: then the banner says that OpenBLAS is held back.
+        let _ = again.args(std::env::args_os().skip(1)).env("OPENBLAS_CORETYPE", core).exec();
+    }
+}
+
+#[cfg(not(unix))]
+fn start_again_with_fitting_kernels() {}
 
 /// What people see of an error: problems of a configuration as they are, anything else with its causes.
 fn explain(error: &Error) -> String {

@@ -8,9 +8,8 @@ use crate::plan::Plan;
 use crate::show::{Line, Unit, Work};
 use anyhow::{Context, Result};
 use contract::{BatchShape, Calendar, Corpus, Env, Facts, Resources, Settings};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use text::tokenize::Choice;
 use text::{CorpusIndex, Count, Counted, DocumentStore, ReadDocuments, ReadTokens, Scan, Survey, Tokenize, Tokenizer};
 
 /// Lanes of the counting graph: its result does not depend on them.
@@ -60,29 +59,16 @@ fn documents(
 ) -> Result<Prepared> {
     let cache = read.cache();
     let store = Arc::new(read.open(seed, &mut shown(line, "Reading", Unit::Bytes))?);
-    let ours = tokenize.end_of_text.as_str();
-    let mut survey = None;
-    let tokenizer = match tokenize.choice() {
-        Choice::Gpt2 => Tokenizer::gpt2(&cache, ours)?,
-        Choice::File(path) => Tokenizer::from_file(&path, ours)?,
-        Choice::Train(size) => {
-            let surveyed = Survey::of(&store, read.split(), &mut shown(line, "Splitting", Unit::Things("documents")))?;
-            let mut shown = shown(line, "Training the tokenizer", Unit::Things("rows and ids"));
-            let trained = Tokenizer::train(&store, &surveyed, size as usize, ours, &cache, &mut shown)?;
-            survey = Some(surveyed);
-            trained
-        }
+    let survey =
+        Survey::cached(&store, read.split(), &cache, &mut shown(line, "Splitting", Unit::Things("documents")))?;
+    let tokenizer = {
+        let mut shown = shown(line, "Training the tokenizer", Unit::Things("rows and ids"));
+        Arc::new(tokenize.open(&store, &survey, &cache, &mut shown)?)
     };
-    let tokenizer = Arc::new(tokenizer);
-    let key = text::cache::key(&["corpus index 1", store.content_hash(), tokenizer.hash(), &read.split().key()]);
-    let path = cache.file("indices", &key, "parquet");
+    let path = CorpusIndex::file(&cache, store.content_hash(), tokenizer.hash(), read.split());
     let index = match CorpusIndex::load(&path)? {
         Some(index) => index,
         None => {
-            let survey = match survey {
-                Some(survey) => survey,
-                None => Survey::of(&store, read.split(), &mut shown(line, "Splitting", Unit::Things("documents")))?,
-            };
             let index = CorpusIndex::new(survey, count(&store, tokenize, &tokenizer, workers, line)?)?;
             index.save(&path)?;
             index
@@ -128,8 +114,14 @@ fn count(
     workers: usize,
     line: &mut Line,
 ) -> Result<Vec<u32>> {
-    line.note(&format!("Counting the tokens of {} documents", store.rows()));
-    let counted = Arc::new(Counted::default());
+    // The line goes into the graph, which may not borrow it, and comes back.
+    let lent = Arc::new(Mutex::new(std::mem::take(line)));
+    let (watching, total, began) = (Arc::clone(&lent), store.rows(), Instant::now());
+    let counted = Arc::new(Counted::watched(move |done| {
+        let (unit, spent) = (Unit::Things("documents"), began.elapsed());
+        let mut line = watching.lock().unwrap_or_else(|e| e.into_inner());
+        line.work(&Work { verb: "Counting tokens".into(), done, total, unit, spent });
+    }));
     let mut resources = Resources::default();
     resources.insert(Arc::clone(store));
     resources.insert(Arc::clone(tokenizer));
@@ -152,7 +144,9 @@ fn count(
         run_dir: None,
         resources,
     };
-    execute(Job { stages: plan.stages, env, saved: Vec::new(), endless: false, prefetch: 2 })?;
+    let done = execute(Job { stages: plan.stages, env, saved: Vec::new(), endless: false, prefetch: 2 });
+    *line = std::mem::take(&mut *lent.lock().unwrap_or_else(|e| e.into_inner()));
+    done?;
     counted.take().context("counting gave no result")
 }
 

@@ -8,6 +8,7 @@ use crate::show::{Banner, Line, StageTime, Times, Training, banner, held_back, s
 use anyhow::Result;
 use compute::machine;
 use contract::{Saved, StageType};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -116,8 +117,8 @@ struct Printer {
     batch: usize,
     began: Option<Instant>,
     validation: Option<f64>,
-    /// Speeds of the last steps, for a rate that does not jump.
-    recent: std::collections::VecDeque<f64>,
+    /// Speed and MFU of the last steps, for a line that does not jump.
+    recent: VecDeque<(f64, f64)>,
     last: Option<StepLine>,
 }
 
@@ -131,28 +132,29 @@ impl Printer {
             batch: shape.micro_batches as usize * shape.sequences,
             began: None,
             validation: None,
-            recent: std::collections::VecDeque::new(),
+            recent: VecDeque::new(),
             last: None,
         }
     }
 
     fn step(&mut self, step: &StepLine) {
         let began = *self.began.get_or_insert_with(Instant::now);
-        self.recent.push_back(step.tok_per_sec);
+        self.recent.push_back((step.tok_per_sec, step.mfu));
         if self.recent.len() > 20 {
             self.recent.pop_front();
         }
-        let mut sorted: Vec<f64> = self.recent.iter().copied().collect();
-        sorted.sort_by(f64::total_cmp);
+        let mut sorted: Vec<(f64, f64)> = self.recent.iter().copied().collect();
+        sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (tok_per_sec, mfu) = sorted[sorted.len() / 2];
         let done = (step.step - self.first).saturating_sub(1);
         let left = (done > 0).then(|| began.elapsed().mul_f64((self.steps - step.step) as f64 / done as f64));
         self.line.training(&Training {
             step: step.step,
             steps: self.steps,
             loss: step.loss,
-            tok_per_sec: sorted[sorted.len() / 2],
+            tok_per_sec,
             batch: self.batch,
-            mfu: (step.mfu > 0.0).then_some(step.mfu),
+            mfu: (mfu > 0.0).then_some(mfu),
             data_wait_ms: step.data_wait_ms,
             left,
             validation_loss: self.validation,
@@ -208,6 +210,6 @@ fn times(workers: &[WorkerTiming], wall: Duration) -> Times {
             }
         }
     }
-    times.waits.push(("waiting".into(), parked));
+    times.waits.push(("work".into(), parked));
     times
 }

@@ -93,6 +93,14 @@ pub fn blas_held_back() -> Option<String> {
     Some(format!("{cause} on {}; products may run at half speed or less. Set OPENBLAS_CORETYPE={best}", cpu()))
 }
 
+/// The kernel to start again with where OpenBLAS was left to choose and chose one that is narrower than the CPU, because
+/// it is older than it; `None` where its choice fits, or somebody made it with `OPENBLAS_CORETYPE`.
+pub fn better_blas_core() -> Option<&'static str> {
+    let best = best_blas_core_for_cpu()?;
+    let chosen = std::env::var_os("OPENBLAS_CORETYPE").is_none();
+    (chosen && vector_bits(&blas_core()) < vector_bits(best)).then_some(best)
+}
+
 /// `[m, n, k]` of the products that [`gemm_gflops`] times.
 const LARGE: [[usize; 3]; 3] = [[1024, 1024, 1024], [1536, 1536, 1536], [2048, 2048, 1024]];
 

@@ -9,13 +9,24 @@ use std::sync::{Arc, Mutex};
 
 /// Where the result is found when the graph has finished, on the process of worker 0: tokens of every row in
 /// order, the end-of-text token included.
-#[derive(Debug, Default)]
-pub struct Counted(Mutex<Option<Vec<u32>>>);
+#[derive(Default)]
+pub struct Counted {
+    result: Mutex<Option<Vec<u32>>>,
+    watch: Option<Mutex<Watch>>,
+}
+
+/// Told how many rows are counted.
+type Watch = Box<dyn FnMut(u64) + Send>;
 
 impl Counted {
+    /// A place for the result, with somebody who is told how many rows are counted so far.
+    pub fn watched(watch: impl FnMut(u64) + Send + 'static) -> Self {
+        Self { result: Mutex::default(), watch: Some(Mutex::new(Box::new(watch))) }
+    }
+
     /// The result, once.
     pub fn take(&self) -> Option<Vec<u32>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
+        self.result.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
     }
 }
 
@@ -41,7 +52,7 @@ impl Settings for Count {
 
     fn build(&self, env: &Env) -> Result<Built> {
         let counted = env.resource("a place for the result (Counted)")?;
-        Ok(Built::Stage(Box::new(Counter { counted, first: env.worker == 0, chunks: BTreeMap::new() })))
+        Ok(Built::Stage(Box::new(Counter { counted, first: env.worker == 0, chunks: BTreeMap::new(), rows: 0 })))
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -54,6 +65,7 @@ struct Counter {
     first: bool,
     /// By step and lane: chunks of `scan` in the order of the rows.
     chunks: BTreeMap<(u64, u32), Vec<u32>>,
+    rows: u64,
 }
 
 impl Stage for Counter {
@@ -64,13 +76,17 @@ impl Stage for Counter {
             let length = u32::try_from(tokens.documents.value_length(row)).ok().and_then(|n| n.checked_add(1));
             counts.push(length.context("a document of more than 2^31 tokens")?);
         }
+        self.rows += tokens.documents.len() as u64;
+        if let Some(watch) = &self.counted.watch {
+            watch.lock().unwrap_or_else(|poisoned| poisoned.into_inner())(self.rows);
+        }
         Ok(Turn::Done)
     }
 
     fn finish(&mut self) -> Result<()> {
         if self.first {
             let counts = std::mem::take(&mut self.chunks).into_values().flatten().collect();
-            *self.counted.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(counts);
+            *self.counted.result.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(counts);
         }
         Ok(())
     }
