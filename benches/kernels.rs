@@ -70,14 +70,11 @@ fn heads(c: &mut Criterion) {
     let targets: Vec<u32> = (0..ROWS).map(|i| (i * 7919 % VOCABULARY) as u32).collect();
     let product = (2 * ROWS * WIDTH * VOCABULARY) as u64;
     let mut with = group(c, "head, loss and gradients", Throughput::Elements(3 * product));
-    with.bench_function("cross-entropy", |b| {
-        b.iter(|| head::head_loss(&CrossEntropy, &hidden, &wte, &targets, None))
-    });
+    with.bench_function("cross-entropy", |b| b.iter(|| head::head_loss(&CrossEntropy, &hidden, &wte, &targets, None)));
     with.finish();
     let mut without = group(c, "head, loss only", Throughput::Elements(product));
-    without.bench_function("cross-entropy", |b| {
-        b.iter(|| head::head_value(&CrossEntropy, &hidden, &wte, &targets, None))
-    });
+    without
+        .bench_function("cross-entropy", |b| b.iter(|| head::head_value(&CrossEntropy, &hidden, &wte, &targets, None)));
 }
 
 fn loops(c: &mut Criterion) {
@@ -96,7 +93,15 @@ fn loops(c: &mut Criterion) {
     norm.bench_function("backward", |b| {
         b.iter(|| {
             let (d_x, d_bias) = (&mut y.data[..part], &mut d_bias.data[..WIDTH]);
-            layer_norm::backward(&x.data[..part], gain, &statistics.data, &d.data[..part], d_x, &mut d_gain.data, d_bias)
+            layer_norm::backward(
+                &x.data[..part],
+                gain,
+                &statistics.data,
+                &d.data[..part],
+                d_x,
+                &mut d_gain.data,
+                d_bias,
+            )
         })
     });
     norm.finish();

@@ -94,8 +94,7 @@ fn text_stages(c: &mut Criterion) {
         b.iter_batched(
             || stage(&Concat::default(), &env),
             |mut pack| {
-                let tokens =
-                    Tokens { lane: 0, purpose: Purpose::Train, last: false, documents: documents.clone() };
+                let tokens = Tokens { lane: 0, purpose: Purpose::Train, last: false, documents: documents.clone() };
                 give(&mut *pack, at(0), Packet::Tokens(tokens))
             },
             BatchSize::SmallInput,

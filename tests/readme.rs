@@ -95,7 +95,8 @@ fn every_command_works() {
         commands += 1;
         match line.split_once(' ').unwrap_or((line, "")) {
             ("pipeline", arguments) => {
-                let arguments = SHORTER.iter().fold(arguments.to_owned(), |line, (long, short)| line.replace(long, short));
+                let arguments =
+                    SHORTER.iter().fold(arguments.to_owned(), |line, (long, short)| line.replace(long, short));
                 check(line, scratch.pipeline(&arguments));
             }
             // Installs, downloads or takes long: the target is there, and make knows how.
@@ -136,8 +137,7 @@ fn its_configuration_is_one() {
 #[test]
 fn its_error_messages_are_those_of_the_program() {
     let scratch = Scratch::new();
-    let output =
-        scratch.pipeline("check configs/wiki.toml --set forward.heads=7 --set optimise.learning_rate=1e-3");
+    let output = scratch.pipeline("check configs/wiki.toml --set forward.heads=7 --set optimise.learning_rate=1e-3");
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(blocks("text").contains(&said.trim_end()), "README does not show what the program says:\n{said}");
