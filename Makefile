@@ -7,7 +7,7 @@ PEERS := ../shared/peers
 # A python with torch for bench-peers; by default one is set up in target/peers.
 MILLRACE_PYTHON ?= target/peers/bin/python
 
-.PHONY: help run build test lint doc bench bench-peers clean system system-python
+.PHONY: help run build test lint bench bench-peers clean system system-python
 
 help:
 	@echo "make run          install what is missing, build, fetch a small wiki dump, train configs/wiki.toml on it"
