@@ -18,3 +18,8 @@ mod stages;
 
 pub use app::App;
 pub use stages::STAGES;
+
+/// README.md, so that its Rust is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

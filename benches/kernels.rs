@@ -1,0 +1,154 @@
+//! Each kernel alone, on one thread, on a leaf of the shape `small`: 8 sequences of 256 tokens, width 384, 6 heads.
+use compute::kernels::cross_entropy::CrossEntropy;
+use compute::kernels::{adamw, attention, bias, embedding, gelu, gemm, head, layer_norm, sum};
+use contract::Tensor;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use std::time::Duration;
+
+const SEQUENCES: usize = 8;
+const LENGTH: usize = 256;
+const ROWS: usize = SEQUENCES * LENGTH;
+const WIDTH: usize = 384;
+const HEADS: usize = 6;
+const FEED_FORWARD: usize = 4 * WIDTH;
+const VOCABULARY: usize = 16_384;
+
+fn numbers(shape: &[usize]) -> Tensor {
+    let mut tensor = Tensor::scratch(shape);
+    for (i, x) in tensor.data.iter_mut().enumerate() {
+        *x = (i * 7919 % 8191) as f32 / 8192.0 - 0.5;
+    }
+    tensor
+}
+
+/// A group whose rate is in floating-point operations (criterion writes "elem/s") or in bytes.
+fn group<'c>(c: &'c mut Criterion, name: &str, work: Throughput) -> BenchmarkGroup<'c, WallTime> {
+    let mut group = c.benchmark_group(name);
+    group.throughput(work).sample_size(20).measurement_time(Duration::from_secs(3));
+    group
+}
+
+fn products(c: &mut Criterion) {
+    let mut group = group(c, "product", Throughput::Elements((2 * ROWS * WIDTH * FEED_FORWARD) as u64));
+    let (x, w, y) = (numbers(&[ROWS, WIDTH]), numbers(&[WIDTH, FEED_FORWARD]), numbers(&[ROWS, FEED_FORWARD]));
+    let (x, w, y) =
+        (gemm::matrix(&x.data, WIDTH), gemm::matrix(&w.data, FEED_FORWARD), gemm::matrix(&y.data, FEED_FORWARD));
+    let mut out = Tensor::scratch([ROWS, FEED_FORWARD]);
+    group.bench_function("y = x w", |b| {
+        b.iter(|| gemm::product(1.0, x, w, 0.0, gemm::matrix_mut(&mut out.data, FEED_FORWARD)))
+    });
+    let mut out = Tensor::scratch([ROWS, WIDTH]);
+    group.bench_function("dx = dy wT", |b| {
+        b.iter(|| gemm::product(1.0, y, w.t(), 0.0, gemm::matrix_mut(&mut out.data, WIDTH)))
+    });
+    let mut out = Tensor::scratch([WIDTH, FEED_FORWARD]);
+    group.bench_function("dw = xT dy", |b| {
+        b.iter(|| gemm::product(1.0, x.t(), y, 0.0, gemm::matrix_mut(&mut out.data, FEED_FORWARD)))
+    });
+}
+
+fn attention_kernels(c: &mut Criterion) {
+    // Half of the square is computed: two products forward, five backward.
+    let square = 2 * ROWS * LENGTH / 2 * WIDTH;
+    let shape = attention::Attention { sequences: SEQUENCES, length: LENGTH, heads: HEADS, width: WIDTH, starts: None };
+    let (qkv, d_out) = (numbers(&[ROWS, 3 * WIDTH]), numbers(&[ROWS, WIDTH]));
+    let (mut out, mut log_sums) = (Tensor::scratch([ROWS, WIDTH]), Tensor::scratch([ROWS, HEADS]));
+    let mut forward = group(c, "attention forward", Throughput::Elements(2 * square as u64));
+    forward.bench_function("causal", |b| {
+        b.iter(|| attention::forward(&shape, &qkv.data, &mut out.data, &mut log_sums.data))
+    });
+    forward.finish();
+    let mut d_qkv = Tensor::scratch([ROWS, 3 * WIDTH]);
+    let mut backward = group(c, "attention backward", Throughput::Elements(5 * square as u64));
+    backward.bench_function("causal", |b| {
+        b.iter(|| attention::backward(&shape, &qkv.data, &out.data, &log_sums.data, &d_out.data, &mut d_qkv.data))
+    });
+}
+
+fn heads(c: &mut Criterion) {
+    let (hidden, wte) = (numbers(&[ROWS, WIDTH]), numbers(&[VOCABULARY, WIDTH]));
+    let targets: Vec<u32> = (0..ROWS).map(|i| (i * 7919 % VOCABULARY) as u32).collect();
+    let product = (2 * ROWS * WIDTH * VOCABULARY) as u64;
+    let mut with = group(c, "head, loss and gradients", Throughput::Elements(3 * product));
+    with.bench_function("cross-entropy", |b| b.iter(|| head::head_loss(&CrossEntropy, &hidden, &wte, &targets, None)));
+    with.finish();
+    let mut without = group(c, "head, loss only", Throughput::Elements(product));
+    without
+        .bench_function("cross-entropy", |b| b.iter(|| head::head_value(&CrossEntropy, &hidden, &wte, &targets, None)));
+}
+
+fn loops(c: &mut Criterion) {
+    let bytes = |floats: usize| Throughput::Bytes(4 * floats as u64);
+    let (x, d) = (numbers(&[ROWS, FEED_FORWARD]), numbers(&[ROWS, FEED_FORWARD]));
+    let (mut y, row) = (numbers(&[ROWS, FEED_FORWARD]), numbers(&[FEED_FORWARD]));
+    let (mut d_gain, mut d_bias) = (numbers(&[WIDTH]), numbers(&[FEED_FORWARD]));
+    let mut statistics = numbers(&[ROWS, 2]);
+    let part = ROWS * WIDTH;
+
+    let mut norm = group(c, "layer norm", bytes(part));
+    let gain = &row.data[..WIDTH];
+    norm.bench_function("forward", |b| {
+        b.iter(|| layer_norm::forward(&x.data[..part], gain, gain, &mut y.data[..part], &mut statistics.data))
+    });
+    norm.bench_function("backward", |b| {
+        b.iter(|| {
+            let (d_x, d_bias) = (&mut y.data[..part], &mut d_bias.data[..WIDTH]);
+            layer_norm::backward(
+                &x.data[..part],
+                gain,
+                &statistics.data,
+                &d.data[..part],
+                d_x,
+                &mut d_gain.data,
+                d_bias,
+            )
+        })
+    });
+    norm.finish();
+
+    let mut curve = group(c, "gelu", bytes(ROWS * FEED_FORWARD));
+    curve.bench_function("forward", |b| b.iter(|| gelu::forward(&x.data, &row.data, &mut y.data)));
+    let mut d_x = d.clone();
+    curve.bench_function("backward", |b| {
+        b.iter(|| gelu::backward(&x.data, &row.data, &mut d_x.data, &mut y.data, &mut d_bias.data))
+    });
+    curve.finish();
+
+    let mut biases = group(c, "bias", bytes(part));
+    biases.bench_function("add to rows", |b| b.iter(|| bias::add_to_rows(&x.data[..part], gain, &mut y.data[..part])));
+    biases.bench_function("column sums", |b| b.iter(|| bias::column_sums(&x.data[..part], &mut d_gain.data)));
+    biases.finish();
+
+    let (wte, wpe) = (numbers(&[VOCABULARY, WIDTH]), numbers(&[LENGTH, WIDTH]));
+    let (mut d_wte, mut d_wpe) = (wte.clone(), wpe.clone());
+    let tokens: Vec<u32> = (0..ROWS).map(|i| (i * 7919 % VOCABULARY) as u32).collect();
+    let mut embeddings = group(c, "embedding", bytes(part));
+    embeddings.bench_function("forward", |b| {
+        b.iter(|| embedding::forward(&tokens, LENGTH, &wte.data, &wpe.data, WIDTH, &mut y.data[..part]))
+    });
+    embeddings.bench_function("backward", |b| {
+        b.iter(|| embedding::backward(&tokens, LENGTH, &x.data[..part], WIDTH, &mut d_wte.data, &mut d_wpe.data))
+    });
+    embeddings.finish();
+
+    let (mut parameter, mut m, mut v) = (wte.clone(), wte.clone(), Tensor::zeros([VOCABULARY, WIDTH]));
+    let rule = adamw::AdamW {
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        decay: 0.1,
+        rate: 1e-6,
+        bias1: 1.0,
+        bias2: 1.0,
+        scale: 1e-3,
+    };
+    let mut update = group(c, "update", bytes(VOCABULARY * WIDTH));
+    update.bench_function("add two leaves", |b| b.iter(|| sum::add(&mut d_wte.data, &wte.data)));
+    update.bench_function("norm in blocks", |b| b.iter(|| sum::block_squares(&wte.data)));
+    update.bench_function("adamw", |b| {
+        b.iter(|| adamw::adamw(&rule, &mut parameter.data, &mut m.data, &mut v.data, &wte.data))
+    });
+}
+
+criterion_group!(benches, products, attention_kernels, heads, loops);
+criterion_main!(benches);

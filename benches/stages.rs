@@ -1,0 +1,198 @@
+//! Each stage alone, handed packets as the engine would, on one thread: one leaf of the shape `seed` (16 sequences of
+//! 128 tokens, 2 layers, width 256, vocabulary 10,000). Rates are in tokens, or in bytes of text.
+use arrow::array::{LargeStringArray, ListArray, ListBuilder, RecordBatch, UInt32Builder};
+use contract::testing::{Collect, at};
+use contract::{
+    At, Batch, BatchShape, Built, Calendar, Env, Facts, Gradient, Norms, Packet, ParameterPiece, Purpose, Resources,
+    Rows, Settings, Stage, Step, Tensor, Tokens, Turn,
+};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use std::sync::Arc;
+use text::tokenizer::END_OF_TEXT;
+use text::{Cache, Concat, Tokenize, Tokenizer, Vocabulary};
+use train::backward::Backward;
+use train::forward::Gpt2Forward;
+use train::loss::CrossEntropyLoss;
+use train::optimize::AdamWOptimize;
+use train::reduce::Reduce;
+
+const VOCABULARY: usize = 10_000;
+const SHAPE: BatchShape = BatchShape { micro_batches: 2, sequences: 16, length: 128 };
+const TOKENS: usize = SHAPE.sequences * SHAPE.length;
+/// English prose, tables and code.
+const PROSE: &str = include_str!("../ARCHITECTURE.md");
+
+fn env() -> Env {
+    let facts = Facts { vocabulary: VOCABULARY, length: SHAPE.length, end_of_text: 0 };
+    let mut resources = Resources::default();
+    resources.insert(Arc::new(facts));
+    resources.insert(Arc::new(Vocabulary { hash: String::new(), size: VOCABULARY as u32, end_of_text: 0 }));
+    Env {
+        worker: 0,
+        workers: 1,
+        seed: 1,
+        calendar: Calendar { first: 0, steps: Step::MAX, evaluate: None, checkpoint: None },
+        shape: SHAPE,
+        model: Gpt2Forward::default().model(&facts).map(Arc::new),
+        corpus: None,
+        run_dir: None,
+        resources,
+    }
+}
+
+fn stage(settings: &dyn Settings, env: &Env) -> Box<dyn Stage> {
+    match settings.build(env) {
+        Ok(Built::Stage(stage)) => stage,
+        Ok(Built::Source(_)) => panic!("a source"),
+        Err(error) => panic!("{error:#}"),
+    }
+}
+
+/// Hands `packet` to `stage` and lets it finish; what it gave.
+fn give(stage: &mut dyn Stage, at: At, packet: Packet) -> Vec<Packet> {
+    let mut out = Collect::default();
+    let mut turn = stage.packet(at, packet, &mut out).expect("the stage works");
+    while turn == Turn::More {
+        turn = stage.more(at.step, &mut out).expect("the stage works");
+    }
+    out.0
+}
+
+fn lists(documents: usize, tokens: usize) -> ListArray {
+    let mut lists = ListBuilder::new(UInt32Builder::new());
+    for document in 0..documents {
+        (0..tokens).for_each(|i| lists.values().append_value(((document * 31 + i * 7919) % VOCABULARY) as u32));
+        lists.append(true);
+    }
+    lists.finish()
+}
+
+fn text_stages(c: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a folder for the cache");
+    let tokenizer = Tokenizer::gpt2(&Cache::new(folder.path().to_str()), END_OF_TEXT).expect("it is built in");
+    let mut env = env();
+    env.resources.insert(Arc::new(tokenizer));
+    let mut bpe = stage(&Tokenize::default(), &env);
+    let texts: Vec<&str> = PROSE.split("\n\n").collect();
+    let bytes = texts.iter().map(|text| text.len() as u64).sum();
+    let column = Arc::new(LargeStringArray::from(texts)) as arrow::array::ArrayRef;
+    let records = RecordBatch::try_from_iter([("text", column)]).expect("one column");
+    let mut group = c.benchmark_group("tokenize");
+    group.throughput(Throughput::Bytes(bytes)).sample_size(20);
+    group.bench_function("gpt2", |b| {
+        b.iter(|| {
+            let rows = Rows { lane: 0, purpose: Purpose::Train, last: false, records: records.clone() };
+            give(&mut *bpe, at(0), Packet::Rows(rows))
+        })
+    });
+    group.finish();
+
+    let documents = lists(TOKENS / 200 + 1, 200);
+    let mut group = c.benchmark_group("pack");
+    group.throughput(Throughput::Elements(TOKENS as u64));
+    group.bench_function("concat", |b| {
+        b.iter_batched(
+            || stage(&Concat::default(), &env),
+            |mut pack| {
+                let tokens = Tokens { lane: 0, purpose: Purpose::Train, last: false, documents: documents.clone() };
+                give(&mut *pack, at(0), Packet::Tokens(tokens))
+            },
+            BatchSize::SmallInput,
+        )
+    });
+}
+
+fn batch() -> Batch {
+    let ids = |salt: usize| (0..TOKENS).map(|i| ((i * 7919 + salt) % VOCABULARY) as u32).collect();
+    Batch {
+        leaf: 0,
+        purpose: Purpose::Train,
+        part: 0,
+        sequences: SHAPE.sequences,
+        length: SHAPE.length,
+        tokens: ids(0),
+        targets: ids(1),
+        document_starts: vec![0; TOKENS].into(),
+    }
+}
+
+fn compute_stages(c: &mut Criterion) {
+    let env = env();
+    let model = env.model().expect("there is a model");
+    let mut forward = stage(&Gpt2Forward::default(), &env);
+    let mut loss = stage(&CrossEntropyLoss::default(), &env);
+    let mut backward = stage(&Backward::default(), &env);
+    for (tensor, spec) in model.parameters.iter().enumerate() {
+        let piece = ParameterPiece { tensor, data: Arc::new(spec.initial(1)) };
+        give(&mut *forward, At { port: 1, ..at(0) }, Packet::Parameters(piece));
+    }
+    let batch = batch();
+    let mut activations = || give(&mut *forward, at(0), Packet::Batch(batch.clone())).remove(0);
+
+    let mut group = c.benchmark_group("train");
+    group.throughput(Throughput::Elements(TOKENS as u64)).sample_size(20);
+    group.bench_function("forward", |b| b.iter(&mut activations));
+    group.bench_function("loss", |b| {
+        b.iter_batched(&mut activations, |packet| give(&mut *loss, at(0), packet), BatchSize::PerIteration)
+    });
+    let mut at_loss = || give(&mut *loss, at(0), activations()).remove(0);
+    group.bench_function("backward", |b| {
+        b.iter_batched(&mut at_loss, |packet| give(&mut *backward, at(0), packet), BatchSize::PerIteration)
+    });
+
+    let gradients: Vec<(usize, Tensor)> = give(&mut *backward, at(0), at_loss())
+        .into_iter()
+        .filter_map(|packet| if let Packet::Gradient(g) = packet { Some((g.tensor, g.data)) } else { None })
+        .collect();
+    let of_leaf = |leaf: u32| -> Vec<Packet> {
+        let gradient = |(tensor, data): &(usize, Tensor)| {
+            let (data, targets) = (data.clone(), TOKENS as u64);
+            Packet::Gradient(Gradient { leaves: leaf..leaf + 1, tensor: *tensor, owner: 0, targets, data })
+        };
+        gradients.iter().map(gradient).collect()
+    };
+    let mut reduce = stage(&Reduce::default(), &env);
+    let mut step = 0;
+    group.bench_function("reduce, two leaves", |b| {
+        b.iter_batched(
+            || of_leaf(0).into_iter().chain(of_leaf(1)).collect::<Vec<_>>(),
+            |packets| {
+                let sums: Vec<Packet> = packets.into_iter().flat_map(|p| give(&mut *reduce, at(step), p)).collect();
+                reduce.step_done(step, &mut Collect::default()).expect("the sums are complete");
+                step += 1;
+                sums
+            },
+            BatchSize::PerIteration,
+        )
+    });
+
+    let mut optimize = stage(&AdamWOptimize { learning_rate: 1e-6, ..AdamWOptimize::default() }, &env);
+    let mut step = 0;
+    group.bench_function("optimize", |b| {
+        b.iter_batched(
+            || {
+                let whole = of_leaf(0).into_iter().map(|packet| match packet {
+                    Packet::Gradient(g) => Packet::Gradient(Gradient { leaves: 0..SHAPE.micro_batches, ..g }),
+                    other => other,
+                });
+                let norms = (0..model.parameters.len())
+                    .map(|tensor| Packet::Norms(Norms { tensor, targets: TOKENS as u64, blocks: vec![1.0] }));
+                whole.chain(norms).collect::<Vec<_>>()
+            },
+            |packets| {
+                for packet in packets {
+                    let port = usize::from(matches!(packet, Packet::Norms(_)));
+                    give(&mut *optimize, At { port, ..at(step) }, packet);
+                }
+                let mut out = Collect::default();
+                optimize.step_done(step, &mut out).expect("the update works");
+                step += 1;
+                out.0.len()
+            },
+            BatchSize::PerIteration,
+        )
+    });
+}
+
+criterion_group!(benches, text_stages, compute_stages);
+criterion_main!(benches);

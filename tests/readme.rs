@@ -1,0 +1,160 @@
+//! README.md is true: its `pipeline` commands are run, in order, in a scratch directory; what they would install or
+//! download is there already; its other commands, its configuration, its error messages and its links are checked.
+//! (Its Rust is a doc test of `pipelines`.)
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const README: &str = include_str!("../README.md");
+/// What is only shortened because tests are many.
+const SHORTER: [(&str, &str); 1] = [("--steps 20 --warmup 3", "--steps 1 --warmup 0")];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The contents of README's blocks in `language`.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let fence = format!("```{language}\n");
+    README.split(&fence).skip(1).map(|rest| rest.split("\n```").next().unwrap_or(rest)).collect()
+}
+
+/// A directory like a fresh clone in which `data/fetch-wiki.sh` has been run, but with a smaller wiki.
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (configs, wiki) = (folder.path().join("configs"), folder.path().join("data/cache/wiki"));
+        std::fs::create_dir_all(&configs).unwrap();
+        std::fs::create_dir_all(&wiki).unwrap();
+        for file in std::fs::read_dir(root().join("configs")).unwrap().map(Result::unwrap) {
+            if file.path().is_file() {
+                std::fs::copy(file.path(), configs.join(file.file_name())).unwrap();
+            }
+        }
+        let out = std::fs::File::create(wiki.join("testwiki.xml.bz2")).unwrap();
+        let mut out = bzip2::write::BzEncoder::new(out, bzip2::Compression::fast());
+        std::io::Write::write_all(&mut out, wiki_dump().as_bytes()).unwrap();
+        out.finish().unwrap();
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn pipeline(&self, arguments: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_pipeline"))
+            .args(arguments.split_whitespace())
+            .current_dir(self.path())
+            .env("MILLRACE_CACHE", self.path().join("cache"))
+            .output()
+            .unwrap()
+    }
+}
+
+/// 200 short articles of words that follow each other by a fixed rule.
+fn wiki_dump() -> String {
+    const WORDS: [&str; 24] = [
+        "the", "river", "mill", "of", "and", "water", "wheel", "turned", "stone", "grain", "a", "in", "town", "built",
+        "from", "was", "by", "old", "race", "flour", "bridge", "north", "century", "to",
+    ];
+    let mut xml = String::from(
+        "<mediawiki xmlns=\"http://www.mediawiki.org/xml/export-0.11/\" version=\"0.11\" xml:lang=\"en\">\n\
+         <siteinfo><sitename>Test</sitename><dbname>testwiki</dbname></siteinfo>\n",
+    );
+    let mut state = 1u64;
+    for page in 1..=200 {
+        write!(xml, "<page><title>Mill {page}</title><ns>0</ns><id>{page}</id><revision><id>{page}</id>").unwrap();
+        write!(xml, "<model>wikitext</model><format>text/x-wiki</format><text>'''Mill {page}''' ").unwrap();
+        for _ in 0..150 {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            write!(xml, "{} ", WORDS[(state >> 33) as usize % WORDS.len()]).unwrap();
+        }
+        xml.push_str("</text></revision></page>\n");
+    }
+    xml + "</mediawiki>\n"
+}
+
+#[track_caller]
+fn check(command: &str, output: Output) {
+    let said = [&output.stdout[..], &output.stderr[..]].concat();
+    assert!(output.status.success(), "README says `{command}`, which fails:\n{}", String::from_utf8_lossy(&said));
+}
+
+fn run(program: &str, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).current_dir(root()).output().unwrap()
+}
+
+#[test]
+fn every_command_works() {
+    let scratch = Scratch::new();
+    let mut commands = 0;
+    for line in blocks("sh").iter().flat_map(|block| block.lines()).filter(|line| !line.is_empty()) {
+        commands += 1;
+        match line.split_once(' ').unwrap_or((line, "")) {
+            ("pipeline", arguments) => {
+                let arguments =
+                    SHORTER.iter().fold(arguments.to_owned(), |line, (long, short)| line.replace(long, short));
+                check(line, scratch.pipeline(&arguments));
+            }
+            // Installs, downloads or takes long: the target is there, and make knows how.
+            ("make", target) => check(line, run("make", &["--dry-run", target])),
+            ("data/fetch-wiki.sh", _) => check(line, run("sh", &["-n", "data/fetch-wiki.sh"])),
+            ("export", assignment) => assert_eq!(assignment, "PATH=\"$PWD/target/release:$PATH\""),
+            _ => panic!("README says `{line}`, and no test knows how to check that"),
+        }
+    }
+    assert!(commands > 15, "only {commands} commands were found");
+    // What the README says a run leaves behind.
+    for file in ["config.toml", "environment.json", "metrics.jsonl", "tokenizer.json", "checkpoints/step-00000060"] {
+        assert!(scratch.path().join("runs/tiny").join(file).exists(), "{file}");
+    }
+    hugging_face(&scratch);
+}
+
+/// Runs README's Python where there is one that can.
+fn hugging_face(scratch: &Scratch) {
+    let python = |code: &str| Command::new("python3").args(["-c", code]).current_dir(scratch.path()).output();
+    if !python("import torch, transformers").is_ok_and(|found| found.status.success()) {
+        return println!("skipped: no python3 with torch and transformers here");
+    }
+    for block in blocks("python") {
+        check(block, python(block).unwrap());
+    }
+}
+
+#[test]
+fn its_configuration_is_one() {
+    let scratch = Scratch::new();
+    let blocks = blocks("toml");
+    assert_eq!(blocks.len(), 1);
+    std::fs::write(scratch.path().join("configs/readme.toml"), blocks[0]).unwrap();
+    check(blocks[0], scratch.pipeline("check configs/readme.toml"));
+}
+
+#[test]
+fn its_error_messages_are_those_of_the_program() {
+    let scratch = Scratch::new();
+    let output = scratch.pipeline("check configs/wiki.toml --set forward.heads=7 --set optimise.learning_rate=1e-3");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(blocks("text").contains(&said.trim_end()), "README does not show what the program says:\n{said}");
+}
+
+#[test]
+fn every_link_leads_somewhere_and_ci_runs_its_test_command() {
+    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "data/README.md", "benches/README.md"] {
+        let path = root().join(document);
+        let text = std::fs::read_to_string(&path).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target: PathBuf = path.parent().unwrap().join(link.split('#').next().unwrap_or(link));
+            assert!(link.starts_with("http") || target.exists(), "{document} links to {link}, which is not there");
+        }
+    }
+    let ci = std::fs::read_to_string(root().join(".ci/run")).unwrap();
+    assert_eq!(ci.lines().last(), Some("make test"));
+    check(".ci/run", run("bash", &["-n", ".ci/run"]));
+    check(".ci/system", run("sh", &["-n", ".ci/system"]));
+}
