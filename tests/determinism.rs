@@ -1,0 +1,84 @@
+//! The same numbers whatever the workers, and whenever: only settings decide them.
+mod support;
+use support::Scratch;
+
+/// Bits of the parameters and of every number that was reported.
+fn outcome(scratch: &Scratch, directory: &str) -> (Vec<u8>, Vec<String>) {
+    (scratch.last(directory, "model.safetensors"), scratch.numbers(directory))
+}
+
+fn same_for_all_workers(micro_batches: usize, more: &[&str]) {
+    let scratch = Scratch::new();
+    let leaves = format!("pack.micro_batches={micro_batches}");
+    let mut first = None;
+    for workers in ["1", "2", "3"] {
+        let mut arguments = vec!["--set", &leaves, "--workers", workers];
+        arguments.extend(more);
+        scratch.train(workers, &arguments);
+        let found = outcome(&scratch, workers);
+        let expected = first.get_or_insert_with(|| found.clone());
+        assert_eq!(found.1, expected.1, "numbers with {workers} workers, {micro_batches} leaves");
+        assert!(found.0 == expected.0, "parameters with {workers} workers, {micro_batches} leaves differ");
+    }
+}
+
+#[test]
+fn one_leaf() {
+    same_for_all_workers(1, &[]);
+}
+
+#[test]
+fn two_leaves() {
+    same_for_all_workers(2, &[]);
+}
+
+#[test]
+fn three_leaves() {
+    same_for_all_workers(3, &[]);
+}
+
+#[test]
+fn four_leaves() {
+    same_for_all_workers(4, &[]);
+}
+
+#[test]
+fn six_leaves() {
+    same_for_all_workers(6, &[]);
+}
+
+#[test]
+fn leaves_of_unequal_targets_with_documents_masked() {
+    let more = ["--set", "forward.document_mask=true", "--set", "pack.mask_across_documents=true"];
+    same_for_all_workers(3, &more);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_and_another_gives_others() {
+    let scratch = Scratch::new();
+    scratch.train("a", &[]);
+    scratch.train("b", &[]);
+    scratch.train("c", &["--set", "run.seed=2"]);
+    assert_eq!(outcome(&scratch, "a"), outcome(&scratch, "b"));
+    assert_ne!(scratch.losses("a"), scratch.losses("c"), "another seed changed nothing");
+}
+
+#[test]
+fn masking_documents_changes_the_numbers() {
+    let scratch = Scratch::new();
+    scratch.train("open", &[]);
+    scratch.train("masked", &["--set", "forward.document_mask=true"]);
+    let (open, masked) = (scratch.losses("open"), scratch.losses("masked"));
+    assert_ne!(open, masked);
+    assert!((open[5] - masked[5]).abs() < 0.5, "{open:?} and {masked:?} are different worlds");
+}
+
+#[test]
+fn one_sequence_at_a_time_comes_to_the_same() {
+    let scratch = Scratch::new();
+    scratch.train("batched", &[]);
+    scratch.train("single", &["--set", "forward.batching=per_sequence"]);
+    for (step, (a, b)) in scratch.losses("batched").iter().zip(scratch.losses("single")).enumerate() {
+        assert!((a - b).abs() < 1e-4, "step {}: batched {a}, per sequence {b}", step + 1);
+    }
+}
