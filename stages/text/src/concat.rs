@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use arrow::array::AsArray;
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::UInt32Type;
+use contract::parameters::splitmix64;
 use contract::{
     At, Batch, BatchShape, Built, Calendar, Emit, Env, IGNORED, Kind, Lane, Packet, Port, Problem, Purpose, Settings,
     Stage, StageSettings, Step, Turn,
@@ -25,11 +26,13 @@ pub struct Concat {
     pub micro_batches: u32,
     /// Do not learn the first token of a document from the one before.
     pub mask_across_documents: bool,
+    /// Micro-batches that a lane holds, to draw the sequences of the next one from.
+    pub shuffle: usize,
 }
 
 impl Default for Concat {
     fn default() -> Self {
-        Self { sequence_length: 128, micro_batch_size: 16, micro_batches: 2, mask_across_documents: false }
+        Self { sequence_length: 128, micro_batch_size: 16, micro_batches: 2, mask_across_documents: false, shuffle: 32 }
     }
 }
 
@@ -40,6 +43,10 @@ impl StageSettings for Concat {
         ("micro_batch_size", "sequences in a micro-batch, the unit of work; 1 to 65536"),
         ("micro_batches", "micro-batches in a step; 1 to 65536; the results depend on it, never on the workers"),
         ("mask_across_documents", "true: the first token of a document is not predicted from the one before"),
+        (
+            "shuffle",
+            "micro-batches that a lane holds to draw its next sequences from; 0: sequences in documents' order",
+        ),
     ];
     const EXAMPLE: &'static str = "sequence_length = 128\nmicro_batch_size = 16\nmicro_batches = 2\n";
 }
@@ -63,6 +70,9 @@ impl Settings for Concat {
         range("sequence_length", self.sequence_length, 1 << 20);
         range("micro_batch_size", self.micro_batch_size, 1 << 16);
         range("micro_batches", self.micro_batches as usize, 1 << 16);
+        if self.shuffle > 1 << 16 {
+            problems.push(Problem::at("shuffle", format!("{} is not from 0 to {}", self.shuffle, 1 << 16)));
+        }
         problems
     }
 
@@ -73,6 +83,8 @@ impl Settings for Concat {
             calendar: env.calendar,
             end_of_text: vocabulary.end_of_text,
             mask: self.mask_across_documents,
+            shuffle: self.shuffle,
+            seed: env.seed,
             lanes: BTreeMap::new(),
         })))
     }
@@ -96,13 +108,18 @@ struct Packer {
     calendar: Calendar,
     end_of_text: u32,
     mask: bool,
+    shuffle: usize,
+    seed: u64,
     lanes: BTreeMap<Lane, LaneState>,
 }
 
 #[derive(Default)]
 struct LaneState {
-    /// Training tokens not yet in a batch.
+    /// Training tokens not yet in a sequence.
     tokens: Vec<u32>,
+    /// Sequences to draw from, each with the token after it. Neighbours in a document are alike: a batch of them
+    /// would say less of the corpus than one of sequences from many documents.
+    pool: Vec<u32>,
     /// The last step that got its training batch.
     made: Option<Step>,
     /// Validation tokens of this step not yet in a batch.
@@ -112,29 +129,61 @@ struct LaneState {
 }
 
 impl Packer {
-    /// The first `sequences` sequences of `tokens`, of which all but the token after them are taken away.
-    fn cut(&self, tokens: &mut Vec<u32>, sequences: usize, leaf: Lane, purpose: Purpose, part: u32) -> Batch {
+    /// Takes the first `sequences` sequences away from `tokens`, each with the token after it, which also stays as the
+    /// first of what is left: `[sequences, length + 1]`.
+    fn cut(&self, tokens: &mut Vec<u32>, sequences: usize) -> Vec<u32> {
         let length = self.shape.length;
+        let starts = (0..sequences).map(|i| i * length);
+        let windows = starts.flat_map(|start| tokens[start..=start + length].iter().copied()).collect();
+        tokens.drain(..sequences * length);
+        windows
+    }
+
+    /// The training sequences of a step; `None` while there are too few tokens to draw them from.
+    fn draw(&self, state: &mut LaneState, lane: Lane, step: Step) -> Option<Vec<u32>> {
+        let (wanted, window) = (self.shape.sequences, self.shape.length + 1);
+        let whole = state.tokens.len().saturating_sub(1) / self.shape.length;
+        if self.shuffle == 0 {
+            return (whole >= wanted).then(|| self.cut(&mut state.tokens, wanted));
+        }
+        let missing = (wanted * (self.shuffle + 1)).saturating_sub(state.pool.len() / window);
+        let more = self.cut(&mut state.tokens, whole.min(missing));
+        state.pool.extend(more);
+        if whole < missing {
+            return None;
+        }
+        let key = splitmix64(self.seed ^ 0x5348_5546, splitmix64(step, u64::from(lane)));
+        let mut drawn = Vec::with_capacity(wanted * window);
+        for i in 0..wanted as u64 {
+            let left = state.pool.len() / window;
+            let at = (splitmix64(key, i) % left as u64) as usize * window;
+            drawn.extend_from_slice(&state.pool[at..at + window]);
+            // The last one takes its place.
+            state.pool.copy_within((left - 1) * window.., at);
+            state.pool.truncate((left - 1) * window);
+        }
+        Some(drawn)
+    }
+
+    /// A batch of `windows`, `[sequences, length + 1]`.
+    fn batch(&self, windows: &[u32], leaf: Lane, purpose: Purpose, part: u32) -> Batch {
+        let length = self.shape.length;
+        let sequences = windows.len() / (length + 1);
         let n = sequences * length;
-        let mut targets = tokens[1..=n].to_vec();
-        let mut starts = Vec::with_capacity(n);
-        for sequence in tokens[..n].chunks(length) {
+        let (mut tokens, mut targets) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let mut document_starts = Vec::with_capacity(n);
+        for window in windows.chunks(length + 1) {
             let mut start = 0;
-            for (position, token) in (0u32..).zip(sequence) {
-                starts.push(start);
-                if *token == self.end_of_text {
+            for (position, pair) in (0u32..).zip(window.windows(2)) {
+                let ends = pair[0] == self.end_of_text;
+                tokens.push(pair[0]);
+                targets.push(if ends && self.mask { IGNORED } else { pair[1] });
+                document_starts.push(start);
+                if ends {
                     start = position + 1;
                 }
             }
         }
-        if self.mask {
-            targets
-                .iter_mut()
-                .zip(&tokens[..n])
-                .filter(|(_, t)| **t == self.end_of_text)
-                .for_each(|(x, _)| *x = IGNORED);
-        }
-        let tokens: Vec<u32> = tokens.drain(..n).collect();
         Batch {
             leaf,
             purpose,
@@ -143,7 +192,7 @@ impl Packer {
             length,
             tokens: ScalarBuffer::from(tokens),
             targets: ScalarBuffer::from(targets),
-            document_starts: ScalarBuffer::from(starts),
+            document_starts: ScalarBuffer::from(document_starts),
         }
     }
 
@@ -155,8 +204,8 @@ impl Packer {
             if sequences == 0 || sequences < self.shape.sequences && !last {
                 break;
             }
-            let batch = self.cut(&mut state.held, sequences, lane, Purpose::Validate, state.parts);
-            out.give(Packet::Batch(batch));
+            let windows = self.cut(&mut state.held, sequences);
+            out.give(Packet::Batch(self.batch(&windows, lane, Purpose::Validate, state.parts)));
             state.parts += 1;
         }
         if last {
@@ -186,12 +235,10 @@ impl Stage for Packer {
             if tokens.purpose == Purpose::Validate {
                 self.validate(tokens.lane, &mut state, true, out);
             }
-            let needed = self.shape.sequences * self.shape.length + 1;
             if !self.calendar.trains(at.step) || state.made == Some(at.step) {
                 Turn::Done
-            } else if state.tokens.len() >= needed {
-                let batch = self.cut(&mut state.tokens, self.shape.sequences, tokens.lane, Purpose::Train, 0);
-                out.give(Packet::Batch(batch));
+            } else if let Some(windows) = self.draw(&mut state, tokens.lane, at.step) {
+                out.give(Packet::Batch(self.batch(&windows, tokens.lane, Purpose::Train, 0)));
                 state.made = Some(at.step);
                 Turn::Done
             } else {
@@ -203,7 +250,8 @@ impl Stage for Packer {
     }
 
     fn save(&mut self, lane: Lane) -> Result<Value> {
-        Ok(json!({ "tokens": self.lanes.get(&lane).map(|state| state.tokens.as_slice()).unwrap_or_default() }))
+        let Some(state) = self.lanes.get(&lane) else { return Ok(Value::Null) };
+        Ok(json!({ "tokens": state.tokens, "pool": state.pool }))
     }
 
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
@@ -211,10 +259,11 @@ impl Stage for Packer {
         #[serde(deny_unknown_fields)]
         struct Left {
             tokens: Vec<u32>,
+            pool: Vec<u32>,
         }
         let left: Left = serde_json::from_value(state)
             .with_context(|| format!("the checkpoint's state of lane {lane} is not a packer's"))?;
-        self.lanes.insert(lane, LaneState { tokens: left.tokens, ..LaneState::default() });
+        self.lanes.insert(lane, LaneState { tokens: left.tokens, pool: left.pool, ..LaneState::default() });
         Ok(())
     }
 }

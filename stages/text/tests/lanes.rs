@@ -139,7 +139,10 @@ fn run(
                         break;
                     }
                 }
-                most = most.max(packets);
+                // The first step fills what sequences are drawn from.
+                if step > 0 {
+                    most = most.max(packets);
+                }
                 if !calendar.trains(step) {
                     let mut none = Collect::default();
                     assert_eq!(read.next(lane, step, &mut none).unwrap(), Turn::Done);
