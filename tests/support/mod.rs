@@ -209,7 +209,8 @@ pub fn corpus(documents: usize) -> Vec<String> {
         (0..150).map(|_| (0..1 + below(4)).map(|_| SYLLABLES[below(SYLLABLES.len())]).collect()).collect();
     let mut document = || {
         let length = 30 + below(60);
-        let chosen: Vec<&str> = (0..length).map(|_| below(words.len()) * below(words.len()) / 150).map(|i| &*words[i]).collect();
+        let chosen: Vec<&str> =
+            (0..length).map(|_| below(words.len()) * below(words.len()) / 150).map(|i| &*words[i]).collect();
         format!("{}.", chosen.join(" "))
     };
     (0..documents).map(|_| document()).collect()
