@@ -80,15 +80,15 @@ fn batch_shape(plan: &Plan) -> Result<BatchShape> {
 
 /// Updates in the run: as many as asked for, or as it takes to see the training documents so often.
 fn steps(plan: &Plan, shape: BatchShape, tokens: u64) -> Result<u64> {
+    if tokens < (shape.length + 1) as u64 {
+        let why = format!("the training documents have {tokens} tokens: fewer than one sequence of {}", shape.length);
+        return Err(Usage(format!("{why}; set `pack.sequence_length` lower or read more")).into());
+    }
     let epochs = match (plan.run.max_steps, plan.run.max_epochs) {
         (Some(steps), _) => return Ok(steps),
         (None, epochs) => epochs.unwrap_or(1.0),
     };
     let steps = (epochs * tokens as f64 / shape.tokens() as f64).ceil();
-    if tokens < (shape.length + 1) as u64 {
-        let why = format!("the training documents have {tokens} tokens: fewer than one sequence of {}", shape.length);
-        return Err(Usage(format!("{why}; set `pack.sequence_length` lower or read more")).into());
-    }
     Ok((steps as u64).max(1))
 }
 

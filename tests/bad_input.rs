@@ -1,0 +1,216 @@
+//! What is wrong is said, with its place and the next move, and the exit code says whose it is: 2 usage, 1 data.
+mod support;
+use support::{Ran, Scratch, corpus};
+use text::{Tokenizer, Vocabulary, write_tokens};
+
+/// Runs `run.toml` with `more`.
+fn run(scratch: &Scratch, more: &[&str]) -> Ran {
+    scratch.pipeline(&[&["run", "run.toml", "--run-dir", "r", "--workers", "2"], more].concat())
+}
+
+/// Each: options of `run`, and pieces of the message.
+const USAGE: &[(&[&str], &[&str])] = &[
+    (&["--set", "optimize.learning_rat=1"], &["learning_rat", "similar: ", "learning_rate"]),
+    (&["--set", "optimise.learning_rate=1"], &["optimise", "optimize"]),
+    (&["--set", "run.max_stps=1"], &["max_stps", "max_steps"]),
+    (&["--set", "loss.type=cross_entropie"], &["unknown stage type `cross_entropie`", "cross_entropy"]),
+    (&["--stage", "loss=../missing.toml"], &["there is no file `../missing.toml`"]),
+    (&["--set", "forward.heads=3"], &["3 heads do not divide width 32", "1, 2, 4, 8, 16, 32"]),
+    (&["--set", "read.paths=[\"corpus.parket\"]"], &["corpus.parket", "similar: corpus.parquet"]),
+    (&["--set", "read.paths=[]"], &["paths", "is empty"]),
+    (&["--set", "read.column=txt"], &["no column \"txt\"", "columns: id, text", "similar: text"]),
+    (&["--set", "read.column=id"], &["column \"id\"", "Int64"]),
+    (&["--set", "pack.sequence_length=100000"], &["fewer than one sequence of 100000", "pack.sequence_length"]),
+    (&["--set", "tokenize.vocabulary_size=12"], &["12 is below 257"]),
+    (&["--set", "optimize"], &["--set", "STAGE.KEY=VALUE"]),
+    (&["--set", "forward.layers=many"], &["forward.layers", "many"]),
+    (&["--set", "checkpoint.keep=0"], &["at least the last checkpoint must stay"]),
+    (&["--fast"], &["unexpected argument '--fast'"]),
+    (&["--workers", "0"], &["workers"]),
+    (&["--epochs", "-1"], &["-1"]),
+];
+
+#[test]
+fn wrong_options_and_settings_exit_with_2() {
+    let scratch = Scratch::new();
+    for (more, pieces) in USAGE {
+        run(&scratch, more).fails(2, pieces);
+        assert!(!scratch.path("r/metrics.jsonl").exists(), "{more:?} ran");
+    }
+}
+
+#[test]
+fn all_problems_are_said_at_once_with_their_lines() {
+    let scratch = Scratch::new();
+    let config = scratch.read("run.toml").replace("heads = 2", "heads = 5").replace("width = 32", "widht = 32");
+    scratch.write("wrong.toml", config + "\n[stage.extra]\ntype = \"extra\"\n");
+    for command in ["run", "check"] {
+        let ran = scratch.pipeline(&[command, "wrong.toml"]);
+        ran.fails(2, &["widht", "similar: width", "unknown stage type `extra`", "wrong.toml:"]);
+    }
+}
+
+#[test]
+fn a_missing_configuration_names_its_neighbours() {
+    let scratch = Scratch::new();
+    scratch.pipeline(&["run", "rum.toml"]).fails(2, &["there is no file `rum.toml`", "similar: run.toml"]);
+    scratch.write("broken.toml", "[run\nname = 1");
+    scratch.pipeline(&["run", "broken.toml"]).fails(2, &["broken.toml:1", "not TOML"]);
+}
+
+#[test]
+fn a_stage_of_another_program_is_refused() {
+    let scratch = Scratch::new();
+    let file = format!("loss={}", support::repository().join("configs/stages/z_loss.toml").display());
+    run(&scratch, &["--stage", &file]).fails(2, &["unknown stage type `z_loss`", "z_loss.toml", "pipeline stages"]);
+}
+
+#[test]
+fn what_is_not_parquet() {
+    let scratch = Scratch::new();
+    scratch.write("corpus.parquet", "This is a text and not Parquet.");
+    run(&scratch, &[]).fails(1, &["corpus.parquet"]);
+    scratch.write("corpus.parquet", "");
+    run(&scratch, &[]).fails(1, &["corpus.parquet"]);
+    scratch.write("notes.md", "# Notes");
+    run(&scratch, &["--set", "read.paths=[\"notes.md\"]"]).fails(2, &["notes.md", "what can be read: .parquet"]);
+}
+
+#[test]
+fn parquet_that_is_cut_short() {
+    let scratch = Scratch::new();
+    let whole = scratch.bytes("corpus.parquet");
+    for length in [whole.len() - 1, whole.len() / 2, 100, 4] {
+        scratch.write("corpus.parquet", &whole[..length]);
+        run(&scratch, &[]).fails(1, &["corpus.parquet", "restore the file"]);
+    }
+}
+
+#[test]
+fn parquet_with_bits_flipped_never_panics() {
+    let scratch = Scratch::new();
+    let whole = scratch.bytes("corpus.parquet");
+    let mut refused = 0;
+    for part in 0..24 {
+        let mut broken = whole.clone();
+        let at = 4 + part * (whole.len() - 12) / 24;
+        for byte in &mut broken[at..at + 8] {
+            *byte ^= 0xa5;
+        }
+        scratch.write("corpus.parquet", &broken);
+        let directory = format!("r{part}");
+        let ran = scratch.pipeline(&["run", "run.toml", "--run-dir", &directory, "--set", "run.max_steps=1"]);
+        if ran.code != Some(0) {
+            refused += 1;
+            let code = ran.code.filter(|code| *code == 2).unwrap_or(1); // 2: a damaged schema lacks the column
+            ran.fails(code, &["corpus.parquet"]);
+        }
+    }
+    assert!(refused > 0, "some damage must be seen");
+}
+
+#[test]
+fn nothing_to_learn_from() {
+    let scratch = Scratch::new();
+    scratch.documents("corpus.parquet", &[]);
+    run(&scratch, &[]).fails(2, &["the corpus is empty"]);
+    scratch.documents("corpus.parquet", &vec![String::new(); 20]);
+    run(&scratch, &[]).fails(2, &["the corpus is empty"]);
+    scratch.documents("corpus.parquet", &corpus(20)[..1]);
+    run(&scratch, &["--set", "read.validation_every=2"]).fails(2, &["corpus"]);
+}
+
+#[test]
+fn a_corpus_shorter_than_one_sequence() {
+    let scratch = Scratch::new();
+    scratch.documents("corpus.parquet", &vec!["ka mo".to_owned(); 4]);
+    for length in [&["--epochs", "1"], &["--set", "run.max_steps=6"]] {
+        let more = [&length[..], &["--set", "pack.sequence_length=512"]].concat();
+        run(&scratch, &more).fails(2, &["fewer than one sequence of 512", "pack.sequence_length"]);
+    }
+}
+
+#[test]
+fn a_tokenizer_file_that_is_none() {
+    let scratch = Scratch::new();
+    let given = ["--stage", "tokenize=tokenize.toml"];
+    scratch.write("tokenize.toml", "type = \"bpe\"\ntokenizer = \"tokenizer.json\"\n");
+    run(&scratch, &given).fails(2, &["tokenizer.json"]);
+    for garbage in ["", "{}", "garbage", "[1, 2]", "{\"version\": \"1.0\", \"model\": {}}"] {
+        scratch.write("tokenizer.json", garbage);
+        run(&scratch, &given).fails(2, &["tokenizer tokenizer.json", "not a tokenizer.json"]);
+    }
+}
+
+/// A configuration that reads tokens.
+const OF_TOKENS: &str = "
+run = { max_steps = 2 }
+stage.read = { type = \"tokens\", paths = [\"tokens.parquet\"], tokenizer = \"tokenizer.json\", validation_every = 10 }
+stage.pack = { type = \"concat\", sequence_length = 16, micro_batch_size = 1, micro_batches = 2 }
+stage.forward = { type = \"gpt2\", layers = 1, heads = 2, width = 16 }
+stage.loss = { type = \"cross_entropy\" }
+stage.backward = { type = \"backward\" }
+stage.reduce = { type = \"tree_sum\" }
+stage.optimize = { type = \"adamw\" }
+stage.checkpoint = { type = \"checkpoint\" }
+stage.record = { type = \"record\" }
+";
+
+#[test]
+fn token_files_and_tokenizers_that_disagree() {
+    let scratch = Scratch::new();
+    let ids: Vec<u32> = (0..50).map(|i| i * 5).collect();
+    scratch.train("first", &[]);
+    let json = scratch.read("first/tokenizer.json");
+    scratch.write("tokenizer.json", &json);
+    scratch.write("run.toml", OF_TOKENS);
+    let vocabulary = Tokenizer::from_json("trained", json, "<|endoftext|>").unwrap().vocabulary().clone();
+    let write = |vocabulary: &Vocabulary, ids: &[u32]| {
+        write_tokens(&scratch.path("tokens.parquet"), vocabulary, vec![ids; 40]).unwrap();
+    };
+    write(&vocabulary, &ids);
+    scratch.train("good", &[]);
+    write(&Vocabulary { hash: "0".repeat(64), ..vocabulary.clone() }, &ids);
+    run(&scratch, &[]).fails(2, &["tokens.parquet", "tokenizer (blake3)", &vocabulary.hash]);
+    write(&Vocabulary { size: 999, ..vocabulary.clone() }, &ids);
+    run(&scratch, &[]).fails(2, &["tokens.parquet", "vocabulary size is 999, but 300"]);
+    write(&Vocabulary { end_of_text: 7, ..vocabulary.clone() }, &ids);
+    run(&scratch, &[]).fails(2, &["tokens.parquet", "end-of-text id is 7, but 0"]);
+    write(&vocabulary, &[1, 2, 300, 4]);
+    run(&scratch, &[])
+        .fails(1, &["tokens.parquet, row group 0, row 0: token id 300 is not below the vocabulary size 300"]);
+    scratch.documents("tokens.parquet", &corpus(3));
+    run(&scratch, &[]).fails(2, &["tokens.parquet", "no column \"tokens\"", "columns: id, text"]);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint() {
+    let scratch = Scratch::new();
+    let more = ["--set", "optimize.learning_rate=1e3", "--set", "run.max_steps=60", "--set", "checkpoint.interval=1"];
+    let wild =
+        ["--set", "optimize.clip_norm=0", "--set", "optimize.schedule=constant", "--set", "optimize.weight_decay=900"];
+    run(&scratch, &[&more[..], &wild].concat()).fails(1, &["not finite", "update", "optimize.learning_rate"]);
+    let last = scratch.last("r", "model.safetensors");
+    let model = safetensors::SafeTensors::deserialize(&last).unwrap();
+    for (name, tensor) in model.tensors() {
+        let finite = tensor.data().as_chunks::<4>().0.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite());
+        assert!(finite, "{name} of the checkpoint that is left is not finite");
+    }
+    assert!(scratch.checkpoints("r").iter().all(|name| !name.ends_with(".unfinished")));
+}
+
+#[test]
+fn a_run_directory_that_cannot_be_written() {
+    let scratch = Scratch::new();
+    scratch.write("file", "in the way");
+    for directory in ["file", "file/below", "/proc/run"] {
+        let ran = scratch.pipeline(&["run", "run.toml", "--run-dir", directory]);
+        ran.fails(1, &["cannot make the run directory", directory]);
+    }
+}
+
+#[test]
+fn weights_to_start_from_that_are_not_there() {
+    let scratch = Scratch::new();
+    run(&scratch, &["--set", "run.initial_checkpoint=nowhere"]).fails(1, &["nowhere/model.safetensors"]);
+}

@@ -1,0 +1,27 @@
+//! `pipeline bench` prints what scripts read.
+mod support;
+use serde_json::{Map, Value};
+use support::Scratch;
+
+#[test]
+fn one_line_of_json_with_the_keys_that_scripts_read() {
+    let scratch = Scratch::new();
+    for batching in ["batched", "per_sequence"] {
+        let measure = ["bench", "--shape", "seed", "--steps", "1", "--warmup", "0", "--batching", batching];
+        let said = scratch.pipeline(&measure).succeeds().stdout;
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let line: Map<String, Value> = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+        let keys: Vec<&str> = line.keys().map(String::as_str).collect();
+        let expected = "shape dtype batching workers loss tok_per_sec best_tok_per_sec mfu gemm_gflops peak_rss_mb";
+        assert_eq!(keys, expected.split(' ').collect::<Vec<_>>());
+        assert_eq!(
+            (&line["shape"], &line["dtype"], &line["batching"]),
+            (&"seed".into(), &"f32".into(), &batching.into())
+        );
+        let loss = line["loss"].as_f64().unwrap();
+        assert!((loss - 10_000f64.ln()).abs() < 0.2, "a fresh model on random tokens: {loss}");
+        for key in ["workers", "tok_per_sec", "best_tok_per_sec", "mfu", "gemm_gflops", "peak_rss_mb"] {
+            assert!(line[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {said}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Checkpoints are Hugging Face's: transformers loads ours, and we start from those it saves.
+//!
+//! Needs a Python with torch and transformers: `$MILLRACE_PYTHON`, or `python3`.
+mod support;
+use serde_json::Value;
+use std::process::Command;
+use support::Scratch;
+
+/// Runs a script in the scratch directory; `None`, and a line that says so, without torch or transformers.
+fn python(scratch: &Scratch, script: &str) -> Option<Value> {
+    let program = std::env::var("MILLRACE_PYTHON").unwrap_or_else(|_| "python3".into());
+    let imports = Command::new(&program).args(["-c", "import torch, transformers, safetensors"]).output();
+    if !imports.is_ok_and(|output| output.status.success()) {
+        println!("skipped: {program} has no torch and transformers; set MILLRACE_PYTHON to one that has");
+        return None;
+    }
+    scratch.write("script.py", script);
+    let mut command = Command::new(&program);
+    command.arg("script.py").current_dir(scratch.path("")).env("HF_HUB_OFFLINE", "1");
+    let output = command.output().expect("python starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    Some(serde_json::from_str(said.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {said}")))
+}
+
+/// Every document the same sentence, one a lane and sequence: the validation loss is that of a batch which Python makes
+/// too.
+const LOSS: &str = "
+import json, torch, transformers
+from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+folder = 'FOLDER'
+model, about = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+wrong = {key: list(about[key]) for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')}
+assert not any(wrong.values()), wrong
+tokenizer = Tokenizer.from_file(folder + '/tokenizer.json')
+ids = tokenizer.encode(open('sentence.txt').read(), add_special_tokens=False).ids + [0]
+stream = (ids * 40)[:33]
+x, y = torch.tensor([stream[:-1]]), torch.tensor([stream[1:]])
+with torch.no_grad():
+    logits = model(x).logits
+loss = torch.nn.functional.cross_entropy(logits.view(-1, logits.shape[-1]), y.view(-1))
+print(json.dumps({'loss': loss.item(), 'ids': len(ids)}))
+";
+
+/// A sentence whose tokens, with end of text, are 32: then every sequence of the corpus is the same.
+fn sentence(scratch: &Scratch) -> String {
+    let json = scratch.read("first/tokenizer.json");
+    let tokenizer = text::Tokenizer::from_json("trained", json, "<|endoftext|>").expect("a tokenizer");
+    let mut sentence = String::new();
+    for word in support::corpus(3).join(" ").split(' ') {
+        let longer = format!("{sentence}{}{word}", if sentence.is_empty() { "" } else { " " });
+        match tokenizer.encode(&longer).expect("tokens").len() {
+            ..31 => sentence = longer,
+            31 => return longer,
+            _ => {}
+        }
+    }
+    panic!("no words that fill 31 tokens");
+}
+
+#[test]
+fn transformers_loads_a_checkpoint_and_computes_the_same_loss() {
+    let scratch = Scratch::new();
+    scratch.train("first", &["--set", "run.max_steps=20"]);
+    let sentence = sentence(&scratch);
+    scratch.write("sentence.txt", &sentence);
+    let script = LOSS.replace("FOLDER", "first/checkpoints/step-00000020");
+    let Some(theirs) = python(&scratch, &script) else { return };
+    assert_eq!(theirs["ids"], 32, "the tokenizer of the checkpoint counts as ours");
+    // A run of one step from that checkpoint says the loss before it: of sequences that are all the same.
+    scratch.documents("corpus.parquet", &vec![sentence; 100]);
+    scratch.write("same.toml", "type = \"bpe\"\ntokenizer = \"first/tokenizer.json\"\n");
+    let from = "run.initial_checkpoint=first/checkpoints/step-00000020";
+    scratch.train("again", &["--stage", "tokenize=same.toml", "--set", from, "--set", "run.max_steps=1"]);
+    let (ours, theirs) = (scratch.losses("again")[0], theirs["loss"].as_f64().unwrap());
+    assert!((ours - theirs).abs() < 1e-4, "ours {ours}, transformers {theirs}");
+}
+
+#[test]
+fn a_run_starts_from_a_model_that_transformers_saved() {
+    let scratch = Scratch::new();
+    scratch.train("first", &[]);
+    let sentence = sentence(&scratch);
+    scratch.write("sentence.txt", &sentence);
+    let make = "
+import transformers, shutil, torch
+torch.manual_seed(1)
+config = transformers.GPT2Config(vocab_size=300, n_positions=32, n_embd=32, n_layer=2, n_head=2)
+transformers.GPT2LMHeadModel(config).save_pretrained('theirs')
+shutil.copy('first/tokenizer.json', 'theirs/tokenizer.json')
+";
+    let Some(theirs) = python(&scratch, &format!("{make}{}", LOSS.replace("FOLDER", "theirs"))) else { return };
+    scratch.documents("corpus.parquet", &vec![sentence; 100]);
+    scratch.write("same.toml", "type = \"bpe\"\ntokenizer = \"first/tokenizer.json\"\n");
+    let more = ["--stage", "tokenize=same.toml", "--set", "run.initial_checkpoint=theirs", "--set", "run.max_steps=1"];
+    scratch.train("ours", &more);
+    let (ours, theirs) = (scratch.losses("ours")[0], theirs["loss"].as_f64().unwrap());
+    assert!((ours - theirs).abs() < 1e-4, "ours {ours}, transformers {theirs}");
+}

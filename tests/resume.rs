@@ -1,0 +1,136 @@
+//! A run killed at any instant and resumed is, bit for bit, the run that was never killed.
+mod support;
+use std::process::Stdio;
+use std::time::{Duration, Instant, SystemTime};
+use support::Scratch;
+
+const LONG: [&str; 4] = ["--set", "run.max_steps=40", "--set", "pack.micro_batches=3"];
+
+/// The run that nothing happens to, in `whole`; how long it took.
+fn whole(scratch: &Scratch) -> Duration {
+    let began = Instant::now();
+    scratch.train("whole", &LONG);
+    began.elapsed()
+}
+
+#[track_caller]
+fn is_the_whole_run(scratch: &Scratch, directory: &str) {
+    assert_eq!(scratch.numbers(directory), scratch.numbers("whole"), "metrics.jsonl of {directory}");
+    for file in ["model.safetensors", "optimizer.safetensors", "tokenizer.json", "config.json"] {
+        assert!(scratch.last(directory, file) == scratch.last("whole", file), "{file} of {directory} differs");
+    }
+    assert_eq!(scratch.checkpoints(directory), ["step-00000039", "step-00000040"], "of {directory}");
+}
+
+#[test]
+fn killed_at_random_instants() {
+    let scratch = Scratch::new();
+    let length = whole(&scratch);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut seed = now.as_nanos() as u64;
+    let mut kills = Vec::new();
+    let mut interrupted = 0;
+    for (round, workers) in ["1", "2", "3", "2", "1", "3", "2", "1"].iter().enumerate() {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let after = length.mul_f64((seed >> 33) as f64 / (1u64 << 31) as f64);
+        kills.push((*workers, after));
+        let mut arguments = vec!["run", "run.toml", "--run-dir", "killed", "--workers", workers];
+        arguments.extend(LONG);
+        if round > 0 {
+            arguments.push("--resume");
+        }
+        let mut command = scratch.command(&arguments);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+        std::thread::sleep(after);
+        interrupted += usize::from(child.try_wait().expect("it can be asked").is_none());
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+    }
+    println!("{interrupted} of these kills (workers, instant) met a living run: {kills:?}");
+    let mut last = vec!["--resume", "--workers", "2"];
+    last.extend(LONG);
+    scratch.train("killed", &last);
+    is_the_whole_run(&scratch, "killed");
+}
+
+#[test]
+fn what_a_killed_run_left_unfinished_is_removed() {
+    let scratch = Scratch::new();
+    whole(&scratch);
+    let mut short = vec!["--set", "checkpoint.keep=9"];
+    short.extend(LONG);
+    scratch.train("left", &short);
+    // As after a kill while step 12 was written: later checkpoints are not there, this one is half there.
+    for name in scratch.checkpoints("left").iter().filter(|name| name.as_str() > "step-00000009") {
+        std::fs::remove_dir_all(scratch.path("left/checkpoints").join(name)).unwrap();
+    }
+    std::fs::create_dir(scratch.path("left/checkpoints/step-00000012.unfinished")).unwrap();
+    scratch.write("left/checkpoints/step-00000012.unfinished/model.safetensors", "half");
+    let metrics = scratch.read("left/metrics.jsonl");
+    scratch.write("left/metrics.jsonl", &metrics[..metrics.len() / 2]); // ends within a line
+    let mut last = vec!["--resume"];
+    last.extend(LONG);
+    scratch.train("left", &last);
+    assert!(!scratch.path("left/checkpoints/step-00000012.unfinished").exists());
+    is_the_whole_run(&scratch, "left");
+}
+
+#[test]
+fn from_a_checkpoint_that_is_named() {
+    let scratch = Scratch::new();
+    whole(&scratch);
+    let mut keep = vec!["--set", "checkpoint.keep=99"];
+    keep.extend(LONG);
+    scratch.train("named", &keep);
+    let mut last = vec!["--resume=named/checkpoints/step-00000012", "--workers", "3"];
+    last.extend(LONG);
+    let said = scratch.train("named", &last).stderr;
+    assert!(said.contains("going on from named/checkpoints/step-00000012 after 12 steps"), "{said}");
+    is_the_whole_run(&scratch, "named");
+}
+
+#[test]
+fn only_the_last_checkpoints_are_kept() {
+    let scratch = Scratch::new();
+    scratch.train("two", &[]);
+    assert_eq!(scratch.checkpoints("two"), ["step-00000003", "step-00000006"]);
+    scratch.train("one", &["--set", "checkpoint.keep=1"]);
+    assert_eq!(scratch.checkpoints("one"), ["step-00000006"]);
+}
+
+#[test]
+fn with_another_setting_it_is_refused() {
+    let scratch = Scratch::new();
+    scratch.train("r", &[]);
+    let resume = |set: &str| scratch.pipeline(&["run", "run.toml", "--run-dir", "r", "--resume", "--set", set]);
+    resume("optimize.learning_rate=2e-2").fails(2, &["optimize.learning_rate was 0.01, is 0.02", "r/checkpoints"]);
+    resume("forward.layers=3").fails(2, &["forward.layers was 2, is 3"]);
+    resume("run.seed=2").fails(2, &["run.seed was 1, is 2"]);
+    resume("pack.micro_batches=4").fails(2, &["pack.micro_batches was 2, is 4"]);
+    scratch.documents("corpus.parquet", &support::corpus(121));
+    resume("run.prefetch=1").fails(2, &["content of documents was"]);
+}
+
+#[test]
+fn a_directory_with_a_run_is_not_run_into() {
+    let scratch = Scratch::new();
+    scratch.train("r", &[]);
+    let before = scratch.bytes("r/metrics.jsonl");
+    let again = scratch.pipeline(&["run", "run.toml", "--run-dir", "r"]);
+    again.fails(2, &["r already holds a run", "--resume", "--run-dir"]);
+    assert_eq!(scratch.bytes("r/metrics.jsonl"), before);
+}
+
+#[test]
+fn what_is_no_checkpoint_is_refused() {
+    let scratch = Scratch::new();
+    let resume = |from: &str| scratch.pipeline(&["run", "run.toml", "--run-dir", "r", &format!("--resume={from}")]);
+    resume("nowhere").fails(1, &["nowhere is no checkpoint of this program", "state.json"]);
+    scratch.train("r", &[]);
+    let state = scratch.read("r/checkpoints/step-00000006/state.json");
+    scratch.write("r/checkpoints/step-00000006/state.json", &state[..100]);
+    resume("r/checkpoints/step-00000006").fails(1, &["cannot read r/checkpoints/step-00000006/state.json"]);
+    let model = scratch.bytes("r/checkpoints/step-00000003/model.safetensors");
+    scratch.write("r/checkpoints/step-00000003/model.safetensors", &model[..model.len() - 1]);
+    resume("r/checkpoints/step-00000003").fails(1, &["step-00000003/model.safetensors", "cut short"]);
+}
