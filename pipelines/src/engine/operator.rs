@@ -1,4 +1,4 @@
-//! Any [`Stage`](contract::Stage) as a timely operator.
+//! Any [`Stage`] as a timely operator.
 use super::desk::{Arrivals, Desk, Worked};
 use super::failure::Failure;
 use super::ports::{Edge, Intake, Outlet, Outlets, Tray};

@@ -1,4 +1,4 @@
-//! Any [`Source`](contract::Source) as a timely operator: the source itself runs on a thread of its own, so that
+//! Any [`Source`] as a timely operator: the source itself runs on a thread of its own, so that
 //! files are read and decoded while the worker computes; the operator asks, and sends on what comes back.
 use super::operator::{Place, Want, Wants};
 use super::ports::{Edge, Outlet, Outlets, Tray};
