@@ -1,16 +1,15 @@
 //! A run killed at any instant and resumed is, bit for bit, the run that was never killed.
 mod support;
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use support::Scratch;
 
 const LONG: [&str; 4] = ["--set", "run.max_steps=40", "--set", "pack.micro_batches=3"];
 
-/// The run that nothing happens to, in `whole`; how long it took.
-fn whole(scratch: &Scratch) -> Duration {
-    let began = Instant::now();
+/// The run that nothing happens to, in `whole`.
+fn whole(scratch: &Scratch) {
     scratch.train("whole", &LONG);
-    began.elapsed()
 }
 
 #[track_caller]
@@ -25,28 +24,36 @@ fn is_the_whole_run(scratch: &Scratch, directory: &str) {
 #[test]
 fn killed_at_random_instants() {
     let scratch = Scratch::new();
-    let length = whole(&scratch);
+    whole(&scratch);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let mut seed = now.as_nanos() as u64;
-    let mut kills = Vec::new();
-    let mut interrupted = 0;
-    for (round, workers) in ["1", "2", "3", "2", "1", "3", "2", "1"].iter().enumerate() {
+    let mut below = move |n: u64| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let after = length.mul_f64((seed >> 33) as f64 / (1u64 << 31) as f64);
-        kills.push((*workers, after));
+        (seed >> 33) % n
+    };
+    let mut kills = Vec::new();
+    for (round, workers) in ["1", "2", "3", "2", "1", "3", "2", "1"].iter().enumerate() {
         let mut arguments = vec!["run", "run.toml", "--run-dir", "killed", "--workers", workers];
         arguments.extend(LONG);
         if round > 0 {
             arguments.push("--resume");
         }
+        // Some lines of output place the kill in the run's course, some milliseconds within a step.
+        let (lines, after) = (below(22) as usize, Duration::from_micros(below(20_000)));
         let mut command = scratch.command(&arguments);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let said = BufReader::new(child.stderr.take().expect("its output"));
+        let last = said.lines().take(lines).map_while(Result::ok).last().unwrap_or_default();
         std::thread::sleep(after);
-        interrupted += usize::from(child.try_wait().expect("it can be asked").is_none());
+        let alive = child.try_wait().expect("it can be asked").is_none();
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
+        kills.push(format!(
+            "{workers} workers, alive {alive}, {after:?} after `{}`",
+            last.split('|').next().unwrap_or("")
+        ));
     }
-    println!("{interrupted} of these kills (workers, instant) met a living run: {kills:?}");
+    println!("killed:\n{}", kills.join("\n"));
     let mut last = vec!["--resume", "--workers", "2"];
     last.extend(LONG);
     scratch.train("killed", &last);

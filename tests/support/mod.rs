@@ -33,14 +33,15 @@ pub struct Ran {
 impl Scratch {
     /// For the program `pipeline`.
     pub fn new() -> Self {
-        Self::of(option_env!("CARGO_BIN_EXE_pipeline").expect("tests of the root package"))
+        let Some(program) = option_env!("CARGO_BIN_EXE_pipeline") else { panic!("for tests of the root package") };
+        Self::of(program)
     }
 
     /// For another program.
     pub fn of(program: &str) -> Self {
         let scratch = Self { folder: tempfile::tempdir().expect("a scratch directory"), program: program.into() };
         scratch.documents("corpus.parquet", &corpus(120));
-        scratch.write("run.toml", &tiny("paths = [\"corpus.parquet\"]"));
+        scratch.write("run.toml", tiny("paths = [\"corpus.parquet\"]"));
         scratch
     }
 
