@@ -47,7 +47,7 @@ pub trait Stage: Send {
         Ok(())
     }
 
-    /// The graph is finished on every worker.
+    /// Everything this stage will ever get is worked off.
     fn finish(&mut self) -> Result<()> {
         Ok(())
     }
