@@ -250,7 +250,7 @@ impl Stage for Packer {
     }
 
     fn save(&mut self, lane: Lane) -> Result<Value> {
-        let Some(state) = self.lanes.get(&lane) else { return Ok(Value::Null) };
+        let state = self.lanes.entry(lane).or_default();
         Ok(json!({ "tokens": state.tokens, "pool": state.pool }))
     }
 
