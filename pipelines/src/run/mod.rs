@@ -3,17 +3,20 @@
 //! - [`prepare`]: documents, tokenizer, counts: all that must be known before training
 //! - [`session`]: a plan and its data become a graph with everything its stages may know
 //! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind
+//! - [`interruption`]: what SIGINT and SIGTERM do
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
 //! - [`bench`](mod@bench): `pipeline bench`
 mod bench;
 mod directory;
 mod evaluate;
+mod interruption;
 mod prepare;
 mod session;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
 pub use evaluate::{Evaluated, evaluate};
+pub use interruption::Interrupted;
 pub use train::run;
 
 /// A command that cannot be carried out as it was given: exit code 2.

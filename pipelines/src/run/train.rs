@@ -1,16 +1,17 @@
 //! `pipeline run`.
+use super::interruption::Interruption;
 use super::session::Session;
 use super::{Usage, directory, prepare};
 use crate::cli;
-use crate::engine::{Job, WorkerTiming, execute};
+use crate::engine::{Job, Stop, WorkerTiming, execute};
 use crate::plan::Plan;
 use crate::show::{Banner, Line, StageTime, Times, Training, banner, held_back, stage_times};
 use anyhow::Result;
 use compute::machine;
-use contract::{Saved, StageType};
+use contract::{Saved, Snapshot, StageType};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use train::checkpoint::{State, TokenizerJson};
 use train::record::{Limit, Report, Reporter, StepLine};
@@ -22,12 +23,14 @@ const COLUMNS: usize = 80;
 /// Runs a configuration to its end.
 ///
 /// # Errors
-/// [`Problems`](crate::problem::Problems) of the configuration, [`Usage`], or the first failure of any stage.
+/// [`Problems`](crate::problem::Problems) of the configuration, [`Usage`], the first failure of any stage, or
+/// [`Interrupted`](super::Interrupted).
 pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     let plan = Plan::load(&asked.config, &asked.overrides(), registry).map_err(anyhow::Error::new)?;
     let run_dir = asked.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
     let workers = plan.run.workers.unwrap_or_else(super::cores);
     machine::single_threaded_blas();
+    let interruption = Interruption::at_once()?;
 
     let from = match &asked.resume {
         Some(checkpoint) => directory::resumed(&run_dir, checkpoint.as_deref())?,
@@ -51,15 +54,27 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
     session.env.resources.insert(Arc::new(limit));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
+    let (stop, steps, noted) = (Arc::new(Stop::default()), session.env.calendar.steps, Arc::clone(&printer));
+    session.env.resources.insert(Arc::clone(&stop));
+    interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.note(note))?;
     let began = Instant::now();
     let job = Job { stages: plan.stages, env: session.env, saved, endless: false, prefetch: plan.run.prefetch };
     let timings = execute(job);
-    let mut printer = printer.lock().unwrap_or_else(|e| e.into_inner());
+    interruption.over();
+    let mut printer = lock(&printer);
     printer.line.finish();
     let table = stage_times(&times(&timings?, began.elapsed()), COLUMNS);
     printer.line.note(&format!("\n{table}"));
+    if let Some(last) = stop.last() {
+        let left = train::checkpoint::list(&run_dir)?.pop().filter(|(step, _)| *step == last + 1);
+        return Err(interruption.interrupted(last + 1, steps, left.map(|(_, path)| path)).into());
+    }
     printer.conclude(&run_dir);
     Ok(())
+}
+
+fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
+    printer.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// GFLOP/s that MFU is measured against: `$MILLRACE_GEMM_GFLOPS`, or measured now, which takes about a second.
@@ -85,7 +100,7 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
     }
     session.env.calendar.first = state.step;
     session.env.resources.insert(Arc::new(Start::Resume(checkpoint)));
-    Ok(state.saved.into_iter().map(|(stage, lane, state)| Saved { stage, lane, state }).collect())
+    Ok(state.saved.into_iter().map(|(stage, lane, state)| Saved { stage, lane, state: Snapshot::of(state) }).collect())
 }
 
 fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
@@ -193,10 +208,10 @@ struct Shared(Arc<Mutex<Printer>>);
 
 impl Report for Shared {
     fn step(&self, line: &StepLine) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).step(line);
+        lock(&self.0).step(line);
     }
     fn validated(&self, line: &StepLine) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).validated(line);
+        lock(&self.0).validated(line);
     }
 }
 
