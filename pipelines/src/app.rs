@@ -2,7 +2,7 @@
 use crate::cli::{Cli, Command};
 use crate::plan::Plan;
 use crate::problem::Problems;
-use crate::{run, show};
+use crate::{report, run, show};
 use anyhow::{Error, Result};
 use clap::Parser;
 use contract::StageType;
@@ -74,6 +74,23 @@ impl App {
                     }
                 }
             }
+            Command::Runs(asked) => {
+                let found = run::runs(asked)?;
+                for run in found.iter().filter(|_| asked.json) {
+                    println!("{}", serde_json::to_string(run)?);
+                }
+                if !asked.json {
+                    println!("{}", run::listed(&found, show::columns(), run::status::now()));
+                }
+            }
+            Command::Inspect(asked) => {
+                let found = run::inspect(asked)?;
+                match asked.json {
+                    true => println!("{}", serde_json::to_string(&found)?),
+                    false => println!("{}", found.text(show::columns()).trim_end()),
+                }
+            }
+            Command::Report(asked) => println!("{}", report::write(&asked.run)?.display()),
             Command::Bench(asked) => {
                 let (measured, _) = run::bench(asked)?;
                 println!("{}", serde_json::to_string(&measured)?);
