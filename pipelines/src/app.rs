@@ -48,7 +48,7 @@ impl App {
     }
 
     fn command(&self, command: &Command) -> Result<()> {
-        if matches!(command, Command::Run(_) | Command::Evaluate(_) | Command::Bench(_)) {
+        if matches!(command, Command::Run(_) | Command::Evaluate(_) | Command::Generate(_) | Command::Bench(_)) {
             start_again_with_fitting_kernels();
         }
         match command {
@@ -73,6 +73,7 @@ impl App {
                     }
                 }
             }
+            Command::Generate(asked) => run::generate_command(asked)?,
             Command::Bench(asked) => {
                 let (measured, _) = run::bench(asked)?;
                 println!("{}", serde_json::to_string(&measured)?);

@@ -1,6 +1,9 @@
 //! The command line of `pipeline`: definitions only.
+mod generate;
+
 use crate::plan::Overrides;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use generate::Generate;
 use std::path::PathBuf;
 
 /// The command line.
@@ -26,6 +29,8 @@ pub enum Command {
     Stages(Stages),
     /// Measure a trained run on its validation split
     Evaluate(Evaluate),
+    /// Continue a text with a trained model
+    Generate(Generate),
     /// Measure training speed on synthetic tokens; one line of JSON
     Bench(Bench),
 }
@@ -248,6 +253,10 @@ mod tests {
             "pipeline run c.toml --stage a",
             "pipeline run c.toml --sample 0",
             "pipeline bench --shape huge",
+            "pipeline generate runs/x",
+            "pipeline generate runs/x --prompt a --temperature -1",
+            "pipeline generate runs/x --prompt a --top-p 0",
+            "pipeline generate runs/x --prompt a --top-p 1.1",
             "pipeline bench --shape seed --precision f8",
         ] {
             assert_eq!(parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");

@@ -4,16 +4,19 @@
 //! - [`session`]: a plan and its data become a graph with everything its stages may know
 //! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
+//! - [`generate`](mod@generate): `pipeline generate`
 //! - [`bench`](mod@bench): `pipeline bench`
 mod bench;
 mod directory;
 mod evaluate;
+mod generate;
 mod prepare;
 mod session;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
 pub use evaluate::{Evaluated, evaluate};
+pub use generate::{Generated, Stop, generate, generate_command};
 pub use train::run;
 
 /// A command that cannot be carried out as it was given: exit code 2.
