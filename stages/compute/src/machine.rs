@@ -23,6 +23,13 @@ pub fn blas_core() -> String {
     unsafe { CStr::from_ptr(openblas_get_corename()) }.to_string_lossy().into_owned()
 }
 
+/// Bytes of a core's second cache; 1 MB where the system does not say.
+pub fn second_cache() -> usize {
+    let said = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index2/size").ok();
+    let kilobytes = said.and_then(|size| size.trim().strip_suffix('K')?.parse::<usize>().ok());
+    kilobytes.unwrap_or(1024).clamp(256, 4096) * 1024
+}
+
 /// The processor and the vector extensions that matter, for example `Intel Xeon Processor (AVX-512, AVX512-BF16)`.
 pub fn cpu() -> String {
     let model = std::fs::read_to_string("/proc/cpuinfo")
