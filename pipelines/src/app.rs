@@ -73,6 +73,7 @@ impl App {
                     }
                 }
             }
+            Command::Bench(asked) if asked.sweep => println!("{}", run::sweep(asked, 80)?),
             Command::Bench(asked) => {
                 let (measured, _) = run::bench(asked)?;
                 println!("{}", serde_json::to_string(&measured)?);

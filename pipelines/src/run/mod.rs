@@ -4,16 +4,18 @@
 //! - [`session`]: a plan and its data become a graph with everything its stages may know
 //! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
-//! - [`bench`](mod@bench): `pipeline bench`
+//! - [`bench`](mod@bench): `pipeline bench`; [`sweep`](mod@sweep): its `--sweep`
 mod bench;
 mod directory;
 mod evaluate;
 mod prepare;
 mod session;
+mod sweep;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
 pub use evaluate::{Evaluated, evaluate};
+pub use sweep::sweep;
 pub use train::run;
 
 /// A command that cannot be carried out as it was given: exit code 2.

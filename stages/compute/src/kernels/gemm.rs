@@ -12,6 +12,7 @@ mod avx512;
 pub mod panels;
 
 use blas_src as _;
+use contract::Precision;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, linalg::general_mat_mul};
 use std::ops::Range;
 use std::sync::{Once, OnceLock};
@@ -20,16 +21,6 @@ use std::sync::{Once, OnceLock};
 pub type Matrix<'a> = ArrayView2<'a, f32>;
 /// A matrix that is written.
 pub type MatrixMut<'a> = ArrayViewMut2<'a, f32>;
-
-/// To what the operands of a product are rounded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// Single precision: not at all.
-    #[default]
-    F32,
-    /// bfloat16: the upper half of a single, 8 bits of precision.
-    Bf16,
-}
 
 /// How this CPU multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +49,11 @@ fn path() -> Path {
         }
         Path::Blas
     })
+}
+
+/// Do products run on OpenBLAS?
+pub fn on_blas() -> bool {
+    path() == Path::Blas
 }
 
 /// What products in `precision` run on here, for people and checkpoints: bits may differ between two such names.
@@ -276,5 +272,82 @@ mod tests {
             product(0.5, a, b, beta, matrix_mut(&mut c, n));
             assert_close(&c, &expected, 1e-5);
         }
+
+        /// Several blocks of rows, columns and depth; every element is handed on once, complete; bfloat16 is what
+        /// rounding both operands first would give.
+        #[test]
+        fn blocks_are_handed_on_and_operands_rounded(m in 100usize..300, n in 1usize..130, k in 300usize..900,
+                                                     a_t: bool, b_t: bool, rounded: bool, cut in 1usize..4) {
+            let precision = if rounded { Precision::Bf16 } else { Precision::F32 };
+            let (a, b) = (random(1, m * k), random(2, k * n));
+            let (a, b) = (matrix(&a, if a_t { m } else { k }), matrix(&b, if b_t { k } else { n }));
+            let (a, b) = (if a_t { a.reversed_axes() } else { a }, if b_t { b.reversed_axes() } else { b });
+            let mut c = vec![f32::NAN; m * n];
+            let mut handed = vec![f32::NAN; m * n];
+            product_then(precision, 1.0, a, b, 0.0, matrix_mut(&mut c, n), &mut |done| {
+                for row in done.rows.clone() {
+                    let out = &mut handed[row * n..][done.columns.clone()];
+                    assert!(out.iter().all(|x| x.is_nan()), "once");
+                    out.copy_from_slice(done.row(row));
+                }
+            });
+            prop_assert_eq!(&handed, &c);
+            let to = |x: &f32| if rounded { bf16(*x) } else { *x };
+            assert_close(&c, &naive(1.0, a.map(to).view(), b.map(to).view(), 0.0, &c), 1e-5);
+            // An element's bits do not depend on how many rows and columns are multiplied with it.
+            let (rows, columns) = (m.div_ceil(cut), n.div_ceil(cut));
+            let (a, b) = (a.slice_move(ndarray::s![..rows, ..]), b.slice_move(ndarray::s![.., ..columns]));
+            let mut part = vec![f32::NAN; rows * columns];
+            product_then(precision, 1.0, a, b, 0.0, matrix_mut(&mut part, columns), &mut |_| ());
+            if !on_blas() {
+                for (row, part) in part.chunks(columns).enumerate() {
+                    prop_assert_eq!(part, &c[row * n..][..columns]);
+                }
+            }
+        }
+
+        /// The path of CPUs with `vdpbf16ps`, with that instruction where there is one, and in steps everywhere.
+        #[cfg(target_arch = "x86_64")]
+        #[test]
+        fn pairs_multiply(m in 1usize..40, n in 1usize..120, k in 1usize..500, a_t: bool, b_t: bool) {
+            if !is_x86_feature_detected!("avx512f") {
+                return Ok(());
+            }
+            let (a, b) = (random(1, m * k), random(2, k * n));
+            let (a, b) = (matrix(&a, if a_t { m } else { k }), matrix(&b, if b_t { k } else { n }));
+            let (a, b) = (if a_t { a.reversed_axes() } else { a }, if b_t { b.reversed_axes() } else { b });
+            let expected = naive(1.0, a.map(|x| bf16(*x)).view(), b.map(|x| bf16(*x)).view(), 0.0, &[]);
+            let native = is_x86_feature_detected!("avx512bf16") || std::env::var_os("MILLRACE_TEST_BF16").is_some();
+            for with in [avx512::pairs_in_steps, avx512::pairs].into_iter().take(1 + usize::from(native)) {
+                let mut c = vec![f32::NAN; m * n];
+                let mut product = avx512::Product {
+                    rows: m,
+                    columns: n,
+                    depth: k,
+                    alpha: 1.0,
+                    a: Operand::of(&a).unwrap(),
+                    b: Operand::of(&b).unwrap(),
+                    add: false,
+                    c: c.as_mut_ptr(),
+                    stride: n,
+                    cached: 10_000,
+                    done: &mut |_, _| (),
+                };
+                // SAFETY: the CPU has what it takes (some hide that they have bfloat16: the variable is for these).
+                unsafe { with(&mut product) };
+                assert_close(&c, &expected, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even() {
+        for (x, bits) in
+            [(1.0f32, 0x3F80), (1.003_906_2, 0x3F80), (1.003_907, 0x3F81), (1.011_718_8, 0x3F82), (f32::MAX, 0x7F80)]
+        {
+            assert_eq!(bf16(x).to_bits() >> 16, bits, "{x}");
+            assert_eq!(bf16(-x).to_bits() >> 16, bits | 0x8000, "{x}");
+        }
+        assert!(bf16(f32::NAN).is_nan() && bf16(f32::from_bits(0x7F80_0001)).is_nan());
     }
 }

@@ -419,12 +419,13 @@ unsafe fn tile<F: Format, const ROWS_APART: bool>(
     macro_rules! by_height {
         ($vectors:literal: $($rows:literal)*) => {
             match high {
+                // SAFETY: the caller's.
                 $($rows => unsafe { sums::<F, ROWS_APART, $rows, $vectors>(steps, a, b, b_step, to) },)*
+                // SAFETY: the caller's.
                 _ => unsafe { sums::<F, ROWS_APART, TILE_ROWS, $vectors>(steps, a, b, b_step, to) },
             }
         };
     }
-    // SAFETY: the caller's.
     match to.wide.div_ceil(LANES) {
         1 => by_height!(1: 1 2 3 4 5 6 7),
         2 => by_height!(2: 1 2 3 4 5 6 7),
