@@ -1,4 +1,12 @@
 //! The command line of `pipeline`: definitions only.
+mod inspect;
+mod report;
+mod runs;
+
+pub use inspect::Inspect;
+pub use report::Report;
+pub use runs::Runs;
+
 use crate::plan::Overrides;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -26,6 +34,12 @@ pub enum Command {
     Stages(Stages),
     /// Measure a trained run on its validation split
     Evaluate(Evaluate),
+    /// List what ran: state, step, loss, bits per byte, speed
+    Runs(Runs),
+    /// Look into a file: Parquet, tensors, a checkpoint, a tokenizer
+    Inspect(Inspect),
+    /// Write the report of a run again: one page of HTML
+    Report(Report),
     /// Measure training speed on synthetic tokens; one line of JSON
     Bench(Bench),
 }

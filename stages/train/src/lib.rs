@@ -7,7 +7,7 @@
 //! - [`optimize`]: clip and AdamW ([`schedule`]: the learning rate); gives the next step's parameters
 //! - [`evaluate`]: validation loss and bits per byte
 //! - [`checkpoint`]: everything a run needs to go on, and what Hugging Face needs to load it ([`weights`])
-//! - [`record`]: `metrics.jsonl`, and what people see
+//! - [`record`]: `metrics.jsonl`, and what people see; [`tensorboard`]: the same as event files
 #![forbid(unsafe_code)]
 
 pub mod backward;
@@ -19,5 +19,6 @@ pub mod optimize;
 pub mod record;
 pub mod reduce;
 pub mod schedule;
+pub mod tensorboard;
 pub mod tree;
 pub mod weights;

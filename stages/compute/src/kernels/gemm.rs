@@ -66,7 +66,7 @@ pub fn kernel(precision: Precision) -> String {
         #[cfg(target_arch = "x86_64")]
         (_, Precision::Bf16) => "AVX-512, rounded to bfloat16".into(),
         #[cfg(target_arch = "x86_64")]
-        (_, Precision::F32) => "AVX-512".into(),
+        (_, Precision::F32) => "AVX-512, f32".into(),
     }
 }
 
@@ -272,7 +272,10 @@ mod tests {
             product(0.5, a, b, beta, matrix_mut(&mut c, n));
             assert_close(&c, &expected, 1e-5);
         }
+    }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
         /// Several blocks of rows, columns and depth; every element is handed on once, complete; bfloat16 is what
         /// rounding both operands first would give.
         #[test]
