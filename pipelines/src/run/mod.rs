@@ -7,7 +7,7 @@
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
 //! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
 //! - [`generate`](mod@generate): `pipeline generate`
-//! - [`bench`](mod@bench): `pipeline bench`
+//! - [`bench`](mod@bench): `pipeline bench`; [`sweep`](mod@sweep): its `--sweep`
 mod bench;
 mod directory;
 mod evaluate;
@@ -18,6 +18,7 @@ mod prepare;
 mod runs;
 mod session;
 pub mod status;
+mod sweep;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
@@ -27,6 +28,7 @@ pub use generate::{Generated, Stop, generate, generate_command};
 pub use inspect::{Inspected, inspect};
 pub use interruption::Interrupted;
 pub use runs::{Ran, listed, runs};
+pub use sweep::sweep;
 pub use train::run;
 
 /// A command that cannot be carried out as it was given: exit code 2.

@@ -10,14 +10,16 @@ use crate::report;
 use crate::show::human::time;
 use crate::show::{Banner, Line, StageTime, Times, Training, Wait, banner, held_back, stage_times};
 use anyhow::{Context, Result};
+use compute::kernels::gemm;
 use compute::machine;
-use contract::{Saved, Snapshot, StageType};
+use contract::{Precision, Saved, Snapshot, StageType};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use text::Attribution;
 use train::checkpoint::{State, TokenizerJson};
+use train::forward::Gpt2Forward;
 use train::record::{Limit, Report, Reporter, StepLine};
 use train::weights::Start;
 
@@ -122,13 +124,15 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
 fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     let (env, shape) = (&session.env, session.env.shape);
     let sequences = shape.micro_batches as usize * shape.sequences;
+    let precision = plan.settings::<Gpt2Forward>().map_or(Precision::F32, |(_, forward)| forward.precision);
     let mut facts = Banner {
         run: plan.run.name.clone(),
         cpu: machine::cpu(),
         cores: super::cores(),
         workers: env.workers,
-        blas_kernel: machine::blas_core(),
-        best_kernel: machine::best_blas_core_for_cpu().map(str::to_owned),
+        products: (!gemm::on_blas() || precision == Precision::Bf16).then(|| gemm::kernel(precision)),
+        blas_kernel: if gemm::on_blas() { machine::blas_core() } else { String::new() },
+        best_kernel: machine::best_blas_core_for_cpu().filter(|_| gemm::on_blas()).map(str::to_owned),
         blas_variable: std::env::var("OPENBLAS_CORETYPE").ok(),
         model: Some(session.model.summary.clone()),
         parameters: session.model.parameter_count() as u64,
