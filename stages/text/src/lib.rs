@@ -6,6 +6,7 @@
 //! | [`cache`] | files made once, named after the content they were made of |
 //! | [`inputs`] | paths, folders and patterns to a list of files |
 //! | [`plain_text`], [`wiki_dump`] | the formats without row addressing |
+//! | [`wikitext`], [`tidy`] | the markup of a wiki page to plain text; plain text as it should be |
 //! | [`spool`] | which are converted once to document Parquet |
 //! | [`row_groups`] | any row of Parquet files, by number |
 //! | [`documents`] | texts by row number: [`DocumentStore`] |
@@ -13,6 +14,7 @@
 //! | [`split`] | what is held out |
 //! | [`corpus`] | which rows are learned from, which are held out, how large they are |
 //! | [`bpe_training`], [`tokenizer`] | byte-level BPE: learned, built in, or from a file |
+//! | [`byte_bpe`] | its encoder: the ids of Hugging Face's library, faster |
 //! | [`permutation`], [`lanes`] | the order of an epoch, and which rows a lane is given at a step |
 //! | [`read_documents`], [`read_tokens`] | sources `documents` and `tokens` |
 //! | [`scan`], [`count`] | source and sink of the counting graph |
@@ -21,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bpe_training;
+pub mod byte_bpe;
 pub mod cache;
 pub mod concat;
 pub mod corpus;
@@ -37,14 +40,17 @@ pub mod row_groups;
 pub mod scan;
 pub mod split;
 pub mod spool;
+pub mod tidy;
 pub mod token_files;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod wiki_dump;
+pub mod wikitext;
 
 #[cfg(test)]
 mod testing;
 
+pub use byte_bpe::Encoder;
 pub use cache::Cache;
 pub use concat::Concat;
 pub use corpus::{CorpusIndex, Part, Split, Survey};
