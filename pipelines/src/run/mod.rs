@@ -5,7 +5,9 @@
 //! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
 //! - [`bench`](mod@bench): `pipeline bench`
+//! - [`cache`](mod@cache): `pipeline cache`
 mod bench;
+mod cache;
 mod directory;
 mod evaluate;
 mod prepare;
@@ -13,6 +15,7 @@ mod session;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
+pub use cache::cache;
 pub use evaluate::{Evaluated, evaluate};
 pub use train::run;
 

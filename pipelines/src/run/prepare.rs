@@ -10,7 +10,10 @@ use anyhow::{Context, Result};
 use contract::{BatchShape, Calendar, Corpus, Env, Facts, Resources, Settings};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use text::{CorpusIndex, Count, Counted, DocumentStore, ReadDocuments, ReadTokens, Scan, Survey, Tokenize, Tokenizer};
+use text::{
+    CorpusIndex, Count, Counted, DocumentStore, Quarantine, ReadDocuments, ReadTokens, Scan, Survey, Tokenize,
+    Tokenizer,
+};
 
 /// Lanes of the counting graph: its result does not depend on them.
 const LANES: u32 = 16;
@@ -29,6 +32,8 @@ pub struct Prepared {
     pub hashes: Vec<(&'static str, String)>,
     /// Rows passed over because they are null or empty.
     pub skipped: u64,
+    /// What could not be read.
+    pub quarantine: Quarantine,
 }
 
 /// Opens, and if need be makes, everything that `plan` reads.
@@ -58,9 +63,12 @@ fn documents(
     line: &mut Line,
 ) -> Result<Prepared> {
     let cache = read.cache();
-    let store = Arc::new(read.open(seed, &mut shown(line, "Reading", Unit::Bytes))?);
+    let mut store = read.open(seed, &mut shown(line, "Reading", Unit::Bytes))?;
     let survey =
         Survey::cached(&store, read.split(), &cache, &mut shown(line, "Splitting", Unit::Things("documents")))?;
+    let quarantine = read.quarantine(&mut store, &survey)?;
+    let bad_rows: u64 = survey.bad.iter().map(|bad| bad.documents).sum();
+    let store = Arc::new(store);
     let tokenizer = {
         let mut shown = shown(line, "Training the tokenizer", Unit::Things("rows and ids"));
         Arc::new(tokenize.open(&store, &survey, &cache, &mut shown)?)
@@ -75,7 +83,7 @@ fn documents(
         }
     };
     let mut resources = Resources::default();
-    let (corpus, skipped) = (index.corpus, index.skipped);
+    let (corpus, skipped) = (index.corpus, index.skipped.saturating_sub(bad_rows));
     let facts =
         Facts { vocabulary: tokenizer.vocabulary_size() as usize, length: 0, end_of_text: tokenizer.end_of_text() };
     let hashes = vec![("documents", store.content_hash().to_owned()), ("tokenizer", tokenizer.hash().to_owned())];
@@ -83,7 +91,7 @@ fn documents(
     resources.insert(store);
     resources.insert(Arc::new(index));
     resources.insert(tokenizer);
-    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped })
+    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped, quarantine })
 }
 
 fn tokens(read: &ReadTokens, seed: u64, line: &mut Line) -> Result<Prepared> {
@@ -103,7 +111,7 @@ fn tokens(read: &ReadTokens, seed: u64, line: &mut Line) -> Result<Prepared> {
     resources.insert(store);
     resources.insert(Arc::new(index));
     let tokenizer_json = tokenizer.map(|tokenizer| tokenizer.json().to_owned());
-    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped })
+    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped, quarantine: Quarantine::default() })
 }
 
 /// Tokens of every row, by a graph over all workers.

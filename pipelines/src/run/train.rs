@@ -44,6 +44,9 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     let tokenizer = session.env.resources.get::<TokenizerJson>();
     std::fs::create_dir_all(&run_dir)?;
     directory::describe(&run_dir, &plan, workers, tokenizer.as_ref().map(|json| json.0.as_str()))?;
+    if let Some(quarantine) = session.env.resources.get::<text::Quarantine>() {
+        quarantine.write(&run_dir)?;
+    }
 
     line.note(&banner(&introduction(&session, &plan, &run_dir), COLUMNS));
     session.notes.iter().for_each(|note| line.note(&format!("note: {note}")));

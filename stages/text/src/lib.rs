@@ -3,11 +3,13 @@
 //! | module | what |
 //! |---|---|
 //! | [`problem`] | what can be wrong with input, and who can mend it |
-//! | [`cache`] | files made once, named after the content they were made of |
+//! | [`cache`], [`cache_entries`] | files made once, named after the content they were made of; what there is |
 //! | [`inputs`] | paths, folders and patterns to a list of files |
-//! | [`plain_text`], [`wiki_dump`] | the formats without row addressing |
+//! | [`unpack`] | files as streams of bytes, out of gzip, zstd and bzip2 |
+//! | [`json_lines`], [`plain_text`], [`wiki_dump`] | the formats without row addressing |
 //! | [`wikitext`], [`tidy`] | the markup of a wiki page to plain text; plain text as it should be |
-//! | [`spool`] | which are converted once to document Parquet |
+//! | [`convert`], [`document_writer`], [`spool`] | which are converted once to document Parquet |
+//! | [`quarantine`] | what could not be read: set aside, listed, counted |
 //! | [`row_groups`] | any row of Parquet files, by number |
 //! | [`documents`] | texts by row number: [`DocumentStore`] |
 //! | [`token_files`] | token lists by row number: [`TokenStore`], and the writer |
@@ -25,15 +27,20 @@
 pub mod bpe_training;
 pub mod byte_bpe;
 pub mod cache;
+pub mod cache_entries;
 pub mod concat;
+pub mod convert;
 pub mod corpus;
 pub mod count;
+pub mod document_writer;
 pub mod documents;
 pub mod inputs;
+pub mod json_lines;
 pub mod lanes;
 pub mod permutation;
 pub mod plain_text;
 pub mod problem;
+pub mod quarantine;
 pub mod read_documents;
 pub mod read_tokens;
 pub mod row_groups;
@@ -44,6 +51,7 @@ pub mod tidy;
 pub mod token_files;
 pub mod tokenize;
 pub mod tokenizer;
+pub mod unpack;
 pub mod wiki_dump;
 pub mod wikitext;
 
@@ -58,6 +66,7 @@ pub use count::{Count, Counted};
 pub use documents::DocumentStore;
 pub use inputs::{Format, InputFile, Inputs, resolve};
 pub use problem::TextProblem;
+pub use quarantine::Quarantine;
 pub use read_documents::ReadDocuments;
 pub use read_tokens::ReadTokens;
 pub use scan::Scan;

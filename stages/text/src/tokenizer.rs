@@ -1,7 +1,7 @@
 //! Text to token ids and back: GPT-2 built in, any byte-level `tokenizer.json`, or one trained on the corpus.
 use crate::bpe_training::{TRAINER, WordCounts, learn, tokenizer_json};
 use crate::byte_bpe::Model;
-use crate::cache::{Cache, key, write_whole};
+use crate::cache::{Cache, key, used, write_whole};
 use crate::corpus::Survey;
 use crate::documents::DocumentStore;
 use crate::problem::{TextProblem, similar, similar_file};
@@ -95,6 +95,7 @@ impl Tokenizer {
         if let Ok(json) = std::fs::read_to_string(&path)
             && let Ok(tokenizer) = Self::from_json("gpt2", json, end_of_text)
         {
+            used(&[&path]);
             return Ok(tokenizer);
         }
         let tokenizer = Self::from_json("gpt2", gpt2_json()?, end_of_text)?;
@@ -118,6 +119,7 @@ impl Tokenizer {
         let key = key(&[TRAINER, store.content_hash(), &parts, &size.to_string(), end_of_text]);
         let path = cache.file("tokenizers", &key, "json");
         if let Ok(json) = std::fs::read_to_string(&path) {
+            used(&[&path]);
             return Self::from_json(&path.display().to_string(), json, end_of_text);
         }
         let words = count_words(store, survey, progress)?;
