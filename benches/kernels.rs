@@ -1,7 +1,7 @@
 //! Each kernel alone, on one thread, on a leaf of the shape `small`: 8 sequences of 256 tokens, width 384, 6 heads.
 use compute::kernels::cross_entropy::CrossEntropy;
 use compute::kernels::{adamw, attention, bias, embedding, gelu, gemm, head, layer_norm, sum};
-use contract::Tensor;
+use contract::{Precision, Tensor};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use std::time::Duration;
 

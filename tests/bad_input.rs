@@ -1,4 +1,8 @@
 //! What is wrong is said, with its place and the next move, and the exit code says whose it is: 2 usage, 1 data.
+#[path = "bad_input/collection.rs"]
+mod collection;
+#[path = "bad_input/damaged.rs"]
+mod damaged;
 mod support;
 use support::{Ran, Scratch, corpus};
 use text::{Tokenizer, Vocabulary, write_tokens};

@@ -97,6 +97,7 @@ impl App {
                 let (measured, _) = run::bench(asked)?;
                 println!("{}", serde_json::to_string(&measured)?);
             }
+            Command::Cache(asked) => println!("{}", run::cache(asked)?.trim_end()),
         }
         Ok(())
     }

@@ -13,6 +13,9 @@ use crate::plan::Overrides;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+mod cache;
+pub use cache::Cache;
+
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(name = "pipeline", version, about, max_term_width = 80)]
@@ -46,6 +49,8 @@ pub enum Command {
     Generate(Generate),
     /// Measure training speed on synthetic tokens; one line of JSON
     Bench(Bench),
+    /// List what the cache holds, or clear it
+    Cache(Cache),
 }
 
 /// `pipeline run`.

@@ -8,7 +8,9 @@
 //! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
 //! - [`generate`](mod@generate): `pipeline generate`
 //! - [`bench`](mod@bench): `pipeline bench`; [`sweep`](mod@sweep): its `--sweep`
+//! - [`cache`](mod@cache): `pipeline cache`
 mod bench;
+mod cache;
 mod directory;
 mod evaluate;
 mod generate;
@@ -22,6 +24,7 @@ mod sweep;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
+pub use cache::cache;
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use evaluate::{Evaluated, evaluate};
 pub use generate::{Generated, Stop, generate, generate_command};

@@ -51,6 +51,9 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     let saved = begin(&mut session, &plan, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
     directory::describe(&run_dir, &plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
+    if let Some(quarantine) = session.env.resources.get::<text::Quarantine>() {
+        quarantine.write(&run_dir)?;
+    }
 
     line.note(&banner(&introduction(&session, &plan, &run_dir), line.columns()));
     session.notes.iter().for_each(|note| line.note(&format!("note: {note}")));
