@@ -47,7 +47,9 @@ fn a_bad_row_group_goes_to_quarantine_and_good_rows_go_on() {
     for (directory, workers) in [("one", "1"), ("three", "3")] {
         let ran = scratch.train(directory, &[&more[..], &["--workers", workers]].concat());
         assert!(
-            ran.stderr.contains("16 documents cannot be read and are listed in quarantine.parquet"),
+            ran.stderr.contains(
+                "16 of 120 documents cannot be read: 16 row group cannot be decoded (see quarantine.parquet)"
+            ),
             "{}",
             ran.stderr
         );
@@ -78,7 +80,7 @@ fn lines_that_are_not_json() {
     let mut first = None;
     for directory in ["made", "cached"] {
         let ran = scratch.train(directory, &[]);
-        let counts = "4 documents cannot be read and are listed in quarantine.parquet: 1 not UTF-8, 2 not JSON";
+        let counts = "4 of 120 documents cannot be read: 1 not UTF-8, 2 not JSON, 1 no such column";
         assert!(ran.stderr.contains(counts), "{}", ran.stderr);
         let listed = quarantine(&scratch, directory);
         let lines: Vec<_> = listed.iter().map(|bad| (bad.3, bad.5.as_str())).collect();
@@ -145,11 +147,11 @@ fn text_that_is_not_utf8() {
     text[5000] = 0xff;
     scratch.write("corpus.txt", text);
     scratch.write("run.toml", tiny("paths = [\"corpus.txt\"]\nseparator = \"|\""));
-    scratch.train("r", &[]);
-    let listed = quarantine(&scratch, "r");
+    scratch.train("good", &[]);
+    let listed = quarantine(&scratch, "good");
     assert_eq!((listed.len(), listed[0].4, listed[0].5.as_str()), (1, 1, "not UTF-8"));
     scratch.write("corpus.txt", [0xff; 5000]);
-    run(&scratch, &[]).fails(1, &["1 of 1 documents cannot be read (1 not UTF-8)", "corpus.txt: byte 0"]);
+    run(&scratch, &[]).fails(1, &["1 of 1 documents cannot be read: 1 not UTF-8", "corpus.txt: byte 0"]);
 }
 
 #[test]
@@ -160,8 +162,8 @@ fn a_dump_that_is_cut_within_a_page() {
     let dump = format!("<mediawiki>\n{}</mediawiki>", texts.iter().enumerate().map(page).collect::<String>());
     scratch.write("wiki.xml", &dump[..dump.len() - 100]);
     scratch.write("run.toml", tiny("paths = [\"wiki.xml\"]"));
-    let ran = scratch.train("r", &[]);
-    assert!(ran.stderr.contains("1 documents cannot be read and are listed in quarantine.parquet: 1 cut short"));
+    let ran = scratch.train("good", &[]);
+    assert!(ran.stderr.contains("1 of 60 documents cannot be read: 1 cut short"));
     scratch.write("wiki.xml", "<html></html>");
     run(&scratch, &[]).fails(1, &["wiki.xml: there is no page in it"]);
 }

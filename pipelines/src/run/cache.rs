@@ -107,6 +107,12 @@ mod tests {
         ];
         let shown = listed(&entries, SystemTime::UNIX_EPOCH + DAY * 100);
         assert!(shown.lines().all(|line| line.chars().count() <= COLUMNS));
-        insta::assert_snapshot!(shown);
+        insta::assert_snapshot!(shown, @r"
+        kind        made of                                          size    last used
+        documents   …g/name/enwiki-latest-pages-articles.xml.bz2   1.2 MB        today
+        documents   (unfinished)                                   2.5 MB    1 day ago
+        tokenizers  GPT-2, built in                               50.6 MB  40 days ago
+        indices     0123456789ab                                   4.9 MB   3 days ago
+        ");
     }
 }

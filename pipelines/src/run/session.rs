@@ -43,9 +43,8 @@ impl Session {
             notes.push(format!("{} empty documents are passed over", prepared.skipped));
         }
         if !prepared.quarantine.is_empty() {
-            let counts = prepared.quarantine.counts();
-            let (bad, file) = (counts.documents(), text::quarantine::FILE);
-            notes.push(format!("{bad} documents cannot be read and are listed in {file}: {counts}"));
+            let file = text::quarantine::FILE;
+            notes.push(format!("{} (see {file})", prepared.quarantine.summary()));
         }
         let mut evaluate = plan.settings::<Evaluate>().and_then(|(_, s)| interval(s.interval));
         if evaluate.is_some() && prepared.corpus.validation.rows == 0 {

@@ -113,7 +113,8 @@ impl Survey {
                 if store.is_converted(file) {
                     return Err(e.context(CACHE_IS_DAMAGED));
                 }
-                let lost = Bad { byte: None, ..Bad::at(0, Reason::RowGroup, why) };
+                let detail = why.trim_start_matches("cannot be decoded: ");
+                let lost = Bad { byte: None, ..Bad::at(0, Reason::RowGroup, detail) };
                 let documents = rows.end - next;
                 set_aside(Bad { file, row_group: Some(row_group), documents, ..lost })?;
                 for row in std::mem::replace(&mut next, rows.end)..rows.end {

@@ -94,15 +94,14 @@ impl DocumentStore {
         self.on_bad_data
     }
 
-    /// What has been set aside: when its files were made, and of its rows by `survey`; and how many documents there
-    /// are, good and bad.
-    pub fn quarantine(&self, survey: &Survey) -> (Quarantine, u64) {
+    /// What has been set aside: when its files were made, and of its rows by `survey`.
+    pub fn quarantine(&self, survey: &Survey) -> Quarantine {
         let mut quarantine = self.quarantine.clone();
         let converted = quarantine.counts().documents();
         quarantine.hold(survey.bad.clone(), self.paths.clone());
         // What was lost in making a file was lost of the whole file, not of a sample.
         let rows = if converted > 0 { self.groups.rows() } else { self.rows() };
-        (quarantine, rows + converted)
+        quarantine.among(rows + converted)
     }
 
     /// A file, by its number.

@@ -19,8 +19,8 @@ const HOPELESS: u64 = 1000;
 /// Gives each document of `input`, and each line that is none.
 ///
 /// # Errors
-/// [`TextProblem::Column`] if not one line has the column, [`TextProblem::Format`] if it is something else than JSON
-/// Lines.
+/// [`TextProblem::Column`] if most lines are JSON objects and not one has the column, [`TextProblem::Format`] if it is
+/// something else than JSON Lines.
 pub fn read(input: Unpacked, path: &Path, column: &str, give: Give) -> Result<()> {
     let mut lines = Lines::new(input);
     let (mut good, mut without, mut other, mut columns) = (0u64, 0u64, 0u64, Vec::new());
@@ -67,7 +67,7 @@ pub fn read(input: Unpacked, path: &Path, column: &str, give: Give) -> Result<()
     if good > 0 || lines.watch.damage().is_some() {
         return Ok(());
     }
-    if without > 0 && other == 0 {
+    if without > other {
         return Err(TextProblem::Column { file: path.to_path_buf(), column: column.into(), columns }.into());
     }
     if other >= HOPELESS {

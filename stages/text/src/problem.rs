@@ -95,18 +95,12 @@ pub enum TextProblem {
         why: String,
     },
     /// More data that cannot be read than is allowed.
-    #[error(
-        "{bad} of {documents} documents cannot be read ({counts}): more than `max_bad_fraction` = {limit} allows; the first: {first}"
-    )]
+    #[error("{summary}; more than `max_bad_fraction` = {limit} allows; the first: {first}")]
     TooBad {
-        /// Documents that cannot be read.
-        bad: u64,
-        /// All of them, good and bad.
-        documents: u64,
+        /// How many of how many documents, by reason.
+        summary: String,
         /// What is allowed.
         limit: f64,
-        /// By reason.
-        counts: String,
         /// Where the first is, and what is wrong with it.
         first: String,
     },

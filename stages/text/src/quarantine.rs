@@ -139,6 +139,7 @@ impl std::fmt::Display for Counts {
 pub struct Quarantine {
     parts: Vec<(Part, Vec<PathBuf>)>,
     counts: Counts,
+    documents: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -174,6 +175,17 @@ impl Quarantine {
         self.parts.push((Part::Held(Arc::new(bad)), paths));
     }
 
+    /// The same, out of so many documents, good and bad.
+    pub fn among(self, documents: u64) -> Self {
+        Self { documents, ..self }
+    }
+
+    /// What there is, in a line: `2 of 120 documents cannot be read: 1 not JSON, 1 not UTF-8`.
+    pub fn summary(&self) -> String {
+        let (bad, all) = (self.counts.documents(), self.documents);
+        format!("{bad} of {all} documents cannot be read: {}", self.counts)
+    }
+
     /// By reason.
     pub fn counts(&self) -> &Counts {
         &self.counts
@@ -192,17 +204,17 @@ impl Quarantine {
         Ok(())
     }
 
-    /// An error if that is more than `limit` of what was read, `documents` counting the good and the bad.
-    pub fn check(&self, documents: u64, limit: f64) -> Result<()> {
-        let bad = self.counts.documents();
+    /// An error if that is more than this share of all.
+    pub fn check(&self, limit: f64) -> Result<()> {
+        let (bad, documents) = (self.counts.documents(), self.documents);
         if bad as f64 > limit * documents as f64 {
             let mut first = None;
             self.each(&mut |path, bad| {
                 first.get_or_insert_with(|| bad.error(path).place_and_cause());
                 Ok(())
             })?;
-            let (counts, first) = (self.counts.to_string(), first.unwrap_or_default());
-            return Err(TextProblem::TooBad { bad, documents, limit, counts, first }.into());
+            let (summary, first) = (self.summary(), first.unwrap_or_default());
+            return Err(TextProblem::TooBad { summary, limit, first }.into());
         }
         Ok(())
     }
@@ -345,14 +357,14 @@ mod tests {
         let bad = [Bad { line: Some(7), ..Bad::at(99, Reason::NotJson, "eof") }, Bad { byte: None, ..group }];
         write(&kept, |push| bad.iter().cloned().try_for_each(push)).unwrap();
         let mut quarantine = Quarantine::default();
-        assert!(quarantine.is_empty() && quarantine.check(0, 0.0).is_ok());
+        assert!(quarantine.is_empty() && quarantine.check(0.0).is_ok());
         quarantine.add(kept, vec!["a.jsonl".into(), "b.parquet".into()]).unwrap();
         let mut found = Vec::new();
         quarantine.each(&mut |path, bad| Ok(found.push((path.display().to_string(), bad)))).unwrap();
         assert_eq!(found, [("a.jsonl".to_string(), bad[0].clone()), ("b.parquet".to_string(), bad[1].clone())]);
         assert_eq!(quarantine.counts().to_string(), "20 row group cannot be decoded, 1 not JSON");
-        assert!(quarantine.check(210, 0.1).is_ok());
-        let said = quarantine.check(209, 0.1).unwrap_err().to_string();
+        assert!(quarantine.clone().among(210).check(0.1).is_ok());
+        let said = quarantine.clone().among(209).check(0.1).unwrap_err().to_string();
         assert!(said.contains("21 of 209 documents") && said.contains("a.jsonl: line 7, byte 99: not JSON"), "{said}");
         quarantine.write(folder.path()).unwrap();
         let file = std::fs::File::open(folder.path().join(FILE)).unwrap();

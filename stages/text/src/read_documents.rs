@@ -115,8 +115,8 @@ impl ReadDocuments {
     /// What of `store` could not be read, `survey` being what has been seen of it; the row groups among it are given
     /// up. An error if it is more than is allowed.
     pub fn quarantine(&self, store: &mut DocumentStore, survey: &Survey) -> Result<Quarantine> {
-        let (quarantine, documents) = store.quarantine(survey);
-        quarantine.check(documents, self.max_bad_fraction)?;
+        let quarantine = store.quarantine(survey);
+        quarantine.check(self.max_bad_fraction)?;
         store.lose(survey.lost());
         Ok(quarantine)
     }
