@@ -3,6 +3,7 @@
 //! - [`prepare`]: documents, tokenizer, counts: all that must be known before training
 //! - [`session`]: a plan and its data become a graph with everything its stages may know
 //! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind; [`status`]: how it stands
+//! - [`interruption`]: what SIGINT and SIGTERM do
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
 //! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
 //! - [`bench`](mod@bench): `pipeline bench`
@@ -10,6 +11,7 @@ mod bench;
 mod directory;
 mod evaluate;
 mod inspect;
+mod interruption;
 mod prepare;
 mod runs;
 mod session;
@@ -20,6 +22,7 @@ pub use bench::{Measured, SHAPES, bench};
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use evaluate::{Evaluated, evaluate};
 pub use inspect::{Inspected, inspect};
+pub use interruption::Interrupted;
 pub use runs::{Ran, listed, runs};
 pub use train::run;
 

@@ -1,19 +1,20 @@
 //! `pipeline run`.
+use super::interruption::Interruption;
 use super::session::Session;
 use super::status::{Hold, Status};
 use super::{Usage, directory, prepare};
 use crate::cli;
-use crate::engine::{Job, WorkerTiming, execute};
+use crate::engine::{Job, Stop, WorkerTiming, execute};
 use crate::plan::Plan;
 use crate::report;
 use crate::show::human::time;
 use crate::show::{Banner, Line, StageTime, Times, Training, Wait, banner, held_back, stage_times};
 use anyhow::{Context, Result};
 use compute::machine;
-use contract::{Saved, StageType};
+use contract::{Saved, Snapshot, StageType};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use text::Attribution;
 use train::checkpoint::{State, TokenizerJson};
@@ -23,13 +24,18 @@ use train::weights::Start;
 /// Runs a configuration to its end.
 ///
 /// # Errors
-/// [`Problems`](crate::problem::Problems) of the configuration, [`Usage`], or the first failure of any stage.
+/// [`Problems`](crate::problem::Problems) of the configuration, [`Usage`], the first failure of any stage, or
+/// [`Interrupted`](super::Interrupted).
 pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     let plan = Plan::load(&asked.config, &asked.overrides(), registry).map_err(anyhow::Error::new)?;
     let run_dir = asked.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
     let workers = plan.run.workers.unwrap_or_else(super::cores);
     machine::single_threaded_blas();
+    let interruption = Interruption::at_once()?;
 
+    std::fs::create_dir_all(&run_dir)
+        .with_context(|| format!("cannot make the run directory {}", run_dir.display()))?;
+    let hold = Hold::take(&run_dir)?;
     let from = match &asked.resume {
         Some(checkpoint) => directory::resumed(&run_dir, checkpoint.as_deref())?,
         None => {
@@ -37,8 +43,6 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
             None
         }
     };
-    std::fs::create_dir_all(&run_dir).with_context(|| format!("cannot make {}", run_dir.display()))?;
-    let hold = Hold::take(&run_dir)?;
     let mut line = Line::stderr();
     let prepared = prepare::prepare(&plan, workers, &mut line)?;
     line.finish();
@@ -54,25 +58,40 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     session.env.resources.insert(Arc::new(limit));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
     let (began, calendar) = (Instant::now(), session.env.calendar);
+    let (stop, noted) = (Arc::new(Stop::default()), Arc::clone(&printer));
+    session.env.resources.insert(Arc::clone(&stop));
     let mut status = Status::begin(calendar.first, calendar.steps);
     hold.tell(&status)?;
+    interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.note(note))?;
     let job = Job { stages: plan.stages, env: session.env, saved, endless: false, prefetch: plan.run.prefetch };
     let times = execute(job).map(|timings| times(&timings, began.elapsed()));
-    let mut printer = printer.lock().unwrap_or_else(|e| e.into_inner());
+    interruption.over();
+    let mut printer = lock(&printer);
     printer.line.finish();
     status.end(&times, printer.last.as_ref().map_or(calendar.first, |last| last.step));
     let told = hold.tell(&status);
     drop(hold);
     let report = told.and_then(|()| report::write(&run_dir));
     if let Ok(times) = &times {
-        printer.conclude(times, &run_dir);
+        printer.conclude(times, &run_dir, stop.last().is_none());
     }
     // That there is no report is no reason to call the run failed.
     printer.line.note(&match report {
         Ok(path) => format!("The report is {}", path.display()),
         Err(error) => format!("warning: there is no report: {error:#}"),
     });
-    times.map(drop)
+    times?;
+    match stop.last() {
+        None => Ok(()),
+        Some(last) => {
+            let left = train::checkpoint::list(&run_dir)?.pop().filter(|(step, _)| *step == last + 1);
+            Err(interruption.interrupted(last + 1, calendar.steps, left.map(|(_, path)| path)).into())
+        }
+    }
+}
+
+fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
+    printer.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// GFLOP/s that MFU is measured against: `$MILLRACE_GEMM_GFLOPS`, or measured now, which takes about a second.
@@ -98,7 +117,7 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
     }
     session.env.calendar.first = state.step;
     session.env.resources.insert(Arc::new(Start::Resume(checkpoint)));
-    Ok(state.saved.into_iter().map(|(stage, lane, state)| Saved { stage, lane, state }).collect())
+    Ok(state.saved.into_iter().map(|(stage, lane, state)| Saved { stage, lane, state: Snapshot::of(state) }).collect())
 }
 
 fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
@@ -205,13 +224,16 @@ impl Printer {
         self.last = Some(step.clone());
     }
 
-    fn conclude(&mut self, times: &Times, run_dir: &Path) {
+    fn conclude(&mut self, times: &Times, run_dir: &Path, done: bool) {
         let table = stage_times(times, self.line.columns());
         let wait = match self.waited_ms {
             0.0 => "never waited for data".into(),
             ms => format!("waited {} for data", time(Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default())),
         };
         self.line.note(&format!("\n{table}; compute {wait}"));
+        if !done {
+            return;
+        }
         if let Some(last) = &self.last {
             let loss = last.loss;
             self.line.note(&format!("\nDone: {} steps, training loss {loss:.4}", last.step));
@@ -227,10 +249,10 @@ struct Shared(Arc<Mutex<Printer>>);
 
 impl Report for Shared {
     fn step(&self, line: &StepLine) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).step(line);
+        lock(&self.0).step(line);
     }
     fn validated(&self, line: &StepLine) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).validated(line);
+        lock(&self.0).validated(line);
     }
 }
 

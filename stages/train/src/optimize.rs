@@ -227,11 +227,9 @@ impl Stage for Optimize {
             adamw(&rule, &mut parameter.data, &mut m.data, &mut v.data, &gradient.data);
         }
         self.give_parameters(out);
-        if self.calendar.checkpoints(step) {
-            for (tensor, owned) in &self.owned {
-                let (parameter, m, v) = (Arc::clone(&owned.parameter), Arc::clone(&owned.m), Arc::clone(&owned.v));
-                out.give(Packet::Moments(Moments { tensor: *tensor, parameter, state: vec![("m", m), ("v", v)] }));
-            }
+        for (tensor, owned) in &self.owned {
+            let (parameter, m, v) = (Arc::clone(&owned.parameter), Arc::clone(&owned.m), Arc::clone(&owned.v));
+            out.give(Packet::Moments(Moments { tensor: *tensor, parameter, state: vec![("m", m), ("v", v)] }));
         }
         if self.worker == 0 {
             let first = |name, value| Metric { name, gather: Gather::First, value };

@@ -2,8 +2,8 @@
 use crate::tensorboard::{EVENTS_FOLDER, EventFile};
 use anyhow::{Context, Result};
 use contract::{
-    At, Built, Calendar, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Purpose, Route, Settings, Stage,
-    StageSettings, Step, Turn,
+    At, Built, Calendar, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Purpose, Route, Settings, Snapshot,
+    Stage, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -273,12 +273,18 @@ impl Stage for RecordStage {
         Ok(())
     }
 
-    fn save(&mut self, lane: Lane) -> Result<Value> {
-        Ok(if lane == 0 { serde_json::to_value(&self.last)? } else { Value::Null })
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
+        Ok(if lane == 0 { Snapshot::of(self.last.clone()) } else { Snapshot::default() })
     }
 
     fn load(&mut self, _lane: Lane, state: Value) -> Result<()> {
         self.last = serde_json::from_value(state).context("the checkpoint's last line of metrics is unreadable")?;
         Ok(())
+    }
+
+    /// A run that was stopped has not validated its last step: the line is written as it is, and once more, whole,
+    /// by the run that goes on.
+    fn finish(&mut self) -> Result<()> {
+        self.write()
     }
 }
