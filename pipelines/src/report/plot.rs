@@ -212,7 +212,7 @@ impl Plot {
     fn vertical(&self) -> Option<Scale> {
         let values = |series: &Series| {
             let mut ys: Vec<f64> = series.points.iter().map(|p| p.1).collect();
-            if self.clip && series.style == Style::Raw && ys.len() >= CLIP_FROM {
+            if self.clip && ys.len() >= CLIP_FROM {
                 ys.sort_by(f64::total_cmp);
                 ys = ys[ys.len() / 100..ys.len() - ys.len() / 100].to_vec();
             }
