@@ -49,7 +49,7 @@ impl App {
     }
 
     fn command(&self, command: &Command) -> Result<()> {
-        if matches!(command, Command::Run(_) | Command::Evaluate(_) | Command::Bench(_)) {
+        if matches!(command, Command::Run(_) | Command::Evaluate(_) | Command::Generate(_) | Command::Bench(_)) {
             start_again_with_fitting_kernels();
         }
         match command {
@@ -91,6 +91,7 @@ impl App {
                 }
             }
             Command::Report(asked) => println!("{}", report::write(&asked.run)?.display()),
+            Command::Generate(asked) => run::generate_command(asked)?,
             Command::Bench(asked) => {
                 let (measured, _) = run::bench(asked)?;
                 println!("{}", serde_json::to_string(&measured)?);

@@ -6,10 +6,12 @@
 //! - [`interruption`]: what SIGINT and SIGTERM do
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
 //! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
+//! - [`generate`](mod@generate): `pipeline generate`
 //! - [`bench`](mod@bench): `pipeline bench`
 mod bench;
 mod directory;
 mod evaluate;
+mod generate;
 mod inspect;
 mod interruption;
 mod prepare;
@@ -21,6 +23,7 @@ mod train;
 pub use bench::{Measured, SHAPES, bench};
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use evaluate::{Evaluated, evaluate};
+pub use generate::{Generated, Stop, generate, generate_command};
 pub use inspect::{Inspected, inspect};
 pub use interruption::Interrupted;
 pub use runs::{Ran, listed, runs};

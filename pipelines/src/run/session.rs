@@ -36,7 +36,7 @@ impl Session {
         let facts = Facts { length: shape.length, ..prepared.facts };
         let model = plan.stages.iter().find_map(|stage| stage.settings.model(&facts));
         let Some(model) = model.map(Arc::new) else {
-            return Err(Usage("there is no model: add a stage of type `gpt2`".into()).into());
+            return Err(Usage("there is no model: add a stage of type `gpt2` or `llama`".into()).into());
         };
         let mut notes = Vec::new();
         if prepared.skipped > 0 {

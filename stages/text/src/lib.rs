@@ -14,6 +14,7 @@
 //! | [`split`] | what is held out |
 //! | [`corpus`] | which rows are learned from, which are held out, how large they are |
 //! | [`bpe_training`], [`tokenizer`] | byte-level BPE: learned, built in, or from a file |
+//! | [`text_stream`] | ids that come one at a time to text |
 //! | [`permutation`], [`lanes`] | the order of an epoch, and which rows a lane is given at a step |
 //! | [`read_documents`], [`read_tokens`] | sources `documents` and `tokens` |
 //! | [`scan`], [`count`] | source and sink of the counting graph |
@@ -39,9 +40,11 @@ pub mod row_groups;
 pub mod scan;
 pub mod split;
 pub mod spool;
+pub mod text_stream;
 pub mod token_files;
 pub mod tokenize;
 pub mod tokenizer;
+mod tokenizer_folder;
 pub mod wiki_dump;
 
 #[cfg(test)]
