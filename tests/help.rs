@@ -4,7 +4,7 @@ use clap::Parser;
 use millrace_pipelines::cli::Cli;
 use support::{Scratch, repository, words};
 
-const COMMANDS: [&str; 6] = ["run", "check", "stages", "evaluate", "generate", "bench"];
+const COMMANDS: [&str; 9] = ["run", "check", "stages", "evaluate", "generate", "runs", "inspect", "report", "bench"];
 
 /// The lines of a help text that show how to call the program.
 fn examples(help: &str) -> Vec<String> {

@@ -113,7 +113,7 @@ impl Scratch {
     pub fn numbers(&self, directory: &str) -> Vec<String> {
         let mut lines = self.metrics(directory);
         for line in &mut lines {
-            line.retain(|key, _| !["tok_per_sec", "mfu", "data_wait_ms"].contains(&key.as_str()));
+            line.retain(|key, _| !["tok_per_sec", "mfu", "data_wait_ms", "time"].contains(&key.as_str()));
         }
         lines.iter().map(|line| Value::Object(line.clone()).to_string()).collect()
     }

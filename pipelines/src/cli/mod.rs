@@ -1,9 +1,16 @@
 //! The command line of `pipeline`: definitions only.
 mod generate;
+mod inspect;
+mod report;
+mod runs;
+
+pub use generate::Generate;
+pub use inspect::Inspect;
+pub use report::Report;
+pub use runs::Runs;
 
 use crate::plan::Overrides;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-pub use generate::Generate;
 use std::path::PathBuf;
 
 /// The command line.
@@ -31,6 +38,12 @@ pub enum Command {
     Evaluate(Evaluate),
     /// Continue a text with a trained model
     Generate(Generate),
+    /// List what ran: state, step, loss, bits per byte, speed
+    Runs(Runs),
+    /// Look into a file: Parquet, tensors, a checkpoint, a tokenizer
+    Inspect(Inspect),
+    /// Write the report of a run again: one page of HTML
+    Report(Report),
     /// Measure training speed on synthetic tokens; one line of JSON
     Bench(Bench),
 }

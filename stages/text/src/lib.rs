@@ -5,6 +5,7 @@
 //! | [`problem`] | what can be wrong with input, and who can mend it |
 //! | [`cache`] | files made once, named after the content they were made of |
 //! | [`inputs`] | paths, folders and patterns to a list of files |
+//! | [`attribution`] | whose text it is, and under which licence |
 //! | [`plain_text`], [`wiki_dump`] | the formats without row addressing |
 //! | [`spool`] | which are converted once to document Parquet |
 //! | [`row_groups`] | any row of Parquet files, by number |
@@ -21,6 +22,7 @@
 //! | [`mod@concat`] | stage `concat`: tokens to micro-batches |
 #![forbid(unsafe_code)]
 
+pub mod attribution;
 pub mod bpe_training;
 pub mod cache;
 pub mod concat;
@@ -48,6 +50,7 @@ pub mod wiki_dump;
 #[cfg(test)]
 mod testing;
 
+pub use attribution::{Attribution, attributions};
 pub use cache::Cache;
 pub use concat::Concat;
 pub use corpus::{CorpusIndex, Part, Split, Survey};

@@ -9,7 +9,7 @@
 //!   [`muon`]
 //! - [`evaluate`]: validation loss and bits per byte
 //! - [`checkpoint`]: everything a run needs to go on, and what Hugging Face needs to load it ([`weights`])
-//! - [`record`]: `metrics.jsonl`, and what people see
+//! - [`record`]: `metrics.jsonl`, and what people see; [`tensorboard`]: the same as event files
 #![forbid(unsafe_code)]
 
 pub mod backward;
@@ -23,5 +23,6 @@ pub mod optimize;
 pub mod record;
 pub mod reduce;
 pub mod schedule;
+pub mod tensorboard;
 pub mod tree;
 pub mod weights;

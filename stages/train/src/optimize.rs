@@ -347,11 +347,9 @@ impl Stage for Optimize {
             self.rule.update(&now, &owned.spec, parameter, &mut state, gradient);
         }
         self.give_parameters(out);
-        if self.calendar.checkpoints(step) {
-            for (tensor, owned) in &self.owned {
-                let (parameter, state) = (Arc::clone(&owned.parameter), owned.state.clone());
-                out.give(Packet::Moments(Moments { tensor: *tensor, parameter, state }));
-            }
+        for (tensor, owned) in &self.owned {
+            let (parameter, state) = (Arc::clone(&owned.parameter), owned.state.clone());
+            out.give(Packet::Moments(Moments { tensor: *tensor, parameter, state }));
         }
         if self.worker == 0 {
             let first = |name, value| Metric { name, gather: Gather::First, value };
