@@ -39,14 +39,14 @@ pub enum Command {
     Stages(Stages),
     /// Measure a trained run on its validation split
     Evaluate(Evaluate),
+    /// Continue a text with a trained model
+    Generate(Generate),
     /// List what ran: state, step, loss, bits per byte, speed
     Runs(Runs),
     /// Look into a file: Parquet, tensors, a checkpoint, a tokenizer
     Inspect(Inspect),
     /// Write the report of a run again: one page of HTML
     Report(Report),
-    /// Continue a text with a trained model
-    Generate(Generate),
     /// Measure training speed on synthetic tokens; one line of JSON
     Bench(Bench),
     /// List what the cache holds, or clear it
