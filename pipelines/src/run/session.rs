@@ -8,7 +8,7 @@ use contract::{BatchShape, Calendar, Env, Facts, ModelFacts};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use text::Attribution;
+use text::{Attribution, Tokenizer};
 use train::checkpoint::{Checkpoint, Fingerprint, TokenizerJson};
 use train::evaluate::Evaluate;
 
@@ -39,6 +39,11 @@ impl Session {
             return Err(Usage("there is no model: add a stage of type `gpt2` or `llama`".into()).into());
         };
         let mut notes = Vec::new();
+        if let Some(tokenizer) = prepared.resources.get::<Tokenizer>()
+            && let Some(why) = tokenizer.slow_because()
+        {
+            notes.push(format!("the tokenizer is one for Hugging Face's library, which is slower: {why}"));
+        }
         if prepared.skipped > 0 {
             notes.push(format!("{} empty documents are passed over", prepared.skipped));
         }

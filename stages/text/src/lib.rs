@@ -22,6 +22,8 @@
 //! | [`permutation`], [`lanes`] | the order of an epoch, and which rows a lane is given at a step |
 //! | [`read_documents`], [`read_tokens`] | sources `documents` and `tokens` |
 //! | [`scan`], [`count`] | source and sink of the counting graph |
+//! | [`mod@clean`], [`residue`] | stage `clean`: rows of any source without leftovers of markup; what such leftovers are |
+//! | [`mod@filter`] | stages that drop rows: `gopher_quality`, `gopher_repetition`, `c4`, `fineweb`, … |
 //! | [`tokenize`] | stage `bpe`: rows to tokens |
 //! | [`mod@concat`] | stage `concat`: tokens to micro-batches |
 #![forbid(unsafe_code)]
@@ -29,14 +31,19 @@
 pub mod attribution;
 pub mod bpe_training;
 pub mod byte_bpe;
+pub mod bzip2_blocks;
 pub mod cache;
 pub mod cache_entries;
+pub mod clean;
 pub mod concat;
 pub mod convert;
 pub mod corpus;
 pub mod count;
 pub mod document_writer;
 pub mod documents;
+pub mod dump_page;
+pub mod filter;
+pub mod in_order;
 pub mod inputs;
 pub mod json_lines;
 pub mod lanes;
@@ -46,6 +53,7 @@ pub mod problem;
 pub mod quarantine;
 pub mod read_documents;
 pub mod read_tokens;
+pub mod residue;
 pub mod row_groups;
 pub mod scan;
 pub mod split;
@@ -66,10 +74,18 @@ mod testing;
 pub use attribution::{Attribution, attributions};
 pub use byte_bpe::Encoder;
 pub use cache::Cache;
+pub use clean::Clean;
 pub use concat::Concat;
 pub use corpus::{CorpusIndex, Part, Split, Survey};
 pub use count::{Count, Counted};
 pub use documents::DocumentStore;
+pub use filter::block_list::BlockList;
+pub use filter::c4::C4;
+pub use filter::fineweb::FineWeb;
+pub use filter::gopher_quality::GopherQuality;
+pub use filter::gopher_repetition::GopherRepetition;
+pub use filter::language::Language;
+pub use filter::length::Length;
 pub use inputs::{Format, InputFile, Inputs, resolve};
 pub use problem::TextProblem;
 pub use quarantine::Quarantine;

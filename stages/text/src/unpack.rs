@@ -1,9 +1,10 @@
-//! Files as streams of bytes: as they are, or out of gzip (RFC 1952), zstd (RFC 8878) or bzip2, of any number of
-//! members, frames or streams one after the other.
+//! Files as streams of bytes: as they are, or out of gzip (RFC 1952), zstd (RFC 8878) or bzip2 (decoded on every core,
+//! [`crate::bzip2_blocks`]), of any number of members, frames or streams one after the other.
 //!
 //! Damage is not an error but the end of the stream, with a [`Damage`] that says how far the bytes are known to be
 //! right: formats check sums only at the end of a block or a member, so what was given since may be wrong, and whoever
 //! used it reads again with that [`limit`](Unpacked::limited).
+use crate::bzip2_blocks::ParallelBzip2;
 use crate::problem::{TextProblem, shielded};
 use crate::quarantine::Reason;
 use anyhow::{Context, Result};
@@ -12,6 +13,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A document, line or page longer than this is set aside: what is read at a time must fit into memory.
 pub const LONGEST: usize = 256 << 20;
@@ -121,16 +124,14 @@ impl Unpacked {
     }
 
     /// Any input.
-    pub fn new(input: impl BufRead + 'static, packing: Packing) -> Result<Self> {
+    pub fn new(input: impl BufRead + Send + 'static, packing: Packing) -> Result<Self> {
         let watch = Rc::new(Watch::default());
         let input = Watched { inner: input, watch: watch.clone() };
         let inner: Box<dyn Read> = match packing {
             Packing::Plain => Box::new(input),
             Packing::Gzip => Box::new(Parts { open: open_gzip, part: Some(open_gzip(input)?), watch: watch.clone() }),
             Packing::Zstd => Box::new(Parts { open: open_zstd, part: Some(open_zstd(input)?), watch: watch.clone() }),
-            Packing::Bzip2 => {
-                Box::new(Parts { open: open_bzip2, part: Some(open_bzip2(input)?), watch: watch.clone() })
-            }
+            Packing::Bzip2 => Box::new(Blocks::new(input.inner, watch.clone())),
         };
         Ok(Self { inner, packing, watch, limit: u64::MAX, name: "the input".into() })
     }
@@ -230,11 +231,9 @@ impl<R: BufRead> BufRead for Watched<R> {
     }
 }
 
-/// A gzip member, a zstd frame, a bzip2 stream: reads to its own end and gives the input back.
+/// A gzip member or a zstd frame: reads to its own end and gives the input back.
 trait Part: Read {
     type Input: BufRead;
-    /// Whether reading on takes input only once everything given so far has been found right.
-    const VERIFIES_BLOCKS: bool = false;
     fn into_input(self) -> Self::Input;
 }
 
@@ -265,16 +264,29 @@ impl<R: BufRead> Part for zstd::Decoder<'static, R> {
     }
 }
 
-fn open_bzip2<R: BufRead>(input: R) -> io::Result<bzip2::bufread::BzDecoder<R>> {
-    Ok(bzip2::bufread::BzDecoder::new(input))
+/// bzip2, on several threads: all that it gives is right.
+struct Blocks {
+    inner: ParallelBzip2,
+    packed: Arc<AtomicU64>,
+    watch: Rc<Watch>,
 }
 
-impl<R: BufRead> Part for bzip2::bufread::BzDecoder<R> {
-    type Input = R;
-    // A block is unpacked from memory; the next one is read when its sum has been compared.
-    const VERIFIES_BLOCKS: bool = true;
-    fn into_input(self) -> R {
-        self.into_inner()
+impl Blocks {
+    fn new(input: impl Read + Send + 'static, watch: Rc<Watch>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let inner = ParallelBzip2::new(input, threads);
+        Self { packed: inner.packed(), inner, watch }
+    }
+}
+
+impl Read for Blocks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer);
+        self.watch.packed.set(self.packed.load(Ordering::Relaxed));
+        self.watch.verified.set(self.watch.given.get());
+        read.inspect_err(|e| {
+            self.watch.failed.set(!matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof));
+        })
     }
 }
 
@@ -288,11 +300,8 @@ struct Parts<P: Part> {
 impl<P: Part> Read for Parts<P> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while let Some(part) = &mut self.part {
-            let (before, given) = (self.watch.packed.get(), self.watch.given.get());
+            let given = self.watch.given.get();
             let n = part.read(buffer)?;
-            if P::VERIFIES_BLOCKS && self.watch.packed.get() > before {
-                self.watch.verified.set(given);
-            }
             if n > 0 || buffer.is_empty() {
                 return Ok(n);
             }

@@ -1,6 +1,9 @@
 //! Every settings type: documented, complete, strict.
 use contract::{StageType, stage_type};
-use millrace_text::{Concat, Count, ReadDocuments, ReadTokens, Scan, Tokenize};
+use millrace_text::{
+    BlockList, C4, Clean, Concat, Count, FineWeb, GopherQuality, GopherRepetition, Language, Length, ReadDocuments,
+    ReadTokens, Scan, Tokenize,
+};
 use serde_json::json;
 
 const TYPES: &[StageType] = &[
@@ -10,6 +13,14 @@ const TYPES: &[StageType] = &[
     stage_type::<Tokenize>("bpe"),
     stage_type::<Count>("count"),
     stage_type::<Concat>("concat"),
+    stage_type::<Clean>("clean"),
+    stage_type::<Length>("length"),
+    stage_type::<Language>("language"),
+    stage_type::<GopherQuality>("gopher_quality"),
+    stage_type::<GopherRepetition>("gopher_repetition"),
+    stage_type::<C4>("c4"),
+    stage_type::<FineWeb>("fineweb"),
+    stage_type::<BlockList>("block_list"),
 ];
 
 #[test]
@@ -41,6 +52,11 @@ fn all_problems_are_found_at_once() {
     assert_eq!(problems(3, json!({})), 0);
     assert_eq!(problems(5, json!({ "sequence_length": 0, "micro_batch_size": 0, "micro_batches": 0 })), 3);
     assert_eq!(problems(5, json!({})), 0);
+    assert_eq!(problems(7, json!({ "min_characters": 5, "max_characters": 4 })), 1);
+    assert_eq!(problems(8, json!({ "languages": ["english"], "min_confidence": 2.0 })), 2);
+    assert_eq!(problems(9, json!({ "max_bullet_line_fraction": 1.5 })), 1);
+    assert_eq!(problems(10, json!({ "max_top_ngram_character_fractions": [2.0] })), 1);
+    assert_eq!(problems(13, json!({ "occurrences": 0 })), 2);
     let shape = (TYPES[5].parse)(json!({})).unwrap().batch_shape().unwrap();
     assert_eq!((shape.length, shape.sequences, shape.micro_batches), (128, 16, 2));
 }

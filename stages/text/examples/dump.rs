@@ -1,0 +1,32 @@
+//! Reads a MediaWiki dump and prints how long it takes to unpack it on every core, and to unpack it and make text of it:
+//! `cargo run --release -p millrace-text --example dump -- FILE`.
+use millrace_text::convert::Found;
+use millrace_text::unpack::Unpacked;
+use millrace_text::wiki_dump;
+use std::path::Path;
+use std::time::Instant;
+
+fn main() -> anyhow::Result<()> {
+    let Some(file) = std::env::args().nth(1) else { anyhow::bail!("usage: dump FILE.xml.bz2") };
+    let path = Path::new(&file);
+    for run in 1..=3 {
+        let start = Instant::now();
+        let bytes = std::io::copy(&mut Unpacked::open(path)?, &mut std::io::sink())?;
+        let unpacked = start.elapsed();
+        let start = Instant::now();
+        let mut text = 0;
+        let pages = wiki_dump::read(Unpacked::open(path)?, path, &mut |found| {
+            if let Found::Document(document) = found {
+                text += document.text.len();
+            }
+            Ok(())
+        })?;
+        let read = start.elapsed();
+        let ratio = read.as_secs_f64() / unpacked.as_secs_f64();
+        println!(
+            "run {run}: {bytes} bytes unpacked in {unpacked:.3?}; {} articles, {text} bytes of text in {read:.3?}: {ratio:.2} x",
+            pages.articles
+        );
+    }
+    Ok(())
+}

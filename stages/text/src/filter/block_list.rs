@@ -1,0 +1,84 @@
+//! Stage `block_list`: texts with words or phrases that one does not want.
+use super::{Filter, Rule, Verdict, filter_settings};
+use aho_corasick::{AhoCorasick, MatchKind};
+use anyhow::Context;
+use contract::{Problem, StageSettings};
+use serde::{Deserialize, Serialize};
+
+/// Settings of stage `block_list`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BlockList {
+    /// Words and phrases.
+    pub phrases: Vec<String>,
+    /// A file with one a line.
+    pub path: String,
+    /// Occurrences from which a text is dropped.
+    pub occurrences: usize,
+}
+
+impl Default for BlockList {
+    fn default() -> Self {
+        Self { phrases: Vec::new(), path: String::new(), occurrences: 1 }
+    }
+}
+
+impl StageSettings for BlockList {
+    const SUMMARY: &'static str = "drops texts that hold words or phrases of a list";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("phrases", "words and phrases; found as whole words, capital letters or not"),
+        ("path", "a file with one word or phrase a line, besides"),
+        ("occurrences", "so many in a text and it is dropped"),
+    ];
+    const EXAMPLE: &'static str = "phrases = [\"lorem ipsum\"]\noccurrences = 1\n";
+}
+
+filter_settings!(
+    BlockList,
+    |s| {
+        let mut problems = Vec::new();
+        if s.phrases.is_empty() && s.path.is_empty() {
+            problems.push(Problem::at("phrases", "is empty, and there is no `path`: nothing would be dropped"));
+        }
+        if s.occurrences == 0 {
+            problems.push(Problem::at("occurrences", "is 0: every text would be dropped"));
+        }
+        problems
+    },
+    |s| Ok(Box::new(Filter::new("block_list", Listed::open(s)?)))
+);
+
+/// The rule.
+struct Listed {
+    searcher: AhoCorasick,
+    occurrences: usize,
+}
+
+impl Listed {
+    fn open(settings: &BlockList) -> anyhow::Result<Self> {
+        let mut phrases = settings.phrases.clone();
+        if !settings.path.is_empty() {
+            let file = std::fs::read_to_string(&settings.path);
+            let file = file.with_context(|| format!("block_list: cannot read `path` {}", settings.path))?;
+            phrases.extend(file.lines().map(str::to_string));
+        }
+        let phrases: Vec<String> =
+            phrases.iter().map(|phrase| phrase.trim().to_lowercase()).filter(|phrase| !phrase.is_empty()).collect();
+        let searcher = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(phrases);
+        Ok(Self { searcher: searcher.context("block_list: the list is too long")?, occurrences: settings.occurrences })
+    }
+}
+
+impl Rule for Listed {
+    fn judge(&self, text: &str) -> Verdict {
+        let lower = text.to_lowercase();
+        let outside = |c: Option<char>| !c.is_some_and(char::is_alphanumeric);
+        let whole = self.searcher.find_iter(&lower).filter(|found| {
+            outside(lower[..found.start()].chars().next_back()) && outside(lower[found.end()..].chars().next())
+        });
+        match whole.take(self.occurrences).count() {
+            n if n == self.occurrences => Verdict::Drop("a phrase of the list"),
+            _ => Verdict::Keep,
+        }
+    }
+}

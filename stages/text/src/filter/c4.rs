@@ -1,0 +1,115 @@
+//! Stage `c4`: the line and page heuristics of C4 (Raffel et al., 2020, "Exploring the Limits of Transfer Learning with
+//! a Unified Text-to-Text Transformer", section 2.2). Lines are removed from a text; a text that is left with too few
+//! sentences, or that has what no page may have, is dropped.
+use super::{Filter, Rule, Verdict, characters, filter_settings};
+use contract::StageSettings;
+use serde::{Deserialize, Serialize};
+use unicode_segmentation::UnicodeSegmentation;
+
+/// What a line must not be about.
+const POLICIES: &[&str] =
+    &["terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"];
+
+/// Settings of stage `c4`, and the rule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct C4 {
+    /// Fewest sentences.
+    pub min_sentences: usize,
+    /// Fewest words in a line.
+    pub min_words_per_line: usize,
+    /// Most characters in a word.
+    pub max_word_length: usize,
+    /// Must a line end with a punctuation mark?
+    pub terminal_punctuation: bool,
+    /// Are pages with curly brackets dropped?
+    pub drop_curly_brackets: bool,
+    /// Are pages with "lorem ipsum" dropped?
+    pub drop_lorem_ipsum: bool,
+}
+
+impl Default for C4 {
+    fn default() -> Self {
+        Self {
+            min_sentences: 5,
+            min_words_per_line: 3,
+            max_word_length: 1000,
+            terminal_punctuation: true,
+            drop_curly_brackets: true,
+            drop_lorem_ipsum: true,
+        }
+    }
+}
+
+impl StageSettings for C4 {
+    const SUMMARY: &'static str = "removes lines and drops texts by the heuristics of C4 (Raffel et al., 2020)";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("min_sentences", "fewest sentences in the lines that stay"),
+        ("min_words_per_line", "a line of fewer words is removed"),
+        ("max_word_length", "a line with a word of more characters is removed"),
+        ("terminal_punctuation", "a line that does not end with one of .?!\"' is removed"),
+        ("drop_curly_brackets", "a text with a { is dropped"),
+        ("drop_lorem_ipsum", "a text with \"lorem ipsum\" is dropped"),
+    ];
+    const EXAMPLE: &'static str = "min_sentences = 5\nterminal_punctuation = true\n";
+}
+
+filter_settings!(C4, |_| Vec::new(), |s| Ok(Box::new(Filter::new("c4", s.clone()))));
+
+impl Rule for C4 {
+    fn judge(&self, text: &str) -> Verdict {
+        let mut sentences = 0;
+        let mut kept = Vec::new();
+        for line in text.lines().map(str::trim) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if words.iter().any(|word| characters(word) > self.max_word_length) {
+                continue;
+            }
+            let line = without_citations(line);
+            let ends = line.ends_with(['.', '?', '!', '"', '\'']) && !line.ends_with("...");
+            if self.terminal_punctuation && !ends || words.len() < self.min_words_per_line {
+                continue;
+            }
+            let lower = line.to_lowercase();
+            if self.drop_lorem_ipsum && lower.contains("lorem ipsum") {
+                return Verdict::Drop("lorem ipsum");
+            }
+            if lower.contains("javascript") {
+                continue;
+            }
+            if self.drop_curly_brackets && line.contains('{') {
+                return Verdict::Drop("curly brackets");
+            }
+            if POLICIES.iter().any(|policy| lower.contains(policy)) {
+                continue;
+            }
+            sentences += line.unicode_sentences().count();
+            kept.push(line);
+        }
+        if sentences < self.min_sentences {
+            return Verdict::Drop("too few sentences");
+        }
+        let kept = kept.join("\n");
+        if kept == text { Verdict::Keep } else { Verdict::Replace(kept.trim().to_string()) }
+    }
+}
+
+/// Without `[1]`, `[edit]` and `[citation needed]`.
+fn without_citations(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find('[') {
+        out.push_str(&rest[..at]);
+        let inside = rest[at + 1..].find(']').map(|end| &rest[at + 1..at + 1 + end]).filter(|inside| {
+            inside.bytes().all(|b| b.is_ascii_digit()) || matches!(*inside, "edit" | "citation needed")
+        });
+        match inside {
+            Some(inside) => rest = &rest[at + inside.len() + 2..],
+            None => {
+                out.push('[');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out + rest
+}

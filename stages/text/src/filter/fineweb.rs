@@ -1,0 +1,88 @@
+//! Stage `fineweb`: the heuristics that FineWeb adds (Penedo et al., 2024, "The FineWeb Datasets: Decanting the Web for
+//! the Finest Text Data at Scale", section 3.6).
+use super::{Filter, Rule, Verdict, characters, duplicates, filter_settings, fractions, ratio, words};
+use contract::StageSettings;
+use serde::{Deserialize, Serialize};
+
+/// What a line may end with: marks that end a sentence, of the Basic Multilingual Plane.
+const TERMINAL: &str = "\
+    !.?։؝؞؟۔܀܁܂߹࠷࠹࠽࠾।॥၊။።፧፨᙮᜵᜶។៕៖៙៚᠃᠉᥄᥅᪨᪩᪪᪫᭚\
+    ᭛᭞᭟᭽᭾᰻᰼᱾᱿‼‽⁇⁈⁉⸮⸼⹓⹔。꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗\
+    ！．？｡";
+
+/// Settings of stage `fineweb`, and the rule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FineWeb {
+    /// Smallest share of lines that end with a punctuation mark.
+    pub min_punctuated_line_fraction: f64,
+    /// Largest share of short lines.
+    pub max_short_line_fraction: f64,
+    /// What is a short line.
+    pub short_line_characters: usize,
+    /// Largest share of characters in repeated lines.
+    pub max_duplicate_line_character_fraction: f64,
+    /// Most line breaks a word.
+    pub max_line_break_word_ratio: f64,
+}
+
+impl Default for FineWeb {
+    fn default() -> Self {
+        Self {
+            min_punctuated_line_fraction: 0.12,
+            max_short_line_fraction: 0.67,
+            short_line_characters: 30,
+            max_duplicate_line_character_fraction: 0.01,
+            max_line_break_word_ratio: 0.3,
+        }
+    }
+}
+
+impl StageSettings for FineWeb {
+    const SUMMARY: &'static str = "drops texts by the heuristics of FineWeb (Penedo et al., 2024)";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("min_punctuated_line_fraction", "smallest share of lines that end with a punctuation mark"),
+        ("max_short_line_fraction", "largest share of short lines"),
+        ("short_line_characters", "a line of so many characters or fewer is short"),
+        ("max_duplicate_line_character_fraction", "largest share of characters in lines that were there before"),
+        ("max_line_break_word_ratio", "most line breaks a word"),
+    ];
+    const EXAMPLE: &'static str = "min_punctuated_line_fraction = 0.12\n";
+}
+
+filter_settings!(
+    FineWeb,
+    |s| fractions(&[
+        ("min_punctuated_line_fraction", s.min_punctuated_line_fraction),
+        ("max_short_line_fraction", s.max_short_line_fraction),
+        ("max_duplicate_line_character_fraction", s.max_duplicate_line_character_fraction),
+        ("max_line_break_word_ratio", s.max_line_break_word_ratio),
+    ]),
+    |s| Ok(Box::new(Filter::new("fineweb", s.clone())))
+);
+
+impl Rule for FineWeb {
+    fn judge(&self, text: &str) -> Verdict {
+        let lines: Vec<&str> = text.split('\n').filter(|line| !line.trim().is_empty()).collect();
+        if lines.is_empty() {
+            return Verdict::Drop("empty");
+        }
+        let ended = lines.iter().filter(|line| line.ends_with(|c| TERMINAL.contains(c))).count();
+        if ratio(ended, lines.len()) < self.min_punctuated_line_fraction {
+            return Verdict::Drop("too few lines that end with punctuation");
+        }
+        let short = lines.iter().filter(|line| characters(line) <= self.short_line_characters).count();
+        if ratio(short, lines.len()) > self.max_short_line_fraction {
+            return Verdict::Drop("too many short lines");
+        }
+        let breaks = text.matches('\n').count();
+        let (_, repeated) = duplicates(lines.iter().copied());
+        if ratio(repeated, characters(text) - breaks) > self.max_duplicate_line_character_fraction {
+            return Verdict::Drop("characters in repeated lines");
+        }
+        if ratio(breaks, words(text).len()) > self.max_line_break_word_ratio {
+            return Verdict::Drop("too many line breaks");
+        }
+        Verdict::Keep
+    }
+}

@@ -1,0 +1,139 @@
+//! Stage `gopher_repetition`: texts that repeat themselves (Rae et al., 2021, "Scaling Language Models: Methods,
+//! Analysis & Insights from Training Gopher", table A1).
+use super::{Filter, Rule, Verdict, characters, duplicates, filter_settings, ratio, words};
+use contract::{Problem, StageSettings};
+use rustc_hash::{FxHashMap, FxHashSet};
+use serde::{Deserialize, Serialize};
+
+/// Settings of stage `gopher_repetition`, and the rule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GopherRepetition {
+    /// Largest share of lines that are repetitions.
+    pub max_duplicate_line_fraction: f64,
+    /// Largest share of paragraphs that are.
+    pub max_duplicate_paragraph_fraction: f64,
+    /// Largest share of characters in such lines.
+    pub max_duplicate_line_character_fraction: f64,
+    /// Largest share of characters in such paragraphs.
+    pub max_duplicate_paragraph_character_fraction: f64,
+    /// Largest share of characters in the most frequent 2-, 3- and 4-gram.
+    pub max_top_ngram_character_fractions: Vec<f64>,
+    /// Largest share of characters in repeated 5- to 10-grams.
+    pub max_duplicate_ngram_character_fractions: Vec<f64>,
+}
+
+impl Default for GopherRepetition {
+    fn default() -> Self {
+        Self {
+            max_duplicate_line_fraction: 0.3,
+            max_duplicate_paragraph_fraction: 0.3,
+            max_duplicate_line_character_fraction: 0.2,
+            max_duplicate_paragraph_character_fraction: 0.2,
+            max_top_ngram_character_fractions: vec![0.2, 0.18, 0.16],
+            max_duplicate_ngram_character_fractions: vec![0.15, 0.14, 0.13, 0.12, 0.11, 0.1],
+        }
+    }
+}
+
+impl StageSettings for GopherRepetition {
+    const SUMMARY: &'static str = "drops texts that repeat themselves, as Gopher does (Rae et al., 2021)";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("max_duplicate_line_fraction", "largest share of lines that were there before"),
+        ("max_duplicate_paragraph_fraction", "largest share of paragraphs that were there before"),
+        ("max_duplicate_line_character_fraction", "largest share of characters in such lines"),
+        ("max_duplicate_paragraph_character_fraction", "largest share of characters in such paragraphs"),
+        ("max_top_ngram_character_fractions", "largest shares of the most frequent 2-gram, 3-gram, 4-gram, …"),
+        ("max_duplicate_ngram_character_fractions", "largest shares of repeated 5-grams, 6-grams, …"),
+    ];
+    const EXAMPLE: &'static str = "max_duplicate_line_fraction = 0.3\n";
+}
+
+filter_settings!(
+    GopherRepetition,
+    |s| {
+        let all = [s.max_top_ngram_character_fractions.as_slice(), &s.max_duplicate_ngram_character_fractions].concat();
+        let mut problems = super::fractions(&[
+            ("max_duplicate_line_fraction", s.max_duplicate_line_fraction),
+            ("max_duplicate_paragraph_fraction", s.max_duplicate_paragraph_fraction),
+            ("max_duplicate_line_character_fraction", s.max_duplicate_line_character_fraction),
+            ("max_duplicate_paragraph_character_fraction", s.max_duplicate_paragraph_character_fraction),
+        ]);
+        if all.iter().any(|share| !(0.0..=1.0).contains(share)) {
+            let why = "a share is not between 0 and 1";
+            problems.push(Problem::at("max_duplicate_ngram_character_fractions", why));
+        }
+        problems
+    },
+    |s| Ok(Box::new(Filter::new("gopher_repetition", s.clone())))
+);
+
+impl Rule for GopherRepetition {
+    fn judge(&self, text: &str) -> Verdict {
+        let length = characters(text);
+        let paragraphs: Vec<&str> =
+            text.trim().split("\n\n").map(|part| part.trim_matches('\n')).filter(|p| !p.is_empty()).collect();
+        let (count, inside) = duplicates(paragraphs.iter().copied());
+        if ratio(count, paragraphs.len()) > self.max_duplicate_paragraph_fraction {
+            return Verdict::Drop("repeated paragraphs");
+        }
+        if ratio(inside, length) > self.max_duplicate_paragraph_character_fraction {
+            return Verdict::Drop("characters in repeated paragraphs");
+        }
+        let lines: Vec<&str> = text.split('\n').filter(|line| !line.is_empty()).collect();
+        let (count, inside) = duplicates(lines.iter().copied());
+        if ratio(count, lines.len()) > self.max_duplicate_line_fraction {
+            return Verdict::Drop("repeated lines");
+        }
+        if ratio(inside, length) > self.max_duplicate_line_character_fraction {
+            return Verdict::Drop("characters in repeated lines");
+        }
+        let (numbers, lengths) = numbered(&words(text));
+        for (n, most) in (2..).zip(&self.max_top_ngram_character_fractions) {
+            if ratio(top_ngram(&numbers, &lengths, n), length) > *most {
+                return Verdict::Drop("a frequent n-gram");
+            }
+        }
+        for (n, most) in (5..).zip(&self.max_duplicate_ngram_character_fractions) {
+            if ratio(repeated_ngrams(&numbers, &lengths, n), length) > *most {
+                return Verdict::Drop("repeated n-grams");
+            }
+        }
+        Verdict::Keep
+    }
+}
+
+/// Each word's number (equal words have the same) and its characters.
+fn numbered(words: &[&str]) -> (Vec<u32>, Vec<usize>) {
+    let mut known: FxHashMap<&str, u32> = FxHashMap::default();
+    let numbers = words.iter().map(|word| {
+        let next = known.len() as u32;
+        *known.entry(word).or_insert(next)
+    });
+    (numbers.collect(), words.iter().map(|word| characters(word)).collect())
+}
+
+/// Characters in the most frequent `n`-gram, the spaces between its words included; among equals the first counts.
+fn top_ngram(numbers: &[u32], lengths: &[usize], n: usize) -> usize {
+    let mut counts: FxHashMap<&[u32], (usize, usize)> = FxHashMap::default();
+    for (at, ngram) in numbers.windows(n).enumerate() {
+        counts.entry(ngram).or_insert((0, at)).0 += 1;
+    }
+    let top = counts.into_values().max_by_key(|(count, at)| (*count, std::cmp::Reverse(*at)));
+    top.map_or(0, |(count, at)| count * (lengths[at..at + n].iter().sum::<usize>() + n - 1))
+}
+
+/// Characters in `n`-grams that were there before; none counts twice.
+fn repeated_ngrams(numbers: &[u32], lengths: &[usize], n: usize) -> usize {
+    let mut seen: FxHashSet<&[u32]> = FxHashSet::default();
+    let (mut at, mut repeated) = (0, 0);
+    while let Some(ngram) = numbers.get(at..at + n) {
+        if seen.insert(ngram) {
+            at += 1;
+        } else {
+            repeated += lengths[at..at + n].iter().sum::<usize>();
+            at += n;
+        }
+    }
+    repeated
+}

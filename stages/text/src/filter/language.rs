@@ -1,0 +1,73 @@
+//! Stage `language`: texts in other languages, as the trigrams of crate `whatlang` tell them (Cavnar and Trenkle, 1994,
+//! "N-Gram-Based Text Categorization").
+use super::{Filter, Rule, Verdict, filter_settings};
+use contract::{Problem, StageSettings};
+use serde::{Deserialize, Serialize};
+use whatlang::Lang;
+
+/// So many bytes from a text's beginning are looked at.
+const LOOKED_AT: usize = 16 << 10;
+
+/// Settings of stage `language`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Language {
+    /// ISO 639-3 codes.
+    pub languages: Vec<String>,
+    /// Least confidence.
+    pub min_confidence: f64,
+}
+
+impl Default for Language {
+    fn default() -> Self {
+        Self { languages: vec!["eng".into()], min_confidence: 0.5 }
+    }
+}
+
+impl StageSettings for Language {
+    const SUMMARY: &'static str = "drops texts that are not in one of some languages";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("languages", "ISO 639-3 codes of the languages to keep, for example [\"eng\", \"deu\"]"),
+        ("min_confidence", "from 0 to 1: what the recognition must be sure of"),
+    ];
+    const EXAMPLE: &'static str = "languages = [\"eng\"]\nmin_confidence = 0.5\n";
+}
+
+filter_settings!(
+    Language,
+    |s| {
+        let mut problems = super::fractions(&[("min_confidence", s.min_confidence)]);
+        if s.languages.is_empty() {
+            problems.push(Problem::at("languages", "is empty: every text would be dropped"));
+        }
+        let known: Vec<&str> = Lang::all().iter().map(|lang| lang.code()).collect();
+        for code in s.languages.iter().filter(|code| !known.contains(&code.as_str())) {
+            let near =
+                crate::problem::similar(code, &known).map(|near| format!("; similar: {near}")).unwrap_or_default();
+            problems.push(Problem::at("languages", format!("\"{code}\" is not a known ISO 639-3 code{near}")));
+        }
+        problems
+    },
+    |s| {
+        let languages = s.languages.iter().filter_map(Lang::from_code).collect();
+        Ok(Box::new(Filter::new("language", InLanguage { languages, min_confidence: s.min_confidence })))
+    }
+);
+
+/// The rule.
+struct InLanguage {
+    languages: Vec<Lang>,
+    min_confidence: f64,
+}
+
+impl Rule for InLanguage {
+    fn judge(&self, text: &str) -> Verdict {
+        let end = (0..=LOOKED_AT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        match whatlang::detect(&text[..end]) {
+            None => Verdict::Drop("no language recognised"),
+            Some(found) if !self.languages.contains(&found.lang()) => Verdict::Drop("another language"),
+            Some(found) if found.confidence() < self.min_confidence => Verdict::Drop("language uncertain"),
+            Some(_) => Verdict::Keep,
+        }
+    }
+}

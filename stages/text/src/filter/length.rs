@@ -1,0 +1,65 @@
+//! Stage `length`: texts that are too short or too long.
+use super::{Filter, Rule, Verdict, characters, filter_settings, words};
+use contract::{Problem, StageSettings};
+use serde::{Deserialize, Serialize};
+
+/// Settings of stage `length`, and the rule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Length {
+    /// Fewest characters.
+    pub min_characters: usize,
+    /// Most characters.
+    pub max_characters: Option<usize>,
+    /// Fewest words.
+    pub min_words: usize,
+    /// Most words.
+    pub max_words: Option<usize>,
+}
+
+impl Default for Length {
+    fn default() -> Self {
+        Self { min_characters: 1, max_characters: None, min_words: 0, max_words: None }
+    }
+}
+
+impl StageSettings for Length {
+    const SUMMARY: &'static str = "drops texts that are too short or too long";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("min_characters", "fewest characters"),
+        ("max_characters", "most characters; without it any number"),
+        ("min_words", "fewest words (Unicode Standard Annex 29, punctuation marks count)"),
+        ("max_words", "most words; without it any number"),
+    ];
+    const EXAMPLE: &'static str = "min_characters = 200\nmax_words = 100000\n";
+}
+
+filter_settings!(
+    Length,
+    |s| {
+        let least = [("max_characters", s.min_characters, s.max_characters), ("max_words", s.min_words, s.max_words)];
+        let wrong = least.into_iter().filter_map(|(key, min, max)| Some((key, min, max.filter(|max| *max < min)?)));
+        wrong.map(|(key, min, max)| Problem::at(key, format!("{max} is below the least, {min}"))).collect()
+    },
+    |s| Ok(Box::new(Filter::new("length", s.clone())))
+);
+
+impl Rule for Length {
+    fn judge(&self, text: &str) -> Verdict {
+        let long = characters(text);
+        if long < self.min_characters {
+            return Verdict::Drop("too few characters");
+        }
+        if self.max_characters.is_some_and(|max| long > max) {
+            return Verdict::Drop("too many characters");
+        }
+        if self.min_words == 0 && self.max_words.is_none() {
+            return Verdict::Keep;
+        }
+        match words(text).len() {
+            n if n < self.min_words => Verdict::Drop("too few words"),
+            n if self.max_words.is_some_and(|max| n > max) => Verdict::Drop("too many words"),
+            _ => Verdict::Keep,
+        }
+    }
+}
