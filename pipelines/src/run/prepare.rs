@@ -11,8 +11,8 @@ use contract::{BatchShape, Calendar, Corpus, Env, Facts, Resources, Settings};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use text::{
-    CorpusIndex, Count, Counted, DocumentStore, Quarantine, ReadDocuments, ReadTokens, Scan, Survey, Tokenize,
-    Tokenizer,
+    Attribution, CorpusIndex, Count, Counted, DocumentStore, Quarantine, ReadDocuments, ReadTokens, Scan, Survey,
+    Tokenize, Tokenizer, attributions,
 };
 
 /// Lanes of the counting graph: its result does not depend on them.
@@ -34,6 +34,8 @@ pub struct Prepared {
     pub skipped: u64,
     /// What could not be read.
     pub quarantine: Quarantine,
+    /// Whose text it is.
+    pub sources: Vec<Attribution>,
 }
 
 /// Opens, and if need be makes, everything that `plan` reads.
@@ -91,7 +93,8 @@ fn documents(
     resources.insert(store);
     resources.insert(Arc::new(index));
     resources.insert(tokenizer);
-    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped, quarantine })
+    let sources = attributions(&text::resolve(&read.paths, read.sample, seed)?);
+    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped, sources, quarantine })
 }
 
 fn tokens(read: &ReadTokens, seed: u64, line: &mut Line) -> Result<Prepared> {
@@ -111,7 +114,17 @@ fn tokens(read: &ReadTokens, seed: u64, line: &mut Line) -> Result<Prepared> {
     resources.insert(store);
     resources.insert(Arc::new(index));
     let tokenizer_json = tokenizer.map(|tokenizer| tokenizer.json().to_owned());
-    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped, quarantine: Quarantine::default() })
+    let sources = attributions(&text::resolve(&read.paths, read.sample, seed)?);
+    Ok(Prepared {
+        resources,
+        corpus,
+        facts,
+        tokenizer_json,
+        hashes,
+        skipped,
+        sources,
+        quarantine: Quarantine::default(),
+    })
 }
 
 /// Tokens of every row, by a graph over all workers.

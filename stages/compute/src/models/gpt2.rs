@@ -1,8 +1,9 @@
 //! GPT-2 (Radford et al. 2019) with Hugging Face's names and layouts.
+mod decoder;
 mod layer;
 
 use crate::kernels::{embedding, layer_norm};
-use crate::models::{Forward, Model};
+use crate::models::{Decoder, Forward, Model};
 use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Result, Tape, Tensor, Turn};
 use layer::{Layer, Place};
 use serde_json::json;
@@ -90,7 +91,7 @@ fn facts(shape: &Gpt2Shape) -> ModelFacts {
 
 /// Matrices decay, vectors do not.
 fn spec(name: &str, shape: &[usize], init: Init) -> ParameterSpec {
-    ParameterSpec { name: name.into(), shape: shape.into(), decay: shape.len() > 1, init }
+    ParameterSpec { name: name.into(), shape: shape.into(), decay: shape.len() > 1, hidden: false, init }
 }
 
 impl Model for Gpt2 {
@@ -134,6 +135,11 @@ impl Model for Gpt2 {
             })
         });
         Forward { hidden, tape }
+    }
+
+    fn decoder(&self, parameters: Parameters) -> Decoder {
+        assert_eq!(parameters.0.len(), self.facts.parameters.len(), "the parameters are this model's");
+        decoder::decoder(&self.shape, parameters)
     }
 }
 
