@@ -74,7 +74,7 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
     if then.blas_core != now.blas_core {
         let (then, now) = (&then.blas_core, &now.blas_core);
         notes.push(format!(
-            "OpenBLAS used {then} kernels before and uses {now} now: the numbers will differ in their last bits"
+            "products ran on {then} before and run on {now} now: the numbers will differ in their last bits"
         ));
     }
     Ok(notes)
@@ -90,6 +90,7 @@ pub fn describe(run_dir: &Path, plan: &Plan, session: &Session, tokenizer: Optio
         "cpu": machine::cpu(),
         "cores": super::cores(),
         "workers": session.env.workers,
+        "products": compute::kernels::gemm::kernel(contract::Precision::F32),
         "blas_kernel": machine::blas_core(),
         "OPENBLAS_CORETYPE": std::env::var("OPENBLAS_CORETYPE").ok(),
         "command": std::env::args().collect::<Vec<_>>(),

@@ -5,9 +5,9 @@
 //! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind; [`status`]: how it stands
 //! - [`interruption`]: what SIGINT and SIGTERM do
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
-//! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
 //! - [`generate`](mod@generate): `pipeline generate`
-//! - [`bench`](mod@bench): `pipeline bench`
+//! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
+//! - [`bench`](mod@bench): `pipeline bench`; [`sweep`](mod@sweep): its `--sweep`
 //! - [`cache`](mod@cache): `pipeline cache`
 mod bench;
 mod cache;
@@ -20,6 +20,7 @@ mod prepare;
 mod runs;
 mod session;
 pub mod status;
+mod sweep;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
@@ -30,6 +31,7 @@ pub use generate::{Generated, Stop, generate, generate_command};
 pub use inspect::{Inspected, inspect};
 pub use interruption::Interrupted;
 pub use runs::{Ran, listed, runs};
+pub use sweep::sweep;
 pub use train::run;
 
 /// A command that cannot be carried out as it was given: exit code 2.

@@ -32,10 +32,10 @@ pub struct Prepared {
     pub hashes: Vec<(&'static str, String)>,
     /// Rows passed over because they are null or empty.
     pub skipped: u64,
-    /// What could not be read.
-    pub quarantine: Quarantine,
     /// Whose text it is.
     pub sources: Vec<Attribution>,
+    /// What could not be read.
+    pub quarantine: Quarantine,
 }
 
 /// Opens, and if need be makes, everything that `plan` reads.

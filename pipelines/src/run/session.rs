@@ -3,7 +3,7 @@ use super::Usage;
 use super::prepare::Prepared;
 use crate::plan::Plan;
 use anyhow::Result;
-use compute::machine;
+use compute::kernels::gemm;
 use contract::{BatchShape, Calendar, Env, Facts, ModelFacts};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -53,8 +53,10 @@ impl Session {
         }
         let steps = steps(plan, shape, prepared.corpus.train.tokens)?;
         let checkpoint = plan.settings::<Checkpoint>().and_then(|(_, s)| interval(s.interval));
-        let fingerprint =
-            Arc::new(Fingerprint { configuration: deciding(plan, &prepared.hashes), blas_core: machine::blas_core() });
+        let fingerprint = Arc::new(Fingerprint {
+            configuration: deciding(plan, &prepared.hashes),
+            blas_core: gemm::kernel(contract::Precision::F32),
+        });
         let mut resources = prepared.resources;
         resources.insert(Arc::new(prepared.quarantine));
         resources.insert(Arc::new(facts));

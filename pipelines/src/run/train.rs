@@ -10,14 +10,16 @@ use crate::report;
 use crate::show::human::time;
 use crate::show::{Banner, Line, StageTime, Times, Training, Wait, banner, held_back, stage_times};
 use anyhow::{Context, Result};
+use compute::kernels::gemm;
 use compute::machine;
-use contract::{Saved, Snapshot, StageType};
+use contract::{Precision, Saved, Snapshot, StageType};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use text::Attribution;
 use train::checkpoint::{State, TokenizerJson};
+use train::forward::Gpt2Forward;
 use train::record::{Limit, Report, Reporter, StepLine};
 use train::weights::Start;
 
@@ -33,6 +35,9 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     machine::single_threaded_blas();
     let interruption = Interruption::at_once()?;
 
+    std::fs::create_dir_all(&run_dir)
+        .with_context(|| format!("cannot make the run directory {}", run_dir.display()))?;
+    let hold = Hold::take(&run_dir)?;
     let from = match &asked.resume {
         Some(checkpoint) => directory::resumed(&run_dir, checkpoint.as_deref())?,
         None => {
@@ -40,8 +45,6 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
             None
         }
     };
-    std::fs::create_dir_all(&run_dir).with_context(|| format!("cannot make {}", run_dir.display()))?;
-    let hold = Hold::take(&run_dir)?;
     let mut line = Line::stderr();
     let prepared = prepare::prepare(&plan, workers, &mut line)?;
     line.finish();
@@ -125,17 +128,20 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
 fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     let (env, shape) = (&session.env, session.env.shape);
     let sequences = shape.micro_batches as usize * shape.sequences;
+    let precision = plan.settings::<Gpt2Forward>().map_or(Precision::F32, |(_, forward)| forward.precision);
     let mut facts = Banner {
         run: plan.run.name.clone(),
         cpu: machine::cpu(),
         cores: super::cores(),
         workers: env.workers,
-        blas_kernel: machine::blas_core(),
-        best_kernel: machine::best_blas_core_for_cpu().map(str::to_owned),
+        products: (!gemm::on_blas() || precision == Precision::Bf16).then(|| gemm::kernel(precision)),
+        blas_kernel: if gemm::on_blas() { machine::blas_core() } else { String::new() },
+        best_kernel: machine::best_blas_core_for_cpu().filter(|_| gemm::on_blas()).map(str::to_owned),
         blas_variable: std::env::var("OPENBLAS_CORETYPE").ok(),
         model: Some(session.model.summary.clone()),
         parameters: session.model.parameter_count() as u64,
-        source: source(&session.sources),
+        source: first_and_others(&session.sources, |source| &source.name),
+        licence: first_and_others(&session.sources, |source| &source.licence),
         corpus: env.corpus,
         batch: Some(format!(
             "{sequences} sequences of {} tokens ({} x {}), {} steps",
@@ -149,12 +155,12 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     facts
 }
 
-/// Whose text it is and under which licence, in a line.
-fn source(sources: &[Attribution]) -> Option<String> {
-    let (first, others) = sources.split_first()?;
-    let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
-    let licence = if first.licence.is_empty() { String::new() } else { format!(", {}", first.licence) };
-    Some(format!("{}{licence}{more}", first.name))
+/// What is said of the sources, in a line.
+fn first_and_others(sources: &[Attribution], said: fn(&Attribution) -> &String) -> Option<String> {
+    let mut said: Vec<&String> = sources.iter().map(said).filter(|said| !said.is_empty()).collect();
+    said.dedup();
+    let (first, others) = said.split_first()?;
+    Some(if others.is_empty() { (*first).clone() } else { format!("{first} and {} more", others.len()) })
 }
 
 /// Shows a run's numbers as they come, and keeps the last ones.
@@ -227,8 +233,11 @@ impl Printer {
 
     fn conclude(&mut self, times: &Times, run_dir: &Path, done: bool) {
         let table = stage_times(times, self.line.columns());
-        let wait = time(Duration::try_from_secs_f64(self.waited_ms / 1e3).unwrap_or_default());
-        self.line.note(&format!("\n{table}; compute waited {wait} for data"));
+        let wait = match self.waited_ms {
+            0.0 => "never waited for data".into(),
+            ms => format!("waited {} for data", time(Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default())),
+        };
+        self.line.note(&format!("\n{table}; compute {wait}"));
         if !done {
             return;
         }

@@ -13,7 +13,9 @@ pub struct Banner {
     pub cores: usize,
     /// Worker threads.
     pub workers: usize,
-    /// The kernel that OpenBLAS uses (`openblas_get_corename`).
+    /// What matrix products run on, where that is not OpenBLAS.
+    pub products: Option<String>,
+    /// The kernel that OpenBLAS uses (`openblas_get_corename`); empty where nothing runs on it.
     pub blas_kernel: String,
     /// The kernel that OpenBLAS would choose for this CPU, where that is known.
     pub best_kernel: Option<String>,
@@ -25,6 +27,8 @@ pub struct Banner {
     pub parameters: u64,
     /// What is learned from, in a line.
     pub source: Option<String>,
+    /// Under which licence, in a line.
+    pub licence: Option<String>,
     /// How much that is.
     pub corpus: Option<Corpus>,
     /// What a step is, for example `32 sequences of 128 tokens (2 × 16), 600 steps`.
@@ -62,9 +66,11 @@ pub fn banner(banner: &Banner, columns: usize) -> String {
     let facts = [
         ("Run", Some(banner.run.clone())),
         ("CPU", Some(format!("{}, {cores}, {workers}", banner.cpu))),
+        ("Maths", banner.products.clone()),
         ("BLAS", blas),
         ("Model", model),
         ("Data", banner.source.clone()),
+        ("Terms", banner.licence.clone()),
         ("Corpus", banner.corpus.as_ref().map(corpus_line)),
         ("Batch", banner.batch.clone()),
         ("Files", banner.run_dir.clone()),
@@ -108,12 +114,14 @@ mod tests {
             cpu: "AMD EPYC 9R45".into(),
             cores: 2,
             workers: 2,
+            products: None,
             blas_kernel: "Haswell".into(),
             best_kernel: Some("Cooperlake".into()),
             blas_variable: Some("Haswell".into()),
             model: Some("GPT-2, 2 layers, width 256, 8 heads".into()),
             parameters: 4_171_000,
             source: Some("data/wiki.parquet".into()),
+            licence: Some("CC BY-SA 4.0".into()),
             corpus: Some(Corpus {
                 train: CorpusPart { rows: 9_500, tokens: 7_200_000, bytes: 32_000_000 },
                 validation: CorpusPart { rows: 500, tokens: 380_000, bytes: 1_700_000 },
@@ -131,6 +139,7 @@ mod tests {
         BLAS   OpenBLAS, Haswell kernels
         Model  GPT-2, 2 layers, width 256, 8 heads, 4.2 M parameters
         Data   data/wiki.parquet
+        Terms  CC BY-SA 4.0
         Corpus 7.2 M tokens in 9.5 k rows, 32.0 MB; held out 380.0 k tokens
         Batch  2 × 16 sequences of 128 tokens, 600 steps
         Files  runs/wiki

@@ -8,6 +8,7 @@
 //! | [`attribution`] | whose text it is, and under which licence |
 //! | [`unpack`] | files as streams of bytes, out of gzip, zstd and bzip2 |
 //! | [`json_lines`], [`plain_text`], [`wiki_dump`] | the formats without row addressing |
+//! | [`wikitext`], [`tidy`] | the markup of a wiki page to plain text; plain text as it should be |
 //! | [`convert`], [`document_writer`], [`spool`] | which are converted once to document Parquet |
 //! | [`quarantine`] | what could not be read: set aside, listed, counted |
 //! | [`row_groups`] | any row of Parquet files, by number |
@@ -17,6 +18,7 @@
 //! | [`corpus`] | which rows are learned from, which are held out, how large they are |
 //! | [`bpe_training`], [`tokenizer`] | byte-level BPE: learned, built in, or from a file |
 //! | [`text_stream`] | ids that come one at a time to text |
+//! | [`byte_bpe`] | its encoder: the ids of Hugging Face's library, faster |
 //! | [`permutation`], [`lanes`] | the order of an epoch, and which rows a lane is given at a step |
 //! | [`read_documents`], [`read_tokens`] | sources `documents` and `tokens` |
 //! | [`scan`], [`count`] | source and sink of the counting graph |
@@ -26,6 +28,7 @@
 
 pub mod attribution;
 pub mod bpe_training;
+pub mod byte_bpe;
 pub mod cache;
 pub mod cache_entries;
 pub mod concat;
@@ -48,17 +51,20 @@ pub mod scan;
 pub mod split;
 pub mod spool;
 pub mod text_stream;
+pub mod tidy;
 pub mod token_files;
 pub mod tokenize;
 pub mod tokenizer;
 mod tokenizer_folder;
 pub mod unpack;
 pub mod wiki_dump;
+pub mod wikitext;
 
 #[cfg(test)]
 mod testing;
 
 pub use attribution::{Attribution, attributions};
+pub use byte_bpe::Encoder;
 pub use cache::Cache;
 pub use concat::Concat;
 pub use corpus::{CorpusIndex, Part, Split, Survey};

@@ -1,5 +1,6 @@
 //! Text to token ids and back: GPT-2 built in, any byte-level `tokenizer.json`, or one trained on the corpus.
 use crate::bpe_training::{TRAINER, WordCounts, learn, tokenizer_json};
+use crate::byte_bpe::Model;
 use crate::cache::{Cache, key, used, write_whole};
 use crate::corpus::Survey;
 use crate::documents::DocumentStore;
@@ -44,6 +45,8 @@ impl Vocabulary {
 /// A tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The fast way; or why `inner` must do.
+    model: Result<Model, String>,
     json: String,
     vocabulary: Vocabulary,
 }
@@ -78,7 +81,8 @@ impl Tokenizer {
         let size = all.values().max().map_or(Some(0), |id| id.checked_add(1));
         let size = size.ok_or_else(|| problem(format!("has the id {}, past all others", u32::MAX)))?;
         let hash = blake3::hash(json.as_bytes()).to_hex().to_string();
-        let tokenizer = Self { inner, json, vocabulary: Vocabulary { hash, size, end_of_text: id } };
+        let model = Model::from_json(&json, |token| inner.token_to_id(token));
+        let tokenizer = Self { inner, model, json, vocabulary: Vocabulary { hash, size, end_of_text: id } };
         let sample = "A byte-level one keeps all: 1 é ß 漢 🌍\n\t.";
         let back = tokenizer.decode(&tokenizer.encode(sample)?)?;
         if back.trim_start() != sample {
@@ -139,13 +143,32 @@ impl Tokenizer {
     }
 
     /// Ids of `text`, without any added at its ends. A special token that is spelled out in the text is that token,
-    /// as it is to Hugging Face.
+    /// as it is to Hugging Face. For many texts an [`Encoder`](crate::byte_bpe::Encoder) is faster.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let Ok(model) = &self.model else { return self.encode_slowly(text) };
+        let mut ids = Vec::new();
+        model.encode(text, &mut Vec::new(), &mut ids);
+        Ok(ids)
+    }
+
+    /// The same by Hugging Face's library: what [`encode`](Self::encode) is measured against, and what it falls back
+    /// to.
+    pub fn encode_slowly(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
         Ok(encoding
             .map_err(|e| anyhow::anyhow!("cannot tokenize a text of {} bytes: {e}", text.len()))?
             .get_ids()
             .to_vec())
+    }
+
+    /// The fast model, if the tokenizer is one that it can be.
+    pub fn model(&self) -> Option<&Model> {
+        self.model.as_ref().ok()
+    }
+
+    /// What in the tokenizer the fast model does not handle, so that Hugging Face's library encodes, more slowly.
+    pub fn slow_because(&self) -> Option<&str> {
+        self.model.as_ref().err().map(String::as_str)
     }
 
     /// Text of `ids`; bytes that are not UTF-8 become replacement characters.
@@ -195,13 +218,7 @@ fn count_words(store: &DocumentStore, survey: &Survey, progress: Progress) -> Re
         loop {
             let chunk = next.fetch_add(1, Ordering::Relaxed) as usize;
             let Some(texts) = rows.chunks(CHUNK).nth(chunk) else { return Ok(words) };
-            let mut counted = Ok(());
-            store.each(texts.iter().copied(), |text| {
-                if counted.is_ok() {
-                    counted = words.add(text.unwrap_or_default());
-                }
-            })?;
-            counted?;
+            store.each(texts.iter().copied(), |text| words.add(text.unwrap_or_default()))?;
             progress((chunk * CHUNK + texts.len()) as u64, rows.len() as u64);
         }
     };
@@ -247,7 +264,7 @@ fn last_merge<'a>(token: &'a [u8], id: u32, ids: &HashMap<&[u8], u32>) -> Option
 }
 
 /// The letter that stands for a byte in byte-level vocabularies: itself if it is visible, else one from 256 on.
-fn letter(byte: u8) -> char {
+pub(crate) fn letter(byte: u8) -> char {
     let visible = |b: &u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
     if visible(&byte) {
         return char::from(byte);
