@@ -198,7 +198,7 @@ fn a_folder_without_permission() {
     let locked = scratch.path("data/locked");
     std::fs::create_dir_all(&locked).unwrap();
     scratch.documents("data/corpus.parquet", &corpus(20));
-    std::fs::set_permissions(&locked, PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(&locked, PermissionsExt::from_mode(0o000)).unwrap();
     if std::fs::read_dir(&locked).is_ok() {
         println!("skipped: no folder is closed to root");
     } else {

@@ -1,7 +1,7 @@
 //! Where a corpus comes from and under which licence: what notes beside the data say, or the head of a dump.
 use crate::inputs::Inputs;
+use crate::unpack::Unpacked;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -71,13 +71,8 @@ fn licence_file(folder: &Path) -> Option<Attribution> {
 
 /// What a MediaWiki dump says of itself before its first page.
 fn dump(path: &Path) -> Option<Attribution> {
-    let mut start = [0; 3];
-    File::open(path).ok()?.read_exact(&mut start).ok()?;
-    let file = File::open(path).ok()?;
-    let unpacked: Box<dyn Read> =
-        if &start == b"BZh" { Box::new(bzip2::read::MultiBzDecoder::new(file)) } else { Box::new(file) };
     let mut head = Vec::new();
-    unpacked.take(HEAD).read_to_end(&mut head).ok()?;
+    Unpacked::open(path).ok()?.take(HEAD).read_to_end(&mut head).ok()?;
     let head = String::from_utf8_lossy(&head);
     let head = head.trim_start().strip_prefix("<mediawiki")?;
     let said = |tag: &str| {

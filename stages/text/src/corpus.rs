@@ -84,7 +84,10 @@ impl Survey {
     pub fn of(store: &DocumentStore, split: Split, progress: Progress) -> Result<Self> {
         let (mut surveyor, mut bad) = (Surveyor::new(split), Vec::new());
         let mut set_aside = |one: Bad| match store.on_bad_data() {
-            OnBadData::Quarantine => Ok(bad.push(one)),
+            OnBadData::Quarantine => {
+                bad.push(one);
+                Ok(())
+            }
             OnBadData::Stop => Err(Error::new(one.error(store.path(one.file)))),
         };
         let mut next = 0;
@@ -136,7 +139,10 @@ impl Survey {
         {
             used(&[&kept]);
             quarantine::read(&kept, &mut |bad| match store.on_bad_data() {
-                OnBadData::Quarantine => Ok(survey.bad.push(bad)),
+                OnBadData::Quarantine => {
+                    survey.bad.push(bad);
+                    Ok(())
+                }
                 OnBadData::Stop => Err(bad.error(store.path(bad.file)).into()),
             })?;
             return Ok(survey);

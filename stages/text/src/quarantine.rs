@@ -360,7 +360,11 @@ mod tests {
         assert!(quarantine.is_empty() && quarantine.check(0.0).is_ok());
         quarantine.add(kept, vec!["a.jsonl".into(), "b.parquet".into()]).unwrap();
         let mut found = Vec::new();
-        quarantine.each(&mut |path, bad| Ok(found.push((path.display().to_string(), bad)))).unwrap();
+        let mut keep = |path: &Path, bad| {
+            found.push((path.display().to_string(), bad));
+            Ok(())
+        };
+        quarantine.each(&mut keep).unwrap();
         assert_eq!(found, [("a.jsonl".to_string(), bad[0].clone()), ("b.parquet".to_string(), bad[1].clone())]);
         assert_eq!(quarantine.counts().to_string(), "20 row group cannot be decoded, 1 not JSON");
         assert!(quarantine.clone().among(210).check(0.1).is_ok());

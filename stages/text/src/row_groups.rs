@@ -236,7 +236,7 @@ impl RowGroups {
         };
         let corrupt = |e: anyhow::Error| {
             // Of the operating system: the file may be sound.
-            if e.chain().any(|cause| of_the_system(cause)) {
+            if e.chain().any(of_the_system) {
                 return e.context(format!("cannot read {}", path.display()));
             }
             let why = format!("cannot be decoded: {e:#}");
