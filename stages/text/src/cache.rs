@@ -66,6 +66,11 @@ impl Cache {
     }
 }
 
+/// The blake3 hash of `content`, in hexadecimal.
+pub fn hash_of(content: &[u8]) -> String {
+    blake3::hash(content).to_hex().to_string()
+}
+
 /// A key made of several parts.
 pub fn key(parts: &[&str]) -> String {
     let mut hasher = blake3::Hasher::new();

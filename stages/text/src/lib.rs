@@ -16,15 +16,24 @@
 //! | [`permutation`], [`lanes`] | the order of an epoch, and which rows a lane is given at a step |
 //! | [`read_documents`], [`read_tokens`] | sources `documents` and `tokens` |
 //! | [`scan`], [`count`] | source and sink of the counting graph |
+//! | [`columns`] | the columns of document rows, and how any Parquet file gets them |
+//! | [`scan_rows`], [`digest`] | source and sink of preparation's first graph |
+//! | [`catalog`] | what preparation knows of every row |
+//! | [`deduplicate`] | what near-duplicates are: words, shingles, MinHash |
 //! | [`tokenize`] | stage `bpe`: rows to tokens |
 //! | [`mod@concat`] | stage `concat`: tokens to micro-batches |
+//! | [`mod@write`] | stage `parquet`: the end of preparation, and the source of its second graph |
 #![forbid(unsafe_code)]
 
 pub mod bpe_training;
 pub mod cache;
+pub mod catalog;
+pub mod columns;
 pub mod concat;
 pub mod corpus;
 pub mod count;
+pub mod deduplicate;
+pub mod digest;
 pub mod documents;
 pub mod inputs;
 pub mod lanes;
@@ -35,29 +44,36 @@ pub mod read_documents;
 pub mod read_tokens;
 pub mod row_groups;
 pub mod scan;
+pub mod scan_rows;
 pub mod split;
 pub mod spool;
 pub mod token_files;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod wiki_dump;
+pub mod write;
 
 #[cfg(test)]
 mod testing;
 
 pub use cache::Cache;
+pub use catalog::Catalog;
 pub use concat::Concat;
 pub use corpus::{CorpusIndex, Part, Split, Survey};
 pub use count::{Count, Counted};
+pub use deduplicate::Deduplicate;
+pub use digest::{Digest, Digests};
 pub use documents::DocumentStore;
 pub use inputs::{Format, InputFile, Inputs, resolve};
 pub use problem::TextProblem;
 pub use read_documents::ReadDocuments;
 pub use read_tokens::ReadTokens;
 pub use scan::Scan;
+pub use scan_rows::{Known, RowStore, ScanRows};
 pub use token_files::{TokenStore, write_tokens};
 pub use tokenize::Tokenize;
 pub use tokenizer::{Tokenizer, Vocabulary};
+pub use write::Write;
 
 /// Told `(done, total)` now and then during long work.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
