@@ -9,6 +9,9 @@ use contract::StageType;
 use std::process::ExitCode;
 use text::TextProblem;
 
+/// Columns of what is printed.
+const COLUMNS: usize = 80;
+
 /// A `pipeline` with the stages it knows. A crate with a stage of its own has a `main` of one line:
 ///
 /// ```no_run
@@ -71,6 +74,20 @@ impl App {
                     if let Some(bits) = found.bits_per_byte {
                         println!("  bits per byte    {bits:.4}");
                     }
+                }
+            }
+            Command::Diff(asked) => {
+                let found = run::diff(asked)?;
+                match asked.json {
+                    true => println!("{}", serde_json::to_string(&found)?),
+                    false => print!("{}", run::render_diff(&found, COLUMNS)),
+                }
+            }
+            Command::Stat(asked) => {
+                let (version, stats) = run::stat(asked)?;
+                match asked.json {
+                    true => println!("{}", serde_json::to_string(&stats)?),
+                    false => print!("{}", run::render_stat(&version, &stats, COLUMNS)),
                 }
             }
             Command::Bench(asked) => {

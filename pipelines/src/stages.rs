@@ -6,8 +6,10 @@ use contract::{StageType, stage_type};
 pub const STAGES: &[StageType] = &[
     stage_type::<text::ReadDocuments>("documents"),
     stage_type::<text::ReadTokens>("tokens"),
+    stage_type::<text::Deduplicate>("minhash"),
     stage_type::<text::Tokenize>("bpe"),
     stage_type::<text::Concat>("concat"),
+    stage_type::<text::Write>("parquet"),
     stage_type::<train::forward::Gpt2Forward>("gpt2"),
     stage_type::<train::loss::CrossEntropyLoss>("cross_entropy"),
     stage_type::<train::backward::Backward>("backward"),

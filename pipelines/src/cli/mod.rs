@@ -1,4 +1,10 @@
 //! The command line of `pipeline`: definitions only.
+mod diff;
+mod stat;
+
+pub use diff::Diff;
+pub use stat::Stat;
+
 use crate::plan::Overrides;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -28,6 +34,10 @@ pub enum Command {
     Evaluate(Evaluate),
     /// Measure training speed on synthetic tokens; one line of JSON
     Bench(Bench),
+    /// Show what has changed between two versions of a prepared corpus
+    Diff(Diff),
+    /// Show what a prepared corpus consists of, and what was dropped
+    Stat(Stat),
 }
 
 /// `pipeline run`.

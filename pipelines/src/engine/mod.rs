@@ -17,7 +17,8 @@ mod ports;
 mod source;
 pub mod timing;
 
-pub use execute::{Job, execute};
+pub use execute::{Job, execute, finish, threads};
+pub use failure::Failure;
 pub use timing::{StageTiming, WorkerTiming};
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 //! - [`prepare`]: documents, tokenizer, counts: all that must be known before training
 //! - [`session`]: a plan and its data become a graph with everything its stages may know
 //! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind
+//! - [`corpus`]: `pipeline run` of a graph that ends in `parquet`; `pipeline diff` and `pipeline stat`
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
 //! - [`bench`](mod@bench): `pipeline bench`
 mod bench;
+mod corpus;
 mod directory;
 mod evaluate;
 mod prepare;
@@ -13,6 +15,8 @@ mod session;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
+pub use corpus::diff::{Difference, diff, render as render_diff};
+pub use corpus::stat::{render as render_stat, stat};
 pub use evaluate::{Evaluated, evaluate};
 pub use train::run;
 

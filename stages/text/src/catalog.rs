@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, interleave_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::path::Path;
 use std::sync::Arc;
@@ -122,8 +123,12 @@ pub fn read_parquet(path: &Path, wanted: &Schema) -> Result<RecordBatch> {
     let read = || {
         let file = std::fs::File::open(path)?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(file)?;
+        let fields = reader.schema().fields().iter().enumerate();
+        let roots: Vec<_> =
+            fields.filter(|(_, f)| wanted.column_with_name(f.name()).is_some()).map(|(i, _)| i).collect();
+        let mask = ProjectionMask::roots(reader.parquet_schema(), roots);
         let mut pieces = Vec::new();
-        for batch in reader.with_batch_size(8192).build()? {
+        for batch in reader.with_projection(mask).with_batch_size(8192).build()? {
             let batch = batch?;
             let columns = wanted.fields().iter().map(|field| {
                 let column = batch.column_by_name(field.name()).with_context(|| format!("no column {}", field.name()));

@@ -2,7 +2,7 @@
 use crate::problem::{TextProblem, shielded};
 use anyhow::{Context, Result};
 use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::Field;
+use arrow::datatypes::{Field, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use std::collections::HashMap;
@@ -106,6 +106,15 @@ impl RowGroups {
             }
         }
         Self { files, groups, rows, convert, inspect, kept: Mutex::new(Kept::new(budget)) }
+    }
+
+    /// Has the file `path` the columns of `wanted`, of the same types?
+    pub fn has_columns(&self, path: &Path, wanted: &Schema) -> bool {
+        let file = self.files.iter().find(|file| file.path == path);
+        file.is_some_and(|file| {
+            let found = |field: &Field| file.metadata.schema().field_with_name(field.name()).ok();
+            wanted.fields().iter().all(|field| found(field).is_some_and(|f| f.data_type() == field.data_type()))
+        })
     }
 
     /// Rows in all files.

@@ -138,12 +138,16 @@ impl RowStore {
 /// Rows of earlier runs by their hash, and which of them are met again.
 #[derive(Default)]
 pub struct Known {
-    /// What an earlier run has worked on: its number there.
-    pub rows: HashMap<Hash, u32>,
+    rows: HashMap<Hash, u32>,
     met: Mutex<BTreeMap<u64, RecordBatch>>,
 }
 
 impl Known {
+    /// What an earlier run has worked on.
+    pub fn new(rows: HashMap<Hash, u32>) -> Self {
+        Self { rows, met: Mutex::default() }
+    }
+
     /// Rows that are known, as they were met in order: [`INPUT_ROW`], `known` (uint32), and where they are now.
     pub fn met(&self) -> Vec<RecordBatch> {
         std::mem::take(&mut *self.met.lock().unwrap_or_else(PoisonError::into_inner)).into_values().collect()
