@@ -219,7 +219,6 @@ fn tokens_train_as_the_text_does() {
     let tokens = std::fs::read_to_string(repository().join("configs/wiki-tokens.toml")).unwrap();
     scratch.write("tokens.toml", tokens);
     scratch.write("run.toml", format!("extends = \"tokens.toml\"\n{rest}\n[stage.read]\n{read}[stage.optimize]\nlearning_rate = 3e-3\nwarmup_steps = 10\n"));
-    scratch.pipeline(&["run", "run.toml", "--run-dir", "tokens", "--set", "run.max_steps=4", "--epochs", "0"]);
     scratch.train("tokens", &[]);
     assert_eq!(scratch.numbers("text"), scratch.numbers("tokens"));
 }
