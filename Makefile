@@ -1,6 +1,12 @@
 # `make` lists the targets.
 export CARGO_INCREMENTAL := 0
 
+# Homebrew keeps its OpenBLAS where pkg-config does not look.
+BREW_OPENBLAS := $(shell brew --prefix openblas 2>/dev/null)
+ifneq ($(BREW_OPENBLAS),)
+export PKG_CONFIG_PATH := $(BREW_OPENBLAS)/lib/pkgconfig:$(PKG_CONFIG_PATH)
+endif
+
 PIPELINE := target/release/pipeline
 WIKI := data/cache/wiki
 PEERS := ../shared/peers
@@ -58,7 +64,7 @@ bench-peers: build
 		if [ ! -x $(MILLRACE_PYTHON) ]; then \
 			echo "Setting up PyTorch in target/peers: a download of some GB"; \
 			python3 -m venv target/peers && target/peers/bin/pip install --quiet torch numpy; \
-		fi && $(MILLRACE_PYTHON) $(PEERS)/compare.py --pipeline $(PIPELINE) --precision f32 --shape all; \
+		fi && $(MILLRACE_PYTHON) $(PEERS)/compare.py --pipeline $(PIPELINE) --precision all --shape all; \
 	fi
 
 clean:

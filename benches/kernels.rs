@@ -70,11 +70,14 @@ fn heads(c: &mut Criterion) {
     let targets: Vec<u32> = (0..ROWS).map(|i| (i * 7919 % VOCABULARY) as u32).collect();
     let product = (2 * ROWS * WIDTH * VOCABULARY) as u64;
     let mut with = group(c, "head, loss and gradients", Throughput::Elements(3 * product));
-    with.bench_function("cross-entropy", |b| b.iter(|| head::head_loss(&CrossEntropy, &hidden, &wte, &targets, None)));
+    with.bench_function("cross-entropy", |b| {
+        b.iter(|| head::head_loss(&CrossEntropy, &hidden, &wte, &targets, None, Precision::F32))
+    });
     with.finish();
     let mut without = group(c, "head, loss only", Throughput::Elements(product));
-    without
-        .bench_function("cross-entropy", |b| b.iter(|| head::head_value(&CrossEntropy, &hidden, &wte, &targets, None)));
+    without.bench_function("cross-entropy", |b| {
+        b.iter(|| head::head_value(&CrossEntropy, &hidden, &wte, &targets, None, Precision::F32))
+    });
 }
 
 fn loops(c: &mut Criterion) {
@@ -115,7 +118,13 @@ fn loops(c: &mut Criterion) {
     curve.finish();
 
     let mut biases = group(c, "bias", bytes(part));
-    biases.bench_function("add to rows", |b| b.iter(|| bias::add_to_rows(&x.data[..part], gain, &mut y.data[..part])));
+    biases.bench_function("add with residual", |b| {
+        b.iter(|| {
+            for (x, y) in x.data[..part].chunks_exact(WIDTH).zip(y.data.chunks_exact_mut(WIDTH)) {
+                bias::add_with_residual(x, gain, y);
+            }
+        })
+    });
     biases.bench_function("column sums", |b| b.iter(|| bias::column_sums(&x.data[..part], &mut d_gain.data)));
     biases.finish();
 

@@ -2,15 +2,12 @@
 use crate::cli::{Cli, Command};
 use crate::plan::Plan;
 use crate::problem::Problems;
-use crate::{run, show};
+use crate::{report, run, show};
 use anyhow::{Error, Result};
 use clap::Parser;
 use contract::StageType;
 use std::process::ExitCode;
 use text::TextProblem;
-
-/// Columns of what is printed.
-const COLUMNS: usize = 80;
 
 /// A `pipeline` with the stages it knows. A crate with a stage of its own has a `main` of one line:
 ///
@@ -36,7 +33,8 @@ impl App {
         self
     }
 
-    /// Does what the command line says. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+    /// Does what the command line says. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 and 143
+    /// stopped by SIGINT and SIGTERM.
     pub fn main(self) -> ExitCode {
         // A panic is a bug; it is reported as an error of its stage, without a backtrace.
         std::panic::set_hook(Box::new(|_| {}));
@@ -51,7 +49,7 @@ impl App {
     }
 
     fn command(&self, command: &Command) -> Result<()> {
-        if matches!(command, Command::Run(_) | Command::Evaluate(_) | Command::Bench(_)) {
+        if matches!(command, Command::Run(_) | Command::Evaluate(_) | Command::Generate(_) | Command::Bench(_)) {
             start_again_with_fitting_kernels();
         }
         match command {
@@ -80,16 +78,35 @@ impl App {
                 let found = run::diff(asked)?;
                 match asked.json {
                     true => println!("{}", serde_json::to_string(&found)?),
-                    false => print!("{}", run::render_diff(&found, COLUMNS)),
+                    false => print!("{}", run::render_diff(&found, show::columns())),
                 }
             }
             Command::Stat(asked) => {
                 let (version, stats) = run::stat(asked)?;
                 match asked.json {
                     true => println!("{}", serde_json::to_string(&stats)?),
-                    false => print!("{}", run::render_stat(&version, &stats, COLUMNS)),
+                    false => print!("{}", run::render_stat(&version, &stats, show::columns())),
                 }
             }
+            Command::Runs(asked) => {
+                let found = run::runs(asked)?;
+                for run in found.iter().filter(|_| asked.json) {
+                    println!("{}", serde_json::to_string(run)?);
+                }
+                if !asked.json {
+                    println!("{}", run::listed(&found, show::columns(), run::status::now()));
+                }
+            }
+            Command::Inspect(asked) => {
+                let found = run::inspect(asked)?;
+                match asked.json {
+                    true => println!("{}", serde_json::to_string(&found)?),
+                    false => println!("{}", found.text(show::columns()).trim_end()),
+                }
+            }
+            Command::Report(asked) => println!("{}", report::write(&asked.run)?.display()),
+            Command::Generate(asked) => run::generate_command(asked)?,
+            Command::Bench(asked) if asked.sweep => println!("{}", run::sweep(asked, 80)?),
             Command::Bench(asked) => {
                 let (measured, _) = run::bench(asked)?;
                 println!("{}", serde_json::to_string(&measured)?);
@@ -115,15 +132,20 @@ fn start_again_with_fitting_kernels() {
 #[cfg(not(unix))]
 fn start_again_with_fitting_kernels() {}
 
-/// What people see of an error: problems of a configuration as they are, anything else with its causes.
+/// What people see of an error: problems of a configuration and interruptions as they are, anything else with its
+/// causes.
 fn explain(error: &Error) -> String {
-    match error.downcast_ref::<Problems>() {
-        Some(problems) => problems.to_string(),
-        None => format!("error: {error:#}"),
+    match (error.downcast_ref::<Problems>(), error.downcast_ref::<run::Interrupted>()) {
+        (Some(problems), _) => problems.to_string(),
+        (_, Some(interrupted)) => interrupted.to_string(),
+        _ => format!("error: {error:#}"),
     }
 }
 
 fn exit_code(error: &Error) -> u8 {
+    if let Some(interrupted) = error.downcast_ref::<run::Interrupted>() {
+        return interrupted.code;
+    }
     let usage = error.chain().any(|cause| {
         cause.is::<Problems>()
             || cause.is::<run::Usage>()

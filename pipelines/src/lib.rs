@@ -5,7 +5,7 @@
 //! - [`engine`]: a plan as a timely dataflow
 //! - [`deduplicate`]: near-duplicates removed, kept up to date by differential dataflow
 //! - [`run`]: what each command does
-//! - [`show`]: what people see
+//! - [`show`]: what people see; [`report`]: the page that a run leaves behind
 #![forbid(unsafe_code)]
 
 mod app;
@@ -14,6 +14,7 @@ pub mod deduplicate;
 pub mod engine;
 pub mod plan;
 pub mod problem;
+pub mod report;
 pub mod run;
 pub mod show;
 mod stages;

@@ -4,6 +4,15 @@ mod stat;
 
 pub use diff::Diff;
 pub use stat::Stat;
+mod generate;
+mod inspect;
+mod report;
+mod runs;
+
+pub use generate::Generate;
+pub use inspect::Inspect;
+pub use report::Report;
+pub use runs::Runs;
 
 use crate::plan::Overrides;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -32,6 +41,14 @@ pub enum Command {
     Stages(Stages),
     /// Measure a trained run on its validation split
     Evaluate(Evaluate),
+    /// List what ran: state, step, loss, bits per byte, speed
+    Runs(Runs),
+    /// Look into a file: Parquet, tensors, a checkpoint, a tokenizer
+    Inspect(Inspect),
+    /// Write the report of a run again: one page of HTML
+    Report(Report),
+    /// Continue a text with a trained model
+    Generate(Generate),
     /// Measure training speed on synthetic tokens; one line of JSON
     Bench(Bench),
     /// Show what has changed between two versions of a prepared corpus
@@ -119,8 +136,11 @@ pub struct Evaluate {
 #[command(after_help = "Example: pipeline bench --shape seed --steps 20 --workers 2")]
 pub struct Bench {
     /// The model and its batch
-    #[arg(long, value_enum)]
-    pub shape: Shape,
+    #[arg(long, value_enum, required_unless_present = "sweep", conflicts_with = "sweep")]
+    pub shape: Option<Shape>,
+    /// Instead of a shape: many, in width, length, batch and workers, as a table
+    #[arg(long, conflicts_with_all = ["batching", "workers", "steps", "warmup"])]
+    pub sweep: bool,
     /// What numbers are computed in
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
@@ -156,6 +176,8 @@ pub enum Shape {
 pub enum Precision {
     /// 32-bit floating point
     F32,
+    /// Operands of products rounded to bfloat16, sums in 32 bits
+    Bf16,
 }
 
 /// How a micro-batch is computed.
@@ -258,7 +280,13 @@ mod tests {
             "pipeline run c.toml --stage a",
             "pipeline run c.toml --sample 0",
             "pipeline bench --shape huge",
+            "pipeline generate runs/x",
+            "pipeline generate runs/x --prompt a --temperature -1",
+            "pipeline generate runs/x --prompt a --top-p 0",
+            "pipeline generate runs/x --prompt a --top-p 1.1",
             "pipeline bench --shape seed --precision f8",
+            "pipeline bench --shape seed --sweep",
+            "pipeline bench",
         ] {
             assert_eq!(parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
         }
@@ -267,6 +295,9 @@ mod tests {
     #[test]
     fn bench_has_names_that_scripts_use() {
         let Ok(Command::Bench(bench)) = parse("pipeline bench --shape gpt2 --batching per_sequence") else { panic!() };
-        assert_eq!(format!("{} {} {}", bench.shape, bench.precision, bench.batching), "gpt2 f32 per_sequence");
+        let shape = bench.shape.expect("it was given");
+        assert_eq!(format!("{shape} {} {}", bench.precision, bench.batching), "gpt2 f32 per_sequence");
+        let Ok(Command::Bench(bench)) = parse("pipeline bench --sweep --precision bf16") else { panic!() };
+        assert!(bench.sweep && bench.shape.is_none());
     }
 }

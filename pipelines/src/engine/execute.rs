@@ -99,8 +99,8 @@ fn restored(job: &Job, stage: &PlannedStage, env: &Env) -> Result<Built> {
     for saved in job.saved.iter().filter(|saved| saved.stage == stage.id) {
         if leaf_owner(saved.lane, env.shape.micro_batches, env.workers) == env.worker {
             match &mut built {
-                Built::Stage(made) => made.load(saved.lane, saved.state.clone())?,
-                Built::Source(made) => made.load(saved.lane, saved.state.clone())?,
+                Built::Stage(made) => made.load(saved.lane, saved.state.value()?)?,
+                Built::Source(made) => made.load(saved.lane, saved.state.value()?)?,
             }
         }
     }

@@ -4,6 +4,7 @@ use super::operator::{Inlet, Place, Want, Wants, operator};
 use super::parcel::Parcel;
 use super::ports::Edge;
 use super::source::source;
+use super::stop::{Heard, Stop, decisions};
 use crate::plan::PlannedStage;
 use contract::{Built, Env, Kind, Route, Step};
 use std::collections::HashMap;
@@ -47,7 +48,16 @@ pub fn build<'scope>(
     }
     let (mut pulling, mut throttling) = (Vec::new(), Vec::new());
     let mut source_inputs: HashMap<usize, (Option<Wants<'scope>>, Stream<'scope, Step, Vec<()>>)> = HashMap::new();
-    let throttle = ways.iter().find(|way| way.feedback).map_or(stages.len() - 1, |way| way.from);
+    let updates = ways.iter().find(|way| way.feedback).map(|way| way.from);
+    let throttle = updates.unwrap_or(stages.len() - 1);
+    let saves = ways.iter().any(|way| way.kind == Kind::Saved);
+    // A run that may be stopped decides that before its updates, when what feeds them is computed.
+    let stop = env.resources.get::<Stop>();
+    let feeds_updates = |s: usize| {
+        let direct = |way: &Way| way.from == s && !way.feedback && way.kind != Kind::Saved;
+        updates.is_some_and(|updates| ways.iter().any(|way| direct(way) && way.to == updates))
+    };
+    let (heard, mut computed) = (Heard::default(), Vec::new());
     for s in (0..stages.len()).filter(|s| matches!(built[*s], Built::Source(_))) {
         let pullers = (0..stages.len()).filter(|p| stages[*p].settings.pulls() && upstream(&ways, *p).contains(&s));
         let wants: Vec<_> = pullers
@@ -73,6 +83,8 @@ pub fn build<'scope>(
             lanes: env.lanes().collect(),
             calendar: env.calendar,
             endless,
+            saves,
+            heard: heard.clone(),
             failure: failure.clone(),
         };
         // Outlets of this stage: one a way, and a second one, for the start, where the way is fed back.
@@ -102,7 +114,17 @@ pub fn build<'scope>(
                     }
                 }
                 let roles = stage.settings.takes().iter().map(|port| port.role).collect();
-                let leaving = operator(scope, place, made, roles, inlets, &asked, stage.settings.pulls());
+                let decided = match &stop {
+                    Some(stop) if updates == Some(s) && !computed.is_empty() => {
+                        let computed = scope.concatenate(computed.drain(..));
+                        Some(decisions(scope, place.worker, env.calendar, Arc::clone(stop), computed))
+                    }
+                    _ => None,
+                };
+                let leaving = operator(scope, place, made, roles, inlets, &asked, stage.settings.pulls(), decided);
+                if feeds_updates(s) {
+                    computed.push(leaving.progress.clone());
+                }
                 if let Some(wants) = leaving.wants {
                     for (_, handle) in pulling.extract_if(.., |(puller, _)| *puller == s) {
                         wants.clone().connect_loop(handle);

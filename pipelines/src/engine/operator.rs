@@ -2,6 +2,7 @@
 use super::desk::{Arrivals, Desk, Worked};
 use super::failure::Failure;
 use super::ports::{Edge, Intake, Outlet, Outlets, Tray};
+use super::stop::{Decisions, Heard, to_its_worker};
 use contract::{Calendar, Kind, Lane, Packet, Role, Saved, Stage, Step, Ticket, Turn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,8 +43,24 @@ pub struct Place {
     pub calendar: Calendar,
     /// Is the number of steps known (training), or does the source end the graph (preparation)?
     pub endless: bool,
+    /// Does anybody take what stages save?
+    pub saves: bool,
+    /// After which step the run is stopped.
+    pub heard: Heard,
     /// Where failures go.
     pub failure: Failure,
+}
+
+impl Place {
+    /// The last step of the run.
+    pub fn last(&self) -> Step {
+        self.heard.last().unwrap_or(self.calendar.steps)
+    }
+
+    /// Is a checkpoint due after `step`?
+    fn checkpoints(&self, step: Step) -> bool {
+        self.calendar.checkpoints(step) || self.heard.last() == Some(step)
+    }
 }
 
 /// One timely input: the port of the stage it feeds, the edge, and how the edge is routed.
@@ -84,22 +101,31 @@ impl Arrivals for Frontiers<'_> {
 ///
 /// The operator keeps one capability, for the step it works on, and lets go of it when every input has passed that
 /// step and all of it is worked off. It works on one packet at a time and then lets others have their turn.
+/// `decisions`: the edge that says whether a step is the last, which must be heard before the step is done.
+#[allow(clippy::too_many_arguments, reason = "one call site, every argument a different thing")]
 pub fn operator<'scope>(
     scope: Scope<'scope, Step>,
     place: Place,
     stage: Box<dyn Stage>,
-    roles: Vec<Role>,
+    mut roles: Vec<Role>,
     inlets: Vec<Inlet<'scope>>,
     ways: &Ways,
     pulls: bool,
+    decisions: Option<Decisions<'scope>>,
 ) -> Leaving<'scope> {
     let mut builder = OperatorBuilder::new(place.id.clone(), scope);
     let address = builder.operator_info().address;
     let activator = scope.activator_for(address.clone());
     let wake = scope.worker().sync_activator_for(address.to_vec());
-    let ports: Vec<usize> = inlets.iter().map(|i| i.port).collect();
+    let mut ports: Vec<usize> = inlets.iter().map(|i| i.port).collect();
     let mut intakes: Vec<Intake> =
         inlets.into_iter().map(|inlet| super::ports::intake(&mut builder, inlet.edge, inlet.route)).collect();
+    // As a port of its own: the step is open until the decision is there.
+    let mut decisions = decisions.map(|decisions| {
+        ports.push(roles.len());
+        roles.push(Role::Stream);
+        builder.new_input(decisions, to_its_worker())
+    });
     let (outlets, edges): (Vec<_>, Vec<_>) =
         ways.iter().map(|(kind, route, seed)| Outlet::new(&mut builder, *kind, *route, *seed)).unzip();
     let (want_output, want_edge) = builder.new_output::<Vec<Want>>();
@@ -127,6 +153,9 @@ pub fn operator<'scope>(
                     }
                 });
             }
+            if let Some(decisions) = &mut decisions {
+                decisions.for_each(|_, said| said.drain(..).for_each(|(_, last)| place.heard.hear(last)));
+            }
             if over || place.failure.happened() {
                 return;
             }
@@ -150,7 +179,7 @@ pub fn operator<'scope>(
                 let finished = if place.endless {
                     closed(Role::Stream) && closed(Role::State) && desk.latest().is_none_or(|last| last < step)
                 } else {
-                    step > place.calendar.steps
+                    step > place.last()
                 };
                 if finished {
                     over = true;
@@ -165,6 +194,9 @@ pub fn operator<'scope>(
                     return;
                 };
                 for mut packet in tray.0.drain(..) {
+                    if packet.kind() == Kind::Moments && !place.checkpoints(step) {
+                        continue;
+                    }
                     if begins && let Some(ticket) = packet.ticket() {
                         busy.store(true, Ordering::Release);
                         let (busy, wake) = (Arc::clone(&busy), wake.clone());
@@ -191,7 +223,7 @@ pub fn operator<'scope>(
                         }
                     }
                     Worked::StepDone => {
-                        if place.calendar.checkpoints(step) {
+                        if place.saves {
                             let saved = place.failure.guard(&place.id, Some(step), || save(&mut desk, &place));
                             saved.into_iter().flatten().for_each(|s| outlets.send(Packet::Saved(s), step, false));
                         }
@@ -211,7 +243,7 @@ fn save(desk: &mut Desk, place: &Place) -> anyhow::Result<Vec<Saved>> {
     let mut saved = Vec::new();
     for lane in &place.lanes {
         let state = desk.stage().save(*lane)?;
-        if !state.is_null() {
+        if !state.is_nothing() {
             saved.push(Saved { stage: place.id.clone(), lane: *lane, state });
         }
     }

@@ -2,7 +2,7 @@
 //! files are read and decoded while the worker computes; the operator asks, and sends on what comes back.
 use super::operator::{Place, Want, Wants};
 use super::ports::{Edge, Outlet, Outlets, Tray};
-use contract::{Kind, Lane, Packet, Route, Saved, Source, Step, Turn};
+use contract::{Kind, Lane, Packet, Route, Saved, Snapshot, Source, Step, Turn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,16 +15,13 @@ use timely::progress::Antichain;
 use timely::progress::frontier::MutableAntichain;
 use timely::scheduling::SyncActivator;
 
-/// What the operator asks of the thread.
-enum Ask {
-    Next(Lane, Step),
-    Save(Lane, Step),
-}
-
 /// What the thread answers, in the order of asking.
-enum Answer {
-    Given(Lane, Vec<Packet>, Turn),
-    Saved(Lane, serde_json::Value),
+struct Answer {
+    lane: Lane,
+    packets: Vec<Packet>,
+    turn: Turn,
+    /// The lane's state now.
+    saved: Snapshot,
 }
 
 /// Where a lane stands.
@@ -34,6 +31,8 @@ struct LaneState {
     gave: bool,
     /// Packets of the lane that the stage that pulls has not answered yet.
     unanswered: usize,
+    /// As of the last answer.
+    saved: Snapshot,
     done: bool,
 }
 
@@ -63,16 +62,20 @@ pub fn source<'scope>(
         ways.iter().map(|(kind, route, _)| Outlet::new(&mut builder, *kind, *route, true)).unzip();
 
     builder.build(move |capabilities| {
-        let (ask, asked) = channel();
+        let (ask, asked) = channel::<(Lane, Step)>();
         let (answer, answers) = channel();
         serve(source, &place, asked, answer, wake, busy);
         let (first, prefetch) = (place.calendar.first, prefetch.max(1));
         let mut outlets = Outlets::new(outlets, capabilities, first, place.worker);
-        let lanes = place
-            .lanes
-            .iter()
-            .map(|lane| (*lane, LaneState { step: first, asked: false, gave: false, unanswered: 0, done: false }));
-        let mut lanes: BTreeMap<Lane, LaneState> = lanes.collect();
+        let new = || LaneState {
+            step: first,
+            asked: false,
+            gave: false,
+            unanswered: 0,
+            saved: Snapshot::default(),
+            done: false,
+        };
+        let mut lanes: BTreeMap<Lane, LaneState> = place.lanes.iter().map(|lane| (*lane, new())).collect();
         let mut over = false;
         activator.activate();
         move |frontiers: &[MutableAntichain<Step>]| {
@@ -84,46 +87,39 @@ pub fn source<'scope>(
             if over || place.failure.happened() {
                 return;
             }
-            let last = |step: Step| !place.endless && step > place.calendar.steps;
-            // Ends the lane's step: its state is asked for where a checkpoint is due, before anything of the next.
-            let end_step = |lane: Lane, state: &mut LaneState| {
-                if place.calendar.checkpoints(state.step) {
-                    state.asked = ask.send(Ask::Save(lane, state.step)).is_ok();
-                } else {
-                    advance(state);
+            if place.heard.last().is_some() {
+                over = true;
+                outlets.close();
+                return;
+            }
+            // Ends the lane's step.
+            let end_step = |lane: Lane, state: &mut LaneState, outlets: &mut Outlets| {
+                let saved = std::mem::take(&mut state.saved);
+                if !saved.is_nothing() {
+                    let saved = Saved { stage: place.id.clone(), lane, state: saved };
+                    outlets.send(Packet::Saved(saved), state.step, true);
                 }
-                state.done |= last(state.step);
+                state.step += 1;
+                (state.asked, state.gave, state.unanswered) = (false, false, 0);
+                state.done |= !place.endless && state.step > place.calendar.steps;
             };
-            while let Ok(answer) = answers.try_recv() {
-                match answer {
-                    Answer::Given(lane, packets, turn) => {
-                        let Some(state) = lanes.get_mut(&lane) else { continue };
-                        state.asked = false;
-                        let empty = packets.is_empty();
-                        let nothing = empty && !state.gave;
-                        state.gave |= !empty;
-                        state.unanswered += packets.iter().filter(|packet| packet.lane().is_some()).count();
-                        packets.into_iter().for_each(|packet| outlets.send(packet, state.step, true));
-                        let more = turn == Turn::More;
-                        if place.endless && nothing && !more {
-                            state.done = true;
-                        } else if pulled && state.unanswered > 0 {
-                            // Whoever pulls says whether the lane needs more.
-                        } else if more {
-                            state.asked = ask.send(Ask::Next(lane, state.step)).is_ok();
-                        } else {
-                            end_step(lane, state);
-                        }
-                    }
-                    Answer::Saved(lane, value) => {
-                        let Some(state) = lanes.get_mut(&lane) else { continue };
-                        if !value.is_null() {
-                            let saved = Saved { stage: place.id.clone(), lane, state: value };
-                            outlets.send(Packet::Saved(saved), state.step, true);
-                        }
-                        advance(state);
-                        state.done |= last(state.step);
-                    }
+            while let Ok(Answer { lane, packets, turn, saved }) = answers.try_recv() {
+                let Some(state) = lanes.get_mut(&lane) else { continue };
+                (state.asked, state.saved) = (false, saved);
+                let empty = packets.is_empty();
+                let nothing = empty && !state.gave;
+                state.gave |= !empty;
+                state.unanswered += packets.iter().filter(|packet| packet.lane().is_some()).count();
+                packets.into_iter().for_each(|packet| outlets.send(packet, state.step, true));
+                let more = turn == Turn::More;
+                if place.endless && nothing && !more {
+                    state.done = true;
+                } else if pulled && state.unanswered > 0 {
+                    // Whoever pulls says whether the lane needs more.
+                } else if more {
+                    state.asked = ask.send((lane, state.step)).is_ok();
+                } else {
+                    end_step(lane, state, &mut outlets);
                 }
             }
             for want in wanted {
@@ -138,9 +134,9 @@ pub fn source<'scope>(
                     continue;
                 }
                 if want.more {
-                    state.asked = ask.send(Ask::Next(want.lane, state.step)).is_ok();
+                    state.asked = ask.send((want.lane, state.step)).is_ok();
                 } else {
-                    end_step(want.lane, state);
+                    end_step(want.lane, state, &mut outlets);
                 }
             }
             // Open the next steps of lanes that may go on: the feedback edge added one to the throttle's step.
@@ -148,7 +144,7 @@ pub fn source<'scope>(
             for (lane, state) in lanes.iter_mut() {
                 let opened = state.asked || state.gave;
                 if !state.done && !opened && state.step < finished.saturating_add(prefetch) {
-                    state.asked = ask.send(Ask::Next(*lane, state.step)).is_ok();
+                    state.asked = ask.send((*lane, state.step)).is_ok();
                 }
             }
             match lanes.values().filter(|state| !state.done).map(|state| state.step).min() {
@@ -163,32 +159,25 @@ pub fn source<'scope>(
     edges
 }
 
-fn advance(state: &mut LaneState) {
-    state.step += 1;
-    (state.asked, state.gave, state.unanswered) = (false, false, 0);
-}
-
 /// The thread behind the operator. It ends when the operator is gone.
 fn serve(
     mut source: Box<dyn Source>,
     place: &Place,
-    asked: Receiver<Ask>,
+    asked: Receiver<(Lane, Step)>,
     answer: Sender<Answer>,
     wake: SyncActivator,
     busy: Arc<AtomicU64>,
 ) {
-    let (id, failure) = (place.id.clone(), place.failure.clone());
+    let (id, failure, saves) = (place.id.clone(), place.failure.clone(), place.saves);
     let spawned = std::thread::Builder::new().name(id.clone()).spawn(move || {
-        for ask in asked {
+        for (lane, step) in asked {
             let began = Instant::now();
-            let reply = match ask {
-                Ask::Next(lane, step) => failure.guard(&id, Some(step), || {
-                    let mut tray = Tray::default();
-                    let turn = source.next(lane, step, &mut tray)?;
-                    Ok(Answer::Given(lane, tray.0, turn))
-                }),
-                Ask::Save(lane, step) => failure.guard(&id, Some(step), || Ok(Answer::Saved(lane, source.save(lane)?))),
-            };
+            let reply = failure.guard(&id, Some(step), || {
+                let mut tray = Tray::default();
+                let turn = source.next(lane, step, &mut tray)?;
+                let saved = if saves { source.save(lane)? } else { Snapshot::default() };
+                Ok(Answer { lane, packets: tray.0, turn, saved })
+            });
             busy.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
             let gone = reply.is_none_or(|reply| answer.send(reply).is_err());
             if wake.activate().is_err() || gone {

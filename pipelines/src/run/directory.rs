@@ -1,7 +1,9 @@
 //! The run directory: what a run leaves behind.
 //!
-//! `config.toml` (resolved, with origins), `environment.json`, `tokenizer.json`, `metrics.jsonl`, `checkpoints/`.
+//! `config.toml` (resolved, with origins), `environment.json`, `tokenizer.json`, `metrics.jsonl`, `checkpoints/`; how
+//! it stands is [`status`](super::status), what it came to [`report`](crate::report).
 use super::Usage;
+use super::session::Session;
 use crate::plan::Plan;
 use anyhow::{Context, Result};
 use compute::machine;
@@ -15,6 +17,8 @@ use train::record::METRICS_FILE;
 pub const CONFIG_FILE: &str = "config.toml";
 /// The machine, the program and the kernels.
 pub const ENVIRONMENT_FILE: &str = "environment.json";
+/// Whose text the run learned from, and under which licence.
+pub const ATTRIBUTION_FILE: &str = "attribution.txt";
 
 /// Makes `run_dir` for a new run; refuses one in which another run has left something.
 ///
@@ -70,7 +74,7 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
     if then.blas_core != now.blas_core {
         let (then, now) = (&then.blas_core, &now.blas_core);
         notes.push(format!(
-            "OpenBLAS used {then} kernels before and uses {now} now: the numbers will differ in their last bits"
+            "products ran on {then} before and run on {now} now: the numbers will differ in their last bits"
         ));
     }
     Ok(notes)
@@ -80,19 +84,27 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn describe(run_dir: &Path, plan: &Plan, workers: usize, tokenizer: Option<&str>) -> Result<()> {
+pub fn describe(run_dir: &Path, plan: &Plan, session: &Session, tokenizer: Option<&str>) -> Result<()> {
     let environment = json!({
         "program": concat!("millrace ", env!("CARGO_PKG_VERSION")),
         "cpu": machine::cpu(),
         "cores": super::cores(),
-        "workers": workers,
+        "workers": session.env.workers,
+        "products": compute::kernels::gemm::kernel(contract::Precision::F32),
         "blas_kernel": machine::blas_core(),
         "OPENBLAS_CORETYPE": std::env::var("OPENBLAS_CORETYPE").ok(),
         "command": std::env::args().collect::<Vec<_>>(),
         "directory": std::env::current_dir().ok(),
+        "model": session.model.summary,
+        "parameters": session.model.parameter_count(),
+        "corpus": session.env.corpus,
+        "sources": session.sources,
     });
     write(&run_dir.join(CONFIG_FILE), &plan.resolved.to_toml())?;
     write(&run_dir.join(ENVIRONMENT_FILE), &format!("{environment:#}\n"))?;
+    if !session.sources.is_empty() {
+        write(&run_dir.join(ATTRIBUTION_FILE), &text::attribution::text(&session.sources))?;
+    }
     match tokenizer {
         Some(json) => write(&run_dir.join("tokenizer.json"), json),
         None => Ok(()),

@@ -2,22 +2,37 @@
 //!
 //! - [`prepare`]: documents, tokenizer, counts: all that must be known before training
 //! - [`session`]: a plan and its data become a graph with everything its stages may know
-//! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind
+//! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind; [`status`]: how it stands
 //! - [`corpus`]: `pipeline run` of a graph that ends in `parquet`; `pipeline diff` and `pipeline stat`
+//! - [`interruption`]: what SIGINT and SIGTERM do
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
-//! - [`bench`](mod@bench): `pipeline bench`
+//! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
+//! - [`generate`](mod@generate): `pipeline generate`
+//! - [`bench`](mod@bench): `pipeline bench`; [`sweep`](mod@sweep): its `--sweep`
 mod bench;
 mod corpus;
 mod directory;
 mod evaluate;
+mod generate;
+mod inspect;
+mod interruption;
 mod prepare;
+mod runs;
 mod session;
+pub mod status;
+mod sweep;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
 pub use corpus::diff::{Difference, diff, render as render_diff};
 pub use corpus::stat::{render as render_stat, stat};
+pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use evaluate::{Evaluated, evaluate};
+pub use generate::{Generated, Stop, generate, generate_command};
+pub use inspect::{Inspected, inspect};
+pub use interruption::Interrupted;
+pub use runs::{Ran, listed, runs};
+pub use sweep::sweep;
 pub use train::run;
 
 /// A command that cannot be carried out as it was given: exit code 2.

@@ -1,28 +1,33 @@
 //! `pipeline run`.
+use super::interruption::Interruption;
 use super::session::Session;
+use super::status::{Hold, Status};
 use super::{Usage, directory, prepare};
 use crate::cli;
-use crate::engine::{Job, WorkerTiming, execute};
+use crate::engine::{Job, Stop, WorkerTiming, execute};
 use crate::plan::Plan;
-use crate::show::{Banner, Line, StageTime, Times, Training, banner, held_back, stage_times};
-use anyhow::Result;
+use crate::report;
+use crate::show::human::time;
+use crate::show::{Banner, Line, StageTime, Times, Training, Wait, banner, held_back, stage_times};
+use anyhow::{Context, Result};
+use compute::kernels::gemm;
 use compute::machine;
-use contract::{Saved, StageType};
+use contract::{Precision, Saved, Snapshot, StageType};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use text::Attribution;
 use train::checkpoint::{State, TokenizerJson};
+use train::forward::Gpt2Forward;
 use train::record::{Limit, Report, Reporter, StepLine};
 use train::weights::Start;
-
-/// Columns of what is printed.
-const COLUMNS: usize = 80;
 
 /// Runs a configuration to its end.
 ///
 /// # Errors
-/// [`Problems`](crate::problem::Problems) of the configuration, [`Usage`], or the first failure of any stage.
+/// [`Problems`](crate::problem::Problems) of the configuration, [`Usage`], the first failure of any stage, or
+/// [`Interrupted`](super::Interrupted).
 pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     let plan = Plan::load(&asked.config, &asked.overrides(), registry).map_err(anyhow::Error::new)?;
     let run_dir = asked.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
@@ -31,6 +36,7 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
         return super::corpus::run(plan, &run_dir, workers);
     }
     machine::single_threaded_blas();
+    let interruption = Interruption::at_once()?;
 
     let from = match &asked.resume {
         Some(checkpoint) => directory::resumed(&run_dir, checkpoint.as_deref())?,
@@ -39,30 +45,57 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
             None
         }
     };
+    std::fs::create_dir_all(&run_dir).with_context(|| format!("cannot make {}", run_dir.display()))?;
+    let hold = Hold::take(&run_dir)?;
     let mut line = Line::stderr();
     let prepared = prepare::prepare(&plan, workers, &mut line)?;
     line.finish();
     let mut session = Session::new(&plan, prepared, workers, Some(run_dir.clone()))?;
     let saved = begin(&mut session, &plan, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
-    std::fs::create_dir_all(&run_dir)?;
-    directory::describe(&run_dir, &plan, workers, tokenizer.as_ref().map(|json| json.0.as_str()))?;
+    directory::describe(&run_dir, &plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
 
-    line.note(&banner(&introduction(&session, &plan, &run_dir), COLUMNS));
+    line.note(&banner(&introduction(&session, &plan, &run_dir), line.columns()));
     session.notes.iter().for_each(|note| line.note(&format!("note: {note}")));
     let limit = Limit { gemm_gflops: full_speed(workers) };
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
     session.env.resources.insert(Arc::new(limit));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
-    let began = Instant::now();
+    let (began, calendar) = (Instant::now(), session.env.calendar);
+    let (stop, noted) = (Arc::new(Stop::default()), Arc::clone(&printer));
+    session.env.resources.insert(Arc::clone(&stop));
+    let mut status = Status::begin(calendar.first, calendar.steps);
+    hold.tell(&status)?;
+    interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.note(note))?;
     let job = Job { stages: plan.stages, env: session.env, saved, endless: false, prefetch: plan.run.prefetch };
-    let timings = execute(job);
-    let mut printer = printer.lock().unwrap_or_else(|e| e.into_inner());
+    let times = execute(job).map(|timings| times(&timings, began.elapsed()));
+    interruption.over();
+    let mut printer = lock(&printer);
     printer.line.finish();
-    let table = stage_times(&times(&timings?, began.elapsed()), COLUMNS);
-    printer.line.note(&format!("\n{table}"));
-    printer.conclude(&run_dir);
-    Ok(())
+    status.end(&times, printer.last.as_ref().map_or(calendar.first, |last| last.step));
+    let told = hold.tell(&status);
+    drop(hold);
+    let report = told.and_then(|()| report::write(&run_dir));
+    if let Ok(times) = &times {
+        printer.conclude(times, &run_dir, stop.last().is_none());
+    }
+    // That there is no report is no reason to call the run failed.
+    printer.line.note(&match report {
+        Ok(path) => format!("The report is {}", path.display()),
+        Err(error) => format!("warning: there is no report: {error:#}"),
+    });
+    times?;
+    match stop.last() {
+        None => Ok(()),
+        Some(last) => {
+            let left = train::checkpoint::list(&run_dir)?.pop().filter(|(step, _)| *step == last + 1);
+            Err(interruption.interrupted(last + 1, calendar.steps, left.map(|(_, path)| path)).into())
+        }
+    }
+}
+
+fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
+    printer.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// GFLOP/s that MFU is measured against: `$MILLRACE_GEMM_GFLOPS`, or measured now, which takes about a second.
@@ -88,23 +121,25 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
     }
     session.env.calendar.first = state.step;
     session.env.resources.insert(Arc::new(Start::Resume(checkpoint)));
-    Ok(state.saved.into_iter().map(|(stage, lane, state)| Saved { stage, lane, state }).collect())
+    Ok(state.saved.into_iter().map(|(stage, lane, state)| Saved { stage, lane, state: Snapshot::of(state) }).collect())
 }
 
 fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     let (env, shape) = (&session.env, session.env.shape);
     let sequences = shape.micro_batches as usize * shape.sequences;
+    let precision = plan.settings::<Gpt2Forward>().map_or(Precision::F32, |(_, forward)| forward.precision);
     let mut facts = Banner {
         run: plan.run.name.clone(),
         cpu: machine::cpu(),
         cores: super::cores(),
         workers: env.workers,
-        blas_kernel: machine::blas_core(),
-        best_kernel: machine::best_blas_core_for_cpu().map(str::to_owned),
+        products: (!gemm::on_blas() || precision == Precision::Bf16).then(|| gemm::kernel(precision)),
+        blas_kernel: if gemm::on_blas() { machine::blas_core() } else { String::new() },
+        best_kernel: machine::best_blas_core_for_cpu().filter(|_| gemm::on_blas()).map(str::to_owned),
         blas_variable: std::env::var("OPENBLAS_CORETYPE").ok(),
         model: Some(session.model.summary.clone()),
         parameters: session.model.parameter_count() as u64,
-        source: None,
+        source: source(&session.sources),
         corpus: env.corpus,
         batch: Some(format!(
             "{sequences} sequences of {} tokens ({} x {}), {} steps",
@@ -118,6 +153,14 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     facts
 }
 
+/// Whose text it is and under which licence, in a line.
+fn source(sources: &[Attribution]) -> Option<String> {
+    let (first, others) = sources.split_first()?;
+    let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+    let licence = if first.licence.is_empty() { String::new() } else { format!(", {}", first.licence) };
+    Some(format!("{}{licence}{more}", first.name))
+}
+
 /// Shows a run's numbers as they come, and keeps the last ones.
 struct Printer {
     line: Line,
@@ -125,10 +168,12 @@ struct Printer {
     first: u64,
     batch: usize,
     began: Option<Instant>,
-    validation: Option<f64>,
+    /// What the line says.
+    shown: Training,
     /// Speed and MFU of the last steps, for a line that does not jump.
     recent: VecDeque<(f64, f64)>,
     last: Option<StepLine>,
+    waited_ms: f64,
 }
 
 impl Printer {
@@ -140,14 +185,16 @@ impl Printer {
             first: calendar.first,
             batch: shape.micro_batches as usize * shape.sequences,
             began: None,
-            validation: None,
+            shown: Training::default(),
             recent: VecDeque::new(),
             last: None,
+            waited_ms: 0.0,
         }
     }
 
     fn step(&mut self, step: &StepLine) {
         let began = *self.began.get_or_insert_with(Instant::now);
+        self.waited_ms += step.data_wait_ms;
         self.recent.push_back((step.tok_per_sec, step.mfu));
         if self.recent.len() > 20 {
             self.recent.pop_front();
@@ -157,7 +204,7 @@ impl Printer {
         let (tok_per_sec, mfu) = sorted[sorted.len() / 2];
         let done = (step.step - self.first).saturating_sub(1);
         let left = (done > 0).then(|| began.elapsed().mul_f64((self.steps - step.step) as f64 / done as f64));
-        self.line.training(&Training {
+        self.shown = Training {
             step: step.step,
             steps: self.steps,
             loss: step.loss,
@@ -166,21 +213,29 @@ impl Printer {
             mfu: (mfu > 0.0).then_some(mfu),
             data_wait_ms: step.data_wait_ms,
             left,
-            validation_loss: self.validation,
-        });
+            validation_loss: self.shown.validation_loss,
+        };
+        self.line.training(&self.shown);
         self.last = Some(step.clone());
     }
 
     fn validated(&mut self, step: &StepLine) {
-        self.validation = step.validation_loss;
+        self.shown.validation_loss = step.validation_loss;
         if let Some(loss) = step.validation_loss {
             let bits = step.bits_per_byte.map(|bits| format!(", {bits:.4} bits per byte")).unwrap_or_default();
-            self.line.note(&format!("Step {}: validation loss {loss:.4}{bits}", step.step));
+            let text = format!("Step {}: validation loss {loss:.4}{bits}", step.step);
+            self.line.note_of_training(&text, &self.shown);
         }
         self.last = Some(step.clone());
     }
 
-    fn conclude(&mut self, run_dir: &Path) {
+    fn conclude(&mut self, times: &Times, run_dir: &Path, done: bool) {
+        let table = stage_times(times, self.line.columns());
+        let wait = time(Duration::try_from_secs_f64(self.waited_ms / 1e3).unwrap_or_default());
+        self.line.note(&format!("\n{table}; compute waited {wait} for data"));
+        if !done {
+            return;
+        }
         if let Some(last) = &self.last {
             let loss = last.loss;
             self.line.note(&format!("\nDone: {} steps, training loss {loss:.4}", last.step));
@@ -196,10 +251,10 @@ struct Shared(Arc<Mutex<Printer>>);
 
 impl Report for Shared {
     fn step(&self, line: &StepLine) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).step(line);
+        lock(&self.0).step(line);
     }
     fn validated(&self, line: &StepLine) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).validated(line);
+        lock(&self.0).validated(line);
     }
 }
 
@@ -219,6 +274,6 @@ fn times(workers: &[WorkerTiming], wall: Duration) -> Times {
             }
         }
     }
-    times.waits.push(("work".into(), parked));
+    times.waits.push(Wait { what: "work".into(), time: parked });
     times
 }

@@ -13,7 +13,9 @@ pub struct Banner {
     pub cores: usize,
     /// Worker threads.
     pub workers: usize,
-    /// The kernel that OpenBLAS uses (`openblas_get_corename`).
+    /// What matrix products run on, where that is not OpenBLAS.
+    pub products: Option<String>,
+    /// The kernel that OpenBLAS uses (`openblas_get_corename`); empty where nothing runs on it.
     pub blas_kernel: String,
     /// The kernel that OpenBLAS would choose for this CPU, where that is known.
     pub best_kernel: Option<String>,
@@ -62,6 +64,7 @@ pub fn banner(banner: &Banner, columns: usize) -> String {
     let facts = [
         ("Run", Some(banner.run.clone())),
         ("CPU", Some(format!("{}, {cores}, {workers}", banner.cpu))),
+        ("Maths", banner.products.clone()),
         ("BLAS", blas),
         ("Model", model),
         ("Data", banner.source.clone()),
@@ -108,6 +111,7 @@ mod tests {
             cpu: "AMD EPYC 9R45".into(),
             cores: 2,
             workers: 2,
+            products: None,
             blas_kernel: "Haswell".into(),
             best_kernel: Some("Cooperlake".into()),
             blas_variable: Some("Haswell".into()),

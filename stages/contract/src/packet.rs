@@ -5,6 +5,7 @@ use anyhow::Result;
 use arrow::array::ListArray;
 use arrow::buffer::ScalarBuffer;
 use arrow::record_batch::RecordBatch;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,6 +162,17 @@ impl Drop for Ticket {
     }
 }
 
+/// To what the operands of products are rounded; sums, parameters and optimizer state are single precision always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// IEEE single precision: not at all.
+    #[default]
+    F32,
+    /// bfloat16: the upper half of a single, 8 bits of precision.
+    Bf16,
+}
+
 /// The result of forward for one micro-batch.
 pub struct Activations {
     /// The leaf.
@@ -177,6 +189,8 @@ pub struct Activations {
     pub head: Arc<Tensor>,
     /// If set, products over the rows are to be made in groups of this many (`batching = "per_sequence"`).
     pub rows_at_once: Option<usize>,
+    /// Of the products with the head.
+    pub precision: Precision,
     /// For backward; `None` when validating.
     pub tape: Option<Box<dyn Tape>>,
     /// How long forward waited for the batch.
@@ -227,7 +241,8 @@ pub struct Norms {
     pub blocks: Vec<f64>,
 }
 
-/// One tensor with its optimizer state, for a checkpoint.
+/// One tensor with its optimizer state, for a checkpoint. The optimizer gives these after every update; they leave
+/// it only where a checkpoint is due, which the engine knows.
 #[derive(Clone, Debug)]
 pub struct Moments {
     /// Index into the model's parameters.
@@ -239,7 +254,7 @@ pub struct Moments {
 }
 
 /// What one stage must find again to go on with one lane. Stages never make these: they implement
-/// [`Stage::save`](crate::Stage::save), and the engine asks when a checkpoint is due.
+/// [`Stage::save`](crate::Stage::save), and the engine asks after every step.
 #[derive(Clone, Debug)]
 pub struct Saved {
     /// The stage's name in the plan.
@@ -247,7 +262,38 @@ pub struct Saved {
     /// The lane.
     pub lane: Lane,
     /// Its state after the step.
-    pub state: serde_json::Value,
+    pub state: Snapshot,
+}
+
+/// A stage's state of a lane as it was when this was taken. It is taken after every step, because a run may be
+/// stopped after any: so it must be cheap, a copy, and becomes JSON only where a checkpoint is written.
+#[derive(Clone, Default)]
+pub struct Snapshot(Option<Arc<dyn Fn() -> Result<serde_json::Value> + Send + Sync>>);
+
+impl Snapshot {
+    /// Keeps `state`, which belongs to nobody else any more.
+    pub fn of(state: impl serde::Serialize + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(move || Ok(serde_json::to_value(&state)?))))
+    }
+
+    /// There is nothing to go on from: the lane has no state in this stage.
+    pub fn is_nothing(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// As JSON; `Null` if it is nothing.
+    ///
+    /// # Errors
+    /// If the state cannot be written as JSON.
+    pub fn value(&self) -> Result<serde_json::Value> {
+        self.0.as_ref().map_or(Ok(serde_json::Value::Null), |value| value())
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_nothing() { "nothing" } else { "a snapshot" })
+    }
 }
 
 /// How the values of one name are combined over leaves and workers, in the order of [`Metrics::from`].

@@ -1,5 +1,5 @@
 //! The traits that an experimenter implements.
-use crate::packet::Packet;
+use crate::packet::{Packet, Snapshot};
 use crate::step::{At, Lane, Step, Turn};
 use anyhow::Result;
 use serde_json::Value;
@@ -37,12 +37,13 @@ pub trait Stage: Send {
     }
 
     /// What a checkpoint must hold to go on with `lane` after the step that is just done. State belongs to lanes,
-    /// so that a run can go on with another number of workers. `Null`: nothing.
-    fn save(&mut self, _lane: Lane) -> Result<Value> {
-        Ok(Value::Null)
+    /// so that a run can go on with another number of workers. Called after every step where the graph has a stage
+    /// that writes checkpoints.
+    fn save(&mut self, _lane: Lane) -> Result<Snapshot> {
+        Ok(Snapshot::default())
     }
 
-    /// What [`save`](Stage::save) returned, on the worker that owns `lane` now, before `start`.
+    /// What [`save`](Stage::save) returned, as JSON, on the worker that owns `lane` now, before `start`.
     fn load(&mut self, _lane: Lane, _state: Value) -> Result<()> {
         Ok(())
     }
@@ -62,9 +63,9 @@ pub trait Source: Send {
     /// Where none pulls, it is called again while it returns [`Turn::More`].
     fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn>;
 
-    /// As [`Stage::save`]: called after the lane's last packet of a step and before its first of the next.
-    fn save(&mut self, _lane: Lane) -> Result<Value> {
-        Ok(Value::Null)
+    /// As [`Stage::save`]: called after every [`next`](Source::next) of the lane; the last before the next step counts.
+    fn save(&mut self, _lane: Lane) -> Result<Snapshot> {
+        Ok(Snapshot::default())
     }
 
     /// As [`Stage::load`].

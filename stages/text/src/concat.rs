@@ -7,10 +7,10 @@ use arrow::datatypes::UInt32Type;
 use contract::parameters::splitmix64;
 use contract::{
     At, Batch, BatchShape, Built, Calendar, Emit, Env, IGNORED, Kind, Lane, Packet, Port, Problem, Purpose, Settings,
-    Stage, StageSettings, Step, Turn,
+    Snapshot, Stage, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::any::Any;
 use std::collections::BTreeMap;
 
@@ -126,6 +126,14 @@ struct LaneState {
     held: Vec<u32>,
     /// Validation batches of this step.
     parts: u32,
+}
+
+/// What a checkpoint keeps of a lane.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Left {
+    tokens: Vec<u32>,
+    pool: Vec<u32>,
 }
 
 impl Packer {
@@ -249,18 +257,12 @@ impl Stage for Packer {
         Ok(turn)
     }
 
-    fn save(&mut self, lane: Lane) -> Result<Value> {
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
         let state = self.lanes.entry(lane).or_default();
-        Ok(json!({ "tokens": state.tokens, "pool": state.pool }))
+        Ok(Snapshot::of(Left { tokens: state.tokens.clone(), pool: state.pool.clone() }))
     }
 
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Left {
-            tokens: Vec<u32>,
-            pool: Vec<u32>,
-        }
         let left: Left = serde_json::from_value(state)
             .with_context(|| format!("the checkpoint's state of lane {lane} is not a packer's"))?;
         self.lanes.insert(lane, LaneState { tokens: left.tokens, pool: left.pool, ..LaneState::default() });

@@ -6,7 +6,7 @@
 use crate::corpus::CorpusIndex;
 use crate::permutation::Permutation;
 use anyhow::{Context, Result};
-use contract::{Calendar, Env, Lane, Purpose, Step};
+use contract::{Calendar, Env, Lane, Purpose, Snapshot, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -154,8 +154,8 @@ impl LaneReader {
     }
 
     /// See [`contract::Source::save`].
-    pub fn save(&self, lane: Lane) -> Result<Value> {
-        Ok(serde_json::to_value(self.settled(&self.state(lane)))?)
+    pub fn save(&self, lane: Lane) -> Snapshot {
+        Snapshot::of(self.settled(&self.state(lane)))
     }
 
     /// See [`contract::Source::load`].
@@ -249,10 +249,10 @@ mod tests {
                 let mut first = LaneReader::new(index.clone(), &env);
                 let mut found = rows(&mut first, lane, 0..stop);
                 let mut second = LaneReader::new(index.clone(), &env);
-                second.load(lane, first.save(lane).unwrap()).unwrap();
+                second.load(lane, first.save(lane).value().unwrap()).unwrap();
                 found.extend(rows(&mut second, lane, stop..60));
                 prop_assert_eq!(found, expected);
-                prop_assert_eq!(second.save(lane).unwrap(), whole.save(lane).unwrap());
+                prop_assert_eq!(second.save(lane).value().unwrap(), whole.save(lane).value().unwrap());
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::lanes::LaneReader;
 use crate::spool::spool;
 use anyhow::Result;
 use contract::{
-    Built, Emit, Env, Kind, Lane, Packet, Port, Problem, Rows, Settings, Source, StageSettings, Step, Turn,
+    Built, Emit, Env, Kind, Lane, Packet, Port, Problem, Rows, Settings, Snapshot, Source, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -156,8 +156,8 @@ impl Source for Reader {
         Ok(Turn::Done)
     }
 
-    fn save(&mut self, lane: Lane) -> Result<Value> {
-        self.lanes.save(lane)
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
+        Ok(self.lanes.save(lane))
     }
 
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {

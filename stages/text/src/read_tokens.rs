@@ -9,7 +9,7 @@ use crate::token_files::TokenStore;
 use crate::tokenizer::Vocabulary;
 use anyhow::Result;
 use contract::{
-    Built, Emit, Env, Kind, Lane, Packet, Port, Problem, Settings, Source, StageSettings, Step, Tokens, Turn,
+    Built, Emit, Env, Kind, Lane, Packet, Port, Problem, Settings, Snapshot, Source, StageSettings, Step, Tokens, Turn,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -127,8 +127,8 @@ impl Source for Reader {
         Ok(Turn::Done)
     }
 
-    fn save(&mut self, lane: Lane) -> Result<Value> {
-        self.lanes.save(lane)
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
+        Ok(self.lanes.save(lane))
     }
 
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {

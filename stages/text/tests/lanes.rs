@@ -99,6 +99,10 @@ type Key = (Step, Purpose, Lane, u32);
 type Batches = BTreeMap<Key, (usize, Vec<u32>, Vec<u32>, Vec<u32>)>;
 type State = BTreeMap<Lane, (Value, Value)>;
 
+fn saved(snapshot: contract::Result<contract::Snapshot>) -> Value {
+    snapshot.unwrap().value().unwrap()
+}
+
 /// Steps `steps` as the engine runs them. Returns the batches, the state after the last step, and the most packets
 /// a step took.
 fn run(
@@ -151,7 +155,7 @@ fn run(
             }
         }
         for lane in env.lanes() {
-            after.insert(lane, (read.save(lane).unwrap(), pack.save(lane).unwrap()));
+            after.insert(lane, (saved(read.save(lane)), saved(pack.save(lane))));
         }
     }
     (batches, after, most)

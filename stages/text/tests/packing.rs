@@ -65,7 +65,7 @@ proptest! {
         let mut chunks = documents.chunks(some).map(<[_]>::to_vec);
         for step in 0u64.. {
             if step == stop {
-                let state = stage.save(0).unwrap();
+                let state = stage.save(0).unwrap().value().unwrap();
                 stage = packer(sequences, length, 1000, None, mask);
                 stage.load(0, state).unwrap();
             }

@@ -6,7 +6,7 @@
 use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
 use anyhow::{Context, Result, ensure};
 use contract::{
-    At, Built, Calendar, Emit, Env, Kind, ModelFacts, Moments, Packet, Port, Problem, Route, Saved, Settings, Stage,
+    At, Built, Emit, Env, Kind, ModelFacts, Moments, Packet, Port, Problem, Route, Saved, Settings, Stage,
     StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ pub struct TokenizerJson(pub String);
 pub struct Fingerprint {
     /// Every setting that decides numbers, and the hashes of what is read.
     pub configuration: BTreeMap<String, String>,
-    /// OpenBLAS's kernel: kernels differ in their last bits.
+    /// What products run on: kernels differ in their last bits.
     pub blas_core: String,
 }
 
@@ -99,8 +99,6 @@ impl Settings for Checkpoint {
         }
         Ok(Built::Stage(Box::new(CheckpointStage {
             keep: self.keep,
-            worker: env.worker,
-            calendar: env.calendar,
             model: env.model()?,
             folder,
             tokenizer: env.resources.get(),
@@ -121,8 +119,6 @@ impl Settings for Checkpoint {
 
 struct CheckpointStage {
     keep: usize,
-    worker: usize,
-    calendar: Calendar,
     model: Arc<ModelFacts>,
     folder: Option<PathBuf>,
     tokenizer: Option<Arc<TokenizerJson>>,
@@ -144,8 +140,8 @@ impl Stage for CheckpointStage {
     fn step_done(&mut self, step: Step, _out: &mut dyn Emit) -> Result<()> {
         let (tensors, saved) = (std::mem::take(&mut self.tensors), std::mem::take(&mut self.saved));
         let Some(folder) = &self.folder else { return Ok(()) };
-        if self.worker != 0 || !self.calendar.checkpoints(step) {
-            return Ok(());
+        if tensors.is_empty() {
+            return Ok(()); // none is due
         }
         ensure!(tensors.len() == self.model.parameters.len(), "only {} tensors arrived", tensors.len());
         let name = name_of(step + 1);
@@ -184,7 +180,7 @@ impl CheckpointStage {
             format: FORMAT,
             step,
             fingerprint: self.fingerprint.as_deref().cloned(),
-            saved: saved.into_iter().map(|s| (s.stage, s.lane, s.state)).collect(),
+            saved: saved.into_iter().map(|s| Ok((s.stage, s.lane, s.state.value()?))).collect::<Result<_>>()?,
         };
         write_text(&temporary.join(STATE_FILE), &serde_json::to_string(&state)?)?;
         File::open(&temporary)?.sync_all()?;

@@ -24,8 +24,8 @@ fn errors_and_panics_on_any_worker_end_all_and_name_the_stage() {
         ("backward", Call::More(2), Some(2)),
         ("optimize", Call::StepDone(4), Some(4)),
         ("checkpoint", Call::StepDone(0), Some(0)),
-        ("pack", Call::Save(0), Some(1)),
-        ("read", Call::Save(0), Some(1)),
+        ("pack", Call::Save(0), Some(0)),
+        ("read", Call::Save(0), Some(0)),
         ("read", Call::Next(0, 3), Some(3)),
     ];
     for (stage, call, step) in places {

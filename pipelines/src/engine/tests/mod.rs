@@ -8,12 +8,13 @@ mod failures;
 mod plain;
 mod prefetch;
 mod restore;
+mod stop;
 mod timing;
 mod toys;
 mod training;
 mod watch;
 
-use super::{Job, WorkerTiming, execute};
+use super::{Job, Stop, WorkerTiming, execute};
 use crate::plan::{Edge, PlannedStage};
 use contract::{BatchShape, Built, Calendar, Env, Kind, Port, Resources, Saved, Settings};
 use std::any::Any;
@@ -60,6 +61,7 @@ struct Setup {
     prefetch: u64,
     endless: bool,
     saved: Vec<Saved>,
+    stop: Option<Arc<Stop>>,
     fault: Option<Fault>,
     log: Log,
 }
@@ -68,7 +70,8 @@ impl Setup {
     fn new(workers: usize, lanes: u32, steps: u64) -> Self {
         let (fault, log) = (None, Arc::new(Mutex::new(Vec::new())));
         let (first, checkpoint, prefetch, endless, saved) = (0, None, 2, false, Vec::new());
-        Self { workers, lanes, first, steps, checkpoint, prefetch, endless, saved, fault, log }
+        let stop = None;
+        Self { workers, lanes, first, steps, checkpoint, prefetch, endless, saved, stop, fault, log }
     }
 
     /// A stage of the plan, watched. `inputs`: for each port the stages that feed it, and whether by feedback.
@@ -90,7 +93,8 @@ impl Setup {
     fn run(&self, stages: Vec<PlannedStage>) -> anyhow::Result<Vec<WorkerTiming>> {
         let calendar = Calendar { first: self.first, steps: self.steps, evaluate: None, checkpoint: self.checkpoint };
         let shape = BatchShape { micro_batches: self.lanes, sequences: 1, length: 1 };
-        let (worker, workers, resources) = (0, self.workers, Resources::default());
+        let (worker, workers, mut resources) = (0, self.workers, Resources::default());
+        self.stop.iter().for_each(|stop| resources.insert(Arc::clone(stop)));
         let env =
             Env { worker, workers, seed: 0, calendar, shape, model: None, corpus: None, run_dir: None, resources };
         let job = Job { stages, env, saved: self.saved.clone(), endless: self.endless, prefetch: self.prefetch };

@@ -3,7 +3,7 @@ use super::Setup;
 pub use super::plain::*;
 use crate::plan::PlannedStage;
 use contract::*;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ pub fn training(setup: &Setup, outcome: &Arc<Outcome>, parameters: Values) -> Ve
     let batch = Port::stream(Kind::Batch);
     let fed_back = Port::stream(Kind::Parameters).by(Route::Broadcast).state();
     let gradient = Port::stream(Kind::Gradient).by(Route::Exchange);
-    let kept = [Kind::Saved, Kind::Parameters].map(|kind| Port::stream(kind).by(Route::Exchange));
+    let kept = [Kind::Saved, Kind::Moments].map(|kind| Port::stream(kind).by(Route::Exchange));
     let [a, b, c] = [0; 3].map(|_| Arc::clone(outcome));
     let stage = |make: fn(&Env) -> Box<dyn Stage>| Box::new(move |env: &Env| Ok(Built::Stage(make(env))));
     vec![
@@ -65,14 +65,9 @@ pub fn training(setup: &Setup, outcome: &Arc<Outcome>, parameters: Values) -> Ve
             "checkpoint",
             &kept,
             &[&[], &[(4, false)]],
-            Box::new(move |env| {
-                let (calendar, outcome) = (env.calendar, Arc::clone(&c));
-                Ok(Built::Stage(Box::new(Checkpoint {
-                    calendar,
-                    outcome,
-                    saved: Vec::new(),
-                    parameters: BTreeMap::new(),
-                })))
+            Box::new(move |_| {
+                let outcome = Arc::clone(&c);
+                Ok(Built::Stage(Box::new(Checkpoint { outcome, saved: Vec::new(), parameters: BTreeMap::new() })))
             }),
         ),
     ]
@@ -101,8 +96,8 @@ impl Source for Read {
         }
         Ok(Turn::More)
     }
-    fn save(&mut self, lane: Lane) -> Result<Value> {
-        Ok(json!(self.cursors.get(&lane)))
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
+        Ok(Snapshot::of(self.cursors.get(&lane).copied()))
     }
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
         self.cursors.insert(lane, serde_json::from_value(state)?);
@@ -124,8 +119,8 @@ impl Stage for Pack {
         }
         Ok(if *packed == Some(at.step) { Turn::Done } else { Turn::Starved })
     }
-    fn save(&mut self, lane: Lane) -> Result<Value> {
-        Ok(json!(self.0.get(&lane).map(|(rest, _)| rest)))
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
+        Ok(Snapshot::of(self.0.get(&lane).map(|(rest, _)| rest.clone())))
     }
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
         self.0.insert(lane, (serde_json::from_value(state)?, None));
@@ -183,6 +178,7 @@ impl Stage for Forward {
                     targets: batch.targets,
                     head,
                     rows_at_once: None,
+                    precision: Default::default(),
                     tape: Some(Box::new(tape)),
                     waited: std::time::Duration::ZERO,
                     ticket: Ticket::default(),
@@ -258,6 +254,10 @@ impl Stage for Optimize {
                 update(parameter, &std::mem::take(gradients));
             }
             self.give(out);
+            for (tensor, (values, _)) in &self.own {
+                let parameter = Arc::new(Tensor::from_values([WIDTH], values));
+                out.give(Packet::Moments(Moments { tensor: *tensor, parameter, state: Vec::new() }));
+            }
         }
         Ok(())
     }
@@ -269,7 +269,6 @@ impl Stage for Optimize {
 }
 
 struct Checkpoint {
-    calendar: Calendar,
     outcome: Arc<Outcome>,
     saved: Vec<Saved>,
     parameters: BTreeMap<usize, Vec<f32>>,
@@ -279,17 +278,15 @@ impl Stage for Checkpoint {
     fn packet(&mut self, _: At, packet: Packet, _: &mut dyn Emit) -> Result<Turn> {
         match packet {
             Packet::Saved(saved) => self.saved.push(saved),
-            Packet::Parameters(piece) => drop(self.parameters.insert(piece.tensor, piece.data.data.to_vec())),
+            Packet::Moments(moments) => drop(self.parameters.insert(moments.tensor, moments.parameter.data.to_vec())),
             _ => anyhow::bail!("neither saved state nor parameters"),
         }
         Ok(Turn::Done)
     }
     fn step_done(&mut self, step: Step, _: &mut dyn Emit) -> Result<()> {
         let kept = (std::mem::take(&mut self.saved), std::mem::take(&mut self.parameters));
-        if self.calendar.checkpoints(step) && !kept.1.is_empty() {
+        if !kept.1.is_empty() {
             self.outcome.checkpoints.lock().unwrap().insert(step, kept);
-        } else {
-            anyhow::ensure!(kept.0.is_empty(), "saved at a step that is no checkpoint");
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! A stage whose every call is logged, and which fails on request.
-use contract::{At, Built, Emit, Lane, Packet, Result, Source, Stage, Step, Turn};
+use contract::{At, Built, Emit, Lane, Packet, Result, Snapshot, Source, Stage, Step, Turn};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
@@ -71,50 +71,46 @@ impl Watch {
         }
         Ok(())
     }
+
+    /// Notes the call and makes it.
+    fn during<T>(&self, call: Call, inner: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.note(call)?;
+        inner()
+    }
 }
 
 impl Stage for Watched<Box<dyn Stage>> {
     fn start(&mut self, out: &mut dyn Emit) -> Result<()> {
-        self.watch.note(Call::Start)?;
-        self.inner.start(out)
+        self.watch.during(Call::Start, || self.inner.start(out))
     }
     fn packet(&mut self, at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
-        self.watch.note(Call::Packet(at.step, at.port))?;
-        self.inner.packet(at, packet, out)
+        self.watch.during(Call::Packet(at.step, at.port), || self.inner.packet(at, packet, out))
     }
     fn more(&mut self, step: Step, out: &mut dyn Emit) -> Result<Turn> {
-        self.watch.note(Call::More(step))?;
-        self.inner.more(step, out)
+        self.watch.during(Call::More(step), || self.inner.more(step, out))
     }
     fn step_done(&mut self, step: Step, out: &mut dyn Emit) -> Result<()> {
-        self.watch.note(Call::StepDone(step))?;
-        self.inner.step_done(step, out)
+        self.watch.during(Call::StepDone(step), || self.inner.step_done(step, out))
     }
-    fn save(&mut self, lane: Lane) -> Result<Value> {
-        self.watch.note(Call::Save(lane))?;
-        self.inner.save(lane)
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
+        self.watch.during(Call::Save(lane), || self.inner.save(lane))
     }
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
-        self.watch.note(Call::Load(lane))?;
-        self.inner.load(lane, state)
+        self.watch.during(Call::Load(lane), || self.inner.load(lane, state))
     }
     fn finish(&mut self) -> Result<()> {
-        self.watch.note(Call::Finish)?;
-        self.inner.finish()
+        self.watch.during(Call::Finish, || self.inner.finish())
     }
 }
 
 impl Source for Watched<Box<dyn Source>> {
     fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
-        self.watch.note(Call::Next(lane, step))?;
-        self.inner.next(lane, step, out)
+        self.watch.during(Call::Next(lane, step), || self.inner.next(lane, step, out))
     }
-    fn save(&mut self, lane: Lane) -> Result<Value> {
-        self.watch.note(Call::Save(lane))?;
-        self.inner.save(lane)
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
+        self.watch.during(Call::Save(lane), || self.inner.save(lane))
     }
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
-        self.watch.note(Call::Load(lane))?;
-        self.inner.load(lane, state)
+        self.watch.during(Call::Load(lane), || self.inner.load(lane, state))
     }
 }

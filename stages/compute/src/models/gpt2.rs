@@ -1,9 +1,10 @@
 //! GPT-2 (Radford et al. 2019) with Hugging Face's names and layouts.
+mod decoder;
 mod layer;
 
 use crate::kernels::{embedding, layer_norm};
-use crate::models::{Forward, Model};
-use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Result, Tape, Tensor, Turn};
+use crate::models::{Decoder, Forward, Model};
+use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Precision, Result, Tape, Tensor, Turn};
 use layer::{Layer, Place};
 use serde_json::json;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub struct Gpt2Shape {
 pub struct Gpt2 {
     shape: Gpt2Shape,
     facts: ModelFacts,
+    precision: Precision,
 }
 
 impl Gpt2 {
@@ -43,7 +45,12 @@ impl Gpt2 {
     /// If the heads do not divide the width.
     pub fn new(shape: Gpt2Shape) -> Self {
         assert!(shape.heads > 0 && shape.width.is_multiple_of(shape.heads), "heads divide the width");
-        Self { facts: facts(&shape), shape }
+        Self { facts: facts(&shape), shape, precision: Precision::F32 }
+    }
+
+    /// The same model with the operands of its products rounded to `precision`.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 }
 
@@ -90,12 +97,16 @@ fn facts(shape: &Gpt2Shape) -> ModelFacts {
 
 /// Matrices decay, vectors do not.
 fn spec(name: &str, shape: &[usize], init: Init) -> ParameterSpec {
-    ParameterSpec { name: name.into(), shape: shape.into(), decay: shape.len() > 1, init }
+    ParameterSpec { name: name.into(), shape: shape.into(), decay: shape.len() > 1, hidden: false, init }
 }
 
 impl Model for Gpt2 {
     fn facts(&self) -> &ModelFacts {
         &self.facts
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
     }
 
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward {
@@ -108,6 +119,7 @@ impl Model for Gpt2 {
             width: shape.width,
             feed_forward: shape.feed_forward,
             document_mask: shape.document_mask,
+            precision: self.precision,
         };
         let rows = place.rows();
         let mut x_rc = Tensor::scratch([rows, shape.width]);
@@ -134,6 +146,11 @@ impl Model for Gpt2 {
             })
         });
         Forward { hidden, tape }
+    }
+
+    fn decoder(&self, parameters: Parameters) -> Decoder {
+        assert_eq!(parameters.0.len(), self.facts.parameters.len(), "the parameters are this model's");
+        decoder::decoder(&self.shape, parameters)
     }
 }
 

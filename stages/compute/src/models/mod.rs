@@ -1,20 +1,34 @@
 //! Models: what computes hidden states from a batch, and gradients back through itself.
 //!
-//! - [`gpt2`]: GPT-2, whole micro-batches at a time
+//! - [`gpt2`], [`llama`]: whole micro-batches at a time
 //! - [`per_sequence`]: any model, one sequence of the batch at a time, to measure against
+//! - [`decode`]: any model, one sequence continued token by token; [`sampling`]: which token
+//! - [`config`]: a model from Hugging Face's `config.json`
 
+pub mod config;
+pub mod decode;
 pub mod gpt2;
+pub mod llama;
 pub mod per_sequence;
+pub mod sampling;
 
+pub use config::from_config;
+pub use decode::Decoder;
 pub use gpt2::{Gpt2, Gpt2Shape};
+pub use llama::{Llama, LlamaShape};
 pub use per_sequence::forward_per_sequence;
 
-use contract::{Batch, ModelFacts, Parameters, Tape, Tensor};
+use contract::{Batch, ModelFacts, Parameters, Precision, Tape, Tensor};
 
 /// A model: parameters in, hidden states out, and a tape that goes back.
 pub trait Model: Send + Sync {
     /// Its parameters in order, the head's index, FLOPs, Hugging Face configuration, summary.
     fn facts(&self) -> &ModelFacts;
+
+    /// To what the operands of its products are rounded, the head's among them.
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
 
     /// The hidden states of every token of `batch`; `keep` says whether a backward pass will follow.
     ///
@@ -22,6 +36,12 @@ pub trait Model: Send + Sync {
     /// If the parameters are not the model's, a token is not in the vocabulary, or sequences are longer than the
     /// model's: the plan and the tokenizer stage have checked all three.
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward;
+
+    /// The model with these parameters, to continue a text. Attention sees all of it.
+    ///
+    /// # Panics
+    /// If the parameters are not the model's.
+    fn decoder(&self, parameters: Parameters) -> Decoder;
 }
 
 /// What a forward pass gives.
