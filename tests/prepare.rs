@@ -286,3 +286,23 @@ fn a_run_that_is_killed_leaves_what_was_there() {
             .starts_with(".draft"))
     );
 }
+
+/// Needs a Python with pyarrow, duckdb and datasets: `$MILLRACE_PYTHON`, or `python3`.
+#[test]
+fn pyarrow_duckdb_and_datasets_read_what_is_written() {
+    let program = std::env::var("MILLRACE_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = |arguments: &[&str]| std::process::Command::new(&program).args(arguments).output();
+    if !python(&["-c", "import pyarrow, duckdb, datasets"]).is_ok_and(|found| found.status.success()) {
+        println!("skipped: {program} has no pyarrow, duckdb and datasets; set MILLRACE_PYTHON to one that has");
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.write("prepare.toml", PLAN);
+    write(&scratch, "in.parquet", &documents(40, &mut Random(11)));
+    prepare(&scratch, "out", &[]).succeeds();
+    let script = repository().join("tests/prepared_elsewhere.py");
+    let (version, cache) = (scratch.path("out/v1"), scratch.path("hf"));
+    let arguments = [&script, &version, &cache].map(|path| path.to_string_lossy().into_owned());
+    let output = python(&arguments.each_ref().map(String::as_str)).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -88,6 +88,7 @@ impl App {
                     false => print!("{}", run::render_stat(&version, &stats, show::columns())),
                 }
             }
+            Command::Generate(asked) => run::generate_command(asked)?,
             Command::Runs(asked) => {
                 let found = run::runs(asked)?;
                 for run in found.iter().filter(|_| asked.json) {
@@ -105,12 +106,12 @@ impl App {
                 }
             }
             Command::Report(asked) => println!("{}", report::write(&asked.run)?.display()),
-            Command::Generate(asked) => run::generate_command(asked)?,
             Command::Bench(asked) if asked.sweep => println!("{}", run::sweep(asked, 80)?),
             Command::Bench(asked) => {
                 let (measured, _) = run::bench(asked)?;
                 println!("{}", serde_json::to_string(&measured)?);
             }
+            Command::Cache(asked) => println!("{}", run::cache(asked)?.trim_end()),
         }
         Ok(())
     }

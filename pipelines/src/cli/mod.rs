@@ -18,6 +18,9 @@ use crate::plan::Overrides;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+mod cache;
+pub use cache::Cache;
+
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(name = "pipeline", version, about, max_term_width = 80)]
@@ -41,20 +44,22 @@ pub enum Command {
     Stages(Stages),
     /// Measure a trained run on its validation split
     Evaluate(Evaluate),
+    /// Continue a text with a trained model
+    Generate(Generate),
     /// List what ran: state, step, loss, bits per byte, speed
     Runs(Runs),
     /// Look into a file: Parquet, tensors, a checkpoint, a tokenizer
     Inspect(Inspect),
     /// Write the report of a run again: one page of HTML
     Report(Report),
-    /// Continue a text with a trained model
-    Generate(Generate),
     /// Measure training speed on synthetic tokens; one line of JSON
     Bench(Bench),
     /// Show what has changed between two versions of a prepared corpus
     Diff(Diff),
     /// Show what a prepared corpus consists of, and what was dropped
     Stat(Stat),
+    /// List what the cache holds, or clear it
+    Cache(Cache),
 }
 
 /// `pipeline run`.

@@ -56,8 +56,8 @@ where
         .flat_map(move |text| bands(text).into_iter().map(move |key| (key, text)))
         .reduce_named("Bucket", |_, texts, out| {
             for (place, (text, _)) in texts.iter().enumerate().skip(1) {
-                for near in place.saturating_sub(NEAR)..place {
-                    out.push(((*texts[near].0, **text), 1_isize));
+                for (near, _) in &texts[place.saturating_sub(NEAR)..place] {
+                    out.push(((**near, **text), 1_isize));
                 }
                 if place > NEAR {
                     out.push(((*texts[0].0, **text), 1));

@@ -6,10 +6,12 @@
 //! - [`corpus`]: `pipeline run` of a graph that ends in `parquet`; `pipeline diff` and `pipeline stat`
 //! - [`interruption`]: what SIGINT and SIGTERM do
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
-//! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
 //! - [`generate`](mod@generate): `pipeline generate`
+//! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
 //! - [`bench`](mod@bench): `pipeline bench`; [`sweep`](mod@sweep): its `--sweep`
+//! - [`cache`](mod@cache): `pipeline cache`
 mod bench;
+mod cache;
 mod corpus;
 mod directory;
 mod evaluate;
@@ -24,6 +26,7 @@ mod sweep;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
+pub use cache::cache;
 pub use corpus::diff::{Difference, diff, render as render_diff};
 pub use corpus::stat::{render as render_stat, stat};
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};

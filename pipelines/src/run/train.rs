@@ -38,6 +38,9 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     machine::single_threaded_blas();
     let interruption = Interruption::at_once()?;
 
+    std::fs::create_dir_all(&run_dir)
+        .with_context(|| format!("cannot make the run directory {}", run_dir.display()))?;
+    let hold = Hold::take(&run_dir)?;
     let from = match &asked.resume {
         Some(checkpoint) => directory::resumed(&run_dir, checkpoint.as_deref())?,
         None => {
@@ -45,8 +48,6 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
             None
         }
     };
-    std::fs::create_dir_all(&run_dir).with_context(|| format!("cannot make {}", run_dir.display()))?;
-    let hold = Hold::take(&run_dir)?;
     let mut line = Line::stderr();
     let prepared = prepare::prepare(&plan, workers, &mut line)?;
     line.finish();
@@ -54,6 +55,9 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     let saved = begin(&mut session, &plan, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
     directory::describe(&run_dir, &plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
+    if let Some(quarantine) = session.env.resources.get::<text::Quarantine>() {
+        quarantine.write(&run_dir)?;
+    }
 
     line.note(&banner(&introduction(&session, &plan, &run_dir), line.columns()));
     session.notes.iter().for_each(|note| line.note(&format!("note: {note}")));
@@ -139,7 +143,8 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
         blas_variable: std::env::var("OPENBLAS_CORETYPE").ok(),
         model: Some(session.model.summary.clone()),
         parameters: session.model.parameter_count() as u64,
-        source: source(&session.sources),
+        source: first_and_others(&session.sources, |source| &source.name),
+        licence: first_and_others(&session.sources, |source| &source.licence),
         corpus: env.corpus,
         batch: Some(format!(
             "{sequences} sequences of {} tokens ({} x {}), {} steps",
@@ -153,12 +158,12 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     facts
 }
 
-/// Whose text it is and under which licence, in a line.
-fn source(sources: &[Attribution]) -> Option<String> {
-    let (first, others) = sources.split_first()?;
-    let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
-    let licence = if first.licence.is_empty() { String::new() } else { format!(", {}", first.licence) };
-    Some(format!("{}{licence}{more}", first.name))
+/// What is said of the sources, in a line.
+fn first_and_others(sources: &[Attribution], said: fn(&Attribution) -> &String) -> Option<String> {
+    let mut said: Vec<&String> = sources.iter().map(said).filter(|said| !said.is_empty()).collect();
+    said.dedup();
+    let (first, others) = said.split_first()?;
+    Some(if others.is_empty() { (*first).clone() } else { format!("{first} and {} more", others.len()) })
 }
 
 /// Shows a run's numbers as they come, and keeps the last ones.
@@ -231,8 +236,11 @@ impl Printer {
 
     fn conclude(&mut self, times: &Times, run_dir: &Path, done: bool) {
         let table = stage_times(times, self.line.columns());
-        let wait = time(Duration::try_from_secs_f64(self.waited_ms / 1e3).unwrap_or_default());
-        self.line.note(&format!("\n{table}; compute waited {wait} for data"));
+        let wait = match self.waited_ms {
+            0.0 => "never waited for data".into(),
+            ms => format!("waited {} for data", time(Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default())),
+        };
+        self.line.note(&format!("\n{table}; compute {wait}"));
         if !done {
             return;
         }

@@ -181,7 +181,7 @@ impl Corpus for Texts {
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&(a, b)) {
             return Ok(*known);
         }
-        let similarity = jaccard(&*self.shingles(a)?, &*self.shingles(b)?);
+        let similarity = jaccard(&self.shingles(a)?, &self.shingles(b)?);
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert((a, b), similarity);
         Ok(similarity)
     }

@@ -31,7 +31,7 @@ use std::time::Instant;
 use text::catalog::Catalog;
 use text::digest::Found;
 use text::scan_rows::{Hash, Known, RowStore, ScanRows};
-use text::spool::{DocumentFile, spool};
+use text::spool::{DocumentFile, Spooled, spool};
 use text::write::{KeptRow, Shard, Work};
 use text::{Cache, Digest, Digests, DocumentStore, TokenStore, Tokenizer};
 use version::{Draft, Folder, Previous};
@@ -52,12 +52,20 @@ pub fn run(plan: Plan, folder: &Path, workers: usize) -> Result<()> {
     let mut draft = folder.draft()?;
     let cache = prepared.read.cache();
 
-    let files = inputs(&prepared, &cache, &mut line)?;
+    let Spooled { files, quarantine } = inputs(&prepared, &cache, &mut line)?;
     let previous = previous.filter(|previous| previous.manifest.shards == prepared.write.shards);
     let (catalog, mut found) = digest(&prepared, &files, previous.as_ref(), &draft, workers, &mut line)?;
     let places = Places::of(&catalog, &mut found, previous.as_ref(), &cache)?;
     let verdicts = decide::decide(&prepared, &catalog, previous.as_ref(), &places, workers, &mut line)?;
     let layout = Layout::of(&catalog, &verdicts, prepared.write.shards, prepared.write.keep_dropped);
+
+    let bad = quarantine.counts().documents();
+    let quarantine = quarantine.among(catalog.len() as u64 + bad);
+    quarantine.check(prepared.read.max_bad_fraction)?;
+    if !quarantine.is_empty() {
+        line.note(&format!("note: {} (see {})", quarantine.summary(), text::quarantine::FILE));
+        quarantine.write(draft.path())?;
+    }
 
     let tokenizer = prepared.tokenizer(&cache)?.map(Arc::new);
     let footer = prepared.footer(tokenizer.as_deref());
@@ -100,7 +108,7 @@ fn shown(line: &mut Line, verb: &str, done: u64, total: u64, unit: Unit, began: 
     line.work(&Doing { verb: verb.into(), done, total, unit, spent: began.elapsed() });
 }
 
-fn inputs(prepared: &Preparation, cache: &Cache, line: &mut Line) -> Result<Vec<DocumentFile>> {
+fn inputs(prepared: &Preparation, cache: &Cache, line: &mut Line) -> Result<Spooled> {
     let (read, began) = (&prepared.read, Instant::now());
     let inputs = text::resolve(&read.paths, read.sample, prepared.seed)?;
     if inputs.sample_documents.is_some() {
@@ -108,7 +116,8 @@ fn inputs(prepared: &Preparation, cache: &Cache, line: &mut Line) -> Result<Vec<
         return Err(super::Usage(why.into()).into());
     }
     let mut progress = |done, total| shown(line, "Reading", done, total, Unit::Bytes, began);
-    spool(&inputs, &read.column, read.separator.as_deref(), cache, &mut progress)
+    let layout = text::convert::Layout { column: &read.column, separator: read.separator.as_deref() };
+    spool(&inputs, layout, read.on_bad_data, cache, &mut progress)
 }
 
 /// Runs `stages` on all workers.

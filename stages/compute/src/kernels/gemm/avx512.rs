@@ -99,10 +99,10 @@ impl Format for PairsInSteps {
     unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
         // SAFETY: the caller's.
         unsafe {
-            let [a, b] = [_mm512_castps_si512(a), _mm512_castps_si512(b)];
-            let low = |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
-            let high = |x| _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(UPPER)));
-            _mm512_fmadd_ps(low(a), low(b), _mm512_fmadd_ps(high(a), high(b), sum))
+            let (a, b, upper) = (_mm512_castps_si512(a), _mm512_castps_si512(b), _mm512_set1_epi32(UPPER));
+            let high = [_mm512_and_si512(a, upper), _mm512_and_si512(b, upper)].map(|x| _mm512_castsi512_ps(x));
+            let low = [_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b)].map(|x| _mm512_castsi512_ps(x));
+            _mm512_fmadd_ps(low[0], low[1], _mm512_fmadd_ps(high[0], high[1], sum))
         }
     }
 }
@@ -306,35 +306,23 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(LANES)) - 1) as __mmask16
 }
 
+/// The panels that [`pack`] writes: where, how deep, over how many columns.
+#[derive(Clone, Copy)]
+struct Packed {
+    out: *mut f32,
+    depth: usize,
+    columns: usize,
+}
+
 /// Packs `x` `[steps, columns]` into panels: of rows of `a` if `A` (each as wide as it has columns, 8 at most), else of
 /// columns of `b` (whole vectors, 3 at most).
+///
+/// No closures in here or below: the compiler gives them no AVX-512, and what they call would not be inlined.
 #[inline(always)]
 unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, columns: usize, out: *mut f32) {
-    let depth = steps.div_ceil(2) * F::VECTORS;
+    let to = Packed { out, depth: steps.div_ceil(2) * F::VECTORS, columns };
     // SAFETY: masks keep loads inside the block and stores inside the panels.
     unsafe {
-        let put_vector = |vector: usize, column: usize, v: __m512| {
-            if A {
-                let high = _mm512_castpd_ps(_mm512_broadcast_f64x4(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v))));
-                for (half, v) in [(0, v), (TILE_ROWS, high)] {
-                    let column = column + half;
-                    if column < columns {
-                        let wide = TILE_ROWS.min(columns - column);
-                        _mm512_mask_storeu_ps(out.add(column * depth + vector * wide), first(wide), v);
-                    }
-                }
-            } else {
-                let panel = column / TILE_COLUMNS * TILE_COLUMNS;
-                let wide = TILE_COLUMNS.min((columns - panel).next_multiple_of(LANES));
-                _mm512_storeu_ps(out.add(panel * depth + vector * wide + column - panel), v);
-            }
-        };
-        let put = |step: usize, column: usize, one: __m512, two: __m512| {
-            let vectors = F::pair(one, two);
-            for (i, v) in vectors.into_iter().enumerate().take(F::VECTORS) {
-                put_vector(step / 2 * F::VECTORS + i, column, v);
-            }
-        };
         if x.column == 1 {
             for step in (0..steps).step_by(2) {
                 let (one, two) = (x.at(step, 0).data, x.at(step + 1, 0).data);
@@ -345,7 +333,7 @@ unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, columns: usiz
                     let second = if step + 1 < steps { mask } else { 0 };
                     let one = _mm512_maskz_loadu_ps(mask, one.add(column));
                     let two = _mm512_maskz_loadu_ps(second, two.wrapping_add(column));
-                    put(step, column, one, two);
+                    put_pair::<F, A>(&to, step, column, one, two);
                 }
             }
         } else {
@@ -353,17 +341,63 @@ unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, columns: usiz
                 for step in (0..steps).step_by(LANES) {
                     let from = x.at(step, column);
                     let mask = first(steps - step);
+                    let there = LANES.min(columns - column);
                     let mut rows = [_mm512_setzero_ps(); LANES];
-                    for (i, row) in rows.iter_mut().enumerate().take(columns - column) {
-                        *row = _mm512_maskz_loadu_ps(mask, from.data.add(i * x.column));
-                        _mm_prefetch::<_MM_HINT_T0>(from.data.wrapping_add((i + LANES) * x.column).cast());
+                    for i in 0..LANES {
+                        if i < there {
+                            rows[i] = _mm512_maskz_loadu_ps(mask, from.data.add(i * x.column));
+                            _mm_prefetch::<_MM_HINT_T0>(from.data.wrapping_add((i + LANES) * x.column).cast());
+                        }
                     }
                     transpose(&mut rows);
-                    for (i, pair) in rows.as_chunks::<2>().0.iter().enumerate().take((steps - step).div_ceil(2)) {
-                        put(step + 2 * i, column, pair[0], pair[1]);
+                    for i in (0..LANES.min(steps - step)).step_by(2) {
+                        put_pair::<F, A>(&to, step + i, column, rows[i], rows[i + 1]);
                     }
                 }
             }
+        }
+    }
+}
+
+/// Stores sixteen columns of two steps.
+#[inline(always)]
+unsafe fn put_pair<F: Format, const A: bool>(to: &Packed, step: usize, column: usize, one: __m512, two: __m512) {
+    // SAFETY: the caller's.
+    unsafe {
+        let vectors = F::pair(one, two);
+        put::<A>(to, step / 2 * F::VECTORS, column, vectors[0]);
+        if F::VECTORS == 2 {
+            put::<A>(to, step / 2 * F::VECTORS + 1, column, vectors[1]);
+        }
+    }
+}
+
+/// Stores sixteen columns of one vector.
+#[inline(always)]
+unsafe fn put<const A: bool>(to: &Packed, vector: usize, column: usize, v: __m512) {
+    // SAFETY: the caller's.
+    unsafe {
+        if A {
+            let left = to.columns - column;
+            if left >= LANES {
+                let v = _mm512_castps_pd(v);
+                let low = _mm512_castpd512_pd256(v);
+                _mm256_storeu_pd(to.out.add(column * to.depth + vector * TILE_ROWS).cast(), low);
+                let high = _mm512_extractf64x4_pd::<1>(v);
+                _mm256_storeu_pd(to.out.add((column + TILE_ROWS) * to.depth + vector * TILE_ROWS).cast(), high);
+            } else {
+                let wide = TILE_ROWS.min(left);
+                _mm512_mask_storeu_ps(to.out.add(column * to.depth + vector * wide), first(wide), v);
+                if left > TILE_ROWS {
+                    let (column, wide) = (column + TILE_ROWS, left - TILE_ROWS);
+                    let high = _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v);
+                    _mm512_mask_storeu_ps(to.out.add(column * to.depth + vector * wide), first(wide), high);
+                }
+            }
+        } else {
+            let panel = column / TILE_COLUMNS * TILE_COLUMNS;
+            let wide = TILE_COLUMNS.min((to.columns - panel).next_multiple_of(LANES));
+            _mm512_storeu_ps(to.out.add(panel * to.depth + vector * wide + column - panel), v);
         }
     }
 }
