@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const README: &str = include_str!("../README.md");
+const PREPARE: &str = include_str!("../data/PREPARE.md");
 /// What is only shortened because tests are many.
 const SHORTER: [(&str, &str); 1] = [("--steps 20 --warmup 3", "--steps 1 --warmup 0")];
 
@@ -16,8 +17,12 @@ fn root() -> &'static Path {
 
 /// The contents of README's blocks in `language`.
 fn blocks(language: &str) -> Vec<&'static str> {
+    blocks_of(README, language)
+}
+
+fn blocks_of(document: &'static str, language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
-    README.split(&fence).skip(1).map(|rest| rest.split("\n```").next().unwrap_or(rest)).collect()
+    document.split(&fence).skip(1).map(|rest| rest.split("\n```").next().unwrap_or(rest)).collect()
 }
 
 /// A directory like a fresh clone in which `data/fetch-wiki.sh` has been run, but with a smaller wiki.
@@ -127,6 +132,32 @@ fn hugging_face(scratch: &Scratch) {
 }
 
 #[test]
+fn the_commands_of_the_page_on_preparation_work() {
+    let scratch = Scratch::new();
+    // The next dump: a page less, a page changed.
+    let next = scratch.path().join("data/cache/next");
+    std::fs::create_dir_all(&next).unwrap();
+    let dump = wiki_dump().replacen("<ns>0</ns>", "<ns>1</ns>", 1).replacen("Mill 2'''", "Mill 2''' changed", 1);
+    let mut out = bzip2::write::BzEncoder::new(
+        std::fs::File::create(next.join("testwiki.xml.bz2")).unwrap(),
+        bzip2::Compression::fast(),
+    );
+    std::io::Write::write_all(&mut out, dump.as_bytes()).unwrap();
+    out.finish().unwrap();
+    let mut said = String::new();
+    for line in blocks_of(PREPARE, "sh").iter().flat_map(|block| block.lines()) {
+        // No argument has a space in it: the shell would only take the quotes away.
+        let arguments = line.strip_prefix("pipeline ").unwrap().replace('"', "");
+        let output = scratch.pipeline(&arguments);
+        said += &String::from_utf8_lossy(&output.stdout);
+        check(line, output);
+    }
+    for piece in ["kept", "removed: gone from the input", "replaced: its text has changed"] {
+        assert!(said.contains(piece), "{piece}: {said}");
+    }
+}
+
+#[test]
 fn its_configuration_is_one() {
     let scratch = Scratch::new();
     let blocks = blocks("toml");
@@ -146,7 +177,9 @@ fn its_error_messages_are_those_of_the_program() {
 
 #[test]
 fn every_link_leads_somewhere_and_ci_runs_its_test_command() {
-    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "data/README.md", "benches/README.md"] {
+    for document in
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "data/README.md", "data/PREPARE.md", "benches/README.md"]
+    {
         let path = root().join(document);
         let text = std::fs::read_to_string(&path).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -74,6 +74,20 @@ impl App {
                     }
                 }
             }
+            Command::Diff(asked) => {
+                let found = run::diff(asked)?;
+                match asked.json {
+                    true => println!("{}", serde_json::to_string(&found)?),
+                    false => print!("{}", run::render_diff(&found, show::columns())),
+                }
+            }
+            Command::Stat(asked) => {
+                let (version, stats) = run::stat(asked)?;
+                match asked.json {
+                    true => println!("{}", serde_json::to_string(&stats)?),
+                    false => print!("{}", run::render_stat(&version, &stats, show::columns())),
+                }
+            }
             Command::Generate(asked) => run::generate_command(asked)?,
             Command::Runs(asked) => {
                 let found = run::runs(asked)?;

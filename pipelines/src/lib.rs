@@ -3,12 +3,14 @@
 //! - [`App`]: the program; [`cli`]: its command line; [`STAGES`]: the stage types it comes with
 //! - [`plan`]: TOML to a checked plan; [`problem`]: what is wrong with it, all at once
 //! - [`engine`]: a plan as a timely dataflow
+//! - [`deduplicate`]: near-duplicates removed, kept up to date by differential dataflow
 //! - [`run`]: what each command does
 //! - [`show`]: what people see; [`report`]: the page that a run leaves behind
 #![forbid(unsafe_code)]
 
 mod app;
 pub mod cli;
+pub mod deduplicate;
 pub mod engine;
 pub mod plan;
 pub mod problem;

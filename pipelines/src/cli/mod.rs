@@ -1,4 +1,9 @@
 //! The command line of `pipeline`: definitions only.
+mod diff;
+mod stat;
+
+pub use diff::Diff;
+pub use stat::Stat;
 mod generate;
 mod inspect;
 mod report;
@@ -49,6 +54,10 @@ pub enum Command {
     Report(Report),
     /// Measure training speed on synthetic tokens; one line of JSON
     Bench(Bench),
+    /// Show what has changed between two versions of a prepared corpus
+    Diff(Diff),
+    /// Show what a prepared corpus consists of, and what was dropped
+    Stat(Stat),
     /// List what the cache holds, or clear it
     Cache(Cache),
 }

@@ -5,7 +5,6 @@ use super::timing::{StageTiming, Stopwatch, WorkerTiming};
 use crate::plan::PlannedStage;
 use anyhow::{Result, anyhow};
 use contract::{Built, Env, Saved, leaf_owner};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use timely::worker::Worker;
@@ -32,34 +31,48 @@ pub struct Job {
 /// # Errors
 /// The first failure of any stage on any worker, with the stage's name and the step; all workers stop.
 pub fn execute(job: Job) -> Result<Vec<WorkerTiming>> {
+    threads(job.env.workers, move |worker, failure| Ok(work(worker, &job, failure)))
+}
+
+/// Runs `work`, which builds dataflows and [steps](finish) until they are finished, on `workers` threads.
+///
+/// # Errors
+/// The first failure noted on any worker; all of them stop.
+pub fn threads<R: Default + Send + 'static>(
+    workers: usize,
+    work: impl Fn(&mut Worker, &Failure) -> Result<R> + Send + Sync + 'static,
+) -> Result<Vec<R>> {
     let failure = Failure::default();
     let noted = failure.clone();
-    let workers = job.env.workers;
     let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
-    let job = Arc::new(job);
     let guards = timely::execute(config, move |worker| {
         // Whatever a panic outside a stage leaves half-built must go, or timely would wait for it for ever.
-        let timing = failure.guard("(engine)", None, || Ok(work(worker, &job, &failure)));
+        let result = failure.guard("(engine)", None, || work(worker, &failure));
         for dataflow in worker.installed_dataflows() {
             failure.guard("(engine)", None, || {
                 worker.drop_dataflow(dataflow);
                 Ok(())
             });
         }
-        timing.unwrap_or_default()
+        result.unwrap_or_default()
     })
     .map_err(|error| anyhow!("cannot start the workers: {error}"))?;
-    let mut timings = Vec::new();
+    let mut results = Vec::new();
     for guard in guards.join() {
         match guard {
-            Ok(timing) => timings.push(timing),
+            Ok(result) => results.push(result),
             Err(panic) => noted.note(anyhow!("internal error in a worker: {panic} (please report this)")),
         }
     }
     match noted.take() {
         Some(error) => Err(error),
-        None => Ok(timings),
+        None => Ok(results),
     }
+}
+
+/// Steps until the worker's dataflows are finished or anything has failed anywhere.
+pub fn finish(worker: &mut Worker, failure: &Failure) {
+    while !failure.happened() && worker.step_or_park(Some(LOOK_UP)) {}
 }
 
 /// What one worker does.
@@ -71,7 +84,7 @@ fn work(worker: &mut Worker, job: &Job, failure: &Failure) -> WorkerTiming {
         job.stages.iter().map(|stage| failure.guard(&stage.id, None, || restored(job, stage, &env))).collect();
     let Some(built) = built else { return WorkerTiming::default() };
     let clocks = worker.dataflow(|scope| build(scope, &job.stages, built, &env, job.endless, job.prefetch, failure));
-    while !failure.happened() && worker.step_or_park(Some(LOOK_UP)) {}
+    finish(worker, failure);
     let mut timing = watch.borrow().read(&ids);
     for (id, clock) in clocks {
         let busy = Duration::from_nanos(clock.load(Ordering::Relaxed));

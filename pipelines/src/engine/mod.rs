@@ -19,7 +19,8 @@ mod source;
 mod stop;
 pub mod timing;
 
-pub use execute::{Job, execute};
+pub use execute::{Job, execute, finish, threads};
+pub use failure::Failure;
 pub use stop::Stop;
 pub use timing::{StageTiming, WorkerTiming};
 

@@ -3,6 +3,7 @@
 //! - [`prepare`]: documents, tokenizer, counts: all that must be known before training
 //! - [`session`]: a plan and its data become a graph with everything its stages may know
 //! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind; [`status`]: how it stands
+//! - [`corpus`]: `pipeline run` of a graph that ends in `parquet`; `pipeline diff` and `pipeline stat`
 //! - [`interruption`]: what SIGINT and SIGTERM do
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
 //! - [`generate`](mod@generate): `pipeline generate`
@@ -11,6 +12,7 @@
 //! - [`cache`](mod@cache): `pipeline cache`
 mod bench;
 mod cache;
+mod corpus;
 mod directory;
 mod evaluate;
 mod generate;
@@ -25,6 +27,8 @@ mod train;
 
 pub use bench::{Measured, SHAPES, bench};
 pub use cache::cache;
+pub use corpus::diff::{Difference, diff, render as render_diff};
+pub use corpus::stat::{render as render_stat, stat};
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use evaluate::{Evaluated, evaluate};
 pub use generate::{Generated, Stop, generate, generate_command};

@@ -32,6 +32,9 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     let plan = Plan::load(&asked.config, &asked.overrides(), registry).map_err(anyhow::Error::new)?;
     let run_dir = asked.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
     let workers = plan.run.workers.unwrap_or_else(super::cores);
+    if plan.settings::<text::Write>().is_some() {
+        return super::corpus::run(plan, &run_dir, workers);
+    }
     machine::single_threaded_blas();
     let interruption = Interruption::at_once()?;
 

@@ -74,6 +74,11 @@ impl Cache {
     }
 }
 
+/// The blake3 hash of `content`, in hexadecimal.
+pub fn hash_of(content: &[u8]) -> String {
+    blake3::hash(content).to_hex().to_string()
+}
+
 /// Notes that files of the cache have just been used: their time of access, which `pipeline cache` shows.
 pub fn used(paths: &[&Path]) {
     for path in paths {

@@ -45,11 +45,14 @@ impl Surveyor {
     }
 
     fn row(&mut self, file_row: u64, content: &[u8], bytes: u64) {
-        let part = if content.is_empty() {
-            Part::Skipped
-        } else {
-            let hash = blake3::hash(content);
-            let hash = u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]));
+        let hash = blake3::hash(content);
+        let hash = u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]));
+        self.hashed(file_row, (!content.is_empty()).then_some(hash), bytes);
+    }
+
+    /// A row by the hash of its content; `None` if it is empty.
+    fn hashed(&mut self, file_row: u64, hash: Option<u64>, bytes: u64) {
+        let part = if let Some(hash) = hash {
             let index = self.survey.parts.len();
             match &mut self.least {
                 Some((least, rows)) if *least == hash => rows.push(index),
@@ -57,6 +60,8 @@ impl Surveyor {
                 other => *other = Some((hash, vec![index])),
             }
             if self.split.holds_out(file_row, hash) { Part::Validation } else { Part::Train }
+        } else {
+            Part::Skipped
         };
         self.survey.parts.push(part);
         self.survey.bytes.push(bytes);
@@ -217,15 +222,20 @@ impl CorpusIndex {
         Ok(index)
     }
 
-    /// From token files, whose lists say everything. Progress is in rows.
+    /// From token files. Where they say which texts their tokens were made of, the index is that of the texts; else
+    /// the lists say everything. Progress is in rows.
     pub fn of_tokens(store: &TokenStore, split: Split, progress: Progress) -> Result<Self> {
         let (mut surveyor, mut tokens, mut content) = (Surveyor::new(split), Vec::new(), Vec::new());
+        let texts = store.texts()?;
         for row in 0..store.rows() {
             store.each([row], |ids| {
+                tokens.push(ids.len() as u32 + 1);
+                if let Some((hash, bytes)) = texts.as_ref().and_then(|texts| texts.get(row as usize)) {
+                    return surveyor.hashed(row, (*bytes > 0).then_some(*hash), *bytes);
+                }
                 content.clear();
                 content.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
                 surveyor.row(row, &content, 0);
-                tokens.push(ids.len() as u32 + 1);
             })?;
             if row.is_multiple_of(CHUNK) {
                 progress(row, store.rows());

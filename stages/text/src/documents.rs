@@ -241,7 +241,7 @@ pub fn records(texts: LargeStringArray) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(Arc::new(schema), vec![Arc::new(texts)])?)
 }
 
-fn is_text(field: &Field) -> bool {
+pub(crate) fn is_text(field: &Field) -> bool {
     use DataType::*;
     let plain = |t: &DataType| matches!(t, Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView);
     match field.data_type() {

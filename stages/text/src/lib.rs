@@ -24,8 +24,13 @@
 //! | [`scan`], [`count`] | source and sink of the counting graph |
 //! | [`mod@clean`], [`residue`] | stage `clean`: rows of any source without leftovers of markup; what such leftovers are |
 //! | [`mod@filter`] | stages that drop rows: `gopher_quality`, `gopher_repetition`, `c4`, `fineweb`, … |
+//! | [`columns`] | the columns of document rows, and how any Parquet file gets them |
+//! | [`scan_rows`], [`digest`] | source and sink of preparation's first graph |
+//! | [`catalog`] | what preparation knows of every row |
+//! | [`deduplicate`] | what near-duplicates are: words, shingles, MinHash |
 //! | [`tokenize`] | stage `bpe`: rows to tokens |
 //! | [`mod@concat`] | stage `concat`: tokens to micro-batches |
+//! | [`mod@write`] | stage `parquet`: the end of preparation, and the source of its second graph |
 #![forbid(unsafe_code)]
 
 pub mod attribution;
@@ -34,11 +39,15 @@ pub mod byte_bpe;
 pub mod bzip2_blocks;
 pub mod cache;
 pub mod cache_entries;
+pub mod catalog;
 pub mod clean;
+pub mod columns;
 pub mod concat;
 pub mod convert;
 pub mod corpus;
 pub mod count;
+pub mod deduplicate;
+pub mod digest;
 pub mod document_writer;
 pub mod documents;
 pub mod dump_page;
@@ -56,6 +65,7 @@ pub mod read_tokens;
 pub mod residue;
 pub mod row_groups;
 pub mod scan;
+pub mod scan_rows;
 pub mod split;
 pub mod spool;
 pub mod text_stream;
@@ -67,6 +77,7 @@ mod tokenizer_folder;
 pub mod unpack;
 pub mod wiki_dump;
 pub mod wikitext;
+pub mod write;
 
 #[cfg(test)]
 mod testing;
@@ -74,10 +85,13 @@ mod testing;
 pub use attribution::{Attribution, attributions};
 pub use byte_bpe::Encoder;
 pub use cache::Cache;
+pub use catalog::Catalog;
 pub use clean::Clean;
 pub use concat::Concat;
 pub use corpus::{CorpusIndex, Part, Split, Survey};
 pub use count::{Count, Counted};
+pub use deduplicate::Deduplicate;
+pub use digest::{Digest, Digests};
 pub use documents::DocumentStore;
 pub use filter::block_list::BlockList;
 pub use filter::c4::C4;
@@ -92,9 +106,11 @@ pub use quarantine::Quarantine;
 pub use read_documents::ReadDocuments;
 pub use read_tokens::ReadTokens;
 pub use scan::Scan;
+pub use scan_rows::{Known, RowStore, ScanRows};
 pub use token_files::{TokenStore, write_tokens};
 pub use tokenize::Tokenize;
 pub use tokenizer::{Tokenizer, Vocabulary};
+pub use write::Write;
 
 /// Told `(done, total)` now and then during long work.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);

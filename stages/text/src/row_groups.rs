@@ -2,7 +2,7 @@
 use crate::problem::{TextProblem, shielded};
 use anyhow::{Context, Result};
 use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::Field;
+use arrow::datatypes::{Field, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::ParquetMetaData;
@@ -137,6 +137,15 @@ impl RowGroups {
     /// With a second way to decode what cannot be decoded in the usual one.
     pub fn with_rescue(self, rescue: Rescue) -> Self {
         Self { rescue: Some(rescue), ..self }
+    }
+
+    /// Has the file `path` the columns of `wanted`, of the same types?
+    pub fn has_columns(&self, path: &Path, wanted: &Schema) -> bool {
+        let file = self.files.iter().find(|file| file.path == path);
+        file.is_some_and(|file| {
+            let found = |field: &Field| file.metadata.schema().field_with_name(field.name()).ok();
+            wanted.fields().iter().all(|field| found(field).is_some_and(|f| f.data_type() == field.data_type()))
+        })
     }
 
     /// Rows in all files.

@@ -39,3 +39,14 @@ pub enum Part {
     /// Neither: null or empty.
     Skipped = 2,
 }
+
+impl Part {
+    /// Its name in the files that preparation writes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Train => "train",
+            Part::Validation => "validation",
+            Part::Skipped => "skipped",
+        }
+    }
+}

@@ -3,13 +3,15 @@
 //! Column `tokens` is `list<uint16>` or `list<uint32>`, without end-of-text tokens. The footer's keys are those of
 //! [`Vocabulary`] under `millrace.`, plus `millrace.layout = documents` and `millrace.token_type`.
 use crate::cache::{Cache, key, write_whole};
+use crate::catalog::read_parquet;
 use crate::problem::TextProblem;
 use crate::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
 use crate::tokenizer::Vocabulary;
+use crate::write::files::{token_type, vocabulary_notes};
 use anyhow::{Context, Result};
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, ListBuilder, RecordBatch, UInt16Builder, UInt32Builder};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
+use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
@@ -23,6 +25,7 @@ const ROW_GROUP: usize = 256;
 /// The token lists of a corpus, addressed by row number.
 pub struct TokenStore {
     groups: RowGroups,
+    paths: Vec<PathBuf>,
     vocabulary: Vocabulary,
     hash: String,
 }
@@ -64,7 +67,28 @@ impl TokenStore {
         };
         let groups = RowGroups::new(open, DEFAULT_BUDGET, Box::new(to_lists), Some(Box::new(inspect)));
         let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
-        Ok(Self { groups, vocabulary, hash: key(&hashes) })
+        Ok(Self { groups, paths: paths.to_vec(), vocabulary, hash: key(&hashes) })
+    }
+
+    /// Of every row the first 64 bits of its text's hash, and the text's size in bytes, where the files (those that
+    /// [`write`](mod@crate::write) makes) say so.
+    pub fn texts(&self) -> Result<Option<Vec<(u64, u64)>>> {
+        let schema = Schema::new(vec![
+            Field::new("content_hash", DataType::FixedSizeBinary(16), false),
+            Field::new("bytes", DataType::UInt64, false),
+        ]);
+        let mut texts = Vec::new();
+        for path in &self.paths {
+            if !self.groups.has_columns(path, &schema) {
+                return Ok(None);
+            }
+            let table = read_parquet(path, &schema)?;
+            let (hashes, bytes) =
+                (table.column(0).as_fixed_size_binary(), table.column(1).as_primitive::<UInt64Type>());
+            let start = |hash: &[u8]| u64::from_le_bytes(std::array::from_fn(|i| hash[i]));
+            texts.extend((0..table.num_rows()).map(|row| (start(hashes.value(row)), bytes.value(row))));
+        }
+        Ok(Some(texts))
     }
 
     /// Rows there are.
@@ -168,16 +192,10 @@ pub fn write_tokens<D: AsRef<[u32]>>(
     documents: impl IntoIterator<Item = D>,
 ) -> Result<()> {
     let narrow = vocabulary.size <= 1 << 16;
-    let item = if narrow { DataType::UInt16 } else { DataType::UInt32 };
+    let item = token_type(vocabulary);
     let schema = Arc::new(Schema::new(vec![Field::new("tokens", DataType::new_list(item.clone(), true), false)]));
-    let note = |key: &str, value: String| KeyValue::new(format!("millrace.{key}"), value);
-    let notes = vec![
-        note("layout", "documents".into()),
-        note("tokenizer", vocabulary.hash.clone()),
-        note("vocabulary_size", vocabulary.size.to_string()),
-        note("end_of_text", vocabulary.end_of_text.to_string()),
-        note("token_type", item.to_string().to_lowercase()),
-    ];
+    let mut notes = vec![KeyValue::new("millrace.layout".into(), "documents".to_string())];
+    notes.extend(vocabulary_notes(vocabulary));
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
         .set_max_row_group_row_count(Some(ROW_GROUP))

@@ -1,0 +1,161 @@
+//! What becomes of each row, and which shard it goes to.
+use super::graph::Preparation;
+use super::version::Previous;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use text::cache::key;
+use text::catalog::Catalog;
+use text::digest::shard_of;
+use text::write::ShardWritten;
+use text::write::files::Footer;
+
+/// What became of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is kept.
+    Kept,
+    /// A stage dropped it; the catalog says why.
+    Dropped,
+    /// A row above has the same id.
+    DuplicateId,
+    /// Another document has the same text: the row of the one kept, and of the one that it was compared with.
+    Exact(u32, u32),
+    /// Another document has nearly the same text: as above, and the bits of their similarity.
+    Near(u32, u32, u64),
+}
+
+impl Verdict {
+    /// Its name in `catalog.parquet`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Kept => "kept",
+            Verdict::Dropped => "dropped",
+            Verdict::DuplicateId => "duplicate id",
+            Verdict::Exact(..) => "exact duplicate",
+            Verdict::Near(..) => "near duplicate",
+        }
+    }
+}
+
+/// What became of all rows.
+pub struct Verdicts {
+    /// By row of the catalog.
+    pub rows: Vec<Verdict>,
+    /// Pairs that were compared, by content hash, with their similarity.
+    pub pairs: Vec<(text::scan_rows::Hash, text::scan_rows::Hash, f64)>,
+}
+
+impl Verdicts {
+    /// Why `row` was dropped.
+    pub fn reason<'a>(&self, catalog: &'a Catalog, row: usize) -> Cow<'a, str> {
+        match self.rows[row] {
+            Verdict::Dropped => catalog.dropped(row).unwrap_or_default().into(),
+            other => other.name().into(),
+        }
+    }
+}
+
+/// Rows that go no further, before duplicates are looked for: those that a stage dropped, and those whose id another
+/// row above has.
+pub fn first_verdicts(catalog: &Catalog) -> Vec<Verdict> {
+    let mut ids = HashSet::new();
+    let verdict = |row| match catalog.dropped(row) {
+        Some(_) => Verdict::Dropped,
+        None if ids.insert(catalog.id(row)) => Verdict::Kept,
+        None => Verdict::DuplicateId,
+    };
+    (0..catalog.len()).map(verdict).collect()
+}
+
+/// Rows of the catalog by shard, each sorted by id.
+pub struct Layout {
+    /// Those that are kept.
+    pub kept: Vec<Vec<u32>>,
+    /// Those whose texts are kept although they were dropped: near-duplicates, of which one may take the place of the
+    /// one kept in the next version, and all others if that is asked for.
+    pub dropped: Vec<Vec<u32>>,
+}
+
+impl Layout {
+    /// Where the rows of `catalog` go.
+    pub fn of(catalog: &Catalog, verdicts: &Verdicts, shards: u32, keep_dropped: bool) -> Self {
+        Self::new(catalog, |row| verdicts.rows[row].name(), shards, keep_dropped)
+    }
+
+    /// The same, by the names of the verdicts.
+    pub fn new<'a>(catalog: &Catalog, name: impl Fn(usize) -> &'a str, shards: u32, keep_dropped: bool) -> Self {
+        let empty = || vec![Vec::new(); shards as usize];
+        let mut layout = Self { kept: empty(), dropped: empty() };
+        for row in 0..catalog.len() {
+            let to = match name(row) {
+                "kept" => &mut layout.kept,
+                "near duplicate" => &mut layout.dropped,
+                _ if keep_dropped => &mut layout.dropped,
+                _ => continue,
+            };
+            to[shard_of(catalog.id(row), shards) as usize].push(row as u32);
+        }
+        for rows in layout.kept.iter_mut().chain(&mut layout.dropped) {
+            rows.sort_by_key(|row| (catalog.id(*row as usize), *row));
+        }
+        layout
+    }
+
+    /// Names what each shard's files follow from.
+    pub fn keys(
+        &self,
+        catalog: &Catalog,
+        verdicts: &Verdicts,
+        footer: &Footer,
+        prepared: &Preparation,
+    ) -> BTreeMap<u32, String> {
+        let vocabulary = format!("{:?} {:?}", footer.vocabulary, prepared.read.split());
+        let shard = |shard: u32| {
+            let mut parts = vec![Cow::Borrowed(footer.configuration.as_str()), Cow::Borrowed(vocabulary.as_str())];
+            for rows in [&self.kept, &self.dropped] {
+                parts.push("|".into());
+                for row in rows[shard as usize].iter().map(|row| *row as usize) {
+                    parts.push(line(catalog, row).into());
+                    parts.push(verdicts.reason(catalog, row));
+                }
+            }
+            key(&parts.iter().map(|part| part.as_ref()).collect::<Vec<_>>())
+        };
+        (0..self.kept.len() as u32).map(|number| (number, shard(number))).collect()
+    }
+
+    /// Tokens of every row; `None` where it has none.
+    pub fn counts(
+        &self,
+        written: &BTreeMap<u32, ShardWritten>,
+        previous: Option<&Previous>,
+        same: &[u32],
+    ) -> BTreeMap<u32, u32> {
+        let mut counts = BTreeMap::new();
+        for (shard, written) in written {
+            counts.extend(self.kept[*shard as usize].iter().copied().zip(written.tokens.iter().copied()));
+        }
+        if let Some(previous) = previous {
+            for shard in same.iter().map(|shard| *shard as usize) {
+                let rows = self.kept[shard].iter().zip(&previous.layout.kept[shard]);
+                counts.extend(rows.map(|(row, old)| (*row, previous.tokens[*old as usize])));
+            }
+        }
+        counts
+    }
+}
+
+/// Everything that a row's columns follow from.
+fn line(catalog: &Catalog, row: usize) -> String {
+    let string = |name| catalog.string(name, row);
+    let number = |name: &str| {
+        use arrow::array::{Array, AsArray};
+        let column = catalog.rows[name].as_primitive::<arrow::datatypes::UInt64Type>();
+        column.is_valid(row).then(|| column.value(row))
+    };
+    let (strings, numbers) = (
+        ["id", "url", "title", "source", "source_file"].map(string),
+        ["revision", "source_offset", "row_group"].map(number),
+    );
+    format!("{strings:?} {numbers:?} {:?}", catalog.content(row))
+}

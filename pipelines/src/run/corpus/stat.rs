@@ -1,0 +1,64 @@
+//! `pipeline stat`: what is worth knowing of a version.
+use super::stats::Stats;
+use super::version::{MANIFEST, STATS, versions};
+use crate::cli;
+use crate::run::Usage;
+use crate::show::{Align, bar, table};
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The version that `asked` names, or the last one of the folder that it names.
+///
+/// # Errors
+/// [`Usage`] if there is none.
+pub fn stat(asked: &cli::Stat) -> Result<(PathBuf, Stats)> {
+    let path = &asked.path;
+    let version = match path.join(MANIFEST).is_file() {
+        true => path.clone(),
+        false if path.is_dir() => versions(path)?.pop().map(|(_, version)| version).unwrap_or_default(),
+        false => PathBuf::new(),
+    };
+    if version.as_os_str().is_empty() {
+        let at = path.display();
+        return Err(
+            Usage(format!("{at} holds no version of a corpus: `pipeline run` of a preparation makes one")).into()
+        );
+    }
+    let file = version.join(STATS);
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let stats = serde_json::from_str(&text).with_context(|| format!("cannot understand {}", file.display()))?;
+    Ok((version, stats))
+}
+
+/// The statistics as tables of at most `columns`.
+pub fn render(version: &std::path::Path, stats: &Stats, columns: usize) -> String {
+    let heads = [("", Align::Left), ("documents", Align::Right), ("bytes", Align::Right), ("tokens", Align::Right)];
+    let line = |name: &str, of: &super::stats::Amount| {
+        let tokens = if of.tokens > 0 { of.tokens.to_string() } else { String::new() };
+        vec![name.to_owned(), of.documents.to_string(), of.bytes.to_string(), tokens]
+    };
+    let mut rows = vec![line("read", &stats.read)];
+    rows.extend(stats.dropped.iter().map(|(reason, amount)| line(&format!("  {reason}"), amount)));
+    rows.push(line("kept", &stats.kept));
+    rows.push(line("  to learn from", &stats.train));
+    rows.push(line("  held out", &stats.validation));
+    let mut text = format!("{}\n\n{}\n", version.display(), table(&heads, &rows, columns));
+    let from = |by: &BTreeMap<u64, u64>| by.iter().map(|(n, count)| (n.to_string(), *count)).collect::<Vec<_>>();
+    let pairs: Vec<_> = stats.pairs_by_similarity.iter().map(|(n, count)| (n.clone(), *count)).collect();
+    for (title, histogram) in [
+        ("tokens from", from(&stats.documents_by_tokens)),
+        ("bytes from", from(&stats.documents_by_bytes)),
+        ("cluster from", from(&stats.clusters_by_size)),
+        ("similarity", pairs),
+    ] {
+        let most = histogram.iter().map(|(_, count)| *count).max().unwrap_or_default();
+        if most > 0 {
+            let heads = [(title, Align::Right), ("count", Align::Right), ("", Align::Left)];
+            let rows: Vec<_> =
+                histogram.into_iter().map(|(n, count)| vec![n, count.to_string(), bar(count, most, 40)]).collect();
+            text += &format!("\n{}\n", table(&heads, &rows, columns));
+        }
+    }
+    text
+}

@@ -1,0 +1,120 @@
+//! What is worth knowing of a version: `stats.json`, and what is said when it is there.
+use super::layout::{Verdict, Verdicts};
+use super::version::Previous;
+use crate::show::human::{bytes as size, count, time as span};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use text::catalog::Catalog;
+use text::split::Part;
+use text::write::Work;
+
+/// `stats.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Rows that were read.
+    pub read: Amount,
+    /// Documents that are kept.
+    pub kept: Amount,
+    /// Of these, documents to learn from.
+    pub train: Amount,
+    /// Of these, documents that are held out.
+    pub validation: Amount,
+    /// What was dropped, by reason.
+    pub dropped: BTreeMap<String, Amount>,
+    /// Documents kept, by their tokens: from the key on, below twice as many.
+    pub documents_by_tokens: BTreeMap<u64, u64>,
+    /// Documents kept, by the bytes of their text: as above.
+    pub documents_by_bytes: BTreeMap<u64, u64>,
+    /// Documents kept in place of others, by how many documents they stand for, themselves included: as above.
+    pub clusters_by_size: BTreeMap<u64, u64>,
+    /// Pairs of texts that were compared, by the tenths of their similarity.
+    pub pairs_by_similarity: BTreeMap<String, u64>,
+}
+
+/// So many of something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Documents.
+    pub documents: u64,
+    /// Bytes of their texts.
+    pub bytes: u64,
+    /// Their tokens, without those that end them.
+    pub tokens: u64,
+}
+
+impl Amount {
+    fn add(&mut self, bytes: u64, tokens: u64) {
+        self.documents += 1;
+        self.bytes += bytes;
+        self.tokens += tokens;
+    }
+}
+
+/// What is worth knowing of a catalog. `counts` are the tokens of its rows.
+pub fn stats(catalog: &Catalog, verdicts: &Verdicts, counts: &BTreeMap<u32, u32>, work: &Work) -> Stats {
+    let mut stats = Stats::default();
+    let mut clusters: BTreeMap<u32, u64> = BTreeMap::new();
+    let power = |n: u64| if n == 0 { 0 } else { 1 << n.ilog2() };
+    for (row, verdict) in (0_u32..).zip(&verdicts.rows) {
+        let bytes = catalog.bytes(row as usize);
+        let tokens = u64::from(counts.get(&row).copied().unwrap_or_default());
+        stats.read.add(bytes, 0);
+        match verdict {
+            Verdict::Kept => {
+                stats.kept.add(bytes, tokens);
+                match work.part(row) {
+                    Part::Validation => stats.validation.add(bytes, tokens),
+                    _ => stats.train.add(bytes, tokens),
+                }
+                if work.footer.vocabulary.is_some() {
+                    *stats.documents_by_tokens.entry(power(tokens)).or_default() += 1;
+                }
+                *stats.documents_by_bytes.entry(power(bytes)).or_default() += 1;
+            }
+            _ => {
+                let reason = verdicts.reason(catalog, row as usize).into_owned();
+                stats.dropped.entry(reason).or_default().add(bytes, 0);
+            }
+        }
+        if let Verdict::Exact(kept, _) | Verdict::Near(kept, ..) = verdict {
+            *clusters.entry(*kept).or_insert(1) += 1;
+        }
+    }
+    clusters.values().for_each(|size| *stats.clusters_by_size.entry(power(*size)).or_default() += 1);
+    for (.., similarity) in &verdicts.pairs {
+        let tenth = (similarity * 10.0).floor() / 10.0;
+        *stats.pairs_by_similarity.entry(format!("{tenth:.1}")).or_default() += 1;
+    }
+    stats
+}
+
+/// What is said when a version is there. `shards`: how many were taken over, how many written.
+pub fn summary(
+    folder: &Path,
+    stats: &Stats,
+    previous: Option<&Previous>,
+    shards: (usize, usize),
+    spent: Duration,
+) -> String {
+    let Stats { read, kept, .. } = stats;
+    let dropped: u64 = stats.dropped.values().map(|amount| amount.documents).sum();
+    let mut lines = vec![format!(
+        "{}: {} of {} documents, {} of text, {} tokens; {} dropped; {}",
+        folder.display(),
+        kept.documents,
+        read.documents,
+        size(kept.bytes),
+        count(kept.tokens),
+        dropped,
+        span(spent),
+    )];
+    if let Some(previous) = previous {
+        lines.push(format!(
+            "since v{}: {} shards are the same, {} are written anew",
+            previous.number, shards.0, shards.1
+        ));
+    }
+    lines.join("\n")
+}

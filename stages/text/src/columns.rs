@@ -1,0 +1,136 @@
+//! The columns of document rows, from `read` to the files that `write` makes (`data/SCHEMA.md`).
+//!
+//! A stage that takes rows and gives rows keeps columns that it does not know, and the number of rows. To drop a row it
+//! writes a reason into the column [`DROPPED`]; whoever finds one there leaves the row as it is.
+use anyhow::{Context, Result};
+use arrow::array::{Array, ArrayRef, AsArray, LargeStringArray, RecordBatch, StringArray, StringBuilder, UInt64Array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Why a row is dropped (string); null: it is kept. Rows without the column are all kept.
+pub const DROPPED: &str = "dropped";
+/// Number of a row among all rows that are read (uint64): preparation finds rows again by it.
+pub const INPUT_ROW: &str = "input_row";
+/// Hash of a row as it was read (fixed_size_binary of 16).
+pub const INPUT_HASH: &str = "input_hash";
+
+/// A field.
+pub(crate) fn field(name: &str, kind: DataType, nullable: bool) -> Field {
+    Field::new(name, kind, nullable)
+}
+
+/// What a document row holds apart from its text.
+pub fn about() -> Vec<Field> {
+    vec![
+        field("id", DataType::Utf8, false),
+        field("url", DataType::Utf8, true),
+        field("title", DataType::Utf8, false),
+        field("source", DataType::Utf8, false),
+        field("revision", DataType::UInt64, true),
+        field("source_file", DataType::Utf8, false),
+        field("source_offset", DataType::UInt64, true),
+        field("row_group", DataType::UInt64, true),
+    ]
+}
+
+/// A document row.
+pub fn documents() -> SchemaRef {
+    let mut fields = about();
+    fields.insert(3, field("text", DataType::LargeUtf8, false));
+    Arc::new(Schema::new(fields))
+}
+
+/// Where a batch was read.
+pub struct Origin<'a> {
+    /// The file.
+    pub file: &'a Path,
+    /// Its column with the text.
+    pub column: &'a str,
+    /// The row group.
+    pub row_group: u64,
+    /// Number of the first row within the file.
+    pub first: u64,
+}
+
+/// Rows of any Parquet file with the columns of [`documents`]: what is missing follows from where they were read. A null
+/// text is an empty one.
+pub fn of_any(batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
+    let rows = batch.num_rows();
+    let name = origin.file.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.split('.').next().unwrap_or_default();
+    let numbered = |row: usize| format!("{stem}-{}", origin.first + row as u64);
+    let has_offset = batch.column_by_name("source_offset").is_some();
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    for field in documents().fields() {
+        let from = if field.name() == "text" { origin.column } else { field.name() };
+        let found = batch.column_by_name(from).map(|column| cast(column, field)).transpose()?;
+        columns.push(match (field.name().as_str(), found) {
+            ("text", found) => filled_text(found.with_context(|| format!("no column {from}"))?),
+            ("id", found) => Arc::new(filled(rows, found, numbered)),
+            ("source" | "source_file", Some(found)) if found.null_count() == 0 => found,
+            ("source", found) => Arc::new(filled(rows, found, |_| stem.to_owned())),
+            ("source_file", found) => Arc::new(filled(rows, found, |_| name.clone().into_owned())),
+            ("title", found) => Arc::new(filled(rows, found, |_| String::new())),
+            ("row_group", None) if !has_offset => Arc::new(UInt64Array::from(vec![origin.row_group; rows])),
+            (_, Some(found)) => found,
+            (_, None) => arrow::array::new_null_array(field.data_type(), rows),
+        });
+    }
+    Ok(RecordBatch::try_new(documents(), columns)?)
+}
+
+fn cast(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let plain = match column.data_type() {
+        DataType::Dictionary(_, values) => &cast_with_options(column, values, &strict)?,
+        _ => column,
+    };
+    // A text must be text; what else cannot be what it is called is as if it were not there.
+    let cast = cast_with_options(plain, field.data_type(), &CastOptions { safe: field.name() != "text", ..strict });
+    match cast {
+        Err(_) if field.name() != "text" => Ok(arrow::array::new_null_array(field.data_type(), column.len())),
+        cast => Ok(cast?),
+    }
+}
+
+fn filled(rows: usize, found: Option<ArrayRef>, default: impl Fn(usize) -> String) -> StringArray {
+    let found = found.as_ref().map(|found| found.as_string::<i32>());
+    let mut built = StringBuilder::new();
+    for row in 0..rows {
+        match found.filter(|found| found.is_valid(row)) {
+            Some(found) => built.append_value(found.value(row)),
+            None => built.append_value(default(row)),
+        }
+    }
+    built.finish()
+}
+
+fn filled_text(texts: ArrayRef) -> ArrayRef {
+    if texts.null_count() == 0 {
+        return texts;
+    }
+    Arc::new(LargeStringArray::from_iter_values(texts.as_string::<i64>().iter().map(Option::unwrap_or_default)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::Int64Array;
+
+    #[test]
+    fn what_a_file_does_not_say_follows_from_where_it_was_read() {
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![Some(7), None]));
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None]));
+        let batch = RecordBatch::try_from_iter([("id", ids), ("content", texts)]).unwrap();
+        let origin = Origin { file: Path::new("x/some.parquet"), column: "content", row_group: 3, first: 40 };
+        let rows = of_any(&batch, &origin).unwrap();
+        let string = |name: &str| rows.column_by_name(name).unwrap().as_string::<i32>().clone();
+        assert_eq!(string("id").iter().flatten().collect::<Vec<_>>(), ["7", "some-41"]);
+        assert_eq!((string("source").value(0), string("source_file").value(1)), ("some", "some.parquet"));
+        assert_eq!(string("url").null_count(), 2);
+        assert_eq!(rows.column_by_name("text").unwrap().as_string::<i64>().value(1), "");
+        assert_eq!(rows.column_by_name("row_group").unwrap().as_ref(), &UInt64Array::from(vec![3, 3]));
+    }
+}
