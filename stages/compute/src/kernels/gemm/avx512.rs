@@ -343,9 +343,9 @@ unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, columns: usiz
                     let mask = first(steps - step);
                     let there = LANES.min(columns - column);
                     let mut rows = [_mm512_setzero_ps(); LANES];
-                    for i in 0..LANES {
+                    for (i, row) in rows.iter_mut().enumerate() {
                         if i < there {
-                            rows[i] = _mm512_maskz_loadu_ps(mask, from.data.add(i * x.column));
+                            *row = _mm512_maskz_loadu_ps(mask, from.data.add(i * x.column));
                             _mm_prefetch::<_MM_HINT_T0>(from.data.wrapping_add((i + LANES) * x.column).cast());
                         }
                     }
