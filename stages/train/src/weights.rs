@@ -230,4 +230,37 @@ mod tests {
         }
         Ok(())
     }
+
+    #[test]
+    fn values_of_every_width_are_read() -> Result<()> {
+        use safetensors::tensor::TensorView;
+        let bytes = |halves: [u16; 2]| halves.iter().flat_map(|half| half.to_le_bytes()).collect::<Vec<u8>>();
+        let bf16 = bytes([half::bf16::from_f32(-1.5).to_bits(), half::bf16::INFINITY.to_bits()]);
+        let f16 = bytes([half::f16::from_f32(0.25).to_bits(), half::f16::from_f32(-8.0).to_bits()]);
+        let i64 = [7i64.to_le_bytes(), (-9i64).to_le_bytes()].concat();
+        let views = [
+            ("bf16", TensorView::new(Dtype::BF16, vec![2], &bf16)?),
+            ("bool", TensorView::new(Dtype::BOOL, vec![4], &f16)?),
+            ("f16", TensorView::new(Dtype::F16, vec![2], &f16)?),
+            ("i64", TensorView::new(Dtype::I64, vec![2, 1], &i64)?),
+        ];
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("x.safetensors");
+        safetensors::serialize_to_file(views, None, &path)?;
+        let file = TensorFile::open(&path)?;
+        let read = |name| -> Result<(bool, Vec<f64>)> {
+            let mut all = Vec::new();
+            let known = file.values(name, &mut |values| all.extend_from_slice(values))?;
+            Ok((known, all))
+        };
+        assert_eq!(read("bf16")?, (true, vec![-1.5, f64::INFINITY]));
+        assert_eq!(read("f16")?, (true, vec![0.25, -8.0]));
+        assert_eq!(read("i64")?, (true, vec![7.0, -9.0]));
+        assert_eq!(read("bool")?, (false, vec![]));
+        assert!(read("no").is_err());
+        let mut names: Vec<String> = file.tensors().into_iter().map(|(name, _)| name).collect();
+        names.sort();
+        assert_eq!(names, ["bf16", "bool", "f16", "i64"]);
+        Ok(())
+    }
 }
