@@ -4,7 +4,7 @@ use clap::Parser;
 use millrace_pipelines::cli::Cli;
 use support::{Scratch, repository};
 
-const COMMANDS: [&str; 5] = ["run", "check", "stages", "evaluate", "bench"];
+const COMMANDS: [&str; 6] = ["run", "check", "explain", "stages", "evaluate", "bench"];
 
 /// The lines of a help text that show how to call the program.
 fn examples(help: &str) -> Vec<String> {

@@ -1,39 +1,66 @@
 //! The run directory: what a run leaves behind.
 //!
-//! `config.toml` (resolved, with origins), `environment.json`, `tokenizer.json`, `metrics.jsonl`, `checkpoints/`.
+//! `config.toml` (resolved, with origins), `environment.json`, `tokenizer.json`, `metrics.jsonl`, `checkpoints/`,
+//! `summary.json` (once it is over).
 use super::Usage;
 use crate::plan::Plan;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use compute::machine;
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use train::checkpoint::{self, Fingerprint, State};
-use train::record::METRICS_FILE;
+use train::record::{METRICS_FILE, StepLine};
 
 /// The resolved configuration.
 pub const CONFIG_FILE: &str = "config.toml";
 /// The machine, the program and the kernels.
 pub const ENVIRONMENT_FILE: &str = "environment.json";
 
-/// Makes `run_dir` for a new run; refuses one in which another run has left something.
+/// How the run ended.
+pub const SUMMARY_FILE: &str = "summary.json";
+
+/// Makes `run_dir`, or sees that it is one of a run and can be written; refuses one that holds anything else, and one in
+/// which another run has left something unless that goes on.
 ///
 /// # Errors
-/// [`Usage`] if there is another run, or the folder cannot be made.
-pub fn claim(run_dir: &Path) -> Result<()> {
+/// [`Usage`] if there is something else, or another run; if the folder cannot be made or written.
+pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
+    let at = run_dir.display();
+    fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run directory {at}"))?;
+    let entries = fs::read_dir(run_dir).with_context(|| format!("cannot read the run directory {at}"))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.with_context(|| format!("cannot read {at}"))?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    // What a killed run was writing: `text::cache::write_whole` names it so.
+    for name in names.iter().filter(|name| name.starts_with('.') && name.ends_with(".part")) {
+        let _ = fs::remove_file(run_dir.join(name));
+    }
+    names.retain(|name| !name.starts_with('.'));
+    let a_runs = |name: &String| [CONFIG_FILE, METRICS_FILE, checkpoint::CHECKPOINTS].contains(&name.as_str());
+    if !names.is_empty() && !names.iter().any(a_runs) {
+        let more = if names.len() > 3 { ", …" } else { "" };
+        let some = names[..names.len().min(3)].join(", ");
+        let why = "a run would mix its files with these; choose another with --run-dir";
+        return Err(Usage(format!("{at} is no run's directory, it holds {some}{more}: {why}")).into());
+    }
     let taken = run_dir.join(METRICS_FILE).exists() || !checkpoint::list(run_dir)?.is_empty();
-    if taken {
-        let at = run_dir.display();
+    if taken && !goes_on {
         let how = "go on with --resume, choose another with --run-dir, or remove it";
         return Err(Usage(format!("{at} already holds a run: {how}")).into());
     }
-    fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run directory {}", run_dir.display()))
+    let probe = run_dir.join(".writable");
+    write(&probe, "")
+        .and_then(|()| Ok(fs::remove_file(&probe)?))
+        .with_context(|| format!("cannot write into the run directory {at}"))
 }
 
 /// The checkpoint to go on from: `asked`, or the last one of `run_dir`; `None` if there is none yet.
 ///
 /// # Errors
-/// If `asked` is no checkpoint, or the last one is unreadable.
+/// If `asked` is no checkpoint, or it or the last one is damaged: then with the one before it that is whole.
 pub fn resumed(run_dir: &Path, asked: Option<&Path>) -> Result<Option<(PathBuf, State)>> {
     let path = match asked {
         Some(path) => path.to_owned(),
@@ -42,8 +69,20 @@ pub fn resumed(run_dir: &Path, asked: Option<&Path>) -> Result<Option<(PathBuf, 
             None => return Ok(None),
         },
     };
-    let state = checkpoint::read_state(&path)?;
-    Ok(Some((path, state)))
+    match checkpoint::verify(&path).and_then(|()| checkpoint::read_state(&path)) {
+        Ok(state) => Ok(Some((path, state))),
+        Err(error) => {
+            let all = checkpoint::list(run_dir)?;
+            let step = all.iter().find(|(_, other)| other.file_name() == path.file_name()).map(|(step, _)| *step);
+            let Some(step) = step else { return Err(error) };
+            Err(match checkpoint::before(&run_dir.join(checkpoint::CHECKPOINTS), step) {
+                Some(whole) => {
+                    anyhow!("{error:#}\n  the one before it is whole: go on from it with --resume={}", whole.display())
+                }
+                None => anyhow!("{error:#}\n  no checkpoint before it is whole: start anew with another --run-dir"),
+            })
+        }
+    }
 }
 
 /// Refuses to go on where numbers would not follow from what they followed from; returns what else should be said.
@@ -97,6 +136,34 @@ pub fn describe(run_dir: &Path, plan: &Plan, workers: usize, tokenizer: Option<&
         Some(json) => write(&run_dir.join("tokenizer.json"), json),
         None => Ok(()),
     }
+}
+
+/// How a run ended.
+pub struct Ended<'a> {
+    /// Its last step.
+    pub last: Option<&'a StepLine>,
+    /// Was it stopped before its end?
+    pub stopped: bool,
+    /// Seconds of training.
+    pub seconds: f64,
+}
+
+/// Writes how the run ended.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn summarize(run_dir: &Path, ended: &Ended<'_>) -> Result<()> {
+    let last = |value: fn(&StepLine) -> Option<f64>| ended.last.and_then(value);
+    let summary = json!({
+        "state": if ended.stopped { "stopped" } else { "done" },
+        "step": ended.last.map(|line| line.step),
+        "loss": last(|line| Some(line.loss)),
+        "validation_loss": last(|line| line.validation_loss),
+        "bits_per_byte": last(|line| line.bits_per_byte),
+        "seconds": (ended.seconds * 1e3).round() / 1e3,
+        "peak_rss_mb": super::peak_rss_mb(),
+    });
+    write(&run_dir.join(SUMMARY_FILE), &format!("{summary:#}\n"))
 }
 
 /// Writes a file, whole or not at all.

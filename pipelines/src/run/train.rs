@@ -1,15 +1,15 @@
 //! `pipeline run`.
 use super::interruption::Interruption;
 use super::session::Session;
-use super::{Usage, directory, prepare};
+use super::{Usage, calibrate, directory, explain, prepare};
 use crate::cli;
 use crate::engine::{Job, Stop, WorkerTiming, execute};
 use crate::plan::Plan;
-use crate::show::{Banner, Line, StageTime, Times, Training, banner, held_back, stage_times};
+use crate::show::{Banner, Line, StageTime, Times, Training, banner, stage_times};
 use anyhow::Result;
 use compute::machine;
 use contract::{Saved, Snapshot, StageType};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -32,12 +32,13 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     machine::single_threaded_blas();
     let interruption = Interruption::at_once()?;
 
+    if asked.dry_run {
+        return dry_run(&plan, workers, &run_dir);
+    }
+    directory::claim(&run_dir, asked.resume.is_some())?;
     let from = match &asked.resume {
         Some(checkpoint) => directory::resumed(&run_dir, checkpoint.as_deref())?,
-        None => {
-            directory::claim(&run_dir)?;
-            None
-        }
+        None => None,
     };
     let mut line = Line::stderr();
     let prepared = prepare::prepare(&plan, workers, &mut line)?;
@@ -45,26 +46,29 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     let mut session = Session::new(&plan, prepared, workers, Some(run_dir.clone()))?;
     let saved = begin(&mut session, &plan, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
-    std::fs::create_dir_all(&run_dir)?;
     directory::describe(&run_dir, &plan, workers, tokenizer.as_ref().map(|json| json.0.as_str()))?;
 
-    line.note(&banner(&introduction(&session, &plan, &run_dir), COLUMNS));
-    session.notes.iter().for_each(|note| line.note(&format!("note: {note}")));
-    let limit = Limit { gemm_gflops: full_speed(workers) };
+    let introduction = banner(&introduction(&session, &plan, &run_dir), COLUMNS);
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
-    session.env.resources.insert(Arc::new(limit));
-    session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
     let (stop, steps, noted) = (Arc::new(Stop::default()), session.env.calendar.steps, Arc::clone(&printer));
-    session.env.resources.insert(Arc::clone(&stop));
     interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.note(note))?;
+    lock(&printer).line.note(&introduction);
+    session.notes.iter().for_each(|note| lock(&printer).line.note(&format!("note: {note}")));
+    session.env.resources.insert(Arc::clone(&stop));
+    session.env.resources.insert(Arc::new(Limit { gemm_gflops: full_speed(workers) }));
+    session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
     let began = Instant::now();
     let job = Job { stages: plan.stages, env: session.env, saved, endless: false, prefetch: plan.run.prefetch };
     let timings = execute(job);
+    let spent = began.elapsed();
     interruption.over();
     let mut printer = lock(&printer);
     printer.line.finish();
-    let table = stage_times(&times(&timings?, began.elapsed()), COLUMNS);
+    let table = stage_times(&times(&timings?, spent), COLUMNS);
     printer.line.note(&format!("\n{table}"));
+    let ended =
+        directory::Ended { last: printer.last.as_ref(), stopped: stop.last().is_some(), seconds: spent.as_secs_f64() };
+    directory::summarize(&run_dir, &ended)?;
     if let Some(last) = stop.last() {
         let left = train::checkpoint::list(&run_dir)?.pop().filter(|(step, _)| *step == last + 1);
         return Err(interruption.interrupted(last + 1, steps, left.map(|(_, path)| path)).into());
@@ -77,8 +81,34 @@ fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
     printer.lock().unwrap_or_else(|e| e.into_inner())
 }
 
+/// Prepares the data and says what a run would do.
+fn dry_run(plan: &Plan, workers: usize, run_dir: &Path) -> Result<()> {
+    let (mut line, before, program) = (Line::stderr(), cached(plan), calibrate::program(workers));
+    let prepared = prepare::prepare(plan, workers, &mut line)?;
+    line.finish();
+    let made: BTreeSet<String> = cached(plan).difference(&before).filter_map(|path| kind_of(path)).collect();
+    let session = Session::new(plan, prepared, workers, None)?;
+    let made: Vec<String> = made.into_iter().collect();
+    println!("{}", explain::dry_run(plan, &session, run_dir, &made, program)?);
+    Ok(())
+}
+
+/// The files of the cache.
+fn cached(plan: &Plan) -> BTreeSet<PathBuf> {
+    let documents = plan.settings::<text::ReadDocuments>().map(|(_, read)| read.cache());
+    let cache = documents.or_else(|| plan.settings::<text::ReadTokens>().map(|(_, read)| read.cache()));
+    // A file of the cache stands in the folder of its kind.
+    let root = cache.and_then(|cache| Some(cache.file("any", "any", "any").parent()?.parent()?.to_owned()));
+    let list = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    root.into_iter().flat_map(list).flat_map(list).collect()
+}
+
+fn kind_of(path: &Path) -> Option<String> {
+    Some(path.parent()?.file_name()?.to_string_lossy().into_owned())
+}
+
 /// GFLOP/s that MFU is measured against: `$MILLRACE_GEMM_GFLOPS`, or measured now, which takes about a second.
-fn full_speed(workers: usize) -> f64 {
+pub fn full_speed(workers: usize) -> f64 {
     let given = std::env::var("MILLRACE_GEMM_GFLOPS").ok().and_then(|text| text.parse().ok());
     given.filter(|speed| *speed > 0.0).unwrap_or_else(|| machine::gemm_gflops(workers))
 }
@@ -106,14 +136,13 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
 fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     let (env, shape) = (&session.env, session.env.shape);
     let sequences = shape.micro_batches as usize * shape.sequences;
-    let mut facts = Banner {
+    Banner {
         run: plan.run.name.clone(),
         cpu: machine::cpu(),
         cores: super::cores(),
         workers: env.workers,
         blas_kernel: machine::blas_core(),
-        best_kernel: machine::best_blas_core_for_cpu().map(str::to_owned),
-        blas_variable: std::env::var("OPENBLAS_CORETYPE").ok(),
+        warning: machine::blas_held_back(),
         model: Some(session.model.summary.clone()),
         parameters: session.model.parameter_count() as u64,
         source: None,
@@ -123,11 +152,7 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
             shape.length, shape.micro_batches, shape.sequences, env.calendar.steps
         )),
         run_dir: Some(run_dir.display().to_string()),
-    };
-    if !held_back(&facts) {
-        facts.blas_variable = None;
     }
-    facts
 }
 
 /// Shows a run's numbers as they come, and keeps the last ones.
@@ -195,7 +220,9 @@ impl Printer {
     fn conclude(&mut self, run_dir: &Path) {
         if let Some(last) = &self.last {
             let loss = last.loss;
-            self.line.note(&format!("\nDone: {} steps, training loss {loss:.4}", last.step));
+            let peak = super::peak_rss_mb();
+            let done = format!("\nDone: {} steps, training loss {loss:.4}, peak memory {peak} MB", last.step);
+            self.line.note(&done);
         }
         let checkpoint = train::checkpoint::list(run_dir).ok().and_then(|mut all| all.pop());
         if let Some((_, path)) = checkpoint {

@@ -5,12 +5,15 @@
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Buffers shorter than this are not pooled: the allocator is as good.
 const POOLED_FROM: usize = 1024;
 /// Floats in a cache line: every buffer starts on one.
 const LINE: usize = 16;
 
+/// Bytes of all buffers that the pool has ever made: it never gives one back to the system.
+static POOLED: AtomicU64 = AtomicU64::new(0);
 static POOL: Mutex<BTreeMap<usize, Vec<Vec<f32>>>> = Mutex::new(BTreeMap::new());
 
 /// A run of f32 that starts on a cache line and returns to the pool when dropped.
@@ -25,7 +28,13 @@ impl Buffer {
     pub fn scratch(len: usize) -> Self {
         let capacity = (len + LINE).next_multiple_of(POOLED_FROM);
         let reused = if len >= POOLED_FROM { pool().get_mut(&capacity).and_then(Vec::pop) } else { None };
-        let storage = reused.unwrap_or_else(|| vec![0.0; if len >= POOLED_FROM { capacity } else { len + LINE }]);
+        let storage = reused.unwrap_or_else(|| {
+            let floats = if len >= POOLED_FROM { capacity } else { len + LINE };
+            if len >= POOLED_FROM {
+                POOLED.fetch_add((floats * size_of::<f32>()) as u64, Ordering::Relaxed);
+            }
+            vec![0.0; floats]
+        });
         let misaligned = (storage.as_ptr() as usize / size_of::<f32>()) % LINE;
         Self { start: (LINE - misaligned) % LINE, storage, len }
     }
@@ -72,6 +81,11 @@ impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.iter().take(8)).finish()
     }
+}
+
+/// Bytes that pooled buffers take in this process, in use or not.
+pub fn pooled_bytes() -> u64 {
+    POOLED.load(Ordering::Relaxed)
 }
 
 fn pool() -> std::sync::MutexGuard<'static, BTreeMap<usize, Vec<Vec<f32>>>> {

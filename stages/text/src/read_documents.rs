@@ -5,6 +5,7 @@ use crate::corpus::{CorpusIndex, Split};
 use crate::documents::{DocumentStore, records};
 use crate::inputs::resolve;
 use crate::lanes::LaneReader;
+use crate::row_groups::DEFAULT_BUDGET;
 use crate::spool::spool;
 use anyhow::Result;
 use contract::{
@@ -135,6 +136,11 @@ impl Settings for ReadDocuments {
         let store = env.resource("the opened documents (DocumentStore)")?;
         let lanes = LaneReader::new(env.resource::<CorpusIndex>("the index of the corpus (CorpusIndex)")?, env);
         Ok(Built::Source(Box::new(Reader { store, lanes })))
+    }
+
+    /// Decoded row groups: all of the text, up to a limit.
+    fn memory(&self, env: &Env) -> u64 {
+        env.corpus.map_or(0, |corpus| (corpus.train.bytes + corpus.validation.bytes).min(DEFAULT_BUDGET as u64))
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -135,9 +135,20 @@ impl Settings for Gpt2Forward {
         Ok(Built::Stage(Box::new(stage)))
     }
 
+    fn memory(&self, env: &Env) -> u64 {
+        let model = env.resources.get::<Facts>().map(|facts| self.model_of(&facts));
+        model.map_or(0, |model| memory(&model, env))
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// What every `forward` says of the activations of `model`: a micro-batch a worker.
+pub fn memory(model: &dyn Model, env: &Env) -> u64 {
+    let busy = env.workers.min(env.shape.micro_batches as usize);
+    (busy * model.activations(env.shape.sequences, env.shape.length) * size_of::<f32>()) as u64
 }
 
 /// Runs a model forward on batches. It holds a step's parameters from their arrival to the step's end.

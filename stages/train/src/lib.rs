@@ -7,11 +7,13 @@
 //! - [`optimize`]: clip and AdamW ([`schedule`]: the learning rate); gives the next step's parameters
 //! - [`evaluate`]: validation loss and bits per byte
 //! - [`checkpoint`]: everything a run needs to go on, and what Hugging Face needs to load it ([`weights`])
+//! - [`diverged`]: what is said where a loss or gradient is not finite
 //! - [`record`]: `metrics.jsonl`, and what people see
 #![forbid(unsafe_code)]
 
 pub mod backward;
 pub mod checkpoint;
+pub mod diverged;
 pub mod evaluate;
 pub mod forward;
 pub mod loss;

@@ -1,4 +1,5 @@
 //! `optimize`: clips by the global norm and applies AdamW, each worker to the tensors it owns, in place.
+use crate::diverged::finite;
 use crate::schedule::{Decay, Schedule};
 use crate::weights::{Start, StartFiles};
 use anyhow::{Result, ensure};
@@ -133,6 +134,11 @@ impl Settings for AdamWOptimize {
         })))
     }
 
+    /// Each parameter, and its means of gradients and of their squares.
+    fn memory(&self, env: &Env) -> u64 {
+        env.model.as_ref().map_or(0, |model| (3 * model.parameter_count() * size_of::<f32>()) as u64)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -199,12 +205,7 @@ impl Stage for Optimize {
             return Ok(());
         }
         let (norm, targets) = self.global_norm()?;
-        ensure!(
-            norm.is_finite(),
-            "the gradient of update {} is not finite (its norm is {norm}): nothing was updated and the last checkpoint \
-             is good; a lower `optimize.learning_rate` or more `optimize.warmup_steps` may help",
-            step + 1
-        );
+        finite("gradient's norm", norm, step)?;
         let s = &self.settings;
         let clip = if s.clip_norm > 0.0 { (s.clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let (rate, update) = (self.schedule.rate(step), step as f64 + 1.0);

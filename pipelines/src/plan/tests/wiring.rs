@@ -2,7 +2,7 @@
 use super::{Scratch, WIKI, wiki};
 use crate::plan::toys::{Clean, Read, Tokenize};
 use crate::plan::{Edge, Overrides, Plan};
-use contract::{Kind, Settings};
+use contract::Settings;
 
 /// A configuration of stages `id type [inputs]`, one a line.
 fn config(stages: &str) -> String {
@@ -49,8 +49,8 @@ fn a_training_graph() {
     ok: 9 stages, 600 steps
     ");
     assert_eq!(plan.stages[3].inputs[1], [Edge { from: 7, feedback: true }]);
-    assert_eq!(plan.takers(7, Kind::Parameters), [(3, 1, true)]);
-    assert_eq!(plan.takers(5, Kind::Gradient), [(6, 0, false)]);
+    assert_eq!(plan.stages[3].inputs[1], [Edge { from: 7, feedback: true }]);
+    assert_eq!(plan.stages[6].inputs[0], [Edge { from: 5, feedback: false }]);
 }
 
 #[test]

@@ -135,6 +135,14 @@ impl Model for Gpt2 {
         });
         Forward { hidden, tape }
     }
+
+    fn activations(&self, sequences: usize, length: usize) -> usize {
+        let Gpt2Shape { layers, heads, width: c, feed_forward: f, .. } = self.shape;
+        // What each layer keeps, and what lives beside it while one layer is worked on.
+        let kept = layers * (3 * c + 3 * c + f + 4 + heads);
+        let beside = 3 * c + 3 * c + 2 * f + 2;
+        sequences * length * (kept + beside)
+    }
 }
 
 /// The final normalisation.

@@ -22,6 +22,12 @@ pub trait Model: Send + Sync {
     /// If the parameters are not the model's, a token is not in the vocabulary, or sequences are longer than the
     /// model's: the plan and the tokenizer stage have checked all three.
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward;
+
+    /// Floats that a batch of `sequences × length` tokens takes at most, from its forward pass to the end of its backward
+    /// pass: activations, their gradients and scratch, but no gradient of a parameter. 0: it does not say.
+    fn activations(&self, _sequences: usize, _length: usize) -> usize {
+        0
+    }
 }
 
 /// What a forward pass gives.
