@@ -29,6 +29,52 @@ fn wired(stages: &str) -> String {
 }
 
 #[test]
+fn a_training_graph_drawn() {
+    let plan = wiki(&Overrides::default());
+    insta::assert_snapshot!(crate::show::graph(&plan, 80), @r"
+    ╭──────────╮
+    │ read     │ documents
+    ╰─────┬────╯
+          ▼ rows (stay, stream)
+    ╭─────┴────╮
+    │ tokenize │ bpe
+    ╰─────┬────╯
+          ▼ tokens (stay, stream)
+    ╭─────┴────╮
+    │ pack     │ concat
+    ╰─────┬────╯
+          ▼ batch (stay, stream)
+    ╭─────┴────╮
+    │ forward  │ gpt2
+    │          │ ◀─ parameters (broadcast, state, feedback + 1 step) ─ optimize
+    ╰─────┬────╯
+          ▼ activations (stay, stream)
+    ╭─────┴────╮
+    │ loss     │ cross_entropy
+    ╰─────┬────╯
+          ▼ loss gradient (stay, stream)
+    ╭─────┴────╮
+    │ backward │ backward
+    ╰─────┬────╯
+          ▼ gradient (exchange, stream)
+    ╭─────┴────╮
+    │ reduce   │ tree
+    ╰─────┬────╯
+          │ gradient (stay, stream)
+          ▼ norms (broadcast, stream)
+    ╭─────┴────╮
+    │ optimize │ adamw
+    ╰─────┬────╯
+          ▼ metrics (exchange, stream)
+    ╭─────┴────╮
+    │ record   │ record
+    │          │ ◀─ metrics (exchange, stream) ─ loss
+    │          │ ◀─ saved (stay, stream) ─ every stage
+    ╰──────────╯
+    ");
+}
+
+#[test]
 fn a_training_graph() {
     let plan = wiki(&Overrides::default());
     insta::assert_snapshot!(crate::show::plan_summary(&plan), @r"
