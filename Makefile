@@ -1,6 +1,12 @@
 # `make` lists the targets.
 export CARGO_INCREMENTAL := 0
 
+# Homebrew keeps its OpenBLAS where pkg-config does not look.
+BREW_OPENBLAS := $(shell brew --prefix openblas 2>/dev/null)
+ifneq ($(BREW_OPENBLAS),)
+export PKG_CONFIG_PATH := $(BREW_OPENBLAS)/lib/pkgconfig:$(PKG_CONFIG_PATH)
+endif
+
 PIPELINE := target/release/pipeline
 WIKI := data/cache/wiki
 PEERS := ../shared/peers

@@ -54,6 +54,28 @@ fn leaves_of_unequal_targets_with_documents_masked() {
 }
 
 #[test]
+fn another_model() {
+    let more = ["--stage", "forward=llama.toml", "--set", "forward.document_mask=true"];
+    same_for_all_workers(3, &more);
+}
+
+#[test]
+fn another_optimizer() {
+    same_for_all_workers(3, &["--stage", "optimize=muon.toml"]);
+}
+
+#[test]
+fn muon_learns_at_least_as_fast_as_adamw() {
+    let scratch = Scratch::new();
+    let more = ["--set", "run.max_steps=60"];
+    scratch.train("adamw", &more);
+    scratch.train("muon", &[&["--stage", "optimize=muon.toml"], &more[..]].concat());
+    let end = |directory: &str| scratch.losses(directory)[50..].iter().sum::<f64>() / 10.0;
+    println!("mean loss of the last ten steps: adamw {:.4}, muon {:.4}", end("adamw"), end("muon"));
+    assert!(end("muon") < end("adamw") + 0.01);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bits_and_another_gives_others() {
     let scratch = Scratch::new();
     scratch.train("a", &[]);
@@ -76,9 +98,12 @@ fn masking_documents_changes_the_numbers() {
 #[test]
 fn one_sequence_at_a_time_comes_to_the_same() {
     let scratch = Scratch::new();
-    scratch.train("batched", &[]);
-    scratch.train("single", &["--set", "forward.batching=per_sequence"]);
-    for (step, (a, b)) in scratch.losses("batched").iter().zip(scratch.losses("single")).enumerate() {
-        assert!((a - b).abs() < 1e-4, "step {}: batched {a}, per sequence {b}", step + 1);
+    for model in [&[][..], &["--stage", "forward=llama.toml"]] {
+        let [batched, single] = ["batched", "single"].map(|name| format!("{name}-{}", model.len()));
+        scratch.train(&batched, model);
+        scratch.train(&single, &[model, &["--set", "forward.batching=per_sequence"]].concat());
+        for (step, (a, b)) in scratch.losses(&batched).iter().zip(scratch.losses(&single)).enumerate() {
+            assert!((a - b).abs() < 1e-4, "step {}: batched {a}, per sequence {b}", step + 1);
+        }
     }
 }

@@ -31,7 +31,7 @@ fn the_estimate_of_memory_is_within_15_percent_of_what_happens() {
         let said: Value = serde_json::from_str(&said.stdout).expect("JSON");
         let directory = format!("run-{number}");
         scratch.train(&directory, &options);
-        let summary: Value = serde_json::from_str(&scratch.read(&format!("{directory}/summary.json"))).expect("JSON");
+        let summary: Value = serde_json::from_str(&scratch.read(&format!("{directory}/status.json"))).expect("JSON");
         let (said_mb, taken_mb) = (said["peak_mb"].as_f64().unwrap(), summary["peak_rss_mb"].as_f64().unwrap());
         seen.push(format!("{said_mb} MB said, {taken_mb} MB taken: {}", said["memory"]));
         assert!(said["tok_per_sec"].as_f64() > Some(0.0), "{said}");

@@ -2,9 +2,10 @@
 mod support;
 use clap::Parser;
 use millrace_pipelines::cli::Cli;
-use support::{Scratch, repository};
+use support::{Scratch, repository, words};
 
-const COMMANDS: [&str; 6] = ["run", "check", "explain", "stages", "evaluate", "bench"];
+const COMMANDS: [&str; 10] =
+    ["run", "check", "explain", "stages", "evaluate", "generate", "runs", "inspect", "report", "bench"];
 
 /// The lines of a help text that show how to call the program.
 fn examples(help: &str) -> Vec<String> {
@@ -25,7 +26,7 @@ fn every_command_has_examples_that_parse() {
         let examples = examples(help);
         assert!(!examples.is_empty(), "{help}");
         for example in examples {
-            if let Err(error) = Cli::try_parse_from(example.split_whitespace()) {
+            if let Err(error) = Cli::try_parse_from(words(&example)) {
                 panic!("the example `{example}` does not parse:\n{error}");
             }
         }

@@ -1,6 +1,7 @@
 //! README.md is true: its `pipeline` commands are run, in order, in a scratch directory; what they would install or
 //! download is there already; its other commands, its configuration, its error messages and its links are checked.
 //! (Its Rust is a doc test of `pipelines`.)
+mod support;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -46,7 +47,7 @@ impl Scratch {
 
     fn pipeline(&self, arguments: &str) -> Output {
         Command::new(env!("CARGO_BIN_EXE_pipeline"))
-            .args(arguments.split_whitespace())
+            .args(support::words(arguments))
             .current_dir(self.path())
             .env("MILLRACE_CACHE", self.path().join("cache"))
             .output()

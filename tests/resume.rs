@@ -97,6 +97,22 @@ fn from_a_checkpoint_that_is_named() {
 }
 
 #[test]
+fn another_model_and_another_optimizer() {
+    let scratch = Scratch::new();
+    for swap in ["forward=llama.toml", "optimize=muon.toml"] {
+        scratch.train(swap, &["--stage", swap]);
+        let outcome = || {
+            let of = |file| scratch.last(swap, file);
+            (of("model.safetensors"), of("optimizer.safetensors"), scratch.numbers(swap))
+        };
+        let whole = outcome();
+        let from = format!("--resume={swap}/checkpoints/step-00000003");
+        scratch.train(swap, &["--stage", swap, &from, "--workers", "3"]);
+        assert!(outcome() == whole, "{swap}");
+    }
+}
+
+#[test]
 fn only_the_last_checkpoints_are_kept() {
     let scratch = Scratch::new();
     scratch.train("two", &[]);

@@ -42,8 +42,18 @@ fn every_step_has_a_line_of_metrics() {
     scratch.train("r", &[]);
     let lines = scratch.metrics("r");
     assert_eq!(lines.len(), 6);
-    const ALWAYS: [&str; 9] =
-        ["step", "epoch", "tokens", "loss", "learning_rate", "gradient_norm", "tok_per_sec", "mfu", "data_wait_ms"];
+    const ALWAYS: [&str; 10] = [
+        "step",
+        "epoch",
+        "tokens",
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "tok_per_sec",
+        "mfu",
+        "data_wait_ms",
+        "time",
+    ];
     for (index, line) in lines.iter().enumerate() {
         let step = index as u64 + 1;
         let mut expected = ALWAYS.to_vec();

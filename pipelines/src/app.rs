@@ -2,7 +2,7 @@
 use crate::cli::{Cli, Command};
 use crate::plan::Plan;
 use crate::problem::Problems;
-use crate::{run, show};
+use crate::{report, run, show};
 use anyhow::{Error, Result};
 use clap::Parser;
 use contract::StageType;
@@ -49,7 +49,8 @@ impl App {
     }
 
     fn command(&self, command: &Command) -> Result<()> {
-        if matches!(command, Command::Run(_) | Command::Evaluate(_) | Command::Bench(_) | Command::Explain(_)) {
+        use Command::{Bench, Evaluate, Explain, Generate, Run};
+        if matches!(command, Run(_) | Evaluate(_) | Generate(_) | Bench(_) | Explain(_)) {
             start_again_with_fitting_kernels();
         }
         match command {
@@ -75,6 +76,24 @@ impl App {
                     }
                 }
             }
+            Command::Runs(asked) => {
+                let found = run::runs(asked)?;
+                for run in found.iter().filter(|_| asked.json) {
+                    println!("{}", serde_json::to_string(run)?);
+                }
+                if !asked.json {
+                    println!("{}", run::listed(&found, show::columns(), run::status::now()));
+                }
+            }
+            Command::Inspect(asked) => {
+                let found = run::inspect(asked)?;
+                match asked.json {
+                    true => println!("{}", serde_json::to_string(&found)?),
+                    false => println!("{}", found.text(show::columns()).trim_end()),
+                }
+            }
+            Command::Report(asked) => println!("{}", report::write(&asked.run)?.display()),
+            Command::Generate(asked) => run::generate_command(asked)?,
             Command::Bench(asked) => {
                 let (measured, _) = run::bench(asked)?;
                 println!("{}", serde_json::to_string(&measured)?);

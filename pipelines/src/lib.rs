@@ -4,7 +4,7 @@
 //! - [`plan`]: TOML to a checked plan; [`problem`]: what is wrong with it, all at once
 //! - [`engine`]: a plan as a timely dataflow
 //! - [`run`]: what each command does
-//! - [`show`]: what people see
+//! - [`show`]: what people see; [`report`]: the page that a run leaves behind
 #![forbid(unsafe_code)]
 
 mod app;
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod engine;
 pub mod plan;
 pub mod problem;
+pub mod report;
 pub mod run;
 pub mod show;
 mod stages;

@@ -16,7 +16,8 @@ pub fn repository() -> PathBuf {
     root.expect("configs/base.toml above this crate").to_owned()
 }
 
-/// A directory of one test, with a corpus `corpus.parquet`, a configuration `run.toml` and a cache of its own.
+/// A directory of one test, with a corpus `corpus.parquet`, a configuration `run.toml`, tables of another model and
+/// another optimizer to swap in (`--stage forward=llama.toml`, `--stage optimize=muon.toml`), and a cache of its own.
 pub struct Scratch {
     folder: TempDir,
     program: PathBuf,
@@ -42,6 +43,8 @@ impl Scratch {
         let scratch = Self { folder: tempfile::tempdir().expect("a scratch directory"), program: program.into() };
         scratch.documents("corpus.parquet", &corpus(120));
         scratch.write("run.toml", tiny("paths = [\"corpus.parquet\"]"));
+        scratch.write("llama.toml", "type = \"llama\"\nlayers = 2\nheads = 4\nkv_heads = 2\nwidth = 32\n");
+        scratch.write("muon.toml", "type = \"muon\"\nlearning_rate = 1e-2\nwarmup_steps = 2\n");
         scratch
     }
 
@@ -110,7 +113,7 @@ impl Scratch {
     pub fn numbers(&self, directory: &str) -> Vec<String> {
         let mut lines = self.metrics(directory);
         for line in &mut lines {
-            line.retain(|key, _| !["tok_per_sec", "mfu", "data_wait_ms"].contains(&key.as_str()));
+            line.retain(|key, _| !["tok_per_sec", "mfu", "data_wait_ms", "time"].contains(&key.as_str()));
         }
         lines.iter().map(|line| Value::Object(line.clone()).to_string()).collect()
     }
@@ -215,4 +218,21 @@ pub fn corpus(documents: usize) -> Vec<String> {
         format!("{}.", chosen.join(" "))
     };
     (0..documents).map(|_| document()).collect()
+}
+
+/// The words of a command line as a shell sees them, as far as documents here need it: double quotes hold spaces.
+pub fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), None::<String>, false);
+    for letter in line.chars() {
+        match letter {
+            '"' => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            ' ' if !quoted => words.extend(word.take()),
+            letter => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    words
 }

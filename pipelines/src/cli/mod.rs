@@ -1,5 +1,15 @@
 //! The command line of `pipeline`: definitions only.
 mod explain;
+mod generate;
+mod inspect;
+mod report;
+mod runs;
+
+pub use explain::Explain;
+pub use generate::Generate;
+pub use inspect::Inspect;
+pub use report::Report;
+pub use runs::Runs;
 
 use crate::plan::Overrides;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -30,11 +40,17 @@ pub enum Command {
     Stages(Stages),
     /// Measure a trained run on its validation split
     Evaluate(Evaluate),
+    /// List what ran: state, step, loss, bits per byte, speed
+    Runs(Runs),
+    /// Look into a file: Parquet, tensors, a checkpoint, a tokenizer
+    Inspect(Inspect),
+    /// Write the report of a run again: one page of HTML
+    Report(Report),
+    /// Continue a text with a trained model
+    Generate(Generate),
     /// Measure training speed on synthetic tokens; one line of JSON
     Bench(Bench),
 }
-
-pub use explain::Explain;
 
 /// `pipeline run`.
 #[derive(Debug, Args)]
@@ -258,6 +274,10 @@ mod tests {
             "pipeline run c.toml --stage a",
             "pipeline run c.toml --sample 0",
             "pipeline bench --shape huge",
+            "pipeline generate runs/x",
+            "pipeline generate runs/x --prompt a --temperature -1",
+            "pipeline generate runs/x --prompt a --top-p 0",
+            "pipeline generate runs/x --prompt a --top-p 1.1",
             "pipeline bench --shape seed --precision f8",
         ] {
             assert_eq!(parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");

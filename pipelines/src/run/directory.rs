@@ -1,8 +1,10 @@
 //! The run directory: what a run leaves behind.
 //!
-//! `config.toml` (resolved, with origins), `environment.json`, `tokenizer.json`, `metrics.jsonl`, `checkpoints/`,
-//! `summary.json` (once it is over).
+//! `config.toml` (resolved, with origins), `environment.json`, `tokenizer.json`, `metrics.jsonl`, `checkpoints/`; how
+//! it stands is [`status`](super::status), what it came to [`report`](crate::report).
 use super::Usage;
+use super::session::Session;
+use super::status::LOCK_FILE;
 use crate::plan::Plan;
 use anyhow::{Context, Result, anyhow};
 use compute::machine;
@@ -10,15 +12,14 @@ use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use train::checkpoint::{self, Fingerprint, State};
-use train::record::{METRICS_FILE, StepLine};
+use train::record::METRICS_FILE;
 
 /// The resolved configuration.
 pub const CONFIG_FILE: &str = "config.toml";
 /// The machine, the program and the kernels.
 pub const ENVIRONMENT_FILE: &str = "environment.json";
-
-/// How the run ended.
-pub const SUMMARY_FILE: &str = "summary.json";
+/// Whose text the run learned from, and under which licence.
+pub const ATTRIBUTION_FILE: &str = "attribution.txt";
 
 /// Makes `run_dir`, or sees that it is one of a run and can be written; refuses one that holds anything else, and one in
 /// which another run has left something unless that goes on.
@@ -39,7 +40,8 @@ pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
         let _ = fs::remove_file(run_dir.join(name));
     }
     names.retain(|name| !name.starts_with('.'));
-    let a_runs = |name: &String| [CONFIG_FILE, METRICS_FILE, checkpoint::CHECKPOINTS].contains(&name.as_str());
+    let a_runs =
+        |name: &String| [CONFIG_FILE, METRICS_FILE, checkpoint::CHECKPOINTS, LOCK_FILE].contains(&name.as_str());
     if !names.is_empty() && !names.iter().any(a_runs) {
         let more = if names.len() > 3 { ", …" } else { "" };
         let some = names[..names.len().min(3)].join(", ");
@@ -119,51 +121,30 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn describe(run_dir: &Path, plan: &Plan, workers: usize, tokenizer: Option<&str>) -> Result<()> {
+pub fn describe(run_dir: &Path, plan: &Plan, session: &Session, tokenizer: Option<&str>) -> Result<()> {
     let environment = json!({
         "program": concat!("millrace ", env!("CARGO_PKG_VERSION")),
         "cpu": machine::cpu(),
         "cores": super::cores(),
-        "workers": workers,
+        "workers": session.env.workers,
         "blas_kernel": machine::blas_core(),
         "OPENBLAS_CORETYPE": std::env::var("OPENBLAS_CORETYPE").ok(),
         "command": std::env::args().collect::<Vec<_>>(),
         "directory": std::env::current_dir().ok(),
+        "model": session.model.summary,
+        "parameters": session.model.parameter_count(),
+        "corpus": session.env.corpus,
+        "sources": session.sources,
     });
     write(&run_dir.join(CONFIG_FILE), &plan.resolved.to_toml())?;
     write(&run_dir.join(ENVIRONMENT_FILE), &format!("{environment:#}\n"))?;
+    if !session.sources.is_empty() {
+        write(&run_dir.join(ATTRIBUTION_FILE), &text::attribution::text(&session.sources))?;
+    }
     match tokenizer {
         Some(json) => write(&run_dir.join("tokenizer.json"), json),
         None => Ok(()),
     }
-}
-
-/// How a run ended.
-pub struct Ended<'a> {
-    /// Its last step.
-    pub last: Option<&'a StepLine>,
-    /// Was it stopped before its end?
-    pub stopped: bool,
-    /// Seconds of training.
-    pub seconds: f64,
-}
-
-/// Writes how the run ended.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn summarize(run_dir: &Path, ended: &Ended<'_>) -> Result<()> {
-    let last = |value: fn(&StepLine) -> Option<f64>| ended.last.and_then(value);
-    let summary = json!({
-        "state": if ended.stopped { "stopped" } else { "done" },
-        "step": ended.last.map(|line| line.step),
-        "loss": last(|line| Some(line.loss)),
-        "validation_loss": last(|line| line.validation_loss),
-        "bits_per_byte": last(|line| line.bits_per_byte),
-        "seconds": (ended.seconds * 1e3).round() / 1e3,
-        "peak_rss_mb": super::peak_rss_mb(),
-    });
-    write(&run_dir.join(SUMMARY_FILE), &format!("{summary:#}\n"))
 }
 
 /// Writes a file, whole or not at all.

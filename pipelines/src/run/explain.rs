@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use text::tokenize::Choice;
 use text::{Cache, ReadDocuments, ReadTokens, Tokenize, Tokenizer};
+use train::evaluate::Evaluate;
 
 /// Columns of what is printed.
 const COLUMNS: usize = 80;
@@ -24,13 +25,14 @@ pub fn explain(asked: &cli::Explain, registry: &[StageType]) -> Result<String> {
     let workers = plan.run.workers.unwrap_or_else(super::cores);
     let shape = batch_shape(&plan)?;
     let facts = Facts { length: shape.length, ..vocabulary(&plan)? };
+    let evaluate = plan.settings::<Evaluate>().map(|(_, evaluate)| evaluate.interval).filter(|steps| *steps > 0);
     let mut resources = Resources::default();
     resources.insert(Arc::new(facts));
     let env = Env {
         worker: 0,
         workers,
         seed: plan.run.seed,
-        calendar: Calendar { first: 0, steps: plan.run.max_steps.unwrap_or(0), evaluate: None, checkpoint: None },
+        calendar: Calendar { first: 0, steps: plan.run.max_steps.unwrap_or(0), evaluate, checkpoint: None },
         shape,
         model: plan.stages.iter().find_map(|stage| stage.settings.model(&facts)).map(Arc::new),
         corpus: None,

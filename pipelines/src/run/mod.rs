@@ -2,25 +2,35 @@
 //!
 //! - [`prepare`]: documents, tokenizer, counts: all that must be known before training
 //! - [`session`]: a plan and its data become a graph with everything its stages may know
-//! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind
+//! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind; [`status`]: how it stands
 //! - [`interruption`]: what SIGINT and SIGTERM do
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
 //! - [`explain`](mod@explain): `pipeline explain` and `--dry-run`; [`calibrate`]: a few seconds of the model
+//! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
+//! - [`generate`](mod@generate): `pipeline generate`
 //! - [`bench`](mod@bench): `pipeline bench`
 mod bench;
 mod calibrate;
 mod directory;
 mod evaluate;
 mod explain;
+mod generate;
+mod inspect;
 mod interruption;
 mod prepare;
+mod runs;
 mod session;
+pub mod status;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
+pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use evaluate::{Evaluated, evaluate};
 pub use explain::explain;
+pub use generate::{Generated, Stop, generate, generate_command};
+pub use inspect::{Inspected, inspect};
 pub use interruption::Interrupted;
+pub use runs::{Ran, listed, runs};
 pub use train::run;
 
 /// A command that cannot be carried out as it was given: exit code 2.

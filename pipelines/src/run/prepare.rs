@@ -10,7 +10,10 @@ use anyhow::{Context, Result};
 use contract::{BatchShape, Calendar, Corpus, Env, Facts, Resources, Settings};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use text::{CorpusIndex, Count, Counted, DocumentStore, ReadDocuments, ReadTokens, Scan, Survey, Tokenize, Tokenizer};
+use text::{
+    Attribution, CorpusIndex, Count, Counted, DocumentStore, ReadDocuments, ReadTokens, Scan, Survey, Tokenize,
+    Tokenizer, attributions,
+};
 
 /// Lanes of the counting graph: its result does not depend on them.
 const LANES: u32 = 16;
@@ -29,6 +32,8 @@ pub struct Prepared {
     pub hashes: Vec<(&'static str, String)>,
     /// Rows passed over because they are null or empty.
     pub skipped: u64,
+    /// Whose text it is.
+    pub sources: Vec<Attribution>,
 }
 
 /// Opens, and if need be makes, everything that `plan` reads.
@@ -83,7 +88,8 @@ fn documents(
     resources.insert(store);
     resources.insert(Arc::new(index));
     resources.insert(tokenizer);
-    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped })
+    let sources = attributions(&text::resolve(&read.paths, read.sample, seed)?);
+    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped, sources })
 }
 
 fn tokens(read: &ReadTokens, seed: u64, line: &mut Line) -> Result<Prepared> {
@@ -103,7 +109,8 @@ fn tokens(read: &ReadTokens, seed: u64, line: &mut Line) -> Result<Prepared> {
     resources.insert(store);
     resources.insert(Arc::new(index));
     let tokenizer_json = tokenizer.map(|tokenizer| tokenizer.json().to_owned());
-    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped })
+    let sources = attributions(&text::resolve(&read.paths, read.sample, seed)?);
+    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped, sources })
 }
 
 /// Tokens of every row, by a graph over all workers.

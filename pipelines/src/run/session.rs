@@ -8,6 +8,7 @@ use contract::{BatchShape, Calendar, Env, Facts, ModelFacts};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use text::Attribution;
 use train::checkpoint::{Checkpoint, Fingerprint, TokenizerJson};
 use train::evaluate::Evaluate;
 
@@ -19,6 +20,8 @@ pub struct Session {
     pub model: Arc<ModelFacts>,
     /// What must not change when the run goes on later.
     pub fingerprint: Arc<Fingerprint>,
+    /// Whose text it learns from.
+    pub sources: Vec<Attribution>,
     /// Said before the run starts.
     pub notes: Vec<String>,
 }
@@ -33,7 +36,7 @@ impl Session {
         let facts = Facts { length: shape.length, ..prepared.facts };
         let model = plan.stages.iter().find_map(|stage| stage.settings.model(&facts));
         let Some(model) = model.map(Arc::new) else {
-            return Err(Usage("there is no model: add a stage of type `gpt2`".into()).into());
+            return Err(Usage("there is no model: add a stage of type `gpt2` or `llama`".into()).into());
         };
         let mut notes = Vec::new();
         if prepared.skipped > 0 {
@@ -65,7 +68,7 @@ impl Session {
             run_dir,
             resources,
         };
-        Ok(Self { env, model, fingerprint, notes })
+        Ok(Self { env, model, fingerprint, sources: prepared.sources, notes })
     }
 }
 

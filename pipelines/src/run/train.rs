@@ -1,11 +1,14 @@
 //! `pipeline run`.
 use super::interruption::Interruption;
 use super::session::Session;
+use super::status::{Hold, Status};
 use super::{Usage, calibrate, directory, explain, prepare};
 use crate::cli;
 use crate::engine::{Job, Stop, WorkerTiming, execute};
 use crate::plan::Plan;
-use crate::show::{Banner, Line, StageTime, Times, Training, banner, stage_times};
+use crate::report;
+use crate::show::human::time;
+use crate::show::{Banner, Line, StageTime, Times, Training, Wait, banner, stage_times};
 use anyhow::Result;
 use compute::machine;
 use contract::{Saved, Snapshot, StageType};
@@ -13,12 +16,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use text::Attribution;
 use train::checkpoint::{State, TokenizerJson};
 use train::record::{Limit, Report, Reporter, StepLine};
 use train::weights::Start;
-
-/// Columns of what is printed.
-const COLUMNS: usize = 80;
 
 /// Runs a configuration to its end.
 ///
@@ -40,41 +41,53 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
         Some(checkpoint) => directory::resumed(&run_dir, checkpoint.as_deref())?,
         None => None,
     };
+    let hold = Hold::take(&run_dir)?;
     let mut line = Line::stderr();
     let prepared = prepare::prepare(&plan, workers, &mut line)?;
     line.finish();
     let mut session = Session::new(&plan, prepared, workers, Some(run_dir.clone()))?;
     let saved = begin(&mut session, &plan, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
-    directory::describe(&run_dir, &plan, workers, tokenizer.as_ref().map(|json| json.0.as_str()))?;
+    directory::describe(&run_dir, &plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
 
-    let introduction = banner(&introduction(&session, &plan, &run_dir), COLUMNS);
+    let introduction = banner(&introduction(&session, &plan, &run_dir), line.columns());
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
-    let (stop, steps, noted) = (Arc::new(Stop::default()), session.env.calendar.steps, Arc::clone(&printer));
+    // From what is said next on, a signal waits for the step.
+    let (stop, noted) = (Arc::new(Stop::default()), Arc::clone(&printer));
     interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.note(note))?;
     lock(&printer).line.note(&introduction);
     session.notes.iter().for_each(|note| lock(&printer).line.note(&format!("note: {note}")));
     session.env.resources.insert(Arc::clone(&stop));
     session.env.resources.insert(Arc::new(Limit { gemm_gflops: full_speed(workers) }));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
-    let began = Instant::now();
+    let (began, calendar) = (Instant::now(), session.env.calendar);
+    let mut status = Status::begin(calendar.first, calendar.steps);
+    hold.tell(&status)?;
     let job = Job { stages: plan.stages, env: session.env, saved, endless: false, prefetch: plan.run.prefetch };
-    let timings = execute(job);
-    let spent = began.elapsed();
+    let times = execute(job).map(|timings| times(&timings, began.elapsed()));
     interruption.over();
     let mut printer = lock(&printer);
     printer.line.finish();
-    let table = stage_times(&times(&timings?, spent), COLUMNS);
-    printer.line.note(&format!("\n{table}"));
-    let ended =
-        directory::Ended { last: printer.last.as_ref(), stopped: stop.last().is_some(), seconds: spent.as_secs_f64() };
-    directory::summarize(&run_dir, &ended)?;
-    if let Some(last) = stop.last() {
-        let left = train::checkpoint::list(&run_dir)?.pop().filter(|(step, _)| *step == last + 1);
-        return Err(interruption.interrupted(last + 1, steps, left.map(|(_, path)| path)).into());
+    status.end(&times, printer.last.as_ref().map_or(calendar.first, |last| last.step));
+    let told = hold.tell(&status);
+    drop(hold);
+    let report = told.and_then(|()| report::write(&run_dir));
+    if let Ok(times) = &times {
+        printer.conclude(times, &run_dir, stop.last().is_none());
     }
-    printer.conclude(&run_dir);
-    Ok(())
+    // That there is no report is no reason to call the run failed.
+    printer.line.note(&match report {
+        Ok(path) => format!("The report is {}", path.display()),
+        Err(error) => format!("warning: there is no report: {error:#}"),
+    });
+    times?;
+    match stop.last() {
+        None => Ok(()),
+        Some(last) => {
+            let left = train::checkpoint::list(&run_dir)?.pop().filter(|(step, _)| *step == last + 1);
+            Err(interruption.interrupted(last + 1, calendar.steps, left.map(|(_, path)| path)).into())
+        }
+    }
 }
 
 fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
@@ -145,7 +158,7 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
         warning: machine::blas_held_back(),
         model: Some(session.model.summary.clone()),
         parameters: session.model.parameter_count() as u64,
-        source: None,
+        source: source(&session.sources),
         corpus: env.corpus,
         batch: Some(format!(
             "{sequences} sequences of {} tokens ({} x {}), {} steps",
@@ -155,6 +168,14 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     }
 }
 
+/// Whose text it is and under which licence, in a line.
+fn source(sources: &[Attribution]) -> Option<String> {
+    let (first, others) = sources.split_first()?;
+    let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+    let licence = if first.licence.is_empty() { String::new() } else { format!(", {}", first.licence) };
+    Some(format!("{}{licence}{more}", first.name))
+}
+
 /// Shows a run's numbers as they come, and keeps the last ones.
 struct Printer {
     line: Line,
@@ -162,10 +183,12 @@ struct Printer {
     first: u64,
     batch: usize,
     began: Option<Instant>,
-    validation: Option<f64>,
+    /// What the line says.
+    shown: Training,
     /// Speed and MFU of the last steps, for a line that does not jump.
     recent: VecDeque<(f64, f64)>,
     last: Option<StepLine>,
+    waited_ms: f64,
 }
 
 impl Printer {
@@ -177,14 +200,16 @@ impl Printer {
             first: calendar.first,
             batch: shape.micro_batches as usize * shape.sequences,
             began: None,
-            validation: None,
+            shown: Training::default(),
             recent: VecDeque::new(),
             last: None,
+            waited_ms: 0.0,
         }
     }
 
     fn step(&mut self, step: &StepLine) {
         let began = *self.began.get_or_insert_with(Instant::now);
+        self.waited_ms += step.data_wait_ms;
         self.recent.push_back((step.tok_per_sec, step.mfu));
         if self.recent.len() > 20 {
             self.recent.pop_front();
@@ -194,7 +219,7 @@ impl Printer {
         let (tok_per_sec, mfu) = sorted[sorted.len() / 2];
         let done = (step.step - self.first).saturating_sub(1);
         let left = (done > 0).then(|| began.elapsed().mul_f64((self.steps - step.step) as f64 / done as f64));
-        self.line.training(&Training {
+        self.shown = Training {
             step: step.step,
             steps: self.steps,
             loss: step.loss,
@@ -203,21 +228,29 @@ impl Printer {
             mfu: (mfu > 0.0).then_some(mfu),
             data_wait_ms: step.data_wait_ms,
             left,
-            validation_loss: self.validation,
-        });
+            validation_loss: self.shown.validation_loss,
+        };
+        self.line.training(&self.shown);
         self.last = Some(step.clone());
     }
 
     fn validated(&mut self, step: &StepLine) {
-        self.validation = step.validation_loss;
+        self.shown.validation_loss = step.validation_loss;
         if let Some(loss) = step.validation_loss {
             let bits = step.bits_per_byte.map(|bits| format!(", {bits:.4} bits per byte")).unwrap_or_default();
-            self.line.note(&format!("Step {}: validation loss {loss:.4}{bits}", step.step));
+            let text = format!("Step {}: validation loss {loss:.4}{bits}", step.step);
+            self.line.note_of_training(&text, &self.shown);
         }
         self.last = Some(step.clone());
     }
 
-    fn conclude(&mut self, run_dir: &Path) {
+    fn conclude(&mut self, times: &Times, run_dir: &Path, done: bool) {
+        let table = stage_times(times, self.line.columns());
+        let wait = time(Duration::try_from_secs_f64(self.waited_ms / 1e3).unwrap_or_default());
+        self.line.note(&format!("\n{table}; compute waited {wait} for data"));
+        if !done {
+            return;
+        }
         if let Some(last) = &self.last {
             let loss = last.loss;
             let peak = super::peak_rss_mb();
@@ -258,6 +291,6 @@ fn times(workers: &[WorkerTiming], wall: Duration) -> Times {
             }
         }
     }
-    times.waits.push(("work".into(), parked));
+    times.waits.push(Wait { what: "work".into(), time: parked });
     times
 }

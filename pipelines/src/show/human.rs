@@ -41,6 +41,27 @@ pub fn time(time: Duration) -> String {
     }
 }
 
+/// `2026-11-25 03:40 UTC`, from seconds since 1970.
+pub fn utc(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0));
+    time.map(|time| time.format("%Y-%m-%d %H:%M UTC").to_string()).unwrap_or_default()
+}
+
+/// How long ago something was: `now`, `5 min ago`, `3 h ago`, `12 days ago`.
+pub fn ago(seconds: u64) -> String {
+    match seconds {
+        0..60 => "now".into(),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// Tokens a second, without a unit.
+pub fn speed(value: f64) -> String {
+    if value >= 99_950.0 { count(value as u64) } else { format!("{value:.0}") }
+}
+
 /// What is left of something of which `done` of `total` took `spent`; `None` while nothing is done.
 pub fn left(spent: Duration, done: u64, total: u64) -> Option<Duration> {
     let rest = total.saturating_sub(done) as f64;
@@ -93,6 +114,13 @@ mod tests {
         assert_eq!([0, 7, 754, 3723].map(|s| clock(Duration::from_secs(s))), ["0:00", "0:07", "12:34", "1:02:03"]);
         let times = [0, 18, 3_200, 450_000, 4_500_000, 754_000_000].map(|us| time(Duration::from_micros(us)));
         assert_eq!(times, ["0", "18 µs", "3.2 ms", "450 ms", "4.5 s", "12:34"]);
+    }
+
+    #[test]
+    fn dates() {
+        let times = [5, 60, 7_300, 172_800, 9_999_999].map(ago);
+        assert_eq!(times, ["now", "1 min ago", "2 h ago", "2 days ago", "115 days ago"]);
+        assert_eq!([0, 1_795_578_000].map(utc), ["1970-01-01 00:00 UTC", "2026-11-25 03:40 UTC"]);
     }
 
     #[test]

@@ -43,12 +43,43 @@ impl Cadence {
 /// The progress line.
 pub struct Line {
     out: Box<dyn Write + Send>,
-    columns: Option<usize>,
+    terminal: bool,
     color: bool,
     began: Instant,
     cadence: Cadence,
     drawn: bool,
-    what: String,
+    shown: Option<Shown>,
+}
+
+/// What the line says, so that it can be drawn again.
+#[derive(Clone, Debug)]
+enum Shown {
+    Training(Training),
+    Work(Work),
+}
+
+impl Shown {
+    fn verb(&self) -> &str {
+        match self {
+            Self::Training(_) => "Training",
+            Self::Work(work) => &work.verb,
+        }
+    }
+
+    /// How much is done, of how much.
+    fn progress(&self) -> (u64, u64) {
+        match self {
+            Self::Training(training) => (training.step, training.steps),
+            Self::Work(work) => (work.done, work.total),
+        }
+    }
+
+    fn render(&self, columns: usize) -> String {
+        match self {
+            Self::Training(training) => training.render(columns),
+            Self::Work(work) => work.render(columns),
+        }
+    }
 }
 
 impl Default for Line {
@@ -67,70 +98,82 @@ impl Line {
 
     /// Anywhere.
     pub fn new(out: Box<dyn Write + Send>, terminal: bool, color: bool) -> Self {
-        let columns = terminal.then_some(80);
         let cadence = Cadence::new(terminal);
-        Self { out, columns, color, began: Instant::now(), cadence, drawn: false, what: String::new() }
+        Self { out, terminal, color, began: Instant::now(), cadence, drawn: false, shown: None }
     }
 
     /// Shows the training line if it is due. Cheap if it is not.
     pub fn training(&mut self, training: &Training) {
-        self.turn_to("Training");
-        if self.cadence.due(self.began.elapsed(), training.step, training.steps) {
-            self.draw(|columns| training.render(columns));
-        }
+        self.show(Shown::Training(training.clone()));
     }
 
     /// Shows the line of other work if it is due.
     pub fn work(&mut self, work: &Work) {
-        self.turn_to(&work.verb);
-        if self.cadence.due(self.began.elapsed(), work.done, work.total) {
-            self.draw(|columns| work.render(columns));
-        }
+        self.show(Shown::Work(work.clone()));
     }
 
-    /// Prints a line of its own, above the progress line.
+    /// Prints `text` above the progress line, which stays.
     pub fn note(&mut self, text: &str) {
-        self.clear();
-        let _ = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
+        let (clear, again) = match &self.shown {
+            Some(shown) if self.drawn => ("\r\x1b[2K", self.drawing(shown)),
+            _ => ("", String::new()),
+        };
+        self.write(&format!("{clear}{text}\n{again}"));
+    }
+
+    /// The same while training; from now on the line says `training`.
+    pub fn note_of_training(&mut self, text: &str, training: &Training) {
+        self.shown = Some(Shown::Training(training.clone()));
+        self.note(text);
+    }
+
+    /// Columns there are for a line of text, at most 80.
+    pub fn columns(&self) -> usize {
+        self.width().unwrap_or(80).min(80)
     }
 
     /// Leaves the line as it is and goes to the next. Also done on drop.
     pub fn finish(&mut self) {
         if std::mem::take(&mut self.drawn) {
-            let _ = writeln!(self.out).and_then(|()| self.out.flush());
+            self.write("\n");
         }
         self.cadence.last = None;
+        self.shown = None;
     }
 
-    /// Another kind of work begins a line of its own.
-    fn turn_to(&mut self, what: &str) {
-        if self.what != what {
+    fn show(&mut self, shown: Shown) {
+        // Another kind of work begins a line of its own.
+        if self.shown.as_ref().is_none_or(|before| before.verb() != shown.verb()) {
             self.finish();
-            self.what = what.to_owned();
         }
+        let (done, total) = shown.progress();
+        if self.cadence.due(self.began.elapsed(), done, total) {
+            let drawing = self.drawing(&shown);
+            self.drawn = self.terminal;
+            self.write(&drawing);
+        }
+        self.shown = Some(shown);
     }
 
-    fn draw(&mut self, render: impl Fn(usize) -> String) {
-        // Failing to write progress (a closed pipe) is no reason to stop a run.
-        let _ = match self.columns {
-            None => writeln!(self.out, "{}", render(usize::MAX)),
-            Some(columns) => {
-                let columns = terminal_size::terminal_size_of(std::io::stderr())
-                    .map_or(columns, |(terminal_size::Width(w), _)| usize::from(w));
-                // One column is left free: a full line makes some terminals wrap.
-                let line = render(columns.saturating_sub(1).max(10));
-                debug_assert!(width(&line) < columns.max(11));
-                self.drawn = true;
-                write!(self.out, "\r\x1b[2K{}", if self.color { colored(&line) } else { line })
-            }
-        };
-        let _ = self.out.flush();
+    /// What draws the line: over the one before, on a terminal.
+    fn drawing(&self, shown: &Shown) -> String {
+        let Some(columns) = self.width() else { return format!("{}\n", shown.render(usize::MAX)) };
+        // One column is left free: a full line makes some terminals wrap.
+        let line = shown.render(columns.saturating_sub(1).max(10));
+        debug_assert!(width(&line) < columns.max(11));
+        // Cleared behind, not before: a line that goes and comes again flickers.
+        format!("\r{}\x1b[K", if self.color { colored(&line) } else { line })
     }
 
-    fn clear(&mut self) {
-        if std::mem::take(&mut self.drawn) {
-            let _ = write!(self.out, "\r\x1b[2K");
-        }
+    /// Columns of the terminal, if it is one.
+    fn width(&self) -> Option<usize> {
+        let size = terminal_size::terminal_size_of(std::io::stderr());
+        self.terminal.then(|| size.map_or(80, |(terminal_size::Width(columns), _)| usize::from(columns)))
+    }
+
+    /// In one piece. Failing to write progress (a closed pipe) is no reason to stop a run.
+    fn write(&mut self, text: &str) {
+        let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
 }
 
@@ -191,10 +234,28 @@ mod tests {
     #[test]
     fn a_terminal_is_redrawn_in_place_and_not_too_often() {
         let text = written(true, true, 1000);
-        let draws = text.matches("\r\x1b[2KTraining").count();
+        let draws = text.matches("\rTraining").count();
         assert!((2..10).contains(&draws), "{draws}");
-        assert_eq!(text.lines().count(), 1, "{text:?}");
+        assert_eq!(text.matches('\n').count(), 2, "the note, and the line's end: {text:?}");
         assert!(text.contains("\x1b[32m█") && !written(true, false, 9).contains("\x1b[32m"));
+    }
+
+    #[test]
+    fn a_note_is_printed_above_the_line_which_stays() {
+        let out = Shared::default();
+        let mut line = Line::new(Box::new(out.clone()), true, false);
+        let training = Training { step: 9, steps: 9, ..Training::default() };
+        line.training(&training);
+        line.note_of_training("Step 9", &Training { validation_loss: Some(2.0), ..training });
+        line.finish();
+        line.note("after");
+        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        let last = text.split("Step 9\n").nth(1).unwrap();
+        assert!(
+            last.starts_with("\rTraining [████████] 9/9 (100.0%)") && last.ends_with("\x1b[K\nafter\n"),
+            "{text:?}"
+        );
+        assert!(last.contains("Validation: 2.000"), "{text:?}");
     }
 
     #[test]

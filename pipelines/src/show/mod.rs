@@ -21,4 +21,9 @@ pub use graph::graph;
 pub use line::{Cadence, Line};
 pub use progress::{Training, Unit, Work, bar};
 pub use summary::{plan_summary, stages};
-pub use table::{Align, StageTime, Times, stage_times, table};
+pub use table::{Align, StageTime, Times, Wait, stage_times, table};
+
+/// Columns of what is printed to standard output: the terminal's, between 40 and 80; 80 elsewhere.
+pub fn columns() -> usize {
+    terminal_size::terminal_size_of(std::io::stdout()).map_or(80, |(width, _)| usize::from(width.0).clamp(40, 80))
+}

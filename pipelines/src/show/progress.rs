@@ -1,6 +1,6 @@
 //! The line that says how far a run is. What it says is a pure function; where and when it is drawn is
 //! [`Line`](super::Line)'s business.
-use super::human::{bytes, clock, count, fit, left, width};
+use super::human::{bytes, clock, count, fit, left, speed, width};
 use std::time::Duration;
 
 /// What the training line says.
@@ -73,11 +73,11 @@ impl Training {
         let parts = [
             (6, Some(format!("Loss: {}", loss(self.loss)))),
             (5, Some(format!("{} tok/s", speed(self.tok_per_sec)))),
-            (3, Some(format!("Batch: {}", self.batch))),
+            (2, Some(format!("Batch: {}", self.batch))),
             (4, self.left.map(|left| format!("{} left", clock(left)))),
             (1, self.mfu.map(|mfu| format!("MFU: {:.1}%", 100.0 * mfu))),
             (0, Some(format!("Wait: {:.1} ms", self.data_wait_ms))),
-            (2, self.validation_loss.map(|value| format!("Validation: {}", loss(value)))),
+            (3, self.validation_loss.map(|value| format!("Validation: {}", loss(value)))),
         ];
         join(head, &parts, columns)
     }
@@ -122,10 +122,6 @@ fn pair(done: &str, total: &str) -> String {
 
 fn bar_width(columns: usize) -> usize {
     if columns >= 110 { 20 } else { 8 }
-}
-
-fn speed(value: f64) -> String {
-    if value >= 99_950.0 { count(value as u64) } else { format!("{value:.0}") }
 }
 
 /// The dearest of `parts` for which there is room, in their order.
@@ -180,7 +176,7 @@ mod tests {
         insta::assert_snapshot!(lines.join("\n"), @r"
         Training [██░░░░░░░░░░░░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | Batch: 64 | 12:34 left | MFU: 41.2% | Wait: 0.3 ms | Validation: 9.020
         Training [██░░░░░░░░░░░░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | Batch: 64 | 12:34 left | Validation: 9.020
-        Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | Batch: 64 | 12:34 left
+        Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | 12:34 left | Validation: 9.020
         Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | 12:34 left
         Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154
         Training [█░░░░░░░] 320/2665 (12.0%)

@@ -1,5 +1,6 @@
 //! Plain aligned tables, and the table of time per stage.
 use super::human::{count, fit, time, width};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How a column stands.
@@ -44,27 +45,61 @@ pub fn table(heads: &[(&str, Align)], rows: &[Vec<String>], columns: usize) -> S
 }
 
 /// Time of one stage, over all workers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageTime {
     /// The stage.
     pub stage: String,
     /// Time spent in it.
+    #[serde(rename = "seconds", with = "seconds")]
     pub time: Duration,
     /// How often it was called.
     pub calls: u64,
 }
 
 /// Where the time of a run went.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Times {
     /// The stages, in the order of the plan.
     pub stages: Vec<StageTime>,
     /// Worker threads.
     pub workers: usize,
     /// From first to last step.
+    #[serde(rename = "wall_seconds", with = "seconds")]
     pub wall: Duration,
     /// What compute waited for, and how long, over all workers: `data`, `others`.
-    pub waits: Vec<(String, Duration)>,
+    pub waits: Vec<Wait>,
+}
+
+/// Time in which nothing was done, over all workers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Wait {
+    /// What was waited for.
+    pub what: String,
+    /// How long.
+    #[serde(rename = "seconds", with = "seconds")]
+    pub time: Duration,
+}
+
+impl Times {
+    /// Time of the workers that is neither a stage's nor a wait.
+    pub fn rest(&self) -> Duration {
+        let known = self.stages.iter().map(|s| s.time).chain(self.waits.iter().map(|w| w.time));
+        self.wall.saturating_mul(self.workers as u32).saturating_sub(known.sum())
+    }
+}
+
+/// A duration as a number of seconds.
+mod seconds {
+    use super::Duration;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(time.as_secs_f64())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(serde::de::Error::custom)
+    }
 }
 
 /// The table of time per stage. Shares are of the workers' time (wall time × workers).
@@ -76,10 +111,8 @@ pub fn stage_times(times: &Times, columns: usize) -> String {
     };
     let row = |name: String, spent: Duration, calls: String| vec![name, time(spent), share(spent), calls];
     let mut rows: Vec<_> = times.stages.iter().map(|s| row(s.stage.clone(), s.time, count(s.calls))).collect();
-    rows.extend(times.waits.iter().map(|(what, spent)| row(format!("waiting for {what}"), *spent, String::new())));
-    let known = times.stages.iter().map(|s| s.time).chain(times.waits.iter().map(|(_, spent)| *spent));
-    let rest = Duration::try_from_secs_f64(whole).unwrap_or_default().saturating_sub(known.sum());
-    rows.push(row("everything else".into(), rest, String::new()));
+    rows.extend(times.waits.iter().map(|w| row(format!("waiting for {}", w.what), w.time, String::new())));
+    rows.push(row("everything else".into(), times.rest(), String::new()));
     let heads = [("stage", Align::Left), ("time", Align::Right), ("share", Align::Right), ("calls", Align::Right)];
     let workers = if times.workers == 1 { "1 worker".into() } else { format!("{} workers", times.workers) };
     format!("{}\n{workers}, {} each", table(&heads, &rows, columns), time(times.wall))
@@ -96,8 +129,11 @@ mod tests {
             stages: vec![stage("read", 12, 1200), stage("forward", 81_000, 1200), stage("backward", 159_000, 7200)],
             workers: 2,
             wall: Duration::from_secs(130),
-            waits: vec![("data".into(), Duration::from_micros(1900))],
+            waits: vec![Wait { what: "data".into(), time: Duration::from_micros(1900) }],
         };
+        let json = serde_json::to_string(&times).unwrap();
+        assert!(json.contains(r#"{"stage":"read","seconds":0.012,"calls":1200}"#), "{json}");
+        assert_eq!(serde_json::from_str::<Times>(&json).unwrap(), times);
         insta::assert_snapshot!(stage_times(&times, 80), @r"
         stage                time  share  calls
         read              12.0 ms   0.0%  1.2 k

@@ -1,39 +1,20 @@
 //! GPT-2 against PyTorch: logits, gradients, ten steps. The numbers come from `tests/golden/make_golden.py`.
+mod common;
+use common::{bytes, floats, ids, relative_error};
 use compute::kernels::adamw::{AdamW, adamw};
 use compute::kernels::cross_entropy::CrossEntropy;
-use compute::kernels::gemm::{matrix, matrix_mut, product};
-use compute::kernels::head::{head_loss, head_value};
+use compute::kernels::head::head_value;
 use compute::kernels::sum::{add, block_squares};
 use compute::models::{Forward, Gpt2, Gpt2Shape, Model, forward_per_sequence};
-use contract::{Batch, IGNORED, Parameters, Purpose, Tensor, Turn};
+use contract::{Batch, IGNORED, Parameters, Purpose, Tensor};
 use millrace_compute as compute;
 use safetensors::SafeTensors;
-use std::path::Path;
 use std::sync::Arc;
 
 const LENGTH: usize = 40;
 const WIDTH: usize = 72;
 const VOCABULARY: usize = 1009;
 const SEQUENCES: usize = 4;
-
-fn bytes(file: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(file);
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-fn words(file: &[u8], name: &str) -> Vec<[u8; 4]> {
-    let tensors = SafeTensors::deserialize(file).expect("a safetensors file");
-    let tensor = tensors.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
-    tensor.data().as_chunks::<4>().0.to_vec()
-}
-
-fn floats(file: &[u8], name: &str) -> Vec<f32> {
-    words(file, name).into_iter().map(f32::from_le_bytes).collect()
-}
-
-fn ids(file: &[u8], name: &str) -> Vec<u32> {
-    words(file, name).into_iter().map(u32::from_le_bytes).collect() // -1 becomes IGNORED
-}
 
 fn model(document_mask: bool) -> Gpt2 {
     Gpt2::new(Gpt2Shape {
@@ -72,41 +53,12 @@ fn batch(step: usize, from: usize, to: usize, masked: bool) -> Batch {
     }
 }
 
-/// Loss and target count, and every gradient of the summed loss.
 fn learn(forward: Forward, parameters: &Parameters, batch: &Batch) -> (f64, u64, Vec<Tensor>) {
-    let Forward { hidden, tape } = forward;
-    let mut tape = tape.expect("forward was asked to keep it");
-    let (loss, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &batch.targets, None);
-    tape.start(d_hidden, d_head);
-    let mut gradients: Vec<Option<Tensor>> = parameters.0.iter().map(|_| None).collect();
-    let mut give = |index: usize, gradient: Tensor| {
-        assert_eq!(gradient.shape, parameters[index].shape);
-        assert!(gradients[index].replace(gradient).is_none(), "tensor {index} came twice");
-    };
-    while tape.turn(&mut give).expect("backward works") == Turn::More {}
-    (loss.trained, loss.targets, gradients.into_iter().map(|g| g.expect("every tensor has a gradient")).collect())
-}
-
-fn relative_error(actual: &[f32], expected: &[f32], scale: f64) -> f64 {
-    assert_eq!(actual.len(), expected.len());
-    let (mut off, mut norm) = (0.0, 0.0);
-    for (a, e) in actual.iter().zip(expected) {
-        off += (f64::from(*a) * scale - f64::from(*e)).powi(2);
-        norm += f64::from(*e).powi(2);
-    }
-    (off / norm).sqrt()
+    common::learn(forward, parameters, 0, batch)
 }
 
 fn assert_logits(hidden: &Tensor, parameters: &Parameters, expected: &[f32]) {
-    let rows = expected.len() / VOCABULARY;
-    let mut logits = vec![0.0; expected.len()];
-    let head = matrix(&parameters[0].data, WIDTH);
-    let hidden = matrix(&hidden.data[..rows * WIDTH], WIDTH);
-    product(1.0, hidden, head.reversed_axes(), 0.0, matrix_mut(&mut logits, VOCABULARY));
-    let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    let off = logits.iter().zip(expected).fold(0.0f32, |m, (a, e)| m.max((a - e).abs()));
-    println!("logits off by {:.1e} of the largest", off / largest);
-    assert!(off <= 2e-5 * largest, "{off} of {largest}");
+    common::assert_logits(hidden, &parameters[0], expected);
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub struct ParameterSpec {
     pub shape: Vec<usize>,
     /// Does weight decay apply? (Matrices and embeddings: yes; biases and gains: no.)
     pub decay: bool,
+    /// Is it a matrix inside a block (no embedding, no head)? Muon takes those.
+    pub hidden: bool,
     /// How it starts.
     pub init: Init,
 }
@@ -130,7 +132,13 @@ mod tests {
 
     #[test]
     fn normal_values_are_normal_and_repeatable() {
-        let spec = ParameterSpec { name: "w".into(), shape: vec![301, 333], decay: true, init: Init::Normal(0.02) };
+        let spec = ParameterSpec {
+            name: "w".into(),
+            shape: vec![301, 333],
+            decay: true,
+            hidden: true,
+            init: Init::Normal(0.02),
+        };
         let (a, b) = (spec.initial(7), spec.initial(7));
         assert_eq!(a.data[..], b.data[..]);
         assert_ne!(a.data[..], spec.initial(8).data[..]);

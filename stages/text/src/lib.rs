@@ -5,6 +5,7 @@
 //! | [`problem`] | what can be wrong with input, and who can mend it |
 //! | [`cache`] | files made once, named after the content they were made of |
 //! | [`inputs`] | paths, folders and patterns to a list of files |
+//! | [`attribution`] | whose text it is, and under which licence |
 //! | [`plain_text`], [`wiki_dump`] | the formats without row addressing |
 //! | [`spool`] | which are converted once to document Parquet |
 //! | [`row_groups`] | any row of Parquet files, by number |
@@ -13,6 +14,7 @@
 //! | [`split`] | what is held out |
 //! | [`corpus`] | which rows are learned from, which are held out, how large they are |
 //! | [`bpe_training`], [`tokenizer`] | byte-level BPE: learned, built in, or from a file |
+//! | [`text_stream`] | ids that come one at a time to text |
 //! | [`permutation`], [`lanes`] | the order of an epoch, and which rows a lane is given at a step |
 //! | [`read_documents`], [`read_tokens`] | sources `documents` and `tokens` |
 //! | [`scan`], [`count`] | source and sink of the counting graph |
@@ -20,6 +22,7 @@
 //! | [`mod@concat`] | stage `concat`: tokens to micro-batches |
 #![forbid(unsafe_code)]
 
+pub mod attribution;
 pub mod bpe_training;
 pub mod cache;
 pub mod concat;
@@ -37,14 +40,17 @@ pub mod row_groups;
 pub mod scan;
 pub mod split;
 pub mod spool;
+pub mod text_stream;
 pub mod token_files;
 pub mod tokenize;
 pub mod tokenizer;
+mod tokenizer_folder;
 pub mod wiki_dump;
 
 #[cfg(test)]
 mod testing;
 
+pub use attribution::{Attribution, attributions};
 pub use cache::Cache;
 pub use concat::Concat;
 pub use corpus::{CorpusIndex, Part, Split, Survey};

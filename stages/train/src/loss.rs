@@ -45,12 +45,15 @@ impl Settings for CrossEntropyLoss {
     }
 }
 
-/// What every loss says of its logits: a chunk a worker.
+/// What every loss says of its logits: a chunk a worker, and one of the last validation batch.
 pub fn memory(env: &Env) -> u64 {
     let Some(model) = &env.model else { return 0 };
     let vocabulary = model.parameters[model.head].shape[0];
     let busy = env.workers.min(env.shape.micro_batches as usize);
-    (busy * rows_alive(env.shape.sequences * env.shape.length, vocabulary, None) * vocabulary * size_of::<f32>()) as u64
+    let (sequences, length) = (env.shape.sequences, env.shape.length);
+    let rows = rows_alive(sequences * length, vocabulary, None);
+    let last = env.calendar.evaluate.map_or(0, |_| rows_alive(sequences.div_ceil(2) * length, vocabulary, None));
+    (busy * (rows + last) * vocabulary * size_of::<f32>()) as u64
 }
 
 /// What every loss takes.

@@ -1,12 +1,13 @@
-//! `optimize`: clips by the global norm and applies AdamW, each worker to the tensors it owns, in place.
+//! `optimize`: clips by the global norm and applies a [`Rule`], each worker to the tensors it owns, in place. AdamW's is
+//! here, [`muon`](crate::muon) has another; norms, schedule, shards and checkpoints are the same for all.
 use crate::diverged::finite;
 use crate::schedule::{Decay, Schedule};
 use crate::weights::{Start, StartFiles};
 use anyhow::{Result, ensure};
 use compute::kernels::adamw::{AdamW, adamw};
 use contract::{
-    At, Built, Calendar, Emit, Env, Gather, Kind, Metric, Metrics, Moments, Norms, Packet, ParameterPiece, Port,
-    Problem, Purpose, Route, Settings, Stage, StageSettings, Step, Tensor, Turn,
+    At, Built, Calendar, Emit, Env, Gather, Kind, Metric, Metrics, Moments, Norms, Packet, ParameterPiece,
+    ParameterSpec, Port, Problem, Purpose, Route, Settings, Stage, StageSettings, Step, Tensor, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -69,74 +70,44 @@ impl StageSettings for AdamWOptimize {
     const EXAMPLE: &'static str = "type = \"adamw\"\nlearning_rate = 3e-4\nwarmup_steps = 100\nschedule = \"cosine\"\n";
 }
 
+impl AdamWOptimize {
+    fn common(&self) -> Common {
+        Common {
+            learning_rate: self.learning_rate,
+            warmup_steps: self.warmup_steps,
+            schedule: self.schedule,
+            final_fraction: self.final_fraction,
+            clip_norm: self.clip_norm,
+        }
+    }
+
+    fn rule(&self) -> AdamWRule {
+        let &Self { beta1, beta2, epsilon, weight_decay, .. } = self;
+        AdamWRule { beta1, beta2, epsilon, weight_decay }
+    }
+}
+
 impl Settings for AdamWOptimize {
     fn takes(&self) -> Vec<Port> {
-        vec![Port::stream(Kind::Gradient), Port::stream(Kind::Norms).by(Route::Broadcast)]
+        takes()
     }
 
     fn gives(&self) -> Vec<Kind> {
-        vec![Kind::Parameters, Kind::Moments, Kind::Metrics]
+        gives()
     }
 
     fn check(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut within = |key, value: f64, low: f64, high: f64| {
-            if !(low..=high).contains(&value) {
-                problems.push(Problem::at(key, format!("`{key}` is {value}: it must be from {low} to {high}")));
-            }
-        };
-        within("learning_rate", self.learning_rate, 0.0, 1e3);
-        within("final_fraction", self.final_fraction, 0.0, 1.0);
-        within("beta1", self.beta1, 0.0, 0.999_999);
-        within("beta2", self.beta2, 0.0, 0.999_999_9);
-        within("epsilon", self.epsilon, 1e-30, 1.0);
-        within("weight_decay", self.weight_decay, 0.0, 1e3);
-        within("clip_norm", self.clip_norm, 0.0, 1e9);
+        let mut problems = self.common().check();
+        problems.extend(adamw_problems(&self.rule()));
         problems
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let model = env.model()?;
-        let start = env.resources.get::<Start>().unwrap_or_default();
-        let files = StartFiles::open(&start, env.seed)?;
-        let mut owned = BTreeMap::new();
-        for (tensor, owner) in model.owners(env.workers).into_iter().enumerate() {
-            if owner as usize == env.worker {
-                let spec = &model.parameters[tensor];
-                let shared = |tensor: Result<Tensor>| tensor.map(Arc::new);
-                owned.insert(
-                    tensor,
-                    Owned {
-                        parameter: shared(files.parameter(spec))?,
-                        m: shared(files.state(spec, "m"))?,
-                        v: shared(files.state(spec, "v"))?,
-                        decay: spec.decay,
-                        gradient: None,
-                    },
-                );
-            }
-        }
-        let schedule = Schedule {
-            peak: self.learning_rate,
-            warmup: self.warmup_steps,
-            steps: env.calendar.steps,
-            decay: self.schedule,
-            floor: self.final_fraction,
-        };
-        Ok(Built::Stage(Box::new(Optimize {
-            settings: self.clone(),
-            schedule,
-            calendar: env.calendar,
-            worker: env.worker,
-            tensors: model.parameters.len(),
-            owned,
-            norms: BTreeMap::new(),
-        })))
+        build(env, self.common(), Box::new(self.rule()))
     }
 
-    /// Each parameter, and its means of gradients and of their squares.
     fn memory(&self, env: &Env) -> u64 {
-        env.model.as_ref().map_or(0, |model| (3 * model.parameter_count() * size_of::<f32>()) as u64)
+        memory(env)
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -144,17 +115,180 @@ impl Settings for AdamWOptimize {
     }
 }
 
+/// What every optimizer says at most: each parameter and two tensors of its size.
+pub fn memory(env: &Env) -> u64 {
+    env.model.as_ref().map_or(0, |model| (3 * model.parameter_count() * size_of::<f32>()) as u64)
+}
+
+/// What every optimizer takes.
+pub fn takes() -> Vec<Port> {
+    vec![Port::stream(Kind::Gradient), Port::stream(Kind::Norms).by(Route::Broadcast)]
+}
+
+/// What every optimizer gives.
+pub fn gives() -> Vec<Kind> {
+    vec![Kind::Parameters, Kind::Moments, Kind::Metrics]
+}
+
+/// What every optimizer is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Common {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Updates until it is reached.
+    pub warmup_steps: u64,
+    /// What happens after that.
+    pub schedule: Decay,
+    /// Last learning rate as a fraction of the peak.
+    pub final_fraction: f64,
+    /// Largest global norm of the gradient; 0 for no clipping.
+    pub clip_norm: f64,
+}
+
+impl Common {
+    /// What is wrong with it.
+    pub fn check(&self) -> Vec<Problem> {
+        let rate = within("learning_rate", self.learning_rate, 0.0, 1e3);
+        let floor = within("final_fraction", self.final_fraction, 0.0, 1.0);
+        rate.into_iter().chain(floor).chain(within("clip_norm", self.clip_norm, 0.0, 1e9)).collect()
+    }
+}
+
+fn within(key: &'static str, value: f64, low: f64, high: f64) -> Option<Problem> {
+    let fits = (low..=high).contains(&value);
+    (!fits).then(|| Problem::at(key, format!("`{key}` is {value}: it must be from {low} to {high}")))
+}
+
+/// One step's numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Learning rate.
+    pub rate: f64,
+    /// Number of the update, from 1.
+    pub update: f64,
+    /// What gradients are multiplied by first: the clipping factor over the number of targets.
+    pub scale: f64,
+}
+
+/// How one tensor is updated. Each tensor is updated whole, by its owner, so a rule says nothing of workers.
+pub trait Rule: Send {
+    /// The names of the tensors, of the parameter's shape, that it keeps; they start as zeros.
+    fn state(&self, spec: &ParameterSpec) -> &'static [&'static str];
+    /// Updates the parameter and its state, in the order of their names. `gradient` is of the summed loss.
+    fn update(
+        &self,
+        now: &Now,
+        spec: &ParameterSpec,
+        parameter: &mut Tensor,
+        state: &mut [&mut Tensor],
+        gradient: Tensor,
+    );
+}
+
+/// AdamW (Loshchilov and Hutter 2019).
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWRule {
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squares.
+    pub beta2: f64,
+    /// Added to the root.
+    pub epsilon: f64,
+    /// Decoupled weight decay, of matrices only.
+    pub weight_decay: f64,
+}
+
+impl AdamWRule {
+    /// The weight decay of a parameter.
+    pub fn decay(&self, spec: &ParameterSpec) -> f64 {
+        if spec.decay { self.weight_decay } else { 0.0 }
+    }
+}
+
+/// What is wrong with it.
+pub fn adamw_problems(rule: &AdamWRule) -> Vec<Problem> {
+    let betas =
+        within("beta1", rule.beta1, 0.0, 0.999_999).into_iter().chain(within("beta2", rule.beta2, 0.0, 0.999_999_9));
+    let rest = within("epsilon", rule.epsilon, 1e-30, 1.0).into_iter();
+    betas.chain(rest).chain(within("weight_decay", rule.weight_decay, 0.0, 1e3)).collect()
+}
+
+impl Rule for AdamWRule {
+    fn state(&self, _spec: &ParameterSpec) -> &'static [&'static str] {
+        &["m", "v"]
+    }
+
+    fn update(
+        &self,
+        now: &Now,
+        spec: &ParameterSpec,
+        parameter: &mut Tensor,
+        state: &mut [&mut Tensor],
+        gradient: Tensor,
+    ) {
+        let [m, v] = state else { return };
+        let numbers = AdamW {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            epsilon: self.epsilon as f32,
+            decay: self.decay(spec) as f32,
+            rate: now.rate as f32,
+            bias1: (1.0 - self.beta1.powf(now.update)) as f32,
+            bias2: (1.0 - self.beta2.powf(now.update)) as f32,
+            scale: now.scale as f32,
+        };
+        adamw(&numbers, &mut parameter.data, &mut m.data, &mut v.data, &gradient.data);
+    }
+}
+
+/// The stage of one worker that updates the tensors it owns by `rule`.
+///
+/// # Errors
+/// If what the run starts from cannot be read.
+pub fn build(env: &Env, common: Common, rule: Box<dyn Rule>) -> Result<Built> {
+    let model = env.model()?;
+    let start = env.resources.get::<Start>().unwrap_or_default();
+    let files = StartFiles::open(&start, env.seed)?;
+    let mut owned = BTreeMap::new();
+    for (tensor, owner) in model.owners(env.workers).into_iter().enumerate() {
+        if owner as usize == env.worker {
+            let spec = &model.parameters[tensor];
+            let kept = |name: &&'static str| Ok((*name, Arc::new(files.state(spec, name)?)));
+            let state = rule.state(spec).iter().map(kept).collect::<Result<_>>()?;
+            let parameter = Arc::new(files.parameter(spec)?);
+            owned.insert(tensor, Owned { parameter, state, spec: spec.clone(), gradient: None });
+        }
+    }
+    let schedule = Schedule {
+        peak: common.learning_rate,
+        warmup: common.warmup_steps,
+        steps: env.calendar.steps,
+        decay: common.schedule,
+        floor: common.final_fraction,
+    };
+    Ok(Built::Stage(Box::new(Optimize {
+        rule,
+        clip_norm: common.clip_norm,
+        schedule,
+        calendar: env.calendar,
+        worker: env.worker,
+        tensors: model.parameters.len(),
+        owned,
+        norms: BTreeMap::new(),
+    })))
+}
+
 /// A tensor of this worker, with its optimizer state and, once it has come, its summed gradient.
 struct Owned {
     parameter: Arc<Tensor>,
-    m: Arc<Tensor>,
-    v: Arc<Tensor>,
-    decay: bool,
+    state: Vec<(&'static str, Arc<Tensor>)>,
+    spec: ParameterSpec,
     gradient: Option<Tensor>,
 }
 
 struct Optimize {
-    settings: AdamWOptimize,
+    rule: Box<dyn Rule>,
+    clip_norm: f64,
     schedule: Schedule,
     calendar: Calendar,
     worker: usize,
@@ -206,31 +340,21 @@ impl Stage for Optimize {
         }
         let (norm, targets) = self.global_norm()?;
         finite("gradient's norm", norm, step)?;
-        let s = &self.settings;
-        let clip = if s.clip_norm > 0.0 { (s.clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        let (rate, update) = (self.schedule.rate(step), step as f64 + 1.0);
+        let clip = if self.clip_norm > 0.0 { (self.clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        let rate = self.schedule.rate(step);
+        let now = Now { rate, update: step as f64 + 1.0, scale: clip / targets as f64 };
         for owned in self.owned.values_mut() {
             let Some(gradient) = owned.gradient.take() else { continue };
-            let rule = AdamW {
-                beta1: s.beta1 as f32,
-                beta2: s.beta2 as f32,
-                epsilon: s.epsilon as f32,
-                decay: if owned.decay { s.weight_decay as f32 } else { 0.0 },
-                rate: rate as f32,
-                bias1: (1.0 - s.beta1.powf(update)) as f32,
-                bias2: (1.0 - s.beta2.powf(update)) as f32,
-                scale: (clip / targets as f64) as f32,
-            };
             // In place: whoever read this step's parameters has let go of them. Only a checkpoint that is still
             // being written may hold on, and then keeps the old values.
             let parameter = Arc::make_mut(&mut owned.parameter);
-            let (m, v) = (Arc::make_mut(&mut owned.m), Arc::make_mut(&mut owned.v));
-            adamw(&rule, &mut parameter.data, &mut m.data, &mut v.data, &gradient.data);
+            let mut state: Vec<&mut Tensor> = owned.state.iter_mut().map(|(_, tensor)| Arc::make_mut(tensor)).collect();
+            self.rule.update(&now, &owned.spec, parameter, &mut state, gradient);
         }
         self.give_parameters(out);
         for (tensor, owned) in &self.owned {
-            let (parameter, m, v) = (Arc::clone(&owned.parameter), Arc::clone(&owned.m), Arc::clone(&owned.v));
-            out.give(Packet::Moments(Moments { tensor: *tensor, parameter, state: vec![("m", m), ("v", v)] }));
+            let (parameter, state) = (Arc::clone(&owned.parameter), owned.state.clone());
+            out.give(Packet::Moments(Moments { tensor: *tensor, parameter, state }));
         }
         if self.worker == 0 {
             let first = |name, value| Metric { name, gather: Gather::First, value };

@@ -1,4 +1,5 @@
-//! `record`: one line of `metrics.jsonl` a step, and the numbers people see while it trains.
+//! `record`: one line of `metrics.jsonl` a step, the same for TensorBoard, and the numbers people see while it trains.
+use crate::tensorboard::{EVENTS_FOLDER, EventFile};
 use anyhow::{Context, Result};
 use contract::{
     At, Built, Calendar, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Purpose, Route, Settings, Snapshot,
@@ -12,7 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The file of a run directory with one JSON object a step.
 pub const METRICS_FILE: &str = "metrics.jsonl";
@@ -38,6 +39,9 @@ pub struct StepLine {
     pub mfu: f64,
     /// Milliseconds in which compute had no batch to work on, a worker.
     pub data_wait_ms: f64,
+    /// When the step was done, in seconds since 1970 (UTC).
+    #[serde(default)]
+    pub time: f64,
     /// Validation loss after the step, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub validation_loss: Option<f64>,
@@ -73,7 +77,7 @@ pub struct Limit {
 pub struct Record {}
 
 impl StageSettings for Record {
-    const SUMMARY: &'static str = "writes metrics.jsonl and shows progress";
+    const SUMMARY: &'static str = "writes metrics.jsonl and TensorBoard's event files, shows progress";
     const KEYS: &'static [(&'static str, &'static str)] = &[];
     const EXAMPLE: &'static str = "type = \"record\"\n";
 }
@@ -100,6 +104,7 @@ impl Settings for Record {
             path: env.run_dir.as_ref().map(|dir| dir.join(METRICS_FILE)),
             reporter: env.resources.get(),
             file: None,
+            events: None,
             gathered: BTreeMap::new(),
             last: None,
             since: Instant::now(),
@@ -125,6 +130,7 @@ struct RecordStage {
     path: Option<PathBuf>,
     reporter: Option<Arc<Reporter>>,
     file: Option<File>,
+    events: Option<EventFile>,
     gathered: BTreeMap<(Purpose, &'static str), (Gather, Values)>,
     /// The line of the last step, not written until the step is validated too.
     last: Option<StepLine>,
@@ -164,6 +170,7 @@ impl RecordStage {
             tok_per_sec,
             mfu: if self.full_speed.is_finite() { tok_per_sec / self.full_speed } else { 0.0 },
             data_wait_ms: take("data_wait_ms") / self.workers as f64,
+            time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_millis() as f64 / 1e3),
             ..StepLine::default()
         };
         for known in ["targets", "tokens"] {
@@ -186,7 +193,20 @@ impl RecordStage {
             Ok(file)
         };
         self.file = Some(write().with_context(|| format!("cannot write {}", path.display()))?);
-        Ok(())
+        self.events.as_mut().map_or(Ok(()), |events| events.add(&line))
+    }
+}
+
+/// The lines of a run's [`METRICS_FILE`], none where there is no such file. What is no line (its writer was killed
+/// in the middle) is left out.
+///
+/// # Errors
+/// If the file is there but cannot be read.
+pub fn read_metrics(path: &Path) -> Result<Vec<StepLine>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(bytes.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
@@ -207,6 +227,7 @@ impl Stage for RecordStage {
             && let Some(path) = &self.path
         {
             keep_before(path, self.calendar.first)?;
+            self.events = Some(EventFile::create(&path.with_file_name(EVENTS_FOLDER), &read_metrics(path)?)?);
         }
         self.since = Instant::now();
         Ok(())

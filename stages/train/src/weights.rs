@@ -1,7 +1,7 @@
 //! Tensors in safetensors files, one read at a time.
 use anyhow::{Context, Result, bail, ensure};
 use contract::{ParameterSpec, Tensor};
-use safetensors::tensor::{Dtype, Metadata, View};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, View};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
@@ -98,6 +98,50 @@ impl TensorFile {
     /// True if there is a tensor called `name`.
     pub fn has(&self, name: &str) -> bool {
         self.metadata.info(name).is_some()
+    }
+
+    /// Every tensor's name, type, shape and place, in the order of their places.
+    pub fn tensors(&self) -> Vec<(String, TensorInfo)> {
+        let mut all: Vec<(String, TensorInfo)> =
+            self.metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        all.sort_by(|a, b| (a.1.data_offsets, &a.0).cmp(&(b.1.data_offsets, &b.0)));
+        all
+    }
+
+    /// Calls `each` with the values of the tensor called `name`, in pieces; false if it is of a type whose values are
+    /// not read.
+    ///
+    /// # Errors
+    /// If there is no such tensor, or its place in the file does not fit its shape.
+    pub fn values(&self, name: &str, each: &mut dyn FnMut(&[f64])) -> Result<bool> {
+        let mut read = || -> Result<bool> {
+            let info = self.metadata.info(name).context("there is no such tensor")?;
+            let (size, value): (usize, fn(&[u8]) -> f64) = match info.dtype {
+                Dtype::F64 => (8, |b| f64::from_le_bytes(b.try_into().unwrap_or_default())),
+                Dtype::F32 => (4, |b| f32::from_le_bytes(b.try_into().unwrap_or_default()).into()),
+                Dtype::F16 => (2, |b| half::f16::from_le_bytes(b.try_into().unwrap_or_default()).into()),
+                Dtype::BF16 => (2, |b| half::bf16::from_le_bytes(b.try_into().unwrap_or_default()).into()),
+                Dtype::I64 => (8, |b| i64::from_le_bytes(b.try_into().unwrap_or_default()) as f64),
+                Dtype::I32 => (4, |b| i32::from_le_bytes(b.try_into().unwrap_or_default()).into()),
+                Dtype::U8 => (1, |b| b[0].into()),
+                _ => return Ok(false),
+            };
+            let (from, to) = info.data_offsets;
+            let values = info.shape.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
+            let bytes = values.and_then(|values| values.checked_mul(size)).context("its shape is impossibly large")?;
+            ensure!(to.checked_sub(from) == Some(bytes), "it lies at {from} to {to}, which is not {bytes} bytes");
+            let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
+            file.seek(SeekFrom::Start(self.data_start + from as u64))?;
+            let (mut left, mut piece) = (bytes, vec![0; 1 << 16]);
+            while left > 0 {
+                let now = left.min(piece.len());
+                file.read_exact(&mut piece[..now])?;
+                each(&piece[..now].chunks_exact(size).map(value).collect::<Vec<f64>>());
+                left -= now;
+            }
+            Ok(true)
+        };
+        read().with_context(|| format!("cannot read tensor `{name}` of {}", self.path.display()))
     }
 
     fn try_read(&self, name: &str, shape: &[usize]) -> Result<Tensor> {

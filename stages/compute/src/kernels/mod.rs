@@ -14,7 +14,12 @@ pub mod gelu;
 pub mod gemm;
 pub mod head;
 pub mod layer_norm;
+pub mod matrix_vector;
+pub mod newton_schulz;
+pub mod rms_norm;
+pub mod rotary;
 pub mod sum;
+pub mod swiglu;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -1,8 +1,9 @@
 //! GPT-2 (Radford et al. 2019) with Hugging Face's names and layouts.
+mod decoder;
 mod layer;
 
 use crate::kernels::{embedding, layer_norm};
-use crate::models::{Forward, Model};
+use crate::models::{Decoder, Forward, Model};
 use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Result, Tape, Tensor, Turn};
 use layer::{Layer, Place};
 use serde_json::json;
@@ -90,7 +91,7 @@ fn facts(shape: &Gpt2Shape) -> ModelFacts {
 
 /// Matrices decay, vectors do not.
 fn spec(name: &str, shape: &[usize], init: Init) -> ParameterSpec {
-    ParameterSpec { name: name.into(), shape: shape.into(), decay: shape.len() > 1, init }
+    ParameterSpec { name: name.into(), shape: shape.into(), decay: shape.len() > 1, hidden: false, init }
 }
 
 impl Model for Gpt2 {
@@ -136,12 +137,18 @@ impl Model for Gpt2 {
         Forward { hidden, tape }
     }
 
-    fn activations(&self, sequences: usize, length: usize) -> usize {
+    fn activations(&self, sequences: usize, length: usize, keep: bool) -> usize {
         let Gpt2Shape { layers, heads, width: c, feed_forward: f, .. } = self.shape;
         // What each layer keeps, and what lives beside it while one layer is worked on.
         let kept = layers * (3 * c + 3 * c + f + 4 + heads);
         let beside = 3 * c + 3 * c + 2 * f + 2;
-        sequences * length * (kept + beside)
+        let passing = 6 * c + 3 * c + 2 * f + 4 + heads;
+        sequences * length * if keep { kept + beside } else { passing }
+    }
+
+    fn decoder(&self, parameters: Parameters) -> Decoder {
+        assert_eq!(parameters.0.len(), self.facts.parameters.len(), "the parameters are this model's");
+        decoder::decoder(&self.shape, parameters)
     }
 }
 

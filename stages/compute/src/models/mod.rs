@@ -1,12 +1,21 @@
 //! Models: what computes hidden states from a batch, and gradients back through itself.
 //!
-//! - [`gpt2`]: GPT-2, whole micro-batches at a time
+//! - [`gpt2`], [`llama`]: whole micro-batches at a time
 //! - [`per_sequence`]: any model, one sequence of the batch at a time, to measure against
+//! - [`decode`]: any model, one sequence continued token by token; [`sampling`]: which token
+//! - [`config`]: a model from Hugging Face's `config.json`
 
+pub mod config;
+pub mod decode;
 pub mod gpt2;
+pub mod llama;
 pub mod per_sequence;
+pub mod sampling;
 
+pub use config::from_config;
+pub use decode::Decoder;
 pub use gpt2::{Gpt2, Gpt2Shape};
+pub use llama::{Llama, LlamaShape};
 pub use per_sequence::forward_per_sequence;
 
 use contract::{Batch, ModelFacts, Parameters, Tape, Tensor};
@@ -24,10 +33,17 @@ pub trait Model: Send + Sync {
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward;
 
     /// Floats that a batch of `sequences × length` tokens takes at most, from its forward pass to the end of its backward
-    /// pass: activations, their gradients and scratch, but no gradient of a parameter. 0: it does not say.
-    fn activations(&self, _sequences: usize, _length: usize) -> usize {
+    /// pass: activations, their gradients and scratch, but no gradient of a parameter. Without `keep`, of a forward pass
+    /// alone. 0: it does not say.
+    fn activations(&self, _sequences: usize, _length: usize, _keep: bool) -> usize {
         0
     }
+
+    /// The model with these parameters, to continue a text. Attention sees all of it.
+    ///
+    /// # Panics
+    /// If the parameters are not the model's.
+    fn decoder(&self, parameters: Parameters) -> Decoder;
 }
 
 /// What a forward pass gives.

@@ -8,18 +8,21 @@ use std::sync::Arc;
 
 /// Tensors of a layer, in Hugging Face's order.
 pub const TENSORS: usize = 12;
-const NORM_1: usize = 0; // gain, then bias
-const QKV: usize = 2; // from here on: matrix [in, out], then bias
-const OUT: usize = 4;
-const NORM_2: usize = 6;
-const UP: usize = 8;
-const DOWN: usize = 10;
+pub const NORM_1: usize = 0; // gain, then bias
+pub const QKV: usize = 2; // from here on: matrix [in, out], then bias
+pub const OUT: usize = 4;
+pub const NORM_2: usize = 6;
+pub const UP: usize = 8;
+pub const DOWN: usize = 10;
 
 /// The parameters of layer `index`: projections onto the residual stream start smaller, by the root of their number.
 pub fn specs(index: usize, shape: &Gpt2Shape) -> [ParameterSpec; TENSORS] {
     let (c, f) = (shape.width, shape.feed_forward);
     let projection = Init::Normal(0.02 / (2.0 * shape.layers as f32).sqrt());
-    let named = |name: &str, shape: &[usize], init| spec(&format!("transformer.h.{index}.{name}"), shape, init);
+    let named = |name: &str, shape: &[usize], init| ParameterSpec {
+        hidden: shape.len() > 1,
+        ..spec(&format!("transformer.h.{index}.{name}"), shape, init)
+    };
     [
         named("ln_1.weight", &[c], Init::Ones),
         named("ln_1.bias", &[c], Init::Zeros),

@@ -1,0 +1,28 @@
+//! `pipeline inspect`.
+use clap::Args;
+use std::path::PathBuf;
+
+/// `pipeline inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pipeline inspect data/tokens.parquet --rows 5 --tokenizer gpt2
+  pipeline inspect runs/wiki/checkpoints/step-00000500
+  pipeline inspect runs/wiki/tokenizer.json --json
+
+FILE is Parquet, .safetensors, a tokenizer.json, a checkpoint, or a run (its last
+checkpoint).")]
+pub struct Inspect {
+    /// What to look at
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Rows of Parquet to show
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub rows: usize,
+    /// Decode token lists with this: gpt2, or a tokenizer.json
+    /// (default: the one that the file names, where it is found)
+    #[arg(long, value_name = "TOKENIZER")]
+    pub tokenizer: Option<String>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,55 @@
+//! `report.html`: a run on one page that needs nothing else, made of what is in the run directory.
+//!
+//! - [`page`]: what is on it; [`plot`]: curves; [`html`]: text that stays text
+mod html;
+mod page;
+mod plot;
+
+use crate::run::status::{self, State, Status};
+use crate::run::{CONFIG_FILE, ENVIRONMENT_FILE, Usage};
+use anyhow::Result;
+use serde_json::Value;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use train::record::{METRICS_FILE, StepLine, read_metrics};
+
+/// The file that is written.
+pub const REPORT_FILE: &str = "report.html";
+
+/// What is known of a run.
+struct Seen {
+    name: String,
+    state: State,
+    status: Option<Status>,
+    metrics: Vec<StepLine>,
+    config: String,
+    environment: Value,
+    checkpoint: Option<PathBuf>,
+}
+
+/// Writes the report of the run in `run_dir`, as far as there is something to report, and says where.
+///
+/// # Errors
+/// [`Usage`] if there is no run; otherwise if the report cannot be written.
+pub fn write(run_dir: &Path) -> Result<PathBuf> {
+    let text = |name: &str| std::fs::read_to_string(run_dir.join(name)).unwrap_or_default();
+    let config = text(CONFIG_FILE);
+    if config.is_empty() {
+        return Err(Usage(format!("{} is no run: it has no {CONFIG_FILE}", run_dir.display())).into());
+    }
+    let (state, status) = status::read(run_dir);
+    let folder = run_dir.canonicalize().unwrap_or_else(|_| run_dir.to_owned());
+    let seen = Seen {
+        name: folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        state,
+        status,
+        metrics: read_metrics(&run_dir.join(METRICS_FILE))?,
+        config,
+        environment: serde_json::from_str(&text(ENVIRONMENT_FILE)).unwrap_or(Value::Null),
+        checkpoint: train::checkpoint::list(run_dir).ok().and_then(|mut all| all.pop()).map(|(_, path)| path),
+    };
+    let path = run_dir.join(REPORT_FILE);
+    let html = page::page(&seen);
+    text::cache::write_whole(&path, |out| Ok(out.write_all(html.as_bytes())?))?;
+    Ok(path)
+}

@@ -1,0 +1,238 @@
+//! What is on the page.
+use super::Seen;
+use super::html::{escape, facts};
+use super::plot::{Plot, Series, Style, number, smoothed};
+use crate::run::status::{State, now};
+use crate::show::Times;
+use crate::show::human::{bytes, count, time, utc};
+use serde_json::Value;
+use std::fmt::Write;
+use std::time::Duration;
+use train::record::StepLine;
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// The whole page. Its policy forbids the browser to load anything.
+pub(super) fn page(seen: &Seen) -> String {
+    let name = escape(&seen.name);
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" \
+         content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <link rel=\"icon\" href=\"data:,\">\n<title>{name} · run report</title>\n<style>\n{STYLE}</style>\n</head>\n\
+         <body>\n{}{}{}{}{}{}<script>\n{SCRIPT}</script>\n</body>\n</html>\n",
+        header(seen),
+        cards(&seen.metrics),
+        plots(&seen.metrics),
+        stage_times(seen),
+        about(seen),
+        footer(seen),
+    )
+}
+
+fn header(seen: &Seen) -> String {
+    let (name, state) = (escape(&seen.name), seen.state.name());
+    let done = seen.metrics.last().map_or(0, |line| line.step);
+    let steps = seen.status.as_ref().map_or(done, |status| status.steps.max(done));
+    let said = |key: &str| seen.environment[key].as_str().map(str::to_owned);
+    let parameters = seen.environment["parameters"].as_u64().map(|n| format!("{} parameters", count(n)));
+    let line: Vec<String> = [said("model"), parameters, Some(format!("step {done} of {steps}")), said("cpu")]
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut out = format!(
+        "<header><h1>{name}</h1><span class=\"state {state}\">{state}</span><p>{}</p></header>\n",
+        escape(&line.join(" · "))
+    );
+    if let (State::Failed, Some(error)) = (seen.state, seen.status.as_ref().and_then(|s| s.error.as_ref())) {
+        let _ = writeln!(out, "<p class=\"error\">{}</p>", escape(error));
+    }
+    out
+}
+
+fn cards(metrics: &[StepLine]) -> String {
+    let Some(last) = metrics.last() else { return String::new() };
+    let mut out = String::from("<section class=\"cards\">\n");
+    let mut card = |name: &str, value: String, more: String| {
+        let _ = writeln!(out, "<div class=\"card\"><span>{name}</span><b>{value}</b><small>{more}</small></div>");
+    };
+    let validated: Vec<(u64, f64)> = metrics.iter().filter_map(|l| Some((l.step, l.validation_loss?))).collect();
+    if let Some((step, loss)) = validated.last() {
+        let best = validated.iter().fold((0, f64::INFINITY), |best, now| if now.1 < best.1 { *now } else { best });
+        let more = if best.1 < *loss {
+            format!("best {:.4} at step {}", best.1, best.0)
+        } else {
+            format!("at step {step}, the best")
+        };
+        card("Validation loss", format!("{loss:.4}"), more);
+    }
+    if let Some((step, bits)) = metrics.iter().rev().find_map(|line| Some((line.step, line.bits_per_byte?))) {
+        card("Bits per byte", format!("{bits:.4}"), format!("held-out text, step {step}"));
+    }
+    let recent = &metrics[metrics.len().saturating_sub(20)..];
+    let mean = recent.iter().map(|line| line.loss).sum::<f64>() / recent.len() as f64;
+    card("Training loss", format!("{mean:.4}"), format!("mean of the last {}", steps(recent.len())));
+    card("Trained on", format!("{} tokens", count(last.tokens)), format!("{:.2} epochs", last.epoch));
+    card("Speed", format!("{} tok/s", number(median(metrics, |l| l.tok_per_sec))), "median step".into());
+    let mfu = median(metrics, |l| l.mfu);
+    if mfu > 0.0 {
+        card("MFU", format!("{:.1} %", 100.0 * mfu), "model FLOPs utilisation".into());
+    }
+    let seconds = spent(metrics);
+    let waited: f64 = metrics.iter().map(|line| line.data_wait_ms / 1e3).sum();
+    let share = if seconds > 0.0 { 100.0 * waited / seconds } else { 0.0 };
+    let shown = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    card("Training time", time(shown), format!("{share:.1} % of it waiting for data"));
+    out + "</section>\n"
+}
+
+fn steps(n: usize) -> String {
+    if n == 1 { "step".into() } else { format!("{n} steps") }
+}
+
+/// Seconds that the steps took, also over several sessions.
+fn spent(metrics: &[StepLine]) -> f64 {
+    let (mut before, mut seconds) = (0, 0.0);
+    for line in metrics {
+        if line.tok_per_sec > 0.0 {
+            seconds += line.tokens.saturating_sub(before) as f64 / line.tok_per_sec;
+        }
+        before = line.tokens;
+    }
+    seconds
+}
+
+fn median(metrics: &[StepLine], value: fn(&StepLine) -> f64) -> f64 {
+    let mut values: Vec<f64> = metrics.iter().map(value).filter(|v| v.is_finite()).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+fn plots(metrics: &[StepLine]) -> String {
+    let over = |value: fn(&StepLine) -> f64| move |line: &StepLine| (line.step as f64, value(line));
+    let window = (metrics.len() / 50 * 2 + 1).clamp(5, 2001);
+    // What is measured at every step, and its course.
+    let course = |title, unit, from_zero, value: fn(&StepLine) -> f64| {
+        let raw = Series::new("step", Style::Raw, metrics.iter().map(over(value)));
+        let mean = Series::new(format!("mean of {window}"), Style::Smooth, smoothed(&raw.points, window));
+        Plot { title, unit, from_zero, clip: true, series: vec![raw, mean] }
+    };
+    let mut loss = course("Loss", "nats a token", false, |line| line.loss);
+    loss.clip = false;
+    loss.series[0].name = "training".into();
+    let validation = |value: fn(&StepLine) -> Option<f64>| {
+        metrics.iter().filter_map(move |line| Some((line.step as f64, value(line)?)))
+    };
+    loss.series.push(Series::new("validation", Style::Marked, validation(|line| line.validation_loss)));
+    let bits = Series::new("validation", Style::Marked, validation(|line| line.bits_per_byte));
+    let rate = Series::new("rate", Style::Smooth, metrics.iter().map(over(|line| line.learning_rate)));
+    let all = [
+        loss,
+        Plot { title: "Bits per byte", unit: "", from_zero: false, clip: false, series: vec![bits] },
+        Plot { title: "Learning rate", unit: "", from_zero: true, clip: false, series: vec![rate] },
+        course("Gradient norm", "before clipping", true, |line| line.gradient_norm),
+        course("Throughput", "tokens/s", true, |line| line.tok_per_sec),
+        course("MFU", "% of large products", true, |line| 100.0 * line.mfu),
+        course("Data wait", "ms a step", true, |line| line.data_wait_ms),
+    ];
+    let figures: String = all.iter().map(Plot::figure).collect();
+    let hint = "Point at a plot to read all of them at that step.";
+    format!("<p class=\"none hint\" hidden>{hint}</p>\n<section class=\"plots\">\n{figures}</section>\n")
+}
+
+fn stage_times(seen: &Seen) -> String {
+    let Some(times) = seen.status.as_ref().and_then(|status| status.times.as_ref()) else {
+        let why = "Known when a run has ended by itself or was interrupted, not when it was killed or failed.";
+        return format!("<h2>Time per stage</h2>\n<p class=\"none\">{why}</p>\n");
+    };
+    let (rows, whole) = (rows(times), times.wall.as_secs_f64() * times.workers as f64);
+    let most = rows.iter().map(|row| row.1.as_secs_f64()).fold(0.0, f64::max);
+    let mut out = String::from("<h2>Time per stage</h2>\n<div class=\"panel\"><table class=\"times\">\n");
+    for (name, spent, calls, wait) in rows {
+        let of = |all: f64| if all > 0.0 { 100.0 * spent.as_secs_f64() / all } else { 0.0 };
+        let _ = writeln!(
+            out,
+            "<tr{}><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{:.1} %</td><td class=\"n\">{}</td>\
+             <td class=\"bar\" style=\"width:100%\"><i style=\"width:{:.2}%\"></i></td></tr>",
+            if wait { " class=\"wait\"" } else { "" },
+            escape(&name),
+            time(spent),
+            of(whole),
+            calls.map(|calls| format!("{} calls", count(calls))).unwrap_or_default(),
+            of(most),
+        );
+    }
+    let workers = if times.workers == 1 { "1 worker".into() } else { format!("{} workers", times.workers) };
+    let first = seen.status.as_ref().map_or(0, |status| status.first);
+    let since = if first > 0 { format!(", since step {first}") } else { String::new() };
+    out + &format!("</table><p class=\"none\">{workers}, {} each{since}.</p></div>\n", time(times.wall))
+}
+
+/// Name, time, calls, and whether it is time in which nothing was done.
+fn rows(times: &Times) -> Vec<(String, Duration, Option<u64>, bool)> {
+    let stages = times.stages.iter().map(|s| (s.stage.clone(), s.time, Some(s.calls), false));
+    let waits = times.waits.iter().map(|w| (format!("waiting for {}", w.what), w.time, None, true));
+    stages.chain(waits).chain([("everything else".into(), times.rest(), None, true)]).collect()
+}
+
+fn about(seen: &Seen) -> String {
+    let environment = &seen.environment;
+    let mut out = String::from("<h2>Corpus</h2>\n<div class=\"panel\">\n");
+    let part = |name: &str| {
+        let part = &environment["corpus"][name];
+        let n = |key: &str| part[key].as_u64().unwrap_or_default();
+        let text = if n("bytes") > 0 { format!(", {}", bytes(n("bytes"))) } else { String::new() };
+        format!("{} tokens in {} rows{text}", count(n("tokens")), count(n("rows")))
+    };
+    let mut rows = Vec::new();
+    for source in environment["sources"].as_array().into_iter().flatten() {
+        for (label, key) in
+            [("Source", "name"), ("From", "url"), ("Licence", "licence"), ("Attribution", "attribution")]
+        {
+            if let Some(value) = source[key].as_str().filter(|value| !value.is_empty()) {
+                rows.push((label, value.to_owned()));
+            }
+        }
+    }
+    if rows.is_empty() {
+        rows.push(("Licence", "no note beside the data says it".into()));
+    }
+    if environment["corpus"].is_object() {
+        rows.push(("Learned from", part("train")));
+        rows.push(("Held out", part("validation")));
+    }
+    out += &facts(&rows);
+    out += "</div>\n<h2>Environment</h2>\n<div class=\"panel\">\n";
+    let told = ["corpus", "sources", "model", "parameters"];
+    let others = environment.as_object().into_iter().flatten().filter(|(key, _)| !told.contains(&key.as_str()));
+    let rows: Vec<(&str, String)> = others.map(|(key, value)| (key.as_str(), plain(value))).collect();
+    out += &facts(&rows);
+    if let Some(checkpoint) = &seen.checkpoint {
+        out += &facts(&[("last checkpoint", checkpoint.display().to_string())]);
+    }
+    let config = escape(seen.config.trim_end());
+    out += "</div>\n<details open><summary>Configuration</summary>\n";
+    out + &format!("<div class=\"panel\"><pre>{config}</pre></div>\n</details>\n")
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".into(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+fn footer(seen: &Seen) -> String {
+    let mut said = format!("Written by millrace {} on {}", env!("CARGO_PKG_VERSION"), utc(now()));
+    if let Some(status) = &seen.status {
+        let _ = write!(said, "; the run began on {}", utc(status.started));
+        if let Some(ended) = status.ended {
+            let _ = write!(said, " and ended on {}", utc(ended));
+        }
+    }
+    format!("<footer>{said}. One file, no network: it can be sent and kept.</footer>\n")
+}

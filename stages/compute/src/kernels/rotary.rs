@@ -1,0 +1,168 @@
+//! Rotary positions (Su et al. 2021) in the halves convention of Hugging Face, and the step between grouped-query
+//! projections and attention: keys and values that several heads share (Ainslie et al. 2023) are written once for each,
+//! so that attention sees as many heads of each.
+use crate::kernels::sum::add;
+
+/// Cosines and sines of every position and pair of columns.
+#[derive(Clone, Debug)]
+pub struct Rotary {
+    /// Columns of a head; column `i` of the first half turns with column `i` of the second.
+    head_width: usize,
+    /// `[positions, head width / 2]` of (cosine, sine).
+    turns: Vec<(f32, f32)>,
+}
+
+/// Heads of a grouped-query layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Groups {
+    /// Heads of queries.
+    pub heads: usize,
+    /// Heads of keys and of values; they divide `heads`, and each serves the same number of neighbours.
+    pub kv_heads: usize,
+}
+
+impl Rotary {
+    /// Pair `i` turns by `position / theta^(2i / head_width)`; frequencies and angles are rounded to f32, as
+    /// transformers has them.
+    ///
+    /// # Panics
+    /// If `head_width` is odd.
+    pub fn new(head_width: usize, positions: usize, theta: f64) -> Self {
+        assert!(head_width.is_multiple_of(2), "columns turn in pairs");
+        let frequency = |pair: usize| (1.0 / theta.powf(2.0 * pair as f64 / head_width as f64)) as f32;
+        let frequencies: Vec<f32> = (0..head_width / 2).map(frequency).collect();
+        let turn = |position: usize, frequency: f32| {
+            let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
+            (cos as f32, sin as f32)
+        };
+        let turns = (0..positions).flat_map(|p| frequencies.iter().map(move |f| turn(p, *f))).collect();
+        Self { head_width, turns }
+    }
+
+    /// Turns heads side by side by `position`.
+    pub fn turn(&self, heads: &mut [f32], position: usize) {
+        self.each(heads, position, 1.0);
+    }
+
+    /// Undoes [`turn`](Rotary::turn), which is how a gradient goes back through it.
+    pub fn turn_back(&self, heads: &mut [f32], position: usize) {
+        self.each(heads, position, -1.0);
+    }
+
+    fn each(&self, heads: &mut [f32], position: usize, direction: f32) {
+        let half = self.head_width / 2;
+        let turns = &self.turns[position * half..(position + 1) * half];
+        for head in heads.chunks_exact_mut(self.head_width) {
+            let (a, b) = head.split_at_mut(half);
+            for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(turns) {
+                let (x, y, sin) = (*a, *b, direction * sin);
+                *a = x * cos - y * sin;
+                *b = y * cos + x * sin;
+            }
+        }
+    }
+
+    /// From `projected` `[rows, (heads + 2 · kv_heads) · head width]`, queries, keys and values side by side, to `qkv`
+    /// `[rows, 3 · heads · head width]`, what attention takes: queries and keys turned by their position in sequences
+    /// of `length`, keys and values written for each head of their group.
+    pub fn forward(&self, groups: Groups, length: usize, projected: &[f32], qkv: &mut [f32]) {
+        let (width, narrow, stride) = self.widths(groups, projected.len(), qkv.len());
+        let mut turned = vec![0.0; width + narrow];
+        for (row, (projected, qkv)) in projected.chunks_exact(stride).zip(qkv.chunks_exact_mut(3 * width)).enumerate() {
+            turned.copy_from_slice(&projected[..width + narrow]);
+            self.turn(&mut turned, row % length);
+            qkv[..width].copy_from_slice(&turned[..width]);
+            self.repeat(groups, &turned[width..], &mut qkv[width..2 * width]);
+            self.repeat(groups, &projected[width + narrow..], &mut qkv[2 * width..]);
+        }
+    }
+
+    /// From `d_qkv`, the gradient at the output of [`forward`](Rotary::forward): the one at its input.
+    pub fn backward(&self, groups: Groups, length: usize, d_qkv: &[f32], d_projected: &mut [f32]) {
+        let (width, narrow, stride) = self.widths(groups, d_projected.len(), d_qkv.len());
+        for (row, (d, qkv)) in d_projected.chunks_exact_mut(stride).zip(d_qkv.chunks_exact(3 * width)).enumerate() {
+            d[..width].copy_from_slice(&qkv[..width]);
+            self.gather(groups, &qkv[width..2 * width], &mut d[width..width + narrow]);
+            self.gather(groups, &qkv[2 * width..], &mut d[width + narrow..]);
+            self.turn_back(&mut d[..width + narrow], row % length);
+        }
+    }
+
+    /// Columns of all heads, of all heads of keys, and of a row of both and the values.
+    fn widths(&self, groups: Groups, projected: usize, qkv: usize) -> (usize, usize, usize) {
+        let Groups { heads, kv_heads } = groups;
+        assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "heads of keys divide those of queries");
+        let (width, narrow) = (heads * self.head_width, kv_heads * self.head_width);
+        let stride = width + 2 * narrow;
+        assert!(projected.is_multiple_of(stride) && qkv == projected / stride * 3 * width);
+        (width, narrow, stride)
+    }
+
+    fn repeat(&self, groups: Groups, narrow: &[f32], wide: &mut [f32]) {
+        let group = groups.heads / groups.kv_heads * self.head_width;
+        for (one, all) in narrow.chunks_exact(self.head_width).zip(wide.chunks_exact_mut(group)) {
+            all.chunks_exact_mut(self.head_width).for_each(|head| head.copy_from_slice(one));
+        }
+    }
+
+    /// What goes back through [`repeat`](Rotary::repeat): sums, in the order of heads.
+    fn gather(&self, groups: Groups, wide: &[f32], narrow: &mut [f32]) {
+        let group = groups.heads / groups.kv_heads * self.head_width;
+        for (one, all) in narrow.chunks_exact_mut(self.head_width).zip(wide.chunks_exact(group)) {
+            one.copy_from_slice(&all[..self.head_width]);
+            all[self.head_width..].chunks_exact(self.head_width).for_each(|head| add(one, head));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, gradient, random, weighted, wide};
+    use proptest::prelude::*;
+
+    const THETA: f64 = 100.0;
+
+    /// Straight from the definition: one output element at a time.
+    fn reference(groups: Groups, head_width: usize, length: usize, projected: &[f64]) -> Vec<f64> {
+        let Groups { heads, kv_heads } = groups;
+        let (half, stride) = (head_width / 2, (heads + 2 * kv_heads) * head_width);
+        let mut out = Vec::new();
+        for (row, x) in projected.chunks(stride).enumerate() {
+            for part in 0..3 {
+                for head in 0..heads {
+                    let shared = head * kv_heads / heads;
+                    let head = [head, heads + shared, heads + kv_heads + shared][part];
+                    for i in 0..head_width {
+                        let x = |i: usize| x[head * head_width + i];
+                        let angle = (row % length) as f64 / THETA.powf(2.0 * (i % half) as f64 / head_width as f64);
+                        let other = if i < half { -x(i + half) } else { x(i - half) };
+                        out.push(if part == 2 { x(i) } else { x(i) * angle.cos() + other * angle.sin() });
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(30))]
+        #[test]
+        fn agrees_with_the_reference(kv_heads in 1usize..4, group in 1usize..4, half in 1usize..9,
+                                     sequences in 1usize..3, length in 1usize..6) {
+            let groups = Groups { heads: kv_heads * group, kv_heads };
+            let (head_width, rows) = (2 * half, sequences * length);
+            let rotary = Rotary::new(head_width, length + 1, THETA);
+            let projected = random(1, rows * (groups.heads + 2 * kv_heads) * head_width);
+            let mut qkv = vec![f32::NAN; 3 * rows * groups.heads * head_width];
+            rotary.forward(groups, length, &projected, &mut qkv);
+            let f = |x: &[f64]| reference(groups, head_width, length, x);
+            assert_close(&qkv, &f(&wide(&projected)), 1e-6);
+
+            let d_qkv = random(2, qkv.len());
+            let mut d_projected = vec![f32::NAN; projected.len()];
+            rotary.backward(groups, length, &d_qkv, &mut d_projected);
+            assert_close(&d_projected, &gradient(&projected, |x| weighted(&f(x), &d_qkv)), 1e-4);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! A model from the `config.json` of a Hugging Face checkpoint: what [`ModelFacts::config`](contract::ModelFacts) of it
+//! says, or transformers wrote.
+use super::{Gpt2, Gpt2Shape, Llama, LlamaShape, Model};
+use anyhow::{Context, bail, ensure};
+use contract::Result;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// The model that `config` describes.
+///
+/// # Errors
+/// If it is of a type, or has a property, that no model here has.
+pub fn from_config(config: &Value) -> Result<Arc<dyn Model>> {
+    match config["model_type"].as_str() {
+        Some("gpt2") => Ok(Arc::new(Gpt2::new(gpt2(config)?))),
+        Some("llama") => Ok(Arc::new(Llama::new(llama(config)?))),
+        Some(other) => bail!("models of type `{other}` are not known here; known: gpt2, llama"),
+        None => bail!("it does not say its `model_type`"),
+    }
+}
+
+fn gpt2(config: &Value) -> Result<Gpt2Shape> {
+    must_be(config, "activation_function", &["gelu_new".into(), "gelu_pytorch_tanh".into()])?;
+    must_be(config, "layer_norm_epsilon", &[1e-5.into()])?;
+    must_be(config, "tie_word_embeddings", &[true.into()])?;
+    must_be(config, "scale_attn_weights", &[true.into()])?;
+    must_be(config, "scale_attn_by_inverse_layer_idx", &[false.into()])?;
+    let (width, heads) = (size(config, "n_embd")?, size(config, "n_head")?);
+    ensure!(width.is_multiple_of(heads), "{heads} heads (`n_head`) do not divide width {width} (`n_embd`)");
+    Ok(Gpt2Shape {
+        layers: size(config, "n_layer")?,
+        heads,
+        width,
+        feed_forward: optional_size(config, "n_inner")?.unwrap_or(4 * width),
+        vocabulary: size(config, "vocab_size")?,
+        length: size(config, "n_positions")?,
+        end_of_text: end_of_text(config).unwrap_or(0),
+        document_mask: false,
+    })
+}
+
+fn llama(config: &Value) -> Result<LlamaShape> {
+    must_be(config, "hidden_act", &["silu".into()])?;
+    must_be(config, "attention_bias", &[false.into()])?;
+    must_be(config, "mlp_bias", &[false.into()])?;
+    must_be(config, "rope_scaling", &[])?;
+    // Later versions of transformers write all of rope into a table of its own.
+    let rope = &config["rope_parameters"];
+    must_be(rope, "rope_type", &["default".into()])?;
+    let theta = [config, rope].into_iter().find_map(|of| of["rope_theta"].as_f64());
+    let (width, heads) = (size(config, "hidden_size")?, size(config, "num_attention_heads")?);
+    let kv_heads = optional_size(config, "num_key_value_heads")?.unwrap_or(heads);
+    ensure!(
+        width.is_multiple_of(2 * heads) && heads.is_multiple_of(kv_heads),
+        "width {width} (`hidden_size`), {heads} heads (`num_attention_heads`) and {kv_heads} of keys and values \
+         (`num_key_value_heads`) do not fit each other"
+    );
+    must_be(config, "head_dim", &[(width / heads).into()])?;
+    Ok(LlamaShape {
+        layers: size(config, "num_hidden_layers")?,
+        heads,
+        kv_heads,
+        width,
+        feed_forward: size(config, "intermediate_size")?,
+        vocabulary: size(config, "vocab_size")?,
+        length: size(config, "max_position_embeddings")?,
+        tied_head: config["tie_word_embeddings"].as_bool().unwrap_or(false),
+        rms_epsilon: config["rms_norm_eps"].as_f64().unwrap_or(1e-6),
+        rope_theta: theta.unwrap_or(1e4),
+        end_of_text: end_of_text(config).unwrap_or(0),
+        document_mask: false,
+    })
+}
+
+/// Id of the token that ends a text, if `config` names one.
+pub fn end_of_text(config: &Value) -> Option<u32> {
+    let id = &config["eos_token_id"];
+    id.as_array().map_or(id, |several| &several[0]).as_u64()?.try_into().ok()
+}
+
+/// A property that may be missing but, where it is given, must have one of these values.
+fn must_be(config: &Value, key: &str, values: &[Value]) -> Result<()> {
+    let found = &config[key];
+    let list: Vec<String> = values.iter().map(Value::to_string).collect();
+    let same = |value: &Value| value == found || value.as_f64().is_some_and(|v| found.as_f64() == Some(v));
+    let known = if list.is_empty() { "none".into() } else { list.join(" or ") };
+    ensure!(found.is_null() || values.iter().any(same), "`{key}` is {found}; models here have {known}");
+    Ok(())
+}
+
+fn size(config: &Value, key: &str) -> Result<usize> {
+    optional_size(config, key)?.with_context(|| format!("it has no `{key}`"))
+}
+
+fn optional_size(config: &Value, key: &str) -> Result<Option<usize>> {
+    let found = &config[key];
+    if found.is_null() {
+        return Ok(None);
+    }
+    let size = found.as_u64().filter(|n| (1..1 << 32).contains(n));
+    Ok(Some(size.with_context(|| format!("`{key}` is {found}, which is no size"))? as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpt2() -> Value {
+        let (layers, heads, width, feed_forward, vocabulary, length, end_of_text) = (3, 2, 8, 20, 30, 7, 29);
+        let document_mask = false;
+        let shape = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask };
+        Gpt2::new(shape).facts().config.clone()
+    }
+
+    fn llama(tied_head: bool) -> Value {
+        let shape = LlamaShape {
+            layers: 3,
+            heads: 4,
+            kv_heads: 2,
+            width: 16,
+            feed_forward: 20,
+            vocabulary: 30,
+            length: 7,
+            tied_head,
+            rms_epsilon: 1e-5,
+            rope_theta: 5e5,
+            end_of_text: 29,
+            document_mask: false,
+        };
+        Llama::new(shape).facts().config.clone()
+    }
+
+    #[test]
+    fn a_models_own_configuration_gives_the_model_again() {
+        for config in [gpt2(), llama(false), llama(true)] {
+            assert_eq!(from_config(&config).unwrap().facts().config, config);
+            assert_eq!(end_of_text(&config), Some(29));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for (config, key, value, said) in [
+            (gpt2(), "model_type", "bert".into(), "`bert`"),
+            (gpt2(), "model_type", Value::Null, "model_type"),
+            (gpt2(), "activation_function", "relu".into(), "`activation_function` is \"relu\""),
+            (gpt2(), "layer_norm_epsilon", 1e-6.into(), "layer_norm_epsilon"),
+            (gpt2(), "n_embd", Value::Null, "no `n_embd`"),
+            (gpt2(), "n_layer", 0.into(), "`n_layer` is 0"),
+            (gpt2(), "n_layer", (1u64 << 40).into(), "no size"),
+            (gpt2(), "n_head", 3.into(), "3 heads"),
+            (llama(true), "num_key_value_heads", 3.into(), "3 of keys and values"),
+            (llama(true), "num_attention_heads", 16.into(), "16 heads"),
+            (llama(true), "head_dim", 64.into(), "`head_dim` is 64"),
+            (llama(true), "rope_scaling", serde_json::json!({"type": "linear"}), "`rope_scaling`"),
+            (llama(true), "rope_parameters", serde_json::json!({"rope_type": "yarn"}), "`rope_type` is \"yarn\""),
+        ] {
+            let mut changed = config;
+            changed[key] = value;
+            let error = from_config(&changed).err().unwrap().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What the comparisons with PyTorch share: golden files, a whole pass, and how far off is how far.
+#![allow(dead_code)] // each test file uses a part
+use contract::{Batch, Parameters, Tensor, Turn};
+use millrace_compute::kernels::cross_entropy::CrossEntropy;
+use millrace_compute::kernels::gemm::{matrix, matrix_mut, product};
+use millrace_compute::kernels::head::head_loss;
+use millrace_compute::models::Forward;
+use safetensors::SafeTensors;
+use std::path::Path;
+
+/// A file of `tests/golden`.
+pub fn bytes(file: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(file);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn words(file: &[u8], name: &str) -> Vec<[u8; 4]> {
+    let tensors = SafeTensors::deserialize(file).expect("a safetensors file");
+    let tensor = tensors.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+    tensor.data().as_chunks::<4>().0.to_vec()
+}
+
+/// A tensor of f32.
+pub fn floats(file: &[u8], name: &str) -> Vec<f32> {
+    words(file, name).into_iter().map(f32::from_le_bytes).collect()
+}
+
+/// A tensor of i32; -1 becomes `IGNORED`.
+pub fn ids(file: &[u8], name: &str) -> Vec<u32> {
+    words(file, name).into_iter().map(u32::from_le_bytes).collect()
+}
+
+/// Loss and target count, and every gradient of the summed loss; `head` is the head's index.
+pub fn learn(forward: Forward, parameters: &Parameters, head: usize, batch: &Batch) -> (f64, u64, Vec<Tensor>) {
+    let Forward { hidden, tape } = forward;
+    let mut tape = tape.expect("forward was asked to keep it");
+    let (loss, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[head], &batch.targets, None);
+    tape.start(d_hidden, d_head);
+    let mut gradients: Vec<Option<Tensor>> = parameters.0.iter().map(|_| None).collect();
+    let mut give = |index: usize, gradient: Tensor| {
+        assert_eq!(gradient.shape, parameters[index].shape);
+        assert!(gradients[index].replace(gradient).is_none(), "tensor {index} came twice");
+    };
+    while tape.turn(&mut give).expect("backward works") == Turn::More {}
+    (loss.trained, loss.targets, gradients.into_iter().map(|g| g.expect("every tensor has a gradient")).collect())
+}
+
+/// ‖actual · scale - expected‖ / ‖expected‖
+pub fn relative_error(actual: &[f32], expected: &[f32], scale: f64) -> f64 {
+    assert_eq!(actual.len(), expected.len());
+    let (mut off, mut norm) = (0.0, 0.0);
+    for (a, e) in actual.iter().zip(expected) {
+        off += (f64::from(*a) * scale - f64::from(*e)).powi(2);
+        norm += f64::from(*e).powi(2);
+    }
+    (off / norm).sqrt()
+}
+
+/// Logits of the first rows are `expected` within 2e-5 of the largest.
+pub fn assert_logits(hidden: &Tensor, head: &Tensor, expected: &[f32]) {
+    let (vocabulary, width) = (head.shape[0], head.shape[1]);
+    let rows = expected.len() / vocabulary;
+    let mut logits = vec![0.0; expected.len()];
+    let (hidden, head) = (matrix(&hidden.data[..rows * width], width), matrix(&head.data, width));
+    product(1.0, hidden, head.reversed_axes(), 0.0, matrix_mut(&mut logits, vocabulary));
+    let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let off = logits.iter().zip(expected).fold(0.0f32, |m, (a, e)| m.max((a - e).abs()));
+    println!("logits off by {:.1e} of the largest", off / largest);
+    assert!(off <= 2e-5 * largest, "{off} of {largest}");
+}

@@ -1,0 +1,128 @@
+//! A text continued with kept keys and values is the text that the whole model would give, token by token.
+use compute::kernels::gemm::{matrix, matrix_mut, product};
+use compute::models::{Gpt2, Gpt2Shape, Llama, LlamaShape, Model};
+use contract::{Batch, Init, ModelFacts, Parameters, Purpose, Tensor};
+use millrace_compute as compute;
+use std::sync::Arc;
+
+const LENGTH: usize = 80;
+const VOCABULARY: usize = 211;
+
+fn gpt2() -> Gpt2 {
+    Gpt2::new(Gpt2Shape {
+        layers: 3,
+        heads: 4,
+        width: 48,
+        feed_forward: 150,
+        vocabulary: VOCABULARY,
+        length: LENGTH,
+        end_of_text: 0,
+        document_mask: false,
+    })
+}
+
+fn llama(tied_head: bool) -> Llama {
+    Llama::new(LlamaShape {
+        layers: 3,
+        heads: 4,
+        kv_heads: 2,
+        width: 48,
+        feed_forward: 150,
+        vocabulary: VOCABULARY,
+        length: LENGTH,
+        tied_head,
+        rms_epsilon: 1e-5,
+        rope_theta: 10_000.0,
+        end_of_text: 0,
+        document_mask: false,
+    })
+}
+
+/// Larger than a real start, and no term trivial.
+fn parameters(facts: &ModelFacts) -> Parameters {
+    let tensor = |spec: &contract::ParameterSpec| {
+        let mut drawn = contract::ParameterSpec { init: Init::Normal(0.2), ..spec.clone() }.initial(3);
+        if spec.init == Init::Ones {
+            drawn.data.iter_mut().for_each(|x| *x += 1.0);
+        }
+        Arc::new(drawn)
+    };
+    Parameters(facts.parameters.iter().map(tensor).collect())
+}
+
+/// Logits after the last of `tokens`, from a pass over all of them.
+fn whole(model: &dyn Model, parameters: &Parameters, tokens: &[u32]) -> Vec<f32> {
+    let zeros: Vec<u32> = vec![0; tokens.len()];
+    let batch = Batch {
+        leaf: 0,
+        purpose: Purpose::Validate,
+        part: 0,
+        sequences: 1,
+        length: tokens.len(),
+        tokens: tokens.to_vec().into(),
+        targets: zeros.clone().into(),
+        document_starts: zeros.into(),
+    };
+    let hidden: Tensor = model.forward(parameters, &batch, false).hidden;
+    let head = &parameters[model.facts().head];
+    let width = head.shape[1];
+    let mut logits = vec![0.0; VOCABULARY];
+    let last = matrix(&hidden.data[(tokens.len() - 1) * width..], width);
+    product(1.0, last, matrix(&head.data, width).reversed_axes(), 0.0, matrix_mut(&mut logits, VOCABULARY));
+    logits
+}
+
+fn best(logits: &[f32]) -> u32 {
+    (0..VOCABULARY).reduce(|a, b| if logits[b] > logits[a] { b } else { a }).expect("logits") as u32
+}
+
+fn continues_as_the_whole_model_would(model: &dyn Model) {
+    let parameters = parameters(model.facts());
+    let mut decoder = model.decoder(parameters.clone());
+    assert_eq!((decoder.capacity(), decoder.vocabulary()), (LENGTH, VOCABULARY));
+    let mut tokens = vec![7, 3, 3, 150, 9];
+    let mut logits = decoder.feed(&tokens);
+    loop {
+        let expected = whole(model, &parameters, &tokens);
+        let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let off = logits.iter().zip(&expected).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(off <= 1e-5 * largest, "after {} tokens: off by {off} of {largest}", tokens.len());
+        assert_eq!(best(&logits), best(&expected), "after {} tokens", tokens.len());
+        if tokens.len() == LENGTH {
+            break;
+        }
+        tokens.push(best(&logits));
+        logits = decoder.feed(&tokens[tokens.len() - 1..]);
+    }
+    assert_eq!(decoder.length(), LENGTH);
+    let kinds: std::collections::BTreeSet<u32> = tokens.into_iter().collect();
+    assert!(kinds.len() > 5, "a model that says so little tests nothing: {kinds:?}");
+}
+
+fn has_the_same_bits_on_any_number_of_threads(model: &dyn Model) {
+    let tokens: Vec<u32> = (0..LENGTH as u32).map(|i| i * i % VOCABULARY as u32).collect();
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+        pool.install(|| {
+            let mut decoder = model.decoder(parameters(model.facts()));
+            let mut logits = decoder.feed(&tokens[..70]).to_vec(); // more than one tile of queries
+            tokens[70..].iter().for_each(|token| logits.extend_from_slice(&decoder.feed(&[*token])));
+            logits.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        })
+    };
+    let one = run(1);
+    assert!(one == run(2) && one == run(3));
+}
+
+#[test]
+fn gpt2_continues() {
+    continues_as_the_whole_model_would(&gpt2());
+    has_the_same_bits_on_any_number_of_threads(&gpt2());
+}
+
+#[test]
+fn llama_continues() {
+    continues_as_the_whole_model_would(&llama(true));
+    continues_as_the_whole_model_would(&llama(false));
+    has_the_same_bits_on_any_number_of_threads(&llama(false));
+}

@@ -1,0 +1,92 @@
+//! Text of ids that come one at a time: only whole characters, since a token may hold a part of one.
+use crate::Tokenizer;
+use anyhow::Result;
+
+/// What is left when bytes are no UTF-8, or not yet.
+const REPLACEMENT: char = '\u{FFFD}';
+
+/// Decodes ids as they come. What [`push`](TextStream::push) and [`finish`](TextStream::finish) give, together, is
+/// [`Tokenizer::decode`] of all ids.
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    /// Ids since the text last ended with a whole character.
+    ids: Vec<u32>,
+    /// Bytes of their text that have been given.
+    given: usize,
+}
+
+impl<'a> TextStream<'a> {
+    /// An empty text.
+    pub fn new(tokenizer: &'a Tokenizer) -> Self {
+        Self { tokenizer, ids: Vec::new(), given: 0 }
+    }
+
+    /// The text that `id` completes, which may be none.
+    ///
+    /// # Errors
+    /// If the tokenizer does not know what to make of it.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let text = self.tokenizer.decode(&self.ids)?;
+        // Several replacements in a row are bytes that are wrong for good; only the last may yet become a character.
+        let Some(sure) = text.strip_suffix(REPLACEMENT) else {
+            let new = text[self.given..].to_owned();
+            (self.ids, self.given) = (Vec::new(), 0);
+            return Ok(new);
+        };
+        let new = sure[self.given..].to_owned();
+        self.given = sure.len();
+        Ok(new)
+    }
+
+    /// What is left: the mark of a character that was never completed.
+    ///
+    /// # Errors
+    /// As [`push`](TextStream::push).
+    pub fn finish(self) -> Result<String> {
+        Ok(self.tokenizer.decode(&self.ids)?[self.given..].to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cache;
+    use crate::tokenizer::END_OF_TEXT;
+    use proptest::prelude::*;
+    use std::sync::LazyLock;
+
+    static GPT2: LazyLock<Tokenizer> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        Tokenizer::gpt2(&Cache::new(folder.path().to_str()), END_OF_TEXT).unwrap()
+    });
+
+    fn pieces(ids: &[u32]) -> Vec<String> {
+        let mut stream = TextStream::new(&GPT2);
+        let mut pieces: Vec<String> = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+        pieces.push(stream.finish().unwrap());
+        pieces
+    }
+
+    #[test]
+    fn a_character_comes_when_it_is_whole() {
+        let ids = GPT2.encode("a 🌍!").unwrap();
+        let pieces = pieces(&ids);
+        assert_eq!(pieces.concat(), "a 🌍!");
+        assert!(pieces.iter().all(|piece| !piece.contains(REPLACEMENT)), "{pieces:?}");
+        let cut = GPT2.decode(&ids[..2]).unwrap();
+        assert_eq!(self::pieces(&ids[..2]).concat(), cut);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn the_pieces_are_the_text(text in "\\PC{0,20}", noise in prop::collection::vec(0u32..256, 0..12), at in 0usize..20) {
+            let mut ids = GPT2.encode(&text).unwrap();
+            let at = at.min(ids.len());
+            ids.splice(at..at, noise); // the first 256 ids of GPT-2 are single bytes
+            let pieces = pieces(&ids);
+            prop_assert_eq!(pieces.concat(), GPT2.decode(&ids).unwrap());
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! TensorBoard event files: TFRecords of `Event` messages with scalars.
+//!
+//! Formats: TensorFlow's `core/lib/io/record_writer.h` (records and their masked CRC32C, Castagnoli) and
+//! `core/util/event.proto`, `core/framework/summary.proto` (messages).
+use crate::record::StepLine;
+use anyhow::{Context, Result, ensure};
+use prost::Message;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The folder of a run directory that `tensorboard --logdir` is shown.
+pub const EVENTS_FOLDER: &str = "tb";
+/// What TensorBoard knows event files by, and what says that one is ours.
+const NAME: (&str, &str) = ("events.out.tfevents.", ".millrace");
+
+/// Something that happened. Fields and their numbers are TensorFlow's.
+#[derive(Clone, PartialEq, Message)]
+pub struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    pub wall_time: f64,
+    /// Updates so far.
+    #[prost(int64, tag = "2")]
+    pub step: i64,
+    /// In the first event of a file: the format.
+    #[prost(string, optional, tag = "3")]
+    pub file_version: Option<String>,
+    /// What was measured.
+    #[prost(message, optional, tag = "5")]
+    pub summary: Option<Summary>,
+    /// That a session starts: whoever is watching forgets what it saw from `step` on.
+    #[prost(message, optional, tag = "7")]
+    pub session_log: Option<SessionLog>,
+}
+
+/// Measured values.
+#[derive(Clone, PartialEq, Message)]
+pub struct Summary {
+    /// The values.
+    #[prost(message, repeated, tag = "1")]
+    pub value: Vec<Scalar>,
+}
+
+/// A measured value.
+#[derive(Clone, PartialEq, Message)]
+pub struct Scalar {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub tag: String,
+    /// The value.
+    #[prost(float, tag = "2")]
+    pub simple_value: f32,
+}
+
+/// The start of a session.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct SessionLog {
+    /// 1: it starts.
+    #[prost(int32, tag = "1")]
+    pub status: i32,
+}
+
+/// The event file of a running run.
+pub struct EventFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl EventFile {
+    /// A new file in `folder`, in place of all earlier ones of ours, with the steps that a run goes on from.
+    ///
+    /// # Errors
+    /// If the file cannot be written or earlier ones cannot be removed.
+    pub fn create(folder: &Path, steps: &[StepLine]) -> Result<Self> {
+        let create = || -> Result<Self> {
+            fs::create_dir_all(folder)?;
+            let mut earlier: Vec<PathBuf> = fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
+            earlier.retain(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with(NAME.0) && name.ends_with(NAME.1)
+            });
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            // A later name than all before it: TensorBoard reads files in the order of their names, and only forwards.
+            let path = (now.as_secs()..).map(|second| folder.join(format!("{}{second:010}{}", NAME.0, NAME.1)));
+            let path = path.into_iter().find(|path| earlier.iter().all(|e| e < path)).unwrap_or_default();
+            let first = Event { file_version: Some("brain.Event:2".into()), ..Event::default() };
+            let start = Event { session_log: Some(SessionLog { status: 1 }), ..Event::default() };
+            let mut bytes = Vec::new();
+            for event in [first, start] {
+                record(&Event { wall_time: now.as_secs_f64(), ..event }, &mut bytes);
+            }
+            steps.iter().for_each(|line| record(&event(line), &mut bytes));
+            let temporary = folder.join(".events.part");
+            fs::write(&temporary, bytes)?;
+            fs::rename(&temporary, &path)?;
+            for path in &earlier {
+                fs::remove_file(path)?;
+            }
+            let file = OpenOptions::new().append(true).open(&path)?;
+            Ok(Self { path, file })
+        };
+        create().with_context(|| format!("cannot write event files in {}", folder.display()))
+    }
+
+    /// Adds a step.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn add(&mut self, line: &StepLine) -> Result<()> {
+        let mut bytes = Vec::new();
+        record(&event(line), &mut bytes);
+        self.file.write_all(&bytes).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+/// The scalars of a step.
+fn event(line: &StepLine) -> Event {
+    let measured = [
+        ("loss", Some(line.loss)),
+        ("validation_loss", line.validation_loss),
+        ("bits_per_byte", line.bits_per_byte),
+        ("learning_rate", Some(line.learning_rate)),
+        ("gradient_norm", Some(line.gradient_norm)),
+        ("tok_per_sec", Some(line.tok_per_sec)),
+        ("mfu", Some(line.mfu)),
+        ("data_wait_ms", Some(line.data_wait_ms)),
+    ];
+    let measured = measured.into_iter().filter_map(|(tag, value)| Some((tag, value?)));
+    let other = line.other.iter().filter_map(|(tag, value)| Some((tag.as_str(), value.as_f64()?)));
+    let value = measured.chain(other).map(|(tag, v)| Scalar { tag: tag.into(), simple_value: v as f32 }).collect();
+    Event { wall_time: line.time, step: line.step as i64, summary: Some(Summary { value }), ..Event::default() }
+}
+
+/// Adds a message as a record: length, CRC of the length, message, CRC of the message; all little-endian.
+fn record(event: &Event, to: &mut Vec<u8>) {
+    let message = event.encode_to_vec();
+    let length = (message.len() as u64).to_le_bytes();
+    to.extend(length);
+    to.extend(masked_crc(&length).to_le_bytes());
+    to.extend(&message);
+    to.extend(masked_crc(&message).to_le_bytes());
+}
+
+/// A CRC of data that holds CRCs would be weak: it is rotated and moved.
+fn masked_crc(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// The events of a file. A record that its writer has not finished ends them.
+///
+/// # Errors
+/// If the file cannot be read, a CRC does not fit, or a message is none.
+pub fn read_events(path: &Path) -> Result<Vec<Event>> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let (mut rest, mut events) = (&bytes[..], Vec::new());
+    while let Some((head, after)) = rest.split_first_chunk::<12>() {
+        let at = || format!("{}, byte {}", path.display(), bytes.len() - rest.len());
+        let (length, crc) = head.split_at(8);
+        ensure!(masked_crc(length).to_le_bytes() == crc, "{}: the CRC of a record's length does not fit", at());
+        let length = length.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte));
+        let Some((message, after)) = after.split_at_checked(length) else { break };
+        let Some((crc, after)) = after.split_first_chunk::<4>() else { break };
+        ensure!(masked_crc(message).to_le_bytes() == *crc, "{}: the CRC of a record does not fit", at());
+        events.push(Event::decode(message).with_context(|| format!("{}: no event", at()))?);
+        rest = after;
+    }
+    Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn line(step: u64) -> StepLine {
+        StepLine { step, loss: 1.0 / step as f64, time: 1e9 + step as f64, ..StepLine::default() }
+    }
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn bytes_are_those_of_tensorflow() {
+        // CRC32C of RFC 3720, B.4: 32 bytes of zeros; masked as TensorFlow does.
+        assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(masked_crc(&[0; 32]), 0x8a91_36aa_u32.rotate_right(15).wrapping_add(0xa282_ead8));
+        // The record that every file of TensorFlow's SummaryWriter begins with, but for the time.
+        let mut bytes = Vec::new();
+        record(&Event { wall_time: 1.0, file_version: Some("brain.Event:2".into()), ..Event::default() }, &mut bytes);
+        let message = [b"\x09\0\0\0\0\0\0\xf0\x3f\x1a\x0d", &b"brain.Event:2"[..]].concat();
+        assert_eq!(bytes[..8], 24u64.to_le_bytes());
+        assert_eq!(bytes[8..12], [0xa3, 0x7f, 0x4b, 0x22], "the CRC of length 24");
+        assert_eq!(bytes[12..36], message);
+    }
+
+    #[test]
+    fn a_run_that_goes_on_is_seen_once() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("events.out.tfevents.1.somebody"), "else's").unwrap();
+        let mut file = EventFile::create(folder.path(), &[]).unwrap();
+        (1..=5).for_each(|step| file.add(&line(step)).unwrap());
+        let before = files(folder.path());
+        let mut file = EventFile::create(folder.path(), &[line(1), line(2), line(3)]).unwrap();
+        file.add(&StepLine { validation_loss: Some(2.5), ..line(4) }).unwrap();
+        let after = files(folder.path());
+        assert_eq!((before.len(), after.len()), (2, 2), "another's stays, ours is replaced");
+        assert!(after[1] > before[1], "by one of a later name");
+        let events = read_events(&after[1]).unwrap();
+        let steps: Vec<i64> = events.iter().filter(|e| e.summary.is_some()).map(|e| e.step).collect();
+        assert_eq!(steps, [1, 2, 3, 4]);
+        assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
+        let last = events[5].summary.clone().unwrap().value;
+        let value = |tag: &str| last.iter().find(|v| v.tag == tag).map(|v| v.simple_value);
+        assert_eq!((value("validation_loss"), value("loss"), value("bits_per_byte")), (Some(2.5), Some(0.25), None));
+        assert_eq!(events[5].wall_time, 1e9 + 4.0);
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_byte_is_seen_and_a_cut_file_gives_what_is_whole(steps in 1..6u64, at in any::<prop::sample::Index>()) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("x");
+            let mut bytes = Vec::new();
+            (1..=steps).for_each(|step| record(&event(&line(step)), &mut bytes));
+            fs::write(&path, &bytes).unwrap();
+            let whole = read_events(&path).unwrap();
+            prop_assert_eq!(whole.len() as u64, steps);
+            let at = at.index(bytes.len());
+            fs::write(&path, &bytes[..at]).unwrap();
+            let cut = read_events(&path).unwrap();
+            prop_assert!(whole.starts_with(&cut) && cut.len() < whole.len());
+            bytes[at] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+            prop_assert!(read_events(&path).is_err());
+        }
+    }
+}

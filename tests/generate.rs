@@ -1,0 +1,102 @@
+//! `pipeline generate`: a trained run continues a text, the same every time, and says what is wrong when it cannot.
+mod support;
+use serde_json::Value;
+use support::{Ran, Scratch};
+
+/// A trained run in `run`.
+fn trained() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.train("run", &["--set", "run.max_steps=40"]);
+    scratch
+}
+
+fn generate(scratch: &Scratch, model: &str, more: &[&str]) -> Ran {
+    let mut arguments = vec!["generate", model, "--prompt", "kamo rite"];
+    arguments.extend(more);
+    scratch.pipeline(&arguments)
+}
+
+fn json(scratch: &Scratch, model: &str, more: &[&str]) -> Value {
+    let more = [&["--json"], more].concat();
+    serde_json::from_str(&generate(scratch, model, &more).succeeds().stdout).expect("one line of JSON")
+}
+
+#[test]
+fn text_comes_with_its_prompt_and_speeds_apart() {
+    let scratch = trained();
+    let ran = generate(&scratch, "run", &["--max-tokens", "12"]).succeeds();
+    let found = json(&scratch, "run", &["--max-tokens", "12"]);
+    assert_eq!(ran.stdout, format!("kamo rite{}\n", found["text"].as_str().unwrap()));
+    assert!(ran.stderr.contains("Text: 12 tokens") && ran.stderr.contains("tok/s"), "{}", ran.stderr);
+    assert_eq!(found["tokens"].as_array().unwrap().len(), 12);
+    assert_eq!(found["stop"], "max_tokens");
+    let tokenizer = text::Tokenizer::from_json("trained", scratch.read("run/tokenizer.json"), "<|endoftext|>").unwrap();
+    let ids: Vec<u32> = found["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+    assert_eq!(found["text"], tokenizer.decode(&ids).unwrap());
+    // A checkpoint is as good as its run.
+    let last = scratch.checkpoints("run").pop().unwrap();
+    assert_eq!(json(&scratch, &format!("run/checkpoints/{last}"), &["--max-tokens", "12"])["text"], found["text"]);
+}
+
+#[test]
+fn a_seed_gives_one_text_whatever_the_workers() {
+    let scratch = trained();
+    let text = |more: &[&str]| json(&scratch, "run", more)["text"].clone();
+    let first = text(&["--seed", "3", "--temperature", "1.5"]);
+    assert_eq!(text(&["--seed", "3", "--temperature", "1.5", "--workers", "1"]), first);
+    assert_eq!(text(&["--seed", "3", "--temperature", "1.5", "--workers", "3"]), first);
+    assert_ne!(text(&["--seed", "4", "--temperature", "1.5"]), first);
+    let greedy = text(&["--temperature", "0"]);
+    assert_eq!(text(&["--temperature", "0", "--seed", "9"]), greedy);
+    assert_eq!(text(&["--top-k", "1", "--seed", "9"]), greedy);
+    assert_eq!(text(&["--top-p", "1e-9", "--top-k", "0", "--seed", "9"]), greedy);
+}
+
+#[test]
+fn it_ends_where_the_context_does_and_says_so() {
+    let scratch = trained();
+    let found = json(&scratch, "run", &["--max-tokens", "500", "--temperature", "1.5", "--top-k", "0", "--seed", "5"]);
+    // 32 positions; the last token is not fed any more.
+    let (stop, tokens) = (found["stop"].as_str().unwrap(), found["tokens"].as_array().unwrap().len() as u64);
+    match stop {
+        "context" => assert_eq!(found["prompt_tokens"].as_u64().unwrap() + tokens, 33),
+        "end_of_text" => assert!(found["prompt_tokens"].as_u64().unwrap() + tokens < 33),
+        other => panic!("stopped by {other}"),
+    }
+    let ran = generate(&scratch, "run", &["--max-tokens", "500", "--temperature", "0"]).succeeds();
+    assert!(ran.stderr.contains("fills the model's context of 32 tokens"), "{}", ran.stderr);
+    let long = "kamo ".repeat(40);
+    scratch.pipeline(&["generate", "run", "--prompt", &long]).fails(2, &["the model's context is 32"]);
+    scratch.pipeline(&["generate", "run", "--prompt", "", "--max-tokens", "3"]).succeeds();
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let scratch = trained();
+    generate(&scratch, "rum", &[]).fails(2, &["there is no run or checkpoint rum", "similar: run"]);
+    scratch.write("run/checkpoints/notes.txt", "");
+    generate(&scratch, "run/checkpoints", &[]).fails(2, &["is no run and no checkpoint"]);
+    std::fs::create_dir(scratch.path("empty")).unwrap();
+    scratch.write("empty/config.toml", "");
+    generate(&scratch, "empty", &[]).fails(2, &["empty has no checkpoint yet"]);
+    let last =
+        format!("run/checkpoints/{}", scratch.checkpoints("run").into_iter().rfind(|c| c != "notes.txt").unwrap());
+    let config = scratch.read(&format!("{last}/config.json"));
+    scratch.write(&format!("{last}/config.json"), config.replace("\"gpt2\"", "\"bert\""));
+    generate(&scratch, &last, &[]).fails(1, &[&last, "models of type `bert`"]);
+    scratch.write(&format!("{last}/config.json"), config.replace("\"n_layer\": 2", "\"n_layer\": 3"));
+    generate(&scratch, &last, &[]).fails(1, &["transformer.h.2.ln_1.weight", "no such tensor"]);
+    scratch.write(&format!("{last}/config.json"), &config);
+    std::fs::remove_file(scratch.path(&format!("{last}/tokenizer.json"))).unwrap();
+    generate(&scratch, &last, &[]).fails(1, &["has neither tokenizer.json nor vocab.json"]);
+}
+
+#[test]
+fn whoever_has_read_enough_may_go() {
+    let scratch = trained();
+    let mut command = scratch.command(&["generate", "run", "--prompt", "kamo", "--max-tokens", "25"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,147 @@
+//! `report.html`: written whatever becomes of a run, whole by itself, opened in a real browser that may load nothing.
+mod support;
+use std::io::Read;
+use std::net::TcpListener;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use support::Scratch;
+
+/// Asks for a picture as soon as it is HTML and not text.
+const HOSTILE: &str = "<img src=http://probe.invalid/x.png>";
+
+/// A Chromium that is there, and a listener in place of the network: it is the proxy of everything, loopback included.
+struct Browser {
+    program: String,
+    port: u16,
+    asked: Arc<Mutex<String>>,
+}
+
+impl Browser {
+    /// `None` where no Chromium is installed, which is said.
+    fn start() -> Option<Self> {
+        let names = ["chromium", "chromium-browser", "google-chrome"];
+        let works = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
+        let Some(program) = names.into_iter().find(works) else {
+            println!("skipped: no chromium here");
+            return None;
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = Arc::new(Mutex::new(String::new()));
+        let heard = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut stream = stream;
+                let mut head = [0; 512];
+                let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+                let n = stream.read(&mut head).unwrap_or(0);
+                heard.lock().unwrap().push_str(&String::from_utf8_lossy(&head[..n]));
+            }
+        });
+        Some(Self { program: program.to_owned(), port, asked })
+    }
+
+    /// The document after its scripts have run.
+    fn dom(&self, page: &std::path::Path) -> String {
+        let profile = tempfile::tempdir().unwrap();
+        let output = Command::new(&self.program)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+            .arg(format!("--proxy-server=127.0.0.1:{}", self.port))
+            .arg("--proxy-bypass-list=<-loopback>")
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .arg("--dump-dom")
+            .arg(format!("file://{}", page.display()))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+#[test]
+fn a_browser_shows_it_and_loads_nothing() {
+    let scratch = Scratch::new();
+    let source = format!(r#"{{"name": "Made <b>up</b>", "licence": "CC0", "attribution": "all & {HOSTILE}"}}"#);
+    scratch.write("SOURCE.json", source);
+    let name = r#"run.name="<b onclick='x'>""#;
+    let said = scratch.train("r&<b>", &["--set", name, "--set", "run.max_steps=12"]).stderr;
+    assert!(said.contains("The report is r&<b>/report.html"), "{said}");
+    assert!(said.contains("Data   Made <b>up</b>, CC0"), "{said}");
+    assert!(scratch.read("r&<b>/attribution.txt").contains("attribution: all & <img"));
+    let html = scratch.read("r&<b>/report.html");
+    for piece in
+        ["r&amp;&lt;b&gt;", "&lt;img src=http://probe.invalid", "Made &lt;b&gt;up", "&lt;b onclick=&#39;x&#39;"]
+    {
+        assert!(html.contains(piece), "{piece}");
+    }
+    assert!(!html.contains("<img") && !html.contains("src=\"") && !html.contains("@import"), "nothing to load");
+
+    let Some(browser) = Browser::start() else { return };
+    // What would be seen if something were loaded.
+    scratch.write("control.html", "<img src=http://probe.invalid/x.png>");
+    browser.dom(&scratch.path("control.html"));
+    assert!(browser.asked.lock().unwrap().contains("probe.invalid"), "the listener hears requests");
+    browser.asked.lock().unwrap().clear();
+
+    // The pointer is put on a plot, as a reader would.
+    let point = "<script>document.querySelector('svg').dispatchEvent(\
+                 new PointerEvent('pointermove', {clientX: 9999}))</script></body>";
+    scratch.write("pointed.html", html.replace("</body>", point));
+    let dom = browser.dom(&scratch.path("pointed.html"));
+    assert_eq!(dom.matches("<figure data-plot").count(), 7, "loss, bits, rate, norm, throughput, MFU, wait");
+    assert_eq!(dom.matches("<span class=\"at\">step 12</span>").count(), 7, "all plots are read at the last step");
+    assert!(dom.contains("<p class=\"none hint\">"), "scripts ran");
+    for piece in ["<span class=\"state done\">done</span>", "step 12 of 12", "<td>forward</td>", "Bits per byte", "CC0"]
+    {
+        assert!(dom.contains(piece), "{piece} in {dom}");
+    }
+    let asked = browser.asked.lock().unwrap().clone();
+    assert!(asked.is_empty(), "requests were made: {asked}");
+}
+
+#[test]
+fn it_is_made_again_at_any_time_and_after_a_failure() {
+    let scratch = Scratch::new();
+    scratch.train("r", &[]);
+    std::fs::remove_file(scratch.path("r/report.html")).unwrap();
+    let said = scratch.pipeline(&["report", "r"]).succeeds().stdout;
+    assert_eq!(said, "r/report.html\n");
+    assert!(scratch.read("r/report.html").contains("state done"));
+    // A killed run has no times, but everything else.
+    let status = scratch.read("r/status.json").replace("\"done\"", "\"running\"").replace("\"times\"", "\"x\"");
+    scratch.write("r/status.json", status);
+    scratch.pipeline(&["report", "r"]).succeeds();
+    let html = scratch.read("r/report.html");
+    assert!(html.contains("state stopped") && html.contains("Known when a run has ended by itself"));
+    // Event files that cannot be written fail a run.
+    std::fs::create_dir(scratch.path("f")).unwrap();
+    scratch.write("f/tb", "in the way");
+    let failed = scratch.pipeline(&["run", "run.toml", "--run-dir", "f"]);
+    failed.fails(1, &["stage `record`: cannot write event files in f/tb", "The report is f/report.html"]);
+    let html = scratch.read("f/report.html");
+    assert!(html.contains("state failed") && html.contains("cannot write event files in f/tb"), "{html}");
+    scratch.pipeline(&["report", "nowhere"]).fails(2, &["nowhere is no run"]);
+}
+
+#[test]
+fn a_hundred_thousand_steps_are_as_quick_to_read_as_ten() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path("long")).unwrap();
+    scratch.write("long/config.toml", "[run]\nname = \"long\"\n");
+    let mut metrics = String::new();
+    for step in 1..=100_000u64 {
+        let loss = 3.0 + 6.0 / (1.0 + step as f64 / 500.0) + (step * 7919 % 100) as f64 / 500.0;
+        metrics += &format!(
+            "{{\"step\":{step},\"epoch\":1.0,\"tokens\":{},\"loss\":{loss},\"learning_rate\":1e-3,\
+             \"gradient_norm\":1.0,\"tok_per_sec\":9000.0,\"mfu\":0.5,\"data_wait_ms\":0.1}}\n",
+            step * 4096
+        );
+    }
+    scratch.write("long/metrics.jsonl", metrics);
+    scratch.pipeline(&["report", "long"]).succeeds();
+    let html = scratch.read("long/report.html");
+    assert!(html.contains("step 100000 of 100000") && html.contains("409.6 M tokens"));
+    assert!(html.len() < 500_000, "{} bytes", html.len());
+}

@@ -1,0 +1,56 @@
+//! `pipeline runs`: what ran and how it stands, also when its process could not say so.
+mod support;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use support::Scratch;
+
+fn listed(scratch: &Scratch) -> Vec<Value> {
+    let said = scratch.pipeline(&["runs", "--json"]).succeeds().stdout;
+    said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn running_done_stopped_and_failed_are_told_apart() {
+    let scratch = Scratch::new();
+    scratch.pipeline(&["runs"]).fails(2, &["there is no folder runs"]);
+    scratch.train("runs/a", &[]);
+    std::fs::create_dir(scratch.path("runs/f")).unwrap();
+    scratch.write("runs/f/tb", "in the way");
+    scratch.pipeline(&["run", "run.toml", "--run-dir", "runs/f"]).fails(1, &["record"]);
+    std::fs::create_dir(scratch.path("runs/no-run")).unwrap();
+
+    let arguments = ["run", "run.toml", "--run-dir", "runs/long", "--set", "run.max_steps=1000000"];
+    let mut child = scratch.command(&arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    let lines = || std::fs::read_to_string(scratch.path("runs/long/metrics.jsonl")).map_or(0, |t| t.lines().count());
+    while lines() < 8 {
+        assert!(began.elapsed() < Duration::from_secs(60), "the run does not begin");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let while_alive = listed(&scratch);
+    scratch
+        .pipeline(&["run", "run.toml", "--run-dir", "runs/long", "--resume"])
+        .fails(2, &["another process works on runs/long", "--run-dir"]);
+    child.kill().unwrap(); // SIGKILL
+    child.wait().unwrap();
+    let after = listed(&scratch);
+
+    let states = |runs: &[Value]| -> Vec<String> {
+        runs.iter().map(|run| format!("{} {}", run["run"].as_str().unwrap(), run["state"].as_str().unwrap())).collect()
+    };
+    assert_eq!(states(&while_alive), ["runs/a done", "runs/f failed", "runs/long running"]);
+    assert_eq!(states(&after), ["runs/a done", "runs/f failed", "runs/long stopped"]);
+    let last = scratch.metrics("runs/a").pop().unwrap();
+    for key in ["step", "loss", "validation_loss", "bits_per_byte"] {
+        assert_eq!(after[0][key], last[key], "{key}");
+    }
+    assert_eq!((&after[0]["steps"], &after[2]["steps"]), (&6.into(), &1_000_000.into()));
+    assert!(after[2]["step"].as_u64().unwrap() >= 8 && after[0]["tok_per_sec"].as_f64().unwrap() > 0.0);
+
+    let table = scratch.pipeline(&["runs"]).succeeds().stdout;
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    for piece in ["bits/byte", "6/6", "/1000000", "f failed: stage `record`"] {
+        assert!(table.contains(piece), "{piece} in {table}");
+    }
+    assert_eq!(scratch.pipeline(&["runs", "runs/a"]).succeeds().stdout.lines().count(), 2);
+}
