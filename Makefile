@@ -64,7 +64,7 @@ bench-peers: build
 		if [ ! -x $(MILLRACE_PYTHON) ]; then \
 			echo "Setting up PyTorch in target/peers: a download of some GB"; \
 			python3 -m venv target/peers && target/peers/bin/pip install --quiet torch numpy; \
-		fi && $(MILLRACE_PYTHON) $(PEERS)/compare.py --pipeline $(PIPELINE) --precision f32 --shape all; \
+		fi && $(MILLRACE_PYTHON) $(PEERS)/compare.py --pipeline $(PIPELINE) --precision all --shape all; \
 	fi
 
 clean:

@@ -1,7 +1,10 @@
 //! Each kernel alone, on one thread, on a leaf of the shape `small`: 8 sequences of 256 tokens, width 384, 6 heads.
 use compute::kernels::cross_entropy::CrossEntropy;
-use compute::kernels::{adamw, attention, bias, embedding, gelu, gemm, head, layer_norm, sum};
-use contract::Tensor;
+use compute::kernels::{
+    adamw, attention, bias, embedding, gelu, gemm, head, layer_norm, matrix_vector, newton_schulz, rms_norm, rotary,
+    sum, swiglu,
+};
+use contract::{Precision, Tensor};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use std::time::Duration;
 
@@ -70,11 +73,14 @@ fn heads(c: &mut Criterion) {
     let targets: Vec<u32> = (0..ROWS).map(|i| (i * 7919 % VOCABULARY) as u32).collect();
     let product = (2 * ROWS * WIDTH * VOCABULARY) as u64;
     let mut with = group(c, "head, loss and gradients", Throughput::Elements(3 * product));
-    with.bench_function("cross-entropy", |b| b.iter(|| head::head_loss(&CrossEntropy, &hidden, &wte, &targets, None)));
+    with.bench_function("cross-entropy", |b| {
+        b.iter(|| head::head_loss(&CrossEntropy, &hidden, &wte, &targets, None, Precision::F32))
+    });
     with.finish();
     let mut without = group(c, "head, loss only", Throughput::Elements(product));
-    without
-        .bench_function("cross-entropy", |b| b.iter(|| head::head_value(&CrossEntropy, &hidden, &wte, &targets, None)));
+    without.bench_function("cross-entropy", |b| {
+        b.iter(|| head::head_value(&CrossEntropy, &hidden, &wte, &targets, None, Precision::F32))
+    });
 }
 
 fn loops(c: &mut Criterion) {
@@ -115,7 +121,13 @@ fn loops(c: &mut Criterion) {
     curve.finish();
 
     let mut biases = group(c, "bias", bytes(part));
-    biases.bench_function("add to rows", |b| b.iter(|| bias::add_to_rows(&x.data[..part], gain, &mut y.data[..part])));
+    biases.bench_function("add with residual", |b| {
+        b.iter(|| {
+            for (x, y) in x.data[..part].chunks_exact(WIDTH).zip(y.data.chunks_exact_mut(WIDTH)) {
+                bias::add_with_residual(x, gain, y);
+            }
+        })
+    });
     biases.bench_function("column sums", |b| b.iter(|| bias::column_sums(&x.data[..part], &mut d_gain.data)));
     biases.finish();
 
@@ -150,5 +162,47 @@ fn loops(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, products, attention_kernels, heads, loops);
+/// What Llama, decoding and Muon need beside all that.
+fn others(c: &mut Criterion) {
+    let bytes = |floats: usize| Throughput::Bytes(4 * floats as u64);
+    let part = ROWS * WIDTH;
+    let (x, d, gain) = (numbers(&[ROWS, WIDTH]), numbers(&[ROWS, WIDTH]), numbers(&[WIDTH]));
+    let (mut y, mut factors, mut d_gain) = (x.clone(), numbers(&[ROWS]), numbers(&[WIDTH]));
+    let mut norm = group(c, "rms norm", bytes(part));
+    norm.bench_function("forward", |b| {
+        b.iter(|| rms_norm::forward(&x.data, &gain.data, 1e-5, &mut y.data, &mut factors.data))
+    });
+    norm.bench_function("backward", |b| {
+        b.iter(|| rms_norm::backward(&x.data, &gain.data, &factors.data, &d.data, &mut y.data, &mut d_gain.data))
+    });
+    norm.finish();
+
+    let (mut gate_up, mut inner) = (numbers(&[ROWS, 2 * FEED_FORWARD]), numbers(&[ROWS, FEED_FORWARD]));
+    let mut curve = group(c, "swiglu", bytes(2 * ROWS * FEED_FORWARD));
+    curve.bench_function("forward", |b| b.iter(|| swiglu::forward(&gate_up.data, FEED_FORWARD, &mut inner.data)));
+    curve.bench_function("backward", |b| b.iter(|| swiglu::backward(&mut gate_up.data, FEED_FORWARD, &mut inner.data)));
+    curve.finish();
+
+    let groups = rotary::Groups { heads: HEADS, kv_heads: 2 };
+    let turns = rotary::Rotary::new(WIDTH / HEADS, LENGTH, 1e4);
+    let mut projected = numbers(&[ROWS, WIDTH + 2 * WIDTH / HEADS * 2]);
+    let mut qkv = numbers(&[ROWS, 3 * WIDTH]);
+    let mut positions = group(c, "rotary", bytes(3 * part));
+    positions
+        .bench_function("forward", |b| b.iter(|| turns.forward(groups, LENGTH, &projected.data, &mut qkv.data)))
+        .bench_function("backward", |b| b.iter(|| turns.backward(groups, LENGTH, &qkv.data, &mut projected.data)));
+    positions.finish();
+
+    let (wte, mut logits) = (numbers(&[VOCABULARY, WIDTH]), numbers(&[VOCABULARY]));
+    group(c, "matrix times vector", bytes(VOCABULARY * WIDTH)).bench_function("head", |b| {
+        b.iter(|| matrix_vector::matrix_vector(&wte.data, WIDTH, &gain.data, &mut logits.data))
+    });
+
+    let mut matrix = numbers(&[WIDTH, FEED_FORWARD]);
+    let step = 2 * WIDTH * WIDTH * (2 * FEED_FORWARD + WIDTH);
+    group(c, "newton-schulz", Throughput::Elements(5 * step as u64))
+        .bench_function("five steps", |b| b.iter(|| newton_schulz::orthogonalise(&mut matrix)));
+}
+
+criterion_group!(benches, products, attention_kernels, heads, loops, others);
 criterion_main!(benches);

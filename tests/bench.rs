@@ -6,8 +6,9 @@ use support::Scratch;
 #[test]
 fn one_line_of_json_with_the_keys_that_scripts_read() {
     let scratch = Scratch::new();
-    for batching in ["batched", "per_sequence"] {
-        let measure = ["bench", "--shape", "seed", "--steps", "1", "--warmup", "0", "--batching", batching];
+    for (batching, precision) in [("batched", "f32"), ("batched", "bf16"), ("per_sequence", "f32")] {
+        let options = ["--batching", batching, "--precision", precision];
+        let measure = [&["bench", "--shape", "seed", "--steps", "1", "--warmup", "0"], &options[..]].concat();
         let said = scratch.pipeline(&measure).succeeds().stdout;
         assert_eq!(said.lines().count(), 1, "{said}");
         let line: Map<String, Value> = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
@@ -16,7 +17,7 @@ fn one_line_of_json_with_the_keys_that_scripts_read() {
         assert_eq!(keys, expected.split(' ').collect::<Vec<_>>());
         assert_eq!(
             (&line["shape"], &line["dtype"], &line["batching"]),
-            (&"seed".into(), &"f32".into(), &batching.into())
+            (&"seed".into(), &precision.into(), &batching.into())
         );
         let loss = line["loss"].as_f64().unwrap();
         assert!((loss - 10_000f64.ln()).abs() < 0.2, "a fresh model on random tokens: {loss}");

@@ -76,6 +76,11 @@ fn muon_learns_at_least_as_fast_as_adamw() {
 }
 
 #[test]
+fn three_leaves_in_bfloat16() {
+    same_for_all_workers(3, &["--set", "forward.precision=bf16"]);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bits_and_another_gives_others() {
     let scratch = Scratch::new();
     scratch.train("a", &[]);

@@ -88,7 +88,7 @@ fn what_is_wrong_is_said() {
     generate(&scratch, &last, &[]).fails(1, &["transformer.h.2.ln_1.weight", "no such tensor"]);
     scratch.write(&format!("{last}/config.json"), &config);
     std::fs::remove_file(scratch.path(&format!("{last}/tokenizer.json"))).unwrap();
-    generate(&scratch, &last, &[]).fails(1, &["has neither tokenizer.json nor vocab.json"]);
+    generate(&scratch, &last, &[]).fails(2, &["has neither tokenizer.json nor vocab.json"]);
 }
 
 #[test]

@@ -4,8 +4,8 @@ use clap::Parser;
 use millrace_pipelines::cli::Cli;
 use support::{Scratch, repository, words};
 
-const COMMANDS: [&str; 10] =
-    ["run", "check", "explain", "stages", "evaluate", "generate", "runs", "inspect", "report", "bench"];
+const COMMANDS: [&str; 11] =
+    ["run", "check", "explain", "stages", "evaluate", "generate", "runs", "inspect", "report", "bench", "cache"];
 
 /// The lines of a help text that show how to call the program.
 fn examples(help: &str) -> Vec<String> {

@@ -1,12 +1,25 @@
 //! `pipeline runs`: what ran and how it stands, also when its process could not say so.
 mod support;
 use serde_json::Value;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use support::Scratch;
 
 fn listed(scratch: &Scratch) -> Vec<Value> {
     let said = scratch.pipeline(&["runs", "--json"]).succeeds().stdout;
     said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A run that goes on after `steps` steps.
+fn begun(scratch: &Scratch, arguments: &[&str], steps: usize) -> Child {
+    let child = scratch.command(arguments).stderr(Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    let lines = || std::fs::read_to_string(scratch.path("runs/long/metrics.jsonl")).map_or(0, |t| t.lines().count());
+    while lines() < steps {
+        assert!(began.elapsed() < Duration::from_secs(60), "the run does not begin");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child
 }
 
 #[test]
@@ -20,13 +33,7 @@ fn running_done_stopped_and_failed_are_told_apart() {
     std::fs::create_dir(scratch.path("runs/no-run")).unwrap();
 
     let arguments = ["run", "run.toml", "--run-dir", "runs/long", "--set", "run.max_steps=1000000"];
-    let mut child = scratch.command(&arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
-    let began = Instant::now();
-    let lines = || std::fs::read_to_string(scratch.path("runs/long/metrics.jsonl")).map_or(0, |t| t.lines().count());
-    while lines() < 8 {
-        assert!(began.elapsed() < Duration::from_secs(60), "the run does not begin");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let mut child = begun(&scratch, &arguments, 8);
     let while_alive = listed(&scratch);
     scratch
         .pipeline(&["run", "run.toml", "--run-dir", "runs/long", "--resume"])
@@ -46,6 +53,15 @@ fn running_done_stopped_and_failed_are_told_apart() {
     }
     assert_eq!((&after[0]["steps"], &after[2]["steps"]), (&6.into(), &1_000_000.into()));
     assert!(after[2]["step"].as_u64().unwrap() >= 8 && after[0]["tok_per_sec"].as_f64().unwrap() > 0.0);
+
+    // Interrupted, it says itself where it stands.
+    let mut child = begun(&scratch, &[&arguments[..], &["--resume"]].concat(), 16);
+    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(listed(&scratch)[2]["state"], "stopped");
+    let report = scratch.read("runs/long/report.html");
+    assert!(report.contains("state stopped") && report.contains("<td>forward</td>"), "with the time of each stage");
 
     let table = scratch.pipeline(&["runs"]).succeeds().stdout;
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");

@@ -76,6 +76,7 @@ impl App {
                     }
                 }
             }
+            Command::Generate(asked) => run::generate_command(asked)?,
             Command::Runs(asked) => {
                 let found = run::runs(asked)?;
                 for run in found.iter().filter(|_| asked.json) {
@@ -93,11 +94,12 @@ impl App {
                 }
             }
             Command::Report(asked) => println!("{}", report::write(&asked.run)?.display()),
-            Command::Generate(asked) => run::generate_command(asked)?,
+            Command::Bench(asked) if asked.sweep => println!("{}", run::sweep(asked, 80)?),
             Command::Bench(asked) => {
                 let (measured, _) = run::bench(asked)?;
                 println!("{}", serde_json::to_string(&measured)?);
             }
+            Command::Cache(asked) => println!("{}", run::cache(asked)?.trim_end()),
         }
         Ok(())
     }

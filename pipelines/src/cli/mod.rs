@@ -15,6 +15,9 @@ use crate::plan::Overrides;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+mod cache;
+pub use cache::Cache;
+
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(name = "pipeline", version, about, max_term_width = 80)]
@@ -40,16 +43,18 @@ pub enum Command {
     Stages(Stages),
     /// Measure a trained run on its validation split
     Evaluate(Evaluate),
+    /// Continue a text with a trained model
+    Generate(Generate),
     /// List what ran: state, step, loss, bits per byte, speed
     Runs(Runs),
     /// Look into a file: Parquet, tensors, a checkpoint, a tokenizer
     Inspect(Inspect),
     /// Write the report of a run again: one page of HTML
     Report(Report),
-    /// Continue a text with a trained model
-    Generate(Generate),
     /// Measure training speed on synthetic tokens; one line of JSON
     Bench(Bench),
+    /// List what the cache holds, or clear it
+    Cache(Cache),
 }
 
 /// `pipeline run`.
@@ -135,8 +140,11 @@ pub struct Evaluate {
 #[command(after_help = "Example: pipeline bench --shape seed --steps 20 --workers 2")]
 pub struct Bench {
     /// The model and its batch
-    #[arg(long, value_enum)]
-    pub shape: Shape,
+    #[arg(long, value_enum, required_unless_present = "sweep", conflicts_with = "sweep")]
+    pub shape: Option<Shape>,
+    /// Instead of a shape: many, in width, length, batch and workers, as a table
+    #[arg(long, conflicts_with_all = ["batching", "workers", "steps", "warmup"])]
+    pub sweep: bool,
     /// What numbers are computed in
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
@@ -172,6 +180,8 @@ pub enum Shape {
 pub enum Precision {
     /// 32-bit floating point
     F32,
+    /// Operands of products rounded to bfloat16, sums in 32 bits
+    Bf16,
 }
 
 /// How a micro-batch is computed.
@@ -279,6 +289,8 @@ mod tests {
             "pipeline generate runs/x --prompt a --top-p 0",
             "pipeline generate runs/x --prompt a --top-p 1.1",
             "pipeline bench --shape seed --precision f8",
+            "pipeline bench --shape seed --sweep",
+            "pipeline bench",
         ] {
             assert_eq!(parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
         }
@@ -287,6 +299,9 @@ mod tests {
     #[test]
     fn bench_has_names_that_scripts_use() {
         let Ok(Command::Bench(bench)) = parse("pipeline bench --shape gpt2 --batching per_sequence") else { panic!() };
-        assert_eq!(format!("{} {} {}", bench.shape, bench.precision, bench.batching), "gpt2 f32 per_sequence");
+        let shape = bench.shape.expect("it was given");
+        assert_eq!(format!("{shape} {} {}", bench.precision, bench.batching), "gpt2 f32 per_sequence");
+        let Ok(Command::Bench(bench)) = parse("pipeline bench --sweep --precision bf16") else { panic!() };
+        assert!(bench.sweep && bench.shape.is_none());
     }
 }

@@ -74,8 +74,8 @@ fn cards(metrics: &[StepLine]) -> String {
     let recent = &metrics[metrics.len().saturating_sub(20)..];
     let mean = recent.iter().map(|line| line.loss).sum::<f64>() / recent.len() as f64;
     card("Training loss", format!("{mean:.4}"), format!("mean of the last {}", steps(recent.len())));
-    card("Trained on", format!("{} tokens", count(last.tokens)), format!("{:.2} epochs", last.epoch));
-    card("Speed", format!("{} tok/s", number(median(metrics, |l| l.tok_per_sec))), "median step".into());
+    card("Trained on", count(last.tokens), format!("tokens, {:.2} epochs", last.epoch));
+    card("Speed", number(median(metrics, |l| l.tok_per_sec)), "tokens/s, median step".into());
     let mfu = median(metrics, |l| l.mfu);
     if mfu > 0.0 {
         card("MFU", format!("{:.1} %", 100.0 * mfu), "model FLOPs utilisation".into());
@@ -117,10 +117,10 @@ fn plots(metrics: &[StepLine]) -> String {
     let course = |title, unit, from_zero, value: fn(&StepLine) -> f64| {
         let raw = Series::new("step", Style::Raw, metrics.iter().map(over(value)));
         let mean = Series::new(format!("mean of {window}"), Style::Smooth, smoothed(&raw.points, window));
-        Plot { title, unit, from_zero, clip: true, series: vec![raw, mean] }
+        Plot { title, unit, wide: false, from_zero, clip: true, series: vec![raw, mean] }
     };
     let mut loss = course("Loss", "nats a token", false, |line| line.loss);
-    loss.clip = false;
+    (loss.clip, loss.wide) = (false, true);
     loss.series[0].name = "training".into();
     let validation = |value: fn(&StepLine) -> Option<f64>| {
         metrics.iter().filter_map(move |line| Some((line.step as f64, value(line)?)))
@@ -130,8 +130,8 @@ fn plots(metrics: &[StepLine]) -> String {
     let rate = Series::new("rate", Style::Smooth, metrics.iter().map(over(|line| line.learning_rate)));
     let all = [
         loss,
-        Plot { title: "Bits per byte", unit: "", from_zero: false, clip: false, series: vec![bits] },
-        Plot { title: "Learning rate", unit: "", from_zero: true, clip: false, series: vec![rate] },
+        Plot { title: "Bits per byte", unit: "", wide: false, from_zero: false, clip: false, series: vec![bits] },
+        Plot { title: "Learning rate", unit: "", wide: false, from_zero: true, clip: false, series: vec![rate] },
         course("Gradient norm", "before clipping", true, |line| line.gradient_norm),
         course("Throughput", "tokens/s", true, |line| line.tok_per_sec),
         course("MFU", "% of large products", true, |line| 100.0 * line.mfu),

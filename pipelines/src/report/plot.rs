@@ -5,11 +5,12 @@ use std::fmt::Write;
 
 /// Columns of the plot that a line is thinned to.
 const BINS: usize = 500;
-/// Width and height of the drawing, and of the room left of and below the axes.
+/// Width and height of a drawing, of one that is as wide as the page, and of the room around the axes.
 const SIZE: (f64, f64) = (560.0, 230.0);
+const WIDE: (f64, f64) = (1136.0, 300.0);
 const LEFT: f64 = 52.0;
 const TOP: f64 = 8.0;
-const RIGHT: f64 = 8.0;
+const RIGHT: f64 = 16.0;
 const BOTTOM: f64 = 22.0;
 /// From so many points on, a share of outliers may lie beyond the vertical scale.
 const CLIP_FROM: usize = 50;
@@ -43,6 +44,8 @@ pub struct Plot {
     pub title: &'static str,
     /// What its values are counted in.
     pub unit: &'static str,
+    /// Is it as wide as the page?
+    pub wide: bool,
     /// Is zero part of the scale?
     pub from_zero: bool,
     /// May the scale leave outliers out (above the 99th and below the 1st percentile)?
@@ -75,7 +78,8 @@ impl Series {
     }
 }
 
-/// Means over `width` points around each point (fewer at the ends).
+/// Means over `width` points around each point. At the start of a run, which is steep, as far to one side as to the
+/// other; at its end over what there is.
 pub fn smoothed(points: &[(f64, f64)], width: usize) -> Vec<(f64, f64)> {
     let half = width / 2;
     let mut sums = vec![0.0];
@@ -83,9 +87,8 @@ pub fn smoothed(points: &[(f64, f64)], width: usize) -> Vec<(f64, f64)> {
         sums.push(sums[sums.len() - 1] + y);
     }
     let mean = |i: usize| {
-        // As far to one side as to the other, so that a slope stays a slope.
-        let reach = half.min(i).min(points.len() - 1 - i);
-        (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1) as f64
+        let (from, to) = (i.saturating_sub(half), points.len().min(i + half.min(i) + 1));
+        (sums[to] - sums[from]) / (to - from) as f64
     };
     points.iter().enumerate().map(|(i, (x, _))| (*x, mean(i))).collect()
 }
@@ -171,7 +174,8 @@ impl Plot {
                 "<figure><figcaption>{title}</figcaption><p class=\"none\">nothing measured</p></figure>\n"
             );
         };
-        let (width, height) = (SIZE.0 - LEFT - RIGHT, SIZE.1 - TOP - BOTTOM);
+        let size = if self.wide { WIDE } else { SIZE };
+        let (width, height) = (size.0 - LEFT - RIGHT, size.1 - TOP - BOTTOM);
         let at = |(px, py): (f64, f64)| (LEFT + x.place(px) * width, TOP + (1.0 - y.place(py)) * height);
         let mut svg = axes(x, y, width, height);
         for (series, points) in &drawn {
@@ -187,18 +191,19 @@ impl Plot {
             "x": [x.low, x.high],
             "left": LEFT,
             "width": width,
-            "total": SIZE.0,
+            "total": size.0,
             "series": drawn.iter().map(|(_, points)| json!({
                 "x": points.iter().map(|p| p.0).collect::<Vec<_>>(),
                 "y": points.iter().map(|p| rounded(p.1)).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
         });
         format!(
-            "<figure data-plot=\"{}\"><figcaption>{title}<span class=\"at\"></span>{keys}</figcaption>\n\
+            "<figure{} data-plot=\"{}\"><figcaption>{title}<span class=\"at\"></span>{keys}</figcaption>\n\
              <svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\"><title>{}</title>{svg}</svg></figure>\n",
+            if self.wide { " class=\"wide\"" } else { "" },
             escape(&data.to_string()),
-            SIZE.0,
-            SIZE.1,
+            size.0,
+            size.1,
             escape(self.title),
             escape(&self.told()),
         )
@@ -207,7 +212,7 @@ impl Plot {
     fn vertical(&self) -> Option<Scale> {
         let values = |series: &Series| {
             let mut ys: Vec<f64> = series.points.iter().map(|p| p.1).collect();
-            if self.clip && series.style == Style::Raw && ys.len() >= CLIP_FROM {
+            if self.clip && ys.len() >= CLIP_FROM {
                 ys.sort_by(f64::total_cmp);
                 ys = ys[ys.len() / 100..ys.len() - ys.len() / 100].to_vec();
             }
@@ -317,7 +322,7 @@ mod tests {
             Series::new("batch", Style::Raw, points.clone()),
             Series::new("mean", Style::Smooth, smoothed(&points, 9)),
         ];
-        Plot { title: "Loss", unit: "nats", from_zero: false, clip: true, series }
+        Plot { title: "Loss", unit: "nats", wide: false, from_zero: false, clip: true, series }
     }
 
     #[test]
@@ -355,7 +360,9 @@ mod tests {
     #[test]
     fn means_keep_a_slope() {
         let slope: Vec<(f64, f64)> = (0..20).map(|i| (i as f64, 2.0 * i as f64)).collect();
-        assert!(smoothed(&slope, 7).iter().zip(&slope).all(|(a, b)| (a.1 - b.1).abs() < 1e-9));
+        let means = smoothed(&slope, 7);
+        assert!(means[..17].iter().zip(&slope).all(|(a, b)| (a.1 - b.1).abs() < 1e-9));
+        assert_eq!(means[19].1, 35.0, "of the last four");
     }
 
     proptest! {

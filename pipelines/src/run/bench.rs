@@ -7,8 +7,8 @@ use arrow::buffer::ScalarBuffer;
 use compute::machine;
 use contract::parameters::splitmix64;
 use contract::{
-    Batch, BatchShape, Built, Calendar, Emit, Env, Facts, Kind, Lane, Packet, Port, Purpose, Resources, Settings,
-    Source, Step, Turn,
+    Batch, BatchShape, Built, Calendar, Emit, Env, Facts, Kind, Lane, Packet, Port, Precision, Purpose, Resources,
+    Settings, Source, Step, Turn,
 };
 use serde::Serialize;
 use std::any::Any;
@@ -21,11 +21,21 @@ use train::record::{Report, Reporter, StepLine};
 pub struct Shape {
     /// Its name on the command line.
     pub name: &'static str,
-    layers: usize,
-    heads: usize,
-    width: usize,
-    vocabulary: usize,
-    batch: BatchShape,
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+    pub(super) width: usize,
+    pub(super) vocabulary: usize,
+    pub(super) batch: BatchShape,
+}
+
+/// How a [`Shape`] is measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    pub precision: Precision,
+    pub batching: Batching,
+    pub workers: usize,
+    pub warmup: u64,
+    pub steps: u64,
 }
 
 const fn shape(name: &'static str, model: [usize; 4], batch: BatchShape) -> Shape {
@@ -54,10 +64,10 @@ pub struct Measured {
     /// Loss of the last step.
     loss: f64,
     /// Median of the counted steps.
-    tok_per_sec: f64,
+    pub(super) tok_per_sec: f64,
     best_tok_per_sec: f64,
     /// Median, against `gemm_gflops`.
-    mfu: f64,
+    pub(super) mfu: f64,
     /// Best of a list of large products in this process, both workers at once.
     gemm_gflops: f64,
     peak_rss_mb: u64,
@@ -68,24 +78,39 @@ pub struct Measured {
 /// # Errors
 /// If any stage fails.
 pub fn bench(asked: &cli::Bench) -> Result<(Measured, Vec<WorkerTiming>)> {
-    let shape = SHAPES[asked.shape as usize];
+    let Some(shape) = asked.shape else { return Err(super::Usage("which --shape?".into()).into()) };
     let batching = match asked.batching {
         cli::Batching::Batched => Batching::Batched,
         cli::Batching::PerSequence => Batching::PerSequence,
     };
+    let precision = match asked.precision {
+        cli::Precision::F32 => Precision::F32,
+        cli::Precision::Bf16 => Precision::Bf16,
+    };
     let workers = asked.workers.unwrap_or_else(super::cores);
+    let how = How { precision, batching, workers, warmup: asked.warmup, steps: asked.steps };
+    measure(&SHAPES[shape as usize], &how, || machine::gemm_gflops(workers))
+}
+
+/// Measures one shape; `limit` gives what MFU is measured against, in GFLOP/s.
+///
+/// # Errors
+/// If any stage fails.
+pub(super) fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<(Measured, Vec<WorkerTiming>)> {
+    let &How { precision, batching, workers, warmup, steps } = how;
     machine::single_threaded_blas();
     let forward = Gpt2Forward {
         layers: shape.layers,
         heads: shape.heads,
         width: shape.width,
         batching,
+        precision,
         ..Gpt2Forward::default()
     };
     let facts = Facts { vocabulary: shape.vocabulary, length: shape.batch.length, end_of_text: 0 };
     let model = forward.model(&facts).map(Arc::new);
     let flops = model.as_ref().map_or(0.0, |model| model.flops_per_token);
-    let steps = asked.warmup + asked.steps;
+    let steps = warmup + steps;
     let lines = Arc::new(Mutex::new(Vec::new()));
     let mut resources = Resources::default();
     resources.insert(Arc::new(facts));
@@ -114,14 +139,17 @@ pub fn bench(asked: &cli::Bench) -> Result<(Measured, Vec<WorkerTiming>)> {
     let timings = execute(Job { stages: plan.stages, env, saved: Vec::new(), endless: false, prefetch: 2 })?;
     // Before the products below, which are not part of the step.
     let peak_rss_mb = super::peak_rss_mb();
-    let gemm_gflops = machine::gemm_gflops(workers);
+    let gemm_gflops = limit();
     let lines = lines.lock().unwrap_or_else(|e| e.into_inner());
-    let mut rates: Vec<f64> = lines.iter().skip(asked.warmup as usize).map(|line| line.tok_per_sec).collect();
+    let mut rates: Vec<f64> = lines.iter().skip(warmup as usize).map(|line| line.tok_per_sec).collect();
     rates.sort_by(f64::total_cmp);
     let median = rates.get(rates.len() / 2).copied().unwrap_or_default();
     let measured = Measured {
         shape: shape.name,
-        dtype: "f32",
+        dtype: match precision {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        },
         batching,
         workers,
         loss: lines.last().map_or(f64::NAN, |line| (line.loss * 1e4).round() / 1e4),

@@ -3,13 +3,20 @@ use crate::plan::{Plan, PlannedStage};
 use anyhow::{Context, Result, ensure};
 use compute::kernels::gemm::{matrix, matrix_mut, product};
 use compute::machine;
+use contract::tensor::pooled_bytes;
 use contract::testing::Collect;
-use contract::{At, Batch, Built, Env, Kind, ModelFacts, Packet, ParameterPiece, Purpose, Stage, Tensor, Turn};
+use contract::{
+    At, Batch, Built, Calendar, Env, Kind, ModelFacts, Packet, ParameterPiece, Purpose, Stage, Tensor, Turn,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A micro-batch that would take longer than this is not tried.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Bytes a worker that products pack their operands into, where no micro-batch was tried.
+const USUAL_BESIDE: u64 = 16 << 20;
+/// Bytes that a run's own structures take: threads, the graph, the tokenizer, files being read.
+const STRUCTURES: u64 = 12 << 20;
 /// Share of the rate of large products that a step reaches where no micro-batch was tried.
 const USUAL_SHARE: f64 = 0.6;
 
@@ -19,6 +26,8 @@ pub struct Speed {
     pub tok_per_sec: f64,
     /// How that is known.
     pub measured: String,
+    /// Bytes that stages take beside what they say of themselves.
+    pub beside: u64,
 }
 
 /// Bytes that the program takes before anything of the run: itself, and what OpenBLAS keeps for each thread.
@@ -33,7 +42,7 @@ pub fn program(workers: usize) -> u64 {
             });
         }
     });
-    super::rss_mb() << 20
+    (super::rss_mb() << 20) + STRUCTURES
 }
 
 /// How fast the stages of `plan` train: from a micro-batch a worker that goes forward and backward, where that fits the
@@ -49,13 +58,23 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
     let a_micro_batch = tokens * busy as f64 / guess;
     if peak > super::available_memory() || 2.0 * a_micro_batch > PATIENCE.as_secs_f64() {
         let measured = format!("at {:.0} % of the rate of large products, as is usual", 100.0 * USUAL_SHARE);
-        return Ok(Speed { tok_per_sec: guess, measured });
+        return Ok(Speed { tok_per_sec: guess, measured, beside: busy as u64 * USUAL_BESIDE });
     }
+    let before = pooled_bytes();
     let spent = micro_batches(plan, env, model, busy)?;
+    let taken = pooled_bytes() - before;
     // The last round of leaves may leave workers idle.
     let rounds = f64::from(env.shape.micro_batches.div_ceil(busy as u32));
     let tok_per_sec = env.shape.tokens() as f64 / (rounds * spent.as_secs_f64());
-    Ok(Speed { tok_per_sec, measured: "one micro-batch a worker, forward and backward".into() })
+    // Parameters, activations, logits and each worker's gradient of the head are in it, and are counted elsewhere.
+    let training = Env { calendar: Calendar { evaluate: None, ..env.calendar }, ..env.clone() };
+    let takes =
+        |kind: Kind| plan.stages.iter().filter(move |s| s.settings.takes().iter().any(|port| port.kind == kind));
+    let said: u64 =
+        takes(Kind::Batch).chain(takes(Kind::Activations)).map(|stage| stage.settings.memory(&training)).sum();
+    let tensors = model.parameter_count() + busy * model.parameters[model.head].len();
+    let beside = taken.saturating_sub(said + (tensors * size_of::<f32>()) as u64);
+    Ok(Speed { tok_per_sec, measured: "one micro-batch a worker, forward and backward".into(), beside })
 }
 
 /// Time of a micro-batch with all workers busy: one to warm up, one that counts.

@@ -21,12 +21,11 @@ pub const ENVIRONMENT_FILE: &str = "environment.json";
 /// Whose text the run learned from, and under which licence.
 pub const ATTRIBUTION_FILE: &str = "attribution.txt";
 
-/// Makes `run_dir`, or sees that it is one of a run and can be written; refuses one that holds anything else, and one in
-/// which another run has left something unless that goes on.
+/// Makes `run_dir`, or sees that it is one of a run and can be written.
 ///
 /// # Errors
-/// [`Usage`] if there is something else, or another run; if the folder cannot be made or written.
-pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
+/// [`Usage`] if it holds something else; if it cannot be made or written.
+pub fn open(run_dir: &Path) -> Result<()> {
     let at = run_dir.display();
     fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run directory {at}"))?;
     let entries = fs::read_dir(run_dir).with_context(|| format!("cannot read the run directory {at}"))?;
@@ -35,10 +34,6 @@ pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
         names.push(entry.with_context(|| format!("cannot read {at}"))?.file_name().to_string_lossy().into_owned());
     }
     names.sort();
-    // What a killed run was writing: `text::cache::write_whole` names it so.
-    for name in names.iter().filter(|name| name.starts_with('.') && name.ends_with(".part")) {
-        let _ = fs::remove_file(run_dir.join(name));
-    }
     names.retain(|name| !name.starts_with('.'));
     let a_runs =
         |name: &String| [CONFIG_FILE, METRICS_FILE, checkpoint::CHECKPOINTS, LOCK_FILE].contains(&name.as_str());
@@ -48,15 +43,32 @@ pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
         let why = "a run would mix its files with these; choose another with --run-dir";
         return Err(Usage(format!("{at} is no run's directory, it holds {some}{more}: {why}")).into());
     }
+    let probe = run_dir.join(".writable");
+    write(&probe, "")
+        .and_then(|()| Ok(fs::remove_file(&probe)?))
+        .with_context(|| format!("cannot write into the run directory {at}"))
+}
+
+/// Refuses a directory in which another run has left something, unless that goes on; removes what a killed process was
+/// writing. For who holds the directory.
+///
+/// # Errors
+/// [`Usage`] if there is another run.
+pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
+    let at = run_dir.display();
     let taken = run_dir.join(METRICS_FILE).exists() || !checkpoint::list(run_dir)?.is_empty();
     if taken && !goes_on {
         let how = "go on with --resume, choose another with --run-dir, or remove it";
         return Err(Usage(format!("{at} already holds a run: {how}")).into());
     }
-    let probe = run_dir.join(".writable");
-    write(&probe, "")
-        .and_then(|()| Ok(fs::remove_file(&probe)?))
-        .with_context(|| format!("cannot write into the run directory {at}"))
+    for entry in fs::read_dir(run_dir).with_context(|| format!("cannot read {at}"))?.flatten() {
+        // `text::cache::write_whole` names it so.
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') && name.ends_with(".part") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// The checkpoint to go on from: `asked`, or the last one of `run_dir`; `None` if there is none yet.
@@ -111,7 +123,7 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
     if then.blas_core != now.blas_core {
         let (then, now) = (&then.blas_core, &now.blas_core);
         notes.push(format!(
-            "OpenBLAS used {then} kernels before and uses {now} now: the numbers will differ in their last bits"
+            "products ran on {then} before and run on {now} now: the numbers will differ in their last bits"
         ));
     }
     Ok(notes)
@@ -127,6 +139,7 @@ pub fn describe(run_dir: &Path, plan: &Plan, session: &Session, tokenizer: Optio
         "cpu": machine::cpu(),
         "cores": super::cores(),
         "workers": session.env.workers,
+        "products": compute::kernels::gemm::kernel(contract::Precision::F32),
         "blas_kernel": machine::blas_core(),
         "OPENBLAS_CORETYPE": std::env::var("OPENBLAS_CORETYPE").ok(),
         "command": std::env::args().collect::<Vec<_>>(),

@@ -41,7 +41,10 @@ pub fn explain(asked: &cli::Explain, registry: &[StageType]) -> Result<String> {
     };
     let length = Length { steps: plan.run.max_steps, epochs: plan.run.max_epochs };
     let mut explanation = of(&plan, &env, length, calibrate::program(workers))?;
-    explanation.notes.push("what reading keeps is not counted: `pipeline run --dry-run` knows the corpus".into());
+    if !plan.stages.iter().any(|stage| stage.settings.takes().is_empty() && stage.settings.memory(&env) > 0) {
+        let note = "what reading keeps is not counted: `pipeline run --dry-run` knows the corpus";
+        explanation.notes.push(note.into());
+    }
     Ok(match asked.json {
         true => serde_json::to_string(&explanation)?,
         false => format!("{}\n\n{}", graph(&plan, COLUMNS), explanation.render(COLUMNS)),
@@ -110,8 +113,10 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
     let mut memory = vec![("program".to_owned(), program)];
     memory
         .extend(plan.stages.iter().map(|stage| (stage.id.clone(), stage.settings.memory(env))).filter(|(_, n)| *n > 0));
-    let peak: u64 = memory.iter().map(|(_, bytes)| bytes).sum();
-    let speed = calibrate::speed(plan, env, model, peak)?;
+    let sum = |memory: &[(String, u64)]| memory.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let speed = calibrate::speed(plan, env, model, sum(&memory))?;
+    memory.push(("beside".to_owned(), speed.beside));
+    let peak = sum(&memory);
     let BatchShape { micro_batches, sequences, length: tokens } = env.shape;
     Ok(Explanation {
         model: model.summary.clone(),

@@ -6,10 +6,12 @@
 //! - [`interruption`]: what SIGINT and SIGTERM do
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
 //! - [`explain`](mod@explain): `pipeline explain` and `--dry-run`; [`calibrate`]: a few seconds of the model
-//! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
 //! - [`generate`](mod@generate): `pipeline generate`
-//! - [`bench`](mod@bench): `pipeline bench`
+//! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
+//! - [`bench`](mod@bench): `pipeline bench`; [`sweep`](mod@sweep): its `--sweep`
+//! - [`cache`](mod@cache): `pipeline cache`
 mod bench;
+mod cache;
 mod calibrate;
 mod directory;
 mod evaluate;
@@ -21,9 +23,11 @@ mod prepare;
 mod runs;
 mod session;
 pub mod status;
+mod sweep;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
+pub use cache::cache;
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use evaluate::{Evaluated, evaluate};
 pub use explain::explain;
@@ -31,6 +35,7 @@ pub use generate::{Generated, Stop, generate, generate_command};
 pub use inspect::{Inspected, inspect};
 pub use interruption::Interrupted;
 pub use runs::{Ran, listed, runs};
+pub use sweep::sweep;
 pub use train::run;
 
 /// A command that cannot be carried out as it was given: exit code 2.

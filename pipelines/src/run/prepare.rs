@@ -11,8 +11,8 @@ use contract::{BatchShape, Calendar, Corpus, Env, Facts, Resources, Settings};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use text::{
-    Attribution, CorpusIndex, Count, Counted, DocumentStore, ReadDocuments, ReadTokens, Scan, Survey, Tokenize,
-    Tokenizer, attributions,
+    Attribution, CorpusIndex, Count, Counted, DocumentStore, Quarantine, ReadDocuments, ReadTokens, Scan, Survey,
+    Tokenize, Tokenizer, attributions,
 };
 
 /// Lanes of the counting graph: its result does not depend on them.
@@ -34,6 +34,8 @@ pub struct Prepared {
     pub skipped: u64,
     /// Whose text it is.
     pub sources: Vec<Attribution>,
+    /// What could not be read.
+    pub quarantine: Quarantine,
 }
 
 /// Opens, and if need be makes, everything that `plan` reads.
@@ -63,9 +65,12 @@ fn documents(
     line: &mut Line,
 ) -> Result<Prepared> {
     let cache = read.cache();
-    let store = Arc::new(read.open(seed, &mut shown(line, "Reading", Unit::Bytes))?);
+    let mut store = read.open(seed, &mut shown(line, "Reading", Unit::Bytes))?;
     let survey =
         Survey::cached(&store, read.split(), &cache, &mut shown(line, "Splitting", Unit::Things("documents")))?;
+    let quarantine = read.quarantine(&mut store, &survey)?;
+    let bad_rows: u64 = survey.bad.iter().map(|bad| bad.documents).sum();
+    let store = Arc::new(store);
     let tokenizer = {
         let mut shown = shown(line, "Training the tokenizer", Unit::Things("rows and ids"));
         Arc::new(tokenize.open(&store, &survey, &cache, &mut shown)?)
@@ -80,7 +85,7 @@ fn documents(
         }
     };
     let mut resources = Resources::default();
-    let (corpus, skipped) = (index.corpus, index.skipped);
+    let (corpus, skipped) = (index.corpus, index.skipped.saturating_sub(bad_rows));
     let facts =
         Facts { vocabulary: tokenizer.vocabulary_size() as usize, length: 0, end_of_text: tokenizer.end_of_text() };
     let hashes = vec![("documents", store.content_hash().to_owned()), ("tokenizer", tokenizer.hash().to_owned())];
@@ -89,7 +94,7 @@ fn documents(
     resources.insert(Arc::new(index));
     resources.insert(tokenizer);
     let sources = attributions(&text::resolve(&read.paths, read.sample, seed)?);
-    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped, sources })
+    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped, sources, quarantine })
 }
 
 fn tokens(read: &ReadTokens, seed: u64, line: &mut Line) -> Result<Prepared> {
@@ -110,7 +115,16 @@ fn tokens(read: &ReadTokens, seed: u64, line: &mut Line) -> Result<Prepared> {
     resources.insert(Arc::new(index));
     let tokenizer_json = tokenizer.map(|tokenizer| tokenizer.json().to_owned());
     let sources = attributions(&text::resolve(&read.paths, read.sample, seed)?);
-    Ok(Prepared { resources, corpus, facts, tokenizer_json, hashes, skipped, sources })
+    Ok(Prepared {
+        resources,
+        corpus,
+        facts,
+        tokenizer_json,
+        hashes,
+        skipped,
+        sources,
+        quarantine: Quarantine::default(),
+    })
 }
 
 /// Tokens of every row, by a graph over all workers.

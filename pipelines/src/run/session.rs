@@ -3,7 +3,7 @@ use super::Usage;
 use super::prepare::Prepared;
 use crate::plan::Plan;
 use anyhow::Result;
-use compute::machine;
+use compute::kernels::gemm;
 use contract::{BatchShape, Calendar, Env, Facts, ModelFacts};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,6 +42,10 @@ impl Session {
         if prepared.skipped > 0 {
             notes.push(format!("{} empty documents are passed over", prepared.skipped));
         }
+        if !prepared.quarantine.is_empty() {
+            let file = text::quarantine::FILE;
+            notes.push(format!("{} (see {file})", prepared.quarantine.summary()));
+        }
         let mut evaluate = plan.settings::<Evaluate>().and_then(|(_, s)| interval(s.interval));
         if evaluate.is_some() && prepared.corpus.validation.rows == 0 {
             notes.push("nothing is held out, so nothing is validated".into());
@@ -49,9 +53,12 @@ impl Session {
         }
         let steps = steps(plan, shape, prepared.corpus.train.tokens)?;
         let checkpoint = plan.settings::<Checkpoint>().and_then(|(_, s)| interval(s.interval));
-        let fingerprint =
-            Arc::new(Fingerprint { configuration: deciding(plan, &prepared.hashes), blas_core: machine::blas_core() });
+        let fingerprint = Arc::new(Fingerprint {
+            configuration: deciding(plan, &prepared.hashes),
+            blas_core: gemm::kernel(contract::Precision::F32),
+        });
         let mut resources = prepared.resources;
+        resources.insert(Arc::new(prepared.quarantine));
         resources.insert(Arc::new(facts));
         resources.insert(Arc::clone(&fingerprint));
         if let Some(json) = prepared.tokenizer_json {
@@ -98,9 +105,9 @@ fn steps(plan: &Plan, shape: BatchShape, tokens: u64) -> Result<u64> {
 /// Every setting from which numbers follow, by its name.
 fn deciding(plan: &Plan, hashes: &[(&'static str, String)]) -> BTreeMap<String, String> {
     // What a run is called, where it lies, how long it goes on and what it reports changes no number of a step; what
-    // is read is known by its content.
+    // is read is known by its content, and so is what of it cannot be read.
     const FREE: [&str; 3] = ["evaluate", "checkpoint", "record"];
-    const FREE_KEYS: [&str; 2] = ["cache", "paths"];
+    const FREE_KEYS: [&str; 4] = ["cache", "paths", "on_bad_data", "max_bad_fraction"];
     let mut deciding: BTreeMap<String, String> =
         hashes.iter().map(|(name, hash)| (format!("content of {name}"), hash.clone())).collect();
     deciding.insert("run.seed".into(), plan.run.seed.to_string());

@@ -10,14 +10,16 @@ use crate::report;
 use crate::show::human::time;
 use crate::show::{Banner, Line, StageTime, Times, Training, Wait, banner, stage_times};
 use anyhow::Result;
+use compute::kernels::gemm;
 use compute::machine;
-use contract::{Saved, Snapshot, StageType};
+use contract::{Precision, Saved, Snapshot, StageType};
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use text::Attribution;
 use train::checkpoint::{State, TokenizerJson};
+use train::forward::Gpt2Forward;
 use train::record::{Limit, Report, Reporter, StepLine};
 use train::weights::Start;
 
@@ -36,12 +38,13 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     if asked.dry_run {
         return dry_run(&plan, workers, &run_dir);
     }
+    directory::open(&run_dir)?;
+    let hold = Hold::take(&run_dir)?;
     directory::claim(&run_dir, asked.resume.is_some())?;
     let from = match &asked.resume {
         Some(checkpoint) => directory::resumed(&run_dir, checkpoint.as_deref())?,
         None => None,
     };
-    let hold = Hold::take(&run_dir)?;
     let mut line = Line::stderr();
     let prepared = prepare::prepare(&plan, workers, &mut line)?;
     line.finish();
@@ -49,6 +52,9 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     let saved = begin(&mut session, &plan, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
     directory::describe(&run_dir, &plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
+    if let Some(quarantine) = session.env.resources.get::<text::Quarantine>() {
+        quarantine.write(&run_dir)?;
+    }
 
     let introduction = banner(&introduction(&session, &plan, &run_dir), line.columns());
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
@@ -111,7 +117,7 @@ fn cached(plan: &Plan) -> BTreeSet<PathBuf> {
     let documents = plan.settings::<text::ReadDocuments>().map(|(_, read)| read.cache());
     let cache = documents.or_else(|| plan.settings::<text::ReadTokens>().map(|(_, read)| read.cache()));
     // A file of the cache stands in the folder of its kind.
-    let root = cache.and_then(|cache| Some(cache.file("any", "any", "any").parent()?.parent()?.to_owned()));
+    let root = cache.map(|cache| cache.root().to_owned());
     let list = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     root.into_iter().flat_map(list).flat_map(list).collect()
 }
@@ -149,16 +155,19 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
 fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     let (env, shape) = (&session.env, session.env.shape);
     let sequences = shape.micro_batches as usize * shape.sequences;
+    let precision = plan.settings::<Gpt2Forward>().map_or(Precision::F32, |(_, forward)| forward.precision);
     Banner {
         run: plan.run.name.clone(),
         cpu: machine::cpu(),
         cores: super::cores(),
         workers: env.workers,
-        blas_kernel: machine::blas_core(),
+        products: (!gemm::on_blas() || precision == Precision::Bf16).then(|| gemm::kernel(precision)),
+        blas_kernel: if gemm::on_blas() { machine::blas_core() } else { String::new() },
         warning: machine::blas_held_back(),
         model: Some(session.model.summary.clone()),
         parameters: session.model.parameter_count() as u64,
-        source: source(&session.sources),
+        source: first_and_others(&session.sources, |source| &source.name),
+        licence: first_and_others(&session.sources, |source| &source.licence),
         corpus: env.corpus,
         batch: Some(format!(
             "{sequences} sequences of {} tokens ({} x {}), {} steps",
@@ -168,12 +177,12 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     }
 }
 
-/// Whose text it is and under which licence, in a line.
-fn source(sources: &[Attribution]) -> Option<String> {
-    let (first, others) = sources.split_first()?;
-    let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
-    let licence = if first.licence.is_empty() { String::new() } else { format!(", {}", first.licence) };
-    Some(format!("{}{licence}{more}", first.name))
+/// What is said of the sources, in a line.
+fn first_and_others(sources: &[Attribution], said: fn(&Attribution) -> &String) -> Option<String> {
+    let mut said: Vec<&String> = sources.iter().map(said).filter(|said| !said.is_empty()).collect();
+    said.dedup();
+    let (first, others) = said.split_first()?;
+    Some(if others.is_empty() { (*first).clone() } else { format!("{first} and {} more", others.len()) })
 }
 
 /// Shows a run's numbers as they come, and keeps the last ones.
@@ -246,8 +255,11 @@ impl Printer {
 
     fn conclude(&mut self, times: &Times, run_dir: &Path, done: bool) {
         let table = stage_times(times, self.line.columns());
-        let wait = time(Duration::try_from_secs_f64(self.waited_ms / 1e3).unwrap_or_default());
-        self.line.note(&format!("\n{table}; compute waited {wait} for data"));
+        let wait = match self.waited_ms {
+            0.0 => "never waited for data".into(),
+            ms => format!("waited {} for data", time(Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default())),
+        };
+        self.line.note(&format!("\n{table}; compute {wait}"));
         if !done {
             return;
         }

@@ -13,7 +13,9 @@ pub struct Banner {
     pub cores: usize,
     /// Worker threads.
     pub workers: usize,
-    /// The kernel that OpenBLAS uses (`openblas_get_corename`).
+    /// What matrix products run on, where that is not OpenBLAS.
+    pub products: Option<String>,
+    /// The kernel that OpenBLAS uses (`openblas_get_corename`); empty where nothing runs on it.
     pub blas_kernel: String,
     /// What holds OpenBLAS back, and the remedy.
     pub warning: Option<String>,
@@ -23,6 +25,8 @@ pub struct Banner {
     pub parameters: u64,
     /// What is learned from, in a line.
     pub source: Option<String>,
+    /// Under which licence, in a line.
+    pub licence: Option<String>,
     /// How much that is.
     pub corpus: Option<Corpus>,
     /// What a step is, for example `32 sequences of 128 tokens (2 × 16), 600 steps`.
@@ -43,9 +47,11 @@ pub fn banner(banner: &Banner, columns: usize) -> String {
     let facts = [
         ("Run", Some(banner.run.clone())),
         ("CPU", Some(format!("{}, {cores}, {workers}", banner.cpu))),
+        ("Maths", banner.products.clone()),
         ("BLAS", blas),
         ("Model", model),
         ("Data", banner.source.clone()),
+        ("Terms", banner.licence.clone()),
         ("Corpus", banner.corpus.as_ref().map(corpus_line)),
         ("Batch", banner.batch.clone()),
         ("Files", banner.run_dir.clone()),
@@ -83,6 +89,7 @@ mod tests {
             cpu: "AMD EPYC 9R45".into(),
             cores: 2,
             workers: 2,
+            products: None,
             blas_kernel: "Haswell".into(),
             warning: Some(
                 "OPENBLAS_CORETYPE=Haswell holds OpenBLAS to its Haswell kernel on AMD EPYC 9R45; products may run at \
@@ -92,6 +99,7 @@ mod tests {
             model: Some("GPT-2, 2 layers, width 256, 8 heads".into()),
             parameters: 4_171_000,
             source: Some("data/wiki.parquet".into()),
+            licence: Some("CC BY-SA 4.0".into()),
             corpus: Some(Corpus {
                 train: CorpusPart { rows: 9_500, tokens: 7_200_000, bytes: 32_000_000 },
                 validation: CorpusPart { rows: 500, tokens: 380_000, bytes: 1_700_000 },
@@ -109,6 +117,7 @@ mod tests {
         BLAS   OpenBLAS, Haswell kernels
         Model  GPT-2, 2 layers, width 256, 8 heads, 4.2 M parameters
         Data   data/wiki.parquet
+        Terms  CC BY-SA 4.0
         Corpus 7.2 M tokens in 9.5 k rows, 32.0 MB; held out 380.0 k tokens
         Batch  2 × 16 sequences of 128 tokens, 600 steps
         Files  runs/wiki

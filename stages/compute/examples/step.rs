@@ -8,7 +8,7 @@
 use compute::kernels::{attention, bias, cross_entropy, embedding, gelu, gemm, head, layer_norm};
 use compute::machine;
 use compute::models::{Gpt2, Gpt2Shape, Model};
-use contract::{Batch, Parameters, Purpose, Tensor, Turn};
+use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn};
 use millrace_compute as compute;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ const SHAPES: [(&str, usize, usize, usize, usize, usize, usize); 4] = [
 fn main() {
     machine::single_threaded_blas();
     let gemm_rate = machine::gemm_gflops(1).max(large());
-    println!("{}, OpenBLAS {}, {gemm_rate:.0} GFLOP/s in large products", machine::cpu(), machine::blas_core());
+    println!("{}, {}, {gemm_rate:.0} GFLOP/s in large products", machine::cpu(), gemm::kernel(Precision::F32));
     if let Some(warning) = machine::blas_held_back() {
         println!("{warning}");
     }
@@ -60,7 +60,8 @@ fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: 
         let forward = model.forward(&parameters, &batch, true);
         let after_forward = seconds() - begin;
         let ce = cross_entropy::CrossEntropy;
-        let (_, d_hidden, d_head) = head::head_loss(&ce, &forward.hidden, &parameters[0], &batch.targets, None);
+        let (_, d_hidden, d_head) =
+            head::head_loss(&ce, &forward.hidden, &parameters[0], &batch.targets, None, Precision::F32);
         let after_loss = seconds() - begin;
         let mut tape = forward.tape.expect("asked for");
         tape.start(d_hidden, d_head);
@@ -152,7 +153,7 @@ fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, u
     let (hidden, wte) = (random(&[r, c]), random(&[v, c]));
     let targets: Vec<u32> = (0..r).map(|i| (i * 7919 % v) as u32).collect();
     let ce = cross_entropy::CrossEntropy;
-    let whole = time(|| drop(head::head_loss(&ce, &hidden, &wte, &targets, None)));
+    let whole = time(|| drop(head::head_loss(&ce, &hidden, &wte, &targets, None, Precision::F32)));
     let mut logits = random(&[64, v]);
     let rows = time(|| {
         for logits in logits.data.chunks_exact_mut(v) {
@@ -191,9 +192,14 @@ fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, u
     let back = time(|| gelu::backward(&x.data, &w.data[..f], &mut z.data, &mut y.data, &mut row.data));
     report("gelu: backward", back * l, 0.0);
     let biases = time(|| {
-        bias::broadcast(&w.data[..3 * c], &mut d_qkv.data);
-        bias::add_to_rows(&x.data[..r * c], &w.data[..c], &mut y.data[..r * c]);
-        bias::add_to_rows(&x.data[..r * c], &w.data[..c], &mut y.data[..r * c]);
+        for row in d_qkv.data.chunks_exact_mut(3 * c) {
+            bias::add(&w.data[..3 * c], row);
+        }
+        for _ in 0..2 {
+            for (x, y) in x.data[..r * c].chunks_exact(c).zip(y.data.chunks_exact_mut(c)) {
+                bias::add_with_residual(x, &w.data[..c], y);
+            }
+        }
         bias::column_sums(&x.data[..r * c], &mut row.data[..c]);
         bias::column_sums(&x.data[..r * c], &mut row.data[..c]);
         bias::column_sums(&d_qkv.data, &mut row.data[..3 * c]);

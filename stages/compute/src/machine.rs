@@ -1,5 +1,5 @@
 //! What this machine is: its CPU, the kernel OpenBLAS chose for it, and how fast it multiplies.
-use crate::kernels::gemm::{matrix, matrix_mut, product};
+use crate::kernels::gemm::{self, matrix, matrix_mut, product};
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::Barrier;
 use std::time::Instant;
@@ -20,6 +20,13 @@ pub fn single_threaded_blas() {
 pub fn blas_core() -> String {
     // SAFETY: returns a static, NUL-terminated string.
     unsafe { CStr::from_ptr(openblas_get_corename()) }.to_string_lossy().into_owned()
+}
+
+/// Bytes of a core's second cache; 1 MB where the system does not say.
+pub fn second_cache() -> usize {
+    let said = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index2/size").ok();
+    let kilobytes = said.and_then(|size| size.trim().strip_suffix('K')?.parse::<usize>().ok());
+    kilobytes.unwrap_or(1024).clamp(256, 4096) * 1024
 }
 
 /// The processor and the vector extensions that matter, for example `Intel Xeon Processor (AVX-512, AVX512-BF16)`.
@@ -75,13 +82,16 @@ fn best_blas_core_for_cpu() -> Option<&'static str> {
     }
 }
 
-/// If OpenBLAS uses a kernel with narrower vectors than the CPU has: what to say to the user, remedy included.
+/// If products run on OpenBLAS and it uses a kernel with narrower vectors than the CPU has: what to say to the user, remedy included.
 ///
 /// Either the variable `OPENBLAS_CORETYPE` says so, or this OpenBLAS is older than the CPU and does not know it
 /// (0.3.21 takes an Emerald Rapids for a Prescott: a fifth of the speed). OpenBLAS reads the variable when it is
 /// loaded, so it has to be set before the process starts.
 pub fn blas_held_back() -> Option<String> {
     let (core, best) = (blas_core(), best_blas_core_for_cpu()?);
+    if !gemm::on_blas() {
+        return None;
+    }
     if vector_bits(&core) >= vector_bits(best) {
         return None;
     }
@@ -95,6 +105,9 @@ pub fn blas_held_back() -> Option<String> {
 /// The kernel to start again with where OpenBLAS was left to choose and chose one that is narrower than the CPU, because
 /// it is older than it; `None` where its choice fits, or somebody made it with `OPENBLAS_CORETYPE`.
 pub fn better_blas_core() -> Option<&'static str> {
+    if !gemm::on_blas() {
+        return None;
+    }
     let best = best_blas_core_for_cpu()?;
     let chosen = std::env::var_os("OPENBLAS_CORETYPE").is_none();
     (chosen && vector_bits(&blas_core()) < vector_bits(best)).then_some(best)
@@ -104,7 +117,7 @@ pub fn better_blas_core() -> Option<&'static str> {
 const LARGE: [[usize; 3]; 3] = [[1024, 1024, 1024], [1536, 1536, 1536], [2048, 2048, 1024]];
 
 /// The speed that MFU is measured against, in GFLOP/s: the best of a few large products, `threads` of them at a time,
-/// one BLAS thread each; takes about a second.
+/// one thread each; takes about a second.
 pub fn gemm_gflops(threads: usize) -> f64 {
     let threads = threads.max(1);
     let mut best = 0.0f64;

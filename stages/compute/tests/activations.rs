@@ -1,6 +1,6 @@
 //! What a model says that a batch takes is what it takes. Alone in its process: the pool is the process's.
 use contract::tensor::pooled_bytes;
-use contract::{Batch, Parameters, Purpose, Tensor, Turn};
+use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn};
 use millrace_compute::kernels::cross_entropy::CrossEntropy;
 use millrace_compute::kernels::head::{head_loss, rows_alive};
 use millrace_compute::models::{Gpt2, Gpt2Shape, Model};
@@ -31,7 +31,7 @@ fn gpt2_takes_what_it_says() {
         let before = pooled_bytes();
         let forward = model.forward(&Parameters(parameters.clone()), &batch, true);
         let (hidden, mut tape) = (forward.hidden, forward.tape.unwrap());
-        let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &ids, None);
+        let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &ids, None, Precision::F32);
         drop(hidden);
         tape.start(d_hidden, d_head);
         let mut gradients: Vec<Tensor> = Vec::new();

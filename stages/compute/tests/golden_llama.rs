@@ -5,7 +5,7 @@ use common::{assert_logits, bytes, floats, ids, learn, relative_error};
 use compute::kernels::adamw::{AdamW, adamw};
 use compute::kernels::sum::{add, block_squares};
 use compute::models::{Llama, LlamaShape, Model, forward_per_sequence};
-use contract::{Batch, IGNORED, Parameters, Purpose, Tensor};
+use contract::{Batch, IGNORED, Parameters, Precision, Purpose, Tensor};
 use millrace_compute as compute;
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ fn logits_and_every_gradient_are_those_of_transformers() {
         let forward = model.forward(&parameters, &batch, true);
         let head = model.facts().head;
         assert_logits(&forward.hidden, &parameters[head], &floats(&file, &format!("{prefix}logits")));
-        let (loss, targets, got) = learn(forward, &parameters, head, &batch);
+        let (loss, targets, got) = learn(forward, &parameters, head, &batch, Precision::F32);
         let expected = if masked { &golden[kind]["masked_loss"] } else { &golden[kind]["losses"][0] };
         let expected = expected.as_f64().expect("a loss");
         assert!((loss / targets as f64 - expected).abs() < 1e-5 * expected, "{prefix}loss {loss}");
@@ -98,7 +98,7 @@ fn ten_steps_are_those_of_transformers() {
             // Two leaves of two sequences.
             let leaf = |from: usize| {
                 let batch = batch(&file, step, from, from + 2, false);
-                learn(model.forward(&parameters, &batch, true), &parameters, model.facts().head, &batch)
+                learn(model.forward(&parameters, &batch, true), &parameters, model.facts().head, &batch, Precision::F32)
             };
             let ((loss_a, targets_a, mut gradients), (loss_b, targets_b, other)) = (leaf(0), leaf(2));
             gradients.iter_mut().zip(&other).for_each(|(a, b)| add(&mut a.data, &b.data));
@@ -134,9 +134,10 @@ fn one_sequence_at_a_time_gives_the_same() {
         let model: Arc<dyn Model> = Arc::new(model(kind, false));
         let (parameters, batch) = (parameters(&file, kind, &*model), batch(&file, 0, 0, SEQUENCES, false));
         let head = model.facts().head;
-        let (loss, targets, whole) = learn(model.forward(&parameters, &batch, true), &parameters, head, &batch);
+        let (loss, targets, whole) =
+            learn(model.forward(&parameters, &batch, true), &parameters, head, &batch, Precision::F32);
         let forward = forward_per_sequence(&model, &parameters, &batch, true);
-        let (same, same_targets, single) = learn(forward, &parameters, head, &batch);
+        let (same, same_targets, single) = learn(forward, &parameters, head, &batch, Precision::F32);
         assert_eq!(targets, same_targets);
         assert!((loss - same).abs() < 1e-5 * loss);
         for (whole, single) in whole.iter().zip(&single) {

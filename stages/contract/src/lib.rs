@@ -23,7 +23,7 @@ pub mod testing;
 pub use anyhow::Result;
 pub use packet::{
     Activations, Batch, Gather, Gradient, IGNORED, Kind, LossGradient, Metric, Metrics, Moments, Norms, Packet,
-    ParameterPiece, Purpose, Rows, Saved, Snapshot, Tape, Ticket, Tokens,
+    ParameterPiece, Precision, Purpose, Rows, Saved, Snapshot, Tape, Ticket, Tokens,
 };
 pub use parameters::{Init, ModelFacts, ParameterSpec, Parameters};
 pub use settings::{

@@ -5,6 +5,7 @@ use anyhow::Result;
 use arrow::array::ListArray;
 use arrow::buffer::ScalarBuffer;
 use arrow::record_batch::RecordBatch;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,6 +162,17 @@ impl Drop for Ticket {
     }
 }
 
+/// To what the operands of products are rounded; sums, parameters and optimizer state are single precision always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// IEEE single precision: not at all.
+    #[default]
+    F32,
+    /// bfloat16: the upper half of a single, 8 bits of precision.
+    Bf16,
+}
+
 /// The result of forward for one micro-batch.
 pub struct Activations {
     /// The leaf.
@@ -177,6 +189,8 @@ pub struct Activations {
     pub head: Arc<Tensor>,
     /// If set, products over the rows are to be made in groups of this many (`batching = "per_sequence"`).
     pub rows_at_once: Option<usize>,
+    /// Of the products with the head.
+    pub precision: Precision,
     /// For backward; `None` when validating.
     pub tape: Option<Box<dyn Tape>>,
     /// How long forward waited for the batch.

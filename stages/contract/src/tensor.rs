@@ -2,6 +2,7 @@
 //!
 //! A dropped [`Buffer`] goes back to a process-wide pool and the next one of its size comes from there, so
 //! after the first step a training run asks the system for no memory and meets no page fault.
+use memmap2::MmapMut;
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
@@ -11,14 +12,68 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const POOLED_FROM: usize = 1024;
 /// Floats in a cache line: every buffer starts on one.
 const LINE: usize = 16;
+/// Floats in a huge page: buffers from this size on are memory maps of their own, in huge pages where the system has
+/// them, which saves page faults at the start and address translation ever after.
+const HUGE_PAGE: usize = (2 << 20) / size_of::<f32>();
 
 /// Bytes of all buffers that the pool has ever made: it never gives one back to the system.
 static POOLED: AtomicU64 = AtomicU64::new(0);
-static POOL: Mutex<BTreeMap<usize, Vec<Vec<f32>>>> = Mutex::new(BTreeMap::new());
+static POOL: Mutex<BTreeMap<usize, Vec<Storage>>> = Mutex::new(BTreeMap::new());
+
+/// Where floats lie.
+enum Storage {
+    Heap(Vec<f32>),
+    Map(MmapMut),
+}
+
+impl Storage {
+    fn new(capacity: usize) -> Self {
+        // Half a page lost is too much for small ones.
+        if capacity >= 2 * HUGE_PAGE
+            && let Ok(map) = MmapMut::map_anon((capacity + HUGE_PAGE) * size_of::<f32>())
+        {
+            // A wish: without it, everything works.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::HugePage);
+            return Self::Map(map);
+        }
+        Self::Heap(vec![0.0; capacity])
+    }
+
+    /// The first float at a multiple of which buffers start.
+    fn start(&self) -> usize {
+        let (data, align) = match self {
+            Self::Heap(data) => (data.as_ptr() as usize, LINE),
+            Self::Map(map) => (map.as_ptr() as usize, HUGE_PAGE),
+        };
+        (align - data / size_of::<f32>() % align) % align
+    }
+}
+
+impl Deref for Storage {
+    type Target = [f32];
+    #[inline]
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Heap(data) => data,
+            Self::Map(map) => bytemuck::cast_slice(map),
+        }
+    }
+}
+
+impl DerefMut for Storage {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [f32] {
+        match self {
+            Self::Heap(data) => data,
+            Self::Map(map) => bytemuck::cast_slice_mut(map),
+        }
+    }
+}
 
 /// A run of f32 that starts on a cache line and returns to the pool when dropped.
 pub struct Buffer {
-    storage: Vec<f32>,
+    storage: Storage,
     start: usize,
     len: usize,
 }
@@ -26,17 +81,16 @@ pub struct Buffer {
 impl Buffer {
     /// `len` floats of unspecified (but initialised) content: for results that are written whole.
     pub fn scratch(len: usize) -> Self {
-        let capacity = (len + LINE).next_multiple_of(POOLED_FROM);
+        let capacity = capacity(len);
         let reused = if len >= POOLED_FROM { pool().get_mut(&capacity).and_then(Vec::pop) } else { None };
         let storage = reused.unwrap_or_else(|| {
-            let floats = if len >= POOLED_FROM { capacity } else { len + LINE };
             if len >= POOLED_FROM {
-                POOLED.fetch_add((floats * size_of::<f32>()) as u64, Ordering::Relaxed);
+                let pages = if capacity >= 2 * HUGE_PAGE { HUGE_PAGE } else { 1 };
+                POOLED.fetch_add((capacity.next_multiple_of(pages) * size_of::<f32>()) as u64, Ordering::Relaxed);
             }
-            vec![0.0; floats]
+            Storage::new(capacity)
         });
-        let misaligned = (storage.as_ptr() as usize / size_of::<f32>()) % LINE;
-        Self { start: (LINE - misaligned) % LINE, storage, len }
+        Self { start: storage.start(), storage, len }
     }
 
     /// `len` zeros.
@@ -47,14 +101,21 @@ impl Buffer {
     }
 }
 
+/// Floats to ask for where `len` are needed: the key of the pool.
+fn capacity(len: usize) -> usize {
+    if len < POOLED_FROM { len + LINE } else { (len + LINE).next_multiple_of(POOLED_FROM) }
+}
+
 impl Deref for Buffer {
     type Target = [f32];
+    #[inline]
     fn deref(&self) -> &[f32] {
         &self.storage[self.start..self.start + self.len]
     }
 }
 
 impl DerefMut for Buffer {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [f32] {
         &mut self.storage[self.start..self.start + self.len]
     }
@@ -63,8 +124,8 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.len >= POOLED_FROM {
-            let storage = std::mem::take(&mut self.storage);
-            pool().entry(storage.len()).or_default().push(storage);
+            let storage = std::mem::replace(&mut self.storage, Storage::Heap(Vec::new()));
+            pool().entry(capacity(self.len)).or_default().push(storage);
         }
     }
 }
@@ -88,7 +149,7 @@ pub fn pooled_bytes() -> u64 {
     POOLED.load(Ordering::Relaxed)
 }
 
-fn pool() -> std::sync::MutexGuard<'static, BTreeMap<usize, Vec<Vec<f32>>>> {
+fn pool() -> std::sync::MutexGuard<'static, BTreeMap<usize, Vec<Storage>>> {
     POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
@@ -131,7 +192,7 @@ mod tests {
 
     #[test]
     fn buffers_are_aligned_and_come_back() {
-        for len in [1, 15, 1024, 5000] {
+        for len in [1, 15, 1024, 5000, 3 << 20] {
             let buffer = Buffer::zeroed(len);
             assert_eq!(buffer.as_ptr() as usize % 64, 0, "{len}");
             assert_eq!(buffer.len(), len);

@@ -3,35 +3,32 @@
 //! The rules are those of Hugging Face's trainer: words are what the GPT-2 pattern gives, the most frequent pair of
 //! neighbours is merged first, among equals the one of the least ids. (That trainer itself walks hash maps, and on
 //! some ties its merges depend on their order.)
-use anyhow::Result;
+use crate::byte_bpe::Words;
+use crate::tokenizer::letter;
+use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
 /// Changes when the same texts would give other merges.
 pub const TRAINER: &str = "bpe 1";
 
 type Pair = (u32, u32);
 
-/// How often each word occurs, in the byte-level alphabet.
+/// How often each word occurs.
 #[derive(Clone, Debug, Default)]
-pub struct WordCounts(HashMap<String, u64>);
+pub struct WordCounts(FxHashMap<Box<[u8]>, u64>);
 
 impl WordCounts {
     /// Counts the words of `text`.
-    pub fn add(&mut self, text: &str) -> Result<()> {
-        let mut pieces = PreTokenizedString::from(text);
-        let split = ByteLevel::new(false, true, true).pre_tokenize(&mut pieces);
-        split.map_err(|e| anyhow::anyhow!("cannot split a text into words: {e}"))?;
-        for (word, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+    pub fn add(&mut self, text: &str) {
+        for word in Words::new(text) {
             match self.0.get_mut(word) {
                 Some(count) => *count += 1,
-                None => drop(self.0.insert(word.to_string(), 1)),
+                None => drop(self.0.insert(word.into(), 1)),
             }
         }
-        Ok(())
     }
 
     /// Adds the counts of `other`.
@@ -57,13 +54,13 @@ pub fn learn(words: WordCounts, size: usize, special: &str, mut progress: impl F
     let mut tokens = vec![special.to_string()];
     tokens.extend(alphabet.iter().map(char::to_string));
     let mut ids: HashMap<String, u32> = (0..).zip(&tokens).map(|(id, token)| (token.clone(), id)).collect();
-    let letters: HashMap<char, u32> = (1..).zip(alphabet).map(|(id, letter)| (letter, id)).collect();
+    let bytes: Vec<u32> = (0..=255).map(|byte| ids[letter(byte).to_string().as_str()]).collect();
 
-    let mut words: Vec<(String, u64)> = words.0.into_iter().collect();
+    let mut words: Vec<(Box<[u8]>, u64)> = words.0.into_iter().collect();
     words.sort_unstable();
     let mut words: Vec<(Vec<u32>, i64)> = words
         .into_iter()
-        .map(|(word, count)| (word.chars().filter_map(|c| letters.get(&c).copied()).collect(), count as i64))
+        .map(|(word, count)| (word.iter().map(|byte| bytes[usize::from(*byte)]).collect(), count as i64))
         .collect();
 
     let mut counts: HashMap<Pair, i64> = HashMap::new();
@@ -180,7 +177,7 @@ mod tests {
 
     fn counted(texts: &[&str]) -> WordCounts {
         let mut words = WordCounts::default();
-        texts.iter().for_each(|text| words.add(text).unwrap());
+        texts.iter().for_each(|text| words.add(text));
         words
     }
 
@@ -198,7 +195,9 @@ mod tests {
             .initial_alphabet(alphabet)
             .build();
         let words = counted(&[TEXT]);
-        let each: Vec<&str> = words.0.iter().flat_map(|(w, n)| std::iter::repeat_n(w.as_str(), *n as usize)).collect();
+        let spelled = |word: &[u8]| word.iter().map(|byte| letter(*byte)).collect::<String>();
+        let each: Vec<String> =
+            words.0.iter().flat_map(|(word, n)| std::iter::repeat_n(spelled(word), *n as usize)).collect();
         trainer.feed(each.into_iter(), |word| Ok(vec![word.to_string()])).unwrap();
         let mut model = BPE::default();
         trainer.train(&mut model).unwrap();

@@ -1,10 +1,11 @@
 //! A folder of files that are made once: each is named after the content it was made of, and is whole or not there.
+use crate::cache_entries::KINDS;
 use anyhow::{Context, Result};
-use std::fs::File;
+use std::fs::{File, FileTimes};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// From this size on, a file's hash is remembered together with its size and time of change.
 const REMEMBER_FROM: u64 = 64 << 20;
@@ -29,9 +30,15 @@ impl Cache {
         Self { root }
     }
 
-    /// Where the file `key` of `kind` is or would be.
+    /// Where the file `key` of `kind` (one of [`KINDS`](crate::cache_entries::KINDS)) is or would be.
     pub fn file(&self, kind: &str, key: &str, extension: &str) -> PathBuf {
+        debug_assert!(KINDS.iter().any(|(known, _)| *known == kind), "`{kind}` is not among cache_entries::KINDS");
         self.root.join(kind).join(format!("{key}.{extension}"))
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The blake3 hash of a file's content.
@@ -47,6 +54,7 @@ impl Cache {
             && let Ok(known) = std::fs::read_to_string(&note)
             && known.len() == 64
         {
+            used(&[&note]);
             return Ok(known);
         }
         let mut hasher = blake3::Hasher::new();
@@ -63,6 +71,15 @@ impl Cache {
             write_whole(&note, |out| Ok(out.write_all(hash.as_bytes())?))?;
         }
         Ok(hash)
+    }
+}
+
+/// Notes that files of the cache have just been used: their time of access, which `pipeline cache` shows.
+pub fn used(paths: &[&Path]) {
+    for path in paths {
+        let now = FileTimes::new().set_accessed(SystemTime::now());
+        // Only a note: a cache that may only be read is as good.
+        let _ = File::open(path).and_then(|file| file.set_times(now));
     }
 }
 

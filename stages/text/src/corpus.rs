@@ -3,12 +3,13 @@
 //! A [`Survey`] reads every text once: bytes and the part each belongs to. Counting tokens (by the graph `scan →
 //! tokenize → count`) makes it a [`CorpusIndex`]. Both are files in the cache, so that the next run reads neither.
 use crate::Progress;
-use crate::cache::{Cache, key, write_whole};
-use crate::documents::DocumentStore;
+use crate::cache::{Cache, key, used, write_whole};
+use crate::documents::{CACHE_IS_DAMAGED, DocumentStore, RowGroup, Seen};
 use crate::problem::{TextProblem, shielded};
+use crate::quarantine::{self, Bad, OnBadData, Reason};
 pub use crate::split::{Part, Split};
 use crate::token_files::TokenStore;
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
 use arrow::datatypes::{UInt8Type, UInt32Type, UInt64Type};
 use contract::{Corpus, CorpusPart};
@@ -27,6 +28,8 @@ pub struct Survey {
     pub parts: Vec<Part>,
     /// Bytes of each row's text (0 where only tokens are known).
     pub bytes: Vec<u64>,
+    /// Rows and row groups that cannot be read; all of them are [`Part::Skipped`].
+    pub bad: Vec<Bad>,
 }
 
 /// Builds a [`Survey`] row by row.
@@ -75,30 +78,80 @@ impl Surveyor {
 
 impl Survey {
     /// Reads every document of `store` once. Progress is in rows.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or if bad data shall stop the run and there is some.
     pub fn of(store: &DocumentStore, split: Split, progress: Progress) -> Result<Self> {
-        let mut surveyor = Surveyor::new(split);
-        for start in (0..store.rows()).step_by(CHUNK as usize) {
-            let mut row = start;
-            store.each(start..store.rows().min(start + CHUNK), |text| {
-                let text = text.unwrap_or_default();
+        let (mut surveyor, mut bad) = (Surveyor::new(split), Vec::new());
+        let mut set_aside = |one: Bad| match store.on_bad_data() {
+            OnBadData::Quarantine => Ok(bad.push(one)),
+            OnBadData::Stop => Err(Error::new(one.error(store.path(one.file)))),
+        };
+        let mut next = 0;
+        while next < store.rows() {
+            let read = store.each_seen(next..store.rows().min(next + CHUNK), |row, seen| {
+                let text = match seen {
+                    Seen::Text(text) => text,
+                    Seen::Null | Seen::Lost => "",
+                    Seen::NotUtf8(byte) => {
+                        let RowGroup { file, row_group, first, .. } = store.row_group(row).context("a row was read")?;
+                        let (row, detail) = (Some(store.file_row(row) - first), format!("at its byte {byte}"));
+                        let bad = Bad { byte: None, ..Bad::at(0, Reason::NotUtf8, detail) };
+                        set_aside(Bad { file, row_group: Some(row_group), row, ..bad })?;
+                        ""
+                    }
+                };
                 surveyor.row(store.file_row(row), text.as_bytes(), text.len() as u64);
-                row += 1;
-            })?;
-            progress(row, store.rows());
+                next = row + 1;
+                Ok(())
+            });
+            if let Err(e) = read {
+                let Some(TextProblem::Corrupt { row_group: Some(_), why, .. }) = e.downcast_ref() else {
+                    return Err(e);
+                };
+                let RowGroup { file, row_group, rows, .. } = store.row_group(next).context("a row was asked for")?;
+                if store.is_converted(file) {
+                    return Err(e.context(CACHE_IS_DAMAGED));
+                }
+                let detail = why.trim_start_matches("cannot be decoded: ");
+                let lost = Bad { byte: None, ..Bad::at(0, Reason::RowGroup, detail) };
+                let documents = rows.end - next;
+                set_aside(Bad { file, row_group: Some(row_group), documents, ..lost })?;
+                for row in std::mem::replace(&mut next, rows.end)..rows.end {
+                    surveyor.row(store.file_row(row), b"", 0);
+                }
+            }
+            progress(next, store.rows());
         }
-        Ok(surveyor.finish())
+        Ok(Self { bad, ..surveyor.finish() })
     }
 
     /// As [`of`](Self::of), but from the cache if it is there, and kept there.
     pub fn cached(store: &DocumentStore, split: Split, cache: &Cache, progress: Progress) -> Result<Self> {
-        let path = cache.file("surveys", &key(&["survey 1", store.content_hash(), &split.key()]), "parquet");
-        if let Some((survey, _)) = read_columns(&path)? {
+        let key = key(&["survey 2", store.content_hash(), &split.key()]);
+        let path = cache.file("surveys", &key, "parquet");
+        let kept = cache.file("surveys", &key, "quarantine.parquet");
+        if kept.exists()
+            && let Some((mut survey, _)) = read_columns(&path)?
+        {
+            used(&[&kept]);
+            quarantine::read(&kept, &mut |bad| match store.on_bad_data() {
+                OnBadData::Quarantine => Ok(survey.bad.push(bad)),
+                OnBadData::Stop => Err(bad.error(store.path(bad.file)).into()),
+            })?;
             return Ok(survey);
         }
         let survey = Self::of(store, split, progress)?;
         let none = vec![0; survey.parts.len()];
+        quarantine::write(&kept, |set_aside| survey.bad.iter().cloned().try_for_each(set_aside))?;
         write_columns(&path, survey.parts.iter().map(|part| *part as u8).collect(), &survey.bytes, &none)?;
         Ok(survey)
+    }
+
+    /// File and number of the row groups that cannot be decoded.
+    pub fn lost(&self) -> impl Iterator<Item = (u64, u64)> {
+        let lost = self.bad.iter().filter(|bad| bad.reason == Reason::RowGroup);
+        lost.filter_map(|bad| Some((bad.file, bad.row_group?)))
     }
 
     /// Rows learned from, ascending.
@@ -128,7 +181,7 @@ impl CorpusIndex {
     /// From a survey and the number of tokens of every row, the end-of-text token included. An error if nothing
     /// is left to learn from.
     pub fn new(survey: Survey, tokens: Vec<u32>) -> Result<Self> {
-        let Survey { parts, bytes } = survey;
+        let Survey { parts, bytes, .. } = survey;
         let (rows, counted) = (parts.len(), tokens.len());
         anyhow::ensure!(rows == counted, "{counted} rows were counted, but the corpus has {rows}");
         let mut index =
@@ -216,6 +269,7 @@ fn write_columns(path: &Path, parts: Vec<u8>, bytes: &[u64], tokens: &[u32]) -> 
 
 fn read_columns(path: &Path) -> Result<Option<(Survey, Vec<u32>)>> {
     let Ok(file) = std::fs::File::open(path) else { return Ok(None) };
+    used(&[path]);
     let (mut survey, mut tokens) = (Survey::default(), Vec::new());
     shielded(|| {
         for batch in ParquetRecordBatchReaderBuilder::try_new(file)?.build()? {

@@ -3,11 +3,14 @@
 //! | module | what |
 //! |---|---|
 //! | [`problem`] | what can be wrong with input, and who can mend it |
-//! | [`cache`] | files made once, named after the content they were made of |
+//! | [`cache`], [`cache_entries`] | files made once, named after the content they were made of; what there is |
 //! | [`inputs`] | paths, folders and patterns to a list of files |
 //! | [`attribution`] | whose text it is, and under which licence |
-//! | [`plain_text`], [`wiki_dump`] | the formats without row addressing |
-//! | [`spool`] | which are converted once to document Parquet |
+//! | [`unpack`] | files as streams of bytes, out of gzip, zstd and bzip2 |
+//! | [`json_lines`], [`plain_text`], [`wiki_dump`] | the formats without row addressing |
+//! | [`wikitext`], [`tidy`] | the markup of a wiki page to plain text; plain text as it should be |
+//! | [`convert`], [`document_writer`], [`spool`] | which are converted once to document Parquet |
+//! | [`quarantine`] | what could not be read: set aside, listed, counted |
 //! | [`row_groups`] | any row of Parquet files, by number |
 //! | [`documents`] | texts by row number: [`DocumentStore`] |
 //! | [`token_files`] | token lists by row number: [`TokenStore`], and the writer |
@@ -15,6 +18,7 @@
 //! | [`corpus`] | which rows are learned from, which are held out, how large they are |
 //! | [`bpe_training`], [`tokenizer`] | byte-level BPE: learned, built in, or from a file |
 //! | [`text_stream`] | ids that come one at a time to text |
+//! | [`byte_bpe`] | its encoder: the ids of Hugging Face's library, faster |
 //! | [`permutation`], [`lanes`] | the order of an epoch, and which rows a lane is given at a step |
 //! | [`read_documents`], [`read_tokens`] | sources `documents` and `tokens` |
 //! | [`scan`], [`count`] | source and sink of the counting graph |
@@ -24,16 +28,22 @@
 
 pub mod attribution;
 pub mod bpe_training;
+pub mod byte_bpe;
 pub mod cache;
+pub mod cache_entries;
 pub mod concat;
+pub mod convert;
 pub mod corpus;
 pub mod count;
+pub mod document_writer;
 pub mod documents;
 pub mod inputs;
+pub mod json_lines;
 pub mod lanes;
 pub mod permutation;
 pub mod plain_text;
 pub mod problem;
+pub mod quarantine;
 pub mod read_documents;
 pub mod read_tokens;
 pub mod row_groups;
@@ -41,16 +51,20 @@ pub mod scan;
 pub mod split;
 pub mod spool;
 pub mod text_stream;
+pub mod tidy;
 pub mod token_files;
 pub mod tokenize;
 pub mod tokenizer;
 mod tokenizer_folder;
+pub mod unpack;
 pub mod wiki_dump;
+pub mod wikitext;
 
 #[cfg(test)]
 mod testing;
 
 pub use attribution::{Attribution, attributions};
+pub use byte_bpe::Encoder;
 pub use cache::Cache;
 pub use concat::Concat;
 pub use corpus::{CorpusIndex, Part, Split, Survey};
@@ -58,6 +72,7 @@ pub use count::{Count, Counted};
 pub use documents::DocumentStore;
 pub use inputs::{Format, InputFile, Inputs, resolve};
 pub use problem::TextProblem;
+pub use quarantine::Quarantine;
 pub use read_documents::ReadDocuments;
 pub use read_tokens::ReadTokens;
 pub use scan::Scan;

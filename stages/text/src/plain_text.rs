@@ -4,43 +4,51 @@
 //! one document, and a larger one is cut at blank lines into documents of at least 4 KiB (at any line end from
 //! 64 KiB on, anywhere from 1 MiB on), so that there is something to shuffle and to hold out. Line breaks at a
 //! document's ends are dropped, everything else stays.
-use crate::problem::TextProblem;
-use anyhow::{Context, Result};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use crate::convert::{Document, Found, Give};
+use crate::quarantine::{Bad, Reason};
+use crate::unpack::{LONGEST, Unpacked, Watch};
+use anyhow::Result;
+use memchr::memmem::Finder;
+use std::io::{BufRead, BufReader, Cursor, Read};
+use std::rc::Rc;
 
 const WHOLE: usize = 64 << 10;
 const AT_LEAST: usize = 4 << 10;
 const AT_MOST: usize = 1 << 20;
 
-/// Calls `give` with each document of `path` and the byte at which it starts.
-pub fn read(path: &Path, separator: Option<&str>, give: &mut dyn FnMut(u64, &str) -> Result<()>) -> Result<()> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let size = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?.len();
-    let mut input = BufReader::with_capacity(1 << 16, file);
-    let mut cutter = Cutter { path, give, start: 0, buffer: Vec::new() };
+/// Gives each document of `input`, and each that is not UTF-8.
+pub fn read(mut input: Unpacked, separator: Option<&str>, give: Give) -> Result<()> {
+    let watch = input.watch();
+    let mut head = Vec::new();
+    (&mut input).take(WHOLE as u64 + 1).read_to_end(&mut head)?;
+    let small = head.len() <= WHOLE;
+    let mut input = BufReader::with_capacity(1 << 16, Cursor::new(head).chain(input));
+    let mut cutter = Cutter { watch, give, start: 0, buffer: Vec::new(), overlong: false };
     if input.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
         input.consume(3);
         cutter.start = 3;
     }
+    let separator = separator.map(Finder::new);
     loop {
         let before = cutter.buffer.len();
-        let read = input.by_ref().take(AT_MOST as u64).read_until(b'\n', &mut cutter.buffer);
-        if read.with_context(|| format!("cannot read {}", path.display()))? == 0 {
+        if input.by_ref().take(AT_MOST as u64).read_until(b'\n', &mut cutter.buffer)? == 0 {
             break;
         }
         let (buffer, line) = (&cutter.buffer, &cutter.buffer[before..]);
-        match separator.map(str::as_bytes) {
+        match &separator {
             Some(separator) => {
+                let length = separator.needle().len();
                 // A separator may have begun in an earlier line.
-                let mut from = before.saturating_sub(separator.len() - 1);
-                while let Some(at) = find(&cutter.buffer[from..], separator) {
-                    cutter.cut(from + at, separator.len())?;
+                let mut from = before.saturating_sub(length - 1);
+                while let Some(at) = separator.find(&cutter.buffer[from..]) {
+                    cutter.cut(from + at, length)?;
                     from = 0;
                 }
+                if cutter.buffer.len() > LONGEST {
+                    cutter.give_up(length - 1)?;
+                }
             }
-            None if size <= WHOLE as u64 => {}
+            None if small => {}
             None => {
                 let blank = line.iter().all(u8::is_ascii_whitespace);
                 let full = blank && buffer.len() >= AT_LEAST || buffer.len() >= WHOLE && line.ends_with(b"\n");
@@ -54,85 +62,108 @@ pub fn read(path: &Path, separator: Option<&str>, give: &mut dyn FnMut(u64, &str
             }
         }
     }
-    cutter.cut(cutter.buffer.len(), 0)
-}
-
-fn find(text: &[u8], word: &[u8]) -> Option<usize> {
-    text.windows(word.len()).position(|w| w == word)
+    cutter.end()
 }
 
 struct Cutter<'a> {
-    path: &'a Path,
-    give: &'a mut dyn FnMut(u64, &str) -> Result<()>,
+    watch: Rc<Watch>,
+    give: Give<'a>,
     start: u64,
     buffer: Vec<u8>,
+    /// The document at hand has been given up.
+    overlong: bool,
 }
 
 impl Cutter<'_> {
     /// Gives what stands before `end` and drops `skip` bytes more.
     fn cut(&mut self, end: usize, skip: usize) -> Result<()> {
-        let text = std::str::from_utf8(&self.buffer[..end]).map_err(|e| TextProblem::Corrupt {
-            file: self.path.to_path_buf(),
-            row_group: None,
-            why: format!("not UTF-8 at byte {}", self.start + e.valid_up_to() as u64),
-        })?;
-        let text = text.trim_end_matches(['\n', '\r']);
-        let document = text.trim_start_matches(['\n', '\r']);
-        if !document.trim().is_empty() {
-            (self.give)(self.start + (text.len() - document.len()) as u64, document)?;
+        match std::str::from_utf8(&self.buffer[..end]) {
+            _ if self.overlong => {}
+            Ok(text) => {
+                let text = text.trim_end_matches(['\n', '\r']);
+                let document = text.trim_start_matches(['\n', '\r']);
+                if !document.trim().is_empty() {
+                    let offset = self.start + (text.len() - document.len()) as u64;
+                    (self.give)(Found::Document(Document { text: document, offset, ..Document::default() }))?;
+                }
+            }
+            Err(e) => {
+                let at = self.start + e.valid_up_to() as u64;
+                (self.give)(Found::Bad(Bad::at(self.start, Reason::NotUtf8, format!("at byte {at}"))))?;
+            }
         }
+        self.overlong = false;
         self.buffer.drain(..end + skip);
         self.start += (end + skip) as u64;
         Ok(())
+    }
+
+    /// Drops a document that is too long, but for its last `keep` bytes.
+    fn give_up(&mut self, keep: usize) -> Result<()> {
+        if !self.overlong {
+            (self.give)(Found::Bad(Bad::at(self.start, Reason::TooLong, "no separator in 256 MiB")))?;
+        }
+        self.overlong = true;
+        let end = self.buffer.len() - keep;
+        self.buffer.drain(..end);
+        self.start += end as u64;
+        Ok(())
+    }
+
+    /// What remains is a document, unless damage has cut it off.
+    fn end(mut self) -> Result<()> {
+        if self.watch.damage().is_none() { self.cut(self.buffer.len(), 0) } else { Ok(()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{found_at, pack};
+    use crate::unpack::Packing;
 
-    fn documents(content: &[u8], separator: Option<&str>) -> Result<Vec<(u64, String)>> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("a.txt");
-        std::fs::write(&path, content)?;
-        let mut documents = Vec::new();
-        read(&path, separator, &mut |at, text| {
-            documents.push((at, text.to_string()));
-            Ok(())
-        })?;
+    fn documents(content: &[u8], separator: Option<&str>) -> (Vec<(u64, String)>, Vec<Bad>) {
+        let read_all = |content: &[u8], packing| {
+            found_at(&pack(packing, content), packing, |input, give| read(input, separator, give)).unwrap()
+        };
+        let (documents, bad) = read_all(content, Packing::Plain);
         for (at, text) in &documents {
             assert!(content[*at as usize..].starts_with(text.as_bytes()));
         }
-        Ok(documents)
+        for packing in [Packing::Gzip, Packing::Zstd, Packing::Bzip2] {
+            assert_eq!(read_all(content, packing), (documents.clone(), bad.clone()), "{packing:?}");
+        }
+        (documents, bad)
     }
 
     #[test]
     fn separators_may_span_lines() {
-        let found = documents(b"one\ntwo\n\n\nthree\n\n\n\n\n", Some("\n\n\n")).unwrap();
+        let (found, _) = documents(b"one\ntwo\n\n\nthree\n\n\n\n\n", Some("\n\n\n"));
         assert_eq!(found, [(0, "one\ntwo".to_string()), (10, "three".to_string())]);
     }
 
     #[test]
     fn small_files_are_one_document() {
-        assert_eq!(documents("\u{feff}a\n\nb\n".as_bytes(), None).unwrap(), [(3, "a\n\nb".to_string())]);
-        assert!(documents(b" \n\n", None).unwrap().is_empty());
+        assert_eq!(documents("\u{feff}a\n\nb\n".as_bytes(), None).0, [(3, "a\n\nb".to_string())]);
+        assert!(documents(b" \n\n", None).0.is_empty());
     }
 
     #[test]
     fn large_files_are_cut_at_blank_lines_and_nothing_is_lost() {
         let text: String = (0..9000).map(|i| format!("line {i} é\n{}", if i % 7 == 0 { "\n" } else { "" })).collect();
-        let found = documents(text.as_bytes(), None).unwrap();
+        let (found, _) = documents(text.as_bytes(), None);
         assert!(found.len() > 5 && found.iter().all(|(_, t)| t.len() < 5000));
         let squeeze = |s: &str| s.replace('\n', "");
         assert_eq!(found.iter().map(|(_, t)| squeeze(t)).collect::<String>(), squeeze(&text));
         let endless = "é".repeat(3 << 19);
-        let found = documents(endless.as_bytes(), None).unwrap();
+        let (found, _) = documents(endless.as_bytes(), None);
         assert_eq!(found.iter().map(|(_, t)| t.as_str()).collect::<String>(), endless);
     }
 
     #[test]
-    fn other_encodings_are_refused_with_the_place() {
-        let said = documents(b"caf\xe9 au lait", None).unwrap_err().to_string();
-        assert!(said.contains("not UTF-8 at byte 3"), "{said}");
+    fn a_document_in_another_encoding_is_set_aside_with_the_place() {
+        let (found, bad) = documents(b"one|caf\xe9 au lait|three", Some("|"));
+        assert_eq!(found, [(0, "one".to_string()), (17, "three".to_string())]);
+        assert_eq!(bad, [Bad::at(4, Reason::NotUtf8, "at byte 7")]);
     }
 }

@@ -84,6 +84,26 @@ pub enum TextProblem {
         /// What is wrong.
         why: String,
     },
+    /// The first piece of data that cannot be read, where none is set aside.
+    #[error("{}{}: {why}; `on_bad_data = \"quarantine\"` sets such data aside and goes on", file.display(), place(*row_group))]
+    Stopped {
+        /// The file.
+        file: PathBuf,
+        /// The row group, of Parquet.
+        row_group: Option<u64>,
+        /// The place in it, and what is wrong.
+        why: String,
+    },
+    /// More data that cannot be read than is allowed.
+    #[error("{summary}; more than `max_bad_fraction` = {limit} allows; the first: {first}")]
+    TooBad {
+        /// How many of how many documents, by reason.
+        summary: String,
+        /// What is allowed.
+        limit: f64,
+        /// Where the first is, and what is wrong with it.
+        first: String,
+    },
     /// A token id that the vocabulary has not.
     #[error("{}, row group {row_group}, row {row}: token id {id} is not below the vocabulary size {vocabulary}", file.display())]
     Id {
@@ -100,12 +120,21 @@ pub enum TextProblem {
     },
 }
 
-const KNOWN: &str = "what can be read: .parquet, .txt, .xml (MediaWiki dump), .xml.bz2";
+const KNOWN: &str = "what can be read: .parquet; and, also packed as .gz, .zst or .bz2: \
+    .jsonl, .ndjson, .json (a document a line), .txt, .xml (MediaWiki dump)";
 
 impl TextProblem {
     /// Can it be mended in the configuration (exit code 2), rather than in the data (1)?
     pub fn is_usage(&self) -> bool {
-        !matches!(self, Self::Corrupt { .. } | Self::Id { .. })
+        !matches!(self, Self::Corrupt { .. } | Self::Stopped { .. } | Self::TooBad { .. } | Self::Id { .. })
+    }
+
+    /// Of [`Stopped`](Self::Stopped): without the advice.
+    pub fn place_and_cause(&self) -> String {
+        match self {
+            Self::Stopped { file, row_group, why } => format!("{}{}: {why}", file.display(), place(*row_group)),
+            other => other.to_string(),
+        }
     }
 }
 
@@ -113,7 +142,7 @@ fn near(similar: &Option<String>) -> String {
     similar.as_ref().map(|name| format!("; similar: {name}")).unwrap_or_default()
 }
 
-fn place(row_group: Option<usize>) -> String {
+fn place(row_group: Option<impl std::fmt::Display>) -> String {
     row_group.map(|group| format!(", row group {group}")).unwrap_or_default()
 }
 

@@ -1,12 +1,13 @@
 //! Source `documents`: rows of text for every lane and step.
 use crate::Progress;
 use crate::cache::Cache;
-use crate::corpus::{CorpusIndex, Split};
-use crate::documents::{DocumentStore, records};
+use crate::convert::Layout;
+use crate::corpus::{CorpusIndex, Split, Survey};
+use crate::documents::{DocumentStore, memory, records};
 use crate::inputs::resolve;
 use crate::lanes::LaneReader;
-use crate::row_groups::DEFAULT_BUDGET;
-use crate::spool::spool;
+use crate::quarantine::{OnBadData, Quarantine};
+use crate::spool::{Spooled, spool};
 use anyhow::Result;
 use contract::{
     Built, Emit, Env, Kind, Lane, Packet, Port, Problem, Rows, Settings, Snapshot, Source, StageSettings, Step, Turn,
@@ -15,6 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::any::Any;
 use std::sync::Arc;
+
+/// One document in twenty: what breaks in storage or on the way is a few rows, or the end of a file; where more is bad,
+/// it is more likely that the file is not what it was taken for, and training on the rest is not what was wanted.
+const MAX_BAD_FRACTION: f64 = 0.05;
 
 /// Settings of source `documents`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +39,10 @@ pub struct ReadDocuments {
     pub separator: Option<String>,
     /// The cache folder.
     pub cache: Option<String>,
+    /// What to do with rows, lines and pages that cannot be read.
+    pub on_bad_data: OnBadData,
+    /// Share of the documents that may be unreadable.
+    pub max_bad_fraction: f64,
 }
 
 impl Default for ReadDocuments {
@@ -46,20 +55,24 @@ impl Default for ReadDocuments {
             validation_every: None,
             separator: None,
             cache: None,
+            on_bad_data: OnBadData::Quarantine,
+            max_bad_fraction: MAX_BAD_FRACTION,
         }
     }
 }
 
 impl StageSettings for ReadDocuments {
-    const SUMMARY: &'static str = "reads documents from Parquet, plain text and MediaWiki dumps";
+    const SUMMARY: &'static str = "reads documents from Parquet, JSON Lines, plain text and MediaWiki dumps";
     const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("paths", "files, folders and patterns: .parquet, .txt, .xml, .xml.bz2; at least one"),
-        ("column", "Parquet column with the text (string, large_string, string_view, dictionary)"),
+        ("paths", "files, folders, patterns: .parquet; .jsonl, .ndjson, .json, .txt, .xml, each also .gz, .zst, .bz2"),
+        ("column", "column (Parquet: string, large_string, string_view, dictionary) or key (JSON Lines) of the text"),
         ("sample", "use only so many files, or so many documents if there is one file; chosen by the seed"),
         ("validation_fraction", "share of documents held out, by content hash; 0 to 1"),
         ("validation_every", "hold out rows 0, n, 2n … of the files instead; at least 2"),
         ("separator", "plain text: what stands between documents; none: blank lines, about 4 KiB a document"),
         ("cache", "folder for converted files; none: $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace"),
+        ("on_bad_data", "rows, lines and pages that cannot be read: \"quarantine\" (set aside, listed) or \"stop\""),
+        ("max_bad_fraction", "share of the documents that may be unreadable; a lost row group counts its rows"),
     ];
     const EXAMPLE: &'static str = "paths = [\"data/wiki/*.parquet\"]\ncolumn = \"text\"\nvalidation_fraction = 0.01\n";
 }
@@ -99,11 +112,21 @@ impl ReadDocuments {
         Cache::new(self.cache.as_deref())
     }
 
+    /// What of `store` could not be read, `survey` being what has been seen of it; the row groups among it are given
+    /// up. An error if it is more than is allowed.
+    pub fn quarantine(&self, store: &mut DocumentStore, survey: &Survey) -> Result<Quarantine> {
+        let quarantine = store.quarantine(survey);
+        quarantine.check(self.max_bad_fraction)?;
+        store.lose(survey.lost());
+        Ok(quarantine)
+    }
+
     /// Finds the files, converts what has to be converted, opens the documents. Progress is in bytes converted.
     pub fn open(&self, seed: u64, progress: Progress) -> Result<DocumentStore> {
         let (inputs, cache) = (resolve(&self.paths, self.sample, seed)?, self.cache());
-        let files = spool(&inputs, &self.column, self.separator.as_deref(), &cache, progress)?;
-        let store = DocumentStore::open(&files, &cache)?;
+        let layout = Layout { column: &self.column, separator: self.separator.as_deref() };
+        let Spooled { files, quarantine } = spool(&inputs, layout, self.on_bad_data, &cache, progress)?;
+        let store = DocumentStore::open(&files, &cache)?.with_quarantine(quarantine, self.on_bad_data);
         Ok(match inputs.sample_documents {
             Some(wanted) => store.sample(wanted, seed),
             None => store,
@@ -129,6 +152,9 @@ impl Settings for ReadDocuments {
         if self.separator.as_deref() == Some("") {
             problems.push(Problem::at("separator", "is empty; leave it out to cut at blank lines"));
         }
+        if !(0.0..=1.0).contains(&self.max_bad_fraction) {
+            problems.push(Problem::at("max_bad_fraction", format!("{} is not from 0 to 1", self.max_bad_fraction)));
+        }
         problems
     }
 
@@ -138,9 +164,14 @@ impl Settings for ReadDocuments {
         Ok(Built::Source(Box::new(Reader { store, lanes })))
     }
 
-    /// Decoded row groups: all of the text, up to a limit.
+    /// Decoded row groups. Before the documents are opened, only what is Parquet already says how large those are.
     fn memory(&self, env: &Env) -> u64 {
-        env.corpus.map_or(0, |corpus| (corpus.train.bytes + corpus.validation.bytes).min(DEFAULT_BUDGET as u64))
+        if let Some(store) = env.resources.get::<DocumentStore>() {
+            return store.memory(env.workers);
+        }
+        let Ok(inputs) = resolve(&self.paths, self.sample, env.seed) else { return 0 };
+        let paths: Vec<_> = inputs.files.into_iter().map(|file| file.path).collect();
+        memory(&paths, &self.column, env.workers)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -5,6 +5,7 @@ use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::Field;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::ParquetMetaData;
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
@@ -18,6 +19,9 @@ const ROWS_AT_ONCE: usize = 1024;
 
 /// Turns the column as the file has it into the type that the owner wants, or says what is wrong with it.
 pub type Convert = Box<dyn Fn(&ArrayRef) -> Result<ArrayRef> + Send + Sync>;
+/// Decodes a row group of `(file, row group, number of the column)` that could not be decoded, in another way, or does
+/// not find one.
+pub type Rescue = fn(&Path, usize, usize) -> Result<ArrayRef>;
 /// Looks at the whole of a decoded row group of `(file, row group)`.
 pub type Inspect = Box<dyn Fn(&Path, usize, &ArrayRef) -> Result<()> + Send + Sync>;
 
@@ -28,6 +32,7 @@ pub struct RowGroups {
     rows: u64,
     convert: Convert,
     inspect: Option<Inspect>,
+    rescue: Option<Rescue>,
     kept: Mutex<Kept>,
 }
 
@@ -79,10 +84,25 @@ impl OpenFile {
             let (file, found) = (path.to_path_buf(), field.data_type().to_string());
             return Err(TextProblem::Type { file, column: column.into(), found, expected }.into());
         }
-        if metadata.metadata().row_groups().iter().any(|g| g.num_rows() < 0) {
-            return Err(corrupt("a row group with a negative number of rows".into()).into());
-        }
+        check_rows(metadata.metadata(), index).map_err(corrupt)?;
         Ok(Self { path: path.to_path_buf(), column: index, metadata })
+    }
+
+    /// Bytes that reading takes at most, by what the footer says of the column: row groups are kept up to `budget`, and
+    /// one more is on its way in each of `threads`: decoded, converted and put together.
+    pub fn memory(files: &[Self], budget: usize, threads: usize) -> u64 {
+        let (mut kept, mut largest) = (0, 0);
+        for file in files {
+            let metadata = file.metadata.metadata();
+            let schema = metadata.file_metadata().schema_descr();
+            let leaves = (0..schema.num_columns()).filter(|leaf| schema.get_column_root_idx(*leaf) == file.column);
+            let leaves: Vec<usize> = leaves.collect();
+            for group in metadata.row_groups() {
+                let bytes = leaves.iter().map(|leaf| group.column(*leaf).uncompressed_size().unsigned_abs()).sum();
+                (kept, largest) = (kept + bytes, largest.max(bytes));
+            }
+        }
+        kept.min(budget as u64) + 3 * threads as u64 * largest
     }
 
     /// The value of `key` in the footer.
@@ -90,6 +110,29 @@ impl OpenFile {
         let notes = self.metadata.metadata().file_metadata().key_value_metadata()?;
         notes.iter().find(|n| n.key == key)?.value.as_deref()
     }
+}
+
+/// Whatever else is damaged, numbers of rows must be right: memory is taken by them.
+fn check_rows(metadata: &ParquetMetaData, column: usize) -> Result<(), String> {
+    let schema = metadata.file_metadata().schema_descr();
+    let leaf = (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == column);
+    let mut sum = 0i64;
+    for (number, group) in metadata.row_groups().iter().enumerate() {
+        let rows = group.num_rows();
+        if rows < 0 {
+            return Err(format!("row group {number} announces {rows} rows"));
+        }
+        if let Some(leaf) = leaf
+            && schema.column(leaf).max_rep_level() == 0
+            && group.column(leaf).num_values() != rows
+        {
+            let values = group.column(leaf).num_values();
+            return Err(format!("row group {number} announces {rows} rows and {values} values of the column"));
+        }
+        sum = sum.saturating_add(rows);
+    }
+    let all = metadata.file_metadata().num_rows();
+    if sum != all { Err(format!("{all} rows are announced, but its row groups have {sum}")) } else { Ok(()) }
 }
 
 impl RowGroups {
@@ -105,12 +148,27 @@ impl RowGroups {
                 }
             }
         }
-        Self { files, groups, rows, convert, inspect, kept: Mutex::new(Kept::new(budget)) }
+        Self { files, groups, rows, convert, inspect, rescue: None, kept: Mutex::new(Kept::new(budget)) }
+    }
+
+    /// With a second way to decode what cannot be decoded in the usual one.
+    pub fn with_rescue(self, rescue: Rescue) -> Self {
+        Self { rescue: Some(rescue), ..self }
+    }
+
+    /// See [`OpenFile::memory`].
+    pub fn memory(&self, budget: usize, threads: usize) -> u64 {
+        OpenFile::memory(&self.files, budget, threads)
     }
 
     /// Rows in all files.
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Row groups with rows in all files.
+    pub fn row_groups(&self) -> usize {
+        self.groups.len()
     }
 
     /// Where `row` is. Beyond the end: the end of the last row group.
@@ -125,6 +183,18 @@ impl RowGroups {
         anyhow::ensure!(row < self.rows, "row {row} of {} was asked for", self.rows);
         let (group, row) = self.locate(row).context("there are no rows")?;
         Ok((self.decoded(group)?, row))
+    }
+
+    /// The number of the row group among those of all files that `row` is in, and the rows it announces.
+    pub fn announced(&self, row: u64) -> Option<(usize, Range<u64>)> {
+        let (group, _) = self.locate(row)?;
+        let end = self.groups.get(group + 1).map_or(self.rows, |next| next.first);
+        Some((group, self.groups[group].first..end))
+    }
+
+    /// File and row group of the row group of this number.
+    pub fn number(&self, group: usize) -> (usize, usize) {
+        (self.groups[group].file, self.groups[group].index)
     }
 
     /// `range` as slices of row groups, in order.
@@ -176,20 +246,34 @@ impl RowGroups {
             }
             anyhow::ensure!(!pieces.is_empty(), "no rows, but {expected} are announced");
             let pieces: Vec<&dyn Array> = pieces.iter().map(|p| p.as_ref()).collect();
-            let array = arrow::compute::concat(&pieces)?;
-            anyhow::ensure!(array.len() as i64 == expected, "{} rows, but {expected} are announced", array.len());
-            Ok(array)
+            Ok(arrow::compute::concat(&pieces)?)
         });
+        let array = match (array, self.rescue) {
+            (Err(e), Some(rescue)) => shielded(|| (self.convert)(&rescue(path, index, *column)?)).map_err(|_| e),
+            (array, _) => array,
+        };
+        let sound = |array: ArrayRef| match array.len() as i64 == expected {
+            true => Ok(array),
+            false => Err(anyhow::anyhow!("{} rows, but {expected} are announced", array.len())),
+        };
         let corrupt = |e: anyhow::Error| {
+            // Of the operating system: the file may be sound.
+            if e.chain().any(|cause| of_the_system(cause)) {
+                return e.context(format!("cannot read {}", path.display()));
+            }
             let why = format!("cannot be decoded: {e:#}");
             anyhow::Error::new(TextProblem::Corrupt { file: path.clone(), row_group: Some(index), why })
         };
-        let array = array.map_err(corrupt)?;
+        let array = array.and_then(sound).map_err(corrupt)?;
         if let Some(inspect) = &self.inspect {
             inspect(path, index, &array)?;
         }
         Ok(array)
     }
+}
+
+fn of_the_system(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.raw_os_error().is_some())
 }
 
 /// The row groups used last, under a budget in bytes.

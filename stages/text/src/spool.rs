@@ -1,22 +1,13 @@
-//! Inputs without row addressing become document Parquet, once, in the cache.
+//! Inputs without row addressing become document Parquet, once, in the cache, with what had to be set aside beside it.
 use crate::Progress;
-use crate::cache::{Cache, key, write_whole};
+use crate::cache::{Cache, key, used, write_whole};
+use crate::convert::{Found, Layout, Passed, convert};
+use crate::document_writer::DocumentWriter;
 use crate::inputs::{Format, InputFile, Inputs};
-use crate::{plain_text, wiki_dump};
-use anyhow::Result;
-use arrow::array::{ArrayRef, LargeStringBuilder, RecordBatch, StringBuilder, UInt64Builder};
-use arrow::datatypes::{DataType, Field, Schema};
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
-use std::io::Write;
+use crate::quarantine::{self, OnBadData, Quarantine};
+use crate::wiki_dump;
+use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// Rows of a row group: a document is read by decoding its row group, so it is small.
-const ROW_GROUP: usize = 256;
-/// Bytes of text after which a row group is closed earlier.
-const ROW_GROUP_BYTES: usize = 4 << 20;
 
 /// A Parquet file with documents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,161 +20,96 @@ pub struct DocumentFile {
     pub hash: Option<String>,
 }
 
-/// Document Parquet for every file of `inputs`: Parquet as it is, with its column `column`, everything else
-/// converted. `separator` is for plain text. Progress is in bytes of the files that have to be converted.
+/// What [`spool`] gives.
+pub struct Spooled {
+    /// Document Parquet of every file, in their order.
+    pub files: Vec<DocumentFile>,
+    /// What could not be converted.
+    pub quarantine: Quarantine,
+}
+
+/// Document Parquet for every file of `inputs`: Parquet as it is, with the column of `layout`, everything else
+/// converted. Progress is in bytes of the files that have to be converted.
 pub fn spool(
     inputs: &Inputs,
-    column: &str,
-    separator: Option<&str>,
+    layout: Layout,
+    on_bad_data: OnBadData,
     cache: &Cache,
     progress: Progress,
-) -> Result<Vec<DocumentFile>> {
+) -> Result<Spooled> {
     let size = |file: &InputFile| std::fs::metadata(&file.path).map_or(0, |m| m.len());
     let total = inputs.files.iter().filter(|f| f.format != Format::Parquet).map(size).sum();
-    let (mut done, mut files) = (0, Vec::new());
+    let (mut done, mut files, mut quarantine) = (0, Vec::new(), Quarantine::default());
     for file in &inputs.files {
-        if file.format == Format::Parquet {
-            files.push(DocumentFile { path: file.path.clone(), column: column.to_string(), hash: None });
-            continue;
-        }
+        let (path, column) = (file.path.clone(), layout.column.to_string());
         let settings = match file.format {
-            Format::PlainText => format!("plain text 1 {separator:?}"),
-            _ => wiki_dump::CONVERTER.to_string(),
+            Format::Parquet => {
+                files.push(DocumentFile { path, column, hash: None });
+                continue;
+            }
+            Format::PlainText => format!("plain text 2 {:?}", layout.separator),
+            Format::JsonLines => format!("JSON Lines 1 {column:?}"),
+            Format::MediaWikiXml => wiki_dump::CONVERTER.to_string(),
         };
-        // The name counts: rows say which file they come from.
+        // The name counts: rows say which file they come from, and it may say how the file is packed.
         let name = file.path.file_name().unwrap_or_default().to_string_lossy();
-        let key = key(&["document parquet 1", &settings, &name, &cache.hash_file(&file.path)?]);
+        let key = key(&["document parquet 2", &settings, &name, &cache.hash_file(&file.path)?]);
         let path = cache.file("documents", &key, "parquet");
-        if !path.exists() {
-            write_whole(&path, |out| convert(file, separator, out, &mut |bytes| progress(done + bytes, total)))?;
+        let kept = cache.file("documents", &key, "quarantine.parquet");
+        if path.exists() && kept.exists() {
+            used(&[&path, &kept]);
+            if on_bad_data == OnBadData::Stop {
+                quarantine::read(&kept, &mut |bad| Err(bad.error(&file.path).into()))?;
+            }
+        } else {
+            make(file, layout, on_bad_data, &path, &kept, &mut |bytes| progress(done + bytes, total))?;
         }
         done += size(file);
         progress(done, total);
+        quarantine.add(kept, vec![file.path.clone()])?;
         files.push(DocumentFile { path, column: "text".into(), hash: Some(key) });
     }
-    Ok(files)
+    Ok(Spooled { files, quarantine })
 }
 
-fn convert(file: &InputFile, separator: Option<&str>, out: impl Write + Send, read: &mut dyn FnMut(u64)) -> Result<()> {
-    let stem = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let stem = stem.split('.').next().unwrap_or_default().to_string();
-    let mut writer = Writer::new(out, &file.path)?;
-    if file.format == Format::PlainText {
-        let mut number = 0;
-        plain_text::read(&file.path, separator, &mut |offset, text| {
-            writer.push(&format!("{stem}-{number}"), None, "", text, &stem, None, offset)?;
-            number += 1;
-            read(offset);
-            Ok(())
-        })?;
-    } else {
-        wiki_dump::read(&file.path, file.format == Format::MediaWikiXmlBz2, &mut |article, bytes| {
-            let source = article.wiki.as_deref().unwrap_or(&stem);
-            let id = article.id.map_or(format!("{source}-at-{}", article.offset), |id| format!("{source}-{id}"));
-            let url = article.url.as_deref();
-            writer.push(&id, url, &article.title, &article.text, source, article.revision, article.offset)?;
-            read(bytes);
-            Ok(())
-        })?;
-    }
-    writer.close()
-}
-
-/// Writes documents in the schema of `data/SCHEMA.md`.
-struct Writer<W: Write + Send> {
-    parquet: ArrowWriter<W>,
-    schema: Arc<Schema>,
-    source_file: String,
-    id: StringBuilder,
-    url: StringBuilder,
-    title: StringBuilder,
-    text: LargeStringBuilder,
-    source: StringBuilder,
-    revision: UInt64Builder,
-    file: StringBuilder,
-    offset: UInt64Builder,
-    rows: usize,
-    bytes: usize,
-}
-
-impl<W: Write + Send> Writer<W> {
-    fn new(out: W, source_file: &Path) -> Result<Self> {
-        let field = |name, kind, null| Field::new(name, kind, null);
-        let schema = Arc::new(Schema::new(vec![
-            field("id", DataType::Utf8, false),
-            field("url", DataType::Utf8, true),
-            field("title", DataType::Utf8, false),
-            field("text", DataType::LargeUtf8, false),
-            field("source", DataType::Utf8, false),
-            field("revision", DataType::UInt64, true),
-            field("source_file", DataType::Utf8, false),
-            field("source_offset", DataType::UInt64, false),
-        ]));
-        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?)).build();
-        let source_file = source_file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self {
-            parquet: ArrowWriter::try_new(out, schema.clone(), Some(properties))?,
-            schema,
-            source_file,
-            id: StringBuilder::new(),
-            url: StringBuilder::new(),
-            title: StringBuilder::new(),
-            text: LargeStringBuilder::new(),
-            source: StringBuilder::new(),
-            revision: UInt64Builder::new(),
-            file: StringBuilder::new(),
-            offset: UInt64Builder::new(),
-            rows: 0,
-            bytes: 0,
-        })
-    }
-
-    #[allow(clippy::too_many_arguments)] // one a column
-    fn push(
-        &mut self,
-        id: &str,
-        url: Option<&str>,
-        title: &str,
-        text: &str,
-        source: &str,
-        revision: Option<u64>,
-        offset: u64,
-    ) -> Result<()> {
-        self.id.append_value(id);
-        self.url.append_option(url);
-        self.title.append_value(title);
-        self.text.append_value(text);
-        self.source.append_value(source);
-        self.revision.append_option(revision);
-        self.file.append_value(&self.source_file);
-        self.offset.append_value(offset);
-        self.rows += 1;
-        self.bytes += text.len();
-        if self.rows >= ROW_GROUP || self.bytes >= ROW_GROUP_BYTES { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(self.id.finish()),
-            Arc::new(self.url.finish()),
-            Arc::new(self.title.finish()),
-            Arc::new(self.text.finish()),
-            Arc::new(self.source.finish()),
-            Arc::new(self.revision.finish()),
-            Arc::new(self.file.finish()),
-            Arc::new(self.offset.finish()),
-        ];
-        if self.rows > 0 {
-            self.parquet.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
-            self.parquet.flush()?;
+/// Converts `file` to `path`, and what is set aside to `kept`, which is there when `path` is.
+fn make(
+    file: &InputFile,
+    layout: Layout,
+    on_bad_data: OnBadData,
+    path: &Path,
+    kept: &Path,
+    read: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let size = std::fs::metadata(&file.path).map_or(0, |m| m.len());
+    // Where a stream turns out to be damaged, all of it up to what is known to be right is read once more.
+    let mut doubtful: Option<Passed> = None;
+    loop {
+        let limit = doubtful.as_ref().and_then(|passed| passed.damage.as_ref()).map(|damage| damage.intact);
+        let mut again = None;
+        let written = write_whole(path, |out| {
+            let mut writer = DocumentWriter::new(out, &file.path)?;
+            quarantine::write(kept, |set_aside| {
+                let mut set_aside = |bad: quarantine::Bad| match on_bad_data {
+                    OnBadData::Quarantine => set_aside(bad),
+                    OnBadData::Stop => Err(bad.error(&file.path).into()),
+                };
+                let passed = convert(file, layout, limit, read, &mut |found| match found {
+                    Found::Document(document) => writer.push(&document),
+                    Found::Bad(bad) => set_aside(bad),
+                })?;
+                let kept = passed.documents;
+                if doubtful.is_none() && passed.is_doubtful() {
+                    again = Some(passed);
+                    bail!("to be read again");
+                }
+                doubtful.as_ref().unwrap_or(&passed).entry(size, kept).map_or(Ok(()), set_aside)
+            })?;
+            writer.close()
+        });
+        match again {
+            Some(passed) => doubtful = Some(passed),
+            None => return written,
         }
-        (self.rows, self.bytes) = (0, 0);
-        Ok(())
-    }
-
-    fn close(mut self) -> Result<()> {
-        self.flush()?;
-        self.parquet.close()?;
-        Ok(())
     }
 }

@@ -1,6 +1,11 @@
 //! For this crate's tests: an environment and a corpus.
+use crate::convert::{Found, Give};
 use crate::corpus::{CorpusIndex, Part, Survey};
+use crate::quarantine::Bad;
+use crate::unpack::{Packing, Unpacked};
+use anyhow::Result;
 use contract::{BatchShape, Calendar, Env, Resources};
+use std::io::{Cursor, Write};
 use std::sync::Arc;
 
 /// One worker, `steps` steps, no validation, no checkpoint.
@@ -21,6 +26,57 @@ pub fn env(lanes: u32, sequences: usize, length: usize, steps: u64) -> Env {
 /// A corpus of training rows and then validation rows of so many tokens.
 pub fn index(train: &[u32], validation: &[u32]) -> Arc<CorpusIndex> {
     let parts = [vec![Part::Train; train.len()], vec![Part::Validation; validation.len()]].concat();
-    let survey = Survey { bytes: vec![1; parts.len()], parts };
+    let survey = Survey { bytes: vec![1; parts.len()], parts, ..Survey::default() };
     Arc::new(CorpusIndex::new(survey, [train, validation].concat()).unwrap())
+}
+
+/// `content` as one member, frame or stream, with its check sum.
+pub fn pack(packing: Packing, content: &[u8]) -> Vec<u8> {
+    match packing {
+        Packing::Plain => content.to_vec(),
+        Packing::Gzip => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(content).unwrap();
+            encoder.finish().unwrap()
+        }
+        Packing::Zstd => {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+            encoder.include_checksum(true).unwrap();
+            encoder.write_all(content).unwrap();
+            encoder.finish().unwrap()
+        }
+        Packing::Bzip2 => {
+            let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+            encoder.write_all(content).unwrap();
+            encoder.finish().unwrap()
+        }
+    }
+}
+
+/// Places and texts of the documents that `read` finds in `content`, and what it sets aside.
+pub fn found_at(
+    content: &[u8],
+    packing: Packing,
+    read: impl FnOnce(Unpacked, Give) -> Result<()>,
+) -> Result<(Vec<(u64, String)>, Vec<Bad>)> {
+    let (mut documents, mut bad) = (Vec::new(), Vec::new());
+    let input = Unpacked::new(Cursor::new(content.to_vec()), packing)?;
+    read(input, &mut |found| {
+        match found {
+            Found::Document(document) => documents.push((document.offset, document.text.to_string())),
+            Found::Bad(one) => bad.push(one),
+        }
+        Ok(())
+    })?;
+    Ok((documents, bad))
+}
+
+/// The same without the places.
+pub fn found(
+    content: &[u8],
+    packing: Packing,
+    read: impl FnOnce(Unpacked, Give) -> Result<()>,
+) -> Result<(Vec<String>, Vec<Bad>)> {
+    let (documents, bad) = found_at(content, packing, read)?;
+    Ok((documents.into_iter().map(|(_, text)| text).collect(), bad))
 }

@@ -1,11 +1,14 @@
 //! Stage `bpe`: texts to token ids.
+use crate::byte_bpe::Encoder;
 use crate::corpus::Survey;
 use crate::documents::DocumentStore;
 use crate::problem::TextProblem;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
 use crate::{Cache, Progress};
 use anyhow::{Context, Result, bail};
-use arrow::array::{AsArray, ListBuilder, UInt32Builder};
+use arrow::array::{AsArray, ListArray, UInt32Array};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field};
 use contract::{At, Built, Emit, Env, Kind, Packet, Port, Problem, Settings, Stage, StageSettings, Tokens, Turn};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -118,7 +121,7 @@ impl Settings for Tokenize {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        Ok(Built::Stage(Box::new(Bpe { tokenizer: env.resource("the tokenizer (Tokenizer)")? })))
+        Ok(Built::Stage(Box::new(Bpe { encoder: Encoder::new(env.resource("the tokenizer (Tokenizer)")?) })))
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -127,7 +130,7 @@ impl Settings for Tokenize {
 }
 
 struct Bpe {
-    tokenizer: Arc<Tokenizer>,
+    encoder: Encoder,
 }
 
 impl Stage for Bpe {
@@ -135,12 +138,15 @@ impl Stage for Bpe {
         let Packet::Rows(rows) = packet else { bail!("bpe takes rows, not {}", packet.kind().name()) };
         let column = rows.records.column_by_name("text").context("rows without a column `text`")?;
         let texts = column.as_string_opt::<i64>().context("the column `text` of rows is not large_string")?;
-        let mut documents = ListBuilder::new(UInt32Builder::new());
+        let mut ids = Vec::new();
+        let mut ends = vec![0];
         for text in texts {
-            documents.values().append_slice(&self.tokenizer.encode(text.unwrap_or_default())?);
-            documents.append(true);
+            self.encoder.encode(text.unwrap_or_default(), &mut ids)?;
+            ends.push(i32::try_from(ids.len()).context("a packet of more than 2^31 tokens")?);
         }
-        let documents = documents.finish();
+        let field = Arc::new(Field::new_list_field(DataType::UInt32, true));
+        let ends = OffsetBuffer::new(ends.into());
+        let documents = ListArray::try_new(field, ends, Arc::new(UInt32Array::from(ids)), None)?;
         out.give(Packet::Tokens(Tokens { lane: rows.lane, purpose: rows.purpose, last: rows.last, documents }));
         Ok(Turn::Done)
     }

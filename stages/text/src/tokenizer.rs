@@ -1,6 +1,7 @@
 //! Text to token ids and back: GPT-2 built in, any byte-level `tokenizer.json`, or one trained on the corpus.
 use crate::bpe_training::{TRAINER, WordCounts, learn, tokenizer_json};
-use crate::cache::{Cache, key, write_whole};
+use crate::byte_bpe::Model;
+use crate::cache::{Cache, key, used, write_whole};
 use crate::corpus::Survey;
 use crate::documents::DocumentStore;
 use crate::problem::{TextProblem, similar, similar_file};
@@ -44,6 +45,8 @@ impl Vocabulary {
 /// A tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The fast way; or why `inner` must do.
+    model: Result<Model, String>,
     json: String,
     vocabulary: Vocabulary,
 }
@@ -66,7 +69,8 @@ impl Tokenizer {
         };
         let size = all.values().max().map_or(0, |id| id + 1);
         let hash = blake3::hash(json.as_bytes()).to_hex().to_string();
-        let tokenizer = Self { inner, json, vocabulary: Vocabulary { hash, size, end_of_text: id } };
+        let model = Model::from_json(&json, |token| inner.token_to_id(token));
+        let tokenizer = Self { inner, model, json, vocabulary: Vocabulary { hash, size, end_of_text: id } };
         let sample = "A byte-level one keeps all: 1 é ß 漢 🌍\n\t.";
         let back = tokenizer.decode(&tokenizer.encode(sample)?)?;
         if back.trim_start() != sample {
@@ -91,6 +95,7 @@ impl Tokenizer {
         if let Ok(json) = std::fs::read_to_string(&path)
             && let Ok(tokenizer) = Self::from_json("gpt2", json, end_of_text)
         {
+            used(&[&path]);
             return Ok(tokenizer);
         }
         let tokenizer = Self::from_json("gpt2", gpt2_json()?, end_of_text)?;
@@ -114,6 +119,7 @@ impl Tokenizer {
         let key = key(&[TRAINER, store.content_hash(), &parts, &size.to_string(), end_of_text]);
         let path = cache.file("tokenizers", &key, "json");
         if let Ok(json) = std::fs::read_to_string(&path) {
+            used(&[&path]);
             return Self::from_json(&path.display().to_string(), json, end_of_text);
         }
         let words = count_words(store, survey, progress)?;
@@ -125,13 +131,32 @@ impl Tokenizer {
     }
 
     /// Ids of `text`, without any added at its ends. A special token that is spelled out in the text is that token,
-    /// as it is to Hugging Face.
+    /// as it is to Hugging Face. For many texts an [`Encoder`](crate::byte_bpe::Encoder) is faster.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let Ok(model) = &self.model else { return self.encode_slowly(text) };
+        let mut ids = Vec::new();
+        model.encode(text, &mut Vec::new(), &mut ids);
+        Ok(ids)
+    }
+
+    /// The same by Hugging Face's library: what [`encode`](Self::encode) is measured against, and what it falls back
+    /// to.
+    pub fn encode_slowly(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
         Ok(encoding
             .map_err(|e| anyhow::anyhow!("cannot tokenize a text of {} bytes: {e}", text.len()))?
             .get_ids()
             .to_vec())
+    }
+
+    /// The fast model, if the tokenizer is one that it can be.
+    pub fn model(&self) -> Option<&Model> {
+        self.model.as_ref().ok()
+    }
+
+    /// What in the tokenizer the fast model does not handle, so that Hugging Face's library encodes, more slowly.
+    pub fn slow_because(&self) -> Option<&str> {
+        self.model.as_ref().err().map(String::as_str)
     }
 
     /// Text of `ids`; bytes that are not UTF-8 become replacement characters.
@@ -181,13 +206,7 @@ fn count_words(store: &DocumentStore, survey: &Survey, progress: Progress) -> Re
         loop {
             let chunk = next.fetch_add(1, Ordering::Relaxed) as usize;
             let Some(texts) = rows.chunks(CHUNK).nth(chunk) else { return Ok(words) };
-            let mut counted = Ok(());
-            store.each(texts.iter().copied(), |text| {
-                if counted.is_ok() {
-                    counted = words.add(text.unwrap_or_default());
-                }
-            })?;
-            counted?;
+            store.each(texts.iter().copied(), |text| words.add(text.unwrap_or_default()))?;
             progress((chunk * CHUNK + texts.len()) as u64, rows.len() as u64);
         }
     };
@@ -233,7 +252,7 @@ fn last_merge<'a>(token: &'a [u8], id: u32, ids: &HashMap<&[u8], u32>) -> Option
 }
 
 /// The letter that stands for a byte in byte-level vocabularies: itself if it is visible, else one from 256 on.
-fn letter(byte: u8) -> char {
+pub(crate) fn letter(byte: u8) -> char {
     let visible = |b: &u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
     if visible(&byte) {
         return char::from(byte);

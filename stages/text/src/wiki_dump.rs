@@ -1,42 +1,24 @@
-//! MediaWiki dumps (`.xml`, `.xml.bz2`, multistream or not) to documents, one page at a time.
+//! MediaWiki dumps (XML export, packed or not, multistream or not) to documents, one page at a time.
 //!
-//! The crate `wikrs` does the parsing and the text. It does not tell pages' ids, revisions and places, so a watcher
-//! on the same bytes notes those.
+//! In a dump every `<` of a page's text is escaped, so that `<page>` and `</page>` are where pages begin and end: each
+//! is cut out and parsed by itself (by the crate `wikrs`, which also makes text of its markup), and a page that is
+//! damaged costs no other.
+use crate::convert::{Document, Found, Give};
 use crate::problem::{TextProblem, shielded};
-use anyhow::{Context, Result};
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufReader, Read};
+use crate::quarantine::{Bad, Reason};
+use crate::unpack::{LONGEST, Unpacked};
+use anyhow::Result;
+use memchr::memmem;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::rc::Rc;
 
 /// Changes when the same dump would give other documents.
-pub const CONVERTER: &str = "wikrs 0.4.0, millrace 1";
-
-/// An article.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Article {
-    /// The page's id.
-    pub id: Option<u64>,
-    /// The revision's id.
-    pub revision: Option<u64>,
-    /// Where its `<page>` starts in the (unpacked) XML.
-    pub offset: u64,
-    /// The title.
-    pub title: String,
-    /// Plain text.
-    pub text: String,
-    /// The wiki's short name, for example `enwiki`, where the dump says it.
-    pub wiki: Option<String>,
-    /// The page's address, where the dump says the wiki's.
-    pub url: Option<String>,
-}
+pub const CONVERTER: &str = "wikrs 0.4.0, millrace 2";
 
 /// What a dump held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
-    /// Pages in all.
+    /// Pages in all, sound or not.
     pub pages: u64,
     /// Given as articles.
     pub articles: u64,
@@ -44,153 +26,211 @@ pub struct Pages {
     pub redirects: u64,
     /// Pages of other namespaces.
     pub other_namespaces: u64,
-    /// Articles without text once the markup is gone, or that the converter gave up on.
+    /// Articles without text once the markup is gone.
     pub without_text: u64,
 }
 
-/// Calls `give` with each article (main namespace, not a redirect, some text) and the bytes of the file read so far.
-pub fn read(path: &Path, bzip2: bool, give: &mut dyn FnMut(Article, u64) -> Result<()>) -> Result<Pages> {
-    let corrupt = |why: String| TextProblem::Corrupt { file: path.to_path_buf(), row_group: None, why };
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let packed = Rc::new(RefCell::new(0));
-    let counted = Counting { inner: BufReader::with_capacity(1 << 18, file), read: packed.clone() };
-    let unpacked: Box<dyn Read> =
-        if bzip2 { Box::new(bzip2::read::MultiBzDecoder::new(counted)) } else { Box::new(counted) };
-    let notes = Rc::new(RefCell::new(Notes::default()));
-    let watched = Watched { inner: unpacked, notes: notes.clone() };
-    let mut pages = wikrs::dump::Pages::new(BufReader::with_capacity(1 << 16, watched));
+/// Gives each article (main namespace, not a redirect, some text) of `input`, and each page that cannot be read.
+///
+/// # Errors
+/// [`TextProblem::Corrupt`] if there is neither a page nor what a dump begins with.
+pub fn read(input: Unpacked, path: &Path, give: Give) -> Result<Pages> {
+    let watch = input.watch();
+    let mut cutter = Cutter::new(input);
     let mut found = Pages::default();
-    while let Some(page) =
-        shielded(|| pages.next().transpose()).map_err(|e| corrupt(format!("after {} pages: {e:#}", found.pages)))?
-    {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.split('.').next().unwrap_or_default();
+    while let Some(Piece { offset, content, whole }) = cutter.next()? {
         found.pages += 1;
-        let note = notes.borrow_mut().pages.pop_front().unwrap_or_default();
-        if page.namespace != 0 {
-            found.other_namespaces += 1;
-        } else if page.redirect {
-            found.redirects += 1;
-        } else {
-            let text = shielded(|| Ok(wikrs::render::plain(&wikrs::parser::parse(&page.text).nodes)));
-            let text = text.unwrap_or_default().trim().to_string();
-            if text.is_empty() {
-                found.without_text += 1;
-                continue;
+        let page = match whole {
+            Ok(()) => parse(content),
+            Err(reason) => Err((reason, String::new())),
+        };
+        match page {
+            Err((reason, detail)) => give(Found::Bad(Bad::at(offset, reason, detail)))?,
+            Ok(page) if page.namespace != 0 => found.other_namespaces += 1,
+            Ok(page) if page.redirect => found.redirects += 1,
+            Ok(page) => {
+                let text = shielded(|| Ok(wikrs::render::plain(&wikrs::parser::parse(&page.text).nodes)));
+                let text = match &text {
+                    Ok(text) => text.trim(),
+                    Err(e) => {
+                        give(Found::Bad(Bad::at(offset, Reason::Markup, format!("{:?}: {e:#}", page.title))))?;
+                        continue;
+                    }
+                };
+                if text.is_empty() {
+                    found.without_text += 1;
+                    continue;
+                }
+                found.articles += 1;
+                let (id, revision) = ids(content);
+                let folder = cutter.base.rsplit_once('/').map(|(folder, _)| folder);
+                let url = folder.zip(id).map(|(folder, id)| format!("{folder}?curid={id}"));
+                let source = if cutter.wiki.is_empty() { stem } else { &cutter.wiki };
+                let name = id.map_or(format!("{source}-at-{offset}"), |id| format!("{source}-{id}"));
+                let (id, source, title) = (Some(name), Some(source.to_string()), page.title);
+                give(Found::Document(Document { id, url, title, text, source, revision, offset }))?;
             }
-            found.articles += 1;
-            let Notes { base, wiki, .. } = &*notes.borrow();
-            let folder = base.rsplit_once('/').map(|(folder, _)| folder);
-            let url = folder.zip(note.id).map(|(folder, id)| format!("{folder}?curid={id}"));
-            let wiki = (!wiki.is_empty()).then(|| wiki.clone());
-            let (id, revision, offset) = (note.id, note.revision, note.offset);
-            give(Article { id, revision, offset, title: page.title, text, wiki, url }, *packed.borrow())?;
         }
     }
-    let notes = notes.borrow();
-    if notes.open.is_some() || notes.seen == 0 || notes.in_tag {
-        let why = format!("the dump ends in the middle, after {} pages and {} bytes of XML", found.pages, notes.seen);
-        return Err(corrupt(why).into());
+    if found.pages == 0 && !cutter.opened && watch.damage().is_none() {
+        let why = "there is no page in it: it is no MediaWiki dump".to_string();
+        return Err(TextProblem::Corrupt { file: path.to_path_buf(), row_group: None, why }.into());
+    }
+    if cutter.opened && !cutter.closed && watch.damage().is_none() && !cutter.ended_in_a_page {
+        let detail = format!("no </mediawiki> after {} pages", found.pages);
+        give(Found::Bad(Bad::at(cutter.start, Reason::Cut, detail)))?;
     }
     Ok(found)
 }
 
-struct Counting<R> {
-    inner: R,
-    read: Rc<RefCell<u64>>,
-}
-
-impl<R: Read> Read for Counting<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        *self.read.borrow_mut() += n as u64;
-        Ok(n)
+fn parse(page: &[u8]) -> Result<wikrs::dump::Page, (Reason, String)> {
+    if let Err(e) = std::str::from_utf8(page) {
+        return Err((Reason::NotUtf8, format!("at its byte {}", e.valid_up_to())));
+    }
+    let parsed = shielded(|| wikrs::dump::Pages::new(page).next().transpose());
+    match parsed {
+        Ok(Some(page)) => Ok(page),
+        Ok(None) => Err((Reason::Page, "no page in it".into())),
+        Err(e) => Err((Reason::Page, format!("{e:#}"))),
     }
 }
 
-struct Watched<R> {
-    inner: R,
-    notes: Rc<RefCell<Notes>>,
-}
-
-impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.notes.borrow_mut().see(&buffer[..n]);
-        Ok(n)
+/// Of the page and of its revision.
+fn ids(page: &[u8]) -> (Option<u64>, Option<u64>) {
+    let first = |part: &[u8]| std::str::from_utf8(between(part, b"<id>", b"</id>")?).ok()?.trim().parse().ok();
+    match memmem::find(page, b"<revision") {
+        Some(at) => (first(&page[..at]), first(&page[at..])),
+        None => (first(page), None),
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Note {
-    id: Option<u64>,
-    revision: Option<u64>,
+fn between<'a>(text: &'a [u8], open: &[u8], close: &[u8]) -> Option<&'a [u8]> {
+    let start = memmem::find(text, open)? + open.len();
+    let end = memmem::find(&text[start..], close)?;
+    Some(&text[start..start + end])
+}
+
+const OPEN: &[u8] = b"<page>";
+const CLOSE: &[u8] = b"</page>";
+
+/// A page as it stands in the dump.
+struct Piece<'a> {
     offset: u64,
-    in_revision: bool,
+    content: &'a [u8],
+    whole: Result<(), Reason>,
 }
 
-/// Reads tags, not XML: in a dump every `<` of a page's text is escaped, so that a tag is a tag.
-#[derive(Default)]
-struct Notes {
-    seen: u64,
-    in_tag: bool,
-    tag_offset: u64,
-    tag: Vec<u8>,
-    value: Vec<u8>,
-    pages: VecDeque<Note>,
-    open: Option<Note>,
+/// Cuts a dump into its pages.
+struct Cutter {
+    input: BufReader<Unpacked>,
+    buffer: Vec<u8>,
+    /// Of `buffer` in the dump.
+    start: u64,
+    /// Bytes of `buffer` that have been given.
+    used: usize,
+    opened: bool,
+    closed: bool,
+    ended_in_a_page: bool,
+    /// `<base>` and `<dbname>` of what stands before the pages.
     base: String,
     wiki: String,
 }
 
-impl Notes {
-    const LONGEST: usize = 256;
+impl Cutter {
+    fn new(input: Unpacked) -> Self {
+        let input = BufReader::with_capacity(1 << 16, input);
+        let (base, wiki) = Default::default();
+        let (opened, closed, ended_in_a_page) = (false, false, false);
+        Self { input, buffer: Vec::new(), start: 0, used: 0, opened, closed, ended_in_a_page, base, wiki }
+    }
 
-    fn see(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let stop = if self.in_tag { b'>' } else { b'<' };
-            let end = rest.iter().position(|b| *b == stop);
-            let kept = if self.in_tag { &mut self.tag } else { &mut self.value };
-            let room = Self::LONGEST.saturating_sub(kept.len());
-            kept.extend(rest[..end.unwrap_or(rest.len())].iter().take(room));
-            let used = end.map_or(rest.len(), |end| end + 1);
-            self.seen += used as u64;
-            rest = &rest[used..];
-            if end.is_some() {
-                if self.in_tag {
-                    self.tag();
-                } else {
-                    self.tag_offset = self.seen - 1;
-                    self.tag.clear();
-                }
-                self.in_tag = !self.in_tag;
+    fn next(&mut self) -> Result<Option<Piece<'_>>> {
+        self.drop_used();
+        loop {
+            // Up to the next page.
+            let open = memmem::find(&self.buffer, OPEN);
+            let between = open.unwrap_or(self.buffer.len());
+            self.look_at(between);
+            // What may be the beginning of a tag, or of something that is looked at, stays.
+            let drop = if open.is_some() { between } else { between.saturating_sub(1 << 10) };
+            self.used = drop;
+            self.drop_used();
+            if open.is_some() {
+                break;
             }
+            if !self.more()? {
+                self.start += self.buffer.len() as u64;
+                self.buffer.clear();
+                return Ok(None);
+            }
+        }
+        let mut searched = OPEN.len();
+        loop {
+            let from = searched.saturating_sub(CLOSE.len());
+            let close = memmem::find(&self.buffer[from..], CLOSE).map(|at| from + at + CLOSE.len());
+            let limit = close.unwrap_or(self.buffer.len());
+            // Another page that begins before this one has ended: its end is lost.
+            let next = memmem::find(&self.buffer[from.max(1)..limit], OPEN).map(|at| from.max(1) + at);
+            let (end, whole) = match (next, close) {
+                (Some(next), _) => (next, Err(Reason::Page)),
+                (None, Some(close)) => (close, Ok(())),
+                (None, None) if self.buffer.len() > LONGEST => (self.buffer.len(), Err(Reason::TooLong)),
+                (None, None) => {
+                    searched = self.buffer.len();
+                    if self.more()? {
+                        continue;
+                    }
+                    self.ended_in_a_page = true;
+                    // What damage has cut off is counted there.
+                    if self.input.get_ref().watch().damage().is_some() {
+                        return Ok(None);
+                    }
+                    (self.buffer.len(), Err(Reason::Cut))
+                }
+            };
+            self.used = end;
+            return Ok(Some(Piece { offset: self.start, content: &self.buffer[..end], whole }));
         }
     }
 
-    /// A tag is complete; `value` is the text before it.
-    fn tag(&mut self) {
-        let name = self.tag.split(u8::is_ascii_whitespace).next().unwrap_or_default();
-        let value = || String::from_utf8_lossy(&self.value).into_owned();
-        match (name, &mut self.open) {
-            (b"page", _) => self.open = Some(Note { offset: self.tag_offset, ..Note::default() }),
-            (b"/page", _) => self.pages.extend(self.open.take()),
-            (b"revision", Some(page)) => page.in_revision = true,
-            (b"/id", Some(page)) => {
-                let slot = if page.in_revision { &mut page.revision } else { &mut page.id };
-                *slot = slot.or(value().trim().parse().ok());
+    /// Reads on; `false` at the end.
+    fn more(&mut self) -> Result<bool> {
+        let more = self.input.fill_buf()?;
+        let n = more.len();
+        self.buffer.extend_from_slice(more);
+        self.input.consume(n);
+        Ok(n > 0)
+    }
+
+    fn drop_used(&mut self) {
+        self.buffer.drain(..self.used);
+        self.start += self.used as u64;
+        self.used = 0;
+    }
+
+    /// Looks at what stands outside of pages.
+    fn look_at(&mut self, end: usize) {
+        let text = &self.buffer[..end];
+        self.opened |= memmem::find(text, b"<mediawiki").is_some();
+        self.closed |= memmem::find(text, b"</mediawiki>").is_some();
+        for (open, close, slot) in
+            [(&b"<base>"[..], &b"</base>"[..], &mut self.base), (b"<dbname>", b"</dbname>", &mut self.wiki)]
+        {
+            if let Some(value) = between(text, open, close) {
+                *slot = String::from_utf8_lossy(value).into_owned();
             }
-            (b"/base", None) => self.base = value(),
-            (b"/dbname", None) => self.wiki = value(),
-            _ => {}
         }
-        self.value.clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use crate::testing::pack;
+    use crate::unpack::Packing;
+    use std::io::Cursor;
 
     const DUMP: &str = "<mediawiki><siteinfo><dbname>xwiki</dbname><base>https://x.org/wiki/Main</base></siteinfo>\
         <page><title>A</title><ns>0</ns><id>7</id><revision><id>70</id><contributor><id>9</id></contributor>\
@@ -201,44 +241,65 @@ mod tests {
         <page><title>C</title><ns>0</ns><id>10</id><revision><id>100</id><text>See.</text></revision></page>\
         </mediawiki>";
 
-    fn articles(name: &str, content: &[u8]) -> Result<(Pages, Vec<Article>)> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join(name);
-        std::fs::write(&path, content)?;
-        let mut articles = Vec::new();
-        let pages = read(&path, name.ends_with("bz2"), &mut |article, _| {
-            articles.push(article);
+    /// Id, revision, offset, title, text, url.
+    type Article = (Option<String>, Option<u64>, u64, String, String, Option<String>);
+
+    fn articles(packing: Packing, content: &[u8]) -> Result<(Pages, Vec<Article>, Vec<Bad>)> {
+        let (mut articles, mut bad) = (Vec::new(), Vec::new());
+        let input = Unpacked::new(Cursor::new(content.to_vec()), packing)?;
+        let pages = read(input, Path::new("x.xml"), &mut |found| {
+            match found {
+                Found::Document(d) => {
+                    assert_eq!(d.source.as_deref(), Some("xwiki"));
+                    articles.push((d.id, d.revision, d.offset, d.title, d.text.to_string(), d.url));
+                }
+                Found::Bad(one) => bad.push(one),
+            }
             Ok(())
         })?;
-        Ok((pages, articles))
-    }
-
-    fn packed(text: &str) -> Vec<u8> {
-        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-        encoder.write_all(text.as_bytes()).unwrap();
-        encoder.finish().unwrap()
+        Ok((pages, articles, bad))
     }
 
     #[test]
     fn articles_know_where_they_come_from() {
-        let (pages, found) = articles("x.xml", DUMP.as_bytes()).unwrap();
+        let (pages, found, bad) = articles(Packing::Plain, DUMP.as_bytes()).unwrap();
         assert_eq!(pages, Pages { pages: 4, articles: 2, redirects: 1, other_namespaces: 1, without_text: 0 });
-        assert_eq!((found[0].id, found[0].revision, found[0].text.as_str()), (Some(7), Some(70), "A is bee."));
-        assert_eq!((found[1].id, found[1].revision, found[1].title.as_str()), (Some(10), Some(100), "C"));
-        assert_eq!(found[1].url.as_deref(), Some("https://x.org/wiki?curid=10"));
-        assert_eq!(found[1].wiki.as_deref(), Some("xwiki"));
-        assert!(DUMP[found[1].offset as usize..].starts_with("<page><title>C"));
+        assert_eq!((found[0].0.as_deref(), found[0].1, found[0].4.as_str()), (Some("xwiki-7"), Some(70), "A is bee."));
+        assert_eq!((found[1].0.as_deref(), found[1].1, found[1].3.as_str()), (Some("xwiki-10"), Some(100), "C"));
+        assert_eq!(found[1].5.as_deref(), Some("https://x.org/wiki?curid=10"));
+        assert!(DUMP[found[1].2 as usize..].starts_with("<page><title>C"));
+        assert!(bad.is_empty());
         let (first, second) = DUMP.split_at(300);
-        let multistream = [packed(first), packed(second)].concat();
-        assert_eq!(articles("x.xml.bz2", &multistream).unwrap(), (pages, found));
+        for packing in [Packing::Gzip, Packing::Zstd, Packing::Bzip2] {
+            let parts = [pack(packing, first.as_bytes()), pack(packing, second.as_bytes())].concat();
+            assert_eq!(articles(packing, &parts).unwrap(), (pages, found.clone(), bad.clone()), "{packing:?}");
+        }
     }
 
     #[test]
-    fn a_dump_that_ends_early_is_an_error() {
-        let said = |name, content: &[u8]| articles(name, content).unwrap_err().to_string();
-        assert!(said("x.xml", &DUMP.as_bytes()[..DUMP.len() - 40]).contains("x.xml: "));
-        let whole = packed(DUMP);
-        assert!(said("x.xml.bz2", &whole[..whole.len() / 2]).contains("x.xml.bz2: after"));
-        assert!(said("x.xml", b"").contains("ends in the middle"));
+    fn a_dump_that_ends_early_gives_what_is_whole() {
+        let at = DUMP.rfind("<page>").unwrap();
+        let (_, found, bad) = articles(Packing::Plain, &DUMP.as_bytes()[..DUMP.len() - 40]).unwrap();
+        assert_eq!((found.len(), bad), (1, vec![Bad::at(at as u64, Reason::Cut, "")]));
+        let (_, found, bad) = articles(Packing::Plain, &DUMP.as_bytes()[..at]).unwrap();
+        assert_eq!((found.len(), bad[0].reason, bad.len()), (1, Reason::Cut, 1));
+        let none = articles(Packing::Plain, b"<rss></rss>").unwrap_err().to_string();
+        assert!(none.starts_with("x.xml: there is no page in it"), "{none}");
+    }
+
+    #[test]
+    fn a_damaged_page_costs_no_other() {
+        let whole = articles(Packing::Plain, DUMP.as_bytes()).unwrap().1;
+        for (damaged, reason) in [
+            (DUMP.replacen("</page>", "</pa", 1).into_bytes(), Reason::Page),
+            (DUMP.replacen("<title>A</title>", "<title>A</titel>", 1).into_bytes(), Reason::Page),
+            (DUMP.replacen("<ns>0</ns>", "", 1).into_bytes(), Reason::Page),
+            (DUMP.replacen("&lt;", "&lx;", 1).into_bytes(), Reason::Page),
+            (DUMP.bytes().map(|b| if b == b'\'' { 0xff } else { b }).collect(), Reason::NotUtf8),
+        ] {
+            let (_, found, bad) = articles(Packing::Plain, &damaged).unwrap();
+            let texts = |articles: &[Article]| articles.iter().map(|a| a.4.clone()).collect::<Vec<_>>();
+            assert_eq!((texts(&found), bad.len(), bad[0].reason), (texts(&whole[1..]), 1, reason));
+        }
     }
 }

@@ -3,14 +3,18 @@ mod common;
 use arrow::array::{ArrayRef, DictionaryArray, LargeStringArray, RecordBatch, StringArray, StringViewArray};
 use arrow::array::{BinaryArray, Int64Array};
 use arrow::datatypes::Int32Type;
-use common::{shared, write_parquet, write_texts};
+use common::{pack_all, shared, write_parquet, write_texts};
+use millrace_text::convert::Found;
 use millrace_text::corpus::{Part, Split, Survey};
+use millrace_text::quarantine::{OnBadData, Reason};
 use millrace_text::spool::DocumentFile;
+use millrace_text::unpack::Unpacked;
 use millrace_text::{
     Cache, CorpusIndex, DocumentStore, ReadDocuments, ReadTokens, TextProblem, Vocabulary, silent, wiki_dump,
     write_tokens,
 };
-use std::path::{Path, PathBuf};
+use proptest::prelude::*;
+use std::path::Path;
 use std::sync::Arc;
 
 fn settings(paths: &[&Path], cache: &Path) -> ReadDocuments {
@@ -83,23 +87,204 @@ fn errors_say_what_is_wrong_and_where() {
     assert!(open("n").ends_with("is of type Int64, not string"));
 }
 
-#[test]
-fn a_damaged_row_group_is_named_and_the_others_are_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.parquet");
+/// 400 texts in four row groups, the second of which cannot be decoded.
+fn with_a_damaged_row_group(path: &Path) -> Vec<String> {
     let all: Vec<String> = (0..400).map(|i| format!("text number {i} {}", i * i)).collect();
-    write_texts(&path, 100, &all.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>());
-    let mut bytes = std::fs::read(&path).unwrap();
+    write_texts(path, 100, &all.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>());
+    let mut bytes = std::fs::read(path).unwrap();
     let second = bytes.windows(15).position(|w| w == b"text number 150").unwrap();
     bytes[second - 1200..second + 1200].fill(0xff);
-    std::fs::write(&path, bytes).unwrap();
-    let store = store(&[&path], folder.path()).unwrap();
-    assert_eq!(store.get(350).unwrap().unwrap(), all[350]);
-    let error = store.get(150).unwrap_err();
-    assert!(!error.downcast_ref::<TextProblem>().unwrap().is_usage());
-    assert!(error.to_string().contains("a.parquet, row group 1: cannot be decoded"), "{error}");
-    let error = Survey::of(&store, Split::Every(9), &mut silent()).unwrap_err();
-    assert!(error.to_string().contains("row group 1"), "{error}");
+    std::fs::write(path, bytes).unwrap();
+    all
+}
+
+#[test]
+fn a_damaged_row_group_is_set_aside_and_the_others_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let all = with_a_damaged_row_group(&path);
+    let settings = ReadDocuments { max_bad_fraction: 0.25, ..settings(&[&path], &folder.path().join("cache")) };
+    let mut first = None;
+    for run in ["made", "from the cache"] {
+        let mut store = settings.open(1, &mut silent()).unwrap();
+        assert_eq!(store.get(350).unwrap().unwrap(), all[350]);
+        let error = store.get(150).unwrap_err();
+        assert!(!error.downcast_ref::<TextProblem>().unwrap().is_usage());
+        assert!(error.to_string().contains("a.parquet, row group 1: cannot be decoded"), "{error}");
+        let survey = Survey::cached(&store, Split::Every(9), &settings.cache(), &mut silent()).unwrap();
+        assert!((100..200).all(|row| survey.parts[row] == Part::Skipped && survey.bytes[row] == 0));
+        assert!((200..400).all(|row| survey.parts[row] != Part::Skipped));
+        let bad = &survey.bad[0];
+        assert_eq!((survey.bad.len(), bad.reason, bad.row_group, bad.row), (1, Reason::RowGroup, Some(1), None));
+        assert_eq!(bad.documents, 100);
+        let strict = ReadDocuments { max_bad_fraction: 0.24, ..settings.clone() };
+        let said = strict.quarantine(&mut store, &survey).unwrap_err().to_string();
+        assert!(said.starts_with("100 of 400 documents cannot be read: 100 row group cannot be decoded;"), "{said}");
+        assert!(said.contains("a.parquet, row group 1: row group cannot be decoded"), "{said}");
+        let quarantine = settings.quarantine(&mut store, &survey).unwrap();
+        assert_eq!((quarantine.counts().documents(), store.get(150).unwrap()), (100, None));
+        assert_eq!(first.get_or_insert(survey.clone()), &survey, "{run}");
+        let strict = ReadDocuments { on_bad_data: OnBadData::Stop, ..settings.clone() };
+        let store = strict.open(1, &mut silent()).unwrap();
+        let said = Survey::cached(&store, Split::Every(9), &settings.cache(), &mut silent()).unwrap_err().to_string();
+        assert!(said.contains("a.parquet, row group 1: row group cannot be decoded"), "{said}");
+    }
+}
+
+#[test]
+fn of_a_sample_only_what_is_in_it_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    with_a_damaged_row_group(&path);
+    let settings = ReadDocuments { sample: Some(40), ..settings(&[&path], folder.path()) };
+    let mut store = settings.open(1, &mut silent()).unwrap();
+    let survey = Survey::of(&store, Split::Every(9), &mut silent()).unwrap();
+    let lost = (0..40).filter(|row| (100..200).contains(&store.file_row(*row))).count() as u64;
+    let summary = store.quarantine(&survey).summary();
+    assert!(summary.starts_with(&format!("{lost} of 40 documents cannot be read: ")), "{summary}");
+    assert!(lost > 0 && settings.quarantine(&mut store, &survey).is_err());
+}
+
+#[test]
+fn one_row_that_is_not_utf8_costs_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let all: Vec<String> = (0..250).map(|i| format!("text number {i} é")).collect();
+    let texts: Vec<Option<&str>> = all.iter().enumerate().map(|(i, t)| (i % 5 > 0).then_some(t.as_str())).collect();
+    for (nullable, texts) in [(true, texts), (false, all.iter().map(|t| Some(t.as_str())).collect())] {
+        write_texts(&path, 100, &texts);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = (0..bytes.len()).filter(|at| bytes[*at..].starts_with("text number 123 é".as_bytes()));
+        // In the dictionary and in the statistics.
+        at.collect::<Vec<_>>().into_iter().for_each(|at| bytes[at + 16] = b'x');
+        std::fs::write(&path, bytes).unwrap();
+        let mut store = store(&[&path], folder.path()).unwrap();
+        let survey = Survey::of(&store, Split::Every(9), &mut silent()).unwrap();
+        store.lose(survey.lost());
+        let bad = &survey.bad[0];
+        assert_eq!((survey.bad.len(), bad.reason, bad.documents), (1, Reason::NotUtf8, 1), "nullable: {nullable}");
+        assert_eq!((bad.row_group, bad.row, bad.detail.as_str()), (Some(1), Some(23), "at its byte 17"));
+        for (row, text) in self::texts(&store).into_iter().enumerate() {
+            assert_eq!(text.as_deref(), texts[row].filter(|_| row != 123), "row {row}");
+        }
+    }
+}
+
+/// Documents in every format and packing: `(name, content)`. Each has `n` documents.
+fn every_format(n: usize) -> Vec<(String, Vec<u8>)> {
+    let text = |i: usize| format!("document {i} of {n}");
+    let jsonl: String = (0..n).map(|i| format!("{{\"id\": \"doc {i}\", \"text\": \"{}\"}}\n", text(i))).collect();
+    let pages = (0..n).map(|i| format!("<page><title>T</title><ns>0</ns><id>{i}</id><text>{}</text></page>", text(i)));
+    let xml = format!("<mediawiki>{}</mediawiki>", pages.collect::<String>());
+    let plain = (0..n).map(text).collect::<Vec<_>>().join("\n===\n");
+    let mut all = Vec::new();
+    for (name, content) in [("a.jsonl", jsonl), ("a.xml", xml), ("a.txt", plain)] {
+        all.push((name.to_string(), content.clone().into_bytes()));
+        all.extend(pack_all(content.as_bytes()).map(|(ending, packed)| (format!("{name}.{ending}"), packed)));
+    }
+    all
+}
+
+fn separated(settings: ReadDocuments) -> ReadDocuments {
+    ReadDocuments { separator: Some("\n===\n".into()), ..settings }
+}
+
+#[test]
+fn all_formats_in_one_corpus() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, cache) = (folder.path().join("data"), folder.path().join("cache"));
+    std::fs::create_dir_all(data.join("deep/er")).unwrap();
+    for (name, content) in every_format(20) {
+        std::fs::write(data.join("deep").join(name), content).unwrap();
+    }
+    let expected: Vec<String> = (0..20).map(|i| format!("document {i} of 20")).collect();
+    write_texts(&data.join("deep/er/z.parquet"), 7, &expected.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>());
+    let settings = separated(settings(&[&data], &cache));
+    let mut store = settings.open(1, &mut silent()).unwrap();
+    let found: Vec<String> = texts(&store).into_iter().flatten().collect();
+    assert_eq!(found.len(), 13 * 20);
+    found.chunks(20).for_each(|file| assert_eq!(file, expected));
+    let survey = Survey::of(&store, Split::Fraction(0.1), &mut silent()).unwrap();
+    assert!(settings.quarantine(&mut store, &survey).unwrap().is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Nothing that was not there is read, and nothing panics, whatever is cut off or flipped. Formats without a check
+    /// sum of their own are only cut: what a flipped bit made of them cannot be told from what was there.
+    #[test]
+    fn damage_gives_no_document_that_was_not_there(n in 1usize..400, which in 0usize..12, at in any::<u64>(), cut in any::<bool>()) {
+        let folder = tempfile::tempdir().unwrap();
+        let (name, mut content) = every_format(n).swap_remove(which);
+        let plain = !name.ends_with("gz") && !name.ends_with("zst") && !name.ends_with("bz2");
+        let at = (at % (content.len() as u64 * 8)) as usize;
+        if cut || plain {
+            content.truncate(at / 8);
+        } else {
+            content[at / 8] ^= 1 << (at % 8);
+        }
+        let path = folder.path().join(&name);
+        std::fs::write(&path, content).unwrap();
+        let settings = separated(settings(&[&path], &folder.path().join("cache")));
+        let damaged = match settings.open(1, &mut silent()) {
+            Ok(store) => store,
+            Err(e) => {
+                prop_assert!(e.downcast_ref::<TextProblem>().is_some(), "{:#}", e);
+                return Ok(());
+            }
+        };
+        let found = texts(&damaged);
+        prop_assert!(found.len() <= n);
+        for (i, text) in found.iter().flatten().enumerate() {
+            let whole = text == &format!("document {i} of {n}");
+            // Of plain text that is cut, nobody can tell that its last document goes on.
+            prop_assert!(whole || name == "a.txt" && i + 1 == found.len(), "{}: {:?}", name, text);
+        }
+        if found.len() < n && name != "a.txt" {
+            let survey = Survey::of(&damaged, Split::Every(2), &mut silent()).unwrap();
+            // A JSON Lines file that is cut at the end of a line is whole.
+            let seen = damaged.quarantine(&survey).counts().documents() > 0;
+            prop_assert!(seen || name == "a.jsonl", "{}: {} of {}", name, found.len(), n);
+        }
+    }
+
+    /// The same of Parquet: only a page with a check sum can be told to be damaged, so that here nothing may panic.
+    #[test]
+    fn damaged_parquet_is_read_or_refused(n in 1usize..300, at in any::<u64>(), cut in any::<bool>()) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let all: Vec<String> = (0..n).map(|i| format!("document {i}")).collect();
+        write_texts(&path, 64, &all.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>());
+        let mut content = std::fs::read(&path).unwrap();
+        let at = (at % (content.len() as u64 * 8)) as usize;
+        if cut { content.truncate(at / 8) } else { content[at / 8] ^= 1 << (at % 8) }
+        std::fs::write(&path, content).unwrap();
+        let read = store(&[&path], folder.path()).and_then(|mut store| {
+            let survey = Survey::of(&store, Split::Every(2), &mut silent())?;
+            store.lose(survey.lost());
+            Ok((survey, texts(&store).len()))
+        });
+        match read {
+            Ok((survey, rows)) => prop_assert!(!cut && rows == n && survey.parts.len() == n),
+            Err(e) => prop_assert!(e.downcast_ref::<TextProblem>().is_some(), "{:#}", e),
+        }
+    }
+}
+
+#[test]
+fn a_line_of_50_mb() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = "word ".repeat(10 << 20);
+    let jsonl = folder.path().join("a.jsonl");
+    std::fs::write(&jsonl, format!("{{\"text\": \"{long}\"}}\n{{\"text\": \"b\"}}\n")).unwrap();
+    let plain = folder.path().join("b.txt");
+    std::fs::write(&plain, format!("{long}|b")).unwrap();
+    let settings = ReadDocuments { separator: Some("|".into()), ..settings(&[&jsonl, &plain], folder.path()) };
+    let store = settings.open(1, &mut silent()).unwrap();
+    for first in [0, 2] {
+        assert_eq!(store.get(first).unwrap().unwrap().len(), long.len());
+        assert_eq!(store.get(first + 1).unwrap().unwrap(), "b");
+    }
 }
 
 #[test]
@@ -107,7 +292,7 @@ fn no_file_of_the_apache_collection_makes_it_panic() {
     let Some(root) = shared("parquet/apache-parquet-testing") else { return };
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::new(folder.path().to_str());
-    let (mut read, mut refused, mut files) = (0, 0, 0);
+    let (mut read, mut set_aside, mut refused, mut files) = (0, 0, 0, 0);
     for sub in ["data", "bad_data"] {
         for path in std::fs::read_dir(root.join(sub)).unwrap().map(|e| e.unwrap().path()) {
             if path.extension().is_none_or(|e| e != "parquet") {
@@ -122,7 +307,8 @@ fn no_file_of_the_apache_collection_makes_it_panic() {
                 let result = DocumentStore::open(&[file], &cache)
                     .and_then(|store| Survey::of(&store, Split::Every(2), &mut silent()));
                 match result {
-                    Ok(_) => read += 1,
+                    Ok(survey) if survey.bad.is_empty() => read += 1,
+                    Ok(_) => set_aside += 1,
                     Err(e) => {
                         assert!(
                             e.downcast_ref::<TextProblem>().is_some() && e.to_string().contains(".parquet"),
@@ -134,8 +320,8 @@ fn no_file_of_the_apache_collection_makes_it_panic() {
             }
         }
     }
-    println!("{files} files: {read} columns read, {refused} refused");
-    assert!(files >= 30 && read >= 10);
+    println!("{files} files: {read} columns read, {set_aside} with bad rows, {refused} refused");
+    assert!(files >= 30 && read >= 10 && set_aside >= 1);
 }
 
 #[test]
@@ -156,24 +342,54 @@ fn plain_text_is_spooled_once() {
     let settings = ReadDocuments { separator: Some("---\n".into()), ..settings(&[&a], &cache) };
     let first = settings.open(1, &mut silent()).unwrap();
     assert_eq!(texts(&first), [Some("One.".to_string()), Some("Two.".to_string())]);
-    let spooled: Vec<PathBuf> =
-        std::fs::read_dir(cache.join("documents")).unwrap().map(|e| e.unwrap().path()).collect();
-    let made = std::fs::metadata(&spooled[0]).unwrap().modified().unwrap();
+    let made = || -> Vec<_> {
+        let entries = std::fs::read_dir(cache.join("documents")).unwrap().map(Result::unwrap);
+        let mut made: Vec<_> = entries.map(|e| (e.path(), e.metadata().unwrap().modified().unwrap())).collect();
+        made.sort();
+        made
+    };
+    let spooled = made();
     assert_eq!(settings.open(1, &mut silent()).unwrap().content_hash(), first.content_hash());
-    assert_eq!((spooled.len(), std::fs::metadata(&spooled[0]).unwrap().modified().unwrap()), (1, made));
+    assert_eq!((spooled.len(), made()), (2, spooled), "the documents, and what was set aside");
     std::fs::write(&a, "One.\n---\nTwo!\n").unwrap();
     assert_ne!(settings.open(1, &mut silent()).unwrap().content_hash(), first.content_hash());
 }
 
 #[test]
-fn a_damaged_dump_is_named_and_nothing_is_kept() {
+fn what_is_set_aside_is_remembered() {
     let folder = tempfile::tempdir().unwrap();
     let (path, cache) = (folder.path().join("wiki.xml"), folder.path().join("cache"));
-    std::fs::write(&path, "<mediawiki><page><title>A</title><ns>0</ns><id>1</id><revision><text>x").unwrap();
-    let error = store(&[&path], &cache).err().unwrap();
-    assert!(!error.downcast_ref::<TextProblem>().unwrap().is_usage());
-    assert!(error.to_string().contains("wiki.xml: the dump ends in the middle"), "{error}");
-    assert_eq!(std::fs::read_dir(cache.join("documents")).unwrap().count(), 0);
+    let page = |text: &str| format!("<page><title>A</title><ns>0</ns><id>1</id><revision><text>{text}");
+    std::fs::write(&path, format!("<mediawiki>{}</text></revision></page>{}", page("one"), page("two"))).unwrap();
+    for run in ["made", "from the cache"] {
+        let store = store(&[&path], &cache).unwrap();
+        assert_eq!(texts(&store), [Some("one".to_string())]);
+        let survey = Survey::of(&store, Split::Every(2), &mut silent()).unwrap();
+        let summary = store.quarantine(&survey).summary();
+        assert_eq!(summary, "1 of 2 documents cannot be read: 1 cut short", "{run}");
+        let strict = ReadDocuments { on_bad_data: OnBadData::Stop, ..settings(&[&path], &cache) };
+        let said = strict.open(1, &mut silent()).err().unwrap().to_string();
+        assert!(said.contains("wiki.xml: byte 97: cut short"), "{said}");
+    }
+    let fresh = ReadDocuments { on_bad_data: OnBadData::Stop, ..settings(&[&path], &folder.path().join("fresh")) };
+    assert!(fresh.open(1, &mut silent()).err().unwrap().to_string().contains("byte 97: cut short"));
+    assert_eq!(std::fs::read_dir(folder.path().join("fresh/documents")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_lost_behind_damage_is_estimated() {
+    let folder = tempfile::tempdir().unwrap();
+    let (name, mut content) = every_format(20_000).into_iter().find(|(name, _)| name == "a.jsonl.gz").unwrap();
+    let third = content.len() / 3;
+    content[third..third + 300].fill(0);
+    let path = folder.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    let store = store(&[&path], folder.path()).unwrap();
+    let survey = Survey::of(&store, Split::Every(2), &mut silent()).unwrap();
+    let documents = store.quarantine(&survey).counts().documents();
+    // Of the first member nothing is known to be right.
+    assert_eq!(store.rows(), 0);
+    assert!((10_000..30_000).contains(&documents), "{documents}");
 }
 
 #[test]
@@ -185,6 +401,19 @@ fn the_shared_texts() {
         let bytes: usize = texts(&store).iter().flatten().map(String::len).sum();
         let size = std::fs::metadata(&path).unwrap().len() as usize;
         assert!(store.rows() > least && bytes > size * 98 / 100, "{name}: {} documents, {bytes} bytes", store.rows());
+    }
+}
+
+#[test]
+fn the_shared_corpus_is_the_same_in_json_lines_and_in_parquet() {
+    let Some(parquet) = shared("corpus/wiki-en-dev.parquet") else { return };
+    let Some(lines) = shared("corpus/wiki-en-dev.jsonl.zst") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let [parquet, lines] = [&parquet, &lines].map(|path| store(&[path], folder.path()).unwrap());
+    assert_eq!((parquet.rows(), lines.rows()), (14_472, 14_472));
+    for start in (0..14_472).step_by(1000) {
+        let rows = start..14_472.min(start + 1000);
+        assert!(parquet.take(rows.clone()).unwrap() == lines.take(rows).unwrap(), "from row {start}");
     }
 }
 
@@ -201,13 +430,19 @@ fn the_shared_dumps_hold_what_is_said_of_them() {
     ];
     for (name, pages, articles, redirects) in expected {
         let Some(path) = shared(&format!("xml/{name}")) else { return };
-        let mut text = 0;
-        let found = wiki_dump::read(&path, name.ends_with("bz2"), &mut |article, _| {
-            assert!(article.id.is_some() && article.revision.is_some(), "{name}: {}", article.title);
-            text += article.text.len();
+        let (mut text, mut bad) = (0, Vec::new());
+        let found = wiki_dump::read(Unpacked::open(&path).unwrap(), &path, &mut |found| {
+            match found {
+                Found::Document(article) => {
+                    assert!(article.id.is_some() && article.revision.is_some(), "{name}: {}", article.title);
+                    text += article.text.len();
+                }
+                Found::Bad(one) => bad.push(one),
+            }
             Ok(())
         });
         let found = found.unwrap_or_else(|e| panic!("{name}: {e:#}"));
+        println!("{name}: set aside: {bad:?}");
         println!("{name}: {found:?}, {text} bytes of text");
         assert_eq!(found.pages, pages, "{name}");
         assert!(articles.is_none_or(|n| n == found.articles + found.without_text), "{name}: {found:?}");

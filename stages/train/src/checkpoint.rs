@@ -33,7 +33,7 @@ pub struct TokenizerJson(pub String);
 pub struct Fingerprint {
     /// Every setting that decides numbers, and the hashes of what is read.
     pub configuration: BTreeMap<String, String>,
-    /// OpenBLAS's kernel: kernels differ in their last bits.
+    /// What products run on: kernels differ in their last bits.
     pub blas_core: String,
 }
 

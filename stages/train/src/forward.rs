@@ -2,8 +2,8 @@
 use anyhow::{Result, ensure};
 use compute::models::{Forward as Forwarded, Gpt2, Gpt2Shape, Model, forward_per_sequence};
 use contract::{
-    Activations, At, Batch, Built, Emit, Env, Facts, Kind, ModelFacts, Packet, Parameters, Port, Problem, Purpose,
-    Route, Settings, Stage, StageSettings, Step, Tensor, Ticket, Turn,
+    Activations, At, Batch, Built, Emit, Env, Facts, Kind, ModelFacts, Packet, Parameters, Port, Precision, Problem,
+    Purpose, Route, Settings, Stage, StageSettings, Step, Tensor, Ticket, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -25,7 +25,7 @@ pub struct Gpt2Forward {
     pub document_mask: bool,
     /// `batched`, or `per_sequence` to measure what batching is worth.
     pub batching: Batching,
-    /// Number format of activations and products.
+    /// To what the operands of products are rounded.
     pub precision: Precision,
 }
 
@@ -38,15 +38,6 @@ pub enum Batching {
     Batched,
     /// One after the other, as the trainer that this project began as did.
     PerSequence,
-}
-
-/// Number formats.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    /// IEEE single precision throughout.
-    #[default]
-    F32,
 }
 
 impl Default for Gpt2Forward {
@@ -72,7 +63,7 @@ impl StageSettings for Gpt2Forward {
         ("feed_forward", "width of the feed-forward layer; 4 x width if not given"),
         ("document_mask", "attend only within a token's own document"),
         ("batching", "\"batched\", or \"per_sequence\": one sequence at a time, to measure against"),
-        ("precision", "\"f32\""),
+        ("precision", "\"f32\", or \"bf16\": operands of products rounded to bfloat16, sums in f32"),
     ];
     const EXAMPLE: &'static str = "type = \"gpt2\"\nlayers = 6\nheads = 6\nwidth = 384\n";
 }
@@ -89,6 +80,7 @@ impl Gpt2Forward {
             end_of_text: facts.end_of_text,
             document_mask: self.document_mask,
         })
+        .with_precision(self.precision)
     }
 }
 
@@ -203,6 +195,7 @@ impl Stage for Forward {
                     hidden,
                     targets: batch.targets,
                     head,
+                    precision: self.model.precision(),
                     rows_at_once: (self.batching == Batching::PerSequence).then_some(batch.length),
                     tape,
                     waited: at.waited,

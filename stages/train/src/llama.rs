@@ -1,8 +1,8 @@
 //! `forward` with `type = "llama"`: its settings; the stage is [`Forward`], as with every model.
-use crate::forward::{Batching, Forward, Precision, ports};
+use crate::forward::{Batching, Forward, ports};
 use anyhow::Result;
 use compute::models::{Llama, LlamaShape, Model};
-use contract::{Built, Env, Facts, Kind, ModelFacts, Port, Problem, Settings, StageSettings};
+use contract::{Built, Env, Facts, Kind, ModelFacts, Port, Precision, Problem, Settings, StageSettings};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl StageSettings for LlamaForward {
         ("rope_theta", "base of the rotary frequencies"),
         ("document_mask", "attend only within a token's own document"),
         ("batching", "\"batched\", or \"per_sequence\": one sequence at a time, to measure against"),
-        ("precision", "\"f32\""),
+        ("precision", "\"f32\", or \"bf16\": operands of products rounded to bfloat16, sums in f32"),
     ];
     const EXAMPLE: &'static str = "type = \"llama\"\nlayers = 6\nheads = 6\nkv_heads = 2\nwidth = 384\n";
 }
@@ -87,6 +87,7 @@ impl LlamaForward {
             end_of_text: facts.end_of_text,
             document_mask: self.document_mask,
         })
+        .with_precision(self.precision)
     }
 }
 

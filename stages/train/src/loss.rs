@@ -83,12 +83,13 @@ impl<L: RowLoss> Stage for Loss<L> {
         let (rows, what) = (a.targets.len(), if a.tape.is_some() { "loss" } else { "validation loss" });
         let summed = match a.tape {
             Some(tape) => {
-                let (summed, hidden, head) = head_loss(&self.loss, &a.hidden, &a.head, &a.targets, a.rows_at_once);
+                let (summed, hidden, head) =
+                    head_loss(&self.loss, &a.hidden, &a.head, &a.targets, a.rows_at_once, a.precision);
                 let (leaf, targets, ticket) = (a.leaf, summed.targets, a.ticket);
                 out.give(Packet::LossGradient(Box::new(LossGradient { leaf, targets, hidden, head, tape, ticket })));
                 summed
             }
-            None => head_value(&self.loss, &a.hidden, &a.head, &a.targets, a.rows_at_once),
+            None => head_value(&self.loss, &a.hidden, &a.head, &a.targets, a.rows_at_once, a.precision),
         };
         finite(what, summed.trained + summed.cross_entropy, at.step)?;
         let metric = |name, gather, value| Metric { name, gather, value };

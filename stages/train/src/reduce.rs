@@ -1,7 +1,6 @@
 //! `reduce`: sums the leaves' gradients of the tensors that this worker owns, and takes their norms.
 use crate::tree::{Tree, most_alive};
 use anyhow::{Result, ensure};
-use compute::kernels::sum::block_squares;
 use contract::{
     At, Built, Emit, Env, Gradient, Kind, Norms, Packet, Port, Route, Settings, Stage, StageSettings, Step, Turn,
 };
@@ -69,10 +68,10 @@ impl Stage for ReduceStage {
         let Gradient { leaves, tensor, owner, targets, data } = gradient;
         let sum = &mut self.sums[tensor];
         sum.targets += targets;
-        if let Some(data) = sum.tree.add(self.leaves, leaves, data) {
+        if let Some((data, blocks)) = sum.tree.add(self.leaves, leaves, data) {
             sum.complete = true;
             let targets = sum.targets;
-            out.give(Packet::Norms(Norms { tensor, targets, blocks: block_squares(&data.data) }));
+            out.give(Packet::Norms(Norms { tensor, targets, blocks }));
             out.give(Packet::Gradient(Gradient { leaves: 0..self.leaves, tensor, owner, targets, data }));
         }
         Ok(Turn::Done)

@@ -2,7 +2,7 @@
 //!
 //! `n` leaves split at the largest power of two below `n`, recursively. The shape follows from `n` alone, so a sum
 //! has the same bits whoever adds what and in whatever order the leaves arrive.
-use compute::kernels::sum::add;
+use compute::kernels::sum::{add, add_with_squares, block_squares};
 use contract::{Lane, Tensor, leaf_owner};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -14,8 +14,9 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Adds the sum over `leaves` (a node of the tree over `all` leaves); returns the whole sum when complete.
-    pub fn add(&mut self, all: u32, mut leaves: Range<Lane>, mut sum: Tensor) -> Option<Tensor> {
+    /// Adds the sum over `leaves` (a node of the tree over `all` leaves); returns the whole sum when complete, and its
+    /// squares in blocks.
+    pub fn add(&mut self, all: u32, mut leaves: Range<Lane>, mut sum: Tensor) -> Option<(Tensor, Vec<f64>)> {
         while leaves != (0..all) {
             let sibling = sibling(all, &leaves);
             let there = self.parts.get(&sibling.start).is_some_and(|(range, _)| *range == sibling);
@@ -25,11 +26,16 @@ impl Tree {
             };
             // The left part is always the one that is added to.
             let (mut left, right) = if leaves.start < sibling.start { (sum, other) } else { (other, sum) };
+            leaves = leaves.start.min(sibling.start)..leaves.end.max(sibling.end);
+            if leaves == (0..all) {
+                let squares = add_with_squares(&mut left.data, &right.data);
+                return Some((left, squares));
+            }
             add(&mut left.data, &right.data);
             sum = left;
-            leaves = leaves.start.min(sibling.start)..leaves.end.max(sibling.end);
         }
-        Some(sum)
+        let squares = block_squares(&sum.data);
+        Some((sum, squares))
     }
 }
 
@@ -125,7 +131,7 @@ mod tests {
                 whole = tree.add(n as u32, *leaf as u32..*leaf as u32 + 1, tensor);
             }
             let expected = reference(&(0..n).map(value).collect::<Vec<_>>());
-            prop_assert_eq!(whole.map(|t| t.data[0].to_bits()), Some(expected.to_bits()));
+            prop_assert_eq!(whole.map(|(t, _)| t.data[0].to_bits()), Some(expected.to_bits()));
         }
     }
 }

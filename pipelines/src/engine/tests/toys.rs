@@ -178,6 +178,7 @@ impl Stage for Forward {
                     targets: batch.targets,
                     head,
                     rows_at_once: None,
+                    precision: Default::default(),
                     tape: Some(Box::new(tape)),
                     waited: std::time::Duration::ZERO,
                     ticket: Ticket::default(),

@@ -16,7 +16,7 @@ pub struct Contents {
     step: Option<u64>,
     /// OpenBLAS's kernel.
     blas_kernel: Option<String>,
-    /// What each stage goes on from: stage, lane, state.
+    /// What each stage goes on from: stage, lane, state. Of long lists only their length.
     position: BTreeMap<String, BTreeMap<u32, Value>>,
     /// The model as Hugging Face describes it.
     config: Value,
@@ -45,7 +45,7 @@ pub fn open(folder: &Path) -> Result<Contents> {
     let mut position: BTreeMap<String, BTreeMap<u32, Value>> = BTreeMap::new();
     for (stage, lane, state) in state.iter().flat_map(|state| &state.saved) {
         if !state.is_null() {
-            position.entry(stage.clone()).or_default().insert(*lane, state.clone());
+            position.entry(stage.clone()).or_default().insert(*lane, shortened(state));
         }
     }
     Ok(Contents {
@@ -59,6 +59,15 @@ pub fn open(folder: &Path) -> Result<Contents> {
     })
 }
 
+fn shortened(state: &Value) -> Value {
+    match state {
+        Value::Array(items) if items.len() > 8 => format!("{} values", items.len()).into(),
+        Value::Array(items) => items.iter().map(shortened).collect(),
+        Value::Object(object) => object.iter().map(|(key, value)| (key.clone(), shortened(value))).collect(),
+        other => other.clone(),
+    }
+}
+
 impl Contents {
     /// For people.
     pub fn text(&self, columns: usize) -> String {
@@ -68,11 +77,20 @@ impl Contents {
         if let Some(step) = self.step {
             out += &fact("  step", &step.to_string());
         }
-        let said = |key: &str| self.config[key].as_u64().map(|n| format!("{} {n}", key.trim_start_matches("n_")));
-        let keys = ["n_layer", "n_embd", "n_head", "n_positions", "vocab_size"];
-        let keys = keys.into_iter().chain(["num_hidden_layers", "hidden_size", "num_attention_heads"]);
+        // GPT-2's names and Llama's.
+        const SIZES: [(&str, &[&str]); 5] = [
+            ("layers", &["n_layer", "num_hidden_layers"]),
+            ("heads", &["n_head", "num_attention_heads"]),
+            ("width", &["n_embd", "hidden_size"]),
+            ("positions", &["n_positions", "max_position_embeddings"]),
+            ("ids", &["vocab_size"]),
+        ];
+        let sizes = SIZES.iter().filter_map(|(name, keys)| {
+            let size = keys.iter().find_map(|key| self.config[*key].as_u64())?;
+            Some(format!("{name} {size}"))
+        });
         let model: Vec<String> =
-            self.config["model_type"].as_str().map(str::to_owned).into_iter().chain(keys.filter_map(said)).collect();
+            self.config["model_type"].as_str().map(str::to_owned).into_iter().chain(sizes).collect();
         if !model.is_empty() {
             out += &fact("  model", &model.join(", "));
         }

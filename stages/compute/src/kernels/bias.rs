@@ -1,23 +1,22 @@
-//! Biases: a row added to every row, and its gradient, the sum over rows.
+//! Biases: a row added to every row, with the residual stream where there is one, and its gradient, the sum over rows.
 use crate::wide;
 
 wide! {
-    /// `out_rc[r] = bias_c`: where a product with `beta = 1` then adds its rows.
-    pub fn broadcast(bias_c: &[f32], out_rc: &mut [f32]) {
-        for out in out_rc.chunks_exact_mut(bias_c.len()) {
-            out.copy_from_slice(bias_c);
+    /// `row += bias`.
+    pub fn add(bias: &[f32], row: &mut [f32]) {
+        assert_eq!(bias.len(), row.len());
+        for (x, b) in row.iter_mut().zip(bias) {
+            *x += b;
         }
     }
 }
 
 wide! {
-    /// `out_rc = x_rc + bias_c`: a residual stream to which a product with `beta = 1` then adds its rows.
-    pub fn add_to_rows(x_rc: &[f32], bias_c: &[f32], out_rc: &mut [f32]) {
-        assert_eq!(x_rc.len(), out_rc.len());
-        for (out, x) in out_rc.chunks_exact_mut(bias_c.len()).zip(x_rc.chunks_exact(bias_c.len())) {
-            for ((out, x), b) in out.iter_mut().zip(x).zip(bias_c) {
-                *out = x + b;
-            }
+    /// `row += residual + bias`.
+    pub fn add_with_residual(residual: &[f32], bias: &[f32], row: &mut [f32]) {
+        assert!(bias.len() == row.len() && residual.len() == row.len());
+        for ((x, r), b) in row.iter_mut().zip(residual).zip(bias) {
+            *x += r + b;
         }
     }
 }
@@ -53,12 +52,13 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(30))]
         #[test]
         fn rows_and_sums(rows in 1usize..12, width in 1usize..40) {
-            let (x, bias) = (random(1, rows * width), random(2, width));
-            let mut out = vec![0.0; x.len()];
-            broadcast(&bias, &mut out);
-            prop_assert!(out.iter().enumerate().all(|(i, o)| *o == bias[i % width]));
-            add_to_rows(&x, &bias, &mut out);
-            prop_assert!(out.iter().enumerate().all(|(i, o)| *o == x[i] + bias[i % width]));
+            let (x, bias, residual) = (random(1, rows * width), random(2, width), random(3, width));
+            let mut row = x[..width].to_vec();
+            add(&bias, &mut row);
+            prop_assert!(row.iter().enumerate().all(|(i, y)| *y == x[i] + bias[i]));
+            row.copy_from_slice(&x[..width]);
+            add_with_residual(&residual, &bias, &mut row);
+            prop_assert!(row.iter().enumerate().all(|(i, y)| *y == x[i] + (residual[i] + bias[i])));
             let mut sums = vec![f32::NAN; width];
             column_sums(&x, &mut sums);
             let naive: Vec<f64> =

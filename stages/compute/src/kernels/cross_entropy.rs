@@ -28,13 +28,37 @@ pub struct CrossEntropy;
 
 impl RowLoss for CrossEntropy {
     fn row(&self, logits: &mut [f32], target: u32, gradient: bool) -> RowLossValue {
-        let log_sum = log_sum_exp(logits);
-        let cross_entropy = log_sum - logits[target as usize];
+        let at_target = logits[target as usize];
+        let cross_entropy = if gradient { softmax_with_log_sum(logits) } else { log_sum_exp(logits) } - at_target;
         if gradient {
-            softmax(logits, log_sum, 1.0);
             logits[target as usize] -= 1.0;
         }
         RowLossValue { trained: cross_entropy, cross_entropy }
+    }
+}
+
+wide! {
+    /// The row's softmax in its place, and its [`log_sum_exp`], for the price of one exponential an element.
+    fn softmax_with_log_sum(row: &mut [f32]) -> f32 {
+        let highest = max(row);
+        let (chunks, rest) = row.as_chunks_mut::<LANES>();
+        let mut lanes = [0.0f32; LANES];
+        for chunk in chunks {
+            for i in 0..LANES {
+                chunk[i] = exp(chunk[i] - highest);
+                lanes[i] += chunk[i];
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *x = exp(*x - highest);
+            *lane += *x;
+        }
+        let sum = fold(lanes);
+        let over = 1.0 / sum;
+        for x in row {
+            *x *= over;
+        }
+        highest + sum.ln()
     }
 }
 

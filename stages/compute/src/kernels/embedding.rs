@@ -1,5 +1,6 @@
 //! Token and position embeddings.
 use crate::kernels::sum::add;
+use crate::wide;
 
 /// `out_rc[r] = tokens_vc[token r] + positions_tc[r mod length]`.
 ///
@@ -17,6 +18,12 @@ pub fn forward(
     for (row, (out, token)) in out_rc.chunks_exact_mut(width).zip(tokens).enumerate() {
         let (token, position) = (*token as usize * width, row % length * width);
         let (token, position) = (&tokens_vc[token..token + width], &positions_tc[position..position + width]);
+        add_both(token, position, out);
+    }
+}
+
+wide! {
+    fn add_both(token: &[f32], position: &[f32], out: &mut [f32]) {
         for ((out, t), p) in out.iter_mut().zip(token).zip(position) {
             *out = t + p;
         }

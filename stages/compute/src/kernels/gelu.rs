@@ -33,11 +33,10 @@ wide! {
 
 wide! {
     /// Computes `out_rf` again (the product's gradient needs it), turns `d_rf` from the gradient at `out_rf` into the
-    /// one at `x_rf`, and gives its column sums, the gradient of the bias.
+    /// one at `x_rf`, and *adds* its column sums to `d_bias_f`, the gradient of the bias.
     pub fn backward(x_rf: &[f32], bias_f: &[f32], d_rf: &mut [f32], out_rf: &mut [f32], d_bias_f: &mut [f32]) {
         assert!(x_rf.len() == d_rf.len() && x_rf.len() == out_rf.len() && bias_f.len() == d_bias_f.len());
         let width = bias_f.len();
-        d_bias_f.fill(0.0);
         let rows = x_rf.chunks_exact(width).zip(d_rf.chunks_exact_mut(width)).zip(out_rf.chunks_exact_mut(width));
         for ((x, d), out) in rows {
             for ((((x, b), d), out), d_bias) in x.iter().zip(bias_f).zip(d).zip(out).zip(&mut *d_bias_f) {
@@ -79,7 +78,7 @@ mod tests {
             let mut out = vec![0.0; x.len()];
             forward(&x, &bias, &mut out);
             assert_close(&out, &reference(&x64, &bias64), 1e-6);
-            let (mut d, mut again, mut d_bias) = (d_out.clone(), vec![0.0; x.len()], vec![f32::NAN; width]);
+            let (mut d, mut again, mut d_bias) = (d_out.clone(), vec![0.0; x.len()], vec![0.0; width]);
             backward(&x, &bias, &mut d, &mut again, &mut d_bias);
             prop_assert_eq!(out, again);
             assert_close(&d, &gradient(&x, |x| weighted(&reference(x, &bias64), &d_out)), 1e-5);

@@ -1,15 +1,74 @@
-//! Matrix products: the one place that calls BLAS (through ndarray).
+//! Matrix products: the one place that multiplies matrices.
 //!
-//! ndarray hands a product to `cblas_sgemm` whenever each operand has a unit stride in one direction; transposes and
-//! column blocks of a wider matrix are such views, so nothing is ever copied to be multiplied.
+//! On CPUs with AVX-512 products run on panels packed here ([`avx512`]); elsewhere, and for what that does not take, on
+//! OpenBLAS through ndarray. Transposes and column blocks of a wider matrix are views with a unit stride in one
+//! direction, so nothing is ever copied by who wants a product.
+//!
+//! In [`Precision::Bf16`] both operands are rounded to bfloat16 (to nearest, ties to even) on their way into a product
+//! and sums are single precision, on every path: with the CPU's own instruction where it has one, otherwise by
+//! multiplying the rounded numbers in single precision.
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod panels;
+
 use blas_src as _;
-use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, linalg::general_mat_mul};
-use std::sync::Once;
+use contract::Precision;
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, linalg::general_mat_mul};
+use std::ops::Range;
+use std::sync::{Once, OnceLock};
 
 /// A matrix that is read: any view with a unit stride in one direction.
 pub type Matrix<'a> = ArrayView2<'a, f32>;
 /// A matrix that is written.
 pub type MatrixMut<'a> = ArrayViewMut2<'a, f32>;
+
+/// How this CPU multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    /// OpenBLAS.
+    Blas,
+    /// Packed panels.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// Packed panels, and `vdpbf16ps` for bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+}
+
+/// The one dispatch.
+fn path() -> Path {
+    static PATH: OnceLock<Path> = OnceLock::new();
+    *PATH.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                // Intel's cores have the instruction, at half the rate of single precision.
+                let fast = is_x86_feature_detected!("avx512bf16") && !crate::machine::cpu().contains("Intel");
+                return if fast { Path::Avx512Bf16 } else { Path::Avx512 };
+            }
+        }
+        Path::Blas
+    })
+}
+
+/// Do products run on OpenBLAS?
+pub fn on_blas() -> bool {
+    path() == Path::Blas
+}
+
+/// What products in `precision` run on here, for people and checkpoints: bits may differ between two such names.
+pub fn kernel(precision: Precision) -> String {
+    match (path(), precision) {
+        (Path::Blas, Precision::F32) => format!("OpenBLAS {}", crate::machine::blas_core()),
+        (Path::Blas, Precision::Bf16) => format!("OpenBLAS {}, rounded to bfloat16", crate::machine::blas_core()),
+        #[cfg(target_arch = "x86_64")]
+        (Path::Avx512Bf16, Precision::Bf16) => "AVX512-BF16".into(),
+        #[cfg(target_arch = "x86_64")]
+        (_, Precision::Bf16) => "AVX-512, rounded to bfloat16".into(),
+        #[cfg(target_arch = "x86_64")]
+        (_, Precision::F32) => "AVX-512, f32".into(),
+    }
+}
 
 /// The whole of `data` as a `[data.len() / columns, columns]` matrix.
 pub fn matrix(data: &[f32], columns: usize) -> Matrix<'_> {
@@ -36,13 +95,155 @@ pub fn block_mut(data: &mut [f32], offset: usize, rows: usize, columns: usize, s
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, mut c: MatrixMut<'_>) {
+pub fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: MatrixMut<'_>) {
+    product_then(Precision::F32, alpha, a, b, beta, c, &mut |_| ());
+}
+
+/// Part of a result that is complete.
+pub struct Done {
+    /// Rows of `c`.
+    pub rows: Range<usize>,
+    /// Columns of `c`.
+    pub columns: Range<usize>,
+    c: *mut f32,
+    stride: usize,
+}
+
+impl Done {
+    /// The complete part of one of [`Self::rows`].
+    ///
+    /// # Panics
+    /// If `row` is none of them.
+    pub fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(self.rows.contains(&row), "the row is complete");
+        // SAFETY: rows and columns lie inside `c`, which is borrowed for as long as the product runs; `&mut self` keeps
+        // two rows from being borrowed at once, and `product_then` makes no two of these at once.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.c.add(row * self.stride + self.columns.start), self.columns.len())
+        }
+    }
+}
+
+/// `c = a · b + beta · c`, the operands rounded to `precision`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn product_in(precision: Precision, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: MatrixMut<'_>) {
+    product_then(precision, 1.0, a, b, beta, c, &mut |_| ());
+}
+
+/// [`product`] in `precision`, handing each part of `c` to `then` as soon as it is complete, while it is in cache: once
+/// for each element of `c`, in blocks of rows and columns.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn product_then(
+    precision: Precision,
+    alpha: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    beta: f32,
+    mut c: MatrixMut<'_>,
+    then: &mut dyn FnMut(&mut Done),
+) {
+    let ((rows, columns), depth) = (c.dim(), a.ncols());
+    assert!(a.nrows() == rows && b.nrows() == depth && b.ncols() == columns, "the shapes of a product fit");
+    let stride = if rows > 1 { c.strides()[0] } else { columns as isize };
+    assert!((columns <= 1 || c.strides()[1] == 1) && stride >= columns as isize, "results are row-major");
+    let (base, stride) = (c.as_mut_ptr(), stride as usize);
+    let mut done = |rows, columns| then(&mut Done { rows, columns, c: base, stride });
+    if depth == 0 {
+        if beta == 0.0 {
+            c.fill(0.0);
+        }
+        return done(0..rows, 0..columns);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if path() != Path::Blas
+        && (beta == 0.0 || beta == 1.0)
+        && let (Some(a), Some(b)) = (Operand::of(&a), Operand::of(&b))
+    {
+        let mut product = avx512::Product {
+            rows,
+            columns,
+            depth,
+            alpha,
+            a,
+            b,
+            add: beta == 1.0,
+            c: base,
+            stride,
+            cached: cached(),
+            done: &mut done,
+        };
+        // SAFETY: the CPU has what the path stands for, and the shapes fit.
+        unsafe {
+            match (precision, path()) {
+                (Precision::F32, _) => avx512::single(&mut product),
+                (Precision::Bf16, Path::Avx512Bf16) => avx512::pairs(&mut product),
+                (Precision::Bf16, _) => avx512::rounded(&mut product),
+            }
+        }
+        return;
+    }
     static SINGLE_THREADED: Once = Once::new();
     SINGLE_THREADED.call_once(crate::machine::single_threaded_blas);
-    if beta == 0.0 && a.ncols() == 0 {
-        return c.fill(0.0);
+    match precision {
+        Precision::F32 => general_mat_mul(alpha, &a, &b, beta, &mut c),
+        Precision::Bf16 => {
+            let [a, b]: [Array2<f32>; 2] = [a.mapv(bf16), b.mapv(bf16)];
+            general_mat_mul(alpha, &a, &b, beta, &mut c);
+        }
     }
-    general_mat_mul(alpha, &a, &b, beta, &mut c);
+    done(0..rows, 0..columns);
+}
+
+/// To the nearest bfloat16, ties to even; NaN stays NaN.
+#[inline(always)]
+pub fn bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = if x.is_nan() { bits | 0x0040_0000 } else { bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) };
+    f32::from_bits(rounded & 0xFFFF_0000)
+}
+
+/// Where a matrix lies: elements between neighbours in a column (`row`) and in a row (`column`), one of which is 1.
+#[derive(Clone, Copy)]
+struct Operand {
+    data: *const f32,
+    row: usize,
+    column: usize,
+}
+
+impl Operand {
+    fn of(matrix: &Matrix<'_>) -> Option<Self> {
+        let ((rows, columns), strides) = (matrix.dim(), matrix.strides());
+        // A stride along which there is but one element says nothing.
+        let column = if columns > 1 { strides[1] } else { 1 };
+        let row = if rows > 1 {
+            strides[0]
+        } else if column == 1 {
+            columns as isize
+        } else {
+            1
+        };
+        let fits = row >= 0 && column >= 0 && (row == 1 || column == 1);
+        fits.then(|| Self { data: matrix.as_ptr(), row: row as usize, column: column as usize })
+    }
+
+    fn at(self, row: usize, column: usize) -> Self {
+        Self { data: self.data.wrapping_add(row * self.row + column * self.column), ..self }
+    }
+
+    fn transposed(self) -> Self {
+        Self { row: self.column, column: self.row, ..self }
+    }
+}
+
+/// Floats that may stay in the second cache during a product: somewhat under half of it.
+#[cfg(target_arch = "x86_64")]
+fn cached() -> usize {
+    static CACHED: OnceLock<usize> = OnceLock::new();
+    *CACHED.get_or_init(|| crate::machine::second_cache() / size_of::<f32>() * 4 / 9)
 }
 
 #[cfg(test)]
@@ -79,5 +280,85 @@ mod tests {
             product(0.5, a, b, beta, matrix_mut(&mut c, n));
             assert_close(&c, &expected, 1e-5);
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        /// Several blocks of rows, columns and depth; every element is handed on once, complete; bfloat16 is what
+        /// rounding both operands first would give.
+        #[test]
+        fn blocks_are_handed_on_and_operands_rounded(m in 100usize..300, n in 1usize..130, k in 300usize..900,
+                                                     a_t: bool, b_t: bool, rounded: bool, cut in 1usize..4) {
+            let precision = if rounded { Precision::Bf16 } else { Precision::F32 };
+            let (a, b) = (random(1, m * k), random(2, k * n));
+            let (a, b) = (matrix(&a, if a_t { m } else { k }), matrix(&b, if b_t { k } else { n }));
+            let (a, b) = (if a_t { a.reversed_axes() } else { a }, if b_t { b.reversed_axes() } else { b });
+            let mut c = vec![f32::NAN; m * n];
+            let mut handed = vec![f32::NAN; m * n];
+            product_then(precision, 1.0, a, b, 0.0, matrix_mut(&mut c, n), &mut |done| {
+                for row in done.rows.clone() {
+                    let out = &mut handed[row * n..][done.columns.clone()];
+                    assert!(out.iter().all(|x| x.is_nan()), "once");
+                    out.copy_from_slice(done.row(row));
+                }
+            });
+            prop_assert_eq!(&handed, &c);
+            let to = |x: &f32| if rounded { bf16(*x) } else { *x };
+            assert_close(&c, &naive(1.0, a.map(to).view(), b.map(to).view(), 0.0, &c), 1e-5);
+            // An element's bits do not depend on how many rows and columns are multiplied with it.
+            let (rows, columns) = (m.div_ceil(cut), n.div_ceil(cut));
+            let (a, b) = (a.slice_move(ndarray::s![..rows, ..]), b.slice_move(ndarray::s![.., ..columns]));
+            let mut part = vec![f32::NAN; rows * columns];
+            product_then(precision, 1.0, a, b, 0.0, matrix_mut(&mut part, columns), &mut |_| ());
+            if !on_blas() {
+                for (row, part) in part.chunks(columns).enumerate() {
+                    prop_assert_eq!(part, &c[row * n..][..columns]);
+                }
+            }
+        }
+
+        /// The path of CPUs with `vdpbf16ps`, with that instruction where there is one, and in steps everywhere.
+        #[cfg(target_arch = "x86_64")]
+        #[test]
+        fn pairs_multiply(m in 1usize..40, n in 1usize..120, k in 1usize..500, a_t: bool, b_t: bool) {
+            if !is_x86_feature_detected!("avx512f") {
+                return Ok(());
+            }
+            let (a, b) = (random(1, m * k), random(2, k * n));
+            let (a, b) = (matrix(&a, if a_t { m } else { k }), matrix(&b, if b_t { k } else { n }));
+            let (a, b) = (if a_t { a.reversed_axes() } else { a }, if b_t { b.reversed_axes() } else { b });
+            let expected = naive(1.0, a.map(|x| bf16(*x)).view(), b.map(|x| bf16(*x)).view(), 0.0, &[]);
+            let native = is_x86_feature_detected!("avx512bf16") || std::env::var_os("MILLRACE_TEST_BF16").is_some();
+            for with in [avx512::pairs_in_steps, avx512::pairs].into_iter().take(1 + usize::from(native)) {
+                let mut c = vec![f32::NAN; m * n];
+                let mut product = avx512::Product {
+                    rows: m,
+                    columns: n,
+                    depth: k,
+                    alpha: 1.0,
+                    a: Operand::of(&a).unwrap(),
+                    b: Operand::of(&b).unwrap(),
+                    add: false,
+                    c: c.as_mut_ptr(),
+                    stride: n,
+                    cached: 10_000,
+                    done: &mut |_, _| (),
+                };
+                // SAFETY: the CPU has what it takes (some hide that they have bfloat16: the variable is for these).
+                unsafe { with(&mut product) };
+                assert_close(&c, &expected, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even() {
+        for (x, bits) in
+            [(1.0f32, 0x3F80), (1.003_906_2, 0x3F80), (1.003_907, 0x3F81), (1.011_718_8, 0x3F82), (f32::MAX, 0x7F80)]
+        {
+            assert_eq!(bf16(x).to_bits() >> 16, bits, "{x}");
+            assert_eq!(bf16(-x).to_bits() >> 16, bits | 0x8000, "{x}");
+        }
+        assert!(bf16(f32::NAN).is_nan() && bf16(f32::from_bits(0x7F80_0001)).is_nan());
     }
 }

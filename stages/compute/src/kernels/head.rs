@@ -1,7 +1,7 @@
 //! From hidden states to loss and back: logits, each row's loss and its gradient, in chunks of rows, so that logits of
 //! a whole batch never exist.
-use crate::kernels::gemm::{matrix, matrix_mut, product};
-use contract::{Buffer, IGNORED, Tensor};
+use crate::kernels::gemm::{matrix, matrix_mut, product_in};
+use contract::{Buffer, IGNORED, Precision, Tensor};
 
 /// What one row costs, in nats.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,9 +31,9 @@ pub struct HeadLoss {
 }
 
 /// Floats of logits that are alive at once: what amortises reading the head's matrix for each chunk of rows.
-const LOGITS_AT_ONCE: usize = 4 << 20;
+const LOGITS_AT_ONCE: usize = 8 << 20;
 /// Fewer rows would waste the products, whatever the vocabulary.
-const LEAST_ROWS: usize = 256;
+const LEAST_ROWS: usize = 512;
 
 /// Loss and gradients: of the summed loss at `hidden` `[rows, width]` and at `head` `[vocabulary, width]`.
 ///
@@ -47,17 +47,18 @@ pub fn head_loss(
     head: &Tensor,
     targets: &[u32],
     rows_at_once: Option<usize>,
+    precision: Precision,
 ) -> (HeadLoss, Tensor, Tensor) {
     let (mut d_hidden, mut d_head) = (Tensor::scratch(hidden.shape.clone()), Tensor::scratch(head.shape.clone()));
     let width = head.shape[1];
     let mut beta = 0.0;
-    let total = chunks(loss, hidden, head, targets, rows_at_once, true, |first, d_logits, vocabulary| {
+    let total = chunks(loss, hidden, head, targets, rows_at_once, precision, true, |first, d_logits, vocabulary| {
         let d_logits = matrix(d_logits, vocabulary);
         let rows = first * width..(first + d_logits.nrows()) * width;
         let d_hidden = matrix_mut(&mut d_hidden.data[rows.clone()], width);
-        product(1.0, d_logits, matrix(&head.data, width), 0.0, d_hidden);
+        product_in(precision, d_logits, matrix(&head.data, width), 0.0, d_hidden);
         let hidden = matrix(&hidden.data[rows], width);
-        product(1.0, d_logits.reversed_axes(), hidden, beta, matrix_mut(&mut d_head.data, width));
+        product_in(precision, d_logits.reversed_axes(), hidden, beta, matrix_mut(&mut d_head.data, width));
         beta = 1.0;
     });
     if targets.is_empty() {
@@ -73,8 +74,9 @@ pub fn head_value(
     head: &Tensor,
     targets: &[u32],
     rows_at_once: Option<usize>,
+    precision: Precision,
 ) -> HeadLoss {
-    chunks(loss, hidden, head, targets, rows_at_once, false, |_, _, _| ())
+    chunks(loss, hidden, head, targets, rows_at_once, precision, false, |_, _, _| ())
 }
 
 /// Rows of logits that are alive at once.
@@ -85,12 +87,14 @@ pub fn rows_alive(rows: usize, vocabulary: usize, rows_at_once: Option<usize>) -
 }
 
 /// Calls `chunk` with its first row, its rows of logits (after `loss` has had them) and the vocabulary's size.
+#[allow(clippy::too_many_arguments)]
 fn chunks(
     loss: &dyn RowLoss,
     hidden: &Tensor,
     head: &Tensor,
     targets: &[u32],
     rows_at_once: Option<usize>,
+    precision: Precision,
     gradient: bool,
     mut chunk: impl FnMut(usize, &[f32], usize),
 ) -> HeadLoss {
@@ -103,7 +107,7 @@ fn chunks(
         let (first, rows) = (index * group, targets.len());
         let logits = &mut scratch[..rows * vocabulary];
         let hidden = matrix(&hidden.data[first * width..(first + rows) * width], width);
-        product(1.0, hidden, matrix(&head.data, width).reversed_axes(), 0.0, matrix_mut(logits, vocabulary));
+        product_in(precision, hidden, matrix(&head.data, width).reversed_axes(), 0.0, matrix_mut(logits, vocabulary));
         for (logits, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
             if *target == IGNORED {
                 logits.fill(0.0);
@@ -124,6 +128,7 @@ mod tests {
     use super::*;
     use crate::kernels::cross_entropy::CrossEntropy;
     use crate::kernels::testing::{assert_close, gradient, random, wide};
+    use contract::Precision::F32;
     use proptest::prelude::*;
 
     fn reference(hidden: &[f64], head: &[f64], width: usize, targets: &[u32]) -> f64 {
@@ -145,8 +150,8 @@ mod tests {
             let targets: Vec<u32> =
                 (0..rows).map(|r| if r == ignored { IGNORED } else { (r * 7 % vocabulary) as u32 }).collect();
             let (h64, w64) = (wide(&hidden.data), wide(&head.data));
-            let (total, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &head, &targets, rows_at_once);
-            prop_assert_eq!(total, head_value(&CrossEntropy, &hidden, &head, &targets, rows_at_once));
+            let (total, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &head, &targets, rows_at_once, F32);
+            prop_assert_eq!(total, head_value(&CrossEntropy, &hidden, &head, &targets, rows_at_once, F32));
             prop_assert_eq!(total.targets as usize, rows - usize::from(ignored < rows));
             let expected = reference(&h64, &w64, width, &targets);
             prop_assert!((total.trained - expected).abs() <= 1e-5 * expected.abs().max(1.0));

@@ -19,6 +19,18 @@ wide! {
     }
 }
 
+/// `into += from`, and the [`block_squares`] of the sum while it is in cache.
+pub fn add_with_squares(into: &mut [f32], from: &[f32]) -> Vec<f64> {
+    assert_eq!(into.len(), from.len(), "two gradients of one tensor");
+    let blocks = into.chunks_mut(NORM_BLOCK).zip(from.chunks(NORM_BLOCK));
+    blocks
+        .map(|(into, from)| {
+            add_wide(into, from);
+            squares(into)
+        })
+        .collect()
+}
+
 /// The sum of squares of each block of [`NORM_BLOCK`] elements (the last may be shorter), in f64.
 pub fn block_squares(x: &[f32]) -> Vec<f64> {
     x.chunks(NORM_BLOCK).map(squares).collect()
@@ -62,7 +74,10 @@ mod tests {
     fn addition_adds() {
         let (mut a, b) = (random(1, 77), random(2, 77));
         let expected: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+        let mut same = a.clone();
         add(&mut a, &b);
         assert_eq!(a, expected);
+        assert_eq!(add_with_squares(&mut same, &b), block_squares(&expected));
+        assert_eq!(same, expected);
     }
 }

@@ -4,7 +4,7 @@ mod layer;
 
 use crate::kernels::{embedding, layer_norm};
 use crate::models::{Decoder, Forward, Model};
-use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Result, Tape, Tensor, Turn};
+use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Precision, Result, Tape, Tensor, Turn};
 use layer::{Layer, Place};
 use serde_json::json;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ pub struct Gpt2Shape {
 pub struct Gpt2 {
     shape: Gpt2Shape,
     facts: ModelFacts,
+    precision: Precision,
 }
 
 impl Gpt2 {
@@ -44,7 +45,12 @@ impl Gpt2 {
     /// If the heads do not divide the width.
     pub fn new(shape: Gpt2Shape) -> Self {
         assert!(shape.heads > 0 && shape.width.is_multiple_of(shape.heads), "heads divide the width");
-        Self { facts: facts(&shape), shape }
+        Self { facts: facts(&shape), shape, precision: Precision::F32 }
+    }
+
+    /// The same model with the operands of its products rounded to `precision`.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 }
 
@@ -99,6 +105,10 @@ impl Model for Gpt2 {
         &self.facts
     }
 
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward {
         let (shape, all) = (&self.shape, &parameters.0);
         assert_eq!(all.len(), self.facts.parameters.len(), "the parameters are this model's");
@@ -109,6 +119,7 @@ impl Model for Gpt2 {
             width: shape.width,
             feed_forward: shape.feed_forward,
             document_mask: shape.document_mask,
+            precision: self.precision,
         };
         let rows = place.rows();
         let mut x_rc = Tensor::scratch([rows, shape.width]);

@@ -7,7 +7,7 @@ use crate::kernels::rms_norm;
 use crate::kernels::rotary::{Groups, Rotary};
 use crate::kernels::sum::add;
 use crate::models::{Decoder, Forward, Model};
-use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Result, Tape, Tensor, Turn};
+use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Precision, Result, Tape, Tensor, Turn};
 use layer::{Layer, Place};
 use serde_json::json;
 use std::sync::Arc;
@@ -57,6 +57,7 @@ pub struct Llama {
     shape: Arc<LlamaShape>,
     rotary: Arc<Rotary>,
     facts: ModelFacts,
+    precision: Precision,
 }
 
 impl Llama {
@@ -66,7 +67,12 @@ impl Llama {
         assert!(shape.heads > 0 && shape.width.is_multiple_of(2 * shape.heads), "heads of an even width");
         assert!(shape.kv_heads > 0 && shape.heads.is_multiple_of(shape.kv_heads), "kv_heads divide the heads");
         let rotary = Rotary::new(shape.width / shape.heads, shape.length, shape.rope_theta);
-        Self { facts: facts(&shape), rotary: Arc::new(rotary), shape: Arc::new(shape) }
+        Self { facts: facts(&shape), rotary: Arc::new(rotary), shape: Arc::new(shape), precision: Precision::F32 }
+    }
+
+    /// The same, with the operands of its products rounded to `precision`.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 }
 
@@ -123,11 +129,16 @@ impl Model for Llama {
         &self.facts
     }
 
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward {
         let (shape, all) = (&self.shape, &parameters.0);
         assert_eq!(all.len(), self.facts.parameters.len(), "the parameters are this model's");
         assert!(batch.length <= shape.length, "sequences are no longer than the model's positions");
-        let place = Place { batch: batch.clone(), shape: Arc::clone(shape), rotary: Arc::clone(&self.rotary) };
+        let (shape_of, rotary) = (Arc::clone(shape), Arc::clone(&self.rotary));
+        let place = Place { batch: batch.clone(), shape: shape_of, rotary, precision: self.precision };
         let (rows, width) = (place.rows(), shape.width);
         let mut x_rc = Tensor::scratch([rows, width]);
         for (row, token) in x_rc.data.chunks_exact_mut(width).zip(&batch.tokens[..]) {

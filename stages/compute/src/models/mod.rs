@@ -18,12 +18,17 @@ pub use gpt2::{Gpt2, Gpt2Shape};
 pub use llama::{Llama, LlamaShape};
 pub use per_sequence::forward_per_sequence;
 
-use contract::{Batch, ModelFacts, Parameters, Tape, Tensor};
+use contract::{Batch, ModelFacts, Parameters, Precision, Tape, Tensor};
 
 /// A model: parameters in, hidden states out, and a tape that goes back.
 pub trait Model: Send + Sync {
     /// Its parameters in order, the head's index, FLOPs, Hugging Face configuration, summary.
     fn facts(&self) -> &ModelFacts;
+
+    /// To what the operands of its products are rounded, the head's among them.
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
 
     /// The hidden states of every token of `batch`; `keep` says whether a backward pass will follow.
     ///

@@ -1,6 +1,6 @@
 //! What the comparisons with PyTorch share: golden files, a whole pass, and how far off is how far.
 #![allow(dead_code)] // each test file uses a part
-use contract::{Batch, Parameters, Tensor, Turn};
+use contract::{Batch, Parameters, Precision, Tensor, Turn};
 use millrace_compute::kernels::cross_entropy::CrossEntropy;
 use millrace_compute::kernels::gemm::{matrix, matrix_mut, product};
 use millrace_compute::kernels::head::head_loss;
@@ -31,10 +31,17 @@ pub fn ids(file: &[u8], name: &str) -> Vec<u32> {
 }
 
 /// Loss and target count, and every gradient of the summed loss; `head` is the head's index.
-pub fn learn(forward: Forward, parameters: &Parameters, head: usize, batch: &Batch) -> (f64, u64, Vec<Tensor>) {
+pub fn learn(
+    forward: Forward,
+    parameters: &Parameters,
+    head: usize,
+    batch: &Batch,
+    precision: Precision,
+) -> (f64, u64, Vec<Tensor>) {
     let Forward { hidden, tape } = forward;
     let mut tape = tape.expect("forward was asked to keep it");
-    let (loss, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[head], &batch.targets, None);
+    let (loss, d_hidden, d_head) =
+        head_loss(&CrossEntropy, &hidden, &parameters[head], &batch.targets, None, precision);
     tape.start(d_hidden, d_head);
     let mut gradients: Vec<Option<Tensor>> = parameters.0.iter().map(|_| None).collect();
     let mut give = |index: usize, gradient: Tensor| {

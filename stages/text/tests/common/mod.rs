@@ -4,6 +4,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use contract::{BatchShape, Calendar, Env, Resources};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,4 +37,23 @@ pub fn write_parquet(path: &Path, rows: usize, columns: &[(&str, ArrayRef)]) {
 /// A Parquet file with a column `text`.
 pub fn write_texts(path: &Path, rows: usize, texts: &[Option<&str>]) {
     write_parquet(path, rows, &[("text", Arc::new(StringArray::from(texts.to_vec())))]);
+}
+
+/// `content` in each packing, in two parts, with check sums; and how such a file's name ends.
+pub fn pack_all(content: &[u8]) -> [(&'static str, Vec<u8>); 3] {
+    let halves = content.split_at(content.len() / 2);
+    let (mut gzip, mut zst, mut bzip2) = (Vec::new(), Vec::new(), Vec::new());
+    for part in [halves.0, halves.1] {
+        let mut encoder = flate2::write::GzEncoder::new(&mut gzip, flate2::Compression::fast());
+        encoder.write_all(part).unwrap();
+        encoder.finish().unwrap();
+        let mut encoder = zstd::Encoder::new(&mut zst, 3).unwrap();
+        encoder.include_checksum(true).unwrap();
+        encoder.write_all(part).unwrap();
+        encoder.finish().unwrap();
+        let mut encoder = bzip2::write::BzEncoder::new(&mut bzip2, bzip2::Compression::fast());
+        encoder.write_all(part).unwrap();
+        encoder.finish().unwrap();
+    }
+    [("gz", gzip), ("zst", zst), ("bz2", bzip2)]
 }

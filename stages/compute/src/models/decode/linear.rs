@@ -64,7 +64,8 @@ impl Linear {
         let rows = x.len() / inner;
         let mut out = Buffer::scratch(rows * outer);
         if rows == 1 {
-            let share = outer.div_ceil(rayon::current_num_threads()).max(1);
+            // Several a thread, so that one that is held up is helped.
+            let share = outer.div_ceil(4 * rayon::current_num_threads()).max(1);
             let shares = out.par_chunks_mut(share).zip(self.weight.data.par_chunks(share * inner));
             shares.for_each(|(out, weight)| matrix_vector(weight, inner, x, out));
         } else {

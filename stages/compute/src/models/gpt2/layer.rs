@@ -1,9 +1,9 @@
 //! One transformer block of GPT-2, forward and backward.
 use super::{Gpt2Shape, spec};
 use crate::kernels::attention::{self, Attention};
-use crate::kernels::gemm::{matrix, matrix_mut, product};
+use crate::kernels::gemm::{Done, Matrix, matrix, matrix_mut, product_then};
 use crate::kernels::{bias, gelu, layer_norm};
-use contract::{Batch, Init, ParameterSpec, Tensor};
+use contract::{Batch, Init, ParameterSpec, Precision, Tensor};
 use std::sync::Arc;
 
 /// Tensors of a layer, in Hugging Face's order.
@@ -46,11 +46,40 @@ pub struct Place {
     pub width: usize,
     pub feed_forward: usize,
     pub document_mask: bool,
+    pub precision: Precision,
 }
 
 impl Place {
     pub fn rows(&self) -> usize {
         self.batch.sequences * self.batch.length
+    }
+
+    /// `c = a · b`.
+    fn product(&self, a: Matrix<'_>, b: Matrix<'_>, c: &mut Tensor) {
+        self.product_then(a, b, c, &mut |_| ());
+    }
+
+    /// `c = a · b`, each part handed to `then` while it is in cache.
+    fn product_then(&self, a: Matrix<'_>, b: Matrix<'_>, c: &mut Tensor, then: &mut dyn FnMut(&mut Done)) {
+        let columns = c.shape[1];
+        product_then(self.precision, 1.0, a, b, 0.0, matrix_mut(&mut c.data, columns), then);
+    }
+
+    /// Of `y = x · w`: gives `dw = xᵀ · dy`, and `dx = dy · wᵀ` in `d_x`.
+    fn linear_backward(
+        &self,
+        x: &Tensor,
+        d_y: &Tensor,
+        w: &[f32],
+        mut d_w: Tensor,
+        d_x: &mut Tensor,
+        give: &mut dyn FnMut(Tensor),
+    ) {
+        let (inner, outer) = (x.shape[1], d_y.shape[1]);
+        let (x, d_y) = (matrix(&x.data, inner), matrix(&d_y.data, outer));
+        self.product(x.reversed_axes(), d_y, &mut d_w);
+        give(d_w);
+        self.product(d_y, matrix(w, outer).reversed_axes(), d_x);
     }
 
     fn attention(&self) -> Attention<'_> {
@@ -87,19 +116,37 @@ impl Layer {
 
         layer_norm::forward(&x_rc.data, w(NORM_1), w(NORM_1 + 1), &mut normal_rc.data, &mut norm_1.data);
         let mut qkv = Tensor::scratch([rows, 3 * c]);
-        bias::broadcast(w(QKV + 1), &mut qkv.data);
-        product(1.0, matrix(&normal_rc.data, c), matrix(w(QKV), 3 * c), 1.0, matrix_mut(&mut qkv.data, 3 * c));
+        place.product_then(matrix(&normal_rc.data, c), matrix(w(QKV), 3 * c), &mut qkv, &mut |done| {
+            for row in done.rows.clone() {
+                let columns = done.columns.clone();
+                bias::add(&w(QKV + 1)[columns], done.row(row));
+            }
+        });
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.heads, place.batch.length]);
         attention::forward(&place.attention(), &qkv.data, &mut attended_rc.data, &mut log_sums.data);
-        bias::add_to_rows(&x_rc.data, w(OUT + 1), &mut middle_rc.data);
-        product(1.0, matrix(&attended_rc.data, c), matrix(w(OUT), c), 1.0, matrix_mut(&mut middle_rc.data, c));
+        let onto = |residual_rc: &Tensor, bias_c: &[f32], done: &mut Done| {
+            for row in done.rows.clone() {
+                let columns = done.columns.clone();
+                let residual = &residual_rc.data[row * c..][columns.clone()];
+                bias::add_with_residual(residual, &bias_c[columns], done.row(row));
+            }
+        };
+        place.product_then(matrix(&attended_rc.data, c), matrix(w(OUT), c), &mut middle_rc, &mut |done| {
+            onto(&x_rc, w(OUT + 1), done);
+        });
 
         layer_norm::forward(&middle_rc.data, w(NORM_2), w(NORM_2 + 1), &mut normal_rc.data, &mut norm_2.data);
         let [mut up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch([rows, f]));
-        product(1.0, matrix(&normal_rc.data, c), matrix(w(UP), f), 0.0, matrix_mut(&mut up_rf.data, f));
-        gelu::forward(&up_rf.data, w(UP + 1), &mut gelu_rf.data);
-        bias::add_to_rows(&middle_rc.data, w(DOWN + 1), &mut out_rc.data);
-        product(1.0, matrix(&gelu_rf.data, f), matrix(w(DOWN), c), 1.0, matrix_mut(&mut out_rc.data, c));
+        place.product_then(matrix(&normal_rc.data, c), matrix(w(UP), f), &mut up_rf, &mut |done| {
+            for row in done.rows.clone() {
+                let columns = done.columns.clone();
+                let out = &mut gelu_rf.data[row * f..][columns.clone()];
+                gelu::forward(done.row(row), &w(UP + 1)[columns], out);
+            }
+        });
+        place.product_then(matrix(&gelu_rf.data, f), matrix(w(DOWN), c), &mut out_rc, &mut |done| {
+            onto(&middle_rc, w(DOWN + 1), done);
+        });
 
         let weights = weights.to_vec();
         (out_rc, Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, up_rf })
@@ -120,17 +167,24 @@ impl Layer {
         bias::column_sums(d_rc, &mut d_bias.data);
         give(DOWN + 1, d_bias);
         let [mut d_up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch(up_rf.shape.clone()));
-        product(1.0, matrix(d_rc, c), matrix(w(DOWN), c).reversed_axes(), 0.0, matrix_mut(&mut d_up_rf.data, f));
         let mut d_bias = gradient(UP + 1);
-        gelu::backward(&up_rf.data, w(UP + 1), &mut d_up_rf.data, &mut gelu_rf.data, &mut d_bias.data);
+        d_bias.data.fill(0.0);
+        place.product_then(matrix(d_rc, c), matrix(w(DOWN), c).reversed_axes(), &mut d_up_rf, &mut |done| {
+            for row in done.rows.clone() {
+                let (columns, at) = (done.columns.clone(), row * f + done.columns.start);
+                let (up, gelu) = (&up_rf.data[at..][..columns.len()], &mut gelu_rf.data[at..][..columns.len()]);
+                let d_bias = &mut d_bias.data[columns.clone()];
+                gelu::backward(up, &w(UP + 1)[columns], done.row(row), gelu, d_bias);
+            }
+        });
         give(UP + 1, d_bias);
         drop(up_rf);
         let mut d_down = gradient(DOWN);
-        product(1.0, matrix(&gelu_rf.data, f).reversed_axes(), matrix(d_rc, c), 0.0, matrix_mut(&mut d_down.data, c));
+        place.product(matrix(&gelu_rf.data, f).reversed_axes(), matrix(d_rc, c), &mut d_down);
         give(DOWN, d_down);
         drop(gelu_rf);
         layer_norm::again(&middle_rc.data, w(NORM_2), w(NORM_2 + 1), &norm_2.data, &mut normal_rc.data);
-        linear_backward(&normal_rc, &d_up_rf, w(UP), gradient(UP), &mut d_normal_rc, &mut |g| give(UP, g));
+        place.linear_backward(&normal_rc, &d_up_rf, w(UP), gradient(UP), &mut d_normal_rc, &mut |g| give(UP, g));
         let (mut d_gain, mut d_bias) = (gradient(NORM_2), gradient(NORM_2 + 1));
         let (d_gain_c, d_bias_c) = (&mut d_gain.data, &mut d_bias.data);
         layer_norm::backward(&middle_rc.data, w(NORM_2), &norm_2.data, &d_normal_rc.data, d_rc, d_gain_c, d_bias_c);
@@ -143,16 +197,10 @@ impl Layer {
         bias::column_sums(d_rc, &mut d_bias.data);
         give(OUT + 1, d_bias);
         let mut d_out = gradient(OUT);
-        product(
-            1.0,
-            matrix(&attended_rc.data, c).reversed_axes(),
-            matrix(d_rc, c),
-            0.0,
-            matrix_mut(&mut d_out.data, c),
-        );
+        place.product(matrix(&attended_rc.data, c).reversed_axes(), matrix(d_rc, c), &mut d_out);
         give(OUT, d_out);
-        let d_attended_rc = &mut d_normal_rc.data;
-        product(1.0, matrix(d_rc, c), matrix(w(OUT), c).reversed_axes(), 0.0, matrix_mut(d_attended_rc, c));
+        place.product(matrix(d_rc, c), matrix(w(OUT), c).reversed_axes(), &mut d_normal_rc);
+        let d_attended_rc = &d_normal_rc.data;
         let mut d_qkv = Tensor::scratch(qkv.shape.clone());
         let (attended, log_sums) = (&attended_rc.data, &log_sums.data);
         attention::backward(&place.attention(), &qkv.data, attended, log_sums, d_attended_rc, &mut d_qkv.data);
@@ -161,27 +209,11 @@ impl Layer {
         bias::column_sums(&d_qkv.data, &mut d_bias.data);
         give(QKV + 1, d_bias);
         layer_norm::again(&x_rc.data, w(NORM_1), w(NORM_1 + 1), &norm_1.data, &mut normal_rc.data);
-        linear_backward(&normal_rc, &d_qkv, w(QKV), gradient(QKV), &mut d_normal_rc, &mut |g| give(QKV, g));
+        place.linear_backward(&normal_rc, &d_qkv, w(QKV), gradient(QKV), &mut d_normal_rc, &mut |g| give(QKV, g));
         let (mut d_gain, mut d_bias) = (gradient(NORM_1), gradient(NORM_1 + 1));
         let (d_gain_c, d_bias_c) = (&mut d_gain.data, &mut d_bias.data);
         layer_norm::backward(&x_rc.data, w(NORM_1), &norm_1.data, &d_normal_rc.data, d_rc, d_gain_c, d_bias_c);
         give(NORM_1, d_gain);
         give(NORM_1 + 1, d_bias);
     }
-}
-
-/// Of `y = x · w`: gives `dw = xᵀ · dy`, and `dx = dy · wᵀ` in `d_x`.
-fn linear_backward(
-    x: &Tensor,
-    d_y: &Tensor,
-    w: &[f32],
-    mut d_w: Tensor,
-    d_x: &mut Tensor,
-    give: &mut dyn FnMut(Tensor),
-) {
-    let (inner, outer) = (x.shape[1], d_y.shape[1]);
-    let (x, d_y) = (matrix(&x.data, inner), matrix(&d_y.data, outer));
-    product(1.0, x.reversed_axes(), d_y, 0.0, matrix_mut(&mut d_w.data, outer));
-    give(d_w);
-    product(1.0, d_y, matrix(w, outer).reversed_axes(), 0.0, matrix_mut(&mut d_x.data, inner));
 }

@@ -1,10 +1,10 @@
 //! One transformer block of Llama, forward and backward. Weights are `[out, in]`: products take them turned over.
 use super::{LlamaShape, spec};
 use crate::kernels::attention::{self, Attention};
-use crate::kernels::gemm::{MatrixMut, block, block_mut, matrix, matrix_mut, product};
+use crate::kernels::gemm::{MatrixMut, block, block_mut, matrix, matrix_mut, product_in};
 use crate::kernels::rotary::Rotary;
 use crate::kernels::{rms_norm, swiglu};
-use contract::{Batch, Init, ParameterSpec, Tensor};
+use contract::{Batch, Init, ParameterSpec, Precision, Tensor};
 use std::sync::Arc;
 
 /// Tensors of a layer, in Hugging Face's order.
@@ -42,6 +42,7 @@ pub struct Place {
     pub batch: Batch,
     pub shape: Arc<LlamaShape>,
     pub rotary: Arc<Rotary>,
+    pub precision: Precision,
 }
 
 impl Place {
@@ -87,22 +88,22 @@ impl Layer {
 
         rms_norm::forward(&x_rc.data, w(NORM_1), place.epsilon(), &mut normal_rc.data, &mut norm_1.data);
         let mut projected = Tensor::scratch([rows, c + 2 * place.shape.narrow()]);
-        side_by_side(&normal_rc, &weights[Q..OUT], &mut projected);
+        side_by_side(place.precision, &normal_rc, &weights[Q..OUT], &mut projected);
         let mut qkv = Tensor::scratch([rows, 3 * c]);
         place.rotary.forward(place.shape.groups(), place.batch.length, &projected.data, &mut qkv.data);
         drop(projected);
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.shape.heads, place.batch.length]);
         attention::forward(&place.attention(), &qkv.data, &mut attended_rc.data, &mut log_sums.data);
         let mut middle_rc = x_rc.clone();
-        onto(&attended_rc, w(OUT), &mut middle_rc);
+        onto(place.precision, &attended_rc, w(OUT), &mut middle_rc);
 
         rms_norm::forward(&middle_rc.data, w(NORM_2), place.epsilon(), &mut normal_rc.data, &mut norm_2.data);
         let mut gate_up = Tensor::scratch([rows, 2 * f]);
-        side_by_side(&normal_rc, &weights[GATE..DOWN], &mut gate_up);
+        side_by_side(place.precision, &normal_rc, &weights[GATE..DOWN], &mut gate_up);
         let mut inner_rf = Tensor::scratch([rows, f]);
         swiglu::forward(&gate_up.data, f, &mut inner_rf.data);
         let mut out_rc = middle_rc.clone();
-        onto(&inner_rf, w(DOWN), &mut out_rc);
+        onto(place.precision, &inner_rf, w(DOWN), &mut out_rc);
 
         let weights = weights.to_vec();
         (out_rc, Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, gate_up })
@@ -119,13 +120,21 @@ impl Layer {
 
         // Feed-forward: down, SwiGLU, gate and up, normalisation.
         let mut inner_rf = Tensor::scratch([place.rows(), f]);
-        product(1.0, matrix(&d_rc.data, c), matrix(w(DOWN), f), 0.0, matrix_mut(&mut inner_rf.data, f));
+        product_in(place.precision, matrix(&d_rc.data, c), matrix(w(DOWN), f), 0.0, matrix_mut(&mut inner_rf.data, f));
         let mut d_gate_up = gate_up;
         swiglu::backward(&mut d_gate_up.data, f, &mut inner_rf.data);
-        give(DOWN, of_weight(&d_rc.data, 0, c, &inner_rf));
+        give(DOWN, of_weight(place.precision, &d_rc.data, 0, c, &inner_rf));
         drop(inner_rf);
         rms_norm::again(&middle_rc.data, w(NORM_2), &norm_2.data, &mut normal_rc.data);
-        side_by_side_backward(&normal_rc, &weights[GATE..DOWN], &d_gate_up, &mut d_normal_rc, GATE, give);
+        side_by_side_backward(
+            place.precision,
+            &normal_rc,
+            &weights[GATE..DOWN],
+            &d_gate_up,
+            &mut d_normal_rc,
+            GATE,
+            give,
+        );
         drop(d_gate_up);
         let mut d_gain = Tensor::scratch([c]);
         let d_normal = &d_normal_rc.data;
@@ -134,9 +143,9 @@ impl Layer {
         drop(middle_rc);
 
         // Attention: out, softmax, positions and groups, projections, normalisation.
-        give(OUT, of_weight(&d_rc.data, 0, c, &attended_rc));
+        give(OUT, of_weight(place.precision, &d_rc.data, 0, c, &attended_rc));
         let d_attended_rc = &mut d_normal_rc.data;
-        product(1.0, matrix(&d_rc.data, c), matrix(w(OUT), c), 0.0, matrix_mut(d_attended_rc, c));
+        product_in(place.precision, matrix(&d_rc.data, c), matrix(w(OUT), c), 0.0, matrix_mut(d_attended_rc, c));
         let mut d_qkv = Tensor::scratch(qkv.shape.clone());
         let (attended, log_sums) = (&attended_rc.data, &log_sums.data);
         attention::backward(&place.attention(), &qkv.data, attended, log_sums, d_attended_rc, &mut d_qkv.data);
@@ -145,7 +154,7 @@ impl Layer {
         place.rotary.backward(place.shape.groups(), place.batch.length, &d_qkv.data, &mut d_projected.data);
         drop(d_qkv);
         rms_norm::again(&x_rc.data, w(NORM_1), &norm_1.data, &mut normal_rc.data);
-        side_by_side_backward(&normal_rc, &weights[Q..OUT], &d_projected, &mut d_normal_rc, Q, give);
+        side_by_side_backward(place.precision, &normal_rc, &weights[Q..OUT], &d_projected, &mut d_normal_rc, Q, give);
         let mut d_gain = Tensor::scratch([c]);
         let d_normal = &d_normal_rc.data;
         rms_norm::backward(&x_rc.data, w(NORM_1), &norm_1.data, d_normal, &mut d_rc.data, &mut d_gain.data);
@@ -154,19 +163,25 @@ impl Layer {
 }
 
 /// `y += x · wᵀ`
-fn onto(x: &Tensor, w: &[f32], y: &mut Tensor) {
+fn onto(precision: Precision, x: &Tensor, w: &[f32], y: &mut Tensor) {
     let (inner, outer) = (x.shape[1], y.shape[1]);
-    product(1.0, matrix(&x.data, inner), matrix(w, inner).reversed_axes(), 1.0, matrix_mut(&mut y.data, outer));
+    product_in(
+        precision,
+        matrix(&x.data, inner),
+        matrix(w, inner).reversed_axes(),
+        1.0,
+        matrix_mut(&mut y.data, outer),
+    );
 }
 
 /// `y = [x · wᵀ for every w]`, side by side.
-fn side_by_side(x: &Tensor, weights: &[Arc<Tensor>], y: &mut Tensor) {
+fn side_by_side(precision: Precision, x: &Tensor, weights: &[Arc<Tensor>], y: &mut Tensor) {
     let (rows, inner, stride) = (x.shape[0], x.shape[1], y.shape[1]);
     let mut at = 0;
     for w in weights {
         let outer = w.shape[0];
         let here: MatrixMut<'_> = block_mut(&mut y.data, at, rows, outer, stride);
-        product(1.0, matrix(&x.data, inner), matrix(&w.data, inner).reversed_axes(), 0.0, here);
+        product_in(precision, matrix(&x.data, inner), matrix(&w.data, inner).reversed_axes(), 0.0, here);
         at += outer;
     }
 }
@@ -174,6 +189,7 @@ fn side_by_side(x: &Tensor, weights: &[Arc<Tensor>], y: &mut Tensor) {
 /// From `d_y`, the gradient at the output of [`side_by_side`]: the one at `x` in `d_x`, and gives those of the weights,
 /// of which the first has index `first`.
 fn side_by_side_backward(
+    precision: Precision,
     x: &Tensor,
     weights: &[Arc<Tensor>],
     d_y: &Tensor,
@@ -185,19 +201,19 @@ fn side_by_side_backward(
     let mut at = 0;
     for (index, w) in weights.iter().enumerate() {
         let outer = w.shape[0];
-        give(first + index, of_weight(&d_y.data[at..], stride - outer, outer, x));
+        give(first + index, of_weight(precision, &d_y.data[at..], stride - outer, outer, x));
         let beta = if index == 0 { 0.0 } else { 1.0 };
         let here = block(&d_y.data, at, rows, outer, stride);
-        product(1.0, here, matrix(&w.data, inner), beta, matrix_mut(&mut d_x.data, inner));
+        product_in(precision, here, matrix(&w.data, inner), beta, matrix_mut(&mut d_x.data, inner));
         at += outer;
     }
 }
 
 /// The gradient `d_yᵀ · x` of a weight `[outer, inner]`, where rows of `d_y` are `outer` long and `gap` apart.
-fn of_weight(d_y: &[f32], gap: usize, outer: usize, x: &Tensor) -> Tensor {
+fn of_weight(precision: Precision, d_y: &[f32], gap: usize, outer: usize, x: &Tensor) -> Tensor {
     let (rows, inner) = (x.shape[0], x.shape[1]);
     let mut d_w = Tensor::scratch([outer, inner]);
     let d_y = block(d_y, 0, rows, outer, outer + gap);
-    product(1.0, d_y.reversed_axes(), matrix(&x.data, inner), 0.0, matrix_mut(&mut d_w.data, inner));
+    product_in(precision, d_y.reversed_axes(), matrix(&x.data, inner), 0.0, matrix_mut(&mut d_w.data, inner));
     d_w
 }

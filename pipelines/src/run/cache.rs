@@ -1,0 +1,118 @@
+//! `pipeline cache`: what the cache holds, and its removal.
+use crate::cli;
+use crate::show::human::{bytes, count};
+use crate::show::{Align, table};
+use anyhow::Result;
+use serde_json::json;
+use std::time::{Duration, SystemTime};
+use text::Cache;
+use text::cache_entries::Entry;
+
+/// Columns of what is printed.
+const COLUMNS: usize = 80;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Lists or clears; returns what is to be said.
+///
+/// # Errors
+/// If the cache cannot be read, or something in it not removed.
+pub fn cache(asked: &cli::Cache) -> Result<String> {
+    let folder = asked.cache.as_ref().map(|folder| folder.to_string_lossy().into_owned());
+    let (cache, now) = (Cache::new(folder.as_deref()), SystemTime::now());
+    let kind = asked.clear.as_ref().and_then(Option::as_deref);
+    let is_meant = |entry: &Entry| {
+        kind.is_none_or(|kind| entry.kind == kind)
+            && asked.older_than.is_none_or(|days| entry.idle(now).as_secs() / DAY.as_secs() >= days)
+            && (asked.clear.is_none() || entry.is_removable(now))
+    };
+    let entries: Vec<Entry> = cache.entries()?.into_iter().filter(is_meant).collect();
+    if asked.clear.is_some() {
+        entries.iter().try_for_each(Entry::remove)?;
+    }
+    Ok(match (asked.json, asked.clear.is_some()) {
+        (true, cleared) => entries.iter().map(|entry| as_json(entry, cleared)).collect::<Vec<_>>().join("\n"),
+        (false, true) => said("Removed", &entries, &cache),
+        (false, false) if entries.is_empty() => said("Nothing:", &entries, &cache),
+        (false, false) => format!("{}\n{}", listed(&entries, now), said("In all", &entries, &cache)),
+    })
+}
+
+fn said(verb: &str, entries: &[Entry], cache: &Cache) -> String {
+    let size = entries.iter().map(|entry| entry.bytes).sum();
+    format!("{verb} {} entries, {}\n{}", count(entries.len() as u64), bytes(size), cache.root().display())
+}
+
+fn listed(entries: &[Entry], now: SystemTime) -> String {
+    let heads = [("kind", Align::Left), ("made of", Align::Left), ("size", Align::Right), ("last used", Align::Right)];
+    let rows: Vec<Vec<String>> = entries
+        .iter()
+        .map(|entry| {
+            let source = match (&entry.source, entry.unfinished) {
+                (_, true) => "(unfinished)".to_string(),
+                (Some(source), _) => end_of(source, 44),
+                (None, _) => entry.key.chars().take(12).collect(),
+            };
+            vec![entry.kind.to_string(), source, bytes(entry.bytes), ago(entry.idle(now))]
+        })
+        .collect();
+    table(&heads, &rows, COLUMNS)
+}
+
+/// Of a path that is too long, its end says most.
+fn end_of(path: &str, room: usize) -> String {
+    let long = path.chars().count().saturating_sub(room);
+    if long == 0 { path.to_string() } else { format!("…{}", path.chars().skip(long + 1).collect::<String>()) }
+}
+
+fn ago(idle: Duration) -> String {
+    match idle.as_secs() / DAY.as_secs() {
+        0 => "today".into(),
+        1 => "1 day ago".into(),
+        days => format!("{days} days ago"),
+    }
+}
+
+fn as_json(entry: &Entry, cleared: bool) -> String {
+    let used = entry.used.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    json!({
+        "kind": entry.kind,
+        "key": entry.key,
+        "source": entry.source,
+        "bytes": entry.bytes,
+        "last_used": used,
+        "files": entry.files,
+        "removed": cleared,
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(kind: &'static str, source: Option<&str>, days: u64, unfinished: bool) -> Entry {
+        let (key, source) = ("0123456789abcdef".to_string(), source.map(str::to_string));
+        let used = SystemTime::UNIX_EPOCH + DAY * 100 - DAY * days as u32;
+        Entry { kind, key, files: vec![], source, bytes: 1_234_567 * (days + 1), used, unfinished }
+    }
+
+    #[test]
+    fn a_list_of_80_columns() {
+        let long = "/home/somebody/a/folder/with/a/long/name/enwiki-latest-pages-articles.xml.bz2";
+        let entries = [
+            entry("documents", Some(long), 0, false),
+            entry("documents", None, 1, true),
+            entry("tokenizers", Some("GPT-2, built in"), 40, false),
+            entry("indices", None, 3, false),
+        ];
+        let shown = listed(&entries, SystemTime::UNIX_EPOCH + DAY * 100);
+        assert!(shown.lines().all(|line| line.chars().count() <= COLUMNS));
+        insta::assert_snapshot!(shown, @r"
+        kind        made of                                          size    last used
+        documents   …g/name/enwiki-latest-pages-articles.xml.bz2   1.2 MB        today
+        documents   (unfinished)                                   2.5 MB    1 day ago
+        tokenizers  GPT-2, built in                               50.6 MB  40 days ago
+        indices     0123456789ab                                   4.9 MB   3 days ago
+        ");
+    }
+}

@@ -1,0 +1,152 @@
+//! Texts to ids, for one thread: a tokenizer and a cache of the words it has met. The cache changes no id.
+use super::model::Model;
+use super::words::Words;
+use crate::tokenizer::Tokenizer;
+use anyhow::Result;
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// Places of the cache for short words, a power of two.
+const PLACES: usize = 1 << 15;
+/// The longest word of the cache for short words: with its length it makes 128 bits.
+const SHORT: usize = 15;
+/// The longest word that is kept at all.
+const LONGEST: usize = 128;
+/// Ids after which the cache begins anew.
+const KEPT: usize = 1 << 20;
+
+/// Encodes one text after the other.
+pub struct Encoder {
+    tokenizer: Arc<Tokenizer>,
+    cache: Cache,
+}
+
+impl Encoder {
+    /// Of this tokenizer.
+    pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
+        Self { tokenizer, cache: Cache::new() }
+    }
+
+    /// Appends the ids of `text`; see [`Tokenizer::encode`].
+    pub fn encode(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+        match self.tokenizer.model() {
+            Some(model) => encode_with(model, &mut self.cache, text, ids),
+            None => ids.extend(self.tokenizer.encode(text)?),
+        }
+        Ok(())
+    }
+}
+
+fn encode_with(model: &Model, cache: &mut Cache, text: &str, ids: &mut Vec<u32>) {
+    let between = |(cache, ids): &mut (&mut Cache, &mut Vec<u32>), text: &str| {
+        let mut words = Words::new(text);
+        while let Some((from, to)) = words.next_place() {
+            cache.word(model, text.as_bytes(), from, to, ids);
+        }
+    };
+    model.split(text, &mut (cache, ids), between, |(_, ids), id| ids.push(id));
+}
+
+/// A short word and its ids; if there are more than fit, where they are kept and how many.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    word: u128,
+    count: u32,
+    ids: [u32; 3],
+}
+
+/// Short words in a table in which a new one takes the place of an old one, longer ones in a map.
+struct Cache {
+    places: Vec<Place>,
+    long: FxHashMap<Box<[u8]>, (u32, u32)>,
+    kept: Vec<u32>,
+    scratch: Vec<u32>,
+}
+
+impl Cache {
+    fn new() -> Self {
+        Self {
+            places: vec![Place::default(); PLACES],
+            long: FxHashMap::default(),
+            kept: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Appends the ids of the word `text[from..to]`.
+    #[inline]
+    fn word(&mut self, model: &Model, text: &[u8], from: usize, to: usize, ids: &mut Vec<u32>) {
+        if to - from > SHORT {
+            return self.long_word(model, &text[from..to], ids);
+        }
+        let word = packed(text, from, to);
+        let at = place(word);
+        let found = self.places[at];
+        if found.word != word {
+            return self.new_word(model, &text[from..to], word, ids);
+        }
+        match found.count as usize {
+            1 => ids.push(found.ids[0]),
+            count @ 2..=3 => ids.extend_from_slice(&found.ids[..count]),
+            count => ids.extend_from_slice(&self.kept[found.ids[0] as usize..][..count]),
+        }
+    }
+
+    #[cold]
+    fn new_word(&mut self, model: &Model, spelled: &[u8], word: u128, ids: &mut Vec<u32>) {
+        let from = ids.len();
+        model.word(spelled, &mut self.scratch, ids);
+        let found = &ids[from..];
+        let mut new = Place { word, count: found.len() as u32, ids: [0; 3] };
+        if found.len() <= new.ids.len() {
+            new.ids[..found.len()].copy_from_slice(found);
+        } else {
+            new.ids[0] = self.keep(found);
+        }
+        self.places[place(word)] = new;
+    }
+
+    fn long_word(&mut self, model: &Model, word: &[u8], ids: &mut Vec<u32>) {
+        if let Some((at, count)) = self.long.get(word) {
+            return ids.extend_from_slice(&self.kept[*at as usize..][..*count as usize]);
+        }
+        let from = ids.len();
+        model.word(word, &mut self.scratch, ids);
+        if word.len() <= LONGEST {
+            let at = self.keep(&ids[from..]);
+            self.long.insert(word.into(), (at, (ids.len() - from) as u32));
+        } else {
+            self.scratch = Vec::new();
+        }
+    }
+
+    /// Where `ids` are kept from now on.
+    fn keep(&mut self, ids: &[u32]) -> u32 {
+        if self.kept.len() + ids.len() > KEPT {
+            self.kept.clear();
+            self.long.clear();
+            self.places.fill(Place::default());
+        }
+        self.kept.extend_from_slice(ids);
+        (self.kept.len() - ids.len()) as u32
+    }
+}
+
+/// The word's bytes and, in the last, their number.
+#[inline]
+fn packed(text: &[u8], from: usize, to: usize) -> u128 {
+    let length = to - from;
+    let bytes = match text.get(from..from + 16).and_then(|bytes| bytes.try_into().ok()) {
+        Some(bytes) => u128::from_le_bytes(bytes) & ((1 << (8 * length)) - 1),
+        None => text[from..to].iter().rev().fold(0, |word, byte| word << 8 | u128::from(*byte)),
+    };
+    bytes | (length as u128) << 120
+}
+
+#[inline]
+fn place(word: u128) -> usize {
+    let (low, high) = (word as u64, (word >> 64) as u64);
+    let mixed = (low ^ high.rotate_left(29)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    (mixed >> 32) as usize % PLACES
+}

@@ -1,0 +1,35 @@
+//! `pipeline cache`: what runs leave for the next ones is listed and can be removed.
+mod support;
+use serde_json::Value;
+use support::{Scratch, corpus, tiny};
+
+#[test]
+fn the_cache_is_listed_and_cleared() {
+    let scratch = Scratch::new();
+    let nothing = scratch.pipeline(&["cache"]).succeeds().stdout;
+    assert!(nothing.contains("0 entries, 0 B"), "{nothing}");
+    scratch.write("corpus.txt", corpus(120).join("|"));
+    scratch.write("run.toml", tiny("paths = [\"corpus.txt\"]\nseparator = \"|\""));
+    scratch.train("first", &[]);
+
+    let listed = scratch.pipeline(&["cache"]).succeeds().stdout;
+    assert!(listed.lines().all(|line| line.chars().count() <= 80), "{listed}");
+    for piece in ["documents", "corpus.txt", "surveys", "indices", "tokenizers", "today", "In all 4 entries"] {
+        assert!(listed.contains(piece), "{piece} in\n{listed}");
+    }
+    let lines = scratch.pipeline(&["cache", "--json"]).succeeds().stdout;
+    let entries: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = entries.iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["documents", "surveys", "indices", "tokenizers"]);
+    assert_eq!(entries[0]["files"].as_array().unwrap().len(), 2);
+
+    let old = scratch.pipeline(&["cache", "--clear", "--older-than", "1"]).succeeds().stdout;
+    assert!(old.contains("Removed 0 entries"), "{old}");
+    let removed = scratch.pipeline(&["cache", "--clear", "documents"]).succeeds().stdout;
+    assert!(removed.contains("Removed 1 entries, "), "{removed}");
+    scratch.train("second", &[]);
+    assert_eq!(scratch.numbers("first"), scratch.numbers("second"));
+    assert!(scratch.pipeline(&["cache", "--clear"]).succeeds().stdout.contains("Removed 4 entries"));
+    assert!(scratch.pipeline(&["cache"]).succeeds().stdout.contains("0 entries"));
+    scratch.pipeline(&["cache", "--clear", "everything"]).fails(2, &["documents", "surveys", "indices", "tokenizers"]);
+}

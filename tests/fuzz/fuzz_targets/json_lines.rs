@@ -1,0 +1,28 @@
+//! JSON Lines give documents that serde_json finds too, and bad lines, in order.
+#![no_main]
+use libfuzzer_sys::fuzz_target;
+use std::io::Cursor;
+use std::path::Path;
+use text::convert::Found;
+use text::unpack::{Packing, Unpacked};
+
+fuzz_target!(|data: &[u8]| {
+    let input = Unpacked::new(Cursor::new(data.to_vec()), Packing::Plain).unwrap();
+    let mut last = 0;
+    let _ = text::json_lines::read(input, Path::new("fuzz.jsonl"), "text", &mut |found| {
+        let at = match found {
+            Found::Document(document) => {
+                let line = data[document.offset as usize..].split(|byte| *byte == b'\n').next().unwrap();
+                // Values that are passed over are not looked at as closely as by serde_json, which refuses 1e999.
+                if let Ok(value) = serde_json::from_slice::<serde_json::Value>(line) {
+                    assert_eq!(value["text"].as_str().unwrap_or_default(), document.text);
+                }
+                document.offset
+            }
+            Found::Bad(bad) => bad.byte.unwrap(),
+        };
+        assert!(last <= at && at <= data.len() as u64);
+        last = at;
+        Ok(())
+    });
+});

@@ -1,0 +1,28 @@
+//! Plain text gives documents that stand in it, at their places, in order; the first byte chooses a separator.
+#![no_main]
+use libfuzzer_sys::fuzz_target;
+use std::io::Cursor;
+use text::convert::Found;
+use text::unpack::{Packing, Unpacked};
+
+fuzz_target!(|data: &[u8]| {
+    let Some((choice, data)) = data.split_first() else { return };
+    let separator = [None, Some("\n"), Some("|"), Some("\n\n"), Some("aa"), Some("é")][usize::from(*choice) % 6];
+    let input = Unpacked::new(Cursor::new(data.to_vec()), Packing::Plain).unwrap();
+    let mut last = 0;
+    text::plain_text::read(input, separator, &mut |found| {
+        let end = match found {
+            Found::Document(document) => {
+                assert!(data[document.offset as usize..].starts_with(document.text.as_bytes()));
+                assert!(last <= document.offset);
+                assert!(separator.is_none_or(|separator| !document.text.contains(separator)));
+                document.offset + document.text.len() as u64
+            }
+            Found::Bad(bad) => bad.byte.unwrap(),
+        };
+        assert!(last <= end && end <= data.len() as u64);
+        last = end;
+        Ok(())
+    })
+    .unwrap();
+});
