@@ -4,8 +4,10 @@ use clap::Parser;
 use millrace_pipelines::cli::Cli;
 use support::{Scratch, repository, words};
 
-const COMMANDS: [&str; 12] =
-    ["run", "check", "stages", "evaluate", "generate", "runs", "inspect", "report", "bench", "cache", "diff", "stat"];
+const COMMANDS: [&str; 13] = [
+    "run", "check", "explain", "stages", "evaluate", "generate", "runs", "inspect", "report", "bench", "cache", "diff",
+    "stat",
+];
 
 /// The lines of a help text that show how to call the program.
 fn examples(help: &str) -> Vec<String> {

@@ -132,6 +132,10 @@ fn with_another_setting_it_is_refused() {
     resume("pack.micro_batches=4").fails(2, &["pack.micro_batches was 2, is 4"]);
     scratch.documents("corpus.parquet", &support::corpus(121));
     resume("run.prefetch=1").fails(2, &["content of documents was"]);
+    // All of it at once.
+    let two = ["--set", "optimize.beta1=0.8", "--set", "pack.micro_batch_size=1"];
+    let ran = scratch.pipeline(&[&["run", "run.toml", "--run-dir", "r", "--resume"][..], &two].concat());
+    ran.fails(2, &["optimize.beta1 was 0.9, is 0.8", "pack.micro_batch_size was 2, is 1", "content of documents was"]);
 }
 
 #[test]
@@ -152,8 +156,9 @@ fn what_is_no_checkpoint_is_refused() {
     scratch.train("r", &[]);
     let state = scratch.read("r/checkpoints/step-00000006/state.json");
     scratch.write("r/checkpoints/step-00000006/state.json", &state[..100]);
-    resume("r/checkpoints/step-00000006").fails(1, &["cannot read r/checkpoints/step-00000006/state.json"]);
+    resume("r/checkpoints/step-00000006")
+        .fails(1, &["r/checkpoints/step-00000006 is damaged: its state.json is not what was written"]);
     let model = scratch.bytes("r/checkpoints/step-00000003/model.safetensors");
     scratch.write("r/checkpoints/step-00000003/model.safetensors", &model[..model.len() - 1]);
-    resume("r/checkpoints/step-00000003").fails(1, &["step-00000003/model.safetensors", "cut short"]);
+    resume("r/checkpoints/step-00000003").fails(1, &["step-00000003 is damaged: its model.safetensors"]);
 }

@@ -49,7 +49,8 @@ impl App {
     }
 
     fn command(&self, command: &Command) -> Result<()> {
-        if matches!(command, Command::Run(_) | Command::Evaluate(_) | Command::Generate(_) | Command::Bench(_)) {
+        use Command::{Bench, Evaluate, Explain, Generate, Run};
+        if matches!(command, Run(_) | Evaluate(_) | Generate(_) | Bench(_) | Explain(_)) {
             start_again_with_fitting_kernels();
         }
         match command {
@@ -58,6 +59,7 @@ impl App {
                 let plan = Plan::load(&asked.config, &asked.changes.overrides(), &self.stages).map_err(Error::new)?;
                 println!("{}", show::plan_summary(&plan).trim_end());
             }
+            Command::Explain(asked) => println!("{}", run::explain(asked, &self.stages)?),
             Command::Stages(asked) => {
                 println!("{}", show::stages(&self.stages, asked.name.as_deref()).map_err(Error::new)?.trim_end());
             }

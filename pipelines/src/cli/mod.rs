@@ -1,18 +1,19 @@
 //! The command line of `pipeline`: definitions only.
 mod diff;
-mod stat;
-
-pub use diff::Diff;
-pub use stat::Stat;
+mod explain;
 mod generate;
 mod inspect;
 mod report;
 mod runs;
+mod stat;
 
+pub use diff::Diff;
+pub use explain::Explain;
 pub use generate::Generate;
 pub use inspect::Inspect;
 pub use report::Report;
 pub use runs::Runs;
+pub use stat::Stat;
 
 use crate::plan::Overrides;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -40,6 +41,8 @@ pub enum Command {
     Run(Run),
     /// Check a configuration without running it; all problems at once
     Check(Check),
+    /// Draw the graph; say what a run takes in memory and time
+    Explain(Explain),
     /// List the stage types, or show one with its keys and defaults
     Stages(Stages),
     /// Measure a trained run on its validation split
@@ -67,6 +70,7 @@ pub enum Command {
 #[command(after_help = "Examples:
   pipeline run configs/wiki.toml --sample 100 --epochs 1
   pipeline run configs/wiki.toml --stage loss=configs/stages/z_loss.toml
+  pipeline run configs/wiki.toml --dry-run
   pipeline run configs/wiki.toml --resume")]
 pub struct Run {
     /// The configuration (TOML)
@@ -90,6 +94,9 @@ pub struct Run {
     /// Go on from the last checkpoint of the run, or from this one
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, require_equals = true)]
     pub resume: Option<Option<PathBuf>>,
+    /// Prepare the data and say what would be done, without training
+    #[arg(long, conflicts_with = "resume")]
+    pub dry_run: bool,
 }
 
 /// `--set` and `--stage`.

@@ -5,7 +5,7 @@ use super::parcel::Parcel;
 use super::ports::Edge;
 use super::source::source;
 use super::stop::{Heard, Stop, decisions};
-use crate::plan::PlannedStage;
+use crate::plan::{PlannedStage, order};
 use contract::{Built, Env, Kind, Route, Step};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -75,7 +75,10 @@ pub fn build<'scope>(
 
     let mut built: Vec<Option<Built>> = built.into_iter().map(Some).collect();
     let mut clocks = Vec::new();
-    for s in order(stages.len(), &ways) {
+    let feeds = |to: usize| ways.iter().filter(|way| way.to == to && !way.feedback).map(|way| way.from).collect();
+    // Saved state goes to whoever gathers it, whose plan has no such edge: a cycle would be a fault of `ways`.
+    let order = order(stages.len(), &feeds).unwrap_or_else(|cycle| panic!("a cycle within a step: {cycle:?}"));
+    for s in order {
         let stage = &stages[s];
         let place = Place {
             id: stage.id.clone(),
@@ -187,19 +190,4 @@ fn upstream(ways: &[Way], s: usize) -> Vec<usize> {
         at += 1;
     }
     seen
-}
-
-/// An order in which every stage comes after those that feed it within a step: the plan has no cycle but through
-/// the next step, which the plan's check has made sure of.
-fn order(stages: usize, ways: &[Way]) -> Vec<usize> {
-    let mut order: Vec<usize> = Vec::new();
-    while order.len() < stages {
-        let ready = (0..stages)
-            .find(|s| !order.contains(s) && ways.iter().all(|w| w.to != *s || w.feedback || order.contains(&w.from)));
-        match ready {
-            Some(stage) => order.push(stage),
-            None => panic!("a cycle within a step, which the plan's check refuses"),
-        }
-    }
-    order
 }

@@ -31,9 +31,10 @@ pub use wire::Edge;
 
 pub(crate) use resolve::defaults;
 pub(crate) use values::toml_of;
+pub(crate) use wire::order;
 
 use crate::problem::{Diagnostic, Origin, Problems};
-use contract::{Kind, Settings, StageType};
+use contract::{Settings, StageType};
 use resolve::{COMMON, Schema};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -150,10 +151,10 @@ impl Plan {
     }
 
     /// Indices of [`stages`](Plan::stages) such that every stage comes after those that feed it, but for
-    /// feedback: the order to build them in. The written order wherever that is such an order.
+    /// feedback. The written order wherever that is such an order.
     pub fn order(&self) -> Vec<usize> {
         let wires = self.stages.iter().map(|stage| stage.inputs.clone()).collect();
-        wire::order(&wires).unwrap_or_default()
+        wire::order(self.stages.len(), &|at| wire::feeds(&wires, at)).unwrap_or_default()
     }
 
     /// The stage called `id`.
@@ -166,18 +167,6 @@ impl Plan {
         let of = |stage: &'_ PlannedStage| stage.settings.as_any().is::<S>();
         let at = self.stages.iter().position(of)?;
         Some((at, self.stages[at].settings.as_any().downcast_ref()?))
-    }
-
-    /// Every stage that takes what stage `from` gives of `kind`, as (stage, port, feedback).
-    pub fn takers(&self, from: usize, kind: Kind) -> Vec<(usize, usize, bool)> {
-        let mut found = Vec::new();
-        for (at, stage) in self.stages.iter().enumerate() {
-            for (index, _) in stage.settings.takes().iter().enumerate().filter(|(_, port)| port.kind == kind) {
-                let edges = stage.inputs[index].iter().filter(|edge| edge.from == from);
-                found.extend(edges.map(|edge| (at, index, edge.feedback)));
-            }
-        }
-        found
     }
 }
 

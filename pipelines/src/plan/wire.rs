@@ -66,7 +66,7 @@ pub(crate) fn wire(nodes: &[Node], types_giving: &dyn Fn(Kind) -> Vec<String>, p
         wires.push(ports);
     }
     one_owner(nodes, &wires, problems);
-    if let Err(cycle) = order(&wires) {
+    if let Err(cycle) = order(nodes.len(), &|at| feeds(&wires, at)) {
         let names: Vec<String> = cycle.iter().chain(cycle.first()).map(|i| format!("`{}`", nodes[*i].id)).collect();
         let message = format!("a cycle within one step: {}", names.join(" → "));
         let place = cycle.iter().find(|i| nodes[**i].inputs.is_some()).or(cycle.first()).map(|i| nodes[*i].place());
@@ -192,19 +192,25 @@ fn names_of(kinds: impl Iterator<Item = Kind>) -> String {
     if names.is_empty() { "nothing".into() } else { names.join(", ") }
 }
 
-/// The stages in an order in which every stage comes after those that feed it (but for feedback), as close to
-/// the written order as may be; or a cycle.
-pub(crate) fn order(wires: &Wires) -> Result<Vec<usize>, Vec<usize>> {
-    let feeds = |at: usize| wires[at].iter().flatten().filter(|edge| !edge.feedback).map(|edge| edge.from);
+/// Those that feed stage `at` within a step.
+pub(crate) fn feeds(wires: &Wires, at: usize) -> Vec<usize> {
+    wires[at].iter().flatten().filter(|edge| !edge.feedback).map(|edge| edge.from).collect()
+}
+
+/// `stages` stages in an order in which every stage comes after those that feed it, as close to the written order as
+/// may be; or a cycle.
+pub(crate) fn order(stages: usize, feeds: &dyn Fn(usize) -> Vec<usize>) -> Result<Vec<usize>, Vec<usize>> {
     let mut done: Vec<usize> = Vec::new();
-    while done.len() < wires.len() {
-        let next = (0..wires.len()).find(|at| !done.contains(at) && feeds(*at).all(|from| done.contains(&from)));
+    while done.len() < stages {
+        let next = (0..stages).find(|at| !done.contains(at) && feeds(*at).iter().all(|from| done.contains(from)));
         match next {
             Some(at) => done.push(at),
             None => {
                 // Everyone left is fed by someone left: walk back until somebody comes twice.
-                let mut path: Vec<usize> = (0..wires.len()).filter(|at| !done.contains(at)).take(1).collect();
-                while let Some(from) = path.last().and_then(|at| feeds(*at).find(|from| !done.contains(from))) {
+                let mut path: Vec<usize> = (0..stages).filter(|at| !done.contains(at)).take(1).collect();
+                while let Some(from) =
+                    path.last().and_then(|at| feeds(*at).into_iter().find(|from| !done.contains(from)))
+                {
                     if let Some(start) = path.iter().position(|at| *at == from) {
                         path.drain(..start);
                         break;

@@ -4,8 +4,9 @@
 //! it stands is [`status`](super::status), what it came to [`report`](crate::report).
 use super::Usage;
 use super::session::Session;
+use super::status::LOCK_FILE;
 use crate::plan::Plan;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use compute::machine;
 use serde_json::json;
 use std::fs;
@@ -20,24 +21,60 @@ pub const ENVIRONMENT_FILE: &str = "environment.json";
 /// Whose text the run learned from, and under which licence.
 pub const ATTRIBUTION_FILE: &str = "attribution.txt";
 
-/// Makes `run_dir` for a new run; refuses one in which another run has left something.
+/// Makes `run_dir`, or sees that it is one of a run and can be written.
 ///
 /// # Errors
-/// [`Usage`] if there is another run, or the folder cannot be made.
-pub fn claim(run_dir: &Path) -> Result<()> {
+/// [`Usage`] if it holds something else; if it cannot be made or written.
+pub fn open(run_dir: &Path) -> Result<()> {
+    let at = run_dir.display();
+    fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run directory {at}"))?;
+    let entries = fs::read_dir(run_dir).with_context(|| format!("cannot read the run directory {at}"))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.with_context(|| format!("cannot read {at}"))?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    names.retain(|name| !name.starts_with('.'));
+    let a_runs =
+        |name: &String| [CONFIG_FILE, METRICS_FILE, checkpoint::CHECKPOINTS, LOCK_FILE].contains(&name.as_str());
+    if !names.is_empty() && !names.iter().any(a_runs) {
+        let more = if names.len() > 3 { ", …" } else { "" };
+        let some = names[..names.len().min(3)].join(", ");
+        let why = "a run would mix its files with these; choose another with --run-dir";
+        return Err(Usage(format!("{at} is no run's directory, it holds {some}{more}: {why}")).into());
+    }
+    let probe = run_dir.join(".writable");
+    write(&probe, "")
+        .and_then(|()| Ok(fs::remove_file(&probe)?))
+        .with_context(|| format!("cannot write into the run directory {at}"))
+}
+
+/// Refuses a directory in which another run has left something, unless that goes on; removes what a killed process was
+/// writing. For who holds the directory.
+///
+/// # Errors
+/// [`Usage`] if there is another run.
+pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
+    let at = run_dir.display();
     let taken = run_dir.join(METRICS_FILE).exists() || !checkpoint::list(run_dir)?.is_empty();
-    if taken {
-        let at = run_dir.display();
+    if taken && !goes_on {
         let how = "go on with --resume, choose another with --run-dir, or remove it";
         return Err(Usage(format!("{at} already holds a run: {how}")).into());
     }
-    fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run directory {}", run_dir.display()))
+    for entry in fs::read_dir(run_dir).with_context(|| format!("cannot read {at}"))?.flatten() {
+        // `text::cache::write_whole` names it so.
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') && name.ends_with(".part") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// The checkpoint to go on from: `asked`, or the last one of `run_dir`; `None` if there is none yet.
 ///
 /// # Errors
-/// If `asked` is no checkpoint, or the last one is unreadable.
+/// If `asked` is no checkpoint, or it or the last one is damaged: then with the one before it that is whole.
 pub fn resumed(run_dir: &Path, asked: Option<&Path>) -> Result<Option<(PathBuf, State)>> {
     let path = match asked {
         Some(path) => path.to_owned(),
@@ -46,8 +83,20 @@ pub fn resumed(run_dir: &Path, asked: Option<&Path>) -> Result<Option<(PathBuf, 
             None => return Ok(None),
         },
     };
-    let state = checkpoint::read_state(&path)?;
-    Ok(Some((path, state)))
+    match checkpoint::verify(&path).and_then(|()| checkpoint::read_state(&path)) {
+        Ok(state) => Ok(Some((path, state))),
+        Err(error) => {
+            let all = checkpoint::list(run_dir)?;
+            let step = all.iter().find(|(_, other)| other.file_name() == path.file_name()).map(|(step, _)| *step);
+            let Some(step) = step else { return Err(error) };
+            Err(match checkpoint::before(&run_dir.join(checkpoint::CHECKPOINTS), step) {
+                Some(whole) => {
+                    anyhow!("{error:#}\n  the one before it is whole: go on from it with --resume={}", whole.display())
+                }
+                None => anyhow!("{error:#}\n  no checkpoint before it is whole: start anew with another --run-dir"),
+            })
+        }
+    }
 }
 
 /// Refuses to go on where numbers would not follow from what they followed from; returns what else should be said.

@@ -57,7 +57,7 @@ impl Interruption {
             if let Some(number) = signals.forever().next() {
                 stop.ask();
                 let name = if number == SIGINT { "SIGINT" } else { "SIGTERM" };
-                say(&format!("{name}: stopping after this step, with a checkpoint; once more to leave at once"));
+                say(&format!("{name}: stopping after this step; once more to leave at once"));
             }
         };
         std::thread::Builder::new().name("signals".into()).spawn(watch).context("cannot start a thread")?;

@@ -6,15 +6,18 @@
 //! - [`corpus`]: `pipeline run` of a graph that ends in `parquet`; `pipeline diff` and `pipeline stat`
 //! - [`interruption`]: what SIGINT and SIGTERM do
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
+//! - [`explain`](mod@explain): `pipeline explain` and `--dry-run`; [`calibrate`]: a few seconds of the model
 //! - [`generate`](mod@generate): `pipeline generate`
 //! - [`runs`](mod@runs): `pipeline runs`; [`inspect`](mod@inspect): `pipeline inspect`
 //! - [`bench`](mod@bench): `pipeline bench`; [`sweep`](mod@sweep): its `--sweep`
 //! - [`cache`](mod@cache): `pipeline cache`
 mod bench;
 mod cache;
+mod calibrate;
 mod corpus;
 mod directory;
 mod evaluate;
+mod explain;
 mod generate;
 mod inspect;
 mod interruption;
@@ -31,6 +34,7 @@ pub use corpus::diff::{Difference, diff, render as render_diff};
 pub use corpus::stat::{render as render_stat, stat};
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use evaluate::{Evaluated, evaluate};
+pub use explain::explain;
 pub use generate::{Generated, Stop, generate, generate_command};
 pub use inspect::{Inspected, inspect};
 pub use interruption::Interrupted;
@@ -50,7 +54,20 @@ pub fn cores() -> usize {
 
 /// Most memory that this process has had in use, in MB (2^20 bytes); 0 where the system does not say.
 pub fn peak_rss_mb() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).unwrap_or(0) / 1024
+    kilobytes("/proc/self/status", "VmHWM:").unwrap_or(0) / 1024
+}
+
+/// Memory that this process has in use, in MB (2^20 bytes); 0 where the system does not say.
+fn rss_mb() -> u64 {
+    kilobytes("/proc/self/status", "VmRSS:").unwrap_or(0) / 1024
+}
+
+/// Bytes that could be had without swapping, as far as the system says.
+fn available_memory() -> u64 {
+    kilobytes("/proc/meminfo", "MemAvailable:").map_or(u64::MAX, |kilobytes| kilobytes * 1024)
+}
+
+fn kilobytes(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix("kB")?.trim().parse().ok()
 }

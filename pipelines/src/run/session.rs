@@ -88,7 +88,7 @@ fn interval(steps: u64) -> Option<u64> {
     (steps > 0).then_some(steps)
 }
 
-fn batch_shape(plan: &Plan) -> Result<BatchShape> {
+pub fn batch_shape(plan: &Plan) -> Result<BatchShape> {
     let shape = plan.stages.iter().find_map(|stage| stage.settings.batch_shape());
     shape.ok_or_else(|| Usage("nothing makes batches: add a stage of type `concat`".into()).into())
 }

@@ -53,6 +53,9 @@ pub struct Status {
     /// When it ended.
     #[serde(default)]
     pub ended: Option<u64>,
+    /// Most memory that the process has had in use, in MB (2^20 bytes).
+    #[serde(default)]
+    pub peak_rss_mb: u64,
     /// Why it failed.
     #[serde(default)]
     pub error: Option<String>,
@@ -65,12 +68,13 @@ impl Status {
     /// The process begins to train, now.
     pub fn begin(first: u64, steps: u64) -> Self {
         let (state, started) = (State::Running, now());
-        Self { state, first, steps, started, ended: None, error: None, times: None }
+        Self { state, first, steps, started, ended: None, peak_rss_mb: 0, error: None, times: None }
     }
 
     /// It ended at `step`, now, and this came of it.
     pub fn end(&mut self, came: &Result<Times>, step: u64) {
         self.ended = Some(now());
+        self.peak_rss_mb = super::peak_rss_mb();
         self.times = came.as_ref().ok().cloned();
         self.error = came.as_ref().err().map(|error| format!("{error:#}"));
         self.state = match came {

@@ -2,18 +2,18 @@
 use super::interruption::Interruption;
 use super::session::Session;
 use super::status::{Hold, Status};
-use super::{Usage, directory, prepare};
+use super::{Usage, calibrate, directory, explain, prepare};
 use crate::cli;
 use crate::engine::{Job, Stop, WorkerTiming, execute};
 use crate::plan::Plan;
 use crate::report;
 use crate::show::human::time;
-use crate::show::{Banner, Line, StageTime, Times, Training, Wait, banner, held_back, stage_times};
-use anyhow::{Context, Result};
+use crate::show::{Banner, Line, StageTime, Times, Training, Wait, banner, stage_times};
+use anyhow::Result;
 use compute::kernels::gemm;
 use compute::machine;
 use contract::{Precision, Saved, Snapshot, StageType};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -38,15 +38,15 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     machine::single_threaded_blas();
     let interruption = Interruption::at_once()?;
 
-    std::fs::create_dir_all(&run_dir)
-        .with_context(|| format!("cannot make the run directory {}", run_dir.display()))?;
+    if asked.dry_run {
+        return dry_run(&plan, workers, &run_dir);
+    }
+    directory::open(&run_dir)?;
     let hold = Hold::take(&run_dir)?;
+    directory::claim(&run_dir, asked.resume.is_some())?;
     let from = match &asked.resume {
         Some(checkpoint) => directory::resumed(&run_dir, checkpoint.as_deref())?,
-        None => {
-            directory::claim(&run_dir)?;
-            None
-        }
+        None => None,
     };
     let mut line = Line::stderr();
     let prepared = prepare::prepare(&plan, workers, &mut line)?;
@@ -59,18 +59,19 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
         quarantine.write(&run_dir)?;
     }
 
-    line.note(&banner(&introduction(&session, &plan, &run_dir), line.columns()));
-    session.notes.iter().for_each(|note| line.note(&format!("note: {note}")));
-    let limit = Limit { gemm_gflops: full_speed(workers) };
+    let introduction = banner(&introduction(&session, &plan, &run_dir), line.columns());
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
-    session.env.resources.insert(Arc::new(limit));
+    // From what is said next on, a signal waits for the step.
+    let (stop, noted) = (Arc::new(Stop::default()), Arc::clone(&printer));
+    interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.note(note))?;
+    lock(&printer).line.note(&introduction);
+    session.notes.iter().for_each(|note| lock(&printer).line.note(&format!("note: {note}")));
+    session.env.resources.insert(Arc::clone(&stop));
+    session.env.resources.insert(Arc::new(Limit { gemm_gflops: full_speed(workers) }));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
     let (began, calendar) = (Instant::now(), session.env.calendar);
-    let (stop, noted) = (Arc::new(Stop::default()), Arc::clone(&printer));
-    session.env.resources.insert(Arc::clone(&stop));
     let mut status = Status::begin(calendar.first, calendar.steps);
     hold.tell(&status)?;
-    interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.note(note))?;
     let job = Job { stages: plan.stages, env: session.env, saved, endless: false, prefetch: plan.run.prefetch };
     let times = execute(job).map(|timings| times(&timings, began.elapsed()));
     interruption.over();
@@ -102,8 +103,34 @@ fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
     printer.lock().unwrap_or_else(|e| e.into_inner())
 }
 
+/// Prepares the data and says what a run would do.
+fn dry_run(plan: &Plan, workers: usize, run_dir: &Path) -> Result<()> {
+    let (mut line, before, program) = (Line::stderr(), cached(plan), calibrate::program(workers));
+    let prepared = prepare::prepare(plan, workers, &mut line)?;
+    line.finish();
+    let made: BTreeSet<String> = cached(plan).difference(&before).filter_map(|path| kind_of(path)).collect();
+    let session = Session::new(plan, prepared, workers, None)?;
+    let made: Vec<String> = made.into_iter().collect();
+    println!("{}", explain::dry_run(plan, &session, run_dir, &made, program)?);
+    Ok(())
+}
+
+/// The files of the cache.
+fn cached(plan: &Plan) -> BTreeSet<PathBuf> {
+    let documents = plan.settings::<text::ReadDocuments>().map(|(_, read)| read.cache());
+    let cache = documents.or_else(|| plan.settings::<text::ReadTokens>().map(|(_, read)| read.cache()));
+    // A file of the cache stands in the folder of its kind.
+    let root = cache.map(|cache| cache.root().to_owned());
+    let list = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    root.into_iter().flat_map(list).flat_map(list).collect()
+}
+
+fn kind_of(path: &Path) -> Option<String> {
+    Some(path.parent()?.file_name()?.to_string_lossy().into_owned())
+}
+
 /// GFLOP/s that MFU is measured against: `$MILLRACE_GEMM_GFLOPS`, or measured now, which takes about a second.
-fn full_speed(workers: usize) -> f64 {
+pub fn full_speed(workers: usize) -> f64 {
     let given = std::env::var("MILLRACE_GEMM_GFLOPS").ok().and_then(|text| text.parse().ok());
     given.filter(|speed| *speed > 0.0).unwrap_or_else(|| machine::gemm_gflops(workers))
 }
@@ -132,15 +159,14 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     let (env, shape) = (&session.env, session.env.shape);
     let sequences = shape.micro_batches as usize * shape.sequences;
     let precision = plan.settings::<Gpt2Forward>().map_or(Precision::F32, |(_, forward)| forward.precision);
-    let mut facts = Banner {
+    Banner {
         run: plan.run.name.clone(),
         cpu: machine::cpu(),
         cores: super::cores(),
         workers: env.workers,
         products: (!gemm::on_blas() || precision == Precision::Bf16).then(|| gemm::kernel(precision)),
         blas_kernel: if gemm::on_blas() { machine::blas_core() } else { String::new() },
-        best_kernel: machine::best_blas_core_for_cpu().filter(|_| gemm::on_blas()).map(str::to_owned),
-        blas_variable: std::env::var("OPENBLAS_CORETYPE").ok(),
+        warning: machine::blas_held_back(),
         model: Some(session.model.summary.clone()),
         parameters: session.model.parameter_count() as u64,
         source: first_and_others(&session.sources, |source| &source.name),
@@ -151,11 +177,7 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
             shape.length, shape.micro_batches, shape.sequences, env.calendar.steps
         )),
         run_dir: Some(run_dir.display().to_string()),
-    };
-    if !held_back(&facts) {
-        facts.blas_variable = None;
     }
-    facts
 }
 
 /// What is said of the sources, in a line.
@@ -246,7 +268,9 @@ impl Printer {
         }
         if let Some(last) = &self.last {
             let loss = last.loss;
-            self.line.note(&format!("\nDone: {} steps, training loss {loss:.4}", last.step));
+            let peak = super::peak_rss_mb();
+            let done = format!("\nDone: {} steps, training loss {loss:.4}, peak memory {peak} MB", last.step);
+            self.line.note(&done);
         }
         let checkpoint = train::checkpoint::list(run_dir).ok().and_then(|mut all| all.pop());
         if let Some((_, path)) = checkpoint {

@@ -1,6 +1,5 @@
 //! What this machine is: its CPU, the kernel OpenBLAS chose for it, and how fast it multiplies.
 use crate::kernels::gemm::{self, matrix, matrix_mut, product};
-use contract::Buffer;
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::Barrier;
 use std::time::Instant;
@@ -75,7 +74,7 @@ fn vector_bits(core: &str) -> u32 {
 }
 
 /// The value of `OPENBLAS_CORETYPE` that fits this CPU's vectors; `None` where OpenBLAS needs no help.
-pub fn best_blas_core_for_cpu() -> Option<&'static str> {
+fn best_blas_core_for_cpu() -> Option<&'static str> {
     match extensions().first() {
         Some(&"AVX-512") => Some("SkylakeX"),
         Some(&"AVX2") => Some("Haswell"),
@@ -135,11 +134,8 @@ pub fn gemm_gflops(threads: usize) -> f64 {
 
 /// The best of a few products, all threads starting each together.
 fn rate(m: usize, n: usize, k: usize, barrier: &Barrier) -> f64 {
-    let mut a = Buffer::scratch(m * k);
-    let mut b = Buffer::scratch(k * n);
-    let mut c = Buffer::scratch(m * n);
-    a.fill(0.5);
-    b.fill(0.25);
+    // Not from the pool, which would keep them.
+    let (a, b, mut c) = (vec![0.5; m * k], vec![0.25; k * n], vec![0.0; m * n]);
     let mut best = 0.0f64;
     for _ in 0..6 {
         barrier.wait();

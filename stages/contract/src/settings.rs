@@ -221,6 +221,11 @@ pub trait Settings: Send + Sync {
     fn interval(&self) -> Option<u64> {
         None
     }
+    /// Bytes that its stages will hold at most, those of all workers together, as far as `env` tells; resources may be
+    /// missing. `pipeline explain` adds them up.
+    fn memory(&self, _env: &Env) -> u64 {
+        0
+    }
     /// For the crate that owns the type: the settings themselves.
     fn as_any(&self) -> &dyn Any;
 }

@@ -6,6 +6,7 @@ use memmap2::MmapMut;
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Buffers shorter than this are not pooled: the allocator is as good.
 const POOLED_FROM: usize = 1024;
@@ -15,6 +16,8 @@ const LINE: usize = 16;
 /// them, which saves page faults at the start and address translation ever after.
 const HUGE_PAGE: usize = (2 << 20) / size_of::<f32>();
 
+/// Bytes of all buffers that the pool has ever made: it never gives one back to the system.
+static POOLED: AtomicU64 = AtomicU64::new(0);
 static POOL: Mutex<BTreeMap<usize, Vec<Storage>>> = Mutex::new(BTreeMap::new());
 
 /// Where floats lie.
@@ -80,7 +83,13 @@ impl Buffer {
     pub fn scratch(len: usize) -> Self {
         let capacity = capacity(len);
         let reused = if len >= POOLED_FROM { pool().get_mut(&capacity).and_then(Vec::pop) } else { None };
-        let storage = reused.unwrap_or_else(|| Storage::new(capacity));
+        let storage = reused.unwrap_or_else(|| {
+            if len >= POOLED_FROM {
+                let pages = if capacity >= 2 * HUGE_PAGE { HUGE_PAGE } else { 1 };
+                POOLED.fetch_add((capacity.next_multiple_of(pages) * size_of::<f32>()) as u64, Ordering::Relaxed);
+            }
+            Storage::new(capacity)
+        });
         Self { start: storage.start(), storage, len }
     }
 
@@ -133,6 +142,11 @@ impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.iter().take(8)).finish()
     }
+}
+
+/// Bytes that pooled buffers take in this process, in use or not.
+pub fn pooled_bytes() -> u64 {
+    POOLED.load(Ordering::Relaxed)
 }
 
 fn pool() -> std::sync::MutexGuard<'static, BTreeMap<usize, Vec<Storage>>> {

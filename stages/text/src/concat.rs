@@ -93,6 +93,13 @@ impl Settings for Concat {
         true
     }
 
+    /// The sequences that lanes draw from, their snapshot, and that as JSON where a checkpoint is written.
+    fn memory(&self, env: &Env) -> u64 {
+        let BatchShape { micro_batches, sequences, length } = env.shape;
+        let tokens = micro_batches as usize * sequences * (self.shuffle + 1) * (length + 1);
+        (tokens * (2 * size_of::<u32>() + size_of::<Value>() + 8)) as u64
+    }
+
     fn batch_shape(&self) -> Option<BatchShape> {
         let Self { sequence_length: length, micro_batch_size: sequences, micro_batches, .. } = *self;
         Some(BatchShape { micro_batches, sequences, length })

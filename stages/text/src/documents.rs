@@ -131,6 +131,11 @@ impl DocumentStore {
         Self { sample: Some(chosen), hash, ..self }
     }
 
+    /// Bytes that `threads` that read take at most.
+    pub fn memory(&self, threads: usize) -> u64 {
+        self.groups.memory(DEFAULT_BUDGET, threads)
+    }
+
     /// Rows there are.
     pub fn rows(&self) -> u64 {
         self.sample.as_ref().map_or(self.groups.rows(), |s| s.len() as u64)
@@ -233,6 +238,12 @@ pub struct RowGroup {
     pub first: u64,
     /// Its rows in the store: those of the sample, where there is one.
     pub rows: Range<u64>,
+}
+
+/// Bytes that `threads` that read documents from `files` in place take at most, by their footers; 0 if one cannot be read.
+pub fn memory(files: &[PathBuf], column: &str, threads: usize) -> u64 {
+    let open: Result<Vec<_>> = files.iter().map(|path| OpenFile::new(path, column, "string", is_text)).collect();
+    open.map_or(0, |files| OpenFile::memory(&files, DEFAULT_BUDGET, threads))
 }
 
 /// Texts as [`Rows`](contract::Rows) carry them.

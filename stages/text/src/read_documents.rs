@@ -3,7 +3,7 @@ use crate::Progress;
 use crate::cache::Cache;
 use crate::convert::Layout;
 use crate::corpus::{CorpusIndex, Split, Survey};
-use crate::documents::{DocumentStore, records};
+use crate::documents::{DocumentStore, memory, records};
 use crate::inputs::resolve;
 use crate::lanes::LaneReader;
 use crate::quarantine::{OnBadData, Quarantine};
@@ -162,6 +162,16 @@ impl Settings for ReadDocuments {
         let store = env.resource("the opened documents (DocumentStore)")?;
         let lanes = LaneReader::new(env.resource::<CorpusIndex>("the index of the corpus (CorpusIndex)")?, env);
         Ok(Built::Source(Box::new(Reader { store, lanes })))
+    }
+
+    /// Decoded row groups. Before the documents are opened, only what is Parquet already says how large those are.
+    fn memory(&self, env: &Env) -> u64 {
+        if let Some(store) = env.resources.get::<DocumentStore>() {
+            return store.memory(env.workers);
+        }
+        let Ok(inputs) = resolve(&self.paths, self.sample, env.seed) else { return 0 };
+        let paths: Vec<_> = inputs.files.into_iter().map(|file| file.path).collect();
+        memory(&paths, &self.column, env.workers)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -5,6 +5,7 @@ use crate::inputs::{Format, resolve};
 use crate::lanes::LaneReader;
 use crate::problem::TextProblem;
 use crate::read_documents::{check_paths, check_split};
+use crate::row_groups::DEFAULT_BUDGET;
 use crate::token_files::TokenStore;
 use crate::tokenizer::Vocabulary;
 use anyhow::Result;
@@ -106,6 +107,12 @@ impl Settings for ReadTokens {
         let store = env.resource("the opened token files (TokenStore)")?;
         let lanes = LaneReader::new(env.resource::<CorpusIndex>("the index of the corpus (CorpusIndex)")?, env);
         Ok(Built::Source(Box::new(Reader { store, lanes })))
+    }
+
+    /// Decoded row groups: all of the tokens, up to a limit.
+    fn memory(&self, env: &Env) -> u64 {
+        let tokens = |part: contract::CorpusPart| part.tokens * size_of::<u32>() as u64;
+        env.corpus.map_or(0, |corpus| (tokens(corpus.train) + tokens(corpus.validation)).min(DEFAULT_BUDGET as u64))
     }
 
     fn as_any(&self) -> &dyn Any {

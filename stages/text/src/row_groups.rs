@@ -88,6 +88,23 @@ impl OpenFile {
         Ok(Self { path: path.to_path_buf(), column: index, metadata })
     }
 
+    /// Bytes that reading takes at most, by what the footer says of the column: row groups are kept up to `budget`, and
+    /// one more is on its way in each of `threads`: decoded, converted and put together.
+    pub fn memory(files: &[Self], budget: usize, threads: usize) -> u64 {
+        let (mut kept, mut largest) = (0, 0);
+        for file in files {
+            let metadata = file.metadata.metadata();
+            let schema = metadata.file_metadata().schema_descr();
+            let leaves = (0..schema.num_columns()).filter(|leaf| schema.get_column_root_idx(*leaf) == file.column);
+            let leaves: Vec<usize> = leaves.collect();
+            for group in metadata.row_groups() {
+                let bytes = leaves.iter().map(|leaf| group.column(*leaf).uncompressed_size().unsigned_abs()).sum();
+                (kept, largest) = (kept + bytes, largest.max(bytes));
+            }
+        }
+        kept.min(budget as u64) + 3 * threads as u64 * largest
+    }
+
     /// The value of `key` in the footer.
     pub fn note(&self, key: &str) -> Option<&str> {
         let notes = self.metadata.metadata().file_metadata().key_value_metadata()?;
@@ -146,6 +163,11 @@ impl RowGroups {
             let found = |field: &Field| file.metadata.schema().field_with_name(field.name()).ok();
             wanted.fields().iter().all(|field| found(field).is_some_and(|f| f.data_type() == field.data_type()))
         })
+    }
+
+    /// See [`OpenFile::memory`].
+    pub fn memory(&self, budget: usize, threads: usize) -> u64 {
+        OpenFile::memory(&self.files, budget, threads)
     }
 
     /// Rows in all files.

@@ -2,9 +2,9 @@
 //!
 //! All parts of one step meet here: tensors from their owners, and what stages saved of each lane. When the step is
 //! done on every worker, worker 0 writes them under a temporary name, waits for the disk, and renames: a checkpoint is
-//! whole or not there.
+//! whole or not there. The hash of every file is kept beside it, so that damage done later is seen.
 use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use contract::{
     At, Built, Emit, Env, Kind, ModelFacts, Moments, Packet, Port, Problem, Route, Saved, Settings, Stage,
     StageSettings, Step, Turn,
@@ -20,6 +20,8 @@ use std::sync::Arc;
 pub const CHECKPOINTS: &str = "checkpoints";
 /// The file of a checkpoint that says where the run stands.
 pub const STATE_FILE: &str = "state.json";
+/// The file of a checkpoint with the BLAKE3 hashes of the others, as `b3sum` writes and checks them.
+pub const SUMS_FILE: &str = "B3SUMS";
 /// Number of the layout of [`STATE_FILE`].
 pub const FORMAT: u32 = 1;
 
@@ -145,8 +147,18 @@ impl Stage for CheckpointStage {
         }
         ensure!(tensors.len() == self.model.parameters.len(), "only {} tensors arrived", tensors.len());
         let name = name_of(step + 1);
-        self.commit(folder, &name, tensors, saved, step + 1)
-            .with_context(|| format!("cannot write checkpoint {}", folder.join(name).display()))?;
+        let temporary = folder.join(format!("{name}{UNFINISHED}"));
+        let written = self.commit(&temporary, &folder.join(&name), tensors, saved, step + 1);
+        if written.is_err() {
+            // What cannot be removed either is removed when the run goes on.
+            let _ = fs::remove_dir_all(&temporary);
+        }
+        written.with_context(|| match before(folder, step + 1) {
+            Some(whole) => {
+                format!("cannot write checkpoint {name}; {} is whole, go on from it with --resume", whole.display())
+            }
+            None => format!("cannot write checkpoint {name}, the first of this run"),
+        })?;
         prune(folder, self.keep)
     }
 }
@@ -154,18 +166,22 @@ impl Stage for CheckpointStage {
 impl CheckpointStage {
     fn commit(
         &self,
-        folder: &Path,
-        name: &str,
+        temporary: &Path,
+        whole: &Path,
         tensors: BTreeMap<usize, Moments>,
         mut saved: Vec<Saved>,
         step: Step,
     ) -> Result<()> {
-        let temporary = folder.join(format!("{name}{UNFINISHED}"));
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary)?;
-        }
-        fs::create_dir_all(&temporary)?;
         let named = |m: &Moments| self.model.parameters[m.tensor].name.clone();
+        let finite = |m: &Moments| is_finite(&m.parameter.data) && m.state.iter().all(|(_, t)| is_finite(&t.data));
+        if let Some(m) = tensors.values().find(|m| !finite(m)) {
+            let why = "is not finite after the update; a lower `optimize.learning_rate` may help";
+            bail!("`{}` or its optimizer state {why}", named(m));
+        }
+        if temporary.exists() {
+            fs::remove_dir_all(temporary)?;
+        }
+        fs::create_dir_all(temporary)?;
         write(&temporary.join(MODEL_FILE), tensors.values().map(|m| (named(m), &*m.parameter)).collect())?;
         let state =
             tensors.values().flat_map(|m| m.state.iter().map(move |(n, t)| (format!("{}.{n}", named(m)), &**t)));
@@ -183,13 +199,15 @@ impl CheckpointStage {
             saved: saved.into_iter().map(|s| Ok((s.stage, s.lane, s.state.value()?))).collect::<Result<_>>()?,
         };
         write_text(&temporary.join(STATE_FILE), &serde_json::to_string(&state)?)?;
-        File::open(&temporary)?.sync_all()?;
-        let whole = folder.join(name);
+        write_text(&temporary.join(SUMS_FILE), &sums(temporary)?)?;
+        File::open(temporary)?.sync_all()?;
         if whole.exists() {
-            fs::remove_dir_all(&whole)?; // of a run that was resumed from before it
+            fs::remove_dir_all(whole)?; // of a run that was resumed from before it
         }
-        fs::rename(&temporary, &whole)?;
-        File::open(folder)?.sync_all()?;
+        fs::rename(temporary, whole)?;
+        if let Some(folder) = whole.parent() {
+            File::open(folder)?.sync_all()?;
+        }
         Ok(())
     }
 }
@@ -201,8 +219,64 @@ fn name_of(step: Step) -> String {
 }
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text)?;
-    Ok(File::open(path)?.sync_all()?)
+    fs::write(path, text)
+        .and_then(|()| File::open(path)?.sync_all())
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// True if no value is infinite or no number.
+fn is_finite(values: &[f32]) -> bool {
+    // Of bits, so that it is a vector loop.
+    values.iter().fold(0, |most, value| (value.to_bits() & 0x7fff_ffff).max(most)) < f32::INFINITY.to_bits()
+}
+
+/// The content of [`SUMS_FILE`]: every file of `folder`, by name.
+fn sums(folder: &Path) -> Result<String> {
+    let mut names: Vec<String> = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    let line = |name: &String| Ok(format!("{}  {name}\n", hash(&folder.join(name))?));
+    names.iter().map(line).collect()
+}
+
+fn hash(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    File::open(path)
+        .and_then(|file| hasher.update_reader(file).map(drop))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Is `checkpoint` what was written?
+///
+/// # Errors
+/// If a file is missing or differs, with its name; if it is no checkpoint of ours.
+pub fn verify(checkpoint: &Path) -> Result<()> {
+    let at = checkpoint.display();
+    let Ok(listed) = fs::read_to_string(checkpoint.join(SUMS_FILE)) else {
+        ensure!(checkpoint.join(STATE_FILE).exists(), "{at} is no checkpoint of this program: it has no {STATE_FILE}");
+        bail!("checkpoint {at} is damaged: its {SUMS_FILE} is missing or unreadable");
+    };
+    for line in listed.lines() {
+        let Some((written, name)) = line.split_once("  ") else {
+            bail!("checkpoint {at} is damaged: its {SUMS_FILE} says {line:?}");
+        };
+        ensure!(checkpoint.join(name).exists(), "checkpoint {at} is damaged: its {name} is missing");
+        ensure!(
+            hash(&checkpoint.join(name))? == written,
+            "checkpoint {at} is damaged: its {name} is not what was written (the hashes differ)"
+        );
+    }
+    ensure!(listed.contains(STATE_FILE), "checkpoint {at} is damaged: its {SUMS_FILE} is not whole");
+    Ok(())
+}
+
+/// The last whole checkpoint in `folder` of fewer than `step` updates.
+pub fn before(folder: &Path, step: Step) -> Option<PathBuf> {
+    let earlier = list(folder.parent()?).ok()?.into_iter().rev().filter(|(at, _)| *at < step);
+    earlier.map(|(_, path)| path).find(|path| verify(path).is_ok())
 }
 
 /// The checkpoints of a run, oldest first.
@@ -257,4 +331,34 @@ fn discard_unfinished(folder: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_is_seen() {
+        assert!(is_finite(&[]) && is_finite(&[0.0, -0.0, f32::MAX, f32::MIN, f32::MIN_POSITIVE]));
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(!is_finite(&[1.0, bad, 2.0]), "{bad}");
+        }
+    }
+
+    #[test]
+    fn damage_is_seen_and_named() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path();
+        assert!(verify(path).unwrap_err().to_string().contains("no checkpoint of this program"));
+        fs::write(path.join(STATE_FILE), "{}")?;
+        assert!(verify(path).unwrap_err().to_string().contains("B3SUMS is missing"));
+        fs::write(path.join(MODEL_FILE), "some bytes")?;
+        fs::write(path.join(SUMS_FILE), sums(path)?)?;
+        verify(path)?;
+        fs::write(path.join(MODEL_FILE), "some bytez")?;
+        assert!(verify(path).unwrap_err().to_string().contains("model.safetensors is not what was written"));
+        fs::remove_file(path.join(MODEL_FILE))?;
+        assert!(verify(path).unwrap_err().to_string().contains("model.safetensors is missing"));
+        Ok(())
+    }
 }

@@ -127,9 +127,23 @@ impl Settings for Gpt2Forward {
         Ok(Built::Stage(Box::new(stage)))
     }
 
+    fn memory(&self, env: &Env) -> u64 {
+        let model = env.resources.get::<Facts>().map(|facts| self.model_of(&facts));
+        model.map_or(0, |model| memory(&model, env))
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// What every `forward` says of the activations of `model`: a micro-batch a worker. The last validation batch of a lane
+/// has fewer sequences (here: half), so its buffers have sizes of their own.
+pub fn memory(model: &dyn Model, env: &Env) -> u64 {
+    let (sequences, length) = (env.shape.sequences, env.shape.length);
+    let busy = env.workers.min(env.shape.micro_batches as usize);
+    let last = env.calendar.evaluate.map_or(0, |_| model.activations(sequences.div_ceil(2), length, false));
+    (busy * (model.activations(sequences, length, true) + last) * size_of::<f32>()) as u64
 }
 
 /// Runs a model forward on batches. It holds a step's parameters from their arrival to the step's end.

@@ -146,6 +146,11 @@ impl Settings for LlamaForward {
         Ok(Built::Stage(Box::new(stage)))
     }
 
+    fn memory(&self, env: &Env) -> u64 {
+        let model = env.resources.get::<Facts>().map(|facts| self.model_of(&facts));
+        model.map_or(0, |model| crate::forward::memory(&model, env))
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

@@ -1,9 +1,10 @@
 //! `loss`: hidden states become logits, a loss and its gradient, a chunk of rows at a time.
 //!
 //! A loss of your own is a [`RowLoss`] and settings that build [`loss_stage`] of it: see `tests/outside_stage`.
+use crate::diverged::finite;
 use anyhow::Result;
 use compute::kernels::cross_entropy::CrossEntropy;
-use compute::kernels::head::{RowLoss, head_loss, head_value};
+use compute::kernels::head::{RowLoss, head_loss, head_value, rows_alive};
 use contract::{
     At, Built, Emit, Env, Gather, Kind, LossGradient, Metric, Metrics, Packet, Port, Settings, Stage, StageSettings,
     Turn,
@@ -35,9 +36,24 @@ impl Settings for CrossEntropyLoss {
         Ok(loss_stage(CrossEntropy))
     }
 
+    fn memory(&self, env: &Env) -> u64 {
+        memory(env)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// What every loss says of its logits: a chunk a worker, and one of the last validation batch.
+pub fn memory(env: &Env) -> u64 {
+    let Some(model) = &env.model else { return 0 };
+    let vocabulary = model.parameters[model.head].shape[0];
+    let busy = env.workers.min(env.shape.micro_batches as usize);
+    let (sequences, length) = (env.shape.sequences, env.shape.length);
+    let rows = rows_alive(sequences * length, vocabulary, None);
+    let last = env.calendar.evaluate.map_or(0, |_| rows_alive(sequences.div_ceil(2) * length, vocabulary, None));
+    (busy * (rows + last) * vocabulary * size_of::<f32>()) as u64
 }
 
 /// What every loss takes.
@@ -61,10 +77,10 @@ struct Loss<L> {
 }
 
 impl<L: RowLoss> Stage for Loss<L> {
-    fn packet(&mut self, _at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
+    fn packet(&mut self, at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
         let Packet::Activations(activations) = packet else { return Ok(Turn::Done) };
         let a = *activations;
-        let rows = a.targets.len();
+        let (rows, what) = (a.targets.len(), if a.tape.is_some() { "loss" } else { "validation loss" });
         let summed = match a.tape {
             Some(tape) => {
                 let (summed, hidden, head) =
@@ -75,6 +91,7 @@ impl<L: RowLoss> Stage for Loss<L> {
             }
             None => head_value(&self.loss, &a.hidden, &a.head, &a.targets, a.rows_at_once, a.precision),
         };
+        finite(what, summed.trained + summed.cross_entropy, at.step)?;
         let metric = |name, gather, value| Metric { name, gather, value };
         let mut values = vec![
             metric("loss", Gather::PerTarget, summed.cross_entropy),

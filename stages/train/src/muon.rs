@@ -111,6 +111,10 @@ impl Settings for MuonOptimize {
         build(env, self.common(), Box::new(MuonRule { momentum: self.momentum, others: self.others() }))
     }
 
+    fn memory(&self, env: &Env) -> u64 {
+        crate::optimize::memory(env)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

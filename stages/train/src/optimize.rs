@@ -1,5 +1,6 @@
 //! `optimize`: clips by the global norm and applies a [`Rule`], each worker to the tensors it owns, in place. AdamW's is
 //! here, [`muon`](crate::muon) has another; norms, schedule, shards and checkpoints are the same for all.
+use crate::diverged::finite;
 use crate::schedule::{Decay, Schedule};
 use crate::weights::{Start, StartFiles};
 use anyhow::{Result, ensure};
@@ -105,9 +106,18 @@ impl Settings for AdamWOptimize {
         build(env, self.common(), Box::new(self.rule()))
     }
 
+    fn memory(&self, env: &Env) -> u64 {
+        memory(env)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// What every optimizer says at most: each parameter and two tensors of its size.
+pub fn memory(env: &Env) -> u64 {
+    env.model.as_ref().map_or(0, |model| (3 * model.parameter_count() * size_of::<f32>()) as u64)
 }
 
 /// What every optimizer takes.
@@ -329,12 +339,7 @@ impl Stage for Optimize {
             return Ok(());
         }
         let (norm, targets) = self.global_norm()?;
-        ensure!(
-            norm.is_finite(),
-            "the gradient of update {} is not finite (its norm is {norm}): nothing was updated and the last checkpoint \
-             is good; a lower `optimize.learning_rate` or more `optimize.warmup_steps` may help",
-            step + 1
-        );
+        finite("gradient's norm", norm, step)?;
         let clip = if self.clip_norm > 0.0 { (self.clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let rate = self.schedule.rate(step);
         let now = Now { rate, update: step as f64 + 1.0, scale: clip / targets as f64 };

@@ -1,5 +1,5 @@
 //! `reduce`: sums the leaves' gradients of the tensors that this worker owns, and takes their norms.
-use crate::tree::Tree;
+use crate::tree::{Tree, most_alive};
 use anyhow::{Result, ensure};
 use contract::{
     At, Built, Emit, Env, Gradient, Kind, Norms, Packet, Port, Route, Settings, Stage, StageSettings, Step, Turn,
@@ -32,6 +32,14 @@ impl Settings for Reduce {
         let sums = owners.iter().map(|owner| Sum { mine: *owner as usize == env.worker, ..Sum::default() }).collect();
         let trains = env.calendar.steps;
         Ok(Built::Stage(Box::new(ReduceStage { leaves: env.shape.micro_batches, sums, steps: trains })))
+    }
+
+    /// Of each gradient the parts that wait for their sibling; of the head's, those that backward holds too.
+    fn memory(&self, env: &Env) -> u64 {
+        let Some(model) = &env.model else { return 0 };
+        let (waiting, alive) = most_alive(env.shape.micro_batches, env.workers);
+        let head = model.parameters[model.head].len();
+        ((waiting * (model.parameter_count() - head) + alive * head) * size_of::<f32>()) as u64
     }
 
     fn as_any(&self) -> &dyn Any {

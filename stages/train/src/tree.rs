@@ -3,8 +3,8 @@
 //! `n` leaves split at the largest power of two below `n`, recursively. The shape follows from `n` alone, so a sum
 //! has the same bits whoever adds what and in whatever order the leaves arrive.
 use compute::kernels::sum::{add, add_with_squares, block_squares};
-use contract::{Lane, Tensor};
-use std::collections::BTreeMap;
+use contract::{Lane, Tensor, leaf_owner};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 /// Partial sums of one tensor's gradient, each over a node of the tree.
@@ -36,6 +36,25 @@ impl Tree {
         }
         let squares = block_squares(&sum.data);
         Some((sum, squares))
+    }
+}
+
+/// Of one tensor's gradients, where `workers` go through their leaves side by side: how many parts wait in the tree at
+/// most, and how many are alive at most if each worker holds that of its leaf all the while.
+pub fn most_alive(leaves: Lane, workers: usize) -> (usize, usize) {
+    let mut own: Vec<VecDeque<Lane>> = vec![VecDeque::new(); workers];
+    (0..leaves).for_each(|leaf| own[leaf_owner(leaf, leaves, workers)].push_back(leaf));
+    let (mut tree, mut waiting, mut alive) = (Tree::default(), 1, 1);
+    loop {
+        let round: Vec<Lane> = own.iter_mut().filter_map(VecDeque::pop_front).collect();
+        if round.is_empty() {
+            return (waiting, alive);
+        }
+        alive = alive.max(tree.parts.len() + round.len());
+        for leaf in round {
+            tree.add(leaves, leaf..leaf + 1, Tensor::zeros([1]));
+            waiting = waiting.max(tree.parts.len());
+        }
     }
 }
 
@@ -79,6 +98,21 @@ mod tests {
     #[test]
     fn the_split_is_the_largest_power_of_two_below() {
         assert_eq!([2, 3, 4, 5, 6, 8, 9, 17].map(split), [1, 2, 2, 4, 4, 4, 8, 16]);
+    }
+
+    #[test]
+    fn few_parts_are_alive() {
+        for (leaves, workers, expected) in [
+            (1, 1, (1, 1)),
+            (2, 1, (1, 2)),
+            (2, 2, (1, 2)),
+            (4, 1, (2, 3)),
+            (4, 2, (2, 4)),
+            (8, 2, (4, 6)),
+            (3, 8, (1, 3)),
+        ] {
+            assert_eq!(most_alive(leaves, workers), expected, "{leaves} leaves on {workers}");
+        }
     }
 
     proptest! {

@@ -1,9 +1,9 @@
-//! The stopwatch adds up, waiting costs nothing, and what the graph itself costs.
+//! The stopwatch adds up, and waiting costs nothing.
 use super::Setup;
 use super::toys::{Outcome, batch, initial, training};
 use contract::*;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[test]
 fn every_stage_has_its_time_and_the_sum_is_no_more_than_all() {
@@ -63,36 +63,6 @@ fn nobody_spins_while_a_source_is_slow() {
             for stage in &timing.stages {
                 assert!(stage.calls < 200, "{stage:?} on {workers}");
             }
-        }
-    }
-}
-
-/// A packet a lane and step.
-struct Quick;
-
-impl Source for Quick {
-    fn next(&mut self, lane: Lane, _: Step, out: &mut dyn Emit) -> Result<Turn> {
-        out.give(batch(lane, vec![1]));
-        Ok(Turn::Done)
-    }
-}
-
-/// `cargo test -p millrace-pipelines cost -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_a_step() {
-    for workers in [1, 2] {
-        for prefetch in [1, 2, 4] {
-            let steps = 10_000;
-            let setup = Setup { prefetch, ..Setup::new(workers, workers as u32, steps) };
-            let began = Instant::now();
-            setup.run(chain(&setup, 12, || Box::new(Quick))).unwrap();
-            let chain = began.elapsed().as_secs_f64() * 1e6 / steps as f64;
-            let setup = Setup { prefetch, ..Setup::new(workers, workers as u32, steps) };
-            let began = Instant::now();
-            setup.run(training(&setup, &Arc::new(Outcome::default()), initial())).unwrap();
-            let trained = began.elapsed().as_secs_f64() * 1e6 / steps as f64;
-            println!("{workers} workers, prefetch {prefetch}: 12 in a row {chain:.1} µs/step, training {trained:.1}");
         }
     }
 }

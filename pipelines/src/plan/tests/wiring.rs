@@ -2,7 +2,7 @@
 use super::{Scratch, WIKI, wiki};
 use crate::plan::toys::{Clean, Read, Tokenize};
 use crate::plan::{Edge, Overrides, Plan};
-use contract::{Kind, Settings};
+use contract::Settings;
 
 /// A configuration of stages `id type [inputs]`, one a line.
 fn config(stages: &str) -> String {
@@ -29,6 +29,52 @@ fn wired(stages: &str) -> String {
 }
 
 #[test]
+fn a_training_graph_drawn() {
+    let plan = wiki(&Overrides::default());
+    insta::assert_snapshot!(crate::show::graph(&plan, 80), @r"
+    ╭──────────╮
+    │ read     │ documents
+    ╰─────┬────╯
+          ▼ rows (stay, stream)
+    ╭─────┴────╮
+    │ tokenize │ bpe
+    ╰─────┬────╯
+          ▼ tokens (stay, stream)
+    ╭─────┴────╮
+    │ pack     │ concat
+    ╰─────┬────╯
+          ▼ batch (stay, stream)
+    ╭─────┴────╮
+    │ forward  │ gpt2
+    │          │ ◀─ parameters (broadcast, state, feedback + 1 step) ─ optimize
+    ╰─────┬────╯
+          ▼ activations (stay, stream)
+    ╭─────┴────╮
+    │ loss     │ cross_entropy
+    ╰─────┬────╯
+          ▼ loss gradient (stay, stream)
+    ╭─────┴────╮
+    │ backward │ backward
+    ╰─────┬────╯
+          ▼ gradient (exchange, stream)
+    ╭─────┴────╮
+    │ reduce   │ tree
+    ╰─────┬────╯
+          │ gradient (stay, stream)
+          ▼ norms (broadcast, stream)
+    ╭─────┴────╮
+    │ optimize │ adamw
+    ╰─────┬────╯
+          ▼ metrics (exchange, stream)
+    ╭─────┴────╮
+    │ record   │ record
+    │          │ ◀─ metrics (exchange, stream) ─ loss
+    │          │ ◀─ saved (stay, stream) ─ every stage
+    ╰──────────╯
+    ");
+}
+
+#[test]
 fn a_training_graph() {
     let plan = wiki(&Overrides::default());
     insta::assert_snapshot!(crate::show::plan_summary(&plan), @r"
@@ -49,8 +95,8 @@ fn a_training_graph() {
     ok: 9 stages, 600 steps
     ");
     assert_eq!(plan.stages[3].inputs[1], [Edge { from: 7, feedback: true }]);
-    assert_eq!(plan.takers(7, Kind::Parameters), [(3, 1, true)]);
-    assert_eq!(plan.takers(5, Kind::Gradient), [(6, 0, false)]);
+    assert_eq!(plan.stages[3].inputs[1], [Edge { from: 7, feedback: true }]);
+    assert_eq!(plan.stages[6].inputs[0], [Edge { from: 5, feedback: false }]);
 }
 
 #[test]

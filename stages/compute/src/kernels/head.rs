@@ -79,6 +79,13 @@ pub fn head_value(
     chunks(loss, hidden, head, targets, rows_at_once, precision, false, |_, _, _| ())
 }
 
+/// Rows of logits that are alive at once.
+pub fn rows_alive(rows: usize, vocabulary: usize, rows_at_once: Option<usize>) -> usize {
+    let most = (LOGITS_AT_ONCE / vocabulary).max(LEAST_ROWS).min(rows_at_once.unwrap_or(usize::MAX)).max(1);
+    let groups = rows.div_ceil(most).max(1);
+    rows.div_ceil(groups).max(1)
+}
+
 /// Calls `chunk` with its first row, its rows of logits (after `loss` has had them) and the vocabulary's size.
 #[allow(clippy::too_many_arguments)]
 fn chunks(
@@ -93,9 +100,7 @@ fn chunks(
 ) -> HeadLoss {
     let (vocabulary, width) = (head.shape[0], head.shape[1]);
     assert_eq!(hidden.shape, [targets.len(), width], "hidden states, their targets and the head go together");
-    let most = (LOGITS_AT_ONCE / vocabulary).max(LEAST_ROWS).min(rows_at_once.unwrap_or(usize::MAX)).max(1);
-    let groups = targets.len().div_ceil(most).max(1);
-    let group = targets.len().div_ceil(groups).max(1);
+    let group = rows_alive(targets.len(), vocabulary, rows_at_once);
     let mut scratch = Buffer::scratch(group * vocabulary);
     let mut total = HeadLoss::default();
     for (index, targets) in targets.chunks(group).enumerate() {

@@ -148,6 +148,15 @@ impl Model for Gpt2 {
         Forward { hidden, tape }
     }
 
+    fn activations(&self, sequences: usize, length: usize, keep: bool) -> usize {
+        let Gpt2Shape { layers, heads, width: c, feed_forward: f, .. } = self.shape;
+        // What each layer keeps, and what lives beside it while one layer is worked on.
+        let kept = layers * (3 * c + 3 * c + f + 4 + heads);
+        let beside = 3 * c + 3 * c + 2 * f + 2;
+        let passing = 6 * c + 3 * c + 2 * f + 4 + heads;
+        sequences * length * if keep { kept + beside } else { passing }
+    }
+
     fn decoder(&self, parameters: Parameters) -> Decoder {
         assert_eq!(parameters.0.len(), self.facts.parameters.len(), "the parameters are this model's");
         decoder::decoder(&self.shape, parameters)

@@ -37,6 +37,13 @@ pub trait Model: Send + Sync {
     /// model's: the plan and the tokenizer stage have checked all three.
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward;
 
+    /// Floats that a batch of `sequences × length` tokens takes at most, from its forward pass to the end of its backward
+    /// pass: activations, their gradients and scratch, but no gradient of a parameter. Without `keep`, of a forward pass
+    /// alone. 0: it does not say.
+    fn activations(&self, _sequences: usize, _length: usize, _keep: bool) -> usize {
+        0
+    }
+
     /// The model with these parameters, to continue a text. Attention sees all of it.
     ///
     /// # Panics

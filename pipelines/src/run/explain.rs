@@ -1,0 +1,150 @@
+//! `pipeline explain`, and `pipeline run --dry-run`: the graph, what a run takes in memory and time.
+use super::session::{Session, batch_shape};
+use super::{Usage, calibrate};
+use crate::cli;
+use crate::plan::{Overrides, Plan};
+use crate::show::{Explanation, Length, graph};
+use anyhow::Result;
+use contract::{BatchShape, Calendar, Env, Facts, ModelFacts, Resources, StageType};
+use std::path::Path;
+use std::sync::Arc;
+use text::tokenize::Choice;
+use text::{Cache, ReadDocuments, ReadTokens, Tokenize, Tokenizer};
+use train::evaluate::Evaluate;
+
+/// Columns of what is printed.
+const COLUMNS: usize = 80;
+
+/// Explains a configuration without reading its corpus.
+///
+/// # Errors
+/// [`Problems`](crate::problem::Problems) of the configuration; [`Usage`] if it trains nothing.
+pub fn explain(asked: &cli::Explain, registry: &[StageType]) -> Result<String> {
+    let overrides = Overrides { workers: asked.workers, ..asked.changes.overrides() };
+    let plan = Plan::load(&asked.config, &overrides, registry).map_err(anyhow::Error::new)?;
+    let workers = plan.run.workers.unwrap_or_else(super::cores);
+    let shape = batch_shape(&plan)?;
+    let facts = Facts { length: shape.length, ..vocabulary(&plan)? };
+    let evaluate = plan.settings::<Evaluate>().map(|(_, evaluate)| evaluate.interval).filter(|steps| *steps > 0);
+    let mut resources = Resources::default();
+    resources.insert(Arc::new(facts));
+    let env = Env {
+        worker: 0,
+        workers,
+        seed: plan.run.seed,
+        calendar: Calendar { first: 0, steps: plan.run.max_steps.unwrap_or(0), evaluate, checkpoint: None },
+        shape,
+        model: plan.stages.iter().find_map(|stage| stage.settings.model(&facts)).map(Arc::new),
+        corpus: None,
+        run_dir: None,
+        resources,
+    };
+    let length = Length { steps: plan.run.max_steps, epochs: plan.run.max_epochs };
+    let mut explanation = of(&plan, &env, length, calibrate::program(workers))?;
+    if !plan.stages.iter().any(|stage| stage.settings.takes().is_empty() && stage.settings.memory(&env) > 0) {
+        let note = "what reading keeps is not counted: `pipeline run --dry-run` knows the corpus";
+        explanation.notes.push(note.into());
+    }
+    Ok(match asked.json {
+        true => serde_json::to_string(&explanation)?,
+        false => format!("{}\n\n{}", graph(&plan, COLUMNS), explanation.render(COLUMNS)),
+    })
+}
+
+/// Explains a run whose data is prepared. `made`: what had to be made for it and is in the cache now; `program`: what
+/// the program took before ([`calibrate::program`]).
+///
+/// # Errors
+/// If a file that was read before is gone.
+pub fn dry_run(plan: &Plan, session: &Session, run_dir: &Path, made: &[String], program: u64) -> Result<String> {
+    let env = &session.env;
+    let (steps, tokens) = (env.calendar.steps, env.corpus.map_or(0, |corpus| corpus.train.tokens));
+    let epochs = (tokens > 0).then(|| (steps * env.shape.tokens()) as f64 / tokens as f64);
+    let mut explanation = of(plan, env, Length { steps: Some(steps), epochs }, program)?;
+    explanation.notes.clone_from(&session.notes);
+    explanation.notes.push(match made {
+        [] => "everything made of the corpus was in the cache".into(),
+        made => format!("made of the corpus and kept in the cache: {}", made.join(", ")),
+    });
+    explanation.notes.push(format!("nothing was trained; a run would leave its files in {}", run_dir.display()));
+    let mut files = String::new();
+    for path in read(plan)? {
+        let size = std::fs::metadata(&path).map_or(0, |about| about.len());
+        files += &format!("Reads    {} ({})\n", path.display(), crate::show::human::bytes(size));
+    }
+    Ok(format!("{}\n\n{files}{}", graph(plan, COLUMNS), explanation.render(COLUMNS)))
+}
+
+/// The files that `plan` reads.
+fn read(plan: &Plan) -> Result<Vec<std::path::PathBuf>> {
+    let documents = plan.settings::<ReadDocuments>().map(|(_, read)| (&read.paths, read.sample));
+    let tokens = || plan.settings::<ReadTokens>().map(|(_, read)| (&read.paths, read.sample));
+    let Some((paths, sample)) = documents.or_else(tokens) else { return Ok(Vec::new()) };
+    Ok(text::resolve(paths, sample, plan.run.seed)?.files.into_iter().map(|file| file.path).collect())
+}
+
+/// Ids there will be, from the configuration alone.
+fn vocabulary(plan: &Plan) -> Result<Facts> {
+    let of = |tokenizer: &Tokenizer| Facts {
+        vocabulary: tokenizer.vocabulary_size() as usize,
+        length: 0,
+        end_of_text: tokenizer.end_of_text(),
+    };
+    if let Some((_, tokenize)) = plan.settings::<Tokenize>() {
+        let cache = plan.settings::<ReadDocuments>().map_or_else(|| Cache::new(None), |(_, read)| read.cache());
+        return Ok(match tokenize.choice() {
+            Choice::Train(size) => Facts { vocabulary: size as usize, length: 0, end_of_text: 0 },
+            Choice::Gpt2 => of(&Tokenizer::gpt2(&cache, &tokenize.end_of_text)?),
+            Choice::File(path) => of(&Tokenizer::from_file(&path, &tokenize.end_of_text)?),
+        });
+    }
+    let Some((_, read)) = plan.settings::<ReadTokens>() else {
+        return Err(Usage("nothing is read: add a stage of type `documents` or `tokens`".into()).into());
+    };
+    let store = read.open(plan.run.seed, None)?;
+    let vocabulary = store.vocabulary();
+    Ok(Facts { vocabulary: vocabulary.size as usize, length: 0, end_of_text: vocabulary.end_of_text })
+}
+
+fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanation> {
+    let Some(model) = &env.model else {
+        return Err(Usage("there is no model: add a stage of type `gpt2`".into()).into());
+    };
+    let mut memory = vec![("program".to_owned(), program)];
+    memory
+        .extend(plan.stages.iter().map(|stage| (stage.id.clone(), stage.settings.memory(env))).filter(|(_, n)| *n > 0));
+    let sum = |memory: &[(String, u64)]| memory.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let speed = calibrate::speed(plan, env, model, sum(&memory))?;
+    memory.push(("beside".to_owned(), speed.beside));
+    let peak = sum(&memory);
+    let BatchShape { micro_batches, sequences, length: tokens } = env.shape;
+    Ok(Explanation {
+        model: model.summary.clone(),
+        parameters: groups(model),
+        flops_per_token: model.flops_per_token,
+        batch: [u64::from(micro_batches), sequences as u64, tokens as u64],
+        workers: env.workers,
+        length,
+        memory,
+        peak_mb: peak >> 20,
+        tok_per_sec: speed.tok_per_sec.round(),
+        measured: speed.measured,
+        corpus: env.corpus,
+        notes: Vec::new(),
+    })
+}
+
+/// Parameters by the part of the model they belong to: their names up to the number of a layer.
+fn groups(model: &ModelFacts) -> Vec<(String, u64)> {
+    let mut groups: Vec<(String, u64)> = Vec::new();
+    for spec in &model.parameters {
+        let parts: Vec<&str> = spec.name.split('.').collect();
+        let number = parts.iter().position(|part| part.parse::<u32>().is_ok());
+        let group = parts[..number.unwrap_or(parts.len() - 1).max(1)].join(".");
+        match groups.iter_mut().find(|(name, _)| *name == group) {
+            Some((_, n)) => *n += spec.len() as u64,
+            None => groups.push((group, spec.len() as u64)),
+        }
+    }
+    groups
+}

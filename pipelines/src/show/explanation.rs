@@ -1,0 +1,149 @@
+//! What `pipeline explain` says below the graph.
+use super::banner::corpus_line;
+use super::human::{bytes, clock, count, wrap};
+use contract::Corpus;
+use serde::Serialize;
+use std::time::Duration;
+
+/// What a run takes, as far as it is known.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Explanation {
+    /// The model, in a line.
+    pub model: String,
+    /// Parameters of each part of the model.
+    pub parameters: Vec<(String, u64)>,
+    /// FLOPs a trained token, as PaLM counts them.
+    pub flops_per_token: f64,
+    /// Leaves, sequences a leaf, tokens a sequence.
+    pub batch: [u64; 3],
+    /// Worker threads.
+    pub workers: usize,
+    /// How long the run is.
+    pub length: Length,
+    /// Bytes at most: of the program, then of each stage that says so.
+    pub memory: Vec<(String, u64)>,
+    /// The sum of them, in MB of 2^20 bytes.
+    pub peak_mb: u64,
+    /// Tokens a second.
+    pub tok_per_sec: f64,
+    /// How that is known.
+    pub measured: String,
+    /// What is learned from, where it is known.
+    pub corpus: Option<Corpus>,
+    /// What else should be said.
+    pub notes: Vec<String>,
+}
+
+/// How long a run is.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Length {
+    /// Steps, where they are known.
+    pub steps: Option<u64>,
+    /// Passes over the training documents, where they are known.
+    pub epochs: Option<f64>,
+}
+
+impl Explanation {
+    /// A line a fact, at most `columns` wide.
+    pub fn render(&self, columns: usize) -> String {
+        let total: u64 = self.parameters.iter().map(|(_, n)| n).sum();
+        let parts = |parts: &[(String, u64)], of: fn(u64) -> String| {
+            parts.iter().map(|(name, n)| format!("{name} {}", of(*n))).collect::<Vec<_>>().join(", ")
+        };
+        let [leaves, sequences, length] = self.batch;
+        let tokens = leaves * sequences * length;
+        let long = match (self.length.steps, self.length.epochs) {
+            (Some(steps), Some(epochs)) => format!("{} steps, {epochs:.2} epochs", count(steps)),
+            (Some(steps), None) => {
+                format!("{} steps; epochs are known once tokens are counted (--dry-run)", count(steps))
+            }
+            (None, Some(epochs)) => format!("{epochs} epochs; steps are known once tokens are counted (run --dry-run)"),
+            (None, None) => String::new(),
+        };
+        let speed =
+            format!("{} tokens/s on {} ({})", count(self.tok_per_sec as u64), threads(self.workers), self.measured);
+        let time = match self.length.steps {
+            Some(steps) if self.tok_per_sec > 0.0 => {
+                let left = Duration::try_from_secs_f64((steps * tokens) as f64 / self.tok_per_sec);
+                format!("about {}: {speed}", clock(left.unwrap_or(Duration::MAX)))
+            }
+            _ => speed,
+        };
+        let mut facts = vec![
+            ("Model", format!("{}, {} parameters: {}", self.model, count(total), parts(&self.parameters, count))),
+            (
+                "Compute",
+                format!(
+                    "{}FLOP a token, {}FLOP a step",
+                    spaced(self.flops_per_token),
+                    spaced(self.flops_per_token * tokens as f64)
+                ),
+            ),
+            ("Step", format!("{} tokens: {leaves} micro-batches of {sequences} sequences of {length}", count(tokens))),
+            ("Length", long),
+            ("Corpus", self.corpus.as_ref().map(corpus_line).unwrap_or_default()),
+            ("Memory", format!("about {} at most: {}", bytes(self.peak_mb << 20), parts(&self.memory, bytes))),
+            ("Time", time),
+        ];
+        facts.extend(self.notes.iter().map(|note| ("Note", note.clone())));
+        let mut lines = Vec::new();
+        for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
+            for (i, line) in wrap(fact, columns - 9).iter().enumerate() {
+                lines.push(format!("{:<9}{line}", if i == 0 { *name } else { "" }).trim_end().to_owned());
+            }
+        }
+        lines.join("\n")
+    }
+}
+
+fn threads(n: usize) -> String {
+    if n == 1 { "1 worker".into() } else { format!("{n} workers") }
+}
+
+/// `25.6 M`, ready for a unit.
+fn spaced(n: f64) -> String {
+    let text = count(n as u64);
+    if text.contains(' ') { text } else { text + " " }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::CorpusPart;
+
+    #[test]
+    fn what_is_known_is_said() {
+        let mut known = Explanation {
+            model: "GPT-2, 2 layers, width 256, 8 heads".into(),
+            parameters: vec![("transformer.wte".into(), 2_560_000), ("transformer.h".into(), 1_579_000)],
+            flops_per_token: 25.6e6,
+            batch: [2, 16, 128],
+            workers: 2,
+            length: Length { steps: Some(600), epochs: Some(0.341) },
+            memory: vec![("program".into(), 31_000_000), ("optimize".into(), 50_000_000)],
+            peak_mb: 77,
+            tok_per_sec: 8_500.0,
+            measured: "one micro-batch, forward and backward".into(),
+            corpus: Some(Corpus {
+                train: CorpusPart { rows: 9_500, tokens: 7_200_000, bytes: 32_000_000 },
+                validation: CorpusPart { rows: 500, tokens: 380_000, bytes: 1_700_000 },
+            }),
+            notes: Vec::new(),
+        };
+        insta::assert_snapshot!(known.render(80), @r"
+        Model    GPT-2, 2 layers, width 256, 8 heads, 4.1 M parameters: transformer.wte
+                 2.6 M, transformer.h 1.6 M
+        Compute  25.6 MFLOP a token, 104.9 GFLOP a step
+        Step     4.1 k tokens: 2 micro-batches of 16 sequences of 128
+        Length   600 steps, 0.34 epochs
+        Corpus   7.2 M tokens in 9.5 k rows, 32.0 MB; held out 380.0 k tokens
+        Memory   about 80.7 MB at most: program 31.0 MB, optimize 50.0 MB
+        Time     about 4:49: 8.5 k tokens/s on 2 workers (one micro-batch, forward and
+                 backward)
+        ");
+        known.length = Length { steps: None, epochs: Some(3.0) };
+        known.corpus = None;
+        let said = known.render(80);
+        assert!(said.contains("3 epochs; steps are known once tokens are counted"), "{said}");
+    }
+}

@@ -1,0 +1,68 @@
+//! The graph of a plan, drawn with boxes from top to bottom.
+use super::human::{fit, width, wrap};
+use crate::plan::Plan;
+use contract::{Kind, Port, Role, Route};
+
+/// A box a stage, in the order data flows; on the line between two boxes what flows and how, beside a box what else
+/// comes to it and from where. At most `columns` wide.
+pub fn graph(plan: &Plan, columns: usize) -> String {
+    let order = plan.order();
+    let room = plan.stages.iter().map(|stage| width(&stage.id)).max().unwrap_or(0).min(columns / 3) + 2;
+    let middle = room / 2;
+    let bar = |ends: [char; 2], joint: Option<char>| {
+        let inner = (0..room).map(|i| joint.filter(|_| i == middle).unwrap_or('─')).collect::<String>();
+        format!("{}{inner}{}", ends[0], ends[1])
+    };
+    let mut lines: Vec<String> = Vec::new();
+    for (place, at) in order.iter().enumerate() {
+        let stage = &plan.stages[*at];
+        let above = place.checked_sub(1).map(|place| order[place]);
+        let (mut flows, mut sides) = (Vec::new(), Vec::new());
+        for (port, edges) in stage.settings.takes().iter().zip(&stage.inputs) {
+            let direct = edges.iter().any(|edge| Some(edge.from) == above && !edge.feedback);
+            if direct {
+                flows.push(what(port, false));
+            }
+            let others: Vec<_> = edges.iter().filter(|edge| !direct || Some(edge.from) != above).collect();
+            if port.kind == Kind::Saved {
+                sides.push(format!("{} ─ every stage", what(port, false)));
+            } else if !others.is_empty() {
+                let from: Vec<&str> = others.iter().map(|edge| &*plan.stages[edge.from].id).collect();
+                sides.push(format!("{} ─ {}", what(port, others.iter().any(|e| e.feedback)), from.join(", ")));
+            }
+        }
+        if !flows.is_empty() {
+            for (i, flow) in flows.iter().enumerate() {
+                let mark = if i + 1 == flows.len() { '▼' } else { '│' };
+                lines.push(format!("{}{mark} {flow}", " ".repeat(middle + 1)));
+            }
+        }
+        lines.push(bar(['╭', '╮'], (!flows.is_empty()).then_some('┴')));
+        let next = order.get(place + 1).map(|next| &plan.stages[*next]);
+        let goes_on = next.is_some_and(|next| next.inputs.iter().flatten().any(|e| e.from == *at && !e.feedback));
+        let name = fit(&stage.id, room - 2);
+        lines.push(format!("│ {name}{} │ {}", " ".repeat(room - 2 - width(&name)), stage.type_name));
+        for side in sides {
+            for (i, text) in wrap(&side, columns - room - 6).into_iter().enumerate() {
+                lines.push(format!("│{}│ {} {text}", " ".repeat(room), if i == 0 { "◀─" } else { "  " }));
+            }
+        }
+        lines.push(bar(['╰', '╯'], goes_on.then_some('┬')));
+    }
+    lines.iter().map(|line| fit(line.trim_end(), columns)).collect::<Vec<_>>().join("\n")
+}
+
+/// What flows, how it gets there, and what it is to whoever takes it.
+fn what(port: &Port, feedback: bool) -> String {
+    let route = match port.route {
+        Route::Stay => "stay",
+        Route::Exchange => "exchange",
+        Route::Broadcast => "broadcast",
+    };
+    let role = match port.role {
+        Role::Stream => "stream",
+        Role::State => "state",
+    };
+    let when = if feedback { ", feedback + 1 step" } else { "" };
+    format!("{} ({route}, {role}{when})", port.kind.name())
+}

@@ -1,0 +1,45 @@
+//! What a model says that a batch takes is what it takes. Alone in its process: the pool is the process's.
+use contract::tensor::pooled_bytes;
+use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn};
+use millrace_compute::kernels::cross_entropy::CrossEntropy;
+use millrace_compute::kernels::head::{head_loss, rows_alive};
+use millrace_compute::models::{Gpt2, Gpt2Shape, Model};
+use std::sync::Arc;
+
+#[test]
+fn gpt2_takes_what_it_says() {
+    // Sizes that no other shape here shares: buffers are kept by size.
+    for (layers, heads, width, feed_forward, sequences, length) in
+        [(2, 2, 128, 512, 4, 90), (5, 4, 192, 400, 2, 120), (1, 8, 320, 1280, 7, 65)]
+    {
+        let (vocabulary, rows) = (311, sequences * length);
+        let (end_of_text, document_mask) = (0, false);
+        let shape = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask };
+        let model = Gpt2::new(shape);
+        let parameters: Vec<_> = model.facts().parameters.iter().map(|spec| Arc::new(spec.initial(1))).collect();
+        let ids: Vec<u32> = (0..rows as u32).map(|i| i * 7 % vocabulary as u32).collect();
+        let batch = Batch {
+            leaf: 0,
+            purpose: Purpose::Train,
+            part: 0,
+            sequences,
+            length,
+            tokens: ids.clone().into(),
+            targets: ids.clone().into(),
+            document_starts: vec![0; rows].into(),
+        };
+        let before = pooled_bytes();
+        let forward = model.forward(&Parameters(parameters.clone()), &batch, true);
+        let (hidden, mut tape) = (forward.hidden, forward.tape.unwrap());
+        let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &ids, None, Precision::F32);
+        drop(hidden);
+        tape.start(d_hidden, d_head);
+        let mut gradients: Vec<Tensor> = Vec::new();
+        while tape.turn(&mut |_, gradient| gradients.push(gradient)).unwrap() == Turn::More {}
+        let taken = (pooled_bytes() - before) / 4;
+        let apart = model.facts().parameter_count() + rows_alive(rows, vocabulary, None) * vocabulary;
+        let said = model.activations(sequences, length, true) + apart;
+        let ratio = said as f64 / taken as f64;
+        assert!((0.93..1.07).contains(&ratio), "{layers} layers of {width}: {said} floats were said, {taken} taken");
+    }
+}

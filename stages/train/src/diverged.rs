@@ -1,0 +1,17 @@
+//! What is said where training has left the numbers behind.
+use anyhow::{Result, ensure};
+use contract::Step;
+
+/// Refuses a `what` of the step that is not finite.
+///
+/// # Errors
+/// If `value` is not, with the update that would have followed and what may help.
+pub fn finite(what: &str, value: f64, step: Step) -> Result<()> {
+    ensure!(
+        value.is_finite(),
+        "the {what} of update {} is not finite ({value}): nothing was updated and the last checkpoint is good; a lower \
+         `optimize.learning_rate` or more `optimize.warmup_steps` may help",
+        step + 1
+    );
+    Ok(())
+}
