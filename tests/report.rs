@@ -125,6 +125,7 @@ fn it_is_made_again_at_any_time_and_after_a_failure() {
     assert!(html.contains("state stopped") && html.contains("Known when a run has ended by itself"));
     // Event files that cannot be written fail a run.
     std::fs::create_dir(scratch.path("f")).unwrap();
+    scratch.write("f/config.toml", "");
     scratch.write("f/tb", "in the way");
     let failed = scratch.pipeline(&["run", "run.toml", "--run-dir", "f"]);
     failed.fails(1, &["stage `record`: cannot write event files in f/tb", "The report is f/report.html"]);

@@ -28,6 +28,7 @@ fn running_done_stopped_and_failed_are_told_apart() {
     scratch.pipeline(&["runs"]).fails(2, &["there is no folder runs"]);
     scratch.train("runs/a", &[]);
     std::fs::create_dir(scratch.path("runs/f")).unwrap();
+    scratch.write("runs/f/config.toml", "");
     scratch.write("runs/f/tb", "in the way");
     scratch.pipeline(&["run", "run.toml", "--run-dir", "runs/f"]).fails(1, &["record"]);
     std::fs::create_dir(scratch.path("runs/no-run")).unwrap();

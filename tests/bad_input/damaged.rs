@@ -158,7 +158,9 @@ fn text_that_is_not_utf8() {
 fn a_dump_that_is_cut_within_a_page() {
     let scratch = Scratch::new();
     let texts = corpus(60);
-    let page = |(id, text)| format!("<page><title>T</title><ns>0</ns><id>{id}</id><text>{text}</text></page>\n");
+    let page = |(id, text)| {
+        format!("<page><title>T</title><ns>0</ns><id>{id}</id><revision><text>{text}</text></revision></page>\n")
+    };
     let dump = format!("<mediawiki>\n{}</mediawiki>", texts.iter().enumerate().map(page).collect::<String>());
     scratch.write("wiki.xml", &dump[..dump.len() - 100]);
     scratch.write("run.toml", tiny("paths = [\"wiki.xml\"]"));

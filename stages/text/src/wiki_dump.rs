@@ -262,6 +262,10 @@ impl Cutter {
                 let mut text = String::with_capacity(decoder.max_utf8_buffer_length(n).unwrap_or(4 * n));
                 let _ = decoder.decode_to_string(more, &mut text, n == 0);
                 self.buffer.extend_from_slice(text.as_bytes());
+                if n == 0 {
+                    // A decoder that has finished must not be asked again.
+                    self.decoder = Some(None);
+                }
             }
         }
         self.input.consume(n);

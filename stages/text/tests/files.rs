@@ -174,7 +174,9 @@ fn one_row_that_is_not_utf8_costs_no_other() {
 fn every_format(n: usize) -> Vec<(String, Vec<u8>)> {
     let text = |i: usize| format!("document {i} of {n}");
     let jsonl: String = (0..n).map(|i| format!("{{\"id\": \"doc {i}\", \"text\": \"{}\"}}\n", text(i))).collect();
-    let pages = (0..n).map(|i| format!("<page><title>T</title><ns>0</ns><id>{i}</id><text>{}</text></page>", text(i)));
+    let pages = (0..n).map(|i| {
+        format!("<page><title>T</title><ns>0</ns><id>{i}</id><revision><text>{}</text></revision></page>", text(i))
+    });
     let xml = format!("<mediawiki>{}</mediawiki>", pages.collect::<String>());
     let plain = (0..n).map(text).collect::<Vec<_>>().join("\n===\n");
     let mut all = Vec::new();

@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(unhandled("a }} ]] d"), "stray ]]: 1; stray }}: 1");
         assert_eq!(unhandled("a <ref>b\n\nd"), "unclosed element: 1");
         assert_eq!(text("a <ref>b\nd"), "a\nd");
-        assert_eq!(text("a\n{|\n|b\n! c\nd"), "a\nd");
+        assert_eq!(text("a\n{|\n|b\n! c\nd"), "a\n\nd");
         assert_eq!(unhandled("a\n{|\n|b"), "table row: 1; unclosed table: 1");
         assert_eq!(text("[[a [[b]] c]] [http://x y\nz"), "a b c y\nz");
     }
