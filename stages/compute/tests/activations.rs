@@ -7,13 +7,13 @@ use millrace_compute::models::{Gpt2, Gpt2Shape, Model};
 use std::sync::Arc;
 
 /// Floats that products of these sizes pack their operands into, which no model can know.
-const PACKED: usize = 600_000;
+const PACKED: usize = 1_000_000;
 
 #[test]
 fn gpt2_takes_what_it_says() {
     // Sizes that no other shape here shares: buffers are kept by size.
     for (layers, heads, width, feed_forward, sequences, length) in
-        [(2, 2, 128, 512, 4, 90), (5, 4, 192, 400, 2, 120), (1, 8, 320, 1280, 7, 65)]
+        [(2, 2, 128, 512, 4, 90), (5, 4, 192, 400, 2, 109), (1, 8, 320, 1280, 7, 65)]
     {
         let (vocabulary, rows) = (311, sequences * length);
         let (end_of_text, document_mask) = (0, false);
