@@ -30,7 +30,7 @@ impl Cache {
         Self { root }
     }
 
-    /// Where the file `key` of `kind` (one of [`KINDS`](crate::cache_entries::KINDS)) is or would be.
+    /// Where the file `key` of `kind` (one of [`KINDS`]) is or would be.
     pub fn file(&self, kind: &str, key: &str, extension: &str) -> PathBuf {
         debug_assert!(KINDS.iter().any(|(known, _)| *known == kind), "`{kind}` is not among cache_entries::KINDS");
         self.root.join(kind).join(format!("{key}.{extension}"))

@@ -144,7 +144,7 @@ pub struct Quarantine {
 
 #[derive(Clone, Debug)]
 enum Part {
-    /// A file that [`write`] made.
+    /// A file that [`write()`] made.
     Kept(PathBuf),
     Held(Arc<Vec<Bad>>),
 }
@@ -159,7 +159,7 @@ impl Part {
 }
 
 impl Quarantine {
-    /// Adds what a file that [`write`] made holds, of the files `paths`.
+    /// Adds what a file that [`write()`] made holds, of the files `paths`.
     pub fn add(&mut self, kept: PathBuf, paths: Vec<PathBuf>) -> Result<()> {
         read(&kept, &mut |bad| {
             self.counts.add(&bad);
@@ -242,7 +242,7 @@ pub fn write(path: &Path, entries: impl FnOnce(&mut dyn FnMut(Bad) -> Result<()>
     })
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub fn read(path: &Path, f: &mut dyn FnMut(Bad) -> Result<()>) -> Result<()> {
     let damaged = || format!("{} is damaged; remove it", path.display());
     let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;

@@ -1,6 +1,6 @@
 //! A run whose graph ends in `parquet`: documents become a version of a corpus.
 //!
-//! 1. [`graph`]: the plan falls into what is done to every row, and what is done to those that are kept
+//! 1. [`mod@graph`]: the plan falls into what is done to every row, and what is done to those that are kept
 //! 2. [`version`]: the output folder and the version that is there already
 //! 3. `scan_rows → … → digest`: new rows are worked on, the others are found in the last version's catalog
 //! 4. [`decide`]: who is kept ([`crate::deduplicate`])
