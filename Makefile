@@ -10,13 +10,15 @@ endif
 PIPELINE := target/release/pipeline
 WIKI := data/cache/wiki
 PEERS := ../shared/peers
-# A python with torch for bench-peers; by default one is set up in target/peers.
-MILLRACE_PYTHON ?= target/peers/bin/python
+# What tests and bench-peers compare with runs in $MILLRACE_PYTHON; without it, in python3 as far as that has it, and
+# bench-peers sets one up in target/peers.
+TEST_PYTHON := $(or $(MILLRACE_PYTHON),python3)
+PEERS_PYTHON := $(or $(MILLRACE_PYTHON),target/peers/bin/python)
 
 .PHONY: help run build test lint bench bench-peers clean system system-python
 
 help:
-	@echo "make run          install what is missing, build, fetch a small wiki dump, train configs/wiki.toml on it"
+	@echo "make run          install what is missing, build, fetch a small wiki dump, train on it, write text"
 	@echo "make build        the program, optimised: $(PIPELINE)"
 	@echo "make test         everything CI checks"
 	@echo "make lint         formatting, clippy, documentation, licences"
@@ -33,6 +35,13 @@ run: system-python build
 	else \
 		$(PIPELINE) run configs/wiki.toml; \
 	fi
+	@echo
+	$(PIPELINE) evaluate runs/wiki
+	@echo
+	$(PIPELINE) generate runs/wiki --prompt "The history of"
+	@echo
+	@echo "The report is runs/wiki/report.html"
+	@echo "More text: $(PIPELINE) generate runs/wiki --prompt TEXT"
 
 build: system
 	cargo build --release --locked
@@ -44,8 +53,12 @@ test: lint
 	$(PIPELINE) bench --shape seed --steps 3 --warmup 1 > target/bench.json
 	@grep -q '"shape":"seed".*"tok_per_sec":[1-9]' target/bench.json || { cat target/bench.json; exit 1; }
 	@cat target/bench.json
-	@command -v python3 >/dev/null && python3 -c 'import torch, transformers' 2>/dev/null \
-		|| echo "note: no python3 with torch and transformers here: what needs them was not tested"
+	@for module in torch transformers pyarrow duckdb datasets tensorboard; do \
+		$(TEST_PYTHON) -c "import $$module" 2>/dev/null \
+			|| echo "note: $(TEST_PYTHON) has no $$module: what needs it was not tested (MILLRACE_PYTHON=...)"; \
+	done
+	@for program in chromium debootstrap; do command -v $$program >/dev/null \
+		|| echo "note: no $$program here: what needs it was not tested"; done
 
 lint: system
 	cargo fmt --all --check
@@ -61,10 +74,10 @@ bench-peers: build
 	@if [ ! -f $(PEERS)/compare.py ]; then \
 		echo "bench-peers needs $(PEERS)/compare.py, which is not part of this repository"; exit 0; \
 	else \
-		if [ ! -x $(MILLRACE_PYTHON) ]; then \
+		if [ ! -x $(PEERS_PYTHON) ]; then \
 			echo "Setting up PyTorch in target/peers: a download of some GB"; \
 			python3 -m venv target/peers && target/peers/bin/pip install --quiet torch numpy; \
-		fi && $(MILLRACE_PYTHON) $(PEERS)/compare.py --pipeline $(PIPELINE) --precision all --shape all; \
+		fi && $(PEERS_PYTHON) $(PEERS)/compare.py --pipeline $(PIPELINE) --precision all --shape all; \
 	fi
 
 clean:
