@@ -191,6 +191,18 @@ pub fn write_tokens<D: AsRef<[u32]>>(
     vocabulary: &Vocabulary,
     documents: impl IntoIterator<Item = D>,
 ) -> Result<()> {
+    try_write_tokens(path, vocabulary, documents.into_iter().map(Ok))
+}
+
+/// The same of documents that may fail to come.
+///
+/// # Errors
+/// The first of `documents` that is one; or if the file cannot be written.
+pub fn try_write_tokens<D: AsRef<[u32]>>(
+    path: &Path,
+    vocabulary: &Vocabulary,
+    documents: impl IntoIterator<Item = Result<D>>,
+) -> Result<()> {
     let narrow = vocabulary.size <= 1 << 16;
     let item = token_type(vocabulary);
     let schema = Arc::new(Schema::new(vec![Field::new("tokens", DataType::new_list(item.clone(), true), false)]));
@@ -206,7 +218,7 @@ pub fn write_tokens<D: AsRef<[u32]>>(
         let mut documents = documents.into_iter().peekable();
         while documents.peek().is_some() {
             let some = documents.by_ref().take(ROW_GROUP);
-            let lists: ArrayRef = if narrow { Arc::new(narrow_lists(some)?) } else { Arc::new(wide_lists(some)) };
+            let lists: ArrayRef = if narrow { Arc::new(narrow_lists(some)?) } else { Arc::new(wide_lists(some)?) };
             writer.write(&RecordBatch::try_new(schema.clone(), vec![lists])?)?;
         }
         writer.close()?;
@@ -214,10 +226,10 @@ pub fn write_tokens<D: AsRef<[u32]>>(
     })
 }
 
-fn narrow_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = D>) -> Result<ListArray> {
+fn narrow_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = Result<D>>) -> Result<ListArray> {
     let mut lists = ListBuilder::new(UInt16Builder::new());
     for document in documents {
-        for id in document.as_ref() {
+        for id in document?.as_ref() {
             lists.values().append_value(u16::try_from(*id).context("a token id is not below the vocabulary size")?);
         }
         lists.append(true);
@@ -225,11 +237,11 @@ fn narrow_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = D>) -> Result<L
     Ok(lists.finish())
 }
 
-fn wide_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = D>) -> ListArray {
+fn wide_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = Result<D>>) -> Result<ListArray> {
     let mut lists = ListBuilder::new(UInt32Builder::new());
     for document in documents {
-        lists.values().append_slice(document.as_ref());
+        lists.values().append_slice(document?.as_ref());
         lists.append(true);
     }
-    lists.finish()
+    Ok(lists.finish())
 }
