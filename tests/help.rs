@@ -4,9 +4,9 @@ use clap::Parser;
 use millrace_pipelines::cli::Cli;
 use support::{Scratch, repository, words};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 15] = [
     "run", "check", "explain", "stages", "evaluate", "generate", "runs", "inspect", "report", "bench", "cache", "diff",
-    "stat",
+    "stat", "export", "import",
 ];
 
 /// The lines of a help text that show how to call the program.

@@ -7,13 +7,12 @@ use crate::catalog::read_parquet;
 use crate::problem::TextProblem;
 use crate::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
 use crate::tokenizer::Vocabulary;
-use crate::write::files::{token_type, vocabulary_notes};
+use crate::write::files::{encodings, token_type, vocabulary_notes};
 use anyhow::{Context, Result};
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, ListBuilder, RecordBatch, UInt16Builder, UInt32Builder};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use std::path::{Path, PathBuf};
@@ -208,8 +207,7 @@ pub fn try_write_tokens<D: AsRef<[u32]>>(
     let schema = Arc::new(Schema::new(vec![Field::new("tokens", DataType::new_list(item.clone(), true), false)]));
     let mut notes = vec![KeyValue::new("millrace.layout".into(), "documents".to_string())];
     notes.extend(vocabulary_notes(vocabulary));
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+    let properties = encodings(WriterProperties::builder())?
         .set_max_row_group_row_count(Some(ROW_GROUP))
         .set_key_value_metadata(Some(notes))
         .build();

@@ -55,13 +55,18 @@ pub fn run(plan: Plan, folder: &Path, workers: usize) -> Result<()> {
     let Spooled { files, quarantine } = inputs(&prepared, &cache, &mut line)?;
     let previous = previous.filter(|previous| previous.manifest.shards == prepared.write.shards);
     let store = Arc::new(RowStore::open(&files, prepared.read.on_bad_data)?);
-    let (catalog, mut found) = digest(&prepared, &store, previous.as_ref(), &draft, workers, &mut line)?;
+    // Opening a tokenizer takes as long as reading a small corpus: meanwhile.
+    let (digested, tokenizer) = std::thread::scope(|threads| {
+        let opened = threads.spawn(|| prepared.tokenizer(&cache));
+        let digested = digest(&prepared, &store, previous.as_ref(), &draft, workers, &mut line);
+        (digested, opened.join().unwrap_or_else(|_| Err(anyhow::anyhow!("opening the tokenizer failed"))))
+    });
+    let (tokenizer, (catalog, mut found)) = (tokenizer?.map(Arc::new), digested?);
     let quarantine = set_aside(&prepared, &files, &store, quarantine, &catalog, draft.path(), &mut line)?;
     let places = Places::of(&catalog, &mut found, previous.as_ref(), &cache)?;
     let verdicts = decide::decide(&prepared, &catalog, previous.as_ref(), &places, workers, &mut line)?;
     let layout = Layout::of(&catalog, &verdicts, prepared.write.shards, prepared.write.keep_dropped);
 
-    let tokenizer = prepared.tokenizer(&cache)?.map(Arc::new);
     let footer = prepared.footer(tokenizer.as_deref());
     let keys = layout.keys(&catalog, &verdicts, &footer, &prepared);
     let (same, changed): (Vec<u32>, Vec<u32>) = (0..prepared.write.shards).partition(|shard| {
