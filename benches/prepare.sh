@@ -60,11 +60,14 @@ for step in "$@"; do
         mkdir -p "$work/before" "$work/after"
         "$examples/corpora" edit "$corpus" "$work/before/wiki.parquet" 0
         "$examples/corpora" edit "$corpus" "$work/after/wiki.parquet" 100
-        for run in 1 2 3; do
+        # An update writes the shards anew that have changed: the smaller they are, the less.
+        for shards in 16 256 16 256; do
             rm -rf "$work/out"
-            prepare "whole, 2 workers" "$work/out" "$work/before/wiki.parquet" 2
-            prepare "update, 1 % of documents edited" "$work/out" "$work/after/wiki.parquet" 2
-            prepare "update, nothing changed" "$work/out" "$work/after/wiki.parquet" 2
+            prepare "whole, $shards shards" "$work/out" "$work/before/wiki.parquet" 2 --set "write.shards=$shards"
+            prepare "1 % of documents edited, $shards shards" "$work/out" "$work/after/wiki.parquet" 2 \
+                --set "write.shards=$shards"
+            prepare "nothing changed, $shards shards" "$work/out" "$work/after/wiki.parquet" 2 \
+                --set "write.shards=$shards"
         done
         ;;
     feed)
@@ -83,7 +86,8 @@ for step in "$@"; do
     million)
         [ -f "$work/million.parquet" ] || "$examples/corpora" generate 1000000 "$work/million.parquet"
         rm -rf "$work/out"
-        prepare "1 M documents, 2 workers" "$work/out" "$work/million.parquet" 2 --set write.shards=256
+        prepare "1 M documents, 2 workers" "$work/out" "$work/million.parquet" 2 \
+            --set write.shards=256 --set quality.min_stop_words=0
         ls -l "$work/out/v1/catalog.parquet"
         ;;
     *) echo "error: no step $step" >&2; exit 2 ;;
