@@ -69,7 +69,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline run configs/wiki.toml --sample 100 --epochs 1
-  pipeline run configs/wiki.toml --stage loss=configs/stages/z_loss.toml
+  pipeline run configs/wiki.toml --stage optimize=configs/stages/muon.toml
   pipeline run configs/wiki.toml --dry-run
   pipeline run configs/wiki.toml --resume")]
 pub struct Run {
@@ -145,7 +145,7 @@ pub struct Evaluate {
 
 /// `pipeline bench`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: pipeline bench --shape seed --steps 20 --workers 2")]
+#[command(after_help = "Example: pipeline bench --shape seed --steps 5 --workers 2")]
 pub struct Bench {
     /// The model and its batch
     #[arg(long, value_enum, required_unless_present = "sweep", conflicts_with = "sweep")]
@@ -238,7 +238,7 @@ fn parse_set(text: &str) -> Result<String, String> {
 fn parse_stage(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((id, file)) if !id.is_empty() && !file.is_empty() => Ok((id.to_owned(), file.into())),
-        _ => Err("write STAGE=FILE, for example loss=configs/stages/z_loss.toml".into()),
+        _ => Err("write STAGE=FILE, for example optimize=configs/stages/muon.toml".into()),
     }
 }
 
