@@ -262,6 +262,7 @@ fn axes(x: Scale, y: Scale, width: f64, height: f64) -> String {
         let at = LEFT + x.place(tick) * width;
         let _ = write!(svg, "<text class=\"x\" x=\"{at:.1}\" y=\"{:.1}\">{}</text>", bottom + 15.0, number(tick));
     }
+    let _ = write!(svg, "<text class=\"y\" x=\"{:.1}\" y=\"{:.1}\">step</text>", LEFT - 10.0, bottom + 15.0);
     let _ = write!(svg, "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right:.1}\" y1=\"{bottom:.1}\" y2=\"{bottom:.1}\"/>");
     svg
 }
