@@ -153,6 +153,9 @@ pub struct Bench {
     /// Instead of a shape: many, in width, length, batch and workers, as a table
     #[arg(long, conflicts_with_all = ["batching", "workers", "steps", "warmup"])]
     pub sweep: bool,
+    /// Where `--sweep` writes plots of tokens/s and MFU, as a page for a browser
+    #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with = "shape")]
+    pub plot: Option<PathBuf>,
     /// What numbers are computed in
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
@@ -309,7 +312,9 @@ mod tests {
         let Ok(Command::Bench(bench)) = parse("pipeline bench --shape gpt2 --batching per_sequence") else { panic!() };
         let shape = bench.shape.expect("it was given");
         assert_eq!(format!("{shape} {} {}", bench.precision, bench.batching), "gpt2 f32 per_sequence");
-        let Ok(Command::Bench(bench)) = parse("pipeline bench --sweep --precision bf16") else { panic!() };
-        assert!(bench.sweep && bench.shape.is_none());
+        let line = "pipeline bench --sweep --precision bf16 --plot sweep.html";
+        let Ok(Command::Bench(bench)) = parse(line) else { panic!() };
+        assert!(bench.sweep && bench.shape.is_none() && bench.plot.is_some());
+        assert!(parse("pipeline bench --shape seed --plot sweep.html").is_err());
     }
 }

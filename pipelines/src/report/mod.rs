@@ -1,9 +1,11 @@
 //! `report.html`: a run on one page that needs nothing else, made of what is in the run directory.
 //!
-//! - [`page`]: what is on it; [`plot`]: curves; [`html`]: text that stays text
+//! - [`page`]: what is on it; [`plot`]: curves, also of [`plots`]; [`html`]: text that stays text
 mod html;
 mod page;
 mod plot;
+
+pub use plot::{Plot, Series, Style};
 
 use crate::run::status::{self, State, Status};
 use crate::run::{CONFIG_FILE, ENVIRONMENT_FILE, Usage};
@@ -25,6 +27,19 @@ struct Seen {
     config: String,
     environment: Value,
     checkpoint: Option<PathBuf>,
+}
+
+/// Writes a page that shows `figures` under a title and a line of explanation.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn plots(path: &Path, title: &str, about: &str, figures: &[Plot]) -> Result<()> {
+    let figures: String = figures.iter().map(Plot::figure).collect();
+    let [name, about] = [title, about].map(html::escape);
+    let body =
+        format!("<header><h1>{name}</h1><p>{about}</p></header>\n<section class=\"plots\">\n{figures}</section>\n");
+    text::cache::write_whole(path, |out| Ok(out.write_all(page::document(title, &body).as_bytes())?))?;
+    Ok(())
 }
 
 /// Writes the report of the run in `run_dir`, as far as there is something to report, and says where.
