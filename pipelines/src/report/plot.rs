@@ -179,7 +179,7 @@ impl Plot {
         let size = if self.wide { WIDE } else { SIZE };
         let (width, height) = (size.0 - LEFT - RIGHT, size.1 - TOP - BOTTOM);
         let at = |(px, py): (f64, f64)| (LEFT + x.place(px) * width, TOP + (1.0 - y.place(py)) * height);
-        let mut svg = axes(x, y, width, height);
+        let mut svg = axes(self.along, x, y, width, height);
         for (series, points) in &drawn {
             svg += &line(series, points.iter().map(|p| at(*p)).collect());
         }
@@ -251,7 +251,7 @@ impl Plot {
     }
 }
 
-fn axes(x: Scale, y: Scale, width: f64, height: f64) -> String {
+fn axes(along: &str, x: Scale, y: Scale, width: f64, height: f64) -> String {
     let mut svg = String::new();
     let (right, bottom) = (LEFT + width, TOP + height);
     for tick in y.ticks(5) {
@@ -265,7 +265,7 @@ fn axes(x: Scale, y: Scale, width: f64, height: f64) -> String {
         let at = LEFT + x.place(tick) * width;
         let _ = write!(svg, "<text class=\"x\" x=\"{at:.1}\" y=\"{:.1}\">{}</text>", bottom + 15.0, number(tick));
     }
-    let _ = write!(svg, "<text class=\"y\" x=\"{:.1}\" y=\"{:.1}\">step</text>", LEFT - 10.0, bottom + 15.0);
+    let _ = write!(svg, "<text class=\"y\" x=\"{:.1}\" y=\"{:.1}\">{along}</text>", LEFT - 10.0, bottom + 15.0);
     let _ = write!(svg, "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right:.1}\" y1=\"{bottom:.1}\" y2=\"{bottom:.1}\"/>");
     svg
 }
