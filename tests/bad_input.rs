@@ -3,6 +3,8 @@
 mod collection;
 #[path = "bad_input/damaged.rs"]
 mod damaged;
+#[path = "bad_input/prepared.rs"]
+mod prepared;
 mod support;
 use support::{Ran, Scratch, corpus};
 use text::{Tokenizer, Vocabulary, write_tokens};

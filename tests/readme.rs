@@ -92,6 +92,9 @@ fn the_commands_of_the_page_on_preparation_work() {
         said += &String::from_utf8_lossy(&output.stdout);
         check(line, output);
     }
+    for file in ["nanogpt/train.bin", "nanogpt/val.bin", "llm.c/train_000000.bin", "train.parquet"] {
+        assert!(scratch.path().join("bin").join(file).exists(), "{file}");
+    }
     for piece in ["kept", "removed: gone from the input", "replaced: its text has changed"] {
         assert!(said.contains(piece), "{piece}: {said}");
     }

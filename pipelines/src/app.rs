@@ -96,6 +96,8 @@ impl App {
                     false => print!("{}", run::render_stat(&version, &stats, show::columns())),
                 }
             }
+            Command::Export(asked) => println!("{}", run::export(asked)?),
+            Command::Import(asked) => println!("{}", run::import(asked)?),
             Command::Generate(asked) => run::generate_command(asked)?,
             Command::Runs(asked) => {
                 let found = run::runs(asked)?;

@@ -7,9 +7,9 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::io::Write;
 
 /// A run's `quarantine.parquet`: path, row group, row, line, documents, reason.
-type Listed = (String, Option<u64>, Option<u64>, Option<u64>, u64, String);
+pub type Listed = (String, Option<u64>, Option<u64>, Option<u64>, u64, String);
 
-fn quarantine(scratch: &Scratch, directory: &str) -> Vec<Listed> {
+pub fn quarantine(scratch: &Scratch, directory: &str) -> Vec<Listed> {
     let file = std::fs::File::open(scratch.path(directory).join("quarantine.parquet")).expect("quarantine.parquet");
     let mut all = Vec::new();
     for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
@@ -28,7 +28,7 @@ fn quarantine(scratch: &Scratch, directory: &str) -> Vec<Listed> {
 }
 
 /// Damages the second of eight row groups of `corpus.parquet`.
-fn damage_a_row_group(scratch: &Scratch) {
+pub fn damage_a_row_group(scratch: &Scratch) {
     let mut bytes = scratch.bytes("corpus.parquet");
     let word = corpus(120)[20].clone();
     let at = bytes.windows(word.len()).position(|w| w == word.as_bytes()).expect("the texts stand there as they are");
@@ -106,7 +106,7 @@ fn zstd(content: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn bzip2(content: &[u8]) -> Vec<u8> {
+pub fn bzip2(content: &[u8]) -> Vec<u8> {
     let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
     encoder.write_all(content).unwrap();
     encoder.finish().unwrap()

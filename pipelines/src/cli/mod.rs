@@ -1,4 +1,5 @@
 //! The command line of `pipeline`: definitions only.
+mod bin_files;
 mod diff;
 mod explain;
 mod generate;
@@ -7,6 +8,7 @@ mod report;
 mod runs;
 mod stat;
 
+pub use bin_files::{Export, Import};
 pub use diff::Diff;
 pub use explain::Explain;
 pub use generate::Generate;
@@ -61,6 +63,10 @@ pub enum Command {
     Diff(Diff),
     /// Show what a prepared corpus consists of, and what was dropped
     Stat(Stat),
+    /// Write a prepared corpus as nanoGPT or llm.c read it (.bin)
+    Export(Export),
+    /// Make token Parquet of the .bin files of nanoGPT or llm.c
+    Import(Import),
     /// List what the cache holds, or clear it
     Cache(Cache),
 }

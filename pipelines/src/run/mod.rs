@@ -4,6 +4,7 @@
 //! - [`session`]: a plan and its data become a graph with everything its stages may know
 //! - [`train`](mod@train): `pipeline run`; [`directory`]: what it leaves behind; [`status`]: how it stands
 //! - [`corpus`]: `pipeline run` of a graph that ends in `parquet`; `pipeline diff` and `pipeline stat`
+//! - [`mod@bin_files`]: `pipeline export` and `pipeline import`
 //! - [`interruption`]: what SIGINT and SIGTERM do
 //! - [`evaluate`](mod@evaluate): `pipeline evaluate`
 //! - [`explain`](mod@explain): `pipeline explain` and `--dry-run`; [`calibrate`]: a few seconds of the model
@@ -12,6 +13,7 @@
 //! - [`bench`](mod@bench): `pipeline bench`; [`sweep`](mod@sweep): its `--sweep`
 //! - [`cache`](mod@cache): `pipeline cache`
 mod bench;
+mod bin_files;
 mod cache;
 mod calibrate;
 mod corpus;
@@ -29,6 +31,7 @@ mod sweep;
 mod train;
 
 pub use bench::{Measured, SHAPES, bench};
+pub use bin_files::{export, import};
 pub use cache::cache;
 pub use corpus::diff::{Difference, diff, render as render_diff};
 pub use corpus::stat::{render as render_stat, stat};

@@ -53,7 +53,7 @@ pub fn sweep(asked: &cli::Bench, columns: usize) -> Result<String> {
     let mut runs = Vec::new();
     runs.extend(WIDTHS.map(|width| ("width", width, with(&|s| (s.width, s.heads) = (width, width / HEAD)))));
     runs.extend(LENGTHS.map(|length| ("length", length, with(&|s| s.batch.length = length))));
-    runs.extend(SEQUENCES.map(|n| ("sequences", n, with(&|s| s.batch.sequences = n))));
+    runs.extend(SEQUENCES.map(|n| ("batch", n, with(&|s| s.batch.sequences = n))));
     // As many leaves as workers at most.
     runs.extend((1..=cores.min(2)).map(|workers| ("workers", workers, (BASE, workers))));
     let mut limits = BTreeMap::new();
@@ -101,7 +101,7 @@ fn plots(points: &[Point]) -> Vec<Plot> {
     let titles = [
         ("width", "Tokens/s over width", "MFU over width"),
         ("length", "Tokens/s over length", "MFU over length"),
-        ("sequences", "Tokens/s over sequences", "MFU over sequences"),
+        ("batch", "Tokens/s over batch", "MFU over batch"),
         ("workers", "Tokens/s over workers", "MFU over workers"),
     ];
     let plot = |title, unit, along, value: fn(&Point) -> f64| {

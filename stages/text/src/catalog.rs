@@ -1,6 +1,7 @@
 //! The catalog: what preparation knows of every input row, without its text. It lives in memory during a run, and as
 //! `catalog.parquet` in every version, from which the next run takes what has not changed.
-use crate::columns::{self, DROPPED, INPUT_HASH, INPUT_ROW, field};
+use crate::clean::RESIDUE;
+use crate::columns::{self, DROPPED, INPUT_HASH, INPUT_ROW, UNHANDLED, field};
 use crate::problem::shielded;
 use crate::scan_rows::{Hash, WHERE};
 use anyhow::{Context, Result};
@@ -24,6 +25,8 @@ pub fn schema() -> SchemaRef {
         field("content_hash", DataType::FixedSizeBinary(16), false),
         field("bytes", DataType::UInt64, false),
         field(DROPPED, DataType::Utf8, true),
+        field(UNHANDLED, DataType::Utf8, true),
+        field(RESIDUE, DataType::Utf8, true),
         field("bands", DataType::List(Arc::new(Field::new_list_field(DataType::UInt64, false))), false),
     ]);
     Arc::new(Schema::new(fields))

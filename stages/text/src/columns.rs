@@ -13,6 +13,9 @@ use std::sync::Arc;
 pub const DROPPED: &str = "dropped";
 /// Number of a row among all rows that are read (uint64): preparation finds rows again by it.
 pub const INPUT_ROW: &str = "input_row";
+/// What of a wiki page's markup could not be handled when it was made text, by kind: `unclosed link: 1` (string); null:
+/// nothing.
+pub const UNHANDLED: &str = "unhandled";
 /// Hash of a row as it was read (fixed_size_binary of 16).
 pub const INPUT_HASH: &str = "input_hash";
 
@@ -39,6 +42,7 @@ pub fn about() -> Vec<Field> {
 pub fn documents() -> SchemaRef {
     let mut fields = about();
     fields.insert(3, field("text", DataType::LargeUtf8, false));
+    fields.push(field(UNHANDLED, DataType::Utf8, true));
     Arc::new(Schema::new(fields))
 }
 

@@ -22,6 +22,8 @@ pub struct Document<'a> {
     pub revision: Option<u64>,
     /// The byte at which it starts in the unpacked file.
     pub offset: u64,
+    /// Of a wiki page: what of its markup could not be handled, by kind.
+    pub unhandled: Option<String>,
 }
 
 /// What a converter finds.

@@ -1,13 +1,14 @@
 //! Stage `digest`: the end of preparation's first graph. Of every row it keeps a line of the [catalog](crate::catalog),
 //! in memory, and puts the text aside in files by shard, where the second graph finds it.
 use crate::catalog::schema;
-use crate::columns::{DROPPED, INPUT_HASH, INPUT_ROW, about};
+use crate::clean::RESIDUE;
+use crate::columns::{DROPPED, INPUT_HASH, INPUT_ROW, UNHANDLED, about};
 use crate::deduplicate::{Deduplicate, MinHasher};
 use crate::scan_rows::short;
 use anyhow::{Context, Result, bail};
 use arrow::array::{
     Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, LargeStringBuilder, ListBuilder, RecordBatch, StringArray,
-    UInt64Builder,
+    UInt64Builder, new_null_array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use contract::{At, Built, Emit, Env, Kind, Packet, Port, Settings, Stage, StageSettings, Turn};
@@ -170,6 +171,11 @@ impl Stage for Digester {
             Arc::new(contents.finish()),
             Arc::new(bytes.finish()),
             Arc::new(StringArray::from(reasons)),
+            column(UNHANDLED)?.clone(),
+            match batch.column_by_name(RESIDUE) {
+                Some(residue) => residue.clone(),
+                None => new_null_array(&DataType::Utf8, batch.num_rows()),
+            },
             Arc::new(bands.finish()),
         ]);
         let found = RecordBatch::try_new(schema(), found)?;

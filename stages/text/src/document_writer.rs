@@ -1,4 +1,5 @@
 //! Documents to Parquet, in the columns of `data/SCHEMA.md`.
+use crate::columns::UNHANDLED;
 use crate::convert::Document;
 use anyhow::Result;
 use arrow::array::{ArrayRef, LargeStringBuilder, RecordBatch, StringBuilder, UInt64Builder};
@@ -33,6 +34,7 @@ pub struct DocumentWriter<W: Write + Send> {
     revision: UInt64Builder,
     file: StringBuilder,
     offset: UInt64Builder,
+    unhandled: StringBuilder,
     rows: usize,
     bytes: usize,
 }
@@ -50,6 +52,7 @@ impl<W: Write + Send> DocumentWriter<W> {
             field("revision", DataType::UInt64, true),
             field("source_file", DataType::Utf8, false),
             field("source_offset", DataType::UInt64, false),
+            field(UNHANDLED, DataType::Utf8, true),
         ]));
         let from = std::path::absolute(source).unwrap_or_else(|_| source.to_path_buf());
         let properties = WriterProperties::builder()
@@ -72,6 +75,7 @@ impl<W: Write + Send> DocumentWriter<W> {
             revision: UInt64Builder::new(),
             file: StringBuilder::new(),
             offset: UInt64Builder::new(),
+            unhandled: StringBuilder::new(),
             rows: 0,
             bytes: 0,
         })
@@ -91,6 +95,7 @@ impl<W: Write + Send> DocumentWriter<W> {
         self.revision.append_option(document.revision);
         self.file.append_value(&self.source_file);
         self.offset.append_value(document.offset);
+        self.unhandled.append_option(document.unhandled.as_deref());
         self.written += 1;
         self.bytes += document.text.len();
         self.rows += 1;
@@ -107,6 +112,7 @@ impl<W: Write + Send> DocumentWriter<W> {
             Arc::new(self.revision.finish()),
             Arc::new(self.file.finish()),
             Arc::new(self.offset.finish()),
+            Arc::new(self.unhandled.finish()),
         ];
         if self.rows > 0 {
             self.parquet.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;

@@ -272,7 +272,7 @@ fn to_bytes(column: &ArrayRef) -> Result<ArrayRef> {
 }
 
 /// A column of strings as bytes, past the check that all of them are UTF-8, which fails whole pages for one of them.
-fn raw_column(path: &Path, row_group: usize, column: usize) -> Result<ArrayRef> {
+pub(crate) fn raw_column(path: &Path, row_group: usize, column: usize) -> Result<ArrayRef> {
     let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let reader = SerializedFileReader::new(file)?;
     let schema = reader.metadata().file_metadata().schema_descr_ptr();

@@ -46,6 +46,7 @@ pub fn read(input: Unpacked, path: &Path, column: &str, give: Give) -> Result<()
                     source: row.source,
                     revision: None,
                     offset,
+                    unhandled: None,
                 }))?;
             }
             Err((reason, detail)) => {

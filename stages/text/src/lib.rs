@@ -14,6 +14,7 @@
 //! | [`row_groups`] | any row of Parquet files, by number |
 //! | [`documents`] | texts by row number: [`DocumentStore`] |
 //! | [`token_files`] | token lists by row number: [`TokenStore`], and the writer |
+//! | [`bin_files`] | the same as nanoGPT and llm.c read them |
 //! | [`split`] | what is held out |
 //! | [`corpus`] | which rows are learned from, which are held out, how large they are |
 //! | [`bpe_training`], [`tokenizer`] | byte-level BPE: learned, built in, or from a file |
@@ -34,6 +35,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attribution;
+pub mod bin_files;
 pub mod bpe_training;
 pub mod byte_bpe;
 pub mod bzip2_blocks;

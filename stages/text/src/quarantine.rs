@@ -121,6 +121,11 @@ impl Counts {
         *self.0.entry(bad.reason).or_default() += bad.documents;
     }
 
+    /// All, by reason.
+    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> {
+        self.0.iter().map(|(reason, documents)| (*reason, *documents))
+    }
+
     /// Documents of all reasons.
     pub fn documents(&self) -> u64 {
         self.0.values().sum()

@@ -53,7 +53,7 @@ pub fn spool(
         };
         // The name counts: rows say which file they come from, and it may say how the file is packed.
         let name = file.path.file_name().unwrap_or_default().to_string_lossy();
-        let key = key(&["document parquet 2", &settings, &name, &cache.hash_file(&file.path)?]);
+        let key = key(&["document parquet 3", &settings, &name, &cache.hash_file(&file.path)?]);
         let path = cache.file("documents", &key, "parquet");
         let kept = cache.file("documents", &key, "quarantine.parquet");
         if path.exists() && kept.exists() {

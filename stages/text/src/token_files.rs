@@ -7,13 +7,12 @@ use crate::catalog::read_parquet;
 use crate::problem::TextProblem;
 use crate::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
 use crate::tokenizer::Vocabulary;
-use crate::write::files::{token_type, vocabulary_notes};
+use crate::write::files::{encodings, token_type, vocabulary_notes};
 use anyhow::{Context, Result};
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, ListBuilder, RecordBatch, UInt16Builder, UInt32Builder};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use std::path::{Path, PathBuf};
@@ -191,13 +190,24 @@ pub fn write_tokens<D: AsRef<[u32]>>(
     vocabulary: &Vocabulary,
     documents: impl IntoIterator<Item = D>,
 ) -> Result<()> {
+    try_write_tokens(path, vocabulary, documents.into_iter().map(Ok))
+}
+
+/// The same of documents that may fail to come.
+///
+/// # Errors
+/// The first of `documents` that is one; or if the file cannot be written.
+pub fn try_write_tokens<D: AsRef<[u32]>>(
+    path: &Path,
+    vocabulary: &Vocabulary,
+    documents: impl IntoIterator<Item = Result<D>>,
+) -> Result<()> {
     let narrow = vocabulary.size <= 1 << 16;
     let item = token_type(vocabulary);
     let schema = Arc::new(Schema::new(vec![Field::new("tokens", DataType::new_list(item.clone(), true), false)]));
     let mut notes = vec![KeyValue::new("millrace.layout".into(), "documents".to_string())];
     notes.extend(vocabulary_notes(vocabulary));
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+    let properties = encodings(WriterProperties::builder())?
         .set_max_row_group_row_count(Some(ROW_GROUP))
         .set_key_value_metadata(Some(notes))
         .build();
@@ -206,7 +216,7 @@ pub fn write_tokens<D: AsRef<[u32]>>(
         let mut documents = documents.into_iter().peekable();
         while documents.peek().is_some() {
             let some = documents.by_ref().take(ROW_GROUP);
-            let lists: ArrayRef = if narrow { Arc::new(narrow_lists(some)?) } else { Arc::new(wide_lists(some)) };
+            let lists: ArrayRef = if narrow { Arc::new(narrow_lists(some)?) } else { Arc::new(wide_lists(some)?) };
             writer.write(&RecordBatch::try_new(schema.clone(), vec![lists])?)?;
         }
         writer.close()?;
@@ -214,10 +224,10 @@ pub fn write_tokens<D: AsRef<[u32]>>(
     })
 }
 
-fn narrow_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = D>) -> Result<ListArray> {
+fn narrow_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = Result<D>>) -> Result<ListArray> {
     let mut lists = ListBuilder::new(UInt16Builder::new());
     for document in documents {
-        for id in document.as_ref() {
+        for id in document?.as_ref() {
             lists.values().append_value(u16::try_from(*id).context("a token id is not below the vocabulary size")?);
         }
         lists.append(true);
@@ -225,11 +235,11 @@ fn narrow_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = D>) -> Result<L
     Ok(lists.finish())
 }
 
-fn wide_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = D>) -> ListArray {
+fn wide_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = Result<D>>) -> Result<ListArray> {
     let mut lists = ListBuilder::new(UInt32Builder::new());
     for document in documents {
-        lists.values().append_slice(document.as_ref());
+        lists.values().append_slice(document?.as_ref());
         lists.append(true);
     }
-    lists.finish()
+    Ok(lists.finish())
 }

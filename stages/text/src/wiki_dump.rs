@@ -69,6 +69,7 @@ pub fn read(input: Unpacked, path: &Path, give: Give) -> Result<Pages> {
                         source: Some(source.to_string()),
                         revision: page.revision,
                         offset,
+                        unhandled: (!unhandled.is_empty()).then(|| unhandled.to_string()),
                     }))?;
                 }
             }

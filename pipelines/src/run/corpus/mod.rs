@@ -33,7 +33,7 @@ use text::digest::Found;
 use text::scan_rows::{Hash, Known, RowStore, ScanRows};
 use text::spool::{DocumentFile, Spooled, spool};
 use text::write::{KeptRow, Shard, Work};
-use text::{Cache, Digest, Digests, DocumentStore, TokenStore, Tokenizer};
+use text::{Cache, Digest, Digests, DocumentStore, Quarantine, TokenStore, Tokenizer};
 use version::{Draft, Folder, Previous};
 
 /// Lanes of the first graph: its result does not depend on them.
@@ -54,20 +54,19 @@ pub fn run(plan: Plan, folder: &Path, workers: usize) -> Result<()> {
 
     let Spooled { files, quarantine } = inputs(&prepared, &cache, &mut line)?;
     let previous = previous.filter(|previous| previous.manifest.shards == prepared.write.shards);
-    let (catalog, mut found) = digest(&prepared, &files, previous.as_ref(), &draft, workers, &mut line)?;
+    let store = Arc::new(RowStore::open(&files, prepared.read.on_bad_data)?);
+    // Opening a tokenizer takes as long as reading a small corpus: meanwhile.
+    let (digested, tokenizer) = std::thread::scope(|threads| {
+        let opened = threads.spawn(|| prepared.tokenizer(&cache));
+        let digested = digest(&prepared, &store, previous.as_ref(), &draft, workers, &mut line);
+        (digested, opened.join().unwrap_or_else(|_| Err(anyhow::anyhow!("opening the tokenizer failed"))))
+    });
+    let (tokenizer, (catalog, mut found)) = (tokenizer?.map(Arc::new), digested?);
+    let quarantine = set_aside(&prepared, &files, &store, quarantine, &catalog, draft.path(), &mut line)?;
     let places = Places::of(&catalog, &mut found, previous.as_ref(), &cache)?;
     let verdicts = decide::decide(&prepared, &catalog, previous.as_ref(), &places, workers, &mut line)?;
     let layout = Layout::of(&catalog, &verdicts, prepared.write.shards, prepared.write.keep_dropped);
 
-    let bad = quarantine.counts().documents();
-    let quarantine = quarantine.among(catalog.len() as u64 + bad);
-    quarantine.check(prepared.read.max_bad_fraction)?;
-    if !quarantine.is_empty() {
-        line.note(&format!("note: {} (see {})", quarantine.summary(), text::quarantine::FILE));
-        quarantine.write(draft.path())?;
-    }
-
-    let tokenizer = prepared.tokenizer(&cache)?.map(Arc::new);
     let footer = prepared.footer(tokenizer.as_deref());
     let keys = layout.keys(&catalog, &verdicts, &footer, &prepared);
     let (same, changed): (Vec<u32>, Vec<u32>) = (0..prepared.write.shards).partition(|shard| {
@@ -96,7 +95,7 @@ pub fn run(plan: Plan, folder: &Path, workers: usize) -> Result<()> {
     let written = std::mem::take(&mut *work.written.lock().unwrap_or_else(PoisonError::into_inner));
     let counts = layout.counts(&written, previous.as_ref(), &same);
     let files = written.into_values().flat_map(|shard| shard.files).collect();
-    let stats = stats::stats(&catalog, &verdicts, &counts, &work);
+    let stats = stats::stats(&catalog, &verdicts, &counts, &work, quarantine.counts());
     draft.finish(&prepared, &catalog, &verdicts, &counts, keys, files, &stats, tokenizer.as_deref())?;
     let done = folder.appear(draft)?;
     line.finish();
@@ -163,23 +162,22 @@ fn lent<T>(
 /// The catalog of all rows: new ones pass through the first graph, the others are in the last version's.
 fn digest(
     prepared: &Preparation,
-    files: &[DocumentFile],
+    store: &Arc<RowStore>,
     previous: Option<&Previous>,
     draft: &Draft,
     workers: usize,
     line: &mut Line,
 ) -> Result<(Catalog, Found)> {
-    let store = Arc::new(RowStore::open(files)?);
     let previous = previous.filter(|previous| previous.manifest.chain == prepared.chain);
     let known = Arc::new(Known::new(previous.map(Previous::known).unwrap_or_default()));
-    let (rows, steps) = (store.rows(), ScanRows::steps(&store, LANES));
+    let (rows, steps) = (store.rows(), ScanRows::steps(store, LANES));
     let mut found = lent(line, "Reading", rows, |watch| {
         let write = &prepared.write;
         let digests =
             Digests::new(draft.aside(), write.shards, write.keep_dropped, prepared.deduplicate.clone(), watch);
         let digests = Arc::new(digests);
         let mut resources = Resources::default();
-        resources.insert(Arc::clone(&store));
+        resources.insert(Arc::clone(store));
         resources.insert(Arc::clone(&known));
         resources.insert(Arc::clone(&digests));
         let mut stages: Vec<(String, Box<dyn Settings>)> = vec![("scan".into(), Box::new(ScanRows {}))];
@@ -194,11 +192,34 @@ fn digest(
         pieces.push(Catalog::again(&last.catalog, &met)?);
     }
     let catalog = Catalog::of(&pieces)?;
-    anyhow::ensure!(catalog.len() as u64 == rows, "a stage has lost rows: {} of {rows} are left", catalog.len());
+    let (left, bad) = (catalog.len() as u64, store.bad().iter().map(|bad| bad.documents).sum::<u64>());
+    anyhow::ensure!(left + bad == rows, "a stage has lost rows: {left} of {} are left", rows - bad);
+    Ok((catalog, found))
+}
+
+/// What could not be read, in being converted (`converted`) and of Parquet: said, written, and not more than is allowed.
+fn set_aside(
+    prepared: &Preparation,
+    files: &[DocumentFile],
+    store: &RowStore,
+    converted: Quarantine,
+    catalog: &Catalog,
+    folder: &Path,
+    line: &mut Line,
+) -> Result<Quarantine> {
+    let mut quarantine = converted;
+    quarantine.hold(store.bad(), files.iter().map(|file| file.path.clone()).collect());
+    let bad = quarantine.counts().documents();
+    let quarantine = quarantine.among(catalog.len() as u64 + bad);
+    quarantine.check(prepared.read.max_bad_fraction)?;
     if catalog.is_empty() {
         return Err(text::TextProblem::Empty { why: "its files have no rows".into() }.into());
     }
-    Ok((catalog, found))
+    if !quarantine.is_empty() {
+        line.note(&format!("note: {} (see {})", quarantine.summary(), text::quarantine::FILE));
+        quarantine.write(folder)?;
+    }
+    Ok(quarantine)
 }
 
 /// Where texts are: put aside by this run, or in the last version's files.

@@ -6,25 +6,28 @@ use crate::run::Usage;
 use crate::show::{Align, bar, table};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// The version that `asked` names, or the last one of the folder that it names.
+/// The version that `path` is, or the last one of the folder that it is.
+///
+/// # Errors
+/// [`Usage`] if there is none.
+pub fn version(path: &Path) -> Result<PathBuf> {
+    if path.join(MANIFEST).is_file() {
+        return Ok(path.to_path_buf());
+    }
+    let last = if path.is_dir() { versions(path)?.pop() } else { None };
+    let at = path.display();
+    let missing = || Usage(format!("{at} holds no version of a corpus: `pipeline run` of a preparation makes one"));
+    Ok(last.ok_or_else(missing)?.1)
+}
+
+/// The statistics of the version that `asked` names.
 ///
 /// # Errors
 /// [`Usage`] if there is none.
 pub fn stat(asked: &cli::Stat) -> Result<(PathBuf, Stats)> {
-    let path = &asked.path;
-    let version = match path.join(MANIFEST).is_file() {
-        true => path.clone(),
-        false if path.is_dir() => versions(path)?.pop().map(|(_, version)| version).unwrap_or_default(),
-        false => PathBuf::new(),
-    };
-    if version.as_os_str().is_empty() {
-        let at = path.display();
-        return Err(
-            Usage(format!("{at} holds no version of a corpus: `pipeline run` of a preparation makes one")).into()
-        );
-    }
+    let version = version(&asked.path)?;
     let file = version.join(STATS);
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let stats = serde_json::from_str(&text).with_context(|| format!("cannot understand {}", file.display()))?;
@@ -32,7 +35,7 @@ pub fn stat(asked: &cli::Stat) -> Result<(PathBuf, Stats)> {
 }
 
 /// The statistics as tables of at most `columns`.
-pub fn render(version: &std::path::Path, stats: &Stats, columns: usize) -> String {
+pub fn render(version: &Path, stats: &Stats, columns: usize) -> String {
     let heads = [("", Align::Left), ("documents", Align::Right), ("bytes", Align::Right), ("tokens", Align::Right)];
     let line = |name: &str, of: &super::stats::Amount| {
         let tokens = if of.tokens > 0 { of.tokens.to_string() } else { String::new() };
@@ -44,6 +47,16 @@ pub fn render(version: &std::path::Path, stats: &Stats, columns: usize) -> Strin
     rows.push(line("  to learn from", &stats.train));
     rows.push(line("  held out", &stats.validation));
     let mut text = format!("{}\n\n{}\n", version.display(), table(&heads, &rows, columns));
+    for (title, counts) in [
+        ("could not be read (quarantine.parquet)", &stats.unreadable),
+        ("markup that was not understood", &stats.unhandled_markup),
+        ("left over of markup", &stats.residue),
+    ] {
+        if !counts.is_empty() {
+            let rows: Vec<_> = counts.iter().map(|(kind, count)| vec![kind.clone(), count.to_string()]).collect();
+            text += &format!("\n{}\n", table(&[(title, Align::Left), ("count", Align::Right)], &rows, columns));
+        }
+    }
     let from = |by: &BTreeMap<u64, u64>| by.iter().map(|(n, count)| (n.to_string(), *count)).collect::<Vec<_>>();
     let pairs: Vec<_> = stats.pairs_by_similarity.iter().map(|(n, count)| (n.clone(), *count)).collect();
     for (title, histogram) in [

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use text::catalog::Catalog;
+use text::clean::RESIDUE;
+use text::columns::UNHANDLED;
+use text::quarantine::Counts;
 use text::split::Part;
 use text::write::Work;
 
@@ -21,6 +24,9 @@ pub struct Stats {
     pub train: Amount,
     /// Of these, documents that are held out.
     pub validation: Amount,
+    /// Documents that could not be read (`quarantine.parquet`), by reason.
+    #[serde(default)]
+    pub unreadable: BTreeMap<String, u64>,
     /// What was dropped, by reason.
     pub dropped: BTreeMap<String, Amount>,
     /// Documents kept, by their tokens: from the key on, below twice as many.
@@ -29,6 +35,12 @@ pub struct Stats {
     pub documents_by_bytes: BTreeMap<u64, u64>,
     /// Documents kept in place of others, by how many documents they stand for, themselves included: as above.
     pub clusters_by_size: BTreeMap<u64, u64>,
+    /// Of wiki pages that are kept: what of their markup could not be handled, by kind.
+    #[serde(default)]
+    pub unhandled_markup: BTreeMap<String, u64>,
+    /// Of documents that are kept: what stage `clean` has found left over of markup, by kind.
+    #[serde(default)]
+    pub residue: BTreeMap<String, u64>,
     /// Pairs of texts that were compared, by the tenths of their similarity.
     pub pairs_by_similarity: BTreeMap<String, u64>,
 }
@@ -52,9 +64,16 @@ impl Amount {
     }
 }
 
-/// What is worth knowing of a catalog. `counts` are the tokens of its rows.
-pub fn stats(catalog: &Catalog, verdicts: &Verdicts, counts: &BTreeMap<u32, u32>, work: &Work) -> Stats {
-    let mut stats = Stats::default();
+/// What is worth knowing of a catalog. `counts` are the tokens of its rows, `unreadable` what is not among them.
+pub fn stats(
+    catalog: &Catalog,
+    verdicts: &Verdicts,
+    counts: &BTreeMap<u32, u32>,
+    work: &Work,
+    unreadable: &Counts,
+) -> Stats {
+    let unreadable = unreadable.iter().map(|(reason, documents)| (reason.to_string(), documents)).collect();
+    let mut stats = Stats { unreadable, ..Stats::default() };
     let mut clusters: BTreeMap<u32, u64> = BTreeMap::new();
     let power = |n: u64| if n == 0 { 0 } else { 1 << n.ilog2() };
     for (row, verdict) in (0_u32..).zip(&verdicts.rows) {
@@ -72,6 +91,8 @@ pub fn stats(catalog: &Catalog, verdicts: &Verdicts, counts: &BTreeMap<u32, u32>
                     *stats.documents_by_tokens.entry(power(tokens)).or_default() += 1;
                 }
                 *stats.documents_by_bytes.entry(power(bytes)).or_default() += 1;
+                add_kinds(&mut stats.unhandled_markup, catalog.string(UNHANDLED, row as usize));
+                add_kinds(&mut stats.residue, catalog.string(RESIDUE, row as usize));
             }
             _ => {
                 let reason = verdicts.reason(catalog, row as usize).into_owned();
@@ -88,6 +109,13 @@ pub fn stats(catalog: &Catalog, verdicts: &Verdicts, counts: &BTreeMap<u32, u32>
         *stats.pairs_by_similarity.entry(format!("{tenth:.1}")).or_default() += 1;
     }
     stats
+}
+
+/// Adds what a column says in the manner of `unclosed link: 1; stray ]]: 2`.
+fn add_kinds(sum: &mut BTreeMap<String, u64>, said: Option<&str>) {
+    for (kind, count) in said.iter().flat_map(|said| said.split("; ")).filter_map(|one| one.rsplit_once(": ")) {
+        *sum.entry(kind.to_owned()).or_default() += count.parse::<u64>().unwrap_or_default();
+    }
 }
 
 /// What is said when a version is there. `shards`: how many were taken over, how many written.

@@ -31,8 +31,7 @@ use rustc_hash::FxHashSet;
 use std::sync::Arc;
 use unicode_segmentation::UnicodeSegmentation;
 
-/// The column that says why a row is dropped; null: it is kept.
-pub const DROPPED: &str = "dropped";
+pub use crate::columns::DROPPED;
 
 /// What becomes of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]

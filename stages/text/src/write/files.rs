@@ -9,9 +9,10 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::schema::types::ColumnPath;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,6 +74,30 @@ pub fn token_type(vocabulary: &Vocabulary) -> DataType {
     if vocabulary.size <= 1 << 16 { DataType::UInt16 } else { DataType::UInt32 }
 }
 
+/// How columns are encoded. Dictionaries only where values repeat. Ids are split into a stream of their low bytes, one of
+/// their high bytes, …: of GPT-2's ids that is smaller than a dictionary (12.4 MB became 10.4) and written in a third of
+/// the time.
+pub(crate) fn encodings(of: WriterPropertiesBuilder) -> Result<WriterPropertiesBuilder> {
+    let path = |parts: &[&str]| ColumnPath::new(parts.iter().map(|part| (*part).to_owned()).collect());
+    let [tokens, starts] = ["tokens", "document_starts"].map(|name| path(&[name, "list", "item"]));
+    let fast = Compression::ZSTD(ZstdLevel::try_new(1)?);
+    let mut of = of
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+        .set_dictionary_enabled(false)
+        .set_column_encoding(tokens.clone(), Encoding::BYTE_STREAM_SPLIT)
+        .set_column_dictionary_enabled(starts.clone(), true);
+    for repeated in ["source", "source_file", "part", "dropped", "verdict", "kind"] {
+        of = of.set_column_dictionary_enabled(path(&[repeated]), true);
+    }
+    for ids in [&tokens, &starts] {
+        of = of.set_column_compression(ids.clone(), fast);
+    }
+    for wide in [tokens, starts, path(&["text"]), path(&["content_hash"]), path(&["bands", "list", "item"])] {
+        of = of.set_column_statistics_enabled(wide, EnabledStatistics::None);
+    }
+    Ok(of)
+}
+
 /// Lists of token ids, narrow or wide.
 enum Lists {
     Narrow(ListBuilder<UInt16Builder>),
@@ -123,8 +148,7 @@ struct Shard {
 impl Shard {
     fn create(folder: &Path, kind: &str, number: u32, fields: Vec<Field>, notes: Vec<KeyValue>) -> Result<Self> {
         let schema = Arc::new(Schema::new(fields));
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+        let properties = encodings(WriterProperties::builder())?
             .set_max_row_group_row_count(Some(usize::MAX >> 1))
             .set_key_value_metadata(Some(notes))
             .build();
@@ -283,7 +307,7 @@ impl Sequences {
 
 /// Writes a table as the file `name` of `folder`, zstd.
 pub fn write_table(folder: &Path, name: &str, table: &RecordBatch) -> Result<FileNote> {
-    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?)).build();
+    let properties = encodings(WriterProperties::builder())?.build();
     let mut parquet = ArrowWriter::try_new(Vec::new(), table.schema(), Some(properties))?;
     parquet.write(table)?;
     write_file(folder, name, &parquet.into_inner()?)
