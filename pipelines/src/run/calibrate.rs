@@ -74,7 +74,7 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
         takes(Kind::Batch).chain(takes(Kind::Activations)).map(|stage| stage.settings.memory(&training)).sum();
     let tensors = model.parameter_count() + busy * model.parameters[model.head].len();
     // Where all gradients of a leaf wait to be added, they are not in the hands of the worker that made them.
-    let in_hand = (busy as u64 - 1) * in_hand;
+    let in_hand = (busy as u64).saturating_sub(1) * in_hand;
     let beside = taken.saturating_sub(said + (tensors * size_of::<f32>()) as u64 + in_hand);
     Ok(Speed { tok_per_sec, measured: "one micro-batch a worker, forward and backward".into(), beside })
 }
