@@ -22,12 +22,7 @@ const USAGE: &[(&[&str], &[&str])] = &[
     (&["--set", "loss.type=cross_entropie"], &["unknown stage type `cross_entropie`", "cross_entropy"]),
     (&["--stage", "loss=../missing.toml"], &["there is no file `../missing.toml`"]),
     (&["--set", "forward.heads=3"], &["3 heads do not divide width 32", "1, 2, 4, 8, 16, 32"]),
-    (&["--set", "read.paths=[\"corpus.parket\"]"], &["corpus.parket", "similar: corpus.parquet"]),
     (&["--set", "read.paths=[]"], &["paths", "is empty"]),
-    (&["--set", "read.column=txt"], &["no column \"txt\"", "columns: id, text", "similar: text"]),
-    (&["--set", "read.column=id"], &["column \"id\"", "Int64"]),
-    (&["--set", "pack.sequence_length=100000"], &["fewer than one sequence of 100000", "pack.sequence_length"]),
-    (&["--set", "tokenize.vocabulary_size=12"], &["12 is below 257"]),
     (&["--set", "optimize"], &["--set", "STAGE.KEY=VALUE"]),
     (&["--set", "forward.layers=many"], &["forward.layers", "many"]),
     (&["--set", "checkpoint.keep=0"], &["at least the last checkpoint must stay"]),
@@ -69,6 +64,38 @@ fn a_stage_of_another_program_is_refused() {
     let scratch = Scratch::new();
     let file = format!("loss={}", support::repository().join("configs/stages/z_loss.toml").display());
     run(&scratch, &["--stage", &file]).fails(2, &["unknown stage type `z_loss`", "z_loss.toml", "pipeline stages"]);
+}
+
+#[test]
+fn a_file_that_is_missing() {
+    let scratch = Scratch::new();
+    let of = |path: &str| run(&scratch, &["--set", &format!("read.paths=[{path:?}]")]);
+    of("corpus.parket").fails(2, &["corpus.parket", "similar: corpus.parquet"]);
+    of("nowhere/corpus.parquet").fails(2, &["nowhere/corpus.parquet"]);
+    of("*.jsonl").fails(2, &["*.jsonl holds no file to read", "what can be read: .parquet"]);
+    std::fs::create_dir(scratch.path("empty")).unwrap();
+    of("empty").fails(2, &["empty holds no file to read"]);
+}
+
+#[test]
+fn a_column_that_is_not_there_or_not_text() {
+    let scratch = Scratch::new();
+    run(&scratch, &["--set", "read.column=txt"])
+        .fails(2, &["no column \"txt\"", "corpus.parquet; columns: id, text", "similar: text"]);
+    run(&scratch, &["--set", "read.column=id"]).fails(2, &["column \"id\"", "Int64", "not string"]);
+}
+
+#[test]
+fn a_vocabulary_that_is_too_small() {
+    let scratch = Scratch::new();
+    run(&scratch, &["--set", "tokenize.vocabulary_size=12"]).fails(2, &["12 is below 257: 256 bytes and end of text"]);
+}
+
+#[test]
+fn a_vocabulary_that_the_corpus_does_not_give() {
+    let scratch = Scratch::new();
+    let said = scratch.train("r", &["--set", "tokenize.vocabulary_size=100000", "--set", "run.max_steps=1"]).stderr;
+    assert!(said.contains(" ids, not 100000: every word of the corpus is one already"), "{said}");
 }
 
 #[test]
@@ -135,6 +162,7 @@ fn a_corpus_shorter_than_one_sequence() {
         let more = [&length[..], &["--set", "pack.sequence_length=512"]].concat();
         run(&scratch, &more).fails(2, &["fewer than one sequence of 512", "pack.sequence_length"]);
     }
+    assert!(!scratch.path("r/metrics.jsonl").exists(), "nothing ran");
 }
 
 #[test]

@@ -52,6 +52,29 @@ fn a_seed_gives_one_text_whatever_the_workers() {
     assert_eq!(text(&["--top-p", "1e-9", "--top-k", "0", "--seed", "9"]), greedy);
 }
 
+/// What transformers gave, kept by `tests/golden/make_golden_greedy.py`: GPT-2 with `vocab.json` and `merges.txt`, Llama
+/// with `tokenizer.json`.
+#[test]
+fn greedy_text_is_the_200_tokens_of_transformers() {
+    let scratch = Scratch::new();
+    let golden = support::repository().join("tests/golden");
+    let known: Value = serde_json::from_slice(&std::fs::read(golden.join("greedy.json")).unwrap()).unwrap();
+    for model in ["gpt2", "llama"] {
+        let folder = golden.join(format!("greedy-{model}")).display().to_string();
+        let greedy =
+            ["--temperature", "0", "--max-tokens", "200", "--json", "--prompt", known["prompt"].as_str().unwrap()];
+        let ran = scratch.pipeline(&[&["generate", &folder][..], &greedy].concat()).succeeds();
+        let found: Value = serde_json::from_str(&ran.stdout).expect("one line of JSON");
+        assert_eq!(
+            found["prompt_tokens"].as_u64(),
+            known["prompt_ids"].as_array().map(|ids| ids.len() as u64),
+            "{model}"
+        );
+        assert_eq!(found["tokens"].as_array().map(Vec::len), Some(200), "{model}");
+        assert_eq!(found["tokens"], known[model], "{model}");
+    }
+}
+
 #[test]
 fn it_ends_where_the_context_does_and_says_so() {
     let scratch = trained();

@@ -10,7 +10,7 @@ use support::Scratch;
 /// Runs a script in the scratch directory; `None`, and a line that says so, without torch or transformers.
 fn python(scratch: &Scratch, script: &str) -> Option<Value> {
     static IMPORTS: OnceLock<bool> = OnceLock::new();
-    let program = std::env::var("MILLRACE_PYTHON").unwrap_or_else(|_| "python3".into());
+    let program = support::python();
     let imports = || {
         let tried = Command::new(&program).args(["-c", "import torch, transformers, safetensors"]).output();
         tried.is_ok_and(|output| output.status.success())

@@ -355,7 +355,7 @@ fn a_run_that_is_killed_leaves_what_was_there() {
 /// Needs a Python with pyarrow, duckdb and datasets: `$MILLRACE_PYTHON`, or `python3`.
 #[test]
 fn pyarrow_duckdb_and_datasets_read_what_is_written() {
-    let program = std::env::var("MILLRACE_PYTHON").unwrap_or_else(|_| "python3".into());
+    let program = support::python();
     let python = |arguments: &[&str]| std::process::Command::new(&program).args(arguments).output();
     if !python(&["-c", "import pyarrow, duckdb, datasets"]).is_ok_and(|found| found.status.success()) {
         println!("skipped: {program} has no pyarrow, duckdb and datasets; set MILLRACE_PYTHON to one that has");

@@ -1,8 +1,10 @@
 //! README.md is true: its `pipeline` commands are run, in order, in a scratch directory; what they would install or
 //! download is there already; its other commands, its configuration, its error messages and its links are checked.
 //! (Its Rust is a doc test of `pipelines`.)
+#[path = "support/fresh_clone.rs"]
+mod fresh_clone;
 mod support;
-use std::fmt::Write as _;
+use fresh_clone::{FreshClone, wiki_dump, write_bzip2};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -25,64 +27,6 @@ fn blocks_of(document: &'static str, language: &str) -> Vec<&'static str> {
     document.split(&fence).skip(1).map(|rest| rest.split("\n```").next().unwrap_or(rest)).collect()
 }
 
-/// A directory like a fresh clone in which `data/fetch-wiki.sh` has been run, but with a smaller wiki.
-struct Scratch(tempfile::TempDir);
-
-impl Scratch {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (configs, wiki) = (folder.path().join("configs"), folder.path().join("data/cache/wiki"));
-        std::fs::create_dir_all(&configs).unwrap();
-        std::fs::create_dir_all(&wiki).unwrap();
-        for file in std::fs::read_dir(root().join("configs")).unwrap().map(Result::unwrap) {
-            if file.path().is_file() {
-                std::fs::copy(file.path(), configs.join(file.file_name())).unwrap();
-            }
-        }
-        let out = std::fs::File::create(wiki.join("testwiki.xml.bz2")).unwrap();
-        let mut out = bzip2::write::BzEncoder::new(out, bzip2::Compression::fast());
-        std::io::Write::write_all(&mut out, wiki_dump().as_bytes()).unwrap();
-        out.finish().unwrap();
-        Self(folder)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn pipeline(&self, arguments: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_pipeline"))
-            .args(support::words(arguments))
-            .current_dir(self.path())
-            .env("MILLRACE_CACHE", self.path().join("cache"))
-            .output()
-            .unwrap()
-    }
-}
-
-/// 200 short articles of words that follow each other by a fixed rule.
-fn wiki_dump() -> String {
-    const WORDS: [&str; 24] = [
-        "the", "river", "mill", "of", "and", "water", "wheel", "turned", "stone", "grain", "a", "in", "town", "built",
-        "from", "was", "by", "old", "race", "flour", "bridge", "north", "century", "to",
-    ];
-    let mut xml = String::from(
-        "<mediawiki xmlns=\"http://www.mediawiki.org/xml/export-0.11/\" version=\"0.11\" xml:lang=\"en\">\n\
-         <siteinfo><sitename>Test</sitename><dbname>testwiki</dbname></siteinfo>\n",
-    );
-    let mut state = 1u64;
-    for page in 1..=200 {
-        write!(xml, "<page><title>Mill {page}</title><ns>0</ns><id>{page}</id><revision><id>{page}</id>").unwrap();
-        write!(xml, "<model>wikitext</model><format>text/x-wiki</format><text>'''Mill {page}''' ").unwrap();
-        for _ in 0..150 {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            write!(xml, "{} ", WORDS[(state >> 33) as usize % WORDS.len()]).unwrap();
-        }
-        xml.push_str("</text></revision></page>\n");
-    }
-    xml + "</mediawiki>\n"
-}
-
 #[track_caller]
 fn check(command: &str, output: Output) {
     let said = [&output.stdout[..], &output.stderr[..]].concat();
@@ -95,7 +39,7 @@ fn run(program: &str, arguments: &[&str]) -> Output {
 
 #[test]
 fn every_command_works() {
-    let scratch = Scratch::new();
+    let scratch = FreshClone::new();
     let mut commands = 0;
     for line in blocks("sh").iter().flat_map(|block| block.lines()).filter(|line| !line.is_empty()) {
         commands += 1;
@@ -121,10 +65,11 @@ fn every_command_works() {
 }
 
 /// Runs README's Python where there is one that can.
-fn hugging_face(scratch: &Scratch) {
-    let python = |code: &str| Command::new("python3").args(["-c", code]).current_dir(scratch.path()).output();
+fn hugging_face(scratch: &FreshClone) {
+    let program = support::python();
+    let python = |code: &str| Command::new(&program).args(["-c", code]).current_dir(scratch.path()).output();
     if !python("import torch, transformers").is_ok_and(|found| found.status.success()) {
-        return println!("skipped: no python3 with torch and transformers here");
+        return println!("skipped: {program} has no torch and transformers; set MILLRACE_PYTHON to one that has");
     }
     for block in blocks("python") {
         check(block, python(block).unwrap());
@@ -133,17 +78,12 @@ fn hugging_face(scratch: &Scratch) {
 
 #[test]
 fn the_commands_of_the_page_on_preparation_work() {
-    let scratch = Scratch::new();
+    let scratch = FreshClone::new();
     // The next dump: a page less, a page changed.
     let next = scratch.path().join("data/cache/next");
     std::fs::create_dir_all(&next).unwrap();
     let dump = wiki_dump().replacen("<ns>0</ns>", "<ns>1</ns>", 1).replacen("Mill 2'''", "Mill 2''' changed", 1);
-    let mut out = bzip2::write::BzEncoder::new(
-        std::fs::File::create(next.join("testwiki.xml.bz2")).unwrap(),
-        bzip2::Compression::fast(),
-    );
-    std::io::Write::write_all(&mut out, dump.as_bytes()).unwrap();
-    out.finish().unwrap();
+    write_bzip2(&next.join("testwiki.xml.bz2"), &dump);
     let mut said = String::new();
     for line in blocks_of(PREPARE, "sh").iter().flat_map(|block| block.lines()) {
         // No argument has a space in it: the shell would only take the quotes away.
@@ -162,7 +102,7 @@ fn the_commands_of_the_page_on_preparation_work() {
 
 #[test]
 fn its_configuration_is_one() {
-    let scratch = Scratch::new();
+    let scratch = FreshClone::new();
     let blocks = blocks("toml");
     assert_eq!(blocks.len(), 1);
     std::fs::write(scratch.path().join("configs/readme.toml"), blocks[0]).unwrap();
@@ -171,7 +111,7 @@ fn its_configuration_is_one() {
 
 #[test]
 fn its_error_messages_are_those_of_the_program() {
-    let scratch = Scratch::new();
+    let scratch = FreshClone::new();
     let output = scratch.pipeline("check configs/wiki.toml --set forward.heads=7 --set optimise.learning_rate=1e-3");
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();

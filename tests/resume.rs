@@ -83,6 +83,13 @@ fn what_a_killed_run_left_unfinished_is_removed() {
 }
 
 #[test]
+fn where_there_is_nothing_to_go_on_from_it_begins_and_says_so() {
+    let scratch = Scratch::new();
+    let said = scratch.train("new", &["--resume", "--set", "run.max_steps=1"]).stderr;
+    assert!(said.contains("note: new has no checkpoint to go on from: the run begins"), "{said}");
+}
+
+#[test]
 fn from_a_checkpoint_that_is_named() {
     let scratch = Scratch::new();
     whole(&scratch);

@@ -25,13 +25,15 @@ fn begun(scratch: &Scratch, arguments: &[&str], steps: usize) -> Child {
 #[test]
 fn running_done_stopped_and_failed_are_told_apart() {
     let scratch = Scratch::new();
-    scratch.pipeline(&["runs"]).fails(2, &["there is no folder runs"]);
+    scratch.pipeline(&["runs"]).fails(2, &["runs is no folder", "when it first runs"]);
     scratch.train("runs/a", &[]);
     std::fs::create_dir(scratch.path("runs/f")).unwrap();
     scratch.write("runs/f/config.toml", "");
     scratch.write("runs/f/tb", "in the way");
     scratch.pipeline(&["run", "run.toml", "--run-dir", "runs/f"]).fails(1, &["record"]);
     std::fs::create_dir(scratch.path("runs/no-run")).unwrap();
+    let none = ["run", "run.toml", "--run-dir", "runs/g", "--set", "pack.sequence_length=100000"];
+    scratch.pipeline(&none).fails(2, &["fewer than one sequence"]);
 
     let arguments = ["run", "run.toml", "--run-dir", "runs/long", "--set", "run.max_steps=1000000"];
     let mut child = begun(&scratch, &arguments, 8);
@@ -46,27 +48,27 @@ fn running_done_stopped_and_failed_are_told_apart() {
     let states = |runs: &[Value]| -> Vec<String> {
         runs.iter().map(|run| format!("{} {}", run["run"].as_str().unwrap(), run["state"].as_str().unwrap())).collect()
     };
-    assert_eq!(states(&while_alive), ["runs/a done", "runs/f failed", "runs/long running"]);
-    assert_eq!(states(&after), ["runs/a done", "runs/f failed", "runs/long stopped"]);
+    assert_eq!(states(&while_alive), ["runs/a done", "runs/f failed", "runs/g failed", "runs/long running"]);
+    assert_eq!(states(&after), ["runs/a done", "runs/f failed", "runs/g failed", "runs/long stopped"]);
     let last = scratch.metrics("runs/a").pop().unwrap();
     for key in ["step", "loss", "validation_loss", "bits_per_byte"] {
         assert_eq!(after[0][key], last[key], "{key}");
     }
-    assert_eq!((&after[0]["steps"], &after[2]["steps"]), (&6.into(), &1_000_000.into()));
-    assert!(after[2]["step"].as_u64().unwrap() >= 8 && after[0]["tok_per_sec"].as_f64().unwrap() > 0.0);
+    assert_eq!((&after[0]["steps"], &after[3]["steps"]), (&6.into(), &1_000_000.into()));
+    assert!(after[3]["step"].as_u64().unwrap() >= 8 && after[0]["tok_per_sec"].as_f64().unwrap() > 0.0);
 
     // Interrupted, it says itself where it stands.
     let mut child = begun(&scratch, &[&arguments[..], &["--resume"]].concat(), 16);
     let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(interrupt.unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(listed(&scratch)[2]["state"], "stopped");
+    assert_eq!(listed(&scratch)[3]["state"], "stopped");
     let report = scratch.read("runs/long/report.html");
     assert!(report.contains("state stopped") && report.contains("<td>forward</td>"), "with the time of each stage");
 
     let table = scratch.pipeline(&["runs"]).succeeds().stdout;
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
-    for piece in ["bits/byte", "6/6", "/1000000", "f failed: stage `record`"] {
+    for piece in ["bits/byte", "6/6", "/1000000", "f failed: stage `record`", "g failed: the training documents have"] {
         assert!(table.contains(piece), "{piece} in {table}");
     }
     assert_eq!(scratch.pipeline(&["runs", "runs/a"]).succeeds().stdout.lines().count(), 2);

@@ -58,7 +58,7 @@ fn a_run_that_goes_on_shows_every_step_once() {
 
 /// Has TensorBoard read the run, where there is one.
 fn tensorboard_itself(scratch: &Scratch) {
-    let python = std::env::var("MILLRACE_TENSORBOARD_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = support::python();
     let read = "
 import sys
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -6,6 +6,7 @@ use crate::{report, run, show};
 use anyhow::{Error, Result};
 use clap::Parser;
 use contract::StageType;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use text::TextProblem;
 
@@ -42,7 +43,12 @@ impl App {
         match self.command(&cli.command) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("{}", explain(&error));
+                let said = explain(&error);
+                for line in said.lines() {
+                    // A command to copy stays in one line.
+                    let whole = !std::io::stderr().is_terminal() || line.starts_with("go on with: ");
+                    eprintln!("{}", if whole { line.to_owned() } else { show::human::hang(line, show::columns()) });
+                }
                 ExitCode::from(exit_code(&error))
             }
         }

@@ -16,6 +16,11 @@ pub fn repository() -> PathBuf {
     root.expect("configs/base.toml above this crate").to_owned()
 }
 
+/// A Python for what other programs read of ours: `$MILLRACE_PYTHON`, else `python3`.
+pub fn python() -> String {
+    std::env::var("MILLRACE_PYTHON").unwrap_or_else(|_| "python3".into())
+}
+
 /// A directory of one test, with a corpus `corpus.parquet`, a configuration `run.toml`, tables of another model and
 /// another optimizer to swap in (`--stage forward=llama.toml`, `--stage optimize=muon.toml`), and a cache of its own.
 pub struct Scratch {

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 /// `pipeline inspect`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  pipeline inspect data/tokens.parquet --rows 5 --tokenizer gpt2
-  pipeline inspect runs/wiki/checkpoints/step-00000500
+  pipeline inspect runs/prepare-wiki/v1/documents-00000.parquet --rows 5
+  pipeline inspect runs/wiki
   pipeline inspect runs/wiki/tokenizer.json --json
 
-FILE is Parquet, .safetensors, a tokenizer.json, a checkpoint, or a run (its last
-checkpoint).")]
+FILE is Parquet, .safetensors, a tokenizer.json, a checkpoint, or a run, for its
+last checkpoint.")]
 pub struct Inspect {
     /// What to look at
     #[arg(value_name = "FILE")]

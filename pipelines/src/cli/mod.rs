@@ -75,7 +75,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline run configs/wiki.toml --sample 100 --epochs 1
-  pipeline run configs/wiki.toml --stage loss=configs/stages/z_loss.toml
+  pipeline run configs/wiki.toml --stage optimize=configs/stages/muon.toml
   pipeline run configs/wiki.toml --dry-run
   pipeline run configs/wiki.toml --resume")]
 pub struct Run {
@@ -151,7 +151,7 @@ pub struct Evaluate {
 
 /// `pipeline bench`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: pipeline bench --shape seed --steps 20 --workers 2")]
+#[command(after_help = "Example: pipeline bench --shape seed --steps 5 --workers 2")]
 pub struct Bench {
     /// The model and its batch
     #[arg(long, value_enum, required_unless_present = "sweep", conflicts_with = "sweep")]
@@ -159,6 +159,9 @@ pub struct Bench {
     /// Instead of a shape: many, in width, length, batch and workers, as a table
     #[arg(long, conflicts_with_all = ["batching", "workers", "steps", "warmup"])]
     pub sweep: bool,
+    /// Where `--sweep` writes plots of tokens/s and MFU, as a page for a browser
+    #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with = "shape")]
+    pub plot: Option<PathBuf>,
     /// What numbers are computed in
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
@@ -244,7 +247,7 @@ fn parse_set(text: &str) -> Result<String, String> {
 fn parse_stage(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((id, file)) if !id.is_empty() && !file.is_empty() => Ok((id.to_owned(), file.into())),
-        _ => Err("write STAGE=FILE, for example loss=configs/stages/z_loss.toml".into()),
+        _ => Err("write STAGE=FILE, for example optimize=configs/stages/muon.toml".into()),
     }
 }
 
@@ -315,7 +318,9 @@ mod tests {
         let Ok(Command::Bench(bench)) = parse("pipeline bench --shape gpt2 --batching per_sequence") else { panic!() };
         let shape = bench.shape.expect("it was given");
         assert_eq!(format!("{shape} {} {}", bench.precision, bench.batching), "gpt2 f32 per_sequence");
-        let Ok(Command::Bench(bench)) = parse("pipeline bench --sweep --precision bf16") else { panic!() };
-        assert!(bench.sweep && bench.shape.is_none());
+        let line = "pipeline bench --sweep --precision bf16 --plot sweep.html";
+        let Ok(Command::Bench(bench)) = parse(line) else { panic!() };
+        assert!(bench.sweep && bench.shape.is_none() && bench.plot.is_some());
+        assert!(parse("pipeline bench --shape seed --plot sweep.html").is_err());
     }
 }

@@ -1,9 +1,11 @@
 //! `report.html`: a run on one page that needs nothing else, made of what is in the run directory.
 //!
-//! - [`page`]: what is on it; [`plot`]: curves; [`html`]: text that stays text
+//! - [`page`]: what is on it; [`plot`]: curves, also of [`plots`]; [`html`]: text that stays text
 mod html;
 mod page;
 mod plot;
+
+pub use plot::{Plot, Series, Style};
 
 use crate::run::status::{self, State, Status};
 use crate::run::{CONFIG_FILE, ENVIRONMENT_FILE, Usage};
@@ -27,6 +29,19 @@ struct Seen {
     checkpoint: Option<PathBuf>,
 }
 
+/// Writes a page that shows `figures` under a title and a line of explanation.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn plots(path: &Path, title: &str, about: &str, figures: &[Plot]) -> Result<()> {
+    let figures: String = figures.iter().map(Plot::figure).collect();
+    let [name, about] = [title, about].map(html::escape);
+    let body =
+        format!("<header><h1>{name}</h1><p>{about}</p></header>\n<section class=\"plots\">\n{figures}</section>\n");
+    text::cache::write_whole(path, |out| Ok(out.write_all(page::document(title, &body).as_bytes())?))?;
+    Ok(())
+}
+
 /// Writes the report of the run in `run_dir`, as far as there is something to report, and says where.
 ///
 /// # Errors
@@ -35,7 +50,7 @@ pub fn write(run_dir: &Path) -> Result<PathBuf> {
     let text = |name: &str| std::fs::read_to_string(run_dir.join(name)).unwrap_or_default();
     let config = text(CONFIG_FILE);
     if config.is_empty() {
-        return Err(Usage(format!("{} is no run: it has no {CONFIG_FILE}", run_dir.display())).into());
+        return Err(Usage::of(run_dir, &format!("is no run: it has no {CONFIG_FILE}")).into());
     }
     let (state, status) = status::read(run_dir);
     let folder = run_dir.canonicalize().unwrap_or_else(|_| run_dir.to_owned());

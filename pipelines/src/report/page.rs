@@ -13,23 +13,31 @@ use train::record::StepLine;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The whole page. Its policy forbids the browser to load anything.
-pub(super) fn page(seen: &Seen) -> String {
-    let name = escape(&seen.name);
+/// A page that needs nothing else. Its policy forbids the browser to load anything.
+pub(super) fn document(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" \
          content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <link rel=\"icon\" href=\"data:,\">\n<title>{name} · run report</title>\n<style>\n{STYLE}</style>\n</head>\n\
-         <body>\n{}{}{}{}{}{}<script>\n{SCRIPT}</script>\n</body>\n</html>\n",
+         <link rel=\"icon\" href=\"data:,\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n\
+         <body>\n{body}</body>\n</html>\n",
+        escape(title)
+    )
+}
+
+/// The page of a run.
+pub(super) fn page(seen: &Seen) -> String {
+    let body = format!(
+        "{}{}{}{}{}{}<script>\n{SCRIPT}</script>\n",
         header(seen),
         cards(&seen.metrics),
         plots(&seen.metrics),
         stage_times(seen),
         about(seen),
         footer(seen),
-    )
+    );
+    document(&format!("{} · run report", seen.name), &body)
 }
 
 fn header(seen: &Seen) -> String {
@@ -117,7 +125,7 @@ fn plots(metrics: &[StepLine]) -> String {
     let course = |title, unit, from_zero, value: fn(&StepLine) -> f64| {
         let raw = Series::new("step", Style::Raw, metrics.iter().map(over(value)));
         let mean = Series::new(format!("mean of {window}"), Style::Smooth, smoothed(&raw.points, window));
-        Plot { title, unit, wide: false, from_zero, clip: true, series: vec![raw, mean] }
+        Plot { title, unit, along: "step", wide: false, from_zero, clip: true, series: vec![raw, mean] }
     };
     let mut loss = course("Loss", "nats a token", false, |line| line.loss);
     (loss.clip, loss.wide) = (false, true);
@@ -128,10 +136,19 @@ fn plots(metrics: &[StepLine]) -> String {
     loss.series.push(Series::new("validation", Style::Marked, validation(|line| line.validation_loss)));
     let bits = Series::new("validation", Style::Marked, validation(|line| line.bits_per_byte));
     let rate = Series::new("rate", Style::Smooth, metrics.iter().map(over(|line| line.learning_rate)));
+    let plain = |title, from_zero, series| Plot {
+        title,
+        unit: "",
+        along: "step",
+        wide: false,
+        from_zero,
+        clip: false,
+        series: vec![series],
+    };
     let all = [
         loss,
-        Plot { title: "Bits per byte", unit: "", wide: false, from_zero: false, clip: false, series: vec![bits] },
-        Plot { title: "Learning rate", unit: "", wide: false, from_zero: true, clip: false, series: vec![rate] },
+        plain("Bits per byte", false, bits),
+        plain("Learning rate", true, rate),
         course("Gradient norm", "before clipping", true, |line| line.gradient_norm),
         course("Throughput", "tokens/s", true, |line| line.tok_per_sec),
         course("MFU", "% of large products", true, |line| 100.0 * line.mfu),

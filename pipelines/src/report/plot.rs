@@ -37,13 +37,15 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// A plot over steps.
+/// A plot.
 #[derive(Clone, Debug)]
 pub struct Plot {
     /// What it shows.
     pub title: &'static str,
     /// What its values are counted in.
     pub unit: &'static str,
+    /// What it runs along, a whole number.
+    pub along: &'static str,
     /// Is it as wide as the page?
     pub wide: bool,
     /// Is zero part of the scale?
@@ -177,7 +179,7 @@ impl Plot {
         let size = if self.wide { WIDE } else { SIZE };
         let (width, height) = (size.0 - LEFT - RIGHT, size.1 - TOP - BOTTOM);
         let at = |(px, py): (f64, f64)| (LEFT + x.place(px) * width, TOP + (1.0 - y.place(py)) * height);
-        let mut svg = axes(x, y, width, height);
+        let mut svg = axes(self.along, x, y, width, height);
         for (series, points) in &drawn {
             svg += &line(series, points.iter().map(|p| at(*p)).collect());
         }
@@ -228,13 +230,14 @@ impl Plot {
 
     /// In words, for those who cannot see it and for the pointer that rests on it.
     fn told(&self) -> String {
+        let along = self.along;
         let mut lines =
             vec![if self.unit.is_empty() { self.title.into() } else { format!("{}, {}", self.title, self.unit) }];
         for series in self.series.iter().filter(|series| !series.points.is_empty()) {
             let (first, last) = (series.points[0], series.points[series.points.len() - 1]);
             let range = Scale::of(series.points.iter().map(|p| p.1)).unwrap_or(Scale { low: first.1, high: first.1 });
             lines.push(format!(
-                "{}: {} at step {}, {} at step {}; from {} to {}",
+                "{}: {} at {along} {}, {} at {along} {}; from {} to {}",
                 series.name,
                 number(first.1),
                 first.0,
@@ -248,7 +251,7 @@ impl Plot {
     }
 }
 
-fn axes(x: Scale, y: Scale, width: f64, height: f64) -> String {
+fn axes(along: &str, x: Scale, y: Scale, width: f64, height: f64) -> String {
     let mut svg = String::new();
     let (right, bottom) = (LEFT + width, TOP + height);
     for tick in y.ticks(5) {
@@ -257,11 +260,12 @@ fn axes(x: Scale, y: Scale, width: f64, height: f64) -> String {
         let _ = write!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
         let _ = write!(svg, "<text class=\"y\" x=\"{:.1}\" y=\"{text:.1}\">{label}</text>", LEFT - 6.0);
     }
-    // Steps are whole.
+    // What it runs along is whole.
     for tick in x.ticks(6).into_iter().filter(|tick| tick.fract() == 0.0) {
         let at = LEFT + x.place(tick) * width;
         let _ = write!(svg, "<text class=\"x\" x=\"{at:.1}\" y=\"{:.1}\">{}</text>", bottom + 15.0, number(tick));
     }
+    let _ = write!(svg, "<text class=\"y\" x=\"{:.1}\" y=\"{:.1}\">{along}</text>", LEFT - 10.0, bottom + 15.0);
     let _ = write!(svg, "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right:.1}\" y1=\"{bottom:.1}\" y2=\"{bottom:.1}\"/>");
     svg
 }
@@ -322,7 +326,7 @@ mod tests {
             Series::new("batch", Style::Raw, points.clone()),
             Series::new("mean", Style::Smooth, smoothed(&points, 9)),
         ];
-        Plot { title: "Loss", unit: "nats", wide: false, from_zero: false, clip: true, series }
+        Plot { title: "Loss", unit: "nats", along: "step", wide: false, from_zero: false, clip: true, series }
     }
 
     #[test]

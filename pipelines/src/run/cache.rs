@@ -1,6 +1,6 @@
 //! `pipeline cache`: what the cache holds, and its removal.
 use crate::cli;
-use crate::show::human::{bytes, count};
+use crate::show::human::{bytes, count, end_of};
 use crate::show::{Align, table};
 use anyhow::Result;
 use serde_json::json;
@@ -56,12 +56,6 @@ fn listed(entries: &[Entry], now: SystemTime) -> String {
         })
         .collect();
     table(&heads, &rows, COLUMNS)
-}
-
-/// Of a path that is too long, its end says most.
-fn end_of(path: &str, room: usize) -> String {
-    let long = path.chars().count().saturating_sub(room);
-    if long == 0 { path.to_string() } else { format!("…{}", path.chars().skip(long + 1).collect::<String>()) }
 }
 
 fn ago(idle: Duration) -> String {

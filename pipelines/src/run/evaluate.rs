@@ -40,7 +40,7 @@ pub fn evaluate(asked: &cli::Evaluate, registry: &[StageType]) -> Result<Evaluat
     let config = asked.run.join(directory::CONFIG_FILE);
     let at = asked.run.display();
     if !config.exists() {
-        return Err(Usage(format!("{at} is no run: it has no {}", directory::CONFIG_FILE)).into());
+        return Err(Usage::of(&asked.run, &format!("is no run: it has no {}", directory::CONFIG_FILE)).into());
     }
     let Some((checkpoint, state)) = directory::resumed(&asked.run, None)? else {
         return Err(Usage(format!("{at} has no checkpoint yet; see `checkpoint.interval`")).into());

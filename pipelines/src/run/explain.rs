@@ -3,7 +3,7 @@ use super::session::{Session, batch_shape};
 use super::{Usage, calibrate};
 use crate::cli;
 use crate::plan::{Overrides, Plan};
-use crate::show::{Explanation, Length, graph};
+use crate::show::{Explanation, Length, graph, human};
 use anyhow::Result;
 use contract::{BatchShape, Calendar, Env, Facts, ModelFacts, Resources, StageType};
 use std::path::Path;
@@ -22,6 +22,12 @@ const COLUMNS: usize = 80;
 pub fn explain(asked: &cli::Explain, registry: &[StageType]) -> Result<String> {
     let overrides = Overrides { workers: asked.workers, ..asked.changes.overrides() };
     let plan = Plan::load(&asked.config, &overrides, registry).map_err(anyhow::Error::new)?;
+    if plan.settings::<text::Write>().is_some() {
+        return match asked.json {
+            true => Err(Usage("a preparation trains nothing: there are no numbers for --json".into()).into()),
+            false => preparation(&plan, None),
+        };
+    }
     let workers = plan.run.workers.unwrap_or_else(super::cores);
     let shape = batch_shape(&plan)?;
     let facts = Facts { length: shape.length, ..vocabulary(&plan)? };
@@ -42,7 +48,8 @@ pub fn explain(asked: &cli::Explain, registry: &[StageType]) -> Result<String> {
     let length = Length { steps: plan.run.max_steps, epochs: plan.run.max_epochs };
     let mut explanation = of(&plan, &env, length, calibrate::program(workers))?;
     if !plan.stages.iter().any(|stage| stage.settings.takes().is_empty() && stage.settings.memory(&env) > 0) {
-        let note = "what reading keeps is not counted: `pipeline run --dry-run` knows the corpus";
+        let note = "what it takes to prepare and to read the corpus is not counted: `pipeline run --dry-run` prepares \
+                    it, and knows";
         explanation.notes.push(note.into());
     }
     Ok(match asked.json {
@@ -67,20 +74,34 @@ pub fn dry_run(plan: &Plan, session: &Session, run_dir: &Path, made: &[String], 
         made => format!("made of the corpus and kept in the cache: {}", made.join(", ")),
     });
     explanation.notes.push(format!("nothing was trained; a run would leave its files in {}", run_dir.display()));
-    let mut files = String::new();
-    for path in read(plan)? {
-        let size = std::fs::metadata(&path).map_or(0, |about| about.len());
-        files += &format!("Reads    {} ({})\n", path.display(), crate::show::human::bytes(size));
-    }
-    Ok(format!("{}\n\n{files}{}", graph(plan, COLUMNS), explanation.render(COLUMNS)))
+    Ok(format!("{}\n\n{}{}", graph(plan, COLUMNS), read(plan)?, explanation.render(COLUMNS)))
 }
 
-/// The files that `plan` reads.
-fn read(plan: &Plan) -> Result<Vec<std::path::PathBuf>> {
+/// Explains a configuration that writes a version of a corpus, into `folder` if it is run.
+///
+/// # Errors
+/// If there is a folder, and files that would be read are not there.
+pub fn preparation(plan: &Plan, folder: Option<&Path>) -> Result<String> {
+    let (files, note) = match folder {
+        None => (String::new(), "it trains nothing; what it takes follows from the corpus".to_owned()),
+        Some(folder) => {
+            (read(plan)?, format!("nothing was read or written; a run would make a version in {}", folder.display()))
+        }
+    };
+    Ok(format!("{}\n\n{files}{}", graph(plan, COLUMNS), human::hang(&format!("Note     {note}"), COLUMNS)))
+}
+
+/// The files that `plan` reads, a line each.
+fn read(plan: &Plan) -> Result<String> {
     let documents = plan.settings::<ReadDocuments>().map(|(_, read)| (&read.paths, read.sample));
     let tokens = || plan.settings::<ReadTokens>().map(|(_, read)| (&read.paths, read.sample));
-    let Some((paths, sample)) = documents.or_else(tokens) else { return Ok(Vec::new()) };
-    Ok(text::resolve(paths, sample, plan.run.seed)?.files.into_iter().map(|file| file.path).collect())
+    let Some((paths, sample)) = documents.or_else(tokens) else { return Ok(String::new()) };
+    let line = |file: &text::InputFile| {
+        let size = format!(" ({})", human::bytes(std::fs::metadata(&file.path).map_or(0, |about| about.len())));
+        let path = human::end_of(&file.path.display().to_string(), COLUMNS - 9 - size.len());
+        format!("Reads    {path}{size}\n")
+    };
+    Ok(text::resolve(paths, sample, plan.run.seed)?.files.iter().map(line).collect())
 }
 
 /// Ids there will be, from the configuration alone.
@@ -111,11 +132,16 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
         return Err(Usage("there is no model: add a stage of type `gpt2`".into()).into());
     };
     let mut memory = vec![("program".to_owned(), program)];
-    memory
-        .extend(plan.stages.iter().map(|stage| (stage.id.clone(), stage.settings.memory(env))).filter(|(_, n)| *n > 0));
+    memory.extend(plan.stages.iter().map(|stage| (stage.id.clone(), stage.settings.memory(env))));
     let sum = |memory: &[(String, u64)]| memory.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let speed = calibrate::speed(plan, env, model, sum(&memory))?;
-    memory.push(("beside".to_owned(), speed.beside));
+    memory.push(("other buffers".to_owned(), speed.beside));
+    // Before it trains, a run measures the machine: a small model takes less than that.
+    let sources = plan.stages.iter().filter(|stage| stage.settings.takes().is_empty());
+    let before = program + sources.map(|stage| stage.settings.memory(env)).sum::<u64>();
+    let measuring = (before + super::train::full_speed_bytes(env.workers)).saturating_sub(sum(&memory));
+    memory.push(("measuring the machine, before".to_owned(), measuring));
+    memory.retain(|(_, bytes)| *bytes > 0);
     let peak = sum(&memory);
     let BatchShape { micro_batches, sequences, length: tokens } = env.shape;
     Ok(Explanation {

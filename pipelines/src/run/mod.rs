@@ -45,10 +45,20 @@ pub use runs::{Ran, listed, runs};
 pub use sweep::sweep;
 pub use train::run;
 
+use std::path::Path;
+
 /// A command that cannot be carried out as it was given: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
+
+impl Usage {
+    /// `why` of a path, and if nothing is there at all, what has nearly that name.
+    pub(crate) fn of(path: &Path, why: &str) -> Self {
+        let near = text::problem::similar_file(path).filter(|_| !path.exists());
+        Self(format!("{} {why}{}", path.display(), near.map(|name| format!("; similar: {name}")).unwrap_or_default()))
+    }
+}
 
 /// Cores that this process may use.
 pub fn cores() -> usize {

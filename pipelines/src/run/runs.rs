@@ -49,8 +49,8 @@ pub fn runs(asked: &cli::Runs) -> Result<Vec<Ran>> {
         return Ok(vec![look(folder)?]);
     }
     if !folder.is_dir() {
-        let next = "`pipeline run` makes runs/ when it first runs";
-        return Err(Usage(format!("there is no folder {}; {next}", folder.display())).into());
+        let why = "is no folder; `pipeline run` makes runs/ when it first runs";
+        return Err(Usage::of(folder, why).into());
     }
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     let mut found: Vec<PathBuf> = entries.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
@@ -124,7 +124,7 @@ fn look(folder: &Path) -> Result<Ran> {
         run: folder.display().to_string(),
         state,
         step: last.as_ref().map_or(0, |line| line.step),
-        steps: status.as_ref().map(|status| status.steps),
+        steps: status.as_ref().map(|status| status.steps).filter(|steps| *steps > 0),
         loss: last.as_ref().map(|line| line.loss),
         validation_loss: validated.as_ref().and_then(|line| line.validation_loss),
         bits_per_byte: validated.as_ref().and_then(|line| line.bits_per_byte),

@@ -8,7 +8,8 @@ use contract::{BatchShape, Calendar, Env, Facts, ModelFacts};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use text::{Attribution, Tokenizer};
+use text::tokenize::Choice;
+use text::{Attribution, Tokenize, Tokenizer};
 use train::checkpoint::{Checkpoint, Fingerprint, TokenizerJson};
 use train::evaluate::Evaluate;
 
@@ -43,6 +44,13 @@ impl Session {
             && let Some(why) = tokenizer.slow_because()
         {
             notes.push(format!("the tokenizer is one for Hugging Face's library, which is slower: {why}"));
+        }
+        if let Some((_, tokenize)) = plan.settings::<Tokenize>()
+            && let Choice::Train(asked) = tokenize.choice()
+            && facts.vocabulary < asked as usize
+        {
+            let there = facts.vocabulary;
+            notes.push(format!("the tokenizer has {there} ids, not {asked}: every word of the corpus is one already"));
         }
         if prepared.skipped > 0 {
             notes.push(format!("{} empty documents are passed over", prepared.skipped));

@@ -71,6 +71,12 @@ impl Status {
         Self { state, first, steps, started, ended: None, peak_rss_mb: 0, error: None, times: None }
     }
 
+    /// It failed before it could train.
+    pub fn failed(error: &anyhow::Error) -> Self {
+        let (state, error) = (State::Failed, Some(format!("{error:#}")));
+        Self { state, error, ended: Some(now()), peak_rss_mb: super::peak_rss_mb(), ..Self::begin(0, 0) }
+    }
+
     /// It ended at `step`, now, and this came of it.
     pub fn end(&mut self, came: &Result<Times>, step: u64) {
         self.ended = Some(now());
@@ -118,6 +124,13 @@ impl Hold {
     pub fn tell(&self, status: &Status) -> Result<()> {
         let text = serde_json::to_string_pretty(status)?;
         text::cache::write_whole(&self.path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
+    }
+
+    /// Writes `status` where no process has said anything before; that it cannot is not worse than what it tells.
+    pub fn tell_first(&self, status: &Status) {
+        if !self.path.exists() {
+            let _ = self.tell(status);
+        }
     }
 }
 

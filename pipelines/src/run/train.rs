@@ -33,6 +33,14 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     let run_dir = asked.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
     let workers = plan.run.workers.unwrap_or_else(super::cores);
     if plan.settings::<text::Write>().is_some() {
+        if asked.resume.is_some() {
+            let why = "a preparation is not resumed: run it again without --resume, and what is done is not done again";
+            return Err(Usage(why.into()).into());
+        }
+        if asked.dry_run {
+            println!("{}", explain::preparation(&plan, Some(&run_dir))?);
+            return Ok(());
+        }
         return super::corpus::run(plan, &run_dir, workers);
     }
     machine::single_threaded_blas();
@@ -44,21 +52,14 @@ pub fn run(asked: &cli::Run, registry: &[StageType]) -> Result<()> {
     directory::open(&run_dir)?;
     let hold = Hold::take(&run_dir)?;
     directory::claim(&run_dir, asked.resume.is_some())?;
-    let from = match &asked.resume {
-        Some(checkpoint) => directory::resumed(&run_dir, checkpoint.as_deref())?,
-        None => None,
-    };
     let mut line = Line::stderr();
-    let prepared = prepare::prepare(&plan, workers, &mut line)?;
-    line.finish();
-    let mut session = Session::new(&plan, prepared, workers, Some(run_dir.clone()))?;
-    let saved = begin(&mut session, &plan, from)?;
-    let tokenizer = session.env.resources.get::<TokenizerJson>();
-    directory::describe(&run_dir, &plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
-    if let Some(quarantine) = session.env.resources.get::<text::Quarantine>() {
-        quarantine.write(&run_dir)?;
-    }
-
+    let (mut session, saved) = match ready(asked, &plan, workers, &run_dir, &mut line) {
+        Ok(ready) => ready,
+        Err(error) => {
+            hold.tell_first(&Status::failed(&error));
+            return Err(error);
+        }
+    };
     let introduction = banner(&introduction(&session, &plan, &run_dir), line.columns());
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
     // From what is said next on, a signal waits for the step.
@@ -103,6 +104,33 @@ fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
     printer.lock().unwrap_or_else(|e| e.into_inner())
 }
 
+/// All that is done before training: what is known then, and what stages go on from.
+fn ready(
+    asked: &cli::Run,
+    plan: &Plan,
+    workers: usize,
+    run_dir: &Path,
+    line: &mut Line,
+) -> Result<(Session, Vec<Saved>)> {
+    let from = match &asked.resume {
+        Some(checkpoint) => directory::resumed(run_dir, checkpoint.as_deref())?,
+        None => None,
+    };
+    let prepared = prepare::prepare(plan, workers, line)?;
+    line.finish();
+    let mut session = Session::new(plan, prepared, workers, Some(run_dir.to_owned()))?;
+    if asked.resume.is_some() && from.is_none() {
+        session.notes.push(format!("{} has no checkpoint to go on from: the run begins", run_dir.display()));
+    }
+    let saved = begin(&mut session, plan, from)?;
+    let tokenizer = session.env.resources.get::<TokenizerJson>();
+    directory::describe(run_dir, plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
+    if let Some(quarantine) = session.env.resources.get::<text::Quarantine>() {
+        quarantine.write(run_dir)?;
+    }
+    Ok((session, saved))
+}
+
 /// Prepares the data and says what a run would do.
 fn dry_run(plan: &Plan, workers: usize, run_dir: &Path) -> Result<()> {
     let (mut line, before, program) = (Line::stderr(), cached(plan), calibrate::program(workers));
@@ -131,8 +159,17 @@ fn kind_of(path: &Path) -> Option<String> {
 
 /// GFLOP/s that MFU is measured against: `$MILLRACE_GEMM_GFLOPS`, or measured now, which takes about a second.
 pub fn full_speed(workers: usize) -> f64 {
+    given_speed().unwrap_or_else(|| machine::gemm_gflops(workers.min(super::cores())))
+}
+
+/// Bytes that [`full_speed`] takes for that.
+pub fn full_speed_bytes(workers: usize) -> u64 {
+    if given_speed().is_some() { 0 } else { machine::gemm_gflops_bytes(workers.min(super::cores())) }
+}
+
+fn given_speed() -> Option<f64> {
     let given = std::env::var("MILLRACE_GEMM_GFLOPS").ok().and_then(|text| text.parse().ok());
-    given.filter(|speed| *speed > 0.0).unwrap_or_else(|| machine::gemm_gflops(workers))
+    given.filter(|speed| *speed > 0.0)
 }
 
 /// Sets where the run starts: at a checkpoint, from a model's weights, or from the seed.

@@ -85,6 +85,12 @@ pub fn fit(text: &str, room: usize) -> String {
     cut
 }
 
+/// `path` in at most `room` columns: of one that is too long, its end says most.
+pub fn end_of(path: &str, room: usize) -> String {
+    let long = width(path).saturating_sub(room);
+    if long == 0 { path.to_owned() } else { format!("…{}", path.chars().skip(long + 1).collect::<String>()) }
+}
+
 /// `text` in lines of at most `room` columns, broken between words.
 pub fn wrap(text: &str, room: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
@@ -100,6 +106,31 @@ pub fn wrap(text: &str, room: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// `text` with every line in at most `room` columns: broken between words, and what goes on is indented. A word that has
+/// no room stays whole, so that it can be copied.
+pub fn hang(text: &str, room: usize) -> String {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len() + 2;
+        let (mut rest, mut room_here) = (line, room);
+        while width(rest) > room_here {
+            let end = rest.char_indices().nth(room_here + 1).map_or(rest.len(), |(at, _)| at);
+            let text_at = rest.len() - rest.trim_start().len();
+            let at = rest[..end].rfind(' ').filter(|at| *at > text_at);
+            let Some(at) = at.or_else(|| rest[text_at..].find(' ').map(|at| text_at + at)) else { break };
+            lines.push(format!(
+                "{:1$}{2}",
+                "",
+                if rest.len() == line.len() { 0 } else { indent },
+                rest[..at].trim_end()
+            ));
+            (rest, room_here) = (rest[at..].trim_start(), room.saturating_sub(indent));
+        }
+        lines.push(format!("{:1$}{2}", "", if rest.len() == line.len() { 0 } else { indent }, rest));
+    }
+    lines.join("\n")
 }
 
 #[cfg(test)]
@@ -135,6 +166,10 @@ mod tests {
         assert_eq!(fit("abcdef", 4), "abc…");
         assert_eq!(fit("abcd", 4), "abcd");
         assert_eq!(fit("abcd", 0), "");
+        assert_eq!(end_of("a/long/path", 6), "…/path");
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(hang("one two three\n  four   (five)\nshort", 9), "one two\n  three\n  four\n    (five)\nshort");
+        assert_eq!(hang("a/path/that/is/long and more", 9), "a/path/that/is/long\n  and\n  more");
+        assert_eq!(hang("  é é é é é", 7), "  é é é\n    é é");
     }
 }

@@ -1,5 +1,5 @@
 //! Where the progress line goes: one line redrawn in place on a terminal, now and then a plain line elsewhere.
-use super::human::width;
+use super::human::{hang, width};
 use super::progress::{Training, Work};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 const REDRAW: Duration = Duration::from_millis(100);
 /// Without a terminal: a line at least this often …
 const QUIET: Duration = Duration::from_secs(10);
-/// … and at every such part of the run.
+/// … and at every such part of the run …
 const PARTS: u64 = 20;
+/// … if that is no more often than this.
+const SPACED: Duration = Duration::from_secs(1);
 
 /// Decides when the next line is due. The first and the last always are.
 #[derive(Clone, Debug)]
@@ -31,7 +33,10 @@ impl Cadence {
             None => true,
             Some((_, before)) if done >= total && total > 0 => before != done,
             Some((at, _)) if self.terminal => since.saturating_sub(at) >= REDRAW,
-            Some((at, before)) => since.saturating_sub(at) >= QUIET || part(done) > part(before),
+            Some((at, before)) => {
+                let spent = since.saturating_sub(at);
+                spent >= QUIET || spent >= SPACED && part(done) > part(before)
+            }
         };
         if due {
             self.last = Some((since, done));
@@ -112,13 +117,14 @@ impl Line {
         self.show(Shown::Work(work.clone()));
     }
 
-    /// Prints `text` above the progress line, which stays.
-    pub fn note(&mut self, text: &str) {
+    /// Prints `whole` above the progress line, which stays; on a terminal in lines that fit it.
+    pub fn note(&mut self, whole: &str) {
         let (clear, again) = match &self.shown {
             Some(shown) if self.drawn => ("\r\x1b[2K", self.drawing(shown)),
             _ => ("", String::new()),
         };
-        self.write(&format!("{clear}{text}\n{again}"));
+        let text = self.width().map(|columns| hang(whole, columns.min(80)));
+        self.write(&format!("{clear}{}\n{again}", text.as_deref().unwrap_or(whole)));
     }
 
     /// The same while training; from now on the line says `training`.
@@ -226,7 +232,7 @@ mod tests {
     #[test]
     fn a_pipe_gets_plain_lines_now_and_then() {
         let text = written(false, false, 1000);
-        assert_eq!(text.lines().count(), 22, "first, twenty parts, note: {text}");
+        assert_eq!(text.lines().count(), 3, "first, last, note: {text}");
         assert!(!text.contains(['\r', '\x1b']));
         assert!(text.starts_with("Training [") && text.contains("1000/1000 (100.0%)"));
     }
@@ -266,6 +272,9 @@ mod tests {
             assert!(!cadence.due(Duration::from_millis(1), 2, 1_000_000));
             assert!(cadence.due(Duration::from_millis(2), 1_000_000, 1_000_000));
         }
+        let mut cadence = Cadence::new(false);
+        let lines = (0..=1000).filter(|step| cadence.due(Duration::from_millis(100 * step), *step, 1000)).count();
+        assert_eq!(lines, 21, "first, twenty parts");
         let mut cadence = Cadence::new(false);
         assert!(cadence.due(Duration::ZERO, 0, 0));
         assert!(!cadence.due(Duration::from_secs(9), 1, 0));

@@ -132,6 +132,12 @@ pub fn gemm_gflops(threads: usize) -> f64 {
     best
 }
 
+/// Bytes that [`gemm_gflops`] takes at most.
+pub fn gemm_gflops_bytes(threads: usize) -> u64 {
+    let most = LARGE.iter().map(|[m, n, k]| m * k + k * n + m * n).max().unwrap_or(0);
+    (threads.max(1) * most * size_of::<f32>()) as u64
+}
+
 /// The best of a few products, all threads starting each together.
 fn rate(m: usize, n: usize, k: usize, barrier: &Barrier) -> f64 {
     // Not from the pool, which would keep them.

@@ -5,6 +5,7 @@
 //!
 //! - [`step`]: steps, lanes, leaves, and the [`Calendar`] that says what is due when
 //! - [`packet`]: what flows: one [`Packet`] variant a [`Kind`]
+//! - [`saved`]: what checkpoints hold; [`metrics`]: named numbers
 //! - [`tensor`]: dense f32 arrays in pooled buffers
 //! - [`parameters`]: what a model tells the rest: its [`ParameterSpec`]s, initial values, FLOPs
 //! - [`stage`]: the traits [`Stage`] and [`Source`], and [`Emit`] through which they give packets
@@ -12,8 +13,10 @@
 //! - [`testing`]: an [`Emit`] that collects, for unit tests of stages
 #![forbid(unsafe_code)]
 
+pub mod metrics;
 pub mod packet;
 pub mod parameters;
+pub mod saved;
 pub mod settings;
 pub mod stage;
 pub mod step;
@@ -21,11 +24,13 @@ pub mod tensor;
 pub mod testing;
 
 pub use anyhow::Result;
+pub use metrics::{Gather, Metric, Metrics};
 pub use packet::{
-    Activations, Batch, Gather, Gradient, IGNORED, Kind, LossGradient, Metric, Metrics, Moments, Norms, Packet,
-    ParameterPiece, Precision, Purpose, Rows, Saved, Snapshot, Tape, Ticket, Tokens,
+    Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Precision, Purpose, Rows,
+    Tape, Ticket, Tokens,
 };
 pub use parameters::{Init, ModelFacts, ParameterSpec, Parameters};
+pub use saved::{Moments, Saved, Snapshot};
 pub use settings::{
     BatchShape, Built, Corpus, CorpusPart, Env, Facts, Port, Problem, Resources, Role, Route, Settings, StageSettings,
     StageType, stage_type,

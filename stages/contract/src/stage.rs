@@ -1,5 +1,6 @@
 //! The traits that an experimenter implements.
-use crate::packet::{Packet, Snapshot};
+use crate::packet::Packet;
+use crate::saved::Snapshot;
 use crate::step::{At, Lane, Step, Turn};
 use anyhow::Result;
 use serde_json::Value;

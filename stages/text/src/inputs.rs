@@ -1,4 +1,5 @@
 //! Paths, folders and patterns of the configuration to a list of files.
+use crate::attribution::SOURCE_FILE;
 use crate::permutation::choose;
 use crate::problem::{TextProblem, similar_file};
 use crate::unpack::{Packing, Unpacked};
@@ -42,8 +43,8 @@ pub struct Inputs {
 /// without repetition. `sample` keeps that many files if there are several, else that many documents.
 ///
 /// Folders, and folders that a pattern gives, are searched with all that is below them; what is hidden (`.` or `_` at
-/// the beginning) and files of formats that are not read are passed over in them and in patterns, but a file named
-/// outright must be readable.
+/// the beginning), notes of the source ([`SOURCE_FILE`]) and files of formats that are not read are passed over in them
+/// and in patterns, but a file named outright must be readable.
 pub fn resolve(paths: &[String], sample: Option<u64>, seed: u64) -> Result<Inputs> {
     let (mut files, mut known): (Vec<InputFile>, HashSet<PathBuf>) = Default::default();
     for given in paths {
@@ -94,6 +95,7 @@ fn below(mut paths: Vec<PathBuf>, place: &str) -> Result<Vec<InputFile>> {
                 }
             }
         } else if path.is_file()
+            && path.file_name().is_none_or(|name| name != SOURCE_FILE)
             && let Some(format) = named_format(&path)
         {
             files.push(InputFile { path, format });
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn folders_patterns_and_files() {
-        let folder = folder(&["b.txt", "a.txt", "notes.md", ".hidden.txt", "d.xml.bz2", "e.xml"]);
+        let folder = folder(&["b.txt", "a.txt", "notes.md", ".hidden.txt", "d.xml.bz2", "e.xml", "SOURCE.json"]);
         let at = |tail: &str| folder.path().join(tail).to_string_lossy().into_owned();
         let all = resolve(&[at("")], None, 1).unwrap();
         assert_eq!(names(&all), ["a.txt", "b.txt", "d.xml.bz2", "e.xml"]);

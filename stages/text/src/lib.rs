@@ -52,6 +52,7 @@ pub mod deduplicate;
 pub mod digest;
 pub mod document_writer;
 pub mod documents;
+mod dump_cutter;
 pub mod dump_page;
 pub mod filter;
 pub mod in_order;

@@ -138,11 +138,12 @@ impl Settings for Gpt2Forward {
 }
 
 /// What every `forward` says of the activations of `model`: a micro-batch a worker. The last validation batch of a lane
-/// has fewer sequences (here: half), so its buffers have sizes of their own.
+/// may have fewer sequences, from none to all but one (here: as many as that is on average), so its buffers have sizes
+/// of their own.
 pub fn memory(model: &dyn Model, env: &Env) -> u64 {
     let (sequences, length) = (env.shape.sequences, env.shape.length);
     let busy = env.workers.min(env.shape.micro_batches as usize);
-    let last = env.calendar.evaluate.map_or(0, |_| model.activations(sequences.div_ceil(2), length, false));
+    let last = env.calendar.evaluate.map_or(0, |_| model.activations(sequences.saturating_sub(1) / 2, length, false));
     (busy * (model.activations(sequences, length, true) + last) * size_of::<f32>()) as u64
 }
 

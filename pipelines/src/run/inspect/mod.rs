@@ -47,7 +47,7 @@ pub fn inspect(asked: &cli::Inspect) -> Result<Inspected> {
     }
     let mut head = Vec::new();
     File::open(path).and_then(|file| file.take(64).read_to_end(&mut head)).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => anyhow::Error::new(Usage(format!("there is no {at}"))),
+        std::io::ErrorKind::NotFound => anyhow::Error::new(Usage::of(path, "is not there")),
         _ => anyhow::Error::new(error).context(format!("cannot read {at}")),
     })?;
     let named = |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));

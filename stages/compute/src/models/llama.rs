@@ -162,6 +162,17 @@ impl Model for Llama {
         Forward { hidden, tape }
     }
 
+    fn activations(&self, sequences: usize, length: usize, keep: bool) -> usize {
+        let LlamaShape { layers, heads, width: c, feed_forward: f, .. } = *self.shape;
+        // Queries, keys and values before they are turned and repeated.
+        let projected = if self.shape.narrow() < c { c + 2 * self.shape.narrow() } else { 0 };
+        // What each layer keeps, and what lives beside it while one layer is worked on.
+        let kept = layers * (3 * c + 3 * c + 2 * f + 2 + heads);
+        let beside = 3 * c + 3 * c + projected + f + 2;
+        let passing = 5 * c + 3 * c + projected + 2 * f + f + 3 + heads;
+        sequences * length * if keep { kept + beside } else { passing }
+    }
+
     fn decoder(&self, parameters: Parameters) -> Decoder {
         assert_eq!(parameters.0.len(), self.facts.parameters.len(), "the parameters are this model's");
         decoder::decoder(&self.shape, &self.rotary, self.facts.head, parameters)

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each of them uses a part
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use contract::{BatchShape, Calendar, Env, Resources};
+use millrace_text::{DocumentStore, ReadDocuments, silent};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use std::io::Write;
@@ -56,4 +57,20 @@ pub fn pack_all(content: &[u8]) -> [(&'static str, Vec<u8>); 3] {
         encoder.finish().unwrap();
     }
     [("gz", gzip), ("zst", zst), ("bz2", bzip2)]
+}
+
+/// Settings that read `paths`, with a cache of the test.
+pub fn settings(paths: &[&Path], cache: &Path) -> ReadDocuments {
+    let text = |p: &Path| p.to_str().unwrap().to_string();
+    ReadDocuments { paths: paths.iter().map(|p| text(p)).collect(), cache: Some(text(cache)), ..Default::default() }
+}
+
+/// Their documents.
+pub fn store(paths: &[&Path], cache: &Path) -> anyhow::Result<DocumentStore> {
+    settings(paths, cache).open(1, &mut silent())
+}
+
+/// All texts.
+pub fn texts(store: &DocumentStore) -> Vec<Option<String>> {
+    (0..store.rows()).map(|row| store.get(row).unwrap()).collect()
 }

@@ -7,132 +7,20 @@
 //!
 //! An element of `c` is summed along `k` in blocks of [`DEPTH`] at most, whatever its place in a tile: results do not
 //! depend on the size of caches or on how many rows are multiplied at once.
+mod format;
+mod pack;
+
 use super::Operand;
 use super::panels::{LANES, Multiply, TILE_COLUMNS, TILE_ROWS};
 use contract::Buffer;
+use format::{Format, Pairs, Rounded, Single};
+use pack::pack;
 use std::arch::x86_64::*;
 
 /// Most steps of `k` between two visits to `c`.
 const DEPTH: usize = 384;
 /// Rows of `c` between two calls of `done`.
 const ROWS: usize = 128;
-/// Rows fetched ahead of packing.
-const AHEAD: usize = 8;
-
-/// In what form packed operands lie, and how two of them are multiplied and added: a *pair* is two steps of `k`.
-trait Format {
-    /// Vectors that a pair of steps takes.
-    const VECTORS: usize;
-    /// Stores a pair of steps of sixteen columns: [`Self::VECTORS`] vectors.
-    unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2];
-    /// `sum + a · b`, for each lane of one packed vector.
-    unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512;
-}
-
-/// As it is.
-pub struct Single;
-/// Rounded to bfloat16, multiplied in single precision: for CPUs that cannot multiply bfloat16, or not faster.
-pub struct Rounded;
-/// Two steps of `k` side by side in each lane, as bfloat16, multiplied by `vdpbf16ps`.
-pub struct Pairs;
-
-impl Format for Single {
-    const VECTORS: usize = 2;
-    #[inline(always)]
-    unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2] {
-        [first, second]
-    }
-    #[inline(always)]
-    unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the caller's.
-        unsafe { _mm512_fmadd_ps(a, b, sum) }
-    }
-}
-
-impl Format for Rounded {
-    const VECTORS: usize = 2;
-    #[inline(always)]
-    unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2] {
-        // SAFETY: the caller's.
-        unsafe { [round(first), round(second)] }
-    }
-    #[inline(always)]
-    unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the caller's.
-        unsafe { _mm512_fmadd_ps(a, b, sum) }
-    }
-}
-
-impl Format for Pairs {
-    const VECTORS: usize = 1;
-    #[inline(always)]
-    unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2] {
-        // SAFETY: the caller's.
-        unsafe { [join(first, second), _mm512_setzero_ps()] }
-    }
-    #[inline(always)]
-    unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the caller's; 512 bits are 512 bits.
-        unsafe {
-            _mm512_dpbf16_ps(
-                sum,
-                std::mem::transmute::<__m512, __m512bh>(a),
-                std::mem::transmute::<__m512, __m512bh>(b),
-            )
-        }
-    }
-}
-
-/// [`Pairs`] without the instruction, so that packing and loops can be tested where the CPU lacks it.
-#[cfg(test)]
-pub struct PairsInSteps;
-
-#[cfg(test)]
-impl Format for PairsInSteps {
-    const VECTORS: usize = 1;
-    #[inline(always)]
-    unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2] {
-        // SAFETY: the caller's.
-        unsafe { [join(first, second), _mm512_setzero_ps()] }
-    }
-    #[inline(always)]
-    unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the caller's.
-        unsafe {
-            let (a, b, upper) = (_mm512_castps_si512(a), _mm512_castps_si512(b), _mm512_set1_epi32(UPPER));
-            let high = [_mm512_and_si512(a, upper), _mm512_and_si512(b, upper)].map(|x| _mm512_castsi512_ps(x));
-            let low = [_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b)].map(|x| _mm512_castsi512_ps(x));
-            _mm512_fmadd_ps(low[0], low[1], _mm512_fmadd_ps(high[0], high[1], sum))
-        }
-    }
-}
-
-/// The upper half of 32 bits.
-const UPPER: i32 = -65536;
-
-/// To the nearest bfloat16, ties to even; NaN stays NaN.
-#[inline(always)]
-unsafe fn round(x: __m512) -> __m512 {
-    // SAFETY: the caller's.
-    unsafe {
-        let bits = _mm512_castps_si512(x);
-        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-        let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-        let quiet = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000));
-        _mm512_castsi512_ps(_mm512_and_si512(quiet, _mm512_set1_epi32(UPPER)))
-    }
-}
-
-/// Rounds both: the first into the lower halves, the second into the upper.
-#[inline(always)]
-unsafe fn join(first: __m512, second: __m512) -> __m512 {
-    // SAFETY: the caller's.
-    unsafe {
-        let lower = _mm512_srli_epi32::<16>(_mm512_castps_si512(round(first)));
-        _mm512_castsi512_ps(_mm512_or_si512(lower, _mm512_castps_si512(round(second))))
-    }
-}
 
 /// One product; see [`super::product_then`].
 pub struct Product<'a> {
@@ -146,7 +34,7 @@ pub struct Product<'a> {
     pub add: bool,
     pub c: *mut f32,
     pub stride: usize,
-    /// Floats of packed `b` that stay in the second cache.
+    /// Floats' room for packed `b` that stays in the second cache.
     pub cached: usize,
     /// Called with ranges of rows and columns that are complete and still in cache.
     pub done: &'a mut dyn FnMut(std::ops::Range<usize>, std::ops::Range<usize>),
@@ -185,7 +73,7 @@ pub unsafe fn pairs(product: &mut Product<'_>) {
 #[target_feature(enable = "avx512f")]
 pub unsafe fn pairs_in_steps(product: &mut Product<'_>) {
     // SAFETY: as promised.
-    unsafe { run::<PairsInSteps, false>(product) }
+    unsafe { run::<format::PairsInSteps, false>(product) }
 }
 
 /// As [`super::panels::portable_pack`].
@@ -232,7 +120,7 @@ fn even(total: usize, most: usize, step: usize) -> usize {
 #[inline(always)]
 unsafe fn run<F: Format, const IN_PLACE: bool>(p: &mut Product<'_>) {
     let depth = even(p.depth, DEPTH, 8);
-    let columns = even(p.columns, (p.cached / depth).max(TILE_COLUMNS), TILE_COLUMNS);
+    let columns = even(p.columns, (p.cached * 2 / F::VECTORS / depth).max(TILE_COLUMNS), TILE_COLUMNS);
     let rows = even(p.rows, ROWS, TILE_ROWS);
     let mut packed_b = Buffer::scratch(depth * columns.min(p.columns.next_multiple_of(LANES)));
     let mut packed_a = Buffer::scratch(if IN_PLACE { 0 } else { depth * rows });
@@ -304,132 +192,6 @@ unsafe fn fetch_share(a: Operand, steps: usize, share: usize, shares: usize) {
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(LANES)) - 1) as __mmask16
-}
-
-/// The panels that [`pack`] writes: where, how deep, over how many columns.
-#[derive(Clone, Copy)]
-struct Packed {
-    out: *mut f32,
-    depth: usize,
-    columns: usize,
-}
-
-/// Packs `x` `[steps, columns]` into panels: of rows of `a` if `A` (each as wide as it has columns, 8 at most), else of
-/// columns of `b` (whole vectors, 3 at most).
-///
-/// No closures in here or below: the compiler gives them no AVX-512, and what they call would not be inlined.
-#[inline(always)]
-unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, columns: usize, out: *mut f32) {
-    let to = Packed { out, depth: steps.div_ceil(2) * F::VECTORS, columns };
-    // SAFETY: masks keep loads inside the block and stores inside the panels.
-    unsafe {
-        if x.column == 1 {
-            for step in (0..steps).step_by(2) {
-                let (one, two) = (x.at(step, 0).data, x.at(step + 1, 0).data);
-                for column in (0..columns).step_by(LANES) {
-                    _mm_prefetch::<_MM_HINT_T0>(one.wrapping_add(AHEAD * x.row + column).cast());
-                    _mm_prefetch::<_MM_HINT_T0>(two.wrapping_add(AHEAD * x.row + column).cast());
-                    let mask = first(columns - column);
-                    let second = if step + 1 < steps { mask } else { 0 };
-                    let one = _mm512_maskz_loadu_ps(mask, one.add(column));
-                    let two = _mm512_maskz_loadu_ps(second, two.wrapping_add(column));
-                    put_pair::<F, A>(&to, step, column, one, two);
-                }
-            }
-        } else {
-            for column in (0..columns).step_by(LANES) {
-                for step in (0..steps).step_by(LANES) {
-                    let from = x.at(step, column);
-                    let mask = first(steps - step);
-                    let there = LANES.min(columns - column);
-                    let mut rows = [_mm512_setzero_ps(); LANES];
-                    for (i, row) in rows.iter_mut().enumerate() {
-                        if i < there {
-                            *row = _mm512_maskz_loadu_ps(mask, from.data.add(i * x.column));
-                            _mm_prefetch::<_MM_HINT_T0>(from.data.wrapping_add((i + LANES) * x.column).cast());
-                        }
-                    }
-                    transpose(&mut rows);
-                    for i in (0..LANES.min(steps - step)).step_by(2) {
-                        put_pair::<F, A>(&to, step + i, column, rows[i], rows[i + 1]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Stores sixteen columns of two steps.
-#[inline(always)]
-unsafe fn put_pair<F: Format, const A: bool>(to: &Packed, step: usize, column: usize, one: __m512, two: __m512) {
-    // SAFETY: the caller's.
-    unsafe {
-        let vectors = F::pair(one, two);
-        put::<A>(to, step / 2 * F::VECTORS, column, vectors[0]);
-        if F::VECTORS == 2 {
-            put::<A>(to, step / 2 * F::VECTORS + 1, column, vectors[1]);
-        }
-    }
-}
-
-/// Stores sixteen columns of one vector.
-#[inline(always)]
-unsafe fn put<const A: bool>(to: &Packed, vector: usize, column: usize, v: __m512) {
-    // SAFETY: the caller's.
-    unsafe {
-        if A {
-            let left = to.columns - column;
-            if left >= LANES {
-                let v = _mm512_castps_pd(v);
-                let low = _mm512_castpd512_pd256(v);
-                _mm256_storeu_pd(to.out.add(column * to.depth + vector * TILE_ROWS).cast(), low);
-                let high = _mm512_extractf64x4_pd::<1>(v);
-                _mm256_storeu_pd(to.out.add((column + TILE_ROWS) * to.depth + vector * TILE_ROWS).cast(), high);
-            } else {
-                let wide = TILE_ROWS.min(left);
-                _mm512_mask_storeu_ps(to.out.add(column * to.depth + vector * wide), first(wide), v);
-                if left > TILE_ROWS {
-                    let (column, wide) = (column + TILE_ROWS, left - TILE_ROWS);
-                    let high = _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v);
-                    _mm512_mask_storeu_ps(to.out.add(column * to.depth + vector * wide), first(wide), high);
-                }
-            }
-        } else {
-            let panel = column / TILE_COLUMNS * TILE_COLUMNS;
-            let wide = TILE_COLUMNS.min((to.columns - panel).next_multiple_of(LANES));
-            _mm512_storeu_ps(to.out.add(panel * to.depth + vector * wide + column - panel), v);
-        }
-    }
-}
-
-/// Sixteen rows of sixteen become columns.
-#[inline(always)]
-unsafe fn transpose(rows: &mut [__m512; LANES]) {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut t = [_mm512_setzero_ps(); LANES];
-        for i in 0..8 {
-            t[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
-            t[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
-        }
-        for i in 0..4 {
-            for half in 0..2 {
-                let (x, y) = (_mm512_castps_pd(t[4 * i + half]), _mm512_castps_pd(t[4 * i + 2 + half]));
-                rows[4 * i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
-                rows[4 * i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
-            }
-        }
-        for i in 0..4 {
-            for half in [0, 8] {
-                t[i + half] = _mm512_shuffle_f32x4::<0x88>(rows[i + half], rows[i + half + 4]);
-                t[i + half + 4] = _mm512_shuffle_f32x4::<0xDD>(rows[i + half], rows[i + half + 4]);
-            }
-        }
-        for i in 0..8 {
-            rows[i] = _mm512_shuffle_f32x4::<0x88>(t[i], t[i + 8]);
-            rows[i + 8] = _mm512_shuffle_f32x4::<0xDD>(t[i], t[i + 8]);
-        }
-    }
 }
 
 /// Where a tile's sums go.

@@ -1,0 +1,134 @@
+//! Packing: a block of an operand is copied into panels, transposed on its way where its rows are not contiguous.
+use super::format::Format;
+use super::{Operand, first};
+use crate::kernels::gemm::panels::{LANES, TILE_COLUMNS, TILE_ROWS};
+use std::arch::x86_64::*;
+
+/// Rows fetched ahead of packing.
+const AHEAD: usize = 8;
+
+/// The panels that [`pack`] writes: where, how deep, over how many columns.
+#[derive(Clone, Copy)]
+struct Packed {
+    out: *mut f32,
+    depth: usize,
+    columns: usize,
+}
+
+/// Packs `x` `[steps, columns]` into panels: of rows of `a` if `A` (each as wide as it has columns, 8 at most), else of
+/// columns of `b` (whole vectors, 3 at most).
+///
+/// No closures in here or below: the compiler gives them no AVX-512, and what they call would not be inlined.
+#[inline(always)]
+pub(super) unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, columns: usize, out: *mut f32) {
+    let to = Packed { out, depth: steps.div_ceil(2) * F::VECTORS, columns };
+    // SAFETY: masks keep loads inside the block and stores inside the panels.
+    unsafe {
+        if x.column == 1 {
+            for step in (0..steps).step_by(2) {
+                let (one, two) = (x.at(step, 0).data, x.at(step + 1, 0).data);
+                for column in (0..columns).step_by(LANES) {
+                    _mm_prefetch::<_MM_HINT_T0>(one.wrapping_add(AHEAD * x.row + column).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(two.wrapping_add(AHEAD * x.row + column).cast());
+                    let mask = first(columns - column);
+                    let second = if step + 1 < steps { mask } else { 0 };
+                    let one = _mm512_maskz_loadu_ps(mask, one.add(column));
+                    let two = _mm512_maskz_loadu_ps(second, two.wrapping_add(column));
+                    put_pair::<F, A>(&to, step, column, one, two);
+                }
+            }
+        } else {
+            for column in (0..columns).step_by(LANES) {
+                for step in (0..steps).step_by(LANES) {
+                    let from = x.at(step, column);
+                    let mask = first(steps - step);
+                    let there = LANES.min(columns - column);
+                    let mut rows = [_mm512_setzero_ps(); LANES];
+                    for (i, row) in rows.iter_mut().enumerate() {
+                        if i < there {
+                            *row = _mm512_maskz_loadu_ps(mask, from.data.add(i * x.column));
+                            _mm_prefetch::<_MM_HINT_T0>(from.data.wrapping_add((i + LANES) * x.column).cast());
+                        }
+                    }
+                    transpose(&mut rows);
+                    for i in (0..LANES.min(steps - step)).step_by(2) {
+                        put_pair::<F, A>(&to, step + i, column, rows[i], rows[i + 1]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Stores sixteen columns of two steps.
+#[inline(always)]
+unsafe fn put_pair<F: Format, const A: bool>(to: &Packed, step: usize, column: usize, one: __m512, two: __m512) {
+    // SAFETY: the caller's.
+    unsafe {
+        let vectors = F::pair(one, two);
+        put::<A>(to, step / 2 * F::VECTORS, column, vectors[0]);
+        if F::VECTORS == 2 {
+            put::<A>(to, step / 2 * F::VECTORS + 1, column, vectors[1]);
+        }
+    }
+}
+
+/// Stores sixteen columns of one vector.
+#[inline(always)]
+unsafe fn put<const A: bool>(to: &Packed, vector: usize, column: usize, v: __m512) {
+    // SAFETY: the caller's.
+    unsafe {
+        if A {
+            let left = to.columns - column;
+            if left >= LANES {
+                let v = _mm512_castps_pd(v);
+                let low = _mm512_castpd512_pd256(v);
+                _mm256_storeu_pd(to.out.add(column * to.depth + vector * TILE_ROWS).cast(), low);
+                let high = _mm512_extractf64x4_pd::<1>(v);
+                _mm256_storeu_pd(to.out.add((column + TILE_ROWS) * to.depth + vector * TILE_ROWS).cast(), high);
+            } else {
+                let wide = TILE_ROWS.min(left);
+                _mm512_mask_storeu_ps(to.out.add(column * to.depth + vector * wide), first(wide), v);
+                if left > TILE_ROWS {
+                    let (column, wide) = (column + TILE_ROWS, left - TILE_ROWS);
+                    let high = _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v);
+                    _mm512_mask_storeu_ps(to.out.add(column * to.depth + vector * wide), first(wide), high);
+                }
+            }
+        } else {
+            let panel = column / TILE_COLUMNS * TILE_COLUMNS;
+            let wide = TILE_COLUMNS.min((to.columns - panel).next_multiple_of(LANES));
+            _mm512_storeu_ps(to.out.add(panel * to.depth + vector * wide + column - panel), v);
+        }
+    }
+}
+
+/// Sixteen rows of sixteen become columns.
+#[inline(always)]
+unsafe fn transpose(rows: &mut [__m512; LANES]) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut t = [_mm512_setzero_ps(); LANES];
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+        }
+        for i in 0..4 {
+            for half in 0..2 {
+                let (x, y) = (_mm512_castps_pd(t[4 * i + half]), _mm512_castps_pd(t[4 * i + 2 + half]));
+                rows[4 * i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+                rows[4 * i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+            }
+        }
+        for i in 0..4 {
+            for half in [0, 8] {
+                t[i + half] = _mm512_shuffle_f32x4::<0x88>(rows[i + half], rows[i + half + 4]);
+                t[i + half + 4] = _mm512_shuffle_f32x4::<0xDD>(rows[i + half], rows[i + half + 4]);
+            }
+        }
+        for i in 0..8 {
+            rows[i] = _mm512_shuffle_f32x4::<0x88>(t[i], t[i + 8]);
+            rows[i + 8] = _mm512_shuffle_f32x4::<0xDD>(t[i], t[i + 8]);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Named numbers, and how they are combined.
+use crate::packet::Purpose;
+use crate::step::Lane;
+
+/// How the values of one name are combined over leaves and workers, in the order of [`Metrics::from`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gather {
+    /// Add up.
+    Sum,
+    /// Add up and divide by the sum of `targets`.
+    PerTarget,
+    /// The same everywhere: keep the first.
+    First,
+    /// The largest.
+    Max,
+}
+
+/// One named number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metric {
+    /// Its name in `metrics.jsonl`.
+    pub name: &'static str,
+    /// How it is combined.
+    pub gather: Gather,
+    /// Its value.
+    pub value: f64,
+}
+
+/// Named numbers of one leaf's batch, or of one worker's step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// What was measured.
+    pub purpose: Purpose,
+    /// Who measured: `(leaf, part)`; fixes the order of summation.
+    pub from: (Lane, u32),
+    /// The numbers.
+    pub values: Vec<Metric>,
+}
