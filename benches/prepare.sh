@@ -56,13 +56,15 @@ for step in "$@"; do
         done
         ;;
     whole)
-        "$examples/corpora" edit "$corpus" "$work/before.parquet" 0
-        "$examples/corpora" edit "$corpus" "$work/edited.parquet" 100
+        # The same name: it is where rows without a column `source` are from.
+        mkdir -p "$work/before" "$work/after"
+        "$examples/corpora" edit "$corpus" "$work/before/wiki.parquet" 0
+        "$examples/corpora" edit "$corpus" "$work/after/wiki.parquet" 100
         for run in 1 2 3; do
             rm -rf "$work/out"
-            prepare "whole, 2 workers" "$work/out" "$work/before.parquet" 2
-            prepare "update, 1 % of documents edited" "$work/out" "$work/edited.parquet" 2
-            prepare "update, nothing changed" "$work/out" "$work/edited.parquet" 2
+            prepare "whole, 2 workers" "$work/out" "$work/before/wiki.parquet" 2
+            prepare "update, 1 % of documents edited" "$work/out" "$work/after/wiki.parquet" 2
+            prepare "update, nothing changed" "$work/out" "$work/after/wiki.parquet" 2
         done
         ;;
     feed)

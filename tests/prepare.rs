@@ -148,7 +148,7 @@ fn clusters(scratch: &Scratch, version: &str) -> BTreeMap<String, Vec<String>> {
 fn clusters_join_lose_the_one_kept_and_split() {
     for seed in 1..=3 {
         let (scratch, mut random) = (Scratch::new(), Random(seed));
-        scratch.write("prepare.toml", PLAN.replace("threshold = 0.5", "threshold = 0.3"));
+        scratch.write("prepare.toml", PLAN.replace("threshold = 0.5", "threshold = 0.3\nbands = 40\nband_rows = 1"));
         let text = |cluster: usize| (0..40).map(|word| format!("c{cluster}w{word}")).collect::<Vec<_>>().join(" ");
         let mut alike = Documents::new();
         for (cluster, copy) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)] {

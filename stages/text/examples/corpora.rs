@@ -14,6 +14,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,7 +51,7 @@ fn edit(from: &str, to: &str, every: u64) -> anyhow::Result<()> {
     let (mut out, mut row) = (Out::create(to)?, 0_u64);
     for batch in ParquetRecordBatchReaderBuilder::try_new(File::open(from)?)?.with_batch_size(1024).build()? {
         let batch = batch?;
-        let column = |name| arrow::compute::cast(&batch[name], &DataType::Utf8);
+        let column = |name: &str| arrow::compute::cast(&batch[name], &DataType::Utf8);
         let (ids, texts) = (column("id")?, column("text")?);
         let texts = texts.as_string::<i32>().iter().map(Option::unwrap_or_default).map(|text| {
             row += 1;
@@ -110,7 +111,7 @@ fn clusters(to: &str) -> anyhow::Result<()> {
 }
 
 fn feed(files: &[&str]) -> anyhow::Result<()> {
-    let paths: Vec<_> = files.iter().map(Into::into).collect();
+    let paths: Vec<PathBuf> = files.iter().map(Into::into).collect();
     let store = TokenStore::open(&paths, None, &Cache::new(None))?;
 
     for run in 0..4 {

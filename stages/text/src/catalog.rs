@@ -63,6 +63,11 @@ impl Catalog {
         column.is_valid(row).then(|| column.value(row))
     }
 
+    /// Its number among all rows of the input, of which those that cannot be read are not here.
+    pub fn input_row(&self, row: usize) -> u64 {
+        self.rows[INPUT_ROW].as_primitive::<UInt64Type>().value(row)
+    }
+
     /// The document's id.
     pub fn id(&self, row: usize) -> &str {
         self.string("id", row).unwrap_or_default()

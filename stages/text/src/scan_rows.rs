@@ -6,7 +6,6 @@ use crate::filter::with_column;
 use crate::problem::shielded;
 use crate::quarantine::{Bad, OnBadData, Reason};
 use crate::row_groups::OpenFile;
-use crate::scan::CHUNK;
 use crate::spool::DocumentFile;
 use anyhow::{Context, Result};
 use arrow::array::{
@@ -25,6 +24,9 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Rows of a chunk: few, so that workers finish together.
+const CHUNK: u64 = 64;
 
 /// 128 bits of blake3.
 pub type Hash = [u8; 16];

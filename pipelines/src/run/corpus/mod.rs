@@ -36,8 +36,8 @@ use text::write::{KeptRow, Shard, Work};
 use text::{Cache, Digest, Digests, DocumentStore, Quarantine, TokenStore, Tokenizer};
 use version::{Draft, Folder, Previous};
 
-/// Lanes of the first graph: its result does not depend on them.
-const LANES: u32 = 16;
+/// Lanes of the first graph, a worker: its result does not depend on them.
+const LANES: u32 = 4;
 
 /// Prepares what `plan` says into the next version of `folder`.
 ///
@@ -170,7 +170,8 @@ fn digest(
 ) -> Result<(Catalog, Found)> {
     let previous = previous.filter(|previous| previous.manifest.chain == prepared.chain);
     let known = Arc::new(Known::new(previous.map(Previous::known).unwrap_or_default()));
-    let (rows, steps) = (store.rows(), ScanRows::steps(store, LANES));
+    let lanes = LANES * workers.max(1) as u32;
+    let (rows, steps) = (store.rows(), ScanRows::steps(store, lanes));
     let mut found = lent(line, "Reading", rows, |watch| {
         let write = &prepared.write;
         let digests =
@@ -183,7 +184,7 @@ fn digest(
         let mut stages: Vec<(String, Box<dyn Settings>)> = vec![("scan".into(), Box::new(ScanRows {}))];
         stages.extend(prepared.take_above());
         stages.push(("digest".into(), Box::new(Digest {})));
-        graph(stages, resources, LANES, steps, workers)?;
+        graph(stages, resources, lanes, steps, workers)?;
         Ok(digests.take())
     })?;
     let mut pieces = found.pieces();
@@ -259,7 +260,7 @@ impl Places {
                 }
             }
         }
-        let rows = (0..catalog.len()).map(|row| match found.texts.get(&(row as u64)) {
+        let rows = (0..catalog.len()).map(|row| match found.texts.get(&catalog.input_row(row)) {
             Some((file, at)) => starts[*file] + at,
             None => old.get(&catalog.content(row)).copied().unwrap_or(u64::MAX),
         });

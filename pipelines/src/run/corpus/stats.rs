@@ -129,13 +129,13 @@ pub fn summary(
     let Stats { read, kept, .. } = stats;
     let dropped: u64 = stats.dropped.values().map(|amount| amount.documents).sum();
     let mut lines = vec![format!(
-        "{}: {} of {} documents, {} of text, {} tokens; {} dropped; {}",
+        "{}: {} of {} documents are kept, {} dropped\n{} of text, {} tokens, in {}",
         folder.display(),
         kept.documents,
         read.documents,
+        dropped,
         size(kept.bytes),
         count(kept.tokens),
-        dropped,
         span(spent),
     )];
     if let Some(previous) = previous {

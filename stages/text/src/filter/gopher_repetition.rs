@@ -116,6 +116,7 @@ fn numbered(words: &[&str]) -> (Vec<u32>, Vec<usize>) {
 /// Characters in the most frequent `n`-gram, the spaces between its words included; among equals the first counts.
 fn top_ngram(numbers: &[u32], lengths: &[usize], n: usize) -> usize {
     let mut counts: FxHashMap<&[u32], (usize, usize)> = FxHashMap::default();
+    counts.reserve(numbers.len());
     for (at, ngram) in numbers.windows(n).enumerate() {
         counts.entry(ngram).or_insert((0, at)).0 += 1;
     }
@@ -126,6 +127,7 @@ fn top_ngram(numbers: &[u32], lengths: &[usize], n: usize) -> usize {
 /// Characters in `n`-grams that were there before; none counts twice.
 fn repeated_ngrams(numbers: &[u32], lengths: &[usize], n: usize) -> usize {
     let mut seen: FxHashSet<&[u32]> = FxHashSet::default();
+    seen.reserve(numbers.len());
     let (mut at, mut repeated) = (0, 0);
     while let Some(ngram) = numbers.get(at..at + n) {
         if seen.insert(ngram) {

@@ -115,10 +115,8 @@ impl Lists {
     fn push(&mut self, ids: &[u32]) -> Result<()> {
         match self {
             Self::Narrow(lists) => {
-                for id in ids {
-                    let narrow = u16::try_from(*id).context("a token id is not below the vocabulary size")?;
-                    lists.values().append_value(narrow);
-                }
+                let narrow: Result<Vec<u16>, _> = ids.iter().map(|id| u16::try_from(*id)).collect();
+                lists.values().append_slice(&narrow.context("a token id is not below the vocabulary size")?);
                 lists.append(true);
             }
             Self::Wide(lists) => {
