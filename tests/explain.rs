@@ -28,7 +28,8 @@ const SHAPES: [(&str, &str); 10] = [
     ("many ids", "tokenize=gpt2.toml forward.width=64 pack.sequence_length=64 pack.micro_batches=4"),
     (
         "wide, in bf16",
-        "forward.width=512 forward.heads=8 forward.precision=bf16 pack.micro_batch_size=4 pack.sequence_length=128",
+        "forward.width=512 forward.heads=8 forward.precision=bf16 pack.micro_batch_size=4 pack.sequence_length=128 \
+         pack.micro_batches=4",
     ),
     (
         "a llama",

@@ -342,7 +342,7 @@ mod tests {
         assert!(found[12..1024].iter().all(|byte| *byte == 0));
         assert_eq!(found[1024..], [7, 0, 1, 0, 2, 0, 7, 0, 7, 0, 3, 1]);
         let found = bytes(&export(folder.path(), 70_000, &documents, BinFormat::LlmC, FILE_TOKENS));
-        assert_eq!(found[..12], [[0x41, 0xd9, 0x34, 0x01], [7, 0, 0, 0], [6, 0, 0, 0]].concat());
+        assert_eq!(found[..12], [[0xa1, 0xd9, 0x34, 0x01], [7, 0, 0, 0], [6, 0, 0, 0]].concat());
         assert_eq!(found[1024..1032], [7, 0, 0, 0, 1, 0, 0, 0]);
     }
 

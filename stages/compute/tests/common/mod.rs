@@ -1,12 +1,14 @@
 //! What the comparisons with PyTorch share: golden files, a whole pass, and how far off is how far.
 #![allow(dead_code)] // each test file uses a part
-use contract::{Batch, Parameters, Precision, Tensor, Turn};
+use contract::tensor::pooled_bytes;
+use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn};
 use millrace_compute::kernels::cross_entropy::CrossEntropy;
 use millrace_compute::kernels::gemm::{matrix, matrix_mut, product};
-use millrace_compute::kernels::head::head_loss;
-use millrace_compute::models::Forward;
+use millrace_compute::kernels::head::{head_loss, rows_alive};
+use millrace_compute::models::{Forward, Model};
 use safetensors::SafeTensors;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A file of `tests/golden`.
 pub fn bytes(file: &str) -> Vec<u8> {
@@ -74,4 +76,44 @@ pub fn assert_logits(hidden: &Tensor, head: &Tensor, expected: &[f32]) {
     let off = logits.iter().zip(expected).fold(0.0f32, |m, (a, e)| m.max((a - e).abs()));
     println!("logits off by {:.1e} of the largest", off / largest);
     assert!(off <= 2e-5 * largest, "{off} of {largest}");
+}
+
+/// Floats that products of these sizes pack their operands into, which no model can know.
+const PACKED: usize = 1_000_000;
+
+/// Floats that pooled buffers take of a forward pass alone, and of a step, are what `model` says.
+pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vocabulary: usize) {
+    let (summary, rows) = (&model.facts().summary, sequences * length);
+    let parameters: Vec<_> = model.facts().parameters.iter().map(|spec| Arc::new(spec.initial(1))).collect();
+    let ids: Vec<u32> = (0..rows as u32).map(|i| i * 7 % vocabulary as u32).collect();
+    let batch = Batch {
+        leaf: 0,
+        purpose: Purpose::Train,
+        part: 0,
+        sequences,
+        length,
+        tokens: ids.clone().into(),
+        targets: ids.clone().into(),
+        document_starts: vec![0; rows].into(),
+    };
+    let before = pooled_bytes();
+    drop(model.forward(&Parameters(parameters.clone()), &batch, false));
+    let passing = (pooled_bytes() - before) / 4;
+    let forward = model.forward(&Parameters(parameters.clone()), &batch, true);
+    let (hidden, mut tape) = (forward.hidden, forward.tape.unwrap());
+    let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &ids, None, Precision::F32);
+    drop(hidden);
+    tape.start(d_hidden, d_head);
+    let mut gradients: Vec<Tensor> = Vec::new();
+    while tape.turn(&mut |_, gradient| gradients.push(gradient)).unwrap() == Turn::More {}
+    let taken = (pooled_bytes() - before) / 4;
+    let apart = model.facts().parameter_count() + rows_alive(rows, vocabulary, None) * vocabulary;
+    for (taken, said) in [
+        (passing, model.activations(sequences, length, false)),
+        (taken, model.activations(sequences, length, true) + apart),
+    ] {
+        assert!(taken as f64 > 0.93 * said as f64, "{summary}: {said} floats were said, {taken} taken");
+        let packed = taken as f64 - 1.07 * said as f64;
+        assert!(packed < PACKED as f64, "{summary}: {said} floats were said, {taken} taken");
+    }
 }

@@ -1,0 +1,30 @@
+//! What Llama says that a batch takes is what it takes. Alone in its process: the pool is the process's.
+mod common;
+use common::takes_what_it_says;
+use millrace_compute::models::{Llama, LlamaShape};
+
+#[test]
+fn llama_takes_what_it_says() {
+    // Sizes that no other shape here shares: buffers are kept by size.
+    let (vocabulary, end_of_text, document_mask) = (311, 0, false);
+    let (tied_head, rms_epsilon, rope_theta) = (true, 1e-5, 1e4);
+    for (layers, heads, kv_heads, width, feed_forward, sequences, length) in
+        [(2, 4, 2, 136, 318, 4, 91), (5, 4, 4, 208, 450, 2, 113), (1, 8, 1, 336, 900, 7, 67)]
+    {
+        let shape = LlamaShape {
+            layers,
+            heads,
+            kv_heads,
+            width,
+            feed_forward,
+            vocabulary,
+            length,
+            tied_head,
+            rms_epsilon,
+            rope_theta,
+            end_of_text,
+            document_mask,
+        };
+        takes_what_it_says(&Llama::new(shape), sequences, length, vocabulary);
+    }
+}
