@@ -1,4 +1,6 @@
-"""datatrove's MinHash deduplication of a Parquet file, one task: FILE WORK. (pip install "datatrove==0.10" pyarrow tokenizers spacy nltk)"""
+"""datatrove's MinHash deduplication of a Parquet file, one task: FILE WORK.
+
+(pip install datatrove==0.10 xxhash==3.5 orjson pyarrow tokenizers spacy nltk)"""
 import shutil
 import sys
 import time
