@@ -83,10 +83,7 @@ pub fn bench(asked: &cli::Bench) -> Result<(Measured, Vec<WorkerTiming>)> {
         cli::Batching::Batched => Batching::Batched,
         cli::Batching::PerSequence => Batching::PerSequence,
     };
-    let precision = match asked.precision {
-        cli::Precision::F32 => Precision::F32,
-        cli::Precision::Bf16 => Precision::Bf16,
-    };
+    let precision = asked.precision.into();
     let workers = asked.workers.unwrap_or_else(super::cores);
     let how = How { precision, batching, workers, warmup: asked.warmup, steps: asked.steps };
     measure(&SHAPES[shape as usize], &how, || machine::gemm_gflops(workers))

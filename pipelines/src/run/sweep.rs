@@ -5,7 +5,7 @@ use crate::report::{self, Plot, Series, Style};
 use crate::show::{Align, table};
 use anyhow::Result;
 use compute::machine;
-use contract::{BatchShape, Precision};
+use contract::BatchShape;
 use std::collections::BTreeMap;
 use train::forward::Batching;
 
@@ -40,10 +40,7 @@ struct Point {
 /// # Errors
 /// If any stage fails, or the plots cannot be written.
 pub fn sweep(asked: &cli::Bench, columns: usize) -> Result<String> {
-    let precision = match asked.precision {
-        cli::Precision::F32 => Precision::F32,
-        cli::Precision::Bf16 => Precision::Bf16,
-    };
+    let precision = asked.precision.into();
     let cores = super::cores();
     let with = |change: &dyn Fn(&mut Shape)| {
         let mut shape = BASE;

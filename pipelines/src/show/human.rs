@@ -114,21 +114,17 @@ pub fn hang(text: &str, room: usize) -> String {
     let mut lines = Vec::new();
     for line in text.lines() {
         let indent = line.len() - line.trim_start().len() + 2;
-        let (mut rest, mut room_here) = (line, room);
+        let (mut rest, mut before, mut room_here) = (line, 0, room);
         while width(rest) > room_here {
             let end = rest.char_indices().nth(room_here + 1).map_or(rest.len(), |(at, _)| at);
             let text_at = rest.len() - rest.trim_start().len();
             let at = rest[..end].rfind(' ').filter(|at| *at > text_at);
             let Some(at) = at.or_else(|| rest[text_at..].find(' ').map(|at| text_at + at)) else { break };
-            lines.push(format!(
-                "{:1$}{2}",
-                "",
-                if rest.len() == line.len() { 0 } else { indent },
-                rest[..at].trim_end()
-            ));
+            lines.push(" ".repeat(before) + rest[..at].trim_end());
+            before = indent;
             (rest, room_here) = (rest[at..].trim_start(), room.saturating_sub(indent));
         }
-        lines.push(format!("{:1$}{2}", "", if rest.len() == line.len() { 0 } else { indent }, rest));
+        lines.push(" ".repeat(before) + rest);
     }
     lines.join("\n")
 }

@@ -7,9 +7,9 @@ use crate::catalog::read_parquet;
 use crate::problem::TextProblem;
 use crate::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
 use crate::tokenizer::Vocabulary;
-use crate::write::files::{encodings, token_type, vocabulary_notes};
+use crate::write::files::{Lists, encodings, token_type, vocabulary_notes};
 use anyhow::{Context, Result};
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, ListBuilder, RecordBatch, UInt16Builder, UInt32Builder};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, ListBuilder, RecordBatch, UInt32Builder};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
 use parquet::arrow::ArrowWriter;
@@ -202,7 +202,6 @@ pub fn try_write_tokens<D: AsRef<[u32]>>(
     vocabulary: &Vocabulary,
     documents: impl IntoIterator<Item = Result<D>>,
 ) -> Result<()> {
-    let narrow = vocabulary.size <= 1 << 16;
     let item = token_type(vocabulary);
     let schema = Arc::new(Schema::new(vec![Field::new("tokens", DataType::new_list(item.clone(), true), false)]));
     let mut notes = vec![KeyValue::new("millrace.layout".into(), "documents".to_string())];
@@ -215,31 +214,11 @@ pub fn try_write_tokens<D: AsRef<[u32]>>(
         let mut writer = ArrowWriter::try_new(out, schema.clone(), Some(properties))?;
         let mut documents = documents.into_iter().peekable();
         while documents.peek().is_some() {
-            let some = documents.by_ref().take(ROW_GROUP);
-            let lists: ArrayRef = if narrow { Arc::new(narrow_lists(some)?) } else { Arc::new(wide_lists(some)?) };
-            writer.write(&RecordBatch::try_new(schema.clone(), vec![lists])?)?;
+            let mut lists = Lists::new(vocabulary);
+            documents.by_ref().take(ROW_GROUP).try_for_each(|document| lists.push(document?.as_ref()))?;
+            writer.write(&RecordBatch::try_new(schema.clone(), vec![lists.finish()])?)?;
         }
         writer.close()?;
         Ok(())
     })
-}
-
-fn narrow_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = Result<D>>) -> Result<ListArray> {
-    let mut lists = ListBuilder::new(UInt16Builder::new());
-    for document in documents {
-        for id in document?.as_ref() {
-            lists.values().append_value(u16::try_from(*id).context("a token id is not below the vocabulary size")?);
-        }
-        lists.append(true);
-    }
-    Ok(lists.finish())
-}
-
-fn wide_lists<D: AsRef<[u32]>>(documents: impl Iterator<Item = Result<D>>) -> Result<ListArray> {
-    let mut lists = ListBuilder::new(UInt32Builder::new());
-    for document in documents {
-        lists.values().append_slice(document?.as_ref());
-        lists.append(true);
-    }
-    Ok(lists.finish())
 }

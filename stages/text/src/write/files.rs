@@ -99,20 +99,20 @@ pub(crate) fn encodings(of: WriterPropertiesBuilder) -> Result<WriterPropertiesB
 }
 
 /// Lists of token ids, narrow or wide.
-enum Lists {
+pub(crate) enum Lists {
     Narrow(ListBuilder<UInt16Builder>),
     Wide(ListBuilder<UInt32Builder>),
 }
 
 impl Lists {
-    fn new(vocabulary: &Vocabulary) -> Self {
+    pub(crate) fn new(vocabulary: &Vocabulary) -> Self {
         match token_type(vocabulary) {
             DataType::UInt16 => Self::Narrow(ListBuilder::new(UInt16Builder::new())),
             _ => Self::Wide(ListBuilder::new(UInt32Builder::new())),
         }
     }
 
-    fn push(&mut self, ids: &[u32]) -> Result<()> {
+    pub(crate) fn push(&mut self, ids: &[u32]) -> Result<()> {
         match self {
             Self::Narrow(lists) => {
                 let narrow: Result<Vec<u16>, _> = ids.iter().map(|id| u16::try_from(*id)).collect();
@@ -127,7 +127,7 @@ impl Lists {
         Ok(())
     }
 
-    fn finish(&mut self) -> ArrayRef {
+    pub(crate) fn finish(&mut self) -> ArrayRef {
         match self {
             Self::Narrow(lists) => Arc::new(lists.finish()),
             Self::Wide(lists) => Arc::new(lists.finish()),

@@ -3,12 +3,16 @@ use std::arch::x86_64::*;
 
 /// In what form packed operands lie, and how two of them are multiplied and added: a *pair* is two steps of `k`.
 pub(super) trait Format {
-    /// Vectors that a pair of steps takes.
-    const VECTORS: usize;
+    /// Vectors that a pair of steps takes: one a step, if not told otherwise.
+    const VECTORS: usize = 2;
     /// Stores a pair of steps of sixteen columns: [`Self::VECTORS`] vectors.
     unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2];
-    /// `sum + a · b`, for each lane of one packed vector.
-    unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512;
+    /// `sum + a · b`, for each lane of one packed vector: single precision, if not told otherwise.
+    #[inline(always)]
+    unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the caller's.
+        unsafe { _mm512_fmadd_ps(a, b, sum) }
+    }
 }
 
 /// As it is.
@@ -19,29 +23,17 @@ pub(super) struct Rounded;
 pub(super) struct Pairs;
 
 impl Format for Single {
-    const VECTORS: usize = 2;
     #[inline(always)]
     unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2] {
         [first, second]
     }
-    #[inline(always)]
-    unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the caller's.
-        unsafe { _mm512_fmadd_ps(a, b, sum) }
-    }
 }
 
 impl Format for Rounded {
-    const VECTORS: usize = 2;
     #[inline(always)]
     unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2] {
         // SAFETY: the caller's.
         unsafe { [round(first), round(second)] }
-    }
-    #[inline(always)]
-    unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the caller's.
-        unsafe { _mm512_fmadd_ps(a, b, sum) }
     }
 }
 
