@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The token that ends a document unless the settings say otherwise.
@@ -44,9 +45,11 @@ impl Vocabulary {
 
 /// A tokenizer.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    /// The fast way; or why `inner` must do.
+    /// The fast way; or why Hugging Face's library must do.
     model: Result<Model, String>,
+    /// Opening it takes longer than opening the model, so it is opened by who needs it.
+    library: OnceLock<tokenizers::Tokenizer>,
+    name: String,
     json: String,
     vocabulary: Vocabulary,
 }
@@ -65,31 +68,51 @@ impl Tokenizer {
     }
 
     fn parse(name: &str, json: String, end_of_text: &str) -> Result<Self> {
-        let problem = |why: String| TextProblem::Tokenizer { name: name.to_string(), why };
-        let mut inner = tokenizers::Tokenizer::from_bytes(json.as_bytes())
-            .map_err(|e| problem(format!("not a tokenizer.json of Hugging Face: {e}")))?;
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| problem(e.to_string()))?;
-        let all = inner.get_vocab(true);
-        let Some(id) = inner.token_to_id(end_of_text) else {
-            let mut special: Vec<String> = inner.get_added_tokens_decoder().into_values().map(|t| t.content).collect();
+        let hash = blake3::hash(json.as_bytes()).to_hex().to_string();
+        let model = Model::from_json(&json);
+        let vocabulary = Vocabulary { hash, size: 0, end_of_text: 0 };
+        let mut tokenizer = Self { model, library: OnceLock::new(), name: name.into(), json, vocabulary };
+        let (size, id) = match &tokenizer.model {
+            Ok(model) => (Some(model.size()), model.id(end_of_text)),
+            Err(_) => {
+                let library = tokenizer.library()?;
+                let highest = library.get_vocab(true).into_values().max();
+                (highest.map_or(Some(0), |id| id.checked_add(1)), library.token_to_id(end_of_text))
+            }
+        };
+        let Some(id) = id else {
+            let added = tokenizer.library()?.get_added_tokens_decoder();
+            let mut special: Vec<String> = added.into_values().map(|t| t.content).collect();
             special.sort();
             let near = similar(end_of_text, &special).map(|s| format!("; similar: {s}")).unwrap_or_default();
             let why = format!("has no token {end_of_text} (key `end_of_text`); special tokens: {special:?}{near}");
-            return Err(problem(why).into());
+            return Err(tokenizer.problem(why).into());
         };
-        let size = all.values().max().map_or(Some(0), |id| id.checked_add(1));
-        let size = size.ok_or_else(|| problem(format!("has the id {}, past all others", u32::MAX)))?;
-        let hash = blake3::hash(json.as_bytes()).to_hex().to_string();
-        let model = Model::from_json(&json, |token| inner.token_to_id(token));
-        let tokenizer = Self { inner, model, json, vocabulary: Vocabulary { hash, size, end_of_text: id } };
+        let size = size.ok_or_else(|| tokenizer.problem(format!("has the id {}, past all others", u32::MAX)))?;
+        (tokenizer.vocabulary.size, tokenizer.vocabulary.end_of_text) = (size, id);
         let sample = "A byte-level one keeps all: 1 é ß 漢 🌍\n\t.";
         let back = tokenizer.decode(&tokenizer.encode(sample)?)?;
         if back.trim_start() != sample {
             let why = format!("is not byte-level: {sample:?} becomes {back:?}; a byte-level BPE is needed");
-            return Err(problem(why).into());
+            return Err(tokenizer.problem(why).into());
         }
         Ok(tokenizer)
+    }
+
+    fn problem(&self, why: String) -> TextProblem {
+        TextProblem::Tokenizer { name: self.name.clone(), why }
+    }
+
+    /// Hugging Face's library with this tokenizer.
+    fn library(&self) -> Result<&tokenizers::Tokenizer> {
+        if let Some(library) = self.library.get() {
+            return Ok(library);
+        }
+        let mut library = tokenizers::Tokenizer::from_bytes(self.json.as_bytes())
+            .map_err(|e| self.problem(format!("not a tokenizer.json of Hugging Face: {e}")))?;
+        library.with_padding(None);
+        library.with_truncation(None).map_err(|e| self.problem(e.to_string()))?;
+        Ok(self.library.get_or_init(|| library))
     }
 
     /// From a `tokenizer.json`.
@@ -154,7 +177,7 @@ impl Tokenizer {
     /// The same by Hugging Face's library: what [`encode`](Self::encode) is measured against, and what it falls back
     /// to.
     pub fn encode_slowly(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false);
+        let encoding = self.library()?.encode_fast(text, false);
         Ok(encoding
             .map_err(|e| anyhow::anyhow!("cannot tokenize a text of {} bytes: {e}", text.len()))?
             .get_ids()
@@ -173,7 +196,16 @@ impl Tokenizer {
 
     /// Text of `ids`; bytes that are not UTF-8 become replacement characters.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, false).map_err(|e| anyhow::anyhow!("cannot decode {} ids: {e}", ids.len()))
+        match &self.model {
+            Ok(model) => Ok(model.decode(ids)),
+            Err(_) => self.decode_slowly(ids),
+        }
+    }
+
+    /// The same by Hugging Face's library.
+    pub fn decode_slowly(&self, ids: &[u32]) -> Result<String> {
+        let text = self.library()?.decode(ids, false);
+        text.map_err(|e| anyhow::anyhow!("cannot decode {} ids: {e}", ids.len()))
     }
 
     /// What others must agree with.

@@ -52,7 +52,8 @@ fn check(text: &str) {
         // The second time words come from the cache.
         encoder.encode(text, &mut ids).unwrap();
         encoder.encode(text, &mut ids).unwrap();
-        assert_eq!(ids, [expected.clone(), expected].concat(), "tokenizer {number} with cache, {text:?}");
+        assert_eq!(ids, [&expected[..], &expected].concat(), "tokenizer {number} with cache, {text:?}");
+        assert_eq!(tokenizer.decode(&expected).unwrap(), tokenizer.decode_slowly(&expected).unwrap());
     }
 }
 
@@ -86,6 +87,17 @@ proptest! {
         text in "([a-e' ]|the | ab|abc d|\\PC|\\s|\\pL{1,9}|\\pN|[а-я]{1,9}|[一-龥]|'(s|t|re|ve|m|ll|d)|<\\|endoftext\\|>|<\\|end|.){0,60}"
     ) {
         check(&text);
+    }
+}
+
+proptest! {
+    /// Pieces of characters and ids that are none among them.
+    #[test]
+    fn any_ids_are_the_text_that_they_are_to_hugging_face(ids in prop::collection::vec(0u32..50_300, 0..40)) {
+        for tokenizer in TOKENIZERS.iter() {
+            let fitting: Vec<u32> = ids.iter().map(|id| id % (tokenizer.vocabulary_size() + 9)).collect();
+            prop_assert_eq!(tokenizer.decode(&fitting).unwrap(), tokenizer.decode_slowly(&fitting).unwrap());
+        }
     }
 }
 
@@ -130,5 +142,6 @@ fn what_the_fast_encoder_does_not_handle_is_said() {
     assert!(said(|j| j["pre_tokenizer"]["use_regex"] = false.into()).contains("use_regex"));
     assert!(said(|j| j["model"]["ignore_merges"] = true.into()).contains("ignore_merges"));
     assert!(said(|j| j["added_tokens"][0]["lstrip"] = true.into()).contains("lstrip"));
+    assert!(said(|j| j["added_tokens"][0]["id"] = 9.into()).contains("id is not 0"));
     assert_eq!(changed(|_| ()), None);
 }

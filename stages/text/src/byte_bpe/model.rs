@@ -5,6 +5,7 @@ use crate::tokenizer::letter;
 use aho_corasick::{AhoCorasick, MatchKind};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::Value;
+use std::sync::LazyLock;
 
 /// A byte-level BPE with GPT-2's pattern.
 #[derive(Debug)]
@@ -16,12 +17,13 @@ pub struct Model {
     whole: FxHashMap<Box<[u8]>, u32>,
     /// Tokens that are looked for in the text before anything else (the end of text), and their ids.
     added: Option<(AhoCorasick, Vec<u32>)>,
+    /// All tokens as they are spelled, by id.
+    tokens: FxHashMap<u32, Box<str>>,
 }
 
 impl Model {
-    /// From a `tokenizer.json`, and the ids that the library gives to tokens; or what it has that only the library
-    /// itself handles.
-    pub fn from_json(json: &str, id: impl Fn(&str) -> Option<u32>) -> Result<Self, String> {
+    /// From a `tokenizer.json`; or what it has that only the library itself handles.
+    pub fn from_json(json: &str) -> Result<Self, String> {
         let document: Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
         let model = &document["model"];
         expect(model, "type", &["BPE"])?;
@@ -33,6 +35,7 @@ impl Model {
         if pre_tokenizer["add_prefix_space"].as_bool() != Some(false) || pre_tokenizer["use_regex"] == false {
             return Err("a pre-tokenizer with add_prefix_space, or without use_regex".into());
         }
+        expect(&document["decoder"], "type", &["ByteLevel"]).map_err(|e| format!("another decoder: {e}"))?;
         if !document["post_processor"].is_null() {
             expect(&document["post_processor"], "type", &["ByteLevel", "TemplateProcessing"])?;
         }
@@ -52,9 +55,46 @@ impl Model {
             *id = *ids.get(letter(byte).to_string().as_str()).ok_or_else(|| format!("no token for byte {byte}"))?;
         }
         let merges = merges(&model["merges"], &ids)?;
-        let mut model = Self { bytes, merges, whole: FxHashMap::default(), added: added(&document, id)? };
+        let (spelled, found) = added(&document, &ids)?;
+        let tokens = ids.iter().map(|(token, id)| (*id, Box::from(*token)));
+        let tokens = tokens.chain(found.iter().copied().zip(spelled.iter().map(|token| Box::from(*token)))).collect();
+        let mut model = Self { bytes, merges, whole: FxHashMap::default(), added: None, tokens };
         model.whole = model.whole_words(&ids);
+        if !spelled.is_empty() {
+            let searcher = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(spelled);
+            model.added = Some((searcher.map_err(|e| e.to_string())?, found));
+        }
         Ok(model)
+    }
+
+    /// One more than the highest id.
+    pub fn size(&self) -> u32 {
+        self.tokens.keys().max().map_or(0, |id| id + 1)
+    }
+
+    /// The id of `token`, spelled as in `tokenizer.json`. Every token is looked at.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.tokens.iter().find(|(_, spelled)| &***spelled == token).map(|(id, _)| *id)
+    }
+
+    /// The text of `ids`, as Hugging Face's `ByteLevel` has it: bytes that are not UTF-8 become replacement characters,
+    /// ids that are none are left out.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut text = Vec::new();
+        for token in ids.iter().filter_map(|id| self.tokens.get(id)) {
+            let from = text.len();
+            for c in token.chars() {
+                match byte(c) {
+                    Some(byte) => text.push(byte),
+                    None => {
+                        text.truncate(from);
+                        text.extend_from_slice(token.as_bytes());
+                        break;
+                    }
+                }
+            }
+        }
+        String::from_utf8(text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
     }
 
     /// Appends the ids of `text`.
@@ -95,11 +135,10 @@ impl Model {
 
     /// Tokens that are words, and that merging their bytes leads to.
     fn whole_words(&self, ids: &FxHashMap<&str, u32>) -> FxHashMap<Box<[u8]>, u32> {
-        let letters: FxHashMap<char, u8> = (0..=255).map(|byte| (letter(byte), byte)).collect();
         let mut symbols = Vec::new();
         let mut whole = FxHashMap::default();
         for (token, id) in ids {
-            let spelled: Option<Vec<u8>> = token.chars().map(|c| letters.get(&c).copied()).collect();
+            let spelled: Option<Vec<u8>> = token.chars().map(byte).collect();
             // A piece of a character never is a word.
             let Some(spelled) = spelled.filter(|s| std::str::from_utf8(s).is_ok_and(|s| Words::new(s).count() == 1))
             else {
@@ -147,25 +186,43 @@ fn merges(merges: &Value, ids: &FxHashMap<&str, u32>) -> Result<Merges, String> 
         .map(Merges::new)
 }
 
-/// Added tokens are found anywhere, the longest at the leftmost place, as in `tokenizers`.
-fn added(document: &Value, id: impl Fn(&str) -> Option<u32>) -> Result<Option<(AhoCorasick, Vec<u32>)>, String> {
+/// Added tokens and their ids. They are found anywhere, the longest at the leftmost place, as in `tokenizers`.
+fn added<'a>(document: &'a Value, ids: &FxHashMap<&str, u32>) -> Result<(Vec<&'a str>, Vec<u32>), String> {
     let tokens = document["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
     let normalized = |token: &Value| token["normalized"] == true;
     if tokens.iter().any(|token| normalized(token) != normalized(&tokens[0])) {
         return Err("added tokens of which some are `normalized` and some not".into());
     }
     let (mut spelled, mut found) = (Vec::new(), Vec::new());
+    // Those that are not in the vocabulary get the ids after it, whatever the file says.
+    let mut next = ids.len() as u64;
     for token in tokens {
         if let Some(key) = ["single_word", "lstrip", "rstrip"].iter().find(|key| token[**key] == true) {
             return Err(format!("an added token with {key} ({})", token["content"]));
         }
         let content = token["content"].as_str().filter(|c| !c.is_empty()).ok_or("an added token without content")?;
-        found.push(id(content).ok_or("an added token without id")?);
+        let id = match ids.get(content) {
+            Some(id) => u64::from(*id),
+            None => {
+                next += 1;
+                next - 1
+            }
+        };
+        if token["id"].as_u64() != Some(id) || spelled.contains(&content) {
+            return Err(format!("an added token whose id is not {id} ({content})"));
+        }
+        found.push(u32::try_from(id).map_err(|e| e.to_string())?);
         spelled.push(content);
     }
-    if spelled.is_empty() {
-        return Ok(None);
+    if ids.values().any(|id| u64::from(*id) >= ids.len() as u64) && next > ids.len() as u64 {
+        return Err("ids with gaps, and added tokens".into());
     }
-    let searcher = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(spelled);
-    Ok(Some((searcher.map_err(|e| e.to_string())?, found)))
+    Ok((spelled, found))
+}
+
+/// The byte that a letter stands for ([`letter`]).
+fn byte(letter: char) -> Option<u8> {
+    static BYTES: LazyLock<FxHashMap<char, u8>> =
+        LazyLock::new(|| (0..=255).map(|byte| (crate::tokenizer::letter(byte), byte)).collect());
+    BYTES.get(&letter).copied()
 }
