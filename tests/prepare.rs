@@ -269,6 +269,25 @@ fn only_shards_that_change_are_written_and_diff_says_what_has_changed() {
 }
 
 #[test]
+fn a_corpus_under_another_name_is_the_same_corpus() {
+    let scratch = Scratch::new();
+    scratch.write("prepare.toml", PLAN);
+    write(&scratch, "in.parquet", &documents(40, &mut Random(5)));
+    prepare(&scratch, "out", &[]).succeeds();
+    std::fs::rename(scratch.path("in.parquet"), scratch.path("moved.parquet")).unwrap();
+    let moved = ["--set", "read.paths=['moved.parquet']"];
+    prepare(&scratch, "out", &moved).succeeds();
+    prepare(&scratch, "anew", &moved).succeeds();
+    same(&scratch, "out/v2", "anew/v1");
+    let hashes = |version: &str| {
+        let file = std::fs::File::open(scratch.path(&format!("{version}/catalog.parquet"))).unwrap();
+        let batches = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+        batches.map(|batch| batch.unwrap()["input_hash"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(hashes("out/v1"), hashes("out/v2"), "no row is worked on again");
+}
+
+#[test]
 fn tokens_train_as_the_text_does() {
     let scratch = Scratch::new();
     scratch.write("prepare.toml", PLAN);

@@ -63,7 +63,7 @@ pub struct Origin<'a> {
 pub fn of_any(batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
     let rows = batch.num_rows();
     let name = origin.file.file_name().unwrap_or_default().to_string_lossy();
-    let stem = name.split('.').next().unwrap_or_default();
+    let stem = stem(&name);
     let numbered = |row: usize| format!("{stem}-{}", origin.first + row as u64);
     let has_offset = batch.column_by_name("source_offset").is_some();
     let mut columns: Vec<ArrayRef> = Vec::new();
@@ -83,6 +83,11 @@ pub fn of_any(batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
         });
     }
     Ok(RecordBatch::try_new(documents(), columns)?)
+}
+
+/// The name of a file without its endings: the source of rows that do not say theirs.
+pub fn stem(file: &str) -> &str {
+    file.split('.').next().unwrap_or_default()
 }
 
 fn cast(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {

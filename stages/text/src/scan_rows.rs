@@ -326,12 +326,13 @@ impl Source for Scanner {
 }
 
 /// The columns that say where a row was read: they are no part of its hash.
-pub const WHERE: [&str; 3] = ["source_file", "source_offset", "row_group"];
+pub const WHERE: [&str; 4] = ["source", "source_file", "source_offset", "row_group"];
 
-/// Hashes of rows as they are read, by everything but where.
+/// Hashes of rows as they are read, by everything but where. A source that is but the name of the file is a where.
 fn hashes(batch: &RecordBatch) -> Result<FixedSizeBinaryArray> {
     let string = |name: &str| batch[name].as_string::<i32>().clone();
-    let strings = ["id", "url", "title", "source", UNHANDLED].map(string);
+    let strings = ["id", "url", "title", UNHANDLED].map(string);
+    let [sources, files] = ["source", "source_file"].map(string);
     let (texts, revisions) = (batch["text"].as_string::<i64>(), batch["revision"].as_primitive::<UInt64Type>());
     let mut built = FixedSizeBinaryBuilder::with_capacity(batch.num_rows(), 16);
     for row in 0..batch.num_rows() {
@@ -343,6 +344,8 @@ fn hashes(batch: &RecordBatch) -> Result<FixedSizeBinaryArray> {
         for column in &strings {
             part(column.is_valid(row).then(|| column.value(row).as_bytes()));
         }
+        let source = Some(sources.value(row)).filter(|source| *source != columns::stem(files.value(row)));
+        part(source.map(str::as_bytes));
         part(Some(texts.value(row).as_bytes()));
         part(revisions.is_valid(row).then(|| revisions.value(row).to_le_bytes()).as_ref().map(|b| b.as_slice()));
         built.append_value(short(hasher.finalize()))?;

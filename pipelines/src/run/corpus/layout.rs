@@ -7,7 +7,7 @@ use text::cache::key;
 use text::catalog::Catalog;
 use text::digest::shard_of;
 use text::write::ShardWritten;
-use text::write::files::Footer;
+use text::write::files::{Footer, WRITER};
 
 /// What became of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Layout {
         footer: &Footer,
         prepared: &Preparation,
     ) -> BTreeMap<u32, String> {
-        let vocabulary = format!("{:?} {:?}", footer.vocabulary, prepared.read.split());
+        let vocabulary = format!("{:?} {:?} {WRITER}", footer.vocabulary, prepared.read.split());
         let shard = |shard: u32| {
             let mut parts = vec![Cow::Borrowed(footer.configuration.as_str()), Cow::Borrowed(vocabulary.as_str())];
             for rows in [&self.kept, &self.dropped] {

@@ -38,7 +38,7 @@ pub struct Write {
 
 impl Default for Write {
     fn default() -> Self {
-        Self { shards: 64, tokens: true, sequence_length: 0, keep_dropped: false }
+        Self { shards: 256, tokens: true, sequence_length: 0, keep_dropped: false }
     }
 }
 
@@ -50,7 +50,7 @@ impl StageSettings for Write {
         ("sequence_length", "also write documents packed into sequences of so many tokens; 0: do not"),
         ("keep_dropped", "also write the rows that stages dropped, with the reason"),
     ];
-    const EXAMPLE: &'static str = "shards = 64\nsequence_length = 1024\n";
+    const EXAMPLE: &'static str = "shards = 256\nsequence_length = 1024\n";
 }
 
 impl Settings for Write {
