@@ -8,7 +8,7 @@ const MEASURED: &str = "small, and the machine is measured";
 
 /// What differs from `run.toml` in each run: options of `explain` and of `run` alike. Small and large, short and long,
 /// few and many ids, more and fewer leaves than workers, either model and optimizer, checkpoints written while it trains.
-const SHAPES: [(&str, &str); 10] = [
+const SHAPES: [(&str, &str); 11] = [
     (MEASURED, ""),
     ("two workers", "forward.width=192 forward.heads=4 pack.micro_batch_size=8 pack.sequence_length=128"),
     (
@@ -30,6 +30,10 @@ const SHAPES: [(&str, &str); 10] = [
         "wide, in bf16",
         "forward.width=512 forward.heads=8 forward.precision=bf16 pack.micro_batch_size=4 pack.sequence_length=128 \
          pack.micro_batches=4",
+    ),
+    (
+        "the same, a leaf a worker",
+        "forward.width=512 forward.heads=8 forward.precision=bf16 pack.micro_batch_size=4 pack.sequence_length=128",
     ),
     (
         "a llama",

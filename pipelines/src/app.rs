@@ -58,6 +58,7 @@ impl App {
         use Command::{Bench, Evaluate, Explain, Generate, Run};
         if matches!(command, Run(_) | Evaluate(_) | Generate(_) | Bench(_) | Explain(_)) {
             start_again_with_fitting_kernels();
+            compute::machine::huge_pages();
         }
         match command {
             Command::Run(asked) => run::run(asked, &self.stages)?,

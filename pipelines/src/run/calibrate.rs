@@ -3,10 +3,9 @@ use crate::plan::{Plan, PlannedStage};
 use anyhow::{Context, Result, ensure};
 use compute::kernels::gemm::{matrix, matrix_mut, product};
 use compute::machine;
-use contract::tensor::pooled_bytes;
 use contract::testing::Collect;
 use contract::{
-    At, Batch, Built, Calendar, Env, Kind, ModelFacts, Packet, ParameterPiece, Purpose, Stage, Tensor, Turn,
+    At, Batch, Built, Env, Kind, Memory, ModelFacts, Packet, ParameterPiece, Purpose, Stage, Tensor, Turn, pool,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,37 +59,33 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
         let measured = format!("at {:.0} % of the rate of large products, as is usual", 100.0 * USUAL_SHARE);
         return Ok(Speed { tok_per_sec: guess, measured, beside: busy as u64 * USUAL_BESIDE });
     }
-    let before = pooled_bytes();
-    let (spent, in_hand) = micro_batches(plan, env, model, busy)?;
-    let taken = pooled_bytes() - before;
+    let before = pool::watch();
+    let spent = micro_batches(plan, env, model, busy)?;
+    let taken = pool::most_bytes() - before;
     // The last round of leaves may leave workers idle.
     let rounds = f64::from(env.shape.micro_batches.div_ceil(busy as u32));
     let tok_per_sec = env.shape.tokens() as f64 / (rounds * spent.as_secs_f64());
     // Parameters, activations, logits and each worker's gradient of the head are in it, and are counted elsewhere.
-    let training = Env { calendar: Calendar { evaluate: None, ..env.calendar }, ..env.clone() };
-    let takes =
-        |kind: Kind| plan.stages.iter().filter(move |s| s.settings.takes().iter().any(|port| port.kind == kind));
-    let said: u64 =
-        takes(Kind::Batch).chain(takes(Kind::Activations)).map(|stage| stage.settings.memory(&training)).sum();
+    let trained = plan.stages.iter().filter(|stage| {
+        stage.settings.takes().iter().any(|port| [Kind::Batch, Kind::Activations].contains(&port.kind))
+    });
+    let said = trained.map(|stage| stage.settings.memory(env)).fold(Memory::default(), Memory::with);
     let tensors = model.parameter_count() + busy * model.parameters[model.head].len();
-    // Where all gradients of a leaf wait to be added, they are not in the hands of the worker that made them.
-    let in_hand = (busy as u64).saturating_sub(1) * in_hand;
-    let beside = taken.saturating_sub(said + (tensors * size_of::<f32>()) as u64 + in_hand);
+    let beside = taken.saturating_sub(said.most() + (tensors * size_of::<f32>()) as u64);
     Ok(Speed { tok_per_sec, measured: "one micro-batch a worker, forward and backward".into(), beside })
 }
 
-/// Time of a micro-batch with all workers busy: one to warm up, one that counts; and bytes of the gradients that a
-/// worker has in hand at most, but for the head's.
-fn micro_batches(plan: &Plan, env: &Env, model: &ModelFacts, busy: usize) -> Result<(Duration, u64)> {
+/// Time of a micro-batch with all workers busy: one to warm up, one that counts.
+fn micro_batches(plan: &Plan, env: &Env, model: &ModelFacts, busy: usize) -> Result<Duration> {
     let parameters: Vec<Arc<Tensor>> = model.parameters.iter().map(|spec| Arc::new(spec.initial(env.seed))).collect();
-    let work = |worker: usize| -> Result<(Duration, u64)> {
+    let work = |worker: usize| -> Result<Duration> {
         let mut trial = Trial::new(plan, &Env { worker, ..env.clone() }, &parameters)?;
         trial.run(env, 0)?;
         let began = Instant::now();
-        let in_hand = trial.run(env, 0)?;
-        Ok((began.elapsed(), in_hand))
+        trial.run(env, 0)?;
+        Ok(began.elapsed())
     };
-    let spent: Result<Vec<(Duration, u64)>> = std::thread::scope(|scope| {
+    let spent: Result<Vec<Duration>> = std::thread::scope(|scope| {
         let work = &work;
         let workers: Vec<_> = (0..busy).map(|worker| scope.spawn(move || work(worker))).collect();
         workers.into_iter().map(|w| w.join().map_err(|_| anyhow::anyhow!("a stage failed on trial"))?).collect()
@@ -129,8 +124,7 @@ impl Trial {
         Ok(Self { forward, batch_port, rest })
     }
 
-    /// Gives the bytes of the gradients that were in hand at most.
-    fn run(&mut self, env: &Env, step: u64) -> Result<u64> {
+    fn run(&mut self, env: &Env, step: u64) -> Result<()> {
         let (sequences, length) = (env.shape.sequences, env.shape.length);
         let vocabulary = env.model()?.parameters[env.model()?.head].shape[0] as u64;
         let ids = |seed: u64| -> Vec<u32> {
@@ -148,35 +142,24 @@ impl Trial {
             document_starts: vec![0; sequences * length].into(),
         };
         let at = At { step, port: self.batch_port, waited: Duration::ZERO };
-        let mut given = call(&mut *self.forward, at, Packet::Batch(batch), &mut |_| ())?;
-        let (head, mut in_hand) = (env.model()?.head, 0);
+        let mut given = call(&mut *self.forward, at, Packet::Batch(batch))?;
         for (stage, kind) in self.rest.iter_mut().zip([Kind::Activations, Kind::LossGradient]) {
             let next = given.into_iter().find(|packet| packet.kind() == kind);
             let next = next.with_context(|| format!("no {} came of a batch", kind.name()))?;
-            given = call(&mut **stage, At { step, port: 0, waited: Duration::ZERO }, next, &mut |turn| {
-                let bytes = |packet: &Packet| match packet {
-                    Packet::Gradient(gradient) if gradient.tensor != head => {
-                        size_of_val(&gradient.data.data[..]) as u64
-                    }
-                    _ => 0,
-                };
-                in_hand = in_hand.max(turn.iter().map(bytes).sum());
-            })?;
+            given = call(&mut **stage, At { step, port: 0, waited: Duration::ZERO }, next)?;
         }
         ensure!(given.iter().any(|packet| packet.kind() == Kind::Gradient), "no gradient came of a batch");
-        Ok(in_hand)
+        Ok(())
     }
 }
 
-/// What `stage` gives of one packet. Gradients are let go of, but for the last ones; `seen` is shown each turn's.
-fn call(stage: &mut dyn Stage, at: At, packet: Packet, seen: &mut dyn FnMut(&[Packet])) -> Result<Vec<Packet>> {
+/// What `stage` gives of one packet. Gradients are let go of, but for the last ones.
+fn call(stage: &mut dyn Stage, at: At, packet: Packet) -> Result<Vec<Packet>> {
     let mut out = Collect::default();
     let mut turn = stage.packet(at, packet, &mut out)?;
     while turn == Turn::More {
-        seen(&out.0);
         out.0.clear();
         turn = stage.more(at.step, &mut out)?;
     }
-    seen(&out.0);
     Ok(out.0)
 }

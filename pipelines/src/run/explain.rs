@@ -5,7 +5,7 @@ use crate::cli;
 use crate::plan::{Overrides, Plan};
 use crate::show::{Explanation, Length, graph, human};
 use anyhow::Result;
-use contract::{BatchShape, Calendar, Env, Facts, ModelFacts, Resources, StageType};
+use contract::{BatchShape, Calendar, Env, Facts, Memory, ModelFacts, Resources, StageType};
 use std::path::Path;
 use std::sync::Arc;
 use text::tokenize::Choice;
@@ -47,7 +47,11 @@ pub fn explain(asked: &cli::Explain, registry: &[StageType]) -> Result<String> {
     };
     let length = Length { steps: plan.run.max_steps, epochs: plan.run.max_epochs };
     let mut explanation = of(&plan, &env, length, calibrate::program(workers))?;
-    if !plan.stages.iter().any(|stage| stage.settings.takes().is_empty() && stage.settings.memory(&env) > 0) {
+    if !plan
+        .stages
+        .iter()
+        .any(|stage| stage.settings.takes().is_empty() && stage.settings.memory(&env) != Memory::default())
+    {
         let note = "what it takes to prepare and to read the corpus is not counted: `pipeline run --dry-run` prepares \
                     it, and knows";
         explanation.notes.push(note.into());
@@ -132,13 +136,13 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
         return Err(Usage("there is no model: add a stage of type `gpt2`".into()).into());
     };
     let mut memory = vec![("program".to_owned(), program)];
-    memory.extend(plan.stages.iter().map(|stage| (stage.id.clone(), stage.settings.memory(env))));
+    memory.extend(memory_of_stages(plan, env));
     let sum = |memory: &[(String, u64)]| memory.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let speed = calibrate::speed(plan, env, model, sum(&memory))?;
     memory.push(("other buffers".to_owned(), speed.beside));
     // Before it trains, a run measures the machine: a small model takes less than that.
     let sources = plan.stages.iter().filter(|stage| stage.settings.takes().is_empty());
-    let before = program + sources.map(|stage| stage.settings.memory(env)).sum::<u64>();
+    let before = program + sources.map(|stage| stage.settings.memory(env).lasting).sum::<u64>();
     let measuring = (before + super::train::full_speed_bytes(env.workers)).saturating_sub(sum(&memory));
     memory.push(("measuring the machine, before".to_owned(), measuring));
     memory.retain(|(_, bytes)| *bytes > 0);
@@ -158,6 +162,19 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
         corpus: env.corpus,
         notes: Vec::new(),
     })
+}
+
+/// What each stage holds in the phase of a step in which all of them hold most.
+fn memory_of_stages(plan: &Plan, env: &Env) -> Vec<(String, u64)> {
+    let all: Vec<Memory> = plan.stages.iter().map(|stage| stage.settings.memory(env)).collect();
+    let sum = all.iter().copied().fold(Memory::default(), Memory::with);
+    let mut working = Some(sum.working);
+    let here = |memory: &Memory| {
+        let phase = if sum.passing > sum.growing { memory.passing } else { memory.growing };
+        let works = working.take_if(|most| *most == memory.working).unwrap_or_default();
+        memory.lasting + phase + works
+    };
+    plan.stages.iter().map(|stage| stage.id.clone()).zip(all.iter().map(here)).collect()
 }
 
 /// Parameters by the part of the model they belong to: their names up to the number of a layer.

@@ -6,7 +6,7 @@
 //! - [`step`]: steps, lanes, leaves, and the [`Calendar`] that says what is due when
 //! - [`packet`]: what flows: one [`Packet`] variant a [`Kind`]
 //! - [`saved`]: what checkpoints hold; [`metrics`]: named numbers
-//! - [`tensor`]: dense f32 arrays in pooled buffers
+//! - [`tensor`]: dense f32 arrays in pooled buffers; [`pool`]: where those lie
 //! - [`parameters`]: what a model tells the rest: its [`ParameterSpec`]s, initial values, FLOPs
 //! - [`stage`]: the traits [`Stage`] and [`Source`], and [`Emit`] through which they give packets
 //! - [`settings`]: what a stage's TOML table says, and how it becomes a stage
@@ -16,6 +16,7 @@
 pub mod metrics;
 pub mod packet;
 pub mod parameters;
+pub mod pool;
 pub mod saved;
 pub mod settings;
 pub mod stage;
@@ -32,8 +33,8 @@ pub use packet::{
 pub use parameters::{Init, ModelFacts, ParameterSpec, Parameters};
 pub use saved::{Moments, Saved, Snapshot};
 pub use settings::{
-    BatchShape, Built, Corpus, CorpusPart, Env, Facts, Port, Problem, Resources, Role, Route, Settings, StageSettings,
-    StageType, stage_type,
+    BatchShape, Built, Corpus, CorpusPart, Env, Facts, Memory, Port, Problem, Resources, Role, Route, Settings,
+    StageSettings, StageType, stage_type,
 };
 pub use stage::{Emit, Source, Stage};
 pub use step::{At, Calendar, Lane, Step, Turn, leaf_owner};

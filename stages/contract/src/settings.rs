@@ -221,13 +221,44 @@ pub trait Settings: Send + Sync {
     fn interval(&self) -> Option<u64> {
         None
     }
-    /// Bytes that its stages will hold at most, those of all workers together, as far as `env` tells; resources may be
-    /// missing. `pipeline explain` adds them up.
-    fn memory(&self, _env: &Env) -> u64 {
-        0
+    /// What its stages will hold at most, as far as `env` tells; resources may be missing. `pipeline explain` adds it up.
+    fn memory(&self, _env: &Env) -> Memory {
+        Memory::default()
     }
     /// For the crate that owns the type: the settings themselves.
     fn as_any(&self) -> &dyn Any;
+}
+
+/// Bytes that the stages of a plan's entry hold at most, those of all workers together. What one phase of a step lets go
+/// of, the next one uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// All the time.
+    pub lasting: u64,
+    /// From the start of a micro-batch until backward has gone through it.
+    pub passing: u64,
+    /// Held when backward has gone through a micro-batch, and not before.
+    pub growing: u64,
+    /// Only while the stage works.
+    pub working: u64,
+}
+
+impl Memory {
+    /// Of both.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            lasting: self.lasting + other.lasting,
+            passing: self.passing + other.passing,
+            growing: self.growing + other.growing,
+            working: self.working.max(other.working),
+        }
+    }
+
+    /// The bytes of the phase in which there are most.
+    pub fn most(&self) -> u64 {
+        self.lasting + self.passing.max(self.growing) + self.working
+    }
 }
 
 /// Settings that can be read from a table: every key has a default, unknown keys are refused, every key has a

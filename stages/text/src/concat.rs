@@ -6,8 +6,8 @@ use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::UInt32Type;
 use contract::parameters::splitmix64;
 use contract::{
-    At, Batch, BatchShape, Built, Calendar, Emit, Env, IGNORED, Kind, Lane, Packet, Port, Problem, Purpose, Settings,
-    Snapshot, Stage, StageSettings, Step, Turn,
+    At, Batch, BatchShape, Built, Calendar, Emit, Env, IGNORED, Kind, Lane, Memory, Packet, Port, Problem, Purpose,
+    Settings, Snapshot, Stage, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -94,10 +94,11 @@ impl Settings for Concat {
     }
 
     /// The sequences that lanes draw from, their snapshot, and that as JSON where a checkpoint is written.
-    fn memory(&self, env: &Env) -> u64 {
+    fn memory(&self, env: &Env) -> Memory {
         let BatchShape { micro_batches, sequences, length } = env.shape;
         let tokens = micro_batches as usize * sequences * (self.shuffle + 1) * (length + 1);
-        (tokens * (2 * size_of::<u32>() + size_of::<Value>() + 8)) as u64
+        let lasting = (tokens * (2 * size_of::<u32>() + size_of::<Value>() + 8)) as u64;
+        Memory { lasting, ..Memory::default() }
     }
 
     fn batch_shape(&self) -> Option<BatchShape> {

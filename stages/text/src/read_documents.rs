@@ -10,7 +10,8 @@ use crate::quarantine::{OnBadData, Quarantine};
 use crate::spool::{Spooled, spool};
 use anyhow::Result;
 use contract::{
-    Built, Emit, Env, Kind, Lane, Packet, Port, Problem, Rows, Settings, Snapshot, Source, StageSettings, Step, Turn,
+    Built, Emit, Env, Kind, Lane, Memory, Packet, Port, Problem, Rows, Settings, Snapshot, Source, StageSettings, Step,
+    Turn,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -165,13 +166,14 @@ impl Settings for ReadDocuments {
     }
 
     /// Decoded row groups. Before the documents are opened, only what is Parquet already says how large those are.
-    fn memory(&self, env: &Env) -> u64 {
-        if let Some(store) = env.resources.get::<DocumentStore>() {
-            return store.memory(env.workers);
-        }
-        let Ok(inputs) = resolve(&self.paths, self.sample, env.seed) else { return 0 };
-        let paths: Vec<_> = inputs.files.into_iter().map(|file| file.path).collect();
-        memory(&paths, &self.column, env.workers)
+    fn memory(&self, env: &Env) -> Memory {
+        let closed = || {
+            let inputs = resolve(&self.paths, self.sample, env.seed).ok()?;
+            let paths: Vec<_> = inputs.files.into_iter().map(|file| file.path).collect();
+            Some(memory(&paths, &self.column, env.workers))
+        };
+        let open = env.resources.get::<DocumentStore>().map(|store| store.memory(env.workers));
+        Memory { lasting: open.or_else(closed).unwrap_or_default(), ..Memory::default() }
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -10,7 +10,8 @@ use crate::token_files::TokenStore;
 use crate::tokenizer::Vocabulary;
 use anyhow::Result;
 use contract::{
-    Built, Emit, Env, Kind, Lane, Packet, Port, Problem, Settings, Snapshot, Source, StageSettings, Step, Tokens, Turn,
+    Built, Emit, Env, Kind, Lane, Memory, Packet, Port, Problem, Settings, Snapshot, Source, StageSettings, Step,
+    Tokens, Turn,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -110,9 +111,10 @@ impl Settings for ReadTokens {
     }
 
     /// Decoded row groups: all of the tokens, up to a limit.
-    fn memory(&self, env: &Env) -> u64 {
+    fn memory(&self, env: &Env) -> Memory {
         let tokens = |part: contract::CorpusPart| part.tokens * size_of::<u32>() as u64;
-        env.corpus.map_or(0, |corpus| (tokens(corpus.train) + tokens(corpus.validation)).min(DEFAULT_BUDGET as u64))
+        let all = env.corpus.map_or(0, |corpus| tokens(corpus.train) + tokens(corpus.validation));
+        Memory { lasting: all.min(DEFAULT_BUDGET as u64), ..Memory::default() }
     }
 
     fn as_any(&self) -> &dyn Any {

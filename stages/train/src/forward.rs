@@ -1,9 +1,9 @@
 //! `forward`: a batch and the parameters of its step become hidden states.
 use anyhow::{Result, ensure};
-use compute::models::{Forward as Forwarded, Gpt2, Gpt2Shape, Model, forward_per_sequence};
+use compute::models::{Forward as Forwarded, Gpt2, Gpt2Shape, Held, Model, forward_per_sequence};
 use contract::{
-    Activations, At, Batch, Built, Emit, Env, Facts, Kind, ModelFacts, Packet, Parameters, Port, Precision, Problem,
-    Purpose, Route, Settings, Stage, StageSettings, Step, Tensor, Ticket, Turn,
+    Activations, At, Batch, Built, Emit, Env, Facts, Kind, Memory, ModelFacts, Packet, Parameters, Port, Precision,
+    Problem, Purpose, Route, Settings, Stage, StageSettings, Step, Tensor, Ticket, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -127,9 +127,9 @@ impl Settings for Gpt2Forward {
         Ok(Built::Stage(Box::new(stage)))
     }
 
-    fn memory(&self, env: &Env) -> u64 {
+    fn memory(&self, env: &Env) -> Memory {
         let model = env.resources.get::<Facts>().map(|facts| self.model_of(&facts));
-        model.map_or(0, |model| memory(&model, env))
+        model.map_or_else(Memory::default, |model| memory(&model, env))
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -137,14 +137,12 @@ impl Settings for Gpt2Forward {
     }
 }
 
-/// What every `forward` says of the activations of `model`: a micro-batch a worker. The last validation batch of a lane
-/// may have fewer sequences, from none to all but one (here: as many as that is on average), so its buffers have sizes
-/// of their own.
-pub fn memory(model: &dyn Model, env: &Env) -> u64 {
-    let (sequences, length) = (env.shape.sequences, env.shape.length);
+/// What every `forward` says of the activations of `model`: a micro-batch a worker.
+pub fn memory(model: &dyn Model, env: &Env) -> Memory {
     let busy = env.workers.min(env.shape.micro_batches as usize);
-    let last = env.calendar.evaluate.map_or(0, |_| model.activations(sequences.saturating_sub(1) / 2, length, false));
-    (busy * (model.activations(sequences, length, true) + last) * size_of::<f32>()) as u64
+    let Held { kept, beside } = model.activations(env.shape.sequences, env.shape.length);
+    let bytes = |floats| (busy * floats * size_of::<f32>()) as u64;
+    Memory { passing: bytes(kept), working: bytes(beside), ..Memory::default() }
 }
 
 /// Runs a model forward on batches. It holds a step's parameters from their arrival to the step's end.

@@ -2,7 +2,7 @@
 use crate::forward::{Batching, Forward, ports};
 use anyhow::Result;
 use compute::models::{Llama, LlamaShape, Model};
-use contract::{Built, Env, Facts, Kind, ModelFacts, Port, Precision, Problem, Settings, StageSettings};
+use contract::{Built, Env, Facts, Kind, Memory, ModelFacts, Port, Precision, Problem, Settings, StageSettings};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::sync::Arc;
@@ -146,9 +146,9 @@ impl Settings for LlamaForward {
         Ok(Built::Stage(Box::new(stage)))
     }
 
-    fn memory(&self, env: &Env) -> u64 {
+    fn memory(&self, env: &Env) -> Memory {
         let model = env.resources.get::<Facts>().map(|facts| self.model_of(&facts));
-        model.map_or(0, |model| crate::forward::memory(&model, env))
+        model.map_or_else(Memory::default, |model| crate::forward::memory(&model, env))
     }
 
     fn as_any(&self) -> &dyn Any {

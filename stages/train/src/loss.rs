@@ -6,8 +6,8 @@ use anyhow::Result;
 use compute::kernels::cross_entropy::CrossEntropy;
 use compute::kernels::head::{RowLoss, head_loss, head_value, rows_alive};
 use contract::{
-    At, Built, Emit, Env, Gather, Kind, LossGradient, Metric, Metrics, Packet, Port, Settings, Stage, StageSettings,
-    Turn,
+    At, Built, Emit, Env, Gather, Kind, LossGradient, Memory, Metric, Metrics, Packet, Port, Settings, Stage,
+    StageSettings, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -36,7 +36,7 @@ impl Settings for CrossEntropyLoss {
         Ok(loss_stage(CrossEntropy))
     }
 
-    fn memory(&self, env: &Env) -> u64 {
+    fn memory(&self, env: &Env) -> Memory {
         memory(env)
     }
 
@@ -45,15 +45,14 @@ impl Settings for CrossEntropyLoss {
     }
 }
 
-/// What every loss says of its logits: a chunk a worker, and one of the last validation batch.
-pub fn memory(env: &Env) -> u64 {
-    let Some(model) = &env.model else { return 0 };
-    let vocabulary = model.parameters[model.head].shape[0];
+/// What every loss says of its logits: a chunk a worker, beside the gradient at the hidden states.
+pub fn memory(env: &Env) -> Memory {
+    let Some(model) = &env.model else { return Memory::default() };
+    let [vocabulary, width] = model.parameters[model.head].shape[..] else { return Memory::default() };
     let busy = env.workers.min(env.shape.micro_batches as usize);
-    let (sequences, length) = (env.shape.sequences, env.shape.length);
-    let rows = rows_alive(sequences * length, vocabulary, None);
-    let last = env.calendar.evaluate.map_or(0, |_| rows_alive(sequences.div_ceil(2) * length, vocabulary, None));
-    (busy * (rows + last) * vocabulary * size_of::<f32>()) as u64
+    let rows = env.shape.sequences * env.shape.length;
+    let floats = rows_alive(rows, vocabulary, None) * vocabulary + rows * width;
+    Memory { working: (busy * floats * size_of::<f32>()) as u64, ..Memory::default() }
 }
 
 /// What every loss takes.

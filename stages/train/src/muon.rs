@@ -4,7 +4,7 @@ use crate::optimize::{AdamWRule, Common, Now, Rule, adamw_problems, build};
 use crate::schedule::Decay;
 use anyhow::Result;
 use compute::kernels::newton_schulz::orthogonalise;
-use contract::{Built, Env, Kind, ParameterSpec, Port, Problem, Settings, StageSettings, Tensor};
+use contract::{Built, Env, Kind, Memory, ParameterSpec, Port, Problem, Settings, StageSettings, Tensor};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 
@@ -111,7 +111,7 @@ impl Settings for MuonOptimize {
         build(env, self.common(), Box::new(MuonRule { momentum: self.momentum, others: self.others() }))
     }
 
-    fn memory(&self, env: &Env) -> u64 {
+    fn memory(&self, env: &Env) -> Memory {
         crate::optimize::memory(env)
     }
 

@@ -6,7 +6,7 @@ use crate::weights::{Start, StartFiles};
 use anyhow::{Result, ensure};
 use compute::kernels::adamw::{AdamW, adamw};
 use contract::{
-    At, Built, Calendar, Emit, Env, Gather, Kind, Metric, Metrics, Moments, Norms, Packet, ParameterPiece,
+    At, Built, Calendar, Emit, Env, Gather, Kind, Memory, Metric, Metrics, Moments, Norms, Packet, ParameterPiece,
     ParameterSpec, Port, Problem, Purpose, Route, Settings, Stage, StageSettings, Step, Tensor, Turn,
 };
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,7 @@ impl Settings for AdamWOptimize {
         build(env, self.common(), Box::new(self.rule()))
     }
 
-    fn memory(&self, env: &Env) -> u64 {
+    fn memory(&self, env: &Env) -> Memory {
         memory(env)
     }
 
@@ -116,8 +116,9 @@ impl Settings for AdamWOptimize {
 }
 
 /// What every optimizer says at most: each parameter and two tensors of its size.
-pub fn memory(env: &Env) -> u64 {
-    env.model.as_ref().map_or(0, |model| (3 * model.parameter_count() * size_of::<f32>()) as u64)
+pub fn memory(env: &Env) -> Memory {
+    let floats = env.model.as_ref().map_or(0, |model| 3 * model.parameter_count());
+    Memory { lasting: (floats * size_of::<f32>()) as u64, ..Memory::default() }
 }
 
 /// What every optimizer takes.

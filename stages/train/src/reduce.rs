@@ -1,8 +1,9 @@
 //! `reduce`: sums the leaves' gradients of the tensors that this worker owns, and takes their norms.
-use crate::tree::{Tree, most_alive};
+use crate::tree::{Alive, Tree, most_alive};
 use anyhow::{Result, ensure};
 use contract::{
-    At, Built, Emit, Env, Gradient, Kind, Norms, Packet, Port, Route, Settings, Stage, StageSettings, Step, Turn,
+    At, Built, Emit, Env, Gradient, Kind, Memory, Norms, Packet, Port, Route, Settings, Stage, StageSettings, Step,
+    Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -35,11 +36,14 @@ impl Settings for Reduce {
     }
 
     /// Of each gradient the parts that wait for their sibling; of the head's, those that backward holds too.
-    fn memory(&self, env: &Env) -> u64 {
-        let Some(model) = &env.model else { return 0 };
-        let (waiting, alive) = most_alive(env.shape.micro_batches, env.workers);
+    fn memory(&self, env: &Env) -> Memory {
+        let Some(model) = &env.model else { return Memory::default() };
+        let Alive { before, after, with_leaves } = most_alive(env.shape.micro_batches, env.workers);
         let head = model.parameters[model.head].len();
-        ((waiting * (model.parameter_count() - head) + alive * head) * size_of::<f32>()) as u64
+        let others = model.parameter_count() - head;
+        let bytes = |floats| (floats * size_of::<f32>()) as u64;
+        let lasting = bytes(before * others + with_leaves * head);
+        Memory { lasting, growing: bytes((after - before) * others), ..Memory::default() }
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -39,22 +39,33 @@ impl Tree {
     }
 }
 
-/// Of one tensor's gradients, where `workers` go through their leaves side by side: how many parts wait in the tree at
-/// most, and how many are alive at most if each worker holds that of its leaf all the while.
-pub fn most_alive(leaves: Lane, workers: usize) -> (usize, usize) {
+/// Of one tensor's gradients, how many are alive at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Alive {
+    /// Waiting in the tree when the workers turn to their next leaves.
+    pub before: usize,
+    /// Waiting, or the whole sum, when they are through with them.
+    pub after: usize,
+    /// If each worker holds that of its leaf all the while.
+    pub with_leaves: usize,
+}
+
+/// Where `workers` go through their leaves side by side.
+pub fn most_alive(leaves: Lane, workers: usize) -> Alive {
     let mut own: Vec<VecDeque<Lane>> = vec![VecDeque::new(); workers];
     (0..leaves).for_each(|leaf| own[leaf_owner(leaf, leaves, workers)].push_back(leaf));
-    let (mut tree, mut waiting, mut alive) = (Tree::default(), 1, 1);
+    let (mut tree, mut alive) = (Tree::default(), Alive { before: 0, after: 1, with_leaves: 1 });
     loop {
         let round: Vec<Lane> = own.iter_mut().filter_map(VecDeque::pop_front).collect();
         if round.is_empty() {
-            return (waiting, alive);
+            return alive;
         }
-        alive = alive.max(tree.parts.len() + round.len());
+        alive.before = alive.before.max(tree.parts.len());
+        alive.with_leaves = alive.with_leaves.max(tree.parts.len() + round.len());
         for leaf in round {
             tree.add(leaves, leaf..leaf + 1, Tensor::zeros([1]));
-            waiting = waiting.max(tree.parts.len());
         }
+        alive.after = alive.after.max(tree.parts.len()).max(alive.before);
     }
 }
 
@@ -102,15 +113,16 @@ mod tests {
 
     #[test]
     fn few_parts_are_alive() {
-        for (leaves, workers, expected) in [
-            (1, 1, (1, 1)),
-            (2, 1, (1, 2)),
-            (2, 2, (1, 2)),
-            (4, 1, (2, 3)),
-            (4, 2, (2, 4)),
-            (8, 2, (4, 6)),
-            (3, 8, (1, 3)),
+        for (leaves, workers, [before, after, with_leaves]) in [
+            (1, 1, [0, 1, 1]),
+            (2, 1, [1, 1, 2]),
+            (2, 2, [0, 1, 2]),
+            (4, 1, [2, 2, 3]),
+            (4, 2, [2, 2, 4]),
+            (8, 2, [4, 4, 6]),
+            (3, 8, [0, 1, 3]),
         ] {
+            let expected = Alive { before, after, with_leaves };
             assert_eq!(most_alive(leaves, workers), expected, "{leaves} leaves on {workers}");
         }
     }

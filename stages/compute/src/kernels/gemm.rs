@@ -12,8 +12,8 @@ mod avx512;
 pub mod panels;
 
 use blas_src as _;
-use contract::Precision;
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, linalg::general_mat_mul};
+use contract::{Buffer, Precision};
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, linalg::general_mat_mul};
 use std::ops::Range;
 use std::sync::{Once, OnceLock};
 
@@ -191,11 +191,38 @@ pub fn product_then(
     match precision {
         Precision::F32 => general_mat_mul(alpha, &a, &b, beta, &mut c),
         Precision::Bf16 => {
-            let [a, b]: [Array2<f32>; 2] = [a.mapv(bf16), b.mapv(bf16)];
-            general_mat_mul(alpha, &a, &b, beta, &mut c);
+            let [a, b] = [a, b].map(Rounded::new);
+            general_mat_mul(alpha, &a.matrix(), &b.matrix(), beta, &mut c);
         }
     }
     done(0..rows, 0..columns);
+}
+
+/// A matrix rounded to bfloat16, laid out as it was: neighbours stay neighbours.
+struct Rounded {
+    data: Buffer,
+    shape: (usize, usize),
+    by_column: bool,
+}
+
+impl Rounded {
+    fn new(matrix: Matrix<'_>) -> Self {
+        let (shape, by_column) = (matrix.dim(), matrix.ncols() > 1 && matrix.strides()[1] != 1);
+        let lines = if by_column { matrix.reversed_axes() } else { matrix };
+        let mut data = Buffer::scratch(lines.len());
+        for (line, out) in lines.rows().into_iter().zip(data.chunks_exact_mut(lines.ncols())) {
+            match line.as_slice() {
+                Some(line) => line.iter().zip(out).for_each(|(x, out)| *out = bf16(*x)),
+                None => line.iter().zip(out).for_each(|(x, out)| *out = bf16(*x)),
+            }
+        }
+        Self { data, shape, by_column }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        let (rows, columns) = self.shape;
+        if self.by_column { matrix(&self.data, rows).reversed_axes() } else { matrix(&self.data, columns) }
+    }
 }
 
 /// To the nearest bfloat16, ties to even; NaN stays NaN.

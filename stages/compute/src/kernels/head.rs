@@ -31,9 +31,9 @@ pub struct HeadLoss {
 }
 
 /// Floats of logits that are alive at once: what amortises reading the head's matrix for each chunk of rows.
-const LOGITS_AT_ONCE: usize = 8 << 20;
+const LOGITS_AT_ONCE: usize = 4 << 20;
 /// Fewer rows would waste the products, whatever the vocabulary.
-const LEAST_ROWS: usize = 512;
+const LEAST_ROWS: usize = 256;
 
 /// Loss and gradients: of the summed loss at `hidden` `[rows, width]` and at `head` `[vocabulary, width]`.
 ///

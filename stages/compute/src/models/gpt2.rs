@@ -3,7 +3,7 @@ mod decoder;
 mod layer;
 
 use crate::kernels::{embedding, layer_norm};
-use crate::models::{Decoder, Forward, Model};
+use crate::models::{Decoder, Forward, Held, Model};
 use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Precision, Result, Tape, Tensor, Turn};
 use layer::{Layer, Place};
 use serde_json::json;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 const EMBEDDINGS: usize = 2;
 
 /// What shape of GPT-2 it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Gpt2Shape {
     /// Transformer blocks.
     pub layers: usize,
@@ -148,13 +148,12 @@ impl Model for Gpt2 {
         Forward { hidden, tape }
     }
 
-    fn activations(&self, sequences: usize, length: usize, keep: bool) -> usize {
-        let Gpt2Shape { layers, heads, width: c, feed_forward: f, .. } = self.shape;
-        // What each layer keeps, and what lives beside it while one layer is worked on.
-        let kept = layers * (3 * c + 3 * c + f + 4 + heads);
-        let beside = 3 * c + 3 * c + 2 * f + 2;
-        let passing = 6 * c + 3 * c + 2 * f + 4 + heads;
-        sequences * length * if keep { kept + beside } else { passing }
+    fn activations(&self, sequences: usize, length: usize) -> Held {
+        let (Gpt2Shape { layers, heads, width: c, feed_forward: f, .. }, rows) = (self.shape, sequences * length);
+        // Each layer keeps its `Layer`, the tape its input and that of the head.
+        let kept = layers * (3 * c + 3 * c + f + 4 + heads) + 2 * c + 2;
+        // The gradient, the normalised activations and their gradient; GELU and its gradient.
+        Held { kept: rows * kept, beside: rows * (3 * c + 2 * f) }
     }
 
     fn decoder(&self, parameters: Parameters) -> Decoder {

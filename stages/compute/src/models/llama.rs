@@ -6,7 +6,7 @@ mod layer;
 use crate::kernels::rms_norm;
 use crate::kernels::rotary::{Groups, Rotary};
 use crate::kernels::sum::add;
-use crate::models::{Decoder, Forward, Model};
+use crate::models::{Decoder, Forward, Held, Model};
 use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Precision, Result, Tape, Tensor, Turn};
 use layer::{Layer, Place};
 use serde_json::json;
@@ -162,15 +162,13 @@ impl Model for Llama {
         Forward { hidden, tape }
     }
 
-    fn activations(&self, sequences: usize, length: usize, keep: bool) -> usize {
-        let LlamaShape { layers, heads, width: c, feed_forward: f, .. } = *self.shape;
-        // Queries, keys and values before they are turned and repeated.
-        let projected = if self.shape.narrow() < c { c + 2 * self.shape.narrow() } else { 0 };
-        // What each layer keeps, and what lives beside it while one layer is worked on.
-        let kept = layers * (3 * c + 3 * c + 2 * f + 2 + heads);
-        let beside = 3 * c + 3 * c + projected + f + 2;
-        let passing = 5 * c + 3 * c + projected + 2 * f + f + 3 + heads;
-        sequences * length * if keep { kept + beside } else { passing }
+    fn activations(&self, sequences: usize, length: usize) -> Held {
+        let (&LlamaShape { layers, heads, width: c, feed_forward: f, .. }, rows) = (&*self.shape, sequences * length);
+        // Each layer keeps its `Layer`, the tape its input and that of the head.
+        let kept = layers * (3 * c + 3 * c + 2 * f + 2 + heads) + 2 * c + 1;
+        // The gradient, the normalised activations and their gradient; SwiGLU, or the gradients of queries, keys and
+        // values, for which gate and up have gone.
+        Held { kept: rows * kept, beside: rows * (3 * c + f.max((2 * c).saturating_sub(2 * f))) }
     }
 
     fn decoder(&self, parameters: Parameters) -> Decoder {

@@ -37,11 +37,10 @@ pub trait Model: Send + Sync {
     /// model's: the plan and the tokenizer stage have checked all three.
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward;
 
-    /// Floats that a batch of `sequences × length` tokens takes at most, from its forward pass to the end of its backward
-    /// pass: activations, their gradients and scratch, but no gradient of a parameter. Without `keep`, of a forward pass
-    /// alone. 0: it does not say.
-    fn activations(&self, _sequences: usize, _length: usize, _keep: bool) -> usize {
-        0
+    /// Floats that a batch of `sequences × length` tokens takes at most, without gradients of parameters. Nothing: it does
+    /// not say.
+    fn activations(&self, _sequences: usize, _length: usize) -> Held {
+        Held::default()
     }
 
     /// The model with these parameters, to continue a text. Attention sees all of it.
@@ -49,6 +48,15 @@ pub trait Model: Send + Sync {
     /// # Panics
     /// If the parameters are not the model's.
     fn decoder(&self, parameters: Parameters) -> Decoder;
+}
+
+/// Floats of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// From the forward pass until backward has gone through it.
+    pub kept: usize,
+    /// Beside these while a layer is worked on.
+    pub beside: usize,
 }
 
 /// What a forward pass gives.

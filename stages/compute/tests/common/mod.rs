@@ -1,11 +1,10 @@
 //! What the comparisons with PyTorch share: golden files, a whole pass, and how far off is how far.
 #![allow(dead_code)] // each test file uses a part
-use contract::tensor::pooled_bytes;
-use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn};
+use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn, pool};
 use millrace_compute::kernels::cross_entropy::CrossEntropy;
 use millrace_compute::kernels::gemm::{matrix, matrix_mut, product};
 use millrace_compute::kernels::head::{head_loss, rows_alive};
-use millrace_compute::models::{Forward, Model};
+use millrace_compute::models::{Forward, Held, Model};
 use safetensors::SafeTensors;
 use std::path::Path;
 use std::sync::Arc;
@@ -81,7 +80,7 @@ pub fn assert_logits(hidden: &Tensor, head: &Tensor, expected: &[f32]) {
 /// Floats that products of these sizes pack their operands into, which no model can know.
 const PACKED: usize = 1_000_000;
 
-/// Floats that pooled buffers take of a forward pass alone, and of a step, are what `model` says.
+/// Floats that are taken until the loss, and in backward, are what `model` says.
 pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vocabulary: usize) {
     let (summary, rows) = (&model.facts().summary, sequences * length);
     let parameters: Vec<_> = model.facts().parameters.iter().map(|spec| Arc::new(spec.initial(1))).collect();
@@ -96,24 +95,30 @@ pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vo
         targets: ids.clone().into(),
         document_starts: vec![0; rows].into(),
     };
-    let before = pooled_bytes();
-    drop(model.forward(&Parameters(parameters.clone()), &batch, false));
-    let passing = (pooled_bytes() - before) / 4;
+    let before = pool::watch();
+    let taken = || (pool::most_bytes() - before) as usize / size_of::<f32>();
     let forward = model.forward(&Parameters(parameters.clone()), &batch, true);
     let (hidden, mut tape) = (forward.hidden, forward.tape.unwrap());
     let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &ids, None, Precision::F32);
     drop(hidden);
+    let (head, until_loss) = (d_head.data.len(), taken());
     tape.start(d_hidden, d_head);
-    let mut gradients: Vec<Tensor> = Vec::new();
-    while tape.turn(&mut |_, gradient| gradients.push(gradient)).unwrap() == Turn::More {}
-    let taken = (pooled_bytes() - before) / 4;
-    let apart = model.facts().parameter_count() + rows_alive(rows, vocabulary, None) * vocabulary;
-    for (taken, said) in [
-        (passing, model.activations(sequences, length, false)),
-        (taken, model.activations(sequences, length, true) + apart),
+    let mut in_hand = 0;
+    loop {
+        let mut gradients = Vec::new();
+        if tape.turn(&mut |_, gradient: Tensor| gradients.push(gradient)).unwrap() == Turn::Done {
+            break;
+        }
+        in_hand = in_hand.max(gradients.iter().map(|gradient| gradient.data.len()).sum());
+    }
+    let Held { kept, beside } = model.activations(sequences, length);
+    let logits = rows_alive(rows, vocabulary, None) * vocabulary + rows * parameters[0].shape[1];
+    for (phase, taken, said) in [
+        ("until the loss", until_loss, kept + logits + head),
+        ("all", taken(), kept + head + logits.max(beside + in_hand)),
     ] {
-        assert!(taken as f64 > 0.93 * said as f64, "{summary}: {said} floats were said, {taken} taken");
-        let packed = taken as f64 - 1.07 * said as f64;
-        assert!(packed < PACKED as f64, "{summary}: {said} floats were said, {taken} taken");
+        let (most, least) = (1.07 * said as f64 + PACKED as f64, 0.9 * said as f64);
+        let fits = taken as f64 > least && (taken as f64) < most;
+        assert!(fits, "{summary}, {phase}: {said} floats were said, {taken} taken");
     }
 }
