@@ -150,7 +150,10 @@ fn a_pipe_gets_plain_lines_and_the_time_of_each_stage() {
     for piece in ["█", "6/6 (100.0%) | Loss: ", " tok/s | Batch: 4", "MFU: ", "Wait: "] {
         assert!(line.contains(piece), "{piece:?} in {line}");
     }
-    let products = compute::kernels::gemm::kernel(contract::Precision::F32);
+    let products = match compute::kernels::gemm::on_blas() {
+        true => format!("OpenBLAS, {} kernels", compute::machine::blas_core()),
+        false => compute::kernels::gemm::kernel(contract::Precision::F32),
+    };
     for piece in ["CPU", &products[..], "GPT-2, 2 layers", "The model is in r/checkpoints/step-00000006"] {
         assert!(ran.stderr.contains(piece), "{piece:?} in {}", ran.stderr);
     }
