@@ -152,8 +152,9 @@ impl Model for Gpt2 {
         let (Gpt2Shape { layers, heads, width: c, feed_forward: f, .. }, rows) = (self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
         let kept = layers * (3 * c + 3 * c + f + 4 + heads) + 2 * c + 2;
-        // The gradient, the normalised activations and their gradient; GELU and its gradient.
-        Held { kept: rows * kept, beside: rows * (3 * c + 2 * f) }
+        // The gradient, the normalised activations and their gradient, two of them where the tape's input and the head's
+        // were; GELU and its gradient.
+        Held { kept: rows * kept, beside: rows * (c + 2 * f) }
     }
 
     fn decoder(&self, parameters: Parameters) -> Decoder {

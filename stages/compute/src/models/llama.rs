@@ -166,9 +166,9 @@ impl Model for Llama {
         let (&LlamaShape { layers, heads, width: c, feed_forward: f, .. }, rows) = (&*self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
         let kept = layers * (3 * c + 3 * c + 2 * f + 2 + heads) + 2 * c + 1;
-        // The gradient, the normalised activations and their gradient; SwiGLU, or the gradients of queries, keys and
+        // As GPT-2: the gradient, the normalised activations and their gradient; SwiGLU, or the gradients of queries, keys and
         // values, for which gate and up have gone.
-        Held { kept: rows * kept, beside: rows * (3 * c + f.max((2 * c).saturating_sub(2 * f))) }
+        Held { kept: rows * kept, beside: rows * (c + f.max((2 * c).saturating_sub(2 * f))) }
     }
 
     fn decoder(&self, parameters: Parameters) -> Decoder {
