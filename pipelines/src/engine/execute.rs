@@ -97,7 +97,7 @@ fn work(worker: &mut Worker, job: &Job, failure: &Failure) -> WorkerTiming {
 fn restored(job: &Job, stage: &PlannedStage, env: &Env) -> Result<Built> {
     let mut built = stage.settings.build(env)?;
     for saved in job.saved.iter().filter(|saved| saved.stage == stage.id) {
-        if leaf_owner(saved.lane, env.shape.micro_batches, env.workers) == env.worker {
+        if leaf_owner(saved.lane, env.workers) == env.worker {
             match &mut built {
                 Built::Stage(made) => made.load(saved.lane, saved.state.value()?)?,
                 Built::Source(made) => made.load(saved.lane, saved.state.value()?)?,

@@ -66,6 +66,9 @@ fn extensions() -> Vec<&'static str> {
     if is_x86_feature_detected!("avx512bf16") {
         names.push("AVX512-BF16");
     }
+    if gemm::on_amx() {
+        names.push("AMX");
+    }
     names
 }
 

@@ -168,7 +168,7 @@ impl Env {
     /// The lanes (and leaves) of this worker.
     pub fn lanes(&self) -> impl Iterator<Item = Lane> + use<> {
         let (worker, workers, leaves) = (self.worker, self.workers, self.shape.micro_batches);
-        (0..leaves).filter(move |lane| leaf_owner(*lane, leaves, workers) == worker)
+        (0..leaves).filter(move |lane| leaf_owner(*lane, workers) == worker)
     }
 
     /// The model, or an error that says that this stage needs one.

@@ -53,7 +53,7 @@ pub struct Alive {
 /// Where `workers` go through their leaves side by side.
 pub fn most_alive(leaves: Lane, workers: usize) -> Alive {
     let mut own: Vec<VecDeque<Lane>> = vec![VecDeque::new(); workers];
-    (0..leaves).for_each(|leaf| own[leaf_owner(leaf, leaves, workers)].push_back(leaf));
+    (0..leaves).for_each(|leaf| own[leaf_owner(leaf, workers)].push_back(leaf));
     let (mut tree, mut alive) = (Tree::default(), Alive { before: 0, after: 1, with_leaves: 1 });
     loop {
         let round: Vec<Lane> = own.iter_mut().filter_map(VecDeque::pop_front).collect();
@@ -118,8 +118,8 @@ mod tests {
             (2, 1, [1, 1, 2]),
             (2, 2, [0, 1, 2]),
             (4, 1, [2, 2, 3]),
-            (4, 2, [2, 2, 4]),
-            (8, 2, [4, 4, 6]),
+            (4, 2, [1, 1, 3]),
+            (8, 2, [2, 2, 4]),
             (3, 8, [0, 1, 3]),
         ] {
             let expected = Alive { before, after, with_leaves };

@@ -1,12 +1,15 @@
 //! Matrix products: the one place that multiplies matrices.
 //!
-//! On CPUs with AVX-512 products run on panels packed here ([`avx512`]); elsewhere, and for what that does not take, on
-//! OpenBLAS through ndarray. Transposes and column blocks of a wider matrix are views with a unit stride in one
-//! direction, so nothing is ever copied by who wants a product.
+//! On CPUs with AMX products run on tiles of bfloat16 packed here ([`amx`]), single precision in three parts; on CPUs
+//! with AVX-512 on panels ([`avx512`]); elsewhere, and for what those do not take, on OpenBLAS through ndarray.
+//! Transposes and column blocks of a wider matrix are views with a unit stride in one direction, so nothing is ever
+//! copied by who wants a product.
 //!
 //! In [`Precision::Bf16`] both operands are rounded to bfloat16 (to nearest, ties to even) on their way into a product
-//! and sums are single precision, on every path: with the CPU's own instruction where it has one, otherwise by
+//! and sums are single precision, on every path: with the CPU's own instruction where it has a fast one, otherwise by
 //! multiplying the rounded numbers in single precision.
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod panels;
@@ -33,6 +36,9 @@ enum Path {
     /// Packed panels, and `vdpbf16ps` for bfloat16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// Tiles of bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 /// The one dispatch.
@@ -41,6 +47,9 @@ fn path() -> Path {
     *PATH.get_or_init(|| {
         #[cfg(target_arch = "x86_64")]
         {
+            if amx::available() {
+                return Path::Amx;
+            }
             if is_x86_feature_detected!("avx512f") {
                 // Intel's cores have the instruction, at half the rate of single precision.
                 let fast = is_x86_feature_detected!("avx512bf16") && !crate::machine::cpu().contains("Intel");
@@ -49,6 +58,14 @@ fn path() -> Path {
         }
         Path::Blas
     })
+}
+
+/// Do products run on AMX?
+pub fn on_amx() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return path() == Path::Amx;
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Do products run on OpenBLAS?
@@ -61,6 +78,10 @@ pub fn kernel(precision: Precision) -> String {
     match (path(), precision) {
         (Path::Blas, Precision::F32) => format!("OpenBLAS {}", crate::machine::blas_core()),
         (Path::Blas, Precision::Bf16) => format!("OpenBLAS {}, rounded to bfloat16", crate::machine::blas_core()),
+        #[cfg(target_arch = "x86_64")]
+        (Path::Amx, Precision::F32) => "AMX, f32 in three bfloat16 parts".into(),
+        #[cfg(target_arch = "x86_64")]
+        (Path::Amx, Precision::Bf16) => "AMX, bfloat16".into(),
         #[cfg(target_arch = "x86_64")]
         (Path::Avx512Bf16, Precision::Bf16) => "AVX512-BF16".into(),
         #[cfg(target_arch = "x86_64")]
@@ -179,6 +200,8 @@ pub fn product_then(
         // SAFETY: the CPU has what the path stands for, and the shapes fit.
         unsafe {
             match (precision, path()) {
+                (Precision::F32, Path::Amx) => amx::single(&mut product),
+                (Precision::Bf16, Path::Amx) => amx::rounded(&mut product),
                 (Precision::F32, _) => avx512::single(&mut product),
                 (Precision::Bf16, Path::Avx512Bf16) => avx512::pairs(&mut product),
                 (Precision::Bf16, _) => avx512::rounded(&mut product),
@@ -344,37 +367,93 @@ mod tests {
             }
         }
 
-        /// The path of CPUs with `vdpbf16ps`, with that instruction where there is one, and in steps everywhere.
+        /// What other CPUs would do, as far as this one can: each kernel with an edge on every side of its blocks.
         #[cfg(target_arch = "x86_64")]
         #[test]
-        fn pairs_multiply(m in 1usize..40, n in 1usize..120, k in 1usize..500, a_t: bool, b_t: bool) {
-            if !is_x86_feature_detected!("avx512f") {
-                return Ok(());
-            }
+        fn every_kernel_multiplies(m in 1usize..70, n in 1usize..120, k in 1usize..500, a_t: bool, b_t: bool, add: bool) {
             let (a, b) = (random(1, m * k), random(2, k * n));
             let (a, b) = (matrix(&a, if a_t { m } else { k }), matrix(&b, if b_t { k } else { n }));
             let (a, b) = (if a_t { a.reversed_axes() } else { a }, if b_t { b.reversed_axes() } else { b });
-            let expected = naive(1.0, a.map(|x| bf16(*x)).view(), b.map(|x| bf16(*x)).view(), 0.0, &[]);
-            let native = is_x86_feature_detected!("avx512bf16") || std::env::var_os("MILLRACE_TEST_BF16").is_some();
-            for with in [avx512::pairs_in_steps, avx512::pairs].into_iter().take(1 + usize::from(native)) {
-                let mut c = vec![f32::NAN; m * n];
-                let mut product = avx512::Product {
-                    rows: m,
-                    columns: n,
-                    depth: k,
-                    alpha: 1.0,
-                    a: Operand::of(&a).unwrap(),
-                    b: Operand::of(&b).unwrap(),
-                    add: false,
-                    c: c.as_mut_ptr(),
-                    stride: n,
-                    cached: 10_000,
-                    done: &mut |_, _| (),
-                };
-                // SAFETY: the CPU has what it takes (some hide that they have bfloat16: the variable is for these).
-                unsafe { with(&mut product) };
-                assert_close(&c, &expected, 1e-5);
+            let before = if add { random(3, m * n) } else { vec![f32::NAN; m * n] };
+            let beta = f64::from(u8::from(add));
+            let exact = naive(0.5, a, b, beta, &before);
+            let rounded = naive(0.5, a.map(|x| bf16(*x)).view(), b.map(|x| bf16(*x)).view(), beta, &before);
+            for (precision, kernel) in kernels() {
+                let mut c = before.clone();
+                run(kernel, 0.5, a, b, add, &mut c);
+                assert_close(&c, if precision == Precision::F32 { &exact } else { &rounded }, 1e-5);
             }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    type Kernel = unsafe fn(&mut avx512::Product<'_>);
+
+    /// All that run on this CPU. Some CPUs hide that they have bfloat16: the variable is for these.
+    #[cfg(target_arch = "x86_64")]
+    fn kernels() -> Vec<(Precision, Kernel)> {
+        let mut kernels: Vec<(Precision, Kernel)> = Vec::new();
+        if is_x86_feature_detected!("avx512f") {
+            kernels.push((Precision::F32, avx512::single));
+            kernels.push((Precision::Bf16, avx512::rounded));
+            kernels.push((Precision::Bf16, avx512::pairs_in_steps));
+        }
+        if is_x86_feature_detected!("avx512bf16") || std::env::var_os("MILLRACE_TEST_BF16").is_some() {
+            kernels.push((Precision::Bf16, avx512::pairs));
+        }
+        if amx::available() {
+            kernels.push((Precision::F32, amx::single));
+            kernels.push((Precision::Bf16, amx::rounded));
+        }
+        kernels
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn run(kernel: Kernel, alpha: f32, a: Matrix<'_>, b: Matrix<'_>, add: bool, c: &mut [f32]) {
+        let (rows, depth, columns) = (a.nrows(), a.ncols(), b.ncols());
+        let mut product = avx512::Product {
+            rows,
+            columns,
+            depth,
+            alpha,
+            a: Operand::of(&a).unwrap(),
+            b: Operand::of(&b).unwrap(),
+            add,
+            c: c.as_mut_ptr(),
+            stride: columns,
+            cached: 10_000,
+            done: &mut |_, _| (),
+        };
+        // SAFETY: `kernels` gives what the CPU has, and the shapes fit.
+        unsafe { kernel(&mut product) };
+    }
+
+    /// Against f64, relative to the sum of the magnitudes: errors of AMX's single precision are no larger than those of
+    /// f32 multiply-adds, in root mean square and at worst, whatever the range of exponents.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn three_parts_are_no_less_exact_than_f32() {
+        if !amx::available() {
+            println!("skipped: this CPU has no AMX");
+            return;
+        }
+        for (m, n, k, range) in [(64, 64, 40, 0), (64, 64, 1000, 0), (64, 64, 300, 20), (32, 32, 5000, 60)] {
+            let number = |seed: u64, len: usize| -> Vec<f32> {
+                let scales = random(seed + 10, len);
+                random(seed, len).iter().zip(scales).map(|(x, s)| x * (range as f32 * s).exp2()).collect()
+            };
+            let (a, b) = (number(1, m * k), number(2, k * n));
+            let (a, b) = (matrix(&a, k), matrix(&b, n));
+            let exact = naive(1.0, a, b, 0.0, &[]);
+            let sizes = naive(1.0, a.map(|x| x.abs()).view(), b.map(|x| x.abs()).view(), 0.0, &[]);
+            let [f32, parts] = [avx512::single as Kernel, amx::single].map(|kernel| {
+                let mut c = vec![f32::NAN; m * n];
+                run(kernel, 1.0, a, b, false, &mut c);
+                let errors = c.iter().zip(&exact).zip(&sizes).map(|((c, e), size)| (f64::from(*c) - e).abs() / size);
+                let (worst, squares) = errors.fold((0.0f64, 0.0), |(w, s), e| (w.max(e), s + e * e));
+                (worst, (squares / c.len() as f64).sqrt())
+            });
+            assert!(parts.1 <= f32.1 && parts.0 <= f32.0, "{m} {n} {k} {range}: {parts:?} {f32:?}");
         }
     }
 

@@ -15,6 +15,7 @@ use super::panels::{LANES, Multiply, TILE_COLUMNS, TILE_ROWS};
 use contract::Buffer;
 use format::{Format, Pairs, Rounded, Single};
 use pack::pack;
+pub(super) use pack::transpose;
 use std::arch::x86_64::*;
 
 /// Most steps of `k` between two visits to `c`.
@@ -113,7 +114,7 @@ pub unsafe fn multiply_panels(m: &Multiply) {
 }
 
 /// `total` in pieces of at most `most`, all about as long: the length of one, a multiple of `step`.
-fn even(total: usize, most: usize, step: usize) -> usize {
+pub(super) fn even(total: usize, most: usize, step: usize) -> usize {
     total.div_ceil(total.div_ceil(most).max(1)).next_multiple_of(step)
 }
 
@@ -190,7 +191,7 @@ unsafe fn fetch_share(a: Operand, steps: usize, share: usize, shares: usize) {
 
 /// The first `n` of sixteen lanes.
 #[inline(always)]
-fn first(n: usize) -> __mmask16 {
+pub(super) fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(LANES)) - 1) as __mmask16
 }
 

@@ -105,7 +105,7 @@ unsafe fn put<const A: bool>(to: &Packed, vector: usize, column: usize, v: __m51
 
 /// Sixteen rows of sixteen become columns.
 #[inline(always)]
-unsafe fn transpose(rows: &mut [__m512; LANES]) {
+pub(in crate::kernels::gemm) unsafe fn transpose(rows: &mut [__m512; LANES]) {
     // SAFETY: the caller's.
     unsafe {
         let mut t = [_mm512_setzero_ps(); LANES];

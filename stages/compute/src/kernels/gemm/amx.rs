@@ -1,0 +1,255 @@
+//! The product for CPUs with AMX: operands as bfloat16 in tiles of 1 KB, 32 × 32 sums of `c` in tile registers.
+//!
+//! `tdpbf16ps` multiplies sixteen rows by sixteen columns over 32 steps of `k` in sixteen cycles, sixteen times the rate of
+//! AVX-512's two units in f32. Four tiles of sums, two of `a` and two of `b` fill the eight registers (Intel, *Optimization
+//! Reference Manual*, chapter 20). As in [`avx512`](super::avx512), a block of `b` that stays in the second cache is
+//! packed, and each panel of `a` meets all of it; an element is summed along `k` in blocks whose length depends on `k`
+//! alone.
+//!
+//! **Single precision** takes three bfloat16 a number, x = x₀ + x₁ + x₂ exactly (8 + 8 + 8 bits; see [`pack`]), and of the
+//! nine products the six that matter: x₀y₂ + x₁y₁ + x₂y₀, x₀y₁ + x₁y₀, x₀y₀. What is left out, x₁y₂ + x₂y₁ + x₂y₂, is below
+//! 2⁻²⁴ of |x y|, less than the rounding of one product in f32 (Henry, Tang and Heinecke 2019, *Leveraging the bfloat16
+//! Artificial Intelligence Datatype For Higher-Precision Computations*). Errors are half of those of f32 multiply-adds;
+//! the test `three_parts_are_no_less_exact_than_f32` holds it to that. What differs: an infinite operand gives NaN, and
+//! numbers below 2⁻¹²⁶, parts included, count as zero.
+mod pack;
+
+use super::avx512::{Product, even, first};
+use super::panels::LANES;
+use contract::Buffer;
+use pack::pack;
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::sync::OnceLock;
+
+/// Rows and columns of a tile's sums, and pairs of steps in a tile.
+const TILE: usize = 16;
+/// Rows of a panel of `a`, columns of one of `b`: two tiles.
+const PANEL: usize = 2 * TILE;
+/// Steps of `k` in a tile.
+const STEPS: usize = 32;
+/// Bytes of a tile, and of one of its rows.
+const BYTES: usize = 1024;
+const LINE: usize = 64;
+/// Most steps of `k` between two visits to `c`, times parts.
+const DEPTH: usize = 1152;
+
+/// Has this CPU AMX for bfloat16, and does the system let us use it? Asks it to.
+pub fn available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        /// Leaf 7, EDX: AMX-BF16 and AMX-TILE.
+        const AMX: u32 = 1 << 22 | 1 << 24;
+        let has = is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512bf16")
+            && __cpuid(0).eax >= 7
+            && __cpuid_count(7, 0).edx & AMX == AMX;
+        has && allowed()
+    })
+}
+
+/// Linux gives a process tiles' 8 KB of state only when asked.
+#[cfg(target_os = "linux")]
+fn allowed() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XTILEDATA: libc::c_long = 18;
+    // SAFETY: the call takes two numbers and changes nothing but what this process may use.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allowed() -> bool {
+    false
+}
+
+/// Both operands rounded to bfloat16.
+///
+/// # Safety
+/// [`available`], and the operands and `c` must cover what the sizes say.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn rounded(product: &mut Product<'_>) {
+    // SAFETY: as promised.
+    unsafe { run::<1>(product, tiles_of_one) }
+}
+
+/// In single precision.
+///
+/// # Safety
+/// As [`rounded`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn single(product: &mut Product<'_>) {
+    // SAFETY: as promised.
+    unsafe { run::<3>(product, tiles_of_three) }
+}
+
+/// Sums over some tiles of steps of a panel of `a` and one of `b`, into `c`, whose rows are that many bytes apart.
+type Tiles = unsafe fn(usize, *const u8, *const u8, *mut f32, usize);
+
+#[inline(always)]
+unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
+    let depth = even(p.depth, DEPTH / PARTS, STEPS);
+    let step_bytes = size_of::<u16>() * PARTS;
+    let columns = even(p.columns, (size_of::<f32>() * p.cached / step_bytes / depth).max(PANEL), PANEL);
+    let room = |lines: usize| Buffer::scratch(depth * step_bytes * lines.next_multiple_of(PANEL) / size_of::<f32>());
+    let (mut packed_a, mut packed_b) = (room(PANEL), room(columns.min(p.columns)));
+    let mut sums = Buffer::scratch(PANEL * PANEL);
+    configure();
+    for column in (0..p.columns).step_by(columns) {
+        let width = columns.min(p.columns - column);
+        for k in (0..p.depth).step_by(depth) {
+            let steps = depth.min(p.depth - k);
+            let blocks = steps.div_ceil(STEPS);
+            let (last, add) = (k + steps == p.depth, p.add || k > 0);
+            // SAFETY: the block lies in `b`, and the buffer holds its columns, rounded up to whole panels.
+            unsafe { pack::<PARTS, true>(p.b.at(k, column).transposed(), width, steps, packed_b.as_mut_ptr().cast()) };
+            for row in (0..p.rows).step_by(PANEL) {
+                let height = PANEL.min(p.rows - row);
+                // SAFETY: as above, with rows of `a` for columns.
+                unsafe { pack::<PARTS, false>(p.a.at(row, k), height, steps, packed_a.as_mut_ptr().cast()) };
+                for j in (0..width).step_by(PANEL) {
+                    let wide = PANEL.min(width - j);
+                    // SAFETY: the panels lie in their buffers; of `c` only what is there is written.
+                    unsafe {
+                        let a = packed_a.as_ptr().cast::<u8>();
+                        let b = packed_b.as_ptr().cast::<u8>().add(j * blocks * STEPS * step_bytes);
+                        let c = p.c.add(row * p.stride + column + j);
+                        if height == PANEL && wide == PANEL && !add && p.alpha == 1.0 {
+                            tiles(blocks, a, b, c, size_of::<f32>() * p.stride);
+                        } else {
+                            tiles(blocks, a, b, sums.as_mut_ptr(), size_of::<f32>() * PANEL);
+                            store(sums.as_ptr(), height, wide, p.alpha, add, c, p.stride);
+                        }
+                    }
+                }
+                if last {
+                    (p.done)(row..row + height, column..column + width);
+                }
+            }
+        }
+    }
+    // SAFETY: the CPU has tiles, and nobody else uses them.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) }
+}
+
+/// All eight tiles sixteen rows of 64 bytes.
+fn configure() {
+    #[repr(C, align(64))]
+    struct Configuration {
+        palette: u8,
+        zeros: [u8; 15],
+        row_bytes: [u16; 16],
+        rows: [u8; 16],
+    }
+    let of = |tile: usize, value: u8| if tile < 8 { value } else { 0 };
+    let configuration = Configuration {
+        palette: 1,
+        zeros: [0; 15],
+        row_bytes: std::array::from_fn(|tile| u16::from(of(tile, 64))),
+        rows: std::array::from_fn(|tile| of(tile, TILE as u8)),
+    };
+    // SAFETY: the CPU has tiles, and the configuration is one.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, readonly)) }
+}
+
+/// Loads both tiles of a part of `a`, `load_b` of `b`.
+macro_rules! load_a {
+    ($part:literal) => {
+        concat!(
+            "tileloadd tmm4, [{a} + {line} + 2048 * ",
+            $part,
+            "]\n",
+            "tileloadd tmm5, [{a} + {line} + 2048 * ",
+            $part,
+            " + 1024]"
+        )
+    };
+}
+macro_rules! load_b {
+    ($part:literal) => {
+        concat!(
+            "tileloadd tmm6, [{b} + {line} + 2048 * ",
+            $part,
+            "]\n",
+            "tileloadd tmm7, [{b} + {line} + 2048 * ",
+            $part,
+            " + 1024]"
+        )
+    };
+}
+
+/// Adds their products to the four sums.
+macro_rules! multiply {
+    () => {
+        "tdpbf16ps tmm0, tmm4, tmm6
+         tdpbf16ps tmm1, tmm4, tmm7
+         tdpbf16ps tmm2, tmm5, tmm6
+         tdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+
+/// A function of type [`Tiles`] that does `$block` for each tile of steps.
+macro_rules! tiles {
+    ($name:ident, $parts:literal: $($block:expr),*) => {
+        unsafe fn $name(blocks: usize, a: *const u8, b: *const u8, c: *mut f32, stride: usize) {
+            // SAFETY: the caller's: `blocks` tiles of steps in each panel, room in `c`.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "2:",
+                    $($block,)*
+                    "add {a}, {block}",
+                    "add {b}, {block}",
+                    "dec {blocks}",
+                    "jnz 2b",
+                    "tilestored [{c} + {stride}], tmm0",
+                    "tilestored [{c} + {stride} + 64], tmm1",
+                    "tilestored [{lower} + {stride}], tmm2",
+                    "tilestored [{lower} + {stride} + 64], tmm3",
+                    a = inout(reg) a => _,
+                    b = inout(reg) b => _,
+                    blocks = inout(reg) blocks => _,
+                    block = const 2 * BYTES * $parts,
+                    line = in(reg) LINE,
+                    c = in(reg) c,
+                    lower = in(reg) c.byte_add(TILE * stride),
+                    stride = in(reg) stride,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+tiles!(tiles_of_one, 1: load_a!(0), load_b!(0), multiply!());
+// What is small comes first.
+tiles!(tiles_of_three, 3:
+    load_a!(0), load_b!(2), multiply!(),
+    load_b!(1), multiply!(),
+    load_a!(1), multiply!(),
+    load_b!(0), multiply!(),
+    load_a!(2), multiply!(),
+    load_a!(0), multiply!());
+
+/// `c = alpha · sums`, or `+=` if `add`, the first `high` rows and `wide` columns.
+#[inline(always)]
+unsafe fn store(sums: *const f32, high: usize, wide: usize, alpha: f32, add: bool, c: *mut f32, stride: usize) {
+    // SAFETY: the caller's; masks keep to `wide`.
+    unsafe {
+        let alpha = _mm512_set1_ps(alpha);
+        for row in 0..high {
+            for column in (0..wide).step_by(LANES) {
+                let (at, mask) = (c.add(row * stride + column), first(wide - column));
+                let sum = _mm512_loadu_ps(sums.add(row * PANEL + column));
+                let scaled = if add {
+                    _mm512_fmadd_ps(sum, alpha, _mm512_maskz_loadu_ps(mask, at))
+                } else {
+                    _mm512_mul_ps(sum, alpha)
+                };
+                _mm512_mask_storeu_ps(at, mask, scaled);
+            }
+        }
+    }
+}
