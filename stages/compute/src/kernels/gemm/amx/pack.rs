@@ -10,109 +10,158 @@ use crate::kernels::gemm::panels::LANES;
 use std::arch::x86_64::*;
 
 /// Packs the `lines` × `steps` of `x`, whose rows are lines, into panels at `out`; lines become columns of tiles if
-/// `PAIRS`, rows if not.
+/// `PAIRS`, rows if not. Memory is read in the order in which it lies, as few rows of it at a time as can be.
 ///
 /// # Safety
 /// The CPU must have AVX-512 BW and BF16, `x` cover the sizes, and `out` hold the panels.
 #[inline(always)]
 pub(super) unsafe fn pack<const PARTS: usize, const PAIRS: bool>(x: Operand, lines: usize, steps: usize, out: *mut u8) {
-    let (panels, blocks) = (lines.div_ceil(PANEL), steps.div_ceil(STEPS));
-    let at = |panel: usize, block: usize| (panel * blocks + block) * PARTS * 2 * BYTES;
-    // Memory is read in the order in which it lies.
-    if x.column == 1 {
-        for panel in 0..panels {
-            for block in 0..blocks {
-                // SAFETY: the tiles lie in `out`.
-                unsafe { two_tiles::<PARTS, PAIRS, true>(x, panel, block, lines, steps, out.add(at(panel, block))) }
-            }
-        }
-    } else {
-        for block in 0..blocks {
-            for panel in 0..panels {
-                // SAFETY: the tiles lie in `out`.
-                unsafe { two_tiles::<PARTS, PAIRS, false>(x, panel, block, lines, steps, out.add(at(panel, block))) }
-            }
-        }
-    }
-}
-
-/// The tiles of a panel's block of steps; `ALONG` if a line's steps are neighbours, not a step's lines.
-#[inline(always)]
-unsafe fn two_tiles<const PARTS: usize, const PAIRS: bool, const ALONG: bool>(
-    x: Operand,
-    panel: usize,
-    block: usize,
-    lines: usize,
-    steps: usize,
-    out: *mut u8,
-) {
-    for half in 0..2 {
-        let (line, step) = (panel * PANEL + half * TILE, block * STEPS);
-        let (lines, steps) = (lines.saturating_sub(line).min(TILE), STEPS.min(steps - step));
-        // SAFETY: the caller's.
-        unsafe { tile::<PARTS, PAIRS, ALONG>(x.at(line, step), lines, steps, out.add(half * BYTES)) }
-    }
-}
-
-/// One tile of each part, 2 KB apart.
-#[inline(always)]
-unsafe fn tile<const PARTS: usize, const PAIRS: bool, const ALONG: bool>(
-    x: Operand,
-    lines: usize,
-    steps: usize,
-    out: *mut u8,
-) {
-    // SAFETY: masks keep loads inside `x`.
+    // SAFETY: as promised.
     unsafe {
-        let mut parts = [[_mm512_setzero_ps(); TILE]; PARTS];
-        for i in 0..TILE {
-            // Sixteen steps of a line and the next sixteen, or two steps of all lines.
-            let [mut one, mut two] = if ALONG {
-                let there = if i < lines { steps } else { 0 };
-                masked(x.data.wrapping_add(i * x.row), LANES, [there, there.saturating_sub(LANES)])
+        match (x.column == 1, PAIRS) {
+            (true, false) => {
+                for line in 0..lines.next_multiple_of(PANEL) {
+                    for step in (0..steps).step_by(STEPS) {
+                        let out = out.add(tile_at::<PARTS>(line, step, steps) + line % TILE * LINE);
+                        put(out, split::<PARTS, true>(load::<true>(x, line, step, lines, steps)));
+                    }
+                }
+            }
+            (false, true) => {
+                for step in (0..steps.next_multiple_of(STEPS)).step_by(2) {
+                    for line in (0..lines.next_multiple_of(PANEL)).step_by(TILE) {
+                        let out = out.add(tile_at::<PARTS>(line, step, steps) + step % STEPS / 2 * LINE);
+                        put(out, split::<PARTS, false>(load::<false>(x, line, step, lines, steps)));
+                    }
+                }
+            }
+            (true, true) => {
+                for line in (0..lines.next_multiple_of(PANEL)).step_by(TILE) {
+                    for step in (0..steps).step_by(STEPS) {
+                        let out = out.add(tile_at::<PARTS>(line, step, steps));
+                        transposed::<PARTS, true>(x, line, step, lines, steps, out);
+                    }
+                }
+            }
+            (false, false) => {
+                for step in (0..steps).step_by(STEPS) {
+                    for line in (0..lines.next_multiple_of(PANEL)).step_by(TILE) {
+                        let out = out.add(tile_at::<PARTS>(line, step, steps));
+                        transposed::<PARTS, false>(x, line, step, lines, steps, out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where the tile of the first part is that holds a line's step.
+#[inline(always)]
+fn tile_at<const PARTS: usize>(line: usize, step: usize, steps: usize) -> usize {
+    ((line / PANEL * steps.div_ceil(STEPS) + step / STEPS) * PARTS * 2 + line % PANEL / TILE) * BYTES
+}
+
+/// Of the tile that begins with `line` and `step`: if `ALONG`, sixteen steps of that line and the next sixteen; if not,
+/// that step of sixteen lines and the next one. Zeros for what is not there.
+#[inline(always)]
+unsafe fn load<const ALONG: bool>(x: Operand, line: usize, step: usize, lines: usize, steps: usize) -> [__m512; 2] {
+    let from = x.at(line, step).data;
+    let next = from.wrapping_add(if ALONG { LANES } else { x.column });
+    let (lines, steps) = (lines.saturating_sub(line), steps.saturating_sub(step));
+    // SAFETY: the caller's; masks keep loads inside `x`.
+    unsafe {
+        if lines >= if ALONG { 1 } else { TILE } && steps >= if ALONG { STEPS } else { 2 } {
+            return [_mm512_loadu_ps(from), _mm512_loadu_ps(next)];
+        }
+        let there = if ALONG {
+            if lines > 0 { [steps, steps.saturating_sub(LANES)] } else { [0; 2] }
+        } else {
+            [if steps > 0 { lines } else { 0 }, if steps > 1 { lines } else { 0 }]
+        };
+        [_mm512_maskz_loadu_ps(first(there[0]), from), _mm512_maskz_loadu_ps(first(there[1]), next)]
+    }
+}
+
+/// The parts of 32 numbers as bfloat16, as `ALONG` has them in a row of a tile: those of the first vector before those of
+/// the second, or else side by side. One part is what is nearest to a number, ties to even. Three are its first eight
+/// bits, the next eight and the last.
+#[inline(always)]
+unsafe fn split<const PARTS: usize, const ALONG: bool>([mut one, mut two]: [__m512; 2]) -> [__m512i; PARTS] {
+    // SAFETY: the caller's: the CPU has it; 512 bits are 512 bits.
+    unsafe {
+        let mut parts = [_mm512_setzero_si512(); PARTS];
+        if PARTS == 1 {
+            let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(two, one));
+            parts[0] = if ALONG { rounded } else { interleave(rounded) };
+            return parts;
+        }
+        let upper = _mm512_set1_epi32(UPPER);
+        for (number, part) in parts.iter_mut().enumerate() {
+            let bits = [_mm512_castps_si512(one), _mm512_castps_si512(two)];
+            *part = if ALONG {
+                _mm512_permutex2var_epi16(bits[0], std::mem::transmute::<[u16; 32], __m512i>(UPPER_HALVES), bits[1])
             } else {
-                let there = |step: usize| if step < steps { lines } else { 0 };
-                masked(x.data.wrapping_add(2 * i * x.column), x.column, [there(2 * i), there(2 * i + 1)])
+                // The upper half of the second above that of the first.
+                _mm512_ternarylogic_epi32::<0xE4>(bits[1], _mm512_srli_epi32::<16>(bits[0]), upper)
             };
-            for part in 0..PARTS {
-                let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(two, one));
-                let row = _mm512_castsi512_ps(if ALONG { rounded } else { interleave(rounded) });
-                if ALONG == PAIRS {
-                    parts[part][i] = row;
-                } else {
-                    _mm512_store_ps(out.add(part * 2 * BYTES + i * LINE).cast(), row);
-                }
-                if part + 1 < PARTS {
-                    one = _mm512_sub_ps(one, widen(_mm512_castsi512_si256(rounded)));
-                    two = _mm512_sub_ps(two, widen(_mm512_extracti64x4_epi64::<1>(rounded)));
-                }
+            if number + 1 < PARTS {
+                one = _mm512_sub_ps(one, _mm512_castsi512_ps(_mm512_and_si512(bits[0], upper)));
+                two = _mm512_sub_ps(two, _mm512_castsi512_ps(_mm512_and_si512(bits[1], upper)));
             }
         }
-        if ALONG == PAIRS {
-            for (part, rows) in parts.iter_mut().enumerate() {
-                transpose(rows);
-                for (i, row) in rows.iter().enumerate() {
-                    _mm512_store_ps(out.add(part * 2 * BYTES + i * LINE).cast(), *row);
-                }
-            }
-        }
+        parts
     }
 }
 
-/// Two vectors, `apart` from each other, as many of their lanes as said.
+/// The upper half of 32 bits.
+const UPPER: i32 = -65536;
+/// The upper halves of sixteen numbers, and of sixteen more.
+const UPPER_HALVES: [u16; 32] = {
+    let mut halves = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        halves[i] = 2 * i as u16 + 1;
+        i += 1;
+    }
+    halves
+};
+
+/// Stores a row of a tile of each part.
 #[inline(always)]
-unsafe fn masked(from: *const f32, apart: usize, lanes: [usize; 2]) -> [__m512; 2] {
+unsafe fn put<const PARTS: usize>(out: *mut u8, parts: [__m512i; PARTS]) {
+    for (number, part) in parts.into_iter().enumerate() {
+        // SAFETY: the caller's.
+        unsafe { _mm512_store_si512(out.add(number * 2 * BYTES).cast(), part) };
+    }
+}
+
+/// The tile of each part where memory runs the other way than rows of the tile do.
+#[inline(always)]
+unsafe fn transposed<const PARTS: usize, const ALONG: bool>(
+    x: Operand,
+    line: usize,
+    step: usize,
+    lines: usize,
+    steps: usize,
+    out: *mut u8,
+) {
     // SAFETY: the caller's.
     unsafe {
-        [_mm512_maskz_loadu_ps(first(lanes[0]), from), _mm512_maskz_loadu_ps(first(lanes[1]), from.wrapping_add(apart))]
+        let mut tiles = [[_mm512_setzero_ps(); TILE]; PARTS];
+        for i in 0..TILE {
+            let (line, step) = if ALONG { (line + i, step) } else { (line, step + 2 * i) };
+            let parts = split::<PARTS, ALONG>(load::<ALONG>(x, line, step, lines, steps));
+            for (tile, part) in tiles.iter_mut().zip(parts) {
+                tile[i] = _mm512_castsi512_ps(part);
+            }
+        }
+        for (part, rows) in tiles.iter_mut().enumerate() {
+            transpose(rows);
+            for (i, row) in rows.iter().enumerate() {
+                _mm512_store_ps(out.add(part * 2 * BYTES + i * LINE).cast(), *row);
+            }
+        }
     }
-}
-
-/// Sixteen bfloat16 as f32.
-#[inline(always)]
-unsafe fn widen(x: __m256i) -> __m512 {
-    // SAFETY: the caller's.
-    unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x))) }
 }
 
 /// The first sixteen of 32 go to the lower halves of lanes, the others to the upper.
