@@ -6,13 +6,14 @@
 //! packed, and each panel of `a` meets all of it; an element is summed along `k` in blocks whose length depends on `k`
 //! alone.
 //!
-//! **Single precision** takes three bfloat16 a number, x = x₀ + x₁ + x₂ exactly (its first eight bits, the next eight, the
-//! last), and of the nine products the six that matter: x₀y₂ + x₁y₁ + x₂y₀, x₀y₁ + x₁y₀, x₀y₀. What is left out, x₁y₂ +
-//! x₂y₁ + x₂y₂, is about 2⁻²⁴ of |x y|, as much as the rounding of one product in f32 (Henry, Tang and Heinecke 2019,
-//! *Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations*). Errors of a sum are
-//! smaller than those of f32 multiply-adds, since fewer of its terms are rounded one by one;
-//! the test `three_parts_are_no_less_exact_than_f32` holds it to that. What differs: an infinite operand gives NaN, and
-//! numbers below 2⁻¹²⁶, parts included, count as zero.
+//! **Single precision** takes three bfloat16 a number, x = x₀ + x₁ + x₂ exactly (eight bits each; see `pack`), and of the
+//! nine products the six that matter: x₀y₂ + x₁y₁ + x₂y₀, x₀y₁ + x₁y₀, x₀y₀. What is left out, x₁y₂ + x₂y₁ + x₂y₂, is at
+//! most 2⁻²⁴ of |x y|, the rounding of one product in f32 (Henry, Tang and Heinecke 2019, *Leveraging the bfloat16
+//! Artificial Intelligence Datatype For Higher-Precision Computations*). Errors of a sum are about half of those of f32
+//! multiply-adds, and about as large where one product makes the sum; the test `three_parts_are_as_exact_as_f32` holds it
+//! to that. What differs: an operand that is infinite, or above 3.39e38, gives NaN, and numbers below 2⁻¹²⁶, parts
+//! included, count as zero.
+
 mod pack;
 
 use super::avx512::{Product, even, first};

@@ -83,8 +83,8 @@ unsafe fn load<const ALONG: bool>(x: Operand, line: usize, step: usize, lines: u
 }
 
 /// The parts of 32 numbers as bfloat16, as `ALONG` has them in a row of a tile: those of the first vector before those of
-/// the second, or else side by side. One part is what is nearest to a number, ties to even. Three are its first eight
-/// bits, the next eight and the last.
+/// the second, or else side by side. One part is what is nearest to a number, ties to even. Of three, the first is what
+/// is nearest to the number, the second what is nearest to the rest, the third the rest of that, which has eight bits.
 #[inline(always)]
 unsafe fn split<const PARTS: usize, const ALONG: bool>([mut one, mut two]: [__m512; 2]) -> [__m512i; PARTS] {
     // SAFETY: the caller's: the CPU has it; 512 bits are 512 bits.
@@ -95,9 +95,10 @@ unsafe fn split<const PARTS: usize, const ALONG: bool>([mut one, mut two]: [__m5
             parts[0] = if ALONG { rounded } else { interleave(rounded) };
             return parts;
         }
-        let upper = _mm512_set1_epi32(UPPER);
+        let (upper, half) = (_mm512_set1_epi32(UPPER), _mm512_set1_epi32(0x8000));
         for (number, part) in parts.iter_mut().enumerate() {
-            let bits = [_mm512_castps_si512(one), _mm512_castps_si512(two)];
+            let bits =
+                [_mm512_add_epi32(_mm512_castps_si512(one), half), _mm512_add_epi32(_mm512_castps_si512(two), half)];
             *part = if ALONG {
                 _mm512_permutex2var_epi16(bits[0], std::mem::transmute::<[u16; 32], __m512i>(UPPER_HALVES), bits[1])
             } else {
