@@ -2,9 +2,8 @@
 //!
 //! `tdpbf16ps` multiplies sixteen rows by sixteen columns over 32 steps of `k` in sixteen cycles, sixteen times the rate of
 //! AVX-512's two units in f32. Four tiles of sums, two of `a` and two of `b` fill the eight registers (Intel, *Optimization
-//! Reference Manual*, chapter 20). As in [`avx512`](super::avx512), a block of `b` that stays in the second cache is
-//! packed, and each panel of `a` meets all of it; an element is summed along `k` in blocks whose length depends on `k`
-//! alone.
+//! Reference Manual*, chapter 20). As in [`avx512`](super::avx512), an element is summed along `k` in blocks whose length
+//! depends on `k` alone.
 //!
 //! **Single precision** takes three bfloat16 a number, x = x₀ + x₁ + x₂ exactly (eight bits each; see `pack`), and of the
 //! nine products the six that matter: x₀y₂ + x₁y₁ + x₂y₀, x₀y₁ + x₁y₀, x₀y₀. What is left out, x₁y₂ + x₂y₁ + x₂y₂, is at
@@ -22,6 +21,7 @@ use contract::Buffer;
 use pack::pack;
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// Rows and columns of a tile's sums, and pairs of steps in a tile.
@@ -33,6 +33,8 @@ const STEPS: usize = 32;
 /// Bytes of a tile, and of one of its rows.
 const BYTES: usize = 1024;
 const LINE: usize = 64;
+/// Columns of `b` that pass by at a time where `a` stays.
+const PASSING: usize = 256;
 /// Most steps of `k` between two visits to `c`, times parts.
 const DEPTH: usize = 1152;
 
@@ -87,50 +89,74 @@ pub unsafe fn single(product: &mut Product<'_>) {
 /// Sums over some tiles of steps of a panel of `a` and one of `b`, into `c`, whose rows are that many bytes apart.
 type Tiles = unsafe fn(usize, *const u8, *const u8, *mut f32, usize);
 
+/// Of one operand as many panels as the second cache takes stay, packed, while the other's pass by: which stays is what
+/// leaves less to pack.
 #[inline(always)]
 unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
     let depth = even(p.depth, DEPTH / PARTS, STEPS);
-    let step_bytes = size_of::<u16>() * PARTS;
-    let columns = even(p.columns, (size_of::<f32>() * p.cached / step_bytes / depth).max(PANEL), PANEL);
-    let room = |lines: usize| Buffer::scratch(depth * step_bytes * lines.next_multiple_of(PANEL) / size_of::<f32>());
-    let (mut packed_a, mut packed_b) = (room(PANEL), room(columns.min(p.columns)));
+    let line_bytes = depth * size_of::<u16>() * PARTS;
+    let most = (size_of::<f32>() * p.cached / line_bytes).max(PANEL);
+    let times = |lines: usize| lines.div_ceil(most);
+    let a_stays = p.rows + p.columns * times(p.rows) < p.columns + p.rows * times(p.columns);
+    // Lines of `a` and of `b` that are packed at a time.
+    let (high, wide) = if a_stays {
+        (even(p.rows, most, PANEL), PASSING.min(p.columns))
+    } else {
+        (PANEL, even(p.columns, most, PANEL))
+    };
+    let room = |lines: usize| Buffer::scratch(line_bytes * lines.next_multiple_of(PANEL) / size_of::<f32>());
+    let (mut packed_a, mut packed_b) = (room(high.min(p.rows)), room(wide.min(p.columns)));
     let mut sums = Buffer::scratch(PANEL * PANEL);
     configure();
-    for column in (0..p.columns).step_by(columns) {
-        let width = columns.min(p.columns - column);
+    let (outer, inner) =
+        if a_stays { ((p.rows, high), (p.columns, wide)) } else { ((p.columns, wide), (p.rows, high)) };
+    for outer in pieces(outer) {
         for k in (0..p.depth).step_by(depth) {
             let steps = depth.min(p.depth - k);
-            let blocks = steps.div_ceil(STEPS);
-            let (last, add) = (k + steps == p.depth, p.add || k > 0);
-            // SAFETY: the block lies in `b`, and the buffer holds its columns, rounded up to whole panels.
-            unsafe { pack::<PARTS, true>(p.b.at(k, column).transposed(), width, steps, packed_b.as_mut_ptr().cast()) };
-            for row in (0..p.rows).step_by(PANEL) {
-                let height = PANEL.min(p.rows - row);
-                // SAFETY: as above, with rows of `a` for columns.
-                unsafe { pack::<PARTS, false>(p.a.at(row, k), height, steps, packed_a.as_mut_ptr().cast()) };
-                for j in (0..width).step_by(PANEL) {
-                    let wide = PANEL.min(width - j);
-                    // SAFETY: the panels lie in their buffers; of `c` only what is there is written.
-                    unsafe {
-                        let a = packed_a.as_ptr().cast::<u8>();
-                        let b = packed_b.as_ptr().cast::<u8>().add(j * blocks * STEPS * step_bytes);
-                        let c = p.c.add(row * p.stride + column + j);
-                        if height == PANEL && wide == PANEL && !add && p.alpha == 1.0 {
-                            tiles(blocks, a, b, c, size_of::<f32>() * p.stride);
-                        } else {
-                            tiles(blocks, a, b, sums.as_mut_ptr(), size_of::<f32>() * PANEL);
-                            store(sums.as_ptr(), height, wide, p.alpha, add, c, p.stride);
+            let add = p.add || k > 0;
+            for (number, inner) in pieces(inner).enumerate() {
+                let (rows, columns) = if a_stays { (outer.clone(), inner) } else { (inner, outer.clone()) };
+                if !a_stays || number == 0 {
+                    let (a, out) = (p.a.at(rows.start, k), packed_a.as_mut_ptr().cast());
+                    // SAFETY: the block lies in `a`, and the buffer holds its rows, rounded up to whole panels.
+                    unsafe { pack::<PARTS, false>(a, rows.len(), steps, out) };
+                }
+                if a_stays || number == 0 {
+                    let (b, out) = (p.b.at(k, columns.start).transposed(), packed_b.as_mut_ptr().cast());
+                    // SAFETY: as above, with columns of `b` for rows.
+                    unsafe { pack::<PARTS, true>(b, columns.len(), steps, out) };
+                }
+                let panel_bytes = PANEL * steps.next_multiple_of(STEPS) * size_of::<u16>() * PARTS;
+                for (i, row) in rows.clone().step_by(PANEL).enumerate() {
+                    for (j, column) in columns.clone().step_by(PANEL).enumerate() {
+                        let (high, wide) = (PANEL.min(rows.end - row), PANEL.min(columns.end - column));
+                        // SAFETY: the panels lie in their buffers; of `c` only what is there is written.
+                        unsafe {
+                            let a = packed_a.as_ptr().cast::<u8>().add(i * panel_bytes);
+                            let b = packed_b.as_ptr().cast::<u8>().add(j * panel_bytes);
+                            let (blocks, c) = (steps.div_ceil(STEPS), p.c.add(row * p.stride + column));
+                            if high == PANEL && wide == PANEL && !add && p.alpha == 1.0 {
+                                tiles(blocks, a, b, c, size_of::<f32>() * p.stride);
+                            } else {
+                                tiles(blocks, a, b, sums.as_mut_ptr(), size_of::<f32>() * PANEL);
+                                store(sums.as_ptr(), high, wide, p.alpha, add, c, p.stride);
+                            }
                         }
                     }
-                }
-                if last {
-                    (p.done)(row..row + height, column..column + width);
+                    if k + steps == p.depth {
+                        (p.done)(row..rows.end.min(row + PANEL), columns.clone());
+                    }
                 }
             }
         }
     }
     // SAFETY: the CPU has tiles, and nobody else uses them.
     unsafe { asm!("tilerelease", options(nostack, nomem)) }
+}
+
+/// `0..total` in pieces of `size`.
+fn pieces((total, size): (usize, usize)) -> impl Iterator<Item = Range<usize>> {
+    (0..total).step_by(size).map(move |from| from..total.min(from + size))
 }
 
 /// All eight tiles sixteen rows of 64 bytes.
