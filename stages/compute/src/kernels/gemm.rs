@@ -1,7 +1,7 @@
 //! Matrix products: the one place that multiplies matrices.
 //!
 //! On CPUs with AMX products run on tiles of bfloat16 packed here ([`amx`]), single precision in three parts; on CPUs
-//! with AVX-512 on panels ([`avx512`]); elsewhere, and for what those do not take, on OpenBLAS through ndarray.
+//! with AVX-512 or AVX2 on panels ([`packed`]); elsewhere, and for what those do not take, on OpenBLAS through ndarray.
 //! Transposes and column blocks of a wider matrix are views with a unit stride in one direction, so nothing is ever
 //! copied by who wants a product.
 //!
@@ -11,7 +11,11 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod packed;
 pub mod panels;
 
 use blas_src as _;
@@ -30,6 +34,9 @@ pub type MatrixMut<'a> = ArrayViewMut2<'a, f32>;
 enum Path {
     /// OpenBLAS.
     Blas,
+    /// Packed panels, narrower.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
     /// Packed panels.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -54,6 +61,9 @@ fn path() -> Path {
                 // Intel's cores have the instruction, at half the rate of single precision.
                 let fast = is_x86_feature_detected!("avx512bf16") && !crate::machine::cpu().contains("Intel");
                 return if fast { Path::Avx512Bf16 } else { Path::Avx512 };
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                return Path::Avx2;
             }
         }
         Path::Blas
@@ -84,6 +94,10 @@ pub fn kernel(precision: Precision) -> String {
         (Path::Amx, Precision::Bf16) => "AMX, bfloat16".into(),
         #[cfg(target_arch = "x86_64")]
         (Path::Avx512Bf16, Precision::Bf16) => "AVX512-BF16".into(),
+        #[cfg(target_arch = "x86_64")]
+        (Path::Avx2, Precision::F32) => "AVX2, f32".into(),
+        #[cfg(target_arch = "x86_64")]
+        (Path::Avx2, Precision::Bf16) => "AVX2, rounded to bfloat16".into(),
         #[cfg(target_arch = "x86_64")]
         (_, Precision::Bf16) => "AVX-512, rounded to bfloat16".into(),
         #[cfg(target_arch = "x86_64")]
@@ -184,7 +198,7 @@ pub fn product_then(
         && (beta == 0.0 || beta == 1.0)
         && let (Some(a), Some(b)) = (Operand::of(&a), Operand::of(&b))
     {
-        let mut product = avx512::Product {
+        let mut product = packed::Product {
             rows,
             columns,
             depth,
@@ -202,6 +216,8 @@ pub fn product_then(
             match (precision, path()) {
                 (Precision::F32, Path::Amx) => amx::single(&mut product),
                 (Precision::Bf16, Path::Amx) => amx::rounded(&mut product),
+                (Precision::F32, Path::Avx2) => avx2::single(&mut product),
+                (Precision::Bf16, Path::Avx2) => avx2::rounded(&mut product),
                 (Precision::F32, _) => avx512::single(&mut product),
                 (Precision::Bf16, Path::Avx512Bf16) => avx512::pairs(&mut product),
                 (Precision::Bf16, _) => avx512::rounded(&mut product),
@@ -387,12 +403,16 @@ mod tests {
     }
 
     #[cfg(target_arch = "x86_64")]
-    type Kernel = unsafe fn(&mut avx512::Product<'_>);
+    type Kernel = unsafe fn(&mut packed::Product<'_>);
 
     /// All that run on this CPU. Some CPUs hide that they have bfloat16: the variable is for these.
     #[cfg(target_arch = "x86_64")]
     fn kernels() -> Vec<(Precision, Kernel)> {
         let mut kernels: Vec<(Precision, Kernel)> = Vec::new();
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            kernels.push((Precision::F32, avx2::single));
+            kernels.push((Precision::Bf16, avx2::rounded));
+        }
         if is_x86_feature_detected!("avx512f") {
             kernels.push((Precision::F32, avx512::single));
             kernels.push((Precision::Bf16, avx512::rounded));
@@ -411,7 +431,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn run(kernel: Kernel, alpha: f32, a: Matrix<'_>, b: Matrix<'_>, add: bool, c: &mut [f32]) {
         let (rows, depth, columns) = (a.nrows(), a.ncols(), b.ncols());
-        let mut product = avx512::Product {
+        let mut product = packed::Product {
             rows,
             columns,
             depth,

@@ -2,7 +2,7 @@
 //!
 //! `tdpbf16ps` multiplies sixteen rows by sixteen columns over 32 steps of `k` in sixteen cycles, sixteen times the rate of
 //! AVX-512's two units in f32. Four tiles of sums, two of `a` and two of `b` fill the eight registers (Intel, *Optimization
-//! Reference Manual*, chapter 20). As in [`avx512`](super::avx512), an element is summed along `k` in blocks whose length
+//! Reference Manual*, chapter 20). As in [`packed`](super::packed), an element is summed along `k` in blocks whose length
 //! depends on `k` alone.
 //!
 //! **Single precision** takes three bfloat16 a number, x = x₀ + x₁ + x₂ exactly (eight bits each; see `pack`), and of the
@@ -15,7 +15,8 @@
 
 mod pack;
 
-use super::avx512::{Product, even, first};
+use super::avx512::first;
+use super::packed::{Product, even};
 use super::panels::LANES;
 use contract::Buffer;
 use pack::pack;

@@ -1,44 +1,53 @@
-//! The product for CPUs with AVX-512: operands packed into panels, tiles of `c` in registers.
+//! The product for CPUs with AVX-512: tiles of 8 × 48 sums in 24 of the 32 registers.
 //!
-//! After Goto and van de Geijn (2008): a block of `b` that stays in the second cache is packed into panels of
-//! [`TILE_COLUMNS`] columns, and each panel of [`TILE_ROWS`] rows of `a`, which stays in the first, meets all of them.
-//! A tile of `c` is 24 registers of sums; what it needs each turn of `k` is three loads and eight broadcasts. Where
-//! rows of `a` are contiguous they are read where they are, and the next panel's are fetched ahead.
-//!
-//! An element of `c` is summed along `k` in blocks of [`DEPTH`] at most, whatever its place in a tile: results do not
-//! depend on the size of caches or on how many rows are multiplied at once.
+//! Each turn of `k` takes three loads and eight broadcasts. A panel of `a` stays in the first cache, a block of `b` in the
+//! second; see [`packed`](super::packed).
 mod format;
 mod pack;
 
 use super::Operand;
+use super::packed::{Kernel, Product, Tile, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS, TILE_ROWS};
-use contract::Buffer;
 use format::{Format, Pairs, Rounded, Single};
 use pack::pack;
 pub(super) use pack::transpose;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
-/// Most steps of `k` between two visits to `c`.
-const DEPTH: usize = 384;
-/// Rows of `c` between two calls of `done`.
-const ROWS: usize = 128;
+/// In a [`Format`], `a` in place or packed.
+struct Packed<F, const IN_PLACE: bool>(PhantomData<F>);
 
-/// One product; see [`super::product_then`].
-pub struct Product<'a> {
-    pub rows: usize,
-    pub columns: usize,
-    pub depth: usize,
-    pub alpha: f32,
-    pub a: Operand,
-    pub b: Operand,
-    /// Is `c` added to?
-    pub add: bool,
-    pub c: *mut f32,
-    pub stride: usize,
-    /// Floats' room for packed `b` that stays in the second cache.
-    pub cached: usize,
-    /// Called with ranges of rows and columns that are complete and still in cache.
-    pub done: &'a mut dyn FnMut(std::ops::Range<usize>, std::ops::Range<usize>),
+impl<F: Format, const IN_PLACE: bool> Kernel for Packed<F, IN_PLACE> {
+    const ROWS: usize = TILE_ROWS;
+    const COLUMNS: usize = TILE_COLUMNS;
+    const IN_PLACE: bool = IN_PLACE;
+    const B_STAYS: bool = false;
+    const BLOCK_ROWS: usize = 128;
+    const BLOCK_CACHES: usize = 1;
+    const VECTORS: usize = F::VECTORS;
+
+    #[inline(always)]
+    unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { pack::<F, true>(a.transposed(), steps, rows, out) }
+    }
+
+    #[inline(always)]
+    unsafe fn panel(packed: *const f32, row: usize, high: usize, vectors: usize) -> Operand {
+        Operand { data: packed.wrapping_add(row * vectors), row: 1, column: high }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { pack::<F, false>(b, steps, columns, out) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(high: usize, vectors: usize, a: Operand, b: *const f32, b_step: usize, to: &Tile) {
+        // SAFETY: the caller's.
+        unsafe { tile::<F, IN_PLACE>(high, vectors, a, b, b_step, to) }
+    }
 }
 
 /// # Safety
@@ -48,7 +57,11 @@ pub unsafe fn single(product: &mut Product<'_>) {
     // SAFETY: as promised.
     unsafe {
         // With rows in one piece there is nothing to gain from a copy of them.
-        if product.a.column == 1 { run::<Single, true>(product) } else { run::<Single, false>(product) }
+        if product.a.column == 1 {
+            run::<Packed<Single, true>>(product);
+        } else {
+            run::<Packed<Single, false>>(product);
+        }
     }
 }
 
@@ -57,7 +70,7 @@ pub unsafe fn single(product: &mut Product<'_>) {
 #[target_feature(enable = "avx512f")]
 pub unsafe fn rounded(product: &mut Product<'_>) {
     // SAFETY: as promised.
-    unsafe { run::<Rounded, false>(product) }
+    unsafe { run::<Packed<Rounded, false>>(product) }
 }
 
 /// # Safety
@@ -65,7 +78,7 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub unsafe fn pairs(product: &mut Product<'_>) {
     // SAFETY: as promised.
-    unsafe { run::<Pairs, false>(product) }
+    unsafe { run::<Packed<Pairs, false>>(product) }
 }
 
 /// # Safety
@@ -74,7 +87,7 @@ pub unsafe fn pairs(product: &mut Product<'_>) {
 #[target_feature(enable = "avx512f")]
 pub unsafe fn pairs_in_steps(product: &mut Product<'_>) {
     // SAFETY: as promised.
-    unsafe { run::<format::PairsInSteps, false>(product) }
+    unsafe { run::<Packed<format::PairsInSteps, false>>(product) }
 }
 
 /// As [`super::panels::portable_pack`].
@@ -113,95 +126,10 @@ pub unsafe fn multiply_panels(m: &Multiply) {
     }
 }
 
-/// `total` in pieces of at most `most`, all about as long: the length of one, a multiple of `step`.
-pub(super) fn even(total: usize, most: usize, step: usize) -> usize {
-    total.div_ceil(total.div_ceil(most).max(1)).next_multiple_of(step)
-}
-
-#[inline(always)]
-unsafe fn run<F: Format, const IN_PLACE: bool>(p: &mut Product<'_>) {
-    let depth = even(p.depth, DEPTH, 8);
-    let columns = even(p.columns, (p.cached * 2 / F::VECTORS / depth).max(TILE_COLUMNS), TILE_COLUMNS);
-    let rows = even(p.rows, ROWS, TILE_ROWS);
-    let mut packed_b = Buffer::scratch(depth * columns.min(p.columns.next_multiple_of(LANES)));
-    let mut packed_a = Buffer::scratch(if IN_PLACE { 0 } else { depth * rows });
-    for column in (0..p.columns).step_by(columns) {
-        let width = columns.min(p.columns - column);
-        for k in (0..p.depth).step_by(depth) {
-            let steps = depth.min(p.depth - k);
-            let last = k + steps == p.depth;
-            let vectors = steps.div_ceil(2) * F::VECTORS;
-            // SAFETY: the block lies in `b`, and the buffer holds its columns, rounded up to whole vectors.
-            unsafe { pack::<F, false>(p.b.at(k, column), steps, width, packed_b.as_mut_ptr()) };
-            for row in (0..p.rows).step_by(rows) {
-                let height = rows.min(p.rows - row);
-                if !IN_PLACE {
-                    // SAFETY: as above, with rows of `a` for columns.
-                    unsafe { pack::<F, true>(p.a.at(row, k).transposed(), steps, height, packed_a.as_mut_ptr()) };
-                }
-                for i in (0..height).step_by(TILE_ROWS) {
-                    let high = TILE_ROWS.min(height - i);
-                    for j in (0..width).step_by(TILE_COLUMNS) {
-                        let wide = TILE_COLUMNS.min(width - j);
-                        // SAFETY: the tile lies in `c`, its panels in their buffers (or in `a`).
-                        unsafe {
-                            let c = p.c.add((row + i) * p.stride + column + j);
-                            let b = packed_b.as_ptr().add(j * vectors);
-                            let b_step = wide.next_multiple_of(LANES);
-                            let to = Tile { c, stride: p.stride, wide, alpha: p.alpha, add: p.add || k > 0 };
-                            if IN_PLACE {
-                                let a = p.a.at(row + i, k);
-                                if row + i + 2 * TILE_ROWS <= p.rows {
-                                    fetch_share(
-                                        a.at(TILE_ROWS, 0),
-                                        steps,
-                                        j / TILE_COLUMNS,
-                                        width.div_ceil(TILE_COLUMNS),
-                                    );
-                                }
-                                tile::<F, true>(high, steps, a, b, b_step, &to);
-                            } else {
-                                let data = packed_a.as_ptr().add(i * vectors);
-                                let a = Operand { data, row: 1, column: high };
-                                tile::<F, false>(high, vectors, a, b, b_step, &to);
-                            }
-                        }
-                    }
-                }
-                if last {
-                    (p.done)(row..row + height, column..column + width);
-                }
-            }
-        }
-    }
-}
-
-/// Fetches the `share`-th of `shares` parts of the next panel's rows.
-#[inline(always)]
-unsafe fn fetch_share(a: Operand, steps: usize, share: usize, shares: usize) {
-    let lines = steps.div_ceil(LANES);
-    let each = lines.div_ceil(shares);
-    for line in (share * each..lines).take(each) {
-        for row in 0..TILE_ROWS {
-            // SAFETY: a hint, which may point anywhere.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(a.data.wrapping_add(row * a.row + line * LANES).cast()) };
-        }
-    }
-}
-
 /// The first `n` of sixteen lanes.
 #[inline(always)]
 pub(super) fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(LANES)) - 1) as __mmask16
-}
-
-/// Where a tile's sums go.
-struct Tile {
-    c: *mut f32,
-    stride: usize,
-    wide: usize,
-    alpha: f32,
-    add: bool,
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! Small products with an operand that is packed once and met many times, as attention needs: tiles of at most
 //! [`TILE_ROWS`] × [`TILE_COLUMNS`] whose sums stay in registers, in parts of a matrix that the caller chooses.
-use super::{Matrix, Operand};
+use super::{Matrix, Operand, Path};
 use crate::wide;
 use contract::Buffer;
 use std::ops::Range;
@@ -53,12 +53,15 @@ impl Panels {
         assert!(steps.next_multiple_of(2) * columns.next_multiple_of(LANES) <= room, "there is room");
         (self.depth, self.columns) = (steps.next_multiple_of(2), columns);
         let b = Operand::of(&b).expect("a unit stride in one direction");
-        #[cfg(target_arch = "x86_64")]
-        if super::path() != super::Path::Blas {
-            // SAFETY: the CPU has AVX-512, and there is room.
-            return unsafe { super::avx512::pack_panels(b, steps, columns, self.data.as_mut_ptr()) };
+        match super::path() {
+            Path::Blas => portable_pack(b, steps, columns, &mut self.data),
+            // SAFETY: the CPU has AVX2, and there is room.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { super::avx2::pack_panels(b, steps, columns, self.data.as_mut_ptr()) },
+            // SAFETY: the others have AVX-512.
+            #[cfg(target_arch = "x86_64")]
+            _ => unsafe { super::avx512::pack_panels(b, steps, columns, self.data.as_mut_ptr()) },
         }
-        portable_pack(b, steps, columns, &mut self.data);
     }
 
     /// `c = alpha · a · b[steps, columns]`, or `+=` if `add`. `c` begins with the first of `columns`, its rows `stride`
@@ -99,12 +102,15 @@ impl Panels {
             c: c.as_mut_ptr(),
             stride,
         };
-        #[cfg(target_arch = "x86_64")]
-        if super::path() != super::Path::Blas {
-            // SAFETY: the CPU has AVX-512, and the shapes fit.
-            return unsafe { super::avx512::multiply_panels(&multiply) };
+        match super::path() {
+            Path::Blas => portable_multiply(&multiply),
+            // SAFETY: the CPU has AVX2, and the shapes fit.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { super::avx2::multiply_panels(&multiply) },
+            // SAFETY: the others have AVX-512.
+            #[cfg(target_arch = "x86_64")]
+            _ => unsafe { super::avx512::multiply_panels(&multiply) },
         }
-        portable_multiply(&multiply);
     }
 }
 

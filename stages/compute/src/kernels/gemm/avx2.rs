@@ -1,0 +1,192 @@
+//! The product for CPUs with AVX2 and FMA: tiles of 6 × 16 sums in twelve of the sixteen registers.
+//!
+//! Each turn of `k` takes two loads and six broadcasts for twelve multiply-adds (Van Zee and van de Geijn 2015, *BLIS*, has
+//! the same tile). A panel of `b` stays in the first cache and those of a block of `a`, packed whatever way they lay, pass
+//! by it from the second: with half of AVX-512's registers and caches there is less to gain from reading `a` in place.
+mod pack;
+
+use super::Operand;
+use super::packed::{Kernel, Product, Tile, even, run};
+use super::panels::{LANES, Multiply, TILE_COLUMNS};
+use std::arch::x86_64::*;
+
+/// Rows of a tile.
+const ROWS: usize = 6;
+/// Floats in a register.
+const WIDTH: usize = 8;
+
+/// Packed as it is, or rounded to bfloat16.
+struct Packed<const ROUNDED: bool>;
+
+impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
+    const ROWS: usize = ROWS;
+    const COLUMNS: usize = LANES;
+    const IN_PLACE: bool = false;
+    const B_STAYS: bool = true;
+    const BLOCK_ROWS: usize = 72;
+    const BLOCK_CACHES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { pack::rows::<ROUNDED>(a, rows, steps, out) }
+    }
+
+    #[inline(always)]
+    unsafe fn panel(packed: *const f32, row: usize, _high: usize, vectors: usize) -> Operand {
+        Operand { data: packed.wrapping_add(row * vectors), row: 1, column: ROWS }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { pack::columns::<ROUNDED, LANES>(b, steps, columns, out) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(high: usize, vectors: usize, a: Operand, b: *const f32, b_step: usize, to: &Tile) {
+        // SAFETY: the caller's.
+        unsafe { tile::<false>(high, vectors, a, b, b_step, to) }
+    }
+}
+
+/// # Safety
+/// The CPU must have AVX2 and FMA, and the operands and `c` must cover what the sizes say.
+#[target_feature(enable = "avx2,fma")]
+pub unsafe fn single(product: &mut Product<'_>) {
+    // SAFETY: as promised.
+    unsafe { run::<Packed<false>>(product) }
+}
+
+/// Both operands rounded to bfloat16.
+///
+/// # Safety
+/// As [`single`].
+#[target_feature(enable = "avx2,fma")]
+pub unsafe fn rounded(product: &mut Product<'_>) {
+    // SAFETY: as promised.
+    unsafe { run::<Packed<true>>(product) }
+}
+
+/// As [`super::panels::portable_pack`].
+///
+/// # Safety
+/// As [`single`], and `out` must hold the panels.
+#[target_feature(enable = "avx2,fma")]
+pub unsafe fn pack_panels(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+    // SAFETY: as promised.
+    unsafe { pack::columns::<false, TILE_COLUMNS>(b, steps, columns, out) }
+}
+
+/// As [`super::panels::portable_multiply`].
+///
+/// # Safety
+/// As [`single`].
+#[target_feature(enable = "avx2,fma")]
+pub unsafe fn multiply_panels(m: &Multiply) {
+    let rows = even(m.rows, ROWS, 1);
+    for j in (m.columns.start..m.columns.end).step_by(LANES) {
+        let panel = j / TILE_COLUMNS * TILE_COLUMNS;
+        let across = TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES));
+        let wide = LANES.min(m.columns.end - j);
+        for i in (0..m.rows).step_by(rows) {
+            let high = rows.min(m.rows - i);
+            // SAFETY: as promised.
+            unsafe {
+                let b = m.b.add(panel * m.depth + m.first * across + j - panel);
+                let c = m.c.add(i * m.stride + j - m.columns.start);
+                let to = Tile { c, stride: m.stride, wide, alpha: m.alpha, add: m.add };
+                if m.a.column == 1 {
+                    tile::<true>(high, m.steps, m.a.at(i, 0), b, across, &to);
+                } else {
+                    tile::<false>(high, m.steps, m.a.at(i, 0), b, across, &to);
+                }
+            }
+        }
+    }
+}
+
+/// Of `a`, either steps or rows are neighbours; which, is `ROWS_APART`.
+#[inline(always)]
+unsafe fn tile<const ROWS_APART: bool>(
+    high: usize,
+    steps: usize,
+    a: Operand,
+    b: *const f32,
+    b_step: usize,
+    to: &Tile,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        match high {
+            1 => sums::<1, ROWS_APART>(steps, a, b, b_step, to),
+            2 => sums::<2, ROWS_APART>(steps, a, b, b_step, to),
+            3 => sums::<3, ROWS_APART>(steps, a, b, b_step, to),
+            4 => sums::<4, ROWS_APART>(steps, a, b, b_step, to),
+            5 => sums::<5, ROWS_APART>(steps, a, b, b_step, to),
+            _ => sums::<ROWS, ROWS_APART>(steps, a, b, b_step, to),
+        }
+    }
+}
+
+/// One turn of `k` at a time: with more, the compiler runs out of registers.
+#[inline(always)]
+unsafe fn sums<const HIGH: usize, const ROWS_APART: bool>(
+    steps: usize,
+    mut a: Operand,
+    mut b: *const f32,
+    b_step: usize,
+    to: &Tile,
+) {
+    // SAFETY: the caller's: `steps` vectors in each panel, and a tile inside `c`.
+    unsafe {
+        for row in 0..HIGH {
+            _mm_prefetch::<_MM_HINT_T0>(to.c.wrapping_add(row * to.stride).cast());
+            _mm_prefetch::<_MM_HINT_T0>(to.c.wrapping_add(row * to.stride + LANES - 1).cast());
+        }
+        let mut sums = [[_mm256_setzero_ps(); 2]; HIGH];
+        for _ in 0..steps {
+            let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(WIDTH))];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let a = _mm256_broadcast_ss(&*a.data.add(if ROWS_APART { row * a.row } else { row }));
+                sums[0] = _mm256_fmadd_ps(a, columns[0], sums[0]);
+                sums[1] = _mm256_fmadd_ps(a, columns[1], sums[1]);
+            }
+            a.data = a.data.add(if ROWS_APART { 1 } else { a.column });
+            b = b.add(b_step);
+        }
+        if to.wide == LANES {
+            store(&sums, to, to.c, to.stride);
+        } else {
+            // Stores under a mask are slow, and what lies beside the tile is not ours.
+            let mut whole = [[0.0f32; LANES]; HIGH];
+            for (row, whole) in whole.iter_mut().enumerate() {
+                to.c.add(row * to.stride).copy_to_nonoverlapping(whole.as_mut_ptr(), to.wide);
+            }
+            store(&sums, to, whole.as_mut_ptr().cast(), LANES);
+            for (row, whole) in whole.iter().enumerate() {
+                to.c.add(row * to.stride).copy_from_nonoverlapping(whole.as_ptr(), to.wide);
+            }
+        }
+    }
+}
+
+/// `c = alpha · sums`, or `+=` if told to, whole rows.
+#[inline(always)]
+unsafe fn store<const HIGH: usize>(sums: &[[__m256; 2]; HIGH], to: &Tile, c: *mut f32, stride: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        let alpha = _mm256_set1_ps(to.alpha);
+        for (row, sums) in sums.iter().enumerate() {
+            for (half, sum) in sums.iter().enumerate() {
+                let at = c.add(row * stride + half * WIDTH);
+                let scaled = if to.add {
+                    _mm256_fmadd_ps(*sum, alpha, _mm256_loadu_ps(at))
+                } else {
+                    _mm256_mul_ps(*sum, alpha)
+                };
+                _mm256_storeu_ps(at, scaled);
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Packing: a block of an operand is copied into panels, transposed on its way where its rows are not contiguous, rounded
+//! to bfloat16 where asked to.
+use super::{Operand, ROWS, WIDTH};
+use crate::kernels::gemm::panels::LANES;
+use std::arch::x86_64::*;
+
+/// Rows fetched ahead of packing.
+const AHEAD: usize = 8;
+
+/// Packs `a` `[rows, steps]` into panels of [`ROWS`] rows, in each the rows of one step side by side; zeros fill the last
+/// one up, and an odd step.
+///
+/// No closures in here or below: the compiler gives them no AVX2, and what they call would not be inlined.
+#[inline(always)]
+pub(super) unsafe fn rows<const ROUNDED: bool>(a: Operand, rows: usize, steps: usize, out: *mut f32) {
+    let depth = steps.next_multiple_of(2);
+    // SAFETY: masks keep loads inside the block and stores inside the panels.
+    unsafe {
+        if a.row == 1 && a.column != 1 {
+            for step in 0..depth {
+                for row in (0..rows).step_by(ROWS) {
+                    let from = a.at(row, step).data;
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * a.column).cast());
+                    let there = if step < steps { ROWS.min(rows - row) } else { 0 };
+                    put_rows(out.add(row * depth + step * ROWS), load::<ROUNDED>(from, there));
+                }
+            }
+        } else {
+            for row in (0..rows).step_by(ROWS) {
+                for step in (0..depth).step_by(WIDTH) {
+                    let mut square = [_mm256_setzero_ps(); WIDTH];
+                    for (i, line) in square.iter_mut().enumerate().take(ROWS.min(rows - row)) {
+                        *line = load::<ROUNDED>(a.at(row + i, step).data, steps.saturating_sub(step));
+                    }
+                    transpose(&mut square);
+                    for (i, line) in square.into_iter().enumerate().take(depth - step) {
+                        put_rows(out.add(row * depth + (step + i) * ROWS), line);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Packs `b` `[steps, columns]` into panels of `WIDE` columns, the last of as many times sixteen as it needs, in each the
+/// columns of one step side by side; zeros fill up.
+#[inline(always)]
+pub(super) unsafe fn columns<const ROUNDED: bool, const WIDE: usize>(
+    b: Operand,
+    steps: usize,
+    columns: usize,
+    out: *mut f32,
+) {
+    let depth = steps.next_multiple_of(2);
+    let all = columns.next_multiple_of(LANES);
+    // SAFETY: as above.
+    unsafe {
+        if b.column == 1 {
+            for step in 0..depth {
+                for column in (0..all).step_by(WIDTH) {
+                    let from = b.at(step, column).data;
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * b.row).cast());
+                    let there = if step < steps { columns.saturating_sub(column) } else { 0 };
+                    put_columns::<WIDE>(out, depth, all, step, column, load::<ROUNDED>(from, there));
+                }
+            }
+        } else {
+            for column in (0..all).step_by(WIDTH) {
+                for step in (0..depth).step_by(WIDTH) {
+                    let mut square = [_mm256_setzero_ps(); WIDTH];
+                    for (i, line) in square.iter_mut().enumerate().take(columns.saturating_sub(column)) {
+                        let from = b.at(step, column + i).data;
+                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(WIDTH * b.column).cast());
+                        *line = load::<ROUNDED>(from, steps.saturating_sub(step));
+                    }
+                    transpose(&mut square);
+                    for (i, line) in square.into_iter().enumerate().take(depth - step) {
+                        put_columns::<WIDE>(out, depth, all, step + i, column, line);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Stores the first [`ROWS`] of eight lanes.
+#[inline(always)]
+unsafe fn put_rows(out: *mut f32, lanes: __m256) {
+    // SAFETY: the caller's.
+    unsafe {
+        _mm_storeu_ps(out, _mm256_castps256_ps128(lanes));
+        let rest = _mm_castps_pd(_mm256_extractf128_ps::<1>(lanes));
+        _mm_storel_pd(out.add(4).cast(), rest);
+    }
+}
+
+/// Stores eight columns of a step.
+#[inline(always)]
+unsafe fn put_columns<const WIDE: usize>(
+    out: *mut f32,
+    depth: usize,
+    all: usize,
+    step: usize,
+    column: usize,
+    lanes: __m256,
+) {
+    let panel = column / WIDE * WIDE;
+    let wide = WIDE.min(all - panel);
+    // SAFETY: the caller's.
+    unsafe { _mm256_storeu_ps(out.add(panel * depth + step * wide + column - panel), lanes) }
+}
+
+/// The first `there` of eight floats, zeros for the others; rounded if asked to.
+#[inline(always)]
+unsafe fn load<const ROUNDED: bool>(from: *const f32, there: usize) -> __m256 {
+    // SAFETY: the caller's: that many may be read.
+    unsafe {
+        let x = if there >= WIDTH {
+            _mm256_loadu_ps(from)
+        } else {
+            let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(there as i32), lane))
+        };
+        if ROUNDED { round(x) } else { x }
+    }
+}
+
+/// To the nearest bfloat16, ties to even; NaN stays NaN.
+#[inline(always)]
+unsafe fn round(x: __m256) -> __m256 {
+    // SAFETY: the caller's.
+    unsafe {
+        let bits = _mm256_castps_si256(x);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+        let upper = _mm256_set1_epi32(-65536);
+        _mm256_castsi256_ps(_mm256_and_si256(_mm256_blendv_epi8(rounded, quiet, nan), upper))
+    }
+}
+
+/// Eight rows of eight become columns.
+#[inline(always)]
+unsafe fn transpose(rows: &mut [__m256; WIDTH]) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut t = [_mm256_setzero_ps(); WIDTH];
+        for i in 0..4 {
+            t[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+            t[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+        }
+        for i in 0..2 {
+            for half in 0..2 {
+                let (x, y) = (_mm256_castps_pd(t[4 * i + half]), _mm256_castps_pd(t[4 * i + 2 + half]));
+                rows[4 * i + 2 * half] = _mm256_castpd_ps(_mm256_unpacklo_pd(x, y));
+                rows[4 * i + 2 * half + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(x, y));
+            }
+        }
+        t.copy_from_slice(rows);
+        for i in 0..4 {
+            rows[i] = _mm256_permute2f128_ps::<0x20>(t[i], t[i + 4]);
+            rows[i + 4] = _mm256_permute2f128_ps::<0x31>(t[i], t[i + 4]);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The product on packed panels: how it is cut into blocks that stay in caches and tiles that stay in registers.
+//!
+//! After Goto and van de Geijn (2008): a block of `b` is packed into panels of columns and stays in a cache, and so does a
+//! block of `a` in panels of rows; each panel of the one meets all of the other's. Where rows of `a` are contiguous they
+//! may be read where they are, and the next panel's are fetched ahead. A [`Kernel`] says how large tiles and blocks are,
+//! and multiplies a tile.
+//!
+//! An element of `c` is summed along `k` in blocks of [`DEPTH`] at most, whatever its place in a tile: results do not
+//! depend on the size of caches or on how many rows are multiplied at once.
+use super::Operand;
+use super::panels::LANES;
+use contract::Buffer;
+use std::ops::Range;
+
+/// Most steps of `k` between two visits to `c`.
+const DEPTH: usize = 384;
+
+/// One product; see [`super::product_then`].
+pub(super) struct Product<'a> {
+    pub rows: usize,
+    pub columns: usize,
+    pub depth: usize,
+    pub alpha: f32,
+    pub a: Operand,
+    pub b: Operand,
+    /// Is `c` added to?
+    pub add: bool,
+    pub c: *mut f32,
+    pub stride: usize,
+    /// Floats' room for packed `b` that stays in the second cache.
+    pub cached: usize,
+    /// Called with ranges of rows and columns that are complete and still in cache.
+    pub done: &'a mut dyn FnMut(Range<usize>, Range<usize>),
+}
+
+/// Where a tile's sums go.
+pub(super) struct Tile {
+    pub c: *mut f32,
+    pub stride: usize,
+    pub wide: usize,
+    pub alpha: f32,
+    pub add: bool,
+}
+
+/// How a CPU packs operands and multiplies a tile. Panels have two steps of `k` at a time; an odd one is filled up.
+///
+/// Whoever calls these has the CPU's features and buffers with room; they are inlined, so that they have them too.
+pub(super) trait Kernel {
+    /// Rows of a tile.
+    const ROWS: usize;
+    /// Columns of a tile, and of a panel of `b`: whole vectors.
+    const COLUMNS: usize;
+    /// Is `a` read where it is? Its rows are contiguous then.
+    const IN_PLACE: bool;
+    /// Which panel meets all of the other's, and so stays in the first cache: one of `b`, or one of `a`?
+    const B_STAYS: bool;
+    /// Most rows of a block of `a`, and of `c` between two calls of `done`.
+    const BLOCK_ROWS: usize;
+    /// A block of `b` takes at most that many times [`Product::cached`].
+    const BLOCK_CACHES: usize;
+    /// Vectors that a pair of steps takes in a panel.
+    const VECTORS: usize = 2;
+
+    /// Packs `rows` × `steps` of `a` into panels of at most [`Self::ROWS`] rows.
+    unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32);
+    /// Where in packed `a`, of `vectors` a column, the panel is that begins with `row` and is `high` rows high.
+    unsafe fn panel(packed: *const f32, row: usize, high: usize, vectors: usize) -> Operand;
+    /// Packs `steps` × `columns` of `b` into panels of at most [`Self::COLUMNS`] columns.
+    unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32);
+    /// Multiplies a panel of `a` by one of `b`, whose vectors of a step are `b_step` floats apart.
+    unsafe fn tile(high: usize, vectors: usize, a: Operand, b: *const f32, b_step: usize, to: &Tile);
+}
+
+/// `total` in pieces of at most `most`, all about as long: the length of one, a multiple of `step`.
+pub(super) fn even(total: usize, most: usize, step: usize) -> usize {
+    total.div_ceil(total.div_ceil(most).max(1)).next_multiple_of(step)
+}
+
+/// No closures in here or below: the compiler gives them none of the CPU's features, and what they call would not be
+/// inlined.
+#[inline(always)]
+pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
+    let depth = even(p.depth, DEPTH, 8);
+    let columns = even(p.columns, (p.cached * K::BLOCK_CACHES * 2 / K::VECTORS / depth).max(K::COLUMNS), K::COLUMNS);
+    let rows = even(p.rows, K::BLOCK_ROWS, K::ROWS);
+    let mut packed_b = Buffer::scratch(depth * columns.min(p.columns.next_multiple_of(LANES)));
+    let mut packed_a = Buffer::scratch(if K::IN_PLACE { 0 } else { depth * rows });
+    for column in (0..p.columns).step_by(columns) {
+        let width = columns.min(p.columns - column);
+        for k in (0..p.depth).step_by(depth) {
+            let steps = depth.min(p.depth - k);
+            let last = k + steps == p.depth;
+            let vectors = steps.div_ceil(2) * K::VECTORS;
+            // SAFETY: the block lies in `b`, and the buffer holds its columns, rounded up to whole vectors.
+            unsafe { K::pack_b(p.b.at(k, column), steps, width, packed_b.as_mut_ptr()) };
+            for row in (0..p.rows).step_by(rows) {
+                let height = rows.min(p.rows - row);
+                if !K::IN_PLACE {
+                    // SAFETY: as above, with rows of `a` for columns.
+                    unsafe { K::pack_a(p.a.at(row, k), height, steps, packed_a.as_mut_ptr()) };
+                }
+                let (down, across) = ((height, K::ROWS), (width, K::COLUMNS));
+                let (outer, inner) = if K::B_STAYS { (across, down) } else { (down, across) };
+                for outer in (0..outer.0).step_by(outer.1) {
+                    for inner in (0..inner.0).step_by(inner.1) {
+                        let (i, j) = if K::B_STAYS { (inner, outer) } else { (outer, inner) };
+                        let (high, wide) = (K::ROWS.min(height - i), K::COLUMNS.min(width - j));
+                        // SAFETY: the tile lies in `c`, its panels in their buffers (or in `a`).
+                        unsafe {
+                            let c = p.c.add((row + i) * p.stride + column + j);
+                            let b = packed_b.as_ptr().add(j * vectors);
+                            let b_step = wide.next_multiple_of(LANES);
+                            let to = Tile { c, stride: p.stride, wide, alpha: p.alpha, add: p.add || k > 0 };
+                            if K::IN_PLACE {
+                                let a = p.a.at(row + i, k);
+                                if row + i + 2 * K::ROWS <= p.rows {
+                                    let (share, shares) = (j / K::COLUMNS, width.div_ceil(K::COLUMNS));
+                                    fetch_share::<K>(a.at(K::ROWS, 0), steps, share, shares);
+                                }
+                                K::tile(high, steps, a, b, b_step, &to);
+                            } else {
+                                K::tile(high, vectors, K::panel(packed_a.as_ptr(), i, high, vectors), b, b_step, &to);
+                            }
+                        }
+                    }
+                }
+                if last {
+                    (p.done)(row..row + height, column..column + width);
+                }
+            }
+        }
+    }
+}
+
+/// Fetches the `share`-th of `shares` parts of the next panel's rows.
+#[inline(always)]
+unsafe fn fetch_share<K: Kernel>(a: Operand, steps: usize, share: usize, shares: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    let lines = steps.div_ceil(LANES);
+    let each = lines.div_ceil(shares);
+    for line in (share * each..lines).take(each) {
+        for row in 0..K::ROWS {
+            // SAFETY: a hint, which may point anywhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(a.data.wrapping_add(row * a.row + line * LANES).cast()) };
+        }
+    }
+}
