@@ -1,7 +1,7 @@
 //! What this machine does with a configuration's model, from a few seconds of it.
 use crate::plan::{Plan, PlannedStage};
 use anyhow::{Context, Result, ensure};
-use compute::kernels::gemm::{matrix, matrix_mut, product};
+use compute::kernels::gemm::{self, matrix, matrix_mut, product};
 use compute::machine;
 use contract::testing::Collect;
 use contract::{
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes a worker that products pack their operands into, where no micro-batch was tried.
 const USUAL_BESIDE: u64 = 16 << 20;
-/// Bytes that a run's own structures take: threads, the graph, the tokenizer, files being read.
-const STRUCTURES: u64 = 12 << 20;
+/// Bytes that a run's own structures take: threads, the graph, the tokenizer, files being read, code that has not yet run.
+const STRUCTURES: u64 = 20 << 20;
 /// Share of the rate of large products that a step reaches where no micro-batch was tried.
 const USUAL_SHARE: f64 = 0.6;
 
@@ -31,16 +31,15 @@ pub struct Speed {
 
 /// Bytes that the program takes before anything of the run: itself, and what OpenBLAS keeps for each thread.
 pub fn program(workers: usize) -> u64 {
-    machine::single_threaded_blas();
     const N: usize = 768;
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                let (a, b, mut c) = (vec![0.5; N * N], vec![0.5; N * N], vec![0.0; N * N]);
-                product(1.0, matrix(&a, N), matrix(&b, N), 0.0, matrix_mut(&mut c, N));
-            });
-        }
-    });
+    let multiply = || {
+        let (a, b, mut c) = (vec![0.5; N * N], vec![0.5; N * N], vec![0.0; N * N]);
+        product(1.0, matrix(&a, N), matrix(&b, N), 0.0, matrix_mut(&mut c, N));
+    };
+    if gemm::on_blas() {
+        machine::single_threaded_blas();
+        std::thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(multiply))));
+    }
     (super::rss_mb() << 20) + STRUCTURES
 }
 

@@ -139,7 +139,8 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
     memory.extend(memory_of_stages(plan, env));
     let sum = |memory: &[(String, u64)]| memory.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let speed = calibrate::speed(plan, env, model, sum(&memory))?;
-    memory.push(("other buffers".to_owned(), speed.beside));
+    let between = (sum(&memory) - program) / BETWEEN_BUFFERS;
+    memory.push(("other buffers".to_owned(), speed.beside + between));
     // Before it trains, a run measures the machine: a small model takes less than that.
     let sources = plan.stages.iter().filter(|stage| stage.settings.takes().is_empty());
     let before = program + sources.map(|stage| stage.settings.memory(env).lasting).sum::<u64>();
@@ -164,15 +165,22 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
     })
 }
 
+/// One in so many bytes of the pool lies between pieces that are in use, and is too small for what is asked for.
+const BETWEEN_BUFFERS: u64 = 25;
+
 /// What each stage holds in the phase of a step in which all of them hold most.
 fn memory_of_stages(plan: &Plan, env: &Env) -> Vec<(String, u64)> {
     let all: Vec<Memory> = plan.stages.iter().map(|stage| stage.settings.memory(env)).collect();
     let sum = all.iter().copied().fold(Memory::default(), Memory::with);
-    let mut working = Some(sum.working);
+    // All through a phase, and only while a stage works.
+    let turning: fn(&Memory) -> [u64; 2] = |memory| [memory.passing, memory.turning.max(memory.working)];
+    let growing: fn(&Memory) -> [u64; 2] = |memory| [memory.growing, memory.working];
+    let total = |phase: [u64; 2]| phase[0] + phase[1];
+    let phase = if total(turning(&sum)) >= total(growing(&sum)) { turning } else { growing };
+    let mut most = Some(phase(&sum)[1]);
     let here = |memory: &Memory| {
-        let phase = if sum.passing > sum.growing { memory.passing } else { memory.growing };
-        let works = working.take_if(|most| *most == memory.working).unwrap_or_default();
-        memory.lasting + phase + works
+        let [held, working] = phase(memory);
+        memory.lasting + held + most.take_if(|most| *most == working).unwrap_or_default()
     };
     plan.stages.iter().map(|stage| stage.id.clone()).zip(all.iter().map(here)).collect()
 }

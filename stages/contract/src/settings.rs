@@ -241,6 +241,8 @@ pub struct Memory {
     pub growing: u64,
     /// Only while the stage works.
     pub working: u64,
+    /// Only while the stage works where forward turns to backward, beside all that passes.
+    pub turning: u64,
 }
 
 impl Memory {
@@ -252,12 +254,14 @@ impl Memory {
             passing: self.passing + other.passing,
             growing: self.growing + other.growing,
             working: self.working.max(other.working),
+            turning: self.turning.max(other.turning),
         }
     }
 
     /// The bytes of the phase in which there are most.
     pub fn most(&self) -> u64 {
-        self.lasting + self.passing.max(self.growing) + self.working
+        let turning = self.passing + self.turning.max(self.working);
+        self.lasting + turning.max(self.growing + self.working)
     }
 }
 

@@ -52,7 +52,7 @@ pub fn memory(env: &Env) -> Memory {
     let busy = env.workers.min(env.shape.micro_batches as usize);
     let rows = env.shape.sequences * env.shape.length;
     let floats = rows_alive(rows, vocabulary, None) * vocabulary + rows * width;
-    Memory { working: (busy * floats * size_of::<f32>()) as u64, ..Memory::default() }
+    Memory { turning: (busy * floats * size_of::<f32>()) as u64, ..Memory::default() }
 }
 
 /// What every loss takes.

@@ -108,14 +108,7 @@ pub unsafe fn multiply_panels(m: &Multiply) {
 
 /// Of `a`, either steps or rows are neighbours; which, is `ROWS_APART`.
 #[inline(always)]
-unsafe fn tile<const ROWS_APART: bool>(
-    high: usize,
-    steps: usize,
-    a: Operand,
-    b: *const f32,
-    b_step: usize,
-    to: &Tile,
-) {
+unsafe fn tile<const ROWS_APART: bool>(high: usize, steps: usize, a: Operand, b: *const f32, b_step: usize, to: &Tile) {
     // SAFETY: the caller's.
     unsafe {
         match high {
@@ -180,11 +173,8 @@ unsafe fn store<const HIGH: usize>(sums: &[[__m256; 2]; HIGH], to: &Tile, c: *mu
         for (row, sums) in sums.iter().enumerate() {
             for (half, sum) in sums.iter().enumerate() {
                 let at = c.add(row * stride + half * WIDTH);
-                let scaled = if to.add {
-                    _mm256_fmadd_ps(*sum, alpha, _mm256_loadu_ps(at))
-                } else {
-                    _mm256_mul_ps(*sum, alpha)
-                };
+                let scaled =
+                    if to.add { _mm256_fmadd_ps(*sum, alpha, _mm256_loadu_ps(at)) } else { _mm256_mul_ps(*sum, alpha) };
                 _mm256_storeu_ps(at, scaled);
             }
         }
