@@ -1,8 +1,8 @@
 //! The product for CPUs with AVX2 and FMA: tiles of 6 × 16 sums in twelve of the sixteen registers.
 //!
 //! Each turn of `k` takes two loads and six broadcasts for twelve multiply-adds (Van Zee and van de Geijn 2015, *BLIS*, has
-//! the same tile). A panel of `b` stays in the first cache and those of a block of `a`, packed whatever way they lay, pass
-//! by it from the second: with half of AVX-512's registers and caches there is less to gain from reading `a` in place.
+//! the same tile). A panel of `b`, 16 KB, stays in the first cache, and those of a block of `a`, packed whatever way they
+//! lay, pass by it from the second; the block of `b` comes from the third.
 mod pack;
 
 use super::Operand;
@@ -23,8 +23,9 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
     const COLUMNS: usize = LANES;
     const IN_PLACE: bool = false;
     const B_STAYS: bool = true;
-    const BLOCK_ROWS: usize = 72;
-    const BLOCK_CACHES: usize = 4;
+    const DEPTH: usize = 256;
+    const BLOCK_ROWS: usize = 144;
+    const BLOCK_CACHES: usize = 8;
 
     #[inline(always)]
     unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {

@@ -22,6 +22,7 @@ impl<F: Format, const IN_PLACE: bool> Kernel for Packed<F, IN_PLACE> {
     const COLUMNS: usize = TILE_COLUMNS;
     const IN_PLACE: bool = IN_PLACE;
     const B_STAYS: bool = false;
+    const DEPTH: usize = 384;
     const BLOCK_ROWS: usize = 128;
     const BLOCK_CACHES: usize = 1;
     const VECTORS: usize = F::VECTORS;

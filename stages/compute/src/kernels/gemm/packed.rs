@@ -5,15 +5,12 @@
 //! may be read where they are, and the next panel's are fetched ahead. A [`Kernel`] says how large tiles and blocks are,
 //! and multiplies a tile.
 //!
-//! An element of `c` is summed along `k` in blocks of [`DEPTH`] at most, whatever its place in a tile: results do not
+//! An element of `c` is summed along `k` in blocks of [`Kernel::DEPTH`] at most, whatever its place in a tile: results do not
 //! depend on the size of caches or on how many rows are multiplied at once.
 use super::Operand;
 use super::panels::LANES;
 use contract::Buffer;
 use std::ops::Range;
-
-/// Most steps of `k` between two visits to `c`.
-const DEPTH: usize = 384;
 
 /// One product; see [`super::product_then`].
 pub(super) struct Product<'a> {
@@ -54,6 +51,8 @@ pub(super) trait Kernel {
     const IN_PLACE: bool;
     /// Which panel meets all of the other's, and so stays in the first cache: one of `b`, or one of `a`?
     const B_STAYS: bool;
+    /// Most steps of `k` between two visits to `c`.
+    const DEPTH: usize;
     /// Most rows of a block of `a`, and of `c` between two calls of `done`.
     const BLOCK_ROWS: usize;
     /// A block of `b` takes at most that many times [`Product::cached`].
@@ -80,7 +79,7 @@ pub(super) fn even(total: usize, most: usize, step: usize) -> usize {
 /// inlined.
 #[inline(always)]
 pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
-    let depth = even(p.depth, DEPTH, 8);
+    let depth = even(p.depth, K::DEPTH, 8);
     let columns = even(p.columns, (p.cached * K::BLOCK_CACHES * 2 / K::VECTORS / depth).max(K::COLUMNS), K::COLUMNS);
     let rows = even(p.rows, K::BLOCK_ROWS, K::ROWS);
     let mut packed_b = Buffer::scratch(depth * columns.min(p.columns.next_multiple_of(LANES)));
