@@ -36,18 +36,17 @@ fn products(c: &mut Criterion) {
     let (x, w, y) = (numbers(&[ROWS, WIDTH]), numbers(&[WIDTH, FEED_FORWARD]), numbers(&[ROWS, FEED_FORWARD]));
     let (x, w, y) =
         (gemm::matrix(&x.data, WIDTH), gemm::matrix(&w.data, FEED_FORWARD), gemm::matrix(&y.data, FEED_FORWARD));
-    let mut out = Tensor::scratch([ROWS, FEED_FORWARD]);
-    group.bench_function("y = x w", |b| {
-        b.iter(|| gemm::product(1.0, x, w, 0.0, gemm::matrix_mut(&mut out.data, FEED_FORWARD)))
-    });
-    let mut out = Tensor::scratch([ROWS, WIDTH]);
-    group.bench_function("dx = dy wT", |b| {
-        b.iter(|| gemm::product(1.0, y, w.t(), 0.0, gemm::matrix_mut(&mut out.data, WIDTH)))
-    });
-    let mut out = Tensor::scratch([WIDTH, FEED_FORWARD]);
-    group.bench_function("dw = xT dy", |b| {
-        b.iter(|| gemm::product(1.0, x.t(), y, 0.0, gemm::matrix_mut(&mut out.data, FEED_FORWARD)))
-    });
+    let cases = [("y = x w", x, w), ("dx = dy wT", y, w.t()), ("dw = xT dy", x.t(), y)];
+    for (name, a, b) in cases {
+        let columns = b.ncols();
+        let mut out = Tensor::scratch([a.nrows(), columns]);
+        group.bench_function(name, |bench| {
+            bench.iter(|| gemm::product(1.0, a, b, 0.0, gemm::matrix_mut(&mut out.data, columns)))
+        });
+        group.bench_function(format!("{name}, OpenBLAS"), |bench| {
+            bench.iter(|| gemm::on_openblas(1.0, a, b, 0.0, gemm::matrix_mut(&mut out.data, columns)))
+        });
+    }
 }
 
 fn attention_kernels(c: &mut Criterion) {

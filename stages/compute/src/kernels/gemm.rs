@@ -225,16 +225,24 @@ pub fn product_then(
         }
         return;
     }
-    static SINGLE_THREADED: Once = Once::new();
-    SINGLE_THREADED.call_once(crate::machine::single_threaded_blas);
     match precision {
-        Precision::F32 => general_mat_mul(alpha, &a, &b, beta, &mut c),
+        Precision::F32 => on_openblas(alpha, a, b, beta, c),
         Precision::Bf16 => {
             let [a, b] = [a, b].map(Rounded::new);
-            general_mat_mul(alpha, &a.matrix(), &b.matrix(), beta, &mut c);
+            on_openblas(alpha, a.matrix(), b.matrix(), beta, c);
         }
     }
     done(0..rows, 0..columns);
+}
+
+/// [`product`] on OpenBLAS, whatever the CPU.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn on_openblas(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, mut c: MatrixMut<'_>) {
+    static SINGLE_THREADED: Once = Once::new();
+    SINGLE_THREADED.call_once(crate::machine::single_threaded_blas);
+    general_mat_mul(alpha, &a, &b, beta, &mut c);
 }
 
 /// A matrix rounded to bfloat16, laid out as it was: neighbours stay neighbours.
