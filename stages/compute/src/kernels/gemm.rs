@@ -14,15 +14,15 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod openblas;
 #[cfg(target_arch = "x86_64")]
 mod packed;
 pub mod panels;
 
-use blas_src as _;
-use contract::{Buffer, Precision};
-use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, linalg::general_mat_mul};
+use contract::Precision;
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
 use std::ops::Range;
-use std::sync::{Once, OnceLock};
+use std::sync::OnceLock;
 
 /// A matrix that is read: any view with a unit stride in one direction.
 pub type Matrix<'a> = ArrayView2<'a, f32>;
@@ -62,7 +62,7 @@ fn path() -> Path {
                 let fast = is_x86_feature_detected!("avx512bf16") && !crate::machine::cpu().contains("Intel");
                 return if fast { Path::Avx512Bf16 } else { Path::Avx512 };
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if avx2::available() {
                 return Path::Avx2;
             }
         }
@@ -225,51 +225,8 @@ pub fn product_then(
         }
         return;
     }
-    match precision {
-        Precision::F32 => on_openblas(alpha, a, b, beta, c),
-        Precision::Bf16 => {
-            let [a, b] = [a, b].map(Rounded::new);
-            on_openblas(alpha, a.matrix(), b.matrix(), beta, c);
-        }
-    }
+    openblas::product(precision, alpha, a, b, beta, c);
     done(0..rows, 0..columns);
-}
-
-/// [`product`] on OpenBLAS, whatever the CPU.
-///
-/// # Panics
-/// If the shapes do not fit.
-pub fn on_openblas(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, mut c: MatrixMut<'_>) {
-    static SINGLE_THREADED: Once = Once::new();
-    SINGLE_THREADED.call_once(crate::machine::single_threaded_blas);
-    general_mat_mul(alpha, &a, &b, beta, &mut c);
-}
-
-/// A matrix rounded to bfloat16, laid out as it was: neighbours stay neighbours.
-struct Rounded {
-    data: Buffer,
-    shape: (usize, usize),
-    by_column: bool,
-}
-
-impl Rounded {
-    fn new(matrix: Matrix<'_>) -> Self {
-        let (shape, by_column) = (matrix.dim(), matrix.ncols() > 1 && matrix.strides()[1] != 1);
-        let lines = if by_column { matrix.reversed_axes() } else { matrix };
-        let mut data = Buffer::scratch(lines.len());
-        for (line, out) in lines.rows().into_iter().zip(data.chunks_exact_mut(lines.ncols())) {
-            match line.as_slice() {
-                Some(line) => line.iter().zip(out).for_each(|(x, out)| *out = bf16(*x)),
-                None => line.iter().zip(out).for_each(|(x, out)| *out = bf16(*x)),
-            }
-        }
-        Self { data, shape, by_column }
-    }
-
-    fn matrix(&self) -> Matrix<'_> {
-        let (rows, columns) = self.shape;
-        if self.by_column { matrix(&self.data, rows).reversed_axes() } else { matrix(&self.data, columns) }
-    }
 }
 
 /// To the nearest bfloat16, ties to even; NaN stays NaN.
@@ -417,7 +374,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn kernels() -> Vec<(Precision, Kernel)> {
         let mut kernels: Vec<(Precision, Kernel)> = Vec::new();
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if avx2::available() {
             kernels.push((Precision::F32, avx2::single));
             kernels.push((Precision::Bf16, avx2::rounded));
         }

@@ -6,8 +6,9 @@
 mod pack;
 
 use super::Operand;
-use super::packed::{Kernel, Product, Tile, even, run};
+use super::packed::{self, Kernel, Product, Tile, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS};
+use pack::pack;
 use std::arch::x86_64::*;
 
 /// Rows of a tile.
@@ -30,7 +31,7 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
     #[inline(always)]
     unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {
         // SAFETY: the caller's.
-        unsafe { pack::rows::<ROUNDED>(a, rows, steps, out) }
+        unsafe { pack::<ROUNDED, ROWS, ROWS>(a.transposed(), steps, rows, out) }
     }
 
     #[inline(always)]
@@ -41,18 +42,39 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
     #[inline(always)]
     unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32) {
         // SAFETY: the caller's.
-        unsafe { pack::columns::<ROUNDED, LANES>(b, steps, columns, out) }
+        unsafe { pack::<ROUNDED, LANES, WIDTH>(b, steps, columns, out) }
     }
 
     #[inline(always)]
-    unsafe fn tile(high: usize, vectors: usize, a: Operand, b: *const f32, b_step: usize, to: &Tile) {
+    unsafe fn tile<const ROWS_APART: bool>(
+        high: usize,
+        vectors: usize,
+        a: Operand,
+        b: *const f32,
+        b_step: usize,
+        to: &Tile,
+    ) {
         // SAFETY: the caller's.
-        unsafe { tile::<false>(high, vectors, a, b, b_step, to) }
+        unsafe {
+            match high {
+                1 => sums::<1, ROWS_APART>(vectors, a, b, b_step, to),
+                2 => sums::<2, ROWS_APART>(vectors, a, b, b_step, to),
+                3 => sums::<3, ROWS_APART>(vectors, a, b, b_step, to),
+                4 => sums::<4, ROWS_APART>(vectors, a, b, b_step, to),
+                5 => sums::<5, ROWS_APART>(vectors, a, b, b_step, to),
+                _ => sums::<ROWS, ROWS_APART>(vectors, a, b, b_step, to),
+            }
+        }
     }
 }
 
+/// Has this CPU AVX2 and FMA?
+pub fn available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
 /// # Safety
-/// The CPU must have AVX2 and FMA, and the operands and `c` must cover what the sizes say.
+/// [`available`], and the operands and `c` must cover what the sizes say.
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn single(product: &mut Product<'_>) {
     // SAFETY: as promised.
@@ -76,7 +98,7 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn pack_panels(b: Operand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
-    unsafe { pack::columns::<false, TILE_COLUMNS>(b, steps, columns, out) }
+    unsafe { pack::<false, TILE_COLUMNS, WIDTH>(b, steps, columns, out) }
 }
 
 /// As [`super::panels::portable_multiply`].
@@ -85,42 +107,8 @@ pub unsafe fn pack_panels(b: Operand, steps: usize, columns: usize, out: *mut f3
 /// As [`single`].
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn multiply_panels(m: &Multiply) {
-    let rows = even(m.rows, ROWS, 1);
-    for j in (m.columns.start..m.columns.end).step_by(LANES) {
-        let panel = j / TILE_COLUMNS * TILE_COLUMNS;
-        let across = TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES));
-        let wide = LANES.min(m.columns.end - j);
-        for i in (0..m.rows).step_by(rows) {
-            let high = rows.min(m.rows - i);
-            // SAFETY: as promised.
-            unsafe {
-                let b = m.b.add(panel * m.depth + m.first * across + j - panel);
-                let c = m.c.add(i * m.stride + j - m.columns.start);
-                let to = Tile { c, stride: m.stride, wide, alpha: m.alpha, add: m.add };
-                if m.a.column == 1 {
-                    tile::<true>(high, m.steps, m.a.at(i, 0), b, across, &to);
-                } else {
-                    tile::<false>(high, m.steps, m.a.at(i, 0), b, across, &to);
-                }
-            }
-        }
-    }
-}
-
-/// Of `a`, either steps or rows are neighbours; which, is `ROWS_APART`.
-#[inline(always)]
-unsafe fn tile<const ROWS_APART: bool>(high: usize, steps: usize, a: Operand, b: *const f32, b_step: usize, to: &Tile) {
-    // SAFETY: the caller's.
-    unsafe {
-        match high {
-            1 => sums::<1, ROWS_APART>(steps, a, b, b_step, to),
-            2 => sums::<2, ROWS_APART>(steps, a, b, b_step, to),
-            3 => sums::<3, ROWS_APART>(steps, a, b, b_step, to),
-            4 => sums::<4, ROWS_APART>(steps, a, b, b_step, to),
-            5 => sums::<5, ROWS_APART>(steps, a, b, b_step, to),
-            _ => sums::<ROWS, ROWS_APART>(steps, a, b, b_step, to),
-        }
-    }
+    // SAFETY: as promised.
+    unsafe { packed::multiply_panels::<Packed<false>>(m) }
 }
 
 /// One turn of `k` at a time: with more, the compiler runs out of registers.

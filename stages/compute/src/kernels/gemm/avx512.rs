@@ -1,12 +1,12 @@
 //! The product for CPUs with AVX-512: tiles of 8 × 48 sums in 24 of the 32 registers.
 //!
 //! Each turn of `k` takes three loads and eight broadcasts. A panel of `a` stays in the first cache, a block of `b` in the
-//! second; see [`packed`](super::packed).
+//! second; see [`packed`].
 mod format;
 mod pack;
 
 use super::Operand;
-use super::packed::{Kernel, Product, Tile, run};
+use super::packed::{self, Kernel, Product, Tile, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS, TILE_ROWS};
 use format::{Format, Pairs, Rounded, Single};
 use pack::pack;
@@ -45,9 +45,16 @@ impl<F: Format, const IN_PLACE: bool> Kernel for Packed<F, IN_PLACE> {
     }
 
     #[inline(always)]
-    unsafe fn tile(high: usize, vectors: usize, a: Operand, b: *const f32, b_step: usize, to: &Tile) {
+    unsafe fn tile<const ROWS_APART: bool>(
+        high: usize,
+        vectors: usize,
+        a: Operand,
+        b: *const f32,
+        b_step: usize,
+        to: &Tile,
+    ) {
         // SAFETY: the caller's.
-        unsafe { tile::<F, IN_PLACE>(high, vectors, a, b, b_step, to) }
+        unsafe { tile::<F, ROWS_APART>(high, vectors, a, b, b_step, to) }
     }
 }
 
@@ -107,24 +114,8 @@ pub unsafe fn pack_panels(b: Operand, steps: usize, columns: usize, out: *mut f3
 /// As [`single`].
 #[target_feature(enable = "avx512f")]
 pub unsafe fn multiply_panels(m: &Multiply) {
-    for j in (m.columns.start..m.columns.end).step_by(TILE_COLUMNS) {
-        let panel = TILE_COLUMNS.min((m.panels - j).next_multiple_of(LANES));
-        let wide = TILE_COLUMNS.min(m.columns.end - j);
-        for i in (0..m.rows).step_by(TILE_ROWS) {
-            let high = TILE_ROWS.min(m.rows - i);
-            // SAFETY: as promised.
-            unsafe {
-                let b = m.b.add(j * m.depth + m.first * panel);
-                let c = m.c.add(i * m.stride + j - m.columns.start);
-                let to = Tile { c, stride: m.stride, wide, alpha: m.alpha, add: m.add };
-                if m.a.column == 1 {
-                    tile::<Single, true>(high, m.steps, m.a.at(i, 0), b, panel, &to);
-                } else {
-                    tile::<Single, false>(high, m.steps, m.a.at(i, 0), b, panel, &to);
-                }
-            }
-        }
-    }
+    // SAFETY: as promised.
+    unsafe { packed::multiply_panels::<Packed<Single, false>>(m) }
 }
 
 /// The first `n` of sixteen lanes.

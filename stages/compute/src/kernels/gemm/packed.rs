@@ -8,8 +8,9 @@
 //! An element of `c` is summed along `k` in blocks of [`Kernel::DEPTH`] at most, whatever its place in a tile: results do not
 //! depend on the size of caches or on how many rows are multiplied at once.
 use super::Operand;
-use super::panels::LANES;
+use super::panels::{LANES, Multiply, TILE_COLUMNS};
 use contract::Buffer;
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
 /// One product; see [`super::product_then`].
@@ -66,8 +67,16 @@ pub(super) trait Kernel {
     unsafe fn panel(packed: *const f32, row: usize, high: usize, vectors: usize) -> Operand;
     /// Packs `steps` × `columns` of `b` into panels of at most [`Self::COLUMNS`] columns.
     unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32);
-    /// Multiplies a panel of `a` by one of `b`, whose vectors of a step are `b_step` floats apart.
-    unsafe fn tile(high: usize, vectors: usize, a: Operand, b: *const f32, b_step: usize, to: &Tile);
+    /// Multiplies `high` rows of `a` by a panel of `b`, whose vectors of a step are `b_step` floats apart. Of `a`, either
+    /// steps or rows are neighbours; which, is `ROWS_APART`.
+    unsafe fn tile<const ROWS_APART: bool>(
+        high: usize,
+        vectors: usize,
+        a: Operand,
+        b: *const f32,
+        b_step: usize,
+        to: &Tile,
+    );
 }
 
 /// `total` in pieces of at most `most`, all about as long: the length of one, a multiple of `step`.
@@ -116,9 +125,10 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
                                     let (share, shares) = (j / K::COLUMNS, width.div_ceil(K::COLUMNS));
                                     fetch_share::<K>(a.at(K::ROWS, 0), steps, share, shares);
                                 }
-                                K::tile(high, steps, a, b, b_step, &to);
+                                K::tile::<true>(high, steps, a, b, b_step, &to);
                             } else {
-                                K::tile(high, vectors, K::panel(packed_a.as_ptr(), i, high, vectors), b, b_step, &to);
+                                let a = K::panel(packed_a.as_ptr(), i, high, vectors);
+                                K::tile::<false>(high, vectors, a, b, b_step, &to);
                             }
                         }
                     }
@@ -131,10 +141,34 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
     }
 }
 
+/// As [`super::panels::portable_multiply`].
+#[inline(always)]
+pub(super) unsafe fn multiply_panels<K: Kernel>(m: &Multiply) {
+    let rows = even(m.rows, K::ROWS, 1);
+    for j in (m.columns.start..m.columns.end).step_by(K::COLUMNS) {
+        let panel = j / TILE_COLUMNS * TILE_COLUMNS;
+        let across = TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES));
+        let wide = K::COLUMNS.min(m.columns.end - j);
+        for i in (0..m.rows).step_by(rows) {
+            let high = rows.min(m.rows - i);
+            // SAFETY: the caller's: steps, rows and columns lie inside.
+            unsafe {
+                let b = m.b.add(panel * m.depth + m.first * across + j - panel);
+                let c = m.c.add(i * m.stride + j - m.columns.start);
+                let to = Tile { c, stride: m.stride, wide, alpha: m.alpha, add: m.add };
+                if m.a.column == 1 {
+                    K::tile::<true>(high, m.steps, m.a.at(i, 0), b, across, &to);
+                } else {
+                    K::tile::<false>(high, m.steps, m.a.at(i, 0), b, across, &to);
+                }
+            }
+        }
+    }
+}
+
 /// Fetches the `share`-th of `shares` parts of the next panel's rows.
 #[inline(always)]
 unsafe fn fetch_share<K: Kernel>(a: Operand, steps: usize, share: usize, shares: usize) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     let lines = steps.div_ceil(LANES);
     let each = lines.div_ceil(shares);
     for line in (share * each..lines).take(each) {

@@ -7,75 +7,45 @@ use std::arch::x86_64::*;
 /// Rows fetched ahead of packing.
 const AHEAD: usize = 8;
 
-/// Packs `a` `[rows, steps]` into panels of [`ROWS`] rows, in each the rows of one step side by side; zeros fill the last
-/// one up, and an odd step.
+/// Packs `x` `[steps, columns]` into panels of `WIDE` columns, in each the columns of one step side by side, `AT_ONCE` of
+/// them (6 or 8) in a register: [`ROWS`] rows of `a`, transposed, or columns of `b`, the last panel of as many times
+/// sixteen as it needs. Zeros fill it up, and an odd step.
 ///
 /// No closures in here or below: the compiler gives them no AVX2, and what they call would not be inlined.
 #[inline(always)]
-pub(super) unsafe fn rows<const ROUNDED: bool>(a: Operand, rows: usize, steps: usize, out: *mut f32) {
-    let depth = steps.next_multiple_of(2);
-    // SAFETY: masks keep loads inside the block and stores inside the panels.
-    unsafe {
-        if a.row == 1 && a.column != 1 {
-            for step in 0..depth {
-                for row in (0..rows).step_by(ROWS) {
-                    let from = a.at(row, step).data;
-                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * a.column).cast());
-                    let there = if step < steps { ROWS.min(rows - row) } else { 0 };
-                    put_rows(out.add(row * depth + step * ROWS), load::<ROUNDED>(from, there));
-                }
-            }
-        } else {
-            for row in (0..rows).step_by(ROWS) {
-                for step in (0..depth).step_by(WIDTH) {
-                    let mut square = [_mm256_setzero_ps(); WIDTH];
-                    for (i, line) in square.iter_mut().enumerate().take(ROWS.min(rows - row)) {
-                        *line = load::<ROUNDED>(a.at(row + i, step).data, steps.saturating_sub(step));
-                    }
-                    transpose(&mut square);
-                    for (i, line) in square.into_iter().enumerate().take(depth - step) {
-                        put_rows(out.add(row * depth + (step + i) * ROWS), line);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Packs `b` `[steps, columns]` into panels of `WIDE` columns, the last of as many times sixteen as it needs, in each the
-/// columns of one step side by side; zeros fill up.
-#[inline(always)]
-pub(super) unsafe fn columns<const ROUNDED: bool, const WIDE: usize>(
-    b: Operand,
+pub(super) unsafe fn pack<const ROUNDED: bool, const WIDE: usize, const AT_ONCE: usize>(
+    x: Operand,
     steps: usize,
     columns: usize,
     out: *mut f32,
 ) {
     let depth = steps.next_multiple_of(2);
-    let all = columns.next_multiple_of(LANES);
-    // SAFETY: as above.
+    let all = columns.next_multiple_of(if AT_ONCE == ROWS { ROWS } else { LANES });
+    // SAFETY: masks keep loads inside the block; the panels hold `all` columns.
     unsafe {
-        if b.column == 1 {
+        if x.column == 1 {
             for step in 0..depth {
-                for column in (0..all).step_by(WIDTH) {
-                    let from = b.at(step, column).data;
-                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * b.row).cast());
-                    let there = if step < steps { columns.saturating_sub(column) } else { 0 };
-                    put_columns::<WIDE>(out, depth, all, step, column, load::<ROUNDED>(from, there));
+                for column in (0..all).step_by(AT_ONCE) {
+                    let from = x.at(step, column).data;
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * x.row).cast());
+                    let there = if step < steps { AT_ONCE.min(columns.saturating_sub(column)) } else { 0 };
+                    let at = place::<WIDE>(depth, all, step, column);
+                    put::<AT_ONCE>(out.add(at), load::<ROUNDED>(from, there));
                 }
             }
         } else {
-            for column in (0..all).step_by(WIDTH) {
+            for column in (0..all).step_by(AT_ONCE) {
                 for step in (0..depth).step_by(WIDTH) {
                     let mut square = [_mm256_setzero_ps(); WIDTH];
-                    for (i, line) in square.iter_mut().enumerate().take(columns.saturating_sub(column)) {
-                        let from = b.at(step, column + i).data;
-                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(WIDTH * b.column).cast());
+                    let there = AT_ONCE.min(columns.saturating_sub(column));
+                    for (i, line) in square.iter_mut().enumerate().take(there) {
+                        let from = x.at(step, column + i).data;
+                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AT_ONCE * x.column).cast());
                         *line = load::<ROUNDED>(from, steps.saturating_sub(step));
                     }
                     transpose(&mut square);
                     for (i, line) in square.into_iter().enumerate().take(depth - step) {
-                        put_columns::<WIDE>(out, depth, all, step + i, column, line);
+                        put::<AT_ONCE>(out.add(place::<WIDE>(depth, all, step + i, column)), line);
                     }
                 }
             }
@@ -83,31 +53,25 @@ pub(super) unsafe fn columns<const ROUNDED: bool, const WIDE: usize>(
     }
 }
 
-/// Stores the first [`ROWS`] of eight lanes.
+/// Where in the panels a step of a column lies.
 #[inline(always)]
-unsafe fn put_rows(out: *mut f32, lanes: __m256) {
+fn place<const WIDE: usize>(depth: usize, all: usize, step: usize, column: usize) -> usize {
+    let panel = column / WIDE * WIDE;
+    panel * depth + step * WIDE.min(all - panel) + column - panel
+}
+
+/// Stores all of eight lanes, or the first six.
+#[inline(always)]
+unsafe fn put<const AT_ONCE: usize>(out: *mut f32, lanes: __m256) {
     // SAFETY: the caller's.
     unsafe {
+        if AT_ONCE == WIDTH {
+            return _mm256_storeu_ps(out, lanes);
+        }
         _mm_storeu_ps(out, _mm256_castps256_ps128(lanes));
         let rest = _mm_castps_pd(_mm256_extractf128_ps::<1>(lanes));
         _mm_storel_pd(out.add(4).cast(), rest);
     }
-}
-
-/// Stores eight columns of a step.
-#[inline(always)]
-unsafe fn put_columns<const WIDE: usize>(
-    out: *mut f32,
-    depth: usize,
-    all: usize,
-    step: usize,
-    column: usize,
-    lanes: __m256,
-) {
-    let panel = column / WIDE * WIDE;
-    let wide = WIDE.min(all - panel);
-    // SAFETY: the caller's.
-    unsafe { _mm256_storeu_ps(out.add(panel * depth + step * wide + column - panel), lanes) }
 }
 
 /// The first `there` of eight floats, zeros for the others; rounded if asked to.

@@ -1,0 +1,50 @@
+//! The product on OpenBLAS, through ndarray: for CPUs that have no kernel here, and for any `beta`.
+use super::{Matrix, MatrixMut, bf16, matrix};
+use blas_src as _;
+use contract::{Buffer, Precision};
+use ndarray::linalg::general_mat_mul;
+use std::sync::Once;
+
+/// `c = alpha · a · b + beta · c` on the calling thread, the operands rounded to `precision`. With `beta` 0, `c` may hold
+/// anything.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn product(precision: Precision, alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, mut c: MatrixMut<'_>) {
+    static SINGLE_THREADED: Once = Once::new();
+    SINGLE_THREADED.call_once(crate::machine::single_threaded_blas);
+    match precision {
+        Precision::F32 => general_mat_mul(alpha, &a, &b, beta, &mut c),
+        Precision::Bf16 => {
+            let [a, b] = [a, b].map(Rounded::new);
+            general_mat_mul(alpha, &a.matrix(), &b.matrix(), beta, &mut c);
+        }
+    }
+}
+
+/// A matrix rounded to bfloat16, laid out as it was: neighbours stay neighbours.
+struct Rounded {
+    data: Buffer,
+    shape: (usize, usize),
+    by_column: bool,
+}
+
+impl Rounded {
+    fn new(matrix: Matrix<'_>) -> Self {
+        let (shape, by_column) = (matrix.dim(), matrix.ncols() > 1 && matrix.strides()[1] != 1);
+        let lines = if by_column { matrix.reversed_axes() } else { matrix };
+        let mut data = Buffer::scratch(lines.len());
+        for (line, out) in lines.rows().into_iter().zip(data.chunks_exact_mut(lines.ncols())) {
+            match line.as_slice() {
+                Some(line) => line.iter().zip(out).for_each(|(x, out)| *out = bf16(*x)),
+                None => line.iter().zip(out).for_each(|(x, out)| *out = bf16(*x)),
+            }
+        }
+        Self { data, shape, by_column }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        let (rows, columns) = self.shape;
+        if self.by_column { matrix(&self.data, rows).reversed_axes() } else { matrix(&self.data, columns) }
+    }
+}
