@@ -2,7 +2,6 @@
 use crate::plan::{Plan, PlannedStage};
 use anyhow::{Context, Result, ensure};
 use compute::kernels::gemm::{self, matrix, matrix_mut, product};
-use compute::machine;
 use contract::testing::Collect;
 use contract::{
     At, Batch, Built, Env, Kind, Memory, ModelFacts, Packet, ParameterPiece, Purpose, Stage, Tensor, Turn, pool,
@@ -29,16 +28,19 @@ pub struct Speed {
     pub beside: u64,
 }
 
-/// Bytes that the program takes before anything of the run: itself, and what OpenBLAS keeps for each thread.
+/// Bytes that the program takes before anything of the run: itself, and what OpenBLAS keeps for each thread where products
+/// run on it.
 pub fn program(workers: usize) -> u64 {
     const N: usize = 768;
-    let multiply = || {
-        let (a, b, mut c) = (vec![0.5; N * N], vec![0.5; N * N], vec![0.0; N * N]);
-        product(1.0, matrix(&a, N), matrix(&b, N), 0.0, matrix_mut(&mut c, N));
-    };
     if gemm::on_blas() {
-        machine::single_threaded_blas();
-        std::thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(multiply))));
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    let (a, b, mut c) = (vec![0.5; N * N], vec![0.5; N * N], vec![0.0; N * N]);
+                    product(1.0, matrix(&a, N), matrix(&b, N), 0.0, matrix_mut(&mut c, N));
+                });
+            }
+        });
     }
     (super::rss_mb() << 20) + STRUCTURES
 }

@@ -172,14 +172,10 @@ const BETWEEN_BUFFERS: u64 = 25;
 fn memory_of_stages(plan: &Plan, env: &Env) -> Vec<(String, u64)> {
     let all: Vec<Memory> = plan.stages.iter().map(|stage| stage.settings.memory(env)).collect();
     let sum = all.iter().copied().fold(Memory::default(), Memory::with);
-    // All through a phase, and only while a stage works.
-    let turning: fn(&Memory) -> [u64; 2] = |memory| [memory.passing, memory.turning.max(memory.working)];
-    let growing: fn(&Memory) -> [u64; 2] = |memory| [memory.growing, memory.working];
-    let total = |phase: [u64; 2]| phase[0] + phase[1];
-    let phase = if total(turning(&sum)) >= total(growing(&sum)) { turning } else { growing };
-    let mut most = Some(phase(&sum)[1]);
+    let phase = sum.fullest();
+    let mut most = Some(sum.phases()[phase][1]);
     let here = |memory: &Memory| {
-        let [held, working] = phase(memory);
+        let [held, working] = memory.phases()[phase];
         memory.lasting + held + most.take_if(|most| *most == working).unwrap_or_default()
     };
     plan.stages.iter().map(|stage| stage.id.clone()).zip(all.iter().map(here)).collect()

@@ -258,10 +258,21 @@ impl Memory {
         }
     }
 
+    /// Beside what lasts, in each phase of a step, where forward turns to backward and where backward has been: what is
+    /// held all through it, and what only while a stage works.
+    pub fn phases(&self) -> [[u64; 2]; 2] {
+        [[self.passing, self.turning.max(self.working)], [self.growing, self.working]]
+    }
+
+    /// The phase in which there are most bytes: a place in [`Self::phases`].
+    pub fn fullest(&self) -> usize {
+        let [turning, growing] = self.phases().map(|[held, working]| held + working);
+        usize::from(growing > turning)
+    }
+
     /// The bytes of the phase in which there are most.
     pub fn most(&self) -> u64 {
-        let turning = self.passing + self.turning.max(self.working);
-        self.lasting + turning.max(self.growing + self.working)
+        self.lasting + self.phases()[self.fullest()].iter().sum::<u64>()
     }
 }
 
