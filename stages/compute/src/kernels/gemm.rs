@@ -18,92 +18,20 @@ pub mod openblas;
 #[cfg(target_arch = "x86_64")]
 mod packed;
 pub mod panels;
+mod path;
 
 use contract::Precision;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
+use path::{Path, path};
+pub use path::{kernel, on_amx, on_blas};
 use std::ops::Range;
+#[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
 /// A matrix that is read: any view with a unit stride in one direction.
 pub type Matrix<'a> = ArrayView2<'a, f32>;
 /// A matrix that is written.
 pub type MatrixMut<'a> = ArrayViewMut2<'a, f32>;
-
-/// How this CPU multiplies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Path {
-    /// OpenBLAS.
-    Blas,
-    /// Packed panels, narrower.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// Packed panels.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// Packed panels, and `vdpbf16ps` for bfloat16.
-    #[cfg(target_arch = "x86_64")]
-    Avx512Bf16,
-    /// Tiles of bfloat16.
-    #[cfg(target_arch = "x86_64")]
-    Amx,
-}
-
-/// The one dispatch.
-fn path() -> Path {
-    static PATH: OnceLock<Path> = OnceLock::new();
-    *PATH.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if amx::available() {
-                return Path::Amx;
-            }
-            if is_x86_feature_detected!("avx512f") {
-                // Intel's cores have the instruction, at half the rate of single precision.
-                let fast = is_x86_feature_detected!("avx512bf16") && !crate::machine::cpu().contains("Intel");
-                return if fast { Path::Avx512Bf16 } else { Path::Avx512 };
-            }
-            if avx2::available() {
-                return Path::Avx2;
-            }
-        }
-        Path::Blas
-    })
-}
-
-/// Do products run on AMX?
-pub fn on_amx() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return path() == Path::Amx;
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
-/// Do products run on OpenBLAS?
-pub fn on_blas() -> bool {
-    path() == Path::Blas
-}
-
-/// What products in `precision` run on here, for people and checkpoints: bits may differ between two such names.
-pub fn kernel(precision: Precision) -> String {
-    match (path(), precision) {
-        (Path::Blas, Precision::F32) => format!("OpenBLAS {}", crate::machine::blas_core()),
-        (Path::Blas, Precision::Bf16) => format!("OpenBLAS {}, rounded to bfloat16", crate::machine::blas_core()),
-        #[cfg(target_arch = "x86_64")]
-        (Path::Amx, Precision::F32) => "AMX, f32 in three bfloat16 parts".into(),
-        #[cfg(target_arch = "x86_64")]
-        (Path::Amx, Precision::Bf16) => "AMX, bfloat16".into(),
-        #[cfg(target_arch = "x86_64")]
-        (Path::Avx512Bf16, Precision::Bf16) => "AVX512-BF16".into(),
-        #[cfg(target_arch = "x86_64")]
-        (Path::Avx2, Precision::F32) => "AVX2, f32".into(),
-        #[cfg(target_arch = "x86_64")]
-        (Path::Avx2, Precision::Bf16) => "AVX2, rounded to bfloat16".into(),
-        #[cfg(target_arch = "x86_64")]
-        (_, Precision::Bf16) => "AVX-512, rounded to bfloat16".into(),
-        #[cfg(target_arch = "x86_64")]
-        (_, Precision::F32) => "AVX-512, f32".into(),
-    }
-}
 
 /// The whole of `data` as a `[data.len() / columns, columns]` matrix.
 pub fn matrix(data: &[f32], columns: usize) -> Matrix<'_> {
