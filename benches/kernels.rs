@@ -55,7 +55,14 @@ fn products(c: &mut Criterion) {
 fn attention_kernels(c: &mut Criterion) {
     // Half of the square is computed: two products forward, five backward.
     let square = 2 * ROWS * LENGTH / 2 * WIDTH;
-    let shape = attention::Attention { sequences: SEQUENCES, length: LENGTH, heads: HEADS, width: WIDTH, starts: None };
+    let shape = attention::Attention {
+        sequences: SEQUENCES,
+        length: LENGTH,
+        heads: HEADS,
+        width: WIDTH,
+        starts: None,
+        precision: Precision::F32,
+    };
     let (qkv, d_out) = (numbers(&[ROWS, 3 * WIDTH]), numbers(&[ROWS, WIDTH]));
     let (mut out, mut log_sums) = (Tensor::scratch([ROWS, WIDTH]), Tensor::scratch([ROWS, HEADS]));
     let mut forward = group(c, "attention forward", Throughput::Elements(2 * square as u64));

@@ -164,7 +164,7 @@ fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, u
     report("head: products", whole - rows, 6.0 * (r * v * c) as f64);
     report("head: cross-entropy", rows, 0.0);
 
-    let shape = attention::Attention { sequences, length, heads, width: c, starts: None };
+    let shape = attention::Attention { sequences, length, heads, width: c, starts: None, precision: Precision::F32 };
     let (qkv, mut out, mut sums) = (random(&[r, 3 * c]), random(&[r, c]), random(&[r, heads]));
     let mut d_qkv = random(&[r, 3 * c]);
     let causal = 4.0 * (r * c) as f64 * length as f64 / 2.0 * l;

@@ -9,7 +9,7 @@ use crate::kernels::gemm::panels::{Panels, TILE_COLUMNS, TILE_ROWS};
 use crate::kernels::gemm::{Matrix, block};
 use crate::simd::{LANES, dot, exp, max, sum};
 use crate::wide;
-use contract::Buffer;
+use contract::{Buffer, Precision};
 use std::ops::Range;
 
 /// Rows of queries that keys and values gather gradients from at once.
@@ -30,6 +30,8 @@ pub struct Attention<'a> {
     /// `[rows]`: for each token the position in its sequence before which it does not look (never after the token,
     /// never falling along a sequence); `None` if it sees all of its past.
     pub starts: Option<&'a [u32]>,
+    /// What operands of products are rounded to.
+    pub precision: Precision,
 }
 
 /// The parts of a row of `qkv`.
@@ -118,7 +120,8 @@ fn pieces(positions: Range<usize>, size: usize) -> impl Iterator<Item = Range<us
 pub fn forward(shape: &Attention<'_>, qkv: &[f32], out_rc: &mut [f32], log_sums: &mut [f32]) {
     shape.check(qkv, out_rc, log_sums);
     let (head_width, apart, all) = (shape.head_width(), shape.scores_apart(), 0..shape.length);
-    let (mut keys, mut values) = (Panels::scratch(head_width, shape.length), Panels::scratch(shape.length, head_width));
+    let panels = |depth: usize, columns: usize| Panels::scratch(shape.precision, depth, columns);
+    let (mut keys, mut values) = (panels(head_width, shape.length), panels(shape.length, head_width));
     let mut scores = Buffer::scratch(TILE_ROWS * apart);
     for head in shape.heads() {
         keys.pack(head.part(Part::Key, &all, qkv).reversed_axes());
@@ -203,9 +206,10 @@ pub fn backward(
         row[width..].fill(0.0);
     }
     let all = 0..shape.length;
-    let [mut across_keys, mut across_values] = [(); 2].map(|()| Panels::scratch(head_width, shape.length));
-    let mut keys = Panels::scratch(shape.length, head_width);
-    let [mut queries, mut d_outs] = [(); 2].map(|()| Panels::scratch(QUERIES, head_width));
+    let panels = |depth: usize, columns: usize| Panels::scratch(shape.precision, depth, columns);
+    let [mut across_keys, mut across_values] = [(); 2].map(|()| panels(head_width, shape.length));
+    let mut keys = panels(shape.length, head_width);
+    let [mut queries, mut d_outs] = [(); 2].map(|()| panels(QUERIES, head_width));
     let [mut p, mut d_scores] = [(); 2].map(|()| Buffer::scratch(QUERIES * apart));
     for head in shape.heads() {
         across_keys.pack(head.part(Part::Key, &all, qkv).reversed_axes());
@@ -236,13 +240,13 @@ pub fn backward(
             for keys in std::iter::once(past).chain(pieces(some.start.max(first)..some.end, TILE_ROWS)) {
                 let from = keys.start.max(some.start) - some.start;
                 let seeing = from..some.len();
-                let transposed = |scores: &[f32], to: &Panels, factor: f32, part: Part, d_qkv: &mut [f32]| {
+                let transposed = |scores: &[f32], to: &mut Panels, factor: f32, part: Part, d_qkv: &mut [f32]| {
                     let a = block(scores, from * apart + keys.start - first, seeing.len(), keys.len(), apart);
                     let d = &mut d_qkv[head.at(part, keys.start)..];
                     to.multiply(factor, a.reversed_axes(), seeing.clone(), 0..head_width, true, d, 3 * width);
                 };
-                transposed(&p, &d_outs, 1.0, Part::Value, d_qkv);
-                transposed(&d_scores, &queries, scale, Part::Key, d_qkv);
+                transposed(&p, &mut d_outs, 1.0, Part::Value, d_qkv);
+                transposed(&d_scores, &mut queries, scale, Part::Key, d_qkv);
             }
         }
     }
@@ -323,8 +327,8 @@ mod tests {
 
     fn compare(sequences: usize, length: usize, heads: usize, head_width: usize, masked: bool, differences: bool) {
         let width = heads * head_width;
-        let starts = starts(sequences, length, 9);
-        let shape = Attention { sequences, length, heads, width, starts: masked.then_some(&starts[..]) };
+        let (starts, precision) = (starts(sequences, length, 9), Precision::F32);
+        let shape = Attention { sequences, length, heads, width, starts: masked.then_some(&starts[..]), precision };
         let rows = sequences * length;
         let qkv: Vec<f32> = random(1, rows * 3 * width).iter().map(|x| 2.0 * x).collect();
         let (mut out, mut log_sums) = (vec![f32::NAN; rows * width], vec![f32::NAN; rows * heads]);
@@ -354,6 +358,29 @@ mod tests {
         fn agrees_with_the_reference(sequences in 1usize..3, length in 1usize..9, heads in 1usize..4,
                                      head_width in 1usize..6, masked: bool) {
             compare(sequences, length, heads, head_width, masked, true);
+        }
+
+        /// What bfloat16 rounds off: one part in 512 of each operand.
+        #[test]
+        fn follows_in_bfloat16(length in 1usize..150, head_width in 1usize..70, masked: bool) {
+            let (heads, starts) = (2, starts(2, length, 9));
+            let starts = masked.then_some(&starts[..]);
+            let shape = Attention { sequences: 2, length, heads, width: heads * head_width, starts, precision: Precision::F32 };
+            let rows = 2 * length;
+            let (qkv, d_out) = (random(1, rows * 3 * shape.width), random(2, rows * shape.width));
+            let [(out, d_qkv), (rounded_out, rounded_d_qkv)] = [Precision::F32, Precision::Bf16].map(|precision| {
+                let shape = Attention { precision, ..shape };
+                let (mut out, mut log_sums) = (vec![f32::NAN; d_out.len()], vec![f32::NAN; rows * heads]);
+                let mut d_qkv = vec![f32::NAN; qkv.len()];
+                forward(&shape, &qkv, &mut out, &mut log_sums);
+                backward(&shape, &qkv, &out, &log_sums, &d_out, &mut d_qkv);
+                (out, d_qkv)
+            });
+            for (rounded, exact) in [(rounded_out, out), (rounded_d_qkv, d_qkv)] {
+                let size = exact.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                let off = rounded.iter().zip(&exact).fold(0.0f32, |m, (r, e)| m.max((r - e).abs()));
+                prop_assert!(off <= 0.02 * size && (off > 0.0 || size < 1e-3), "{off} of {size}");
+            }
         }
 
         #[test]

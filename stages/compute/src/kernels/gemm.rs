@@ -311,7 +311,7 @@ mod tests {
             kernels.push((Precision::Bf16, avx512::rounded));
             kernels.push((Precision::Bf16, avx512::pairs_in_steps));
         }
-        if is_x86_feature_detected!("avx512bf16") || std::env::var_os("MILLRACE_TEST_BF16").is_some() {
+        if avx512::multiplies_bf16() {
             kernels.push((Precision::Bf16, avx512::pairs));
         }
         if amx::available() {

@@ -3,7 +3,7 @@ mod decoder;
 mod layer;
 
 use crate::kernels::{embedding, layer_norm};
-use crate::models::{Decoder, Forward, Held, Model};
+use crate::models::{Decoder, Forward, Held, Model, kept};
 use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Precision, Result, Tape, Tensor, Turn};
 use layer::{Layer, Place};
 use serde_json::json;
@@ -151,10 +151,16 @@ impl Model for Gpt2 {
     fn activations(&self, sequences: usize, length: usize) -> Held {
         let (Gpt2Shape { layers, heads, width: c, feed_forward: f, .. }, rows) = (self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
-        let kept = layers * (3 * c + 3 * c + f + 4 + heads) + 2 * c + 2;
+        let halves = kept::floats(self.precision, rows * (3 * c + c + f));
+        let kept = rows * (layers * (2 * c + 4 + heads) + 2 * c + 2) + layers * halves;
         // The gradient, the normalised activations and their gradient, two of them where the tape's input and the head's
-        // were; GELU and its gradient.
-        Held { kept: rows * kept, beside: rows * (c + 2 * f) }
+        // were; GELU and its gradient, or (no longer halved) what attention reads and the gradient at it, for which most
+        // of the layer has gone.
+        let attention = match self.precision {
+            Precision::F32 => (2 * c).saturating_sub(f),
+            Precision::Bf16 => (4 * c).saturating_sub(f / 2),
+        };
+        Held { kept, beside: rows * (c + (2 * f).max(attention)) }
     }
 
     fn decoder(&self, parameters: Parameters) -> Decoder {

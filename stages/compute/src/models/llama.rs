@@ -6,7 +6,7 @@ mod layer;
 use crate::kernels::rms_norm;
 use crate::kernels::rotary::{Groups, Rotary};
 use crate::kernels::sum::add;
-use crate::models::{Decoder, Forward, Held, Model};
+use crate::models::{Decoder, Forward, Held, Model, kept};
 use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Precision, Result, Tape, Tensor, Turn};
 use layer::{Layer, Place};
 use serde_json::json;
@@ -165,10 +165,15 @@ impl Model for Llama {
     fn activations(&self, sequences: usize, length: usize) -> Held {
         let (&LlamaShape { layers, heads, width: c, feed_forward: f, .. }, rows) = (&*self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
-        let kept = layers * (3 * c + 3 * c + 2 * f + 2 + heads) + 2 * c + 1;
+        let halves = kept::floats(self.precision, rows * (3 * c + c + 2 * f));
+        let kept = rows * (layers * (2 * c + 2 + heads) + 2 * c + 1) + layers * halves;
         // As GPT-2: the gradient, the normalised activations and their gradient; SwiGLU, or the gradients of queries, keys and
-        // values, for which gate and up have gone.
-        Held { kept: rows * kept, beside: rows * (c + f.max((2 * c).saturating_sub(2 * f))) }
+        // values, for which gate and up have gone. What was halved is whole then.
+        let (feed_forward, attention) = match self.precision {
+            Precision::F32 => (f, (2 * c).saturating_sub(2 * f)),
+            Precision::Bf16 => (2 * f, (4 * c).saturating_sub(f)),
+        };
+        Held { kept, beside: rows * (c + feed_forward.max(attention)) }
     }
 
     fn decoder(&self, parameters: Parameters) -> Decoder {

@@ -1,6 +1,7 @@
 //! Models: what computes hidden states from a batch, and gradients back through itself.
 //!
 //! - [`gpt2`], [`llama`]: whole micro-batches at a time
+//! - `kept`: activations that wait for backward
 //! - [`per_sequence`]: any model, one sequence of the batch at a time, to measure against
 //! - [`decode`]: any model, one sequence continued token by token; [`sampling`]: which token
 //! - [`config`]: a model from Hugging Face's `config.json`
@@ -8,6 +9,7 @@
 pub mod config;
 pub mod decode;
 pub mod gpt2;
+mod kept;
 pub mod llama;
 pub mod per_sequence;
 pub mod sampling;

@@ -8,7 +8,7 @@ mod pack;
 use super::Operand;
 use super::packed::{self, Kernel, Product, Tile, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS};
-use pack::pack;
+use pack::{load, pack};
 use std::arch::x86_64::*;
 
 /// Rows of a tile.
@@ -23,6 +23,7 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
     const ROWS: usize = ROWS;
     const COLUMNS: usize = LANES;
     const IN_PLACE: bool = false;
+    const AS_THEY_ARE: bool = !ROUNDED;
     const B_STAYS: bool = true;
     const DEPTH: usize = 256;
     const BLOCK_ROWS: usize = 144;
@@ -32,6 +33,19 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
     unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {
         // SAFETY: the caller's.
         unsafe { pack::<ROUNDED, ROWS, ROWS>(a.transposed(), steps, rows, out) }
+    }
+
+    #[inline(always)]
+    unsafe fn round_rows(a: Operand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
+        for row in 0..rows {
+            for step in (0..steps).step_by(WIDTH) {
+                // SAFETY: the caller's.
+                unsafe {
+                    let line = load::<ROUNDED>(a.at(row, step).data, steps - step);
+                    _mm256_storeu_ps(out.add(row * apart + step), line);
+                }
+            }
+        }
     }
 
     #[inline(always)]
@@ -96,9 +110,9 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
 /// # Safety
 /// As [`single`], and `out` must hold the panels.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn pack_panels(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
-    unsafe { pack::<false, TILE_COLUMNS, WIDTH>(b, steps, columns, out) }
+    unsafe { pack::<ROUNDED, TILE_COLUMNS, WIDTH>(b, steps, columns, out) }
 }
 
 /// As [`super::panels::portable_multiply`].
@@ -106,9 +120,9 @@ pub unsafe fn pack_panels(b: Operand, steps: usize, columns: usize, out: *mut f3
 /// # Safety
 /// As [`single`].
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn multiply_panels(m: &Multiply) {
+pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut Multiply<'_>) {
     // SAFETY: as promised.
-    unsafe { packed::multiply_panels::<Packed<false>>(m) }
+    unsafe { packed::multiply_panels::<Packed<ROUNDED>>(m) }
 }
 
 /// One turn of `k` at a time: with more, the compiler runs out of registers.

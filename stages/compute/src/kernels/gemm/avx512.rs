@@ -6,7 +6,7 @@ mod format;
 mod pack;
 
 use super::Operand;
-use super::packed::{self, Kernel, Product, Tile, run};
+use super::packed::{Kernel, Product, Tile, multiply_panels, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS, TILE_ROWS};
 use format::{Format, Pairs, Rounded, Single};
 use pack::pack;
@@ -21,6 +21,7 @@ impl<F: Format, const IN_PLACE: bool> Kernel for Packed<F, IN_PLACE> {
     const ROWS: usize = TILE_ROWS;
     const COLUMNS: usize = TILE_COLUMNS;
     const IN_PLACE: bool = IN_PLACE;
+    const AS_THEY_ARE: bool = F::AS_THEY_ARE;
     const B_STAYS: bool = false;
     const DEPTH: usize = 384;
     const BLOCK_ROWS: usize = 128;
@@ -31,6 +32,20 @@ impl<F: Format, const IN_PLACE: bool> Kernel for Packed<F, IN_PLACE> {
     unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {
         // SAFETY: the caller's.
         unsafe { pack::<F, true>(a.transposed(), steps, rows, out) }
+    }
+
+    #[inline(always)]
+    unsafe fn round_rows(a: Operand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
+        let together = 2 * LANES / F::VECTORS;
+        for row in 0..rows {
+            for step in (0..steps).step_by(together) {
+                // SAFETY: the caller's.
+                unsafe {
+                    let line = F::line(a.at(row, step).data, steps - step);
+                    _mm512_storeu_ps(out.add(row * apart + step / 2 * F::VECTORS), line);
+                }
+            }
+        }
     }
 
     #[inline(always)]
@@ -58,6 +73,11 @@ impl<F: Format, const IN_PLACE: bool> Kernel for Packed<F, IN_PLACE> {
     }
 }
 
+/// Has this CPU what [`pairs`] needs?
+pub fn multiplies_bf16() -> bool {
+    is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
+}
+
 /// # Safety
 /// The CPU must have AVX-512F, and the operands and `c` must cover what the sizes say.
 #[target_feature(enable = "avx512f")]
@@ -82,8 +102,8 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
 }
 
 /// # Safety
-/// As [`single`], and the CPU must have AVX512-BF16.
-#[target_feature(enable = "avx512f,avx512bf16")]
+/// As [`single`], and [`multiplies_bf16`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn pairs(product: &mut Product<'_>) {
     // SAFETY: as promised.
     unsafe { run::<Packed<Pairs, false>>(product) }
@@ -98,24 +118,64 @@ pub unsafe fn pairs_in_steps(product: &mut Product<'_>) {
     unsafe { run::<Packed<format::PairsInSteps, false>>(product) }
 }
 
-/// As [`super::panels::portable_pack`].
+/// As [`super::panels::portable_pack`], in single precision.
 ///
 /// # Safety
 /// As [`single`], and `out` must hold the panels.
 #[target_feature(enable = "avx512f")]
-pub unsafe fn pack_panels(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn pack_single(b: Operand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
     unsafe { pack::<Single, false>(b, steps, columns, out) }
 }
 
-/// As [`super::panels::portable_multiply`].
+/// As [`pack_single`], rounded.
+///
+/// # Safety
+/// As [`pack_single`].
+#[target_feature(enable = "avx512f")]
+pub unsafe fn pack_rounded(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+    // SAFETY: as promised.
+    unsafe { pack::<Rounded, false>(b, steps, columns, out) }
+}
+
+/// As [`pack_single`], rounded and joined.
+///
+/// # Safety
+/// As [`pack_single`], and [`multiplies_bf16`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn pack_pairs(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+    // SAFETY: as promised.
+    unsafe { pack::<Pairs, false>(b, steps, columns, out) }
+}
+
+/// As [`super::panels::portable_multiply`], by what [`pack_single`] packed.
 ///
 /// # Safety
 /// As [`single`].
 #[target_feature(enable = "avx512f")]
-pub unsafe fn multiply_panels(m: &Multiply) {
+pub unsafe fn multiply_single(m: &mut Multiply<'_>) {
     // SAFETY: as promised.
-    unsafe { packed::multiply_panels::<Packed<Single, false>>(m) }
+    unsafe { multiply_panels::<Packed<Single, false>>(m) }
+}
+
+/// As [`multiply_single`], by what [`pack_rounded`] packed.
+///
+/// # Safety
+/// As [`single`].
+#[target_feature(enable = "avx512f")]
+pub unsafe fn multiply_rounded(m: &mut Multiply<'_>) {
+    // SAFETY: as promised.
+    unsafe { multiply_panels::<Packed<Rounded, false>>(m) }
+}
+
+/// As [`multiply_single`], by what [`pack_pairs`] packed.
+///
+/// # Safety
+/// As [`pairs`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn multiply_pairs(m: &mut Multiply<'_>) {
+    // SAFETY: as promised.
+    unsafe { multiply_panels::<Packed<Pairs, false>>(m) }
 }
 
 /// The first `n` of sixteen lanes.

@@ -8,7 +8,7 @@
 //! An element of `c` is summed along `k` in blocks of [`Kernel::DEPTH`] at most, whatever its place in a tile: results do not
 //! depend on the size of caches or on how many rows are multiplied at once.
 use super::Operand;
-use super::panels::{LANES, Multiply, TILE_COLUMNS};
+use super::panels::{LANES, Multiply, TILE_COLUMNS, left_apart};
 use contract::Buffer;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
@@ -50,6 +50,8 @@ pub(super) trait Kernel {
     const COLUMNS: usize;
     /// Is `a` read where it is? Its rows are contiguous then.
     const IN_PLACE: bool;
+    /// Do operands lie in panels as they were, neither rounded nor joined?
+    const AS_THEY_ARE: bool;
     /// Which panel meets all of the other's, and so stays in the first cache: one of `b`, or one of `a`?
     const B_STAYS: bool;
     /// Most steps of `k` between two visits to `c`.
@@ -63,6 +65,8 @@ pub(super) trait Kernel {
 
     /// Packs `rows` × `steps` of `a` into panels of at most [`Self::ROWS`] rows.
     unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32);
+    /// Rounds `rows` × `steps` of `a`, whose rows are contiguous, into rows that are `apart` floats apart.
+    unsafe fn round_rows(a: Operand, rows: usize, steps: usize, out: *mut f32, apart: usize);
     /// Where in packed `a`, of `vectors` a column, the panel is that begins with `row` and is `high` rows high.
     unsafe fn panel(packed: *const f32, row: usize, high: usize, vectors: usize) -> Operand;
     /// Packs `steps` × `columns` of `b` into panels of at most [`Self::COLUMNS`] columns.
@@ -79,6 +83,15 @@ pub(super) trait Kernel {
     );
 }
 
+/// Floats of packed `a` that may stay: what a third cache has to spare.
+const A_STAYS: usize = 1 << 20;
+
+/// Vectors that `steps` of `k` take in a panel.
+#[inline(always)]
+fn vectors_of<K: Kernel>(steps: usize) -> usize {
+    steps.div_ceil(2) * K::VECTORS
+}
+
 /// `total` in pieces of at most `most`, all about as long: the length of one, a multiple of `step`.
 pub(super) fn even(total: usize, most: usize, step: usize) -> usize {
     total.div_ceil(total.div_ceil(most).max(1)).next_multiple_of(step)
@@ -91,21 +104,29 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
     let depth = even(p.depth, K::DEPTH, 8);
     let columns = even(p.columns, (p.cached * K::BLOCK_CACHES * 2 / K::VECTORS / depth).max(K::COLUMNS), K::COLUMNS);
     let rows = even(p.rows, K::BLOCK_ROWS, K::ROWS);
-    let mut packed_b = Buffer::scratch(depth * columns.min(p.columns.next_multiple_of(LANES)));
-    let mut packed_a = Buffer::scratch(if K::IN_PLACE { 0 } else { depth * rows });
+    let mut packed_b = Buffer::scratch(vectors_of::<K>(depth) * columns.min(p.columns.next_multiple_of(LANES)));
+    // All of `a` stays packed where it is met more than once, if it is not too large.
+    let all_rows = p.rows.next_multiple_of(K::ROWS);
+    let whole = vectors_of::<K>(p.depth) * all_rows;
+    let a_stays = !K::IN_PLACE && columns < p.columns && whole <= A_STAYS;
+    let room = if a_stays { whole } else { vectors_of::<K>(depth) * rows };
+    let mut packed_a = Buffer::scratch(if K::IN_PLACE { 0 } else { room });
     for column in (0..p.columns).step_by(columns) {
         let width = columns.min(p.columns - column);
         for k in (0..p.depth).step_by(depth) {
             let steps = depth.min(p.depth - k);
             let last = k + steps == p.depth;
-            let vectors = steps.div_ceil(2) * K::VECTORS;
+            let vectors = vectors_of::<K>(steps);
             // SAFETY: the block lies in `b`, and the buffer holds its columns, rounded up to whole vectors.
             unsafe { K::pack_b(p.b.at(k, column), steps, width, packed_b.as_mut_ptr()) };
             for row in (0..p.rows).step_by(rows) {
                 let height = rows.min(p.rows - row);
-                if !K::IN_PLACE {
-                    // SAFETY: as above, with rows of `a` for columns.
-                    unsafe { K::pack_a(p.a.at(row, k), height, steps, packed_a.as_mut_ptr()) };
+                let at = if a_stays { vectors_of::<K>(k) * all_rows + row * vectors } else { 0 };
+                // SAFETY: as above, with rows of `a` for columns.
+                let packed_a = unsafe { packed_a.as_mut_ptr().add(at) };
+                if !K::IN_PLACE && (column == 0 || !a_stays) {
+                    // SAFETY: as above.
+                    unsafe { K::pack_a(p.a.at(row, k), height, steps, packed_a) };
                 }
                 let (down, across) = ((height, K::ROWS), (width, K::COLUMNS));
                 let (outer, inner) = if K::B_STAYS { (across, down) } else { (down, across) };
@@ -127,7 +148,7 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
                                 }
                                 K::tile::<true>(high, steps, a, b, b_step, &to);
                             } else {
-                                let a = K::panel(packed_a.as_ptr(), i, high, vectors);
+                                let a = K::panel(packed_a, i, high, vectors);
                                 K::tile::<false>(high, vectors, a, b, b_step, &to);
                             }
                         }
@@ -141,25 +162,43 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
     }
 }
 
-/// As [`super::panels::portable_multiply`].
+/// As [`super::panels::portable_multiply`]. Rows of `a` are rounded a tile at a time, if at all.
 #[inline(always)]
-pub(super) unsafe fn multiply_panels<K: Kernel>(m: &Multiply) {
+pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
     let rows = even(m.rows, K::ROWS, 1);
-    for j in (m.columns.start..m.columns.end).step_by(K::COLUMNS) {
-        let panel = j / TILE_COLUMNS * TILE_COLUMNS;
-        let across = TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES));
-        let wide = K::COLUMNS.min(m.columns.end - j);
-        for i in (0..m.rows).step_by(rows) {
-            let high = rows.min(m.rows - i);
+    for i in (0..m.rows).step_by(rows) {
+        let high = rows.min(m.rows - i);
+        let a = m.a.at(i, 0);
+        let (rows_apart, apart) = (a.column == 1, left_apart(m.depth));
+        let vectors = if K::AS_THEY_ARE { m.steps } else { vectors_of::<K>(m.steps) };
+        // SAFETY: the caller's: rows and steps lie inside, and there is room for a tile's.
+        let a = unsafe {
+            let left = m.left.as_mut_ptr();
+            match (K::AS_THEY_ARE, rows_apart) {
+                (true, _) => a,
+                (false, true) => {
+                    K::round_rows(a, high, m.steps, left, apart);
+                    Operand { data: left, row: apart, column: 1 }
+                }
+                (false, false) => {
+                    K::pack_a(a, high, m.steps, left);
+                    K::panel(left, 0, high, vectors)
+                }
+            }
+        };
+        for j in (m.columns.start..m.columns.end).step_by(K::COLUMNS) {
+            let panel = j / TILE_COLUMNS * TILE_COLUMNS;
+            let across = TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES));
+            let wide = K::COLUMNS.min(m.columns.end - j);
             // SAFETY: the caller's: steps, rows and columns lie inside.
             unsafe {
-                let b = m.b.add(panel * m.depth + m.first * across + j - panel);
+                let b = m.b.add(panel * vectors_of::<K>(m.depth) + vectors_of::<K>(m.first) * across + j - panel);
                 let c = m.c.add(i * m.stride + j - m.columns.start);
                 let to = Tile { c, stride: m.stride, wide, alpha: m.alpha, add: m.add };
-                if m.a.column == 1 {
-                    K::tile::<true>(high, m.steps, m.a.at(i, 0), b, across, &to);
+                if rows_apart {
+                    K::tile::<true>(high, vectors, a, b, across, &to);
                 } else {
-                    K::tile::<false>(high, m.steps, m.a.at(i, 0), b, across, &to);
+                    K::tile::<false>(high, vectors, a, b, across, &to);
                 }
             }
         }

@@ -1,8 +1,10 @@
 //! Small products with an operand that is packed once and met many times, as attention needs: tiles of at most
 //! [`TILE_ROWS`] × [`TILE_COLUMNS`] whose sums stay in registers, in parts of a matrix that the caller chooses.
-use super::{Matrix, Operand, Path};
+#[cfg(target_arch = "x86_64")]
+use super::path::Path;
+use super::{Matrix, Operand, bf16};
 use crate::wide;
-use contract::Buffer;
+use contract::{Buffer, Precision};
 use std::ops::Range;
 
 pub(super) const LANES: usize = 16;
@@ -11,18 +13,21 @@ pub const TILE_ROWS: usize = 8;
 /// Columns of a tile, and of a panel.
 pub const TILE_COLUMNS: usize = 3 * LANES;
 
-/// A right operand `[depth, columns]`, packed.
+/// A right operand `[depth, columns]`, packed; rounded to [`Precision::Bf16`] if told to, and so are the left ones.
 pub struct Panels {
     data: Buffer,
     depth: usize,
     columns: usize,
+    ways: Ways,
+    /// Room for a tile's rows of a left operand.
+    left: Buffer,
 }
 
 /// Which part of a product, and where it goes.
-pub(super) struct Multiply {
+pub(super) struct Multiply<'a> {
     pub rows: usize,
     pub columns: Range<usize>,
-    /// First step of `k`, and how many.
+    /// First step of `k`, an even one, and how many.
     pub first: usize,
     pub steps: usize,
     pub alpha: f32,
@@ -31,16 +36,71 @@ pub(super) struct Multiply {
     /// Steps and columns that the panels have in all.
     pub depth: usize,
     pub panels: usize,
+    /// Room for [`TILE_ROWS`] rows, [`left_apart`].
+    pub left: &'a mut [f32],
     pub add: bool,
     pub c: *mut f32,
     pub stride: usize,
 }
 
+/// Floats between two rows of a left operand of `depth`, rounded: whole vectors, and not a power of two.
+pub(super) fn left_apart(depth: usize) -> usize {
+    depth.next_multiple_of(LANES) + LANES
+}
+
+/// How a CPU packs panels and multiplies by them.
+#[derive(Clone, Copy)]
+struct Ways {
+    pack: unsafe fn(Operand, usize, usize, *mut f32),
+    multiply: unsafe fn(&mut Multiply<'_>),
+}
+
+impl Ways {
+    fn portable(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self { pack: portable_pack::<false>, multiply: portable_multiply_single },
+            Precision::Bf16 => Self { pack: portable_pack::<true>, multiply: portable_multiply_rounded },
+        }
+    }
+
+    /// Those of the path that products take, but on AMX: its tiles are too large, and the CPU's `vdpbf16ps` is slow.
+    fn here(precision: Precision) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use super::{avx2, avx512};
+            match (super::path(), precision) {
+                (Path::Blas, _) => {}
+                (Path::Avx2, Precision::F32) => {
+                    return Self { pack: avx2::pack_panels::<false>, multiply: avx2::multiply_panels::<false> };
+                }
+                (Path::Avx2, Precision::Bf16) => {
+                    return Self { pack: avx2::pack_panels::<true>, multiply: avx2::multiply_panels::<true> };
+                }
+                (_, Precision::F32) => {
+                    return Self { pack: avx512::pack_single, multiply: avx512::multiply_single };
+                }
+                (Path::Avx512 | Path::Amx, Precision::Bf16) => {
+                    return Self { pack: avx512::pack_rounded, multiply: avx512::multiply_rounded };
+                }
+                (Path::Avx512Bf16, Precision::Bf16) => {
+                    return Self { pack: avx512::pack_pairs, multiply: avx512::multiply_pairs };
+                }
+            }
+        }
+        Self::portable(precision)
+    }
+}
+
 impl Panels {
     /// Room for `depth` × `columns`; what it holds is unspecified.
-    pub fn scratch(depth: usize, columns: usize) -> Self {
+    pub fn scratch(precision: Precision, depth: usize, columns: usize) -> Self {
+        Self::with(Ways::here(precision), depth, columns)
+    }
+
+    fn with(ways: Ways, depth: usize, columns: usize) -> Self {
         let depth = depth.next_multiple_of(2);
-        Self { data: Buffer::scratch(depth * columns.next_multiple_of(LANES)), depth, columns }
+        let data = Buffer::scratch(depth * columns.next_multiple_of(LANES));
+        Self { data, depth, columns, ways, left: Buffer::scratch(TILE_ROWS * left_apart(depth)) }
     }
 
     /// Packs `b`, which may have fewer rows and columns than there is room for.
@@ -49,29 +109,25 @@ impl Panels {
     /// If `b` does not fit, or has no unit stride.
     pub fn pack(&mut self, b: Matrix<'_>) {
         let (steps, columns) = b.dim();
-        let room = self.data.len();
-        assert!(steps.next_multiple_of(2) * columns.next_multiple_of(LANES) <= room, "there is room");
-        (self.depth, self.columns) = (steps.next_multiple_of(2), columns);
+        let (depth, room) = (steps.next_multiple_of(2), self.data.len());
+        assert!(
+            depth * columns.next_multiple_of(LANES) <= room && TILE_ROWS * left_apart(depth) <= self.left.len(),
+            "there is room"
+        );
+        (self.depth, self.columns) = (depth, columns);
         let b = Operand::of(&b).expect("a unit stride in one direction");
-        match super::path() {
-            Path::Blas => portable_pack(b, steps, columns, &mut self.data),
-            // SAFETY: the CPU has AVX2, and there is room.
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => unsafe { super::avx2::pack_panels(b, steps, columns, self.data.as_mut_ptr()) },
-            // SAFETY: the others have AVX-512.
-            #[cfg(target_arch = "x86_64")]
-            _ => unsafe { super::avx512::pack_panels(b, steps, columns, self.data.as_mut_ptr()) },
-        }
+        // SAFETY: the CPU has what its ways need, and there is room.
+        unsafe { (self.ways.pack)(b, steps, columns, self.data.as_mut_ptr()) }
     }
 
     /// `c = alpha · a · b[steps, columns]`, or `+=` if `add`. `c` begins with the first of `columns`, its rows `stride`
-    /// apart; `columns` begin at a multiple of [`TILE_COLUMNS`].
+    /// apart; `columns` begin at a multiple of [`TILE_COLUMNS`], `steps` with an even one.
     ///
     /// # Panics
     /// If shapes do not fit.
     #[allow(clippy::too_many_arguments)]
     pub fn multiply(
-        &self,
+        &mut self,
         alpha: f32,
         a: Matrix<'_>,
         steps: Range<usize>,
@@ -85,55 +141,65 @@ impl Panels {
             return;
         }
         assert!(columns.start.is_multiple_of(TILE_COLUMNS) && columns.end <= self.columns, "columns of the panels");
-        assert!(steps.end <= self.depth && a.ncols() == steps.len(), "steps of the panels");
+        assert!(steps.start.is_multiple_of(2) && steps.end <= self.depth && a.ncols() == steps.len(), "steps of them");
         assert!((rows - 1) * stride + columns.len() <= c.len() && columns.len() <= stride, "c holds the result");
-        let a = Operand::of(&a).expect("a unit stride in one direction");
-        let multiply = Multiply {
+        let mut multiply = Multiply {
             rows,
             columns,
             first: steps.start,
             steps: steps.len(),
             alpha,
-            a,
+            a: Operand::of(&a).expect("a unit stride in one direction"),
             b: self.data.as_ptr(),
             depth: self.depth,
             panels: self.columns,
+            left: &mut self.left,
             add,
             c: c.as_mut_ptr(),
             stride,
         };
-        match super::path() {
-            Path::Blas => portable_multiply(&multiply),
-            // SAFETY: the CPU has AVX2, and the shapes fit.
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => unsafe { super::avx2::multiply_panels(&multiply) },
-            // SAFETY: the others have AVX-512.
-            #[cfg(target_arch = "x86_64")]
-            _ => unsafe { super::avx512::multiply_panels(&multiply) },
-        }
+        // SAFETY: the CPU has what its ways need, and the shapes fit.
+        unsafe { (self.ways.multiply)(&mut multiply) }
     }
 }
 
 /// Panels of [`TILE_COLUMNS`] columns, the last of as many whole vectors as it needs, one after the other; in each, its
 /// columns of one step side by side. Steps are a multiple of two, columns of [`LANES`]: zeros fill up.
-pub(super) fn portable_pack(b: Operand, steps: usize, columns: usize, out: &mut [f32]) {
+///
+/// # Safety
+/// `b` must have that many steps and columns, and `out` hold the panels.
+unsafe fn portable_pack<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
     let depth = steps.next_multiple_of(2);
     for panel in (0..columns).step_by(TILE_COLUMNS) {
         let wide = TILE_COLUMNS.min((columns - panel).next_multiple_of(LANES));
         for step in 0..depth {
-            let at = panel * depth + step * wide;
-            for (column, out) in out[at..at + wide].iter_mut().enumerate() {
+            for column in 0..wide {
                 let inside = step < steps && panel + column < columns;
-                // SAFETY: the element lies in the matrix that the operand was made of.
-                *out = if inside { unsafe { *b.at(step, panel + column).data } } else { 0.0 };
+                // SAFETY: the element lies in the matrix that the operand was made of, its place in the panels.
+                unsafe {
+                    let x = if inside { *b.at(step, panel + column).data } else { 0.0 };
+                    *out.add(panel * depth + step * wide + column) = if ROUNDED { bf16(x) } else { x };
+                }
             }
         }
     }
 }
 
+/// # Safety
+/// Steps, rows and columns must lie inside.
+unsafe fn portable_multiply_single(m: &mut Multiply<'_>) {
+    portable_multiply(m, false);
+}
+
+/// # Safety
+/// As [`portable_multiply_single`].
+unsafe fn portable_multiply_rounded(m: &mut Multiply<'_>) {
+    portable_multiply(m, true);
+}
+
 wide! {
     /// [`Panels::multiply`] for any CPU.
-    pub(super) fn portable_multiply(m: &Multiply) {
+    fn portable_multiply(m: &Multiply<'_>, rounded: bool) {
         for j in (m.columns.start..m.columns.end).step_by(LANES) {
             let panel = j / TILE_COLUMNS * TILE_COLUMNS;
             let across = TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES));
@@ -148,6 +214,7 @@ wide! {
                         let b = m.b.add(panel * m.depth + (m.first + step) * across + j - panel).cast::<[f32; LANES]>();
                         for (row, sums) in sums.iter_mut().enumerate() {
                             let a = *m.a.at(i + row.min(high - 1), step).data;
+                            let a = if rounded { bf16(a) } else { a };
                             for (sum, b) in sums.iter_mut().zip(*b) {
                                 *sum = a.mul_add(b, *sum);
                             }
@@ -163,6 +230,75 @@ wide! {
                         *c = if m.add { sum.mul_add(m.alpha, *c) } else { sum * m.alpha };
                     }
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::gemm::matrix;
+    use crate::kernels::testing::{assert_close, random};
+    use proptest::prelude::*;
+
+    /// Whatever this CPU can.
+    fn ways() -> Vec<(Precision, Ways)> {
+        let mut all = Vec::new();
+        for precision in [Precision::F32, Precision::Bf16] {
+            all.extend([(precision, Ways::portable(precision)), (precision, Ways::here(precision))]);
+        }
+        #[cfg(target_arch = "x86_64")]
+        {
+            use crate::kernels::gemm::{avx2, avx512};
+            if avx2::available() {
+                let single = Ways { pack: avx2::pack_panels::<false>, multiply: avx2::multiply_panels::<false> };
+                let rounded = Ways { pack: avx2::pack_panels::<true>, multiply: avx2::multiply_panels::<true> };
+                all.extend([(Precision::F32, single), (Precision::Bf16, rounded)]);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                let rounded = Ways { pack: avx512::pack_rounded, multiply: avx512::multiply_rounded };
+                all.push((Precision::Bf16, rounded));
+            }
+        }
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn parts_multiply_every_way(
+            rows in 1usize..40, depth in 1usize..70, columns in 1usize..120, pad in 0usize..5, add: bool,
+            turned: [bool; 2], from in (0usize..35, 0usize..2), to in (0usize..9, 0usize..9),
+        ) {
+            let steps = (2 * from.0).min((depth - 1) / 2 * 2)..depth - to.0.min((depth - 1) % 2);
+            let across = (from.1 * TILE_COLUMNS).min((columns - 1) / TILE_COLUMNS * TILE_COLUMNS)..columns;
+            let across = across.start..(across.end - to.1).max(across.start + 1).min(columns);
+            let (a, b) = (random(1, rows * depth), random(2, depth * columns));
+            let a = if turned[0] { matrix(&a, rows).reversed_axes() } else { matrix(&a, depth) };
+            let b = if turned[1] { matrix(&b, depth).reversed_axes() } else { matrix(&b, columns) };
+            let a = a.slice(ndarray::s![.., steps.clone()]);
+            let stride = across.len() + pad;
+            let before = random(3, rows * stride);
+            for (precision, ways) in ways() {
+                let round = |x: f32| f64::from(if precision == Precision::Bf16 { bf16(x) } else { x });
+                let expected: Vec<f64> = (0..rows * stride)
+                    .map(|i| {
+                        let (row, column) = (i / stride, i % stride);
+                        let old = f64::from(before[i]);
+                        if column >= across.len() {
+                            return old;
+                        }
+                        let terms = steps.clone().zip(a.row(row));
+                        let sum: f64 = terms.map(|(k, a)| round(*a) * round(b[(k, across.start + column)])).sum();
+                        0.5 * sum + if add { old } else { 0.0 }
+                    })
+                    .collect();
+                let mut panels = Panels::with(ways, depth, columns);
+                panels.pack(b);
+                let mut c = before.clone();
+                panels.multiply(0.5, a, steps.clone(), across.clone(), add, &mut c, stride);
+                assert_close(&c, &expected, 1e-5);
             }
         }
     }

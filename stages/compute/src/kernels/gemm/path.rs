@@ -2,7 +2,7 @@
 //!
 //! It asks nobody but the CPU: whoever describes the machine asks here.
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2};
+use super::{amx, avx2, avx512};
 use contract::Precision;
 use std::sync::OnceLock;
 
@@ -43,7 +43,7 @@ impl Has {
         Self {
             amx: amx::available(),
             avx512: is_x86_feature_detected!("avx512f"),
-            avx512_bf16: is_x86_feature_detected!("avx512bf16"),
+            avx512_bf16: avx512::multiplies_bf16(),
             avx2: avx2::available(),
             intel: [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel",
         }

@@ -3,6 +3,7 @@ use super::{Gpt2Shape, spec};
 use crate::kernels::attention::{self, Attention};
 use crate::kernels::gemm::{Done, Matrix, matrix, matrix_mut, product_then};
 use crate::kernels::{bias, gelu, layer_norm};
+use crate::models::kept::Kept;
 use contract::{Batch, Init, ParameterSpec, Precision, Tensor};
 use std::sync::Arc;
 
@@ -54,6 +55,11 @@ impl Place {
         self.batch.sequences * self.batch.length
     }
 
+    /// Keeps `x` for backward.
+    fn keep(&self, x: Tensor) -> Kept {
+        Kept::new(self.precision, x)
+    }
+
     /// `c = a · b`.
     fn product(&self, a: Matrix<'_>, b: Matrix<'_>, c: &mut Tensor) {
         self.product_then(a, b, c, &mut |_| ());
@@ -85,7 +91,7 @@ impl Place {
     fn attention(&self) -> Attention<'_> {
         let Batch { sequences, length, .. } = self.batch;
         let starts = self.document_mask.then_some(&self.batch.document_starts[..]);
-        Attention { sequences, length, heads: self.heads, width: self.width, starts }
+        Attention { sequences, length, heads: self.heads, width: self.width, starts, precision: self.precision }
     }
 }
 
@@ -96,14 +102,14 @@ pub struct Layer {
     /// `[rows, 2]`: see [`layer_norm::forward`].
     norm_1: Tensor,
     /// `[rows, 3 · width]`
-    qkv: Tensor,
+    qkv: Kept,
     /// `[sequences, heads, length]`: see [`attention::forward`].
     log_sums: Tensor,
-    attended_rc: Tensor,
+    attended_rc: Kept,
     middle_rc: Tensor,
     norm_2: Tensor,
     /// Before bias and GELU.
-    up_rf: Tensor,
+    up_rf: Kept,
 }
 
 impl Layer {
@@ -124,6 +130,7 @@ impl Layer {
         });
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.heads, place.batch.length]);
         attention::forward(&place.attention(), &qkv.data, &mut attended_rc.data, &mut log_sums.data);
+        let qkv = place.keep(qkv);
         let onto = |residual_rc: &Tensor, bias_c: &[f32], done: &mut Done| {
             for row in done.rows.clone() {
                 let columns = done.columns.clone();
@@ -134,6 +141,7 @@ impl Layer {
         place.product_then(matrix(&attended_rc.data, c), matrix(w(OUT), c), &mut middle_rc, &mut |done| {
             onto(&x_rc, w(OUT + 1), done);
         });
+        let attended_rc = place.keep(attended_rc);
 
         layer_norm::forward(&middle_rc.data, w(NORM_2), w(NORM_2 + 1), &mut normal_rc.data, &mut norm_2.data);
         let [mut up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch([rows, f]));
@@ -144,6 +152,7 @@ impl Layer {
                 gelu::forward(done.row(row), &w(UP + 1)[columns], out);
             }
         });
+        let up_rf = place.keep(up_rf);
         place.product_then(matrix(&gelu_rf.data, f), matrix(w(DOWN), c), &mut out_rc, &mut |done| {
             onto(&middle_rc, w(DOWN + 1), done);
         });
@@ -166,13 +175,15 @@ impl Layer {
         let mut d_bias = gradient(DOWN + 1);
         bias::column_sums(d_rc, &mut d_bias.data);
         give(DOWN + 1, d_bias);
-        let [mut d_up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch(up_rf.shape.clone()));
+        let [mut d_up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch([place.rows(), f]));
+        let mut room = vec![0.0; f];
         let mut d_bias = gradient(UP + 1);
         d_bias.data.fill(0.0);
         place.product_then(matrix(d_rc, c), matrix(w(DOWN), c).reversed_axes(), &mut d_up_rf, &mut |done| {
             for row in done.rows.clone() {
                 let (columns, at) = (done.columns.clone(), row * f + done.columns.start);
-                let (up, gelu) = (&up_rf.data[at..][..columns.len()], &mut gelu_rf.data[at..][..columns.len()]);
+                let up = up_rf.part(at..at + columns.len(), &mut room);
+                let gelu = &mut gelu_rf.data[at..][..columns.len()];
                 let d_bias = &mut d_bias.data[columns.clone()];
                 gelu::backward(up, &w(UP + 1)[columns], done.row(row), gelu, d_bias);
             }
@@ -196,11 +207,12 @@ impl Layer {
         let mut d_bias = gradient(OUT + 1);
         bias::column_sums(d_rc, &mut d_bias.data);
         give(OUT + 1, d_bias);
-        let mut d_out = gradient(OUT);
+        let (mut d_out, attended_rc) = (gradient(OUT), attended_rc.whole());
         place.product(matrix(&attended_rc.data, c).reversed_axes(), matrix(d_rc, c), &mut d_out);
         give(OUT, d_out);
         place.product(matrix(d_rc, c), matrix(w(OUT), c).reversed_axes(), &mut d_normal_rc);
         let d_attended_rc = &d_normal_rc.data;
+        let qkv = qkv.whole();
         let mut d_qkv = Tensor::scratch(qkv.shape.clone());
         let (attended, log_sums) = (&attended_rc.data, &log_sums.data);
         attention::backward(&place.attention(), &qkv.data, attended, log_sums, d_attended_rc, &mut d_qkv.data);

@@ -4,6 +4,7 @@ use crate::kernels::attention::{self, Attention};
 use crate::kernels::gemm::{MatrixMut, block, block_mut, matrix, matrix_mut, product_in};
 use crate::kernels::rotary::Rotary;
 use crate::kernels::{rms_norm, swiglu};
+use crate::models::kept::Kept;
 use contract::{Batch, Init, ParameterSpec, Precision, Tensor};
 use std::sync::Arc;
 
@@ -53,7 +54,14 @@ impl Place {
     fn attention(&self) -> Attention<'_> {
         let Batch { sequences, length, .. } = self.batch;
         let starts = self.shape.document_mask.then_some(&self.batch.document_starts[..]);
-        Attention { sequences, length, heads: self.shape.heads, width: self.shape.width, starts }
+        Attention {
+            sequences,
+            length,
+            heads: self.shape.heads,
+            width: self.shape.width,
+            starts,
+            precision: self.precision,
+        }
     }
 
     fn epsilon(&self) -> f32 {
@@ -68,14 +76,14 @@ pub struct Layer {
     /// `[rows]`: see [`rms_norm::forward`].
     norm_1: Tensor,
     /// `[rows, 3 · width]`: turned, and repeated for each head.
-    qkv: Tensor,
+    qkv: Kept,
     /// `[sequences, heads, length]`: see [`attention::forward`].
     log_sums: Tensor,
-    attended_rc: Tensor,
+    attended_rc: Kept,
     middle_rc: Tensor,
     norm_2: Tensor,
     /// `[rows, 2 · feed forward]`
-    gate_up: Tensor,
+    gate_up: Kept,
 }
 
 impl Layer {
@@ -94,14 +102,17 @@ impl Layer {
         drop(projected);
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.shape.heads, place.batch.length]);
         attention::forward(&place.attention(), &qkv.data, &mut attended_rc.data, &mut log_sums.data);
+        let qkv = Kept::new(place.precision, qkv);
         let mut middle_rc = x_rc.clone();
         onto(place.precision, &attended_rc, w(OUT), &mut middle_rc);
+        let attended_rc = Kept::new(place.precision, attended_rc);
 
         rms_norm::forward(&middle_rc.data, w(NORM_2), place.epsilon(), &mut normal_rc.data, &mut norm_2.data);
         let mut gate_up = Tensor::scratch([rows, 2 * f]);
         side_by_side(place.precision, &normal_rc, &weights[GATE..DOWN], &mut gate_up);
         let mut inner_rf = Tensor::scratch([rows, f]);
         swiglu::forward(&gate_up.data, f, &mut inner_rf.data);
+        let gate_up = Kept::new(place.precision, gate_up);
         let mut out_rc = middle_rc.clone();
         onto(place.precision, &inner_rf, w(DOWN), &mut out_rc);
 
@@ -119,9 +130,9 @@ impl Layer {
         let mut d_normal_rc = Tensor::scratch(x_rc.shape.clone());
 
         // Feed-forward: down, SwiGLU, gate and up, normalisation.
+        let mut d_gate_up = gate_up.whole();
         let mut inner_rf = Tensor::scratch([place.rows(), f]);
         product_in(place.precision, matrix(&d_rc.data, c), matrix(w(DOWN), f), 0.0, matrix_mut(&mut inner_rf.data, f));
-        let mut d_gate_up = gate_up;
         swiglu::backward(&mut d_gate_up.data, f, &mut inner_rf.data);
         give(DOWN, of_weight(place.precision, &d_rc.data, 0, c, &inner_rf));
         drop(inner_rf);
@@ -143,6 +154,7 @@ impl Layer {
         drop(middle_rc);
 
         // Attention: out, softmax, positions and groups, projections, normalisation.
+        let (qkv, attended_rc) = (qkv.whole(), attended_rc.whole());
         give(OUT, of_weight(place.precision, &d_rc.data, 0, c, &attended_rc));
         let d_attended_rc = &mut d_normal_rc.data;
         product_in(place.precision, matrix(&d_rc.data, c), matrix(w(OUT), c), 0.0, matrix_mut(d_attended_rc, c));

@@ -76,7 +76,7 @@ unsafe fn put<const AT_ONCE: usize>(out: *mut f32, lanes: __m256) {
 
 /// The first `there` of eight floats, zeros for the others; rounded if asked to.
 #[inline(always)]
-unsafe fn load<const ROUNDED: bool>(from: *const f32, there: usize) -> __m256 {
+pub(super) unsafe fn load<const ROUNDED: bool>(from: *const f32, there: usize) -> __m256 {
     // SAFETY: the caller's: that many may be read.
     unsafe {
         let x = if there >= WIDTH {

@@ -38,21 +38,32 @@ pub(super) unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, co
                 }
             }
         } else {
+            // A column's steps lie side by side, two of them in a lane where a pair takes one vector.
+            let together = 2 * LANES / F::VECTORS;
             for column in (0..columns).step_by(LANES) {
-                for step in (0..steps).step_by(LANES) {
-                    let from = x.at(step, column);
-                    let mask = first(steps - step);
-                    let there = LANES.min(columns - column);
-                    let mut rows = [_mm512_setzero_ps(); LANES];
-                    for (i, row) in rows.iter_mut().enumerate() {
-                        if i < there {
-                            *row = _mm512_maskz_loadu_ps(mask, from.data.add(i * x.column));
-                            _mm_prefetch::<_MM_HINT_T0>(from.data.wrapping_add((i + LANES) * x.column).cast());
-                        }
+                let there = LANES.min(columns - column);
+                for step in (0..steps).step_by(together) {
+                    let (from, left, vector) = (x.at(step, column).data, steps - step, step / 2 * F::VECTORS);
+                    for i in 0..there {
+                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add((i + LANES) * x.column).cast());
                     }
-                    transpose(&mut rows);
-                    for i in (0..LANES.min(steps - step)).step_by(2) {
-                        put_pair::<F, A>(&to, step + i, column, rows[i], rows[i + 1]);
+                    let mut rows = [_mm512_setzero_ps(); LANES];
+                    if there == LANES && left >= together {
+                        for (i, row) in rows.iter_mut().enumerate() {
+                            *row = F::line(from.add(i * x.column), together);
+                        }
+                        transpose(&mut rows);
+                        for (i, row) in rows.into_iter().enumerate() {
+                            put::<A>(&to, vector + i, column, row);
+                        }
+                    } else {
+                        for (i, row) in rows.iter_mut().enumerate().take(there) {
+                            *row = F::line(from.add(i * x.column), left);
+                        }
+                        transpose(&mut rows);
+                        for (i, row) in rows.into_iter().enumerate().take(to.depth - vector) {
+                            put::<A>(&to, vector + i, column, row);
+                        }
                     }
                 }
             }

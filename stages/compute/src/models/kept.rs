@@ -1,0 +1,109 @@
+//! Activations that wait for backward.
+use crate::kernels::gemm::bf16;
+use crate::wide;
+use contract::{Buffer, Precision, Tensor};
+use std::ops::Range;
+
+/// A tensor that backward reads: as it is or, where products round their operands to bfloat16 anyway, as bfloat16, in half
+/// the memory.
+pub enum Kept {
+    /// As it is.
+    Whole(Tensor),
+    /// Rounded.
+    Halves {
+        /// The tensor's shape.
+        shape: Vec<usize>,
+        /// Two numbers in the room of one.
+        halves: Buffer,
+    },
+}
+
+impl Kept {
+    /// Keeps `x` for products in `precision`.
+    pub fn new(precision: Precision, x: Tensor) -> Self {
+        match precision {
+            Precision::F32 => Self::Whole(x),
+            Precision::Bf16 => {
+                let mut halves = Buffer::scratch(floats(precision, x.data.len()));
+                narrow(&x.data, bytemuck::cast_slice_mut(&mut halves));
+                Self::Halves { shape: x.shape, halves }
+            }
+        }
+    }
+
+    /// All of it, in single precision.
+    pub fn whole(self) -> Tensor {
+        match self {
+            Self::Whole(x) => x,
+            Self::Halves { shape, halves } => {
+                let mut x = Tensor::scratch(shape);
+                widen(bytemuck::cast_slice(&halves), &mut x.data);
+                x
+            }
+        }
+    }
+
+    /// Some of it, in single precision: where it lies or, if it has to be widened, in `room`.
+    ///
+    /// # Panics
+    /// If it has no such elements, or `room` is too small for them.
+    pub fn part<'a>(&'a self, elements: Range<usize>, room: &'a mut [f32]) -> &'a [f32] {
+        match self {
+            Self::Whole(x) => &x.data[elements],
+            Self::Halves { halves, .. } => {
+                let room = &mut room[..elements.len()];
+                widen(&bytemuck::cast_slice(halves)[elements], room);
+                room
+            }
+        }
+    }
+}
+
+/// Floats' room that `elements` of a [`Kept`] take.
+pub fn floats(precision: Precision, elements: usize) -> usize {
+    match precision {
+        Precision::F32 => elements,
+        Precision::Bf16 => elements.div_ceil(2),
+    }
+}
+
+wide! {
+    /// The upper halves of what is rounded to bfloat16.
+    fn narrow(x: &[f32], out: &mut [u16]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = (bf16(*x).to_bits() >> 16) as u16;
+        }
+    }
+}
+
+wide! {
+    fn widen(x: &[u16], out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = f32::from_bits(u32::from(*x) << 16);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::random;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_kept_comes_back(rows in 0usize..40, columns in 1usize..60, from in 0usize..99, to in 0usize..99) {
+            let values = random(1, rows * columns);
+            let part = from.min(to).min(values.len())..from.max(to).min(values.len());
+            for (precision, expected) in [
+                (Precision::F32, values.clone()),
+                (Precision::Bf16, values.iter().map(|x| bf16(*x)).collect()),
+            ] {
+                let kept = Kept::new(precision, Tensor::from_values([rows, columns], &values));
+                prop_assert_eq!(kept.part(part.clone(), &mut [0.0; 99]), &expected[part.clone()]);
+                let whole = kept.whole();
+                prop_assert_eq!((&whole.shape[..], &whole.data[..]), (&[rows, columns][..], &expected[..]));
+            }
+        }
+    }
+}
