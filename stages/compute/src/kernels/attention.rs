@@ -277,10 +277,13 @@ wide! {
         let rows = p.chunks_exact_mut(apart).zip(d.chunks_exact_mut(apart)).zip(tile.clone());
         for (row, (((p, d), position), (log_sum, along))) in rows.zip(log_sums.iter().zip(along)).enumerate() {
             let whole = hide(p, position, starts.get(row), first, tile.end);
+            // Each in a loop of its own: together the compiler takes them one number at a time.
             for (p, d) in p[..whole].as_chunks_mut::<LANES>().0.iter_mut().zip(d.as_chunks_mut::<LANES>().0) {
-                for i in 0..LANES {
-                    p[i] = exp(p[i] - log_sum);
-                    d[i] = p[i] * (d[i] - along);
+                for p in p.iter_mut() {
+                    *p = exp(*p - log_sum);
+                }
+                for (d, p) in d.iter_mut().zip(p) {
+                    *d = *p * (*d - along);
                 }
             }
         }

@@ -25,16 +25,22 @@ pub(super) unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, co
     // SAFETY: masks keep loads inside the block and stores inside the panels.
     unsafe {
         if x.column == 1 {
+            let whole = columns / LANES * LANES;
             for step in (0..steps).step_by(2) {
                 let (one, two) = (x.at(step, 0).data, x.at(step + 1, 0).data);
-                for column in (0..columns).step_by(LANES) {
+                let second = step + 1 < steps;
+                for column in (0..whole).step_by(LANES) {
                     _mm_prefetch::<_MM_HINT_T0>(one.wrapping_add(AHEAD * x.row + column).cast());
                     _mm_prefetch::<_MM_HINT_T0>(two.wrapping_add(AHEAD * x.row + column).cast());
-                    let mask = first(columns - column);
-                    let second = if step + 1 < steps { mask } else { 0 };
-                    let one = _mm512_maskz_loadu_ps(mask, one.add(column));
-                    let two = _mm512_maskz_loadu_ps(second, two.wrapping_add(column));
+                    let one = _mm512_loadu_ps(one.add(column));
+                    let two = if second { _mm512_loadu_ps(two.add(column)) } else { _mm512_setzero_ps() };
                     put_pair::<F, A>(&to, step, column, one, two);
+                }
+                if whole < columns {
+                    let mask = first(columns - whole);
+                    let one = _mm512_maskz_loadu_ps(mask, one.add(whole));
+                    let two = _mm512_maskz_loadu_ps(if second { mask } else { 0 }, two.wrapping_add(whole));
+                    put_pair::<F, A>(&to, step, whole, one, two);
                 }
             }
         } else {
@@ -45,7 +51,11 @@ pub(super) unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, co
                 for step in (0..steps).step_by(together) {
                     let (from, left, vector) = (x.at(step, column).data, steps - step, step / 2 * F::VECTORS);
                     for i in 0..there {
-                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add((i + LANES) * x.column).cast());
+                        let next = from.wrapping_add((i + LANES) * x.column);
+                        _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                        if F::VECTORS == 1 {
+                            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(LANES).cast());
+                        }
                     }
                     let mut rows = [_mm512_setzero_ps(); LANES];
                     if there == LANES && left >= together {
