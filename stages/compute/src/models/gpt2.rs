@@ -151,14 +151,14 @@ impl Model for Gpt2 {
     fn activations(&self, sequences: usize, length: usize) -> Held {
         let (Gpt2Shape { layers, heads, width: c, feed_forward: f, .. }, rows) = (self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
-        let halves = kept::floats(self.precision, rows * (3 * c + c + f));
-        let kept = rows * (layers * (2 * c + 4 + heads) + 2 * c + 2) + layers * halves;
+        let halves = kept::floats(self.precision, rows * (3 * c + 3 * c + f));
+        let kept = rows * (layers * (4 + heads) + 2 * c + 2) + layers * halves;
         // The gradient, the normalised activations and their gradient, two of them where the tape's input and the head's
         // were; GELU and its gradient, or (no longer halved) what attention reads and the gradient at it, for which most
         // of the layer has gone.
         let attention = match self.precision {
             Precision::F32 => (2 * c).saturating_sub(f),
-            Precision::Bf16 => (4 * c).saturating_sub(f / 2),
+            Precision::Bf16 => (9 * c / 2).saturating_sub(f / 2),
         };
         Held { kept, beside: rows * (c + (2 * f).max(attention)) }
     }

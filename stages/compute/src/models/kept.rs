@@ -21,14 +21,9 @@ pub enum Kept {
 impl Kept {
     /// Keeps `x` for products in `precision`.
     pub fn new(precision: Precision, x: Tensor) -> Self {
-        match precision {
-            Precision::F32 => Self::Whole(x),
-            Precision::Bf16 => {
-                let mut halves = Buffer::scratch(floats(precision, x.data.len()));
-                narrow(&x.data, bytemuck::cast_slice_mut(&mut halves));
-                Self::Halves { shape: x.shape, halves }
-            }
-        }
+        let mut keeper = Keeper::new(precision, x.data.len());
+        keeper.put(0, &x.data);
+        keeper.keep(x)
     }
 
     /// All of it, in single precision.
@@ -55,6 +50,31 @@ impl Kept {
                 widen(&bytemuck::cast_slice(halves)[elements], room);
                 room
             }
+        }
+    }
+}
+
+/// Makes a [`Kept`] part by part, while they are in cache.
+pub struct Keeper(Option<Buffer>);
+
+impl Keeper {
+    /// For a tensor of that many elements.
+    pub fn new(precision: Precision, elements: usize) -> Self {
+        Self((precision == Precision::Bf16).then(|| Buffer::scratch(floats(precision, elements))))
+    }
+
+    /// `part` is what the tensor has from element `at` on.
+    pub fn put(&mut self, at: usize, part: &[f32]) {
+        if let Some(halves) = &mut self.0 {
+            narrow(part, &mut bytemuck::cast_slice_mut(halves)[at..][..part.len()]);
+        }
+    }
+
+    /// Keeps `x`, all of whose parts have been [put](Self::put).
+    pub fn keep(self, x: Tensor) -> Kept {
+        match self.0 {
+            None => Kept::Whole(x),
+            Some(halves) => Kept::Halves { shape: x.shape, halves },
         }
     }
 }
@@ -100,7 +120,8 @@ mod tests {
                 (Precision::Bf16, values.iter().map(|x| bf16(*x)).collect()),
             ] {
                 let kept = Kept::new(precision, Tensor::from_values([rows, columns], &values));
-                prop_assert_eq!(kept.part(part.clone(), &mut [0.0; 99]), &expected[part.clone()]);
+                let mut room = [0.0; 99];
+                prop_assert_eq!(kept.part(part.clone(), &mut room), &expected[part.clone()]);
                 let whole = kept.whole();
                 prop_assert_eq!((&whole.shape[..], &whole.data[..]), (&[rows, columns][..], &expected[..]));
             }

@@ -165,13 +165,13 @@ impl Model for Llama {
     fn activations(&self, sequences: usize, length: usize) -> Held {
         let (&LlamaShape { layers, heads, width: c, feed_forward: f, .. }, rows) = (&*self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
-        let halves = kept::floats(self.precision, rows * (3 * c + c + 2 * f));
-        let kept = rows * (layers * (2 * c + 2 + heads) + 2 * c + 1) + layers * halves;
+        let halves = kept::floats(self.precision, rows * (3 * c + 3 * c + 2 * f));
+        let kept = rows * (layers * (2 + heads) + 2 * c + 1) + layers * halves;
         // As GPT-2: the gradient, the normalised activations and their gradient; SwiGLU, or the gradients of queries, keys and
         // values, for which gate and up have gone. What was halved is whole then.
         let (feed_forward, attention) = match self.precision {
             Precision::F32 => (f, (2 * c).saturating_sub(2 * f)),
-            Precision::Bf16 => (2 * f, (4 * c).saturating_sub(f)),
+            Precision::Bf16 => (2 * f, (9 * c / 2).saturating_sub(f)),
         };
         Held { kept, beside: rows * (c + feed_forward.max(attention)) }
     }

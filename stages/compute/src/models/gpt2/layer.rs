@@ -3,7 +3,7 @@ use super::{Gpt2Shape, spec};
 use crate::kernels::attention::{self, Attention};
 use crate::kernels::gemm::{Done, Matrix, matrix, matrix_mut, product_then};
 use crate::kernels::{bias, gelu, layer_norm};
-use crate::models::kept::Kept;
+use crate::models::kept::{Keeper, Kept};
 use contract::{Batch, Init, ParameterSpec, Precision, Tensor};
 use std::sync::Arc;
 
@@ -98,7 +98,7 @@ impl Place {
 /// What a layer keeps for backward. Outputs of its normalisations and of GELU are computed again.
 pub struct Layer {
     weights: Vec<Arc<Tensor>>,
-    x_rc: Tensor,
+    x_rc: Kept,
     /// `[rows, 2]`: see [`layer_norm::forward`].
     norm_1: Tensor,
     /// `[rows, 3 · width]`
@@ -106,7 +106,7 @@ pub struct Layer {
     /// `[sequences, heads, length]`: see [`attention::forward`].
     log_sums: Tensor,
     attended_rc: Kept,
-    middle_rc: Tensor,
+    middle_rc: Kept,
     norm_2: Tensor,
     /// Before bias and GELU.
     up_rf: Kept,
@@ -121,16 +121,17 @@ impl Layer {
         let [mut normal_rc, mut attended_rc, mut middle_rc, mut out_rc] = [(); 4].map(|()| Tensor::scratch([rows, c]));
 
         layer_norm::forward(&x_rc.data, w(NORM_1), w(NORM_1 + 1), &mut normal_rc.data, &mut norm_1.data);
-        let mut qkv = Tensor::scratch([rows, 3 * c]);
+        let (mut qkv, mut keeper) = (Tensor::scratch([rows, 3 * c]), Keeper::new(place.precision, rows * 3 * c));
         place.product_then(matrix(&normal_rc.data, c), matrix(w(QKV), 3 * c), &mut qkv, &mut |done| {
             for row in done.rows.clone() {
                 let columns = done.columns.clone();
-                bias::add(&w(QKV + 1)[columns], done.row(row));
+                bias::add(&w(QKV + 1)[columns.clone()], done.row(row));
+                keeper.put(row * 3 * c + columns.start, done.row(row));
             }
         });
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.heads, place.batch.length]);
         attention::forward(&place.attention(), &qkv.data, &mut attended_rc.data, &mut log_sums.data);
-        let qkv = place.keep(qkv);
+        let qkv = keeper.keep(qkv);
         let onto = |residual_rc: &Tensor, bias_c: &[f32], done: &mut Done| {
             for row in done.rows.clone() {
                 let columns = done.columns.clone();
@@ -141,21 +142,24 @@ impl Layer {
         place.product_then(matrix(&attended_rc.data, c), matrix(w(OUT), c), &mut middle_rc, &mut |done| {
             onto(&x_rc, w(OUT + 1), done);
         });
-        let attended_rc = place.keep(attended_rc);
+        let (attended_rc, x_rc) = (place.keep(attended_rc), place.keep(x_rc));
 
         layer_norm::forward(&middle_rc.data, w(NORM_2), w(NORM_2 + 1), &mut normal_rc.data, &mut norm_2.data);
         let [mut up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch([rows, f]));
+        let mut keeper = Keeper::new(place.precision, rows * f);
         place.product_then(matrix(&normal_rc.data, c), matrix(w(UP), f), &mut up_rf, &mut |done| {
             for row in done.rows.clone() {
                 let columns = done.columns.clone();
                 let out = &mut gelu_rf.data[row * f..][columns.clone()];
-                gelu::forward(done.row(row), &w(UP + 1)[columns], out);
+                gelu::forward(done.row(row), &w(UP + 1)[columns.clone()], out);
+                keeper.put(row * f + columns.start, done.row(row));
             }
         });
-        let up_rf = place.keep(up_rf);
+        let up_rf = keeper.keep(up_rf);
         place.product_then(matrix(&gelu_rf.data, f), matrix(w(DOWN), c), &mut out_rc, &mut |done| {
             onto(&middle_rc, w(DOWN + 1), done);
         });
+        let middle_rc = place.keep(middle_rc);
 
         let weights = weights.to_vec();
         (out_rc, Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, up_rf })
@@ -168,8 +172,7 @@ impl Layer {
         let Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, up_rf } = self;
         let w = |index: usize| &weights[index].data[..];
         let gradient = |index: usize| Tensor::scratch(weights[index].shape.clone());
-        let mut normal_rc = Tensor::scratch(x_rc.shape.clone());
-        let mut d_normal_rc = Tensor::scratch(x_rc.shape.clone());
+        let [mut normal_rc, mut d_normal_rc] = [(); 2].map(|()| Tensor::scratch([place.rows(), c]));
 
         // Feed-forward: down, GELU, up, normalisation.
         let mut d_bias = gradient(DOWN + 1);
@@ -194,6 +197,7 @@ impl Layer {
         place.product(matrix(&gelu_rf.data, f).reversed_axes(), matrix(d_rc, c), &mut d_down);
         give(DOWN, d_down);
         drop(gelu_rf);
+        let middle_rc = middle_rc.whole();
         layer_norm::again(&middle_rc.data, w(NORM_2), w(NORM_2 + 1), &norm_2.data, &mut normal_rc.data);
         place.linear_backward(&normal_rc, &d_up_rf, w(UP), gradient(UP), &mut d_normal_rc, &mut |g| give(UP, g));
         let (mut d_gain, mut d_bias) = (gradient(NORM_2), gradient(NORM_2 + 1));
@@ -220,6 +224,7 @@ impl Layer {
         let mut d_bias = gradient(QKV + 1);
         bias::column_sums(&d_qkv.data, &mut d_bias.data);
         give(QKV + 1, d_bias);
+        let x_rc = x_rc.whole();
         layer_norm::again(&x_rc.data, w(NORM_1), w(NORM_1 + 1), &norm_1.data, &mut normal_rc.data);
         place.linear_backward(&normal_rc, &d_qkv, w(QKV), gradient(QKV), &mut d_normal_rc, &mut |g| give(QKV, g));
         let (mut d_gain, mut d_bias) = (gradient(NORM_1), gradient(NORM_1 + 1));

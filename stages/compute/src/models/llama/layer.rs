@@ -72,7 +72,7 @@ impl Place {
 /// What a layer keeps for backward. Outputs of its normalisations and of SwiGLU are computed again.
 pub struct Layer {
     weights: Vec<Arc<Tensor>>,
-    x_rc: Tensor,
+    x_rc: Kept,
     /// `[rows]`: see [`rms_norm::forward`].
     norm_1: Tensor,
     /// `[rows, 3 · width]`: turned, and repeated for each head.
@@ -80,7 +80,7 @@ pub struct Layer {
     /// `[sequences, heads, length]`: see [`attention::forward`].
     log_sums: Tensor,
     attended_rc: Kept,
-    middle_rc: Tensor,
+    middle_rc: Kept,
     norm_2: Tensor,
     /// `[rows, 2 · feed forward]`
     gate_up: Kept,
@@ -105,7 +105,7 @@ impl Layer {
         let qkv = Kept::new(place.precision, qkv);
         let mut middle_rc = x_rc.clone();
         onto(place.precision, &attended_rc, w(OUT), &mut middle_rc);
-        let attended_rc = Kept::new(place.precision, attended_rc);
+        let [attended_rc, x_rc] = [attended_rc, x_rc].map(|x| Kept::new(place.precision, x));
 
         rms_norm::forward(&middle_rc.data, w(NORM_2), place.epsilon(), &mut normal_rc.data, &mut norm_2.data);
         let mut gate_up = Tensor::scratch([rows, 2 * f]);
@@ -115,6 +115,7 @@ impl Layer {
         let gate_up = Kept::new(place.precision, gate_up);
         let mut out_rc = middle_rc.clone();
         onto(place.precision, &inner_rf, w(DOWN), &mut out_rc);
+        let middle_rc = Kept::new(place.precision, middle_rc);
 
         let weights = weights.to_vec();
         (out_rc, Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, gate_up })
@@ -126,8 +127,7 @@ impl Layer {
         let (c, f) = (place.shape.width, place.shape.feed_forward);
         let Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, gate_up } = self;
         let w = |index: usize| &weights[index].data[..];
-        let mut normal_rc = Tensor::scratch(x_rc.shape.clone());
-        let mut d_normal_rc = Tensor::scratch(x_rc.shape.clone());
+        let [mut normal_rc, mut d_normal_rc] = [(); 2].map(|()| Tensor::scratch([place.rows(), c]));
 
         // Feed-forward: down, SwiGLU, gate and up, normalisation.
         let mut d_gate_up = gate_up.whole();
@@ -136,6 +136,7 @@ impl Layer {
         swiglu::backward(&mut d_gate_up.data, f, &mut inner_rf.data);
         give(DOWN, of_weight(place.precision, &d_rc.data, 0, c, &inner_rf));
         drop(inner_rf);
+        let middle_rc = middle_rc.whole();
         rms_norm::again(&middle_rc.data, w(NORM_2), &norm_2.data, &mut normal_rc.data);
         side_by_side_backward(
             place.precision,
@@ -165,6 +166,7 @@ impl Layer {
         let mut d_projected = Tensor::scratch([place.rows(), c + 2 * place.shape.narrow()]);
         place.rotary.backward(place.shape.groups(), place.batch.length, &d_qkv.data, &mut d_projected.data);
         drop(d_qkv);
+        let x_rc = x_rc.whole();
         rms_norm::again(&x_rc.data, w(NORM_1), &norm_1.data, &mut normal_rc.data);
         side_by_side_backward(place.precision, &normal_rc, &weights[Q..OUT], &d_projected, &mut d_normal_rc, Q, give);
         let mut d_gain = Tensor::scratch([c]);
