@@ -271,9 +271,9 @@ mod tests {
             rows in 1usize..40, depth in 1usize..70, columns in 1usize..120, pad in 0usize..5, add: bool,
             turned: [bool; 2], from in (0usize..35, 0usize..2), to in (0usize..9, 0usize..9),
         ) {
-            let steps = (2 * from.0).min((depth - 1) / 2 * 2)..depth - to.0.min((depth - 1) % 2);
-            let across = (from.1 * TILE_COLUMNS).min((columns - 1) / TILE_COLUMNS * TILE_COLUMNS)..columns;
-            let across = across.start..(across.end - to.1).max(across.start + 1).min(columns);
+            let part = |start: usize, all: usize, less: usize| start..all.saturating_sub(less).max(start + 1);
+            let steps = part((2 * from.0).min((depth - 1) / 2 * 2), depth, to.0);
+            let across = part((from.1 * TILE_COLUMNS).min((columns - 1) / TILE_COLUMNS * TILE_COLUMNS), columns, to.1);
             let (a, b) = (random(1, rows * depth), random(2, depth * columns));
             let a = if turned[0] { matrix(&a, rows).reversed_axes() } else { matrix(&a, depth) };
             let b = if turned[1] { matrix(&b, depth).reversed_axes() } else { matrix(&b, columns) };
