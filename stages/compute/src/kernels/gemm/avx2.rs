@@ -105,7 +105,7 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
     unsafe { run::<Packed<true>>(product) }
 }
 
-/// As [`super::panels::portable_pack`].
+/// As [`super::panels::Panels::pack`].
 ///
 /// # Safety
 /// As [`single`], and `out` must hold the panels.
@@ -115,7 +115,7 @@ pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns
     unsafe { pack::<ROUNDED, TILE_COLUMNS, WIDTH>(b, steps, columns, out) }
 }
 
-/// As [`super::panels::portable_multiply`].
+/// As [`super::panels::Panels::multiply`].
 ///
 /// # Safety
 /// As [`single`].

@@ -1,7 +1,7 @@
 //! The product for CPUs with AVX-512: tiles of 8 × 48 sums in 24 of the 32 registers.
 //!
 //! Each turn of `k` takes three loads and eight broadcasts. A panel of `a` stays in the first cache, a block of `b` in the
-//! second; see [`packed`].
+//! second; see [`super::packed`].
 mod format;
 mod pack;
 
@@ -118,7 +118,7 @@ pub unsafe fn pairs_in_steps(product: &mut Product<'_>) {
     unsafe { run::<Packed<format::PairsInSteps, false>>(product) }
 }
 
-/// As [`super::panels::portable_pack`], in single precision.
+/// As [`super::panels::Panels::pack`], in single precision.
 ///
 /// # Safety
 /// As [`single`], and `out` must hold the panels.
@@ -148,7 +148,7 @@ pub unsafe fn pack_pairs(b: Operand, steps: usize, columns: usize, out: *mut f32
     unsafe { pack::<Pairs, false>(b, steps, columns, out) }
 }
 
-/// As [`super::panels::portable_multiply`], by what [`pack_single`] packed.
+/// As [`super::panels::Panels::multiply`], by what [`pack_single`] packed.
 ///
 /// # Safety
 /// As [`single`].

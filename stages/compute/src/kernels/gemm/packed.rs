@@ -162,7 +162,7 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
     }
 }
 
-/// As [`super::panels::portable_multiply`]. Rows of `a` are rounded a tile at a time, if at all.
+/// As [`super::panels::Panels::multiply`]. Rows of `a` are rounded a tile at a time, if at all.
 #[inline(always)]
 pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
     let rows = even(m.rows, K::ROWS, 1);
