@@ -164,6 +164,19 @@ fn a_pipe_gets_plain_lines_and_the_time_of_each_stage() {
 }
 
 #[test]
+fn the_banner_and_the_checkpoint_name_what_multiplies_bfloat16() {
+    let scratch = Scratch::new();
+    let (kernel, llama) = (compute::kernels::gemm::kernel(contract::Precision::Bf16), "forward=llama.toml");
+    for (name, stage) in [("gpt2", &[][..]), ("llama", &["--stage", llama])] {
+        let bf16 = ["--set", "forward.precision=bf16", "--set", "run.max_steps=1"];
+        let ran = scratch.train(name, &[stage, &bf16].concat());
+        assert!(ran.stderr.contains(&kernel), "{kernel:?} in {}", ran.stderr);
+        let said = scratch.pipeline(&["inspect", &format!("{name}/checkpoints/step-00000001")]).succeeds().stdout;
+        assert!(said.contains(&kernel), "{kernel:?} in {said}");
+    }
+}
+
+#[test]
 fn no_color_leaves_no_colour() {
     let scratch = Scratch::new();
     let output = scratch.command(&["run", "run.toml"]).env("NO_COLOR", "1").output().unwrap();

@@ -166,7 +166,7 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
 }
 
 /// One in so many bytes of the pool lies between pieces that are in use, and is too small for what is asked for.
-const BETWEEN_BUFFERS: u64 = 25;
+const BETWEEN_BUFFERS: u64 = 12;
 
 /// What each stage holds in the phase of a step in which all of them hold most.
 fn memory_of_stages(plan: &Plan, env: &Env) -> Vec<(String, u64)> {

@@ -1,6 +1,6 @@
 //! `pipeline run`.
 use super::interruption::Interruption;
-use super::session::Session;
+use super::session::{self, Session};
 use super::status::{Hold, Status};
 use super::{Usage, calibrate, directory, explain, prepare};
 use crate::cli;
@@ -19,7 +19,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use text::Attribution;
 use train::checkpoint::{State, TokenizerJson};
-use train::forward::Gpt2Forward;
 use train::record::{Limit, Report, Reporter, StepLine};
 use train::weights::Start;
 
@@ -195,7 +194,7 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
 fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     let (env, shape) = (&session.env, session.env.shape);
     let sequences = shape.micro_batches as usize * shape.sequences;
-    let precision = plan.settings::<Gpt2Forward>().map_or(Precision::F32, |(_, forward)| forward.precision);
+    let precision = session::precision(plan);
     Banner {
         run: plan.run.name.clone(),
         cpu: machine::cpu(),

@@ -1,6 +1,7 @@
 //! What GPT-2 says that a batch takes is what it takes. Alone in its process: the pool is the process's.
 mod common;
 use common::takes_what_it_says;
+use contract::Precision;
 use millrace_compute::models::{Gpt2, Gpt2Shape};
 
 #[test]
@@ -11,6 +12,8 @@ fn gpt2_takes_what_it_says() {
         [(2, 2, 128, 512, 4, 90), (5, 4, 192, 400, 2, 109), (1, 8, 320, 1280, 7, 65)]
     {
         let shape = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask };
-        takes_what_it_says(&Gpt2::new(shape), sequences, length, vocabulary);
+        for precision in [Precision::F32, Precision::Bf16] {
+            takes_what_it_says(&Gpt2::new(shape).with_precision(precision), sequences, length, vocabulary);
+        }
     }
 }

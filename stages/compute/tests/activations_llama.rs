@@ -1,6 +1,7 @@
 //! What Llama says that a batch takes is what it takes. Alone in its process: the pool is the process's.
 mod common;
 use common::takes_what_it_says;
+use contract::Precision;
 use millrace_compute::models::{Llama, LlamaShape};
 
 #[test]
@@ -25,6 +26,8 @@ fn llama_takes_what_it_says() {
             end_of_text,
             document_mask,
         };
-        takes_what_it_says(&Llama::new(shape), sequences, length, vocabulary);
+        for precision in [Precision::F32, Precision::Bf16] {
+            takes_what_it_says(&Llama::new(shape.clone()).with_precision(precision), sequences, length, vocabulary);
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! first cache. Nothing above the diagonal is computed but inside its last tile. Backward recomputes the probabilities
 //! from each row's log-sum-exp, as FlashAttention does (Dao et al. 2022); no `length × length` matrix is kept, and masks
 //! never exist as data.
-use crate::kernels::gemm::panels::{Panels, TILE_COLUMNS, TILE_ROWS};
+use crate::kernels::gemm::panels::{Panels, TILE_COLUMNS, TILE_ROWS, apart};
 use crate::kernels::gemm::{Matrix, block};
 use crate::simd::{LANES, dot, exp, max, sum};
 use crate::wide;
@@ -56,11 +56,6 @@ impl Attention<'_> {
 
     fn scale(&self) -> f32 {
         1.0 / (self.head_width() as f32).sqrt()
-    }
-
-    /// Floats between two rows of scores: whole vectors, and not a power of two, which caches dislike.
-    fn scores_apart(&self) -> usize {
-        self.length.next_multiple_of(LANES) + LANES
     }
 
     fn check(&self, qkv: &[f32], out_rc: &[f32], log_sums: &[f32]) {
@@ -119,7 +114,7 @@ fn pieces(positions: Range<usize>, size: usize) -> impl Iterator<Item = Range<us
 /// log-sum-exp of each row of scores, for [`backward`].
 pub fn forward(shape: &Attention<'_>, qkv: &[f32], out_rc: &mut [f32], log_sums: &mut [f32]) {
     shape.check(qkv, out_rc, log_sums);
-    let (head_width, apart, all) = (shape.head_width(), shape.scores_apart(), 0..shape.length);
+    let (head_width, apart, all) = (shape.head_width(), apart(shape.length), 0..shape.length);
     let panels = |depth: usize, columns: usize| Panels::scratch(shape.precision, depth, columns);
     let (mut keys, mut values) = (panels(head_width, shape.length), panels(shape.length, head_width));
     let mut scores = Buffer::scratch(TILE_ROWS * apart);
@@ -200,7 +195,7 @@ pub fn backward(
 ) {
     shape.check(qkv, out_rc, log_sums);
     assert!(d_qkv.len() == qkv.len() && d_out_rc.len() == out_rc.len());
-    let (width, head_width, scale, apart) = (shape.width, shape.head_width(), shape.scale(), shape.scores_apart());
+    let (width, head_width, scale, apart) = (shape.width, shape.head_width(), shape.scale(), apart(shape.length));
     // Keys and values sum over the blocks of queries that saw them.
     for row in d_qkv.chunks_exact_mut(3 * width) {
         row[width..].fill(0.0);

@@ -22,7 +22,9 @@ mod path;
 
 use contract::Precision;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
-use path::{Path, path};
+#[cfg(target_arch = "x86_64")]
+use path::Path;
+use path::path;
 pub use path::{kernel, on_amx, on_blas};
 use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
@@ -298,7 +300,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     type Kernel = unsafe fn(&mut packed::Product<'_>);
 
-    /// All that run on this CPU. Some CPUs hide that they have bfloat16: the variable is for these.
+    /// All that run on this CPU.
     #[cfg(target_arch = "x86_64")]
     fn kernels() -> Vec<(Precision, Kernel)> {
         let mut kernels: Vec<(Precision, Kernel)> = Vec::new();
@@ -339,6 +341,22 @@ mod tests {
         };
         // SAFETY: `kernels` gives what the CPU has, and the shapes fit.
         unsafe { kernel(&mut product) };
+    }
+
+    /// Several blocks each way, so that what stays packed of `a` is met again.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn every_kernel_multiplies_in_blocks() {
+        let (m, n, k) = (301, 1500, 411);
+        let (a, b) = (random(1, m * k), random(2, k * n));
+        let rounded = [&a, &b].map(|x| x.iter().map(|x| bf16(*x)).collect::<Vec<_>>());
+        let exact = naive(1.0, matrix(&a, k), matrix(&b, n), 0.0, &[]);
+        let of_rounded = naive(1.0, matrix(&rounded[0], k), matrix(&rounded[1], n), 0.0, &[]);
+        for (precision, kernel) in kernels() {
+            let mut c = vec![f32::NAN; m * n];
+            run(kernel, 1.0, matrix(&a, k), matrix(&b, n), false, &mut c);
+            assert_close(&c, if precision == Precision::F32 { &exact } else { &of_rounded }, 1e-5);
+        }
     }
 
     /// Against f64, relative to the sum of the magnitudes: errors of AMX's single precision are smaller than those of f32

@@ -120,6 +120,8 @@ impl Model for Gpt2 {
             feed_forward: shape.feed_forward,
             document_mask: shape.document_mask,
             precision: self.precision,
+            // What nothing waits for is not rounded.
+            waiting: if keep { self.precision } else { Precision::F32 },
         };
         let rows = place.rows();
         let mut x_rc = Tensor::scratch([rows, shape.width]);
@@ -151,16 +153,21 @@ impl Model for Gpt2 {
     fn activations(&self, sequences: usize, length: usize) -> Held {
         let (Gpt2Shape { layers, heads, width: c, feed_forward: f, .. }, rows) = (self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
-        let halves = kept::floats(self.precision, rows * (3 * c + 3 * c + f));
-        let kept = rows * (layers * (4 + heads) + 2 * c + 2) + layers * halves;
+        let activations = kept::floats(self.precision, rows * (3 * c + 3 * c + f));
+        let layer = rows * (4 + heads) + activations;
         // The gradient, the normalised activations and their gradient, two of them where the tape's input and the head's
         // were; GELU and its gradient, or (no longer halved) what attention reads and the gradient at it, for which most
-        // of the layer has gone.
+        // of the layer has gone, while the gradients of the matrices behind it wait.
         let attention = match self.precision {
             Precision::F32 => (2 * c).saturating_sub(f),
             Precision::Bf16 => (9 * c / 2).saturating_sub(f / 2),
         };
-        Held { kept, beside: rows * (c + (2 * f).max(attention)) }
+        let waiting = 2 * c * f + c * c;
+        let beside = rows * c + (rows * 2 * f).max(rows * attention + waiting);
+        Held {
+            kept: layers * layer + rows * (2 * c + 2),
+            beside: beside + kept::before(layers, layer, waiting + 3 * c * c),
+        }
     }
 
     fn decoder(&self, parameters: Parameters) -> Decoder {

@@ -4,8 +4,9 @@ use crate::wide;
 use contract::{Buffer, Precision, Tensor};
 use std::ops::Range;
 
-/// A tensor that backward reads: as it is or, where products round their operands to bfloat16 anyway, as bfloat16, in half
-/// the memory.
+/// A tensor that backward reads: as it is or, in [`Precision::Bf16`], as bfloat16, in half the memory. That costs operands
+/// of products nothing; normalisations and activation functions go back from what is rounded, as they do under automatic
+/// mixed precision elsewhere (Micikevicius et al. 2018).
 pub enum Kept {
     /// As it is.
     Whole(Tensor),
@@ -85,6 +86,12 @@ pub fn floats(precision: Precision, elements: usize) -> usize {
         Precision::F32 => elements,
         Precision::Bf16 => elements.div_ceil(2),
     }
+}
+
+/// What is more where the gradients of a layer, all that it has, still wait while the next of several is worked on: they
+/// are added up when its turn is over, and what the layer kept has gone.
+pub fn before(layers: usize, kept: usize, gradients: usize) -> usize {
+    if layers > 1 { gradients.saturating_sub(kept) } else { 0 }
 }
 
 wide! {

@@ -138,7 +138,14 @@ impl Model for Llama {
         assert_eq!(all.len(), self.facts.parameters.len(), "the parameters are this model's");
         assert!(batch.length <= shape.length, "sequences are no longer than the model's positions");
         let (shape_of, rotary) = (Arc::clone(shape), Arc::clone(&self.rotary));
-        let place = Place { batch: batch.clone(), shape: shape_of, rotary, precision: self.precision };
+        let place = Place {
+            batch: batch.clone(),
+            shape: shape_of,
+            rotary,
+            precision: self.precision,
+            // What nothing waits for is not rounded.
+            waiting: if keep { self.precision } else { Precision::F32 },
+        };
         let (rows, width) = (place.rows(), shape.width);
         let mut x_rc = Tensor::scratch([rows, width]);
         for (row, token) in x_rc.data.chunks_exact_mut(width).zip(&batch.tokens[..]) {
@@ -165,15 +172,18 @@ impl Model for Llama {
     fn activations(&self, sequences: usize, length: usize) -> Held {
         let (&LlamaShape { layers, heads, width: c, feed_forward: f, .. }, rows) = (&*self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
-        let halves = kept::floats(self.precision, rows * (3 * c + 3 * c + 2 * f));
-        let kept = rows * (layers * (2 + heads) + 2 * c + 1) + layers * halves;
+        let activations = kept::floats(self.precision, rows * (3 * c + 3 * c + 2 * f));
+        let layer = rows * (2 + heads) + activations;
         // As GPT-2: the gradient, the normalised activations and their gradient; SwiGLU, or the gradients of queries, keys and
         // values, for which gate and up have gone. What was halved is whole then.
         let (feed_forward, attention) = match self.precision {
             Precision::F32 => (f, (2 * c).saturating_sub(2 * f)),
             Precision::Bf16 => (2 * f, (9 * c / 2).saturating_sub(f)),
         };
-        Held { kept, beside: rows * (c + feed_forward.max(attention)) }
+        let waiting = 3 * c * f + c * c;
+        let beside = rows * c + (rows * feed_forward).max(rows * attention + waiting);
+        let all = waiting + c * (c + 2 * self.shape.narrow());
+        Held { kept: layers * layer + rows * (2 * c + 1), beside: beside + kept::before(layers, layer, all) }
     }
 
     fn decoder(&self, parameters: Parameters) -> Decoder {

@@ -39,8 +39,8 @@ pub trait Model: Send + Sync {
     /// model's: the plan and the tokenizer stage have checked all three.
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward;
 
-    /// Floats that a batch of `sequences × length` tokens takes at most, without gradients of parameters. Nothing: it does
-    /// not say.
+    /// Floats that a batch of `sequences × length` tokens takes at most, gradients of parameters only until the next
+    /// layer is done. Nothing: it does not say.
     fn activations(&self, _sequences: usize, _length: usize) -> Held {
         Held::default()
     }

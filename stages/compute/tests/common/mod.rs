@@ -99,11 +99,16 @@ pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vo
     let taken = || (pool::most_bytes() - before) as usize / size_of::<f32>();
     let forward = model.forward(&Parameters(parameters.clone()), &batch, true);
     let (hidden, mut tape) = (forward.hidden, forward.tape.unwrap());
-    let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &ids, None, Precision::F32);
+    let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &ids, None, model.precision());
     drop(hidden);
     let (head, until_loss) = (d_head.data.len(), taken());
     tape.start(d_hidden, d_head);
-    while tape.turn(&mut |_, _| ()).unwrap() == Turn::More {}
+    // Gradients are added up while the next layer is worked on.
+    let (mut before, mut given) = (Vec::new(), Vec::new());
+    while tape.turn(&mut |_, gradient| given.push(gradient)).unwrap() == Turn::More {
+        before = std::mem::take(&mut given);
+    }
+    drop(before);
     let Held { kept, beside } = model.activations(sequences, length);
     let logits = rows_alive(rows, vocabulary, None) * vocabulary + rows * parameters[0].shape[1];
     for (phase, taken, said) in
@@ -111,6 +116,7 @@ pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vo
     {
         let (most, least) = (1.07 * said as f64 + PACKED as f64, 0.93 * said as f64);
         let fits = taken as f64 > least && (taken as f64) < most;
-        assert!(fits, "{summary}, {phase}: {said} floats were said, {taken} taken");
+        println!("{summary}, {:?}, {phase}: {said} floats were said, {taken} taken", model.precision());
+        assert!(fits, "{summary}, {:?}, {phase}: {said} floats were said, {taken} taken", model.precision());
     }
 }

@@ -8,7 +8,7 @@
 //! An element of `c` is summed along `k` in blocks of [`Kernel::DEPTH`] at most, whatever its place in a tile: results do not
 //! depend on the size of caches or on how many rows are multiplied at once.
 use super::Operand;
-use super::panels::{LANES, Multiply, TILE_COLUMNS, left_apart};
+use super::panels::{LANES, Multiply, TILE_COLUMNS, apart};
 use contract::Buffer;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
@@ -83,7 +83,7 @@ pub(super) trait Kernel {
     );
 }
 
-/// Floats of packed `a` that may stay: what a third cache has to spare.
+/// Floats of packed `a` that may stay: 4 MB, which a third cache usually has to spare.
 const A_STAYS: usize = 1 << 20;
 
 /// Vectors that `steps` of `k` take in a panel.
@@ -122,7 +122,8 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
             for row in (0..p.rows).step_by(rows) {
                 let height = rows.min(p.rows - row);
                 let at = if a_stays { vectors_of::<K>(k) * all_rows + row * vectors } else { 0 };
-                // SAFETY: as above, with rows of `a` for columns.
+                // SAFETY: blocks of depth are a multiple of 8, so those before this one take `vectors_of(k)` a row; rows
+                // before it are whole panels, and it is no longer than what is left of them.
                 let packed_a = unsafe { packed_a.as_mut_ptr().add(at) };
                 if !K::IN_PLACE && (column == 0 || !a_stays) {
                     // SAFETY: as above.
@@ -169,7 +170,7 @@ pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
     for i in (0..m.rows).step_by(rows) {
         let high = rows.min(m.rows - i);
         let a = m.a.at(i, 0);
-        let (rows_apart, apart) = (a.column == 1, left_apart(m.depth));
+        let (rows_apart, stride) = (a.column == 1, apart(m.depth));
         let vectors = if K::AS_THEY_ARE { m.steps } else { vectors_of::<K>(m.steps) };
         // SAFETY: the caller's: rows and steps lie inside, and there is room for a tile's.
         let a = unsafe {
@@ -177,8 +178,8 @@ pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
             match (K::AS_THEY_ARE, rows_apart) {
                 (true, _) => a,
                 (false, true) => {
-                    K::round_rows(a, high, m.steps, left, apart);
-                    Operand { data: left, row: apart, column: 1 }
+                    K::round_rows(a, high, m.steps, left, stride);
+                    Operand { data: left, row: stride, column: 1 }
                 }
                 (false, false) => {
                     K::pack_a(a, high, m.steps, left);

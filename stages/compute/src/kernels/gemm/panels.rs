@@ -1,8 +1,9 @@
 //! Small products with an operand that is packed once and met many times, as attention needs: tiles of at most
 //! [`TILE_ROWS`] × [`TILE_COLUMNS`] whose sums stay in registers, in parts of a matrix that the caller chooses.
-#[cfg(target_arch = "x86_64")]
 use super::path::Path;
 use super::{Matrix, Operand, bf16};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 use crate::wide;
 use contract::{Buffer, Precision};
 use std::ops::Range;
@@ -36,16 +37,18 @@ pub(super) struct Multiply<'a> {
     /// Steps and columns that the panels have in all.
     pub depth: usize,
     pub panels: usize,
-    /// Room for [`TILE_ROWS`] rows, [`left_apart`].
+    /// Room for [`TILE_ROWS`] rows, [`apart`].
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub left: &'a mut [f32],
     pub add: bool,
     pub c: *mut f32,
     pub stride: usize,
 }
 
-/// Floats between two rows of a left operand of `depth`, rounded: whole vectors, and not a power of two.
-pub(super) fn left_apart(depth: usize) -> usize {
-    depth.next_multiple_of(LANES) + LANES
+/// Floats between two rows of `columns` in scratch memory: whole vectors, one more than it takes, so that the rows of a
+/// tile do not all fall into the same sets of a cache where `columns` is a large power of two.
+pub fn apart(columns: usize) -> usize {
+    columns.next_multiple_of(LANES) + LANES
 }
 
 /// How a CPU packs panels and multiplies by them.
@@ -63,31 +66,41 @@ impl Ways {
         }
     }
 
+    /// For CPUs with AVX2.
+    #[cfg(target_arch = "x86_64")]
+    fn avx2(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self { pack: avx2::pack_panels::<false>, multiply: avx2::multiply_panels::<false> },
+            Precision::Bf16 => Self { pack: avx2::pack_panels::<true>, multiply: avx2::multiply_panels::<true> },
+        }
+    }
+
+    /// For CPUs with AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    fn avx512(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self { pack: avx512::pack_single, multiply: avx512::multiply_single },
+            Precision::Bf16 => Self { pack: avx512::pack_rounded, multiply: avx512::multiply_rounded },
+        }
+    }
+
+    /// In bfloat16, for CPUs that [multiply it](avx512::multiplies_bf16).
+    #[cfg(target_arch = "x86_64")]
+    fn pairs() -> Self {
+        Self { pack: avx512::pack_pairs, multiply: avx512::multiply_pairs }
+    }
+
     /// Those of the path that products take, but on AMX: its tiles are too large, and the CPU's `vdpbf16ps` is slow.
     fn here(precision: Precision) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use super::{avx2, avx512};
-            match (super::path(), precision) {
-                (Path::Blas, _) => {}
-                (Path::Avx2, Precision::F32) => {
-                    return Self { pack: avx2::pack_panels::<false>, multiply: avx2::multiply_panels::<false> };
-                }
-                (Path::Avx2, Precision::Bf16) => {
-                    return Self { pack: avx2::pack_panels::<true>, multiply: avx2::multiply_panels::<true> };
-                }
-                (_, Precision::F32) => {
-                    return Self { pack: avx512::pack_single, multiply: avx512::multiply_single };
-                }
-                (Path::Avx512 | Path::Amx, Precision::Bf16) => {
-                    return Self { pack: avx512::pack_rounded, multiply: avx512::multiply_rounded };
-                }
-                (Path::Avx512Bf16, Precision::Bf16) => {
-                    return Self { pack: avx512::pack_pairs, multiply: avx512::multiply_pairs };
-                }
-            }
+        match (super::path(), precision) {
+            (Path::Blas, _) => Self::portable(precision),
+            #[cfg(target_arch = "x86_64")]
+            (Path::Avx2, _) => Self::avx2(precision),
+            #[cfg(target_arch = "x86_64")]
+            (Path::Avx512Bf16, Precision::Bf16) => Self::pairs(),
+            #[cfg(target_arch = "x86_64")]
+            (Path::Avx512 | Path::Avx512Bf16 | Path::Amx, _) => Self::avx512(precision),
         }
-        Self::portable(precision)
     }
 }
 
@@ -100,7 +113,7 @@ impl Panels {
     fn with(ways: Ways, depth: usize, columns: usize) -> Self {
         let depth = depth.next_multiple_of(2);
         let data = Buffer::scratch(depth * columns.next_multiple_of(LANES));
-        Self { data, depth, columns, ways, left: Buffer::scratch(TILE_ROWS * left_apart(depth)) }
+        Self { data, depth, columns, ways, left: Buffer::scratch(TILE_ROWS * apart(depth)) }
     }
 
     /// Packs `b`, which may have fewer rows and columns than there is room for.
@@ -111,7 +124,7 @@ impl Panels {
         let (steps, columns) = b.dim();
         let (depth, room) = (steps.next_multiple_of(2), self.data.len());
         assert!(
-            depth * columns.next_multiple_of(LANES) <= room && TILE_ROWS * left_apart(depth) <= self.left.len(),
+            depth * columns.next_multiple_of(LANES) <= room && TILE_ROWS * apart(depth) <= self.left.len(),
             "there is room"
         );
         (self.depth, self.columns) = (depth, columns);
@@ -121,7 +134,8 @@ impl Panels {
     }
 
     /// `c = alpha · a · b[steps, columns]`, or `+=` if `add`. `c` begins with the first of `columns`, its rows `stride`
-    /// apart; `columns` begin at a multiple of [`TILE_COLUMNS`], `steps` with an even one.
+    /// apart; `columns` begin at a multiple of [`TILE_COLUMNS`], `steps` with an even one. Where operands are rounded an
+    /// odd number of steps takes in one more, times zero.
     ///
     /// # Panics
     /// If shapes do not fit.
@@ -244,21 +258,18 @@ mod tests {
 
     /// Whatever this CPU can.
     fn ways() -> Vec<(Precision, Ways)> {
-        let mut all = Vec::new();
-        for precision in [Precision::F32, Precision::Bf16] {
-            all.extend([(precision, Ways::portable(precision)), (precision, Ways::here(precision))]);
-        }
+        let both = |ways: fn(Precision) -> Ways| [Precision::F32, Precision::Bf16].map(|p| (p, ways(p)));
+        let mut all = Vec::from(both(Ways::portable));
         #[cfg(target_arch = "x86_64")]
         {
-            use crate::kernels::gemm::{avx2, avx512};
             if avx2::available() {
-                let single = Ways { pack: avx2::pack_panels::<false>, multiply: avx2::multiply_panels::<false> };
-                let rounded = Ways { pack: avx2::pack_panels::<true>, multiply: avx2::multiply_panels::<true> };
-                all.extend([(Precision::F32, single), (Precision::Bf16, rounded)]);
+                all.extend(both(Ways::avx2));
             }
             if is_x86_feature_detected!("avx512f") {
-                let rounded = Ways { pack: avx512::pack_rounded, multiply: avx512::multiply_rounded };
-                all.push((Precision::Bf16, rounded));
+                all.extend(both(Ways::avx512));
+            }
+            if avx512::multiplies_bf16() {
+                all.push((Precision::Bf16, Ways::pairs()));
             }
         }
         all

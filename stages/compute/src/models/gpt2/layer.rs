@@ -48,6 +48,8 @@ pub struct Place {
     pub feed_forward: usize,
     pub document_mask: bool,
     pub precision: Precision,
+    /// What waits for backward is rounded to that.
+    pub waiting: Precision,
 }
 
 impl Place {
@@ -57,7 +59,7 @@ impl Place {
 
     /// Keeps `x` for backward.
     fn keep(&self, x: Tensor) -> Kept {
-        Kept::new(self.precision, x)
+        Kept::new(self.waiting, x)
     }
 
     /// `c = a · b`.
@@ -121,7 +123,7 @@ impl Layer {
         let [mut normal_rc, mut attended_rc, mut middle_rc, mut out_rc] = [(); 4].map(|()| Tensor::scratch([rows, c]));
 
         layer_norm::forward(&x_rc.data, w(NORM_1), w(NORM_1 + 1), &mut normal_rc.data, &mut norm_1.data);
-        let (mut qkv, mut keeper) = (Tensor::scratch([rows, 3 * c]), Keeper::new(place.precision, rows * 3 * c));
+        let (mut qkv, mut keeper) = (Tensor::scratch([rows, 3 * c]), Keeper::new(place.waiting, rows * 3 * c));
         place.product_then(matrix(&normal_rc.data, c), matrix(w(QKV), 3 * c), &mut qkv, &mut |done| {
             for row in done.rows.clone() {
                 let columns = done.columns.clone();
@@ -146,7 +148,7 @@ impl Layer {
 
         layer_norm::forward(&middle_rc.data, w(NORM_2), w(NORM_2 + 1), &mut normal_rc.data, &mut norm_2.data);
         let [mut up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch([rows, f]));
-        let mut keeper = Keeper::new(place.precision, rows * f);
+        let mut keeper = Keeper::new(place.waiting, rows * f);
         place.product_then(matrix(&normal_rc.data, c), matrix(w(UP), f), &mut up_rf, &mut |done| {
             for row in done.rows.clone() {
                 let columns = done.columns.clone();

@@ -44,6 +44,8 @@ pub struct Place {
     pub shape: Arc<LlamaShape>,
     pub rotary: Arc<Rotary>,
     pub precision: Precision,
+    /// What waits for backward is rounded to that.
+    pub waiting: Precision,
 }
 
 impl Place {
@@ -102,20 +104,21 @@ impl Layer {
         drop(projected);
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.shape.heads, place.batch.length]);
         attention::forward(&place.attention(), &qkv.data, &mut attended_rc.data, &mut log_sums.data);
-        let qkv = Kept::new(place.precision, qkv);
+        let qkv = Kept::new(place.waiting, qkv);
         let mut middle_rc = x_rc.clone();
         onto(place.precision, &attended_rc, w(OUT), &mut middle_rc);
-        let [attended_rc, x_rc] = [attended_rc, x_rc].map(|x| Kept::new(place.precision, x));
+        let [attended_rc, x_rc] = [attended_rc, x_rc].map(|x| Kept::new(place.waiting, x));
 
         rms_norm::forward(&middle_rc.data, w(NORM_2), place.epsilon(), &mut normal_rc.data, &mut norm_2.data);
         let mut gate_up = Tensor::scratch([rows, 2 * f]);
         side_by_side(place.precision, &normal_rc, &weights[GATE..DOWN], &mut gate_up);
+        drop(normal_rc);
         let mut inner_rf = Tensor::scratch([rows, f]);
         swiglu::forward(&gate_up.data, f, &mut inner_rf.data);
-        let gate_up = Kept::new(place.precision, gate_up);
+        let gate_up = Kept::new(place.waiting, gate_up);
         let mut out_rc = middle_rc.clone();
         onto(place.precision, &inner_rf, w(DOWN), &mut out_rc);
-        let middle_rc = Kept::new(place.precision, middle_rc);
+        let middle_rc = Kept::new(place.waiting, middle_rc);
 
         let weights = weights.to_vec();
         (out_rc, Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, gate_up })
