@@ -58,6 +58,10 @@ impl Attention<'_> {
         1.0 / (self.head_width() as f32).sqrt()
     }
 
+    fn panels(&self, depth: usize, columns: usize) -> Panels {
+        Panels::scratch(self.precision, depth, columns)
+    }
+
     fn check(&self, qkv: &[f32], out_rc: &[f32], log_sums: &[f32]) {
         let rows = self.sequences * self.length;
         assert!(self.heads > 0 && self.width.is_multiple_of(self.heads), "heads divide the width");
@@ -115,8 +119,7 @@ fn pieces(positions: Range<usize>, size: usize) -> impl Iterator<Item = Range<us
 pub fn forward(shape: &Attention<'_>, qkv: &[f32], out_rc: &mut [f32], log_sums: &mut [f32]) {
     shape.check(qkv, out_rc, log_sums);
     let (head_width, apart, all) = (shape.head_width(), apart(shape.length), 0..shape.length);
-    let panels = |depth: usize, columns: usize| Panels::scratch(shape.precision, depth, columns);
-    let (mut keys, mut values) = (panels(head_width, shape.length), panels(shape.length, head_width));
+    let (mut keys, mut values) = (shape.panels(head_width, shape.length), shape.panels(shape.length, head_width));
     let mut scores = Buffer::scratch(TILE_ROWS * apart);
     for head in shape.heads() {
         keys.pack(head.part(Part::Key, &all, qkv).reversed_axes());
@@ -201,10 +204,9 @@ pub fn backward(
         row[width..].fill(0.0);
     }
     let all = 0..shape.length;
-    let panels = |depth: usize, columns: usize| Panels::scratch(shape.precision, depth, columns);
-    let [mut across_keys, mut across_values] = [(); 2].map(|()| panels(head_width, shape.length));
-    let mut keys = panels(shape.length, head_width);
-    let [mut queries, mut d_outs] = [(); 2].map(|()| panels(QUERIES, head_width));
+    let [mut across_keys, mut across_values] = [(); 2].map(|()| shape.panels(head_width, shape.length));
+    let mut keys = shape.panels(shape.length, head_width);
+    let [mut queries, mut d_outs] = [(); 2].map(|()| shape.panels(QUERIES, head_width));
     let [mut p, mut d_scores] = [(); 2].map(|()| Buffer::scratch(QUERIES * apart));
     for head in shape.heads() {
         across_keys.pack(head.part(Part::Key, &all, qkv).reversed_axes());

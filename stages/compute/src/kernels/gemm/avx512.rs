@@ -6,7 +6,7 @@ mod format;
 mod pack;
 
 use super::Operand;
-use super::packed::{Kernel, Product, Tile, multiply_panels, run};
+use super::packed::{self, Kernel, Product, Tile, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS, TILE_ROWS};
 use format::{Format, Pairs, Rounded, Single};
 use pack::pack;
@@ -118,64 +118,56 @@ pub unsafe fn pairs_in_steps(product: &mut Product<'_>) {
     unsafe { run::<Packed<format::PairsInSteps, false>>(product) }
 }
 
-/// As [`super::panels::Panels::pack`], in single precision.
+/// As [`super::panels::Panels::pack`].
 ///
 /// # Safety
 /// As [`single`], and `out` must hold the panels.
 #[target_feature(enable = "avx512f")]
-pub unsafe fn pack_single(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
-    unsafe { pack::<Single, false>(b, steps, columns, out) }
+    unsafe {
+        if ROUNDED {
+            pack::<Rounded, false>(b, steps, columns, out);
+        } else {
+            pack::<Single, false>(b, steps, columns, out);
+        }
+    }
 }
 
-/// As [`pack_single`], rounded.
+/// As [`super::panels::Panels::multiply`].
 ///
 /// # Safety
-/// As [`pack_single`].
+/// As [`single`].
 #[target_feature(enable = "avx512f")]
-pub unsafe fn pack_rounded(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut Multiply<'_>) {
     // SAFETY: as promised.
-    unsafe { pack::<Rounded, false>(b, steps, columns, out) }
+    unsafe {
+        if ROUNDED {
+            packed::multiply_panels::<Packed<Rounded, false>>(m);
+        } else {
+            packed::multiply_panels::<Packed<Single, false>>(m);
+        }
+    }
 }
 
-/// As [`pack_single`], rounded and joined.
+/// As [`pack_panels`], in pairs.
 ///
 /// # Safety
-/// As [`pack_single`], and [`multiplies_bf16`].
+/// As [`pairs`], and `out` must hold the panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn pack_pairs(b: Operand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
     unsafe { pack::<Pairs, false>(b, steps, columns, out) }
 }
 
-/// As [`super::panels::Panels::multiply`], by what [`pack_single`] packed.
-///
-/// # Safety
-/// As [`single`].
-#[target_feature(enable = "avx512f")]
-pub unsafe fn multiply_single(m: &mut Multiply<'_>) {
-    // SAFETY: as promised.
-    unsafe { multiply_panels::<Packed<Single, false>>(m) }
-}
-
-/// As [`multiply_single`], by what [`pack_rounded`] packed.
-///
-/// # Safety
-/// As [`single`].
-#[target_feature(enable = "avx512f")]
-pub unsafe fn multiply_rounded(m: &mut Multiply<'_>) {
-    // SAFETY: as promised.
-    unsafe { multiply_panels::<Packed<Rounded, false>>(m) }
-}
-
-/// As [`multiply_single`], by what [`pack_pairs`] packed.
+/// As [`multiply_panels`], by what [`pack_pairs`] packed.
 ///
 /// # Safety
 /// As [`pairs`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn multiply_pairs(m: &mut Multiply<'_>) {
     // SAFETY: as promised.
-    unsafe { multiply_panels::<Packed<Pairs, false>>(m) }
+    unsafe { packed::multiply_panels::<Packed<Pairs, false>>(m) }
 }
 
 /// The first `n` of sixteen lanes.

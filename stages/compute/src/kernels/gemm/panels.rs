@@ -61,8 +61,8 @@ struct Ways {
 impl Ways {
     fn portable(precision: Precision) -> Self {
         match precision {
-            Precision::F32 => Self { pack: portable_pack::<false>, multiply: portable_multiply_single },
-            Precision::Bf16 => Self { pack: portable_pack::<true>, multiply: portable_multiply_rounded },
+            Precision::F32 => Self { pack: portable_pack::<false>, multiply: portable_multiply::<false> },
+            Precision::Bf16 => Self { pack: portable_pack::<true>, multiply: portable_multiply::<true> },
         }
     }
 
@@ -79,8 +79,8 @@ impl Ways {
     #[cfg(target_arch = "x86_64")]
     fn avx512(precision: Precision) -> Self {
         match precision {
-            Precision::F32 => Self { pack: avx512::pack_single, multiply: avx512::multiply_single },
-            Precision::Bf16 => Self { pack: avx512::pack_rounded, multiply: avx512::multiply_rounded },
+            Precision::F32 => Self { pack: avx512::pack_panels::<false>, multiply: avx512::multiply_panels::<false> },
+            Precision::Bf16 => Self { pack: avx512::pack_panels::<true>, multiply: avx512::multiply_panels::<true> },
         }
     }
 
@@ -201,19 +201,13 @@ unsafe fn portable_pack<const ROUNDED: bool>(b: Operand, steps: usize, columns: 
 
 /// # Safety
 /// Steps, rows and columns must lie inside.
-unsafe fn portable_multiply_single(m: &mut Multiply<'_>) {
-    portable_multiply(m, false);
-}
-
-/// # Safety
-/// As [`portable_multiply_single`].
-unsafe fn portable_multiply_rounded(m: &mut Multiply<'_>) {
-    portable_multiply(m, true);
+unsafe fn portable_multiply<const ROUNDED: bool>(m: &mut Multiply<'_>) {
+    multiply_anywhere(m, ROUNDED);
 }
 
 wide! {
     /// [`Panels::multiply`] for any CPU.
-    fn portable_multiply(m: &Multiply<'_>, rounded: bool) {
+    fn multiply_anywhere(m: &Multiply<'_>, rounded: bool) {
         for j in (m.columns.start..m.columns.end).step_by(LANES) {
             let panel = j / TILE_COLUMNS * TILE_COLUMNS;
             let across = TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES));

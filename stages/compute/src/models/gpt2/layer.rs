@@ -57,11 +57,6 @@ impl Place {
         self.batch.sequences * self.batch.length
     }
 
-    /// Keeps `x` for backward.
-    fn keep(&self, x: Tensor) -> Kept {
-        Kept::new(self.waiting, x)
-    }
-
     /// `c = a · b`.
     fn product(&self, a: Matrix<'_>, b: Matrix<'_>, c: &mut Tensor) {
         self.product_then(a, b, c, &mut |_| ());
@@ -144,7 +139,7 @@ impl Layer {
         place.product_then(matrix(&attended_rc.data, c), matrix(w(OUT), c), &mut middle_rc, &mut |done| {
             onto(&x_rc, w(OUT + 1), done);
         });
-        let (attended_rc, x_rc) = (place.keep(attended_rc), place.keep(x_rc));
+        let [attended_rc, x_rc] = [attended_rc, x_rc].map(|x| Kept::new(place.waiting, x));
 
         layer_norm::forward(&middle_rc.data, w(NORM_2), w(NORM_2 + 1), &mut normal_rc.data, &mut norm_2.data);
         let [mut up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch([rows, f]));
@@ -161,7 +156,7 @@ impl Layer {
         place.product_then(matrix(&gelu_rf.data, f), matrix(w(DOWN), c), &mut out_rc, &mut |done| {
             onto(&middle_rc, w(DOWN + 1), done);
         });
-        let middle_rc = place.keep(middle_rc);
+        let middle_rc = Kept::new(place.waiting, middle_rc);
 
         let weights = weights.to_vec();
         (out_rc, Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, up_rf })

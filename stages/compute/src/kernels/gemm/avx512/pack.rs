@@ -58,6 +58,7 @@ pub(super) unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, co
                         }
                     }
                     let mut rows = [_mm512_setzero_ps(); LANES];
+                    // Twice the same: with numbers that the compiler knows, nothing leaves the registers.
                     if there == LANES && left >= together {
                         for (i, row) in rows.iter_mut().enumerate() {
                             *row = F::line(from.add(i * x.column), together);
