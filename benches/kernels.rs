@@ -46,7 +46,7 @@ fn products(c: &mut Criterion) {
         group.bench_function(format!("{name}, OpenBLAS"), |bench| {
             bench.iter(|| {
                 let c = gemm::matrix_mut(&mut out.data, columns);
-                gemm::openblas::product(Precision::F32, 1.0, a, b, 0.0, c)
+                gemm::openblas::product(Precision::F32, 1.0, a.into(), b.into(), 0.0, c)
             })
         });
     }
@@ -67,13 +67,13 @@ fn attention_kernels(c: &mut Criterion) {
     let (mut out, mut log_sums) = (Tensor::scratch([ROWS, WIDTH]), Tensor::scratch([ROWS, HEADS]));
     let mut forward = group(c, "attention forward", Throughput::Elements(2 * square as u64));
     forward.bench_function("causal", |b| {
-        b.iter(|| attention::forward(&shape, &qkv.data, &mut out.data, &mut log_sums.data))
+        b.iter(|| attention::forward(&shape, (&qkv).into(), &mut out.data, &mut log_sums.data))
     });
     forward.finish();
     let mut d_qkv = Tensor::scratch([ROWS, 3 * WIDTH]);
     let mut backward = group(c, "attention backward", Throughput::Elements(5 * square as u64));
     backward.bench_function("causal", |b| {
-        b.iter(|| attention::backward(&shape, &qkv.data, &out.data, &log_sums.data, &d_out.data, &mut d_qkv.data))
+        b.iter(|| attention::backward(&shape, (&qkv).into(), &out.data, &log_sums.data, &d_out.data, &mut d_qkv.data))
     });
 }
 

@@ -168,10 +168,10 @@ fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, u
     let (qkv, mut out, mut sums) = (random(&[r, 3 * c]), random(&[r, c]), random(&[r, heads]));
     let mut d_qkv = random(&[r, 3 * c]);
     let causal = 4.0 * (r * c) as f64 * length as f64 / 2.0 * l;
-    let forward = time(|| attention::forward(&shape, &qkv.data, &mut out.data, &mut sums.data));
+    let forward = time(|| attention::forward(&shape, (&qkv).into(), &mut out.data, &mut sums.data));
     report("attention: forward (half of the square)", forward * l, causal);
     let back =
-        time(|| attention::backward(&shape, &qkv.data, &out.data, &sums.data, &x.data[..r * c], &mut d_qkv.data));
+        time(|| attention::backward(&shape, (&qkv).into(), &out.data, &sums.data, &x.data[..r * c], &mut d_qkv.data));
     report("attention: backward", back * l, 2.5 * causal);
 
     let norm = time(|| {

@@ -6,7 +6,7 @@
 //! from each row's log-sum-exp, as FlashAttention does (Dao et al. 2022); no `length × length` matrix is kept, and masks
 //! never exist as data.
 use crate::kernels::gemm::panels::{Panels, TILE_COLUMNS, TILE_ROWS, apart};
-use crate::kernels::gemm::{Matrix, block};
+use crate::kernels::gemm::{Factor, Numbers, block};
 use crate::simd::{LANES, dot, exp, max, sum};
 use crate::wide;
 use contract::{Buffer, Precision};
@@ -62,7 +62,7 @@ impl Attention<'_> {
         Panels::scratch(self.precision, depth, columns)
     }
 
-    fn check(&self, qkv: &[f32], out_rc: &[f32], log_sums: &[f32]) {
+    fn check(&self, qkv: &Numbers<'_>, out_rc: &[f32], log_sums: &[f32]) {
         let rows = self.sequences * self.length;
         assert!(self.heads > 0 && self.width.is_multiple_of(self.heads), "heads divide the width");
         assert!(qkv.len() == 3 * rows * self.width && out_rc.len() == rows * self.width);
@@ -82,8 +82,8 @@ impl Head<'_> {
         (row * 3 + part as usize) * self.shape.width + self.head * self.shape.head_width()
     }
 
-    fn part<'q>(&self, part: Part, positions: &Range<usize>, qkv: &'q [f32]) -> Matrix<'q> {
-        block(qkv, self.at(part, positions.start), positions.len(), self.shape.head_width(), 3 * self.shape.width)
+    fn part<'q>(&self, part: Part, positions: &Range<usize>, qkv: Numbers<'q>) -> Factor<'q> {
+        qkv.block(self.at(part, positions.start), positions.len(), self.shape.head_width(), 3 * self.shape.width)
     }
 
     /// Where in a `[rows, width]` matrix the head's columns of a position start.
@@ -91,8 +91,8 @@ impl Head<'_> {
         (self.sequence * self.shape.length + position) * self.shape.width + self.head * self.shape.head_width()
     }
 
-    fn columns<'q>(&self, positions: &Range<usize>, x_rc: &'q [f32]) -> Matrix<'q> {
-        block(x_rc, self.column(positions.start), positions.len(), self.shape.head_width(), self.shape.width)
+    fn columns<'q>(&self, positions: &Range<usize>, x_rc: Numbers<'q>) -> Factor<'q> {
+        x_rc.block(self.column(positions.start), positions.len(), self.shape.head_width(), self.shape.width)
     }
 
     fn log_sums(&self, positions: &Range<usize>) -> Range<usize> {
@@ -116,8 +116,8 @@ fn pieces(positions: Range<usize>, size: usize) -> impl Iterator<Item = Range<us
 
 /// `out_rc = softmax(q kᵀ / √head width) v`, heads side by side; keeps `log_sums` `[sequences, heads, length]`, the
 /// log-sum-exp of each row of scores, for [`backward`].
-pub fn forward(shape: &Attention<'_>, qkv: &[f32], out_rc: &mut [f32], log_sums: &mut [f32]) {
-    shape.check(qkv, out_rc, log_sums);
+pub fn forward(shape: &Attention<'_>, qkv: Numbers<'_>, out_rc: &mut [f32], log_sums: &mut [f32]) {
+    shape.check(&qkv, out_rc, log_sums);
     let (head_width, apart, all) = (shape.head_width(), apart(shape.length), 0..shape.length);
     let (mut keys, mut values) = (shape.panels(head_width, shape.length), shape.panels(shape.length, head_width));
     let mut scores = Buffer::scratch(TILE_ROWS * apart);
@@ -190,13 +190,13 @@ wide! {
 /// From `d_out_rc`, the gradient at `out_rc`: the gradient at `qkv`, in its layout.
 pub fn backward(
     shape: &Attention<'_>,
-    qkv: &[f32],
+    qkv: Numbers<'_>,
     out_rc: &[f32],
     log_sums: &[f32],
     d_out_rc: &[f32],
     d_qkv: &mut [f32],
 ) {
-    shape.check(qkv, out_rc, log_sums);
+    shape.check(&qkv, out_rc, log_sums);
     assert!(d_qkv.len() == qkv.len() && d_out_rc.len() == out_rc.len());
     let (width, head_width, scale, apart) = (shape.width, shape.head_width(), shape.scale(), apart(shape.length));
     // Keys and values sum over the blocks of queries that saw them.
@@ -214,13 +214,13 @@ pub fn backward(
         keys.pack(head.part(Part::Key, &all, qkv));
         for some in pieces(0..shape.length, QUERIES) {
             queries.pack(head.part(Part::Query, &some, qkv));
-            d_outs.pack(head.columns(&some, d_out_rc));
+            d_outs.pack(head.columns(&some, d_out_rc.into()));
             let (_, first) = head.seen(&some);
             for tile in pieces(some.clone(), TILE_ROWS) {
                 let seen = first..tile.end;
                 let rows = (tile.start - some.start) * apart;
                 let (p, d_scores) = (&mut p[rows..], &mut d_scores[rows..]);
-                let (q, d_out) = (head.part(Part::Query, &tile, qkv), head.columns(&tile, d_out_rc));
+                let (q, d_out) = (head.part(Part::Query, &tile, qkv), head.columns(&tile, d_out_rc.into()));
                 across_keys.multiply(scale, q, 0..head_width, seen.clone(), false, p, apart);
                 across_values.multiply(1.0, d_out, 0..head_width, seen.clone(), false, d_scores, apart);
                 let mut along = [0.0; TILE_ROWS];
@@ -290,6 +290,7 @@ wide! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::gemm::Half;
     use crate::kernels::testing::{assert_close, gradient, random, weighted, wide};
     use proptest::prelude::*;
 
@@ -332,10 +333,10 @@ mod tests {
         let rows = sequences * length;
         let qkv: Vec<f32> = random(1, rows * 3 * width).iter().map(|x| 2.0 * x).collect();
         let (mut out, mut log_sums) = (vec![f32::NAN; rows * width], vec![f32::NAN; rows * heads]);
-        forward(&shape, &qkv, &mut out, &mut log_sums);
+        forward(&shape, qkv[..].into(), &mut out, &mut log_sums);
         assert_close(&out, &reference(&shape, &wide(&qkv)), 1e-5);
         let (d_out, mut d_qkv) = (random(2, out.len()), vec![f32::NAN; qkv.len()]);
-        backward(&shape, &qkv, &out, &log_sums, &d_out, &mut d_qkv);
+        backward(&shape, qkv[..].into(), &out, &log_sums, &d_out, &mut d_qkv);
         if differences {
             assert_close(&d_qkv, &gradient(&qkv, |qkv| weighted(&reference(&shape, qkv), &d_out)), 1e-4);
         } else {
@@ -372,8 +373,8 @@ mod tests {
                 let shape = Attention { precision, ..shape };
                 let (mut out, mut log_sums) = (vec![f32::NAN; d_out.len()], vec![f32::NAN; rows * heads]);
                 let mut d_qkv = vec![f32::NAN; qkv.len()];
-                forward(&shape, &qkv, &mut out, &mut log_sums);
-                backward(&shape, &qkv, &out, &log_sums, &d_out, &mut d_qkv);
+                forward(&shape, qkv[..].into(), &mut out, &mut log_sums);
+                backward(&shape, qkv[..].into(), &out, &log_sums, &d_out, &mut d_qkv);
                 (out, d_qkv)
             });
             for (rounded, exact) in [(rounded_out, out), (rounded_d_qkv, d_qkv)] {
@@ -381,6 +382,24 @@ mod tests {
                 let off = rounded.iter().zip(&exact).fold(0.0f32, |m, (r, e)| m.max((r - e).abs()));
                 prop_assert!(off <= 0.02 * size && (off > 0.0 || size < 1e-3), "{off} of {size}");
             }
+        }
+
+        /// What is rounded on its way into products may as well have been before.
+        #[test]
+        fn takes_what_is_rounded(length in 1usize..150, head_width in 1usize..40, masked: bool) {
+            let (heads, starts) = (2, starts(1, length, 9));
+            let (width, starts, precision) = (heads * head_width, masked.then_some(&starts[..]), Precision::Bf16);
+            let shape = Attention { sequences: 1, length, heads, width, starts, precision };
+            let (qkv, d_out) = (random(1, length * 3 * width), random(2, length * width));
+            let halves: Vec<Half> = qkv.iter().map(|x| Half::from_f32(*x)).collect();
+            let [one, other] = [Numbers::Single(&qkv), Numbers::Half(&halves)].map(|numbers| {
+                let (mut out, mut log_sums) = (vec![f32::NAN; d_out.len()], vec![f32::NAN; length * heads]);
+                let mut d_qkv = vec![f32::NAN; qkv.len()];
+                forward(&shape, numbers, &mut out, &mut log_sums);
+                backward(&shape, numbers, &out, &log_sums, &d_out, &mut d_qkv);
+                (out, log_sums, d_qkv)
+            });
+            prop_assert_eq!(one, other);
         }
 
         #[test]

@@ -1,6 +1,8 @@
 //! From hidden states to loss and back: logits, each row's loss and its gradient, in chunks of rows, so that logits of
 //! a whole batch never exist.
-use crate::kernels::gemm::{matrix, matrix_mut, product_in};
+use crate::kernels::gemm::{Factor, Half, bf16, block, matrix, matrix_mut, product_in};
+use crate::simd::LANES;
+use crate::wide;
 use contract::{Buffer, IGNORED, Precision, Tensor};
 
 /// What one row costs, in nats.
@@ -52,9 +54,8 @@ pub fn head_loss(
     let (mut d_hidden, mut d_head) = (Tensor::scratch(hidden.shape.clone()), Tensor::scratch(head.shape.clone()));
     let width = head.shape[1];
     let mut beta = 0.0;
-    let total = chunks(loss, hidden, head, targets, rows_at_once, precision, true, |first, d_logits, vocabulary| {
-        let d_logits = matrix(d_logits, vocabulary);
-        let rows = first * width..(first + d_logits.nrows()) * width;
+    let total = chunks(loss, hidden, head, targets, rows_at_once, precision, true, |first, d_logits| {
+        let rows = first * width..(first + d_logits.dim().0) * width;
         let d_hidden = matrix_mut(&mut d_hidden.data[rows.clone()], width);
         product_in(precision, d_logits, matrix(&head.data, width), 0.0, d_hidden);
         let hidden = matrix(&hidden.data[rows], width);
@@ -76,7 +77,7 @@ pub fn head_value(
     rows_at_once: Option<usize>,
     precision: Precision,
 ) -> HeadLoss {
-    chunks(loss, hidden, head, targets, rows_at_once, precision, false, |_, _, _| ())
+    chunks(loss, hidden, head, targets, rows_at_once, precision, false, |_, _| ())
 }
 
 /// Rows of logits that are alive at once.
@@ -86,7 +87,7 @@ pub fn rows_alive(rows: usize, vocabulary: usize, rows_at_once: Option<usize>) -
     rows.div_ceil(groups).max(1)
 }
 
-/// Calls `chunk` with its first row, its rows of logits (after `loss` has had them) and the vocabulary's size.
+/// Calls `chunk` with its first row and its rows of logits (after `loss` has had them).
 #[allow(clippy::too_many_arguments)]
 fn chunks(
     loss: &dyn RowLoss,
@@ -96,12 +97,13 @@ fn chunks(
     rows_at_once: Option<usize>,
     precision: Precision,
     gradient: bool,
-    mut chunk: impl FnMut(usize, &[f32], usize),
+    mut chunk: impl FnMut(usize, Factor<'_>),
 ) -> HeadLoss {
     let (vocabulary, width) = (head.shape[0], head.shape[1]);
     assert_eq!(hidden.shape, [targets.len(), width], "hidden states, their targets and the head go together");
     let group = rows_alive(targets.len(), vocabulary, rows_at_once);
     let mut scratch = Buffer::scratch(group * vocabulary);
+    let halved = gradient && precision == Precision::Bf16;
     let mut total = HeadLoss::default();
     for (index, targets) in targets.chunks(group).enumerate() {
         let (first, rows) = (index * group, targets.len());
@@ -114,13 +116,42 @@ fn chunks(
                 continue;
             }
             let value = loss.row(logits, *target, gradient);
+            if halved {
+                halve(logits);
+            }
             total.trained += f64::from(value.trained);
             total.cross_entropy += f64::from(value.cross_entropy);
             total.targets += 1;
         }
-        chunk(first, logits, vocabulary);
+        chunk(
+            first,
+            if halved {
+                block::<Half>(bytemuck::cast_slice(logits), 0, rows, vocabulary, 2 * vocabulary).into()
+            } else {
+                matrix(logits, vocabulary).into()
+            },
+        );
     }
     total
+}
+
+wide! {
+    /// Rounds all of `x` to bfloat16, into the first half of its room.
+    fn halve(x: &mut [f32]) {
+        const AT_ONCE: usize = 2 * LANES;
+        let half = |x: f32| bf16(x).to_bits() >> 16;
+        let whole = x.len() / AT_ONCE;
+        for i in 0..whole {
+            let mut some = [0.0; AT_ONCE];
+            some.copy_from_slice(&x[i * AT_ONCE..][..AT_ONCE]);
+            for (pair, out) in some.as_chunks::<2>().0.iter().zip(&mut x[i * LANES..][..LANES]) {
+                *out = f32::from_bits(half(pair[0]) | half(pair[1]) << 16);
+            }
+        }
+        for i in whole * LANES..x.len().div_ceil(2) {
+            x[i] = f32::from_bits(half(x[2 * i]) | x.get(2 * i + 1).map_or(0, |x| half(*x)) << 16);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -128,7 +159,7 @@ mod tests {
     use super::*;
     use crate::kernels::cross_entropy::CrossEntropy;
     use crate::kernels::testing::{assert_close, gradient, random, wide};
-    use contract::Precision::F32;
+    use contract::Precision::{Bf16, F32};
     use proptest::prelude::*;
 
     fn reference(hidden: &[f64], head: &[f64], width: usize, targets: &[u32]) -> f64 {
@@ -157,6 +188,36 @@ mod tests {
             prop_assert!((total.trained - expected).abs() <= 1e-5 * expected.abs().max(1.0));
             assert_close(&d_hidden.data, &gradient(&hidden.data, |h| reference(h, &w64, width, &targets)), 1e-4);
             assert_close(&d_head.data, &gradient(&head.data, |w| reference(&h64, w, width, &targets)), 1e-4);
+        }
+
+        #[test]
+        fn rows_are_halved_where_they_are(x in prop::collection::vec(-1e3f32..1e3, 0..200)) {
+            let mut halved = x.clone();
+            halve(&mut halved);
+            let halves: &[Half] = bytemuck::cast_slice(&halved);
+            for (half, x) in halves.iter().zip(&x) {
+                prop_assert_eq!(half.to_f32(), bf16(*x));
+            }
+        }
+
+        /// What bfloat16 rounds off, and nothing else: rows of gradients are halved where they are.
+        #[test]
+        fn follows_in_bfloat16(rows in 1usize..40, width in 1usize..30, vocabulary in 2usize..90, ignored in 0usize..40,
+                               rows_at_once in prop::option::of(1usize..9)) {
+            let hidden = Tensor::from_values([rows, width], &random(1, rows * width));
+            let head = Tensor::from_values([vocabulary, width], &random(2, vocabulary * width));
+            let targets: Vec<u32> =
+                (0..rows).map(|r| if r == ignored { IGNORED } else { (r * 7 % vocabulary) as u32 }).collect();
+            let [(total, d_hidden, d_head), (near, near_hidden, near_head)] = [F32, Bf16].map(|precision| {
+                head_loss(&CrossEntropy, &hidden, &head, &targets, rows_at_once, precision)
+            });
+            prop_assert_eq!(near, head_value(&CrossEntropy, &hidden, &head, &targets, rows_at_once, Bf16));
+            prop_assert!((near.trained - total.trained).abs() <= 0.01 * total.trained.max(1.0));
+            for (rounded, exact) in [(near_hidden, d_hidden), (near_head, d_head)] {
+                let size = exact.data.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                let off = rounded.data.iter().zip(&exact.data[..]).fold(0.0f32, |m, (r, e)| m.max((r - e).abs()));
+                prop_assert!(off <= 0.02 * size + 1e-6, "{} of {}", off, size);
+            }
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Activations that wait for backward.
-use crate::kernels::gemm::bf16;
+//! Activations that products read or that wait for backward.
+use crate::kernels::gemm::{Factor, Half, Numbers, bf16};
 use crate::wide;
 use contract::{Buffer, Precision, Tensor};
 use std::ops::Range;
 
-/// A tensor that backward reads: as it is or, in [`Precision::Bf16`], as bfloat16, in half the memory. That costs operands
-/// of products nothing; normalisations and activation functions go back from what is rounded, as they do under automatic
-/// mixed precision elsewhere (Micikevicius et al. 2018).
+/// A tensor that products or backward read: as it is or, in [`Precision::Bf16`], as bfloat16, in half the memory. That costs
+/// factors of products nothing; normalisations and activation functions go back from what is rounded, as they do under
+/// automatic mixed precision elsewhere (Micikevicius et al. 2018).
 pub enum Kept {
     /// As it is.
     Whole(Tensor),
@@ -19,6 +19,9 @@ pub enum Kept {
     },
 }
 
+/// Rows that are made before they are rounded: few enough to stay in cache.
+const ROWS: usize = 16;
+
 impl Kept {
     /// Keeps `x` for products in `precision`.
     pub fn new(precision: Precision, x: Tensor) -> Self {
@@ -27,13 +30,43 @@ impl Kept {
         keeper.keep(x)
     }
 
+    /// `[rows, columns]` for products in `precision`, of which `make` writes the rows that it is told to.
+    pub fn made(
+        precision: Precision,
+        rows: usize,
+        columns: usize,
+        mut make: impl FnMut(Range<usize>, &mut [f32]),
+    ) -> Self {
+        let mut maker = Maker::new(precision, rows, columns);
+        let most = if precision == Precision::F32 { rows } else { ROWS };
+        for from in (0..rows).step_by(most.max(1)) {
+            let some = from..rows.min(from + most);
+            maker.write(some.start * columns..some.end * columns, |out| make(some.clone(), out));
+        }
+        maker.keep()
+    }
+
+    /// All of it.
+    pub fn numbers(&self) -> Numbers<'_> {
+        match self {
+            Self::Whole(x) => Numbers::Single(&x.data),
+            Self::Halves { shape, halves } => Numbers::Half(numbers(halves, shape)),
+        }
+    }
+
+    /// All of it, rows as long as the last axis.
+    pub fn matrix(&self) -> Factor<'_> {
+        let (Self::Whole(Tensor { shape, .. }) | Self::Halves { shape, .. }) = self;
+        self.numbers().matrix(shape[shape.len() - 1])
+    }
+
     /// All of it, in single precision.
     pub fn whole(self) -> Tensor {
         match self {
             Self::Whole(x) => x,
             Self::Halves { shape, halves } => {
                 let mut x = Tensor::scratch(shape);
-                widen(bytemuck::cast_slice(&halves), &mut x.data);
+                widen(numbers(&halves, &x.shape), &mut x.data);
                 x
             }
         }
@@ -46,16 +79,75 @@ impl Kept {
     pub fn part<'a>(&'a self, elements: Range<usize>, room: &'a mut [f32]) -> &'a [f32] {
         match self {
             Self::Whole(x) => &x.data[elements],
-            Self::Halves { halves, .. } => {
+            Self::Halves { shape, halves } => {
                 let room = &mut room[..elements.len()];
-                widen(&bytemuck::cast_slice(halves)[elements], room);
+                widen(&numbers(halves, shape)[elements], room);
                 room
             }
         }
     }
 }
 
-/// Makes a [`Kept`] part by part, while they are in cache.
+/// What `halves` of a tensor of that shape hold.
+fn numbers<'a>(halves: &'a Buffer, shape: &[usize]) -> &'a [Half] {
+    &bytemuck::cast_slice(halves)[..shape.iter().product()]
+}
+
+/// Makes a [`Kept`] of a matrix, part by part: what is rounded never lies in memory whole in single precision.
+pub enum Maker {
+    /// As it is.
+    Whole(Tensor),
+    /// Rounded.
+    Halves {
+        /// Rows and columns.
+        shape: [usize; 2],
+        /// Two numbers in the room of one.
+        halves: Buffer,
+        /// Where a part is before it is rounded.
+        room: Vec<f32>,
+    },
+}
+
+impl Maker {
+    /// For a matrix of that many rows and columns.
+    pub fn new(precision: Precision, rows: usize, columns: usize) -> Self {
+        match precision {
+            Precision::F32 => Self::Whole(Tensor::scratch([rows, columns])),
+            Precision::Bf16 => {
+                let halves = Buffer::scratch(floats(precision, rows * columns));
+                Self::Halves { shape: [rows, columns], halves, room: Vec::new() }
+            }
+        }
+    }
+
+    /// Has `write` write `elements`, all of them.
+    ///
+    /// # Panics
+    /// If the matrix has no such elements.
+    pub fn write(&mut self, elements: Range<usize>, write: impl FnOnce(&mut [f32])) {
+        match self {
+            Self::Whole(x) => write(&mut x.data[elements]),
+            Self::Halves { halves, room, .. } => {
+                if room.len() < elements.len() {
+                    room.resize(elements.len(), 0.0);
+                }
+                let room = &mut room[..elements.len()];
+                write(room);
+                narrow(room, &mut bytemuck::cast_slice_mut(halves)[elements]);
+            }
+        }
+    }
+
+    /// The matrix, all of which has been written.
+    pub fn keep(self) -> Kept {
+        match self {
+            Self::Whole(x) => Kept::Whole(x),
+            Self::Halves { shape, halves, .. } => Kept::Halves { shape: shape.to_vec(), halves },
+        }
+    }
+}
+
+/// Makes a [`Kept`] of what lies elsewhere part by part, while it is in cache.
 pub struct Keeper(Option<Buffer>);
 
 impl Keeper {
@@ -96,17 +188,17 @@ pub fn before(layers: usize, kept: usize, gradients: usize) -> usize {
 
 wide! {
     /// The upper halves of what is rounded to bfloat16.
-    fn narrow(x: &[f32], out: &mut [u16]) {
+    fn narrow(x: &[f32], out: &mut [Half]) {
         for (out, x) in out.iter_mut().zip(x) {
-            *out = (bf16(*x).to_bits() >> 16) as u16;
+            *out = Half::from_bits((bf16(*x).to_bits() >> 16) as u16);
         }
     }
 }
 
 wide! {
-    fn widen(x: &[u16], out: &mut [f32]) {
+    fn widen(x: &[Half], out: &mut [f32]) {
         for (out, x) in out.iter_mut().zip(x) {
-            *out = f32::from_bits(u32::from(*x) << 16);
+            *out = f32::from_bits(u32::from(x.to_bits()) << 16);
         }
     }
 }
@@ -127,6 +219,10 @@ mod tests {
                 (Precision::Bf16, values.iter().map(|x| bf16(*x)).collect()),
             ] {
                 let kept = Kept::new(precision, Tensor::from_values([rows, columns], &values));
+                let made = Kept::made(precision, rows, columns, |rows, out| {
+                    out.copy_from_slice(&values[rows.start * columns..rows.end * columns]);
+                });
+                prop_assert_eq!(&made.whole().data[..], &expected[..]);
                 let mut room = [0.0; 99];
                 prop_assert_eq!(kept.part(part.clone(), &mut room), &expected[part.clone()]);
                 let whole = kept.whole();

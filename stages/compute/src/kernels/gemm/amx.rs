@@ -15,7 +15,8 @@
 
 mod pack;
 
-use super::avx512::first;
+use super::element::first;
+use super::factor::{Half, Source};
 use super::packed::{Product, even};
 use super::panels::LANES;
 use contract::Buffer;
@@ -120,12 +121,12 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
                 if !a_stays || number == 0 {
                     let (a, out) = (p.a.at(rows.start, k), packed_a.as_mut_ptr().cast());
                     // SAFETY: the block lies in `a`, and the buffer holds its rows, rounded up to whole panels.
-                    unsafe { pack::<PARTS, false>(a, rows.len(), steps, out) };
+                    unsafe { pack_from::<PARTS, false>(a, rows.len(), steps, out) };
                 }
                 if a_stays || number == 0 {
                     let (b, out) = (p.b.at(k, columns.start).transposed(), packed_b.as_mut_ptr().cast());
                     // SAFETY: as above, with columns of `b` for rows.
-                    unsafe { pack::<PARTS, true>(b, columns.len(), steps, out) };
+                    unsafe { pack_from::<PARTS, true>(b, columns.len(), steps, out) };
                 }
                 let panel_bytes = PANEL * steps.next_multiple_of(STEPS) * size_of::<u16>() * PARTS;
                 for (i, row) in rows.clone().step_by(PANEL).enumerate() {
@@ -153,6 +154,18 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
     }
     // SAFETY: the CPU has tiles, and nobody else uses them.
     unsafe { asm!("tilerelease", options(nostack, nomem)) }
+}
+
+/// As [`pack`].
+#[inline(always)]
+unsafe fn pack_from<const PARTS: usize, const PAIRS: bool>(x: Source, lines: usize, steps: usize, out: *mut u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        match x {
+            Source::Single(x) => pack::<PARTS, f32, PAIRS>(x, lines, steps, out),
+            Source::Half(x) => pack::<PARTS, Half, PAIRS>(x, lines, steps, out),
+        }
+    }
 }
 
 /// `0..total` in pieces of `size`.

@@ -5,7 +5,8 @@
 //! lay, pass by it from the second; the block of `b` comes from the third.
 mod pack;
 
-use super::Operand;
+use super::element::Element;
+use super::factor::{Half, Operand, Source};
 use super::packed::{self, Kernel, Product, Tile, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS};
 use pack::{load, pack};
@@ -30,20 +31,23 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
     const BLOCK_CACHES: usize = 8;
 
     #[inline(always)]
-    unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {
+    unsafe fn pack_a(a: Source, rows: usize, steps: usize, out: *mut f32) {
         // SAFETY: the caller's.
-        unsafe { pack::<ROUNDED, ROWS, ROWS>(a.transposed(), steps, rows, out) }
+        unsafe {
+            match a {
+                Source::Single(a) => pack::<ROUNDED, f32, ROWS, ROWS>(a.transposed(), steps, rows, out),
+                Source::Half(a) => pack::<ROUNDED, Half, ROWS, ROWS>(a.transposed(), steps, rows, out),
+            }
+        }
     }
 
     #[inline(always)]
-    unsafe fn round_rows(a: Operand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
-        for row in 0..rows {
-            for step in (0..steps).step_by(WIDTH) {
-                // SAFETY: the caller's.
-                unsafe {
-                    let line = load::<ROUNDED>(a.at(row, step).data, steps - step);
-                    _mm256_storeu_ps(out.add(row * apart + step), line);
-                }
+    unsafe fn round_rows(a: Source, rows: usize, steps: usize, out: *mut f32, apart: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            match a {
+                Source::Single(a) => round_rows::<ROUNDED, f32>(a, rows, steps, out, apart),
+                Source::Half(a) => round_rows::<ROUNDED, Half>(a, rows, steps, out, apart),
             }
         }
     }
@@ -54,9 +58,9 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
     }
 
     #[inline(always)]
-    unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+    unsafe fn pack_b(b: Source, steps: usize, columns: usize, out: *mut f32) {
         // SAFETY: the caller's.
-        unsafe { pack::<ROUNDED, LANES, WIDTH>(b, steps, columns, out) }
+        unsafe { pack_b::<ROUNDED, LANES>(b, steps, columns, out) }
     }
 
     #[inline(always)]
@@ -78,6 +82,38 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
                 5 => sums::<5, ROWS_APART>(vectors, a, b, b_step, to),
                 _ => sums::<ROWS, ROWS_APART>(vectors, a, b, b_step, to),
             }
+        }
+    }
+}
+
+/// As [`Kernel::round_rows`].
+#[inline(always)]
+unsafe fn round_rows<const ROUNDED: bool, E: Element>(
+    a: Operand<E>,
+    rows: usize,
+    steps: usize,
+    out: *mut f32,
+    apart: usize,
+) {
+    for row in 0..rows {
+        for step in (0..steps).step_by(WIDTH) {
+            // SAFETY: the caller's.
+            unsafe {
+                let line = load::<ROUNDED, E>(a.at(row, step).data, steps - step);
+                _mm256_storeu_ps(out.add(row * apart + step), line);
+            }
+        }
+    }
+}
+
+/// As [`Kernel::pack_b`], into panels of `WIDE` columns.
+#[inline(always)]
+unsafe fn pack_b<const ROUNDED: bool, const WIDE: usize>(b: Source, steps: usize, columns: usize, out: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        match b {
+            Source::Single(b) => pack::<ROUNDED, f32, WIDE, WIDTH>(b, steps, columns, out),
+            Source::Half(b) => pack::<ROUNDED, Half, WIDE, WIDTH>(b, steps, columns, out),
         }
     }
 }
@@ -110,9 +146,9 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
 /// # Safety
 /// As [`single`], and `out` must hold the panels.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn pack_panels<const ROUNDED: bool>(b: Source, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
-    unsafe { pack::<ROUNDED, TILE_COLUMNS, WIDTH>(b, steps, columns, out) }
+    unsafe { pack_b::<ROUNDED, TILE_COLUMNS>(b, steps, columns, out) }
 }
 
 /// As [`super::panels::Panels::multiply`].

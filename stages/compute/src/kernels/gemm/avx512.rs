@@ -5,7 +5,8 @@
 mod format;
 mod pack;
 
-use super::Operand;
+use super::element::{Element, first};
+use super::factor::{Half, Operand, Source};
 use super::packed::{self, Kernel, Product, Tile, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS, TILE_ROWS};
 use format::{Format, Pairs, Rounded, Single};
@@ -14,13 +15,13 @@ pub(super) use pack::transpose;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-/// In a [`Format`], `a` in place or packed.
-struct Packed<F, const IN_PLACE: bool>(PhantomData<F>);
+/// In a [`Format`].
+struct Packed<F>(PhantomData<F>);
 
-impl<F: Format, const IN_PLACE: bool> Kernel for Packed<F, IN_PLACE> {
+impl<F: Format> Kernel for Packed<F> {
     const ROWS: usize = TILE_ROWS;
     const COLUMNS: usize = TILE_COLUMNS;
-    const IN_PLACE: bool = IN_PLACE;
+    const IN_PLACE: bool = true;
     const AS_THEY_ARE: bool = F::AS_THEY_ARE;
     const B_STAYS: bool = false;
     const DEPTH: usize = 384;
@@ -29,21 +30,23 @@ impl<F: Format, const IN_PLACE: bool> Kernel for Packed<F, IN_PLACE> {
     const VECTORS: usize = F::VECTORS;
 
     #[inline(always)]
-    unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {
+    unsafe fn pack_a(a: Source, rows: usize, steps: usize, out: *mut f32) {
         // SAFETY: the caller's.
-        unsafe { pack::<F, true>(a.transposed(), steps, rows, out) }
+        unsafe {
+            match a {
+                Source::Single(a) => pack::<F, f32, true>(a.transposed(), steps, rows, out),
+                Source::Half(a) => pack::<F, Half, true>(a.transposed(), steps, rows, out),
+            }
+        }
     }
 
     #[inline(always)]
-    unsafe fn round_rows(a: Operand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
-        let together = 2 * LANES / F::VECTORS;
-        for row in 0..rows {
-            for step in (0..steps).step_by(together) {
-                // SAFETY: the caller's.
-                unsafe {
-                    let line = F::line(a.at(row, step).data, steps - step);
-                    _mm512_storeu_ps(out.add(row * apart + step / 2 * F::VECTORS), line);
-                }
+    unsafe fn round_rows(a: Source, rows: usize, steps: usize, out: *mut f32, apart: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            match a {
+                Source::Single(a) => round_rows::<F, f32>(a, rows, steps, out, apart),
+                Source::Half(a) => round_rows::<F, Half>(a, rows, steps, out, apart),
             }
         }
     }
@@ -54,9 +57,9 @@ impl<F: Format, const IN_PLACE: bool> Kernel for Packed<F, IN_PLACE> {
     }
 
     #[inline(always)]
-    unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+    unsafe fn pack_b(b: Source, steps: usize, columns: usize, out: *mut f32) {
         // SAFETY: the caller's.
-        unsafe { pack::<F, false>(b, steps, columns, out) }
+        unsafe { pack_b::<F>(b, steps, columns, out) }
     }
 
     #[inline(always)]
@@ -73,32 +76,57 @@ impl<F: Format, const IN_PLACE: bool> Kernel for Packed<F, IN_PLACE> {
     }
 }
 
-/// Has this CPU what [`pairs`] needs?
-pub fn multiplies_bf16() -> bool {
-    is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
-}
-
-/// # Safety
-/// The CPU must have AVX-512F, and the operands and `c` must cover what the sizes say.
-#[target_feature(enable = "avx512f")]
-pub unsafe fn single(product: &mut Product<'_>) {
-    // SAFETY: as promised.
-    unsafe {
-        // With rows in one piece there is nothing to gain from a copy of them.
-        if product.a.column == 1 {
-            run::<Packed<Single, true>>(product);
-        } else {
-            run::<Packed<Single, false>>(product);
+/// As [`Kernel::round_rows`].
+#[inline(always)]
+unsafe fn round_rows<F: Format, E: Element>(a: Operand<E>, rows: usize, steps: usize, out: *mut f32, apart: usize) {
+    let together = 2 * LANES / F::VECTORS;
+    for row in 0..rows {
+        for step in (0..steps).step_by(together) {
+            // SAFETY: the caller's.
+            unsafe {
+                let line = F::line::<E>(a.at(row, step).data, steps - step);
+                _mm512_storeu_ps(out.add(row * apart + step / 2 * F::VECTORS), line);
+            }
         }
     }
 }
 
+/// As [`Kernel::pack_b`].
+#[inline(always)]
+unsafe fn pack_b<F: Format>(b: Source, steps: usize, columns: usize, out: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        match b {
+            Source::Single(b) => pack::<F, f32, false>(b, steps, columns, out),
+            Source::Half(b) => pack::<F, Half, false>(b, steps, columns, out),
+        }
+    }
+}
+
+/// Has this CPU what [`single`] and [`rounded`] need?
+pub fn available() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+}
+
+/// Has this CPU what [`pairs`] needs?
+pub fn multiplies_bf16() -> bool {
+    available() && is_x86_feature_detected!("avx512bf16")
+}
+
+/// # Safety
+/// [`available`], and the operands and `c` must cover what the sizes say.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub unsafe fn single(product: &mut Product<'_>) {
+    // SAFETY: as promised.
+    unsafe { run::<Packed<Single>>(product) }
+}
+
 /// # Safety
 /// As [`single`].
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn rounded(product: &mut Product<'_>) {
     // SAFETY: as promised.
-    unsafe { run::<Packed<Rounded, false>>(product) }
+    unsafe { run::<Packed<Rounded>>(product) }
 }
 
 /// # Safety
@@ -106,30 +134,30 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn pairs(product: &mut Product<'_>) {
     // SAFETY: as promised.
-    unsafe { run::<Packed<Pairs, false>>(product) }
+    unsafe { run::<Packed<Pairs>>(product) }
 }
 
 /// # Safety
 /// As [`single`].
 #[cfg(test)]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn pairs_in_steps(product: &mut Product<'_>) {
     // SAFETY: as promised.
-    unsafe { run::<Packed<format::PairsInSteps, false>>(product) }
+    unsafe { run::<Packed<format::PairsInSteps>>(product) }
 }
 
 /// As [`super::panels::Panels::pack`].
 ///
 /// # Safety
 /// As [`single`], and `out` must hold the panels.
-#[target_feature(enable = "avx512f")]
-pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+#[target_feature(enable = "avx512f,avx512bw")]
+pub unsafe fn pack_panels<const ROUNDED: bool>(b: Source, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
     unsafe {
         if ROUNDED {
-            pack::<Rounded, false>(b, steps, columns, out);
+            pack_b::<Rounded>(b, steps, columns, out);
         } else {
-            pack::<Single, false>(b, steps, columns, out);
+            pack_b::<Single>(b, steps, columns, out);
         }
     }
 }
@@ -138,14 +166,14 @@ pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns
 ///
 /// # Safety
 /// As [`single`].
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut Multiply<'_>) {
     // SAFETY: as promised.
     unsafe {
         if ROUNDED {
-            packed::multiply_panels::<Packed<Rounded, false>>(m);
+            packed::multiply_panels::<Packed<Rounded>>(m);
         } else {
-            packed::multiply_panels::<Packed<Single, false>>(m);
+            packed::multiply_panels::<Packed<Single>>(m);
         }
     }
 }
@@ -155,9 +183,9 @@ pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut Multiply<'_>) {
 /// # Safety
 /// As [`pairs`], and `out` must hold the panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn pack_pairs(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn pack_pairs(b: Source, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
-    unsafe { pack::<Pairs, false>(b, steps, columns, out) }
+    unsafe { pack_b::<Pairs>(b, steps, columns, out) }
 }
 
 /// As [`multiply_panels`], by what [`pack_pairs`] packed.
@@ -167,13 +195,7 @@ pub unsafe fn pack_pairs(b: Operand, steps: usize, columns: usize, out: *mut f32
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn multiply_pairs(m: &mut Multiply<'_>) {
     // SAFETY: as promised.
-    unsafe { packed::multiply_panels::<Packed<Pairs, false>>(m) }
-}
-
-/// The first `n` of sixteen lanes.
-#[inline(always)]
-pub(super) fn first(n: usize) -> __mmask16 {
-    ((1u32 << n.min(LANES)) - 1) as __mmask16
+    unsafe { packed::multiply_panels::<Packed<Pairs>>(m) }
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@
 //!
 //! An element of `c` is summed along `k` in blocks of [`Kernel::DEPTH`] at most, whatever its place in a tile: results do not
 //! depend on the size of caches or on how many rows are multiplied at once.
-use super::Operand;
+use super::factor::{Operand, Source};
 use super::panels::{LANES, Multiply, TILE_COLUMNS, apart};
 use contract::Buffer;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -19,8 +19,8 @@ pub(super) struct Product<'a> {
     pub columns: usize,
     pub depth: usize,
     pub alpha: f32,
-    pub a: Operand,
-    pub b: Operand,
+    pub a: Source,
+    pub b: Source,
     /// Is `c` added to?
     pub add: bool,
     pub c: *mut f32,
@@ -48,7 +48,7 @@ pub(super) trait Kernel {
     const ROWS: usize;
     /// Columns of a tile, and of a panel of `b`: whole vectors.
     const COLUMNS: usize;
-    /// Is `a` read where it is? Its rows are contiguous then.
+    /// May rows of `a` be read where they are?
     const IN_PLACE: bool;
     /// Do operands lie in panels as they were, neither rounded nor joined?
     const AS_THEY_ARE: bool;
@@ -63,14 +63,22 @@ pub(super) trait Kernel {
     /// Vectors that a pair of steps takes in a panel.
     const VECTORS: usize = 2;
 
+    /// Do `steps` of `a` lie as they would lie in a panel, or in rows that are as good?
+    #[inline(always)]
+    fn takes(a: Source, steps: usize) -> bool {
+        match a {
+            Source::Single(_) => Self::AS_THEY_ARE,
+            Source::Half(_) => Self::VECTORS == 1 && a.in_pairs(steps),
+        }
+    }
     /// Packs `rows` × `steps` of `a` into panels of at most [`Self::ROWS`] rows.
-    unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32);
+    unsafe fn pack_a(a: Source, rows: usize, steps: usize, out: *mut f32);
     /// Rounds `rows` × `steps` of `a`, whose rows are contiguous, into rows that are `apart` floats apart.
-    unsafe fn round_rows(a: Operand, rows: usize, steps: usize, out: *mut f32, apart: usize);
+    unsafe fn round_rows(a: Source, rows: usize, steps: usize, out: *mut f32, apart: usize);
     /// Where in packed `a`, of `vectors` a column, the panel is that begins with `row` and is `high` rows high.
     unsafe fn panel(packed: *const f32, row: usize, high: usize, vectors: usize) -> Operand;
     /// Packs `steps` × `columns` of `b` into panels of at most [`Self::COLUMNS`] columns.
-    unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32);
+    unsafe fn pack_b(b: Source, steps: usize, columns: usize, out: *mut f32);
     /// Multiplies `high` rows of `a` by a panel of `b`, whose vectors of a step are `b_step` floats apart. Of `a`, either
     /// steps or rows are neighbours; which, is `ROWS_APART`.
     unsafe fn tile<const ROWS_APART: bool>(
@@ -108,24 +116,38 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
     // All of `a` stays packed where it is met more than once, if it is not too large.
     let all_rows = p.rows.next_multiple_of(K::ROWS);
     let whole = vectors_of::<K>(p.depth) * all_rows;
-    let a_stays = !K::IN_PLACE && columns < p.columns && whole <= A_STAYS;
-    let room = if a_stays { whole } else { vectors_of::<K>(depth) * rows };
-    let mut packed_a = Buffer::scratch(if K::IN_PLACE { 0 } else { room });
+    // Where rows of it are read in place, a last odd step is packed.
+    let by_rows = K::IN_PLACE && p.a.by_rows();
+    let a_stays = !(by_rows && K::takes(p.a, depth)) && columns < p.columns && whole <= A_STAYS;
+    let mut packed_a = Buffer::scratch(if a_stays { whole } else { vectors_of::<K>(depth) * rows });
     for column in (0..p.columns).step_by(columns) {
         let width = columns.min(p.columns - column);
         for k in (0..p.depth).step_by(depth) {
             let steps = depth.min(p.depth - k);
             let last = k + steps == p.depth;
             let vectors = vectors_of::<K>(steps);
+            let in_place = by_rows && K::takes(p.a.at(0, k), steps);
             // SAFETY: the block lies in `b`, and the buffer holds its columns, rounded up to whole vectors.
             unsafe { K::pack_b(p.b.at(k, column), steps, width, packed_b.as_mut_ptr()) };
+            let (next_k, next_column) = if last { (0, column + columns) } else { (k + steps, column) };
+            let mut ahead = if next_column < p.columns {
+                let (steps, width) = (depth.min(p.depth - next_k), columns.min(p.columns - next_column));
+                Ahead::new(
+                    p.b.at(next_k, next_column),
+                    steps,
+                    width,
+                    p.rows.div_ceil(K::ROWS) * width.div_ceil(K::COLUMNS),
+                )
+            } else {
+                Ahead::NOTHING
+            };
             for row in (0..p.rows).step_by(rows) {
                 let height = rows.min(p.rows - row);
                 let at = if a_stays { vectors_of::<K>(k) * all_rows + row * vectors } else { 0 };
                 // SAFETY: blocks of depth are a multiple of 8, so those before this one take `vectors_of(k)` a row; rows
                 // before it are whole panels, and it is no longer than what is left of them.
                 let packed_a = unsafe { packed_a.as_mut_ptr().add(at) };
-                if !K::IN_PLACE && (column == 0 || !a_stays) {
+                if !in_place && (column == 0 || !a_stays) {
                     // SAFETY: as above.
                     unsafe { K::pack_a(p.a.at(row, k), height, steps, packed_a) };
                 }
@@ -135,19 +157,20 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
                     for inner in (0..inner.0).step_by(inner.1) {
                         let (i, j) = if K::B_STAYS { (inner, outer) } else { (outer, inner) };
                         let (high, wide) = (K::ROWS.min(height - i), K::COLUMNS.min(width - j));
+                        ahead.fetch();
                         // SAFETY: the tile lies in `c`, its panels in their buffers (or in `a`).
                         unsafe {
                             let c = p.c.add((row + i) * p.stride + column + j);
                             let b = packed_b.as_ptr().add(j * vectors);
                             let b_step = wide.next_multiple_of(LANES);
                             let to = Tile { c, stride: p.stride, wide, alpha: p.alpha, add: p.add || k > 0 };
-                            if K::IN_PLACE {
-                                let a = p.a.at(row + i, k);
+                            if in_place {
+                                let (a, lanes) = (p.a.at(row + i, k).lanes(), steps * K::VECTORS / 2);
                                 if row + i + 2 * K::ROWS <= p.rows {
                                     let (share, shares) = (j / K::COLUMNS, width.div_ceil(K::COLUMNS));
-                                    fetch_share::<K>(a.at(K::ROWS, 0), steps, share, shares);
+                                    fetch_share::<K>(a.at(K::ROWS, 0), lanes, share, shares);
                                 }
-                                K::tile::<true>(high, steps, a, b, b_step, &to);
+                                K::tile::<true>(high, lanes, a, b, b_step, &to);
                             } else {
                                 let a = K::panel(packed_a, i, high, vectors);
                                 K::tile::<false>(high, vectors, a, b, b_step, &to);
@@ -170,13 +193,14 @@ pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
     for i in (0..m.rows).step_by(rows) {
         let high = rows.min(m.rows - i);
         let a = m.a.at(i, 0);
-        let (rows_apart, stride) = (a.column == 1, apart(m.depth));
-        let vectors = if K::AS_THEY_ARE { m.steps } else { vectors_of::<K>(m.steps) };
+        let (rows_apart, stride) = (a.by_rows(), apart(m.depth));
+        let in_place = K::takes(a, m.steps);
+        let vectors = if in_place { m.steps * K::VECTORS / 2 } else { vectors_of::<K>(m.steps) };
         // SAFETY: the caller's: rows and steps lie inside, and there is room for a tile's.
         let a = unsafe {
             let left = m.left.as_mut_ptr();
-            match (K::AS_THEY_ARE, rows_apart) {
-                (true, _) => a,
+            match (in_place, rows_apart) {
+                (true, _) => a.lanes(),
                 (false, true) => {
                     K::round_rows(a, high, m.steps, left, stride);
                     Operand { data: left, row: stride, column: 1 }
@@ -206,10 +230,51 @@ pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
     }
 }
 
+/// What is packed next, on its way to the second cache while tiles are multiplied.
+struct Ahead {
+    at: *const u8,
+    run: usize,
+    runs: usize,
+    lines: usize,
+    line: usize,
+    stride: usize,
+    share: usize,
+}
+
+impl Ahead {
+    const NOTHING: Self = Self { at: std::ptr::null(), run: 0, runs: 0, lines: 0, line: 0, stride: 0, share: 0 };
+
+    fn new(b: Source, steps: usize, columns: usize, tiles: usize) -> Self {
+        let (at, row, column, size) = match b {
+            Source::Single(x) => (x.data.cast::<u8>(), x.row, x.column, 4),
+            Source::Half(x) => (x.data.cast(), x.row, x.column, 2),
+        };
+        let (runs, length, stride) = if column == 1 { (steps, columns, row) } else { (columns, steps, column) };
+        let lines = (length * size).div_ceil(64);
+        Self { at, run: 0, runs, lines, line: 0, stride: stride * size, share: (runs * lines).div_ceil(tiles) }
+    }
+
+    #[inline(always)]
+    fn fetch(&mut self) {
+        for _ in 0..self.share {
+            if self.run == self.runs {
+                return;
+            }
+            let at = self.at.wrapping_add(self.run * self.stride + self.line * 64);
+            // SAFETY: a hint, which may point anywhere.
+            unsafe { _mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast()) };
+            self.line += 1;
+            if self.line == self.lines {
+                (self.run, self.line) = (self.run + 1, 0);
+            }
+        }
+    }
+}
+
 /// Fetches the `share`-th of `shares` parts of the next panel's rows.
 #[inline(always)]
-unsafe fn fetch_share<K: Kernel>(a: Operand, steps: usize, share: usize, shares: usize) {
-    let lines = steps.div_ceil(LANES);
+unsafe fn fetch_share<K: Kernel>(a: Operand, lanes: usize, share: usize, shares: usize) {
+    let lines = lanes.div_ceil(LANES);
     let each = lines.div_ceil(shares);
     for line in (share * each..lines).take(each) {
         for row in 0..K::ROWS {

@@ -1,7 +1,8 @@
 //! Small products with an operand that is packed once and met many times, as attention needs: tiles of at most
 //! [`TILE_ROWS`] × [`TILE_COLUMNS`] whose sums stay in registers, in parts of a matrix that the caller chooses.
+use super::bf16;
+use super::factor::{Factor, Source};
 use super::path::Path;
-use super::{Matrix, Operand, bf16};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::wide;
@@ -32,7 +33,7 @@ pub(super) struct Multiply<'a> {
     pub first: usize,
     pub steps: usize,
     pub alpha: f32,
-    pub a: Operand,
+    pub a: Source,
     pub b: *const f32,
     /// Steps and columns that the panels have in all.
     pub depth: usize,
@@ -54,7 +55,7 @@ pub fn apart(columns: usize) -> usize {
 /// How a CPU packs panels and multiplies by them.
 #[derive(Clone, Copy)]
 struct Ways {
-    pack: unsafe fn(Operand, usize, usize, *mut f32),
+    pack: unsafe fn(Source, usize, usize, *mut f32),
     multiply: unsafe fn(&mut Multiply<'_>),
 }
 
@@ -120,7 +121,8 @@ impl Panels {
     ///
     /// # Panics
     /// If `b` does not fit, or has no unit stride.
-    pub fn pack(&mut self, b: Matrix<'_>) {
+    pub fn pack<'b>(&mut self, b: impl Into<Factor<'b>>) {
+        let b = b.into();
         let (steps, columns) = b.dim();
         let (depth, room) = (steps.next_multiple_of(2), self.data.len());
         assert!(
@@ -128,7 +130,7 @@ impl Panels {
             "there is room"
         );
         (self.depth, self.columns) = (depth, columns);
-        let b = Operand::of(&b).expect("a unit stride in one direction");
+        let b = Source::of(&b).expect("a unit stride in one direction");
         // SAFETY: the CPU has what its ways need, and there is room.
         unsafe { (self.ways.pack)(b, steps, columns, self.data.as_mut_ptr()) }
     }
@@ -140,22 +142,23 @@ impl Panels {
     /// # Panics
     /// If shapes do not fit.
     #[allow(clippy::too_many_arguments)]
-    pub fn multiply(
+    pub fn multiply<'a>(
         &mut self,
         alpha: f32,
-        a: Matrix<'_>,
+        a: impl Into<Factor<'a>>,
         steps: Range<usize>,
         columns: Range<usize>,
         add: bool,
         c: &mut [f32],
         stride: usize,
     ) {
-        let rows = a.nrows();
+        let a = a.into();
+        let (rows, depth) = a.dim();
         if rows == 0 || columns.is_empty() {
             return;
         }
         assert!(columns.start.is_multiple_of(TILE_COLUMNS) && columns.end <= self.columns, "columns of the panels");
-        assert!(steps.start.is_multiple_of(2) && steps.end <= self.depth && a.ncols() == steps.len(), "steps of them");
+        assert!(steps.start.is_multiple_of(2) && steps.end <= self.depth && depth == steps.len(), "steps of them");
         assert!((rows - 1) * stride + columns.len() <= c.len() && columns.len() <= stride, "c holds the result");
         let mut multiply = Multiply {
             rows,
@@ -163,7 +166,7 @@ impl Panels {
             first: steps.start,
             steps: steps.len(),
             alpha,
-            a: Operand::of(&a).expect("a unit stride in one direction"),
+            a: Source::of(&a).expect("a unit stride in one direction"),
             b: self.data.as_ptr(),
             depth: self.depth,
             panels: self.columns,
@@ -182,7 +185,7 @@ impl Panels {
 ///
 /// # Safety
 /// `b` must have that many steps and columns, and `out` hold the panels.
-unsafe fn portable_pack<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+unsafe fn portable_pack<const ROUNDED: bool>(b: Source, steps: usize, columns: usize, out: *mut f32) {
     let depth = steps.next_multiple_of(2);
     for panel in (0..columns).step_by(TILE_COLUMNS) {
         let wide = TILE_COLUMNS.min((columns - panel).next_multiple_of(LANES));
@@ -191,7 +194,7 @@ unsafe fn portable_pack<const ROUNDED: bool>(b: Operand, steps: usize, columns: 
                 let inside = step < steps && panel + column < columns;
                 // SAFETY: the element lies in the matrix that the operand was made of, its place in the panels.
                 unsafe {
-                    let x = if inside { *b.at(step, panel + column).data } else { 0.0 };
+                    let x = if inside { b.at(step, panel + column).read() } else { 0.0 };
                     *out.add(panel * depth + step * wide + column) = if ROUNDED { bf16(x) } else { x };
                 }
             }
@@ -221,7 +224,7 @@ wide! {
                     unsafe {
                         let b = m.b.add(panel * m.depth + (m.first + step) * across + j - panel).cast::<[f32; LANES]>();
                         for (row, sums) in sums.iter_mut().enumerate() {
-                            let a = *m.a.at(i + row.min(high - 1), step).data;
+                            let a = m.a.at(i + row.min(high - 1), step).read();
                             let a = if rounded { bf16(a) } else { a };
                             for (sum, b) in sums.iter_mut().zip(*b) {
                                 *sum = a.mul_add(b, *sum);
@@ -246,7 +249,7 @@ wide! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::gemm::matrix;
+    use crate::kernels::gemm::tests::Stored;
     use crate::kernels::testing::{assert_close, random};
     use proptest::prelude::*;
 
@@ -259,7 +262,7 @@ mod tests {
             if avx2::available() {
                 all.extend(both(Ways::avx2));
             }
-            if is_x86_feature_detected!("avx512f") {
+            if avx512::available() {
                 all.extend(both(Ways::avx512));
             }
             if avx512::multiplies_bf16() {
@@ -274,15 +277,13 @@ mod tests {
         #[test]
         fn parts_multiply_every_way(
             rows in 1usize..40, depth in 1usize..70, columns in 1usize..120, pad in 0usize..5, add: bool,
-            turned: [bool; 2], from in (0usize..35, 0usize..2), to in (0usize..9, 0usize..9),
+            turned: [bool; 2], halves: [bool; 2], from in (0usize..35, 0usize..2), to in (0usize..9, 0usize..9),
         ) {
             let part = |start: usize, all: usize, less: usize| start..all.saturating_sub(less).max(start + 1);
             let steps = part((2 * from.0).min((depth - 1) / 2 * 2), depth, to.0);
             let across = part((from.1 * TILE_COLUMNS).min((columns - 1) / TILE_COLUMNS * TILE_COLUMNS), columns, to.1);
-            let (a, b) = (random(1, rows * depth), random(2, depth * columns));
-            let a = if turned[0] { matrix(&a, rows).reversed_axes() } else { matrix(&a, depth) };
-            let b = if turned[1] { matrix(&b, depth).reversed_axes() } else { matrix(&b, columns) };
-            let a = a.slice(ndarray::s![.., steps.clone()]);
+            let (a, b) = (Stored::random(1, rows, depth, pad, turned[0], halves[0]), Stored::random(2, depth, columns, pad, turned[1], halves[1]));
+            let (left, right) = (a.matrix().slice_move(ndarray::s![.., steps.clone()]), b.matrix());
             let stride = across.len() + pad;
             let before = random(3, rows * stride);
             for (precision, ways) in ways() {
@@ -294,15 +295,15 @@ mod tests {
                         if column >= across.len() {
                             return old;
                         }
-                        let terms = steps.clone().zip(a.row(row));
-                        let sum: f64 = terms.map(|(k, a)| round(*a) * round(b[(k, across.start + column)])).sum();
+                        let terms = steps.clone().zip(left.row(row));
+                        let sum: f64 = terms.map(|(k, a)| round(*a) * round(right[(k, across.start + column)])).sum();
                         0.5 * sum + if add { old } else { 0.0 }
                     })
                     .collect();
                 let mut panels = Panels::with(ways, depth, columns);
-                panels.pack(b);
+                panels.pack(b.factor());
                 let mut c = before.clone();
-                panels.multiply(0.5, a, steps.clone(), across.clone(), add, &mut c, stride);
+                panels.multiply(0.5, a.factor().columns(steps.clone()), steps.clone(), across.clone(), add, &mut c, stride);
                 assert_close(&c, &expected, 1e-5);
             }
         }

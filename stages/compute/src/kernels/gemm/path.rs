@@ -42,7 +42,7 @@ impl Has {
         let vendor = std::arch::x86_64::__cpuid(0);
         Self {
             amx: amx::available(),
-            avx512: is_x86_feature_detected!("avx512f"),
+            avx512: avx512::available(),
             avx512_bf16: avx512::multiplies_bf16(),
             avx2: avx2::available(),
             intel: [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel",

@@ -1,9 +1,9 @@
 //! One transformer block of GPT-2, forward and backward.
 use super::{Gpt2Shape, spec};
 use crate::kernels::attention::{self, Attention};
-use crate::kernels::gemm::{Done, Matrix, matrix, matrix_mut, product_then};
+use crate::kernels::gemm::{Done, Factor, matrix, matrix_mut, product_then};
 use crate::kernels::{bias, gelu, layer_norm};
-use crate::models::kept::{Keeper, Kept};
+use crate::models::kept::{Keeper, Kept, Maker};
 use contract::{Batch, Init, ParameterSpec, Precision, Tensor};
 use std::sync::Arc;
 
@@ -58,31 +58,56 @@ impl Place {
     }
 
     /// `c = a · b`.
-    fn product(&self, a: Matrix<'_>, b: Matrix<'_>, c: &mut Tensor) {
+    fn product<'a, 'b>(&self, a: impl Into<Factor<'a>>, b: impl Into<Factor<'b>>, c: &mut Tensor) {
         self.product_then(a, b, c, &mut |_| ());
     }
 
     /// `c = a · b`, each part handed to `then` while it is in cache.
-    fn product_then(&self, a: Matrix<'_>, b: Matrix<'_>, c: &mut Tensor, then: &mut dyn FnMut(&mut Done)) {
+    fn product_then<'a, 'b>(
+        &self,
+        a: impl Into<Factor<'a>>,
+        b: impl Into<Factor<'b>>,
+        c: &mut Tensor,
+        then: &mut dyn FnMut(&mut Done),
+    ) {
         let columns = c.shape[1];
-        product_then(self.precision, 1.0, a, b, 0.0, matrix_mut(&mut c.data, columns), then);
+        product_then(self.precision, 1.0, a.into(), b.into(), 0.0, matrix_mut(&mut c.data, columns), then);
     }
 
     /// Of `y = x · w`: gives `dw = xᵀ · dy`, and `dx = dy · wᵀ` in `d_x`.
     fn linear_backward(
         &self,
-        x: &Tensor,
-        d_y: &Tensor,
+        x: &Kept,
+        d_y: &Kept,
         w: &[f32],
         mut d_w: Tensor,
         d_x: &mut Tensor,
         give: &mut dyn FnMut(Tensor),
     ) {
-        let (inner, outer) = (x.shape[1], d_y.shape[1]);
-        let (x, d_y) = (matrix(&x.data, inner), matrix(&d_y.data, outer));
-        self.product(x.reversed_axes(), d_y, &mut d_w);
+        let (d_y, outer) = (d_y.matrix(), d_w.shape[1]);
+        self.product(x.matrix().reversed_axes(), d_y, &mut d_w);
         give(d_w);
         self.product(d_y, matrix(w, outer).reversed_axes(), d_x);
+    }
+
+    /// The output of a normalisation, for products; keeps its `statistics`.
+    fn normalised(&self, x_rc: &Tensor, gain_c: &[f32], bias_c: &[f32], statistics: &mut Tensor) -> Kept {
+        let c = self.width;
+        Kept::made(self.precision, self.rows(), c, |rows, out| {
+            let (x, statistics) =
+                (&x_rc.data[rows.start * c..rows.end * c], &mut statistics.data[2 * rows.start..2 * rows.end]);
+            layer_norm::forward(x, gain_c, bias_c, out, statistics);
+        })
+    }
+
+    /// The same once more, from what it has kept.
+    fn normalised_again(&self, x_rc: &Tensor, gain_c: &[f32], bias_c: &[f32], statistics: &Tensor) -> Kept {
+        let c = self.width;
+        Kept::made(self.precision, self.rows(), c, |rows, out| {
+            let (x, statistics) =
+                (&x_rc.data[rows.start * c..rows.end * c], &statistics.data[2 * rows.start..2 * rows.end]);
+            layer_norm::again(x, gain_c, bias_c, statistics, out);
+        })
     }
 
     fn attention(&self) -> Attention<'_> {
@@ -115,11 +140,11 @@ impl Layer {
         let (rows, c, f) = (place.rows(), place.width, place.feed_forward);
         let w = |index: usize| &weights[index].data[..];
         let [mut norm_1, mut norm_2] = [(); 2].map(|()| Tensor::scratch([rows, 2]));
-        let [mut normal_rc, mut attended_rc, mut middle_rc, mut out_rc] = [(); 4].map(|()| Tensor::scratch([rows, c]));
+        let [mut attended_rc, mut middle_rc, mut out_rc] = [(); 3].map(|()| Tensor::scratch([rows, c]));
 
-        layer_norm::forward(&x_rc.data, w(NORM_1), w(NORM_1 + 1), &mut normal_rc.data, &mut norm_1.data);
+        let normal_rc = place.normalised(&x_rc, w(NORM_1), w(NORM_1 + 1), &mut norm_1);
         let (mut qkv, mut keeper) = (Tensor::scratch([rows, 3 * c]), Keeper::new(place.waiting, rows * 3 * c));
-        place.product_then(matrix(&normal_rc.data, c), matrix(w(QKV), 3 * c), &mut qkv, &mut |done| {
+        place.product_then(normal_rc.matrix(), matrix(w(QKV), 3 * c), &mut qkv, &mut |done| {
             for row in done.rows.clone() {
                 let columns = done.columns.clone();
                 bias::add(&w(QKV + 1)[columns.clone()], done.row(row));
@@ -127,8 +152,9 @@ impl Layer {
             }
         });
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.heads, place.batch.length]);
-        attention::forward(&place.attention(), &qkv.data, &mut attended_rc.data, &mut log_sums.data);
         let qkv = keeper.keep(qkv);
+        attention::forward(&place.attention(), qkv.numbers(), &mut attended_rc.data, &mut log_sums.data);
+        let attended_rc = Kept::new(place.waiting, attended_rc);
         let onto = |residual_rc: &Tensor, bias_c: &[f32], done: &mut Done| {
             for row in done.rows.clone() {
                 let columns = done.columns.clone();
@@ -136,24 +162,24 @@ impl Layer {
                 bias::add_with_residual(residual, &bias_c[columns], done.row(row));
             }
         };
-        place.product_then(matrix(&attended_rc.data, c), matrix(w(OUT), c), &mut middle_rc, &mut |done| {
+        place.product_then(attended_rc.matrix(), matrix(w(OUT), c), &mut middle_rc, &mut |done| {
             onto(&x_rc, w(OUT + 1), done);
         });
-        let [attended_rc, x_rc] = [attended_rc, x_rc].map(|x| Kept::new(place.waiting, x));
+        let x_rc = Kept::new(place.waiting, x_rc);
 
-        layer_norm::forward(&middle_rc.data, w(NORM_2), w(NORM_2 + 1), &mut normal_rc.data, &mut norm_2.data);
-        let [mut up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch([rows, f]));
-        let mut keeper = Keeper::new(place.waiting, rows * f);
-        place.product_then(matrix(&normal_rc.data, c), matrix(w(UP), f), &mut up_rf, &mut |done| {
+        let normal_rc = place.normalised(&middle_rc, w(NORM_2), w(NORM_2 + 1), &mut norm_2);
+        let mut up_rf = Tensor::scratch([rows, f]);
+        let (mut gelu_rf, mut keeper) = (Maker::new(place.precision, rows, f), Keeper::new(place.waiting, rows * f));
+        place.product_then(normal_rc.matrix(), matrix(w(UP), f), &mut up_rf, &mut |done| {
             for row in done.rows.clone() {
-                let columns = done.columns.clone();
-                let out = &mut gelu_rf.data[row * f..][columns.clone()];
-                gelu::forward(done.row(row), &w(UP + 1)[columns.clone()], out);
-                keeper.put(row * f + columns.start, done.row(row));
+                let (columns, at) = (done.columns.clone(), row * f + done.columns.start);
+                let up = done.row(row);
+                gelu_rf.write(at..at + columns.len(), |out| gelu::forward(up, &w(UP + 1)[columns], out));
+                keeper.put(at, up);
             }
         });
-        let up_rf = keeper.keep(up_rf);
-        place.product_then(matrix(&gelu_rf.data, f), matrix(w(DOWN), c), &mut out_rc, &mut |done| {
+        let (up_rf, gelu_rf) = (keeper.keep(up_rf), gelu_rf.keep());
+        place.product_then(gelu_rf.matrix(), matrix(w(DOWN), c), &mut out_rc, &mut |done| {
             onto(&middle_rc, w(DOWN + 1), done);
         });
         let middle_rc = Kept::new(place.waiting, middle_rc);
@@ -169,60 +195,62 @@ impl Layer {
         let Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, up_rf } = self;
         let w = |index: usize| &weights[index].data[..];
         let gradient = |index: usize| Tensor::scratch(weights[index].shape.clone());
-        let [mut normal_rc, mut d_normal_rc] = [(); 2].map(|()| Tensor::scratch([place.rows(), c]));
+        let mut d_normal_rc = Tensor::scratch([place.rows(), c]);
 
         // Feed-forward: down, GELU, up, normalisation.
         let mut d_bias = gradient(DOWN + 1);
         bias::column_sums(d_rc, &mut d_bias.data);
         give(DOWN + 1, d_bias);
-        let [mut d_up_rf, mut gelu_rf] = [(); 2].map(|()| Tensor::scratch([place.rows(), f]));
-        let mut room = vec![0.0; f];
+        let mut d_up_rf = Tensor::scratch([place.rows(), f]);
+        let mut gelu_rf = Maker::new(place.precision, place.rows(), f);
+        let (mut keeper, mut room) = (Keeper::new(place.precision, place.rows() * f), vec![0.0; f]);
         let mut d_bias = gradient(UP + 1);
         d_bias.data.fill(0.0);
         place.product_then(matrix(d_rc, c), matrix(w(DOWN), c).reversed_axes(), &mut d_up_rf, &mut |done| {
             for row in done.rows.clone() {
                 let (columns, at) = (done.columns.clone(), row * f + done.columns.start);
-                let up = up_rf.part(at..at + columns.len(), &mut room);
-                let gelu = &mut gelu_rf.data[at..][..columns.len()];
-                let d_bias = &mut d_bias.data[columns.clone()];
-                gelu::backward(up, &w(UP + 1)[columns], done.row(row), gelu, d_bias);
+                let (up, d_up) = (up_rf.part(at..at + columns.len(), &mut room), done.row(row));
+                gelu_rf.write(at..at + columns.len(), |gelu| {
+                    gelu::backward(up, &w(UP + 1)[columns.clone()], d_up, gelu, &mut d_bias.data[columns]);
+                });
+                keeper.put(at, d_up);
             }
         });
         give(UP + 1, d_bias);
         drop(up_rf);
+        let (d_up_rf, gelu_rf) = (keeper.keep(d_up_rf), gelu_rf.keep());
         let mut d_down = gradient(DOWN);
-        place.product(matrix(&gelu_rf.data, f).reversed_axes(), matrix(d_rc, c), &mut d_down);
+        place.product(gelu_rf.matrix().reversed_axes(), matrix(d_rc, c), &mut d_down);
         give(DOWN, d_down);
         drop(gelu_rf);
         let middle_rc = middle_rc.whole();
-        layer_norm::again(&middle_rc.data, w(NORM_2), w(NORM_2 + 1), &norm_2.data, &mut normal_rc.data);
+        let normal_rc = place.normalised_again(&middle_rc, w(NORM_2), w(NORM_2 + 1), &norm_2);
         place.linear_backward(&normal_rc, &d_up_rf, w(UP), gradient(UP), &mut d_normal_rc, &mut |g| give(UP, g));
         let (mut d_gain, mut d_bias) = (gradient(NORM_2), gradient(NORM_2 + 1));
         let (d_gain_c, d_bias_c) = (&mut d_gain.data, &mut d_bias.data);
         layer_norm::backward(&middle_rc.data, w(NORM_2), &norm_2.data, &d_normal_rc.data, d_rc, d_gain_c, d_bias_c);
         give(NORM_2, d_gain);
         give(NORM_2 + 1, d_bias);
-        drop((middle_rc, d_up_rf));
+        drop((middle_rc, d_up_rf, normal_rc));
 
         // Attention: out, softmax, queries, keys and values, normalisation.
         let mut d_bias = gradient(OUT + 1);
         bias::column_sums(d_rc, &mut d_bias.data);
         give(OUT + 1, d_bias);
-        let (mut d_out, attended_rc) = (gradient(OUT), attended_rc.whole());
-        place.product(matrix(&attended_rc.data, c).reversed_axes(), matrix(d_rc, c), &mut d_out);
+        let mut d_out = gradient(OUT);
+        place.product(attended_rc.matrix().reversed_axes(), matrix(d_rc, c), &mut d_out);
         give(OUT, d_out);
         place.product(matrix(d_rc, c), matrix(w(OUT), c).reversed_axes(), &mut d_normal_rc);
-        let d_attended_rc = &d_normal_rc.data;
-        let qkv = qkv.whole();
-        let mut d_qkv = Tensor::scratch(qkv.shape.clone());
+        let (d_attended_rc, attended_rc) = (&d_normal_rc.data, attended_rc.whole());
+        let mut d_qkv = Tensor::scratch([place.rows(), 3 * c]);
         let (attended, log_sums) = (&attended_rc.data, &log_sums.data);
-        attention::backward(&place.attention(), &qkv.data, attended, log_sums, d_attended_rc, &mut d_qkv.data);
+        attention::backward(&place.attention(), qkv.numbers(), attended, log_sums, d_attended_rc, &mut d_qkv.data);
         drop((qkv, attended_rc));
         let mut d_bias = gradient(QKV + 1);
         bias::column_sums(&d_qkv.data, &mut d_bias.data);
         give(QKV + 1, d_bias);
-        let x_rc = x_rc.whole();
-        layer_norm::again(&x_rc.data, w(NORM_1), w(NORM_1 + 1), &norm_1.data, &mut normal_rc.data);
+        let (d_qkv, x_rc) = (Kept::new(place.precision, d_qkv), x_rc.whole());
+        let normal_rc = place.normalised_again(&x_rc, w(NORM_1), w(NORM_1 + 1), &norm_1);
         place.linear_backward(&normal_rc, &d_qkv, w(QKV), gradient(QKV), &mut d_normal_rc, &mut |g| give(QKV, g));
         let (mut d_gain, mut d_bias) = (gradient(NORM_1), gradient(NORM_1 + 1));
         let (d_gain_c, d_bias_c) = (&mut d_gain.data, &mut d_bias.data);

@@ -103,8 +103,8 @@ impl Layer {
         place.rotary.forward(place.shape.groups(), place.batch.length, &projected.data, &mut qkv.data);
         drop(projected);
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.shape.heads, place.batch.length]);
-        attention::forward(&place.attention(), &qkv.data, &mut attended_rc.data, &mut log_sums.data);
         let qkv = Kept::new(place.waiting, qkv);
+        attention::forward(&place.attention(), qkv.numbers(), &mut attended_rc.data, &mut log_sums.data);
         let mut middle_rc = x_rc.clone();
         onto(place.precision, &attended_rc, w(OUT), &mut middle_rc);
         let [attended_rc, x_rc] = [attended_rc, x_rc].map(|x| Kept::new(place.waiting, x));
@@ -158,13 +158,13 @@ impl Layer {
         drop(middle_rc);
 
         // Attention: out, softmax, positions and groups, projections, normalisation.
-        let (qkv, attended_rc) = (qkv.whole(), attended_rc.whole());
+        let attended_rc = attended_rc.whole();
         give(OUT, of_weight(place.precision, &d_rc.data, 0, c, &attended_rc));
         let d_attended_rc = &mut d_normal_rc.data;
         product_in(place.precision, matrix(&d_rc.data, c), matrix(w(OUT), c), 0.0, matrix_mut(d_attended_rc, c));
-        let mut d_qkv = Tensor::scratch(qkv.shape.clone());
+        let mut d_qkv = Tensor::scratch([place.rows(), 3 * c]);
         let (attended, log_sums) = (&attended_rc.data, &log_sums.data);
-        attention::backward(&place.attention(), &qkv.data, attended, log_sums, d_attended_rc, &mut d_qkv.data);
+        attention::backward(&place.attention(), qkv.numbers(), attended, log_sums, d_attended_rc, &mut d_qkv.data);
         drop((qkv, attended_rc));
         let mut d_projected = Tensor::scratch([place.rows(), c + 2 * place.shape.narrow()]);
         place.rotary.backward(place.shape.groups(), place.batch.length, &d_qkv.data, &mut d_projected.data);

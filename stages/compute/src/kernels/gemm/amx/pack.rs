@@ -3,9 +3,10 @@
 //! A panel is 32 lines, of `a` rows, of `b` columns. For each 32 steps it has tiles of 1 KB, [first part: lines 0 to 15,
 //! lines 16 to 31; second part; third part]. A tile of `a` is sixteen rows of 32 steps; one of `b` is sixteen pairs of
 //! steps, in each sixteen columns with their two steps side by side. Zeros fill up.
-use super::super::avx512::{first, transpose};
+use super::super::avx512::transpose;
+use super::super::element::{Element, interleave};
 use super::{BYTES, LINE, PANEL, STEPS, TILE};
-use crate::kernels::gemm::Operand;
+use crate::kernels::gemm::factor::Operand;
 use crate::kernels::gemm::panels::LANES;
 use std::arch::x86_64::*;
 
@@ -15,7 +16,12 @@ use std::arch::x86_64::*;
 /// # Safety
 /// The CPU must have AVX-512 BW and BF16, `x` cover the sizes, and `out` hold the panels.
 #[inline(always)]
-pub(super) unsafe fn pack<const PARTS: usize, const PAIRS: bool>(x: Operand, lines: usize, steps: usize, out: *mut u8) {
+pub(super) unsafe fn pack<const PARTS: usize, E: Element, const PAIRS: bool>(
+    x: Operand<E>,
+    lines: usize,
+    steps: usize,
+    out: *mut u8,
+) {
     // SAFETY: as promised.
     unsafe {
         match (x.column == 1, PAIRS) {
@@ -23,7 +29,7 @@ pub(super) unsafe fn pack<const PARTS: usize, const PAIRS: bool>(x: Operand, lin
                 for line in 0..lines.next_multiple_of(PANEL) {
                     for step in (0..steps).step_by(STEPS) {
                         let out = out.add(tile_at::<PARTS>(line, step, steps) + line % TILE * LINE);
-                        put(out, split::<PARTS, true>(load::<true>(x, line, step, lines, steps)));
+                        put(out, load::<PARTS, E, true>(x, line, step, lines, steps));
                     }
                 }
             }
@@ -31,7 +37,7 @@ pub(super) unsafe fn pack<const PARTS: usize, const PAIRS: bool>(x: Operand, lin
                 for step in (0..steps.next_multiple_of(STEPS)).step_by(2) {
                     for line in (0..lines.next_multiple_of(PANEL)).step_by(TILE) {
                         let out = out.add(tile_at::<PARTS>(line, step, steps) + step % STEPS / 2 * LINE);
-                        put(out, split::<PARTS, false>(load::<false>(x, line, step, lines, steps)));
+                        put(out, load::<PARTS, E, false>(x, line, step, lines, steps));
                     }
                 }
             }
@@ -39,7 +45,7 @@ pub(super) unsafe fn pack<const PARTS: usize, const PAIRS: bool>(x: Operand, lin
                 for line in (0..lines.next_multiple_of(PANEL)).step_by(TILE) {
                     for step in (0..steps).step_by(STEPS) {
                         let out = out.add(tile_at::<PARTS>(line, step, steps));
-                        transposed::<PARTS, true>(x, line, step, lines, steps, out);
+                        transposed::<PARTS, E, true>(x, line, step, lines, steps, out);
                     }
                 }
             }
@@ -47,7 +53,7 @@ pub(super) unsafe fn pack<const PARTS: usize, const PAIRS: bool>(x: Operand, lin
                 for step in (0..steps).step_by(STEPS) {
                     for line in (0..lines.next_multiple_of(PANEL)).step_by(TILE) {
                         let out = out.add(tile_at::<PARTS>(line, step, steps));
-                        transposed::<PARTS, false>(x, line, step, lines, steps, out);
+                        transposed::<PARTS, E, false>(x, line, step, lines, steps, out);
                     }
                 }
             }
@@ -61,40 +67,44 @@ fn tile_at<const PARTS: usize>(line: usize, step: usize, steps: usize) -> usize 
     ((line / PANEL * steps.div_ceil(STEPS) + step / STEPS) * PARTS * 2 + line % PANEL / TILE) * BYTES
 }
 
-/// Of the tile that begins with `line` and `step`: if `ALONG`, sixteen steps of that line and the next sixteen; if not,
-/// that step of sixteen lines and the next one. Zeros for what is not there.
+/// Of the tile that begins with `line` and `step`, the parts of 32 numbers as bfloat16: if `ALONG`, of sixteen steps of that
+/// line before those of the next sixteen; if not, of that step of sixteen lines and the next one, side by side. Zeros for
+/// what is not there.
+///
+/// One part is what is nearest to a number, ties to even. Of three, the first is what is nearest to the number, the second
+/// what is nearest to the rest, the third the rest of that, which has eight bits.
 #[inline(always)]
-unsafe fn load<const ALONG: bool>(x: Operand, line: usize, step: usize, lines: usize, steps: usize) -> [__m512; 2] {
+unsafe fn load<const PARTS: usize, E: Element, const ALONG: bool>(
+    x: Operand<E>,
+    line: usize,
+    step: usize,
+    lines: usize,
+    steps: usize,
+) -> [__m512i; PARTS] {
     let from = x.at(line, step).data;
-    let next = from.wrapping_add(if ALONG { LANES } else { x.column });
+    let from = [from, from.wrapping_add(if ALONG { LANES } else { x.column })];
     let (lines, steps) = (lines.saturating_sub(line), steps.saturating_sub(step));
-    // SAFETY: the caller's; masks keep loads inside `x`.
+    let left = match (ALONG, lines > 0 && steps > 0) {
+        (_, false) => [0; 2],
+        (true, true) => [steps, steps.saturating_sub(LANES)],
+        (false, true) => [lines, if steps > 1 { lines } else { 0 }],
+    };
+    // SAFETY: the caller's; what is left keeps loads inside `x`.
     unsafe {
-        if lines >= if ALONG { 1 } else { TILE } && steps >= if ALONG { STEPS } else { 2 } {
-            return [_mm512_loadu_ps(from), _mm512_loadu_ps(next)];
+        if PARTS == 1 {
+            let halves = E::halves(from, left);
+            return [if ALONG { halves } else { interleave(halves) }; PARTS];
         }
-        let there = if ALONG {
-            if lines > 0 { [steps, steps.saturating_sub(LANES)] } else { [0; 2] }
-        } else {
-            [if steps > 0 { lines } else { 0 }, if steps > 1 { lines } else { 0 }]
-        };
-        [_mm512_maskz_loadu_ps(first(there[0]), from), _mm512_maskz_loadu_ps(first(there[1]), next)]
+        split::<PARTS, ALONG>(E::sixteen(from[0], left[0]), E::sixteen(from[1], left[1]))
     }
 }
 
-/// The parts of 32 numbers as bfloat16, as `ALONG` has them in a row of a tile: those of the first vector before those of
-/// the second, or else side by side. One part is what is nearest to a number, ties to even. Of three, the first is what
-/// is nearest to the number, the second what is nearest to the rest, the third the rest of that, which has eight bits.
+/// Three parts, as [`load`] gives them.
 #[inline(always)]
-unsafe fn split<const PARTS: usize, const ALONG: bool>([mut one, mut two]: [__m512; 2]) -> [__m512i; PARTS] {
+unsafe fn split<const PARTS: usize, const ALONG: bool>(mut one: __m512, mut two: __m512) -> [__m512i; PARTS] {
     // SAFETY: the caller's: the CPU has it; 512 bits are 512 bits.
     unsafe {
         let mut parts = [_mm512_setzero_si512(); PARTS];
-        if PARTS == 1 {
-            let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(two, one));
-            parts[0] = if ALONG { rounded } else { interleave(rounded) };
-            return parts;
-        }
         let (upper, half) = (_mm512_set1_epi32(UPPER), _mm512_set1_epi32(0x8000));
         for (number, part) in parts.iter_mut().enumerate() {
             let bits =
@@ -138,8 +148,8 @@ unsafe fn put<const PARTS: usize>(out: *mut u8, parts: [__m512i; PARTS]) {
 
 /// The tile of each part where memory runs the other way than rows of the tile do.
 #[inline(always)]
-unsafe fn transposed<const PARTS: usize, const ALONG: bool>(
-    x: Operand,
+unsafe fn transposed<const PARTS: usize, E: Element, const ALONG: bool>(
+    x: Operand<E>,
     line: usize,
     step: usize,
     lines: usize,
@@ -151,7 +161,7 @@ unsafe fn transposed<const PARTS: usize, const ALONG: bool>(
         let mut tiles = [[_mm512_setzero_ps(); TILE]; PARTS];
         for i in 0..TILE {
             let (line, step) = if ALONG { (line + i, step) } else { (line, step + 2 * i) };
-            let parts = split::<PARTS, ALONG>(load::<ALONG>(x, line, step, lines, steps));
+            let parts = load::<PARTS, E, ALONG>(x, line, step, lines, steps);
             for (tile, part) in tiles.iter_mut().zip(parts) {
                 tile[i] = _mm512_castsi512_ps(part);
             }
@@ -165,22 +175,68 @@ unsafe fn transposed<const PARTS: usize, const ALONG: bool>(
     }
 }
 
-/// The first sixteen of 32 go to the lower halves of lanes, the others to the upper.
-#[inline(always)]
-unsafe fn interleave(x: __m512i) -> __m512i {
-    const ORDER: [u16; 32] = {
-        let mut order = [0; 32];
-        let mut lane = 0;
-        while lane < 16 {
-            order[2 * lane] = lane as u16;
-            order[2 * lane + 1] = lane as u16 + 16;
-            lane += 1;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::gemm::Half;
+    use crate::kernels::testing::random;
+    use contract::Buffer;
+    use proptest::prelude::*;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn packed<E: Element>(
+        x: &[E],
+        row: usize,
+        column: usize,
+        lines: usize,
+        steps: usize,
+        pairs: bool,
+    ) -> Buffer {
+        let x = Operand { data: x.as_ptr(), row, column };
+        let mut out = Buffer::scratch(lines.next_multiple_of(PANEL) * steps.next_multiple_of(STEPS) / 2);
+        // SAFETY: the matrix has that many lines and steps, the buffer room for the panels.
+        unsafe {
+            if pairs {
+                pack::<1, E, true>(x, lines, steps, out.as_mut_ptr().cast());
+            } else {
+                pack::<1, E, false>(x, lines, steps, out.as_mut_ptr().cast());
+            }
         }
-        order
-    };
-    // SAFETY: the caller's; 512 bits are 512 bits.
-    unsafe {
-        let order: __m512i = std::mem::transmute(ORDER);
-        _mm512_permutexvar_epi16(order, x)
+        out
+    }
+
+    proptest! {
+        /// Tiles hold every number where the instruction looks for it, whatever lay in memory how: this needs no AMX.
+        #[test]
+        fn tiles_hold_what_lay_in_memory(lines in 1usize..70, steps in 1usize..70, pad in 0usize..3, along: bool, pairs: bool) {
+            if !crate::kernels::gemm::avx512::multiplies_bf16() {
+                println!("skipped: this CPU does not round to bfloat16");
+                return Ok(());
+            }
+            let (row, column) = if along { (steps + pad, 1) } else { (1, lines + pad) };
+            let halves: Vec<Half> =
+                random(1, (lines + pad) * (steps + pad)).iter().map(|x| Half::from_f32(*x)).collect();
+            let singles: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
+            // SAFETY: the CPU has it, and the matrix covers its lines and steps.
+            let (of_halves, of_singles) = unsafe {
+                (packed(&halves, row, column, lines, steps, pairs), packed(&singles, row, column, lines, steps, pairs))
+            };
+            prop_assert_eq!(&of_halves[..], &of_singles[..]);
+            let tiles: &[Half] = bytemuck::cast_slice(&of_halves);
+            for line in 0..lines.next_multiple_of(PANEL) {
+                for step in 0..steps.next_multiple_of(STEPS) {
+                    let tile = tile_at::<1>(line, step, steps) / size_of::<Half>();
+                    let (line_in, step_in) = (line % TILE, step % STEPS);
+                    let at = if pairs {
+                        step_in / 2 * STEPS + 2 * line_in + step_in % 2
+                    } else {
+                        line_in * STEPS + step_in
+                    };
+                    let there = line < lines && step < steps;
+                    let expected = if there { halves[line * row + step * column] } else { Half::ZERO };
+                    prop_assert_eq!(tiles[tile + at], expected, "line {} step {}", line, step);
+                }
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Packing: a block of an operand is copied into panels, transposed on its way where its rows are not contiguous, rounded
 //! to bfloat16 where asked to.
 use super::{Operand, ROWS, WIDTH};
+use crate::kernels::gemm::element::Element;
 use crate::kernels::gemm::panels::LANES;
 use std::arch::x86_64::*;
 
@@ -13,8 +14,8 @@ const AHEAD: usize = 8;
 ///
 /// No closures in here or below: the compiler gives them no AVX2, and what they call would not be inlined.
 #[inline(always)]
-pub(super) unsafe fn pack<const ROUNDED: bool, const WIDE: usize, const AT_ONCE: usize>(
-    x: Operand,
+pub(super) unsafe fn pack<const ROUNDED: bool, E: Element, const WIDE: usize, const AT_ONCE: usize>(
+    x: Operand<E>,
     steps: usize,
     columns: usize,
     out: *mut f32,
@@ -30,7 +31,7 @@ pub(super) unsafe fn pack<const ROUNDED: bool, const WIDE: usize, const AT_ONCE:
                     _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * x.row).cast());
                     let there = if step < steps { AT_ONCE.min(columns.saturating_sub(column)) } else { 0 };
                     let at = place::<WIDE>(depth, all, step, column);
-                    put::<AT_ONCE>(out.add(at), load::<ROUNDED>(from, there));
+                    put::<AT_ONCE>(out.add(at), load::<ROUNDED, E>(from, there));
                 }
             }
         } else {
@@ -41,7 +42,7 @@ pub(super) unsafe fn pack<const ROUNDED: bool, const WIDE: usize, const AT_ONCE:
                     for (i, line) in square.iter_mut().enumerate().take(there) {
                         let from = x.at(step, column + i).data;
                         _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AT_ONCE * x.column).cast());
-                        *line = load::<ROUNDED>(from, steps.saturating_sub(step));
+                        *line = load::<ROUNDED, E>(from, steps.saturating_sub(step));
                     }
                     transpose(&mut square);
                     for (i, line) in square.into_iter().enumerate().take(depth - step) {
@@ -74,17 +75,12 @@ unsafe fn put<const AT_ONCE: usize>(out: *mut f32, lanes: __m256) {
     }
 }
 
-/// The first `there` of eight floats, zeros for the others; rounded if asked to.
+/// The first `there` of eight numbers, zeros for the others; rounded if asked to.
 #[inline(always)]
-pub(super) unsafe fn load<const ROUNDED: bool>(from: *const f32, there: usize) -> __m256 {
+pub(super) unsafe fn load<const ROUNDED: bool, E: Element>(from: *const E, there: usize) -> __m256 {
     // SAFETY: the caller's: that many may be read.
     unsafe {
-        let x = if there >= WIDTH {
-            _mm256_loadu_ps(from)
-        } else {
-            let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-            _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(there as i32), lane))
-        };
+        let x = E::eight(from, there);
         if ROUNDED { round(x) } else { x }
     }
 }

@@ -1,5 +1,5 @@
 //! In what form operands lie in panels: as they are, or as bfloat16.
-use super::first;
+use crate::kernels::gemm::element::{Element, interleave};
 use crate::kernels::gemm::panels::LANES;
 use std::arch::x86_64::*;
 
@@ -9,10 +9,10 @@ pub(super) trait Format {
     const VECTORS: usize = 2;
     /// See [`Kernel::AS_THEY_ARE`](crate::kernels::gemm::packed::Kernel::AS_THEY_ARE).
     const AS_THEY_ARE: bool = false;
-    /// A pair of steps of sixteen columns: [`Self::VECTORS`] vectors.
-    unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2];
+    /// A pair of steps of sixteen columns, the first `left` of which are there: [`Self::VECTORS`] vectors.
+    unsafe fn pair<E: Element>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2];
     /// One vector of the first `left` steps of a column, which lie side by side: sixteen of them, or sixteen pairs.
-    unsafe fn line(from: *const f32, left: usize) -> __m512;
+    unsafe fn line<E: Element>(from: *const E, left: usize) -> __m512;
     /// `sum + a · b`, for each lane of one packed vector: single precision, if not told otherwise.
     #[inline(always)]
     unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
@@ -31,40 +31,42 @@ pub(super) struct Pairs;
 impl Format for Single {
     const AS_THEY_ARE: bool = true;
     #[inline(always)]
-    unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2] {
-        [first, second]
+    unsafe fn pair<E: Element>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
+        // SAFETY: the caller's.
+        unsafe { [E::sixteen(from[0], left[0]), E::sixteen(from[1], left[1])] }
     }
     #[inline(always)]
-    unsafe fn line(from: *const f32, left: usize) -> __m512 {
+    unsafe fn line<E: Element>(from: *const E, left: usize) -> __m512 {
         // SAFETY: the caller's.
-        unsafe { load(from, left) }
+        unsafe { E::sixteen(from, left) }
     }
 }
 
 impl Format for Rounded {
     #[inline(always)]
-    unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2] {
+    unsafe fn pair<E: Element>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
         // SAFETY: the caller's.
-        unsafe { [round(first), round(second)] }
+        unsafe { [round(E::sixteen(from[0], left[0])), round(E::sixteen(from[1], left[1]))] }
     }
     #[inline(always)]
-    unsafe fn line(from: *const f32, left: usize) -> __m512 {
+    unsafe fn line<E: Element>(from: *const E, left: usize) -> __m512 {
         // SAFETY: the caller's.
-        unsafe { round(load(from, left)) }
+        unsafe { round(E::sixteen(from, left)) }
     }
 }
 
 impl Format for Pairs {
     const VECTORS: usize = 1;
     #[inline(always)]
-    unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2] {
+    unsafe fn pair<E: Element>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
         // SAFETY: the caller's.
-        unsafe { [interleave(both(first, second)), _mm512_setzero_ps()] }
+        unsafe { [_mm512_castsi512_ps(interleave(E::halves(from, left))), _mm512_setzero_ps()] }
     }
     #[inline(always)]
-    unsafe fn line(from: *const f32, left: usize) -> __m512 {
+    unsafe fn line<E: Element>(from: *const E, left: usize) -> __m512 {
+        let (from, left) = ([from, from.wrapping_add(LANES)], [left, left.saturating_sub(LANES)]);
         // SAFETY: the caller's.
-        unsafe { both(load(from, left), load(from.wrapping_add(LANES), left.saturating_sub(LANES))) }
+        unsafe { _mm512_castsi512_ps(E::halves(from, left)) }
     }
     #[inline(always)]
     unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
@@ -79,40 +81,6 @@ impl Format for Pairs {
     }
 }
 
-/// The first `left` of sixteen floats, zeros for the others.
-#[inline(always)]
-unsafe fn load(from: *const f32, left: usize) -> __m512 {
-    // SAFETY: the caller's: that many may be read.
-    unsafe { if left >= LANES { _mm512_loadu_ps(from) } else { _mm512_maskz_loadu_ps(first(left), from) } }
-}
-
-/// Both rounded: those of the first, then those of the second. Numbers too small to be normal become zero, as in the
-/// products that they are meant for.
-#[inline(always)]
-unsafe fn both(first: __m512, second: __m512) -> __m512 {
-    // SAFETY: the caller's; 512 bits are 512 bits.
-    unsafe { std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(second, first)) }
-}
-
-/// From all firsts before all seconds to pairs.
-#[inline(always)]
-unsafe fn interleave(x: __m512) -> __m512 {
-    const PAIRS: [u16; 2 * LANES] = {
-        let mut from = [0; 2 * LANES];
-        let mut i = 0;
-        while i < 2 * LANES {
-            from[i] = (i / 2 + i % 2 * LANES) as u16;
-            i += 1;
-        }
-        from
-    };
-    // SAFETY: the caller's; an unaligned load of 64 bytes.
-    unsafe {
-        let from = _mm512_loadu_epi16(PAIRS.as_ptr().cast());
-        _mm512_castsi512_ps(_mm512_permutexvar_epi16(from, _mm512_castps_si512(x)))
-    }
-}
-
 /// [`Pairs`] without the instruction, so that packing and loops can be tested where the CPU lacks it.
 #[cfg(test)]
 pub(super) struct PairsInSteps;
@@ -121,18 +89,15 @@ pub(super) struct PairsInSteps;
 impl Format for PairsInSteps {
     const VECTORS: usize = 1;
     #[inline(always)]
-    unsafe fn pair(first: __m512, second: __m512) -> [__m512; 2] {
+    unsafe fn pair<E: Element>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
         // SAFETY: the caller's.
-        unsafe { [join(first, second), _mm512_setzero_ps()] }
+        unsafe { [_mm512_castsi512_ps(interleave(both(from, left))), _mm512_setzero_ps()] }
     }
     #[inline(always)]
-    unsafe fn line(from: *const f32, left: usize) -> __m512 {
+    unsafe fn line<E: Element>(from: *const E, left: usize) -> __m512 {
+        let (from, left) = ([from, from.wrapping_add(LANES)], [left, left.saturating_sub(LANES)]);
         // SAFETY: the caller's.
-        unsafe {
-            let [low, high] = [load(from, left), load(from.wrapping_add(LANES), left.saturating_sub(LANES))]
-                .map(|x| _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(round(x)))));
-            _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
-        }
+        unsafe { _mm512_castsi512_ps(both(from, left)) }
     }
     #[inline(always)]
     unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
@@ -163,13 +128,14 @@ unsafe fn round(x: __m512) -> __m512 {
     }
 }
 
-/// Rounds both: the first into the lower halves, the second into the upper.
+/// As [`Element::halves`].
 #[cfg(test)]
 #[inline(always)]
-unsafe fn join(first: __m512, second: __m512) -> __m512 {
+unsafe fn both<E: Element>(from: [*const E; 2], left: [usize; 2]) -> __m512i {
     // SAFETY: the caller's.
     unsafe {
-        let lower = _mm512_srli_epi32::<16>(_mm512_castps_si512(round(first)));
-        _mm512_castsi512_ps(_mm512_or_si512(lower, _mm512_castps_si512(round(second))))
+        let [one, two] = [E::sixteen(from[0], left[0]), E::sixteen(from[1], left[1])]
+            .map(|x| _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(round(x)))));
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(one), two)
     }
 }

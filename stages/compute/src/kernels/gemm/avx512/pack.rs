@@ -1,6 +1,7 @@
 //! Packing: a block of an operand is copied into panels, transposed on its way where its rows are not contiguous.
 use super::format::Format;
-use super::{Operand, first};
+use crate::kernels::gemm::element::{Element, first};
+use crate::kernels::gemm::factor::Operand;
 use crate::kernels::gemm::panels::{LANES, TILE_COLUMNS, TILE_ROWS};
 use std::arch::x86_64::*;
 
@@ -20,7 +21,12 @@ struct Packed {
 ///
 /// No closures in here or below: the compiler gives them no AVX-512, and what they call would not be inlined.
 #[inline(always)]
-pub(super) unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, columns: usize, out: *mut f32) {
+pub(super) unsafe fn pack<F: Format, E: Element, const A: bool>(
+    x: Operand<E>,
+    steps: usize,
+    columns: usize,
+    out: *mut f32,
+) {
     let to = Packed { out, depth: steps.div_ceil(2) * F::VECTORS, columns };
     // SAFETY: masks keep loads inside the block and stores inside the panels.
     unsafe {
@@ -28,19 +34,16 @@ pub(super) unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, co
             let whole = columns / LANES * LANES;
             for step in (0..steps).step_by(2) {
                 let (one, two) = (x.at(step, 0).data, x.at(step + 1, 0).data);
-                let second = step + 1 < steps;
+                let second = if step + 1 < steps { LANES } else { 0 };
                 for column in (0..whole).step_by(LANES) {
                     _mm_prefetch::<_MM_HINT_T0>(one.wrapping_add(AHEAD * x.row + column).cast());
                     _mm_prefetch::<_MM_HINT_T0>(two.wrapping_add(AHEAD * x.row + column).cast());
-                    let one = _mm512_loadu_ps(one.add(column));
-                    let two = if second { _mm512_loadu_ps(two.add(column)) } else { _mm512_setzero_ps() };
-                    put_pair::<F, A>(&to, step, column, one, two);
+                    let from = [one.wrapping_add(column), two.wrapping_add(column)];
+                    put_pair::<F, E, A>(&to, step, column, from, [LANES, second]);
                 }
                 if whole < columns {
-                    let mask = first(columns - whole);
-                    let one = _mm512_maskz_loadu_ps(mask, one.add(whole));
-                    let two = _mm512_maskz_loadu_ps(if second { mask } else { 0 }, two.wrapping_add(whole));
-                    put_pair::<F, A>(&to, step, whole, one, two);
+                    let (from, left) = ([one.wrapping_add(whole), two.wrapping_add(whole)], columns - whole);
+                    put_pair::<F, E, A>(&to, step, whole, from, [left, left.min(second)]);
                 }
             }
         } else {
@@ -61,7 +64,7 @@ pub(super) unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, co
                     // Twice the same: with numbers that the compiler knows, nothing leaves the registers.
                     if there == LANES && left >= together {
                         for (i, row) in rows.iter_mut().enumerate() {
-                            *row = F::line(from.add(i * x.column), together);
+                            *row = F::line::<E>(from.add(i * x.column), together);
                         }
                         transpose(&mut rows);
                         for (i, row) in rows.into_iter().enumerate() {
@@ -69,7 +72,7 @@ pub(super) unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, co
                         }
                     } else {
                         for (i, row) in rows.iter_mut().enumerate().take(there) {
-                            *row = F::line(from.add(i * x.column), left);
+                            *row = F::line::<E>(from.add(i * x.column), left);
                         }
                         transpose(&mut rows);
                         for (i, row) in rows.into_iter().enumerate().take(to.depth - vector) {
@@ -84,10 +87,16 @@ pub(super) unsafe fn pack<F: Format, const A: bool>(x: Operand, steps: usize, co
 
 /// Stores sixteen columns of two steps.
 #[inline(always)]
-unsafe fn put_pair<F: Format, const A: bool>(to: &Packed, step: usize, column: usize, one: __m512, two: __m512) {
+unsafe fn put_pair<F: Format, E: Element, const A: bool>(
+    to: &Packed,
+    step: usize,
+    column: usize,
+    from: [*const E; 2],
+    left: [usize; 2],
+) {
     // SAFETY: the caller's.
     unsafe {
-        let vectors = F::pair(one, two);
+        let vectors = F::pair::<E>(from, left);
         put::<A>(to, step / 2 * F::VECTORS, column, vectors[0]);
         if F::VECTORS == 2 {
             put::<A>(to, step / 2 * F::VECTORS + 1, column, vectors[1]);

@@ -1,0 +1,248 @@
+//! Products against f64, on every kernel that this CPU has.
+use super::*;
+use crate::kernels::testing::{assert_close, random};
+use proptest::prelude::*;
+
+fn naive(alpha: f64, a: Matrix<'_>, b: Matrix<'_>, beta: f64, c: &[f32]) -> Vec<f64> {
+    let columns = b.ncols();
+    (0..a.nrows() * columns)
+        .map(|i| {
+            let (row, column) = (i / columns, i % columns);
+            let inner: f64 = (0..a.ncols()).map(|k| f64::from(a[(row, k)]) * f64::from(b[(k, column)])).sum();
+            alpha * inner + if beta == 0.0 { 0.0 } else { beta * f64::from(c[i]) }
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn every_layout_multiplies(m in 1usize..40, n in 1usize..40, k in 1usize..40, pad in 0usize..5,
+                               a_t: bool, b_t: bool, beta in prop::sample::select(vec![0.0f32, 1.0])) {
+        let (a_rows, a_columns) = if a_t { (k, m) } else { (m, k) };
+        let (b_rows, b_columns) = if b_t { (n, k) } else { (k, n) };
+        let a = random(1, (a_rows + 1) * (a_columns + pad));
+        let b = random(2, (b_rows + 1) * (b_columns + pad));
+        let mut c = if beta == 0.0 { vec![f32::NAN; m * n] } else { random(3, m * n) };
+        let a = block(&a, pad, a_rows, a_columns, a_columns + pad);
+        let b = block(&b, pad, b_rows, b_columns, b_columns + pad);
+        let (a, b) = (if a_t { a.reversed_axes() } else { a }, if b_t { b.reversed_axes() } else { b });
+        let expected = naive(0.5, a, b, f64::from(beta), &c);
+        product(0.5, a, b, beta, matrix_mut(&mut c, n));
+        assert_close(&c, &expected, 1e-5);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    /// Several blocks of rows, columns and depth; every element is handed on once, complete; bfloat16 is what
+    /// rounding both operands first would give.
+    #[test]
+    fn blocks_are_handed_on_and_operands_rounded(m in 100usize..300, n in 1usize..130, k in 300usize..900,
+                                                 a_t: bool, b_t: bool, rounded: bool, cut in 1usize..4) {
+        let precision = if rounded { Precision::Bf16 } else { Precision::F32 };
+        let (a, b) = (random(1, m * k), random(2, k * n));
+        let (a, b) = (matrix(&a, if a_t { m } else { k }), matrix(&b, if b_t { k } else { n }));
+        let (a, b) = (if a_t { a.reversed_axes() } else { a }, if b_t { b.reversed_axes() } else { b });
+        let mut c = vec![f32::NAN; m * n];
+        let mut handed = vec![f32::NAN; m * n];
+        product_then(precision, 1.0, a.into(), b.into(), 0.0, matrix_mut(&mut c, n), &mut |done| {
+            for row in done.rows.clone() {
+                let out = &mut handed[row * n..][done.columns.clone()];
+                assert!(out.iter().all(|x| x.is_nan()), "once");
+                out.copy_from_slice(done.row(row));
+            }
+        });
+        prop_assert_eq!(&handed, &c);
+        let to = |x: &f32| if rounded { bf16(*x) } else { *x };
+        assert_close(&c, &naive(1.0, a.map(to).view(), b.map(to).view(), 0.0, &c), 1e-5);
+        // An element's bits do not depend on how many rows and columns are multiplied with it.
+        let (rows, columns) = (m.div_ceil(cut), n.div_ceil(cut));
+        let (a, b) = (a.slice_move(ndarray::s![..rows, ..]), b.slice_move(ndarray::s![.., ..columns]));
+        let mut part = vec![f32::NAN; rows * columns];
+        product_then(precision, 1.0, a.into(), b.into(), 0.0, matrix_mut(&mut part, columns), &mut |_| ());
+        if !on_blas() {
+            for (row, part) in part.chunks(columns).enumerate() {
+                prop_assert_eq!(part, &c[row * n..][..columns]);
+            }
+        }
+    }
+
+    /// What other CPUs would do, as far as this one can: each kernel with an edge on every side of its blocks, whatever
+    /// precision factors lie in memory in.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn every_kernel_multiplies(m in 1usize..70, n in 1usize..120, k in 1usize..500, pad in 0usize..3,
+                               turned: [bool; 2], halves: [bool; 2], add: bool) {
+        let (a, b) = (Stored::random(1, m, k, pad, turned[0], halves[0]), Stored::random(2, k, n, pad, turned[1], halves[1]));
+        let before = if add { random(3, m * n) } else { vec![f32::NAN; m * n] };
+        let beta = f64::from(u8::from(add));
+        let exact = naive(0.5, a.matrix(), b.matrix(), beta, &before);
+        let round = |x: &f32| bf16(*x);
+        let rounded = naive(0.5, a.matrix().map(round).view(), b.matrix().map(round).view(), beta, &before);
+        for (precision, kernel) in kernels() {
+            let mut c = before.clone();
+            run(kernel, 0.5, a.factor(), b.factor(), add, &mut c);
+            assert_close(&c, if precision == Precision::F32 { &exact } else { &rounded }, 1e-5);
+        }
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut c = before.clone();
+            openblas::product(precision, 0.5, a.factor(), b.factor(), beta as f32, matrix_mut(&mut c, n));
+            assert_close(&c, if precision == Precision::F32 { &exact } else { &rounded }, 1e-5);
+        }
+    }
+
+    /// Rounded before or while packed: the same bits.
+    #[test]
+    fn factors_are_rounded_before_or_on_the_way(m in 1usize..70, n in 1usize..120, k in 1usize..900, pad in 0usize..3,
+                                                turned: [bool; 2]) {
+        let [a, b] = [false, true].map(|half| Stored::random(1, m, k, pad, turned[0], half));
+        let [x, y] = [false, true].map(|half| Stored::random(2, k, n, pad, turned[1], half));
+        let results = [(&a, &x), (&a, &y), (&b, &x), (&b, &y)].map(|(a, b)| {
+            let mut c = vec![f32::NAN; m * n];
+            product_in(Precision::Bf16, a.factor(), b.factor(), 0.0, matrix_mut(&mut c, n));
+            c
+        });
+        for other in &results[1..] {
+            prop_assert_eq!(other, &results[0]);
+        }
+    }
+}
+
+/// A matrix as it lies in memory, its rows or columns `pad` further apart than they are long.
+pub(super) struct Stored {
+    single: Vec<f32>,
+    half: Option<Vec<Half>>,
+    shape: (usize, usize),
+    pad: usize,
+    turned: bool,
+}
+
+impl Stored {
+    /// The same numbers for the same seed and shape, rounded if `half`.
+    pub fn random(seed: u64, rows: usize, columns: usize, pad: usize, turned: bool, half: bool) -> Self {
+        let (lines, length) = if turned { (columns, rows) } else { (rows, columns) };
+        let mut single = random(seed, lines * (length + pad));
+        let half = half.then(|| single.iter().map(|x| Half::from_f32(*x)).collect::<Vec<_>>());
+        if let Some(half) = &half {
+            single = half.iter().map(|x| x.to_f32()).collect();
+        }
+        Self { single, half, shape: (lines, length), pad, turned }
+    }
+
+    pub fn factor(&self) -> Factor<'_> {
+        let numbers = self.half.as_ref().map_or(Numbers::Single(&self.single), |half| Numbers::Half(half));
+        let factor = numbers.block(0, self.shape.0, self.shape.1, self.shape.1 + self.pad);
+        if self.turned { factor.reversed_axes() } else { factor }
+    }
+
+    pub fn matrix(&self) -> Matrix<'_> {
+        let matrix = block(&self.single, 0, self.shape.0, self.shape.1, self.shape.1 + self.pad);
+        if self.turned { matrix.reversed_axes() } else { matrix }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+type Kernel = unsafe fn(&mut packed::Product<'_>);
+
+/// All that run on this CPU.
+#[cfg(target_arch = "x86_64")]
+fn kernels() -> Vec<(Precision, Kernel)> {
+    let mut kernels: Vec<(Precision, Kernel)> = Vec::new();
+    if avx2::available() {
+        kernels.push((Precision::F32, avx2::single));
+        kernels.push((Precision::Bf16, avx2::rounded));
+    }
+    if avx512::available() {
+        kernels.push((Precision::F32, avx512::single));
+        kernels.push((Precision::Bf16, avx512::rounded));
+        kernels.push((Precision::Bf16, avx512::pairs_in_steps));
+    }
+    if avx512::multiplies_bf16() {
+        kernels.push((Precision::Bf16, avx512::pairs));
+    }
+    if amx::available() {
+        kernels.push((Precision::F32, amx::single));
+        kernels.push((Precision::Bf16, amx::rounded));
+    }
+    kernels
+}
+
+#[cfg(target_arch = "x86_64")]
+fn run(kernel: Kernel, alpha: f32, a: Factor<'_>, b: Factor<'_>, add: bool, c: &mut [f32]) {
+    let ((rows, depth), columns) = (a.dim(), b.dim().1);
+    let mut product = packed::Product {
+        rows,
+        columns,
+        depth,
+        alpha,
+        a: Source::of(&a).unwrap(),
+        b: Source::of(&b).unwrap(),
+        add,
+        c: c.as_mut_ptr(),
+        stride: columns,
+        cached: 10_000,
+        done: &mut |_, _| (),
+    };
+    // SAFETY: `kernels` gives what the CPU has, and the shapes fit.
+    unsafe { kernel(&mut product) };
+}
+
+/// Several blocks each way, so that what stays packed of `a` is met again.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn every_kernel_multiplies_in_blocks() {
+    let (m, n, k) = (301, 1500, 411);
+    let (a, b) = (random(1, m * k), random(2, k * n));
+    let rounded = [&a, &b].map(|x| x.iter().map(|x| bf16(*x)).collect::<Vec<_>>());
+    let exact = naive(1.0, matrix(&a, k), matrix(&b, n), 0.0, &[]);
+    let of_rounded = naive(1.0, matrix(&rounded[0], k), matrix(&rounded[1], n), 0.0, &[]);
+    for (precision, kernel) in kernels() {
+        let mut c = vec![f32::NAN; m * n];
+        run(kernel, 1.0, matrix(&a, k).into(), matrix(&b, n).into(), false, &mut c);
+        assert_close(&c, if precision == Precision::F32 { &exact } else { &of_rounded }, 1e-5);
+    }
+}
+
+/// Against f64, relative to the sum of the magnitudes: errors of AMX's single precision are smaller than those of f32
+/// multiply-adds, in root mean square and at worst; about as large where exponents are so far apart that one product
+/// makes the sum.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn three_parts_are_as_exact_as_f32() {
+    if !amx::available() {
+        println!("skipped: this CPU has no AMX");
+        return;
+    }
+    for (m, n, k, range, factor) in
+        [(64, 64, 40, 0, 1.0), (64, 64, 1000, 0, 1.0), (64, 64, 300, 20, 1.25), (32, 32, 5000, 60, 1.25)]
+    {
+        let number = |seed: u64, len: usize| -> Vec<f32> {
+            let scales = random(seed + 10, len);
+            random(seed, len).iter().zip(scales).map(|(x, s)| x * (range as f32 * s).exp2()).collect()
+        };
+        let (a, b) = (number(1, m * k), number(2, k * n));
+        let (a, b) = (matrix(&a, k), matrix(&b, n));
+        let exact = naive(1.0, a, b, 0.0, &[]);
+        let sizes = naive(1.0, a.map(|x| x.abs()).view(), b.map(|x| x.abs()).view(), 0.0, &[]);
+        let [f32, parts] = [avx512::single as Kernel, amx::single].map(|kernel| {
+            let mut c = vec![f32::NAN; m * n];
+            run(kernel, 1.0, a.into(), b.into(), false, &mut c);
+            let errors = c.iter().zip(&exact).zip(&sizes).map(|((c, e), size)| (f64::from(*c) - e).abs() / size);
+            let (worst, squares) = errors.fold((0.0f64, 0.0), |(w, s), e| (w.max(e), s + e * e));
+            (worst, (squares / c.len() as f64).sqrt())
+        });
+        assert!(parts.1 <= factor * f32.1 && parts.0 <= factor * f32.0, "{m} {n} {k} {range}: {parts:?} {f32:?}");
+    }
+}
+
+#[test]
+fn rounding_is_to_nearest_even() {
+    for (x, bits) in
+        [(1.0f32, 0x3F80), (1.003_906_2, 0x3F80), (1.003_907, 0x3F81), (1.011_718_8, 0x3F82), (f32::MAX, 0x7F80)]
+    {
+        assert_eq!(bf16(x).to_bits() >> 16, bits, "{x}");
+        assert_eq!(bf16(-x).to_bits() >> 16, bits | 0x8000, "{x}");
+    }
+    assert!(bf16(f32::NAN).is_nan() && bf16(f32::from_bits(0x7F80_0001)).is_nan());
+}
