@@ -11,14 +11,13 @@ pub const LANES: usize = 16;
 #[doc(hidden)]
 #[macro_export]
 macro_rules! wide {
-    ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => {
-        $(#[$meta])*
+    ($($function:tt)*) => {
         #[multiversion::multiversion(targets(
             "x86_64+avx+avx2+fma+avx512f+avx512bw+avx512cd+avx512dq+avx512vl",
             "x86_64+avx+avx2+fma",
             "aarch64+neon",
         ))]
-        $vis fn $($rest)*
+        $($function)*
     };
 }
 

@@ -22,6 +22,7 @@ pub mod openblas;
 mod packed;
 pub mod panels;
 mod path;
+mod round;
 
 use contract::Precision;
 #[cfg(target_arch = "x86_64")]
@@ -32,6 +33,7 @@ use ndarray::{ArrayViewMut2, ShapeBuilder};
 use path::Path;
 use path::path;
 pub use path::{kernel, on_amx, on_blas};
+pub use round::{round, round_in_place};
 use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;

@@ -1,8 +1,6 @@
 //! From hidden states to loss and back: logits, each row's loss and its gradient, in chunks of rows, so that logits of
 //! a whole batch never exist.
-use crate::kernels::gemm::{Factor, Half, bf16, block, matrix, matrix_mut, product_in};
-use crate::simd::LANES;
-use crate::wide;
+use crate::kernels::gemm::{Factor, Half, block, matrix, matrix_mut, product_in, round_in_place};
 use contract::{Buffer, IGNORED, Precision, Tensor};
 
 /// What one row costs, in nats.
@@ -117,7 +115,7 @@ fn chunks(
             }
             let value = loss.row(logits, *target, gradient);
             if halved {
-                halve(logits);
+                round_in_place(logits);
             }
             total.trained += f64::from(value.trained);
             total.cross_entropy += f64::from(value.cross_entropy);
@@ -133,25 +131,6 @@ fn chunks(
         );
     }
     total
-}
-
-wide! {
-    /// Rounds all of `x` to bfloat16, into the first half of its room.
-    fn halve(x: &mut [f32]) {
-        const AT_ONCE: usize = 2 * LANES;
-        let half = |x: f32| bf16(x).to_bits() >> 16;
-        let whole = x.len() / AT_ONCE;
-        for i in 0..whole {
-            let mut some = [0.0; AT_ONCE];
-            some.copy_from_slice(&x[i * AT_ONCE..][..AT_ONCE]);
-            for (pair, out) in some.as_chunks::<2>().0.iter().zip(&mut x[i * LANES..][..LANES]) {
-                *out = f32::from_bits(half(pair[0]) | half(pair[1]) << 16);
-            }
-        }
-        for i in whole * LANES..x.len().div_ceil(2) {
-            x[i] = f32::from_bits(half(x[2 * i]) | x.get(2 * i + 1).map_or(0, |x| half(*x)) << 16);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -188,16 +167,6 @@ mod tests {
             prop_assert!((total.trained - expected).abs() <= 1e-5 * expected.abs().max(1.0));
             assert_close(&d_hidden.data, &gradient(&hidden.data, |h| reference(h, &w64, width, &targets)), 1e-4);
             assert_close(&d_head.data, &gradient(&head.data, |w| reference(&h64, w, width, &targets)), 1e-4);
-        }
-
-        #[test]
-        fn rows_are_halved_where_they_are(x in prop::collection::vec(-1e3f32..1e3, 0..200)) {
-            let mut halved = x.clone();
-            halve(&mut halved);
-            let halves: &[Half] = bytemuck::cast_slice(&halved);
-            for (half, x) in halves.iter().zip(&x) {
-                prop_assert_eq!(half.to_f32(), bf16(*x));
-            }
         }
 
         /// What bfloat16 rounds off, and nothing else: rows of gradients are halved where they are.

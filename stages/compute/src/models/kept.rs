@@ -1,5 +1,5 @@
 //! Activations that products read or that wait for backward.
-use crate::kernels::gemm::{Factor, Half, Numbers, bf16};
+use crate::kernels::gemm::{Factor, Half, Numbers, round};
 use crate::wide;
 use contract::{Buffer, Precision, Tensor};
 use std::ops::Range;
@@ -133,7 +133,7 @@ impl Maker {
                 }
                 let room = &mut room[..elements.len()];
                 write(room);
-                narrow(room, &mut bytemuck::cast_slice_mut(halves)[elements]);
+                round(room, &mut bytemuck::cast_slice_mut(halves)[elements]);
             }
         }
     }
@@ -159,7 +159,7 @@ impl Keeper {
     /// `part` is what the tensor has from element `at` on.
     pub fn put(&mut self, at: usize, part: &[f32]) {
         if let Some(halves) = &mut self.0 {
-            narrow(part, &mut bytemuck::cast_slice_mut(halves)[at..][..part.len()]);
+            round(part, &mut bytemuck::cast_slice_mut(halves)[at..][..part.len()]);
         }
     }
 
@@ -187,15 +187,6 @@ pub fn before(layers: usize, kept: usize, gradients: usize) -> usize {
 }
 
 wide! {
-    /// The upper halves of what is rounded to bfloat16.
-    fn narrow(x: &[f32], out: &mut [Half]) {
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = Half::from_bits((bf16(*x).to_bits() >> 16) as u16);
-        }
-    }
-}
-
-wide! {
     fn widen(x: &[Half], out: &mut [f32]) {
         for (out, x) in out.iter_mut().zip(x) {
             *out = f32::from_bits(u32::from(x.to_bits()) << 16);
@@ -206,6 +197,7 @@ wide! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::gemm::bf16;
     use crate::kernels::testing::random;
     use proptest::prelude::*;
 
