@@ -155,15 +155,15 @@ impl Model for Gpt2 {
         // Each layer keeps its `Layer`, the tape its input and that of the head.
         let activations = kept::floats(self.precision, rows * (3 * c + 3 * c + f));
         let layer = rows * (4 + heads) + activations;
-        // The gradient, the normalised activations and their gradient, two of them where the tape's input and the head's
-        // were; GELU and its gradient, or (no longer halved) what attention reads and the gradient at it, for which most
-        // of the layer has gone, while the gradients of the matrices behind it wait.
+        // The gradient and that at the normalised activations lie where the tape's input and the head's were. Beside them
+        // GELU and its gradient, or the gradient at what attention reads (and its output, no longer halved), for which
+        // half of the layer has gone, while the gradients of the matrices behind it wait.
         let attention = match self.precision {
             Precision::F32 => (2 * c).saturating_sub(f),
-            Precision::Bf16 => (9 * c / 2).saturating_sub(f / 2),
+            Precision::Bf16 => (7 * c / 2).saturating_sub(f / 2),
         };
         let waiting = 2 * c * f + c * c;
-        let beside = rows * c + (rows * 2 * f).max(rows * attention + waiting);
+        let beside = (rows * 2 * f).max(rows * attention + waiting);
         Held {
             kept: layers * layer + rows * (2 * c + 2),
             beside: beside + kept::before(layers, layer, waiting + 3 * c * c),

@@ -174,14 +174,14 @@ impl Model for Llama {
         // Each layer keeps its `Layer`, the tape its input and that of the head.
         let activations = kept::floats(self.precision, rows * (3 * c + 3 * c + 2 * f));
         let layer = rows * (2 + heads) + activations;
-        // As GPT-2: the gradient, the normalised activations and their gradient; SwiGLU, or the gradients of queries, keys and
-        // values, for which gate and up have gone. What was halved is whole then.
+        // As GPT-2: SwiGLU and its gradient, whole and halved, or the gradients of queries, keys and values, for which gate and
+        // up have gone.
         let (feed_forward, attention) = match self.precision {
             Precision::F32 => (f, (2 * c).saturating_sub(2 * f)),
-            Precision::Bf16 => (2 * f, (9 * c / 2).saturating_sub(f)),
+            Precision::Bf16 => (5 * f / 2, (7 * c / 2).saturating_sub(f)),
         };
         let waiting = 3 * c * f + c * c;
-        let beside = rows * c + (rows * feed_forward).max(rows * attention + waiting);
+        let beside = (rows * feed_forward).max(rows * attention + waiting);
         let all = waiting + c * (c + 2 * self.shape.narrow());
         Held { kept: layers * layer + rows * (2 * c + 1), beside: beside + kept::before(layers, layer, all) }
     }

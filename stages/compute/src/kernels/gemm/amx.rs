@@ -74,8 +74,10 @@ fn allowed() -> bool {
 /// [`available`], and the operands and `c` must cover what the sizes say.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn rounded(product: &mut Product<'_>) {
+    configure();
     // SAFETY: as promised.
-    unsafe { run::<1>(product, tiles_of_one) }
+    unsafe { run::<1>(product, tiles_of_one) };
+    release();
 }
 
 /// In single precision.
@@ -84,8 +86,21 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
 /// As [`rounded`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn single(product: &mut Product<'_>) {
+    configure();
     // SAFETY: as promised.
-    unsafe { run::<3>(product, tiles_of_three) }
+    unsafe { run::<3>(product, tiles_of_three) };
+    release();
+}
+
+/// As [`rounded`] and [`single`] without tiles, so that packing and loops can be tested where the CPU lacks them.
+///
+/// # Safety
+/// The CPU must have AVX512-BF16, and the operands and `c` must cover what the sizes say.
+#[cfg(test)]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn in_steps<const PARTS: usize>(product: &mut Product<'_>) {
+    // SAFETY: as promised.
+    unsafe { run::<PARTS>(product, tiles_in_steps::<PARTS>) }
 }
 
 /// Sums over some tiles of steps of a panel of `a` and one of `b`, into `c`, whose rows are that many bytes apart.
@@ -109,7 +124,6 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
     let room = |lines: usize| Buffer::scratch(line_bytes * lines.next_multiple_of(PANEL) / size_of::<f32>());
     let (mut packed_a, mut packed_b) = (room(high.min(p.rows)), room(wide.min(p.columns)));
     let mut sums = Buffer::scratch(PANEL * PANEL);
-    configure();
     let (outer, inner) =
         if a_stays { ((p.rows, high), (p.columns, wide)) } else { ((p.columns, wide), (p.rows, high)) };
     for outer in pieces(outer) {
@@ -152,8 +166,6 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
             }
         }
     }
-    // SAFETY: the CPU has tiles, and nobody else uses them.
-    unsafe { asm!("tilerelease", options(nostack, nomem)) }
 }
 
 /// As [`pack`].
@@ -191,6 +203,11 @@ fn configure() {
     };
     // SAFETY: the CPU has tiles, and the configuration is one.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, readonly)) }
+}
+
+fn release() {
+    // SAFETY: the CPU has tiles, and nobody else uses them.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) }
 }
 
 /// Loads both tiles of a part of `a`, `load_b` of `b`.
@@ -274,6 +291,36 @@ tiles!(tiles_of_three, 3:
     load_b!(0), multiply!(),
     load_a!(2), multiply!(),
     load_a!(0), multiply!());
+
+/// What [`tiles_of_one`] and [`tiles_of_three`] do.
+#[cfg(test)]
+unsafe fn tiles_in_steps<const PARTS: usize>(blocks: usize, a: *const u8, b: *const u8, c: *mut f32, stride: usize) {
+    use super::Half;
+    let pairs: &[(usize, usize)] =
+        if PARTS == 1 { &[(0, 0)] } else { &[(0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0)] };
+    for row in 0..PANEL {
+        for column in 0..PANEL {
+            let mut sum = 0.0f32;
+            for block in 0..blocks {
+                for (of_a, of_b) in pairs {
+                    let tile = |part: usize, line: usize| (block * PARTS + part) * 2 * BYTES + line / TILE * BYTES;
+                    for step in 0..STEPS {
+                        let in_a = row % TILE * LINE + 2 * step;
+                        let in_b = step / 2 * LINE + column % TILE * 4 + step % 2 * 2;
+                        // SAFETY: the caller's: the tiles lie in their panels.
+                        let (x, y) = unsafe {
+                            let (x, y) = (a.add(tile(*of_a, row) + in_a), b.add(tile(*of_b, column) + in_b));
+                            (x.cast::<Half>().read(), y.cast::<Half>().read())
+                        };
+                        sum += x.to_f32() * y.to_f32();
+                    }
+                }
+            }
+            // SAFETY: the caller's.
+            unsafe { *c.byte_add(row * stride).add(column) = sum };
+        }
+    }
+}
 
 /// `c = alpha · sums`, or `+=` if `add`, the first `high` rows and `wide` columns.
 #[inline(always)]

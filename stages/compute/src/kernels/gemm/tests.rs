@@ -160,6 +160,8 @@ fn kernels() -> Vec<(Precision, Kernel)> {
     }
     if avx512::multiplies_bf16() {
         kernels.push((Precision::Bf16, avx512::pairs));
+        kernels.push((Precision::Bf16, amx::in_steps::<1>));
+        kernels.push((Precision::F32, amx::in_steps::<3>));
     }
     if amx::available() {
         kernels.push((Precision::F32, amx::single));

@@ -151,6 +151,7 @@ impl Layer {
                 keeper.put(row * 3 * c + columns.start, done.row(row));
             }
         });
+        drop(normal_rc);
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.heads, place.batch.length]);
         let qkv = keeper.keep(qkv);
         attention::forward(&place.attention(), qkv.numbers(), &mut attended_rc.data, &mut log_sums.data);
@@ -178,6 +179,7 @@ impl Layer {
                 keeper.put(at, up);
             }
         });
+        drop(normal_rc);
         let (up_rf, gelu_rf) = (keeper.keep(up_rf), gelu_rf.keep());
         place.product_then(gelu_rf.matrix(), matrix(w(DOWN), c), &mut out_rc, &mut |done| {
             onto(&middle_rc, w(DOWN + 1), done);

@@ -1,7 +1,7 @@
 //! One transformer block of Llama, forward and backward. Weights are `[out, in]`: products take them turned over.
 use super::{LlamaShape, spec};
 use crate::kernels::attention::{self, Attention};
-use crate::kernels::gemm::{MatrixMut, block, block_mut, matrix, matrix_mut, product_in};
+use crate::kernels::gemm::{Factor, MatrixMut, block_mut, matrix, matrix_mut, product_in};
 use crate::kernels::rotary::Rotary;
 use crate::kernels::{rms_norm, swiglu};
 use crate::models::kept::Kept;
@@ -66,6 +66,24 @@ impl Place {
         }
     }
 
+    /// The output of a normalisation, for products; keeps its `factors`.
+    fn normalised(&self, x_rc: &Tensor, gain_c: &[f32], factors: &mut Tensor) -> Kept {
+        let c = self.shape.width;
+        Kept::made(self.precision, self.rows(), c, |rows, out| {
+            let x = &x_rc.data[rows.start * c..rows.end * c];
+            rms_norm::forward(x, gain_c, self.epsilon(), out, &mut factors.data[rows]);
+        })
+    }
+
+    /// The same once more, from what it has kept.
+    fn normalised_again(&self, x_rc: &Tensor, gain_c: &[f32], factors: &Tensor) -> Kept {
+        let c = self.shape.width;
+        Kept::made(self.precision, self.rows(), c, |rows, out| {
+            let x = &x_rc.data[rows.start * c..rows.end * c];
+            rms_norm::again(x, gain_c, &factors.data[rows], out);
+        })
+    }
+
     fn epsilon(&self) -> f32 {
         self.shape.rms_epsilon as f32
     }
@@ -94,30 +112,31 @@ impl Layer {
         let (rows, c, f) = (place.rows(), place.shape.width, place.shape.feed_forward);
         let w = |index: usize| &weights[index].data[..];
         let [mut norm_1, mut norm_2] = [(); 2].map(|()| Tensor::scratch([rows]));
-        let [mut normal_rc, mut attended_rc] = [(); 2].map(|()| Tensor::scratch([rows, c]));
 
-        rms_norm::forward(&x_rc.data, w(NORM_1), place.epsilon(), &mut normal_rc.data, &mut norm_1.data);
+        let normal_rc = place.normalised(&x_rc, w(NORM_1), &mut norm_1);
         let mut projected = Tensor::scratch([rows, c + 2 * place.shape.narrow()]);
-        side_by_side(place.precision, &normal_rc, &weights[Q..OUT], &mut projected);
+        side_by_side(place.precision, normal_rc.matrix(), &weights[Q..OUT], &mut projected);
+        drop(normal_rc);
         let mut qkv = Tensor::scratch([rows, 3 * c]);
         place.rotary.forward(place.shape.groups(), place.batch.length, &projected.data, &mut qkv.data);
         drop(projected);
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.shape.heads, place.batch.length]);
-        let qkv = Kept::new(place.waiting, qkv);
+        let (qkv, mut attended_rc) = (Kept::new(place.waiting, qkv), Tensor::scratch([rows, c]));
         attention::forward(&place.attention(), qkv.numbers(), &mut attended_rc.data, &mut log_sums.data);
-        let mut middle_rc = x_rc.clone();
-        onto(place.precision, &attended_rc, w(OUT), &mut middle_rc);
-        let [attended_rc, x_rc] = [attended_rc, x_rc].map(|x| Kept::new(place.waiting, x));
+        let (attended_rc, mut middle_rc) = (Kept::new(place.waiting, attended_rc), x_rc.clone());
+        onto(place.precision, attended_rc.matrix(), w(OUT), &mut middle_rc);
+        let x_rc = Kept::new(place.waiting, x_rc);
 
-        rms_norm::forward(&middle_rc.data, w(NORM_2), place.epsilon(), &mut normal_rc.data, &mut norm_2.data);
+        let normal_rc = place.normalised(&middle_rc, w(NORM_2), &mut norm_2);
         let mut gate_up = Tensor::scratch([rows, 2 * f]);
-        side_by_side(place.precision, &normal_rc, &weights[GATE..DOWN], &mut gate_up);
+        side_by_side(place.precision, normal_rc.matrix(), &weights[GATE..DOWN], &mut gate_up);
         drop(normal_rc);
-        let mut inner_rf = Tensor::scratch([rows, f]);
-        swiglu::forward(&gate_up.data, f, &mut inner_rf.data);
+        let inner_rf = Kept::made(place.precision, rows, f, |rows, out| {
+            swiglu::forward(&gate_up.data[rows.start * 2 * f..rows.end * 2 * f], f, out);
+        });
         let gate_up = Kept::new(place.waiting, gate_up);
         let mut out_rc = middle_rc.clone();
-        onto(place.precision, &inner_rf, w(DOWN), &mut out_rc);
+        onto(place.precision, inner_rf.matrix(), w(DOWN), &mut out_rc);
         let middle_rc = Kept::new(place.waiting, middle_rc);
 
         let weights = weights.to_vec();
@@ -130,17 +149,18 @@ impl Layer {
         let (c, f) = (place.shape.width, place.shape.feed_forward);
         let Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, gate_up } = self;
         let w = |index: usize| &weights[index].data[..];
-        let [mut normal_rc, mut d_normal_rc] = [(); 2].map(|()| Tensor::scratch([place.rows(), c]));
+        let mut d_normal_rc = Tensor::scratch([place.rows(), c]);
 
         // Feed-forward: down, SwiGLU, gate and up, normalisation.
         let mut d_gate_up = gate_up.whole();
         let mut inner_rf = Tensor::scratch([place.rows(), f]);
         product_in(place.precision, matrix(&d_rc.data, c), matrix(w(DOWN), f), 0.0, matrix_mut(&mut inner_rf.data, f));
         swiglu::backward(&mut d_gate_up.data, f, &mut inner_rf.data);
-        give(DOWN, of_weight(place.precision, &d_rc.data, 0, c, &inner_rf));
+        let [inner_rf, d_gate_up] = [inner_rf, d_gate_up].map(|x| Kept::new(place.precision, x));
+        give(DOWN, of_weight(place.precision, matrix(&d_rc.data, c).into(), inner_rf.matrix()));
         drop(inner_rf);
         let middle_rc = middle_rc.whole();
-        rms_norm::again(&middle_rc.data, w(NORM_2), &norm_2.data, &mut normal_rc.data);
+        let normal_rc = place.normalised_again(&middle_rc, w(NORM_2), &norm_2);
         side_by_side_backward(
             place.precision,
             &normal_rc,
@@ -150,7 +170,7 @@ impl Layer {
             GATE,
             give,
         );
-        drop(d_gate_up);
+        drop((d_gate_up, normal_rc));
         let mut d_gain = Tensor::scratch([c]);
         let d_normal = &d_normal_rc.data;
         rms_norm::backward(&middle_rc.data, w(NORM_2), &norm_2.data, d_normal, &mut d_rc.data, &mut d_gain.data);
@@ -158,8 +178,8 @@ impl Layer {
         drop(middle_rc);
 
         // Attention: out, softmax, positions and groups, projections, normalisation.
+        give(OUT, of_weight(place.precision, matrix(&d_rc.data, c).into(), attended_rc.matrix()));
         let attended_rc = attended_rc.whole();
-        give(OUT, of_weight(place.precision, &d_rc.data, 0, c, &attended_rc));
         let d_attended_rc = &mut d_normal_rc.data;
         product_in(place.precision, matrix(&d_rc.data, c), matrix(w(OUT), c), 0.0, matrix_mut(d_attended_rc, c));
         let mut d_qkv = Tensor::scratch([place.rows(), 3 * c]);
@@ -169,8 +189,8 @@ impl Layer {
         let mut d_projected = Tensor::scratch([place.rows(), c + 2 * place.shape.narrow()]);
         place.rotary.backward(place.shape.groups(), place.batch.length, &d_qkv.data, &mut d_projected.data);
         drop(d_qkv);
-        let x_rc = x_rc.whole();
-        rms_norm::again(&x_rc.data, w(NORM_1), &norm_1.data, &mut normal_rc.data);
+        let (d_projected, x_rc) = (Kept::new(place.precision, d_projected), x_rc.whole());
+        let normal_rc = place.normalised_again(&x_rc, w(NORM_1), &norm_1);
         side_by_side_backward(place.precision, &normal_rc, &weights[Q..OUT], &d_projected, &mut d_normal_rc, Q, give);
         let mut d_gain = Tensor::scratch([c]);
         let d_normal = &d_normal_rc.data;
@@ -180,25 +200,19 @@ impl Layer {
 }
 
 /// `y += x · wᵀ`
-fn onto(precision: Precision, x: &Tensor, w: &[f32], y: &mut Tensor) {
-    let (inner, outer) = (x.shape[1], y.shape[1]);
-    product_in(
-        precision,
-        matrix(&x.data, inner),
-        matrix(w, inner).reversed_axes(),
-        1.0,
-        matrix_mut(&mut y.data, outer),
-    );
+fn onto(precision: Precision, x: Factor<'_>, w: &[f32], y: &mut Tensor) {
+    let (inner, outer) = (x.dim().1, y.shape[1]);
+    product_in(precision, x, matrix(w, inner).reversed_axes(), 1.0, matrix_mut(&mut y.data, outer));
 }
 
 /// `y = [x · wᵀ for every w]`, side by side.
-fn side_by_side(precision: Precision, x: &Tensor, weights: &[Arc<Tensor>], y: &mut Tensor) {
-    let (rows, inner, stride) = (x.shape[0], x.shape[1], y.shape[1]);
+fn side_by_side(precision: Precision, x: Factor<'_>, weights: &[Arc<Tensor>], y: &mut Tensor) {
+    let ((rows, inner), stride) = (x.dim(), y.shape[1]);
     let mut at = 0;
     for w in weights {
         let outer = w.shape[0];
         let here: MatrixMut<'_> = block_mut(&mut y.data, at, rows, outer, stride);
-        product_in(precision, matrix(&x.data, inner), matrix(&w.data, inner).reversed_axes(), 0.0, here);
+        product_in(precision, x, matrix(&w.data, inner).reversed_axes(), 0.0, here);
         at += outer;
     }
 }
@@ -207,30 +221,29 @@ fn side_by_side(precision: Precision, x: &Tensor, weights: &[Arc<Tensor>], y: &m
 /// of which the first has index `first`.
 fn side_by_side_backward(
     precision: Precision,
-    x: &Tensor,
+    x: &Kept,
     weights: &[Arc<Tensor>],
-    d_y: &Tensor,
+    d_y: &Kept,
     d_x: &mut Tensor,
     first: usize,
     give: &mut dyn FnMut(usize, Tensor),
 ) {
-    let (rows, inner, stride) = (x.shape[0], x.shape[1], d_y.shape[1]);
+    let ((rows, inner), stride) = (x.matrix().dim(), d_y.matrix().dim().1);
     let mut at = 0;
     for (index, w) in weights.iter().enumerate() {
         let outer = w.shape[0];
-        give(first + index, of_weight(precision, &d_y.data[at..], stride - outer, outer, x));
+        let here = d_y.numbers().block(at, rows, outer, stride);
+        give(first + index, of_weight(precision, here, x.matrix()));
         let beta = if index == 0 { 0.0 } else { 1.0 };
-        let here = block(&d_y.data, at, rows, outer, stride);
         product_in(precision, here, matrix(&w.data, inner), beta, matrix_mut(&mut d_x.data, inner));
         at += outer;
     }
 }
 
-/// The gradient `d_yᵀ · x` of a weight `[outer, inner]`, where rows of `d_y` are `outer` long and `gap` apart.
-fn of_weight(precision: Precision, d_y: &[f32], gap: usize, outer: usize, x: &Tensor) -> Tensor {
-    let (rows, inner) = (x.shape[0], x.shape[1]);
+/// The gradient `d_yᵀ · x` of a weight.
+fn of_weight(precision: Precision, d_y: Factor<'_>, x: Factor<'_>) -> Tensor {
+    let (outer, inner) = (d_y.dim().1, x.dim().1);
     let mut d_w = Tensor::scratch([outer, inner]);
-    let d_y = block(d_y, 0, rows, outer, outer + gap);
-    product_in(precision, d_y.reversed_axes(), matrix(&x.data, inner), 0.0, matrix_mut(&mut d_w.data, inner));
+    product_in(precision, d_y.reversed_axes(), x, 0.0, matrix_mut(&mut d_w.data, inner));
     d_w
 }
