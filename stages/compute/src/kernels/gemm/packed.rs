@@ -8,9 +8,10 @@
 //! An element of `c` is summed along `k` in blocks of [`Kernel::DEPTH`] at most, whatever its place in a tile: results do not
 //! depend on the size of caches or on how many rows are multiplied at once.
 use super::factor::{Operand, Source};
-use super::panels::{LANES, Multiply, TILE_COLUMNS, apart};
+use super::panels::{LANES, Multiply, PACKED_ROWS, TILE_COLUMNS, apart};
 use contract::Buffer;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::hint::black_box;
 use std::ops::Range;
 
 /// One product; see [`super::product_then`].
@@ -162,7 +163,8 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
                         unsafe {
                             let c = p.c.add((row + i) * p.stride + column + j);
                             let b = packed_b.as_ptr().add(j * vectors);
-                            let b_step = wide.next_multiple_of(LANES);
+                            // What follows from it is computed for the tile that is chosen, not for each kind before.
+                            let b_step = black_box(wide.next_multiple_of(LANES));
                             let to = Tile { c, stride: p.stride, wide, alpha: p.alpha, add: p.add || k > 0 };
                             if in_place {
                                 let (a, lanes) = (p.a.at(row + i, k).lanes(), steps * K::VECTORS / 2);
@@ -189,41 +191,44 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
 /// As [`super::panels::Panels::multiply`]. Rows of `a` are rounded a tile at a time, if at all.
 #[inline(always)]
 pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
-    let rows = even(m.rows, K::ROWS, 1);
+    let (rows_apart, in_place, stride) = (m.a.by_rows(), K::takes(m.a, m.steps), apart(m.depth));
+    // Tiles are about equally high, but where they are packed: there, two are at once.
+    let rows = if rows_apart || in_place { even(m.rows, K::ROWS, 1) } else { PACKED_ROWS / K::ROWS * K::ROWS };
+    let vectors = if in_place { m.steps * K::VECTORS / 2 } else { vectors_of::<K>(m.steps) };
+    let left = m.left.as_mut_ptr();
     for i in (0..m.rows).step_by(rows) {
-        let high = rows.min(m.rows - i);
-        let a = m.a.at(i, 0);
-        let (rows_apart, stride) = (a.by_rows(), apart(m.depth));
-        let in_place = K::takes(a, m.steps);
-        let vectors = if in_place { m.steps * K::VECTORS / 2 } else { vectors_of::<K>(m.steps) };
-        // SAFETY: the caller's: rows and steps lie inside, and there is room for a tile's.
-        let a = unsafe {
-            let left = m.left.as_mut_ptr();
+        let (from, some) = (m.a.at(i, 0), rows.min(m.rows - i));
+        // SAFETY: the caller's: rows and steps lie inside, and there is room for that many.
+        unsafe {
             match (in_place, rows_apart) {
-                (true, _) => a.lanes(),
-                (false, true) => {
-                    K::round_rows(a, high, m.steps, left, stride);
-                    Operand { data: left, row: stride, column: 1 }
-                }
-                (false, false) => {
-                    K::pack_a(a, high, m.steps, left);
-                    K::panel(left, 0, high, vectors)
-                }
+                (true, _) => (),
+                (false, true) => K::round_rows(from, some, m.steps, left, stride),
+                (false, false) => K::pack_a(from, some, m.steps, left),
             }
-        };
-        for j in (m.columns.start..m.columns.end).step_by(K::COLUMNS) {
-            let panel = j / TILE_COLUMNS * TILE_COLUMNS;
-            let across = TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES));
-            let wide = K::COLUMNS.min(m.columns.end - j);
-            // SAFETY: the caller's: steps, rows and columns lie inside.
-            unsafe {
-                let b = m.b.add(panel * vectors_of::<K>(m.depth) + vectors_of::<K>(m.first) * across + j - panel);
-                let c = m.c.add(i * m.stride + j - m.columns.start);
-                let to = Tile { c, stride: m.stride, wide, alpha: m.alpha, add: m.add };
-                if rows_apart {
-                    K::tile::<true>(high, vectors, a, b, across, &to);
-                } else {
-                    K::tile::<false>(high, vectors, a, b, across, &to);
+        }
+        for row in (0..some).step_by(K::ROWS) {
+            let high = K::ROWS.min(some - row);
+            let a = match (in_place, rows_apart) {
+                (true, _) => from.at(row, 0).lanes(),
+                (false, true) => Operand { data: left, row: stride, column: 1 },
+                // SAFETY: as above.
+                (false, false) => unsafe { K::panel(left, row, high, vectors) },
+            };
+            for j in (m.columns.start..m.columns.end).step_by(K::COLUMNS) {
+                let panel = j / TILE_COLUMNS * TILE_COLUMNS;
+                // What follows from it is computed for the tile that is chosen, not for each kind before.
+                let across = black_box(TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES)));
+                let wide = K::COLUMNS.min(m.columns.end - j);
+                // SAFETY: the caller's: steps, rows and columns lie inside.
+                unsafe {
+                    let b = m.b.add(panel * vectors_of::<K>(m.depth) + vectors_of::<K>(m.first) * across + j - panel);
+                    let c = m.c.add((i + row) * m.stride + j - m.columns.start);
+                    let to = Tile { c, stride: m.stride, wide, alpha: m.alpha, add: m.add };
+                    if rows_apart {
+                        K::tile::<true>(high, vectors, a, b, across, &to);
+                    } else {
+                        K::tile::<false>(high, vectors, a, b, across, &to);
+                    }
                 }
             }
         }

@@ -12,6 +12,8 @@ use std::ops::Range;
 pub(super) const LANES: usize = 16;
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 8;
+/// Rows of a left operand that are packed at once.
+pub(super) const PACKED_ROWS: usize = 2 * TILE_ROWS;
 /// Columns of a tile, and of a panel.
 pub const TILE_COLUMNS: usize = 3 * LANES;
 
@@ -21,7 +23,7 @@ pub struct Panels {
     depth: usize,
     columns: usize,
     ways: Ways,
-    /// Room for a tile's rows of a left operand.
+    /// Room for rows of a left operand.
     left: Buffer,
 }
 
@@ -38,7 +40,7 @@ pub(super) struct Multiply<'a> {
     /// Steps and columns that the panels have in all.
     pub depth: usize,
     pub panels: usize,
-    /// Room for [`TILE_ROWS`] rows, [`apart`].
+    /// Room for [`PACKED_ROWS`] rows, [`apart`].
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub left: &'a mut [f32],
     pub add: bool,
@@ -114,7 +116,7 @@ impl Panels {
     fn with(ways: Ways, depth: usize, columns: usize) -> Self {
         let depth = depth.next_multiple_of(2);
         let data = Buffer::scratch(depth * columns.next_multiple_of(LANES));
-        Self { data, depth, columns, ways, left: Buffer::scratch(TILE_ROWS * apart(depth)) }
+        Self { data, depth, columns, ways, left: Buffer::scratch(PACKED_ROWS * apart(depth)) }
     }
 
     /// Packs `b`, which may have fewer rows and columns than there is room for.
@@ -126,7 +128,7 @@ impl Panels {
         let (steps, columns) = b.dim();
         let (depth, room) = (steps.next_multiple_of(2), self.data.len());
         assert!(
-            depth * columns.next_multiple_of(LANES) <= room && TILE_ROWS * apart(depth) <= self.left.len(),
+            depth * columns.next_multiple_of(LANES) <= room && PACKED_ROWS * apart(depth) <= self.left.len(),
             "there is room"
         );
         (self.depth, self.columns) = (depth, columns);
