@@ -139,7 +139,7 @@ pub fn describe(run_dir: &Path, plan: &Plan, session: &Session, tokenizer: Optio
         "cpu": machine::cpu(),
         "cores": super::cores(),
         "workers": session.env.workers,
-        "products": compute::kernels::gemm::kernel(super::session::precision(plan)),
+        "products": compute::kernels::gemm::kernel(session.model.precision),
         "blas_kernel": machine::blas_core(),
         "OPENBLAS_CORETYPE": std::env::var("OPENBLAS_CORETYPE").ok(),
         "command": std::env::args().collect::<Vec<_>>(),

@@ -4,7 +4,7 @@ use super::prepare::Prepared;
 use crate::plan::Plan;
 use anyhow::Result;
 use compute::kernels::gemm;
-use contract::{BatchShape, Calendar, Env, Facts, ModelFacts, Precision};
+use contract::{BatchShape, Calendar, Env, Facts, ModelFacts};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,8 +12,6 @@ use text::tokenize::Choice;
 use text::{Attribution, Tokenize, Tokenizer};
 use train::checkpoint::{Checkpoint, Fingerprint, TokenizerJson};
 use train::evaluate::Evaluate;
-use train::forward::Gpt2Forward;
-use train::llama::LlamaForward;
 
 /// What is known of a run when its data is.
 pub struct Session {
@@ -70,7 +68,7 @@ impl Session {
         let checkpoint = plan.settings::<Checkpoint>().and_then(|(_, s)| interval(s.interval));
         let fingerprint = Arc::new(Fingerprint {
             configuration: deciding(plan, &prepared.hashes),
-            blas_core: gemm::kernel(precision(plan)),
+            blas_core: gemm::kernel(model.precision),
         });
         let mut resources = prepared.resources;
         resources.insert(Arc::new(prepared.quarantine));
@@ -136,11 +134,4 @@ fn deciding(plan: &Plan, hashes: &[(&'static str, String)]) -> BTreeMap<String, 
         }
     }
     deciding
-}
-
-/// What operands of the model's products are rounded to.
-pub fn precision(plan: &Plan) -> Precision {
-    let gpt2 = plan.settings::<Gpt2Forward>().map(|(_, forward)| forward.precision);
-    let llama = || plan.settings::<LlamaForward>().map(|(_, forward)| forward.precision);
-    gpt2.or_else(llama).unwrap_or_default()
 }

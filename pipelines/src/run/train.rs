@@ -194,7 +194,7 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
 fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     let (env, shape) = (&session.env, session.env.shape);
     let sequences = shape.micro_batches as usize * shape.sequences;
-    let precision = session::precision(plan);
+    let precision = session.model.precision;
     Banner {
         run: plan.run.name.clone(),
         cpu: machine::cpu(),

@@ -1,4 +1,5 @@
 //! What a model tells the rest of the graph about its parameters.
+use crate::packet::Precision;
 use crate::tensor::Tensor;
 use std::sync::Arc;
 
@@ -72,6 +73,8 @@ pub struct ModelFacts {
     /// FLOPs a trained token as PaLM (Chowdhery et al. 2022, appendix B) counts them:
     /// 6 × weights in products + 12 × layers × sequence length × width.
     pub flops_per_token: f64,
+    /// To what the operands of its products are rounded, the head's among them.
+    pub precision: Precision,
     /// The `config.json` of a Hugging Face checkpoint of this model.
     pub config: serde_json::Value,
     /// One line for people, for example `GPT-2, 2 layers, width 256, 8 heads`.

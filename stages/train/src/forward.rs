@@ -194,7 +194,7 @@ impl Stage for Forward {
                     hidden,
                     targets: batch.targets,
                     head,
-                    precision: self.model.precision(),
+                    precision: self.model.facts().precision,
                     rows_at_once: (self.batching == Batching::PerSequence).then_some(batch.length),
                     tape,
                     waited: at.waited,

@@ -37,7 +37,6 @@ pub struct Gpt2Shape {
 pub struct Gpt2 {
     shape: Gpt2Shape,
     facts: ModelFacts,
-    precision: Precision,
 }
 
 impl Gpt2 {
@@ -45,12 +44,12 @@ impl Gpt2 {
     /// If the heads do not divide the width.
     pub fn new(shape: Gpt2Shape) -> Self {
         assert!(shape.heads > 0 && shape.width.is_multiple_of(shape.heads), "heads divide the width");
-        Self { facts: facts(&shape), shape, precision: Precision::F32 }
+        Self { facts: facts(&shape), shape }
     }
 
     /// The same model with the operands of its products rounded to `precision`.
     pub fn with_precision(self, precision: Precision) -> Self {
-        Self { precision, ..self }
+        Self { facts: ModelFacts { precision, ..self.facts }, ..self }
     }
 }
 
@@ -70,6 +69,7 @@ fn facts(shape: &Gpt2Shape) -> ModelFacts {
         parameters,
         head: 0,
         flops_per_token: 6.0 * in_products as f64 + 12.0 * (layers * length * width) as f64,
+        precision: Precision::F32,
         config: json!({
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
@@ -105,10 +105,6 @@ impl Model for Gpt2 {
         &self.facts
     }
 
-    fn precision(&self) -> Precision {
-        self.precision
-    }
-
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward {
         let (shape, all) = (&self.shape, &parameters.0);
         assert_eq!(all.len(), self.facts.parameters.len(), "the parameters are this model's");
@@ -119,9 +115,9 @@ impl Model for Gpt2 {
             width: shape.width,
             feed_forward: shape.feed_forward,
             document_mask: shape.document_mask,
-            precision: self.precision,
+            precision: self.facts.precision,
             // What nothing waits for is not rounded.
-            waiting: if keep { self.precision } else { Precision::F32 },
+            waiting: if keep { self.facts.precision } else { Precision::F32 },
         };
         let rows = place.rows();
         let mut x_rc = Tensor::scratch([rows, shape.width]);
@@ -153,12 +149,12 @@ impl Model for Gpt2 {
     fn activations(&self, sequences: usize, length: usize) -> Held {
         let (Gpt2Shape { layers, heads, width: c, feed_forward: f, .. }, rows) = (self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
-        let activations = kept::floats(self.precision, rows * (3 * c + 3 * c + f));
+        let activations = kept::floats(self.facts.precision, rows * (3 * c + 3 * c + f));
         let layer = rows * (4 + heads) + activations;
         // The gradient and that at the normalised activations lie where the tape's input and the head's were. Beside them
         // GELU and its gradient, or the gradient at what attention reads (and its output, no longer halved), for which
         // half of the layer has gone, while the gradients of the matrices behind it wait.
-        let attention = match self.precision {
+        let attention = match self.facts.precision {
             Precision::F32 => (2 * c).saturating_sub(f),
             Precision::Bf16 => (7 * c / 2).saturating_sub(f / 2),
         };

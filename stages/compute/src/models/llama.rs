@@ -57,7 +57,6 @@ pub struct Llama {
     shape: Arc<LlamaShape>,
     rotary: Arc<Rotary>,
     facts: ModelFacts,
-    precision: Precision,
 }
 
 impl Llama {
@@ -67,12 +66,12 @@ impl Llama {
         assert!(shape.heads > 0 && shape.width.is_multiple_of(2 * shape.heads), "heads of an even width");
         assert!(shape.kv_heads > 0 && shape.heads.is_multiple_of(shape.kv_heads), "kv_heads divide the heads");
         let rotary = Rotary::new(shape.width / shape.heads, shape.length, shape.rope_theta);
-        Self { facts: facts(&shape), rotary: Arc::new(rotary), shape: Arc::new(shape), precision: Precision::F32 }
+        Self { facts: facts(&shape), rotary: Arc::new(rotary), shape: Arc::new(shape) }
     }
 
     /// The same, with the operands of its products rounded to `precision`.
     pub fn with_precision(self, precision: Precision) -> Self {
-        Self { precision, ..self }
+        Self { facts: ModelFacts { precision, ..self.facts }, ..self }
     }
 }
 
@@ -92,6 +91,7 @@ fn facts(shape: &LlamaShape) -> ModelFacts {
         head: if shape.tied_head { 0 } else { parameters.len() - 1 },
         parameters,
         flops_per_token: 6.0 * in_products as f64 + 12.0 * (layers * length * width) as f64,
+        precision: Precision::F32,
         config: json!({
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -129,10 +129,6 @@ impl Model for Llama {
         &self.facts
     }
 
-    fn precision(&self) -> Precision {
-        self.precision
-    }
-
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward {
         let (shape, all) = (&self.shape, &parameters.0);
         assert_eq!(all.len(), self.facts.parameters.len(), "the parameters are this model's");
@@ -142,9 +138,9 @@ impl Model for Llama {
             batch: batch.clone(),
             shape: shape_of,
             rotary,
-            precision: self.precision,
+            precision: self.facts.precision,
             // What nothing waits for is not rounded.
-            waiting: if keep { self.precision } else { Precision::F32 },
+            waiting: if keep { self.facts.precision } else { Precision::F32 },
         };
         let (rows, width) = (place.rows(), shape.width);
         let mut x_rc = Tensor::scratch([rows, width]);
@@ -172,11 +168,11 @@ impl Model for Llama {
     fn activations(&self, sequences: usize, length: usize) -> Held {
         let (&LlamaShape { layers, heads, width: c, feed_forward: f, .. }, rows) = (&*self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
-        let activations = kept::floats(self.precision, rows * (3 * c + 3 * c + 2 * f));
+        let activations = kept::floats(self.facts.precision, rows * (3 * c + 3 * c + 2 * f));
         let layer = rows * (2 + heads) + activations;
         // As GPT-2: SwiGLU and its gradient, whole and halved, or the gradients of queries, keys and values, for which gate and
         // up have gone.
-        let (feed_forward, attention) = match self.precision {
+        let (feed_forward, attention) = match self.facts.precision {
             Precision::F32 => (f, (2 * c).saturating_sub(2 * f)),
             Precision::Bf16 => (5 * f / 2, (7 * c / 2).saturating_sub(f)),
         };

@@ -27,11 +27,6 @@ pub trait Model: Send + Sync {
     /// Its parameters in order, the head's index, FLOPs, Hugging Face configuration, summary.
     fn facts(&self) -> &ModelFacts;
 
-    /// To what the operands of its products are rounded, the head's among them.
-    fn precision(&self) -> Precision {
-        Precision::F32
-    }
-
     /// The hidden states of every token of `batch`; `keep` says whether a backward pass will follow.
     ///
     /// # Panics

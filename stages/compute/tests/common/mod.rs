@@ -99,7 +99,7 @@ pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vo
     let taken = || (pool::most_bytes() - before) as usize / size_of::<f32>();
     let forward = model.forward(&Parameters(parameters.clone()), &batch, true);
     let (hidden, mut tape) = (forward.hidden, forward.tape.unwrap());
-    let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &ids, None, model.precision());
+    let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &ids, None, model.facts().precision);
     drop(hidden);
     let (head, until_loss) = (d_head.data.len(), taken());
     tape.start(d_hidden, d_head);
@@ -116,7 +116,7 @@ pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vo
     {
         let (most, least) = (1.07 * said as f64 + PACKED as f64, 0.93 * said as f64);
         let fits = taken as f64 > least && (taken as f64) < most;
-        println!("{summary}, {:?}, {phase}: {said} floats were said, {taken} taken", model.precision());
-        assert!(fits, "{summary}, {:?}, {phase}: {said} floats were said, {taken} taken", model.precision());
+        println!("{summary}, {:?}, {phase}: {said} floats were said, {taken} taken", model.facts().precision);
+        assert!(fits, "{summary}, {:?}, {phase}: {said} floats were said, {taken} taken", model.facts().precision);
     }
 }
