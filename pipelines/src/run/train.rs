@@ -1,6 +1,6 @@
 //! `pipeline run`.
 use super::interruption::Interruption;
-use super::session::{self, Session};
+use super::session::Session;
 use super::status::{Hold, Status};
 use super::{Usage, calibrate, directory, explain, prepare};
 use crate::cli;

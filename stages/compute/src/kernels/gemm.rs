@@ -22,12 +22,13 @@ pub mod openblas;
 mod packed;
 pub mod panels;
 mod path;
+mod portable;
 mod round;
 
-use contract::Precision;
+use contract::{Buffer, Precision};
 #[cfg(target_arch = "x86_64")]
-use factor::Source;
-pub use factor::{Factor, Half, Matrix, Numbers, block, matrix};
+use factor::AnyOperand;
+pub use factor::{Factor, Half, Matrix, Number, Numbers, block, matrix};
 use ndarray::{ArrayViewMut2, ShapeBuilder};
 #[cfg(target_arch = "x86_64")]
 use path::Path;
@@ -77,10 +78,11 @@ impl Done {
     /// If `row` is none of them.
     pub fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(self.rows.contains(&row), "the row is complete");
-        // SAFETY: rows and columns lie inside `c`, which is borrowed for as long as the product runs; `&mut self` keeps
+        // SAFETY: rows and columns lie inside `c`, or what there is of it, for as long as the product runs; `&mut self` keeps
         // two rows from being borrowed at once, and `product_then` makes no two of these at once.
         unsafe {
-            std::slice::from_raw_parts_mut(self.c.add(row * self.stride + self.columns.start), self.columns.len())
+            let row = self.c.wrapping_add(row * self.stride + self.columns.start);
+            std::slice::from_raw_parts_mut(row, self.columns.len())
         }
     }
 }
@@ -118,47 +120,82 @@ pub fn product_then(
     let stride = if rows > 1 { c.strides()[0] } else { columns as isize };
     assert!((columns <= 1 || c.strides()[1] == 1) && stride >= columns as isize, "results are row-major");
     let (base, stride) = (c.as_mut_ptr(), stride as usize);
-    let mut done = |rows, columns| then(&mut Done { rows, columns, c: base, stride });
-    if depth == 0 {
-        if beta == 0.0 {
-            c.fill(0.0);
-        }
-        return done(0..rows, 0..columns);
-    }
-    #[cfg(target_arch = "x86_64")]
-    if path() != Path::Blas
-        && (beta == 0.0 || beta == 1.0)
-        && let (Some(a), Some(b)) = (Source::of(&a), Source::of(&b))
-    {
-        let mut product = packed::Product {
-            rows,
-            columns,
-            depth,
-            alpha,
-            a,
-            b,
-            add: beta == 1.0,
-            c: base,
-            stride,
-            cached: cached(),
-            done: &mut done,
-        };
-        // SAFETY: the CPU has what the path stands for, and the shapes fit.
-        unsafe {
-            match (precision, path()) {
-                (Precision::F32, Path::Amx) => amx::single(&mut product),
-                (Precision::Bf16, Path::Amx) => amx::rounded(&mut product),
-                (Precision::F32, Path::Avx2) => avx2::single(&mut product),
-                (Precision::Bf16, Path::Avx2) => avx2::rounded(&mut product),
-                (Precision::F32, _) => avx512::single(&mut product),
-                (Precision::Bf16, Path::Avx512Bf16) => avx512::pairs(&mut product),
-                (Precision::Bf16, _) => avx512::rounded(&mut product),
-            }
-        }
+    if rows == 0 || columns == 0 {
         return;
     }
-    openblas::product(precision, alpha, a, b, beta, c);
-    done(0..rows, 0..columns);
+    if depth > 0
+        && (beta == 0.0 || beta == 1.0)
+        && packed(precision, alpha, a, b, beta == 1.0, Some((base, stride)), then)
+    {
+        return;
+    }
+    if depth > 0 {
+        openblas::product(precision, alpha, a, b, beta, c);
+    } else if beta == 0.0 {
+        c.fill(0.0);
+    }
+    then(&mut Done { rows: 0..rows, columns: 0..columns, c: base, stride });
+}
+
+/// `a · b`, the operands rounded to `precision`, for `then` alone, as [`product_then`] hands parts to it. The result exists
+/// in parts only: where one was the next one lies.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn product_in_parts(precision: Precision, a: Factor<'_>, b: Factor<'_>, then: &mut dyn FnMut(&mut Done)) {
+    let ((rows, depth), columns) = (a.dim(), b.dim().1);
+    assert!(b.dim().0 == depth, "the shapes of a product fit");
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    if depth == 0 || !packed(precision, 1.0, a, b, false, None, then) {
+        let mut c = Buffer::scratch(rows * columns);
+        product_then(precision, 1.0, a, b, 0.0, block_mut(&mut c, 0, rows, columns, columns), then);
+    }
+}
+
+/// On panels or tiles, if the CPU has a kernel for them. `c`, if it is wanted whole: where it lies, and floats between two
+/// of its rows.
+#[cfg(target_arch = "x86_64")]
+fn packed(
+    precision: Precision,
+    alpha: f32,
+    a: Factor<'_>,
+    b: Factor<'_>,
+    add: bool,
+    c: Option<(*mut f32, usize)>,
+    then: &mut dyn FnMut(&mut Done),
+) -> bool {
+    let ((rows, depth), columns) = (a.dim(), b.dim().1);
+    let (Some(a), Some(b)) = (AnyOperand::of(&a), AnyOperand::of(&b)) else { return false };
+    let mut product = packed::Product { rows, columns, depth, alpha, a, b, add, c, cached: cached(), then };
+    // SAFETY: the CPU has what the path stands for, and the shapes fit.
+    unsafe {
+        match (precision, path()) {
+            (_, Path::Blas) => return false,
+            (Precision::F32, Path::Amx) => amx::single(&mut product),
+            (Precision::Bf16, Path::Amx) => amx::rounded(&mut product),
+            (Precision::F32, Path::Avx2) => avx2::single(&mut product),
+            (Precision::Bf16, Path::Avx2) => avx2::rounded(&mut product),
+            (Precision::F32, _) => avx512::single(&mut product),
+            (Precision::Bf16, Path::Avx512Bf16) => avx512::pairs(&mut product),
+            (Precision::Bf16, _) => avx512::rounded(&mut product),
+        }
+    }
+    true
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn packed(
+    _precision: Precision,
+    _alpha: f32,
+    _a: Factor<'_>,
+    _b: Factor<'_>,
+    _add: bool,
+    _c: Option<(*mut f32, usize)>,
+    _then: &mut dyn FnMut(&mut Done),
+) -> bool {
+    false
 }
 
 /// To the nearest bfloat16, ties to even; NaN stays NaN.

@@ -156,7 +156,7 @@ impl Model for Gpt2 {
         // half of the layer has gone, while the gradients of the matrices behind it wait.
         let attention = match self.facts.precision {
             Precision::F32 => (2 * c).saturating_sub(f),
-            Precision::Bf16 => (7 * c / 2).saturating_sub(f / 2),
+            Precision::Bf16 => (3 * c).saturating_sub(f / 2),
         };
         let waiting = 2 * c * f + c * c;
         let beside = (rows * 2 * f).max(rows * attention + waiting);

@@ -1,5 +1,5 @@
 //! Activations that products read or that wait for backward.
-use crate::kernels::gemm::{Factor, Half, Numbers, round};
+use crate::kernels::gemm::{Done, Factor, Half, Number, Numbers, matrix_mut, product_in_parts, product_then, round};
 use crate::wide;
 use contract::{Buffer, Precision, Tensor};
 use std::ops::Range;
@@ -25,9 +25,43 @@ const ROWS: usize = 16;
 impl Kept {
     /// Keeps `x` for products in `precision`.
     pub fn new(precision: Precision, x: Tensor) -> Self {
-        let mut keeper = Keeper::new(precision, x.data.len());
-        keeper.put(0, &x.data);
-        keeper.keep(x)
+        match precision {
+            Precision::F32 => Self::Whole(x),
+            Precision::Bf16 => {
+                let mut halves = Buffer::scratch(floats(precision, x.data.len()));
+                round(&x.data, &mut bytemuck::cast_slice_mut(&mut halves)[..x.data.len()]);
+                Self::Halves { shape: x.shape, halves }
+            }
+        }
+    }
+
+    /// `a · b` in `precision`, after `then` has had each part of it, for products in `kept`.
+    pub fn product(
+        kept: Precision,
+        precision: Precision,
+        a: Factor<'_>,
+        b: Factor<'_>,
+        mut then: impl FnMut(&mut Done),
+    ) -> Self {
+        let (rows, columns) = (a.dim().0, b.dim().1);
+        match kept {
+            Precision::F32 => {
+                let mut c = Tensor::scratch([rows, columns]);
+                product_then(precision, 1.0, a, b, 0.0, matrix_mut(&mut c.data, columns), &mut then);
+                Self::Whole(c)
+            }
+            Precision::Bf16 => {
+                let mut halves = Buffer::scratch(floats(kept, rows * columns));
+                product_in_parts(precision, a, b, &mut |done| {
+                    then(done);
+                    for row in done.rows.clone() {
+                        let (at, part) = (row * columns + done.columns.start, done.row(row));
+                        round(part, &mut bytemuck::cast_slice_mut(&mut halves)[at..at + part.len()]);
+                    }
+                });
+                Self::Halves { shape: vec![rows, columns], halves }
+            }
+        }
     }
 
     /// `[rows, columns]` for products in `precision`, of which `make` writes the rows that it is told to.
@@ -44,6 +78,25 @@ impl Kept {
             maker.write(some.start * columns..some.end * columns, |out| make(some.clone(), out));
         }
         maker.keep()
+    }
+
+    /// Has `change` turn its rows into others, some at a time.
+    pub fn change(&mut self, mut change: impl FnMut(Range<usize>, &mut [f32])) {
+        match self {
+            Self::Whole(x) => change(0..x.shape[0], &mut x.data),
+            Self::Halves { shape, halves } => {
+                let (rows, columns) = (shape[0], shape[1..].iter().product::<usize>());
+                let mut room = vec![0.0; ROWS.min(rows) * columns];
+                for from in (0..rows).step_by(ROWS) {
+                    let some = from..rows.min(from + ROWS);
+                    let room = &mut room[..some.len() * columns];
+                    let halves = &mut bytemuck::cast_slice_mut(halves)[from * columns..some.end * columns];
+                    widen(halves, room);
+                    change(some, room);
+                    round(room, halves);
+                }
+            }
+        }
     }
 
     /// All of it.
@@ -147,31 +200,6 @@ impl Maker {
     }
 }
 
-/// Makes a [`Kept`] of what lies elsewhere part by part, while it is in cache.
-pub struct Keeper(Option<Buffer>);
-
-impl Keeper {
-    /// For a tensor of that many elements.
-    pub fn new(precision: Precision, elements: usize) -> Self {
-        Self((precision == Precision::Bf16).then(|| Buffer::scratch(floats(precision, elements))))
-    }
-
-    /// `part` is what the tensor has from element `at` on.
-    pub fn put(&mut self, at: usize, part: &[f32]) {
-        if let Some(halves) = &mut self.0 {
-            round(part, &mut bytemuck::cast_slice_mut(halves)[at..][..part.len()]);
-        }
-    }
-
-    /// Keeps `x`, all of whose parts have been [put](Self::put).
-    pub fn keep(self, x: Tensor) -> Kept {
-        match self.0 {
-            None => Kept::Whole(x),
-            Some(halves) => Kept::Halves { shape: x.shape, halves },
-        }
-    }
-}
-
 /// Floats' room that `elements` of a [`Kept`] take.
 pub fn floats(precision: Precision, elements: usize) -> usize {
     match precision {
@@ -189,7 +217,7 @@ pub fn before(layers: usize, kept: usize, gradients: usize) -> usize {
 wide! {
     fn widen(x: &[Half], out: &mut [f32]) {
         for (out, x) in out.iter_mut().zip(x) {
-            *out = f32::from_bits(u32::from(x.to_bits()) << 16);
+            *out = x.single();
         }
     }
 }
@@ -215,6 +243,12 @@ mod tests {
                     out.copy_from_slice(&values[rows.start * columns..rows.end * columns]);
                 });
                 prop_assert_eq!(&made.whole().data[..], &expected[..]);
+                let mut changed = Kept::new(precision, Tensor::from_values([rows, columns], &values));
+                changed.change(|rows, part| {
+                    assert_eq!(part.len(), rows.len() * columns);
+                    part.iter_mut().for_each(|x| *x *= -2.0);
+                });
+                prop_assert_eq!(changed.whole().data.to_vec(), expected.iter().map(|x| -2.0 * x).collect::<Vec<_>>());
                 let mut room = [0.0; 99];
                 prop_assert_eq!(kept.part(part.clone(), &mut room), &expected[part.clone()]);
                 let whole = kept.whole();

@@ -170,11 +170,11 @@ impl Model for Llama {
         // Each layer keeps its `Layer`, the tape its input and that of the head.
         let activations = kept::floats(self.facts.precision, rows * (3 * c + 3 * c + 2 * f));
         let layer = rows * (2 + heads) + activations;
-        // As GPT-2: SwiGLU and its gradient, whole and halved, or the gradients of queries, keys and values, for which gate and
-        // up have gone.
+        // As GPT-2: the gradient at SwiGLU and then its output, whole and halved, or the gradients of queries, keys and values
+        // and those behind the turn of positions, for which gate and up have gone.
         let (feed_forward, attention) = match self.facts.precision {
             Precision::F32 => (f, (2 * c).saturating_sub(2 * f)),
-            Precision::Bf16 => (5 * f / 2, (7 * c / 2).saturating_sub(f)),
+            Precision::Bf16 => (3 * f / 2, (7 * c / 2).saturating_sub(f)),
         };
         let waiting = 3 * c * f + c * c;
         let beside = (rows * feed_forward).max(rows * attention + waiting);

@@ -20,7 +20,7 @@ pub use gpt2::{Gpt2, Gpt2Shape};
 pub use llama::{Llama, LlamaShape};
 pub use per_sequence::forward_per_sequence;
 
-use contract::{Batch, ModelFacts, Parameters, Precision, Tape, Tensor};
+use contract::{Batch, ModelFacts, Parameters, Tape, Tensor};
 
 /// A model: parameters in, hidden states out, and a tape that goes back.
 pub trait Model: Send + Sync {

@@ -15,8 +15,9 @@
 
 mod pack;
 
+use super::Done;
 use super::element::first;
-use super::factor::{Half, Source};
+use super::factor::{AnyOperand, Half};
 use super::packed::{Product, even};
 use super::panels::LANES;
 use contract::Buffer;
@@ -124,6 +125,8 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
     let room = |lines: usize| Buffer::scratch(line_bytes * lines.next_multiple_of(PANEL) / size_of::<f32>());
     let (mut packed_a, mut packed_b) = (room(high.min(p.rows)), room(wide.min(p.columns)));
     let mut sums = Buffer::scratch(PANEL * PANEL);
+    let mut part = Buffer::scratch(if p.c.is_none() { p.rows * p.columns } else { 0 });
+    let (c, stride) = p.c.unwrap_or((part.as_mut_ptr(), p.columns));
     let (outer, inner) =
         if a_stays { ((p.rows, high), (p.columns, wide)) } else { ((p.columns, wide), (p.rows, high)) };
     for outer in pieces(outer) {
@@ -150,17 +153,18 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
                         unsafe {
                             let a = packed_a.as_ptr().cast::<u8>().add(i * panel_bytes);
                             let b = packed_b.as_ptr().cast::<u8>().add(j * panel_bytes);
-                            let (blocks, c) = (steps.div_ceil(STEPS), p.c.add(row * p.stride + column));
+                            let (blocks, c) = (steps.div_ceil(STEPS), c.add(row * stride + column));
                             if high == PANEL && wide == PANEL && !add && p.alpha == 1.0 {
-                                tiles(blocks, a, b, c, size_of::<f32>() * p.stride);
+                                tiles(blocks, a, b, c, size_of::<f32>() * stride);
                             } else {
                                 tiles(blocks, a, b, sums.as_mut_ptr(), size_of::<f32>() * PANEL);
-                                store(sums.as_ptr(), high, wide, p.alpha, add, c, p.stride);
+                                store(sums.as_ptr(), high, wide, p.alpha, add, c, stride);
                             }
                         }
                     }
                     if k + steps == p.depth {
-                        (p.done)(row..rows.end.min(row + PANEL), columns.clone());
+                        let (rows, columns) = (row..rows.end.min(row + PANEL), columns.clone());
+                        (p.then)(&mut Done { rows, columns, c, stride });
                     }
                 }
             }
@@ -170,12 +174,12 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
 
 /// As [`pack`].
 #[inline(always)]
-unsafe fn pack_from<const PARTS: usize, const PAIRS: bool>(x: Source, lines: usize, steps: usize, out: *mut u8) {
+unsafe fn pack_from<const PARTS: usize, const PAIRS: bool>(x: AnyOperand, lines: usize, steps: usize, out: *mut u8) {
     // SAFETY: the caller's.
     unsafe {
         match x {
-            Source::Single(x) => pack::<PARTS, f32, PAIRS>(x, lines, steps, out),
-            Source::Half(x) => pack::<PARTS, Half, PAIRS>(x, lines, steps, out),
+            AnyOperand::Single(x) => pack::<PARTS, f32, PAIRS>(x, lines, steps, out),
+            AnyOperand::Half(x) => pack::<PARTS, Half, PAIRS>(x, lines, steps, out),
         }
     }
 }
@@ -295,7 +299,6 @@ tiles!(tiles_of_three, 3:
 /// What [`tiles_of_one`] and [`tiles_of_three`] do.
 #[cfg(test)]
 unsafe fn tiles_in_steps<const PARTS: usize>(blocks: usize, a: *const u8, b: *const u8, c: *mut f32, stride: usize) {
-    use super::Half;
     let pairs: &[(usize, usize)] =
         if PARTS == 1 { &[(0, 0)] } else { &[(0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0)] };
     for row in 0..PANEL {
@@ -304,6 +307,8 @@ unsafe fn tiles_in_steps<const PARTS: usize>(blocks: usize, a: *const u8, b: *co
             for block in 0..blocks {
                 for (of_a, of_b) in pairs {
                     let tile = |part: usize, line: usize| (block * PARTS + part) * 2 * BYTES + line / TILE * BYTES;
+                    // Of each tile the instruction sums first and second steps of pairs, and only then adds to `c`.
+                    let mut sums = [0.0f32; 2];
                     for step in 0..STEPS {
                         let in_a = row % TILE * LINE + 2 * step;
                         let in_b = step / 2 * LINE + column % TILE * 4 + step % 2 * 2;
@@ -312,8 +317,9 @@ unsafe fn tiles_in_steps<const PARTS: usize>(blocks: usize, a: *const u8, b: *co
                             let (x, y) = (a.add(tile(*of_a, row) + in_a), b.add(tile(*of_b, column) + in_b));
                             (x.cast::<Half>().read(), y.cast::<Half>().read())
                         };
-                        sum += x.to_f32() * y.to_f32();
+                        sums[step % 2] += x.to_f32() * y.to_f32();
                     }
+                    sum += sums[0] + sums[1];
                 }
             }
             // SAFETY: the caller's.

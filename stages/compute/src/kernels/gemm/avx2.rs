@@ -6,7 +6,7 @@
 mod pack;
 
 use super::element::Element;
-use super::factor::{Half, Operand, Source};
+use super::factor::{AnyOperand, Half, Operand};
 use super::packed::{self, Kernel, Product, Tile, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS};
 use pack::{load, pack};
@@ -29,25 +29,26 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
     const DEPTH: usize = 256;
     const BLOCK_ROWS: usize = 144;
     const BLOCK_CACHES: usize = 8;
+    const FETCHES_B: bool = false;
 
     #[inline(always)]
-    unsafe fn pack_a(a: Source, rows: usize, steps: usize, out: *mut f32) {
+    unsafe fn pack_a(a: AnyOperand, rows: usize, steps: usize, out: *mut f32) {
         // SAFETY: the caller's.
         unsafe {
             match a {
-                Source::Single(a) => pack::<ROUNDED, f32, ROWS, ROWS>(a.transposed(), steps, rows, out),
-                Source::Half(a) => pack::<ROUNDED, Half, ROWS, ROWS>(a.transposed(), steps, rows, out),
+                AnyOperand::Single(a) => pack::<ROUNDED, f32, ROWS, ROWS>(a.transposed(), steps, rows, out),
+                AnyOperand::Half(a) => pack::<ROUNDED, Half, ROWS, ROWS>(a.transposed(), steps, rows, out),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn round_rows(a: Source, rows: usize, steps: usize, out: *mut f32, apart: usize) {
+    unsafe fn round_rows(a: AnyOperand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
         // SAFETY: the caller's.
         unsafe {
             match a {
-                Source::Single(a) => round_rows::<ROUNDED, f32>(a, rows, steps, out, apart),
-                Source::Half(a) => round_rows::<ROUNDED, Half>(a, rows, steps, out, apart),
+                AnyOperand::Single(a) => round_rows::<ROUNDED, f32>(a, rows, steps, out, apart),
+                AnyOperand::Half(a) => round_rows::<ROUNDED, Half>(a, rows, steps, out, apart),
             }
         }
     }
@@ -58,7 +59,7 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
     }
 
     #[inline(always)]
-    unsafe fn pack_b(b: Source, steps: usize, columns: usize, out: *mut f32) {
+    unsafe fn pack_b(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
         // SAFETY: the caller's.
         unsafe { pack_b::<ROUNDED, LANES>(b, steps, columns, out) }
     }
@@ -108,12 +109,12 @@ unsafe fn round_rows<const ROUNDED: bool, E: Element>(
 
 /// As [`Kernel::pack_b`], into panels of `WIDE` columns.
 #[inline(always)]
-unsafe fn pack_b<const ROUNDED: bool, const WIDE: usize>(b: Source, steps: usize, columns: usize, out: *mut f32) {
+unsafe fn pack_b<const ROUNDED: bool, const WIDE: usize>(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: the caller's.
     unsafe {
         match b {
-            Source::Single(b) => pack::<ROUNDED, f32, WIDE, WIDTH>(b, steps, columns, out),
-            Source::Half(b) => pack::<ROUNDED, Half, WIDE, WIDTH>(b, steps, columns, out),
+            AnyOperand::Single(b) => pack::<ROUNDED, f32, WIDE, WIDTH>(b, steps, columns, out),
+            AnyOperand::Half(b) => pack::<ROUNDED, Half, WIDE, WIDTH>(b, steps, columns, out),
         }
     }
 }
@@ -146,7 +147,7 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
 /// # Safety
 /// As [`single`], and `out` must hold the panels.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn pack_panels<const ROUNDED: bool>(b: Source, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn pack_panels<const ROUNDED: bool>(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
     unsafe { pack_b::<ROUNDED, TILE_COLUMNS>(b, steps, columns, out) }
 }

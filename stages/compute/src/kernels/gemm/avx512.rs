@@ -6,7 +6,7 @@ mod format;
 mod pack;
 
 use super::element::{Element, first};
-use super::factor::{Half, Operand, Source};
+use super::factor::{AnyOperand, Half, Operand};
 use super::packed::{self, Kernel, Product, Tile, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS, TILE_ROWS};
 use format::{Format, Pairs, Rounded, Single};
@@ -27,26 +27,27 @@ impl<F: Format> Kernel for Packed<F> {
     const DEPTH: usize = 384;
     const BLOCK_ROWS: usize = 128;
     const BLOCK_CACHES: usize = 1;
+    const FETCHES_B: bool = true;
     const VECTORS: usize = F::VECTORS;
 
     #[inline(always)]
-    unsafe fn pack_a(a: Source, rows: usize, steps: usize, out: *mut f32) {
+    unsafe fn pack_a(a: AnyOperand, rows: usize, steps: usize, out: *mut f32) {
         // SAFETY: the caller's.
         unsafe {
             match a {
-                Source::Single(a) => pack::<F, f32, true>(a.transposed(), steps, rows, out),
-                Source::Half(a) => pack::<F, Half, true>(a.transposed(), steps, rows, out),
+                AnyOperand::Single(a) => pack::<F, f32, true>(a.transposed(), steps, rows, out),
+                AnyOperand::Half(a) => pack::<F, Half, true>(a.transposed(), steps, rows, out),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn round_rows(a: Source, rows: usize, steps: usize, out: *mut f32, apart: usize) {
+    unsafe fn round_rows(a: AnyOperand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
         // SAFETY: the caller's.
         unsafe {
             match a {
-                Source::Single(a) => round_rows::<F, f32>(a, rows, steps, out, apart),
-                Source::Half(a) => round_rows::<F, Half>(a, rows, steps, out, apart),
+                AnyOperand::Single(a) => round_rows::<F, f32>(a, rows, steps, out, apart),
+                AnyOperand::Half(a) => round_rows::<F, Half>(a, rows, steps, out, apart),
             }
         }
     }
@@ -57,7 +58,7 @@ impl<F: Format> Kernel for Packed<F> {
     }
 
     #[inline(always)]
-    unsafe fn pack_b(b: Source, steps: usize, columns: usize, out: *mut f32) {
+    unsafe fn pack_b(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
         // SAFETY: the caller's.
         unsafe { pack_b::<F>(b, steps, columns, out) }
     }
@@ -93,12 +94,12 @@ unsafe fn round_rows<F: Format, E: Element>(a: Operand<E>, rows: usize, steps: u
 
 /// As [`Kernel::pack_b`].
 #[inline(always)]
-unsafe fn pack_b<F: Format>(b: Source, steps: usize, columns: usize, out: *mut f32) {
+unsafe fn pack_b<F: Format>(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: the caller's.
     unsafe {
         match b {
-            Source::Single(b) => pack::<F, f32, false>(b, steps, columns, out),
-            Source::Half(b) => pack::<F, Half, false>(b, steps, columns, out),
+            AnyOperand::Single(b) => pack::<F, f32, false>(b, steps, columns, out),
+            AnyOperand::Half(b) => pack::<F, Half, false>(b, steps, columns, out),
         }
     }
 }
@@ -151,7 +152,7 @@ pub unsafe fn pairs_in_steps(product: &mut Product<'_>) {
 /// # Safety
 /// As [`single`], and `out` must hold the panels.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn pack_panels<const ROUNDED: bool>(b: Source, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn pack_panels<const ROUNDED: bool>(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
     unsafe {
         if ROUNDED {
@@ -183,7 +184,7 @@ pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut Multiply<'_>) {
 /// # Safety
 /// As [`pairs`], and `out` must hold the panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn pack_pairs(b: Source, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn pack_pairs(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
     unsafe { pack_b::<Pairs>(b, steps, columns, out) }
 }

@@ -5,6 +5,26 @@ use ndarray::{ArrayView2, ShapeBuilder};
 /// A number in bfloat16.
 pub use half::bf16 as Half;
 
+/// A number as it lies in memory.
+pub trait Number: Copy {
+    /// In single precision.
+    fn single(self) -> f32;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        self
+    }
+}
+
+impl Number for Half {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
 /// A matrix in single precision: any view with a unit stride in one direction.
 pub type Matrix<'a> = ArrayView2<'a, f32>;
 
@@ -13,7 +33,7 @@ pub type Matrix<'a> = ArrayView2<'a, f32>;
 pub enum Factor<'a> {
     /// In single precision; a product in bfloat16 rounds it.
     Single(Matrix<'a>),
-    /// Already rounded: a product in single precision does not take it.
+    /// Already rounded; a product in single precision takes it as it is.
     Half(ArrayView2<'a, Half>),
 }
 
@@ -147,19 +167,22 @@ impl<E> Operand<E> {
 
 /// Where a factor lies.
 #[derive(Clone, Copy)]
-pub(super) enum Source {
+pub(super) enum AnyOperand {
     Single(Operand),
     Half(Operand<Half>),
 }
 
-impl Source {
+impl AnyOperand {
     pub fn of(factor: &Factor<'_>) -> Option<Self> {
         match factor {
             Factor::Single(x) => Operand::of(x).map(Self::Single),
             Factor::Half(x) => Operand::of(x).map(Self::Half),
         }
     }
+}
 
+#[cfg(target_arch = "x86_64")]
+impl AnyOperand {
     pub fn at(self, row: usize, column: usize) -> Self {
         match self {
             Self::Single(x) => Self::Single(x.at(row, column)),
@@ -171,21 +194,6 @@ impl Source {
         match self {
             Self::Single(x) => Self::Single(x.transposed()),
             Self::Half(x) => Self::Half(x.transposed()),
-        }
-    }
-
-    /// Its first element.
-    ///
-    /// # Safety
-    /// It must have one.
-    #[inline(always)]
-    pub unsafe fn read(self) -> f32 {
-        // SAFETY: as promised.
-        unsafe {
-            match self {
-                Self::Single(x) => *x.data,
-                Self::Half(x) => f32::from_bits(u32::from((*x.data).to_bits()) << 16),
-            }
         }
     }
 
@@ -208,7 +216,8 @@ impl Source {
         }
     }
 
-    /// As lanes of 32 bits: numbers in single precision, or pairs of neighbours in a row.
+    /// As lanes of 32 bits: numbers in single precision, or pairs of neighbours in a row, which lie
+    /// [as such](Self::in_pairs).
     pub fn lanes(self) -> Operand {
         match self {
             Self::Single(x) => x,

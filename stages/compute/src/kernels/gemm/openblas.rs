@@ -1,5 +1,5 @@
 //! The product on OpenBLAS, through ndarray: for CPUs that have no kernel here, and for any `beta`.
-use super::{Factor, Half, Matrix, MatrixMut, bf16, matrix};
+use super::{Factor, Half, Matrix, MatrixMut, Number, bf16, matrix};
 use blas_src as _;
 use contract::{Buffer, Precision};
 use ndarray::ArrayView2;
@@ -33,7 +33,7 @@ impl Single {
         match (factor, precision) {
             (Factor::Single(x), Precision::F32) => Self::new(x, |x| x),
             (Factor::Single(x), Precision::Bf16) => Self::new(x, bf16),
-            (Factor::Half(x), _) => Self::new(x, Half::to_f32),
+            (Factor::Half(x), _) => Self::new(x, Half::single),
         }
     }
 

@@ -7,12 +7,12 @@
 //!
 //! An element of `c` is summed along `k` in blocks of [`Kernel::DEPTH`] at most, whatever its place in a tile: results do not
 //! depend on the size of caches or on how many rows are multiplied at once.
-use super::factor::{Operand, Source};
+use super::Done;
+use super::factor::{AnyOperand, Operand};
 use super::panels::{LANES, Multiply, PACKED_ROWS, TILE_COLUMNS, apart};
 use contract::Buffer;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::hint::black_box;
-use std::ops::Range;
 
 /// One product; see [`super::product_then`].
 pub(super) struct Product<'a> {
@@ -20,16 +20,16 @@ pub(super) struct Product<'a> {
     pub columns: usize,
     pub depth: usize,
     pub alpha: f32,
-    pub a: Source,
-    pub b: Source,
+    pub a: AnyOperand,
+    pub b: AnyOperand,
     /// Is `c` added to?
     pub add: bool,
-    pub c: *mut f32,
-    pub stride: usize,
+    /// Where `c` lies, and floats between two of its rows; nowhere, if only its parts are wanted.
+    pub c: Option<(*mut f32, usize)>,
     /// Floats' room for packed `b` that stays in the second cache.
     pub cached: usize,
-    /// Called with ranges of rows and columns that are complete and still in cache.
-    pub done: &'a mut dyn FnMut(Range<usize>, Range<usize>),
+    /// Called with what is complete and still in cache.
+    pub then: &'a mut dyn FnMut(&mut Done),
 }
 
 /// Where a tile's sums go.
@@ -61,25 +61,27 @@ pub(super) trait Kernel {
     const BLOCK_ROWS: usize;
     /// A block of `b` takes at most that many times [`Product::cached`].
     const BLOCK_CACHES: usize;
+    /// Is the next block of `b` fetched to the second cache meanwhile? It fits there beside this one.
+    const FETCHES_B: bool;
     /// Vectors that a pair of steps takes in a panel.
     const VECTORS: usize = 2;
 
     /// Do `steps` of `a` lie as they would lie in a panel, or in rows that are as good?
     #[inline(always)]
-    fn takes(a: Source, steps: usize) -> bool {
+    fn takes(a: AnyOperand, steps: usize) -> bool {
         match a {
-            Source::Single(_) => Self::AS_THEY_ARE,
-            Source::Half(_) => Self::VECTORS == 1 && a.in_pairs(steps),
+            AnyOperand::Single(_) => Self::AS_THEY_ARE,
+            AnyOperand::Half(_) => Self::VECTORS == 1 && a.in_pairs(steps),
         }
     }
     /// Packs `rows` × `steps` of `a` into panels of at most [`Self::ROWS`] rows.
-    unsafe fn pack_a(a: Source, rows: usize, steps: usize, out: *mut f32);
+    unsafe fn pack_a(a: AnyOperand, rows: usize, steps: usize, out: *mut f32);
     /// Rounds `rows` × `steps` of `a`, whose rows are contiguous, into rows that are `apart` floats apart.
-    unsafe fn round_rows(a: Source, rows: usize, steps: usize, out: *mut f32, apart: usize);
+    unsafe fn round_rows(a: AnyOperand, rows: usize, steps: usize, out: *mut f32, apart: usize);
     /// Where in packed `a`, of `vectors` a column, the panel is that begins with `row` and is `high` rows high.
     unsafe fn panel(packed: *const f32, row: usize, high: usize, vectors: usize) -> Operand;
     /// Packs `steps` × `columns` of `b` into panels of at most [`Self::COLUMNS`] columns.
-    unsafe fn pack_b(b: Source, steps: usize, columns: usize, out: *mut f32);
+    unsafe fn pack_b(b: AnyOperand, steps: usize, columns: usize, out: *mut f32);
     /// Multiplies `high` rows of `a` by a panel of `b`, whose vectors of a step are `b_step` floats apart. Of `a`, either
     /// steps or rows are neighbours; which, is `ROWS_APART`.
     unsafe fn tile<const ROWS_APART: bool>(
@@ -117,12 +119,15 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
     // All of `a` stays packed where it is met more than once, if it is not too large.
     let all_rows = p.rows.next_multiple_of(K::ROWS);
     let whole = vectors_of::<K>(p.depth) * all_rows;
-    // Where rows of it are read in place, a last odd step is packed.
+    // Where rows of it are read in place, a last block with an odd step may have to be packed.
     let by_rows = K::IN_PLACE && p.a.by_rows();
     let a_stays = !(by_rows && K::takes(p.a, depth)) && columns < p.columns && whole <= A_STAYS;
     let mut packed_a = Buffer::scratch(if a_stays { whole } else { vectors_of::<K>(depth) * rows });
+    // Where only parts are wanted, each block of columns lies where the one before did.
+    let mut part = Buffer::scratch(if p.c.is_none() { p.rows * columns } else { 0 });
     for column in (0..p.columns).step_by(columns) {
         let width = columns.min(p.columns - column);
+        let (c, stride) = p.c.unwrap_or((part.as_mut_ptr().wrapping_sub(column), columns));
         for k in (0..p.depth).step_by(depth) {
             let steps = depth.min(p.depth - k);
             let last = k + steps == p.depth;
@@ -131,14 +136,10 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
             // SAFETY: the block lies in `b`, and the buffer holds its columns, rounded up to whole vectors.
             unsafe { K::pack_b(p.b.at(k, column), steps, width, packed_b.as_mut_ptr()) };
             let (next_k, next_column) = if last { (0, column + columns) } else { (k + steps, column) };
-            let mut ahead = if next_column < p.columns {
+            let tiles = p.rows.div_ceil(K::ROWS) * width.div_ceil(K::COLUMNS);
+            let mut ahead = if K::FETCHES_B && next_column < p.columns {
                 let (steps, width) = (depth.min(p.depth - next_k), columns.min(p.columns - next_column));
-                Ahead::new(
-                    p.b.at(next_k, next_column),
-                    steps,
-                    width,
-                    p.rows.div_ceil(K::ROWS) * width.div_ceil(K::COLUMNS),
-                )
+                Ahead::new(p.b.at(next_k, next_column), steps, width, tiles)
             } else {
                 Ahead::NOTHING
             };
@@ -161,11 +162,11 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
                         ahead.fetch();
                         // SAFETY: the tile lies in `c`, its panels in their buffers (or in `a`).
                         unsafe {
-                            let c = p.c.add((row + i) * p.stride + column + j);
+                            let c = c.wrapping_add((row + i) * stride + column + j);
                             let b = packed_b.as_ptr().add(j * vectors);
                             // What follows from it is computed for the tile that is chosen, not for each kind before.
                             let b_step = black_box(wide.next_multiple_of(LANES));
-                            let to = Tile { c, stride: p.stride, wide, alpha: p.alpha, add: p.add || k > 0 };
+                            let to = Tile { c, stride, wide, alpha: p.alpha, add: p.add || k > 0 };
                             if in_place {
                                 let (a, lanes) = (p.a.at(row + i, k).lanes(), steps * K::VECTORS / 2);
                                 if row + i + 2 * K::ROWS <= p.rows {
@@ -181,14 +182,15 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
                     }
                 }
                 if last {
-                    (p.done)(row..row + height, column..column + width);
+                    let (rows, columns) = (row..row + height, column..column + width);
+                    (p.then)(&mut Done { rows, columns, c, stride });
                 }
             }
         }
     }
 }
 
-/// As [`super::panels::Panels::multiply`]. Rows of `a` are rounded a tile at a time, if at all.
+/// As [`super::panels::Panels::multiply`]. `a` is rounded a few rows at a time, if at all.
 #[inline(always)]
 pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
     let (rows_apart, in_place, stride) = (m.a.by_rows(), K::takes(m.a, m.steps), apart(m.depth));
@@ -249,10 +251,10 @@ struct Ahead {
 impl Ahead {
     const NOTHING: Self = Self { at: std::ptr::null(), run: 0, runs: 0, lines: 0, line: 0, stride: 0, share: 0 };
 
-    fn new(b: Source, steps: usize, columns: usize, tiles: usize) -> Self {
+    fn new(b: AnyOperand, steps: usize, columns: usize, tiles: usize) -> Self {
         let (at, row, column, size) = match b {
-            Source::Single(x) => (x.data.cast::<u8>(), x.row, x.column, 4),
-            Source::Half(x) => (x.data.cast(), x.row, x.column, 2),
+            AnyOperand::Single(x) => (x.data.cast::<u8>(), x.row, x.column, 4),
+            AnyOperand::Half(x) => (x.data.cast(), x.row, x.column, 2),
         };
         let (runs, length, stride) = if column == 1 { (steps, columns, row) } else { (columns, steps, column) };
         let lines = (length * size).div_ceil(64);

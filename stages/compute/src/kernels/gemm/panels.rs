@@ -1,11 +1,10 @@
 //! Small products with an operand that is packed once and met many times, as attention needs: tiles of at most
 //! [`TILE_ROWS`] × [`TILE_COLUMNS`] whose sums stay in registers, in parts of a matrix that the caller chooses.
-use super::bf16;
-use super::factor::{Factor, Source};
+use super::factor::{AnyOperand, Factor};
 use super::path::Path;
+use super::portable;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
-use crate::wide;
 use contract::{Buffer, Precision};
 use std::ops::Range;
 
@@ -35,7 +34,7 @@ pub(super) struct Multiply<'a> {
     pub first: usize,
     pub steps: usize,
     pub alpha: f32,
-    pub a: Source,
+    pub a: AnyOperand,
     pub b: *const f32,
     /// Steps and columns that the panels have in all.
     pub depth: usize,
@@ -57,15 +56,19 @@ pub fn apart(columns: usize) -> usize {
 /// How a CPU packs panels and multiplies by them.
 #[derive(Clone, Copy)]
 struct Ways {
-    pack: unsafe fn(Source, usize, usize, *mut f32),
+    pack: unsafe fn(AnyOperand, usize, usize, *mut f32),
     multiply: unsafe fn(&mut Multiply<'_>),
 }
 
 impl Ways {
     fn portable(precision: Precision) -> Self {
         match precision {
-            Precision::F32 => Self { pack: portable_pack::<false>, multiply: portable_multiply::<false> },
-            Precision::Bf16 => Self { pack: portable_pack::<true>, multiply: portable_multiply::<true> },
+            Precision::F32 => {
+                Self { pack: portable::pack_panels::<false>, multiply: portable::multiply_panels::<false> }
+            }
+            Precision::Bf16 => {
+                Self { pack: portable::pack_panels::<true>, multiply: portable::multiply_panels::<true> }
+            }
         }
     }
 
@@ -132,7 +135,7 @@ impl Panels {
             "there is room"
         );
         (self.depth, self.columns) = (depth, columns);
-        let b = Source::of(&b).expect("a unit stride in one direction");
+        let b = AnyOperand::of(&b).expect("a unit stride in one direction");
         // SAFETY: the CPU has what its ways need, and there is room.
         unsafe { (self.ways.pack)(b, steps, columns, self.data.as_mut_ptr()) }
     }
@@ -168,7 +171,7 @@ impl Panels {
             first: steps.start,
             steps: steps.len(),
             alpha,
-            a: Source::of(&a).expect("a unit stride in one direction"),
+            a: AnyOperand::of(&a).expect("a unit stride in one direction"),
             b: self.data.as_ptr(),
             depth: self.depth,
             panels: self.columns,
@@ -182,75 +185,10 @@ impl Panels {
     }
 }
 
-/// Panels of [`TILE_COLUMNS`] columns, the last of as many whole vectors as it needs, one after the other; in each, its
-/// columns of one step side by side. Steps are a multiple of two, columns of [`LANES`]: zeros fill up.
-///
-/// # Safety
-/// `b` must have that many steps and columns, and `out` hold the panels.
-unsafe fn portable_pack<const ROUNDED: bool>(b: Source, steps: usize, columns: usize, out: *mut f32) {
-    let depth = steps.next_multiple_of(2);
-    for panel in (0..columns).step_by(TILE_COLUMNS) {
-        let wide = TILE_COLUMNS.min((columns - panel).next_multiple_of(LANES));
-        for step in 0..depth {
-            for column in 0..wide {
-                let inside = step < steps && panel + column < columns;
-                // SAFETY: the element lies in the matrix that the operand was made of, its place in the panels.
-                unsafe {
-                    let x = if inside { b.at(step, panel + column).read() } else { 0.0 };
-                    *out.add(panel * depth + step * wide + column) = if ROUNDED { bf16(x) } else { x };
-                }
-            }
-        }
-    }
-}
-
-/// # Safety
-/// Steps, rows and columns must lie inside.
-unsafe fn portable_multiply<const ROUNDED: bool>(m: &mut Multiply<'_>) {
-    multiply_anywhere(m, ROUNDED);
-}
-
-wide! {
-    /// [`Panels::multiply`] for any CPU.
-    fn multiply_anywhere(m: &Multiply<'_>, rounded: bool) {
-        for j in (m.columns.start..m.columns.end).step_by(LANES) {
-            let panel = j / TILE_COLUMNS * TILE_COLUMNS;
-            let across = TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES));
-            let wide = LANES.min(m.columns.end - j);
-            for i in (0..m.rows).step_by(4) {
-                let high = 4.min(m.rows - i);
-                let mut sums = [[0.0f32; LANES]; 4];
-                for step in 0..m.steps {
-                    // SAFETY: `Panels::multiply` has checked that steps, rows and columns lie inside; sums of rows
-                    // that are not there are made of the last one.
-                    unsafe {
-                        let b = m.b.add(panel * m.depth + (m.first + step) * across + j - panel).cast::<[f32; LANES]>();
-                        for (row, sums) in sums.iter_mut().enumerate() {
-                            let a = m.a.at(i + row.min(high - 1), step).read();
-                            let a = if rounded { bf16(a) } else { a };
-                            for (sum, b) in sums.iter_mut().zip(*b) {
-                                *sum = a.mul_add(b, *sum);
-                            }
-                        }
-                    }
-                }
-                for (row, sums) in sums.iter().enumerate().take(high) {
-                    // SAFETY: as above.
-                    let c = unsafe {
-                        std::slice::from_raw_parts_mut(m.c.add((i + row) * m.stride + j - m.columns.start), wide)
-                    };
-                    for (c, sum) in c.iter_mut().zip(sums) {
-                        *c = if m.add { sum.mul_add(m.alpha, *c) } else { sum * m.alpha };
-                    }
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::gemm::bf16;
     use crate::kernels::gemm::tests::Stored;
     use crate::kernels::testing::{assert_close, random};
     use proptest::prelude::*;

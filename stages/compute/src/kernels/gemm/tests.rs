@@ -54,6 +54,13 @@ proptest! {
             }
         });
         prop_assert_eq!(&handed, &c);
+        let mut parts = vec![f32::NAN; m * n];
+        product_in_parts(precision, a.into(), b.into(), &mut |done| {
+            for row in done.rows.clone() {
+                parts[row * n..][done.columns.clone()].copy_from_slice(done.row(row));
+            }
+        });
+        prop_assert_eq!(&parts, &c);
         let to = |x: &f32| if rounded { bf16(*x) } else { *x };
         assert_close(&c, &naive(1.0, a.map(to).view(), b.map(to).view(), 0.0, &c), 1e-5);
         // An element's bits do not depend on how many rows and columns are multiplied with it.
@@ -109,11 +116,12 @@ proptest! {
     }
 }
 
-/// A matrix as it lies in memory, its rows or columns `pad` further apart than they are long.
+/// A matrix as it lies in memory, its rows or columns `pad` further apart than they are long, and as far from the start.
 pub(super) struct Stored {
     single: Vec<f32>,
     half: Option<Vec<Half>>,
     shape: (usize, usize),
+    /// Numbers before the first, and between two lines.
     pad: usize,
     turned: bool,
 }
@@ -122,7 +130,7 @@ impl Stored {
     /// The same numbers for the same seed and shape, rounded if `half`.
     pub fn random(seed: u64, rows: usize, columns: usize, pad: usize, turned: bool, half: bool) -> Self {
         let (lines, length) = if turned { (columns, rows) } else { (rows, columns) };
-        let mut single = random(seed, lines * (length + pad));
+        let mut single = random(seed, pad + lines * (length + pad));
         let half = half.then(|| single.iter().map(|x| Half::from_f32(*x)).collect::<Vec<_>>());
         if let Some(half) = &half {
             single = half.iter().map(|x| x.to_f32()).collect();
@@ -132,12 +140,12 @@ impl Stored {
 
     pub fn factor(&self) -> Factor<'_> {
         let numbers = self.half.as_ref().map_or(Numbers::Single(&self.single), |half| Numbers::Half(half));
-        let factor = numbers.block(0, self.shape.0, self.shape.1, self.shape.1 + self.pad);
+        let factor = numbers.block(self.pad, self.shape.0, self.shape.1, self.shape.1 + self.pad);
         if self.turned { factor.reversed_axes() } else { factor }
     }
 
     pub fn matrix(&self) -> Matrix<'_> {
-        let matrix = block(&self.single, 0, self.shape.0, self.shape.1, self.shape.1 + self.pad);
+        let matrix = block(&self.single, self.pad, self.shape.0, self.shape.1, self.shape.1 + self.pad);
         if self.turned { matrix.reversed_axes() } else { matrix }
     }
 }
@@ -172,37 +180,62 @@ fn kernels() -> Vec<(Precision, Kernel)> {
 
 #[cfg(target_arch = "x86_64")]
 fn run(kernel: Kernel, alpha: f32, a: Factor<'_>, b: Factor<'_>, add: bool, c: &mut [f32]) {
+    let columns = b.dim().1;
+    run_then(kernel, alpha, a, b, add, Some((c.as_mut_ptr(), columns)), &mut |_| ());
+}
+
+#[cfg(target_arch = "x86_64")]
+fn run_then(
+    kernel: Kernel,
+    alpha: f32,
+    a: Factor<'_>,
+    b: Factor<'_>,
+    add: bool,
+    c: Option<(*mut f32, usize)>,
+    then: &mut dyn FnMut(&mut Done),
+) {
     let ((rows, depth), columns) = (a.dim(), b.dim().1);
     let mut product = packed::Product {
         rows,
         columns,
         depth,
         alpha,
-        a: Source::of(&a).unwrap(),
-        b: Source::of(&b).unwrap(),
+        a: AnyOperand::of(&a).unwrap(),
+        b: AnyOperand::of(&b).unwrap(),
         add,
-        c: c.as_mut_ptr(),
-        stride: columns,
+        c,
         cached: 10_000,
-        done: &mut |_, _| (),
+        then,
     };
     // SAFETY: `kernels` gives what the CPU has, and the shapes fit.
     unsafe { kernel(&mut product) };
 }
 
-/// Several blocks each way, so that what stays packed of `a` is met again.
+/// Several blocks each way, so that what stays packed of `a` is met again, and an odd last step after blocks whose rows are
+/// read in pairs.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn every_kernel_multiplies_in_blocks() {
-    let (m, n, k) = (301, 1500, 411);
-    let (a, b) = (random(1, m * k), random(2, k * n));
-    let rounded = [&a, &b].map(|x| x.iter().map(|x| bf16(*x)).collect::<Vec<_>>());
-    let exact = naive(1.0, matrix(&a, k), matrix(&b, n), 0.0, &[]);
-    let of_rounded = naive(1.0, matrix(&rounded[0], k), matrix(&rounded[1], n), 0.0, &[]);
-    for (precision, kernel) in kernels() {
-        let mut c = vec![f32::NAN; m * n];
-        run(kernel, 1.0, matrix(&a, k).into(), matrix(&b, n).into(), false, &mut c);
-        assert_close(&c, if precision == Precision::F32 { &exact } else { &of_rounded }, 1e-5);
+    let (m, n, k) = (150, 310, 411);
+    for (halves, pad, turned) in [(false, 0, false), (true, 0, true), (true, 1, false), (true, 3, false)] {
+        // Rows begin at a multiple of two numbers or not.
+        let (a, b) = (Stored::random(1, m, k, pad, turned, halves), Stored::random(2, k, n, 0, false, halves));
+        let round = |x: &f32| bf16(*x);
+        let exact = naive(1.0, a.matrix(), b.matrix(), 0.0, &[]);
+        let rounded = naive(1.0, a.matrix().map(round).view(), b.matrix().map(round).view(), 0.0, &[]);
+        for (precision, kernel) in kernels() {
+            let mut c = vec![f32::NAN; m * n];
+            run(kernel, 1.0, a.factor(), b.factor(), false, &mut c);
+            assert_close(&c, if precision == Precision::F32 { &exact } else { &rounded }, 1e-5);
+            let mut parts = vec![f32::NAN; m * n];
+            run_then(kernel, 1.0, a.factor(), b.factor(), false, None, &mut |done| {
+                for row in done.rows.clone() {
+                    parts[row * n..][done.columns.clone()].copy_from_slice(done.row(row));
+                    done.row(row).fill(f32::NAN);
+                }
+            });
+            assert_eq!(parts, c);
+        }
     }
 }
 
@@ -212,10 +245,11 @@ fn every_kernel_multiplies_in_blocks() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn three_parts_are_as_exact_as_f32() {
-    if !amx::available() {
-        println!("skipped: this CPU has no AMX");
-        return;
-    }
+    let single = match (amx::available(), avx512::multiplies_bf16()) {
+        (true, _) => amx::single as Kernel,
+        (false, true) => amx::in_steps::<3>,
+        _ => return println!("skipped: this CPU has neither AMX nor AVX512-BF16"),
+    };
     for (m, n, k, range, factor) in
         [(64, 64, 40, 0, 1.0), (64, 64, 1000, 0, 1.0), (64, 64, 300, 20, 1.25), (32, 32, 5000, 60, 1.25)]
     {
@@ -227,7 +261,7 @@ fn three_parts_are_as_exact_as_f32() {
         let (a, b) = (matrix(&a, k), matrix(&b, n));
         let exact = naive(1.0, a, b, 0.0, &[]);
         let sizes = naive(1.0, a.map(|x| x.abs()).view(), b.map(|x| x.abs()).view(), 0.0, &[]);
-        let [f32, parts] = [avx512::single as Kernel, amx::single].map(|kernel| {
+        let [f32, parts] = [avx512::single as Kernel, single].map(|kernel| {
             let mut c = vec![f32::NAN; m * n];
             run(kernel, 1.0, a.into(), b.into(), false, &mut c);
             let errors = c.iter().zip(&exact).zip(&sizes).map(|((c, e), size)| (f64::from(*c) - e).abs() / size);

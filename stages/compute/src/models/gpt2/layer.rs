@@ -3,7 +3,7 @@ use super::{Gpt2Shape, spec};
 use crate::kernels::attention::{self, Attention};
 use crate::kernels::gemm::{Done, Factor, matrix, matrix_mut, product_then};
 use crate::kernels::{bias, gelu, layer_norm};
-use crate::models::kept::{Keeper, Kept, Maker};
+use crate::models::kept::{Kept, Maker};
 use contract::{Batch, Init, ParameterSpec, Precision, Tensor};
 use std::sync::Arc;
 
@@ -72,6 +72,17 @@ impl Place {
     ) {
         let columns = c.shape[1];
         product_then(self.precision, 1.0, a.into(), b.into(), 0.0, matrix_mut(&mut c.data, columns), then);
+    }
+
+    /// `a · b` after `then` has had each part of it, for products in `kept`.
+    fn kept<'a, 'b>(
+        &self,
+        kept: Precision,
+        a: impl Into<Factor<'a>>,
+        b: impl Into<Factor<'b>>,
+        then: impl FnMut(&mut Done),
+    ) -> Kept {
+        Kept::product(kept, self.precision, a.into(), b.into(), then)
     }
 
     /// Of `y = x · w`: gives `dw = xᵀ · dy`, and `dx = dy · wᵀ` in `d_x`.
@@ -143,17 +154,13 @@ impl Layer {
         let [mut attended_rc, mut middle_rc, mut out_rc] = [(); 3].map(|()| Tensor::scratch([rows, c]));
 
         let normal_rc = place.normalised(&x_rc, w(NORM_1), w(NORM_1 + 1), &mut norm_1);
-        let (mut qkv, mut keeper) = (Tensor::scratch([rows, 3 * c]), Keeper::new(place.waiting, rows * 3 * c));
-        place.product_then(normal_rc.matrix(), matrix(w(QKV), 3 * c), &mut qkv, &mut |done| {
+        let qkv = place.kept(place.waiting, normal_rc.matrix(), matrix(w(QKV), 3 * c), |done| {
             for row in done.rows.clone() {
-                let columns = done.columns.clone();
-                bias::add(&w(QKV + 1)[columns.clone()], done.row(row));
-                keeper.put(row * 3 * c + columns.start, done.row(row));
+                bias::add(&w(QKV + 1)[done.columns.clone()], done.row(row));
             }
         });
         drop(normal_rc);
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.heads, place.batch.length]);
-        let qkv = keeper.keep(qkv);
         attention::forward(&place.attention(), qkv.numbers(), &mut attended_rc.data, &mut log_sums.data);
         let attended_rc = Kept::new(place.waiting, attended_rc);
         let onto = |residual_rc: &Tensor, bias_c: &[f32], done: &mut Done| {
@@ -169,18 +176,16 @@ impl Layer {
         let x_rc = Kept::new(place.waiting, x_rc);
 
         let normal_rc = place.normalised(&middle_rc, w(NORM_2), w(NORM_2 + 1), &mut norm_2);
-        let mut up_rf = Tensor::scratch([rows, f]);
-        let (mut gelu_rf, mut keeper) = (Maker::new(place.precision, rows, f), Keeper::new(place.waiting, rows * f));
-        place.product_then(normal_rc.matrix(), matrix(w(UP), f), &mut up_rf, &mut |done| {
+        let mut gelu_rf = Maker::new(place.precision, rows, f);
+        let up_rf = place.kept(place.waiting, normal_rc.matrix(), matrix(w(UP), f), |done| {
             for row in done.rows.clone() {
                 let (columns, at) = (done.columns.clone(), row * f + done.columns.start);
                 let up = done.row(row);
                 gelu_rf.write(at..at + columns.len(), |out| gelu::forward(up, &w(UP + 1)[columns], out));
-                keeper.put(at, up);
             }
         });
         drop(normal_rc);
-        let (up_rf, gelu_rf) = (keeper.keep(up_rf), gelu_rf.keep());
+        let gelu_rf = gelu_rf.keep();
         place.product_then(gelu_rf.matrix(), matrix(w(DOWN), c), &mut out_rc, &mut |done| {
             onto(&middle_rc, w(DOWN + 1), done);
         });
@@ -203,24 +208,21 @@ impl Layer {
         let mut d_bias = gradient(DOWN + 1);
         bias::column_sums(d_rc, &mut d_bias.data);
         give(DOWN + 1, d_bias);
-        let mut d_up_rf = Tensor::scratch([place.rows(), f]);
-        let mut gelu_rf = Maker::new(place.precision, place.rows(), f);
-        let (mut keeper, mut room) = (Keeper::new(place.precision, place.rows() * f), vec![0.0; f]);
+        let (mut gelu_rf, mut room) = (Maker::new(place.precision, place.rows(), f), vec![0.0; f]);
         let mut d_bias = gradient(UP + 1);
         d_bias.data.fill(0.0);
-        place.product_then(matrix(d_rc, c), matrix(w(DOWN), c).reversed_axes(), &mut d_up_rf, &mut |done| {
+        let d_up_rf = place.kept(place.precision, matrix(d_rc, c), matrix(w(DOWN), c).reversed_axes(), |done| {
             for row in done.rows.clone() {
                 let (columns, at) = (done.columns.clone(), row * f + done.columns.start);
                 let (up, d_up) = (up_rf.part(at..at + columns.len(), &mut room), done.row(row));
                 gelu_rf.write(at..at + columns.len(), |gelu| {
                     gelu::backward(up, &w(UP + 1)[columns.clone()], d_up, gelu, &mut d_bias.data[columns]);
                 });
-                keeper.put(at, d_up);
             }
         });
         give(UP + 1, d_bias);
         drop(up_rf);
-        let (d_up_rf, gelu_rf) = (keeper.keep(d_up_rf), gelu_rf.keep());
+        let gelu_rf = gelu_rf.keep();
         let mut d_down = gradient(DOWN);
         place.product(gelu_rf.matrix().reversed_axes(), matrix(d_rc, c), &mut d_down);
         give(DOWN, d_down);

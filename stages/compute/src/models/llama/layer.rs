@@ -152,11 +152,13 @@ impl Layer {
         let mut d_normal_rc = Tensor::scratch([place.rows(), c]);
 
         // Feed-forward: down, SwiGLU, gate and up, normalisation.
-        let mut d_gate_up = gate_up.whole();
+        let mut d_gate_up = gate_up;
         let mut inner_rf = Tensor::scratch([place.rows(), f]);
         product_in(place.precision, matrix(&d_rc.data, c), matrix(w(DOWN), f), 0.0, matrix_mut(&mut inner_rf.data, f));
-        swiglu::backward(&mut d_gate_up.data, f, &mut inner_rf.data);
-        let [inner_rf, d_gate_up] = [inner_rf, d_gate_up].map(|x| Kept::new(place.precision, x));
+        d_gate_up.change(|rows, gate_up| {
+            swiglu::backward(gate_up, f, &mut inner_rf.data[rows.start * f..rows.end * f]);
+        });
+        let inner_rf = Kept::new(place.precision, inner_rf);
         give(DOWN, of_weight(place.precision, matrix(&d_rc.data, c).into(), inner_rf.matrix()));
         drop(inner_rf);
         let middle_rc = middle_rc.whole();

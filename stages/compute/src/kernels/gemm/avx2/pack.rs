@@ -29,7 +29,8 @@ pub(super) unsafe fn pack<const ROUNDED: bool, E: Element, const WIDE: usize, co
                 for column in (0..all).step_by(AT_ONCE) {
                     let from = x.at(step, column).data;
                     _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * x.row).cast());
-                    let there = if step < steps { AT_ONCE.min(columns.saturating_sub(column)) } else { 0 };
+                    // Eight at once where there are eight, though six are stored.
+                    let there = if step < steps { WIDTH.min(columns.saturating_sub(column)) } else { 0 };
                     let at = place::<WIDE>(depth, all, step, column);
                     put::<AT_ONCE>(out.add(at), load::<ROUNDED, E>(from, there));
                 }
