@@ -156,7 +156,7 @@ pub fn product_in_parts(precision: Precision, a: Factor<'_>, b: Factor<'_>, then
 
 /// On panels or tiles, if the CPU has a kernel for them. `c`, if it is wanted whole: where it lies, and floats between two
 /// of its rows.
-#[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
 fn packed(
     precision: Precision,
     alpha: f32,
@@ -166,35 +166,26 @@ fn packed(
     c: Option<(*mut f32, usize)>,
     then: &mut dyn FnMut(&mut Done),
 ) -> bool {
-    let ((rows, depth), columns) = (a.dim(), b.dim().1);
-    let (Some(a), Some(b)) = (AnyOperand::of(&a), AnyOperand::of(&b)) else { return false };
-    let mut product = packed::Product { rows, columns, depth, alpha, a, b, add, c, cached: cached(), then };
-    // SAFETY: the CPU has what the path stands for, and the shapes fit.
-    unsafe {
-        match (precision, path()) {
-            (_, Path::Blas) => return false,
-            (Precision::F32, Path::Amx) => amx::single(&mut product),
-            (Precision::Bf16, Path::Amx) => amx::rounded(&mut product),
-            (Precision::F32, Path::Avx2) => avx2::single(&mut product),
-            (Precision::Bf16, Path::Avx2) => avx2::rounded(&mut product),
-            (Precision::F32, _) => avx512::single(&mut product),
-            (Precision::Bf16, Path::Avx512Bf16) => avx512::pairs(&mut product),
-            (Precision::Bf16, _) => avx512::rounded(&mut product),
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(left), Some(right)) = (AnyOperand::of(&a), AnyOperand::of(&b)) {
+        let ((rows, depth), columns) = (a.dim(), b.dim().1);
+        let (a, b, cached) = (left, right, cached());
+        let mut product = packed::Product { rows, columns, depth, alpha, a, b, add, c, cached, then };
+        // SAFETY: the CPU has what the path stands for, and the shapes fit.
+        unsafe {
+            match (precision, path()) {
+                (_, Path::Blas) => return false,
+                (Precision::F32, Path::Amx) => amx::single(&mut product),
+                (Precision::Bf16, Path::Amx) => amx::rounded(&mut product),
+                (Precision::F32, Path::Avx2) => avx2::single(&mut product),
+                (Precision::Bf16, Path::Avx2) => avx2::rounded(&mut product),
+                (Precision::F32, _) => avx512::single(&mut product),
+                (Precision::Bf16, Path::Avx512Bf16) => avx512::pairs(&mut product),
+                (Precision::Bf16, _) => avx512::rounded(&mut product),
+            }
         }
+        return true;
     }
-    true
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn packed(
-    _precision: Precision,
-    _alpha: f32,
-    _a: Factor<'_>,
-    _b: Factor<'_>,
-    _add: bool,
-    _c: Option<(*mut f32, usize)>,
-    _then: &mut dyn FnMut(&mut Done),
-) -> bool {
     false
 }
 

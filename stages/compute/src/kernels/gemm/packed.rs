@@ -8,10 +8,10 @@
 //! An element of `c` is summed along `k` in blocks of [`Kernel::DEPTH`] at most, whatever its place in a tile: results do not
 //! depend on the size of caches or on how many rows are multiplied at once.
 use super::Done;
-use super::factor::{AnyOperand, Operand};
+use super::factor::{AnyOperand, Half, Operand};
 use super::panels::{LANES, Multiply, PACKED_ROWS, TILE_COLUMNS, apart};
 use contract::Buffer;
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 use std::hint::black_box;
 
 /// One product; see [`super::product_then`].
@@ -237,39 +237,48 @@ pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
     }
 }
 
-/// What is packed next, on its way to the second cache while tiles are multiplied.
+/// A block that is packed next, on its way to the second cache while tiles of this one are multiplied.
 struct Ahead {
-    at: *const u8,
-    run: usize,
+    block: *const u8,
+    /// Rows or columns whose elements are neighbours, and bytes between two of them.
     runs: usize,
-    lines: usize,
-    line: usize,
     stride: usize,
+    /// Lines of a run.
+    lines: usize,
+    /// The line that is fetched next.
+    run: usize,
+    line: usize,
+    /// Lines that a tile fetches.
     share: usize,
 }
 
 impl Ahead {
-    const NOTHING: Self = Self { at: std::ptr::null(), run: 0, runs: 0, lines: 0, line: 0, stride: 0, share: 0 };
+    const NOTHING: Self = Self { block: std::ptr::null(), runs: 0, stride: 0, lines: 0, run: 0, line: 0, share: 0 };
+    /// Bytes of a line.
+    const LINE: usize = 64;
 
+    /// The `steps` × `columns` of `b`, in that many tiles' time.
     fn new(b: AnyOperand, steps: usize, columns: usize, tiles: usize) -> Self {
-        let (at, row, column, size) = match b {
-            AnyOperand::Single(x) => (x.data.cast::<u8>(), x.row, x.column, 4),
-            AnyOperand::Half(x) => (x.data.cast(), x.row, x.column, 2),
+        let (block, row, column, size) = match b {
+            AnyOperand::Single(x) => (x.data.cast(), x.row, x.column, size_of::<f32>()),
+            AnyOperand::Half(x) => (x.data.cast(), x.row, x.column, size_of::<Half>()),
         };
-        let (runs, length, stride) = if column == 1 { (steps, columns, row) } else { (columns, steps, column) };
-        let lines = (length * size).div_ceil(64);
-        Self { at, run: 0, runs, lines, line: 0, stride: stride * size, share: (runs * lines).div_ceil(tiles) }
+        let (runs, length, apart) = if column == 1 { (steps, columns, row) } else { (columns, steps, column) };
+        let lines = (length * size).div_ceil(Self::LINE);
+        let share = (runs * lines).div_ceil(tiles);
+        Self { block, runs, stride: apart * size, lines, run: 0, line: 0, share }
     }
 
+    /// A tile's share.
     #[inline(always)]
     fn fetch(&mut self) {
         for _ in 0..self.share {
             if self.run == self.runs {
                 return;
             }
-            let at = self.at.wrapping_add(self.run * self.stride + self.line * 64);
+            let at = self.block.wrapping_add(self.run * self.stride + self.line * Self::LINE);
             // SAFETY: a hint, which may point anywhere.
-            unsafe { _mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
             self.line += 1;
             if self.line == self.lines {
                 (self.run, self.line) = (self.run + 1, 0);
