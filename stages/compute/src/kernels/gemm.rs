@@ -125,7 +125,7 @@ pub fn product_then(
     }
     if depth > 0
         && (beta == 0.0 || beta == 1.0)
-        && packed(precision, alpha, a, b, beta == 1.0, Some((base, stride)), then)
+        && by_kernel(precision, alpha, a, b, beta == 1.0, Some((base, stride)), then)
     {
         return;
     }
@@ -148,7 +148,7 @@ pub fn product_in_parts(precision: Precision, a: Factor<'_>, b: Factor<'_>, then
     if rows == 0 || columns == 0 {
         return;
     }
-    if depth == 0 || !packed(precision, 1.0, a, b, false, None, then) {
+    if depth == 0 || !by_kernel(precision, 1.0, a, b, false, None, then) {
         let mut c = Buffer::scratch(rows * columns);
         product_then(precision, 1.0, a, b, 0.0, block_mut(&mut c, 0, rows, columns, columns), then);
     }
@@ -157,7 +157,7 @@ pub fn product_in_parts(precision: Precision, a: Factor<'_>, b: Factor<'_>, then
 /// On panels or tiles, if the CPU has a kernel for them. `c`, if it is wanted whole: where it lies, and floats between two
 /// of its rows.
 #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-fn packed(
+fn by_kernel(
     precision: Precision,
     alpha: f32,
     a: Factor<'_>,

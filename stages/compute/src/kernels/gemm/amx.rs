@@ -172,7 +172,7 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
     }
 }
 
-/// As [`pack`].
+/// As [`pack()`].
 #[inline(always)]
 unsafe fn pack_from<const PARTS: usize, const PAIRS: bool>(x: AnyOperand, lines: usize, steps: usize, out: *mut u8) {
     // SAFETY: the caller's.
