@@ -26,8 +26,6 @@ mod portable;
 mod round;
 
 use contract::{Buffer, Precision};
-#[cfg(target_arch = "x86_64")]
-use factor::AnyOperand;
 pub use factor::{Factor, Half, Matrix, Number, Numbers, block, matrix};
 use ndarray::{ArrayViewMut2, ShapeBuilder};
 #[cfg(target_arch = "x86_64")]
@@ -167,10 +165,7 @@ fn by_kernel(
     then: &mut dyn FnMut(&mut Done),
 ) -> bool {
     #[cfg(target_arch = "x86_64")]
-    if let (Some(left), Some(right)) = (AnyOperand::of(&a), AnyOperand::of(&b)) {
-        let ((rows, depth), columns) = (a.dim(), b.dim().1);
-        let (a, b, cached) = (left, right, cached());
-        let mut product = packed::Product { rows, columns, depth, alpha, a, b, add, c, cached, then };
+    if let Some(mut product) = packed::Product::of(alpha, &a, &b, add, c, cached(), then) {
         // SAFETY: the CPU has what the path stands for, and the shapes fit.
         unsafe {
             match (precision, path()) {

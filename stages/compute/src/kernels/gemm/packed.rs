@@ -8,7 +8,7 @@
 //! An element of `c` is summed along `k` in blocks of [`Kernel::DEPTH`] at most, whatever its place in a tile: results do not
 //! depend on the size of caches or on how many rows are multiplied at once.
 use super::Done;
-use super::factor::{AnyOperand, Half, Operand};
+use super::factor::{AnyOperand, Factor, Half, Operand};
 use super::panels::{LANES, Multiply, PACKED_ROWS, TILE_COLUMNS, apart};
 use contract::Buffer;
 use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
@@ -30,6 +30,23 @@ pub(super) struct Product<'a> {
     pub cached: usize,
     /// Called with what is complete and still in cache.
     pub then: &'a mut dyn FnMut(&mut Done),
+}
+
+impl<'a> Product<'a> {
+    /// `c = alpha · a · b`, or `+=` if `add`; none if a factor has no unit stride.
+    pub fn of(
+        alpha: f32,
+        a: &Factor<'_>,
+        b: &Factor<'_>,
+        add: bool,
+        c: Option<(*mut f32, usize)>,
+        cached: usize,
+        then: &'a mut dyn FnMut(&mut Done),
+    ) -> Option<Self> {
+        let ((rows, depth), columns) = (a.dim(), b.dim().1);
+        let (a, b) = (AnyOperand::of(a)?, AnyOperand::of(b)?);
+        Some(Self { rows, columns, depth, alpha, a, b, add, c, cached, then })
+    }
 }
 
 /// Where a tile's sums go.
@@ -57,11 +74,11 @@ pub(super) trait Kernel {
     const B_STAYS: bool;
     /// Most steps of `k` between two visits to `c`.
     const DEPTH: usize;
-    /// Most rows of a block of `a`, and of `c` between two calls of `done`.
+    /// Most rows of a block of `a`, and of `c` between two calls of [`Product::then`].
     const BLOCK_ROWS: usize;
     /// A block of `b` takes at most that many times [`Product::cached`].
     const BLOCK_CACHES: usize;
-    /// Is the next block of `b` fetched to the second cache meanwhile? It fits there beside this one.
+    /// Is the next block of `b` fetched to the second cache while this one is multiplied?
     const FETCHES_B: bool;
     /// Vectors that a pair of steps takes in a panel.
     const VECTORS: usize = 2;
@@ -122,7 +139,8 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
     // Where rows of it are read in place, a last block with an odd step may have to be packed.
     let by_rows = K::IN_PLACE && p.a.by_rows();
     let a_stays = !(by_rows && K::takes(p.a, depth)) && columns < p.columns && whole <= A_STAYS;
-    let mut packed_a = Buffer::scratch(if a_stays { whole } else { vectors_of::<K>(depth) * rows });
+    let room = if a_stays { whole } else { vectors_of::<K>(depth) * rows };
+    let mut packed_a = Buffer::scratch(if by_rows && K::takes(p.a, p.depth) { 0 } else { room });
     // Where only parts are wanted, each block of columns lies where the one before did.
     let mut part = Buffer::scratch(if p.c.is_none() { p.rows * columns } else { 0 });
     for column in (0..p.columns).step_by(columns) {

@@ -194,19 +194,7 @@ fn run_then(
     c: Option<(*mut f32, usize)>,
     then: &mut dyn FnMut(&mut Done),
 ) {
-    let ((rows, depth), columns) = (a.dim(), b.dim().1);
-    let mut product = packed::Product {
-        rows,
-        columns,
-        depth,
-        alpha,
-        a: AnyOperand::of(&a).unwrap(),
-        b: AnyOperand::of(&b).unwrap(),
-        add,
-        c,
-        cached: 10_000,
-        then,
-    };
+    let mut product = packed::Product::of(alpha, &a, &b, add, c, 10_000, then).unwrap();
     // SAFETY: `kernels` gives what the CPU has, and the shapes fit.
     unsafe { kernel(&mut product) };
 }
