@@ -10,6 +10,7 @@ use contract::{Built, Env, Kind, Route, Step};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::{Concatenate, ConnectLoop, Feedback};
 use timely::dataflow::{Scope, Stream};
 
@@ -78,7 +79,11 @@ pub fn build<'scope>(
     let feeds = |to: usize| ways.iter().filter(|way| way.to == to && !way.feedback).map(|way| way.from).collect();
     // Saved state goes to whoever gathers it, whose plan has no such edge: a cycle would be a fault of `ways`.
     let order = order(stages.len(), &feeds).unwrap_or_else(|cycle| panic!("a cycle within a step: {cycle:?}"));
+    // A worker's operators have their turns in the order in which their builders were made.
+    let builder = |s: &usize| (*s, OperatorBuilder::new(stages[*s].id.clone(), scope));
+    let mut builders: HashMap<_, _> = turns(&ways, &order).iter().map(builder).collect();
     for s in order {
+        let Some(builder) = builders.remove(&s) else { continue };
         let stage = &stages[s];
         let place = Place {
             id: stage.id.clone(),
@@ -105,7 +110,7 @@ pub fn build<'scope>(
                     continue;
                 };
                 clocks.push((stage.id.clone(), Arc::clone(&clock)));
-                source(scope, place, made, wants, progress, prefetch, &asked, clock)
+                source(scope, builder, place, made, wants, progress, prefetch, &asked, clock)
             }
             Some(Built::Stage(made)) => {
                 let mut inlets = Vec::new();
@@ -124,7 +129,8 @@ pub fn build<'scope>(
                     }
                     _ => None,
                 };
-                let leaving = operator(scope, place, made, roles, inlets, &asked, stage.settings.pulls(), decided);
+                let leaving =
+                    operator(scope, builder, place, made, roles, inlets, &asked, stage.settings.pulls(), decided);
                 if feeds_updates(s) {
                     computed.push(leaving.progress.clone());
                 }
@@ -148,6 +154,22 @@ pub fn build<'scope>(
         }
     }
     clocks
+}
+
+/// The order of turns in a round. Packets that may come from other workers arrive between two rounds: stages that take
+/// them are first, with all that is below them. They are quick, and what they are through with waits for nobody: partial
+/// sums of gradients, say, while the next micro-batch goes through forward and loss in one round.
+fn turns(ways: &[Way], order: &[usize]) -> Vec<usize> {
+    let mut first = Vec::new();
+    for s in order {
+        let comes = |way: &Way| way.route != Route::Stay || first.contains(&way.from);
+        if ways.iter().any(|way| way.to == *s && !way.feedback && comes(way)) {
+            first.push(*s);
+        }
+    }
+    let others = order.iter().filter(|s| !first.contains(s)).copied().collect::<Vec<_>>();
+    first.extend(others);
+    first
 }
 
 /// Every way packets go, those on which the engine itself gathers what checkpoints need included.

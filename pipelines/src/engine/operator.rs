@@ -14,8 +14,9 @@ use timely::dataflow::{Scope, Stream};
 use timely::progress::Antichain;
 use timely::progress::frontier::MutableAntichain;
 
-/// How long a stage may go on with small packets before others have their turn.
-const SLICE: Duration = Duration::from_micros(100);
+/// How long a stage may go on with small packets before others have their turn: as long as their turns have taken, within
+/// these bounds. So gradients are summed between two long turns of backward, and do not wait in a row.
+const SLICE: [Duration; 2] = [Duration::from_micros(100), Duration::from_millis(100)];
 
 /// What a stage that pulls tells the sources after each packet of a lane.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +98,7 @@ impl Arrivals for Frontiers<'_> {
     }
 }
 
-/// Adds `stage` to the graph.
+/// Adds `stage` to the graph, as the operator that `builder` is for.
 ///
 /// The operator keeps one capability, for the step it works on, and lets go of it when every input has passed that
 /// step and all of it is worked off. It works on one packet at a time and then lets others have their turn.
@@ -105,6 +106,7 @@ impl Arrivals for Frontiers<'_> {
 #[allow(clippy::too_many_arguments, reason = "one call site, every argument a different thing")]
 pub fn operator<'scope>(
     scope: Scope<'scope, Step>,
+    mut builder: OperatorBuilder<'scope, Step>,
     place: Place,
     stage: Box<dyn Stage>,
     mut roles: Vec<Role>,
@@ -113,7 +115,6 @@ pub fn operator<'scope>(
     pulls: bool,
     decisions: Option<Decisions<'scope>>,
 ) -> Leaving<'scope> {
-    let mut builder = OperatorBuilder::new(place.id.clone(), scope);
     let address = builder.operator_info().address;
     let activator = scope.activator_for(address.clone());
     let wake = scope.worker().sync_activator_for(address.to_vec());
@@ -144,6 +145,7 @@ pub fn operator<'scope>(
         let mut tray = Tray::default();
         let mut started = false;
         let mut over = false;
+        let mut left = Instant::now();
         activator.activate();
         move |frontiers: &[MutableAntichain<Step>]| {
             for (intake, port) in intakes.iter_mut().zip(&ports) {
@@ -172,6 +174,7 @@ pub fn operator<'scope>(
             }
             let arrivals = Frontiers { ports: &ports, frontiers };
             let began = Instant::now();
+            let slice = (began - left).clamp(SLICE[0], SLICE[1]);
             loop {
                 let step = desk.current();
                 // Is there anything left to come or to do?
@@ -209,7 +212,10 @@ pub fn operator<'scope>(
                     outlets.send(packet, step, false);
                 }
                 match worked {
-                    Worked::Idle => return,
+                    Worked::Idle => {
+                        left = Instant::now();
+                        return;
+                    }
                     Worked::Called { lane, turn } => {
                         // Its last word on the packet counts: while it says `More` it has not finished with it.
                         let answered = pulls && turn != Turn::More;
@@ -217,7 +223,8 @@ pub fn operator<'scope>(
                             let message = Want { lane, step, more: turn == Turn::Starved };
                             want_output.activate().session_with_builder(capability).give(message);
                         }
-                        if turn == Turn::More || began.elapsed() > SLICE {
+                        if turn == Turn::More || began.elapsed() > slice {
+                            left = Instant::now();
                             activator.activate();
                             return;
                         }

@@ -36,12 +36,13 @@ struct LaneState {
     done: bool,
 }
 
-/// Adds `source` to the graph. It is asked for step `s` once `throttle` has finished step `s - prefetch` on every
+/// Adds `source` to the graph, as the operator that `builder` is for. It is asked for step `s` once `throttle` has finished step `s - prefetch` on every
 /// worker (`prefetch` of 0 is taken as 1). `wants`: what the stage that pulls says, one a packet, in order; without,
 /// a lane's step ends when the source says so. `busy` counts the nanoseconds that the thread works.
 #[allow(clippy::too_many_arguments, reason = "one call site, every argument a different thing")]
 pub fn source<'scope>(
     scope: Scope<'scope, Step>,
+    mut builder: OperatorBuilder<'scope, Step>,
     place: Place,
     source: Box<dyn Source>,
     wants: Option<Wants<'scope>>,
@@ -50,7 +51,6 @@ pub fn source<'scope>(
     ways: &[(Kind, Route, bool)],
     busy: Arc<AtomicU64>,
 ) -> Vec<Edge<'scope>> {
-    let mut builder = OperatorBuilder::new(place.id.clone(), scope);
     let address = builder.operator_info().address;
     let wake = scope.worker().sync_activator_for(address.to_vec());
     let activator = scope.activator_for(address);

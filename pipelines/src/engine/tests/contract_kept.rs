@@ -59,3 +59,19 @@ fn others_have_their_turn_between_two_turns() {
     let mores = |pair: &[&(&str, usize, Call)]| pair.iter().all(|(_, _, call)| matches!(call, Call::More(_)));
     assert!(!calls.windows(2).any(mores), "the gradient of one layer is summed before the next layer is begun");
 }
+
+#[test]
+fn gradients_are_summed_before_the_next_micro_batch_is_begun() {
+    let setup = Setup::new(1, 3, 4);
+    setup.run(training(&setup, &Arc::new(Outcome::default()), initial())).unwrap();
+    let (mut given, mut summed) = (0, 0);
+    for (id, _, call) in setup.log.lock().unwrap().iter() {
+        match (*id, call) {
+            ("backward", Call::More(_)) => given += 1,
+            ("optimize", Call::Packet(..)) => summed += 1,
+            ("forward", Call::Packet(_, 1)) => assert_eq!(given, summed),
+            _ => {}
+        }
+    }
+    assert!(given > 0);
+}

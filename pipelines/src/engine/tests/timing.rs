@@ -1,6 +1,7 @@
 //! The stopwatch adds up, and waiting costs nothing.
 use super::Setup;
 use super::toys::{Outcome, batch, initial, training};
+use super::watch::Call;
 use contract::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,5 +65,65 @@ fn nobody_spins_while_a_source_is_slow() {
                 assert!(stage.calls < 200, "{stage:?} on {workers}");
             }
         }
+    }
+}
+
+/// Gives four packets a turn, in twenty turns that take their time.
+struct Large(usize);
+
+impl Stage for Large {
+    fn packet(&mut self, at: At, _: Packet, out: &mut dyn Emit) -> Result<Turn> {
+        self.more(at.step, out)
+    }
+    fn more(&mut self, _: Step, out: &mut dyn Emit) -> Result<Turn> {
+        std::thread::sleep(Duration::from_millis(8));
+        (0..4).for_each(|_| out.give(batch(0, vec![1])));
+        self.0 += 1;
+        Ok(if self.0 < 20 { Turn::More } else { Turn::Done })
+    }
+}
+
+/// Takes longer for a packet than a stage may go on for when nobody else works.
+struct Small;
+
+impl Stage for Small {
+    fn packet(&mut self, _: At, _: Packet, _: &mut dyn Emit) -> Result<Turn> {
+        std::thread::sleep(Duration::from_micros(500));
+        Ok(Turn::Done)
+    }
+}
+
+/// Gradients are summed while backward goes on, and do not wait in a row for its end.
+#[test]
+fn who_is_behind_catches_up_between_long_turns() {
+    let setup = Setup::new(1, 1, 0);
+    let mut stages = chain(&setup, 1, || Box::new(Once));
+    let takes = [Port::stream(Kind::Batch)];
+    let large = Box::new(|_: &Env| Ok(Built::Stage(Box::new(Large(0)))));
+    stages.push(setup.stage("large", &takes, &[&[(0, false)]], large));
+    stages.push(setup.stage("small", &takes, &[&[(1, false)]], Box::new(|_| Ok(Built::Stage(Box::new(Small))))));
+    setup.run(stages).unwrap();
+    let (mut waiting, mut most) = (0_usize, 0);
+    for (id, _, call) in setup.log.lock().unwrap().iter() {
+        match (*id, call) {
+            ("large", Call::Packet(..) | Call::More(_)) => waiting += 4,
+            ("small", Call::Packet(..)) => waiting -= 1,
+            _ => {}
+        }
+        most = most.max(waiting);
+    }
+    assert_eq!(waiting, 0);
+    assert!(most <= 12, "{most} packets waited");
+}
+
+/// One packet in all.
+struct Once;
+
+impl Source for Once {
+    fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
+        if step == 0 {
+            out.give(batch(lane, vec![1]));
+        }
+        Ok(Turn::Done)
     }
 }
