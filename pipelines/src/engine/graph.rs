@@ -79,9 +79,10 @@ pub fn build<'scope>(
     let feeds = |to: usize| ways.iter().filter(|way| way.to == to && !way.feedback).map(|way| way.from).collect();
     // Saved state goes to whoever gathers it, whose plan has no such edge: a cycle would be a fault of `ways`.
     let order = order(stages.len(), &feeds).unwrap_or_else(|cycle| panic!("a cycle within a step: {cycle:?}"));
-    // A worker's operators have their turns in the order in which their builders were made.
+    // Operators have their turns in the order in which their builders are made: what is below comes first, so that what is
+    // there is worked off (gradients are summed, those of other workers too) before more is begun.
     let builder = |s: &usize| (*s, OperatorBuilder::new(stages[*s].id.clone(), scope));
-    let mut builders: HashMap<_, _> = turns(&ways, &order).iter().map(builder).collect();
+    let mut builders: HashMap<_, _> = order.iter().rev().map(builder).collect();
     for s in order {
         let Some(builder) = builders.remove(&s) else { continue };
         let stage = &stages[s];
@@ -154,22 +155,6 @@ pub fn build<'scope>(
         }
     }
     clocks
-}
-
-/// The order of turns in a round. Packets that may come from other workers arrive between two rounds: stages that take
-/// them are first, with all that is below them. They are quick, and what they are through with waits for nobody: partial
-/// sums of gradients, say, while the next micro-batch goes through forward and loss in one round.
-fn turns(ways: &[Way], order: &[usize]) -> Vec<usize> {
-    let mut first = Vec::new();
-    for s in order {
-        let comes = |way: &Way| way.route != Route::Stay || first.contains(&way.from);
-        if ways.iter().any(|way| way.to == *s && !way.feedback && comes(way)) {
-            first.push(*s);
-        }
-    }
-    let others = order.iter().filter(|s| !first.contains(s)).copied().collect::<Vec<_>>();
-    first.extend(others);
-    first
 }
 
 /// Every way packets go, those on which the engine itself gathers what checkpoints need included.
