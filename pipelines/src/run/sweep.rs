@@ -23,8 +23,8 @@ const LENGTHS: [usize; 4] = [64, 256, 512, 1024];
 const SEQUENCES: [usize; 4] = [1, 4, 8, 16];
 /// Columns of a head.
 const HEAD: usize = 64;
-/// Characters of a bar that stands for 100 %.
-const BAR: usize = 25;
+/// Characters of the longest bar.
+const BAR: usize = 30;
 
 /// What was measured at one value of what is varied.
 struct Point {
@@ -72,15 +72,17 @@ pub fn sweep(asked: &cli::Bench, columns: usize) -> Result<String> {
     Ok(format!("{about}\n\n{}", listed(&points, columns)))
 }
 
+/// A full bar is 100 % or, in bf16, what is fastest.
 fn listed(points: &[Point], columns: usize) -> String {
+    let most = points.iter().map(|point| point.mfu).fold(100.0, f64::max);
     let row = |point: &Point| {
-        let full = (point.mfu / 100.0 * BAR as f64).round() as usize;
+        let full = (point.mfu / most * BAR as f64).round() as usize;
         vec![
             point.varied.to_owned(),
             point.value.to_string(),
             format!("{:.0}", point.tok_per_sec),
             format!("{:.0} %", point.mfu),
-            "#".repeat(full.min(BAR + 5)),
+            "#".repeat(full),
         ]
     };
     let heads = [
@@ -126,7 +128,13 @@ mod tests {
         let point = |varied, value, mfu| Point { varied, value, tok_per_sec: 1e3, mfu };
         let points = [point("width", 128, 40.0), point("width", 256, 80.0), point("workers", 1, 75.0)];
         let table = listed(&points, 80);
-        assert!(table.contains("width      256      1000  80 %  ####################\n"), "{table}");
+        assert!(table.contains("width      256      1000  80 %  ########################\n"), "{table}");
+        let table = listed(&[point("width", 128, 100.0), point("width", 256, 200.0)], 80);
+        let half = "#".repeat(BAR / 2);
+        assert!(
+            table.contains(&format!("100 %  {half}\n")) && table.ends_with(&format!("200 %  {half}{half}")),
+            "{table}"
+        );
         let plots = plots(&points);
         assert_eq!(plots.len(), 8);
         assert_eq!(plots[1].series[0].points, [(128.0, 40.0), (256.0, 80.0)]);
