@@ -59,7 +59,7 @@ pub const SHAPES: [Shape; 4] = [
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
     shape: &'static str,
-    dtype: &'static str,
+    dtype: Precision,
     batching: Batching,
     workers: usize,
     /// Loss of the last step.
@@ -144,10 +144,7 @@ pub(super) fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> 
     let median = rates.get(rates.len() / 2).copied().unwrap_or_default();
     let measured = Measured {
         shape: shape.name,
-        dtype: match precision {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        },
+        dtype: precision,
         batching,
         workers,
         loss: lines.last().map_or(f64::NAN, |line| (line.loss * 1e4).round() / 1e4),

@@ -5,7 +5,7 @@ use crate::report::{self, Plot, Series, Style};
 use crate::show::{Align, table};
 use anyhow::Result;
 use compute::machine;
-use contract::BatchShape;
+use contract::{BatchShape, Precision};
 use std::collections::BTreeMap;
 use train::forward::Batching;
 
@@ -40,7 +40,7 @@ struct Point {
 /// # Errors
 /// If any stage fails, or the plots cannot be written.
 pub fn sweep(asked: &cli::Bench, columns: usize) -> Result<String> {
-    let precision = asked.precision.into();
+    let precision: Precision = asked.precision.into();
     let cores = super::cores();
     let with = |change: &dyn Fn(&mut Shape)| {
         let mut shape = BASE;
@@ -63,7 +63,7 @@ pub fn sweep(asked: &cli::Bench, columns: usize) -> Result<String> {
     }
     let BatchShape { micro_batches, sequences, length } = BASE.batch;
     let about = format!(
-        "{} layers, width {}, {length} tokens, {micro_batches} x {sequences} sequences, {cores} workers; one varied at a time",
+        "{precision}, {} layers, width {}, {length} tokens, {micro_batches} x {sequences} sequences, {cores} workers; one varied at a time",
         BASE.layers, BASE.width
     );
     if let Some(path) = &asked.plot {

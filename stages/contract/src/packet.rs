@@ -8,6 +8,7 @@ use arrow::array::ListArray;
 use arrow::buffer::ScalarBuffer;
 use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -173,6 +174,16 @@ pub enum Precision {
     F32,
     /// bfloat16: the upper half of a single, 8 bits of precision.
     Bf16,
+}
+
+/// As in a configuration.
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
 }
 
 /// The result of forward for one micro-batch.
