@@ -63,7 +63,7 @@ pub fn sweep(asked: &cli::Bench, columns: usize) -> Result<String> {
     }
     let BatchShape { micro_batches, sequences, length } = BASE.batch;
     let about = format!(
-        "{precision}, {} layers, width {}, {length} tokens, {micro_batches} x {sequences} sequences, {cores} workers; one varied at a time",
+        "{precision}, {} layers, width {}, {length} tokens, {micro_batches} x {sequences} sequences, {cores} workers; one varied",
         BASE.layers, BASE.width
     );
     if let Some(path) = &asked.plot {
