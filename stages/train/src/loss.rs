@@ -51,7 +51,7 @@ pub fn memory(env: &Env) -> Memory {
     let [vocabulary, width] = model.parameters[model.head].shape[..] else { return Memory::default() };
     let busy = env.workers.min(env.shape.micro_batches as usize);
     let rows = env.shape.sequences * env.shape.length;
-    let floats = rows_alive(rows, vocabulary, None) * vocabulary + rows * width;
+    let floats = rows_alive(rows, vocabulary, None, model.precision) * vocabulary + rows * width;
     Memory { turning: (busy * floats * size_of::<f32>()) as u64, ..Memory::default() }
 }
 

@@ -32,8 +32,14 @@ pub struct HeadLoss {
 
 /// Floats of logits that are alive at once: what amortises reading the head's matrix for each chunk of rows.
 const LOGITS_AT_ONCE: usize = 4 << 20;
-/// Fewer rows would waste the products, whatever the vocabulary.
-const LEAST_ROWS: usize = 256;
+/// Fewer rows would waste the products, whatever the vocabulary: packing the head's matrix takes as long in either
+/// precision, multiplying by it half as long in bfloat16.
+fn least_rows(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 128,
+        Precision::Bf16 => 256,
+    }
+}
 
 /// Loss and gradients: of the summed loss at `hidden` `[rows, width]` and at `head` `[vocabulary, width]`.
 ///
@@ -79,8 +85,8 @@ pub fn head_value(
 }
 
 /// Rows of logits that are alive at once.
-pub fn rows_alive(rows: usize, vocabulary: usize, rows_at_once: Option<usize>) -> usize {
-    let most = (LOGITS_AT_ONCE / vocabulary).max(LEAST_ROWS).min(rows_at_once.unwrap_or(usize::MAX)).max(1);
+pub fn rows_alive(rows: usize, vocabulary: usize, rows_at_once: Option<usize>, precision: Precision) -> usize {
+    let most = (LOGITS_AT_ONCE / vocabulary).max(least_rows(precision)).min(rows_at_once.unwrap_or(usize::MAX)).max(1);
     let groups = rows.div_ceil(most).max(1);
     rows.div_ceil(groups).max(1)
 }
@@ -99,7 +105,7 @@ fn chunks(
 ) -> HeadLoss {
     let (vocabulary, width) = (head.shape[0], head.shape[1]);
     assert_eq!(hidden.shape, [targets.len(), width], "hidden states, their targets and the head go together");
-    let group = rows_alive(targets.len(), vocabulary, rows_at_once);
+    let group = rows_alive(targets.len(), vocabulary, rows_at_once, precision);
     let mut scratch = Buffer::scratch(group * vocabulary);
     let halved = gradient && precision == Precision::Bf16;
     let mut total = HeadLoss::default();

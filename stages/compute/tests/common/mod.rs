@@ -110,7 +110,8 @@ pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vo
     }
     drop(before);
     let Held { kept, beside } = model.activations(sequences, length);
-    let logits = rows_alive(rows, vocabulary, None) * vocabulary + rows * parameters[0].shape[1];
+    let logits =
+        rows_alive(rows, vocabulary, None, model.facts().precision) * vocabulary + rows * parameters[0].shape[1];
     for (phase, taken, said) in
         [("until the loss", until_loss, kept + logits + head), ("all", taken(), kept + head + logits.max(beside))]
     {
