@@ -10,11 +10,13 @@
 //! - [`evaluate`]: validation loss and bits per byte
 //! - [`checkpoint`]: everything a run needs to go on, and what Hugging Face needs to load it ([`weights`])
 //! - [`diverged`]: what is said where a loss or gradient is not finite
-//! - [`record`]: `metrics.jsonl`, and what people see; [`tensorboard`]: the same as event files
+//! - [`record`]: `metrics.jsonl`, and what people see; [`tensorboard`]: the same as event files;
+//!   [`clock`]: what a step took
 #![forbid(unsafe_code)]
 
 pub mod backward;
 pub mod checkpoint;
+pub mod clock;
 pub mod diverged;
 pub mod evaluate;
 pub mod forward;

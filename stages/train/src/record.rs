@@ -1,9 +1,10 @@
 //! `record`: one line of `metrics.jsonl` a step, the same for TensorBoard, and the numbers people see while it trains.
+use crate::clock::Clock;
 use crate::tensorboard::{EVENTS_FOLDER, EventFile};
 use anyhow::{Context, Result};
 use contract::{
     At, Built, Calendar, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Purpose, Route, Settings, Snapshot,
-    Stage, StageSettings, Step, Turn,
+    Stage, StageSettings, Step, Turn, leaf_owner,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -107,9 +108,7 @@ impl Settings for Record {
             events: None,
             gathered: BTreeMap::new(),
             last: None,
-            began: Instant::now(),
-            trained: Instant::now(),
-            heard: Instant::now(),
+            clock: Clock::new(Instant::now()),
         })))
     }
 
@@ -136,12 +135,7 @@ struct RecordStage {
     gathered: BTreeMap<(Purpose, &'static str), (Gather, Values)>,
     /// The line of the last step, not written until the step is validated too.
     last: Option<StepLine>,
-    /// When work on the step's training began.
-    began: Instant,
-    /// When the last number of training came: that of an update comes after all others of its step.
-    trained: Instant,
-    /// When the last number of any purpose came.
-    heard: Instant,
+    clock: Clock,
 }
 
 impl RecordStage {
@@ -166,7 +160,7 @@ impl RecordStage {
         let mut take = |name| values.remove(name).unwrap_or_default();
         let done = step + 1;
         let tokens = done * self.tokens_a_step;
-        let tok_per_sec = self.tokens_a_step as f64 / (self.trained - self.began).as_secs_f64();
+        let tok_per_sec = self.tokens_a_step as f64 / self.clock.training().as_secs_f64();
         let mut line = StepLine {
             step: done,
             epoch: self.tokens_an_epoch.map_or(0.0, |epoch| tokens as f64 / epoch as f64),
@@ -236,21 +230,14 @@ impl Stage for RecordStage {
             keep_before(path, self.calendar.first)?;
             self.events = Some(EventFile::create(&path.with_file_name(EVENTS_FOLDER), &read_metrics(path)?)?);
         }
-        (self.began, self.heard) = (Instant::now(), Instant::now());
+        self.clock = Clock::new(Instant::now());
         Ok(())
     }
 
     fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
         if let Packet::Metrics(Metrics { purpose, from, values }) = packet {
-            self.heard = Instant::now();
-            match purpose {
-                Purpose::Train => self.trained = self.heard,
-                // The step is validated before it trains.
-                Purpose::Validate if !self.gathered.keys().any(|(purpose, _)| *purpose == Purpose::Train) => {
-                    self.began = self.heard;
-                }
-                Purpose::Validate => {}
-            }
+            let of_batch = values.iter().any(|metric| metric.name == "targets");
+            self.clock.hear(Instant::now(), purpose, of_batch.then(|| leaf_owner(from.0, self.workers)));
             for metric in values {
                 let entry = self.gathered.entry((purpose, metric.name));
                 entry.or_insert_with(|| (metric.gather, Values::new())).1.insert(from, metric.value);
@@ -285,7 +272,7 @@ impl Stage for RecordStage {
             self.last = Some(line);
         }
         self.gathered.clear();
-        self.began = self.heard;
+        self.clock = self.clock.next();
         Ok(())
     }
 
@@ -302,62 +289,5 @@ impl Stage for RecordStage {
     /// by the run that goes on.
     fn finish(&mut self) -> Result<()> {
         self.write()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use contract::testing::{Collect, at};
-    use contract::{BatchShape, Metric, Resources};
-    use std::sync::Mutex;
-    use std::thread::sleep;
-    use std::time::Duration;
-
-    #[derive(Clone, Default)]
-    struct Rates(Arc<Mutex<Vec<f64>>>);
-
-    impl Report for Rates {
-        fn step(&self, line: &StepLine) {
-            self.0.lock().unwrap().push(line.tok_per_sec);
-        }
-        fn validated(&self, _line: &StepLine) {}
-    }
-
-    fn number(purpose: Purpose) -> Packet {
-        let values = vec![Metric { name: "loss", gather: Gather::Sum, value: 1.0 }];
-        Packet::Metrics(Metrics { purpose, from: (0, 0), values })
-    }
-
-    /// Whether a step is validated before it trains or after: neither its rate nor the next one's knows of it.
-    #[test]
-    fn validation_does_not_count_as_time_of_training() {
-        use Purpose::{Train, Validate};
-        let (rates, mut resources) = (Rates::default(), Resources::default());
-        resources.insert(Arc::new(Reporter(Box::new(rates.clone()))));
-        let env = Env {
-            worker: 0,
-            workers: 1,
-            seed: 0,
-            calendar: Calendar { first: 0, steps: 4, evaluate: Some(1), checkpoint: None },
-            shape: BatchShape { micro_batches: 1, sequences: 1, length: 1000 },
-            model: None,
-            corpus: None,
-            run_dir: None,
-            resources,
-        };
-        let Ok(Built::Stage(mut stage)) = Record::default().build(&env) else { panic!("a stage") };
-        let out = &mut Collect::default();
-        stage.start(out).unwrap();
-        for (step, order) in [[Train, Train], [Train, Validate], [Validate, Train], [Train, Train]].iter().enumerate() {
-            for purpose in order {
-                sleep(Duration::from_millis(if *purpose == Validate { 900 } else { 20 }));
-                stage.packet(at(step as Step), number(*purpose), out).unwrap();
-            }
-            stage.step_done(step as Step, out).unwrap();
-        }
-        let rates = rates.0.lock().unwrap().clone();
-        assert_eq!(rates.len(), 4);
-        assert!(rates.iter().all(|rate| (1000.0 / 0.9..=1000.0 / 0.02).contains(rate)), "{rates:?}");
     }
 }
