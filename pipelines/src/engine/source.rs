@@ -36,9 +36,10 @@ struct LaneState {
     done: bool,
 }
 
-/// Adds `source` to the graph, as the operator that `builder` is for. It is asked for step `s` once `throttle` has finished step `s - prefetch` on every
-/// worker (`prefetch` of 0 is taken as 1). `wants`: what the stage that pulls says, one a packet, in order; without,
-/// a lane's step ends when the source says so. `busy` counts the nanoseconds that the thread works.
+/// Adds `source` to the graph, as the operator that `builder` is for. It is asked for step `s` once `throttle` has
+/// finished step `s - prefetch` on every worker (`prefetch` of 0 is taken as 1). `wants`: what the stage that pulls says,
+/// one a packet, in order; without, a lane's step ends when the source says so. `busy` counts the nanoseconds that the
+/// thread works.
 #[allow(clippy::too_many_arguments, reason = "one call site, every argument a different thing")]
 pub fn source<'scope>(
     scope: Scope<'scope, Step>,
