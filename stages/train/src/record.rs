@@ -160,7 +160,9 @@ impl RecordStage {
         let mut take = |name| values.remove(name).unwrap_or_default();
         let done = step + 1;
         let tokens = done * self.tokens_a_step;
-        let tok_per_sec = self.tokens_a_step as f64 / self.clock.training().as_secs_f64();
+        let seconds = self.clock.training().as_secs_f64();
+        // No time at all: no stage of this run says anything of training.
+        let tok_per_sec = if seconds > 0.0 { self.tokens_a_step as f64 / seconds } else { 0.0 };
         let mut line = StepLine {
             step: done,
             epoch: self.tokens_an_epoch.map_or(0.0, |epoch| tokens as f64 / epoch as f64),
