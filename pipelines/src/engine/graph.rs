@@ -81,10 +81,8 @@ pub fn build<'scope>(
     let order = order(stages.len(), &feeds).unwrap_or_else(|cycle| panic!("a cycle within a step: {cycle:?}"));
     // Operators have their turns in the order in which their builders are made: what is below comes first, so that what is
     // there is worked off (gradients are summed, those of other workers too) before more is begun.
-    let builder = |s: &usize| (*s, OperatorBuilder::new(stages[*s].id.clone(), scope));
-    let mut builders: HashMap<_, _> = order.iter().rev().map(builder).collect();
-    for s in order {
-        let Some(builder) = builders.remove(&s) else { continue };
+    let builders: Vec<_> = order.iter().rev().map(|s| OperatorBuilder::new(stages[*s].id.clone(), scope)).collect();
+    for (s, builder) in order.into_iter().zip(builders.into_iter().rev()) {
         let stage = &stages[s];
         let place = Place {
             id: stage.id.clone(),

@@ -212,10 +212,7 @@ pub fn operator<'scope>(
                     outlets.send(packet, step, false);
                 }
                 match worked {
-                    Worked::Idle => {
-                        left = Instant::now();
-                        return;
-                    }
+                    Worked::Idle => break,
                     Worked::Called { lane, turn } => {
                         // Its last word on the packet counts: while it says `More` it has not finished with it.
                         let answered = pulls && turn != Turn::More;
@@ -224,9 +221,8 @@ pub fn operator<'scope>(
                             want_output.activate().session_with_builder(capability).give(message);
                         }
                         if turn == Turn::More || began.elapsed() > slice {
-                            left = Instant::now();
                             activator.activate();
-                            return;
+                            break;
                         }
                     }
                     Worked::StepDone => {
@@ -241,6 +237,7 @@ pub fn operator<'scope>(
                     }
                 }
             }
+            left = Instant::now();
         }
     });
     Leaving { edges, wants: pulls.then_some(want_edge), progress }

@@ -177,12 +177,13 @@ pub enum Precision {
 }
 
 /// As in a configuration.
+///
+/// ```
+/// assert_eq!(millrace_contract::Precision::Bf16.to_string(), "bf16");
+/// ```
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        })
+        self.serialize(f)
     }
 }
 
