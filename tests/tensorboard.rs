@@ -36,7 +36,7 @@ fn same_as_metrics(scratch: &Scratch, run: &str) {
         assert_eq!((Some(event.step), Some(event.wall_time)), (line["step"].as_i64(), line["time"].as_f64()));
         let values = &event.summary.as_ref().unwrap().value;
         for tag in TAGS {
-            let value = values.iter().find(|value| value.tag == tag).map(|value| value.simple_value);
+            let value = values.iter().find(|value| value.tag == tag).and_then(|value| value.simple_value);
             assert_eq!(value, line.get(tag).and_then(|v| v.as_f64()).map(|v| v as f32), "{tag} at step {}", event.step);
         }
     }

@@ -49,9 +49,9 @@ pub struct Scalar {
     /// Its name.
     #[prost(string, tag = "1")]
     pub tag: String,
-    /// The value.
-    #[prost(float, tag = "2")]
-    pub simple_value: f32,
+    /// The value: one of several kinds in TensorFlow's message, thus written also where it is 0.
+    #[prost(float, optional, tag = "2")]
+    pub simple_value: Option<f32>,
 }
 
 /// The start of a session.
@@ -129,8 +129,9 @@ fn event(line: &StepLine) -> Event {
     ];
     let measured = measured.into_iter().filter_map(|(tag, value)| Some((tag, value?)));
     let other = line.other.iter().filter_map(|(tag, value)| Some((tag.as_str(), value.as_f64()?)));
-    let value = measured.chain(other).map(|(tag, v)| Scalar { tag: tag.into(), simple_value: v as f32 }).collect();
-    Event { wall_time: line.time, step: line.step as i64, summary: Some(Summary { value }), ..Event::default() }
+    let value = measured.chain(other).map(|(tag, v)| Scalar { tag: tag.into(), simple_value: Some(v as f32) });
+    let summary = Some(Summary { value: value.collect() });
+    Event { wall_time: line.time, step: line.step as i64, summary, ..Event::default() }
 }
 
 /// Adds a message as a record: length, CRC of the length, message, CRC of the message; all little-endian.
@@ -215,8 +216,9 @@ mod tests {
         assert_eq!(steps, [1, 2, 3, 4]);
         assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
         let last = events[5].summary.clone().unwrap().value;
-        let value = |tag: &str| last.iter().find(|v| v.tag == tag).map(|v| v.simple_value);
+        let value = |tag: &str| last.iter().find(|v| v.tag == tag).and_then(|v| v.simple_value);
         assert_eq!((value("validation_loss"), value("loss"), value("bits_per_byte")), (Some(2.5), Some(0.25), None));
+        assert_eq!(value("data_wait_ms"), Some(0.0), "a value of zero is one too");
         assert_eq!(events[5].wall_time, 1e9 + 4.0);
     }
 
