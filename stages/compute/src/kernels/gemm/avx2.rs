@@ -7,7 +7,7 @@ mod pack;
 
 use super::element::Element;
 use super::factor::{AnyOperand, Half, Operand};
-use super::packed::{self, Kernel, Product, Tile, run};
+use super::packed::{self, Ahead, Kernel, Product, Tile, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS};
 use pack::{load, pack};
 use std::arch::x86_64::*;
@@ -29,7 +29,7 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
     const DEPTH: usize = 256;
     const BLOCK_ROWS: usize = 144;
     const BLOCK_CACHES: usize = 8;
-    const FETCHES_B: bool = false;
+    const FETCHES_B: Option<usize> = None;
 
     #[inline(always)]
     unsafe fn pack_a(a: AnyOperand, rows: usize, steps: usize, out: *mut f32) {
@@ -72,6 +72,7 @@ impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
         b: *const f32,
         b_step: usize,
         to: &Tile,
+        _: &mut Ahead,
     ) {
         // SAFETY: the caller's.
         unsafe {

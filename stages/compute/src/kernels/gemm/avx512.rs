@@ -7,13 +7,16 @@ mod pack;
 
 use super::element::{Element, first};
 use super::factor::{AnyOperand, Half, Operand};
-use super::packed::{self, Kernel, Product, Tile, run};
+use super::packed::{self, Ahead, Kernel, Product, Tile, run};
 use super::panels::{LANES, Multiply, TILE_COLUMNS, TILE_ROWS};
 use format::{Format, Pairs, Rounded, Single};
 use pack::pack;
 pub(super) use pack::transpose;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
+
+/// Turns of `k` between two fetches of lines that are packed next.
+const FETCHING_TURNS: usize = 32;
 
 /// In a [`Format`].
 struct Packed<F>(PhantomData<F>);
@@ -27,7 +30,7 @@ impl<F: Format> Kernel for Packed<F> {
     const DEPTH: usize = 384;
     const BLOCK_ROWS: usize = 128;
     const BLOCK_CACHES: usize = 1;
-    const FETCHES_B: bool = true;
+    const FETCHES_B: Option<usize> = Some(FETCHING_TURNS);
     const VECTORS: usize = F::VECTORS;
 
     #[inline(always)]
@@ -71,9 +74,10 @@ impl<F: Format> Kernel for Packed<F> {
         b: *const f32,
         b_step: usize,
         to: &Tile,
+        ahead: &mut Ahead,
     ) {
         // SAFETY: the caller's.
-        unsafe { tile::<F, ROWS_APART>(high, vectors, a, b, b_step, to) }
+        unsafe { tile::<F, ROWS_APART>(high, vectors, a, b, b_step, to, ahead) }
     }
 }
 
@@ -207,14 +211,15 @@ unsafe fn tile<F: Format, const ROWS_APART: bool>(
     b: *const f32,
     b_step: usize,
     to: &Tile,
+    ahead: &mut Ahead,
 ) {
     macro_rules! by_height {
         ($vectors:literal: $($rows:literal)*) => {
             match high {
                 // SAFETY: the caller's.
-                $($rows => unsafe { sums::<F, ROWS_APART, $rows, $vectors>(steps, a, b, b_step, to) },)*
+                $($rows => unsafe { sums::<F, ROWS_APART, $rows, $vectors>(steps, a, b, b_step, to, ahead) },)*
                 // SAFETY: the caller's.
-                _ => unsafe { sums::<F, ROWS_APART, TILE_ROWS, $vectors>(steps, a, b, b_step, to) },
+                _ => unsafe { sums::<F, ROWS_APART, TILE_ROWS, $vectors>(steps, a, b, b_step, to, ahead) },
             }
         };
     }
@@ -233,6 +238,7 @@ unsafe fn sums<F: Format, const ROWS_APART: bool, const ROWS: usize, const VECTO
     mut b: *const f32,
     b_step: usize,
     to: &Tile,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: the caller's: `steps` vectors in each panel, and a tile inside `c`, whose last vector is masked.
     unsafe {
@@ -242,19 +248,22 @@ unsafe fn sums<F: Format, const ROWS_APART: bool, const ROWS: usize, const VECTO
                 _mm_prefetch::<_MM_HINT_T0>(to.c.wrapping_add(row * to.stride + vector * LANES).cast());
             }
         }
-        for _ in 0..steps {
-            let mut columns = [_mm512_setzero_ps(); VECTORS];
-            for (vector, column) in columns.iter_mut().enumerate() {
-                *column = _mm512_loadu_ps(b.add(vector * LANES));
-            }
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let a = _mm512_set1_ps(*a.data.add(if ROWS_APART { row * a.row } else { row }));
-                for (sum, column) in sums.iter_mut().zip(columns) {
-                    *sum = F::add(*sum, a, column);
+        for first in (0..steps).step_by(FETCHING_TURNS) {
+            ahead.fetch();
+            for _ in first..steps.min(first + FETCHING_TURNS) {
+                let mut columns = [_mm512_setzero_ps(); VECTORS];
+                for (vector, column) in columns.iter_mut().enumerate() {
+                    *column = _mm512_loadu_ps(b.add(vector * LANES));
                 }
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let a = _mm512_set1_ps(*a.data.add(if ROWS_APART { row * a.row } else { row }));
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = F::add(*sum, a, column);
+                    }
+                }
+                a.data = a.data.add(if ROWS_APART { 1 } else { a.column });
+                b = b.add(b_step);
             }
-            a.data = a.data.add(if ROWS_APART { 1 } else { a.column });
-            b = b.add(b_step);
         }
         let alpha = _mm512_set1_ps(to.alpha);
         for (row, sums) in sums.into_iter().enumerate() {

@@ -78,8 +78,8 @@ pub(super) trait Kernel {
     const BLOCK_ROWS: usize;
     /// A block of `b` takes at most that many times [`Product::cached`].
     const BLOCK_CACHES: usize;
-    /// Is the next block of `b` fetched to the second cache while this one is multiplied?
-    const FETCHES_B: bool;
+    /// Every how many vectors of a panel are some lines of the next block of `b` fetched to the second cache, if they are?
+    const FETCHES_B: Option<usize>;
     /// Vectors that a pair of steps takes in a panel.
     const VECTORS: usize = 2;
 
@@ -100,7 +100,7 @@ pub(super) trait Kernel {
     /// Packs `steps` × `columns` of `b` into panels of at most [`Self::COLUMNS`] columns.
     unsafe fn pack_b(b: AnyOperand, steps: usize, columns: usize, out: *mut f32);
     /// Multiplies `high` rows of `a` by a panel of `b`, whose vectors of a step are `b_step` floats apart. Of `a`, either
-    /// steps or rows are neighbours; which, is `ROWS_APART`.
+    /// steps or rows are neighbours; which, is `ROWS_APART`. On the way it fetches its share of what is packed next.
     unsafe fn tile<const ROWS_APART: bool>(
         high: usize,
         vectors: usize,
@@ -108,6 +108,7 @@ pub(super) trait Kernel {
         b: *const f32,
         b_step: usize,
         to: &Tile,
+        ahead: &mut Ahead,
     );
 }
 
@@ -155,11 +156,12 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
             unsafe { K::pack_b(p.b.at(k, column), steps, width, packed_b.as_mut_ptr()) };
             let (next_k, next_column) = if last { (0, column + columns) } else { (k + steps, column) };
             let tiles = p.rows.div_ceil(K::ROWS) * width.div_ceil(K::COLUMNS);
-            let mut ahead = if K::FETCHES_B && next_column < p.columns {
-                let (steps, width) = (depth.min(p.depth - next_k), columns.min(p.columns - next_column));
-                Ahead::new(p.b.at(next_k, next_column), steps, width, tiles)
-            } else {
-                Ahead::NOTHING
+            let mut ahead = match K::FETCHES_B {
+                Some(turns) if next_column < p.columns => {
+                    let (steps, width) = (depth.min(p.depth - next_k), columns.min(p.columns - next_column));
+                    Ahead::new(p.b.at(next_k, next_column), steps, width, tiles * vectors.div_ceil(turns))
+                }
+                _ => Ahead::NOTHING,
             };
             for row in (0..p.rows).step_by(rows) {
                 let height = rows.min(p.rows - row);
@@ -177,7 +179,6 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
                     for inner in (0..inner.0).step_by(inner.1) {
                         let (i, j) = if K::B_STAYS { (inner, outer) } else { (outer, inner) };
                         let (high, wide) = (K::ROWS.min(height - i), K::COLUMNS.min(width - j));
-                        ahead.fetch();
                         // SAFETY: the tile lies in `c`, its panels in their buffers (or in `a`).
                         unsafe {
                             let c = c.wrapping_add((row + i) * stride + column + j);
@@ -191,10 +192,10 @@ pub(super) unsafe fn run<K: Kernel>(p: &mut Product<'_>) {
                                     let (share, shares) = (j / K::COLUMNS, width.div_ceil(K::COLUMNS));
                                     fetch_share::<K>(a.at(K::ROWS, 0), lanes, share, shares);
                                 }
-                                K::tile::<true>(high, lanes, a, b, b_step, &to);
+                                K::tile::<true>(high, lanes, a, b, b_step, &to, &mut ahead);
                             } else {
                                 let a = K::panel(packed_a, i, high, vectors);
-                                K::tile::<false>(high, vectors, a, b, b_step, &to);
+                                K::tile::<false>(high, vectors, a, b, b_step, &to, &mut ahead);
                             }
                         }
                     }
@@ -245,9 +246,9 @@ pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
                     let c = m.c.add((i + row) * m.stride + j - m.columns.start);
                     let to = Tile { c, stride: m.stride, wide, alpha: m.alpha, add: m.add };
                     if rows_apart {
-                        K::tile::<true>(high, vectors, a, b, across, &to);
+                        K::tile::<true>(high, vectors, a, b, across, &to, &mut Ahead::NOTHING);
                     } else {
-                        K::tile::<false>(high, vectors, a, b, across, &to);
+                        K::tile::<false>(high, vectors, a, b, across, &to, &mut Ahead::NOTHING);
                     }
                 }
             }
@@ -256,7 +257,7 @@ pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
 }
 
 /// A block that is packed next, on its way to the second cache while tiles of this one are multiplied.
-struct Ahead {
+pub(super) struct Ahead {
     block: *const u8,
     /// Rows or columns whose elements are neighbours, and bytes between two of them.
     runs: usize,
@@ -266,7 +267,7 @@ struct Ahead {
     /// The line that is fetched next.
     run: usize,
     line: usize,
-    /// Lines that a tile fetches.
+    /// Lines that are fetched at once.
     share: usize,
 }
 
@@ -275,21 +276,21 @@ impl Ahead {
     /// Bytes of a line.
     const LINE: usize = 64;
 
-    /// The `steps` × `columns` of `b`, in that many tiles' time.
-    fn new(b: AnyOperand, steps: usize, columns: usize, tiles: usize) -> Self {
+    /// The `steps` × `columns` of `b`, some lines each of that many times.
+    fn new(b: AnyOperand, steps: usize, columns: usize, times: usize) -> Self {
         let (block, row, column, size) = match b {
             AnyOperand::Single(x) => (x.data.cast(), x.row, x.column, size_of::<f32>()),
             AnyOperand::Half(x) => (x.data.cast(), x.row, x.column, size_of::<Half>()),
         };
         let (runs, length, apart) = if column == 1 { (steps, columns, row) } else { (columns, steps, column) };
         let lines = (length * size).div_ceil(Self::LINE);
-        let share = (runs * lines).div_ceil(tiles);
+        let share = (runs * lines).div_ceil(times);
         Self { block, runs, stride: apart * size, lines, run: 0, line: 0, share }
     }
 
-    /// A tile's share.
+    /// Fetches the next lines.
     #[inline(always)]
-    fn fetch(&mut self) {
+    pub fn fetch(&mut self) {
         for _ in 0..self.share {
             if self.run == self.runs {
                 return;

@@ -34,7 +34,12 @@ wide! {
             for at in (0..whole).step_by(AT_ONCE) {
                 some(x.add(at), out.add(at), AT_ONCE);
             }
-            some(x.add(whole), out.add(whole), count - whole);
+            // Rows often end with half as many; to copy a number of them that is not known takes as long as a row.
+            match count - whole {
+                0 => (),
+                LANES => some(x.add(whole), out.add(whole), LANES),
+                rest => some(x.add(whole), out.add(whole), rest),
+            }
         }
     }
 }
