@@ -216,7 +216,7 @@ pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
     // Tiles are about equally high, but where they are packed: there, two are at once.
     let rows = if rows_apart || in_place { even(m.rows, K::ROWS, 1) } else { PACKED_ROWS / K::ROWS * K::ROWS };
     let vectors = if in_place { m.steps * K::VECTORS / 2 } else { vectors_of::<K>(m.steps) };
-    let left = m.left.as_mut_ptr();
+    let (left, mut nothing) = (m.left.as_mut_ptr(), Ahead::NOTHING);
     for i in (0..m.rows).step_by(rows) {
         let (from, some) = (m.a.at(i, 0), rows.min(m.rows - i));
         // SAFETY: the caller's: rows and steps lie inside, and there is room for that many.
@@ -246,9 +246,9 @@ pub(super) unsafe fn multiply_panels<K: Kernel>(m: &mut Multiply<'_>) {
                     let c = m.c.add((i + row) * m.stride + j - m.columns.start);
                     let to = Tile { c, stride: m.stride, wide, alpha: m.alpha, add: m.add };
                     if rows_apart {
-                        K::tile::<true>(high, vectors, a, b, across, &to, &mut Ahead::NOTHING);
+                        K::tile::<true>(high, vectors, a, b, across, &to, &mut nothing);
                     } else {
-                        K::tile::<false>(high, vectors, a, b, across, &to, &mut Ahead::NOTHING);
+                        K::tile::<false>(high, vectors, a, b, across, &to, &mut nothing);
                     }
                 }
             }
