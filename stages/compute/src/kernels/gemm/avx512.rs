@@ -15,7 +15,8 @@ pub(super) use pack::transpose;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-/// Turns of `k` between two fetches of lines that are packed next.
+/// Turns of `k` after which some lines of `c` and of what is packed next are fetched: all of them at once would hold up
+/// what the next turns load.
 const FETCHING_TURNS: usize = 32;
 
 /// In a [`Format`].
@@ -243,13 +244,14 @@ unsafe fn sums<F: Format, const ROWS_APART: bool, const ROWS: usize, const VECTO
     // SAFETY: the caller's: `steps` vectors in each panel, and a tile inside `c`, whose last vector is masked.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-        for row in 0..ROWS {
-            for vector in 0..VECTORS {
-                _mm_prefetch::<_MM_HINT_T0>(to.c.wrapping_add(row * to.stride + vector * LANES).cast());
-            }
-        }
+        let rows_at_once = ROWS.div_ceil(steps.div_ceil(FETCHING_TURNS).max(1));
         for first in (0..steps).step_by(FETCHING_TURNS) {
             ahead.fetch();
+            for row in (first / FETCHING_TURNS * rows_at_once..ROWS).take(rows_at_once) {
+                for vector in 0..VECTORS {
+                    _mm_prefetch::<_MM_HINT_T0>(to.c.wrapping_add(row * to.stride + vector * LANES).cast());
+                }
+            }
             for _ in first..steps.min(first + FETCHING_TURNS) {
                 let mut columns = [_mm512_setzero_ps(); VECTORS];
                 for (vector, column) in columns.iter_mut().enumerate() {
