@@ -34,7 +34,7 @@ wide! {
             for at in (0..whole).step_by(AT_ONCE) {
                 some(x.add(at), out.add(at), AT_ONCE);
             }
-            // Rows often end with half as many; to copy a number of them that is not known takes as long as a row.
+            // Rows often end with half as many, and a constant number is copied without a call.
             match count - whole {
                 0 => (),
                 LANES => some(x.add(whole), out.add(whole), LANES),
