@@ -1,10 +1,10 @@
 //! The program: commands, errors and exit codes.
-use crate::cli::{Cli, Command};
-use crate::plan::Plan;
-use crate::problem::Problems;
-use crate::{report, run, show};
-use anyhow::{Error, Result};
-use clap::Parser;
+use crate::cli::{COMMANDS, Context, Output, OutputError};
+use crate::problem::{Problems, Usage};
+use crate::train_run::Interrupted;
+use crate::{cli, show};
+use anyhow::{Context as _, Error, Result};
+use clap::ArgMatches;
 use contract::StageType;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -39,9 +39,12 @@ impl App {
     pub fn main(self) -> ExitCode {
         // A panic is a bug; it is reported as an error of its stage, without a backtrace.
         std::panic::set_hook(Box::new(|_| {}));
-        let cli = Cli::parse();
-        match self.command(&cli.command) {
+        let matches = cli::definition().get_matches();
+        match self.command(&matches) {
             Ok(()) => ExitCode::SUCCESS,
+            Err(error) if error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed_pipe) => {
+                ExitCode::SUCCESS
+            }
             Err(error) => {
                 let said = explain(&error);
                 for line in said.lines() {
@@ -54,77 +57,14 @@ impl App {
         }
     }
 
-    fn command(&self, command: &Command) -> Result<()> {
-        use Command::{Bench, Evaluate, Explain, Generate, Run};
-        if matches!(command, Run(_) | Evaluate(_) | Generate(_) | Bench(_) | Explain(_)) {
+    fn command(&self, matches: &ArgMatches) -> Result<()> {
+        let (name, options) = matches.subcommand().context("clap requires a command")?;
+        let command = COMMANDS.iter().find(|command| command.name == name).context("clap knows the commands")?;
+        if command.computes {
             start_again_with_fitting_kernels();
             compute::machine::huge_pages();
         }
-        match command {
-            Command::Run(asked) => run::run(asked, &self.stages)?,
-            Command::Check(asked) => {
-                let plan = Plan::load(&asked.config, &asked.changes.overrides(), &self.stages).map_err(Error::new)?;
-                println!("{}", show::plan_summary(&plan).trim_end());
-            }
-            Command::Explain(asked) => println!("{}", run::explain(asked, &self.stages)?),
-            Command::Stages(asked) => {
-                println!("{}", show::stages(&self.stages, asked.name.as_deref()).map_err(Error::new)?.trim_end());
-            }
-            Command::Evaluate(asked) => {
-                let found = run::evaluate(asked, &self.stages)?;
-                if asked.json {
-                    println!("{}", serde_json::to_string(&found)?);
-                } else {
-                    println!("{} after {} steps", found.run, found.step);
-                    println!("  held out         {} documents, {} tokens", found.documents, found.tokens);
-                    println!("  validation loss  {:.4} nats a token", found.validation_loss);
-                    if let Some(bits) = found.bits_per_byte {
-                        println!("  bits per byte    {bits:.4}");
-                    }
-                }
-            }
-            Command::Diff(asked) => {
-                let found = run::diff(asked)?;
-                match asked.json {
-                    true => println!("{}", serde_json::to_string(&found)?),
-                    false => print!("{}", run::render_diff(&found, show::columns())),
-                }
-            }
-            Command::Stat(asked) => {
-                let (version, stats) = run::stat(asked)?;
-                match asked.json {
-                    true => println!("{}", serde_json::to_string(&stats)?),
-                    false => print!("{}", run::render_stat(&version, &stats, show::columns())),
-                }
-            }
-            Command::Export(asked) => println!("{}", run::export(asked)?),
-            Command::Import(asked) => println!("{}", run::import(asked)?),
-            Command::Generate(asked) => run::generate_command(asked)?,
-            Command::Runs(asked) => {
-                let found = run::runs(asked)?;
-                for run in found.iter().filter(|_| asked.json) {
-                    println!("{}", serde_json::to_string(run)?);
-                }
-                if !asked.json {
-                    println!("{}", run::listed(&found, show::columns(), run::status::now()));
-                }
-            }
-            Command::Inspect(asked) => {
-                let found = run::inspect(asked)?;
-                match asked.json {
-                    true => println!("{}", serde_json::to_string(&found)?),
-                    false => println!("{}", found.text(show::columns()).trim_end()),
-                }
-            }
-            Command::Report(asked) => println!("{}", report::write(&asked.run)?.display()),
-            Command::Bench(asked) if asked.sweep => println!("{}", run::sweep(asked, 80)?),
-            Command::Bench(asked) => {
-                let (measured, _) = run::bench(asked)?;
-                println!("{}", serde_json::to_string(&measured)?);
-            }
-            Command::Cache(asked) => println!("{}", run::cache(asked)?.trim_end()),
-        }
-        Ok(())
+        command.run(options, &Context { stages: &self.stages, out: Output::stdout() })
     }
 }
 
@@ -147,7 +87,7 @@ fn start_again_with_fitting_kernels() {}
 /// What people see of an error: problems of a configuration and interruptions as they are, anything else with its
 /// causes.
 fn explain(error: &Error) -> String {
-    match (error.downcast_ref::<Problems>(), error.downcast_ref::<run::Interrupted>()) {
+    match (error.downcast_ref::<Problems>(), error.downcast_ref::<Interrupted>()) {
         (Some(problems), _) => problems.to_string(),
         (_, Some(interrupted)) => interrupted.to_string(),
         _ => format!("error: {error:#}"),
@@ -155,12 +95,12 @@ fn explain(error: &Error) -> String {
 }
 
 fn exit_code(error: &Error) -> u8 {
-    if let Some(interrupted) = error.downcast_ref::<run::Interrupted>() {
+    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         return interrupted.code;
     }
     let usage = error.chain().any(|cause| {
         cause.is::<Problems>()
-            || cause.is::<run::Usage>()
+            || cause.is::<Usage>()
             || cause.downcast_ref::<TextProblem>().is_some_and(TextProblem::is_usage)
     });
     if usage { 2 } else { 1 }

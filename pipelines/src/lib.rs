@@ -1,23 +1,25 @@
 //! From a configuration file to a finished run.
 //!
-//! - [`App`]: the program; [`cli`]: its command line; [`STAGES`]: the stage types it comes with
+//! - [`App`]: the program; [`cli`]: its commands, a file each; [`STAGES`]: the stage types it comes with
 //! - [`plan`]: TOML to a checked plan; [`problem`]: what is wrong with it, all at once
 //! - [`engine`]: a plan as a timely dataflow
-//! - [`deduplicate`]: near-duplicates removed, kept up to date by differential dataflow
-//! - [`run`]: what each command does
+//! - [`train_run`]: a training run; [`prepare`]: a version of a prepared corpus
+//! - [`mod@inspect`]: what is in a file
 //! - [`show`]: what people see; [`report`]: the page that a run leaves behind
 #![forbid(unsafe_code)]
 
 mod app;
 pub mod cli;
-pub mod deduplicate;
 pub mod engine;
+mod inspect;
 pub mod plan;
+mod prepare;
 pub mod problem;
+mod process;
 pub mod report;
-pub mod run;
 pub mod show;
 mod stages;
+mod train_run;
 
 pub use app::App;
 pub use stages::STAGES;

@@ -15,6 +15,7 @@
 //! );
 //! ```
 use std::fmt;
+use std::path::Path;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -171,6 +172,19 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+/// A command that cannot be carried out as it was given: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+impl Usage {
+    /// `why` of a path and, if there is no such file, the name in its folder that is most like it.
+    pub(crate) fn of(path: &Path, why: &str) -> Self {
+        let near = text::problem::similar_file(path).filter(|_| !path.exists());
+        Self(format!("{} {why}{}", path.display(), near.map(|name| format!("; similar: {name}")).unwrap_or_default()))
+    }
+}
 
 /// Those of `known` that `wrong` may have been meant to be, best first, at most three.
 pub fn similar<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<String> {

@@ -1,8 +1,20 @@
-//! `pipeline cache`.
+//! `pipeline cache`: what the cache holds, and its removal.
+use super::{Command, Context};
+use crate::show::human::{bytes, count, end_of};
+use crate::show::{Align, table};
+use anyhow::Result;
 use clap::Args;
+use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+use text::Cache as Store;
+use text::cache_entries::Entry;
 
-/// `pipeline cache`.
+/// Columns of what is printed.
+const COLUMNS: usize = 80;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// List what the cache holds, or clear it
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline cache
@@ -10,20 +22,128 @@ use std::path::PathBuf;
 pub struct Cache {
     /// Print one line of JSON an entry
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// Remove what is listed, or only this kind of it
     #[arg(long, value_name = "KIND", num_args = 0..=1, value_parser = kinds())]
-    pub clear: Option<Option<String>>,
+    clear: Option<Option<String>>,
     /// Only what was last used more than DAYS days ago
     #[arg(long, value_name = "DAYS")]
-    pub older_than: Option<u64>,
+    older_than: Option<u64>,
     /// The cache (default: $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace)
     #[arg(long, value_name = "DIR")]
-    pub cache: Option<PathBuf>,
+    cache: Option<PathBuf>,
+}
+
+impl Command for Cache {
+    fn run(&self, context: &Context) -> Result<()> {
+        let now = SystemTime::now();
+        let (store, entries) = self.entries(now)?;
+        let text = match self.clear.is_some() {
+            _ if self.json => {
+                return entries.iter().try_for_each(|entry| context.out.json(&as_json(entry, self.clear.is_some())));
+            }
+            true => said("Removed", &entries, &store),
+            false if entries.is_empty() => said("Nothing:", &entries, &store),
+            false => format!("{}\n{}", listed(&entries, now), said("In all", &entries, &store)),
+        };
+        context.out.line(&text)
+    }
+}
+
+impl Cache {
+    /// The cache and its entries that the options name, removed if that is asked for.
+    fn entries(&self, now: SystemTime) -> Result<(Store, Vec<Entry>)> {
+        let folder = self.cache.as_ref().map(|folder| folder.to_string_lossy().into_owned());
+        let store = Store::new(folder.as_deref());
+        let kind = self.clear.as_ref().and_then(Option::as_deref);
+        let is_meant = |entry: &Entry| {
+            kind.is_none_or(|kind| entry.kind == kind)
+                && self.older_than.is_none_or(|days| entry.idle(now).as_secs() / DAY.as_secs() >= days)
+                && (self.clear.is_none() || entry.is_removable(now))
+        };
+        let entries: Vec<Entry> = store.entries()?.into_iter().filter(is_meant).collect();
+        if self.clear.is_some() {
+            entries.iter().try_for_each(Entry::remove)?;
+        }
+        Ok((store, entries))
+    }
 }
 
 fn kinds() -> impl clap::builder::TypedValueParser<Value = String> {
     use clap::builder::{PossibleValue, PossibleValuesParser};
     let kinds = text::cache_entries::KINDS.map(|(kind, what)| PossibleValue::new(kind).help(what));
     PossibleValuesParser::new(kinds)
+}
+
+fn said(verb: &str, entries: &[Entry], cache: &Store) -> String {
+    let size = entries.iter().map(|entry| entry.bytes).sum();
+    format!("{verb} {} entries, {}\n{}", count(entries.len() as u64), bytes(size), cache.root().display())
+}
+
+fn listed(entries: &[Entry], now: SystemTime) -> String {
+    let heads = [("kind", Align::Left), ("made of", Align::Left), ("size", Align::Right), ("last used", Align::Right)];
+    let rows: Vec<Vec<String>> = entries
+        .iter()
+        .map(|entry| {
+            let source = match (&entry.source, entry.unfinished) {
+                (_, true) => "(unfinished)".to_string(),
+                (Some(source), _) => end_of(source, 44),
+                (None, _) => entry.key.chars().take(12).collect(),
+            };
+            vec![entry.kind.to_string(), source, bytes(entry.bytes), ago(entry.idle(now))]
+        })
+        .collect();
+    table(&heads, &rows, COLUMNS)
+}
+
+fn ago(idle: Duration) -> String {
+    match idle.as_secs() / DAY.as_secs() {
+        0 => "today".into(),
+        1 => "1 day ago".into(),
+        days => format!("{days} days ago"),
+    }
+}
+
+fn as_json(entry: &Entry, cleared: bool) -> Value {
+    let used = entry.used.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    json!({
+        "kind": entry.kind,
+        "key": entry.key,
+        "source": entry.source,
+        "bytes": entry.bytes,
+        "last_used": used,
+        "files": entry.files,
+        "removed": cleared,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(kind: &'static str, source: Option<&str>, days: u64, unfinished: bool) -> Entry {
+        let (key, source) = ("0123456789abcdef".to_string(), source.map(str::to_string));
+        let used = SystemTime::UNIX_EPOCH + DAY * 100 - DAY * days as u32;
+        Entry { kind, key, files: vec![], source, bytes: 1_234_567 * (days + 1), used, unfinished }
+    }
+
+    #[test]
+    fn a_list_of_80_columns() {
+        let long = "/home/somebody/a/folder/with/a/long/name/enwiki-latest-pages-articles.xml.bz2";
+        let entries = [
+            entry("documents", Some(long), 0, false),
+            entry("documents", None, 1, true),
+            entry("tokenizers", Some("GPT-2, built in"), 40, false),
+            entry("indices", None, 3, false),
+        ];
+        let shown = listed(&entries, SystemTime::UNIX_EPOCH + DAY * 100);
+        assert!(shown.lines().all(|line| line.chars().count() <= COLUMNS));
+        insta::assert_snapshot!(shown, @r"
+        kind        made of                                          size    last used
+        documents   …g/name/enwiki-latest-pages-articles.xml.bz2   1.2 MB        today
+        documents   (unfinished)                                   2.5 MB    1 day ago
+        tokenizers  GPT-2, built in                               50.6 MB  40 days ago
+        indices     0123456789ab                                   4.9 MB   3 days ago
+        ");
+    }
 }

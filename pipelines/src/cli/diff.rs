@@ -1,18 +1,205 @@
-//! `pipeline diff`.
+//! `pipeline diff`: what has become of each document from one version to another, and why.
+use super::{Command, Context};
+use crate::prepare::version::{MANIFEST, Previous};
+use crate::problem::Usage;
+use crate::show::{Align, table};
+use anyhow::Result;
 use clap::Args;
-use std::path::PathBuf;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
-/// `pipeline diff`.
+/// Show what has changed between two versions of a prepared corpus
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline diff runs/prepare-wiki/v1 runs/prepare-wiki/v2")]
 pub struct Diff {
     /// The older version
     #[arg(value_name = "FROM")]
-    pub from: PathBuf,
+    from: PathBuf,
     /// The newer version
     #[arg(value_name = "TO")]
-    pub to: PathBuf,
+    to: PathBuf,
     /// Print one line of JSON, with every document
     #[arg(long)]
-    pub json: bool,
+    json: bool,
+}
+
+impl Command for Diff {
+    fn run(&self, context: &Context) -> Result<()> {
+        let found = diff(&self.from, &self.to)?;
+        context.out.answer(self.json, &found, |columns| render(&found, columns))
+    }
+}
+
+/// Documents that are listed by name in a table; JSON has them all.
+const LISTED: usize = 10;
+
+/// What differs between two versions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+struct Difference {
+    /// The older version.
+    pub from: String,
+    /// The newer one.
+    pub to: String,
+    /// Documents (and their tokens) that are in both, the same.
+    pub same: Sum,
+    /// Those that are in the newer one only.
+    pub added: Sum,
+    /// Those that are in the older one only.
+    pub removed: Sum,
+    /// Those that are in both, with other texts: what there is now.
+    pub replaced: Sum,
+    /// Tokens that the replaced ones had.
+    pub replaced_tokens_before: u64,
+    /// How many came about why.
+    pub why: BTreeMap<String, u64>,
+    /// Each of them, by id.
+    pub documents: Vec<Change>,
+}
+
+/// Documents and their tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Sum {
+    /// Documents.
+    pub documents: u64,
+    /// Their tokens, without those that end them.
+    pub tokens: u64,
+}
+
+/// What became of a document.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Change {
+    /// Its id.
+    pub id: String,
+    /// `added`, `removed` or `replaced`.
+    pub change: &'static str,
+    /// Why: a kind of reason.
+    pub why: String,
+    /// The other document, where there is one: the duplicate kept in its place, or whose place it takes.
+    pub other: Option<String>,
+    /// Its tokens before.
+    pub tokens_before: u64,
+    /// Its tokens now.
+    pub tokens: u64,
+}
+
+impl Sum {
+    fn add(&mut self, tokens: u64) {
+        self.documents += 1;
+        self.tokens += tokens;
+    }
+}
+
+/// One version for comparison.
+struct Side {
+    version: Previous,
+    /// By id: the row that counts.
+    rows: HashMap<String, usize>,
+    duplicates: HashMap<String, (String, String, f64)>,
+}
+
+impl Side {
+    fn read(path: &Path) -> Result<Self> {
+        if !path.join(MANIFEST).is_file() {
+            let at = path.display();
+            return Err(Usage(format!("{at} is no version of a corpus: name one, for example OUT/v1")).into());
+        }
+        let version = Previous::read(0, path, false)?;
+        let mut rows = HashMap::new();
+        for row in 0..version.catalog.len() {
+            // Of rows with one id the first that was not dropped counts.
+            if version.outcomes.value(row) != "duplicate id" {
+                let id = version.catalog.id(row).to_owned();
+                let dropped = version.outcomes.value(row) == "dropped";
+                if !dropped || !rows.contains_key(&id) {
+                    rows.insert(id, row);
+                }
+            }
+        }
+        Ok(Self { duplicates: version.duplicates()?, version, rows })
+    }
+
+    fn kept(&self, id: &str) -> Option<usize> {
+        self.rows.get(id).copied().filter(|row| self.version.outcomes.value(*row) == "kept")
+    }
+
+    /// Why it is not kept, and the other document.
+    fn absent(&self, id: &str) -> (String, Option<String>) {
+        let Some(row) = self.rows.get(id) else { return ("not in the input".into(), None) };
+        match self.version.outcomes.value(*row) {
+            "dropped" => (format!("dropped: {}", self.version.catalog.dropped(*row).unwrap_or_default()), None),
+            outcome => (outcome.to_owned(), self.duplicates.get(id).map(|line| line.0.clone())),
+        }
+    }
+}
+
+/// Compares two versions.
+///
+/// # Errors
+/// [`Usage`] if one is no version; or if its files are damaged.
+fn diff(from: &Path, to: &Path) -> Result<Difference> {
+    let (old, new) = (Side::read(from)?, Side::read(to)?);
+    let mut found =
+        Difference { from: from.display().to_string(), to: to.display().to_string(), ..Difference::default() };
+    let ids: BTreeSet<&String> = old.rows.keys().chain(new.rows.keys()).collect();
+    for id in ids {
+        let (was, is) = (old.kept(id), new.kept(id));
+        let tokens_before = was.map_or(0, |row| u64::from(old.version.tokens[row]));
+        let tokens = is.map_or(0, |row| u64::from(new.version.tokens[row]));
+        let (change, why, other) = match (was, is) {
+            (Some(was), Some(is)) if old.version.catalog.content(was) == new.version.catalog.content(is) => {
+                found.same.add(tokens);
+                continue;
+            }
+            (Some(_), Some(_)) => {
+                found.replaced.add(tokens);
+                found.replaced_tokens_before += tokens_before;
+                ("replaced", "its text has changed".to_owned(), None)
+            }
+            (None, Some(_)) => {
+                found.added.add(tokens);
+                let (why, other) = match old.absent(id) {
+                    (why, None) if why == "not in the input" => ("new in the input".to_owned(), None),
+                    (why, other) => (format!("was {why}"), other),
+                };
+                ("added", why, other)
+            }
+            (Some(_), None) => {
+                found.removed.add(tokens_before);
+                let (why, other) = new.absent(id);
+                let why =
+                    if why == "not in the input" { "gone from the input".to_owned() } else { format!("now {why}") };
+                ("removed", why, other)
+            }
+            (None, None) => continue,
+        };
+        *found.why.entry(format!("{change}: {why}")).or_default() += 1;
+        found.documents.push(Change { id: id.clone(), change, why, other, tokens_before, tokens });
+    }
+    Ok(found)
+}
+
+/// The difference as tables of at most `columns`.
+fn render(found: &Difference, columns: usize) -> String {
+    let heads = [("", Align::Left), ("documents", Align::Right), ("tokens", Align::Right)];
+    let sum = |name: &str, sum: Sum| vec![name.to_owned(), sum.documents.to_string(), sum.tokens.to_string()];
+    let sums = [
+        sum("the same", found.same),
+        sum("added", found.added),
+        sum("removed", found.removed),
+        sum("replaced", found.replaced),
+    ];
+    let mut text = format!("{} to {}\n\n{}\n", found.from, found.to, table(&heads, &sums, columns));
+    if !found.why.is_empty() {
+        let rows: Vec<_> = found.why.iter().map(|(why, count)| vec![why.clone(), count.to_string()]).collect();
+        text += &format!("\n{}\n", table(&[("why", Align::Left), ("documents", Align::Right)], &rows, columns));
+        let heads = [("document", Align::Left), ("change", Align::Left), ("why", Align::Left), ("other", Align::Left)];
+        let listed = found.documents.iter().take(LISTED);
+        let line = |c: &Change| vec![c.id.clone(), c.change.into(), c.why.clone(), c.other.clone().unwrap_or_default()];
+        text += &format!("\n{}\n", table(&heads, &listed.map(line).collect::<Vec<_>>(), columns));
+        if found.documents.len() > LISTED {
+            text += &format!("… and {} more (--json lists all)\n", found.documents.len() - LISTED);
+        }
+    }
+    text
 }

@@ -1,9 +1,14 @@
-//! `pipeline explain`.
-use super::Changes;
+//! `pipeline explain`: the graph, and what a run takes.
+use super::{Changes, Command, Context};
+use crate::plan::{Overrides, Plan};
+use crate::problem::Usage;
+use crate::show;
+use crate::train_run::explain;
+use anyhow::{Error, Result};
 use clap::Args;
 use std::path::PathBuf;
 
-/// `pipeline explain`.
+/// Draw the graph; say what a run takes in memory and time
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline explain configs/wiki.toml
@@ -11,14 +16,33 @@ use std::path::PathBuf;
 pub struct Explain {
     /// The configuration (TOML)
     #[arg(value_name = "CONFIG")]
-    pub config: PathBuf,
+    config: PathBuf,
     /// What it changes.
     #[command(flatten)]
-    pub changes: Changes,
+    changes: Changes,
     /// Worker threads (default: the cores)
     #[arg(long, value_name = "N")]
-    pub workers: Option<usize>,
+    workers: Option<usize>,
     /// Print the numbers as one line of JSON, without the graph
     #[arg(long)]
-    pub json: bool,
+    json: bool,
+}
+
+impl Command for Explain {
+    const COMPUTES: bool = true;
+
+    fn run(&self, context: &Context) -> Result<()> {
+        let overrides = Overrides { workers: self.workers, ..self.changes.overrides() };
+        let plan = Plan::load(&self.config, &overrides, context.stages).map_err(Error::new)?;
+        if plan.settings::<text::Write>().is_some() {
+            return match self.json {
+                true => Err(Usage("a preparation trains nothing: there are no numbers for --json".into()).into()),
+                false => context.out.line(&explain::preparation(&plan, None)?),
+            };
+        }
+        let explanation = explain::explain(&plan)?;
+        context.out.answer(self.json, &explanation, |_| {
+            format!("{}\n\n{}", show::graph(&plan, explain::COLUMNS), explanation.render(explain::COLUMNS))
+        })
+    }
 }

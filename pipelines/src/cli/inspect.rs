@@ -1,8 +1,10 @@
-//! `pipeline inspect`.
+//! `pipeline inspect`: what is in a file.
+use super::{Command, Context};
+use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
 
-/// `pipeline inspect`.
+/// Look into a file: Parquet, tensors, a checkpoint, a tokenizer
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline inspect runs/prepare-wiki/v1/documents-00000.parquet --rows 5
@@ -14,15 +16,22 @@ last checkpoint.")]
 pub struct Inspect {
     /// What to look at
     #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    file: PathBuf,
     /// Rows of Parquet to show
     #[arg(long, value_name = "N", default_value_t = 3)]
-    pub rows: usize,
+    rows: usize,
     /// Decode token lists with this: gpt2, or a tokenizer.json
     /// (default: the one that the file names, where it is found)
     #[arg(long, value_name = "TOKENIZER")]
-    pub tokenizer: Option<String>,
+    tokenizer: Option<String>,
     /// Print one line of JSON
     #[arg(long)]
-    pub json: bool,
+    json: bool,
+}
+
+impl Command for Inspect {
+    fn run(&self, context: &Context) -> Result<()> {
+        let found = crate::inspect::inspect(&self.file, self.rows, self.tokenizer.as_deref())?;
+        context.out.answer(self.json, &found, |columns| found.text(columns))
+    }
 }

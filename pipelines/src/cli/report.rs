@@ -1,8 +1,10 @@
-//! `pipeline report`.
+//! `pipeline report`: the page of a run, written again.
+use super::{Command, Context};
+use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
 
-/// `pipeline report`.
+/// Write the report of a run again: one page of HTML
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline report runs/wiki
 
@@ -11,5 +13,11 @@ time, also while the run goes on.")]
 pub struct Report {
     /// The run's directory
     #[arg(value_name = "RUN")]
-    pub run: PathBuf,
+    run: PathBuf,
+}
+
+impl Command for Report {
+    fn run(&self, context: &Context) -> Result<()> {
+        context.out.line(&crate::report::write(&self.run)?.display().to_string())
+    }
 }

@@ -1,8 +1,20 @@
-//! `pipeline runs`.
+//! `pipeline runs`: what ran, and how it stands.
+use super::{Command, Context};
+use crate::problem::Usage;
+use crate::show::human::{ago, fit, speed};
+use crate::show::{Align, table};
+use crate::train_run::CONFIG_FILE;
+use crate::train_run::status::{self, State};
+use anyhow::{Context as _, Result};
 use clap::Args;
-use std::path::PathBuf;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use train::record::{METRICS_FILE, StepLine};
 
-/// `pipeline runs`.
+/// Steps whose median is the speed of a run.
+const RECENT: usize = 20;
+
+/// List what ran: state, step, loss, bits per byte, speed
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline runs
@@ -13,8 +25,183 @@ States: running, done, stopped (interrupted or killed; --resume goes on), failed
 pub struct Runs {
     /// A folder with runs in it, or a run
     #[arg(value_name = "DIR", default_value = "runs")]
-    pub folder: PathBuf,
+    folder: PathBuf,
     /// Print one line of JSON a run
     #[arg(long)]
-    pub json: bool,
+    json: bool,
+}
+
+impl Command for Runs {
+    fn run(&self, context: &Context) -> Result<()> {
+        let found = runs(&self.folder)?;
+        match self.json {
+            true => found.iter().try_for_each(|run| context.out.json(run)),
+            false => context.out.line(&listed(&found, context.out.columns(), status::now())),
+        }
+    }
+}
+
+/// A run, as `pipeline runs --json` shows it.
+#[derive(Clone, Debug, Serialize)]
+struct Ran {
+    /// The run's directory.
+    pub run: String,
+    /// How it stands.
+    pub state: State,
+    /// Updates done.
+    pub step: u64,
+    /// Updates in the whole run, where it began to train.
+    pub steps: Option<u64>,
+    /// Training loss of the last step.
+    pub loss: Option<f64>,
+    /// The last validation loss.
+    pub validation_loss: Option<f64>,
+    /// The last bits per byte.
+    pub bits_per_byte: Option<f64>,
+    /// Median of the last steps.
+    pub tok_per_sec: Option<f64>,
+    /// When it began to train, last time; seconds since 1970.
+    pub started: Option<u64>,
+    /// When something was last heard of it.
+    pub seen: Option<u64>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// The runs in a folder, by name; or the run that the folder is.
+///
+/// # Errors
+/// [`Usage`] if there is no such folder; if something in it cannot be read.
+fn runs(folder: &Path) -> Result<Vec<Ran>> {
+    if is_run(folder) {
+        return Ok(vec![look(folder)?]);
+    }
+    if !folder.is_dir() {
+        let why = "is no folder; `pipeline run` makes runs/ when it first runs";
+        return Err(Usage::of(folder, why).into());
+    }
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut found: Vec<PathBuf> = entries.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
+    found.retain(|path| is_run(path));
+    found.sort();
+    found.iter().map(|path| look(path)).collect()
+}
+
+/// The runs as a table of at most `columns` columns, as of `now`.
+fn listed(runs: &[Ran], columns: usize, now: u64) -> String {
+    if runs.is_empty() {
+        return "no runs here".into();
+    }
+    let heads = [
+        ("run", Align::Left),
+        ("state", Align::Left),
+        ("step", Align::Right),
+        ("loss", Align::Right),
+        ("bits/byte", Align::Right),
+        ("tok/s", Align::Right),
+        ("when", Align::Right),
+    ];
+    let rows: Vec<Vec<String>> = runs
+        .iter()
+        .map(|run| {
+            let name = Path::new(&run.run).file_name().map_or(run.run.clone(), |n| n.to_string_lossy().into_owned());
+            let number = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
+            vec![
+                name,
+                run.state.name().into(),
+                run.steps.map_or(run.step.to_string(), |steps| format!("{}/{steps}", run.step)),
+                number(run.loss, 3),
+                number(run.bits_per_byte, 3),
+                run.tok_per_sec.map_or("-".into(), speed),
+                run.seen.map_or("-".into(), |seen| ago(now.saturating_sub(seen))),
+            ]
+        })
+        .collect();
+    let mut out = table(&heads, &rows, columns);
+    for (run, row) in runs.iter().zip(&rows) {
+        if let (State::Failed, Some(error)) = (run.state, &run.error) {
+            let line = error.lines().next().unwrap_or_default();
+            out += &format!("\n{}", fit(&format!("{} failed: {line}", row[0]), columns));
+        }
+    }
+    out
+}
+
+fn is_run(folder: &Path) -> bool {
+    [CONFIG_FILE, METRICS_FILE, status::LOCK_FILE].iter().any(|name| folder.join(name).is_file())
+}
+
+fn look(folder: &Path) -> Result<Ran> {
+    let (state, status) = status::read(folder);
+    let path = folder.join(METRICS_FILE);
+    let text = std::fs::read(&path).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        _ => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    })?;
+    // From the end: a long run has many lines, and the last ones say it all.
+    let mut lines = text.rsplit(|b| *b == b'\n').filter_map(|line| serde_json::from_slice::<StepLine>(line).ok());
+    let mut recent: Vec<StepLine> = lines.by_ref().take(RECENT).collect();
+    let validated = recent.iter().find(|line| line.validation_loss.is_some()).cloned();
+    let validated = validated.or_else(|| lines.find(|line| line.validation_loss.is_some()));
+    let last = recent.first().cloned();
+    recent.sort_by(|a, b| a.tok_per_sec.total_cmp(&b.tok_per_sec));
+    let written = std::fs::metadata(&path).and_then(|m| m.modified()).ok();
+    let written = written.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map(|t| t.as_secs());
+    let ended = status.as_ref().and_then(|status| status.ended).filter(|_| state != State::Running);
+    Ok(Ran {
+        run: folder.display().to_string(),
+        state,
+        step: last.as_ref().map_or(0, |line| line.step),
+        steps: status.as_ref().map(|status| status.steps).filter(|steps| *steps > 0),
+        loss: last.as_ref().map(|line| line.loss),
+        validation_loss: validated.as_ref().and_then(|line| line.validation_loss),
+        bits_per_byte: validated.as_ref().and_then(|line| line.bits_per_byte),
+        tok_per_sec: recent.get(recent.len() / 2).map(|line| line.tok_per_sec),
+        started: status.as_ref().map(|status| status.started),
+        seen: ended.or(written).or(status.as_ref().map(|status| status.started)),
+        error: status.and_then(|status| status.error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ran(run: &str, state: State, step: u64) -> Ran {
+        let (loss, bits_per_byte, tok_per_sec) = (Some(5.81234), Some(2.1365), Some(8549.3));
+        Ran {
+            run: format!("runs/{run}"),
+            state,
+            step,
+            steps: Some(600),
+            loss,
+            validation_loss: Some(5.9),
+            bits_per_byte,
+            tok_per_sec,
+            started: Some(1_000_000),
+            seen: Some(1_000_600),
+            error: (state == State::Failed).then(|| "stage `loss`, step 120: the loss is NaN\nand more".into()),
+        }
+    }
+
+    #[test]
+    fn a_table_of_eighty_columns() {
+        let runs = [
+            ran("quarter", State::Done, 600),
+            ran("a-name-that-somebody-has-made-much-longer-than-a-name-should-be", State::Running, 77),
+            Ran { loss: None, bits_per_byte: None, tok_per_sec: None, steps: None, ..ran("new", State::Stopped, 0) },
+            ran("broken", State::Failed, 119),
+        ];
+        let shown = listed(&runs, 80, 1_000_600 + 7_300);
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+        insta::assert_snapshot!(shown, @r"
+        run                           state       step   loss  bits/byte  tok/s     when
+        quarter                       done     600/600  5.812      2.136   8549  2 h ago
+        a-name-that-somebody-has-ma…  running   77/600  5.812      2.136   8549  2 h ago
+        new                           stopped        0      -          -      -  2 h ago
+        broken                        failed   119/600  5.812      2.136   8549  2 h ago
+        broken failed: stage `loss`, step 120: the loss is NaN
+        ");
+        assert_eq!(listed(&[], 80, 0), "no runs here");
+    }
 }

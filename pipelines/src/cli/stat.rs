@@ -1,15 +1,73 @@
-//! `pipeline stat`.
+//! `pipeline stat`: what a version of a prepared corpus consists of.
+use super::{Command, Context};
+use crate::prepare::stats::{Amount, Stats};
+use crate::prepare::version::{STATS, version};
+use crate::show::{Align, bar, table};
+use anyhow::{Context as _, Result};
 use clap::Args;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-/// `pipeline stat`.
+/// Show what a prepared corpus consists of, and what was dropped
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline stat runs/prepare-wiki")]
 pub struct Stat {
     /// A version, or a folder of versions: its last one
     #[arg(value_name = "OUT")]
-    pub path: PathBuf,
+    path: PathBuf,
     /// Print one line of JSON
     #[arg(long)]
-    pub json: bool,
+    json: bool,
+}
+
+impl Command for Stat {
+    fn run(&self, context: &Context) -> Result<()> {
+        let version = version(&self.path)?;
+        let file = version.join(STATS);
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let stats = serde_json::from_str(&text).with_context(|| format!("cannot understand {}", file.display()))?;
+        context.out.answer(self.json, &stats, |columns| render(&version, &stats, columns))
+    }
+}
+
+/// The statistics as tables of at most `columns`.
+fn render(version: &Path, stats: &Stats, columns: usize) -> String {
+    let heads = [("", Align::Left), ("documents", Align::Right), ("bytes", Align::Right), ("tokens", Align::Right)];
+    let line = |name: &str, of: &Amount| {
+        let tokens = if of.tokens > 0 { of.tokens.to_string() } else { String::new() };
+        vec![name.to_owned(), of.documents.to_string(), of.bytes.to_string(), tokens]
+    };
+    let mut rows = vec![line("read", &stats.read)];
+    rows.extend(stats.dropped.iter().map(|(reason, amount)| line(&format!("  {reason}"), amount)));
+    rows.push(line("kept", &stats.kept));
+    rows.push(line("  to learn from", &stats.train));
+    rows.push(line("  held out", &stats.validation));
+    let mut text = format!("{}\n\n{}\n", version.display(), table(&heads, &rows, columns));
+    for (title, counts) in [
+        ("could not be read (quarantine.parquet)", &stats.unreadable),
+        ("markup that was not understood", &stats.unhandled_markup),
+        ("left over of markup", &stats.residue),
+    ] {
+        if !counts.is_empty() {
+            let rows: Vec<_> = counts.iter().map(|(kind, count)| vec![kind.clone(), count.to_string()]).collect();
+            text += &format!("\n{}\n", table(&[(title, Align::Left), ("count", Align::Right)], &rows, columns));
+        }
+    }
+    let from = |by: &BTreeMap<u64, u64>| by.iter().map(|(n, count)| (n.to_string(), *count)).collect::<Vec<_>>();
+    let pairs: Vec<_> = stats.pairs_by_similarity.iter().map(|(n, count)| (n.clone(), *count)).collect();
+    for (title, histogram) in [
+        ("tokens from", from(&stats.documents_by_tokens)),
+        ("bytes from", from(&stats.documents_by_bytes)),
+        ("cluster from", from(&stats.clusters_by_size)),
+        ("similarity", pairs),
+    ] {
+        let most = histogram.iter().map(|(_, count)| *count).max().unwrap_or_default();
+        if most > 0 {
+            let heads = [(title, Align::Right), ("count", Align::Right), ("", Align::Left)];
+            let rows: Vec<_> =
+                histogram.into_iter().map(|(n, count)| vec![n, count.to_string(), bar(count, most, 40)]).collect();
+            text += &format!("\n{}\n", table(&heads, &rows, columns));
+        }
+    }
+    text
 }

@@ -7,8 +7,9 @@ mod plot;
 
 pub use plot::{Plot, Series, Style};
 
-use crate::run::status::{self, State, Status};
-use crate::run::{CONFIG_FILE, ENVIRONMENT_FILE, Usage};
+use crate::problem::Usage;
+use crate::train_run::status::{self, State, Status};
+use crate::train_run::{CONFIG_FILE, ENVIRONMENT_FILE};
 use anyhow::Result;
 use serde_json::Value;
 use std::io::Write;

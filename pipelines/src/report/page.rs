@@ -2,9 +2,9 @@
 use super::Seen;
 use super::html::{escape, facts};
 use super::plot::{Plot, Series, Style, number, smoothed};
-use crate::run::status::{State, now};
 use crate::show::Times;
 use crate::show::human::{bytes, count, time, utc};
+use crate::train_run::status::{State, now};
 use serde_json::Value;
 use std::fmt::Write;
 use std::time::Duration;

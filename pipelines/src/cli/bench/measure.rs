@@ -1,0 +1,196 @@
+//! One measurement: the graph that `run` runs, on synthetic tokens, with fixed splits.
+use crate::engine::{Job, execute};
+use crate::plan::Plan;
+use crate::process::peak_rss_mb;
+use anyhow::Result;
+use arrow::buffer::ScalarBuffer;
+use compute::machine;
+use contract::parameters::splitmix64;
+use contract::{
+    Batch, BatchShape, Built, Calendar, Emit, Env, Facts, Kind, Lane, Packet, Port, Precision, Purpose, Resources,
+    Settings, Source, Step, Turn,
+};
+use serde::Serialize;
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+use train::forward::{Batching, Gpt2Forward};
+use train::record::{Report, Reporter, StepLine};
+
+/// A model, a micro-batch and how many of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Its name on the command line.
+    pub name: &'static str,
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+    pub(super) width: usize,
+    pub(super) vocabulary: usize,
+    pub(super) batch: BatchShape,
+}
+
+/// How a [`Shape`] is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    pub precision: Precision,
+    pub batching: Batching,
+    pub workers: usize,
+    pub warmup: u64,
+    pub steps: u64,
+}
+
+const fn shape(name: &'static str, model: [usize; 4], batch: BatchShape) -> Shape {
+    Shape { name, layers: model[0], heads: model[1], width: model[2], vocabulary: model[3], batch }
+}
+
+const fn batch(micro_batches: u32, sequences: usize, length: usize) -> BatchShape {
+    BatchShape { micro_batches, sequences, length }
+}
+
+/// The shapes that are compared with other programs: layers, heads, width, vocabulary; leaves × sequences × tokens. A
+/// leaf is up to 1,024 tokens, which are enough rows for products to be fast, and a leaf a worker at least.
+pub const SHAPES: [Shape; 4] = [
+    shape("seed", [2, 8, 256, 10_000], batch(4, 8, 128)),
+    shape("small", [6, 6, 384, 16_384], batch(4, 4, 256)),
+    shape("gpt2", [12, 12, 768, 50_257], batch(2, 2, 256)),
+    shape("long", [12, 12, 768, 50_257], batch(2, 1, 1024)),
+];
+
+/// What `bench` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    shape: &'static str,
+    dtype: Precision,
+    batching: Batching,
+    workers: usize,
+    /// Loss of the last step.
+    loss: f64,
+    /// Median of the counted steps.
+    pub(super) tok_per_sec: f64,
+    best_tok_per_sec: f64,
+    /// Median, against `gemm_gflops`.
+    pub(super) mfu: f64,
+    /// Best of a list of large products in this process, both workers at once.
+    gemm_gflops: f64,
+    peak_rss_mb: u64,
+}
+
+/// Runs `warmup` steps that do not count and `steps` that do; `limit` gives what MFU is measured against, in GFLOP/s.
+///
+/// # Errors
+/// If any stage fails.
+pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<Measured> {
+    let &How { precision, batching, workers, warmup, steps } = how;
+    machine::single_threaded_blas();
+    let forward = Gpt2Forward {
+        layers: shape.layers,
+        heads: shape.heads,
+        width: shape.width,
+        batching,
+        precision,
+        ..Gpt2Forward::default()
+    };
+    let facts = Facts { vocabulary: shape.vocabulary, length: shape.batch.length, end_of_text: 0 };
+    let model = forward.model(&facts).map(Arc::new);
+    let flops = model.as_ref().map_or(0.0, |model| model.flops_per_token);
+    let steps = warmup + steps;
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let mut resources = Resources::default();
+    resources.insert(Arc::new(facts));
+    resources.insert(Arc::new(Reporter(Box::new(Lines(Arc::clone(&lines))))));
+    let stages: Vec<(String, Box<dyn Settings>)> = vec![
+        ("read".into(), Box::new(Synthetic { batch: shape.batch, vocabulary: shape.vocabulary as u32 })),
+        ("forward".into(), Box::new(forward)),
+        ("loss".into(), Box::new(train::loss::CrossEntropyLoss {})),
+        ("backward".into(), Box::new(train::backward::Backward {})),
+        ("reduce".into(), Box::new(train::reduce::Reduce {})),
+        ("optimize".into(), Box::new(train::optimize::AdamWOptimize { learning_rate: 1e-4, ..Default::default() })),
+        ("record".into(), Box::new(train::record::Record {})),
+    ];
+    let plan = Plan::of(stages).map_err(anyhow::Error::new)?;
+    let env = Env {
+        worker: 0,
+        workers,
+        seed: 1,
+        calendar: Calendar { first: 0, steps, evaluate: None, checkpoint: None },
+        shape: shape.batch,
+        model,
+        corpus: None,
+        run_dir: None,
+        resources,
+    };
+    execute(Job { stages: plan.stages, env, saved: Vec::new(), endless: false, prefetch: 2 })?;
+    // Before the products below, which are not part of the step.
+    let peak_rss_mb = peak_rss_mb();
+    let gemm_gflops = limit();
+    let lines = lines.lock().unwrap_or_else(|e| e.into_inner());
+    let mut rates: Vec<f64> = lines.iter().skip(warmup as usize).map(|line| line.tok_per_sec).collect();
+    rates.sort_by(f64::total_cmp);
+    let median = rates.get(rates.len() / 2).copied().unwrap_or_default();
+    let measured = Measured {
+        shape: shape.name,
+        dtype: precision,
+        batching,
+        workers,
+        loss: lines.last().map_or(f64::NAN, |line| (line.loss * 1e4).round() / 1e4),
+        tok_per_sec: median.round(),
+        best_tok_per_sec: rates.last().copied().unwrap_or_default().round(),
+        mfu: (median * flops / (gemm_gflops * 1e9) * 1e4).round() / 1e4,
+        gemm_gflops: (gemm_gflops * 10.0).round() / 10.0,
+        peak_rss_mb,
+    };
+    Ok(measured)
+}
+
+/// Keeps every step's line.
+struct Lines(Arc<Mutex<Vec<StepLine>>>);
+
+impl Report for Lines {
+    fn step(&self, line: &StepLine) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).push(line.clone());
+    }
+    fn validated(&self, _line: &StepLine) {}
+}
+
+/// Batches of random tokens, one a lane and step.
+struct Synthetic {
+    batch: BatchShape,
+    vocabulary: u32,
+}
+
+impl Settings for Synthetic {
+    fn takes(&self) -> Vec<Port> {
+        Vec::new()
+    }
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Batch]
+    }
+    fn build(&self, _env: &Env) -> Result<Built> {
+        Ok(Built::Source(Box::new(Synthetic { ..*self })))
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Source for Synthetic {
+    fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
+        let BatchShape { sequences, length, .. } = self.batch;
+        let draw = |stream: u64| -> ScalarBuffer<u32> {
+            let seed = splitmix64(stream, step << 32 | u64::from(lane));
+            (0..(sequences * length) as u64)
+                .map(|i| (splitmix64(seed, i) % u64::from(self.vocabulary)) as u32)
+                .collect()
+        };
+        out.give(Packet::Batch(Batch {
+            leaf: lane,
+            purpose: Purpose::Train,
+            part: 0,
+            sequences,
+            length,
+            tokens: draw(1),
+            targets: draw(2),
+            document_starts: vec![0; sequences * length].into(),
+        }));
+        Ok(Turn::Done)
+    }
+}

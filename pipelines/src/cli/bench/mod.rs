@@ -1,0 +1,152 @@
+//! `pipeline bench`: the speed of a training step.
+//!
+//! - [`mod@measure`]: one measurement; [`mod@sweep`]: many, for `--sweep`
+mod measure;
+mod sweep;
+
+use super::{Command, Context};
+use crate::problem::Usage;
+use crate::process::cores;
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use compute::machine;
+use measure::{How, Measured, SHAPES, measure};
+use std::path::PathBuf;
+
+/// Measure training speed on synthetic tokens; one line of JSON
+#[derive(Debug, Args)]
+#[command(after_help = "Example: pipeline bench --shape seed --steps 5 --workers 2")]
+pub struct Bench {
+    /// The model and its batch
+    #[arg(long, value_enum, required_unless_present = "sweep", conflicts_with = "sweep")]
+    shape: Option<Shape>,
+    /// Instead of a shape: many, in width, length, batch and workers, as a table
+    #[arg(long, conflicts_with_all = ["batching", "workers", "steps", "warmup"])]
+    sweep: bool,
+    /// Where `--sweep` writes plots of tokens/s and MFU, as a page for a browser
+    #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with = "shape")]
+    plot: Option<PathBuf>,
+    /// What numbers are computed in
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
+    /// Steps that count
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
+    /// Steps before them
+    #[arg(long, value_name = "W", default_value_t = 2)]
+    warmup: u64,
+    /// Worker threads (default: the cores)
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// Whether a micro-batch is computed whole or sequence by sequence
+    #[arg(long, value_enum, default_value_t = Batching::Batched)]
+    batching: Batching,
+}
+
+impl Command for Bench {
+    const COMPUTES: bool = true;
+
+    fn run(&self, context: &Context) -> Result<()> {
+        match self.sweep {
+            true => context.out.line(&sweep::sweep(self, 80)?),
+            false => context.out.json(&self.measure()?),
+        }
+    }
+}
+
+impl Bench {
+    /// Measures the shape that the options name.
+    ///
+    /// # Errors
+    /// [`Usage`] if they name none; otherwise if any stage fails.
+    pub fn measure(&self) -> Result<Measured> {
+        let Some(shape) = self.shape else { return Err(Usage("which --shape?".into()).into()) };
+        let workers = self.workers.unwrap_or_else(cores);
+        let how = How {
+            precision: self.precision.into(),
+            batching: self.batching.into(),
+            workers,
+            warmup: self.warmup,
+            steps: self.steps,
+        };
+        measure(&SHAPES[shape as usize], &how, || machine::gemm_gflops(workers))
+    }
+}
+
+/// The shapes that `pipeline bench` knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shape {
+    /// 2 layers, width 256, 128 tokens, vocabulary 10,000
+    Seed,
+    /// 6 layers, width 384, 256 tokens, vocabulary 16,384
+    Small,
+    /// 12 layers, width 768, 256 tokens, vocabulary 50,257
+    Gpt2,
+    /// 12 layers, width 768, 1,024 tokens, vocabulary 50,257
+    Long,
+}
+
+/// What numbers are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32-bit floating point
+    F32,
+    /// Operands of products rounded to bfloat16, sums in 32 bits
+    Bf16,
+}
+
+impl From<Precision> for contract::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// How a micro-batch is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Batching {
+    /// Whole
+    Batched,
+    /// Sequence by sequence, as the original did
+    PerSequence,
+}
+
+macro_rules! named {
+    ($($type:ty),*) => {$(
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let value = self.to_possible_value();
+                f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+            }
+        }
+    )*};
+}
+named!(Shape, Precision, Batching);
+
+impl From<Batching> for train::forward::Batching {
+    fn from(batching: Batching) -> Self {
+        match batching {
+            Batching::Batched => Self::Batched,
+            Batching::PerSequence => Self::PerSequence,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::parse;
+
+    #[test]
+    fn it_has_names_that_scripts_use() {
+        let bench: Bench = parse("--shape gpt2 --batching per_sequence").unwrap();
+        let shape = bench.shape.expect("it was given");
+        assert_eq!(format!("{shape} {} {}", bench.precision, bench.batching), "gpt2 f32 per_sequence");
+        let bench: Bench = parse("--sweep --precision bf16 --plot sweep.html").unwrap();
+        assert!(bench.sweep && bench.shape.is_none() && bench.plot.is_some());
+        assert!(parse::<Bench>("--shape seed --plot sweep.html").is_err());
+    }
+}

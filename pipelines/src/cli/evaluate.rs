@@ -1,0 +1,124 @@
+//! `pipeline evaluate`: the last checkpoint of a run on its held-out documents.
+use super::{Command, Context};
+use crate::engine::{Job, execute};
+use crate::plan::{Overrides, Plan};
+use crate::problem::Usage;
+use crate::process::cores;
+use crate::train_run::session::Session;
+use crate::train_run::{directory, prepare};
+use anyhow::{Context as _, Result};
+use clap::Args;
+use compute::machine;
+use contract::Calendar;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use train::record::{Report, Reporter, StepLine};
+use train::weights::Start;
+
+/// Measure a trained run on its validation split
+#[derive(Debug, Args)]
+#[command(after_help = "Example: pipeline evaluate runs/wiki --json")]
+pub struct Evaluate {
+    /// The run's directory
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Command for Evaluate {
+    const COMPUTES: bool = true;
+
+    fn run(&self, context: &Context) -> Result<()> {
+        let found = evaluate(&self.run, context)?;
+        context.out.answer(self.json, &found, |_| found.text())
+    }
+}
+
+/// What `pipeline evaluate` says.
+#[derive(Clone, Debug, Serialize)]
+struct Evaluated {
+    /// The run's directory.
+    pub run: String,
+    /// Updates that the checkpoint has seen.
+    pub step: u64,
+    /// Mean cross-entropy in nats a token.
+    pub validation_loss: f64,
+    /// Bits per byte of text; `None` where only tokens are known.
+    pub bits_per_byte: Option<f64>,
+    /// Held-out documents, their tokens and their bytes.
+    pub documents: u64,
+    /// Tokens of the held-out documents.
+    pub tokens: u64,
+    /// Bytes of the held-out documents.
+    pub bytes: u64,
+}
+
+/// Evaluates the last checkpoint of a run.
+///
+/// # Errors
+/// If there is no run or no checkpoint, or what it read is gone or has changed.
+fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
+    let config = run.join(directory::CONFIG_FILE);
+    let at = run.display();
+    if !config.exists() {
+        return Err(Usage::of(run, &format!("is no run: it has no {}", directory::CONFIG_FILE)).into());
+    }
+    let Some((checkpoint, state)) = directory::resumed(run, None)? else {
+        return Err(Usage(format!("{at} has no checkpoint yet; see `checkpoint.interval`")).into());
+    };
+    let mut plan = Plan::load(&config, &Overrides::default(), context.stages).map_err(anyhow::Error::new)?;
+    let workers = plan.run.workers.unwrap_or_else(cores);
+    machine::single_threaded_blas();
+    let mut line = context.line();
+    let prepared = prepare::prepare(&plan, workers, &mut line)?;
+    line.finish();
+    let mut session = Session::new(&plan, prepared, workers, None)?;
+    directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
+    let corpus = session.env.corpus.unwrap_or_default();
+    if corpus.validation.rows == 0 {
+        return Err(Usage("nothing is held out: there is nothing to evaluate on".into()).into());
+    }
+    // One step that only validates.
+    session.env.calendar = Calendar { first: state.step, steps: state.step, evaluate: Some(1), checkpoint: None };
+    session.env.resources.insert(Arc::new(Start::Weights(checkpoint)));
+    let seen = Arc::new(Mutex::new(None));
+    session.env.resources.insert(Arc::new(Reporter(Box::new(Last(Arc::clone(&seen))))));
+    let stages = std::mem::take(&mut plan.stages);
+    execute(Job { stages, env: session.env, saved: Vec::new(), endless: false, prefetch: plan.run.prefetch })?;
+    let last = seen.lock().unwrap_or_else(|e| e.into_inner()).take();
+    let last: StepLine = last.context("the configuration has no `evaluate` or no `record` stage")?;
+    Ok(Evaluated {
+        run: at.to_string(),
+        step: state.step,
+        validation_loss: last.validation_loss.context("nothing was validated")?,
+        bits_per_byte: last.bits_per_byte,
+        documents: corpus.validation.rows,
+        tokens: corpus.validation.tokens,
+        bytes: corpus.validation.bytes,
+    })
+}
+
+impl Evaluated {
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{} after {} steps\n  held out         {} documents, {} tokens\n  validation loss  {:.4} nats a token",
+            self.run, self.step, self.documents, self.tokens, self.validation_loss
+        );
+        if let Some(bits) = self.bits_per_byte {
+            text += &format!("\n  bits per byte    {bits:.4}");
+        }
+        text
+    }
+}
+
+struct Last(Arc<Mutex<Option<StepLine>>>);
+
+impl Report for Last {
+    fn step(&self, _line: &StepLine) {}
+    fn validated(&self, line: &StepLine) {
+        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = Some(line.clone());
+    }
+}

@@ -1,0 +1,98 @@
+//! `pipeline export`: a prepared corpus as nanoGPT and llm.c read it.
+use super::{Command, Context};
+use crate::prepare::version::version;
+use crate::problem::Usage;
+use crate::show::human::count;
+use anyhow::{Context as _, Result};
+use arrow::array::AsArray;
+use arrow::datatypes::{DataType, Field, Schema};
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+use text::bin_files::{self, BinFormat};
+use text::catalog::read_parquet;
+use text::{Cache, TokenStore};
+
+/// Write a prepared corpus as nanoGPT or llm.c read it (.bin)
+#[derive(Debug, Args)]
+#[command(after_help = "Example: pipeline export runs/prepare-wiki/v1 bin --format nanogpt")]
+pub struct Export {
+    /// A version of a prepared corpus, or a folder of versions: its last one
+    #[arg(value_name = "CORPUS")]
+    corpus: PathBuf,
+    /// The folder for the files: train.bin and val.bin, or train_000000.bin, …
+    #[arg(value_name = "OUT")]
+    out: PathBuf,
+    /// Who is to read them
+    #[arg(long, value_enum)]
+    format: Format,
+}
+
+/// Who reads `.bin` files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// nanoGPT: uint16 ids, end-of-text after each document
+    Nanogpt,
+    /// llm.c: a header of 256 int32, end-of-text before each document
+    #[value(name = "llm.c")]
+    LlmC,
+}
+
+impl From<Format> for BinFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Nanogpt => Self::NanoGpt,
+            Format::LlmC => Self::LlmC,
+        }
+    }
+}
+
+impl Command for Export {
+    fn run(&self, context: &Context) -> Result<()> {
+        context.out.line(&export(self)?)
+    }
+}
+
+/// Writes a version's tokens as `.bin` files; a line for each.
+///
+/// # Errors
+/// [`Usage`] if there is no version or it has no tokens; or if a file cannot be read or written.
+fn export(asked: &Export) -> Result<String> {
+    let version = version(&asked.corpus)?;
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&version)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>())
+        .with_context(|| format!("cannot list {}", version.display()))?;
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    paths.retain(|path| name(path).starts_with("documents-"));
+    paths.sort();
+    let at = version.display();
+    if paths.is_empty() {
+        return Err(Usage(format!("{at} has no documents")).into());
+    }
+    if !version.join("tokenizer.json").exists() {
+        return Err(Usage(format!("{at} has no tokens: prepare it with a stage that tokenizes")).into());
+    }
+    let parts = Schema::new(vec![Field::new("part", DataType::Utf8, false)]);
+    let (mut train, mut held_out, mut row) = (Vec::new(), Vec::new(), 0);
+    for path in &paths {
+        for part in read_parquet(path, &parts)?.column(0).as_string::<i32>().iter().flatten() {
+            if part == "train" {
+                train.push(row)
+            } else {
+                held_out.push(row)
+            }
+            row += 1;
+        }
+    }
+    let store = TokenStore::open(&paths, None, &Cache::new(None))?;
+    let (format, mut lines) = (BinFormat::from(asked.format), Vec::new());
+    for (part, rows) in [("train", train), ("val", held_out)] {
+        if rows.is_empty() {
+            lines.push(format!("no documents for {part}"));
+            continue;
+        }
+        for file in bin_files::write(&store, &rows, format, &asked.out, part, bin_files::FILE_TOKENS)? {
+            lines.push(format!("{}: {} tokens", file.path.display(), count(file.tokens)));
+        }
+    }
+    Ok(lines.join("\n"))
+}

@@ -1,0 +1,52 @@
+//! `pipeline import`: token Parquet from the files of nanoGPT and llm.c.
+use super::{Command, Context};
+use crate::show::human::count;
+use anyhow::Result;
+use clap::Args;
+use std::path::{Path, PathBuf};
+use text::bin_files::BinDocuments;
+use text::token_files::try_write_tokens;
+use text::{Cache, Tokenizer};
+
+/// Make token Parquet of the .bin files of nanoGPT or llm.c
+#[derive(Debug, Args)]
+#[command(after_help = "Example: pipeline import bin/train.bin tokens.parquet --tokenizer gpt2")]
+pub struct Import {
+    /// Files of nanoGPT or of llm.c, in order: they are read one after the other
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// The token Parquet to write
+    #[arg(value_name = "OUT")]
+    out: PathBuf,
+    /// The tokenizer that made the ids: "gpt2", or a tokenizer.json
+    #[arg(long, value_name = "TOKENIZER")]
+    tokenizer: String,
+    /// The token that ends a document
+    #[arg(long, value_name = "TOKEN", default_value = text::tokenizer::END_OF_TEXT)]
+    end_of_text: String,
+}
+
+impl Command for Import {
+    fn run(&self, context: &Context) -> Result<()> {
+        context.out.line(&import(self)?)
+    }
+}
+
+/// Writes the documents of `.bin` files as token Parquet; what is said of it.
+///
+/// # Errors
+/// If a file is not what it should be, was made with another tokenizer, or the output cannot be written.
+fn import(asked: &Import) -> Result<String> {
+    let tokenizer = match asked.tokenizer.as_str() {
+        "gpt2" => Tokenizer::gpt2(&Cache::new(None), &asked.end_of_text)?,
+        path => Tokenizer::from_file(Path::new(path), &asked.end_of_text)?,
+    };
+    let vocabulary = tokenizer.vocabulary();
+    let (mut documents, mut tokens) = (0, 0);
+    let found = BinDocuments::open(asked.files.clone(), vocabulary.clone()).inspect(|document| {
+        documents += u64::from(document.is_ok());
+        tokens += document.as_ref().map_or(0, |ids| ids.len() as u64);
+    });
+    try_write_tokens(&asked.out, vocabulary, found)?;
+    Ok(format!("{}: {documents} documents, {} tokens", asked.out.display(), count(tokens)))
+}

@@ -1,0 +1,65 @@
+//! Standard output: the one place through which commands print to it.
+use anyhow::Result;
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// Standard output.
+pub struct Output(());
+
+/// Standard output could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+pub struct OutputError(#[from] io::Error);
+
+impl OutputError {
+    /// Whether whoever read has closed the pipe: they have seen enough, and that is a normal end.
+    pub fn is_closed_pipe(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
+impl Output {
+    /// That of this process.
+    pub fn stdout() -> Self {
+        Self(())
+    }
+
+    /// Columns for text: the terminal's, between 40 and 80; 80 elsewhere.
+    pub fn columns(&self) -> usize {
+        crate::show::columns()
+    }
+
+    /// Prints `text`, without white space at its end, and ends the line.
+    ///
+    /// # Errors
+    /// [`OutputError`], as for all that print.
+    pub fn line(&self, text: &str) -> Result<()> {
+        self.piece(&format!("{}\n", text.trim_end()))
+    }
+
+    /// Prints `value` as one line of JSON.
+    ///
+    /// # Errors
+    /// [`OutputError`].
+    pub fn json(&self, value: &impl Serialize) -> Result<()> {
+        self.line(&serde_json::to_string(value)?)
+    }
+
+    /// Prints `value`: as one line of JSON, or for people, who get what `text` makes of it for so many columns.
+    ///
+    /// # Errors
+    /// [`OutputError`].
+    pub fn answer(&self, json: bool, value: &impl Serialize, text: impl FnOnce(usize) -> String) -> Result<()> {
+        if json { self.json(value) } else { self.line(&text(self.columns())) }
+    }
+
+    /// Prints `text` as it is, at once.
+    ///
+    /// # Errors
+    /// [`OutputError`].
+    pub fn piece(&self, text: &str) -> Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(OutputError::from)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! `pipeline run`: trains, or prepares a corpus.
+use super::{Changes, Command, Context};
+use crate::plan::{Overrides, Plan};
+use crate::prepare;
+use crate::problem::Usage;
+use crate::process::cores;
+use crate::train_run::{self, explain};
+use anyhow::{Error, Result};
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+/// Run a configuration: prepare data, train, write checkpoints
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pipeline run configs/wiki.toml --sample 100 --epochs 1
+  pipeline run configs/wiki.toml --stage optimize=configs/stages/muon.toml
+  pipeline run configs/wiki.toml --dry-run
+  pipeline run configs/wiki.toml --resume")]
+pub struct Run {
+    /// The configuration (TOML)
+    #[arg(value_name = "CONFIG")]
+    config: PathBuf,
+    /// What it changes.
+    #[command(flatten)]
+    changes: Changes,
+    /// Use N files of a folder, or N documents, chosen by the seed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    sample: Option<u64>,
+    /// Length in passes over the corpus, instead of the configuration's
+    #[arg(long, value_name = "N")]
+    epochs: Option<f64>,
+    /// Worker threads (default: the cores); changes no number
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// Where the run keeps its files (default: runs/<run.name>)
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Go on from the last checkpoint of the run, or from this one
+    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, require_equals = true)]
+    resume: Option<Option<PathBuf>>,
+    /// Prepare the data and say what would be done, without training
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
+}
+
+impl Command for Run {
+    const COMPUTES: bool = true;
+
+    fn run(&self, context: &Context) -> Result<()> {
+        let plan = Plan::load(&self.config, &self.overrides(), context.stages).map_err(Error::new)?;
+        let run_dir = self.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
+        let workers = plan.run.workers.unwrap_or_else(cores);
+        if plan.settings::<text::Write>().is_some() {
+            return self.prepare(plan, &run_dir, workers, context);
+        }
+        if self.dry_run {
+            return context.out.line(&train_run::dry_run(&plan, workers, &run_dir, context.line())?);
+        }
+        let options = train_run::Options { resume: self.resume.clone(), run_dir, workers };
+        train_run::train(plan, &options, context.line())
+    }
+}
+
+impl Run {
+    /// What the options change in the configuration.
+    fn overrides(&self) -> Overrides {
+        Overrides { sample: self.sample, epochs: self.epochs, workers: self.workers, ..self.changes.overrides() }
+    }
+
+    fn prepare(&self, plan: Plan, run_dir: &Path, workers: usize, context: &Context) -> Result<()> {
+        if self.resume.is_some() {
+            let why = "a preparation is not resumed: run it again without --resume, and what is done is not done again";
+            return Err(Usage(why.into()).into());
+        }
+        if self.dry_run {
+            return context.out.line(&explain::preparation(&plan, Some(run_dir))?);
+        }
+        prepare::run(plan, run_dir, workers, &mut context.line())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::parse;
+
+    #[test]
+    fn it_takes_its_options() {
+        let line = "c.toml --set a.b=1 --set a.c=[1] --stage l=f.toml --sample 5 --epochs 1.5 --workers 2";
+        let run: Run = parse(line).unwrap();
+        let overrides = run.overrides();
+        assert_eq!(overrides.set, ["a.b=1", "a.c=[1]"]);
+        assert_eq!(overrides.stage, [("l".to_owned(), PathBuf::from("f.toml"))]);
+        assert_eq!((overrides.sample, overrides.epochs, overrides.workers), (Some(5), Some(1.5), Some(2)));
+        assert_eq!(run.resume, None);
+    }
+
+    #[test]
+    fn resume_may_name_a_checkpoint() {
+        let resume = |line| parse::<Run>(line).unwrap().resume;
+        assert_eq!(resume("--resume c.toml"), Some(None));
+        assert_eq!(resume("--resume=x c.toml"), Some(Some("x".into())));
+    }
+}

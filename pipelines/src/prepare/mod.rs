@@ -1,0 +1,341 @@
+//! A run whose graph ends in `parquet`: documents become a version of a corpus.
+//!
+//! 1. [`mod@graph`]: the plan falls into what is done to every row, and what is done to those that are kept
+//! 2. [`version`]: the output folder and the version that is there already
+//! 3. `scan_rows → … → digest`: new rows are worked on, the others are found in the last version's catalog
+//! 4. [`decide`]: who is kept ([`deduplicate`])
+//! 5. [`layout`]: which row goes to which shard; shards that would come out the same are linked
+//! 6. `kept → tokenize → parquet`: the others are written
+//! 7. [`stats`]: what is worth knowing; then the version appears
+//!
+//! Whatever is found in the last version is found by content, so that the result is that of a run from nothing.
+mod decide;
+mod deduplicate;
+mod graph;
+mod layout;
+pub(crate) mod stats;
+pub(crate) mod version;
+
+use crate::engine::{Job, execute};
+use crate::plan::Plan;
+use crate::problem::Usage;
+use crate::show::{Line, Unit, Work as Doing};
+use anyhow::{Context, Result};
+use contract::{BatchShape, Calendar, Env, Resources, Settings};
+use graph::Preparation;
+use layout::{Layout, Verdicts};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use text::catalog::Catalog;
+use text::digest::Found;
+use text::scan_rows::{Hash, Known, RowStore, ScanRows};
+use text::spool::{DocumentFile, Spooled, spool};
+use text::write::{KeptRow, Shard, Work};
+use text::{Cache, Digest, Digests, DocumentStore, Quarantine, TokenStore, Tokenizer};
+use version::{Draft, Folder, Previous};
+
+/// Lanes of the first graph, a worker: its result does not depend on them.
+const LANES: u32 = 4;
+
+/// Prepares what `plan` says into the next version of `folder`.
+///
+/// # Errors
+/// [`Usage`], or the first failure of any stage. The versions that are there stay as they are.
+pub fn run(plan: Plan, folder: &Path, workers: usize, line: &mut Line) -> Result<()> {
+    let began = Instant::now();
+    let prepared = Preparation::of(plan)?;
+    let folder = Folder::open(folder)?;
+    let previous = folder.last(&mut |note| line.note(&format!("note: {note}")))?;
+    let mut draft = folder.draft()?;
+    let cache = prepared.read.cache();
+
+    let Spooled { files, quarantine } = inputs(&prepared, &cache, line)?;
+    let previous = previous.filter(|previous| previous.manifest.shards == prepared.write.shards);
+    let store = Arc::new(RowStore::open(&files, prepared.read.on_bad_data)?);
+    // Opening a tokenizer takes as long as reading a small corpus: meanwhile.
+    let (digested, tokenizer) = std::thread::scope(|threads| {
+        let opened = threads.spawn(|| prepared.tokenizer(&cache));
+        let digested = digest(&prepared, &store, previous.as_ref(), &draft, workers, line);
+        (digested, opened.join().unwrap_or_else(|_| Err(anyhow::anyhow!("opening the tokenizer failed"))))
+    });
+    let (tokenizer, (catalog, mut found)) = (tokenizer?.map(Arc::new), digested?);
+    let quarantine = set_aside(&prepared, &files, &store, quarantine, &catalog, draft.path(), line)?;
+    let places = Places::of(&catalog, &mut found, previous.as_ref(), &cache)?;
+    let verdicts = decide::decide(&prepared, &catalog, previous.as_ref(), &places, workers, line)?;
+    let layout = Layout::of(&catalog, &verdicts, prepared.write.shards, prepared.write.keep_dropped);
+
+    let footer = prepared.footer(tokenizer.as_deref());
+    let keys = layout.keys(&catalog, &verdicts, &footer, &prepared);
+    let (same, changed): (Vec<u32>, Vec<u32>) = (0..prepared.write.shards).partition(|shard| {
+        previous.as_ref().is_some_and(|last| last.manifest.shard_keys.get(shard) == keys.get(shard))
+    });
+    if let Some(last) = &previous {
+        draft.link(last, &same)?;
+    }
+    let catalog = Arc::new(catalog);
+    let shards = shards(&catalog, &layout, &verdicts, &changed, previous.as_ref(), tokenizer.as_deref());
+    let kept: u64 = shards.iter().map(|shard| shard.kept.len() as u64).sum();
+    let work = Arc::new(Work {
+        folder: draft.path().to_path_buf(),
+        shards,
+        catalog: (*catalog).clone(),
+        texts: Arc::clone(&places.texts),
+        text_rows: places.rows.clone(),
+        tokens: last_tokens(previous.as_ref(), tokenizer.as_deref(), &cache)?,
+        footer,
+        sequence_length: prepared.write.sequence_length,
+        split: prepared.read.split(),
+        watch: Mutex::new(Box::new(|_| {})),
+        written: Mutex::default(),
+    });
+    write(&prepared, &work, tokenizer.as_ref(), kept, workers, line)?;
+    let written = std::mem::take(&mut *work.written.lock().unwrap_or_else(PoisonError::into_inner));
+    let counts = layout.counts(&written, previous.as_ref(), &same);
+    let files = written.into_values().flat_map(|shard| shard.files).collect();
+    let stats = stats::stats(&catalog, &verdicts, &counts, &work, quarantine.counts());
+    draft.finish(&prepared, &catalog, &verdicts, &counts, keys, files, &stats, tokenizer.as_deref())?;
+    let done = folder.appear(draft)?;
+    line.finish();
+    line.note(&stats::summary(&done, &stats, previous.as_ref(), (same.len(), changed.len()), began.elapsed()));
+    Ok(())
+}
+
+fn shown(line: &mut Line, verb: &str, done: u64, total: u64, unit: Unit, began: Instant) {
+    line.work(&Doing { verb: verb.into(), done, total, unit, spent: began.elapsed() });
+}
+
+fn inputs(prepared: &Preparation, cache: &Cache, line: &mut Line) -> Result<Spooled> {
+    let (read, began) = (&prepared.read, Instant::now());
+    let inputs = text::resolve(&read.paths, read.sample, prepared.seed)?;
+    if inputs.sample_documents.is_some() {
+        let why = "`sample` of documents is for training; a preparation reads whole files";
+        return Err(Usage(why.into()).into());
+    }
+    let mut progress = |done, total| shown(line, "Reading", done, total, Unit::Bytes, began);
+    let layout = text::convert::Layout { column: &read.column, separator: read.separator.as_deref() };
+    spool(&inputs, layout, read.on_bad_data, cache, &mut progress)
+}
+
+/// Runs `stages` on all workers.
+fn graph(
+    stages: Vec<(String, Box<dyn Settings>)>,
+    resources: Resources,
+    lanes: u32,
+    steps: u64,
+    workers: usize,
+) -> Result<()> {
+    let plan = Plan::of(stages).map_err(anyhow::Error::new)?;
+    let env = Env {
+        worker: 0,
+        workers,
+        seed: 0,
+        calendar: Calendar { first: 0, steps, evaluate: None, checkpoint: None },
+        shape: BatchShape { micro_batches: lanes, sequences: 0, length: 0 },
+        model: None,
+        corpus: None,
+        run_dir: None,
+        resources,
+    };
+    execute(Job { stages: plan.stages, env, saved: Vec::new(), endless: false, prefetch: 2 }).map(drop)
+}
+
+/// Lends `line` to a graph, which may not borrow it: `work` gets something to call with what is done.
+fn lent<T>(
+    line: &mut Line,
+    verb: &'static str,
+    total: u64,
+    work: impl FnOnce(Box<dyn FnMut(u64) + Send>) -> Result<T>,
+) -> Result<T> {
+    let lent = Arc::new(Mutex::new(std::mem::take(line)));
+    let (watching, began) = (Arc::clone(&lent), Instant::now());
+    let done = work(Box::new(move |done| {
+        let mut line = watching.lock().unwrap_or_else(PoisonError::into_inner);
+        shown(&mut line, verb, done, total, Unit::Things("documents"), began);
+    }));
+    *line = std::mem::take(&mut *lent.lock().unwrap_or_else(PoisonError::into_inner));
+    done
+}
+
+/// The catalog of all rows: new ones pass through the first graph, the others are in the last version's.
+fn digest(
+    prepared: &Preparation,
+    store: &Arc<RowStore>,
+    previous: Option<&Previous>,
+    draft: &Draft,
+    workers: usize,
+    line: &mut Line,
+) -> Result<(Catalog, Found)> {
+    let previous = previous.filter(|previous| previous.manifest.chain == prepared.chain);
+    let known = Arc::new(Known::new(previous.map(Previous::known).unwrap_or_default()));
+    let lanes = LANES * workers.max(1) as u32;
+    let (rows, steps) = (store.rows(), ScanRows::steps(store, lanes));
+    let mut found = lent(line, "Reading", rows, |watch| {
+        let write = &prepared.write;
+        let digests =
+            Digests::new(draft.aside(), write.shards, write.keep_dropped, prepared.deduplicate.clone(), watch);
+        let digests = Arc::new(digests);
+        let mut resources = Resources::default();
+        resources.insert(Arc::clone(store));
+        resources.insert(Arc::clone(&known));
+        resources.insert(Arc::clone(&digests));
+        let mut stages: Vec<(String, Box<dyn Settings>)> = vec![("scan".into(), Box::new(ScanRows {}))];
+        stages.extend(prepared.take_above());
+        stages.push(("digest".into(), Box::new(Digest {})));
+        graph(stages, resources, lanes, steps, workers)?;
+        Ok(digests.take())
+    })?;
+    let mut pieces = found.pieces();
+    for met in known.met() {
+        let last = previous.context("a row is known without a last version")?;
+        pieces.push(Catalog::again(&last.catalog, &met)?);
+    }
+    let catalog = Catalog::of(&pieces)?;
+    let (left, bad) = (catalog.len() as u64, store.bad().iter().map(|bad| bad.documents).sum::<u64>());
+    anyhow::ensure!(left + bad == rows, "a stage has lost rows: {left} of {} are left", rows - bad);
+    Ok((catalog, found))
+}
+
+/// What could not be read, in being converted (`converted`) and of Parquet: said, written, and not more than is allowed.
+fn set_aside(
+    prepared: &Preparation,
+    files: &[DocumentFile],
+    store: &RowStore,
+    converted: Quarantine,
+    catalog: &Catalog,
+    folder: &Path,
+    line: &mut Line,
+) -> Result<Quarantine> {
+    let mut quarantine = converted;
+    quarantine.hold(store.bad(), files.iter().map(|file| file.path.clone()).collect());
+    let bad = quarantine.counts().documents();
+    let quarantine = quarantine.among(catalog.len() as u64 + bad);
+    quarantine.check(prepared.read.max_bad_fraction)?;
+    if catalog.is_empty() {
+        return Err(text::TextProblem::Empty { why: "its files have no rows".into() }.into());
+    }
+    if !quarantine.is_empty() {
+        line.note(&format!("note: {} (see {})", quarantine.summary(), text::quarantine::FILE));
+        quarantine.write(folder)?;
+    }
+    Ok(quarantine)
+}
+
+/// Where texts are: put aside by this run, or in the last version's files.
+pub struct Places {
+    /// All of them.
+    pub texts: Arc<DocumentStore>,
+    /// By row of the catalog; `u64::MAX` where there is no text, and need not be.
+    pub rows: Vec<u64>,
+    /// Of texts of the last version.
+    pub old: HashMap<Hash, u64>,
+}
+
+impl Places {
+    fn of(catalog: &Catalog, found: &mut Found, previous: Option<&Previous>, cache: &Cache) -> Result<Self> {
+        let mut files = Vec::new();
+        let mut push = |path: &Path| {
+            files.push(DocumentFile { path: path.into(), column: "text".into(), hash: Some(String::new()) });
+        };
+        let mut counts = vec![0_u64; found.files.len()];
+        found.texts.values().for_each(|(file, _)| counts[*file] += 1);
+        found.files.iter().for_each(|path| push(path));
+        let mut first = counts.iter().scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum - count)
+        });
+        let starts: Vec<u64> = first.by_ref().collect();
+        let mut next: u64 = counts.iter().sum();
+        let mut old = HashMap::new();
+        if let Some(previous) = previous {
+            for (kind, shards) in [("documents", &previous.layout.kept), ("dropped", &previous.layout.dropped)] {
+                for (shard, rows) in (0..).zip(shards).filter(|(_, rows)| !rows.is_empty()) {
+                    push(&previous.file(kind, shard));
+                    for row in rows {
+                        old.entry(previous.catalog.content(*row as usize)).or_insert(next);
+                        next += 1;
+                    }
+                }
+            }
+        }
+        let rows = (0..catalog.len()).map(|row| match found.texts.get(&catalog.input_row(row)) {
+            Some((file, at)) => starts[*file] + at,
+            None => old.get(&catalog.content(row)).copied().unwrap_or(u64::MAX),
+        });
+        let rows = rows.collect();
+        Ok(Self { texts: Arc::new(DocumentStore::open(&files, cache)?), rows, old })
+    }
+}
+
+fn last_tokens(
+    previous: Option<&Previous>,
+    tokenizer: Option<&Tokenizer>,
+    cache: &Cache,
+) -> Result<Option<TokenStore>> {
+    let (Some(previous), Some(tokenizer)) = (previous, tokenizer) else { return Ok(None) };
+    if !previous.has_tokens_of(tokenizer) {
+        return Ok(None);
+    }
+    let shards = (0..).zip(&previous.layout.kept).filter(|(_, rows)| !rows.is_empty());
+    let paths: Vec<_> = shards.map(|(shard, _)| previous.file("documents", shard)).collect();
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    TokenStore::open(&paths, Some(tokenizer.vocabulary()), cache).map(Some)
+}
+
+/// What there is to write: the `changed` shards, with tokens where the last version has them.
+fn shards(
+    catalog: &Catalog,
+    layout: &Layout,
+    verdicts: &Verdicts,
+    changed: &[u32],
+    previous: Option<&Previous>,
+    tokenizer: Option<&Tokenizer>,
+) -> Vec<Shard> {
+    let mut tokens: HashMap<Hash, u64> = HashMap::new();
+    if let (Some(previous), Some(tokenizer)) = (previous, tokenizer)
+        && previous.has_tokens_of(tokenizer)
+    {
+        let rows = previous.layout.kept.iter().flatten();
+        tokens.extend(rows.zip(0..).map(|(row, at)| (previous.catalog.content(*row as usize), at)));
+    }
+    let shard = |number: &u32| {
+        let kept = layout.kept[*number as usize].iter();
+        let kept = kept.map(|row| KeptRow { row: *row, tokens: tokens.get(&catalog.content(*row as usize)).copied() });
+        let dropped = layout.dropped[*number as usize].iter();
+        let dropped = dropped.map(|row| (*row, verdicts.reason(catalog, *row as usize).into_owned()));
+        Shard { number: *number, kept: kept.collect(), dropped: dropped.collect() }
+    };
+    let all = changed.iter().map(shard);
+    all.filter(|shard| !shard.kept.is_empty() || !shard.dropped.is_empty()).collect()
+}
+
+/// The second graph.
+fn write(
+    prepared: &Preparation,
+    work: &Arc<Work>,
+    tokenizer: Option<&Arc<Tokenizer>>,
+    total: u64,
+    workers: usize,
+    line: &mut Line,
+) -> Result<()> {
+    if work.shards.is_empty() {
+        return Ok(());
+    }
+    lent(line, "Writing", total, |watch| {
+        *work.watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
+        let mut resources = Resources::default();
+        resources.insert(Arc::clone(work));
+        let mut stages: Vec<(String, Box<dyn Settings>)> = vec![("kept".into(), Box::new(text::write::Kept {}))];
+        if let (Some((id, tokenize)), Some(tokenizer)) = (&prepared.tokenize, tokenizer) {
+            resources.insert(Arc::clone(tokenizer));
+            stages.push((id.clone(), Box::new(tokenize.clone())));
+        }
+        stages.push((prepared.write_id.clone(), Box::new(prepared.write.clone())));
+        // A lane a worker: one shard at a time is in memory there.
+        let lanes = workers.max(1) as u32;
+        graph(stages, resources, lanes, (work.shards.len() as u64).div_ceil(u64::from(lanes)), workers)
+    })
+}

@@ -1,0 +1,411 @@
+//! The output folder: `v1`, `v2`, …, each whole or not there, and what the last one knows.
+use super::graph::Preparation;
+use super::layout::{Layout, Verdict, Verdicts};
+use super::stats::Stats;
+use crate::problem::Usage;
+use anyhow::{Context, Result, ensure};
+use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, UInt32Type};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use text::Tokenizer;
+use text::catalog::{self, Catalog, read_parquet};
+use text::scan_rows::Hash;
+use text::write::files::{FORMAT, FileNote, write_file, write_table};
+
+/// What a version is and what it consists of.
+pub const MANIFEST: &str = "version.json";
+/// What is known of every row.
+pub const CATALOG: &str = "catalog.parquet";
+/// What was compared.
+pub const PAIRS: &str = "pairs.parquet";
+/// Every duplicate with the document kept in its place.
+pub const DUPLICATES: &str = "duplicates.parquet";
+/// What is worth knowing.
+pub const STATS: &str = "stats.json";
+
+/// `version.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the files' format.
+    pub format: u32,
+    /// The program that wrote it.
+    pub program: String,
+    /// Names everything that the files follow from, but for what was read.
+    pub configuration: String,
+    /// Names what a line of the catalog follows from, but for its row.
+    pub chain: String,
+    /// Words of a shingle, where near-duplicates were looked for.
+    pub shingle_words: Option<usize>,
+    /// Similarity from which on documents are near-duplicates.
+    pub threshold: Option<f64>,
+    /// Hash of the tokenizer, if there are tokens.
+    pub tokenizer: Option<String>,
+    /// Number of shards.
+    pub shards: u32,
+    /// Are the texts of all rows that were dropped there?
+    pub keep_dropped: bool,
+    /// What was read.
+    pub paths: Vec<String>,
+    /// Names what each shard follows from.
+    pub shard_keys: BTreeMap<u32, String>,
+    /// Every other file: its size, and the blake3 of its content.
+    pub files: BTreeMap<String, (u64, String)>,
+}
+
+/// The output folder, which nobody else writes to meanwhile.
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// A version in the making.
+pub struct Draft {
+    path: PathBuf,
+    aside: PathBuf,
+    number: u64,
+    linked: BTreeMap<String, (u64, String)>,
+}
+
+/// The last version.
+pub struct Previous {
+    /// Its number.
+    pub number: u64,
+    path: PathBuf,
+    /// What it is.
+    pub manifest: Manifest,
+    /// What it knows of every row.
+    pub catalog: Catalog,
+    /// What became of each.
+    pub outcomes: StringArray,
+    /// Tokens of each; 0 where there are none.
+    pub tokens: Vec<u32>,
+    /// Where its texts are.
+    pub layout: Layout,
+}
+
+impl Folder {
+    /// Opens `path`, which is made if it is not there, for writing, and removes what a killed run has left.
+    ///
+    /// # Errors
+    /// [`Usage`] if somebody else writes there.
+    pub fn open(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path).with_context(|| format!("cannot make the output folder {}", path.display()))?;
+        let lock = File::create(path.join(".lock")).with_context(|| format!("cannot write to {}", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let why = format!(
+                    "another run writes to {} at this moment: wait for it, or choose another --run-dir",
+                    path.display()
+                );
+                return Err(Usage(why).into());
+            }
+            // Some file systems cannot lock; then it is as if nobody else were there.
+            Err(TryLockError::Error(_)) => {}
+        }
+        for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(".draft-") {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// The last version, if there is one that is whole. `note` is told of one that is not.
+    pub fn last(&self, note: &mut dyn FnMut(&str)) -> Result<Option<Previous>> {
+        let Some((number, path)) = versions(&self.path)?.pop() else { return Ok(None) };
+        match Previous::read(number, &path, true) {
+            Ok(previous) if previous.manifest.format == FORMAT => Ok(Some(previous)),
+            Ok(_) => {
+                note(&format!(
+                    "{} was written by another version of the program: everything is made anew",
+                    path.display()
+                ));
+                Ok(None)
+            }
+            Err(error) => {
+                note(&format!("{} is damaged, so everything is made anew ({error:#})", path.display()));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Begins the next version.
+    pub fn draft(&self) -> Result<Draft> {
+        let number = versions(&self.path)?.pop().map_or(1, |(number, _)| number + 1);
+        let path = self.path.join(format!(".draft-v{number}"));
+        let aside = path.join("aside");
+        fs::create_dir_all(&aside).with_context(|| format!("cannot make the folder {}", aside.display()))?;
+        Ok(Draft { path, aside, number, linked: BTreeMap::new() })
+    }
+
+    /// Makes `draft` the last version; its folder.
+    pub fn appear(&self, mut draft: Draft) -> Result<PathBuf> {
+        let path = self.path.join(format!("v{}", draft.number));
+        fs::rename(&draft.path, &path).with_context(|| format!("cannot make {}", path.display()))?;
+        draft.path = PathBuf::new();
+        if let Ok(folder) = File::open(&self.path) {
+            // The name is durable when the folder is; some file systems cannot say so.
+            let _ = folder.sync_all();
+        }
+        Ok(path)
+    }
+}
+
+/// Versions in `folder`, by number.
+///
+/// # Errors
+/// If the folder cannot be listed.
+pub fn versions(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix('v')?.parse::<u64>().ok();
+    let mut found: Vec<_> = entries.flatten().filter_map(|e| Some((number(&e.path())?, e.path()))).collect();
+    found.retain(|(_, path)| path.is_dir());
+    found.sort();
+    Ok(found)
+}
+
+/// The version that `path` is, or the last one of the folder that it is.
+///
+/// # Errors
+/// [`Usage`] if there is none.
+pub fn version(path: &Path) -> Result<PathBuf> {
+    if path.join(MANIFEST).is_file() {
+        return Ok(path.to_path_buf());
+    }
+    let last = if path.is_dir() { versions(path)?.pop() } else { None };
+    let at = path.display();
+    let missing = || Usage(format!("{at} holds no version of a corpus: `pipeline run` of a preparation makes one"));
+    Ok(last.ok_or_else(missing)?.1)
+}
+
+impl Draft {
+    /// Where its files go.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where texts are put aside.
+    pub fn aside(&self) -> &Path {
+        &self.aside
+    }
+
+    /// Takes the files of `shards` over from `last`, without copying where the file system can.
+    pub fn link(&mut self, last: &Previous, shards: &[u32]) -> Result<()> {
+        for shard in shards {
+            for kind in ["documents", "sequences", "dropped"] {
+                let name = format!("{kind}-{shard:05}.parquet");
+                let Some(about) = last.manifest.files.get(&name) else { continue };
+                let (from, to) = (last.path.join(&name), self.path.join(&name));
+                if fs::hard_link(&from, &to).is_err() {
+                    fs::copy(&from, &to).with_context(|| format!("cannot write {}", to.display()))?;
+                }
+                self.linked.insert(name, about.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all that is not a shard, and makes everything durable.
+    #[allow(clippy::too_many_arguments, reason = "one call site, every argument a different thing")]
+    pub fn finish(
+        &mut self,
+        prepared: &Preparation,
+        catalog: &Catalog,
+        verdicts: &Verdicts,
+        counts: &BTreeMap<u32, u32>,
+        shard_keys: BTreeMap<u32, String>,
+        written: Vec<FileNote>,
+        stats: &Stats,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<()> {
+        let mut new = written;
+        let tables = [
+            (CATALOG, catalog_table(catalog, verdicts, counts)?),
+            (PAIRS, pairs_table(verdicts)?),
+            (DUPLICATES, duplicates_table(catalog, verdicts)?),
+        ];
+        for (name, table) in tables {
+            new.push(write_table(&self.path, name, &table)?);
+        }
+        new.push(write_file(&self.path, STATS, format!("{}\n", serde_json::to_string_pretty(stats)?).as_bytes())?);
+        if let Some(tokenizer) = tokenizer {
+            new.push(write_file(&self.path, "tokenizer.json", tokenizer.json().as_bytes())?);
+        }
+        let mut files = std::mem::take(&mut self.linked);
+        files.extend(new.iter().map(|file| (file.name.clone(), (file.bytes, file.blake3.clone()))));
+        let manifest = Manifest {
+            format: FORMAT,
+            program: concat!("millrace ", env!("CARGO_PKG_VERSION")).into(),
+            configuration: prepared.configuration.clone(),
+            chain: prepared.chain.clone(),
+            shingle_words: prepared.deduplicate.as_ref().map(|d| d.shingle_words),
+            threshold: prepared.deduplicate.as_ref().map(|d| d.threshold),
+            tokenizer: tokenizer.map(|tokenizer| tokenizer.hash().to_owned()),
+            shards: prepared.write.shards,
+            keep_dropped: prepared.write.keep_dropped,
+            paths: prepared.read.paths.clone(),
+            shard_keys,
+            files,
+        };
+        new.push(write_file(
+            &self.path,
+            MANIFEST,
+            format!("{}\n", serde_json::to_string_pretty(&manifest)?).as_bytes(),
+        )?);
+        fs::remove_dir_all(&self.aside).with_context(|| format!("cannot remove {}", self.aside.display()))?;
+        for file in new {
+            let path = self.path.join(&file.name);
+            let synced = File::open(&path).and_then(|file| file.sync_all());
+            synced.with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        if let Ok(folder) = File::open(&self.path) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    /// What has failed leaves nothing: on a full disk its place is needed.
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+impl Previous {
+    /// Reads the version in `path`; if `whole`, every file of it must be as it was written.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged.
+    pub fn read(number: u64, path: &Path, whole: bool) -> Result<Self> {
+        let at = path.join(MANIFEST);
+        let text = fs::read_to_string(&at).with_context(|| format!("cannot read {}", at.display()))?;
+        let manifest: Manifest =
+            serde_json::from_str(&text).with_context(|| format!("cannot understand {}", at.display()))?;
+        for (name, (bytes, blake3)) in manifest.files.iter().filter(|_| whole) {
+            let path = path.join(name);
+            let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let same = content.len() as u64 == *bytes && text::cache::hash_of(&content) == *blake3;
+            ensure!(same, "{} is not as it was written", path.display());
+        }
+        let mut fields: Vec<Field> = catalog::schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+        fields.push(Field::new("verdict", DataType::Utf8, false));
+        fields.push(Field::new("n_tokens", DataType::UInt32, true));
+        let table = read_parquet(&path.join(CATALOG), &Schema::new(fields))?;
+        let outcomes = table["verdict"].as_string::<i32>().clone();
+        let tokens = table["n_tokens"].as_primitive::<UInt32Type>();
+        let tokens = tokens.iter().map(Option::unwrap_or_default).collect();
+        let columns = table.columns()[..catalog::schema().fields().len()].to_vec();
+        let catalog = Catalog { rows: RecordBatch::try_new(catalog::schema(), columns)? };
+        // Where texts are follows from the verdicts, as it did when they were written.
+        let layout = Layout::new(&catalog, |row| outcomes.value(row), manifest.shards, manifest.keep_dropped);
+        Ok(Self { number, path: path.to_path_buf(), manifest, catalog, outcomes, tokens, layout })
+    }
+
+    /// Its file of `kind` and `shard`.
+    pub fn file(&self, kind: &str, shard: u32) -> PathBuf {
+        self.path.join(format!("{kind}-{shard:05}.parquet"))
+    }
+
+    /// Its rows by their hash as they were read. (A row with the id of another has left no text: it is not known.)
+    pub fn known(&self) -> HashMap<Hash, u32> {
+        let rows = (0..self.catalog.len()).filter(|row| self.outcomes.value(*row) != Verdict::DuplicateId.name());
+        rows.map(|row| (self.catalog.input(row), row as u32)).collect()
+    }
+
+    /// Has it tokens that `tokenizer` has made?
+    pub fn has_tokens_of(&self, tokenizer: &Tokenizer) -> bool {
+        self.manifest.tokenizer.as_deref() == Some(tokenizer.hash())
+    }
+
+    /// Pairs whose similarity is known, if words are compared as they were.
+    pub fn pairs(&self, shingle_words: usize) -> Result<Vec<(Hash, Hash, f64)>> {
+        if self.manifest.shingle_words != Some(shingle_words) {
+            return Ok(Vec::new());
+        }
+        let table = read_parquet(&self.path.join(PAIRS), &pairs_schema())?;
+        let hash = |column: &ArrayRef, row: usize| -> Hash {
+            let value = column.as_fixed_size_binary().value(row);
+            std::array::from_fn(|i| value[i])
+        };
+        let similarities = table["similarity"].as_primitive::<Float64Type>();
+        let pair = |row| (hash(table.column(0), row), hash(table.column(1), row), similarities.value(row));
+        Ok((0..table.num_rows()).map(pair).collect())
+    }
+
+    /// Every duplicate: what is kept in its place, its neighbour, and their similarity.
+    pub fn duplicates(&self) -> Result<HashMap<String, (String, String, f64)>> {
+        let table = read_parquet(&self.path.join(DUPLICATES), &duplicates_schema())?;
+        let string = |name: &str, row: usize| table[name].as_string::<i32>().value(row).to_owned();
+        let similarities = table["similarity"].as_primitive::<Float64Type>();
+        let line = |row| (string("id", row), (string("kept", row), string("neighbour", row), similarities.value(row)));
+        Ok((0..table.num_rows()).map(line).collect())
+    }
+}
+
+fn catalog_table(catalog: &Catalog, verdicts: &Verdicts, counts: &BTreeMap<u32, u32>) -> Result<RecordBatch> {
+    let mut fields: Vec<Field> = catalog.rows.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+    fields.push(Field::new("verdict", DataType::Utf8, false));
+    fields.push(Field::new("n_tokens", DataType::UInt32, true));
+    let mut columns = catalog.rows.columns().to_vec();
+    columns.push(Arc::new(StringArray::from_iter_values(verdicts.rows.iter().map(|verdict| verdict.name()))));
+    let counts = (0..catalog.len() as u32).map(|row| counts.get(&row).copied());
+    columns.push(Arc::new(UInt32Array::from_iter(counts)));
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
+fn pairs_schema() -> Schema {
+    let hash = |name| Field::new(name, DataType::FixedSizeBinary(16), false);
+    Schema::new(vec![hash("content_hash"), hash("other_hash"), Field::new("similarity", DataType::Float64, false)])
+}
+
+fn pairs_table(verdicts: &Verdicts) -> Result<RecordBatch> {
+    let hashes = |of: fn(&(Hash, Hash, f64)) -> &Hash| -> Result<ArrayRef> {
+        let mut built = arrow::array::FixedSizeBinaryBuilder::new(16);
+        for pair in &verdicts.pairs {
+            built.append_value(of(pair))?;
+        }
+        Ok(Arc::new(built.finish()))
+    };
+    let similarity = Float64Array::from_iter_values(verdicts.pairs.iter().map(|pair| pair.2));
+    let columns = vec![hashes(|pair| &pair.0)?, hashes(|pair| &pair.1)?, Arc::new(similarity) as ArrayRef];
+    Ok(RecordBatch::try_new(Arc::new(pairs_schema()), columns)?)
+}
+
+fn duplicates_schema() -> Schema {
+    let string = |name| Field::new(name, DataType::Utf8, false);
+    let similarity = Field::new("similarity", DataType::Float64, false);
+    Schema::new(vec![string("id"), string("kept"), string("neighbour"), similarity, string("kind")])
+}
+
+fn duplicates_table(catalog: &Catalog, verdicts: &Verdicts) -> Result<RecordBatch> {
+    let mut lines = Vec::new();
+    for (row, verdict) in verdicts.rows.iter().enumerate() {
+        let (kept, neighbour, similarity) = match verdict {
+            Verdict::Exact(kept, neighbour) => (*kept, *neighbour, 1.0),
+            Verdict::Near(kept, neighbour, bits) => (*kept, *neighbour, f64::from_bits(*bits)),
+            _ => continue,
+        };
+        let (kept, neighbour) = (catalog.id(kept as usize), catalog.id(neighbour as usize));
+        lines.push((catalog.id(row), kept, neighbour, similarity, verdict.name()));
+    }
+    lines.sort_by_key(|line| line.0);
+    let string = |of: fn(&(&'_ str, &'_ str, &'_ str, f64, &'static str)) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(lines.iter().map(of)))
+    };
+    let columns = vec![
+        string(|line| line.0.into()),
+        string(|line| line.1.into()),
+        string(|line| line.2.into()),
+        Arc::new(Float64Array::from_iter_values(lines.iter().map(|line| line.3))),
+        string(|line| line.4.into()),
+    ];
+    Ok(RecordBatch::try_new(Arc::new(duplicates_schema()), columns)?)
+}

@@ -1,0 +1,26 @@
+//! What this process may use, and what it has used.
+
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Peak resident memory of this process in MB (2^20 bytes); 0 where the system does not say.
+pub fn peak_rss_mb() -> u64 {
+    kilobytes("/proc/self/status", "VmHWM:").unwrap_or(0) / 1024
+}
+
+/// Resident memory of this process in MB (2^20 bytes); 0 where the system does not say.
+pub fn rss_mb() -> u64 {
+    kilobytes("/proc/self/status", "VmRSS:").unwrap_or(0) / 1024
+}
+
+/// Bytes that can be allocated without swapping; `u64::MAX` where the system does not say.
+pub fn available_memory() -> u64 {
+    kilobytes("/proc/meminfo", "MemAvailable:").map_or(u64::MAX, |kilobytes| kilobytes * 1024)
+}
+
+fn kilobytes(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix("kB")?.trim().parse().ok()
+}

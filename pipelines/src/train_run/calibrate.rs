@@ -1,0 +1,166 @@
+//! What this machine does with a configuration's model, from a few seconds of it.
+use crate::plan::{Plan, PlannedStage};
+use anyhow::{Context, Result, ensure};
+use compute::kernels::gemm::{self, matrix, matrix_mut, product};
+use contract::testing::Collect;
+use contract::{
+    At, Batch, Built, Env, Kind, Memory, ModelFacts, Packet, ParameterPiece, Purpose, Stage, Tensor, Turn, pool,
+};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A micro-batch that would take longer than this is not tried.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Bytes a worker that products pack their operands into, where no micro-batch was tried.
+const USUAL_BESIDE: u64 = 16 << 20;
+/// Bytes that a run's own structures take: threads, the graph, the tokenizer, files being read, code that has not yet run.
+const STRUCTURES: u64 = 20 << 20;
+/// Share of the rate of large products that a step reaches where no micro-batch was tried.
+const USUAL_SHARE: f64 = 0.6;
+
+/// How fast training will be.
+pub struct Speed {
+    /// Tokens a second.
+    pub tok_per_sec: f64,
+    /// How that is known.
+    pub measured: String,
+    /// Bytes that stages take beside what they say of themselves.
+    pub beside: u64,
+}
+
+/// Bytes that the program takes before anything of the run: itself, and what OpenBLAS keeps for each thread where products
+/// run on it.
+pub fn program(workers: usize) -> u64 {
+    const N: usize = 768;
+    if gemm::on_blas() {
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    let (a, b, mut c) = (vec![0.5; N * N], vec![0.5; N * N], vec![0.0; N * N]);
+                    product(1.0, matrix(&a, N), matrix(&b, N), 0.0, matrix_mut(&mut c, N));
+                });
+            }
+        });
+    }
+    (crate::process::rss_mb() << 20) + STRUCTURES
+}
+
+/// How fast the stages of `plan` train: from a micro-batch a worker that goes forward and backward, where that fits the
+/// memory that is free and patience, else from the rate of large products. `peak`: bytes that the run will take.
+///
+/// # Errors
+/// If a stage fails.
+pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Speed> {
+    let busy = env.workers.min(env.shape.micro_batches as usize);
+    let rate = super::speed::full_speed(busy) * 1e9;
+    let tokens = (env.shape.sequences * env.shape.length) as f64;
+    let guess = rate * USUAL_SHARE / model.flops_per_token;
+    let a_micro_batch = tokens * busy as f64 / guess;
+    if peak > crate::process::available_memory() || 2.0 * a_micro_batch > PATIENCE.as_secs_f64() {
+        let measured = format!("at {:.0} % of the rate of large products, as is usual", 100.0 * USUAL_SHARE);
+        return Ok(Speed { tok_per_sec: guess, measured, beside: busy as u64 * USUAL_BESIDE });
+    }
+    let before = pool::watch();
+    let spent = micro_batches(plan, env, model, busy)?;
+    let taken = pool::most_bytes() - before;
+    // The last round of leaves may leave workers idle.
+    let rounds = f64::from(env.shape.micro_batches.div_ceil(busy as u32));
+    let tok_per_sec = env.shape.tokens() as f64 / (rounds * spent.as_secs_f64());
+    // Parameters, activations, logits and each worker's gradient of the head are in it, and are counted elsewhere.
+    let trained = plan.stages.iter().filter(|stage| {
+        stage.settings.takes().iter().any(|port| [Kind::Batch, Kind::Activations].contains(&port.kind))
+    });
+    let said = trained.map(|stage| stage.settings.memory(env)).fold(Memory::default(), Memory::with);
+    let tensors = model.parameter_count() + busy * model.parameters[model.head].len();
+    let beside = taken.saturating_sub(said.most() + (tensors * size_of::<f32>()) as u64);
+    Ok(Speed { tok_per_sec, measured: "one micro-batch a worker, forward and backward".into(), beside })
+}
+
+/// Time of a micro-batch with all workers busy: one to warm up, one that counts.
+fn micro_batches(plan: &Plan, env: &Env, model: &ModelFacts, busy: usize) -> Result<Duration> {
+    let parameters: Vec<Arc<Tensor>> = model.parameters.iter().map(|spec| Arc::new(spec.initial(env.seed))).collect();
+    let work = |worker: usize| -> Result<Duration> {
+        let mut trial = Trial::new(plan, &Env { worker, ..env.clone() }, &parameters)?;
+        trial.run(env, 0)?;
+        let began = Instant::now();
+        trial.run(env, 0)?;
+        Ok(began.elapsed())
+    };
+    let spent: Result<Vec<Duration>> = std::thread::scope(|scope| {
+        let work = &work;
+        let workers: Vec<_> = (0..busy).map(|worker| scope.spawn(move || work(worker))).collect();
+        workers.into_iter().map(|w| w.join().map_err(|_| anyhow::anyhow!("a stage failed on trial"))?).collect()
+    });
+    spent?.into_iter().max().context("no worker")
+}
+
+/// The stages between a batch and its gradients, called by hand.
+struct Trial {
+    forward: Box<dyn Stage>,
+    batch_port: usize,
+    rest: Vec<Box<dyn Stage>>,
+}
+
+impl Trial {
+    fn new(plan: &Plan, env: &Env, parameters: &[Arc<Tensor>]) -> Result<Self> {
+        let taking =
+            |kind: Kind| plan.stages.iter().find(|stage| stage.settings.takes().iter().any(|p| p.kind == kind));
+        let port = |stage: &PlannedStage, kind| stage.settings.takes().iter().position(|port| port.kind == kind);
+        let build = |stage: &PlannedStage| match stage.settings.build(env)? {
+            Built::Stage(made) => Ok(made),
+            Built::Source(_) => anyhow::bail!("`{}` is a source", stage.id),
+        };
+        let stage = taking(Kind::Batch).context("nothing takes batches")?;
+        let (batch_port, ports) = (port(stage, Kind::Batch).unwrap_or(0), port(stage, Kind::Parameters));
+        let mut forward = build(stage)?;
+        for (tensor, data) in parameters.iter().enumerate() {
+            let at = At { step: 0, port: ports.unwrap_or(0), waited: Duration::ZERO };
+            let piece = ParameterPiece { tensor, data: Arc::clone(data) };
+            forward.packet(at, Packet::Parameters(piece), &mut Collect::default())?;
+        }
+        let mut rest = Vec::new();
+        for kind in [Kind::Activations, Kind::LossGradient] {
+            rest.push(build(taking(kind).with_context(|| format!("nothing takes {}", kind.name()))?)?);
+        }
+        Ok(Self { forward, batch_port, rest })
+    }
+
+    fn run(&mut self, env: &Env, step: u64) -> Result<()> {
+        let (sequences, length) = (env.shape.sequences, env.shape.length);
+        let vocabulary = env.model()?.parameters[env.model()?.head].shape[0] as u64;
+        let ids = |seed: u64| -> Vec<u32> {
+            let id = |i| (contract::parameters::splitmix64(seed, i) % vocabulary) as u32;
+            (0..(sequences * length) as u64).map(id).collect()
+        };
+        let batch = Batch {
+            leaf: 0,
+            purpose: Purpose::Train,
+            part: 0,
+            sequences,
+            length,
+            tokens: ids(1).into(),
+            targets: ids(2).into(),
+            document_starts: vec![0; sequences * length].into(),
+        };
+        let at = At { step, port: self.batch_port, waited: Duration::ZERO };
+        let mut given = call(&mut *self.forward, at, Packet::Batch(batch))?;
+        for (stage, kind) in self.rest.iter_mut().zip([Kind::Activations, Kind::LossGradient]) {
+            let next = given.into_iter().find(|packet| packet.kind() == kind);
+            let next = next.with_context(|| format!("no {} came of a batch", kind.name()))?;
+            given = call(&mut **stage, At { step, port: 0, waited: Duration::ZERO }, next)?;
+        }
+        ensure!(given.iter().any(|packet| packet.kind() == Kind::Gradient), "no gradient came of a batch");
+        Ok(())
+    }
+}
+
+/// What `stage` gives of one packet. Gradients are let go of, but for the last ones.
+fn call(stage: &mut dyn Stage, at: At, packet: Packet) -> Result<Vec<Packet>> {
+    let mut out = Collect::default();
+    let mut turn = stage.packet(at, packet, &mut out)?;
+    while turn == Turn::More {
+        out.0.clear();
+        turn = stage.more(at.step, &mut out)?;
+    }
+    Ok(out.0)
+}

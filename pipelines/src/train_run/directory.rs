@@ -1,0 +1,166 @@
+//! The run directory: what a run leaves behind.
+//!
+//! `config.toml` (resolved, with origins), `environment.json`, `tokenizer.json`, `metrics.jsonl`, `checkpoints/`; how
+//! it stands is [`status`](super::status), what it came to [`report`](crate::report).
+use super::session::Session;
+use super::status::LOCK_FILE;
+use crate::plan::Plan;
+use crate::problem::Usage;
+use anyhow::{Context, Result, anyhow};
+use compute::machine;
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+use train::checkpoint::{self, Fingerprint, State};
+use train::record::METRICS_FILE;
+
+/// The resolved configuration.
+pub const CONFIG_FILE: &str = "config.toml";
+/// The machine, the program and the kernels.
+pub const ENVIRONMENT_FILE: &str = "environment.json";
+/// Whose text the run learned from, and under which licence.
+pub const ATTRIBUTION_FILE: &str = "attribution.txt";
+
+/// Makes `run_dir`, or sees that it is one of a run and can be written.
+///
+/// # Errors
+/// [`Usage`] if it holds something else; if it cannot be made or written.
+pub fn open(run_dir: &Path) -> Result<()> {
+    let at = run_dir.display();
+    fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run directory {at}"))?;
+    let entries = fs::read_dir(run_dir).with_context(|| format!("cannot read the run directory {at}"))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.with_context(|| format!("cannot read {at}"))?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    names.retain(|name| !name.starts_with('.'));
+    let a_runs =
+        |name: &String| [CONFIG_FILE, METRICS_FILE, checkpoint::CHECKPOINTS, LOCK_FILE].contains(&name.as_str());
+    if !names.is_empty() && !names.iter().any(a_runs) {
+        let more = if names.len() > 3 { ", …" } else { "" };
+        let some = names[..names.len().min(3)].join(", ");
+        let why = "a run would mix its files with these; choose another with --run-dir";
+        return Err(Usage(format!("{at} is no run's directory, it holds {some}{more}: {why}")).into());
+    }
+    let probe = run_dir.join(".writable");
+    write(&probe, "")
+        .and_then(|()| Ok(fs::remove_file(&probe)?))
+        .with_context(|| format!("cannot write into the run directory {at}"))
+}
+
+/// Refuses a directory in which another run has left something, unless that goes on; removes what a killed process was
+/// writing. For who holds the directory.
+///
+/// # Errors
+/// [`Usage`] if there is another run.
+pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
+    let at = run_dir.display();
+    let taken = run_dir.join(METRICS_FILE).exists() || !checkpoint::list(run_dir)?.is_empty();
+    if taken && !goes_on {
+        let how = "go on with --resume, choose another with --run-dir, or remove it";
+        return Err(Usage(format!("{at} already holds a run: {how}")).into());
+    }
+    for entry in fs::read_dir(run_dir).with_context(|| format!("cannot read {at}"))?.flatten() {
+        // `text::cache::write_whole` names it so.
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') && name.ends_with(".part") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// The checkpoint to go on from: `asked`, or the last one of `run_dir`; `None` if there is none yet.
+///
+/// # Errors
+/// If `asked` is no checkpoint, or it or the last one is damaged: then with the one before it that is whole.
+pub fn resumed(run_dir: &Path, asked: Option<&Path>) -> Result<Option<(PathBuf, State)>> {
+    let path = match asked {
+        Some(path) => path.to_owned(),
+        None => match checkpoint::list(run_dir)?.pop() {
+            Some((_, path)) => path,
+            None => return Ok(None),
+        },
+    };
+    match checkpoint::verify(&path).and_then(|()| checkpoint::read_state(&path)) {
+        Ok(state) => Ok(Some((path, state))),
+        Err(error) => {
+            let all = checkpoint::list(run_dir)?;
+            let step = all.iter().find(|(_, other)| other.file_name() == path.file_name()).map(|(step, _)| *step);
+            let Some(step) = step else { return Err(error) };
+            Err(match checkpoint::before(&run_dir.join(checkpoint::CHECKPOINTS), step) {
+                Some(whole) => {
+                    anyhow!("{error:#}\n  the one before it is whole: go on from it with --resume={}", whole.display())
+                }
+                None => anyhow!("{error:#}\n  no checkpoint before it is whole: start anew with another --run-dir"),
+            })
+        }
+    }
+}
+
+/// Refuses to go on where numbers would not follow from what they followed from; returns what else should be said.
+///
+/// # Errors
+/// [`Usage`] with every setting that differs.
+pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint) -> Result<Vec<String>> {
+    let Some(then) = then else { return Ok(Vec::new()) };
+    let mut differing = Vec::new();
+    let keys: std::collections::BTreeSet<&String> = then.configuration.keys().chain(now.configuration.keys()).collect();
+    for key in keys {
+        let value = |of: &Fingerprint| of.configuration.get(key).cloned().unwrap_or_else(|| "nothing".into());
+        if value(then) != value(now) {
+            differing.push(format!("  {key} was {}, is {}", value(then), value(now)));
+        }
+    }
+    if !differing.is_empty() {
+        let at = checkpoint.display();
+        let list = differing.join("\n");
+        let next = "Restore these values, or start a new run from its weights with `run.initial_checkpoint`";
+        return Err(Usage(format!("the configuration contradicts the checkpoint {at}:\n{list}\n{next}")).into());
+    }
+    let mut notes = Vec::new();
+    if then.blas_core != now.blas_core {
+        let (then, now) = (&then.blas_core, &now.blas_core);
+        notes.push(format!(
+            "products ran on {then} before and run on {now} now: the numbers will differ in their last bits"
+        ));
+    }
+    Ok(notes)
+}
+
+/// Writes what describes the run.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn describe(run_dir: &Path, plan: &Plan, session: &Session, tokenizer: Option<&str>) -> Result<()> {
+    let environment = json!({
+        "program": concat!("millrace ", env!("CARGO_PKG_VERSION")),
+        "cpu": machine::cpu(),
+        "cores": crate::process::cores(),
+        "workers": session.env.workers,
+        "products": compute::kernels::gemm::kernel(session.model.precision),
+        "blas_kernel": machine::blas_core(),
+        "OPENBLAS_CORETYPE": std::env::var("OPENBLAS_CORETYPE").ok(),
+        "command": std::env::args().collect::<Vec<_>>(),
+        "directory": std::env::current_dir().ok(),
+        "model": session.model.summary,
+        "parameters": session.model.parameter_count(),
+        "corpus": session.env.corpus,
+        "sources": session.sources,
+    });
+    write(&run_dir.join(CONFIG_FILE), &plan.resolved.to_toml())?;
+    write(&run_dir.join(ENVIRONMENT_FILE), &format!("{environment:#}\n"))?;
+    if !session.sources.is_empty() {
+        write(&run_dir.join(ATTRIBUTION_FILE), &text::attribution::text(&session.sources))?;
+    }
+    match tokenizer {
+        Some(json) => write(&run_dir.join("tokenizer.json"), json),
+        None => Ok(()),
+    }
+}
+
+/// Writes a file, whole or not at all.
+fn write(path: &Path, text: &str) -> Result<()> {
+    text::cache::write_whole(path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
+}

@@ -1,0 +1,187 @@
+//! What `pipeline explain` and `pipeline run --dry-run` say: the graph, and what a run takes in memory and time.
+use super::calibrate;
+use super::session::{Session, batch_shape};
+use crate::plan::Plan;
+use crate::problem::Usage;
+use crate::process::cores;
+use crate::show::{Explanation, Length, graph, human};
+use anyhow::Result;
+use contract::{BatchShape, Calendar, Env, Facts, Memory, ModelFacts, Resources};
+use std::path::Path;
+use std::sync::Arc;
+use text::tokenize::Choice;
+use text::{Cache, ReadDocuments, ReadTokens, Tokenize, Tokenizer};
+use train::evaluate::Evaluate;
+
+/// Columns of what is printed.
+pub const COLUMNS: usize = 80;
+
+/// Explains a configuration without reading its corpus.
+///
+/// # Errors
+/// [`Usage`] if it has no model or makes no batches; otherwise what fails while a micro-batch is measured.
+pub fn explain(plan: &Plan) -> Result<Explanation> {
+    let workers = plan.run.workers.unwrap_or_else(cores);
+    let shape = batch_shape(plan)?;
+    let facts = Facts { length: shape.length, ..vocabulary(plan)? };
+    let evaluate = plan.settings::<Evaluate>().map(|(_, evaluate)| evaluate.interval).filter(|steps| *steps > 0);
+    let mut resources = Resources::default();
+    resources.insert(Arc::new(facts));
+    let env = Env {
+        worker: 0,
+        workers,
+        seed: plan.run.seed,
+        calendar: Calendar { first: 0, steps: plan.run.max_steps.unwrap_or(0), evaluate, checkpoint: None },
+        shape,
+        model: plan.stages.iter().find_map(|stage| stage.settings.model(&facts)).map(Arc::new),
+        corpus: None,
+        run_dir: None,
+        resources,
+    };
+    let length = Length { steps: plan.run.max_steps, epochs: plan.run.max_epochs };
+    let mut explanation = of(plan, &env, length, calibrate::program(workers))?;
+    if !plan
+        .stages
+        .iter()
+        .any(|stage| stage.settings.takes().is_empty() && stage.settings.memory(&env) != Memory::default())
+    {
+        let note = "what it takes to prepare and to read the corpus is not counted: `pipeline run --dry-run` prepares \
+                    it, and knows";
+        explanation.notes.push(note.into());
+    }
+    Ok(explanation)
+}
+
+/// Explains a run whose data is prepared. `made`: what had to be made for it and is in the cache now; `program`: what
+/// the program took before ([`calibrate::program`]).
+///
+/// # Errors
+/// If a file that was read before is gone.
+pub fn dry_run(plan: &Plan, session: &Session, run_dir: &Path, made: &[String], program: u64) -> Result<String> {
+    let env = &session.env;
+    let (steps, tokens) = (env.calendar.steps, env.corpus.map_or(0, |corpus| corpus.train.tokens));
+    let epochs = (tokens > 0).then(|| (steps * env.shape.tokens()) as f64 / tokens as f64);
+    let mut explanation = of(plan, env, Length { steps: Some(steps), epochs }, program)?;
+    explanation.notes.clone_from(&session.notes);
+    explanation.notes.push(match made {
+        [] => "everything made of the corpus was in the cache".into(),
+        made => format!("made of the corpus and kept in the cache: {}", made.join(", ")),
+    });
+    explanation.notes.push(format!("nothing was trained; a run would leave its files in {}", run_dir.display()));
+    Ok(format!("{}\n\n{}{}", graph(plan, COLUMNS), read(plan)?, explanation.render(COLUMNS)))
+}
+
+/// Explains a configuration that writes a version of a corpus, into `folder` if it is run.
+///
+/// # Errors
+/// If there is a folder, and files that would be read are not there.
+pub fn preparation(plan: &Plan, folder: Option<&Path>) -> Result<String> {
+    let (files, note) = match folder {
+        None => (String::new(), "it trains nothing; what it takes follows from the corpus".to_owned()),
+        Some(folder) => {
+            (read(plan)?, format!("nothing was read or written; a run would make a version in {}", folder.display()))
+        }
+    };
+    Ok(format!("{}\n\n{files}{}", graph(plan, COLUMNS), human::hang(&format!("Note     {note}"), COLUMNS)))
+}
+
+/// The files that `plan` reads, a line each.
+fn read(plan: &Plan) -> Result<String> {
+    let documents = plan.settings::<ReadDocuments>().map(|(_, read)| (&read.paths, read.sample));
+    let tokens = || plan.settings::<ReadTokens>().map(|(_, read)| (&read.paths, read.sample));
+    let Some((paths, sample)) = documents.or_else(tokens) else { return Ok(String::new()) };
+    let line = |file: &text::InputFile| {
+        let size = format!(" ({})", human::bytes(std::fs::metadata(&file.path).map_or(0, |about| about.len())));
+        let path = human::end_of(&file.path.display().to_string(), COLUMNS - 9 - size.len());
+        format!("Reads    {path}{size}\n")
+    };
+    Ok(text::resolve(paths, sample, plan.run.seed)?.files.iter().map(line).collect())
+}
+
+/// Ids there will be, from the configuration alone.
+fn vocabulary(plan: &Plan) -> Result<Facts> {
+    let of = |tokenizer: &Tokenizer| Facts {
+        vocabulary: tokenizer.vocabulary_size() as usize,
+        length: 0,
+        end_of_text: tokenizer.end_of_text(),
+    };
+    if let Some((_, tokenize)) = plan.settings::<Tokenize>() {
+        let cache = plan.settings::<ReadDocuments>().map_or_else(|| Cache::new(None), |(_, read)| read.cache());
+        return Ok(match tokenize.choice() {
+            Choice::Train(size) => Facts { vocabulary: size as usize, length: 0, end_of_text: 0 },
+            Choice::Gpt2 => of(&Tokenizer::gpt2(&cache, &tokenize.end_of_text)?),
+            Choice::File(path) => of(&Tokenizer::from_file(&path, &tokenize.end_of_text)?),
+        });
+    }
+    let Some((_, read)) = plan.settings::<ReadTokens>() else {
+        return Err(Usage("nothing is read: add a stage of type `documents` or `tokens`".into()).into());
+    };
+    let store = read.open(plan.run.seed, None)?;
+    let vocabulary = store.vocabulary();
+    Ok(Facts { vocabulary: vocabulary.size as usize, length: 0, end_of_text: vocabulary.end_of_text })
+}
+
+fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanation> {
+    let Some(model) = &env.model else {
+        return Err(Usage("there is no model: add a stage of type `gpt2`".into()).into());
+    };
+    let mut memory = vec![("program".to_owned(), program)];
+    memory.extend(memory_of_stages(plan, env));
+    let sum = |memory: &[(String, u64)]| memory.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let speed = calibrate::speed(plan, env, model, sum(&memory))?;
+    let between = (sum(&memory) - program) / BETWEEN_BUFFERS;
+    memory.push(("other buffers".to_owned(), speed.beside + between));
+    // Before it trains, a run measures the machine: a small model takes less than that.
+    let sources = plan.stages.iter().filter(|stage| stage.settings.takes().is_empty());
+    let before = program + sources.map(|stage| stage.settings.memory(env).lasting).sum::<u64>();
+    let measuring = (before + super::speed::full_speed_bytes(env.workers)).saturating_sub(sum(&memory));
+    memory.push(("measuring the machine, before".to_owned(), measuring));
+    memory.retain(|(_, bytes)| *bytes > 0);
+    let peak = sum(&memory);
+    let BatchShape { micro_batches, sequences, length: tokens } = env.shape;
+    Ok(Explanation {
+        model: model.summary.clone(),
+        parameters: groups(model),
+        flops_per_token: model.flops_per_token,
+        batch: [u64::from(micro_batches), sequences as u64, tokens as u64],
+        workers: env.workers,
+        length,
+        memory,
+        peak_mb: peak >> 20,
+        tok_per_sec: speed.tok_per_sec.round(),
+        measured: speed.measured,
+        corpus: env.corpus,
+        notes: Vec::new(),
+    })
+}
+
+/// One in so many bytes of the pool lies between pieces that are in use, and is too small for what is asked for.
+const BETWEEN_BUFFERS: u64 = 12;
+
+/// What each stage holds in the phase of a step in which all of them hold most.
+fn memory_of_stages(plan: &Plan, env: &Env) -> Vec<(String, u64)> {
+    let all: Vec<Memory> = plan.stages.iter().map(|stage| stage.settings.memory(env)).collect();
+    let sum = all.iter().copied().fold(Memory::default(), Memory::with);
+    let phase = sum.fullest();
+    let mut most = Some(sum.phases()[phase][1]);
+    let here = |memory: &Memory| {
+        let [held, working] = memory.phases()[phase];
+        memory.lasting + held + most.take_if(|most| *most == working).unwrap_or_default()
+    };
+    plan.stages.iter().map(|stage| stage.id.clone()).zip(all.iter().map(here)).collect()
+}
+
+/// Parameters by the part of the model they belong to: their names up to the number of a layer.
+fn groups(model: &ModelFacts) -> Vec<(String, u64)> {
+    let mut groups: Vec<(String, u64)> = Vec::new();
+    for spec in &model.parameters {
+        let parts: Vec<&str> = spec.name.split('.').collect();
+        let number = parts.iter().position(|part| part.parse::<u32>().is_ok());
+        let group = parts[..number.unwrap_or(parts.len() - 1).max(1)].join(".");
+        match groups.iter_mut().find(|(name, _)| *name == group) {
+            Some((_, n)) => *n += spec.len() as u64,
+            None => groups.push((group, spec.len() as u64)),
+        }
+    }
+    groups
+}

@@ -1,0 +1,23 @@
+//! A training run, from a checked plan to its last checkpoint.
+//!
+//! - [`mod@prepare`]: documents, tokenizer, counts: everything that must be known before training
+//! - [`session`]: a plan and its data become a graph, with everything its stages may know
+//! - [`mod@train`]: runs the graph; [`printer`]: what a terminal shows meanwhile
+//! - [`directory`]: the files a run leaves behind; [`status`]: whether it is running, and how it ended
+//! - [`interruption`]: what SIGINT and SIGTERM do
+//! - [`mod@explain`]: the graph, memory and time of a run; [`calibrate`]: measures a micro-batch for it
+//! - [`speed`]: the machine's GEMM rate, which MFU is measured against
+pub(crate) mod calibrate;
+pub(crate) mod directory;
+pub(crate) mod explain;
+mod interruption;
+pub(crate) mod prepare;
+mod printer;
+pub(crate) mod session;
+pub(crate) mod speed;
+pub mod status;
+mod train;
+
+pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
+pub use interruption::Interrupted;
+pub use train::{Options, dry_run, train};

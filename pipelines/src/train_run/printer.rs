@@ -1,0 +1,142 @@
+//! Shows a run's numbers as they come.
+use super::session::Session;
+use crate::engine::WorkerTiming;
+use crate::process::peak_rss_mb;
+use crate::show::human::time;
+use crate::show::{Line, StageTime, Times, Training, Wait, stage_times};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use train::record::{Report, StepLine};
+
+pub fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
+    printer.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Shows a run's numbers as they come, and keeps the last ones.
+pub struct Printer {
+    /// Where it shows them.
+    pub line: Line,
+    steps: u64,
+    first: u64,
+    batch: usize,
+    began: Option<Instant>,
+    /// What the line says.
+    shown: Training,
+    /// Speed and MFU of the last steps, for a line that does not jump.
+    recent: VecDeque<(f64, f64)>,
+    /// The last step.
+    pub last: Option<StepLine>,
+    waited_ms: f64,
+}
+
+impl Printer {
+    /// Shows the steps of `session` on `line`.
+    pub fn new(line: Line, session: &Session) -> Self {
+        let (shape, calendar) = (session.env.shape, session.env.calendar);
+        Self {
+            line,
+            steps: calendar.steps,
+            first: calendar.first,
+            batch: shape.micro_batches as usize * shape.sequences,
+            began: None,
+            shown: Training::default(),
+            recent: VecDeque::new(),
+            last: None,
+            waited_ms: 0.0,
+        }
+    }
+
+    fn step(&mut self, step: &StepLine) {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        self.waited_ms += step.data_wait_ms;
+        self.recent.push_back((step.tok_per_sec, step.mfu));
+        if self.recent.len() > 20 {
+            self.recent.pop_front();
+        }
+        let mut sorted: Vec<(f64, f64)> = self.recent.iter().copied().collect();
+        sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (tok_per_sec, mfu) = sorted[sorted.len() / 2];
+        let done = (step.step - self.first).saturating_sub(1);
+        let left = (done > 0).then(|| began.elapsed().mul_f64((self.steps - step.step) as f64 / done as f64));
+        self.shown = Training {
+            step: step.step,
+            steps: self.steps,
+            loss: step.loss,
+            tok_per_sec,
+            batch: self.batch,
+            mfu: (mfu > 0.0).then_some(mfu),
+            data_wait_ms: step.data_wait_ms,
+            left,
+            validation_loss: self.shown.validation_loss,
+        };
+        self.line.training(&self.shown);
+        self.last = Some(step.clone());
+    }
+
+    fn validated(&mut self, step: &StepLine) {
+        self.shown.validation_loss = step.validation_loss;
+        if let Some(loss) = step.validation_loss {
+            let bits = step.bits_per_byte.map(|bits| format!(", {bits:.4} bits per byte")).unwrap_or_default();
+            let text = format!("Step {}: validation loss {loss:.4}{bits}", step.step);
+            self.line.note_of_training(&text, &self.shown);
+        }
+        self.last = Some(step.clone());
+    }
+
+    /// Says where the time went and, if all steps are `done`, what came of them.
+    pub fn conclude(&mut self, times: &Times, run_dir: &Path, done: bool) {
+        let table = stage_times(times, self.line.columns());
+        let wait = match self.waited_ms {
+            0.0 => "never waited for data".into(),
+            ms => format!("waited {} for data", time(Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default())),
+        };
+        self.line.note(&format!("\n{table}; compute {wait}"));
+        if !done {
+            return;
+        }
+        if let Some(last) = &self.last {
+            let loss = last.loss;
+            let peak = peak_rss_mb();
+            let done = format!("\nDone: {} steps, training loss {loss:.4}, peak memory {peak} MB", last.step);
+            self.line.note(&done);
+        }
+        let checkpoint = train::checkpoint::list(run_dir).ok().and_then(|mut all| all.pop());
+        if let Some((_, path)) = checkpoint {
+            self.line.note(&format!("The model is in {}", path.display()));
+        }
+    }
+}
+
+/// A printer that a stage reports to.
+pub struct Shared(pub Arc<Mutex<Printer>>);
+
+impl Report for Shared {
+    fn step(&self, line: &StepLine) {
+        lock(&self.0).step(line);
+    }
+    fn validated(&self, line: &StepLine) {
+        lock(&self.0).validated(line);
+    }
+}
+
+/// Time per stage, summed over all workers.
+pub fn times(workers: &[WorkerTiming], wall: Duration) -> Times {
+    let mut times = Times { wall, workers: workers.len(), stages: Vec::new(), waits: Vec::new() };
+    let mut parked = Duration::ZERO;
+    for timing in workers {
+        parked += timing.parked;
+        for stage in &timing.stages {
+            match times.stages.iter_mut().find(|s| s.stage == stage.id) {
+                Some(sum) => {
+                    sum.time += stage.busy;
+                    sum.calls += stage.calls;
+                }
+                None => times.stages.push(StageTime { stage: stage.id.clone(), time: stage.busy, calls: stage.calls }),
+            }
+        }
+    }
+    times.waits.push(Wait { what: "work".into(), time: parked });
+    times
+}

@@ -1,0 +1,198 @@
+//! Trains: prepares the data, runs the graph, and leaves a report.
+use super::interruption::Interruption;
+use super::printer::{Printer, Shared, lock, times};
+use super::session::Session;
+use super::status::{Hold, Status};
+use super::{calibrate, directory, explain, prepare, speed};
+use crate::engine::{Job, Stop, execute};
+use crate::plan::Plan;
+use crate::problem::Usage;
+use crate::process::cores;
+use crate::report;
+use crate::show::{Banner, Line, banner};
+use anyhow::Result;
+use compute::kernels::gemm;
+use compute::machine;
+use contract::{Precision, Saved, Snapshot};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use text::Attribution;
+use train::checkpoint::{State, TokenizerJson};
+use train::record::{Limit, Reporter};
+use train::weights::Start;
+
+/// What `pipeline run` asks of a run that trains.
+pub struct Options {
+    /// Go on from the run's last checkpoint, or from this one.
+    pub resume: Option<Option<PathBuf>>,
+    /// Where the run keeps its files.
+    pub run_dir: PathBuf,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+/// Trains what `plan` says, to its end.
+///
+/// # Errors
+/// [`Usage`], the first failure of any stage, or [`Interrupted`](super::Interrupted).
+pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
+    let Options { resume, run_dir, workers } = options;
+    let workers = *workers;
+    machine::single_threaded_blas();
+    let interruption = Interruption::at_once()?;
+    directory::open(run_dir)?;
+    let hold = Hold::take(run_dir)?;
+    directory::claim(run_dir, resume.is_some())?;
+    let (mut session, saved) = match ready(&plan, options, &mut line) {
+        Ok(ready) => ready,
+        Err(error) => {
+            hold.tell_first(&Status::failed(&error));
+            return Err(error);
+        }
+    };
+    let introduction = banner(&introduction(&session, &plan, run_dir), line.columns());
+    let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
+    // From what is said next on, a signal waits for the step.
+    let (stop, noted) = (Arc::new(Stop::default()), Arc::clone(&printer));
+    interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.note(note))?;
+    lock(&printer).line.note(&introduction);
+    session.notes.iter().for_each(|note| lock(&printer).line.note(&format!("note: {note}")));
+    session.env.resources.insert(Arc::clone(&stop));
+    session.env.resources.insert(Arc::new(Limit { gemm_gflops: speed::full_speed(workers) }));
+    session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
+    let (began, calendar) = (Instant::now(), session.env.calendar);
+    let mut status = Status::begin(calendar.first, calendar.steps);
+    hold.tell(&status)?;
+    let job = Job { stages: plan.stages, env: session.env, saved, endless: false, prefetch: plan.run.prefetch };
+    let times = execute(job).map(|timings| times(&timings, began.elapsed()));
+    interruption.over();
+    let mut printer = lock(&printer);
+    printer.line.finish();
+    status.end(&times, printer.last.as_ref().map_or(calendar.first, |last| last.step));
+    let told = hold.tell(&status);
+    drop(hold);
+    let report = told.and_then(|()| report::write(run_dir));
+    if let Ok(times) = &times {
+        printer.conclude(times, run_dir, stop.last().is_none());
+    }
+    // That there is no report is no reason to call the run failed.
+    printer.line.note(&match report {
+        Ok(path) => format!("The report is {}", path.display()),
+        Err(error) => format!("warning: there is no report: {error:#}"),
+    });
+    times?;
+    match stop.last() {
+        None => Ok(()),
+        Some(last) => {
+            let left = train::checkpoint::list(run_dir)?.pop().filter(|(step, _)| *step == last + 1);
+            Err(interruption.interrupted(last + 1, calendar.steps, left.map(|(_, path)| path)).into())
+        }
+    }
+}
+
+/// All that is done before training: what is known then, and what stages go on from.
+fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Vec<Saved>)> {
+    let Options { resume, run_dir, workers } = options;
+    let from = match resume {
+        Some(checkpoint) => directory::resumed(run_dir, checkpoint.as_deref())?,
+        None => None,
+    };
+    let prepared = prepare::prepare(plan, *workers, line)?;
+    line.finish();
+    let mut session = Session::new(plan, prepared, *workers, Some(run_dir.clone()))?;
+    if resume.is_some() && from.is_none() {
+        session.notes.push(format!("{} has no checkpoint to go on from: the run begins", run_dir.display()));
+    }
+    let saved = begin(&mut session, plan, from)?;
+    let tokenizer = session.env.resources.get::<TokenizerJson>();
+    directory::describe(run_dir, plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
+    if let Some(quarantine) = session.env.resources.get::<text::Quarantine>() {
+        quarantine.write(run_dir)?;
+    }
+    Ok((session, saved))
+}
+
+/// Prepares the data and says what a run would do.
+///
+/// # Errors
+/// [`Usage`], or whatever fails while the data is prepared.
+pub fn dry_run(plan: &Plan, workers: usize, run_dir: &Path, mut line: Line) -> Result<String> {
+    machine::single_threaded_blas();
+    let _interruption = Interruption::at_once()?;
+    let (before, program) = (cached(plan), calibrate::program(workers));
+    let prepared = prepare::prepare(plan, workers, &mut line)?;
+    line.finish();
+    let made: BTreeSet<String> = cached(plan).difference(&before).filter_map(|path| kind_of(path)).collect();
+    let session = Session::new(plan, prepared, workers, None)?;
+    let made: Vec<String> = made.into_iter().collect();
+    explain::dry_run(plan, &session, run_dir, &made, program)
+}
+
+/// The files of the cache.
+fn cached(plan: &Plan) -> BTreeSet<PathBuf> {
+    let documents = plan.settings::<text::ReadDocuments>().map(|(_, read)| read.cache());
+    let cache = documents.or_else(|| plan.settings::<text::ReadTokens>().map(|(_, read)| read.cache()));
+    // A file of the cache stands in the folder of its kind.
+    let root = cache.map(|cache| cache.root().to_owned());
+    let list = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    root.into_iter().flat_map(list).flat_map(list).collect()
+}
+
+fn kind_of(path: &Path) -> Option<String> {
+    Some(path.parent()?.file_name()?.to_string_lossy().into_owned())
+}
+
+/// Sets where the run starts: at a checkpoint, from a model's weights, or from the seed.
+fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> Result<Vec<Saved>> {
+    let Some((checkpoint, state)) = from else {
+        if let Some(folder) = &plan.run.initial_checkpoint {
+            session.env.resources.insert(Arc::new(Start::Weights(folder.into())));
+        }
+        return Ok(Vec::new());
+    };
+    let notes = directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
+    session.notes.extend(notes);
+    session.notes.push(format!("going on from {} after {} steps", checkpoint.display(), state.step));
+    if state.step > session.env.calendar.steps {
+        let (done, asked) = (state.step, session.env.calendar.steps);
+        return Err(Usage(format!("the checkpoint is at step {done}, past the end of the run at {asked}")).into());
+    }
+    session.env.calendar.first = state.step;
+    session.env.resources.insert(Arc::new(Start::Resume(checkpoint)));
+    Ok(state.saved.into_iter().map(|(stage, lane, state)| Saved { stage, lane, state: Snapshot::of(state) }).collect())
+}
+
+fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
+    let (env, shape) = (&session.env, session.env.shape);
+    let sequences = shape.micro_batches as usize * shape.sequences;
+    let precision = session.model.precision;
+    Banner {
+        run: plan.run.name.clone(),
+        cpu: machine::cpu(),
+        cores: cores(),
+        workers: env.workers,
+        products: (!gemm::on_blas() || precision == Precision::Bf16).then(|| gemm::kernel(precision)),
+        blas_kernel: if gemm::on_blas() { machine::blas_core() } else { String::new() },
+        warning: machine::blas_held_back(),
+        model: Some(session.model.summary.clone()),
+        parameters: session.model.parameter_count() as u64,
+        source: first_and_others(&session.sources, |source| &source.name),
+        licence: first_and_others(&session.sources, |source| &source.licence),
+        corpus: env.corpus,
+        batch: Some(format!(
+            "{sequences} sequences of {} tokens ({} x {}), {} steps",
+            shape.length, shape.micro_batches, shape.sequences, env.calendar.steps
+        )),
+        run_dir: Some(run_dir.display().to_string()),
+    }
+}
+
+/// What is said of the sources, in a line.
+fn first_and_others(sources: &[Attribution], said: fn(&Attribution) -> &String) -> Option<String> {
+    let mut said: Vec<&String> = sources.iter().map(said).filter(|said| !said.is_empty()).collect();
+    said.dedup();
+    let (first, others) = said.split_first()?;
+    Some(if others.is_empty() { (*first).clone() } else { format!("{first} and {} more", others.len()) })
+}
