@@ -2,11 +2,10 @@
 use crate::cli::{COMMANDS, Context, Output, OutputError};
 use crate::problem::{Problems, Usage};
 use crate::train_run::Interrupted;
-use crate::{cli, show};
+use crate::{cli, panics, show};
 use anyhow::{Context as _, Error, Result};
-use clap::ArgMatches;
 use contract::StageType;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use text::TextProblem;
 
@@ -35,36 +34,48 @@ impl App {
     }
 
     /// Does what the command line says. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 and 143
-    /// stopped by SIGINT and SIGTERM.
+    /// stopped by SIGINT and SIGTERM. A closed pipe on standard output is a normal end.
     pub fn main(self) -> ExitCode {
-        // A panic is a bug; it is reported as an error of its stage, without a backtrace.
-        std::panic::set_hook(Box::new(|_| {}));
-        let matches = cli::definition().get_matches();
-        match self.command(&matches) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) if error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed_pipe) => {
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                let said = explain(&error);
-                for line in said.lines() {
-                    // A command to copy stays in one line.
-                    let whole = !std::io::stderr().is_terminal() || line.starts_with("go on with: ");
-                    eprintln!("{}", if whole { line.to_owned() } else { show::human::hang(line, show::columns()) });
-                }
+        panics::record();
+        match panics::catch(|| self.command()) {
+            Err(error) if !is_closed_pipe(&error) => {
+                complain(&explain(&error));
                 ExitCode::from(exit_code(&error))
             }
+            _ => ExitCode::SUCCESS,
         }
     }
 
-    fn command(&self, matches: &ArgMatches) -> Result<()> {
+    fn command(&self) -> Result<()> {
+        let out = Output::stdout();
+        let matches = match cli::definition().try_get_matches() {
+            Ok(matches) => matches,
+            // Help that was asked for is output like any other.
+            Err(asked) if !asked.use_stderr() => return out.line(&asked.render().to_string()),
+            Err(wrong) => wrong.exit(),
+        };
         let (name, options) = matches.subcommand().context("clap requires a command")?;
         let command = COMMANDS.iter().find(|command| command.name == name).context("clap knows the commands")?;
         if command.computes {
             start_again_with_fitting_kernels();
             compute::machine::huge_pages();
         }
-        command.run(options, &Context { stages: &self.stages, out: Output::stdout() })
+        command.run(options, &Context { stages: &self.stages, out })
+    }
+}
+
+fn is_closed_pipe(error: &Error) -> bool {
+    error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed_pipe)
+}
+
+/// Prints what went wrong on standard error, in lines that fit a terminal. That nobody can be told is no reason to panic.
+fn complain(text: &str) {
+    let mut err = std::io::stderr();
+    for line in text.lines() {
+        // A command to copy stays in one line.
+        let whole = !err.is_terminal() || line.starts_with("go on with: ");
+        let line = if whole { line.to_owned() } else { show::human::hang(line, show::columns()) };
+        let _ = writeln!(err, "{line}");
     }
 }
 

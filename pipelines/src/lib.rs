@@ -1,6 +1,7 @@
 //! From a configuration file to a finished run.
 //!
 //! - [`App`]: the program; [`cli`]: its commands, a file each; [`STAGES`]: the stage types it comes with
+//! - [`mod@panics`]: bugs, reported with their line
 //! - [`plan`]: TOML to a checked plan; [`problem`]: what is wrong with it, all at once
 //! - [`engine`]: a plan as a timely dataflow
 //! - [`train_run`]: a training run; [`prepare`]: a version of a prepared corpus
@@ -12,6 +13,7 @@ mod app;
 pub mod cli;
 pub mod engine;
 mod inspect;
+mod panics;
 pub mod plan;
 mod prepare;
 pub mod problem;

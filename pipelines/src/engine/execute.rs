@@ -2,6 +2,7 @@
 use super::failure::Failure;
 use super::graph::build;
 use super::timing::{StageTiming, Stopwatch, WorkerTiming};
+use crate::panics;
 use crate::plan::PlannedStage;
 use anyhow::{Result, anyhow};
 use contract::{Built, Env, Saved, leaf_owner};
@@ -61,7 +62,8 @@ pub fn threads<R: Default + Send + 'static>(
     for guard in guards.join() {
         match guard {
             Ok(result) => results.push(result),
-            Err(panic) => noted.note(anyhow!("internal error in a worker: {panic} (please report this)")),
+            // timely passes on only that a worker panicked.
+            Err(_) => noted.note(panics::last().context("in a worker")),
         }
     }
     match noted.take() {

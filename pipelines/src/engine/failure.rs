@@ -1,7 +1,7 @@
 //! How a failure on any worker ends the run on all of them.
-use anyhow::{Error, anyhow};
+use crate::panics;
+use anyhow::Error;
 use contract::Step;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -34,14 +34,9 @@ impl Failure {
 
     /// Runs `work` of a stage; if it fails or panics, notes that with the stage's name and the step.
     pub fn guard<T>(&self, stage: &str, step: Option<Step>, work: impl FnOnce() -> anyhow::Result<T>) -> Option<T> {
-        let error = match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Ok(value)) => return Some(value),
-            Ok(Err(error)) => error,
-            Err(panic) => {
-                let said = panic.downcast_ref::<String>().cloned();
-                let said = said.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
-                anyhow!("internal error: {} (please report this)", said.unwrap_or_default())
-            }
+        let error = match panics::catch(work) {
+            Ok(value) => return Some(value),
+            Err(error) => error,
         };
         let place = match step {
             Some(step) => format!("stage `{stage}`, step {step}"),

@@ -17,6 +17,7 @@ pub(crate) mod stats;
 pub(crate) mod version;
 
 use crate::engine::{Job, execute};
+use crate::panics;
 use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work as Doing};
@@ -58,7 +59,7 @@ pub fn run(plan: Plan, folder: &Path, workers: usize, line: &mut Line) -> Result
     let (digested, tokenizer) = std::thread::scope(|threads| {
         let opened = threads.spawn(|| prepared.tokenizer(&cache));
         let digested = digest(&prepared, &store, previous.as_ref(), &draft, workers, line);
-        (digested, opened.join().unwrap_or_else(|_| Err(anyhow::anyhow!("opening the tokenizer failed"))))
+        (digested, opened.join().unwrap_or_else(|panic| Err(panics::error(&*panic))))
     });
     let (tokenizer, (catalog, mut found)) = (tokenizer?.map(Arc::new), digested?);
     let quarantine = set_aside(&prepared, &files, &store, quarantine, &catalog, draft.path(), line)?;

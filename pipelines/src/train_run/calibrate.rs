@@ -1,4 +1,5 @@
 //! What this machine does with a configuration's model, from a few seconds of it.
+use crate::panics;
 use crate::plan::{Plan, PlannedStage};
 use anyhow::{Context, Result, ensure};
 use compute::kernels::gemm::{self, matrix, matrix_mut, product};
@@ -89,7 +90,7 @@ fn micro_batches(plan: &Plan, env: &Env, model: &ModelFacts, busy: usize) -> Res
     let spent: Result<Vec<Duration>> = std::thread::scope(|scope| {
         let work = &work;
         let workers: Vec<_> = (0..busy).map(|worker| scope.spawn(move || work(worker))).collect();
-        workers.into_iter().map(|w| w.join().map_err(|_| anyhow::anyhow!("a stage failed on trial"))?).collect()
+        workers.into_iter().map(|w| w.join().unwrap_or_else(|panic| Err(panics::error(&*panic)))).collect()
     });
     spent?.into_iter().max().context("no worker")
 }

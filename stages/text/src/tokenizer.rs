@@ -257,7 +257,7 @@ fn count_words(store: &DocumentStore, survey: &Survey, progress: Progress) -> Re
     let counts: Vec<Result<WordCounts>> = std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| work(&mut silent()))).collect();
         let mine = work(progress);
-        let others = others.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked"))));
+        let others = others.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         std::iter::once(mine).chain(others).collect()
     });
     let mut all = WordCounts::default();
