@@ -47,6 +47,20 @@ fn every_command_has_a_line_here() {
     assert_eq!(tested, all);
 }
 
+#[test]
+fn json_is_one_object_a_line_and_nothing_else() {
+    let scratch = scratch();
+    for (_, line) in LINES.iter() {
+        let line = format!("{} --json", line.replace("{}", "json"));
+        let ran = scratch.pipeline(&line.split(' ').collect::<Vec<_>>()).succeeds();
+        assert!(!ran.stdout.is_empty(), "`pipeline {line}`");
+        for object in ran.stdout.lines() {
+            let parsed = serde_json::from_str(object).unwrap_or_else(|error| panic!("`pipeline {line}`: {error}"));
+            assert!(matches!(parsed, serde_json::Value::Object(_)), "`pipeline {line}`: {object}");
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_an_error_with_a_message() {

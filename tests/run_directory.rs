@@ -147,7 +147,7 @@ fn a_pipe_gets_plain_lines_and_the_time_of_each_stage() {
     let ran = scratch.train("r", &[]);
     assert!(!ran.stderr.contains(['\r', '\x1b']), "no terminal codes: {:?}", ran.stderr);
     let line = ran.stderr.lines().rfind(|line| line.starts_with("Training [")).expect("a progress line");
-    for piece in ["█", "6/6 (100.0%) | Loss: ", " tok/s | Batch: 4", "MFU: ", "Wait: "] {
+    for piece in ["█", "6/6 (100.0%) | Loss: ", " | Val: ", " tok/s | Batch: 4", "MFU: ", "Wait: "] {
         assert!(line.contains(piece), "{piece:?} in {line}");
     }
     let products = match compute::kernels::gemm::on_blas() {

@@ -1,9 +1,10 @@
 //! The program: commands, errors and exit codes.
-use crate::cli::{COMMANDS, Context, Output, OutputError};
+use crate::cli::{COMMANDS, Color, Context, Global, Output, OutputError};
 use crate::problem::{Problems, Usage};
 use crate::train_run::Interrupted;
 use crate::{cli, panics, show};
 use anyhow::{Context as _, Error, Result};
+use clap::FromArgMatches;
 use contract::StageType;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -19,17 +20,24 @@ use text::TextProblem;
 /// ```
 pub struct App {
     stages: Vec<StageType>,
+    version: &'static str,
 }
 
 impl App {
     /// A program that knows `stages`.
     pub fn new(stages: &[StageType]) -> Self {
-        Self { stages: stages.to_vec() }
+        Self { stages: stages.to_vec(), version: env!("CARGO_PKG_VERSION") }
     }
 
     /// The same with one more.
     pub fn with(mut self, stage: StageType) -> Self {
         self.stages.push(stage);
+        self
+    }
+
+    /// The same with another version, which `--version` prints and every run directory records.
+    pub fn version(mut self, version: &'static str) -> Self {
+        self.version = version;
         self
     }
 
@@ -47,20 +55,26 @@ impl App {
     }
 
     fn command(&self) -> Result<()> {
-        let out = Output::stdout();
-        let matches = match cli::definition().try_get_matches() {
+        let (out, color) = (Output::stdout(), Color::of(std::env::args_os()));
+        let matches = match cli::definition(self.version).color(color.into()).try_get_matches() {
             Ok(matches) => matches,
             // Help that was asked for is output like any other.
-            Err(asked) if !asked.use_stderr() => return out.line(&asked.render().to_string()),
+            Err(asked) if !asked.use_stderr() => {
+                let help = asked.render();
+                let color = color.on(std::io::stdout().is_terminal());
+                return out.line(&if color { help.ansi().to_string() } else { help.to_string() });
+            }
             Err(wrong) => wrong.exit(),
         };
+        let style = Global::from_arg_matches(&matches)?.style();
         let (name, options) = matches.subcommand().context("clap requires a command")?;
         let command = COMMANDS.iter().find(|command| command.name == name).context("clap knows the commands")?;
         if command.computes {
             start_again_with_fitting_kernels();
             compute::machine::huge_pages();
         }
-        command.run(options, &Context { stages: &self.stages, out })
+        let program = format!("millrace {}", self.version);
+        command.run(options, &Context { stages: &self.stages, program, out, style })
     }
 }
 
@@ -71,10 +85,15 @@ fn is_closed_pipe(error: &Error) -> bool {
 /// Prints what went wrong on standard error, in lines that fit a terminal. That nobody can be told is no reason to panic.
 fn complain(text: &str) {
     let mut err = std::io::stderr();
+    let color = Color::of(std::env::args_os()).on(err.is_terminal());
     for line in text.lines() {
         // A command to copy stays in one line.
         let whole = !err.is_terminal() || line.starts_with("go on with: ");
         let line = if whole { line.to_owned() } else { show::human::hang(line, show::columns()) };
+        let line = match line.strip_prefix("error:") {
+            Some(rest) if color => format!("\x1b[1;31merror:\x1b[0m{rest}"),
+            _ => line,
+        };
         let _ = writeln!(err, "{line}");
     }
 }

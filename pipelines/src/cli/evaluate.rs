@@ -4,6 +4,7 @@ use crate::engine::{Job, execute};
 use crate::plan::{Overrides, Plan};
 use crate::problem::Usage;
 use crate::process::cores;
+use crate::show::human::count;
 use crate::train_run::session::Session;
 use crate::train_run::{directory, prepare};
 use anyhow::{Context as _, Result};
@@ -105,7 +106,11 @@ impl Evaluated {
     fn text(&self) -> String {
         let mut text = format!(
             "{} after {} steps\n  held out         {} documents, {} tokens\n  validation loss  {:.4} nats a token",
-            self.run, self.step, self.documents, self.tokens, self.validation_loss
+            self.run,
+            self.step,
+            count(self.documents),
+            count(self.tokens),
+            self.validation_loss
         );
         if let Some(bits) = self.bits_per_byte {
             text += &format!("\n  bits per byte    {bits:.4}");

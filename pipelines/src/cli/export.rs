@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result};
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Field, Schema};
 use clap::{Args, ValueEnum};
+use serde::Serialize;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use text::bin_files::{self, BinFormat};
 use text::catalog::read_parquet;
@@ -25,6 +27,9 @@ pub struct Export {
     /// Who is to read them
     #[arg(long, value_enum)]
     format: Format,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Who reads `.bin` files.
@@ -48,15 +53,39 @@ impl From<Format> for BinFormat {
 
 impl Command for Export {
     fn run(&self, context: &Context) -> Result<()> {
-        context.out.line(&export(self)?)
+        let files = export(self)?;
+        context.out.answer(self.json, &json!({ "out": self.out, "files": files }), |_| text(&files))
     }
 }
 
-/// Writes a version's tokens as `.bin` files; a line for each.
+/// A file that was written.
+#[derive(Debug, Serialize)]
+struct Exported {
+    path: PathBuf,
+    /// `train` or `val`.
+    part: &'static str,
+    tokens: u64,
+}
+
+/// A line a file, and one for a part that has none.
+fn text(files: &[Exported]) -> String {
+    let mut lines = Vec::new();
+    for part in PARTS {
+        let of = files.iter().filter(|file| file.part == part);
+        let said: Vec<_> = of.map(|file| format!("{}: {} tokens", file.path.display(), count(file.tokens))).collect();
+        lines.push(if said.is_empty() { format!("no documents for {part}") } else { said.join("\n") });
+    }
+    lines.join("\n")
+}
+
+/// What documents are for.
+const PARTS: [&str; 2] = ["train", "val"];
+
+/// Writes a version's tokens as `.bin` files.
 ///
 /// # Errors
 /// [`Usage`] if there is no version or it has no tokens; or if a file cannot be read or written.
-fn export(asked: &Export) -> Result<String> {
+fn export(asked: &Export) -> Result<Vec<Exported>> {
     let version = version(&asked.corpus)?;
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&version)
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>())
@@ -84,15 +113,10 @@ fn export(asked: &Export) -> Result<String> {
         }
     }
     let store = TokenStore::open(&paths, None, &Cache::new(None))?;
-    let (format, mut lines) = (BinFormat::from(asked.format), Vec::new());
-    for (part, rows) in [("train", train), ("val", held_out)] {
-        if rows.is_empty() {
-            lines.push(format!("no documents for {part}"));
-            continue;
-        }
-        for file in bin_files::write(&store, &rows, format, &asked.out, part, bin_files::FILE_TOKENS)? {
-            lines.push(format!("{}: {} tokens", file.path.display(), count(file.tokens)));
-        }
+    let (format, mut written) = (BinFormat::from(asked.format), Vec::new());
+    for (part, rows) in PARTS.into_iter().zip([train, held_out]).filter(|(_, rows)| !rows.is_empty()) {
+        let files = bin_files::write(&store, &rows, format, &asked.out, part, bin_files::FILE_TOKENS)?;
+        written.extend(files.into_iter().map(|file| Exported { path: file.path, part, tokens: file.tokens }));
     }
-    Ok(lines.join("\n"))
+    Ok(written)
 }

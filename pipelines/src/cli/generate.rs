@@ -2,6 +2,7 @@
 use super::{Command, Context};
 use crate::problem::Usage;
 use crate::process::cores;
+use crate::show;
 use crate::train_run::directory;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -69,7 +70,9 @@ impl Command for Generate {
         }
         let tokens = found.tokens.len();
         context.say(&format!(
-            "Prompt: {prompt_tokens} tokens, {prompt_tok_per_sec} tok/s | Text: {tokens} tokens, {tok_per_sec} tok/s"
+            "Prompt: {prompt_tokens} tokens, {} | Text: {tokens} tokens, {}",
+            show::human::rate(prompt_tok_per_sec, "tok"),
+            show::human::rate(tok_per_sec, "tok")
         ));
         Ok(())
     }

@@ -3,6 +3,7 @@ use super::{Command, Context};
 use crate::show::human::count;
 use anyhow::Result;
 use clap::Args;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use text::bin_files::BinDocuments;
 use text::token_files::try_write_tokens;
@@ -24,19 +25,26 @@ pub struct Import {
     /// The token that ends a document
     #[arg(long, value_name = "TOKEN", default_value = text::tokenizer::END_OF_TEXT)]
     end_of_text: String,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Command for Import {
     fn run(&self, context: &Context) -> Result<()> {
-        context.out.line(&import(self)?)
+        let (documents, tokens) = import(self)?;
+        let found = json!({ "file": self.out, "documents": documents, "tokens": tokens });
+        context.out.answer(self.json, &found, |_| {
+            format!("{}: {} documents, {} tokens", self.out.display(), count(documents), count(tokens))
+        })
     }
 }
 
-/// Writes the documents of `.bin` files as token Parquet; what is said of it.
+/// Writes the documents of `.bin` files as token Parquet; how many documents and tokens there are.
 ///
 /// # Errors
 /// If a file is not what it should be, was made with another tokenizer, or the output cannot be written.
-fn import(asked: &Import) -> Result<String> {
+fn import(asked: &Import) -> Result<(u64, u64)> {
     let tokenizer = match asked.tokenizer.as_str() {
         "gpt2" => Tokenizer::gpt2(&Cache::new(None), &asked.end_of_text)?,
         path => Tokenizer::from_file(Path::new(path), &asked.end_of_text)?,
@@ -48,5 +56,5 @@ fn import(asked: &Import) -> Result<String> {
         tokens += document.as_ref().map_or(0, |ids| ids.len() as u64);
     });
     try_write_tokens(&asked.out, vocabulary, found)?;
-    Ok(format!("{}: {documents} documents, {} tokens", asked.out.display(), count(tokens)))
+    Ok((documents, tokens))
 }

@@ -21,10 +21,10 @@ mod runs;
 mod stages;
 mod stat;
 
-pub use options::Changes;
+pub use options::{Changes, Color, Global};
 pub use output::{Output, OutputError};
 
-use crate::show::Line;
+use crate::show::{Line, Style};
 use anyhow::Result;
 use clap::{ArgMatches, Args};
 use contract::StageType;
@@ -66,19 +66,25 @@ pub trait Command: Args {
 pub struct Context<'a> {
     /// The stage types that the program knows.
     pub stages: &'a [StageType],
+    /// The program and its version, as run directories record it.
+    pub program: String,
     /// Standard output.
     pub out: Output,
+    /// How standard error is written to.
+    pub style: Style,
 }
 
 impl Context<'_> {
     /// A progress line on standard error.
     pub fn line(&self) -> Line {
-        Line::stderr()
+        Line::stderr(self.style)
     }
 
-    /// Says something on standard error. That it cannot be said is no reason to fail.
+    /// Says something on standard error, unless that is to be quiet. That it cannot be said is no reason to fail.
     pub fn say(&self, text: &str) {
-        let _ = writeln!(std::io::stderr(), "{text}");
+        if !self.style.quiet {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
     }
 }
 
@@ -113,16 +119,17 @@ impl CommandType {
     }
 }
 
-/// The command line, for clap.
-pub fn definition() -> clap::Command {
-    clap::Command::new("pipeline")
-        .version(env!("CARGO_PKG_VERSION"))
+/// The command line, for clap, of a program with `version`.
+pub fn definition(version: &'static str) -> clap::Command {
+    let definition = clap::Command::new("pipeline")
+        .version(version)
         .about("Pretrains language models on CPUs, from raw text to checkpoints")
         .after_help("Example: pipeline run configs/wiki.toml --set optimize.learning_rate=1e-3")
         .max_term_width(80)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands(COMMANDS.iter().map(|command| (command.options)(clap::Command::new(command.name))))
+        .subcommands(COMMANDS.iter().map(|command| (command.options)(clap::Command::new(command.name))));
+    Global::augment_args(definition)
 }
 
 /// The options of one command, from the words of `line`.
@@ -138,14 +145,25 @@ pub fn parse<C: Command>(line: &str) -> clap::error::Result<C> {
 mod tests {
     use super::*;
 
+    /// What these print is for other programs already.
+    const NO_JSON: [&str; 0] = [];
+
     #[test]
     fn the_definitions_are_sound_and_every_help_has_an_example() {
-        let mut command = definition();
+        let mut command = definition("1");
         command.clone().debug_assert();
         for sub in command.get_subcommands_mut() {
             assert!(sub.get_about().is_some(), "{} says nothing of itself", sub.get_name());
             let help = sub.render_long_help().to_string();
             assert!(help.contains("Example"), "{help}");
+        }
+    }
+
+    #[test]
+    fn every_command_that_reports_has_json() {
+        for command in definition("1").get_subcommands() {
+            let json = command.get_arguments().any(|argument| argument.get_id() == "json");
+            assert!(json || NO_JSON.contains(&command.get_name()), "{} has no --json", command.get_name());
         }
     }
 
@@ -167,7 +185,7 @@ mod tests {
             "pipeline bench --shape seed --sweep",
             "pipeline bench",
         ] {
-            let parsed = definition().try_get_matches_from(line.split_whitespace());
+            let parsed = definition("1").try_get_matches_from(line.split_whitespace());
             assert_eq!(parsed.map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
         }
     }

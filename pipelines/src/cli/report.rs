@@ -2,6 +2,7 @@
 use super::{Command, Context};
 use anyhow::Result;
 use clap::Args;
+use serde_json::json;
 use std::path::PathBuf;
 
 /// Write the report of a run again: one page of HTML
@@ -14,10 +15,14 @@ pub struct Report {
     /// The run's directory
     #[arg(value_name = "RUN")]
     run: PathBuf,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Command for Report {
     fn run(&self, context: &Context) -> Result<()> {
-        context.out.line(&crate::report::write(&self.run)?.display().to_string())
+        let path = crate::report::write(&self.run)?.display().to_string();
+        context.out.answer(self.json, &json!({ "run": self.run, "report": path }), |_| path.clone())
     }
 }

@@ -1,10 +1,11 @@
 //! `pipeline run`: trains, or prepares a corpus.
+use super::runs::look;
 use super::{Changes, Command, Context};
 use crate::plan::{Overrides, Plan};
 use crate::prepare;
 use crate::problem::Usage;
 use crate::process::cores;
-use crate::train_run::{self, explain};
+use crate::train_run::{self, Interrupted, explain};
 use anyhow::{Error, Result};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,9 @@ pub struct Run {
     /// Prepare the data and say what would be done, without training
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
+    /// Print one line of JSON at the end: run, step, loss, bits_per_byte, checkpoint
+    #[arg(long)]
+    json: bool,
 }
 
 impl Command for Run {
@@ -54,10 +58,18 @@ impl Command for Run {
             return self.prepare(plan, &run_dir, workers, context);
         }
         if self.dry_run {
-            return context.out.line(&train_run::dry_run(&plan, workers, &run_dir, context.line())?);
+            let (explanation, text) = train_run::dry_run(&plan, workers, &run_dir, context.line())?;
+            return context.out.answer(self.json, &explanation, |_| text);
         }
-        let options = train_run::Options { resume: self.resume.clone(), run_dir, workers };
-        train_run::train(plan, &options, context.line())
+        let program = context.program.clone();
+        let options = train_run::Options { resume: self.resume.clone(), run_dir, workers, program };
+        let trained = train_run::train(plan, &options, context.line());
+        // A run that was stopped has results too.
+        let has_results = trained.as_ref().err().is_none_or(|error| error.is::<Interrupted>());
+        if self.json && has_results {
+            context.out.json(&look(&options.run_dir)?)?;
+        }
+        trained
     }
 }
 
@@ -72,10 +84,14 @@ impl Run {
             let why = "a preparation is not resumed: run it again without --resume, and what is done is not done again";
             return Err(Usage(why.into()).into());
         }
+        if self.dry_run && self.json {
+            return Err(Usage("a preparation trains nothing: there are no numbers for --json".into()).into());
+        }
         if self.dry_run {
             return context.out.line(&explain::preparation(&plan, Some(run_dir))?);
         }
-        prepare::run(plan, run_dir, workers, &mut context.line())
+        let prepared = prepare::run(plan, run_dir, workers, &mut context.line())?;
+        if self.json { context.out.json(&prepared) } else { Ok(()) }
     }
 }
 

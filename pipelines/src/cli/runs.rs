@@ -1,7 +1,7 @@
 //! `pipeline runs`: what ran, and how it stands.
 use super::{Command, Context};
 use crate::problem::Usage;
-use crate::show::human::{ago, fit, speed};
+use crate::show::human::{ago, count, fit};
 use crate::show::{Align, table};
 use crate::train_run::CONFIG_FILE;
 use crate::train_run::status::{self, State};
@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use train::checkpoint;
 use train::record::{METRICS_FILE, StepLine};
 
 /// Steps whose median is the speed of a run.
@@ -43,7 +44,7 @@ impl Command for Runs {
 
 /// A run, as `pipeline runs --json` shows it.
 #[derive(Clone, Debug, Serialize)]
-struct Ran {
+pub struct Ran {
     /// The run's directory.
     pub run: String,
     /// How it stands.
@@ -60,6 +61,8 @@ struct Ran {
     pub bits_per_byte: Option<f64>,
     /// Median of the last steps.
     pub tok_per_sec: Option<f64>,
+    /// The last checkpoint.
+    pub checkpoint: Option<String>,
     /// When it began to train, last time; seconds since 1970.
     pub started: Option<u64>,
     /// When something was last heard of it.
@@ -112,7 +115,7 @@ fn listed(runs: &[Ran], columns: usize, now: u64) -> String {
                 run.steps.map_or(run.step.to_string(), |steps| format!("{}/{steps}", run.step)),
                 number(run.loss, 3),
                 number(run.bits_per_byte, 3),
-                run.tok_per_sec.map_or("-".into(), speed),
+                run.tok_per_sec.map_or("-".into(), |rate| count(rate.round() as u64)),
                 run.seen.map_or("-".into(), |seen| ago(now.saturating_sub(seen))),
             ]
         })
@@ -131,7 +134,11 @@ fn is_run(folder: &Path) -> bool {
     [CONFIG_FILE, METRICS_FILE, status::LOCK_FILE].iter().any(|name| folder.join(name).is_file())
 }
 
-fn look(folder: &Path) -> Result<Ran> {
+/// What is known of the run in `folder`.
+///
+/// # Errors
+/// If its files cannot be read.
+pub fn look(folder: &Path) -> Result<Ran> {
     let (state, status) = status::read(folder);
     let path = folder.join(METRICS_FILE);
     let text = std::fs::read(&path).or_else(|error| match error.kind() {
@@ -157,6 +164,7 @@ fn look(folder: &Path) -> Result<Ran> {
         validation_loss: validated.as_ref().and_then(|line| line.validation_loss),
         bits_per_byte: validated.as_ref().and_then(|line| line.bits_per_byte),
         tok_per_sec: recent.get(recent.len() / 2).map(|line| line.tok_per_sec),
+        checkpoint: checkpoint::list(folder)?.pop().map(|(_, path)| path.display().to_string()),
         started: status.as_ref().map(|status| status.started),
         seen: ended.or(written).or(status.as_ref().map(|status| status.started)),
         error: status.and_then(|status| status.error),
@@ -178,6 +186,7 @@ mod tests {
             validation_loss: Some(5.9),
             bits_per_byte,
             tok_per_sec,
+            checkpoint: None,
             started: Some(1_000_000),
             seen: Some(1_000_600),
             error: (state == State::Failed).then(|| "stage `loss`, step 120: the loss is NaN\nand more".into()),
@@ -196,10 +205,10 @@ mod tests {
         assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
         insta::assert_snapshot!(shown, @r"
         run                           state       step   loss  bits/byte  tok/s     when
-        quarter                       done     600/600  5.812      2.136   8549  2 h ago
-        a-name-that-somebody-has-ma…  running   77/600  5.812      2.136   8549  2 h ago
+        quarter                       done     600/600  5.812      2.136  8.5 k  2 h ago
+        a-name-that-somebody-has-ma…  running   77/600  5.812      2.136  8.5 k  2 h ago
         new                           stopped        0      -          -      -  2 h ago
-        broken                        failed   119/600  5.812      2.136   8549  2 h ago
+        broken                        failed   119/600  5.812      2.136  8.5 k  2 h ago
         broken failed: stage `loss`, step 120: the loss is NaN
         ");
         assert_eq!(listed(&[], 80, 0), "no runs here");

@@ -25,8 +25,10 @@ use anyhow::{Context, Result};
 use contract::{BatchShape, Calendar, Env, Resources, Settings};
 use graph::Preparation;
 use layout::{Layout, Verdicts};
+use serde::Serialize;
+use stats::Stats;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use text::catalog::Catalog;
@@ -40,11 +42,20 @@ use version::{Draft, Folder, Previous};
 /// Lanes of the first graph, a worker: its result does not depend on them.
 const LANES: u32 = 4;
 
+/// A version that was made.
+#[derive(Debug, Serialize)]
+pub struct Prepared {
+    /// Its folder.
+    version: PathBuf,
+    #[serde(flatten)]
+    stats: Stats,
+}
+
 /// Prepares what `plan` says into the next version of `folder`.
 ///
 /// # Errors
 /// [`Usage`], or the first failure of any stage. The versions that are there stay as they are.
-pub fn run(plan: Plan, folder: &Path, workers: usize, line: &mut Line) -> Result<()> {
+pub fn run(plan: Plan, folder: &Path, workers: usize, line: &mut Line) -> Result<Prepared> {
     let began = Instant::now();
     let prepared = Preparation::of(plan)?;
     let folder = Folder::open(folder)?;
@@ -100,7 +111,7 @@ pub fn run(plan: Plan, folder: &Path, workers: usize, line: &mut Line) -> Result
     let done = folder.appear(draft)?;
     line.finish();
     line.note(&stats::summary(&done, &stats, previous.as_ref(), (same.len(), changed.len()), began.elapsed()));
-    Ok(())
+    Ok(Prepared { version: done, stats })
 }
 
 fn shown(line: &mut Line, verb: &str, done: u64, total: u64, unit: Unit, began: Instant) {

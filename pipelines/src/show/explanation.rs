@@ -1,6 +1,6 @@
 //! What `pipeline explain` says below the graph.
 use super::banner::corpus_line;
-use super::human::{bytes, clock, count, wrap};
+use super::human::{bytes, clock, count, rate, wrap};
 use contract::Corpus;
 use serde::Serialize;
 use std::time::Duration;
@@ -60,8 +60,7 @@ impl Explanation {
             (None, Some(epochs)) => format!("{epochs} epochs; steps are known once tokens are counted (run --dry-run)"),
             (None, None) => String::new(),
         };
-        let speed =
-            format!("{} tokens/s on {} ({})", count(self.tok_per_sec as u64), threads(self.workers), self.measured);
+        let speed = format!("{} on {} ({})", rate(self.tok_per_sec, "tok"), threads(self.workers), self.measured);
         let time = match self.length.steps {
             Some(steps) if self.tok_per_sec > 0.0 => {
                 let left = Duration::try_from_secs_f64((steps * tokens) as f64 / self.tok_per_sec);
@@ -138,7 +137,7 @@ mod tests {
         Length   600 steps, 0.34 epochs
         Corpus   7.2 M tokens in 9.5 k rows, 32.0 MB; held out 380.0 k tokens
         Memory   about 80.7 MB at most: program 31.0 MB, optimize 50.0 MB
-        Time     about 4:49: 8.5 k tokens/s on 2 workers (one micro-batch, forward and
+        Time     about 4:49: 8.5 k tok/s on 2 workers (one micro-batch, forward and
                  backward)
         ");
         known.length = Length { steps: None, epochs: Some(3.0) };

@@ -57,9 +57,10 @@ pub fn ago(seconds: u64) -> String {
     }
 }
 
-/// Tokens a second, without a unit.
-pub fn speed(value: f64) -> String {
-    if value >= 99_950.0 { count(value as u64) } else { format!("{value:.0}") }
+/// `21.4 k tok/s`, `987 documents/s`, `2.5 tok/s`; of `unit` nothing if it is empty: `21.4 k/s`.
+pub fn rate(value: f64, unit: &str) -> String {
+    let number = if value < 9.95 && value.fract() != 0.0 { format!("{value:.1}") } else { count(value.round() as u64) };
+    if unit.is_empty() { format!("{number}/s") } else { format!("{number} {unit}/s") }
 }
 
 /// What is left of something of which `done` of `total` took `spent`; `None` while nothing is done.
@@ -137,6 +138,9 @@ mod tests {
     fn numbers() {
         let counts = [0, 999, 1000, 1_234_567, 999_949, 999_999, 25_600_000_000].map(count);
         assert_eq!(counts, ["0", "999", "1.0 k", "1.2 M", "999.9 k", "1.0 M", "25.6 G"]);
+        let rates = [0.0, 2.54, 9.96, 987.4, 21_379.0].map(|value| rate(value, "tok"));
+        assert_eq!(rates, ["0 tok/s", "2.5 tok/s", "10 tok/s", "987 tok/s", "21.4 k tok/s"]);
+        assert_eq!(rate(8_400.0, ""), "8.4 k/s");
         assert_eq!([0, 512, 3_400_000_000].map(bytes), ["0 B", "512 B", "3.4 GB"]);
         assert_eq!([0, 7, 754, 3723].map(|s| clock(Duration::from_secs(s))), ["0:00", "0:07", "12:34", "1:02:03"]);
         let times = [0, 18, 3_200, 450_000, 4_500_000, 754_000_000].map(|us| time(Duration::from_micros(us)));

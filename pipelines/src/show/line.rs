@@ -45,11 +45,34 @@ impl Cadence {
     }
 }
 
-/// The progress line.
+/// How standard error is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// Nothing but warnings and errors.
+    pub quiet: bool,
+    /// With colour.
+    pub color: bool,
+    /// How progress is shown.
+    pub progress: Progress,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// One line, redrawn in place.
+    InPlace,
+    /// A line now and then.
+    Lines,
+    /// Not at all.
+    Off,
+}
+
+/// The progress line, and what is said above it.
 pub struct Line {
     out: Box<dyn Write + Send>,
+    /// Columns are those of the terminal behind standard error.
     terminal: bool,
-    color: bool,
+    style: Style,
     began: Instant,
     cadence: Cadence,
     drawn: bool,
@@ -88,23 +111,23 @@ impl Shown {
 }
 
 impl Default for Line {
+    /// One that shows nothing.
     fn default() -> Self {
-        Self::stderr()
+        let style = Style { quiet: true, color: false, progress: Progress::Off };
+        Self::new(Box::new(std::io::sink()), false, style)
     }
 }
 
 impl Line {
-    /// On standard error: in place if that is a terminal (in colour unless `NO_COLOR` is set), else plain lines.
-    pub fn stderr() -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self::new(Box::new(std::io::stderr()), terminal, color)
+    /// On standard error.
+    pub fn stderr(style: Style) -> Self {
+        Self::new(Box::new(std::io::stderr()), std::io::stderr().is_terminal(), style)
     }
 
-    /// Anywhere.
-    pub fn new(out: Box<dyn Write + Send>, terminal: bool, color: bool) -> Self {
-        let cadence = Cadence::new(terminal);
-        Self { out, terminal, color, began: Instant::now(), cadence, drawn: false, shown: None }
+    /// Anywhere; text is laid out for standard error's terminal if `out` is one.
+    pub fn new(out: Box<dyn Write + Send>, terminal: bool, style: Style) -> Self {
+        let cadence = Cadence::new(style.progress == Progress::InPlace);
+        Self { out, terminal, style, began: Instant::now(), cadence, drawn: false, shown: None }
     }
 
     /// Shows the training line if it is due. Cheap if it is not.
@@ -117,8 +140,15 @@ impl Line {
         self.show(Shown::Work(work.clone()));
     }
 
-    /// Prints `whole` above the progress line, which stays; on a terminal in lines that fit it.
-    pub fn note(&mut self, whole: &str) {
+    /// Prints `text` above the progress line, which stays; on a terminal in lines that fit it. Not if it is quiet.
+    pub fn note(&mut self, text: &str) {
+        if !self.style.quiet {
+            self.warn(text);
+        }
+    }
+
+    /// The same, also if it is quiet.
+    pub fn warn(&mut self, whole: &str) {
         let (clear, again) = match &self.shown {
             Some(shown) if self.drawn => ("\r\x1b[2K", self.drawing(shown)),
             _ => ("", String::new()),
@@ -153,9 +183,10 @@ impl Line {
             self.finish();
         }
         let (done, total) = shown.progress();
-        if self.cadence.due(self.began.elapsed(), done, total) {
+        let visible = !self.style.quiet && self.style.progress != Progress::Off;
+        if visible && self.cadence.due(self.began.elapsed(), done, total) {
             let drawing = self.drawing(&shown);
-            self.drawn = self.terminal;
+            self.drawn = self.style.progress == Progress::InPlace;
             self.write(&drawing);
         }
         self.shown = Some(shown);
@@ -163,12 +194,16 @@ impl Line {
 
     /// What draws the line: over the one before, on a terminal.
     fn drawing(&self, shown: &Shown) -> String {
-        let Some(columns) = self.width() else { return format!("{}\n", shown.render(usize::MAX)) };
+        let color = |line: String| if self.style.color { colored(&line) } else { line };
+        if self.style.progress != Progress::InPlace {
+            return format!("{}\n", color(shown.render(self.width().unwrap_or(usize::MAX))));
+        }
+        let columns = self.width().unwrap_or(80);
         // One column is left free: a full line makes some terminals wrap.
         let line = shown.render(columns.saturating_sub(1).max(10));
         debug_assert!(width(&line) < columns.max(11));
         // Cleared behind, not before: a line that goes and comes again flickers.
-        format!("\r{}\x1b[K", if self.color { colored(&line) } else { line })
+        format!("\r{}\x1b[K", color(line))
     }
 
     /// Columns of the terminal, if it is one.
@@ -217,9 +252,13 @@ mod tests {
         }
     }
 
-    fn written(terminal: bool, color: bool, steps: u64) -> String {
+    fn style(progress: Progress, color: bool) -> Style {
+        Style { quiet: false, color, progress }
+    }
+
+    fn written(style: Style, steps: u64) -> String {
         let out = Shared::default();
-        let mut line = Line::new(Box::new(out.clone()), terminal, color);
+        let mut line = Line::new(Box::new(out.clone()), false, style);
         for step in 1..=steps {
             line.training(&Training { step, steps, ..Training::default() });
         }
@@ -231,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_pipe_gets_plain_lines_now_and_then() {
-        let text = written(false, false, 1000);
+        let text = written(style(Progress::Lines, false), 1000);
         assert_eq!(text.lines().count(), 3, "first, last, note: {text}");
         assert!(!text.contains(['\r', '\x1b']));
         assert!(text.starts_with("Training [") && text.contains("1000/1000 (100.0%)"));
@@ -239,17 +278,28 @@ mod tests {
 
     #[test]
     fn a_terminal_is_redrawn_in_place_and_not_too_often() {
-        let text = written(true, true, 1000);
+        let text = written(style(Progress::InPlace, true), 1000);
         let draws = text.matches("\rTraining").count();
         assert!((2..10).contains(&draws), "{draws}");
         assert_eq!(text.matches('\n').count(), 2, "the note, and the line's end: {text:?}");
-        assert!(text.contains("\x1b[32m█") && !written(true, false, 9).contains("\x1b[32m"));
+        assert!(text.contains("\x1b[32m█") && !written(style(Progress::InPlace, false), 9).contains("\x1b[32m"));
+    }
+
+    #[test]
+    fn no_progress_leaves_notes_and_quiet_leaves_nothing() {
+        assert_eq!(written(style(Progress::Off, true), 9), "done\n");
+        for progress in [Progress::InPlace, Progress::Lines, Progress::Off] {
+            assert_eq!(written(Style { quiet: true, color: true, progress }, 9), "");
+        }
+        let out = Shared::default();
+        Line::new(Box::new(out.clone()), false, Style { quiet: true, ..style(Progress::Off, false) }).warn("warning");
+        assert_eq!(*out.0.lock().unwrap(), b"warning\n");
     }
 
     #[test]
     fn a_note_is_printed_above_the_line_which_stays() {
         let out = Shared::default();
-        let mut line = Line::new(Box::new(out.clone()), true, false);
+        let mut line = Line::new(Box::new(out.clone()), false, style(Progress::InPlace, false));
         let training = Training { step: 9, steps: 9, ..Training::default() };
         line.training(&training);
         line.note_of_training("Step 9", &Training { validation_loss: Some(2.0), ..training });
@@ -257,11 +307,8 @@ mod tests {
         line.note("after");
         let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
         let last = text.split("Step 9\n").nth(1).unwrap();
-        assert!(
-            last.starts_with("\rTraining [████████] 9/9 (100.0%)") && last.ends_with("\x1b[K\nafter\n"),
-            "{text:?}"
-        );
-        assert!(last.contains("Validation: 2.000"), "{text:?}");
+        assert!(last.starts_with("\rTraining [█████] 9/9 |") && last.ends_with("\x1b[K\nafter\n"), "{text:?}");
+        assert!(last.contains("Val: 2.000"), "{text:?}");
     }
 
     #[test]

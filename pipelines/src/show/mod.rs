@@ -18,7 +18,7 @@ mod table;
 pub use banner::{Banner, banner};
 pub use explanation::{Explanation, Length};
 pub use graph::graph;
-pub use line::{Cadence, Line};
+pub use line::{Cadence, Line, Progress, Style};
 pub use progress::{Training, Unit, Work, bar};
 pub use summary::{plan_summary, stages};
 pub use table::{Align, StageTime, Times, Wait, stage_times, table};

@@ -1,6 +1,6 @@
 //! The line that says how far a run is. What it says is a pure function; where and when it is drawn is
 //! [`Line`](super::Line)'s business.
-use super::human::{bytes, clock, count, fit, left, speed, width};
+use super::human::{bytes, clock, count, fit, left, rate, width};
 use std::time::Duration;
 
 /// What the training line says.
@@ -62,22 +62,20 @@ impl Training {
     /// The line, in at most `columns` columns; what matters least is left out first.
     pub fn render(&self, columns: usize) -> String {
         let share = if self.steps == 0 { 0.0 } else { 100.0 * self.step as f64 / self.steps as f64 };
-        let head = format!(
-            "Training {} {}/{} ({share:.1}%)",
-            bar(self.step, self.steps, bar_width(columns)),
-            self.step,
-            self.steps
-        );
+        // Where room is scarce, the bar alone says how much is done.
+        let share = if columns < WIDE { String::new() } else { format!(" ({share:.1}%)") };
+        let bar = bar(self.step, self.steps, if columns < NARROW { 5 } else { bar_width(columns) });
+        let head = format!("Training {bar} {}/{}{share}", self.step, self.steps);
         let loss = |loss: f64| if loss.abs() < 10.0 { format!("{loss:.3}") } else { format!("{loss:.2}") };
-        // In the order in which they are shown; the number is how dear they are.
+        // In the order in which they are shown; the number is how much each matters.
         let parts = [
             (6, Some(format!("Loss: {}", loss(self.loss)))),
-            (5, Some(format!("{} tok/s", speed(self.tok_per_sec)))),
+            (5, self.validation_loss.map(|value| format!("Val: {}", loss(value)))),
+            (4, Some(rate(self.tok_per_sec, "tok"))),
+            (3, self.left.filter(|_| self.step < self.steps).map(|left| format!("{} left", clock(left)))),
             (2, Some(format!("Batch: {}", self.batch))),
-            (4, self.left.map(|left| format!("{} left", clock(left)))),
             (1, self.mfu.map(|mfu| format!("MFU: {:.1}%", 100.0 * mfu))),
             (0, Some(format!("Wait: {:.1} ms", self.data_wait_ms))),
-            (3, self.validation_loss.map(|value| format!("Validation: {}", loss(value)))),
         ];
         join(head, &parts, columns)
     }
@@ -102,13 +100,17 @@ impl Work {
             }
         };
         let seconds = self.spent.as_secs_f64();
-        let rate = (seconds > 0.0).then(|| format!("{}/s", amount((self.done as f64 / seconds) as u64)));
+        let per_second = self.done as f64 / seconds;
+        let speed = (seconds > 0.0).then(|| match self.unit {
+            Unit::Bytes => format!("{}/s", bytes(per_second as u64)),
+            Unit::Things(_) => rate(per_second, ""),
+        });
         let rest = match (self.total, self.done >= self.total) {
             (0, _) => None,
             (_, true) => Some(format!("took {}", clock(self.spent))),
             (total, false) => left(self.spent, self.done, total).map(|left| format!("{} left", clock(left))),
         };
-        join(head, &[(1, rate), (2, rest)], columns)
+        join(head, &[(1, speed), (2, rest)], columns)
     }
 }
 
@@ -120,8 +122,13 @@ fn pair(done: &str, total: &str) -> String {
     }
 }
 
+/// From so many columns on there is room for everything that matters.
+const WIDE: usize = 110;
+/// Below so many the bar of training gives way to numbers.
+const NARROW: usize = 90;
+
 fn bar_width(columns: usize) -> usize {
-    if columns >= 110 { 20 } else { 8 }
+    if columns >= WIDE { 20 } else { 8 }
 }
 
 /// The dearest of `parts` for which there is room, in their order.
@@ -174,19 +181,25 @@ mod tests {
             assert!(width(line) <= *columns, "{line}");
         }
         insta::assert_snapshot!(lines.join("\n"), @r"
-        Training [██░░░░░░░░░░░░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | Batch: 64 | 12:34 left | MFU: 41.2% | Wait: 0.3 ms | Validation: 9.020
-        Training [██░░░░░░░░░░░░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | Batch: 64 | 12:34 left | Validation: 9.020
-        Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | 12:34 left | Validation: 9.020
-        Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | 1583 tok/s | 12:34 left
-        Training [█░░░░░░░] 320/2665 (12.0%) | Loss: 9.154
-        Training [█░░░░░░░] 320/2665 (12.0%)
-        Training [█░░░░░░░]…
+        Training [██░░░░░░░░░░░░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | Val: 9.020 | 1.6 k tok/s | 12:34 left | Batch: 64 | MFU: 41.2% | Wait: 0.3 ms
+        Training [██░░░░░░░░░░░░░░░░░░] 320/2665 (12.0%) | Loss: 9.154 | Val: 9.020 | 1.6 k tok/s | 12:34 left | Batch: 64
+        Training [█░░░░░░░] 320/2665 | Loss: 9.154 | Val: 9.020 | 1.6 k tok/s | 12:34 left | Batch: 64
+        Training [█░░░░] 320/2665 | Loss: 9.154 | Val: 9.020 | 1.6 k tok/s | 12:34 left
+        Training [█░░░░] 320/2665 | Loss: 9.154 | Val: 9.020
+        Training [█░░░░] 320/2665 | Loss: 9.154
+        Training [█░░░░] 32…
         ");
     }
 
     #[test]
+    fn at_the_end_no_time_is_left() {
+        let end = Training { step: 2665, left: Some(Duration::ZERO), ..training() };
+        insta::assert_snapshot!(end.render(79), @"Training [█████] 2665/2665 | Loss: 9.154 | Val: 9.020 | 1.6 k tok/s | Batch: 64");
+    }
+
+    #[test]
     fn nothing_known_yet() {
-        insta::assert_snapshot!(Training::default().render(80), @"Training [░░░░░░░░] 0/0 (0.0%) | Loss: 0.000 | 0 tok/s | Batch: 0 | Wait: 0.0 ms");
+        insta::assert_snapshot!(Training::default().render(80), @"Training [░░░░░] 0/0 | Loss: 0.000 | 0 tok/s | Batch: 0 | Wait: 0.0 ms");
     }
 
     #[test]
@@ -205,7 +218,7 @@ mod tests {
         Reading [███░░░░░] 12.0/34.0 MB | 8.0 MB/s | 0:03 left
         Reading [░░░░░░░░] 12.0 kB/34.0 MB | 8.0 kB/s | 1:10:49 left
         Reading [████████] 34.0/34.0 MB | 22.7 MB/s | took 0:02
-        Reading 1.2 k documents | 822/s
+        Reading 1.2 k documents | 823/s
         Reading [░░░░░░░░] 0/50.0 k documents | 0/s
         ");
     }

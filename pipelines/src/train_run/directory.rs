@@ -12,7 +12,7 @@ use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use train::checkpoint::{self, Fingerprint, State};
-use train::record::METRICS_FILE;
+use train::record::{Limit, METRICS_FILE};
 
 /// The resolved configuration.
 pub const CONFIG_FILE: &str = "config.toml";
@@ -133,15 +133,16 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn describe(run_dir: &Path, plan: &Plan, session: &Session, tokenizer: Option<&str>) -> Result<()> {
+pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, tokenizer: Option<&str>) -> Result<()> {
     let environment = json!({
-        "program": concat!("millrace ", env!("CARGO_PKG_VERSION")),
+        "program": program,
         "cpu": machine::cpu(),
         "cores": crate::process::cores(),
         "workers": session.env.workers,
         "products": compute::kernels::gemm::kernel(session.model.precision),
         "blas_kernel": machine::blas_core(),
         "OPENBLAS_CORETYPE": std::env::var("OPENBLAS_CORETYPE").ok(),
+        "gemm_gflops": session.env.resources.get::<Limit>().map(|limit| limit.gemm_gflops),
         "command": std::env::args().collect::<Vec<_>>(),
         "directory": std::env::current_dir().ok(),
         "model": session.model.summary,

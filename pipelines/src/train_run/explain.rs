@@ -57,7 +57,13 @@ pub fn explain(plan: &Plan) -> Result<Explanation> {
 ///
 /// # Errors
 /// If a file that was read before is gone.
-pub fn dry_run(plan: &Plan, session: &Session, run_dir: &Path, made: &[String], program: u64) -> Result<String> {
+pub fn dry_run(
+    plan: &Plan,
+    session: &Session,
+    run_dir: &Path,
+    made: &[String],
+    program: u64,
+) -> Result<(Explanation, String)> {
     let env = &session.env;
     let (steps, tokens) = (env.calendar.steps, env.corpus.map_or(0, |corpus| corpus.train.tokens));
     let epochs = (tokens > 0).then(|| (steps * env.shape.tokens()) as f64 / tokens as f64);
@@ -68,7 +74,8 @@ pub fn dry_run(plan: &Plan, session: &Session, run_dir: &Path, made: &[String], 
         made => format!("made of the corpus and kept in the cache: {}", made.join(", ")),
     });
     explanation.notes.push(format!("nothing was trained; a run would leave its files in {}", run_dir.display()));
-    Ok(format!("{}\n\n{}{}", graph(plan, COLUMNS), read(plan)?, explanation.render(COLUMNS)))
+    let text = format!("{}\n\n{}{}", graph(plan, COLUMNS), read(plan)?, explanation.render(COLUMNS));
+    Ok((explanation, text))
 }
 
 /// Explains a configuration that writes a version of a corpus, into `folder` if it is run.

@@ -28,6 +28,8 @@ pub struct Printer {
     recent: VecDeque<(f64, f64)>,
     /// The last step.
     pub last: Option<StepLine>,
+    /// Of the last validation.
+    bits_per_byte: Option<f64>,
     waited_ms: f64,
 }
 
@@ -44,6 +46,7 @@ impl Printer {
             shown: Training::default(),
             recent: VecDeque::new(),
             last: None,
+            bits_per_byte: None,
             waited_ms: 0.0,
         }
     }
@@ -77,6 +80,7 @@ impl Printer {
 
     fn validated(&mut self, step: &StepLine) {
         self.shown.validation_loss = step.validation_loss;
+        self.bits_per_byte = step.bits_per_byte;
         if let Some(loss) = step.validation_loss {
             let bits = step.bits_per_byte.map(|bits| format!(", {bits:.4} bits per byte")).unwrap_or_default();
             let text = format!("Step {}: validation loss {loss:.4}{bits}", step.step);
@@ -85,27 +89,31 @@ impl Printer {
         self.last = Some(step.clone());
     }
 
-    /// Says where the time went and, if all steps are `done`, what came of them.
-    pub fn conclude(&mut self, times: &Times, run_dir: &Path, done: bool) {
-        let table = stage_times(times, self.line.columns());
-        let wait = match self.waited_ms {
-            0.0 => "never waited for data".into(),
-            ms => format!("waited {} for data", time(Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default())),
-        };
-        self.line.note(&format!("\n{table}; compute {wait}"));
-        if !done {
-            return;
-        }
+    /// Says what came of a run that is done.
+    pub fn results(&mut self, run_dir: &Path) {
         if let Some(last) = &self.last {
-            let loss = last.loss;
-            let peak = peak_rss_mb();
-            let done = format!("\nDone: {} steps, training loss {loss:.4}, peak memory {peak} MB", last.step);
+            let validated = match (self.shown.validation_loss, self.bits_per_byte) {
+                (Some(loss), Some(bits)) => format!(", validation loss {loss:.4} ({bits:.4} bits per byte)"),
+                (Some(loss), None) => format!(", validation loss {loss:.4}"),
+                (None, _) => String::new(),
+            };
+            let done = format!("\nDone: {} steps, training loss {:.4}{validated}", last.step, last.loss);
             self.line.note(&done);
         }
         let checkpoint = train::checkpoint::list(run_dir).ok().and_then(|mut all| all.pop());
         if let Some((_, path)) = checkpoint {
             self.line.note(&format!("The model is in {}", path.display()));
         }
+    }
+
+    /// Says where the time went, and how much memory was used.
+    pub fn times(&mut self, times: &Times) {
+        let table = stage_times(times, self.line.columns());
+        let wait = match self.waited_ms {
+            0.0 => "never waited for data".into(),
+            ms => format!("waited {} for data", time(Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default())),
+        };
+        self.line.note(&format!("\n{table}; compute {wait}; peak memory {} MB", peak_rss_mb()));
     }
 }
 

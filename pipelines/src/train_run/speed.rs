@@ -1,18 +1,91 @@
-//! The machine's GEMM rate, which MFU is measured against.
+//! The machine's GEMM rate, which MFU is measured against: measured once a day for each CPU, and kept in the cache.
 use crate::process::cores;
+use compute::kernels::gemm;
 use compute::machine;
+use contract::Precision;
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use text::Cache;
+use text::cache::{hash_of, write_whole};
 
-/// GFLOP/s that MFU is measured against: `$MILLRACE_GEMM_GFLOPS`, or measured now, which takes about a second.
+/// How long a measured rate counts.
+const FRESH: Duration = Duration::from_secs(24 * 3600);
+
+/// What is kept of a measurement.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Kept {
+    cpu: String,
+    gemm: String,
+    threads: usize,
+    gflops: f64,
+    /// When it was measured, in seconds since 1970 (UTC).
+    measured: u64,
+}
+
+/// GFLOP/s of large f32 products on `workers` threads, as many as there are cores at most: `$MILLRACE_GEMM_GFLOPS`, or
+/// what was measured within the last day, or measured now, which takes about a second.
 pub fn full_speed(workers: usize) -> f64 {
-    given_speed().unwrap_or_else(|| machine::gemm_gflops(workers.min(cores())))
+    let threads = workers.min(cores());
+    if let Some(known) = known(threads) {
+        return known;
+    }
+    let gflops = machine::gemm_gflops(threads);
+    let kept = Kept { cpu: machine::cpu(), gemm: gemm::kernel(Precision::F32), threads, gflops, measured: now() };
+    // A rate that cannot be kept is measured again next time.
+    let _ = keep(&file(threads), &kept);
+    gflops
 }
 
-/// Bytes that [`full_speed`] takes for that.
+/// Bytes that [`full_speed`] takes to measure; 0 if it does not have to.
 pub fn full_speed_bytes(workers: usize) -> u64 {
-    if given_speed().is_some() { 0 } else { machine::gemm_gflops_bytes(workers.min(cores())) }
+    let threads = workers.min(cores());
+    if known(threads).is_some() { 0 } else { machine::gemm_gflops_bytes(threads) }
 }
 
-fn given_speed() -> Option<f64> {
+fn known(threads: usize) -> Option<f64> {
     let given = std::env::var("MILLRACE_GEMM_GFLOPS").ok().and_then(|text| text.parse().ok());
-    given.filter(|speed| *speed > 0.0)
+    given.filter(|speed| *speed > 0.0).or_else(|| fresh(&file(threads), now()))
+}
+
+/// The rate in `file`, if it was measured within a day before `now`.
+fn fresh(file: &Path, now: u64) -> Option<f64> {
+    let kept: Kept = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    let age = now.checked_sub(kept.measured)?;
+    (age < FRESH.as_secs() && kept.gflops > 0.0).then_some(kept.gflops)
+}
+
+fn keep(file: &Path, kept: &Kept) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(kept)?;
+    write_whole(file, |out| Ok(out.write_all(text.as_bytes())?))
+}
+
+/// Where the rate of this CPU, these products and so many threads is kept.
+fn file(threads: usize) -> PathBuf {
+    let of = format!("{}\n{}\n{threads}", machine::cpu(), gemm::kernel(Precision::F32));
+    Cache::new(None).file("machine", &hash_of(of.as_bytes()), "json")
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_counts_for_a_day() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("machine/rate.json");
+        assert_eq!(fresh(&file, 0), None);
+        let (cpu, gemm) = ("x".to_owned(), "AVX2, f32".to_owned());
+        keep(&file, &Kept { cpu, gemm, threads: 2, gflops: 123.5, measured: 1_000_000 }).unwrap();
+        assert_eq!(fresh(&file, 1_000_000 + 86_399), Some(123.5));
+        assert_eq!(fresh(&file, 1_000_000 + 86_400), None);
+        assert_eq!(fresh(&file, 999_999), None, "from the future: a clock was set");
+        std::fs::write(&file, "{").unwrap();
+        assert_eq!(fresh(&file, 1_000_000), None);
+    }
 }

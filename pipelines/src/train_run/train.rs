@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::process::cores;
 use crate::report;
-use crate::show::{Banner, Line, banner};
+use crate::show::{Banner, Explanation, Line, banner};
 use anyhow::Result;
 use compute::kernels::gemm;
 use compute::machine;
@@ -31,6 +31,8 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// Worker threads.
     pub workers: usize,
+    /// The program and its version.
+    pub program: String,
 }
 
 /// Trains what `plan` says, to its end.
@@ -38,8 +40,7 @@ pub struct Options {
 /// # Errors
 /// [`Usage`], the first failure of any stage, or [`Interrupted`](super::Interrupted).
 pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
-    let Options { resume, run_dir, workers } = options;
-    let workers = *workers;
+    let Options { resume, run_dir, .. } = options;
     machine::single_threaded_blas();
     let interruption = Interruption::at_once()?;
     directory::open(run_dir)?;
@@ -56,11 +57,10 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
     // From what is said next on, a signal waits for the step.
     let (stop, noted) = (Arc::new(Stop::default()), Arc::clone(&printer));
-    interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.note(note))?;
+    interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.warn(note))?;
     lock(&printer).line.note(&introduction);
     session.notes.iter().for_each(|note| lock(&printer).line.note(&format!("note: {note}")));
     session.env.resources.insert(Arc::clone(&stop));
-    session.env.resources.insert(Arc::new(Limit { gemm_gflops: speed::full_speed(workers) }));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
     let (began, calendar) = (Instant::now(), session.env.calendar);
     let mut status = Status::begin(calendar.first, calendar.steps);
@@ -74,15 +74,15 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
     let told = hold.tell(&status);
     drop(hold);
     let report = told.and_then(|()| report::write(run_dir));
-    if let Ok(times) = &times {
-        printer.conclude(times, run_dir, stop.last().is_none());
+    if times.is_ok() && stop.last().is_none() {
+        printer.results(run_dir);
     }
-    // That there is no report is no reason to call the run failed.
-    printer.line.note(&match report {
-        Ok(path) => format!("The report is {}", path.display()),
-        Err(error) => format!("warning: there is no report: {error:#}"),
-    });
-    times?;
+    match report {
+        Ok(path) => printer.line.note(&format!("The report is {}", path.display())),
+        // That there is no report is no reason to call the run failed.
+        Err(error) => printer.line.warn(&format!("warning: there is no report: {error:#}")),
+    }
+    printer.times(&times?);
     match stop.last() {
         None => Ok(()),
         Some(last) => {
@@ -94,7 +94,7 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
 
 /// All that is done before training: what is known then, and what stages go on from.
 fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Vec<Saved>)> {
-    let Options { resume, run_dir, workers } = options;
+    let Options { resume, run_dir, workers, program } = options;
     let from = match resume {
         Some(checkpoint) => directory::resumed(run_dir, checkpoint.as_deref())?,
         None => None,
@@ -107,7 +107,8 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
     }
     let saved = begin(&mut session, plan, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
-    directory::describe(run_dir, plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
+    session.env.resources.insert(Arc::new(Limit { gemm_gflops: speed::full_speed(*workers) }));
+    directory::describe(run_dir, program, plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
     if let Some(quarantine) = session.env.resources.get::<text::Quarantine>() {
         quarantine.write(run_dir)?;
     }
@@ -118,7 +119,7 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
 ///
 /// # Errors
 /// [`Usage`], or whatever fails while the data is prepared.
-pub fn dry_run(plan: &Plan, workers: usize, run_dir: &Path, mut line: Line) -> Result<String> {
+pub fn dry_run(plan: &Plan, workers: usize, run_dir: &Path, mut line: Line) -> Result<(Explanation, String)> {
     machine::single_threaded_blas();
     let _interruption = Interruption::at_once()?;
     let (before, program) = (cached(plan), calibrate::program(workers));

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Folders of the cache, and what is in them. Nothing else of the cache folder is looked at or removed.
-pub const KINDS: [(&str, &str); 5] = [
+pub const KINDS: [(&str, &str); 6] = [
     ("documents", "dumps, JSON Lines and plain text, converted to Parquet"),
     ("surveys", "which rows are learned from, and their bytes"),
     ("indices", "tokens of every row"),
     ("tokenizers", "trained or unpacked tokenizers"),
     ("hashes", "content hashes of large files"),
+    ("machine", "rates of matrix products, measured once a day"),
 ];
 
 /// A file that is being written, or was when its program ended; it may be removed when it is older than this.

@@ -41,6 +41,9 @@ pub struct Bench {
     /// Whether a micro-batch is computed whole or sequence by sequence
     #[arg(long, value_enum, default_value_t = Batching::Batched)]
     batching: Batching,
+    /// Print one line of JSON a measurement; without --sweep there is no other output
+    #[arg(long)]
+    json: bool,
 }
 
 impl Command for Bench {
@@ -48,7 +51,7 @@ impl Command for Bench {
 
     fn run(&self, context: &Context) -> Result<()> {
         match self.sweep {
-            true => context.out.line(&sweep::sweep(self, 80)?),
+            true => sweep::sweep(self, context),
             false => context.out.json(&self.measure()?),
         }
     }

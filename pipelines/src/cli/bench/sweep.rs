@@ -1,12 +1,13 @@
 //! `pipeline bench --sweep`: how speed depends on width, length, batch and workers, one of them varied at a time.
-use super::Bench;
 use super::measure::{How, Shape, measure};
+use super::{Bench, Context};
 use crate::process::cores;
 use crate::report::{self, Plot, Series, Style};
 use crate::show::{Align, table};
 use anyhow::Result;
 use compute::machine;
 use contract::{BatchShape, Precision};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use train::forward::Batching;
 
@@ -28,6 +29,7 @@ const HEAD: usize = 64;
 const BAR: usize = 30;
 
 /// What was measured at one value of what is varied.
+#[derive(Serialize)]
 struct Point {
     varied: &'static str,
     value: usize,
@@ -36,11 +38,11 @@ struct Point {
     mfu: f64,
 }
 
-/// Measures, and gives the table, MFU also as bars; writes plots where they are asked for.
+/// Measures, and prints the table, MFU also as bars; writes plots where they are asked for.
 ///
 /// # Errors
 /// If any stage fails, or the plots cannot be written.
-pub fn sweep(asked: &Bench, columns: usize) -> Result<String> {
+pub fn sweep(asked: &Bench, context: &Context) -> Result<()> {
     let precision: Precision = asked.precision.into();
     let cores = cores();
     let with = |change: &dyn Fn(&mut Shape)| {
@@ -70,7 +72,10 @@ pub fn sweep(asked: &Bench, columns: usize) -> Result<String> {
     if let Some(path) = &asked.plot {
         report::plots(path, "Speed of a training step", &about, &plots(&points))?;
     }
-    Ok(format!("{about}\n\n{}", listed(&points, columns)))
+    match asked.json {
+        true => points.iter().try_for_each(|point| context.out.json(point)),
+        false => context.out.line(&format!("{about}\n\n{}", listed(&points, context.out.columns()))),
+    }
 }
 
 /// A full bar is 100 % or, in bf16, what is fastest.
