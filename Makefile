@@ -15,13 +15,14 @@ PEERS := ../shared/peers
 TEST_PYTHON := $(or $(MILLRACE_PYTHON),python3)
 PEERS_PYTHON := $(or $(MILLRACE_PYTHON),target/peers/bin/python)
 
-.PHONY: help run build test lint bench bench-peers clean system system-python
+.PHONY: help run build test lint results bench bench-peers clean system system-python
 
 help:
 	@echo "make run          install what is missing, build, fetch a small wiki dump, train on it, write text"
 	@echo "make build        the program, optimised: $(PIPELINE)"
 	@echo "make test         everything CI checks"
 	@echo "make lint         formatting, clippy, documentation, licences"
+	@echo "make results BASE=PROGRAM  are the results those of another build, bit for bit? (tests/results.py)"
 	@echo "make bench        criterion benchmarks of kernels, stages and the step (benches/README.md)"
 	@echo "make bench-peers  the same training step here and in PyTorch, in turn"
 	@echo "make clean        removes what was built; runs/ and data/cache/ stay"
@@ -66,6 +67,11 @@ lint: system
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; \
 		else echo "note: cargo-deny is not installed: licences and sources were not checked (cargo install cargo-deny)"; fi
+
+# BASE: a program built from an earlier commit, or a folder of its results (tests/results.py --keep).
+results: build
+	@[ -n "$(BASE)" ] || { echo "make results BASE=PROGRAM: the program of an earlier commit to compare with"; exit 2; }
+	tests/results.py $(BASE) $(PIPELINE)
 
 bench: system
 	cargo bench --locked
