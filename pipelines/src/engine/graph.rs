@@ -1,21 +1,22 @@
-//! From a plan to the dataflow of one worker.
+//! Builds the dataflow graph of a plan, for one worker.
 use super::failure::Failure;
-use super::operator::{Inlet, Place, Want, Wants, operator};
-use super::parcel::Parcel;
-use super::ports::Edge;
-use super::source::source;
-use super::stop::{Heard, Stop, decisions};
+use super::operator::{Demand, Demands, InputEdge, OperatorContext, StageSpec, stage_operator};
+use super::packet_batch::PacketBatch;
+use super::ports::{Edge, OutputSpec};
+use super::source::{SourceSpec, source_operator};
+use super::stop::{Decisions, LastStep, Stop, decisions};
 use crate::plan::{PlannedStage, order};
-use contract::{Built, Env, Kind, Route, Step};
+use contract::{Built, Env, Kind, Route, Source, Stage, Step};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use timely::dataflow::operators::feedback::Handle;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::{Concatenate, ConnectLoop, Feedback};
 use timely::dataflow::{Scope, Stream};
 
-/// One way from a stage to a port of another.
-struct Way {
+/// A way for packets from a stage to a port of another.
+struct Connection {
     from: usize,
     to: usize,
     port: usize,
@@ -25,8 +26,12 @@ struct Way {
     feedback: bool,
 }
 
-/// Builds the graph of `stages` in `scope`; `built` are this worker's stages, in the same order. Returns the
-/// counters of the time (ns) that sources work on their threads, by stage.
+/// An edge of the graph: the index of its connection, and whether it is the initial edge, without the delay of one step,
+/// that a connection with feedback has besides its own.
+type EdgeKey = (usize, bool);
+
+/// Builds the graph of `stages` in `scope`; `built` are this worker's stages, in the same order. Returns the counters of
+/// the time (ns) that sources work on their threads, by stage.
 pub fn build<'scope>(
     scope: Scope<'scope, Step>,
     stages: &[PlannedStage],
@@ -36,160 +41,255 @@ pub fn build<'scope>(
     prefetch: u64,
     failure: &Failure,
 ) -> Vec<(String, Arc<AtomicU64>)> {
-    let ways = ways(stages);
-    // What closes a loop is made first: its handle waits for the stage below that will feed it.
-    let mut loops = HashMap::new();
-    let mut edges: HashMap<(usize, bool), Edge<'scope>> = HashMap::new();
-    for (w, _) in ways.iter().enumerate().filter(|(_, way)| way.feedback) {
-        for seed in [false, true] {
-            let (handle, edge) = scope.feedback::<Parcel>(if seed { 0 } else { 1 });
-            loops.insert((w, seed), handle);
-            edges.insert((w, seed), edge);
-        }
+    let connections = connections(stages);
+    let mut graph = GraphBuilder::new(scope, stages, &connections, env, endless, prefetch, failure);
+    // The ends of loops come first: their edges are there before the operators that feed them.
+    graph.add_feedback();
+    for (source, _) in built.iter().enumerate().filter(|(_, built)| matches!(built, Built::Source(_))) {
+        graph.add_source_inputs(source);
     }
-    let (mut pulling, mut throttling) = (Vec::new(), Vec::new());
-    let mut source_inputs: HashMap<usize, (Option<Wants<'scope>>, Stream<'scope, Step, Vec<()>>)> = HashMap::new();
-    let updates = ways.iter().find(|way| way.feedback).map(|way| way.from);
-    let throttle = updates.unwrap_or(stages.len() - 1);
-    let saves = ways.iter().any(|way| way.kind == Kind::Saved);
-    // A run that may be stopped decides that before its updates, when what feeds them is computed.
-    let stop = env.resources.get::<Stop>();
-    let feeds_updates = |s: usize| {
-        let direct = |way: &Way| way.from == s && !way.feedback && way.kind != Kind::Saved;
-        updates.is_some_and(|updates| ways.iter().any(|way| direct(way) && way.to == updates))
-    };
-    let (heard, mut computed) = (Heard::default(), Vec::new());
-    for s in (0..stages.len()).filter(|s| matches!(built[*s], Built::Source(_))) {
-        let pullers = (0..stages.len()).filter(|p| stages[*p].settings.pulls() && upstream(&ways, *p).contains(&s));
-        let wants: Vec<_> = pullers
-            .map(|puller| {
-                let (handle, edge) = scope.feedback::<Vec<Want>>(1);
-                pulling.push((puller, handle));
-                edge
-            })
-            .collect();
-        let wants = (!wants.is_empty()).then(|| scope.concatenate(wants));
-        let (handle, progress) = scope.feedback::<Vec<()>>(1);
-        throttling.push(handle);
-        source_inputs.insert(s, (wants, progress));
-    }
-
-    let mut built: Vec<Option<Built>> = built.into_iter().map(Some).collect();
-    let mut clocks = Vec::new();
-    let feeds = |to: usize| ways.iter().filter(|way| way.to == to && !way.feedback).map(|way| way.from).collect();
-    // Saved state goes to whoever gathers it, whose plan has no such edge: a cycle would be a fault of `ways`.
-    let order = order(stages.len(), &feeds).unwrap_or_else(|cycle| panic!("a cycle within a step: {cycle:?}"));
-    // Operators have their turns in the order in which their builders are made: what is below comes first, so that what is
-    // there is worked off (gradients are summed, those of other workers too) before more is begun.
+    let inputs = |to: usize| connections.iter().filter(|c| c.to == to && !c.feedback).map(|c| c.from).collect();
+    // Plans have no cycle within a step, and edges of saved state lead to stages that save nothing.
+    let order = order(stages.len(), &inputs).unwrap_or_else(|cycle| panic!("a cycle within a step: {cycle:?}"));
+    // timely schedules operators in the order in which their builders are made. Downstream stages come first, so that
+    // work that is there gets done (gradients are summed, also those of other workers) before more is begun.
     let builders: Vec<_> = order.iter().rev().map(|s| OperatorBuilder::new(stages[*s].id.clone(), scope)).collect();
+    let mut built: Vec<Option<Built>> = built.into_iter().map(Some).collect();
     for (s, builder) in order.into_iter().zip(builders.into_iter().rev()) {
-        let stage = &stages[s];
-        let place = Place {
-            id: stage.id.clone(),
-            worker: (env.worker, env.workers),
-            lanes: env.lanes().collect(),
-            calendar: env.calendar,
-            endless,
-            saves,
-            heard: heard.clone(),
-            failure: failure.clone(),
-        };
-        // Outlets of this stage: one a way, and a second one, for the start, where the way is fed back.
-        let mut outlets: Vec<(usize, bool)> = Vec::new();
-        for (w, way) in ways.iter().enumerate().filter(|(_, way)| way.from == s) {
-            outlets.push((w, false));
-            if way.feedback {
-                outlets.push((w, true));
-            }
-        }
-        let asked: Vec<_> = outlets.iter().map(|(w, seed)| (ways[*w].kind, ways[*w].route, *seed)).collect();
-        let leaving = match built[s].take() {
-            Some(Built::Source(made)) => {
-                let (Some((wants, progress)), clock) = (source_inputs.remove(&s), Arc::new(AtomicU64::new(0))) else {
-                    continue;
-                };
-                clocks.push((stage.id.clone(), Arc::clone(&clock)));
-                source(scope, builder, place, made, wants, progress, prefetch, &asked, clock)
-            }
-            Some(Built::Stage(made)) => {
-                let mut inlets = Vec::new();
-                for (w, way) in ways.iter().enumerate().filter(|(_, way)| way.to == s) {
-                    for seed in [false, true] {
-                        if let Some(edge) = edges.remove(&(w, seed)) {
-                            inlets.push(Inlet { port: way.port, edge, route: way.route });
-                        }
-                    }
-                }
-                let roles = stage.settings.takes().iter().map(|port| port.role).collect();
-                let decided = match &stop {
-                    Some(stop) if updates == Some(s) && !computed.is_empty() => {
-                        let computed = scope.concatenate(computed.drain(..));
-                        Some(decisions(scope, place.worker, env.calendar, Arc::clone(stop), computed))
-                    }
-                    _ => None,
-                };
-                let leaving =
-                    operator(scope, builder, place, made, roles, inlets, &asked, stage.settings.pulls(), decided);
-                if feeds_updates(s) {
-                    computed.push(leaving.progress.clone());
-                }
-                if let Some(wants) = leaving.wants {
-                    for (_, handle) in pulling.extract_if(.., |(puller, _)| *puller == s) {
-                        wants.clone().connect_loop(handle);
-                    }
-                }
-                if s == throttle {
-                    throttling.drain(..).for_each(|handle| leaving.progress.clone().connect_loop(handle));
-                }
-                leaving.edges
-            }
-            None => continue,
-        };
-        for (way, edge) in outlets.into_iter().zip(leaving) {
-            match loops.remove(&way) {
-                Some(handle) => edge.connect_loop(handle),
-                None => drop(edges.insert(way, edge)),
-            }
+        match built[s].take() {
+            Some(Built::Source(source)) => graph.add_source(s, builder, source),
+            Some(Built::Stage(stage)) => graph.add_stage(s, builder, stage),
+            None => {}
         }
     }
-    clocks
+    graph.clocks
 }
 
-/// Every way packets go, those on which the engine itself gathers what checkpoints need included.
-fn ways(stages: &[PlannedStage]) -> Vec<Way> {
-    let (mut ways, mut savers) = (Vec::new(), Vec::new());
+/// A graph under construction.
+struct GraphBuilder<'a, 'scope> {
+    scope: Scope<'scope, Step>,
+    stages: &'a [PlannedStage],
+    connections: &'a [Connection],
+    env: &'a Env,
+    endless: bool,
+    prefetch: u64,
+    failure: &'a Failure,
+    /// Edges whose end has not been connected yet.
+    edges: HashMap<EdgeKey, Edge<'scope>>,
+    /// Feedback edges whose beginning has not been connected yet.
+    loops: HashMap<EdgeKey, Handle<'scope, Step, PacketBatch>>,
+    /// For each source: the demand it follows and its throttle.
+    source_inputs: HashMap<usize, (Option<Demands<'scope>>, Stream<'scope, Step, Vec<()>>)>,
+    /// Where the demand of each stage that pulls goes, as `(stage, loop)`.
+    demand_loops: Vec<(usize, Handle<'scope, Step, Vec<Demand>>)>,
+    throttle_loops: Vec<Handle<'scope, Step, Vec<()>>>,
+    /// The stage that updates what is fed back.
+    updates: Option<usize>,
+    /// The progress of the stages that feed it.
+    computed: Vec<Stream<'scope, Step, Vec<()>>>,
+    /// Present if the run can be stopped.
+    stop: Option<Arc<Stop>>,
+    stopped: LastStep,
+    clocks: Vec<(String, Arc<AtomicU64>)>,
+}
+
+impl<'a, 'scope> GraphBuilder<'a, 'scope> {
+    fn new(
+        scope: Scope<'scope, Step>,
+        stages: &'a [PlannedStage],
+        connections: &'a [Connection],
+        env: &'a Env,
+        endless: bool,
+        prefetch: u64,
+        failure: &'a Failure,
+    ) -> Self {
+        Self {
+            scope,
+            stages,
+            connections,
+            env,
+            endless,
+            prefetch,
+            failure,
+            edges: HashMap::new(),
+            loops: HashMap::new(),
+            source_inputs: HashMap::new(),
+            demand_loops: Vec::new(),
+            throttle_loops: Vec::new(),
+            updates: connections.iter().find(|connection| connection.feedback).map(|connection| connection.from),
+            computed: Vec::new(),
+            stop: env.resources.get::<Stop>(),
+            stopped: LastStep::default(),
+            clocks: Vec::new(),
+        }
+    }
+
+    /// Adds the feedback edges, each with its initial edge.
+    fn add_feedback(&mut self) {
+        for (c, _) in self.connections.iter().enumerate().filter(|(_, connection)| connection.feedback) {
+            for initial in [false, true] {
+                let (handle, edge) = self.scope.feedback::<PacketBatch>(if initial { 0 } else { 1 });
+                self.loops.insert((c, initial), handle);
+                self.edges.insert((c, initial), edge);
+            }
+        }
+    }
+
+    /// Adds the edges that lead back to a source: the demand of stages below that pull, and the throttle.
+    fn add_source_inputs(&mut self, source: usize) {
+        let mut demands = Vec::new();
+        for puller in 0..self.stages.len() {
+            if self.stages[puller].settings.pulls() && upstream(self.connections, puller).contains(&source) {
+                let (handle, edge) = self.scope.feedback::<Vec<Demand>>(1);
+                self.demand_loops.push((puller, handle));
+                demands.push(edge);
+            }
+        }
+        let demands = (!demands.is_empty()).then(|| self.scope.concatenate(demands));
+        let (handle, throttle) = self.scope.feedback::<Vec<()>>(1);
+        self.throttle_loops.push(handle);
+        self.source_inputs.insert(source, (demands, throttle));
+    }
+
+    fn add_source(&mut self, s: usize, builder: OperatorBuilder<'scope, Step>, source: Box<dyn Source>) {
+        let Some((demands, throttle)) = self.source_inputs.remove(&s) else { return };
+        let busy = Arc::new(AtomicU64::new(0));
+        self.clocks.push((self.stages[s].id.clone(), Arc::clone(&busy)));
+        let (keys, outputs) = self.outputs(s);
+        let spec = SourceSpec { source, demands, throttle, prefetch: self.prefetch, outputs, busy };
+        let edges = source_operator(self.scope, builder, self.context(s), spec);
+        self.connect(keys, edges);
+    }
+
+    fn add_stage(&mut self, s: usize, builder: OperatorBuilder<'scope, Step>, stage: Box<dyn Stage>) {
+        let settings = &self.stages[s].settings;
+        let (keys, outputs) = self.outputs(s);
+        let spec = StageSpec {
+            stage,
+            roles: settings.takes().iter().map(|port| port.role).collect(),
+            inputs: self.inputs(s),
+            outputs,
+            pulls: settings.pulls(),
+            decisions: self.decisions(s),
+        };
+        let added = stage_operator(self.scope, builder, self.context(s), spec);
+        if self.feeds_updates(s) {
+            self.computed.push(added.progress.clone());
+        }
+        if let Some(demands) = added.demands {
+            for (_, handle) in self.demand_loops.extract_if(.., |(puller, _)| *puller == s) {
+                demands.clone().connect_loop(handle);
+            }
+        }
+        // Sources keep close to the stage that updates, or to the last one of a graph that updates nothing.
+        if s == self.updates.unwrap_or(self.stages.len() - 1) {
+            self.throttle_loops.drain(..).for_each(|handle| added.progress.clone().connect_loop(handle));
+        }
+        self.connect(keys, added.edges);
+    }
+
+    fn context(&self, s: usize) -> OperatorContext {
+        OperatorContext {
+            id: self.stages[s].id.clone(),
+            worker: (self.env.worker, self.env.workers),
+            lanes: self.env.lanes().collect(),
+            calendar: self.env.calendar,
+            endless: self.endless,
+            saves: self.connections.iter().any(|connection| connection.kind == Kind::Saved),
+            stopped: self.stopped.clone(),
+            failure: self.failure.clone(),
+        }
+    }
+
+    /// The outputs of a stage: one for each connection that begins there, followed by its initial one if it has one.
+    fn outputs(&self, s: usize) -> (Vec<EdgeKey>, Vec<OutputSpec>) {
+        let mut outputs = (Vec::new(), Vec::new());
+        for (c, connection) in self.connections.iter().enumerate().filter(|(_, connection)| connection.from == s) {
+            for initial in [false, true] {
+                if connection.feedback || !initial {
+                    outputs.0.push((c, initial));
+                    outputs.1.push(OutputSpec { kind: connection.kind, route: connection.route, initial });
+                }
+            }
+        }
+        outputs
+    }
+
+    /// The edges that lead to a stage.
+    fn inputs(&mut self, s: usize) -> Vec<InputEdge<'scope>> {
+        let mut inputs = Vec::new();
+        for (c, connection) in self.connections.iter().enumerate().filter(|(_, connection)| connection.to == s) {
+            for initial in [false, true] {
+                if let Some(edge) = self.edges.remove(&(c, initial)) {
+                    inputs.push(InputEdge { port: connection.port, edge, route: connection.route });
+                }
+            }
+        }
+        inputs
+    }
+
+    /// Notes the edges that leave a stage, and closes the loops among them.
+    fn connect(&mut self, keys: Vec<EdgeKey>, edges: Vec<Edge<'scope>>) {
+        for (key, edge) in keys.into_iter().zip(edges) {
+            match self.loops.remove(&key) {
+                Some(handle) => edge.connect_loop(handle),
+                None => drop(self.edges.insert(key, edge)),
+            }
+        }
+    }
+
+    /// Does the stage directly feed the one that updates? When all of those are done with a step, it can still become
+    /// the last.
+    fn feeds_updates(&self, s: usize) -> bool {
+        self.updates.is_some_and(|updates| {
+            let direct = |c: &Connection| c.from == s && c.to == updates && !c.feedback && c.kind != Kind::Saved;
+            self.connections.iter().any(direct)
+        })
+    }
+
+    /// For the stage that updates, in a run that can be stopped: the decisions whether a step is the last.
+    fn decisions(&mut self, s: usize) -> Option<Decisions<'scope>> {
+        let stop = self.stop.as_ref().filter(|_| self.updates == Some(s) && !self.computed.is_empty())?;
+        let computed = self.scope.concatenate(self.computed.drain(..));
+        let worker = (self.env.worker, self.env.workers);
+        Some(decisions(self.scope, worker, self.env.calendar, Arc::clone(stop), computed))
+    }
+}
+
+/// All connections of a plan, and those on which the engine brings saved state to the stages that gather it.
+fn connections(stages: &[PlannedStage]) -> Vec<Connection> {
+    let (mut connections, mut gatherers) = (Vec::new(), Vec::new());
     for (to, stage) in stages.iter().enumerate() {
         for (port, takes) in stage.settings.takes().iter().enumerate() {
             let (kind, route) = (takes.kind, takes.route);
             for edge in stage.inputs.get(port).into_iter().flatten() {
-                ways.push(Way { from: edge.from, to, port, kind, route, feedback: edge.feedback });
+                connections.push(Connection { from: edge.from, to, port, kind, route, feedback: edge.feedback });
             }
             if kind == Kind::Saved {
-                savers.push((to, port, route));
+                gatherers.push((to, port, route));
             }
         }
     }
-    // Everybody saves, but for those below whoever gathers: what they do follows from it.
-    let gathers = |stage: usize| savers.iter().any(|(to, ..)| *to == stage);
-    for (to, port, route) in &savers {
-        let above = (0..stages.len())
-            .filter(|from| !gathers(*from) && !upstream(&ways, *from).contains(to))
-            .collect::<Vec<_>>();
+    // Every stage saves, except the gatherers themselves and the stages below them: those come after the checkpoint.
+    let gathers = |stage: usize| gatherers.iter().any(|(to, ..)| *to == stage);
+    for (to, port, route) in &gatherers {
+        let savers: Vec<usize> =
+            (0..stages.len()).filter(|from| !gathers(*from) && !upstream(&connections, *from).contains(to)).collect();
         let (to, port, kind, route) = (*to, *port, Kind::Saved, *route);
-        ways.extend(above.into_iter().map(|from| Way { from, to, port, kind, route, feedback: false }));
+        connections.extend(savers.into_iter().map(|from| Connection { from, to, port, kind, route, feedback: false }));
     }
-    ways
+    connections
 }
 
-/// The stages from which something flows to stage `s` within a step.
-fn upstream(ways: &[Way], s: usize) -> Vec<usize> {
+/// Stage `s` and the stages from which something flows to it within a step.
+fn upstream(connections: &[Connection], s: usize) -> Vec<usize> {
     let mut seen = vec![s];
     let mut at = 0;
     while at < seen.len() {
         let stage = seen[at];
-        for way in ways.iter().filter(|way| way.to == stage && !way.feedback && way.kind != Kind::Saved) {
-            if !seen.contains(&way.from) {
-                seen.push(way.from);
+        for connection in connections.iter().filter(|c| c.to == stage && !c.feedback && c.kind != Kind::Saved) {
+            if !seen.contains(&connection.from) {
+                seen.push(connection.from);
             }
         }
         at += 1;

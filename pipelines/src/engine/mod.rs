@@ -1,21 +1,22 @@
-//! The engine: a plan becomes a timely dataflow and runs. The only place that knows timely.
+//! Turns a plan into a timely dataflow and runs it. Nothing else knows timely, but for differential dataflow's part in
+//! [`crate::deduplicate`].
 //!
-//! - [`desk`]: the order in which one stage's work is done, without a dataflow
-//! - [`ports`], [`parcel`]: timely's channels with their types erased, and the container on them
+//! - [`stage_runner`]: the order in which a stage is called, without a dataflow
+//! - [`ports`], [`packet_batch`]: timely's channels with their types erased, and the container on them
 //! - [`operator`]: any stage as an operator
 //! - [`source`]: any source as an operator with a thread behind it
-//! - [`graph`]: the edges of a plan, feedback, wants and the throttle
+//! - [`graph`]: the operators and edges of a plan, with feedback, demand and throttle
 //! - [`stop`]: how a run ends early, after the same step on every worker
-//! - [`execute`](mod@execute): workers, failures, the end
+//! - [`execute`](mod@execute): worker threads, failures, the end
 //! - [`timing`]: time per stage from timely's log
-pub mod desk;
 mod execute;
 mod failure;
 mod graph;
 mod operator;
-mod parcel;
+mod packet_batch;
 mod ports;
 mod source;
+pub mod stage_runner;
 mod stop;
 pub mod timing;
 

@@ -1,40 +1,42 @@
-//! Any [`Stage`] as a timely operator.
-use super::desk::{Arrivals, Desk, Worked};
+//! Runs any [`Stage`] as a timely operator.
 use super::failure::Failure;
-use super::ports::{Edge, Intake, Outlet, Outlets, Tray};
-use super::stop::{Decisions, Heard, to_its_worker};
-use contract::{Calendar, Kind, Lane, Packet, Role, Saved, Stage, Step, Ticket, Turn};
+use super::ports::{Edge, Outbox, OutputPort, OutputPorts, OutputSpec, PacketReader, Reader, packet_input, reader};
+use super::stage_runner::{InputStatus, Ran, StageRunner};
+use super::stop::{Decisions, LastStep, to_its_worker};
+use contract::{Calendar, Kind, Lane, Packet, Role, Route, Saved, Stage, Step, Ticket, Turn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use timely::container::CapacityContainerBuilder;
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, Stream};
 use timely::progress::Antichain;
 use timely::progress::frontier::MutableAntichain;
+use timely::scheduling::{Activator, SyncActivator};
 
-/// How long a stage may go on with small packets before others have their turn: as long as their turns have taken, within
-/// these bounds. So gradients are summed between two long turns of backward, and do not wait in a row.
+/// Shortest and longest time slice of a stage with many short calls. Within these bounds it gets as long as the other
+/// operators have just taken, so that gradients are summed between two long calls of backward and do not queue up.
 const SLICE: [Duration; 2] = [Duration::from_micros(100), Duration::from_millis(100)];
 
-/// What a stage that pulls tells the sources after each packet of a lane.
+/// How a stage that pulls (`pack`) answers each packet of a lane, for the sources to read.
 #[derive(Clone, Copy, Debug)]
-pub struct Want {
+pub struct Demand {
     /// The lane.
     pub lane: Lane,
     /// The step the packet belonged to.
     pub step: Step,
-    /// True: the lane needs more for this step. False: it has enough.
+    /// True: the lane needs more input for this step. False: it has enough.
     pub more: bool,
 }
 
-/// The edge on which wants go back to the sources.
-pub type Wants<'scope> = Stream<'scope, Step, Vec<Want>>;
+/// The edge on which demand goes back to the sources.
+pub type Demands<'scope> = Stream<'scope, Step, Vec<Demand>>;
 
-/// Where one stage stands in the graph of one worker.
-pub struct Place {
-    /// Its name in the plan.
+/// What an operator knows about the run and its own part in it.
+pub struct OperatorContext {
+    /// The stage's id in the plan.
     pub id: String,
     /// This worker and the number of workers.
     pub worker: (usize, usize),
@@ -42,214 +44,323 @@ pub struct Place {
     pub lanes: Vec<Lane>,
     /// What is due when.
     pub calendar: Calendar,
-    /// Is the number of steps known (training), or does the source end the graph (preparation)?
+    /// False: the calendar says how many steps there are (training). True: the sources do (preparation).
     pub endless: bool,
-    /// Does anybody take what stages save?
+    /// Whether any stage gathers what stages save.
     pub saves: bool,
-    /// After which step the run is stopped.
-    pub heard: Heard,
-    /// Where failures go.
+    /// The step after which the run is stopped, if it is.
+    pub stopped: LastStep,
+    /// Where failures are reported.
     pub failure: Failure,
 }
 
-impl Place {
+impl OperatorContext {
     /// The last step of the run.
-    pub fn last(&self) -> Step {
-        self.heard.last().unwrap_or(self.calendar.steps)
+    pub fn last_step(&self) -> Step {
+        self.stopped.get().unwrap_or(self.calendar.steps)
     }
 
     /// Is a checkpoint due after `step`?
     fn checkpoints(&self, step: Step) -> bool {
-        self.calendar.checkpoints(step) || self.heard.last() == Some(step)
+        self.calendar.checkpoints(step) || self.stopped.get() == Some(step)
     }
 }
 
-/// One timely input: the port of the stage it feeds, the edge, and how the edge is routed.
-pub struct Inlet<'scope> {
-    /// Index into the stage's ports.
+/// An edge that leads to a port of the stage. Several may lead to the same port.
+pub struct InputEdge<'scope> {
+    /// The index of the port.
     pub port: usize,
-    /// Where its packets come from.
+    /// The edge.
     pub edge: Edge<'scope>,
-    /// How they come.
-    pub route: contract::Route,
+    /// How its packets are distributed among workers.
+    pub route: Route,
 }
 
-/// The streams that leave an operator.
-pub struct Leaving<'scope> {
-    /// One edge an outlet, in the order asked for.
+/// A stage and how it is connected.
+pub struct StageSpec<'scope> {
+    /// The stage.
+    pub stage: Box<dyn Stage>,
+    /// The role of each of its ports.
+    pub roles: Vec<Role>,
+    /// Edges that lead to it.
+    pub inputs: Vec<InputEdge<'scope>>,
+    /// Edges that leave it.
+    pub outputs: Vec<OutputSpec>,
+    /// Does it tell the sources how much it needs?
+    pub pulls: bool,
+    /// The edge that says whether a step is the last; a step is done only when that has been decided.
+    pub decisions: Option<Decisions<'scope>>,
+}
+
+/// The edges that leave a stage's operator.
+pub struct StageEdges<'scope> {
+    /// One for each output, in the order of the specification.
     pub edges: Vec<Edge<'scope>>,
-    /// What a pulling stage wants.
-    pub wants: Option<Wants<'scope>>,
-    /// Carries nothing but its frontier: the step this stage works on, for sources to keep near to.
+    /// The demand of a stage that pulls.
+    pub demands: Option<Demands<'scope>>,
+    /// Carries no data. Its frontier is the step the stage is working on.
     pub progress: Stream<'scope, Step, Vec<()>>,
 }
 
-/// Which kinds leave an operator and how: `(kind, route, seed)`.
-pub type Ways = [(Kind, contract::Route, bool)];
+/// Adds a stage to the graph, as the operator that `builder` is for.
+///
+/// The operator holds a capability for the step it works on, and gives it up when every input has passed that step and
+/// everything that arrived has been processed.
+pub fn stage_operator<'scope>(
+    scope: Scope<'scope, Step>,
+    mut builder: OperatorBuilder<'scope, Step>,
+    context: OperatorContext,
+    spec: StageSpec<'scope>,
+) -> StageEdges<'scope> {
+    let StageSpec { stage, mut roles, inputs, outputs, pulls, decisions } = spec;
+    let address = builder.operator_info().address;
+    let activator = scope.activator_for(address.clone());
+    let wake = scope.worker().sync_activator_for(address.to_vec());
 
-struct Frontiers<'a> {
+    let mut ports: Vec<usize> = inputs.iter().map(|input| input.port).collect();
+    let inputs = inputs.into_iter().map(|input| packet_input(&mut builder, input.edge, input.route)).collect();
+    // The decision counts as a stream port of its own: it keeps the step open until it has arrived.
+    let decisions = decisions.map(|decisions| {
+        ports.push(roles.len());
+        roles.push(Role::Stream);
+        reader(builder.new_input(decisions, to_its_worker()))
+    });
+
+    let (output_ports, edges): (Vec<_>, Vec<_>) =
+        outputs.iter().map(|spec| OutputPort::new(&mut builder, *spec)).unzip();
+    let (demand, demands) = builder.new_output::<Vec<Demand>>();
+    let (_progress, progress) = builder.new_output_connection::<Vec<()>, _>([] as [(usize, Antichain<Step>); 0]);
+    let begins_micro_batches = outputs.iter().any(|output| output.kind == Kind::Activations);
+
+    builder.build(move |mut capabilities| {
+        let progress_capability = capabilities.pop();
+        let demand_capability = capabilities.pop();
+        let first = context.calendar.first;
+        activator.activate();
+        let mut operator = StageOperator {
+            runner: StageRunner::new(stage, roles, first),
+            outbox: Outbox::default(),
+            ports,
+            inputs,
+            decisions,
+            outputs: OutputPorts::new(output_ports, capabilities, first, context.worker),
+            pulls,
+            demand: OutputBuilder::from(demand),
+            demand_capability,
+            progress_capability,
+            in_flight: begins_micro_batches.then(|| MicroBatchInFlight { flag: Arc::default(), wake }),
+            activator,
+            context,
+            phase: Phase::NotStarted,
+            ended: Instant::now(),
+        };
+        move |frontiers: &[MutableAntichain<Step>]| operator.schedule(frontiers)
+    });
+    StageEdges { edges, demands: pulls.then_some(demands), progress }
+}
+
+#[derive(PartialEq)]
+enum Phase {
+    NotStarted,
+    Running,
+    Finished,
+}
+
+/// A stage's operator while the graph runs.
+struct StageOperator {
+    context: OperatorContext,
+    runner: StageRunner,
+    /// Empty between calls.
+    outbox: Outbox,
+    /// By timely's index of the input: the port of the stage.
+    ports: Vec<usize>,
+    inputs: Vec<PacketReader>,
+    decisions: Option<Reader<(u64, Step)>>,
+    outputs: OutputPorts,
+    pulls: bool,
+    demand: OutputBuilder<Step, CapacityContainerBuilder<Vec<Demand>>>,
+    demand_capability: Option<Capability<Step>>,
+    progress_capability: Option<Capability<Step>>,
+    /// For a stage that begins micro-batches.
+    in_flight: Option<MicroBatchInFlight>,
+    activator: Activator,
+    phase: Phase,
+    /// When the last time slice ended.
+    ended: Instant,
+}
+
+impl StageOperator {
+    /// Called by timely whenever an input or a frontier has changed, or the operator was activated.
+    fn schedule(&mut self, frontiers: &[MutableAntichain<Step>]) {
+        self.receive();
+        if self.phase == Phase::Finished || self.context.failure.happened() {
+            return;
+        }
+        if self.phase == Phase::NotStarted && self.start().is_none() {
+            return;
+        }
+        let began = Instant::now();
+        let slice = (began - self.ended).clamp(SLICE[0], SLICE[1]);
+        while self.run_once(frontiers, began, slice) {}
+        self.ended = Instant::now();
+    }
+
+    /// Takes in everything that has arrived.
+    fn receive(&mut self) {
+        let finished = self.phase == Phase::Finished;
+        for (input, port) in self.inputs.iter_mut().zip(&self.ports) {
+            input(&mut |step, packet| {
+                if !finished {
+                    self.runner.push(*port, step, packet);
+                }
+            });
+        }
+        if let Some(decisions) = &mut self.decisions {
+            let mut decided = Vec::new();
+            decisions(&mut decided);
+            decided.into_iter().for_each(|(_, last)| self.context.stopped.set(last));
+        }
+    }
+
+    /// Calls [`Stage::start`] and sends what it emits.
+    fn start(&mut self) -> Option<()> {
+        self.phase = Phase::Running;
+        let first = self.context.calendar.first;
+        self.downgrade(first);
+        self.context.failure.guard(&self.context.id, None, || self.runner.stage().start(&mut self.outbox))?;
+        self.outbox.0.drain(..).for_each(|packet| self.outputs.send(packet, first, true));
+        self.outputs.close_initial();
+        Some(())
+    }
+
+    /// Calls the stage once. True if it may be called again in this time slice.
+    fn run_once(&mut self, frontiers: &[MutableAntichain<Step>], began: Instant, slice: Duration) -> bool {
+        let step = self.runner.current();
+        let inputs = InputFrontiers { ports: &self.ports, frontiers };
+        let finished =
+            if self.context.endless { self.runner.is_exhausted(&inputs) } else { step > self.context.last_step() };
+        if finished {
+            self.finish();
+            return false;
+        }
+        let may_begin = self.in_flight.as_ref().is_none_or(MicroBatchInFlight::is_none);
+        let context = &self.context;
+        let call = || self.runner.run_once(&inputs, may_begin, &mut self.outbox);
+        let Some(ran) = context.failure.guard(&context.id, Some(step), call) else { return false };
+        self.send(step);
+        match ran {
+            Ran::Idle => false,
+            Ran::Called { lane, turn } => {
+                self.report_demand(lane, turn, step);
+                if turn == Turn::More || began.elapsed() > slice {
+                    self.activator.activate();
+                    return false;
+                }
+                true
+            }
+            Ran::StepDone => {
+                self.end_step(step);
+                true
+            }
+        }
+    }
+
+    /// Sends what the stage has emitted.
+    fn send(&mut self, step: Step) {
+        for mut packet in self.outbox.0.drain(..) {
+            if packet.kind() == Kind::Moments && !self.context.checkpoints(step) {
+                continue;
+            }
+            if let Some(in_flight) = &self.in_flight
+                && let Some(ticket) = packet.ticket()
+            {
+                *ticket = in_flight.begin();
+            }
+            self.outputs.send(packet, step, false);
+        }
+    }
+
+    /// Tells the sources whether the lane needs more. The stage's last answer to a packet counts: as long as it says
+    /// [`Turn::More`], it has not finished with the packet.
+    fn report_demand(&mut self, lane: Option<Lane>, turn: Turn, step: Step) {
+        let answered = self.pulls && turn != Turn::More;
+        if let (true, Some(lane), Some(capability)) = (answered, lane, &self.demand_capability) {
+            let demand = Demand { lane, step, more: turn == Turn::Starved };
+            self.demand.activate().session_with_builder(capability).give(demand);
+        }
+    }
+
+    /// Sends what the stage saves after `step` and gives up the right to send at it.
+    fn end_step(&mut self, step: Step) {
+        if self.context.saves {
+            let context = &self.context;
+            let saved = context.failure.guard(&context.id, Some(step), || save(self.runner.stage(), context));
+            let saved = saved.into_iter().flatten();
+            saved.for_each(|saved| self.outputs.send(Packet::Saved(saved), step, false));
+        }
+        self.outputs.advance(step + 1);
+        self.downgrade(step + 1);
+    }
+
+    /// Downgrades the capabilities of the engine's own outputs.
+    fn downgrade(&mut self, step: Step) {
+        for capability in [&mut self.progress_capability, &mut self.demand_capability].into_iter().flatten() {
+            capability.downgrade(&step);
+        }
+    }
+
+    /// Calls [`Stage::finish`] and closes all outputs.
+    fn finish(&mut self) {
+        self.phase = Phase::Finished;
+        self.context.failure.guard(&self.context.id, None, || self.runner.stage().finish());
+        self.outputs.close();
+        (self.progress_capability, self.demand_capability) = (None, None);
+    }
+}
+
+/// What a stage saves of each of this worker's lanes.
+fn save(stage: &mut dyn Stage, context: &OperatorContext) -> anyhow::Result<Vec<Saved>> {
+    let mut saved = Vec::new();
+    for lane in &context.lanes {
+        let state = stage.save(*lane)?;
+        if !state.is_nothing() {
+            saved.push(Saved { stage: context.id.clone(), lane: *lane, state });
+        }
+    }
+    Ok(saved)
+}
+
+/// The frontiers of timely's inputs, seen as those of the stage's ports.
+struct InputFrontiers<'a> {
     ports: &'a [usize],
     frontiers: &'a [MutableAntichain<Step>],
 }
 
-impl Arrivals for Frontiers<'_> {
-    fn open(&self, port: usize, step: Step) -> bool {
+impl InputStatus for InputFrontiers<'_> {
+    fn is_open(&self, port: usize, step: Step) -> bool {
         self.ports.iter().zip(self.frontiers).any(|(p, frontier)| *p == port && frontier.less_equal(&step))
     }
 }
 
-/// Adds `stage` to the graph, as the operator that `builder` is for.
-///
-/// The operator keeps one capability, for the step it works on, and lets go of it when every input has passed that
-/// step and all of it is worked off. It works on one packet at a time and then lets others have their turn.
-/// `decisions`: the edge that says whether a step is the last, which must be heard before the step is done.
-#[allow(clippy::too_many_arguments, reason = "one call site, every argument a different thing")]
-pub fn operator<'scope>(
-    scope: Scope<'scope, Step>,
-    mut builder: OperatorBuilder<'scope, Step>,
-    place: Place,
-    stage: Box<dyn Stage>,
-    mut roles: Vec<Role>,
-    inlets: Vec<Inlet<'scope>>,
-    ways: &Ways,
-    pulls: bool,
-    decisions: Option<Decisions<'scope>>,
-) -> Leaving<'scope> {
-    let address = builder.operator_info().address;
-    let activator = scope.activator_for(address.clone());
-    let wake = scope.worker().sync_activator_for(address.to_vec());
-    let mut ports: Vec<usize> = inlets.iter().map(|i| i.port).collect();
-    let mut intakes: Vec<Intake> =
-        inlets.into_iter().map(|inlet| super::ports::intake(&mut builder, inlet.edge, inlet.route)).collect();
-    // As a port of its own: the step is open until the decision is there.
-    let mut decisions = decisions.map(|decisions| {
-        ports.push(roles.len());
-        roles.push(Role::Stream);
-        builder.new_input(decisions, to_its_worker())
-    });
-    let (outlets, edges): (Vec<_>, Vec<_>) =
-        ways.iter().map(|(kind, route, seed)| Outlet::new(&mut builder, *kind, *route, *seed)).unzip();
-    let (want_output, want_edge) = builder.new_output::<Vec<Want>>();
-    let mut want_output = OutputBuilder::<_, CapacityContainerBuilder<Vec<Want>>>::from(want_output);
-    let (_progress_output, progress) = builder.new_output_connection::<Vec<()>, _>([] as [(usize, Antichain<Step>); 0]);
-
-    // A stage that begins micro-batches begins the next one when the last one's ticket is dropped.
-    let begins = ways.iter().any(|(kind, ..)| *kind == Kind::Activations);
-    let busy = Arc::new(AtomicBool::new(false));
-
-    builder.build(move |mut capabilities| {
-        let mut progress = capabilities.pop();
-        let mut want = capabilities.pop();
-        let mut outlets = Outlets::new(outlets, capabilities, place.calendar.first, place.worker);
-        let mut desk = Desk::new(stage, roles.clone(), place.calendar.first);
-        let mut tray = Tray::default();
-        let mut started = false;
-        let mut over = false;
-        let mut left = Instant::now();
-        activator.activate();
-        move |frontiers: &[MutableAntichain<Step>]| {
-            for (intake, port) in intakes.iter_mut().zip(&ports) {
-                intake(&mut |step, packet| {
-                    if !over {
-                        desk.put(*port, step, packet);
-                    }
-                });
-            }
-            if let Some(decisions) = &mut decisions {
-                decisions.for_each(|_, said| said.drain(..).for_each(|(_, last)| place.heard.hear(last)));
-            }
-            if over || place.failure.happened() {
-                return;
-            }
-            if !started {
-                started = true;
-                for capability in [&mut progress, &mut want].into_iter().flatten() {
-                    capability.downgrade(&place.calendar.first);
-                }
-                if place.failure.guard(&place.id, None, || desk.stage().start(&mut tray)).is_none() {
-                    return;
-                }
-                tray.0.drain(..).for_each(|packet| outlets.send(packet, place.calendar.first, true));
-                outlets.end_start();
-            }
-            let arrivals = Frontiers { ports: &ports, frontiers };
-            let began = Instant::now();
-            let slice = (began - left).clamp(SLICE[0], SLICE[1]);
-            loop {
-                let step = desk.current();
-                // Is there anything left to come or to do?
-                let closed = |role| roles.iter().enumerate().all(|(p, r)| *r != role || !arrivals.open(p, Step::MAX));
-                let finished = if place.endless {
-                    closed(Role::Stream) && closed(Role::State) && desk.latest().is_none_or(|last| last < step)
-                } else {
-                    step > place.last()
-                };
-                if finished {
-                    over = true;
-                    place.failure.guard(&place.id, None, || desk.stage().finish());
-                    outlets.close();
-                    (progress, want) = (None, None);
-                    return;
-                }
-                let free = !begins || !busy.load(Ordering::Acquire);
-                let Some(worked) = place.failure.guard(&place.id, Some(step), || desk.work(&arrivals, free, &mut tray))
-                else {
-                    return;
-                };
-                for mut packet in tray.0.drain(..) {
-                    if packet.kind() == Kind::Moments && !place.checkpoints(step) {
-                        continue;
-                    }
-                    if begins && let Some(ticket) = packet.ticket() {
-                        busy.store(true, Ordering::Release);
-                        let (busy, wake) = (Arc::clone(&busy), wake.clone());
-                        *ticket = Ticket::new(move || {
-                            busy.store(false, Ordering::Release);
-                            // The worker may be gone: then nobody needs waking.
-                            let _ = wake.activate();
-                        });
-                    }
-                    outlets.send(packet, step, false);
-                }
-                match worked {
-                    Worked::Idle => break,
-                    Worked::Called { lane, turn } => {
-                        // Its last word on the packet counts: while it says `More` it has not finished with it.
-                        let answered = pulls && turn != Turn::More;
-                        if let (true, Some(lane), Some(capability)) = (answered, lane, &want) {
-                            let message = Want { lane, step, more: turn == Turn::Starved };
-                            want_output.activate().session_with_builder(capability).give(message);
-                        }
-                        if turn == Turn::More || began.elapsed() > slice {
-                            activator.activate();
-                            break;
-                        }
-                    }
-                    Worked::StepDone => {
-                        if place.saves {
-                            let saved = place.failure.guard(&place.id, Some(step), || save(&mut desk, &place));
-                            saved.into_iter().flatten().for_each(|s| outlets.send(Packet::Saved(s), step, false));
-                        }
-                        outlets.advance(step + 1);
-                        for capability in [&mut progress, &mut want].into_iter().flatten() {
-                            capability.downgrade(&(step + 1));
-                        }
-                    }
-                }
-            }
-            left = Instant::now();
-        }
-    });
-    Leaving { edges, wants: pulls.then_some(want_edge), progress }
+/// Whether a micro-batch of this worker has activations in memory. The next one begins when they are dropped.
+struct MicroBatchInFlight {
+    flag: Arc<AtomicBool>,
+    wake: SyncActivator,
 }
 
-fn save(desk: &mut Desk, place: &Place) -> anyhow::Result<Vec<Saved>> {
-    let mut saved = Vec::new();
-    for lane in &place.lanes {
-        let state = desk.stage().save(*lane)?;
-        if !state.is_nothing() {
-            saved.push(Saved { stage: place.id.clone(), lane: *lane, state });
-        }
+impl MicroBatchInFlight {
+    fn is_none(&self) -> bool {
+        !self.flag.load(Ordering::Acquire)
     }
-    Ok(saved)
+
+    /// The ticket that travels with the activations; when it is dropped, the operator runs again.
+    fn begin(&self) -> Ticket {
+        self.flag.store(true, Ordering::Release);
+        let (flag, wake) = (Arc::clone(&self.flag), self.wake.clone());
+        Ticket::new(move || {
+            flag.store(false, Ordering::Release);
+            // Fails if the worker has ended, and then there is nothing to wake.
+            let _ = wake.activate();
+        })
+    }
 }

@@ -1,5 +1,5 @@
-//! The inputs and outputs of an operator, with the types of timely's channels erased.
-use super::parcel::{Envelope, Parcel};
+//! An operator's inputs and outputs, with the types of timely's channels erased.
+use super::packet_batch::{Envelope, PacketBatch};
 use contract::{Emit, Kind, Packet, Route, Step};
 use timely::communication::Pull;
 use timely::container::CapacityContainerBuilder;
@@ -13,142 +13,163 @@ use timely::dataflow::operators::generic::{InputHandleCore, OutputBuilder};
 use timely::progress::Antichain;
 
 /// An edge of the graph while it is built.
-pub type Edge<'scope> = Stream<'scope, Step, Parcel>;
-/// How containers are built on every edge.
-pub type ParcelBuilder = CapacityContainerBuilder<Parcel>;
-/// Takes whatever has arrived at one input and hands it on with its step.
-pub type Intake = Box<dyn FnMut(&mut dyn FnMut(Step, Packet))>;
+pub type Edge<'scope> = Stream<'scope, Step, PacketBatch>;
+/// How batches are built on every edge.
+pub type BatchBuilder = CapacityContainerBuilder<PacketBatch>;
+/// Reads every packet that has arrived at one input, with its step.
+pub type PacketReader = Box<dyn FnMut(&mut dyn FnMut(Step, Packet))>;
+/// Moves every message that has arrived at one input to the end of a vector.
+pub type Reader<T> = Box<dyn FnMut(&mut Vec<T>)>;
 
-/// An input of the operator being built.
-pub fn intake<'scope>(builder: &mut OperatorBuilder<'scope, Step>, edge: Edge<'scope>, route: Route) -> Intake {
+/// Adds an input for packets to the operator being built.
+pub fn packet_input<'scope>(
+    builder: &mut OperatorBuilder<'scope, Step>,
+    edge: Edge<'scope>,
+    route: Route,
+) -> PacketReader {
     match route {
-        Route::Stay => drain(builder.new_input(edge, Pipeline)),
+        Route::Stay => packet_reader(builder.new_input(edge, Pipeline)),
         Route::Exchange | Route::Broadcast => {
             let to = |envelope: &Envelope| envelope.to as u64;
-            drain(builder.new_input(edge, ExchangeCore::<ParcelBuilder, _>::new_core(to)))
+            packet_reader(builder.new_input(edge, ExchangeCore::<BatchBuilder, _>::new_core(to)))
         }
     }
 }
 
-fn drain<P: Pull<Message<Step, Parcel>> + 'static>(mut handle: InputHandleCore<Step, Parcel, P>) -> Intake {
+fn packet_reader<P: Pull<Message<Step, PacketBatch>> + 'static>(
+    mut handle: InputHandleCore<Step, PacketBatch, P>,
+) -> PacketReader {
     Box::new(move |each| {
-        handle.for_each(|capability, parcel| {
+        handle.for_each(|capability, batch| {
             // Every message carries the step it was sent at: stages only ever send at one.
             let step = capability.least().copied().unwrap_or_default();
-            parcel.0.drain(..).for_each(|envelope| each(step, envelope.packet));
+            batch.0.drain(..).for_each(|envelope| each(step, envelope.packet));
         });
     })
 }
 
-/// One output of the operator: everything of one kind that one consumer takes.
-pub struct Outlet {
-    /// What it carries.
+/// Reads an input that carries messages of the engine itself.
+pub fn reader<T: 'static, P: Pull<Message<Step, Vec<T>>> + 'static>(
+    mut handle: InputHandleCore<Step, Vec<T>, P>,
+) -> Reader<T> {
+    Box::new(move |into| handle.for_each(|_, messages| into.append(messages)))
+}
+
+/// What one output of an operator carries: all packets of one kind, to one consumer.
+#[derive(Clone, Copy)]
+pub struct OutputSpec {
+    /// The kind of packet.
     pub kind: Kind,
-    /// How it gets there.
+    /// To which workers.
     pub route: Route,
-    /// May only be used before the first step.
-    pub seed: bool,
-    output: OutputBuilder<Step, ParcelBuilder>,
+    /// Only used before the first step: the extra output of a kind that is fed back, for what
+    /// [`Stage::start`](contract::Stage::start) emits.
+    pub initial: bool,
+}
+
+/// One output of an operator.
+pub struct OutputPort {
+    spec: OutputSpec,
+    output: OutputBuilder<Step, BatchBuilder>,
+    /// Dropped when nothing will be sent any more.
     capability: Option<Capability<Step>>,
 }
 
-impl Outlet {
-    /// A new output of the operator being built, and the edge that leaves it. With `seed`, one that carries what
-    /// [`Stage::start`](contract::Stage::start) gives on a kind that is fed back: it follows from no input.
-    pub fn new<'scope>(
-        builder: &mut OperatorBuilder<'scope, Step>,
-        kind: Kind,
-        route: Route,
-        seed: bool,
-    ) -> (Self, Edge<'scope>) {
-        let (output, edge): (Output<Step, Parcel>, _) = if seed {
+impl OutputPort {
+    /// Adds an output to the operator being built; returns it and its edge. In timely's eyes an initial output depends on
+    /// no input.
+    pub fn new<'scope>(builder: &mut OperatorBuilder<'scope, Step>, spec: OutputSpec) -> (Self, Edge<'scope>) {
+        let (output, edge): (Output<Step, PacketBatch>, _) = if spec.initial {
             builder.new_output_connection([] as [(usize, Antichain<Step>); 0])
         } else {
             builder.new_output()
         };
-        (Self { kind, route, seed, output: OutputBuilder::from(output), capability: None }, edge)
-    }
-}
-
-/// All outputs of one operator, and its capability to send at the current step.
-pub struct Outlets {
-    outlets: Vec<Outlet>,
-    worker: usize,
-    workers: usize,
-}
-
-impl Outlets {
-    /// The outputs of a worker's operator, which may send from step `first` on.
-    pub fn new(
-        mut outlets: Vec<Outlet>,
-        capabilities: Vec<Capability<Step>>,
-        first: Step,
-        env: (usize, usize),
-    ) -> Self {
-        for (outlet, mut capability) in outlets.iter_mut().zip(capabilities) {
-            capability.downgrade(&first);
-            outlet.capability = Some(capability);
-        }
-        Self { outlets, worker: env.0, workers: env.1 }
+        (Self { spec, output: OutputBuilder::from(output), capability: None }, edge)
     }
 
-    /// Sends `packet` at `step` to every consumer of its kind. Before the first step (`seed`), what is fed back
-    /// takes the way that does not lead to the next step.
-    pub fn send(&mut self, packet: Packet, step: Step, seed: bool) {
-        let (kind, worker, workers) = (packet.kind(), self.worker, self.workers);
-        let fed_back = seed && self.outlets.iter().any(|o| o.kind == kind && o.seed);
-        let takers = self.outlets.iter_mut().filter(|o| o.kind == kind && o.seed == fed_back);
-        let mut rest = Some(packet);
-        let mut takers = takers.peekable();
-        while let Some(outlet) = takers.next() {
-            let Some(packet) =
-                (if takers.peek().is_some() { rest.as_ref().and_then(Packet::share) } else { rest.take() })
-            else {
-                return;
-            };
-            let Some(capability) = &outlet.capability else { continue };
-            let capability = capability.delayed(&step);
-            let mut output = outlet.output.activate();
-            let mut session = output.session_with_builder(&capability);
-            match outlet.route {
-                Route::Stay => session.give(Envelope { to: worker, packet }),
-                Route::Exchange => session.give(Envelope { to: packet.address(), packet }),
-                Route::Broadcast => {
-                    for to in 0..workers {
-                        if let Some(packet) = packet.share() {
-                            session.give(Envelope { to, packet });
-                        }
+    /// Sends a packet to the workers that the route says.
+    fn send(&mut self, packet: Packet, step: Step, (worker, workers): (usize, usize)) {
+        let Some(capability) = &self.capability else { return };
+        let capability = capability.delayed(&step);
+        let mut output = self.output.activate();
+        let mut session = output.session_with_builder(&capability);
+        match self.spec.route {
+            Route::Stay => session.give(Envelope { to: worker, packet }),
+            Route::Exchange => session.give(Envelope { to: packet.address(), packet }),
+            Route::Broadcast => {
+                for to in 0..workers {
+                    if let Some(packet) = packet.share() {
+                        session.give(Envelope { to, packet });
                     }
                 }
             }
         }
     }
+}
 
-    /// The first step is about to begin: what is fed back now takes the long way.
-    pub fn end_start(&mut self) {
-        self.outlets.iter_mut().filter(|o| o.seed).for_each(|o| o.capability = None);
+/// All outputs of one operator, with its right to send at the current step.
+pub struct OutputPorts {
+    ports: Vec<OutputPort>,
+    /// This worker and the number of workers.
+    worker: (usize, usize),
+}
+
+impl OutputPorts {
+    /// The outputs of the operator of `worker` (index, number of workers), which may send from step `first` on.
+    pub fn new(
+        mut ports: Vec<OutputPort>,
+        capabilities: Vec<Capability<Step>>,
+        first: Step,
+        worker: (usize, usize),
+    ) -> Self {
+        for (port, mut capability) in ports.iter_mut().zip(capabilities) {
+            capability.downgrade(&first);
+            port.capability = Some(capability);
+        }
+        Self { ports, worker }
     }
 
-    /// Nothing will be sent before `step` any more.
+    /// Sends `packet` at `step` to every consumer of its kind. With `initial`, a kind that is fed back goes to this step
+    /// instead of the next one.
+    pub fn send(&mut self, packet: Packet, step: Step, initial: bool) {
+        let (kind, worker) = (packet.kind(), self.worker);
+        let initial = initial && self.ports.iter().any(|port| port.spec.kind == kind && port.spec.initial);
+        let consumers = self.ports.iter_mut().filter(|port| port.spec.kind == kind && port.spec.initial == initial);
+        let mut consumers = consumers.peekable();
+        // Every consumer but the last gets a shared copy.
+        let mut packet = Some(packet);
+        while let Some(port) = consumers.next() {
+            let copy = if consumers.peek().is_some() { packet.as_ref().and_then(Packet::share) } else { packet.take() };
+            let Some(copy) = copy else { return };
+            port.send(copy, step, worker);
+        }
+    }
+
+    /// Closes the initial outputs: the first step is about to begin.
+    pub fn close_initial(&mut self) {
+        self.ports.iter_mut().filter(|port| port.spec.initial).for_each(|port| port.capability = None);
+    }
+
+    /// Promises that nothing will be sent before `step` any more.
     pub fn advance(&mut self, step: Step) {
-        for outlet in &mut self.outlets {
-            if let Some(capability) = &mut outlet.capability {
+        for port in &mut self.ports {
+            if let Some(capability) = &mut port.capability {
                 capability.downgrade(&step);
             }
         }
     }
 
-    /// Nothing will be sent any more.
+    /// Promises that nothing will be sent any more.
     pub fn close(&mut self) {
-        self.outlets.iter_mut().for_each(|o| o.capability = None);
+        self.ports.iter_mut().for_each(|port| port.capability = None);
     }
 }
 
-/// What a stage gives during one call.
+/// The packets that a stage emits during one call.
 #[derive(Default)]
-pub struct Tray(pub Vec<Packet>);
+pub struct Outbox(pub Vec<Packet>);
 
-impl Emit for Tray {
+impl Emit for Outbox {
     fn give(&mut self, packet: Packet) {
         self.0.push(packet);
     }

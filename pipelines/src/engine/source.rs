@@ -1,8 +1,8 @@
-//! Any [`Source`] as a timely operator: the source itself runs on a thread of its own, so that
-//! files are read and decoded while the worker computes; the operator asks, and sends on what comes back.
-use super::operator::{Place, Want, Wants};
-use super::ports::{Edge, Outlet, Outlets, Tray};
-use contract::{Kind, Lane, Packet, Route, Saved, Snapshot, Source, Step, Turn};
+//! Runs any [`Source`] as a timely operator. The source itself runs on a thread of its own, so that files are read and
+//! decoded while the worker computes: the operator sends requests and emits what comes back.
+use super::operator::{Demand, Demands, OperatorContext};
+use super::ports::{Edge, Outbox, OutputPort, OutputPorts, OutputSpec, Reader, reader};
+use contract::{Lane, Packet, Saved, Snapshot, Source, Step, Turn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,178 +15,224 @@ use timely::progress::Antichain;
 use timely::progress::frontier::MutableAntichain;
 use timely::scheduling::SyncActivator;
 
-/// What the thread answers, in the order of asking.
-struct Answer {
-    lane: Lane,
-    packets: Vec<Packet>,
-    turn: Turn,
-    /// The lane's state now.
-    saved: Snapshot,
+/// A source and how it is connected.
+pub struct SourceSpec<'scope> {
+    /// The source.
+    pub source: Box<dyn Source>,
+    /// The demand of the stages that pull, one for each packet, in order. Without it, a lane's step ends when the source
+    /// says so.
+    pub demands: Option<Demands<'scope>>,
+    /// Its frontier is one step after the one that the slowest worker is working on.
+    pub throttle: Stream<'scope, Step, Vec<()>>,
+    /// How many steps the source may be ahead of that worker; 0 counts as 1.
+    pub prefetch: u64,
+    /// Edges that leave it.
+    pub outputs: Vec<OutputSpec>,
+    /// Counts the nanoseconds that the thread works.
+    pub busy: Arc<AtomicU64>,
 }
 
-/// Where a lane stands.
-struct LaneState {
-    step: Step,
-    asked: bool,
-    gave: bool,
-    /// Packets of the lane that the stage that pulls has not answered yet.
-    unanswered: usize,
-    /// As of the last answer.
-    saved: Snapshot,
-    done: bool,
-}
-
-/// Adds `source` to the graph, as the operator that `builder` is for. It is asked for step `s` once `throttle` has
-/// finished step `s - prefetch` on every worker (`prefetch` of 0 is taken as 1). `wants`: what the stage that pulls says,
-/// one a packet, in order; without, a lane's step ends when the source says so. `busy` counts the nanoseconds that the
-/// thread works.
-#[allow(clippy::too_many_arguments, reason = "one call site, every argument a different thing")]
-pub fn source<'scope>(
+/// Adds a source to the graph, as the operator that `builder` is for. Returns the edges that leave it, in the order of
+/// the specification.
+pub fn source_operator<'scope>(
     scope: Scope<'scope, Step>,
     mut builder: OperatorBuilder<'scope, Step>,
-    place: Place,
-    source: Box<dyn Source>,
-    wants: Option<Wants<'scope>>,
-    throttle: Stream<'scope, Step, Vec<()>>,
-    prefetch: u64,
-    ways: &[(Kind, Route, bool)],
-    busy: Arc<AtomicU64>,
+    context: OperatorContext,
+    spec: SourceSpec<'scope>,
 ) -> Vec<Edge<'scope>> {
+    let SourceSpec { source, demands, throttle, prefetch, outputs, busy } = spec;
     let address = builder.operator_info().address;
     let wake = scope.worker().sync_activator_for(address.to_vec());
     let activator = scope.activator_for(address);
-    let apart = [] as [(usize, Antichain<Step>); 0]; // inputs that are looked at, from which nothing follows
-    let mut throttle = builder.new_input_connection(throttle, Pipeline, apart.clone());
-    let pulled = wants.is_some();
-    let mut wants = wants.map(|wants| builder.new_input_connection(wants, Pipeline, apart.clone()));
-    let (outlets, edges): (Vec<_>, Vec<_>) =
-        ways.iter().map(|(kind, route, _)| Outlet::new(&mut builder, *kind, *route, true)).unzip();
+    // Inputs that are read without anything following from them in timely's progress protocol: they close loops.
+    let disconnected = [] as [(usize, Antichain<Step>); 0];
+    let throttle = reader(builder.new_input_connection(throttle, Pipeline, disconnected.clone()));
+    let demands = demands.map(|demands| reader(builder.new_input_connection(demands, Pipeline, disconnected.clone())));
+    let outputs = outputs.into_iter().map(|spec| OutputSpec { initial: true, ..spec });
+    let (output_ports, edges): (Vec<_>, Vec<_>) = outputs.map(|spec| OutputPort::new(&mut builder, spec)).unzip();
 
     builder.build(move |capabilities| {
-        let (ask, asked) = channel::<(Lane, Step)>();
-        let (answer, answers) = channel();
-        serve(source, &place, asked, answer, wake, busy);
-        let (first, prefetch) = (place.calendar.first, prefetch.max(1));
-        let mut outlets = Outlets::new(outlets, capabilities, first, place.worker);
-        let new = || LaneState {
-            step: first,
-            asked: false,
-            gave: false,
-            unanswered: 0,
-            saved: Snapshot::default(),
-            done: false,
-        };
-        let mut lanes: BTreeMap<Lane, LaneState> = place.lanes.iter().map(|lane| (*lane, new())).collect();
-        let mut over = false;
+        let (requests, received) = channel();
+        let (reply, replies) = channel();
+        serve(source, &context, received, reply, wake, busy);
+        let first = context.calendar.first;
         activator.activate();
-        move |frontiers: &[MutableAntichain<Step>]| {
-            throttle.for_each(|_, nothing| nothing.clear());
-            let mut wanted: Vec<Want> = Vec::new();
-            if let Some(wants) = &mut wants {
-                wants.for_each(|_, some| wanted.append(some));
-            }
-            if over || place.failure.happened() {
-                return;
-            }
-            if place.heard.last().is_some() {
-                over = true;
-                outlets.close();
-                return;
-            }
-            // Ends the lane's step.
-            let end_step = |lane: Lane, state: &mut LaneState, outlets: &mut Outlets| {
-                let saved = std::mem::take(&mut state.saved);
-                if !saved.is_nothing() {
-                    let saved = Saved { stage: place.id.clone(), lane, state: saved };
-                    outlets.send(Packet::Saved(saved), state.step, true);
-                }
-                state.step += 1;
-                (state.asked, state.gave, state.unanswered) = (false, false, 0);
-                state.done |= !place.endless && state.step > place.calendar.steps;
-            };
-            while let Ok(Answer { lane, packets, turn, saved }) = answers.try_recv() {
-                let Some(state) = lanes.get_mut(&lane) else { continue };
-                (state.asked, state.saved) = (false, saved);
-                let empty = packets.is_empty();
-                let nothing = empty && !state.gave;
-                state.gave |= !empty;
-                state.unanswered += packets.iter().filter(|packet| packet.lane().is_some()).count();
-                packets.into_iter().for_each(|packet| outlets.send(packet, state.step, true));
-                let more = turn == Turn::More;
-                if place.endless && nothing && !more {
-                    state.done = true;
-                } else if pulled && state.unanswered > 0 {
-                    // Whoever pulls says whether the lane needs more.
-                } else if more {
-                    state.asked = ask.send((lane, state.step)).is_ok();
-                } else {
-                    end_step(lane, state, &mut outlets);
-                }
-            }
-            for want in wanted {
-                let Some(state) = lanes.get_mut(&want.lane) else { continue };
-                if state.done || want.step != state.step {
-                    continue;
-                }
-                // What it says to the last packet of a call decides: how often the source is called must not depend
-                // on how fast its packets are worked off.
-                state.unanswered = state.unanswered.saturating_sub(1);
-                if state.asked || state.unanswered > 0 {
-                    continue;
-                }
-                if want.more {
-                    state.asked = ask.send((want.lane, state.step)).is_ok();
-                } else {
-                    end_step(want.lane, state, &mut outlets);
-                }
-            }
-            // Open the next steps of lanes that may go on: the feedback edge added one to the throttle's step.
-            let finished = frontiers[0].frontier().first().map_or(Step::MAX, |step| step.saturating_sub(1));
-            for (lane, state) in lanes.iter_mut() {
-                let opened = state.asked || state.gave;
-                if !state.done && !opened && state.step < finished.saturating_add(prefetch) {
-                    state.asked = ask.send((*lane, state.step)).is_ok();
-                }
-            }
-            match lanes.values().filter(|state| !state.done).map(|state| state.step).min() {
-                Some(step) => outlets.advance(step),
-                None => {
-                    over = true;
-                    outlets.close();
-                }
-            }
-        }
+        let mut operator = SourceOperator {
+            throttle,
+            demands,
+            prefetch: prefetch.max(1),
+            outputs: OutputPorts::new(output_ports, capabilities, first, context.worker),
+            lanes: context.lanes.iter().map(|lane| (*lane, LaneState::new(first))).collect(),
+            requests,
+            replies,
+            finished: false,
+            context,
+        };
+        move |frontiers: &[MutableAntichain<Step>]| operator.schedule(frontiers)
     });
     edges
 }
 
-/// The thread behind the operator. It ends when the operator is gone.
+/// What the thread answers to a request, in the order of the requests.
+struct Reply {
+    lane: Lane,
+    packets: Vec<Packet>,
+    turn: Turn,
+    /// The lane's state after it.
+    saved: Snapshot,
+}
+
+/// How far a lane has got.
+struct LaneState {
+    step: Step,
+    /// A request is under way.
+    requested: bool,
+    /// The source has emitted something for this step.
+    emitted: bool,
+    /// Packets that the stage that pulls has not answered yet.
+    unanswered: usize,
+    /// As of the last reply.
+    saved: Snapshot,
+    done: bool,
+}
+
+impl LaneState {
+    fn new(step: Step) -> Self {
+        Self { step, requested: false, emitted: false, unanswered: 0, saved: Snapshot::default(), done: false }
+    }
+}
+
+/// A source's operator while the graph runs.
+struct SourceOperator {
+    context: OperatorContext,
+    throttle: Reader<()>,
+    demands: Option<Reader<Demand>>,
+    prefetch: u64,
+    outputs: OutputPorts,
+    lanes: BTreeMap<Lane, LaneState>,
+    requests: Sender<(Lane, Step)>,
+    replies: Receiver<Reply>,
+    finished: bool,
+}
+
+impl SourceOperator {
+    /// Called by timely whenever an input or a frontier has changed, or the thread has woken the operator.
+    fn schedule(&mut self, frontiers: &[MutableAntichain<Step>]) {
+        (self.throttle)(&mut Vec::new());
+        let mut demands = Vec::new();
+        if let Some(reader) = &mut self.demands {
+            reader(&mut demands);
+        }
+        if self.finished || self.context.failure.happened() {
+            return;
+        }
+        if self.context.stopped.get().is_some() {
+            self.finish();
+            return;
+        }
+        while let Ok(reply) = self.replies.try_recv() {
+            self.take_reply(reply);
+        }
+        demands.into_iter().for_each(|demand| self.take_demand(demand));
+        // The edge that feeds back the throttle's frontier has added a step to it.
+        let working_on = frontiers[0].frontier().first().map_or(Step::MAX, |step| step.saturating_sub(1));
+        self.open_steps(working_on.saturating_add(self.prefetch));
+        match self.lanes.values().filter(|lane| !lane.done).map(|lane| lane.step).min() {
+            Some(step) => self.outputs.advance(step),
+            None => self.finish(),
+        }
+    }
+
+    /// Emits what the source has answered, and goes on with the lane unless the stage that pulls decides.
+    fn take_reply(&mut self, Reply { lane, packets, turn, saved }: Reply) {
+        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        (state.requested, state.saved) = (false, saved);
+        state.emitted |= !packets.is_empty();
+        state.unanswered += packets.iter().filter(|packet| packet.lane().is_some()).count();
+        packets.into_iter().for_each(|packet| self.outputs.send(packet, state.step, true));
+        let more = turn == Turn::More;
+        if self.context.endless && !state.emitted && !more {
+            state.done = true;
+        } else if self.demands.is_some() && state.unanswered > 0 {
+            // `take_demand` goes on.
+        } else {
+            self.go_on(lane, more);
+        }
+    }
+
+    /// Goes on with a lane once the last packet of a reply has been answered. The answers to the others do not count: how
+    /// often the source is called must not depend on how fast its packets are processed.
+    fn take_demand(&mut self, demand: Demand) {
+        let Some(state) = self.lanes.get_mut(&demand.lane) else { return };
+        if state.done || demand.step != state.step {
+            return;
+        }
+        state.unanswered = state.unanswered.saturating_sub(1);
+        if !state.requested && state.unanswered == 0 {
+            self.go_on(demand.lane, demand.more);
+        }
+    }
+
+    /// Requests more for the lane's step, or ends the step.
+    fn go_on(&mut self, lane: Lane, more: bool) {
+        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        if more {
+            state.requested = self.requests.send((lane, state.step)).is_ok();
+            return;
+        }
+        let saved = std::mem::take(&mut state.saved);
+        if !saved.is_nothing() {
+            let saved = Saved { stage: self.context.id.clone(), lane, state: saved };
+            self.outputs.send(Packet::Saved(saved), state.step, true);
+        }
+        state.step += 1;
+        (state.requested, state.emitted, state.unanswered) = (false, false, 0);
+        state.done |= !self.context.endless && state.step > self.context.calendar.steps;
+    }
+
+    /// Begins the next step of every lane that has ended its last one, up to but not including step `end`.
+    fn open_steps(&mut self, end: Step) {
+        for (lane, state) in &mut self.lanes {
+            let opened = state.requested || state.emitted;
+            if !state.done && !opened && state.step < end {
+                state.requested = self.requests.send((*lane, state.step)).is_ok();
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        self.finished = true;
+        self.outputs.close();
+    }
+}
+
+/// Starts the thread behind the operator. It ends when the operator has been dropped.
 fn serve(
     mut source: Box<dyn Source>,
-    place: &Place,
-    asked: Receiver<(Lane, Step)>,
-    answer: Sender<Answer>,
+    context: &OperatorContext,
+    requests: Receiver<(Lane, Step)>,
+    replies: Sender<Reply>,
     wake: SyncActivator,
     busy: Arc<AtomicU64>,
 ) {
-    let (id, failure, saves) = (place.id.clone(), place.failure.clone(), place.saves);
+    let (id, failure, saves) = (context.id.clone(), context.failure.clone(), context.saves);
     let spawned = std::thread::Builder::new().name(id.clone()).spawn(move || {
-        for (lane, step) in asked {
+        for (lane, step) in requests {
             let began = Instant::now();
             let reply = failure.guard(&id, Some(step), || {
-                let mut tray = Tray::default();
-                let turn = source.next(lane, step, &mut tray)?;
+                let mut outbox = Outbox::default();
+                let turn = source.next(lane, step, &mut outbox)?;
                 let saved = if saves { source.save(lane)? } else { Snapshot::default() };
-                Ok(Answer { lane, packets: tray.0, turn, saved })
+                Ok(Reply { lane, packets: outbox.0, turn, saved })
             });
             busy.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
-            let gone = reply.is_none_or(|reply| answer.send(reply).is_err());
+            let gone = reply.is_none_or(|reply| replies.send(reply).is_err());
             if wake.activate().is_err() || gone {
                 return;
             }
         }
     });
     if let Err(error) = spawned {
-        place.failure.note(anyhow::Error::new(error).context("cannot start a thread"));
+        context.failure.note(anyhow::Error::new(error).context("cannot start a thread"));
     }
 }

@@ -1,9 +1,10 @@
-//! How a run that is asked to stop ends after one step, the same on every worker.
+//! How a run that is asked to stop ends after the same step on every worker.
 //!
-//! Whether step `s` is the last is decided once, by worker 0, when every gradient of `s` has been summed on every worker
-//! and no parameter has been updated. The decision goes to all workers at time `s`, on an edge whose frontier `optimize`
-//! waits for: nobody updates at `s` without having heard, nobody is past it. A checkpoint is due there. Stages above
-//! are ahead, but what they had saved after `s` is on its way already, as it is after every step.
+//! Worker 0 decides whether step `s` is the last, when every worker has summed its gradients of `s` and no parameter has
+//! been updated. The decision is sent to all workers at time `s`, on an edge whose frontier `optimize` waits for: no worker
+//! updates parameters at `s` before it knows, and none is past `s`. A checkpoint is due there. Stages above `optimize` may
+//! be some steps ahead, but their saved state as of `s` has been sent already, as it is after every step.
+use super::ports::reader;
 use contract::{Calendar, Step};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, Stream};
 use timely::progress::frontier::MutableAntichain;
 
-/// A wish to stop, as a resource of the run, and the step after which it came true.
+/// A request to stop, as a resource of the run, and the step after which the run then stopped.
 #[derive(Debug)]
 pub struct Stop {
     asked: AtomicBool,
@@ -30,29 +31,29 @@ impl Default for Stop {
 }
 
 impl Stop {
-    /// Asks the run to end after the step that is being worked on.
+    /// Asks the run to end after the current step.
     pub fn ask(&self) {
         self.asked.store(true, Ordering::Release);
     }
 
-    /// The last step, if the run has agreed to stop. A run that was at its end anyway has not.
+    /// The last step, if the request has ended the run. `None` if the run was at its end anyway.
     pub fn last(&self) -> Option<Step> {
         Some(self.last.load(Ordering::Acquire)).filter(|step| *step != Step::MAX)
     }
 }
 
-/// The last step, once this worker has heard of it.
+/// The last step of a run that is stopped, once this worker has been told. Shared by its operators.
 #[derive(Clone, Default)]
-pub struct Heard(Rc<Cell<Option<Step>>>);
+pub struct LastStep(Rc<Cell<Option<Step>>>);
 
-impl Heard {
-    /// The last step, if it is known.
-    pub fn last(&self) -> Option<Step> {
+impl LastStep {
+    /// The step, if the run is being stopped and this worker knows.
+    pub fn get(&self) -> Option<Step> {
         self.0.get()
     }
 
-    /// It is `step`.
-    pub fn hear(&self, step: Step) {
+    /// Sets it.
+    pub fn set(&self, step: Step) {
         self.0.set(Some(step));
     }
 }
@@ -60,12 +61,12 @@ impl Heard {
 /// The edge on which the decision travels: `(worker, last step)`.
 pub type Decisions<'scope> = Stream<'scope, Step, Vec<(u64, Step)>>;
 
-/// How that edge gets to the workers.
+/// Routes each decision to the worker that it names.
 pub fn to_its_worker() -> Exchange<(u64, Step), impl FnMut(&(u64, Step)) -> u64> {
     Exchange::new(|(worker, _): &(u64, Step)| *worker)
 }
 
-/// The operator that decides. `computed` carries nothing but the frontier of the stages that feed the updates.
+/// Adds the operator that decides. `computed` carries no data; its frontier is that of the stages that feed the update.
 pub fn decisions<'scope>(
     scope: Scope<'scope, Step>,
     (worker, workers): (usize, usize),
@@ -74,17 +75,17 @@ pub fn decisions<'scope>(
     computed: Stream<'scope, Step, Vec<()>>,
 ) -> Decisions<'scope> {
     let mut builder = OperatorBuilder::new("stop".into(), scope);
-    let mut computed = builder.new_input(computed, Pipeline);
+    let mut computed = reader(builder.new_input(computed, Pipeline));
     let (output, edge) = builder.new_output::<Vec<(u64, Step)>>();
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<(u64, Step)>>>::from(output);
     builder.build(move |mut capabilities| {
-        // The other workers say nothing, so they hold nothing up.
+        // The other workers decide nothing, so they hold no capability.
         let mut undecided = capabilities.pop().filter(|_| worker == 0);
         if let Some(capability) = &mut undecided {
             capability.downgrade(&calendar.first);
         }
         move |frontiers: &[MutableAntichain<Step>]| {
-            computed.for_each(|_, nothing| nothing.clear());
+            computed(&mut Vec::new());
             let Some(capability) = &mut undecided else { return };
             let Some(working_on) = frontiers[0].frontier().first().copied() else {
                 undecided = None;
@@ -92,7 +93,7 @@ pub fn decisions<'scope>(
             };
             while *capability.time() < working_on {
                 let step = *capability.time();
-                // The step after the last update only validates: who gets there is at the end.
+                // The step after the last update only validates: a run that gets there ends anyway.
                 if stop.asked.load(Ordering::Acquire) && calendar.trains(step) {
                     stop.last.store(step, Ordering::Release);
                     let mut output = output.activate();

@@ -1,4 +1,4 @@
-//! The container on every edge of the graph.
+//! The container that timely moves along every edge of the graph.
 use contract::Packet;
 use std::io::Write;
 use timely::Accountable;
@@ -6,28 +6,28 @@ use timely::bytes::arc::Bytes;
 use timely::container::{DrainContainer, PushInto, SizableContainer};
 use timely::dataflow::channels::ContainerBytes;
 
-/// A packet on its way to one worker.
+/// A packet and the worker it is for.
 pub struct Envelope {
-    /// The worker it is for; edges that stay on the worker ignore it.
+    /// The receiving worker; edges that stay on one worker ignore it.
     pub to: usize,
-    /// What is inside.
+    /// The packet.
     pub packet: Packet,
 }
 
-/// Some envelopes that travel together.
+/// Packets that travel in one message.
 #[derive(Default)]
-pub struct Parcel(pub Vec<Envelope>);
+pub struct PacketBatch(pub Vec<Envelope>);
 
-/// Envelopes a parcel holds at most: a packet is worth a message of its own, so that work starts early.
+/// Packets per message. One, because a packet is large: the receiver can start on it at once.
 const CAPACITY: usize = 1;
 
-impl Accountable for Parcel {
+impl Accountable for PacketBatch {
     fn record_count(&self) -> i64 {
         self.0.len() as i64
     }
 }
 
-impl DrainContainer for Parcel {
+impl DrainContainer for PacketBatch {
     type Item<'a> = Envelope;
     type DrainIter<'a> = std::vec::Drain<'a, Envelope>;
     fn drain(&mut self) -> Self::DrainIter<'_> {
@@ -35,7 +35,7 @@ impl DrainContainer for Parcel {
     }
 }
 
-impl SizableContainer for Parcel {
+impl SizableContainer for PacketBatch {
     fn at_capacity(&self) -> bool {
         self.0.len() >= CAPACITY
     }
@@ -49,22 +49,22 @@ impl SizableContainer for Parcel {
     }
 }
 
-impl PushInto<Envelope> for Parcel {
+impl PushInto<Envelope> for PacketBatch {
     fn push_into(&mut self, envelope: Envelope) {
         self.0.push(envelope);
     }
 }
 
-/// timely asks this of every container that may change workers, even where workers are threads of one process
-/// and containers move as they are. [`execute`](super::execute()) starts nothing but threads, so none is ever called.
-impl ContainerBytes for Parcel {
+/// timely requires this of every container that may change workers, even if all workers are threads of one process and
+/// containers are moved as they are. [`execute`](super::execute()) only starts threads, so none of it is ever called.
+impl ContainerBytes for PacketBatch {
     fn from_bytes(_: Bytes) -> Self {
-        unreachable!("workers are threads of one process: parcels are never encoded")
+        unreachable!("workers are threads of one process: packets are never serialized")
     }
     fn length_in_bytes(&self) -> usize {
-        unreachable!("workers are threads of one process: parcels are never encoded")
+        unreachable!("workers are threads of one process: packets are never serialized")
     }
     fn into_bytes<W: Write>(&self, _: &mut W) {
-        unreachable!("workers are threads of one process: parcels are never encoded")
+        unreachable!("workers are threads of one process: packets are never serialized")
     }
 }

@@ -1,0 +1,120 @@
+//! The order in which a stage is called: what the contract promises, without a dataflow.
+use super::ports::Outbox;
+use anyhow::Result;
+use contract::{At, Lane, Packet, Role, Stage, Step, Turn};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Packets of one step that have arrived and have not been handed to the stage yet, as `(port, packet)`.
+#[derive(Default)]
+struct Inbox {
+    state: VecDeque<(usize, Packet)>,
+    stream: VecDeque<(usize, Packet)>,
+}
+
+/// What a call to [`StageRunner::run_once`] did.
+#[derive(Debug, PartialEq)]
+pub enum Ran {
+    /// Nothing: there is nothing to do until another packet arrives.
+    Idle,
+    /// It called the stage.
+    Called {
+        /// The lane of the packet, if it had one.
+        lane: Option<Lane>,
+        /// The stage's answer.
+        turn: Turn,
+    },
+    /// Every packet of the current step has arrived and been processed; the next step is current now.
+    StepDone,
+}
+
+/// Which input ports can still receive packets.
+pub trait InputStatus {
+    /// True while a packet of `step` or an earlier step may still arrive at `port`.
+    fn is_open(&self, port: usize, step: Step) -> bool;
+}
+
+/// A stage and the packets that wait for it.
+pub struct StageRunner {
+    stage: Box<dyn Stage>,
+    roles: Vec<Role>,
+    current: Step,
+    inboxes: BTreeMap<Step, Inbox>,
+    /// The stage answered [`Turn::More`], and for which lane.
+    more: bool,
+    lane: Option<Lane>,
+    /// Since when the stage has been waiting for a stream packet.
+    idle_since: Option<Instant>,
+}
+
+impl StageRunner {
+    /// A runner for `stage`, whose ports have these roles, about to begin step `first`.
+    pub fn new(stage: Box<dyn Stage>, roles: Vec<Role>, first: Step) -> Self {
+        Self { stage, roles, current: first, inboxes: BTreeMap::new(), more: false, lane: None, idle_since: None }
+    }
+
+    /// The current step.
+    pub fn current(&self) -> Step {
+        self.current
+    }
+
+    /// The stage, for calls other than those that hand it a packet.
+    pub fn stage(&mut self) -> &mut dyn Stage {
+        &mut *self.stage
+    }
+
+    /// Queues a packet that arrived.
+    pub fn push(&mut self, port: usize, step: Step, packet: Packet) {
+        let inbox = self.inboxes.entry(step).or_default();
+        match self.roles[port] {
+            Role::State => inbox.state.push_back((port, packet)),
+            Role::Stream => inbox.stream.push_back((port, packet)),
+        }
+    }
+
+    /// True if no input can receive anything any more, at any step, and nothing waits at the current step or later.
+    pub fn is_exhausted(&self, inputs: &dyn InputStatus) -> bool {
+        let latest = self.inboxes.keys().next_back();
+        (0..self.roles.len()).all(|port| !inputs.is_open(port, Step::MAX))
+            && latest.is_none_or(|latest| *latest < self.current)
+    }
+
+    /// Makes one call: continues an unfinished packet, hands over the next one, or ends the step. `may_begin`: whether
+    /// the stage may be given another stream packet.
+    pub fn run_once(&mut self, inputs: &dyn InputStatus, may_begin: bool, outbox: &mut Outbox) -> Result<Ran> {
+        let step = self.current;
+        if self.more {
+            let turn = self.stage.more(step, outbox)?;
+            self.more = turn == Turn::More;
+            return Ok(Ran::Called { lane: self.lane, turn });
+        }
+        let open = |role: Role| (0..self.roles.len()).any(|p| self.roles[p] == role && inputs.is_open(p, step));
+        let mut inbox = self.inboxes.get_mut(&step);
+        if let Some((port, packet)) = inbox.as_mut().and_then(|i| i.state.pop_front()) {
+            let turn = self.stage.packet(At { step, port, waited: Duration::ZERO }, packet, outbox)?;
+            (self.more, self.lane) = (turn == Turn::More, None);
+            return Ok(Ran::Called { lane: None, turn });
+        }
+        if open(Role::State) || !may_begin {
+            return Ok(Ran::Idle);
+        }
+        if let Some((port, packet)) = inbox.and_then(|i| i.stream.pop_front()) {
+            let waited = self.idle_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+            let lane = packet.lane();
+            let turn = self.stage.packet(At { step, port, waited }, packet, outbox)?;
+            (self.more, self.lane) = (turn == Turn::More, lane);
+            return Ok(Ran::Called { lane, turn });
+        }
+        if open(Role::Stream) {
+            if self.roles.contains(&Role::State) {
+                self.idle_since.get_or_insert_with(Instant::now);
+            }
+            return Ok(Ran::Idle);
+        }
+        self.stage.step_done(step, outbox)?;
+        self.inboxes.remove(&step);
+        self.idle_since = None;
+        self.current += 1;
+        Ok(Ran::StepDone)
+    }
+}
