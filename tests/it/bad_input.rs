@@ -1,12 +1,9 @@
 //! What is wrong is said, with its place and the next move, and the exit code says whose it is: 2 usage, 1 data.
-#[path = "bad_input/collection.rs"]
 mod collection;
-#[path = "bad_input/damaged.rs"]
 mod damaged;
-#[path = "bad_input/prepared.rs"]
 mod prepared;
-mod support;
-use support::{Ran, Scratch, corpus};
+use crate::support;
+use crate::support::{Ran, Scratch, corpus};
 use text::{Tokenizer, Vocabulary, write_tokens};
 
 /// Runs `run.toml` with `more`.

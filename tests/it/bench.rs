@@ -1,7 +1,6 @@
 //! `pipeline bench` prints what scripts read.
-mod support;
+use crate::support::Scratch;
 use serde_json::{Map, Value};
-use support::Scratch;
 
 #[test]
 fn one_line_of_json_with_the_keys_that_scripts_read() {

@@ -1,7 +1,6 @@
 //! `pipeline cache`: what runs leave for the next ones is listed and can be removed.
-mod support;
+use crate::support::{Scratch, corpus, tiny};
 use serde_json::Value;
-use support::{Scratch, corpus, tiny};
 
 #[test]
 fn the_cache_is_listed_and_cleared() {

@@ -1,6 +1,5 @@
 //! The same numbers whatever the workers, and whenever: only settings decide them.
-mod support;
-use support::Scratch;
+use crate::support::Scratch;
 
 /// Bits of the parameters and of every number that was reported.
 fn outcome(scratch: &Scratch, directory: &str) -> (Vec<u8>, Vec<String>) {

@@ -1,7 +1,7 @@
 //! What `pipeline explain` says is what then happens.
-mod support;
+use crate::support;
+use crate::support::{Scratch, tiny};
 use serde_json::Value;
-use support::{Scratch, tiny};
 
 /// Here the machine is measured before, as it is for whoever has not set `MILLRACE_GEMM_GFLOPS`.
 const MEASURED: &str = "small, and the machine is measured";

@@ -1,6 +1,6 @@
 //! A machine that has nothing yet: `.ci/system` under package managers that only say what they were asked, and for real
 //! in a new Debian root, where the recipe fetches and the program trains.
-mod support;
+use crate::support;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

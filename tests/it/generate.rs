@@ -1,7 +1,7 @@
 //! `pipeline generate`: a trained run continues a text, the same every time, and says what is wrong when it cannot.
-mod support;
+use crate::support;
+use crate::support::{Ran, Scratch};
 use serde_json::Value;
-use support::{Ran, Scratch};
 
 /// A trained run in `run`.
 fn trained() -> Scratch {

@@ -1,10 +1,7 @@
 //! Help that helps: each command has examples, and the examples are right.
-#[path = "support/fresh_clone.rs"]
-mod fresh_clone;
-mod support;
-use fresh_clone::FreshClone;
+use crate::fresh_clone::FreshClone;
+use crate::support::{Scratch, repository};
 use millrace_pipelines::cli::COMMANDS;
-use support::{Scratch, repository};
 
 /// The lines of a help text that show how to call the program.
 fn examples(help: &str) -> Vec<String> {

@@ -1,11 +1,11 @@
 //! Checkpoints are Hugging Face's: transformers loads ours, and we start from those it saves.
 //!
 //! Needs a Python with torch and transformers: `$MILLRACE_PYTHON`, or `python3`.
-mod support;
+use crate::support;
+use crate::support::Scratch;
 use serde_json::Value;
 use std::process::Command;
 use std::sync::OnceLock;
-use support::Scratch;
 
 /// Runs a script in the scratch directory; `None`, and a line that says so, without torch or transformers.
 fn python(scratch: &Scratch, script: &str) -> Option<Value> {

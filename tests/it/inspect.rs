@@ -1,8 +1,7 @@
 //! `pipeline inspect`: what is in a file, and what is wrong with it.
-mod support;
+use crate::support::{Scratch, corpus, repository};
 use serde_json::Value;
 use std::path::Path;
-use support::{Scratch, corpus, repository};
 use text::{Tokenizer, write_tokens};
 
 fn json(scratch: &Scratch, arguments: &[&str]) -> Value {

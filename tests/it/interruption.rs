@@ -1,10 +1,10 @@
 //! Signals: a run that is asked to stop finishes its step, keeps it, and goes on later to the same bits.
 #![cfg(unix)]
-mod support;
+use crate::support;
+use crate::support::{Ran, Scratch};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
-use support::{Ran, Scratch};
 
 const LONG: [&str; 4] = ["--set", "run.max_steps=40", "--set", "pack.micro_batches=3"];
 

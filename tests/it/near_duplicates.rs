@@ -1,10 +1,9 @@
 //! Near-duplicates of real text, against all pairs of it: nothing is found that is not there, and little is missed.
-mod support;
+use crate::support::{Scratch, repository};
 use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::HashMap;
-use support::{Scratch, repository};
 
 const PLAN: &str = r#"
 [stage.read]

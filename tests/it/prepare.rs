@@ -1,12 +1,12 @@
 //! A preparation makes versions: an update equals a run from nothing, whatever was edited and whoever computed.
-mod support;
+use crate::support;
+use crate::support::{Ran, Scratch, corpus, repository};
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use support::{Ran, Scratch, corpus, repository};
 
 /// A deterministic stream of numbers.
 struct Random(u64);
@@ -384,7 +384,7 @@ fn pyarrow_duckdb_and_datasets_read_what_is_written() {
     scratch.write("prepare.toml", PLAN);
     write(&scratch, "in.parquet", &documents(40, &mut Random(11)));
     prepare(&scratch, "out", &[]).succeeds();
-    let script = repository().join("tests/prepared_elsewhere.py");
+    let script = repository().join("tests/it/prepared_elsewhere.py");
     let (version, cache) = (scratch.path("out/v1"), scratch.path("hf"));
     let arguments = [&script, &version, &cache].map(|path| path.to_string_lossy().into_owned());
     let output = python(&arguments.each_ref().map(String::as_str)).unwrap();

@@ -1,15 +1,13 @@
 //! README.md is true: its `pipeline` commands are run, in order, in a scratch directory; what they would install or
 //! download is there already; its other commands, its configuration, its error messages and its links are checked.
 //! (Its Rust is a doc test of `pipelines`.)
-#[path = "support/fresh_clone.rs"]
-mod fresh_clone;
-mod support;
-use fresh_clone::{FreshClone, wiki_dump, write_bzip2};
+use crate::fresh_clone::{FreshClone, wiki_dump, write_bzip2};
+use crate::support;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const README: &str = include_str!("../README.md");
-const PREPARE: &str = include_str!("../data/PREPARE.md");
+const README: &str = include_str!("../../README.md");
+const PREPARE: &str = include_str!("../../data/PREPARE.md");
 /// What is only shortened because tests are many.
 const SHORTER: [(&str, &str); 1] = [("--steps 20 --warmup 3", "--steps 1 --warmup 0")];
 

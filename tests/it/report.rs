@@ -1,11 +1,10 @@
 //! `report.html`: written whatever becomes of a run, whole by itself, opened in a real browser that may load nothing.
-mod support;
+use crate::support::Scratch;
 use std::io::Read;
 use std::net::TcpListener;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::Scratch;
 
 /// Asks for a picture as soon as it is HTML and not text.
 const HOSTILE: &str = "<img src=http://probe.invalid/x.png>";

@@ -1,9 +1,9 @@
 //! A run killed at any instant and resumed is, bit for bit, the run that was never killed.
-mod support;
+use crate::support;
+use crate::support::Scratch;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
-use support::Scratch;
 
 const LONG: [&str; 4] = ["--set", "run.max_steps=40", "--set", "pack.micro_batches=3"];
 

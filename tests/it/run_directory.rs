@@ -1,8 +1,7 @@
 //! What a run leaves behind, and what people see while it runs.
-mod support;
+use crate::support::Scratch;
 use safetensors::SafeTensors;
 use serde_json::Value;
-use support::Scratch;
 
 #[test]
 fn the_resolved_configuration_runs_again_to_the_same_bits() {

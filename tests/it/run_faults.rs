@@ -1,8 +1,7 @@
 //! What goes wrong while a run runs, and around its directory: it is said, and nothing that was whole is lost.
-mod support;
+use crate::support::{Ran, Scratch};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::{Ran, Scratch};
 
 fn run(scratch: &Scratch, more: &[&str]) -> Ran {
     scratch.pipeline(&[&["run", "run.toml", "--run-dir", "r"][..], more].concat())

@@ -1,9 +1,8 @@
 //! `pipeline runs`: what ran and how it stands, also when its process could not say so.
-mod support;
+use crate::support::Scratch;
 use serde_json::Value;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
-use support::Scratch;
 
 fn listed(scratch: &Scratch) -> Vec<Value> {
     let said = scratch.pipeline(&["runs", "--json"]).succeeds().stdout;

@@ -1,7 +1,6 @@
 //! A few steps on real data: Wikipedia's dumps as they are, and Parquet of them.
-mod support;
+use crate::support::{Scratch, repository, tiny};
 use std::path::PathBuf;
-use support::{Scratch, repository, tiny};
 
 /// A file of the shared data; says so where there is none.
 fn shared(path: &str) -> Option<PathBuf> {

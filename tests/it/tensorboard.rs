@@ -1,8 +1,8 @@
 //! `tb/`: what TensorBoard is shown is what `metrics.jsonl` holds, once, also when a run goes on.
-mod support;
+use crate::support;
+use crate::support::Scratch;
 use std::path::PathBuf;
 use std::process::Command;
-use support::Scratch;
 use train::tensorboard::{Event, read_events};
 
 const TAGS: [&str; 8] = [

@@ -1,5 +1,4 @@
 //! What the tests of the program share: a scratch directory, a small corpus, a tiny configuration, and running it.
-#![allow(dead_code)] // each test file uses a part
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;

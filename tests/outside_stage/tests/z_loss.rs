@@ -1,5 +1,6 @@
 //! A stage of another crate trains like one of the program's own.
-#[path = "../../support/mod.rs"]
+#[allow(dead_code, reason = "it uses a part of what the tests of the program share")]
+#[path = "../../it/support/mod.rs"]
 mod support;
 use support::Scratch;
 

@@ -1,0 +1,29 @@
+//! Tests of the program as people use it: one binary, a module per subject, so that a change is linked once.
+//!
+//! One subject: `cargo test --test it resume::`. Tests start `pipeline` as a process of its own in a scratch directory, so
+//! environment variables, signals and peak memory are those of that process.
+mod fresh_clone;
+mod support;
+
+mod bad_input;
+mod bench;
+mod cache;
+mod determinism;
+mod explain;
+mod fresh_machine;
+mod generate;
+mod help;
+mod hugging_face;
+mod inspect;
+mod interruption;
+mod near_duplicates;
+mod output;
+mod prepare;
+mod readme;
+mod report;
+mod resume;
+mod run_directory;
+mod run_faults;
+mod runs;
+mod shared_data;
+mod tensorboard;
