@@ -1,5 +1,4 @@
 # `make` lists the targets.
-export CARGO_INCREMENTAL := 0
 
 # Homebrew keeps its OpenBLAS where pkg-config does not look.
 BREW_OPENBLAS := $(shell brew --prefix openblas 2>/dev/null)
