@@ -1,8 +1,8 @@
 //! Standard output, for every command there is: a closed pipe is a normal end, a full disk an error with a message.
+use crate::support::Scratch;
 use millrace_pipelines::cli::COMMANDS;
 use std::fs::OpenOptions;
 use std::process::{Command, Output, Stdio};
-use crate::support::Scratch;
 
 /// A line of each command that prints something, of which `{}` is a name that was not used before.
 const LINES: &[(&str, &str)] = &[
