@@ -17,6 +17,7 @@ mod hugging_face;
 mod inspect;
 mod interruption;
 mod near_duplicates;
+mod options;
 mod output;
 mod prepare;
 mod readme;

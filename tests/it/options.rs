@@ -1,7 +1,6 @@
 //! Options of every command: --quiet, --color, --progress, and what `run --json` ends with.
-mod support;
+use crate::support::Scratch;
 use serde_json::Value;
-use support::Scratch;
 
 const GREEN: &str = "\x1b[32m█";
 
