@@ -1,7 +1,7 @@
 //! What the graph itself costs a step: twelve stages in a row that pass on what they get.
 use arrow::buffer::ScalarBuffer;
 use contract::{
-    At, Batch, BatchShape, Built, Calendar, Emit, Env, Kind, Lane, Packet, Port, Purpose, Resources, Result, Settings,
+    At, Batch, BatchShape, Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Resources, Result, Schedule, Settings,
     Source, Stage, Step, Turn,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -60,7 +60,7 @@ fn run(steps: u64, workers: usize, prefetch: u64) -> Duration {
         worker: 0,
         workers,
         seed: 0,
-        calendar: Calendar { first: 0, steps, evaluate: None, checkpoint: None },
+        schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
         shape: BatchShape { micro_batches: workers as u32, sequences: 1, length: 1 },
         model: None,
         corpus: None,

@@ -3,8 +3,8 @@
 use arrow::array::{LargeStringArray, ListArray, ListBuilder, RecordBatch, UInt32Builder};
 use contract::testing::{Collect, at};
 use contract::{
-    At, Batch, BatchShape, Built, Calendar, Env, Facts, Gradient, Norms, Packet, ParameterPiece, Purpose, Resources,
-    Rows, Settings, Stage, Step, Tensor, Tokens, Turn,
+    At, Batch, BatchShape, Built, Env, Facts, Gradient, Norms, Packet, ParameterPiece, Purpose, Resources, Rows,
+    Schedule, Settings, Stage, Step, Tensor, Tokens, Turn,
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn env() -> Env {
         worker: 0,
         workers: 1,
         seed: 1,
-        calendar: Calendar { first: 0, steps: Step::MAX, evaluate: None, checkpoint: None },
+        schedule: Schedule { first: 0, steps: Step::MAX, evaluate: None, checkpoint: None },
         shape: SHAPE,
         model: Gpt2Forward::default().model(&facts).map(Arc::new),
         corpus: None,

@@ -181,7 +181,7 @@ pub struct Usage(pub String);
 impl Usage {
     /// `why` of a path and, if there is no such file, the name in its folder that is most like it.
     pub(crate) fn of(path: &Path, why: &str) -> Self {
-        let near = text::problem::similar_file(path).filter(|_| !path.exists());
+        let near = text::support::problem::similar_file(path).filter(|_| !path.exists());
         Self(format!("{} {why}{}", path.display(), near.map(|name| format!("; similar: {name}")).unwrap_or_default()))
     }
 }

@@ -115,7 +115,7 @@ fn without_rust_the_way_to_it_is_said() {
     assert!(code == 1 && said.contains("https://sh.rustup.rs"), "{said}");
 }
 
-/// A new Debian root. Unpacked by debootstrap, entered by chroot; gone when dropped.
+/// A new Debian root. Decompressed by debootstrap, entered by chroot; gone when dropped.
 struct Root {
     folder: TempDir,
 }

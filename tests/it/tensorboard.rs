@@ -3,7 +3,7 @@ use crate::support;
 use crate::support::Scratch;
 use std::path::PathBuf;
 use std::process::Command;
-use train::tensorboard::{Event, read_events};
+use train::record::tensorboard::{Event, read_events};
 
 const TAGS: [&str; 8] = [
     "loss",

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 use text::Cache as Store;
-use text::cache_entries::Entry;
+use text::support::cache_entries::Entry;
 
 /// Columns of what is printed.
 const COLUMNS: usize = 80;
@@ -71,7 +71,7 @@ impl Cache {
 
 fn kinds() -> impl clap::builder::TypedValueParser<Value = String> {
     use clap::builder::{PossibleValue, PossibleValuesParser};
-    let kinds = text::cache_entries::KINDS.map(|(kind, what)| PossibleValue::new(kind).help(what));
+    let kinds = text::support::cache_entries::KINDS.map(|(kind, what)| PossibleValue::new(kind).help(what));
     PossibleValuesParser::new(kinds)
 }
 

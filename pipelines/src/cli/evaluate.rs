@@ -10,7 +10,7 @@ use crate::train_run::{directory, prepare};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use compute::machine;
-use contract::Calendar;
+use contract::Schedule;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -83,7 +83,7 @@ fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
         return Err(Usage("nothing is held out: there is nothing to evaluate on".into()).into());
     }
     // One step that only validates.
-    session.env.calendar = Calendar { first: state.step, steps: state.step, evaluate: Some(1), checkpoint: None };
+    session.env.schedule = Schedule { first: state.step, steps: state.step, evaluate: Some(1), checkpoint: None };
     session.env.resources.insert(Arc::new(Start::Weights(checkpoint)));
     let seen = Arc::new(Mutex::new(None));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Last(Arc::clone(&seen))))));

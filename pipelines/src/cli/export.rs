@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use text::bin_files::{self, BinFormat};
-use text::catalog::read_parquet;
+use text::prepare::catalog::read_parquet;
+use text::tokenizer::bin_files::{self, BinFormat};
 use text::{Cache, TokenStore};
 
 /// Write a prepared corpus as nanoGPT or llm.c read it (.bin)

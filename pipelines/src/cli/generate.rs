@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use text::Tokenizer;
-use text::text_stream::TextStream;
+use text::tokenizer::text_stream::TextStream;
 use train::checkpoint;
 use train::weights::{Start, StartFiles};
 
@@ -154,7 +154,8 @@ fn find(path: &Path) -> Result<PathBuf> {
     } else if path.exists() {
         format!("{at} is no run and no checkpoint: it has neither checkpoints/ nor config.json")
     } else {
-        let near = text::problem::similar_file(path).map(|name| format!("; similar: {name}")).unwrap_or_default();
+        let near =
+            text::support::problem::similar_file(path).map(|name| format!("; similar: {name}")).unwrap_or_default();
         format!("there is no run or checkpoint {at}{near}")
     })
     .into())

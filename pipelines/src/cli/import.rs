@@ -5,8 +5,8 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use text::bin_files::BinDocuments;
-use text::token_files::try_write_tokens;
+use text::parquet::tokens::try_write_tokens;
+use text::tokenizer::bin_files::BinDocuments;
 use text::{Cache, Tokenizer};
 
 /// Make token Parquet of the .bin files of nanoGPT or llm.c

@@ -21,7 +21,7 @@ pub struct Job {
     pub env: Env,
     /// What stages saved in the checkpoint that this run goes on from.
     pub saved: Vec<Saved>,
-    /// True if the sources say when the graph ends, not the calendar.
+    /// True if the sources say when the graph ends, not the schedule.
     pub endless: bool,
     /// How many steps sources may be ahead; at least 1.
     pub prefetch: u64,

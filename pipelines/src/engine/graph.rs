@@ -193,7 +193,7 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
             id: self.stages[s].id.clone(),
             worker: (self.env.worker, self.env.workers),
             lanes: self.env.lanes().collect(),
-            calendar: self.env.calendar,
+            schedule: self.env.schedule,
             endless: self.endless,
             saves: self.connections.iter().any(|connection| connection.kind == Kind::Saved),
             stopped: self.stopped.clone(),
@@ -252,7 +252,7 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
         let stop = self.stop.as_ref().filter(|_| self.updates == Some(s) && !self.computed.is_empty())?;
         let computed = self.scope.concatenate(self.computed.drain(..));
         let worker = (self.env.worker, self.env.workers);
-        Some(decisions(self.scope, worker, self.env.calendar, Arc::clone(stop), computed))
+        Some(decisions(self.scope, worker, self.env.schedule, Arc::clone(stop), computed))
     }
 }
 

@@ -3,7 +3,7 @@ use super::failure::Failure;
 use super::ports::{Edge, Outbox, OutputPort, OutputPorts, OutputSpec, PacketReader, Reader, packet_input, reader};
 use super::stage_runner::{InputStatus, Ran, StageRunner};
 use super::stop::{Decisions, LastStep, to_its_worker};
-use contract::{Calendar, Kind, Lane, Packet, Role, Route, Saved, Stage, Step, Ticket, Turn};
+use contract::{Kind, Lane, Packet, Role, Route, Saved, Schedule, Stage, Step, Ticket, Turn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -43,8 +43,8 @@ pub struct OperatorContext {
     /// This worker's lanes.
     pub lanes: Vec<Lane>,
     /// What is due when.
-    pub calendar: Calendar,
-    /// False: the calendar says how many steps there are (training). True: the sources do (preparation).
+    pub schedule: Schedule,
+    /// False: the schedule says how many steps there are (training). True: the sources do (preparation).
     pub endless: bool,
     /// Whether any stage gathers what stages save.
     pub saves: bool,
@@ -57,12 +57,12 @@ pub struct OperatorContext {
 impl OperatorContext {
     /// The last step of the run.
     pub fn last_step(&self) -> Step {
-        self.stopped.get().unwrap_or(self.calendar.steps)
+        self.stopped.get().unwrap_or(self.schedule.steps)
     }
 
     /// Is a checkpoint due after `step`?
     fn checkpoints(&self, step: Step) -> bool {
-        self.calendar.checkpoints(step) || self.stopped.get() == Some(step)
+        self.schedule.checkpoints(step) || self.stopped.get() == Some(step)
     }
 }
 
@@ -135,7 +135,7 @@ pub fn stage_operator<'scope>(
     builder.build(move |mut capabilities| {
         let progress_capability = capabilities.pop();
         let demand_capability = capabilities.pop();
-        let first = context.calendar.first;
+        let first = context.schedule.first;
         activator.activate();
         let mut operator = StageOperator {
             runner: StageRunner::new(stage, roles, first),
@@ -225,7 +225,7 @@ impl StageOperator {
     /// Calls [`Stage::start`] and sends what it emits.
     fn start(&mut self) -> Option<()> {
         self.phase = Phase::Running;
-        let first = self.context.calendar.first;
+        let first = self.context.schedule.first;
         self.downgrade(first);
         self.context.failure.guard(&self.context.id, None, || self.runner.stage().start(&mut self.outbox))?;
         self.outbox.0.drain(..).for_each(|packet| self.outputs.send(packet, first, true));
@@ -268,7 +268,7 @@ impl StageOperator {
     /// Sends what the stage has emitted.
     fn send(&mut self, step: Step) {
         for mut packet in self.outbox.0.drain(..) {
-            if packet.kind() == Kind::Moments && !self.context.checkpoints(step) {
+            if packet.kind() == Kind::OptimizerState && !self.context.checkpoints(step) {
                 continue;
             }
             if let Some(in_flight) = &self.in_flight

@@ -55,7 +55,7 @@ pub fn source_operator<'scope>(
         let (requests, received) = channel();
         let (reply, replies) = channel();
         serve(source, &context, received, reply, wake, busy);
-        let first = context.calendar.first;
+        let first = context.schedule.first;
         activator.activate();
         let mut operator = SourceOperator {
             throttle,
@@ -187,7 +187,7 @@ impl SourceOperator {
         }
         state.step += 1;
         (state.requested, state.emitted, state.unanswered) = (false, false, 0);
-        state.done |= !self.context.endless && state.step > self.context.calendar.steps;
+        state.done |= !self.context.endless && state.step > self.context.schedule.steps;
     }
 
     /// Begins the next step of every lane that has ended its last one, up to but not including step `end`.

@@ -5,7 +5,7 @@
 //! updates parameters at `s` before it knows, and none is past `s`. A checkpoint is due there. Stages above `optimize` may
 //! be some steps ahead, but their saved state as of `s` has been sent already, as it is after every step.
 use super::ports::reader;
-use contract::{Calendar, Step};
+use contract::{Schedule, Step};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ pub fn to_its_worker() -> Exchange<(u64, Step), impl FnMut(&(u64, Step)) -> u64>
 pub fn decisions<'scope>(
     scope: Scope<'scope, Step>,
     (worker, workers): (usize, usize),
-    calendar: Calendar,
+    schedule: Schedule,
     stop: Arc<Stop>,
     computed: Stream<'scope, Step, Vec<()>>,
 ) -> Decisions<'scope> {
@@ -82,7 +82,7 @@ pub fn decisions<'scope>(
         // The other workers decide nothing, so they hold no capability.
         let mut undecided = capabilities.pop().filter(|_| worker == 0);
         if let Some(capability) = &mut undecided {
-            capability.downgrade(&calendar.first);
+            capability.downgrade(&schedule.first);
         }
         move |frontiers: &[MutableAntichain<Step>]| {
             computed(&mut Vec::new());
@@ -94,7 +94,7 @@ pub fn decisions<'scope>(
             while *capability.time() < working_on {
                 let step = *capability.time();
                 // The step after the last update only validates: a run that gets there ends anyway.
-                if stop.asked.load(Ordering::Acquire) && calendar.trains(step) {
+                if stop.asked.load(Ordering::Acquire) && schedule.trains(step) {
                     stop.last.store(step, Ordering::Release);
                     let mut output = output.activate();
                     let mut session = output.session_with_builder(&*capability);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use text::problem::shielded;
+use text::support::problem::shielded;
 use text::{Cache, TextProblem, Tokenizer};
 
 /// What a Parquet file holds.

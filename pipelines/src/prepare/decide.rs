@@ -11,9 +11,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use text::DocumentStore;
-use text::catalog::Catalog;
-use text::deduplicate::{Shingler, jaccard};
-use text::scan_rows::Hash;
+use text::prepare::catalog::Catalog;
+use text::prepare::deduplicate::{Shingler, jaccard};
+use text::prepare::scan_rows::Hash;
 
 /// Shingles that are kept in memory for the next comparison.
 const KEPT_SHINGLES: usize = 16 << 20;

@@ -4,9 +4,9 @@ use crate::problem::Usage;
 use anyhow::Result;
 use contract::{Kind, Settings};
 use std::sync::{Mutex, PoisonError};
-use text::cache::key;
-use text::tokenize::Choice;
-use text::write::files::{FORMAT, Footer};
+use text::prepare::write::files::{FORMAT, Footer};
+use text::support::cache::key;
+use text::tokenizer::stage::Choice;
 use text::{Cache, Deduplicate, ReadDocuments, Tokenize, Tokenizer, Write};
 
 /// A preparation.

@@ -3,11 +3,11 @@ use super::graph::Preparation;
 use super::version::Previous;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use text::cache::key;
-use text::catalog::Catalog;
-use text::digest::shard_of;
-use text::write::ShardWritten;
-use text::write::files::{Footer, WRITER};
+use text::prepare::catalog::Catalog;
+use text::prepare::signatures::shard_of;
+use text::prepare::write::ShardWritten;
+use text::prepare::write::files::{Footer, WRITER};
+use text::support::cache::key;
 
 /// What became of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub struct Verdicts {
     /// By row of the catalog.
     pub rows: Vec<Verdict>,
     /// Pairs that were compared, by content hash, with their similarity.
-    pub pairs: Vec<(text::scan_rows::Hash, text::scan_rows::Hash, f64)>,
+    pub pairs: Vec<(text::prepare::scan_rows::Hash, text::prepare::scan_rows::Hash, f64)>,
 }
 
 impl Verdicts {

@@ -22,7 +22,7 @@ use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work as Doing};
 use anyhow::{Context, Result};
-use contract::{BatchShape, Calendar, Env, Resources, Settings};
+use contract::{BatchShape, Env, Resources, Schedule, Settings};
 use graph::Preparation;
 use layout::{Layout, Verdicts};
 use serde::Serialize;
@@ -31,12 +31,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use text::catalog::Catalog;
-use text::digest::Found;
-use text::scan_rows::{Hash, Known, RowStore, ScanRows};
-use text::spool::{DocumentFile, Spooled, spool};
-use text::write::{KeptRow, Shard, Work};
-use text::{Cache, Digest, Digests, DocumentStore, Quarantine, TokenStore, Tokenizer};
+use text::input::ingest::{DocumentFile, Ingested, ingest};
+use text::prepare::catalog::Catalog;
+use text::prepare::scan_rows::{Hash, Known, RowStore, ScanRows};
+use text::prepare::signatures::Found;
+use text::prepare::write::{KeptRow, Shard, Work};
+use text::{Cache, DocumentStore, Quarantine, SignatureResults, Signatures, TokenStore, Tokenizer};
 use version::{Draft, Folder, Previous};
 
 /// Lanes of the first graph, a worker: its result does not depend on them.
@@ -63,7 +63,7 @@ pub fn run(plan: Plan, folder: &Path, workers: usize, line: &mut Line) -> Result
     let mut draft = folder.draft()?;
     let cache = prepared.read.cache();
 
-    let Spooled { files, quarantine } = inputs(&prepared, &cache, line)?;
+    let Ingested { files, quarantine } = inputs(&prepared, &cache, line)?;
     let previous = previous.filter(|previous| previous.manifest.shards == prepared.write.shards);
     let store = Arc::new(RowStore::open(&files, prepared.read.on_bad_data)?);
     // Opening a tokenizer takes as long as reading a small corpus: meanwhile.
@@ -118,7 +118,7 @@ fn shown(line: &mut Line, verb: &str, done: u64, total: u64, unit: Unit, began: 
     line.work(&Doing { verb: verb.into(), done, total, unit, spent: began.elapsed() });
 }
 
-fn inputs(prepared: &Preparation, cache: &Cache, line: &mut Line) -> Result<Spooled> {
+fn inputs(prepared: &Preparation, cache: &Cache, line: &mut Line) -> Result<Ingested> {
     let (read, began) = (&prepared.read, Instant::now());
     let inputs = text::resolve(&read.paths, read.sample, prepared.seed)?;
     if inputs.sample_documents.is_some() {
@@ -126,8 +126,8 @@ fn inputs(prepared: &Preparation, cache: &Cache, line: &mut Line) -> Result<Spoo
         return Err(Usage(why.into()).into());
     }
     let mut progress = |done, total| shown(line, "Reading", done, total, Unit::Bytes, began);
-    let layout = text::convert::Layout { column: &read.column, separator: read.separator.as_deref() };
-    spool(&inputs, layout, read.on_bad_data, cache, &mut progress)
+    let layout = text::input::read::Layout { column: &read.column, separator: read.separator.as_deref() };
+    ingest(&inputs, layout, read.on_bad_data, cache, &mut progress)
 }
 
 /// Runs `stages` on all workers.
@@ -143,7 +143,7 @@ fn graph(
         worker: 0,
         workers,
         seed: 0,
-        calendar: Calendar { first: 0, steps, evaluate: None, checkpoint: None },
+        schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
         shape: BatchShape { micro_batches: lanes, sequences: 0, length: 0 },
         model: None,
         corpus: None,
@@ -185,18 +185,18 @@ fn digest(
     let (rows, steps) = (store.rows(), ScanRows::steps(store, lanes));
     let mut found = lent(line, "Reading", rows, |watch| {
         let write = &prepared.write;
-        let digests =
-            Digests::new(draft.aside(), write.shards, write.keep_dropped, prepared.deduplicate.clone(), watch);
-        let digests = Arc::new(digests);
+        let signatures =
+            SignatureResults::new(draft.aside(), write.shards, write.keep_dropped, prepared.deduplicate.clone(), watch);
+        let signatures = Arc::new(signatures);
         let mut resources = Resources::default();
         resources.insert(Arc::clone(store));
         resources.insert(Arc::clone(&known));
-        resources.insert(Arc::clone(&digests));
+        resources.insert(Arc::clone(&signatures));
         let mut stages: Vec<(String, Box<dyn Settings>)> = vec![("scan".into(), Box::new(ScanRows {}))];
         stages.extend(prepared.take_above());
-        stages.push(("digest".into(), Box::new(Digest {})));
+        stages.push(("signatures".into(), Box::new(Signatures {})));
         graph(stages, resources, lanes, steps, workers)?;
-        Ok(digests.take())
+        Ok(signatures.take())
     })?;
     let mut pieces = found.pieces();
     for met in known.met() {
@@ -228,7 +228,7 @@ fn set_aside(
         return Err(text::TextProblem::Empty { why: "its files have no rows".into() }.into());
     }
     if !quarantine.is_empty() {
-        line.note(&format!("note: {} (see {})", quarantine.summary(), text::quarantine::FILE));
+        line.note(&format!("note: {} (see {})", quarantine.summary(), text::input::quarantine::FILE));
         quarantine.write(folder)?;
     }
     Ok(quarantine)
@@ -340,7 +340,8 @@ fn write(
         *work.watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
         let mut resources = Resources::default();
         resources.insert(Arc::clone(work));
-        let mut stages: Vec<(String, Box<dyn Settings>)> = vec![("kept".into(), Box::new(text::write::Kept {}))];
+        let mut stages: Vec<(String, Box<dyn Settings>)> =
+            vec![("unwritten_rows".into(), Box::new(text::prepare::write::UnwrittenRows {}))];
         if let (Some((id, tokenize)), Some(tokenizer)) = (&prepared.tokenize, tokenizer) {
             resources.insert(Arc::clone(tokenizer));
             stages.push((id.clone(), Box::new(tokenize.clone())));

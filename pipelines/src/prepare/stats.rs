@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
-use text::catalog::Catalog;
 use text::clean::RESIDUE;
-use text::columns::UNHANDLED;
-use text::quarantine::Counts;
-use text::split::Part;
-use text::write::Work;
+use text::corpus::split::Part;
+use text::input::quarantine::Counts;
+use text::parquet::columns::UNHANDLED;
+use text::prepare::catalog::Catalog;
+use text::prepare::write::Work;
 
 /// `stats.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -12,9 +12,9 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use text::Tokenizer;
-use text::catalog::{self, Catalog, read_parquet};
-use text::scan_rows::Hash;
-use text::write::files::{FORMAT, FileNote, write_file, write_table};
+use text::prepare::catalog::{self, Catalog, read_parquet};
+use text::prepare::scan_rows::Hash;
+use text::prepare::write::files::{FORMAT, FileNote, write_file, write_table};
 
 /// What a version is and what it consists of.
 pub const MANIFEST: &str = "version.json";
@@ -292,7 +292,7 @@ impl Previous {
         for (name, (bytes, blake3)) in manifest.files.iter().filter(|_| whole) {
             let path = path.join(name);
             let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let same = content.len() as u64 == *bytes && text::cache::hash_of(&content) == *blake3;
+            let same = content.len() as u64 == *bytes && text::support::cache::hash_of(&content) == *blake3;
             ensure!(same, "{} is not as it was written", path.display());
         }
         let mut fields: Vec<Field> = catalog::schema().fields().iter().map(|field| field.as_ref().clone()).collect();

@@ -62,7 +62,7 @@ pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
         return Err(Usage(format!("{at} already holds a run: {how}")).into());
     }
     for entry in fs::read_dir(run_dir).with_context(|| format!("cannot read {at}"))?.flatten() {
-        // `text::cache::write_whole` names it so.
+        // `text::support::cache::write_whole` names it so.
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with('.') && name.ends_with(".part") {
             let _ = fs::remove_file(entry.path());
@@ -153,7 +153,7 @@ pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, t
     write(&run_dir.join(CONFIG_FILE), &plan.resolved.to_toml())?;
     write(&run_dir.join(ENVIRONMENT_FILE), &format!("{environment:#}\n"))?;
     if !session.sources.is_empty() {
-        write(&run_dir.join(ATTRIBUTION_FILE), &text::attribution::text(&session.sources))?;
+        write(&run_dir.join(ATTRIBUTION_FILE), &text::input::attribution::text(&session.sources))?;
     }
     match tokenizer {
         Some(json) => write(&run_dir.join("tokenizer.json"), json),
@@ -163,5 +163,5 @@ pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, t
 
 /// Writes a file, whole or not at all.
 fn write(path: &Path, text: &str) -> Result<()> {
-    text::cache::write_whole(path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
+    text::support::cache::write_whole(path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
 }

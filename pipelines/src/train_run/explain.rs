@@ -6,10 +6,10 @@ use crate::problem::Usage;
 use crate::process::cores;
 use crate::show::{Explanation, Length, graph, human};
 use anyhow::Result;
-use contract::{BatchShape, Calendar, Env, Facts, Memory, ModelFacts, Resources};
+use contract::{BatchShape, Env, Facts, Memory, ModelFacts, Resources, Schedule};
 use std::path::Path;
 use std::sync::Arc;
-use text::tokenize::Choice;
+use text::tokenizer::stage::Choice;
 use text::{Cache, ReadDocuments, ReadTokens, Tokenize, Tokenizer};
 use train::evaluate::Evaluate;
 
@@ -31,7 +31,7 @@ pub fn explain(plan: &Plan) -> Result<Explanation> {
         worker: 0,
         workers,
         seed: plan.run.seed,
-        calendar: Calendar { first: 0, steps: plan.run.max_steps.unwrap_or(0), evaluate, checkpoint: None },
+        schedule: Schedule { first: 0, steps: plan.run.max_steps.unwrap_or(0), evaluate, checkpoint: None },
         shape,
         model: plan.stages.iter().find_map(|stage| stage.settings.model(&facts)).map(Arc::new),
         corpus: None,
@@ -65,7 +65,7 @@ pub fn dry_run(
     program: u64,
 ) -> Result<(Explanation, String)> {
     let env = &session.env;
-    let (steps, tokens) = (env.calendar.steps, env.corpus.map_or(0, |corpus| corpus.train.tokens));
+    let (steps, tokens) = (env.schedule.steps, env.corpus.map_or(0, |corpus| corpus.train.tokens));
     let epochs = (tokens > 0).then(|| (steps * env.shape.tokens()) as f64 / tokens as f64);
     let mut explanation = of(plan, env, Length { steps: Some(steps), epochs }, program)?;
     explanation.notes.clone_from(&session.notes);

@@ -7,7 +7,7 @@ use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work};
 use anyhow::{Context, Result};
-use contract::{BatchShape, Calendar, Corpus, Env, Facts, Resources, Settings};
+use contract::{BatchShape, Corpus, Env, Facts, Resources, Schedule, Settings};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use text::{
@@ -158,7 +158,7 @@ fn count(
         worker: 0,
         workers,
         seed: 0,
-        calendar: Calendar { first: 0, steps, evaluate: None, checkpoint: None },
+        schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
         shape: BatchShape { micro_batches: LANES, sequences: 0, length: 0 },
         model: None,
         corpus: None,

@@ -36,11 +36,11 @@ pub struct Printer {
 impl Printer {
     /// Shows the steps of `session` on `line`.
     pub fn new(line: Line, session: &Session) -> Self {
-        let (shape, calendar) = (session.env.shape, session.env.calendar);
+        let (shape, schedule) = (session.env.shape, session.env.schedule);
         Self {
             line,
-            steps: calendar.steps,
-            first: calendar.first,
+            steps: schedule.steps,
+            first: schedule.first,
             batch: shape.micro_batches as usize * shape.sequences,
             began: None,
             shown: Training::default(),

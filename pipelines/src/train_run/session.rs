@@ -4,11 +4,11 @@ use crate::plan::Plan;
 use crate::problem::Usage;
 use anyhow::Result;
 use compute::kernels::gemm;
-use contract::{BatchShape, Calendar, Env, Facts, ModelFacts};
+use contract::{BatchShape, Env, Facts, ModelFacts, Schedule};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use text::tokenize::Choice;
+use text::tokenizer::stage::Choice;
 use text::{Attribution, Tokenize, Tokenizer};
 use train::checkpoint::{Checkpoint, Fingerprint, TokenizerJson};
 use train::evaluate::Evaluate;
@@ -56,7 +56,7 @@ impl Session {
             notes.push(format!("{} empty documents are passed over", prepared.skipped));
         }
         if !prepared.quarantine.is_empty() {
-            let file = text::quarantine::FILE;
+            let file = text::input::quarantine::FILE;
             notes.push(format!("{} (see {file})", prepared.quarantine.summary()));
         }
         let mut evaluate = plan.settings::<Evaluate>().and_then(|(_, s)| interval(s.interval));
@@ -81,7 +81,7 @@ impl Session {
             worker: 0,
             workers,
             seed: plan.run.seed,
-            calendar: Calendar { first: 0, steps, evaluate, checkpoint },
+            schedule: Schedule { first: 0, steps, evaluate, checkpoint },
             shape,
             model: Some(Arc::clone(&model)),
             corpus: Some(prepared.corpus),

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use text::Cache;
-use text::cache::{hash_of, write_whole};
+use text::support::cache::{hash_of, write_whole};
 
 /// How long a measured rate counts.
 const FRESH: Duration = Duration::from_secs(24 * 3600);

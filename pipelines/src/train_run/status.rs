@@ -123,7 +123,7 @@ impl Hold {
     /// If the file cannot be written.
     pub fn tell(&self, status: &Status) -> Result<()> {
         let text = serde_json::to_string_pretty(status)?;
-        text::cache::write_whole(&self.path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
+        text::support::cache::write_whole(&self.path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
     }
 
     /// Writes `status` where no process has said anything before; that it cannot is not worse than what it tells.

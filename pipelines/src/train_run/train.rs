@@ -62,15 +62,15 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
     session.notes.iter().for_each(|note| lock(&printer).line.note(&format!("note: {note}")));
     session.env.resources.insert(Arc::clone(&stop));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
-    let (began, calendar) = (Instant::now(), session.env.calendar);
-    let mut status = Status::begin(calendar.first, calendar.steps);
+    let (began, schedule) = (Instant::now(), session.env.schedule);
+    let mut status = Status::begin(schedule.first, schedule.steps);
     hold.tell(&status)?;
     let job = Job { stages: plan.stages, env: session.env, saved, endless: false, prefetch: plan.run.prefetch };
     let times = execute(job).map(|timings| times(&timings, began.elapsed()));
     interruption.over();
     let mut printer = lock(&printer);
     printer.line.finish();
-    status.end(&times, printer.last.as_ref().map_or(calendar.first, |last| last.step));
+    status.end(&times, printer.last.as_ref().map_or(schedule.first, |last| last.step));
     let told = hold.tell(&status);
     drop(hold);
     let report = told.and_then(|()| report::write(run_dir));
@@ -87,7 +87,7 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
         None => Ok(()),
         Some(last) => {
             let left = train::checkpoint::list(run_dir)?.pop().filter(|(step, _)| *step == last + 1);
-            Err(interruption.interrupted(last + 1, calendar.steps, left.map(|(_, path)| path)).into())
+            Err(interruption.interrupted(last + 1, schedule.steps, left.map(|(_, path)| path)).into())
         }
     }
 }
@@ -156,11 +156,11 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
     let notes = directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
     session.notes.extend(notes);
     session.notes.push(format!("going on from {} after {} steps", checkpoint.display(), state.step));
-    if state.step > session.env.calendar.steps {
-        let (done, asked) = (state.step, session.env.calendar.steps);
+    if state.step > session.env.schedule.steps {
+        let (done, asked) = (state.step, session.env.schedule.steps);
         return Err(Usage(format!("the checkpoint is at step {done}, past the end of the run at {asked}")).into());
     }
-    session.env.calendar.first = state.step;
+    session.env.schedule.first = state.step;
     session.env.resources.insert(Arc::new(Start::Resume(checkpoint)));
     Ok(state.saved.into_iter().map(|(stage, lane, state)| Saved { stage, lane, state: Snapshot::of(state) }).collect())
 }
@@ -184,7 +184,7 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
         corpus: env.corpus,
         batch: Some(format!(
             "{sequences} sequences of {} tokens ({} x {}), {} steps",
-            shape.length, shape.micro_batches, shape.sequences, env.calendar.steps
+            shape.length, shape.micro_batches, shape.sequences, env.schedule.steps
         )),
         run_dir: Some(run_dir.display().to_string()),
     }

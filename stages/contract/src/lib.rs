@@ -3,7 +3,7 @@
 //! A stage is a plain value that is handed packets and gives packets. It knows nothing of the dataflow
 //! that carries them, so it can be unit-tested by calling it. In the order a reader needs them:
 //!
-//! - [`step`]: steps, lanes, leaves, and the [`Calendar`] that says what is due when
+//! - [`step`]: steps, lanes, leaves, and the [`Schedule`] that says what is due when
 //! - [`packet`]: what flows: one [`Packet`] variant a [`Kind`]
 //! - [`saved`]: what checkpoints hold; [`metrics`]: named numbers
 //! - [`tensor`]: dense f32 arrays in pooled buffers; [`pool`]: where those lie
@@ -31,11 +31,11 @@ pub use packet::{
     Tape, Ticket, Tokens,
 };
 pub use parameters::{Init, ModelFacts, ParameterSpec, Parameters};
-pub use saved::{Moments, Saved, Snapshot};
+pub use saved::{OptimizerState, Saved, Snapshot};
 pub use settings::{
     BatchShape, Built, Corpus, CorpusPart, Env, Facts, Memory, Port, Problem, Resources, Role, Route, Settings,
     StageSettings, StageType, stage_type,
 };
 pub use stage::{Emit, Source, Stage};
-pub use step::{At, Calendar, Lane, Step, Turn, leaf_owner};
+pub use step::{At, Lane, Schedule, Step, Turn, leaf_owner};
 pub use tensor::{Buffer, Tensor};

@@ -1,6 +1,6 @@
 //! What flows between stages: one variant of [`Packet`] a [`Kind`].
 use crate::metrics::Metrics;
-use crate::saved::{Moments, Saved};
+use crate::saved::{OptimizerState, Saved};
 use crate::step::{Lane, Turn};
 use crate::tensor::Tensor;
 use anyhow::Result;
@@ -45,7 +45,7 @@ pub enum Kind {
     /// Squared norms of a summed gradient.
     Norms,
     /// One tensor with its optimizer state, for a checkpoint.
-    Moments,
+    OptimizerState,
     /// A stage's own state of one lane, for a checkpoint.
     Saved,
     /// Named numbers.
@@ -70,8 +70,8 @@ pub enum Packet {
     Gradient(Gradient),
     /// See [`Norms`].
     Norms(Norms),
-    /// See [`Moments`].
-    Moments(Moments),
+    /// See [`OptimizerState`].
+    OptimizerState(OptimizerState),
     /// See [`Saved`].
     Saved(Saved),
     /// See [`Metrics`].
@@ -267,7 +267,7 @@ impl Packet {
             Packet::LossGradient(_) => Kind::LossGradient,
             Packet::Gradient(_) => Kind::Gradient,
             Packet::Norms(_) => Kind::Norms,
-            Packet::Moments(_) => Kind::Moments,
+            Packet::OptimizerState(_) => Kind::OptimizerState,
             Packet::Saved(_) => Kind::Saved,
             Packet::Metrics(_) => Kind::Metrics,
         }
@@ -290,7 +290,7 @@ impl Packet {
             Packet::Batch(x) => Packet::Batch(x.clone()),
             Packet::Parameters(x) => Packet::Parameters(x.clone()),
             Packet::Norms(x) => Packet::Norms(x.clone()),
-            Packet::Moments(x) => Packet::Moments(x.clone()),
+            Packet::OptimizerState(x) => Packet::OptimizerState(x.clone()),
             Packet::Saved(x) => Packet::Saved(x.clone()),
             Packet::Metrics(x) => Packet::Metrics(x.clone()),
             Packet::Activations(_) | Packet::LossGradient(_) | Packet::Gradient(_) => return None,
@@ -329,7 +329,7 @@ impl Kind {
             Kind::LossGradient => "loss gradient",
             Kind::Gradient => "gradient",
             Kind::Norms => "norms",
-            Kind::Moments => "moments",
+            Kind::OptimizerState => "optimizer state",
             Kind::Saved => "saved",
             Kind::Metrics => "metrics",
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// One tensor with its optimizer state, for a checkpoint. The optimizer gives these after every update; they leave
 /// it only where a checkpoint is due, which the engine knows.
 #[derive(Clone, Debug)]
-pub struct Moments {
+pub struct OptimizerState {
     /// Index into the model's parameters.
     pub tensor: usize,
     /// The parameter after the update.

@@ -2,7 +2,7 @@
 use crate::packet::Kind;
 use crate::parameters::ModelFacts;
 use crate::stage::{Source, Stage};
-use crate::step::{Calendar, Lane, leaf_owner};
+use crate::step::{Lane, Schedule, leaf_owner};
 use anyhow::Result;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -151,7 +151,7 @@ pub struct Env {
     /// The run's seed.
     pub seed: u64,
     /// What is due when.
-    pub calendar: Calendar,
+    pub schedule: Schedule,
     /// Shape of the micro-batches.
     pub shape: BatchShape,
     /// The model, where there is one.

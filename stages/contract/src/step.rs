@@ -50,7 +50,7 @@ pub enum Turn {
 
 /// What is due at which step. Known before the graph runs, the same on every worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Calendar {
+pub struct Schedule {
     /// The first step of this run: 0, or where the checkpoint it resumes from stands.
     pub first: Step,
     /// Updates in the whole run. Steps `first..=steps` pass through the graph; the last one only validates.
@@ -61,7 +61,7 @@ pub struct Calendar {
     pub checkpoint: Option<u64>,
 }
 
-impl Calendar {
+impl Schedule {
     /// Does step `step` train? All but the last do.
     pub fn trains(&self, step: Step) -> bool {
         step < self.steps
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_last_step_only_validates_and_the_last_update_is_kept() {
-        let c = Calendar { first: 0, steps: 7, evaluate: Some(3), checkpoint: Some(2) };
+        let c = Schedule { first: 0, steps: 7, evaluate: Some(3), checkpoint: Some(2) };
         assert_eq!((0..=7).filter(|s| c.validates(*s)).collect::<Vec<_>>(), [3, 6, 7]);
         assert_eq!((0..=7).filter(|s| c.checkpoints(*s)).collect::<Vec<_>>(), [1, 3, 5, 6]);
         assert_eq!((0..=7).filter(|s| c.trains(*s)).count(), 7);

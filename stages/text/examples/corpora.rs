@@ -7,7 +7,7 @@
 //! - `corpora feed FILE…`: tokens a second from token files, in the order of an epoch, one thread; the first epoch decodes
 use arrow::array::{Array, AsArray, LargeStringArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use millrace_text::permutation::Permutation;
+use millrace_text::support::permutation::Permutation;
 use millrace_text::{Cache, TokenStore};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;

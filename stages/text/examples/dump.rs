@@ -1,8 +1,8 @@
 //! Reads a MediaWiki dump and prints how long it takes to unpack it on every core, and to unpack it and make text of it:
 //! `cargo run --release -p millrace-text --example dump -- FILE`.
-use millrace_text::convert::Found;
-use millrace_text::unpack::Unpacked;
-use millrace_text::wiki_dump;
+use millrace_text::input::decompress::Decompressed;
+use millrace_text::input::document::Found;
+use millrace_text::input::mediawiki::dump;
 use std::path::Path;
 use std::time::Instant;
 
@@ -11,11 +11,11 @@ fn main() -> anyhow::Result<()> {
     let path = Path::new(&file);
     for run in 1..=3 {
         let start = Instant::now();
-        let bytes = std::io::copy(&mut Unpacked::open(path)?, &mut std::io::sink())?;
+        let bytes = std::io::copy(&mut Decompressed::open(path)?, &mut std::io::sink())?;
         let unpacked = start.elapsed();
         let start = Instant::now();
         let mut text = 0;
-        let pages = wiki_dump::read(Unpacked::open(path)?, path, &mut |found| {
+        let pages = dump::read(Decompressed::open(path)?, path, &mut |found| {
             if let Found::Document(document) = found {
                 text += document.text.len();
             }

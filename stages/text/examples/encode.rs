@@ -1,6 +1,6 @@
 //! Encodes the texts of a Parquet file on one thread, with the encoder of this crate and with Hugging Face's library,
 //! and prints the speed of both: `cargo run --release -p millrace-text --example encode -- FILE [TOKENIZER]`.
-use millrace_text::spool::DocumentFile;
+use millrace_text::input::ingest::DocumentFile;
 use millrace_text::tokenizer::END_OF_TEXT;
 use millrace_text::{Cache, DocumentStore, Encoder, Tokenizer};
 use std::path::Path;

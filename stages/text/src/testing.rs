@@ -1,10 +1,10 @@
 //! For this crate's tests: an environment and a corpus.
-use crate::convert::{Found, Give};
-use crate::corpus::{CorpusIndex, Part, Survey};
-use crate::quarantine::Bad;
-use crate::unpack::{Packing, Unpacked};
+use crate::corpus::survey::{CorpusIndex, Part, Survey};
+use crate::input::decompress::{Codec, Decompressed};
+use crate::input::document::{Found, Give};
+use crate::input::quarantine::Bad;
 use anyhow::Result;
-use contract::{BatchShape, Calendar, Env, Resources};
+use contract::{BatchShape, Env, Resources, Schedule};
 use std::io::{Cursor, Write};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub fn env(lanes: u32, sequences: usize, length: usize, steps: u64) -> Env {
         worker: 0,
         workers: 1,
         seed: 42,
-        calendar: Calendar { first: 0, steps, evaluate: None, checkpoint: None },
+        schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
         shape: BatchShape { micro_batches: lanes, sequences, length },
         model: None,
         corpus: None,
@@ -31,21 +31,21 @@ pub fn index(train: &[u32], validation: &[u32]) -> Arc<CorpusIndex> {
 }
 
 /// `content` as one member, frame or stream, with its check sum.
-pub fn pack(packing: Packing, content: &[u8]) -> Vec<u8> {
-    match packing {
-        Packing::Plain => content.to_vec(),
-        Packing::Gzip => {
+pub fn pack(codec: Codec, content: &[u8]) -> Vec<u8> {
+    match codec {
+        Codec::Plain => content.to_vec(),
+        Codec::Gzip => {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             encoder.write_all(content).unwrap();
             encoder.finish().unwrap()
         }
-        Packing::Zstd => {
+        Codec::Zstd => {
             let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
             encoder.include_checksum(true).unwrap();
             encoder.write_all(content).unwrap();
             encoder.finish().unwrap()
         }
-        Packing::Bzip2 => {
+        Codec::Bzip2 => {
             let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
             encoder.write_all(content).unwrap();
             encoder.finish().unwrap()
@@ -56,11 +56,11 @@ pub fn pack(packing: Packing, content: &[u8]) -> Vec<u8> {
 /// Places and texts of the documents that `read` finds in `content`, and what it sets aside.
 pub fn found_at(
     content: &[u8],
-    packing: Packing,
-    read: impl FnOnce(Unpacked, Give) -> Result<()>,
+    codec: Codec,
+    read: impl FnOnce(Decompressed, Give) -> Result<()>,
 ) -> Result<(Vec<(u64, String)>, Vec<Bad>)> {
     let (mut documents, mut bad) = (Vec::new(), Vec::new());
-    let input = Unpacked::new(Cursor::new(content.to_vec()), packing)?;
+    let input = Decompressed::new(Cursor::new(content.to_vec()), codec)?;
     read(input, &mut |found| {
         match found {
             Found::Document(document) => documents.push((document.offset, document.text.to_string())),
@@ -74,9 +74,9 @@ pub fn found_at(
 /// The same without the places.
 pub fn found(
     content: &[u8],
-    packing: Packing,
-    read: impl FnOnce(Unpacked, Give) -> Result<()>,
+    codec: Codec,
+    read: impl FnOnce(Decompressed, Give) -> Result<()>,
 ) -> Result<(Vec<String>, Vec<Bad>)> {
-    let (documents, bad) = found_at(content, packing, read)?;
+    let (documents, bad) = found_at(content, codec, read)?;
     Ok((documents.into_iter().map(|(_, text)| text).collect(), bad))
 }

@@ -1,6 +1,6 @@
 //! The fast encoder against Hugging Face's library, on any text and for several vocabularies.
-use millrace_text::bpe_training::{WordCounts, learn, tokenizer_json};
 use millrace_text::tokenizer::END_OF_TEXT;
+use millrace_text::tokenizer::train::{WordCounts, learn, tokenizer_json};
 use millrace_text::{Cache, Encoder, Tokenizer};
 use proptest::prelude::*;
 use std::sync::{Arc, LazyLock};

@@ -4,8 +4,8 @@ use arrow::array::{ArrayRef, DictionaryArray, LargeStringArray, RecordBatch, Str
 use arrow::array::{BinaryArray, Int64Array};
 use arrow::datatypes::Int32Type;
 use common::{pack_all, settings, store, texts, write_parquet, write_texts};
-use millrace_text::corpus::{Part, Split, Survey};
-use millrace_text::quarantine::{OnBadData, Reason};
+use millrace_text::corpus::survey::{Part, Split, Survey};
+use millrace_text::input::quarantine::{OnBadData, Reason};
 use millrace_text::{CorpusIndex, ReadDocuments, ReadTokens, TextProblem, Vocabulary, silent, write_tokens};
 use proptest::prelude::*;
 use std::io::Read;
@@ -284,7 +284,7 @@ fn a_line_of_50_mb() {
 }
 
 #[test]
-fn plain_text_is_spooled_once() {
+fn plain_text_is_ingested_once() {
     let folder = tempfile::tempdir().unwrap();
     let (a, cache) = (folder.path().join("a.txt"), folder.path().join("cache"));
     std::fs::write(&a, "One.\n---\nTwo.\n").unwrap();
@@ -297,9 +297,9 @@ fn plain_text_is_spooled_once() {
         made.sort();
         made
     };
-    let spooled = made();
+    let ingested = made();
     assert_eq!(settings.open(1, &mut silent()).unwrap().content_hash(), first.content_hash());
-    assert_eq!((spooled.len(), made()), (2, spooled), "the documents, and what was set aside");
+    assert_eq!((ingested.len(), made()), (2, ingested), "the documents, and what was set aside");
     std::fs::write(&a, "One.\n---\nTwo!\n").unwrap();
     assert_ne!(settings.open(1, &mut silent()).unwrap().content_hash(), first.content_hash());
 }

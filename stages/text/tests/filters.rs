@@ -4,7 +4,7 @@ use arrow::array::{Array, AsArray, LargeStringArray, RecordBatch};
 use arrow::compute::concat_batches;
 use common::env;
 use contract::testing::{Collect, at};
-use contract::{BatchShape, Built, Calendar, Packet, Purpose, Resources, Rows, Settings};
+use contract::{BatchShape, Built, Packet, Purpose, Resources, Rows, Schedule, Settings};
 use millrace_text::filter::DROPPED;
 use millrace_text::{BlockList, C4, Clean, FineWeb, GopherQuality, GopherRepetition, Language, Length};
 use proptest::prelude::*;
@@ -17,8 +17,8 @@ fn rows(texts: &[&str]) -> RecordBatch {
 
 fn apply(settings: &dyn Settings, records: RecordBatch) -> RecordBatch {
     let shape = BatchShape { micro_batches: 1, sequences: 1, length: 1 };
-    let calendar = Calendar { first: 0, steps: 1, evaluate: None, checkpoint: None };
-    let Built::Stage(mut stage) = settings.build(&env(0, 1, shape, calendar, &Resources::default())).unwrap() else {
+    let schedule = Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None };
+    let Built::Stage(mut stage) = settings.build(&env(0, 1, shape, schedule, &Resources::default())).unwrap() else {
         panic!("a source")
     };
     let mut out = Collect::default();
@@ -131,8 +131,8 @@ fn a_block_list_may_be_a_file_and_its_absence_is_said() {
     assert_eq!(reason(&list, "Get free money now"), "block_list: a phrase of the list");
     let missing = BlockList { path: "/nowhere".into(), ..BlockList::default() };
     let shape = BatchShape { micro_batches: 1, sequences: 1, length: 1 };
-    let calendar = Calendar { first: 0, steps: 1, evaluate: None, checkpoint: None };
-    let said = missing.build(&env(0, 1, shape, calendar, &Resources::default())).err().unwrap().to_string();
+    let schedule = Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None };
+    let said = missing.build(&env(0, 1, shape, schedule, &Resources::default())).err().unwrap().to_string();
     assert!(said.contains("cannot read `path` /nowhere"), "{said}");
 }
 

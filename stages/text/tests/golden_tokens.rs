@@ -1,9 +1,9 @@
 //! The built-in GPT-2 tokenizer against every golden vector of the shared data.
 mod common;
 use common::shared;
-use millrace_text::corpus::{Split, Survey};
-use millrace_text::documents::DocumentStore;
-use millrace_text::spool::DocumentFile;
+use millrace_text::corpus::survey::{Split, Survey};
+use millrace_text::input::ingest::DocumentFile;
+use millrace_text::parquet::documents::DocumentStore;
 use millrace_text::tokenizer::END_OF_TEXT;
 use millrace_text::{Cache, Tokenizer, silent};
 use sha2::{Digest, Sha256};

@@ -4,9 +4,9 @@ mod common;
 use common::{env, write_texts};
 use contract::testing::{Collect, at};
 use contract::{
-    At, BatchShape, Built, Calendar, Lane, Packet, Purpose, Resources, Settings, Source, Stage, Step, Turn,
+    At, BatchShape, Built, Lane, Packet, Purpose, Resources, Schedule, Settings, Source, Stage, Step, Turn,
 };
-use millrace_text::corpus::{Split, Survey};
+use millrace_text::corpus::survey::{Split, Survey};
 use millrace_text::tokenizer::END_OF_TEXT;
 use millrace_text::{Concat, CorpusIndex, Count, Counted, ReadDocuments, Scan, Tokenize, Tokenizer, silent};
 use proptest::prelude::*;
@@ -34,12 +34,12 @@ fn counted(resources: &Resources, rows: u64, workers: usize) -> Vec<u32> {
     let mut resources = resources.clone();
     resources.insert(Arc::new(Counted::default()));
     let shape = BatchShape { micro_batches: 3, sequences: 1, length: 1 };
-    let calendar = Calendar { first: 0, steps: Scan::steps(rows, 3), evaluate: None, checkpoint: None };
-    let env = |worker| env(worker, workers, shape, calendar, &resources);
+    let schedule = Schedule { first: 0, steps: Scan::steps(rows, 3), evaluate: None, checkpoint: None };
+    let env = |worker| env(worker, workers, shape, schedule, &resources);
     let mut count: Vec<_> = (0..workers).map(|w| stage(&Count {}, &env(w))).collect();
     for worker in (0..workers).rev() {
         let (mut scan, mut bpe) = (source(&Scan {}, &env(worker)), stage(&Tokenize::default(), &env(worker)));
-        for step in 0..calendar.steps {
+        for step in 0..schedule.steps {
             for lane in env(worker).lanes() {
                 let (mut rows, mut tokens) = (Collect::default(), Collect::default());
                 assert_eq!(scan.next(lane, step, &mut rows).unwrap(), Turn::Done);
@@ -108,13 +108,13 @@ fn saved(snapshot: contract::Result<contract::Snapshot>) -> Value {
 fn run(
     workers: usize,
     shape: BatchShape,
-    calendar: Calendar,
+    schedule: Schedule,
     steps: std::ops::Range<Step>,
     state: &State,
 ) -> (Batches, State, usize) {
     let (mut batches, mut after, mut most) = (Batches::new(), State::new(), 0);
     for worker in 0..workers {
-        let env = env(worker, workers, shape, calendar, &CORPUS);
+        let env = env(worker, workers, shape, schedule, &CORPUS);
         let (mut read, mut bpe) = (source(&ReadDocuments::default(), &env), stage(&Tokenize::default(), &env));
         let mut pack = stage(&Concat::default(), &env);
         for lane in env.lanes() {
@@ -147,7 +147,7 @@ fn run(
                 if step > 0 {
                     most = most.max(packets);
                 }
-                if !calendar.trains(step) {
+                if !schedule.trains(step) {
                     let mut none = Collect::default();
                     assert_eq!(read.next(lane, step, &mut none).unwrap(), Turn::Done);
                     assert!(none.0.is_empty());
@@ -169,8 +169,8 @@ proptest! {
         workers in 1usize..5, other_workers in 1usize..5, stop in 0u64..=25,
     ) {
         let shape = BatchShape { micro_batches, sequences, length };
-        let calendar = Calendar { first: 0, steps: 24, evaluate: Some(10), checkpoint: None };
-        let (whole, last, _) = run(1, shape, calendar, 0..25, &State::new());
+        let schedule = Schedule { first: 0, steps: 24, evaluate: Some(10), checkpoint: None };
+        let (whole, last, _) = run(1, shape, schedule, 0..25, &State::new());
         for step in 0..24 {
             for leaf in 0..micro_batches {
                 prop_assert!(whole.contains_key(&(step, Purpose::Train, leaf, 0)));
@@ -179,10 +179,10 @@ proptest! {
         prop_assert!(!whole.contains_key(&(24, Purpose::Train, 0, 0)));
         let validated = |step: Step| whole.keys().filter(|k| k.0 == step && k.1 == Purpose::Validate).count();
         prop_assert!(validated(10) > 0 && validated(10) == validated(20) && validated(20) == validated(24) && validated(5) == 0);
-        let (mut found, state, _) = run(workers, shape, calendar, 0..stop, &State::new());
+        let (mut found, state, _) = run(workers, shape, schedule, 0..stop, &State::new());
         let text = serde_json::to_string(&state).unwrap();
         let state: State = serde_json::from_str(&text).unwrap();
-        let (rest, end, _) = run(other_workers, shape, calendar, stop..25, &state);
+        let (rest, end, _) = run(other_workers, shape, schedule, stop..25, &state);
         found.extend(rest);
         prop_assert!(found == whole);
         prop_assert_eq!(end, last);
@@ -192,8 +192,8 @@ proptest! {
 #[test]
 fn one_packet_is_enough_for_a_step_and_little_is_left_over() {
     let shape = BatchShape { micro_batches: 2, sequences: 8, length: 64 };
-    let calendar = Calendar { first: 0, steps: 200, evaluate: None, checkpoint: None };
-    let (_, state, most) = run(2, shape, calendar, 0..200, &State::new());
+    let schedule = Schedule { first: 0, steps: 200, evaluate: None, checkpoint: None };
+    let (_, state, most) = run(2, shape, schedule, 0..200, &State::new());
     assert_eq!(most, 1);
     for (_, pack) in state.values() {
         // A document, and what was over when the first step had filled the pool: less than a step's tokens.

@@ -4,7 +4,7 @@ use arrow::array::{ListArray, ListBuilder, UInt32Builder};
 use common::env;
 use contract::Tokens;
 use contract::testing::{Collect, at};
-use contract::{Batch, BatchShape, Built, Calendar, IGNORED, Packet, Purpose, Resources, Settings, Stage, Step, Turn};
+use contract::{Batch, BatchShape, Built, IGNORED, Packet, Purpose, Resources, Schedule, Settings, Stage, Step, Turn};
 use millrace_text::{Concat, Vocabulary};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ fn packer(sequences: usize, length: usize, steps: u64, evaluate: Option<u64>, ma
     let mut resources = Resources::default();
     resources.insert(Arc::new(Vocabulary { hash: String::new(), size: 100, end_of_text: END }));
     let shape = BatchShape { micro_batches: 1, sequences, length };
-    let env = env(0, 1, shape, Calendar { first: 0, steps, evaluate, checkpoint: None }, &resources);
+    let env = env(0, 1, shape, Schedule { first: 0, steps, evaluate, checkpoint: None }, &resources);
     let settings = Concat { mask_across_documents: mask, shuffle: 0, ..Concat::default() };
     match settings.build(&env).unwrap() {
         Built::Stage(stage) => stage,

@@ -1,11 +1,11 @@
 //! Files that others made: real corpora and dumps, and collections of what is odd.
 mod common;
 use common::{settings, shared, store, texts};
-use millrace_text::convert::Found;
-use millrace_text::corpus::{Split, Survey};
-use millrace_text::spool::DocumentFile;
-use millrace_text::unpack::Unpacked;
-use millrace_text::{Cache, DocumentStore, ReadDocuments, TextProblem, silent, wiki_dump};
+use millrace_text::corpus::survey::{Split, Survey};
+use millrace_text::input::decompress::Decompressed;
+use millrace_text::input::document::Found;
+use millrace_text::input::ingest::DocumentFile;
+use millrace_text::{Cache, DocumentStore, ReadDocuments, TextProblem, input::mediawiki::dump, silent};
 
 #[test]
 fn no_file_of_the_apache_collection_makes_it_panic() {
@@ -93,7 +93,7 @@ fn the_shared_dumps_hold_what_is_said_of_them() {
     for (name, pages, articles, redirects) in expected {
         let Some(path) = shared(&format!("xml/{name}")) else { return };
         let (mut text, mut bad) = (0, Vec::new());
-        let found = wiki_dump::read(Unpacked::open(&path).unwrap(), &path, &mut |found| {
+        let found = dump::read(Decompressed::open(&path).unwrap(), &path, &mut |found| {
             match found {
                 Found::Document(article) => {
                     assert!(article.id.is_some() && article.revision.is_some(), "{name}: {}", article.title);

@@ -2,10 +2,10 @@
 mod common;
 use arrow::array::AsArray;
 use common::shared;
-use millrace_text::convert::Found;
-use millrace_text::residue::residue;
-use millrace_text::unpack::Unpacked;
-use millrace_text::wiki_dump::{self, Pages};
+use millrace_text::clean::residue::residue;
+use millrace_text::input::decompress::Decompressed;
+use millrace_text::input::document::Found;
+use millrace_text::input::mediawiki::dump::{self, Pages};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -15,7 +15,7 @@ type Article = (String, String, String);
 
 fn articles(path: &Path) -> (Pages, Vec<Article>) {
     let mut articles = Vec::new();
-    let pages = wiki_dump::read(Unpacked::open(path).unwrap(), path, &mut |found| {
+    let pages = dump::read(Decompressed::open(path).unwrap(), path, &mut |found| {
         match found {
             Found::Document(d) => {
                 // The wiki and the page's id.

@@ -6,7 +6,7 @@
 use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
 use anyhow::{Context, Result, bail, ensure};
 use contract::{
-    At, Built, Emit, Env, Kind, ModelFacts, Moments, Packet, Port, Problem, Route, Saved, Settings, Stage,
+    At, Built, Emit, Env, Kind, ModelFacts, OptimizerState, Packet, Port, Problem, Route, Saved, Settings, Stage,
     StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,7 @@ impl StageSettings for Checkpoint {
 
 impl Settings for Checkpoint {
     fn takes(&self) -> Vec<Port> {
-        vec![Port::stream(Kind::Moments).by(Route::Exchange), Port::stream(Kind::Saved).by(Route::Exchange)]
+        vec![Port::stream(Kind::OptimizerState).by(Route::Exchange), Port::stream(Kind::Saved).by(Route::Exchange)]
     }
 
     fn gives(&self) -> Vec<Kind> {
@@ -125,14 +125,14 @@ struct CheckpointStage {
     folder: Option<PathBuf>,
     tokenizer: Option<Arc<TokenizerJson>>,
     fingerprint: Option<Arc<Fingerprint>>,
-    tensors: BTreeMap<usize, Moments>,
+    tensors: BTreeMap<usize, OptimizerState>,
     saved: Vec<Saved>,
 }
 
 impl Stage for CheckpointStage {
     fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
         match packet {
-            Packet::Moments(moments) => drop(self.tensors.insert(moments.tensor, moments)),
+            Packet::OptimizerState(state) => drop(self.tensors.insert(state.tensor, state)),
             Packet::Saved(saved) => self.saved.push(saved),
             _ => {}
         }
@@ -168,12 +168,13 @@ impl CheckpointStage {
         &self,
         temporary: &Path,
         whole: &Path,
-        tensors: BTreeMap<usize, Moments>,
+        tensors: BTreeMap<usize, OptimizerState>,
         mut saved: Vec<Saved>,
         step: Step,
     ) -> Result<()> {
-        let named = |m: &Moments| self.model.parameters[m.tensor].name.clone();
-        let finite = |m: &Moments| is_finite(&m.parameter.data) && m.state.iter().all(|(_, t)| is_finite(&t.data));
+        let named = |m: &OptimizerState| self.model.parameters[m.tensor].name.clone();
+        let finite =
+            |m: &OptimizerState| is_finite(&m.parameter.data) && m.state.iter().all(|(_, t)| is_finite(&t.data));
         if let Some(m) = tensors.values().find(|m| !finite(m)) {
             let why = "is not finite after the update; a lower `optimize.learning_rate` may help";
             bail!("`{}` or its optimizer state {why}", named(m));

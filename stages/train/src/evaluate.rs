@@ -1,7 +1,7 @@
 //! `evaluate`: validation loss and bits per byte of the step's parameters.
 use anyhow::{Result, bail};
 use contract::{
-    At, Built, Calendar, Corpus, Emit, Env, Gather, Kind, Metric, Metrics, Packet, Port, Problem, Purpose, Route,
+    At, Built, Corpus, Emit, Env, Gather, Kind, Metric, Metrics, Packet, Port, Problem, Purpose, Route, Schedule,
     Settings, Stage, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
@@ -43,8 +43,8 @@ impl Settings for Evaluate {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let (calendar, corpus, worker) = (env.calendar, env.corpus, env.worker);
-        Ok(Built::Stage(Box::new(EvaluateStage { calendar, corpus, worker, parts: BTreeMap::new() })))
+        let (schedule, corpus, worker) = (env.schedule, env.corpus, env.worker);
+        Ok(Built::Stage(Box::new(EvaluateStage { schedule, corpus, worker, parts: BTreeMap::new() })))
     }
 
     fn interval(&self) -> Option<u64> {
@@ -57,7 +57,7 @@ impl Settings for Evaluate {
 }
 
 struct EvaluateStage {
-    calendar: Calendar,
+    schedule: Schedule,
     corpus: Option<Corpus>,
     worker: usize,
     /// `(leaf, part)` to summed loss and targets: a map, so that they are added in one order.
@@ -82,7 +82,7 @@ impl Stage for EvaluateStage {
 
     fn step_done(&mut self, step: Step, out: &mut dyn Emit) -> Result<()> {
         let parts = std::mem::take(&mut self.parts);
-        if !self.calendar.validates(step) || self.worker != 0 {
+        if !self.schedule.validates(step) || self.worker != 0 {
             return Ok(());
         }
         let (loss, targets) = parts.values().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));

@@ -1,32 +1,26 @@
 //! Training, in the order a micro-batch meets it.
 //!
 //! - [`forward`]: parameters and a batch become hidden states
-//!   ([`llama`]: another model's settings)
+//!   ([`llama`](forward::llama): another model's settings)
 //! - [`loss`]: hidden states become a loss and its gradient; where an outside loss plugs in
 //! - [`backward`]: the gradient goes back through the model, a layer a turn
-//! - [`reduce`]: the leaves' gradients are summed along a fixed [`tree`], with their norms
-//! - [`optimize`]: clip and update ([`schedule`]: the learning rate); gives the next step's parameters; AdamW, and
-//!   [`muon`]
+//! - [`reduce`]: the leaves' gradients are summed along a fixed [`tree`](reduce::tree), with their norms
+//! - [`optimize`]: clip and update ([`schedule`](optimize::schedule): the learning rate); gives the next step's parameters; AdamW, and
+//!   [`muon`](optimize::muon)
 //! - [`evaluate`]: validation loss and bits per byte
 //! - [`checkpoint`]: everything a run needs to go on, and what Hugging Face needs to load it ([`weights`])
 //! - [`diverged`]: what is said where a loss or gradient is not finite
-//! - [`record`]: `metrics.jsonl`, and what people see; [`tensorboard`]: the same as event files;
-//!   [`clock`]: what a step took
+//! - [`record`]: `metrics.jsonl`, and what people see; [`tensorboard`](record::tensorboard): the same as event files;
+//!   [`clock`](record::clock): what a step took
 #![forbid(unsafe_code)]
 
 pub mod backward;
 pub mod checkpoint;
-pub mod clock;
 pub mod diverged;
 pub mod evaluate;
 pub mod forward;
-pub mod llama;
 pub mod loss;
-pub mod muon;
 pub mod optimize;
 pub mod record;
 pub mod reduce;
-pub mod schedule;
-pub mod tensorboard;
-pub mod tree;
 pub mod weights;

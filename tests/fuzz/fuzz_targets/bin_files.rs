@@ -2,7 +2,7 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use text::Vocabulary;
-use text::bin_files::{BinDocuments, BinFormat};
+use text::tokenizer::bin_files::{BinDocuments, BinFormat};
 
 fuzz_target!(|data: &[u8]| {
     let path = std::env::temp_dir().join(format!("millrace-fuzz-{}.bin", std::process::id()));

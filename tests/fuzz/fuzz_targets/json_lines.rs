@@ -3,13 +3,13 @@
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
 use std::path::Path;
-use text::convert::Found;
-use text::unpack::{Packing, Unpacked};
+use text::input::document::Found;
+use text::input::decompress::{Codec, Decompressed};
 
 fuzz_target!(|data: &[u8]| {
-    let input = Unpacked::new(Cursor::new(data.to_vec()), Packing::Plain).unwrap();
+    let input = Decompressed::new(Cursor::new(data.to_vec()), Codec::Plain).unwrap();
     let mut last = 0;
-    let _ = text::json_lines::read(input, Path::new("fuzz.jsonl"), "text", &mut |found| {
+    let _ = text::input::json_lines::read(input, Path::new("fuzz.jsonl"), "text", &mut |found| {
         let at = match found {
             Found::Document(document) => {
                 let line = data[document.offset as usize..].split(|byte| *byte == b'\n').next().unwrap();

@@ -2,15 +2,15 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
-use text::convert::Found;
-use text::unpack::{Packing, Unpacked};
+use text::input::document::Found;
+use text::input::decompress::{Codec, Decompressed};
 
 fuzz_target!(|data: &[u8]| {
     let Some((choice, data)) = data.split_first() else { return };
     let separator = [None, Some("\n"), Some("|"), Some("\n\n"), Some("aa"), Some("é")][usize::from(*choice) % 6];
-    let input = Unpacked::new(Cursor::new(data.to_vec()), Packing::Plain).unwrap();
+    let input = Decompressed::new(Cursor::new(data.to_vec()), Codec::Plain).unwrap();
     let mut last = 0;
-    text::plain_text::read(input, separator, &mut |found| {
+    text::input::plain_text::read(input, separator, &mut |found| {
         let end = match found {
             Found::Document(document) => {
                 assert!(data[document.offset as usize..].starts_with(document.text.as_bytes()));

@@ -1,15 +1,15 @@
 //! Whatever stands in a packed stream, it ends; what is called intact is the beginning of what was given. The first
-//! byte chooses the packing.
+//! byte chooses the codec.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use std::io::{Cursor, Read};
-use text::unpack::{Packing, Unpacked};
+use text::input::decompress::{Codec, Decompressed};
 
 // Panics of the crates that are used are caught where they are called, and no failures here.
 fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |data: &[u8]| {
     let Some((choice, data)) = data.split_first() else { return };
-    let packing = [Packing::Gzip, Packing::Zstd, Packing::Bzip2][usize::from(*choice) % 3];
-    let mut input = Unpacked::new(Cursor::new(data.to_vec()), packing).unwrap();
+    let codec = [Codec::Gzip, Codec::Zstd, Codec::Bzip2][usize::from(*choice) % 3];
+    let mut input = Decompressed::new(Cursor::new(data.to_vec()), codec).unwrap();
     let mut found = 0;
     let mut buffer = [0; 4096];
     // A few bytes may unpack to gigabytes.

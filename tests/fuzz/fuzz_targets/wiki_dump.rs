@@ -3,14 +3,14 @@
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
 use std::path::Path;
-use text::convert::Found;
-use text::unpack::{Packing, Unpacked};
+use text::input::document::Found;
+use text::input::decompress::{Codec, Decompressed};
 
 // Panics of the crates that are used are caught where they are called, and no failures here.
 fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |data: &[u8]| {
-    let input = Unpacked::new(Cursor::new(data.to_vec()), Packing::Plain).unwrap();
+    let input = Decompressed::new(Cursor::new(data.to_vec()), Codec::Plain).unwrap();
     let mut last = 0;
-    let _ = text::wiki_dump::read(input, Path::new("fuzz.xml"), &mut |found| {
+    let _ = text::input::mediawiki::dump::read(input, Path::new("fuzz.xml"), &mut |found| {
         let at = match found {
             Found::Document(article) => {
                 assert!(data[article.offset as usize..].starts_with(b"<page>"));

@@ -7,7 +7,7 @@ use arrow::buffer::ScalarBuffer;
 use compute::machine;
 use contract::parameters::splitmix64;
 use contract::{
-    Batch, BatchShape, Built, Calendar, Emit, Env, Facts, Kind, Lane, Packet, Port, Precision, Purpose, Resources,
+    Batch, BatchShape, Built, Emit, Env, Facts, Kind, Lane, Packet, Port, Precision, Purpose, Resources, Schedule,
     Settings, Source, Step, Turn,
 };
 use serde::Serialize;
@@ -111,7 +111,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         worker: 0,
         workers,
         seed: 1,
-        calendar: Calendar { first: 0, steps, evaluate: None, checkpoint: None },
+        schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
         shape: shape.batch,
         model,
         corpus: None,

@@ -16,7 +16,7 @@ mod watch;
 
 use super::{Job, Stop, WorkerTiming, execute};
 use crate::plan::{Edge, PlannedStage};
-use contract::{BatchShape, Built, Calendar, Env, Kind, Port, Resources, Saved, Settings};
+use contract::{BatchShape, Built, Env, Kind, Port, Resources, Saved, Schedule, Settings};
 use std::any::Any;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -91,12 +91,12 @@ impl Setup {
 
     /// Runs `stages`; panics if that takes longer than anything here may.
     fn run(&self, stages: Vec<PlannedStage>) -> anyhow::Result<Vec<WorkerTiming>> {
-        let calendar = Calendar { first: self.first, steps: self.steps, evaluate: None, checkpoint: self.checkpoint };
+        let schedule = Schedule { first: self.first, steps: self.steps, evaluate: None, checkpoint: self.checkpoint };
         let shape = BatchShape { micro_batches: self.lanes, sequences: 1, length: 1 };
         let (worker, workers, mut resources) = (0, self.workers, Resources::default());
         self.stop.iter().for_each(|stop| resources.insert(Arc::clone(stop)));
         let env =
-            Env { worker, workers, seed: 0, calendar, shape, model: None, corpus: None, run_dir: None, resources };
+            Env { worker, workers, seed: 0, schedule, shape, model: None, corpus: None, run_dir: None, resources };
         let job = Job { stages, env, saved: self.saved.clone(), endless: self.endless, prefetch: self.prefetch };
         within(Duration::from_secs(20), move || execute(job))
     }

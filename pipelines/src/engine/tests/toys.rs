@@ -25,7 +25,7 @@ pub fn training(setup: &Setup, outcome: &Arc<Outcome>, parameters: Values) -> Ve
     let batch = Port::stream(Kind::Batch);
     let fed_back = Port::stream(Kind::Parameters).by(Route::Broadcast).state();
     let gradient = Port::stream(Kind::Gradient).by(Route::Exchange);
-    let kept = [Kind::Saved, Kind::Moments].map(|kind| Port::stream(kind).by(Route::Exchange));
+    let kept = [Kind::Saved, Kind::OptimizerState].map(|kind| Port::stream(kind).by(Route::Exchange));
     let [a, b, c] = [0; 3].map(|_| Arc::clone(outcome));
     let stage = |make: fn(&Env) -> Box<dyn Stage>| Box::new(move |env: &Env| Ok(Built::Stage(make(env))));
     vec![
@@ -33,7 +33,7 @@ pub fn training(setup: &Setup, outcome: &Arc<Outcome>, parameters: Values) -> Ve
             "read",
             &[],
             &[],
-            Box::new(|env| Ok(Built::Source(Box::new(Read { last: env.calendar.steps, cursors: BTreeMap::new() })))),
+            Box::new(|env| Ok(Built::Source(Box::new(Read { last: env.schedule.steps, cursors: BTreeMap::new() })))),
         ),
         setup.stage("pack", &[batch], &[&[(0, false)]], stage(|_| Box::new(Pack::default()))),
         setup.stage(
@@ -58,7 +58,7 @@ pub fn training(setup: &Setup, outcome: &Arc<Outcome>, parameters: Values) -> Ve
             Box::new(move |env| {
                 let own = (0..TENSORS).filter(|t| t % env.workers == env.worker);
                 let own = own.map(|t| (t, (parameters[t].clone(), BTreeMap::new()))).collect();
-                Ok(Built::Stage(Box::new(Optimize { own, calendar: env.calendar, outcome: Arc::clone(&b) })))
+                Ok(Built::Stage(Box::new(Optimize { own, schedule: env.schedule, outcome: Arc::clone(&b) })))
             }),
         ),
         setup.stage(
@@ -224,7 +224,7 @@ impl Stage for Backward {
 
 struct Optimize {
     own: BTreeMap<usize, (Vec<f32>, BTreeMap<Lane, Vec<f32>>)>,
-    calendar: Calendar,
+    schedule: Schedule,
     outcome: Arc<Outcome>,
 }
 
@@ -249,14 +249,14 @@ impl Stage for Optimize {
         Ok(Turn::Done)
     }
     fn step_done(&mut self, step: Step, out: &mut dyn Emit) -> Result<()> {
-        if self.calendar.trains(step) {
+        if self.schedule.trains(step) {
             for (parameter, gradients) in self.own.values_mut() {
                 update(parameter, &std::mem::take(gradients));
             }
             self.give(out);
             for (tensor, (values, _)) in &self.own {
                 let parameter = Arc::new(Tensor::from_values([WIDTH], values));
-                out.give(Packet::Moments(Moments { tensor: *tensor, parameter, state: Vec::new() }));
+                out.give(Packet::OptimizerState(OptimizerState { tensor: *tensor, parameter, state: Vec::new() }));
             }
         }
         Ok(())
@@ -278,7 +278,7 @@ impl Stage for Checkpoint {
     fn packet(&mut self, _: At, packet: Packet, _: &mut dyn Emit) -> Result<Turn> {
         match packet {
             Packet::Saved(saved) => self.saved.push(saved),
-            Packet::Moments(moments) => drop(self.parameters.insert(moments.tensor, moments.parameter.data.to_vec())),
+            Packet::OptimizerState(state) => drop(self.parameters.insert(state.tensor, state.parameter.data.to_vec())),
             _ => anyhow::bail!("neither saved state nor parameters"),
         }
         Ok(Turn::Done)

@@ -42,8 +42,9 @@ filter_settings!(
         }
         let known: Vec<&str> = Lang::all().iter().map(|lang| lang.code()).collect();
         for code in s.languages.iter().filter(|code| !known.contains(&code.as_str())) {
-            let near =
-                crate::problem::similar(code, &known).map(|near| format!("; similar: {near}")).unwrap_or_default();
+            let near = crate::support::problem::similar(code, &known)
+                .map(|near| format!("; similar: {near}"))
+                .unwrap_or_default();
             problems.push(Problem::at("languages", format!("\"{code}\" is not a known ISO 639-3 code{near}")));
         }
         problems

@@ -31,7 +31,7 @@ use rustc_hash::FxHashSet;
 use std::sync::Arc;
 use unicode_segmentation::UnicodeSegmentation;
 
-pub use crate::columns::DROPPED;
+pub use crate::parquet::columns::DROPPED;
 
 /// What becomes of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ pub mod scan;
 
 pub use names::Names;
 
-use crate::tidy::tidy;
+use crate::support::normalize::normalize;
 use std::collections::BTreeMap;
 
 /// How often each kind of thing was met.
@@ -64,7 +64,7 @@ impl std::fmt::Display for Kinds {
 pub fn plain(wikitext: &str, names: &Names, unhandled: &mut Kinds) -> String {
     let scanned = scan::scan(wikitext, names, unhandled);
     let lined = lines::lines(&scanned, unhandled);
-    tidy(&html_escape::decode_html_entities(&lined)).into_owned()
+    normalize(&html_escape::decode_html_entities(&lined)).into_owned()
 }
 
 #[cfg(test)]
@@ -204,7 +204,7 @@ mod tests {
             wikitext in "(\\{\\{|\\}\\}|\\[\\[|\\]\\]|\\||'''|''|<ref>|</ref>|<!--|-->|\n\\{\\||\n\\|\\}|\n\\*|\n==|==|\\[http://a|\\]|\\[|\\{|\\}|<nowiki>|</nowiki>|-\\{|\\}-|__TOC__|<table>|</table>|&nbsp;|&#[0-9]{1,9};|File:|é|[a-c ;:,()]|\\PC){0,40}"
         ) {
             let once = text(&wikitext);
-            prop_assert_eq!(tidy(&once).into_owned(), once);
+            prop_assert_eq!(normalize(&once).into_owned(), once);
         }
     }
 }

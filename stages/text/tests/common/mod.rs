@@ -1,7 +1,7 @@
 //! What the tests of this folder share.
 #![allow(dead_code)] // each of them uses a part
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use contract::{BatchShape, Calendar, Env, Resources};
+use contract::{BatchShape, Env, Resources, Schedule};
 use millrace_text::{DocumentStore, ReadDocuments, silent};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
@@ -20,9 +20,9 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 }
 
 /// Worker `worker` of `workers`.
-pub fn env(worker: usize, workers: usize, shape: BatchShape, calendar: Calendar, resources: &Resources) -> Env {
+pub fn env(worker: usize, workers: usize, shape: BatchShape, schedule: Schedule, resources: &Resources) -> Env {
     let resources = resources.clone();
-    Env { worker, workers, seed: 42, calendar, shape, model: None, corpus: None, run_dir: None, resources }
+    Env { worker, workers, seed: 42, schedule, shape, model: None, corpus: None, run_dir: None, resources }
 }
 
 /// A Parquet file of these columns, `rows` rows a row group.

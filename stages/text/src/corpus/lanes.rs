@@ -1,0 +1,259 @@
+//! Which rows a lane is given at a step: the part that every source of training data shares.
+//!
+//! Training rows stand in an endless order, one epoch's permutation after the other; lane `l` of `L` takes places
+//! `l`, `l + L`, `l + 2L` … of it. Validation rows are taken `l`, `l + L` … in file order, anew at every step that
+//! validates. Nothing depends on which worker serves a lane.
+use crate::corpus::survey::CorpusIndex;
+use crate::support::permutation::Permutation;
+use anyhow::{Context, Result};
+use contract::{Env, Lane, Purpose, Schedule, Snapshot, Step};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Validation documents given at a time.
+const VALIDATION_ROWS: usize = 64;
+/// Training documents given at a time at most.
+const TRAINING_ROWS: usize = 4096;
+
+/// The rows of one packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Row numbers.
+    pub rows: Vec<u64>,
+    /// What they are for.
+    pub purpose: Purpose,
+    /// Are they the last validation rows of the step?
+    pub last: bool,
+}
+
+/// Hands rows to lanes.
+pub struct LaneReader {
+    index: Arc<CorpusIndex>,
+    schedule: Schedule,
+    seed: u64,
+    lanes: u64,
+    /// Tokens that a step of a lane trains on.
+    a_step: u64,
+    state: BTreeMap<Lane, LaneState>,
+}
+
+/// What a checkpoint keeps of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Cursor {
+    /// Epoch of the next row.
+    epoch: u64,
+    /// Its place in the epoch's order.
+    position: u64,
+    /// Tokens given that no step has used. Only an estimate of what `pack` still has, to give as much as is needed
+    /// and not more: were it wrong, `pack` would ask again.
+    ahead: u64,
+}
+
+#[derive(Clone, Debug)]
+struct LaneState {
+    cursor: Cursor,
+    at: Option<(Step, Phase)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// So many validation rows of the lane have been given.
+    Validation(usize),
+    /// Training rows are due.
+    Train,
+    /// Training rows have been given at this step.
+    TrainAgain,
+    Over,
+}
+
+impl LaneReader {
+    /// For the lanes of `env`. The index must have training rows.
+    pub fn new(index: Arc<CorpusIndex>, env: &Env) -> Self {
+        let a_step = (env.shape.sequences * env.shape.length) as u64;
+        let (schedule, seed, lanes) = (env.schedule, env.seed, u64::from(env.shape.micro_batches));
+        Self { index, schedule, seed, lanes, a_step, state: BTreeMap::new() }
+    }
+
+    /// The next rows of `lane` at `step`; `None` when the step has no more.
+    pub fn next(&mut self, lane: Lane, step: Step) -> Option<Chunk> {
+        let mut state = self.state(lane);
+        let phase = match state.at {
+            Some((at, phase)) if at == step => phase,
+            _ => {
+                state.cursor = self.settled(&state);
+                if self.schedule.validates(step) {
+                    Phase::Validation(0)
+                } else if self.schedule.trains(step) {
+                    Phase::Train
+                } else {
+                    Phase::Over
+                }
+            }
+        };
+        let (chunk, phase) = match phase {
+            Phase::Validation(given) => {
+                let mine = self.index.validation.iter().skip(lane as usize).step_by(self.lanes as usize);
+                let rows: Vec<u64> = mine.clone().skip(given).take(VALIDATION_ROWS).copied().collect();
+                let given = given + rows.len();
+                let last = given == mine.len();
+                let then = if self.schedule.trains(step) { Phase::Train } else { Phase::Over };
+                let chunk = Chunk { rows, purpose: Purpose::Validate, last };
+                (Some(chunk), if last { then } else { Phase::Validation(given) })
+            }
+            Phase::Train => (Some(self.training(&mut state.cursor)), Phase::TrainAgain),
+            Phase::TrainAgain => {
+                if state.cursor.ahead > self.a_step {
+                    // It was enough, and yet there was too little: the estimate is wrong.
+                    state.cursor.ahead = 0;
+                }
+                (Some(self.training(&mut state.cursor)), Phase::TrainAgain)
+            }
+            Phase::Over => (None, Phase::Over),
+        };
+        state.at = Some((step, phase));
+        self.state.insert(lane, state);
+        chunk
+    }
+
+    /// As many rows as a step needs beyond what is ahead: one micro-batch and the token after it.
+    fn training(&self, cursor: &mut Cursor) -> Chunk {
+        let n = self.index.train.len() as u64;
+        let mut rows = Vec::new();
+        let mut order = Permutation::new(n, self.seed, cursor.epoch);
+        while n > 0 && cursor.ahead <= self.a_step && rows.len() < TRAINING_ROWS {
+            let row = self.index.train[order.at(cursor.position) as usize];
+            cursor.ahead += u64::from(self.index.tokens[row as usize]);
+            cursor.position += self.lanes;
+            if cursor.position >= n {
+                cursor.epoch += cursor.position / n;
+                cursor.position %= n;
+                order = Permutation::new(n, self.seed, cursor.epoch);
+            }
+            rows.push(row);
+        }
+        Chunk { rows, purpose: Purpose::Train, last: false }
+    }
+
+    fn state(&self, lane: Lane) -> LaneState {
+        self.state.get(&lane).cloned().unwrap_or_else(|| {
+            let n = (self.index.train.len() as u64).max(1);
+            let (epoch, position) = (u64::from(lane) / n, u64::from(lane) % n);
+            LaneState { cursor: Cursor { epoch, position, ahead: 0 }, at: None }
+        })
+    }
+
+    /// The cursor after the step that the lane is at.
+    fn settled(&self, state: &LaneState) -> Cursor {
+        let used = match state.at {
+            Some((step, _)) if self.schedule.trains(step) => self.a_step,
+            _ => 0,
+        };
+        Cursor { ahead: state.cursor.ahead.saturating_sub(used), ..state.cursor }
+    }
+
+    /// See [`contract::Source::save`].
+    pub fn save(&self, lane: Lane) -> Snapshot {
+        Snapshot::of(self.settled(&self.state(lane)))
+    }
+
+    /// See [`contract::Source::load`].
+    pub fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
+        let cursor: Cursor = serde_json::from_value(state)
+            .with_context(|| format!("the checkpoint's state of lane {lane} is not a reading position"))?;
+        let n = self.index.train.len() as u64;
+        anyhow::ensure!(
+            cursor.position < n,
+            "the checkpoint stands at row {} of an epoch, but the corpus has {n}: it is not the corpus that the run began with",
+            cursor.position
+        );
+        self.state.insert(lane, LaneState { cursor, at: None });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{env, index};
+    use proptest::prelude::*;
+
+    fn rows(reader: &mut LaneReader, lane: Lane, steps: std::ops::Range<Step>) -> Vec<u64> {
+        steps.flat_map(|step| reader.next(lane, step).unwrap().rows).collect()
+    }
+
+    #[test]
+    fn an_epoch_visits_every_row_once_whatever_the_lanes() {
+        for (n, lanes) in [(10, 2), (11, 3), (3, 5)] {
+            let env = env(lanes, 1, 4, 1000);
+            // A row is five tokens: a step of four uses about one row.
+            let mut reader = LaneReader::new(index(&vec![5; n], &[]), &env);
+            let mut streams: Vec<_> = (0..lanes).map(|lane| rows(&mut reader, lane, 0..100).into_iter()).collect();
+            let mut order: Vec<u64> = (0..4 * n).map(|i| streams[i % lanes as usize].next().unwrap()).collect();
+            let epochs: Vec<_> = order.chunks(n).map(<[u64]>::to_vec).collect();
+            assert_ne!(epochs[0], epochs[1]);
+            for epoch in order.chunks_mut(n) {
+                epoch.sort();
+                assert!(epoch.iter().copied().eq(0..n as u64), "{n} rows, {lanes} lanes");
+            }
+        }
+    }
+
+    #[test]
+    fn validation_comes_first_in_bounded_chunks_and_ends_once() {
+        let mut env = env(2, 1, 4, 4);
+        env.schedule.evaluate = Some(2);
+        let mut reader = LaneReader::new(index(&[9; 8], &[3; 259]), &env);
+        assert_eq!(reader.next(1, 1).unwrap().purpose, Purpose::Train);
+        let mut held = Vec::new();
+        loop {
+            let chunk = reader.next(1, 2).unwrap();
+            assert_eq!(chunk.purpose, Purpose::Validate);
+            assert!(chunk.rows.len() <= VALIDATION_ROWS);
+            held.extend(chunk.rows);
+            if chunk.last {
+                break;
+            }
+        }
+        assert!(held.into_iter().eq((9..8 + 259).step_by(2)));
+        assert_eq!(reader.next(1, 2).unwrap().purpose, Purpose::Train);
+        assert!(reader.next(1, 4).unwrap().purpose == Purpose::Validate);
+        let chunks: Vec<_> = std::iter::from_fn(|| reader.next(1, 4)).collect();
+        assert!(chunks.iter().rev().map(|c| c.last).eq((0..chunks.len()).map(|i| i == 0)));
+    }
+
+    #[test]
+    fn nothing_held_out_is_one_empty_last_chunk() {
+        let mut env = env(1, 1, 4, 2);
+        env.schedule.evaluate = Some(2);
+        let mut reader = LaneReader::new(index(&[9; 8], &[]), &env);
+        let empty = Chunk { rows: vec![], purpose: Purpose::Validate, last: true };
+        assert_eq!((reader.next(0, 2), reader.next(0, 2)), (Some(empty), None));
+    }
+
+    #[test]
+    fn a_consumer_that_needs_more_is_given_more() {
+        let mut reader = LaneReader::new(index(&[9; 8], &[]), &env(1, 1, 4, 9));
+        assert!((0..20).all(|_| !reader.next(0, 0).unwrap().rows.is_empty()));
+    }
+
+    proptest! {
+        #[test]
+        fn resumes_anywhere(n in 1usize..40, lanes in 1u32..5, stop in 0u64..30, tokens in 2u32..20) {
+            let env = env(lanes, 2, 5, 1000);
+            let index = index(&vec![tokens; n], &[]);
+            for lane in 0..lanes {
+                let mut whole = LaneReader::new(index.clone(), &env);
+                let expected = rows(&mut whole, lane, 0..60);
+                let mut first = LaneReader::new(index.clone(), &env);
+                let mut found = rows(&mut first, lane, 0..stop);
+                let mut second = LaneReader::new(index.clone(), &env);
+                second.load(lane, first.save(lane).value().unwrap()).unwrap();
+                found.extend(rows(&mut second, lane, stop..60));
+                prop_assert_eq!(found, expected);
+                prop_assert_eq!(second.save(lane).value().unwrap(), whole.save(lane).value().unwrap());
+            }
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! A training corpus: which rows belong to training and validation, how large they are, and the order they are read in.
+//!
+//! - [`survey`]: size and part (training or validation) of each row
+//! - [`split`]: the rule that assigns rows to parts
+//! - [`scan`], [`count`]: source and sink of the graph that counts tokens
+//! - [`lanes`]: the rows of a lane at a step
+//! - [`read_documents`], [`read_tokens`]: sources `documents` and `tokens`
+pub mod count;
+pub mod lanes;
+pub mod read_documents;
+pub mod read_tokens;
+pub mod scan;
+pub mod split;
+pub mod survey;

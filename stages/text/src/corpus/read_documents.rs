@@ -1,0 +1,205 @@
+//! Source `documents`: rows of text for every lane and step.
+use crate::Progress;
+use crate::corpus::lanes::LaneReader;
+use crate::corpus::survey::{CorpusIndex, Split, Survey};
+use crate::input::ingest::{Ingested, ingest};
+use crate::input::paths::resolve;
+use crate::input::quarantine::{OnBadData, Quarantine};
+use crate::input::read::Layout;
+use crate::parquet::documents::{DocumentStore, memory, records};
+use crate::support::cache::Cache;
+use anyhow::Result;
+use contract::{
+    Built, Emit, Env, Kind, Lane, Memory, Packet, Port, Problem, Rows, Settings, Snapshot, Source, StageSettings, Step,
+    Turn,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::any::Any;
+use std::sync::Arc;
+
+/// One document in twenty: what breaks in storage or on the way is a few rows, or the end of a file; where more is bad,
+/// it is more likely that the file is not what it was taken for, and training on the rest is not what was wanted.
+const MAX_BAD_FRACTION: f64 = 0.05;
+
+/// Settings of source `documents`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReadDocuments {
+    /// Files, folders and patterns.
+    pub paths: Vec<String>,
+    /// The Parquet column with the text.
+    pub column: String,
+    /// Use only so many files, or documents of a single file.
+    pub sample: Option<u64>,
+    /// Share of the documents that is held out.
+    pub validation_fraction: f64,
+    /// Hold out every n-th row instead.
+    pub validation_every: Option<u64>,
+    /// What stands between documents of plain text.
+    pub separator: Option<String>,
+    /// The cache folder.
+    pub cache: Option<String>,
+    /// What to do with rows, lines and pages that cannot be read.
+    pub on_bad_data: OnBadData,
+    /// Share of the documents that may be unreadable.
+    pub max_bad_fraction: f64,
+}
+
+impl Default for ReadDocuments {
+    fn default() -> Self {
+        Self {
+            paths: Vec::new(),
+            column: "text".into(),
+            sample: None,
+            validation_fraction: 0.01,
+            validation_every: None,
+            separator: None,
+            cache: None,
+            on_bad_data: OnBadData::Quarantine,
+            max_bad_fraction: MAX_BAD_FRACTION,
+        }
+    }
+}
+
+impl StageSettings for ReadDocuments {
+    const SUMMARY: &'static str = "reads documents from Parquet, JSON Lines, plain text and MediaWiki dumps";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("paths", "files, folders, patterns: .parquet; .jsonl, .ndjson, .json, .txt, .xml, each also .gz, .zst, .bz2"),
+        ("column", "column (Parquet: string, large_string, string_view, dictionary) or key (JSON Lines) of the text"),
+        ("sample", "use only so many files, or so many documents if there is one file; chosen by the seed"),
+        ("validation_fraction", "share of documents held out, by content hash; 0 to 1"),
+        ("validation_every", "hold out rows 0, n, 2n … of the files instead; at least 2"),
+        ("separator", "plain text: what stands between documents; none: blank lines, about 4 KiB a document"),
+        ("cache", "folder for converted files; none: $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace"),
+        ("on_bad_data", "rows, lines and pages that cannot be read: \"quarantine\" (set aside, listed) or \"stop\""),
+        ("max_bad_fraction", "share of the documents that may be unreadable; a lost row group counts its rows"),
+    ];
+    const EXAMPLE: &'static str = "paths = [\"data/wiki/*.parquet\"]\ncolumn = \"text\"\nvalidation_fraction = 0.01\n";
+}
+
+/// What is wrong with the keys that say what is held out.
+pub(crate) fn check_split(fraction: f64, every: Option<u64>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if !(0.0..1.0).contains(&fraction) {
+        problems.push(Problem::at("validation_fraction", format!("{fraction} is not from 0 to below 1")));
+    }
+    if every.is_some_and(|n| n < 2) {
+        problems.push(Problem::at("validation_every", "must be at least 2, or nothing is left to learn from"));
+    }
+    problems
+}
+
+/// What is wrong with `paths` and `sample`.
+pub(crate) fn check_paths(paths: &[String], sample: Option<u64>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if paths.is_empty() {
+        problems.push(Problem::at("paths", "is empty; give files, folders or patterns, say [\"data/*.parquet\"]"));
+    }
+    if sample == Some(0) {
+        problems.push(Problem::at("sample", "must be at least 1"));
+    }
+    problems
+}
+
+impl ReadDocuments {
+    /// What decides which documents are held out.
+    pub fn split(&self) -> Split {
+        self.validation_every.map_or(Split::Fraction(self.validation_fraction), Split::Every)
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> Cache {
+        Cache::new(self.cache.as_deref())
+    }
+
+    /// What of `store` could not be read, `survey` being what has been seen of it; the row groups among it are given
+    /// up. An error if it is more than is allowed.
+    pub fn quarantine(&self, store: &mut DocumentStore, survey: &Survey) -> Result<Quarantine> {
+        let quarantine = store.quarantine(survey);
+        quarantine.check(self.max_bad_fraction)?;
+        store.lose(survey.lost());
+        Ok(quarantine)
+    }
+
+    /// Finds the files, converts what has to be converted, opens the documents. Progress is in bytes converted.
+    pub fn open(&self, seed: u64, progress: Progress) -> Result<DocumentStore> {
+        let (inputs, cache) = (resolve(&self.paths, self.sample, seed)?, self.cache());
+        let layout = Layout { column: &self.column, separator: self.separator.as_deref() };
+        let Ingested { files, quarantine } = ingest(&inputs, layout, self.on_bad_data, &cache, progress)?;
+        let store = DocumentStore::open(&files, &cache)?.with_quarantine(quarantine, self.on_bad_data);
+        Ok(match inputs.sample_documents {
+            Some(wanted) => store.sample(wanted, seed),
+            None => store,
+        })
+    }
+}
+
+impl Settings for ReadDocuments {
+    fn takes(&self) -> Vec<Port> {
+        Vec::new()
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Rows]
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut problems = check_paths(&self.paths, self.sample);
+        problems.extend(check_split(self.validation_fraction, self.validation_every));
+        if self.column.is_empty() {
+            problems.push(Problem::at("column", "is empty; name the column with the text"));
+        }
+        if self.separator.as_deref() == Some("") {
+            problems.push(Problem::at("separator", "is empty; leave it out to cut at blank lines"));
+        }
+        if !(0.0..=1.0).contains(&self.max_bad_fraction) {
+            problems.push(Problem::at("max_bad_fraction", format!("{} is not from 0 to 1", self.max_bad_fraction)));
+        }
+        problems
+    }
+
+    fn build(&self, env: &Env) -> Result<Built> {
+        let store = env.resource("the opened documents (DocumentStore)")?;
+        let lanes = LaneReader::new(env.resource::<CorpusIndex>("the index of the corpus (CorpusIndex)")?, env);
+        Ok(Built::Source(Box::new(Reader { store, lanes })))
+    }
+
+    /// Decoded row groups. Before the documents are opened, only what is Parquet already says how large those are.
+    fn memory(&self, env: &Env) -> Memory {
+        let closed = || {
+            let inputs = resolve(&self.paths, self.sample, env.seed).ok()?;
+            let paths: Vec<_> = inputs.files.into_iter().map(|file| file.path).collect();
+            Some(memory(&paths, &self.column, env.workers))
+        };
+        let open = env.resources.get::<DocumentStore>().map(|store| store.memory(env.workers));
+        Memory { lasting: open.or_else(closed).unwrap_or_default(), ..Memory::default() }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+struct Reader {
+    store: Arc<DocumentStore>,
+    lanes: LaneReader,
+}
+
+impl Source for Reader {
+    fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
+        if let Some(chunk) = self.lanes.next(lane, step) {
+            let records = records(self.store.take(chunk.rows)?)?;
+            out.give(Packet::Rows(Rows { lane, purpose: chunk.purpose, last: chunk.last, records }));
+        }
+        Ok(Turn::Done)
+    }
+
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
+        Ok(self.lanes.save(lane))
+    }
+
+    fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
+        self.lanes.load(lane, state)
+    }
+}

@@ -1,0 +1,146 @@
+//! Source `tokens`: token lists for every lane and step, from token Parquet.
+use crate::corpus::lanes::LaneReader;
+use crate::corpus::read_documents::{check_paths, check_split};
+use crate::corpus::survey::{CorpusIndex, Split};
+use crate::input::paths::{Format, resolve};
+use crate::parquet::row_groups::DEFAULT_BUDGET;
+use crate::parquet::tokens::TokenStore;
+use crate::support::cache::Cache;
+use crate::support::problem::TextProblem;
+use crate::tokenizer::Vocabulary;
+use anyhow::Result;
+use contract::{
+    Built, Emit, Env, Kind, Lane, Memory, Packet, Port, Problem, Settings, Snapshot, Source, StageSettings, Step,
+    Tokens, Turn,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::any::Any;
+use std::sync::Arc;
+
+/// Settings of source `tokens`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReadTokens {
+    /// Files, folders and patterns.
+    pub paths: Vec<String>,
+    /// Use only so many files.
+    pub sample: Option<u64>,
+    /// The tokenizer that the files must have been made with.
+    pub tokenizer: Option<String>,
+    /// The token that ends a document, to look up in that tokenizer.
+    pub end_of_text: String,
+    /// Share of the documents that is held out.
+    pub validation_fraction: f64,
+    /// Hold out every n-th row instead.
+    pub validation_every: Option<u64>,
+    /// The cache folder.
+    pub cache: Option<String>,
+}
+
+impl Default for ReadTokens {
+    fn default() -> Self {
+        Self {
+            paths: Vec::new(),
+            sample: None,
+            tokenizer: None,
+            end_of_text: crate::tokenizer::END_OF_TEXT.into(),
+            validation_fraction: 0.01,
+            validation_every: None,
+            cache: None,
+        }
+    }
+}
+
+impl StageSettings for ReadTokens {
+    const SUMMARY: &'static str = "reads tokenized documents from token Parquet";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("paths", "files, folders and patterns: .parquet with a column `tokens`; at least one"),
+        ("sample", "use only so many of the files, chosen by the seed"),
+        ("tokenizer", "\"gpt2\" or a tokenizer.json that the files must have been made with; none: as they say"),
+        ("end_of_text", "the token of that tokenizer that ends a document"),
+        ("validation_fraction", "share of documents held out, by content hash; 0 to 1"),
+        ("validation_every", "hold out rows 0, n, 2n … of the files instead; at least 2"),
+        ("cache", "folder for what is made once; none: $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace"),
+    ];
+    const EXAMPLE: &'static str = "paths = [\"data/tokens/*.parquet\"]\ntokenizer = \"gpt2\"\n";
+}
+
+impl ReadTokens {
+    /// What decides which documents are held out.
+    pub fn split(&self) -> Split {
+        self.validation_every.map_or(Split::Fraction(self.validation_fraction), Split::Every)
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> Cache {
+        Cache::new(self.cache.as_deref())
+    }
+
+    /// Finds and opens the files; they must agree among themselves and with `tokenizer`.
+    pub fn open(&self, seed: u64, tokenizer: Option<&Vocabulary>) -> Result<TokenStore> {
+        let inputs = resolve(&self.paths, self.sample, seed)?;
+        if let Some(other) = inputs.files.iter().find(|f| f.format != Format::Parquet) {
+            let why = "tokens are read from Parquet; for text use type = \"documents\"".into();
+            return Err(TextProblem::Format { path: other.path.clone(), why }.into());
+        }
+        let paths: Vec<_> = inputs.files.into_iter().map(|f| f.path).collect();
+        TokenStore::open(&paths, tokenizer, &self.cache())
+    }
+}
+
+impl Settings for ReadTokens {
+    fn takes(&self) -> Vec<Port> {
+        Vec::new()
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Tokens]
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut problems = check_paths(&self.paths, self.sample);
+        problems.extend(check_split(self.validation_fraction, self.validation_every));
+        problems
+    }
+
+    fn build(&self, env: &Env) -> Result<Built> {
+        let store = env.resource("the opened token files (TokenStore)")?;
+        let lanes = LaneReader::new(env.resource::<CorpusIndex>("the index of the corpus (CorpusIndex)")?, env);
+        Ok(Built::Source(Box::new(Reader { store, lanes })))
+    }
+
+    /// Decoded row groups: all of the tokens, up to a limit.
+    fn memory(&self, env: &Env) -> Memory {
+        let tokens = |part: contract::CorpusPart| part.tokens * size_of::<u32>() as u64;
+        let all = env.corpus.map_or(0, |corpus| tokens(corpus.train) + tokens(corpus.validation));
+        Memory { lasting: all.min(DEFAULT_BUDGET as u64), ..Memory::default() }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+struct Reader {
+    store: Arc<TokenStore>,
+    lanes: LaneReader,
+}
+
+impl Source for Reader {
+    fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
+        if let Some(chunk) = self.lanes.next(lane, step) {
+            let documents = self.store.take(chunk.rows)?;
+            out.give(Packet::Tokens(Tokens { lane, purpose: chunk.purpose, last: chunk.last, documents }));
+        }
+        Ok(Turn::Done)
+    }
+
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
+        Ok(self.lanes.save(lane))
+    }
+
+    fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
+        self.lanes.load(lane, state)
+    }
+}

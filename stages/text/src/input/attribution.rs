@@ -1,0 +1,160 @@
+//! Where a corpus comes from and under which licence: what notes beside the data say, or the head of a dump.
+use crate::input::decompress::Decompressed;
+use crate::input::paths::Inputs;
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::path::Path;
+
+/// The note that a recipe leaves beside the data: an object with the keys of [`Attribution`].
+pub const SOURCE_FILE: &str = "SOURCE.json";
+/// Names of a licence's text.
+const LICENCE_FILES: [&str; 6] = ["LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md"];
+/// So much of a dump holds what it says of itself.
+const HEAD: u64 = 64 << 10;
+
+/// A source of text, and what is owed to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attribution {
+    /// What it is.
+    pub name: String,
+    /// Where it was obtained.
+    pub url: String,
+    /// Its licence.
+    pub licence: String,
+    /// Who is to be named, and how.
+    pub attribution: String,
+}
+
+/// What is known of the sources of `inputs`, each once, in their order. Files of which nothing is said add nothing.
+pub fn attributions(inputs: &Inputs) -> Vec<Attribution> {
+    let mut found = Vec::new();
+    for file in &inputs.files {
+        let folder = file.path.parent().unwrap_or(Path::new("."));
+        let said = source_note(folder).or_else(|| licence_file(folder)).or_else(|| dump(&file.path));
+        found.extend(said.filter(|said| !found.contains(said)));
+    }
+    found
+}
+
+/// All of it as text, for people.
+pub fn text(sources: &[Attribution]) -> String {
+    let lines = |source: &Attribution| {
+        let labelled = [("from", &source.url), ("licence", &source.licence), ("attribution", &source.attribution)];
+        let known = labelled.into_iter().filter(|(_, value)| !value.is_empty());
+        let lines: String = known.map(|(label, value)| format!("  {label}: {value}\n")).collect();
+        format!("{}\n{lines}", source.name)
+    };
+    sources.iter().map(lines).collect::<Vec<_>>().join("\n")
+}
+
+fn source_note(folder: &Path) -> Option<Attribution> {
+    let path = folder.join(SOURCE_FILE);
+    let text = std::fs::read_to_string(&path).ok()?;
+    let name = path.display().to_string();
+    Some(match serde_json::from_str::<Attribution>(&text) {
+        Ok(said) if !said.name.is_empty() => said,
+        Ok(said) => Attribution { name, ..said },
+        Err(error) => {
+            Attribution { name, licence: format!("unknown: the note is unreadable ({error})"), ..Default::default() }
+        }
+    })
+}
+
+fn licence_file(folder: &Path) -> Option<Attribution> {
+    let path = LICENCE_FILES.iter().map(|name| folder.join(name)).find(|path| path.is_file())?;
+    let text = std::fs::read_to_string(&path).ok()?;
+    let title = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+    let licence = format!("{title} (see {})", path.display());
+    Some(Attribution { name: folder.display().to_string(), licence, ..Default::default() })
+}
+
+/// What a MediaWiki dump says of itself before its first page.
+fn dump(path: &Path) -> Option<Attribution> {
+    let mut head = Vec::new();
+    Decompressed::open(path).ok()?.take(HEAD).read_to_end(&mut head).ok()?;
+    let head = String::from_utf8_lossy(&head);
+    let head = head.trim_start().strip_prefix("<mediawiki")?;
+    let said = |tag: &str| {
+        let after = head.split_once(&format!("<{tag}>"))?.1;
+        Some(after.split_once('<')?.0.trim().to_owned()).filter(|value| !value.is_empty())
+    };
+    let (site, database) = (said("sitename"), said("dbname"));
+    let url = said("base").unwrap_or_default();
+    let name = match (site, database) {
+        (Some(site), Some(database)) => format!("{site} ({database})"),
+        (site, database) => site.or(database)?,
+    };
+    const WIKIMEDIA: [&str; 9] = [
+        "wikipedia.org",
+        "wiktionary.org",
+        "wikibooks.org",
+        "wikiquote.org",
+        "wikisource.org",
+        "wikiversity.org",
+        "wikivoyage.org",
+        "wikinews.org",
+        "wikimedia.org",
+    ];
+    let host = url.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
+    let wikimedia = WIKIMEDIA.iter().any(|site| host == *site || host.ends_with(&format!(".{site}")));
+    let licence = match wikimedia {
+        true => "CC BY-SA and GFDL (https://foundation.wikimedia.org/wiki/Policy:Terms_of_Use)".into(),
+        false => "not said in the dump".into(),
+    };
+    let attribution = format!("the authors that each page's history names, at {url}");
+    Some(Attribution { name, attribution: if url.is_empty() { String::new() } else { attribution }, url, licence })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::paths::resolve;
+    use std::io::Write;
+
+    const DUMP: &str = "<mediawiki><siteinfo><sitename>Wikipedia</sitename><dbname>enwiki</dbname>\
+        <base>https://en.wikipedia.org/wiki/Main_Page</base></siteinfo></mediawiki>";
+
+    fn of(files: &[(&str, &[u8])], read: &str) -> Vec<Attribution> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        let inputs = resolve(&[folder.path().join(read).display().to_string()], None, 1).unwrap();
+        let mut found = attributions(&inputs);
+        // The folder has another name every time.
+        let place = folder.path().display().to_string();
+        for source in &mut found {
+            source.name = source.name.replace(&place, "data");
+            source.licence = source.licence.replace(&place, "data");
+        }
+        found
+    }
+
+    #[test]
+    fn a_note_comes_first_then_a_licence_then_the_dump() {
+        let note = br#"{"name": "A wiki", "licence": "CC0", "sha256": "no matter"}"#;
+        let found = of(&[("a.txt", b"x"), ("b.txt", b"y"), ("SOURCE.json", note), ("LICENSE", b"MIT")], "*.txt");
+        assert_eq!(found, [Attribution { name: "A wiki".into(), licence: "CC0".into(), ..Default::default() }]);
+        assert_eq!(text(&found), "A wiki\n  licence: CC0\n");
+        let found = of(&[("a.txt", b"x"), ("LICENSE", b"\nThe Licence\n\nYou may.")], "a.txt");
+        assert_eq!((&*found[0].name, &*found[0].licence), ("data", "The Licence (see data/LICENSE)"));
+        assert_eq!(of(&[("a.txt", b"x")], "a.txt"), []);
+        let found = of(&[("a.txt", b"x"), ("SOURCE.json", b"{")], "a.txt");
+        assert!(found[0].licence.starts_with("unknown: the note is unreadable"), "{found:?}");
+    }
+
+    #[test]
+    fn a_dump_names_itself() {
+        let mut packed = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        packed.write_all(DUMP.as_bytes()).unwrap();
+        for (name, content) in [("w.xml", DUMP.as_bytes().to_vec()), ("w.xml.bz2", packed.finish().unwrap())] {
+            let found = of(&[(name, &content)], name);
+            assert_eq!(found[0].name, "Wikipedia (enwiki)");
+            assert!(found[0].licence.starts_with("CC BY-SA and GFDL"), "{found:?}");
+            assert_eq!(found[0].url, "https://en.wikipedia.org/wiki/Main_Page");
+        }
+        let foreign = DUMP.replace("en.wikipedia.org", "notwikipedia.org");
+        assert_eq!(of(&[("w.xml", foreign.as_bytes())], "w.xml")[0].licence, "not said in the dump");
+    }
+}

@@ -1,0 +1,393 @@
+//! Files as streams of bytes: as they are, or out of gzip (RFC 1952), zstd (RFC 8878) or bzip2 (decoded on every core,
+//! [`crate::input::parallel_bzip2`]), of any number of members, frames or streams one after the other.
+//!
+//! Damage is not an error but the end of the stream, with a [`Damage`] that says how far the bytes are known to be
+//! right: formats check sums only at the end of a block or a member, so what was given since may be wrong, and whoever
+//! used it reads again with that [`limit`](Decompressed::limited).
+use crate::input::parallel_bzip2::ParallelBzip2;
+use crate::input::quarantine::Reason;
+use crate::support::problem::{TextProblem, shielded};
+use anyhow::{Context, Result};
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A document, line or page longer than this is set aside: what is read at a time must fit into memory.
+pub const LONGEST: usize = 256 << 20;
+
+/// How a file is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// Not at all.
+    Plain,
+    /// gzip.
+    Gzip,
+    /// Zstandard.
+    Zstd,
+    /// bzip2.
+    Bzip2,
+}
+
+impl Codec {
+    /// All that are packed: ending and first bytes.
+    const KNOWN: [(Codec, &str, &[u8]); 3] = [
+        (Codec::Gzip, ".gz", &[0x1f, 0x8b, 8]),
+        (Codec::Zstd, ".zst", &[0x28, 0xb5, 0x2f, 0xfd]),
+        (Codec::Bzip2, ".bz2", b"BZh"),
+    ];
+
+    /// A file's name without the ending that says how it is packed.
+    pub fn stem(name: &str) -> (&str, Codec) {
+        let known = Self::KNOWN.iter().find_map(|(codec, ending, _)| Some((name.strip_suffix(ending)?, *codec)));
+        known.unwrap_or((name, Codec::Plain))
+    }
+
+    /// By the first bytes of a file, whatever its name says. A name that promises a codec that the bytes do not have
+    /// is an error, unless there are too few bytes to tell.
+    pub fn of(path: &Path, head: &[u8]) -> Result<Codec> {
+        if let Some((codec, ..)) = Self::KNOWN.iter().find(|(_, _, magic)| head.starts_with(magic)) {
+            return Ok(*codec);
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        match Self::KNOWN.iter().find(|(_, ending, _)| name.ends_with(ending)) {
+            None => Ok(Codec::Plain),
+            Some((codec, _, magic)) if magic.starts_with(head) => Ok(*codec),
+            Some((_, ending, _)) => {
+                let why = format!("its name ends in {ending}, but its first bytes are not of that format");
+                Err(TextProblem::Corrupt { file: path.to_path_buf(), row_group: None, why }.into())
+            }
+        }
+    }
+}
+
+/// How a stream ended before its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Cut short or damaged.
+    pub reason: Reason,
+    /// What the decoder said.
+    pub detail: String,
+    /// So many unpacked bytes from the start are right.
+    pub intact: u64,
+}
+
+/// What is known of a stream while it is read.
+#[derive(Default)]
+pub struct Watch {
+    packed: Cell<u64>,
+    given: Cell<u64>,
+    verified: Cell<u64>,
+    tail: Cell<[u8; 4]>,
+    failed: Cell<bool>,
+    damage: RefCell<Option<Damage>>,
+}
+
+impl Watch {
+    /// Bytes of the file read so far.
+    pub fn packed(&self) -> u64 {
+        self.packed.get()
+    }
+
+    /// Decompressed bytes given so far.
+    pub fn given(&self) -> u64 {
+        self.given.get()
+    }
+
+    /// How it ended, if not well.
+    pub fn damage(&self) -> Option<Damage> {
+        self.damage.borrow().clone()
+    }
+}
+
+/// Decompressed bytes. Reading fails only where the file cannot be read.
+pub struct Decompressed {
+    inner: Box<dyn Read>,
+    codec: Codec,
+    watch: Rc<Watch>,
+    limit: u64,
+    name: String,
+}
+
+impl Decompressed {
+    /// Opens a file; its first bytes say how it is packed.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let mut input = BufReader::with_capacity(1 << 18, file);
+        let head = input.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
+        let codec = Codec::of(path, head)?;
+        let unpacked = Self::new(input, codec).with_context(|| format!("cannot unpack {}", path.display()))?;
+        Ok(Self { name: path.display().to_string(), ..unpacked })
+    }
+
+    /// Any input.
+    pub fn new(input: impl BufRead + Send + 'static, codec: Codec) -> Result<Self> {
+        let watch = Rc::new(Watch::default());
+        let input = Watched { inner: input, watch: watch.clone() };
+        let inner: Box<dyn Read> = match codec {
+            Codec::Plain => Box::new(input),
+            Codec::Gzip => Box::new(Parts { open: open_gzip, part: Some(open_gzip(input)?), watch: watch.clone() }),
+            Codec::Zstd => Box::new(Parts { open: open_zstd, part: Some(open_zstd(input)?), watch: watch.clone() }),
+            Codec::Bzip2 => Box::new(Blocks::new(input.inner, watch.clone())),
+        };
+        Ok(Self { inner, codec, watch, limit: u64::MAX, name: "the input".into() })
+    }
+
+    /// Ends after `limit` bytes, as if what follows were damaged.
+    pub fn limited(mut self, limit: u64) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Is it packed, so that damage may still be found further on?
+    pub fn is_packed(&self) -> bool {
+        self.codec != Codec::Plain
+    }
+
+    /// What is known of it, also while somebody else reads it.
+    pub fn watch(&self) -> Rc<Watch> {
+        self.watch.clone()
+    }
+
+    fn ended(&self, reason: Reason, detail: String, intact: u64) -> io::Result<usize> {
+        self.watch.damage.borrow_mut().get_or_insert(Damage { reason, detail, intact });
+        Ok(0)
+    }
+
+    /// Where nothing is cut off a gzip member, its last four bytes are its length: if they are about that and yet its
+    /// end was not found, its inside is damaged.
+    fn length_is_stated(&self) -> bool {
+        let length = (self.watch.given.get() - self.watch.verified.get()) as u32;
+        let stated = u32::from_le_bytes(self.watch.tail.get());
+        length > 0 && stated.abs_diff(length) < 1 << 20
+    }
+}
+
+impl Read for Decompressed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let watch = self.watch.clone();
+        if watch.damage.borrow().is_some() {
+            return Ok(0);
+        }
+        let room = (self.limit - watch.given.get()).min(buffer.len() as u64) as usize;
+        if room == 0 && !buffer.is_empty() {
+            return self.ended(Reason::Damaged, String::new(), self.limit);
+        }
+        let read = shielded(|| Ok(self.inner.read(&mut buffer[..room])));
+        match read {
+            Ok(Ok(n)) => {
+                watch.given.set(watch.given.get() + n as u64);
+                Ok(n)
+            }
+            Ok(Err(e)) if e.kind() == ErrorKind::Interrupted => Err(e),
+            Ok(Err(e)) if watch.failed.get() => {
+                Err(io::Error::new(e.kind(), format!("cannot read {}: {e}", self.name)))
+            }
+            Ok(Err(e)) if e.kind() == ErrorKind::UnexpectedEof => {
+                let inside = self.codec == Codec::Gzip && self.length_is_stated();
+                let intact = if inside { watch.verified.get() } else { watch.given.get() };
+                self.ended(if inside { Reason::Damaged } else { Reason::Cut }, e.to_string(), intact)
+            }
+            Ok(Err(e)) => self.ended(Reason::Damaged, e.to_string(), watch.verified.get()),
+            Err(panic) => self.ended(Reason::Damaged, panic.to_string(), watch.verified.get()),
+        }
+    }
+}
+
+/// Counts what is read, and tells a file that cannot be read from one that holds nonsense.
+struct Watched<R> {
+    inner: R,
+    watch: Rc<Watch>,
+}
+
+impl<R: BufRead> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl<R: BufRead> BufRead for Watched<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let watch = &self.watch;
+        self.inner.fill_buf().inspect_err(|e| watch.failed.set(e.kind() != ErrorKind::Interrupted))
+    }
+
+    fn consume(&mut self, n: usize) {
+        if let (1.., Ok(buffer)) = (n, self.inner.fill_buf()) {
+            let mut tail = self.watch.tail.get();
+            for byte in &buffer[n.saturating_sub(4)..n] {
+                tail.rotate_left(1);
+                tail[3] = *byte;
+            }
+            self.watch.tail.set(tail);
+        }
+        self.watch.packed.set(self.watch.packed.get() + n as u64);
+        self.inner.consume(n);
+    }
+}
+
+/// A gzip member or a zstd frame: reads to its own end and gives the input back.
+trait Part: Read {
+    type Input: BufRead;
+    fn into_input(self) -> Self::Input;
+}
+
+type Opener<P> = fn(<P as Part>::Input) -> io::Result<P>;
+
+fn open_gzip<R: BufRead>(input: R) -> io::Result<flate2::bufread::GzDecoder<R>> {
+    Ok(flate2::bufread::GzDecoder::new(input))
+}
+
+impl<R: BufRead> Part for flate2::bufread::GzDecoder<R> {
+    type Input = R;
+    fn into_input(self) -> R {
+        self.into_inner()
+    }
+}
+
+fn open_zstd<R: BufRead>(input: R) -> io::Result<zstd::Decoder<'static, R>> {
+    let mut decoder = zstd::Decoder::with_buffer(input)?.single_frame();
+    // `zstd --long=31`: two gigabytes, if a file asks for them.
+    decoder.window_log_max(31)?;
+    Ok(decoder)
+}
+
+impl<R: BufRead> Part for zstd::Decoder<'static, R> {
+    type Input = R;
+    fn into_input(self) -> R {
+        self.finish()
+    }
+}
+
+/// bzip2, on several threads: all that it gives is right.
+struct Blocks {
+    inner: ParallelBzip2,
+    packed: Arc<AtomicU64>,
+    watch: Rc<Watch>,
+}
+
+impl Blocks {
+    fn new(input: impl Read + Send + 'static, watch: Rc<Watch>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let inner = ParallelBzip2::new(input, threads);
+        Self { packed: inner.packed(), inner, watch }
+    }
+}
+
+impl Read for Blocks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer);
+        self.watch.packed.set(self.packed.load(Ordering::Relaxed));
+        self.watch.verified.set(self.watch.given.get());
+        read.inspect_err(|e| {
+            self.watch.failed.set(!matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof));
+        })
+    }
+}
+
+/// One part after the other.
+struct Parts<P: Part> {
+    open: Opener<P>,
+    part: Option<P>,
+    watch: Rc<Watch>,
+}
+
+impl<P: Part> Read for Parts<P> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(part) = &mut self.part {
+            let given = self.watch.given.get();
+            let n = part.read(buffer)?;
+            if n > 0 || buffer.is_empty() {
+                return Ok(n);
+            }
+            self.watch.verified.set(given);
+            if let Some(mut input) = self.part.take().map(P::into_input)
+                && !input.fill_buf()?.is_empty()
+            {
+                self.part = Some((self.open)(input)?);
+            }
+        }
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::pack;
+    use proptest::prelude::*;
+    use std::io::Cursor;
+
+    const CODECS: [Codec; 3] = [Codec::Gzip, Codec::Zstd, Codec::Bzip2];
+
+    fn unpack(packed: Vec<u8>, codec: Codec) -> (Vec<u8>, Option<Damage>) {
+        let mut input = Decompressed::new(Cursor::new(packed), codec).unwrap();
+        let mut found = Vec::new();
+        input.read_to_end(&mut found).unwrap();
+        (found, input.watch().damage())
+    }
+
+    fn text(lines: usize) -> Vec<u8> {
+        (0..lines).flat_map(|i| format!("line {i} of {}\n", i * i % 977).into_bytes()).collect()
+    }
+
+    #[test]
+    fn parts_one_after_the_other() {
+        for codec in CODECS {
+            let whole = [pack(codec, b"one, "), pack(codec, b""), pack(codec, b"two")].concat();
+            assert_eq!(unpack(whole, codec), (b"one, two".to_vec(), None), "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_short_gives_what_is_there() {
+        for codec in CODECS {
+            // Random enough not to fit one block.
+            let whole = text(200_000);
+            let packed = pack(codec, &whole);
+            for length in [0, 1, 3, 10, packed.len() / 2, packed.len() - 1] {
+                let (found, damage) = unpack(packed[..length].to_vec(), codec);
+                let damage = damage.unwrap_or_else(|| panic!("{codec:?} cut to {length} is whole"));
+                assert_eq!((damage.reason, damage.intact), (Reason::Cut, found.len() as u64), "{codec:?} {length}");
+                assert!(whole.starts_with(&found), "{codec:?} {length}");
+                assert!(length < packed.len() / 2 || !found.is_empty(), "{codec:?} {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_first_bytes() {
+        let of = |name: &str, head: &[u8]| Codec::of(Path::new(name), head);
+        assert_eq!(of("a.txt.gz", &pack(Codec::Zstd, b"x")).unwrap(), Codec::Zstd);
+        assert_eq!(of("a.txt", &pack(Codec::Gzip, b"x")).unwrap(), Codec::Gzip);
+        assert_eq!(of("a.gz", &[0x1f]).unwrap(), Codec::Gzip);
+        assert!(of("a.gz", b"plain text").unwrap_err().to_string().contains("its name ends in .gz"));
+        assert_eq!(Codec::stem("wiki.xml.bz2"), ("wiki.xml", Codec::Bzip2));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn what_is_called_intact_is(codec in 0usize..3, lines in 1usize..3000, bit in any::<u64>(), parts in 1usize..3) {
+            let codec = CODECS[codec];
+            let part = text(lines);
+            let whole = part.repeat(parts);
+            let mut packed = pack(codec, &part).repeat(parts);
+            let bit = (bit % (packed.len() as u64 * 8)) as usize;
+            packed[bit / 8] ^= 1 << (bit % 8);
+            let (found, damage) = unpack(packed, codec);
+            match damage {
+                None => prop_assert_eq!(found, whole),
+                Some(damage) => {
+                    let intact = damage.intact as usize;
+                    prop_assert!(intact <= found.len() && whole.starts_with(&found[..intact]), "{:?}", damage);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Documents to Parquet, in the columns of `data/SCHEMA.md`.
+use crate::input::document::Document;
+use crate::parquet::columns::UNHANDLED;
+use anyhow::Result;
+use arrow::array::{ArrayRef, LargeStringBuilder, RecordBatch, StringBuilder, UInt64Builder};
+use arrow::datatypes::{DataType, Field, Schema};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+/// In the footer: the file that the documents come from.
+pub const SOURCE_KEY: &str = "millrace.source";
+/// Rows of a row group: a document is read by decoding its row group, so it is small.
+const ROW_GROUP: usize = 256;
+/// Bytes of text after which a row group is closed earlier.
+const ROW_GROUP_BYTES: usize = 4 << 20;
+
+/// Writes documents in the schema of `data/SCHEMA.md`.
+pub struct DocumentWriter<W: Write + Send> {
+    parquet: ArrowWriter<W>,
+    schema: Arc<Schema>,
+    source_file: String,
+    stem: String,
+    written: u64,
+    id: StringBuilder,
+    url: StringBuilder,
+    title: StringBuilder,
+    text: LargeStringBuilder,
+    source: StringBuilder,
+    revision: UInt64Builder,
+    file: StringBuilder,
+    offset: UInt64Builder,
+    unhandled: StringBuilder,
+    rows: usize,
+    bytes: usize,
+}
+
+impl<W: Write + Send> DocumentWriter<W> {
+    /// For the documents of `source`.
+    pub fn new(out: W, source: &Path) -> Result<Self> {
+        let field = |name, kind, null| Field::new(name, kind, null);
+        let schema = Arc::new(Schema::new(vec![
+            field("id", DataType::Utf8, false),
+            field("url", DataType::Utf8, true),
+            field("title", DataType::Utf8, false),
+            field("text", DataType::LargeUtf8, false),
+            field("source", DataType::Utf8, false),
+            field("revision", DataType::UInt64, true),
+            field("source_file", DataType::Utf8, false),
+            field("source_offset", DataType::UInt64, false),
+            field(UNHANDLED, DataType::Utf8, true),
+        ]));
+        let from = std::path::absolute(source).unwrap_or_else(|_| source.to_path_buf());
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+            .set_key_value_metadata(Some(vec![KeyValue::new(SOURCE_KEY.into(), from.display().to_string())]))
+            .build();
+        let source_file = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = source_file.split('.').next().unwrap_or_default().to_string();
+        Ok(Self {
+            parquet: ArrowWriter::try_new(out, schema.clone(), Some(properties))?,
+            schema,
+            source_file,
+            stem,
+            written: 0,
+            id: StringBuilder::new(),
+            url: StringBuilder::new(),
+            title: StringBuilder::new(),
+            text: LargeStringBuilder::new(),
+            source: StringBuilder::new(),
+            revision: UInt64Builder::new(),
+            file: StringBuilder::new(),
+            offset: UInt64Builder::new(),
+            unhandled: StringBuilder::new(),
+            rows: 0,
+            bytes: 0,
+        })
+    }
+
+    /// Adds a document. One without a name of its own is named after the file and its number.
+    pub fn push(&mut self, document: &Document) -> Result<()> {
+        let source = document.source.as_deref().unwrap_or(&self.stem);
+        match &document.id {
+            Some(id) => self.id.append_value(id),
+            None => self.id.append_value(format!("{}-{}", self.stem, self.written)),
+        }
+        self.url.append_option(document.url.as_deref());
+        self.title.append_value(&document.title);
+        self.text.append_value(document.text);
+        self.source.append_value(source);
+        self.revision.append_option(document.revision);
+        self.file.append_value(&self.source_file);
+        self.offset.append_value(document.offset);
+        self.unhandled.append_option(document.unhandled.as_deref());
+        self.written += 1;
+        self.bytes += document.text.len();
+        self.rows += 1;
+        if self.rows >= ROW_GROUP || self.bytes >= ROW_GROUP_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(self.id.finish()),
+            Arc::new(self.url.finish()),
+            Arc::new(self.title.finish()),
+            Arc::new(self.text.finish()),
+            Arc::new(self.source.finish()),
+            Arc::new(self.revision.finish()),
+            Arc::new(self.file.finish()),
+            Arc::new(self.offset.finish()),
+            Arc::new(self.unhandled.finish()),
+        ];
+        if self.rows > 0 {
+            self.parquet.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
+            self.parquet.flush()?;
+        }
+        (self.rows, self.bytes) = (0, 0);
+        Ok(())
+    }
+
+    /// Writes the footer.
+    pub fn close(mut self) -> Result<()> {
+        self.flush()?;
+        self.parquet.close()?;
+        Ok(())
+    }
+}

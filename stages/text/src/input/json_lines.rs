@@ -1,0 +1,283 @@
+//! JSON Lines to documents: one JSON object a line (jsonlines.org), as Dolma and datatrove write them.
+//!
+//! The text is a string under `read.column`. `id`, `url`, `title` and `source` are taken along where they are, from the
+//! object or from its `metadata`. A null is an empty text, as in Parquet. Blank lines are no documents.
+use crate::input::decompress::{Decompressed, LONGEST, Watch};
+use crate::input::document::{Document, Found, Give};
+use crate::input::quarantine::{Bad, Reason};
+use crate::support::problem::TextProblem;
+use anyhow::Result;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::rc::Rc;
+
+/// So many lines that are not JSON, and none that is: the file is not what its name says.
+const HOPELESS: u64 = 1000;
+
+/// Gives each document of `input`, and each line that is none.
+///
+/// # Errors
+/// [`TextProblem::Column`] if most lines are JSON objects and not one has the column, [`TextProblem::Format`] if it is
+/// something else than JSON Lines.
+pub fn read(input: Decompressed, path: &Path, column: &str, give: Give) -> Result<()> {
+    let mut lines = Lines::new(input);
+    let (mut good, mut without, mut other, mut columns) = (0u64, 0u64, 0u64, Vec::new());
+    while let Some(line) = lines.next()? {
+        let Line { number, offset, content } = line;
+        if content.as_ref().is_ok_and(|content| content.trim_ascii().is_empty()) {
+            continue;
+        }
+        let row = content.and_then(|content| {
+            if number == 1 && content.trim_ascii_start().starts_with(b"[") {
+                return Err((Reason::NotJson, "one array, not an object a line".to_string()));
+            }
+            parse(content, column)
+        });
+        match row {
+            Ok(row) => {
+                good += 1;
+                give(Found::Document(Document {
+                    id: row.id,
+                    url: row.url,
+                    title: row.title.unwrap_or_default(),
+                    text: &row.text,
+                    source: row.source,
+                    revision: None,
+                    offset,
+                    unhandled: None,
+                }))?;
+            }
+            Err((reason, detail)) => {
+                if reason == Reason::NoColumn {
+                    without += 1;
+                    if columns.is_empty() {
+                        columns = parse_keys(&lines.buffer);
+                    }
+                } else {
+                    other += 1;
+                }
+                if good + without == 0 && other == HOPELESS && !lines.packed {
+                    break;
+                }
+                give(Found::Bad(Bad { line: Some(number), ..Bad::at(offset, reason, detail) }))?;
+            }
+        }
+    }
+    if good > 0 || lines.watch.damage().is_some() {
+        return Ok(());
+    }
+    if without > other {
+        return Err(TextProblem::Column { file: path.to_path_buf(), column: column.into(), columns }.into());
+    }
+    if other >= HOPELESS {
+        let why = format!("not one of its first {other} lines is a JSON object");
+        return Err(TextProblem::Format { path: path.to_path_buf(), why }.into());
+    }
+    Ok(())
+}
+
+struct Line<'a> {
+    number: u64,
+    offset: u64,
+    content: Result<&'a [u8], (Reason, String)>,
+}
+
+struct Lines {
+    input: BufReader<Decompressed>,
+    watch: Rc<Watch>,
+    packed: bool,
+    buffer: Vec<u8>,
+    number: u64,
+    next: u64,
+}
+
+impl Lines {
+    fn new(input: Decompressed) -> Self {
+        let (watch, packed) = (input.watch(), input.is_packed());
+        Self { input: BufReader::with_capacity(1 << 16, input), watch, packed, buffer: Vec::new(), number: 0, next: 0 }
+    }
+
+    fn next(&mut self) -> Result<Option<Line<'_>>> {
+        self.buffer.clear();
+        self.buffer.shrink_to(1 << 20);
+        let mut read = (&mut self.input).take(LONGEST as u64).read_until(b'\n', &mut self.buffer)? as u64;
+        let whole = read < LONGEST as u64 || self.buffer.ends_with(b"\n");
+        if !whole {
+            read += self.input.skip_until(b'\n')? as u64;
+        }
+        // A line that damage cut off is not one that is wrong.
+        if read == 0 || self.watch.damage().is_some() && !self.buffer.ends_with(b"\n") {
+            return Ok(None);
+        }
+        self.number += 1;
+        let mut offset = self.next;
+        self.next += read;
+        let mut content = self.buffer.as_slice();
+        if self.number == 1
+            && let Some(rest) = content.strip_prefix(b"\xef\xbb\xbf")
+        {
+            (content, offset) = (rest, 3);
+        }
+        let content = if whole { Ok(content) } else { Err((Reason::TooLong, format!("{read} bytes"))) };
+        Ok(Some(Line { number: self.number, offset, content }))
+    }
+}
+
+/// What is taken of an object.
+#[derive(Default)]
+struct Row {
+    text: String,
+    id: Option<String>,
+    url: Option<String>,
+    title: Option<String>,
+    source: Option<String>,
+}
+
+fn parse(line: &[u8], column: &str) -> Result<Row, (Reason, String)> {
+    let line = std::str::from_utf8(line).map_err(|e| (Reason::NotUtf8, format!("at its byte {}", e.valid_up_to())))?;
+    let mut json = serde_json::Deserializer::from_str(line);
+    let row = Object { column }.deserialize(&mut json).and_then(|row| json.end().map(|()| row));
+    // It would say `at line 1`.
+    let said = |e: serde_json::Error| e.to_string().replace(" at line 1 column", " at its column");
+    let (text, row) = row.map_err(|e| (Reason::NotJson, said(e)))?;
+    match text {
+        Some(Value::String(text)) => Ok(Row { text, ..row }),
+        Some(Value::Null) => Ok(row),
+        Some(other) => Err((Reason::NoColumn, format!("`{column}` is {}, not a string", kind(&other)))),
+        None => Err((Reason::NoColumn, format!("no key `{column}`"))),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The keys of an object, for a message.
+fn parse_keys(line: &[u8]) -> Vec<String> {
+    let object: Option<serde_json::Map<String, Value>> = serde_json::from_slice(line).ok();
+    object.map(|object| object.keys().cloned().collect()).unwrap_or_default()
+}
+
+/// An object of which some keys are kept; the others are passed over as they are read.
+struct Object<'c> {
+    column: &'c str,
+}
+
+impl<'de> DeserializeSeed<'de> for Object<'_> {
+    type Value = (Option<Value>, Row);
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Object<'_> {
+    type Value = (Option<Value>, Row);
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let (mut text, mut row, mut metadata) = (None, Row::default(), None);
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                key if key == self.column => text = Some(map.next_value()?),
+                "id" => row.id = scalar(map.next_value()?),
+                "url" => row.url = scalar(map.next_value()?),
+                "title" => row.title = scalar(map.next_value()?),
+                "source" => row.source = scalar(map.next_value()?),
+                "metadata" => metadata = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        if let Some(Value::Object(mut metadata)) = metadata {
+            let mut from = |key: &str| metadata.get_mut(key).map(Value::take).and_then(scalar);
+            for (slot, key) in [(&mut row.url, "url"), (&mut row.title, "title"), (&mut row.source, "source")] {
+                *slot = slot.take().or_else(|| from(key));
+            }
+        }
+        Ok((text, row))
+    }
+}
+
+fn scalar(value: Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::decompress::Codec;
+    use crate::testing::found;
+
+    fn read_all(content: &[u8], column: &str) -> (Vec<String>, Vec<Bad>) {
+        found(content, Codec::Plain, |input, give| read(input, Path::new("a.jsonl"), column, give)).unwrap()
+    }
+
+    #[test]
+    fn dolma_and_datatrove() {
+        let dolma =
+            r#"{"id":"d-1","text":"one","source":"wiki","added":"2024","metadata":{"url":"http://x/1","n":[1]}}"#;
+        let datatrove = r#"{"text":"two","id":"<urn:2>","metadata":{"title":"Two","source":7,"dump":"CC"}}"#;
+        let content = format!("\u{feff}{dolma}\r\n\n{datatrove}");
+        let mut all = Vec::new();
+        let input = Decompressed::new(std::io::Cursor::new(content.clone().into_bytes()), Codec::Plain).unwrap();
+        read(input, Path::new("a.jsonl"), "text", &mut |found| {
+            let Found::Document(d) = found else { panic!() };
+            assert!(content[d.offset as usize..].starts_with('{'));
+            all.push([d.id, d.url, Some(d.title), d.source, Some(d.text.to_string())].map(Option::unwrap_or_default));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(all[0], ["d-1", "http://x/1", "", "wiki", "one"]);
+        assert_eq!(all[1], ["<urn:2>", "", "Two", "7", "two"]);
+        assert_eq!(read_all(dolma.as_bytes(), "id").0, ["d-1"]);
+    }
+
+    #[test]
+    fn a_bad_line_is_set_aside_and_the_next_is_read() {
+        let lines: [(&[u8], Reason); 7] = [
+            (b"{\"text\": \"x\"", Reason::NotJson),
+            (b"not JSON", Reason::NotJson),
+            (b"{\"text\": \"x\"} {}", Reason::NotJson),
+            (b"\"x\"", Reason::NotJson),
+            (b"{\"text\": \"\\ud800\"}", Reason::NotJson),
+            (b"{\"text\": \"caf\xe9\"}", Reason::NotUtf8),
+            (b"{\"text\": 7}", Reason::NoColumn),
+        ];
+        for (line, reason) in lines {
+            let content = [b"{\"text\": \"a\"}\n", line, b"\n{\"text\": null}\n{\"text\": \"b\"}\n"].concat();
+            let (good, bad) = read_all(&content, "text");
+            assert_eq!(good, ["a", "", "b"]);
+            assert_eq!((bad.len(), bad[0].line, bad[0].byte, bad[0].reason), (1, Some(2), Some(14), reason));
+        }
+        let deep = format!("{{\"text\": {}", "[".repeat(100_000));
+        assert_eq!(read_all(deep.as_bytes(), "text").1[0].reason, Reason::NotJson);
+    }
+
+    #[test]
+    fn a_file_that_is_something_else_is_refused() {
+        let said = |content: &str, column: &str| {
+            let read = |input, give: Give| read(input, Path::new("a.jsonl"), column, give);
+            found(content.as_bytes(), Codec::Plain, read).unwrap_err().to_string()
+        };
+        let rows = "{\"id\": 1, \"text\": \"a\"}\n".repeat(3);
+        assert_eq!(said(&rows, "txt"), "no column \"txt\" in a.jsonl; columns: id, text; similar: text");
+        assert!(said(&"plain text\n".repeat(2000), "text").contains("first 1000 lines is a JSON object"));
+        let (good, bad) = read_all(b"[\n{\"text\": \"a\"},\n{\"text\": \"b\"}\n]", "text");
+        assert_eq!((good, bad[0].detail.as_str()), (vec!["b".to_string()], "one array, not an object a line"));
+    }
+}

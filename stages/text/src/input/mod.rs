@@ -1,0 +1,24 @@
+//! From paths in the configuration to documents.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`paths`] | paths, folders and glob patterns to a list of files |
+//! | [`decompress`], [`parallel_bzip2`] | files as byte streams, decompressed from gzip, zstd and bzip2 |
+//! | [`document`] | what a reader of any format yields |
+//! | [`json_lines`], [`plain_text`], [`mediawiki`] | the readers, one per format |
+//! | [`read`] | calls the reader of a file's format |
+//! | [`document_writer`], [`ingest`] | converts files without row addressing to document Parquet, once |
+//! | [`quarantine`] | unreadable documents: set aside, listed, counted |
+//! | [`attribution`] | source and licence of the data |
+pub mod attribution;
+pub mod decompress;
+pub mod document;
+pub mod document_writer;
+pub mod ingest;
+pub mod json_lines;
+pub mod mediawiki;
+pub mod parallel_bzip2;
+pub mod paths;
+pub mod plain_text;
+pub mod quarantine;
+pub mod read;

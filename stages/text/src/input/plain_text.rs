@@ -1,0 +1,169 @@
+//! Plain text to documents.
+//!
+//! With a separator, documents are what stands between its occurrences. Without one, a file of up to 64 KiB is
+//! one document, and a larger one is cut at blank lines into documents of at least 4 KiB (at any line end from
+//! 64 KiB on, anywhere from 1 MiB on), so that there is something to shuffle and to hold out. Line breaks at a
+//! document's ends are dropped, everything else stays.
+use crate::input::decompress::{Decompressed, LONGEST, Watch};
+use crate::input::document::{Document, Found, Give};
+use crate::input::quarantine::{Bad, Reason};
+use anyhow::Result;
+use memchr::memmem::Finder;
+use std::io::{BufRead, BufReader, Cursor, Read};
+use std::rc::Rc;
+
+const WHOLE: usize = 64 << 10;
+const AT_LEAST: usize = 4 << 10;
+const AT_MOST: usize = 1 << 20;
+
+/// Gives each document of `input`, and each that is not UTF-8.
+pub fn read(mut input: Decompressed, separator: Option<&str>, give: Give) -> Result<()> {
+    let watch = input.watch();
+    let mut head = Vec::new();
+    (&mut input).take(WHOLE as u64 + 1).read_to_end(&mut head)?;
+    let small = head.len() <= WHOLE;
+    let mut input = BufReader::with_capacity(1 << 16, Cursor::new(head).chain(input));
+    let mut cutter = Cutter { watch, give, start: 0, buffer: Vec::new(), overlong: false };
+    if input.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
+        input.consume(3);
+        cutter.start = 3;
+    }
+    let separator = separator.map(Finder::new);
+    loop {
+        let before = cutter.buffer.len();
+        if input.by_ref().take(AT_MOST as u64).read_until(b'\n', &mut cutter.buffer)? == 0 {
+            break;
+        }
+        let (buffer, line) = (&cutter.buffer, &cutter.buffer[before..]);
+        match &separator {
+            Some(separator) => {
+                let length = separator.needle().len();
+                // A separator may have begun in an earlier line.
+                let mut from = before.saturating_sub(length - 1);
+                while let Some(at) = separator.find(&cutter.buffer[from..]) {
+                    cutter.cut(from + at, length)?;
+                    from = 0;
+                }
+                if cutter.buffer.len() > LONGEST {
+                    cutter.give_up(length - 1)?;
+                }
+            }
+            None if small => {}
+            None => {
+                let blank = line.iter().all(u8::is_ascii_whitespace);
+                let full = blank && buffer.len() >= AT_LEAST || buffer.len() >= WHOLE && line.ends_with(b"\n");
+                if full || buffer.len() >= AT_MOST {
+                    let whole = match std::str::from_utf8(buffer) {
+                        Err(e) if e.error_len().is_none() => e.valid_up_to(),
+                        _ => buffer.len(),
+                    };
+                    cutter.cut(whole, 0)?;
+                }
+            }
+        }
+    }
+    cutter.end()
+}
+
+struct Cutter<'a> {
+    watch: Rc<Watch>,
+    give: Give<'a>,
+    start: u64,
+    buffer: Vec<u8>,
+    /// The document at hand has been given up.
+    overlong: bool,
+}
+
+impl Cutter<'_> {
+    /// Gives what stands before `end` and drops `skip` bytes more.
+    fn cut(&mut self, end: usize, skip: usize) -> Result<()> {
+        match std::str::from_utf8(&self.buffer[..end]) {
+            _ if self.overlong => {}
+            Ok(text) => {
+                let text = text.trim_end_matches(['\n', '\r']);
+                let document = text.trim_start_matches(['\n', '\r']);
+                if !document.trim().is_empty() {
+                    let offset = self.start + (text.len() - document.len()) as u64;
+                    (self.give)(Found::Document(Document { text: document, offset, ..Document::default() }))?;
+                }
+            }
+            Err(e) => {
+                let at = self.start + e.valid_up_to() as u64;
+                (self.give)(Found::Bad(Bad::at(self.start, Reason::NotUtf8, format!("at byte {at}"))))?;
+            }
+        }
+        self.overlong = false;
+        self.buffer.drain(..end + skip);
+        self.start += (end + skip) as u64;
+        Ok(())
+    }
+
+    /// Drops a document that is too long, but for its last `keep` bytes.
+    fn give_up(&mut self, keep: usize) -> Result<()> {
+        if !self.overlong {
+            (self.give)(Found::Bad(Bad::at(self.start, Reason::TooLong, "no separator in 256 MiB")))?;
+        }
+        self.overlong = true;
+        let end = self.buffer.len() - keep;
+        self.buffer.drain(..end);
+        self.start += end as u64;
+        Ok(())
+    }
+
+    /// What remains is a document, unless damage has cut it off.
+    fn end(mut self) -> Result<()> {
+        if self.watch.damage().is_none() { self.cut(self.buffer.len(), 0) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::decompress::Codec;
+    use crate::testing::{found_at, pack};
+
+    fn documents(content: &[u8], separator: Option<&str>) -> (Vec<(u64, String)>, Vec<Bad>) {
+        let read_all = |content: &[u8], codec| {
+            found_at(&pack(codec, content), codec, |input, give| read(input, separator, give)).unwrap()
+        };
+        let (documents, bad) = read_all(content, Codec::Plain);
+        for (at, text) in &documents {
+            assert!(content[*at as usize..].starts_with(text.as_bytes()));
+        }
+        for codec in [Codec::Gzip, Codec::Zstd, Codec::Bzip2] {
+            assert_eq!(read_all(content, codec), (documents.clone(), bad.clone()), "{codec:?}");
+        }
+        (documents, bad)
+    }
+
+    #[test]
+    fn separators_may_span_lines() {
+        let (found, _) = documents(b"one\ntwo\n\n\nthree\n\n\n\n\n", Some("\n\n\n"));
+        assert_eq!(found, [(0, "one\ntwo".to_string()), (10, "three".to_string())]);
+    }
+
+    #[test]
+    fn small_files_are_one_document() {
+        assert_eq!(documents("\u{feff}a\n\nb\n".as_bytes(), None).0, [(3, "a\n\nb".to_string())]);
+        assert!(documents(b" \n\n", None).0.is_empty());
+    }
+
+    #[test]
+    fn large_files_are_cut_at_blank_lines_and_nothing_is_lost() {
+        let text: String = (0..9000).map(|i| format!("line {i} é\n{}", if i % 7 == 0 { "\n" } else { "" })).collect();
+        let (found, _) = documents(text.as_bytes(), None);
+        assert!(found.len() > 5 && found.iter().all(|(_, t)| t.len() < 5000));
+        let squeeze = |s: &str| s.replace('\n', "");
+        assert_eq!(found.iter().map(|(_, t)| squeeze(t)).collect::<String>(), squeeze(&text));
+        let endless = "é".repeat(3 << 19);
+        let (found, _) = documents(endless.as_bytes(), None);
+        assert_eq!(found.iter().map(|(_, t)| t.as_str()).collect::<String>(), endless);
+    }
+
+    #[test]
+    fn a_document_in_another_encoding_is_set_aside_with_the_place() {
+        let (found, bad) = documents(b"one|caf\xe9 au lait|three", Some("|"));
+        assert_eq!(found, [(0, "one".to_string()), (17, "three".to_string())]);
+        assert_eq!(bad, [Bad::at(4, Reason::NotUtf8, "at byte 7")]);
+    }
+}

@@ -1,0 +1,384 @@
+//! What could not be read: set aside with its place and its reason, counted, and never more than is allowed.
+//!
+//! A [`Bad`] entry stands for one document, or for as many as a lost row group announces, or for what is estimated to
+//! be lost behind a damaged place of a packed stream. Entries are kept in the cache beside what was made without them,
+//! by the number of the file, so that a later run shows the same; a run's own `quarantine.parquet` names paths.
+use crate::support::cache::write_whole;
+use crate::support::problem::TextProblem;
+use anyhow::{Context, Result};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, UInt64Builder};
+use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The file in a run's directory.
+pub const FILE: &str = "quarantine.parquet";
+/// Entries of a row group.
+const ROW_GROUP: usize = 4096;
+
+/// What to do with data that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadData {
+    /// Set it aside and go on.
+    #[default]
+    Quarantine,
+    /// Stop at the first.
+    Stop,
+}
+
+macro_rules! reasons {
+    ($($name:ident = $text:literal, $what:literal;)*) => {
+        /// Why something was set aside.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Reason { $(#[doc = $what] $name,)* }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+
+            /// As it is written and counted.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    RowGroup = "row group cannot be decoded", "A Parquet row group that cannot be decoded, or is not what it announces.";
+    NotUtf8 = "not UTF-8", "Text in another encoding, or damaged.";
+    NotJson = "not JSON", "A line that is not one JSON object.";
+    NoColumn = "no such column", "A JSON object without the column, or with something else than a string in it.";
+    Cut = "cut short", "A packed stream or a dump that ends before its end.";
+    Damaged = "damaged", "A packed stream whose check sums do not fit, or that cannot be unpacked.";
+    Page = "not a page", "A page of a dump that is not sound XML, or lacks what a page has.";
+    Markup = "markup", "A page whose wikitext the converter gave up on.";
+    TooLong = "too long", "A document of more than 256 MiB.";
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Something that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bad {
+    /// Number of the file among those that were read together.
+    pub file: u64,
+    /// The Parquet row group.
+    pub row_group: Option<u64>,
+    /// The row in it; `None` if it is the row group as a whole.
+    pub row: Option<u64>,
+    /// The line, from 1.
+    pub line: Option<u64>,
+    /// The byte at which it starts, in the unpacked file.
+    pub byte: Option<u64>,
+    /// Documents that it counts as.
+    pub documents: u64,
+    /// Why.
+    pub reason: Reason,
+    /// More of it.
+    pub detail: String,
+}
+
+impl Bad {
+    /// One document of the only file, at a byte.
+    pub fn at(byte: u64, reason: Reason, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { file: 0, row_group: None, row: None, line: None, byte: Some(byte), documents: 1, reason, detail }
+    }
+
+    /// The error that it is where nothing is set aside.
+    pub fn error(&self, path: &Path) -> TextProblem {
+        let place = [("row", self.row), ("line", self.line), ("byte", self.byte)];
+        let place: Vec<String> = place.iter().filter_map(|(what, n)| n.map(|n| format!("{what} {n}"))).collect();
+        let mut why = if place.is_empty() { String::new() } else { format!("{}: ", place.join(", ")) };
+        why += self.reason.as_str();
+        if !self.detail.is_empty() {
+            why += &format!(" ({})", self.detail);
+        }
+        TextProblem::Stopped { file: path.to_path_buf(), row_group: self.row_group, why }
+    }
+}
+
+/// Entries and documents of each reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts(BTreeMap<Reason, u64>);
+
+impl Counts {
+    /// Counts one entry.
+    pub fn add(&mut self, bad: &Bad) {
+        *self.0.entry(bad.reason).or_default() += bad.documents;
+    }
+
+    /// All, by reason.
+    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> {
+        self.0.iter().map(|(reason, documents)| (*reason, *documents))
+    }
+
+    /// Documents of all reasons.
+    pub fn documents(&self) -> u64 {
+        self.0.values().sum()
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all: Vec<String> = self.0.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
+/// Everything that was set aside for a corpus.
+#[derive(Clone, Debug, Default)]
+pub struct Quarantine {
+    parts: Vec<(Part, Vec<PathBuf>)>,
+    counts: Counts,
+    documents: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    /// A file that [`write()`] made.
+    Kept(PathBuf),
+    Held(Arc<Vec<Bad>>),
+}
+
+impl Part {
+    fn each(&self, f: &mut dyn FnMut(Bad) -> Result<()>) -> Result<()> {
+        match self {
+            Part::Kept(path) => read(path, f),
+            Part::Held(bad) => bad.iter().cloned().try_for_each(f),
+        }
+    }
+}
+
+impl Quarantine {
+    /// Adds what a file that [`write()`] made holds, of the files `paths`.
+    pub fn add(&mut self, kept: PathBuf, paths: Vec<PathBuf>) -> Result<()> {
+        read(&kept, &mut |bad| {
+            self.counts.add(&bad);
+            Ok(())
+        })?;
+        self.parts.push((Part::Kept(kept), paths));
+        Ok(())
+    }
+
+    /// Adds entries of the files `paths`.
+    pub fn hold(&mut self, bad: Vec<Bad>, paths: Vec<PathBuf>) {
+        bad.iter().for_each(|bad| self.counts.add(bad));
+        self.parts.push((Part::Held(Arc::new(bad)), paths));
+    }
+
+    /// The same, out of so many documents, good and bad.
+    pub fn among(self, documents: u64) -> Self {
+        Self { documents, ..self }
+    }
+
+    /// What there is, in a line: `2 of 120 documents cannot be read: 1 not JSON, 1 not UTF-8`.
+    pub fn summary(&self) -> String {
+        let (bad, all) = (self.counts.documents(), self.documents);
+        format!("{bad} of {all} documents cannot be read: {}", self.counts)
+    }
+
+    /// By reason.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Is there nothing?
+    pub fn is_empty(&self) -> bool {
+        self.counts.documents() == 0
+    }
+
+    /// Calls `f` with each entry and the file it is of.
+    pub fn each(&self, f: &mut dyn FnMut(&Path, Bad) -> Result<()>) -> Result<()> {
+        for (part, paths) in &self.parts {
+            part.each(&mut |bad| f(paths.get(bad.file as usize).map_or(Path::new(""), PathBuf::as_path), bad))?;
+        }
+        Ok(())
+    }
+
+    /// An error if that is more than this share of all.
+    pub fn check(&self, limit: f64) -> Result<()> {
+        let (bad, documents) = (self.counts.documents(), self.documents);
+        if bad as f64 > limit * documents as f64 {
+            let mut first = None;
+            self.each(&mut |path, bad| {
+                first.get_or_insert_with(|| bad.error(path).place_and_cause());
+                Ok(())
+            })?;
+            let (summary, first) = (self.summary(), first.unwrap_or_default());
+            return Err(TextProblem::TooBad { summary, limit, first }.into());
+        }
+        Ok(())
+    }
+
+    /// Writes all of it into `directory`, whole or not at all; nothing if there is nothing.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        let path = directory.join(FILE);
+        if self.is_empty() {
+            return Ok(());
+        }
+        write_whole(&path, |out| {
+            let mut writer = Writer::new(out, DataType::Utf8)?;
+            self.each(&mut |path, bad| writer.push(&path.display().to_string(), &bad))?;
+            writer.close()
+        })
+    }
+}
+
+/// Writes entries for the cache.
+pub fn write(path: &Path, entries: impl FnOnce(&mut dyn FnMut(Bad) -> Result<()>) -> Result<()>) -> Result<()> {
+    write_whole(path, |out| {
+        let mut writer = Writer::new(out, DataType::UInt64)?;
+        entries(&mut |bad| writer.push("", &bad))?;
+        writer.close()
+    })
+}
+
+/// Reads what [`write()`] wrote.
+pub fn read(path: &Path, f: &mut dyn FnMut(Bad) -> Result<()>) -> Result<()> {
+    let damaged = || format!("{} is damaged; remove it", path.display());
+    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    for batch in ParquetRecordBatchReaderBuilder::try_new(file).with_context(damaged)?.build()? {
+        let batch = batch.with_context(damaged)?;
+        let number = |column: usize, row: usize| {
+            let values = batch.column(column).as_primitive::<UInt64Type>();
+            values.is_valid(row).then(|| values.value(row))
+        };
+        let text = |column: usize, row: usize| batch.column(column).as_string::<i32>().value(row).to_string();
+        for row in 0..batch.num_rows() {
+            let reason = Reason::ALL.iter().find(|reason| reason.as_str() == text(6, row)).with_context(damaged)?;
+            f(Bad {
+                file: number(0, row).unwrap_or_default(),
+                row_group: number(1, row),
+                row: number(2, row),
+                line: number(3, row),
+                byte: number(4, row),
+                documents: number(5, row).unwrap_or_default(),
+                reason: *reason,
+                detail: text(7, row),
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The columns of `data/SCHEMA.md`; the first is a path, or in the cache the number of the file.
+struct Writer<W: Write + Send> {
+    parquet: ArrowWriter<W>,
+    schema: Arc<Schema>,
+    paths: Option<StringBuilder>,
+    file: UInt64Builder,
+    numbers: [UInt64Builder; 5],
+    reason: StringBuilder,
+    detail: StringBuilder,
+    entries: usize,
+}
+
+impl<W: Write + Send> Writer<W> {
+    fn new(out: W, first: DataType) -> Result<Self> {
+        let named = first == DataType::Utf8;
+        let number = |name: &str, null| Field::new(name, DataType::UInt64, null);
+        let schema = Arc::new(Schema::new(vec![
+            Field::new(if named { "path" } else { "file" }, first, false),
+            number("row_group", true),
+            number("row", true),
+            number("line", true),
+            number("byte", true),
+            number("documents", false),
+            Field::new("reason", DataType::Utf8, false),
+            Field::new("detail", DataType::Utf8, false),
+        ]));
+        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?)).build();
+        Ok(Self {
+            parquet: ArrowWriter::try_new(out, schema.clone(), Some(properties))?,
+            schema,
+            paths: named.then(StringBuilder::new),
+            file: UInt64Builder::new(),
+            numbers: Default::default(),
+            reason: StringBuilder::new(),
+            detail: StringBuilder::new(),
+            entries: 0,
+        })
+    }
+
+    fn push(&mut self, path: &str, bad: &Bad) -> Result<()> {
+        match &mut self.paths {
+            Some(paths) => paths.append_value(path),
+            None => self.file.append_value(bad.file),
+        }
+        let numbers = [bad.row_group, bad.row, bad.line, bad.byte, Some(bad.documents)];
+        self.numbers.iter_mut().zip(numbers).for_each(|(column, number)| column.append_option(number));
+        self.reason.append_value(bad.reason.as_str());
+        self.detail.append_value(&bad.detail);
+        self.entries += 1;
+        if self.entries >= ROW_GROUP { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let first: ArrayRef = match &mut self.paths {
+            Some(paths) => Arc::new(paths.finish()),
+            None => Arc::new(self.file.finish()),
+        };
+        let mut columns = vec![first];
+        columns.extend(self.numbers.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef));
+        columns.extend([Arc::new(self.reason.finish()) as ArrayRef, Arc::new(self.detail.finish()) as ArrayRef]);
+        if self.entries > 0 {
+            self.parquet.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
+            self.parquet.flush()?;
+        }
+        self.entries = 0;
+        Ok(())
+    }
+
+    fn close(mut self) -> Result<()> {
+        self.flush()?;
+        self.parquet.close()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept.parquet");
+        let group = Bad { file: 1, row_group: Some(3), documents: 20, ..Bad::at(0, Reason::RowGroup, "no") };
+        let bad = [Bad { line: Some(7), ..Bad::at(99, Reason::NotJson, "eof") }, Bad { byte: None, ..group }];
+        write(&kept, |push| bad.iter().cloned().try_for_each(push)).unwrap();
+        let mut quarantine = Quarantine::default();
+        assert!(quarantine.is_empty() && quarantine.check(0.0).is_ok());
+        quarantine.add(kept, vec!["a.jsonl".into(), "b.parquet".into()]).unwrap();
+        let mut found = Vec::new();
+        let mut keep = |path: &Path, bad| {
+            found.push((path.display().to_string(), bad));
+            Ok(())
+        };
+        quarantine.each(&mut keep).unwrap();
+        assert_eq!(found, [("a.jsonl".to_string(), bad[0].clone()), ("b.parquet".to_string(), bad[1].clone())]);
+        assert_eq!(quarantine.counts().to_string(), "20 row group cannot be decoded, 1 not JSON");
+        assert!(quarantine.clone().among(210).check(0.1).is_ok());
+        let said = quarantine.clone().among(209).check(0.1).unwrap_err().to_string();
+        assert!(said.contains("21 of 209 documents") && said.contains("a.jsonl: line 7, byte 99: not JSON"), "{said}");
+        quarantine.write(folder.path()).unwrap();
+        let file = std::fs::File::open(folder.path().join(FILE)).unwrap();
+        let rows: Vec<_> = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().collect();
+        let rows = rows[0].as_ref().unwrap();
+        assert_eq!(rows.column_by_name("path").unwrap().as_string::<i32>().value(1), "b.parquet");
+    }
+}

@@ -1,0 +1,279 @@
+//! Stage `concat`: documents of a lane, end-of-text tokens between them, cut into micro-batches.
+use crate::tokenizer::Vocabulary;
+use anyhow::{Context, Result, bail};
+use arrow::array::AsArray;
+use arrow::buffer::ScalarBuffer;
+use arrow::datatypes::UInt32Type;
+use contract::parameters::splitmix64;
+use contract::{
+    At, Batch, BatchShape, Built, Emit, Env, IGNORED, Kind, Lane, Memory, Packet, Port, Problem, Purpose, Schedule,
+    Settings, Snapshot, Stage, StageSettings, Step, Turn,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::any::Any;
+use std::collections::BTreeMap;
+
+/// Settings of stage `concat`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Concat {
+    /// Tokens in a sequence.
+    pub sequence_length: usize,
+    /// Sequences in a micro-batch.
+    pub micro_batch_size: usize,
+    /// Micro-batches in a global batch.
+    pub micro_batches: u32,
+    /// Do not learn the first token of a document from the one before.
+    pub mask_across_documents: bool,
+    /// Micro-batches that a lane holds, to draw the sequences of the next one from.
+    pub shuffle: usize,
+}
+
+impl Default for Concat {
+    fn default() -> Self {
+        Self { sequence_length: 128, micro_batch_size: 16, micro_batches: 2, mask_across_documents: false, shuffle: 32 }
+    }
+}
+
+impl StageSettings for Concat {
+    const SUMMARY: &'static str = "concatenates documents and cuts them into sequences of one length";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("sequence_length", "tokens in a sequence; 1 to 1048576"),
+        ("micro_batch_size", "sequences in a micro-batch, the unit of work; 1 to 65536"),
+        ("micro_batches", "micro-batches in a step; 1 to 65536; the results depend on it, never on the workers"),
+        ("mask_across_documents", "true: the first token of a document is not predicted from the one before"),
+        (
+            "shuffle",
+            "micro-batches that a lane holds to draw its next sequences from; 0: sequences in documents' order",
+        ),
+    ];
+    const EXAMPLE: &'static str = "sequence_length = 128\nmicro_batch_size = 16\nmicro_batches = 2\n";
+}
+
+impl Settings for Concat {
+    fn takes(&self) -> Vec<Port> {
+        vec![Port::stream(Kind::Tokens)]
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Batch]
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut range = |key, value: usize, most: usize| {
+            if !(1..=most).contains(&value) {
+                problems.push(Problem::at(key, format!("{value} is not from 1 to {most}")));
+            }
+        };
+        range("sequence_length", self.sequence_length, 1 << 20);
+        range("micro_batch_size", self.micro_batch_size, 1 << 16);
+        range("micro_batches", self.micro_batches as usize, 1 << 16);
+        if self.shuffle > 1 << 16 {
+            problems.push(Problem::at("shuffle", format!("{} is not from 0 to {}", self.shuffle, 1 << 16)));
+        }
+        problems
+    }
+
+    fn build(&self, env: &Env) -> Result<Built> {
+        let vocabulary = Vocabulary::of(env)?;
+        Ok(Built::Stage(Box::new(Packer {
+            shape: env.shape,
+            schedule: env.schedule,
+            end_of_text: vocabulary.end_of_text,
+            mask: self.mask_across_documents,
+            shuffle: self.shuffle,
+            seed: env.seed,
+            lanes: BTreeMap::new(),
+        })))
+    }
+
+    fn pulls(&self) -> bool {
+        true
+    }
+
+    /// The sequences that lanes draw from, their snapshot, and that as JSON where a checkpoint is written.
+    fn memory(&self, env: &Env) -> Memory {
+        let BatchShape { micro_batches, sequences, length } = env.shape;
+        let tokens = micro_batches as usize * sequences * (self.shuffle + 1) * (length + 1);
+        let lasting = (tokens * (2 * size_of::<u32>() + size_of::<Value>() + 8)) as u64;
+        Memory { lasting, ..Memory::default() }
+    }
+
+    fn batch_shape(&self) -> Option<BatchShape> {
+        let Self { sequence_length: length, micro_batch_size: sequences, micro_batches, .. } = *self;
+        Some(BatchShape { micro_batches, sequences, length })
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+struct Packer {
+    shape: BatchShape,
+    schedule: Schedule,
+    end_of_text: u32,
+    mask: bool,
+    shuffle: usize,
+    seed: u64,
+    lanes: BTreeMap<Lane, LaneState>,
+}
+
+#[derive(Default)]
+struct LaneState {
+    /// Training tokens not yet in a sequence.
+    tokens: Vec<u32>,
+    /// Sequences to draw from, each with the token after it. Neighbours in a document are alike: a batch of them
+    /// would say less of the corpus than one of sequences from many documents.
+    pool: Vec<u32>,
+    /// The last step that got its training batch.
+    made: Option<Step>,
+    /// Validation tokens of this step not yet in a batch.
+    held: Vec<u32>,
+    /// Validation batches of this step.
+    parts: u32,
+}
+
+/// What a checkpoint keeps of a lane.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Left {
+    tokens: Vec<u32>,
+    pool: Vec<u32>,
+}
+
+impl Packer {
+    /// Takes the first `sequences` sequences away from `tokens`, each with the token after it, which also stays as the
+    /// first of what is left: `[sequences, length + 1]`.
+    fn cut(&self, tokens: &mut Vec<u32>, sequences: usize) -> Vec<u32> {
+        let length = self.shape.length;
+        let starts = (0..sequences).map(|i| i * length);
+        let windows = starts.flat_map(|start| tokens[start..=start + length].iter().copied()).collect();
+        tokens.drain(..sequences * length);
+        windows
+    }
+
+    /// The training sequences of a step; `None` while there are too few tokens to draw them from.
+    fn draw(&self, state: &mut LaneState, lane: Lane, step: Step) -> Option<Vec<u32>> {
+        let (wanted, window) = (self.shape.sequences, self.shape.length + 1);
+        let whole = state.tokens.len().saturating_sub(1) / self.shape.length;
+        if self.shuffle == 0 {
+            return (whole >= wanted).then(|| self.cut(&mut state.tokens, wanted));
+        }
+        let missing = (wanted * (self.shuffle + 1)).saturating_sub(state.pool.len() / window);
+        let more = self.cut(&mut state.tokens, whole.min(missing));
+        state.pool.extend(more);
+        if whole < missing {
+            return None;
+        }
+        let key = splitmix64(self.seed ^ 0x5348_5546, splitmix64(step, u64::from(lane)));
+        let mut drawn = Vec::with_capacity(wanted * window);
+        for i in 0..wanted as u64 {
+            let left = state.pool.len() / window;
+            let at = (splitmix64(key, i) % left as u64) as usize * window;
+            drawn.extend_from_slice(&state.pool[at..at + window]);
+            // The last one takes its place.
+            state.pool.copy_within((left - 1) * window.., at);
+            state.pool.truncate((left - 1) * window);
+        }
+        Some(drawn)
+    }
+
+    /// A batch of `windows`, `[sequences, length + 1]`.
+    fn batch(&self, windows: &[u32], leaf: Lane, purpose: Purpose, part: u32) -> Batch {
+        let length = self.shape.length;
+        let sequences = windows.len() / (length + 1);
+        let n = sequences * length;
+        let (mut tokens, mut targets) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let mut document_starts = Vec::with_capacity(n);
+        for window in windows.chunks(length + 1) {
+            let mut start = 0;
+            for (position, pair) in (0u32..).zip(window.windows(2)) {
+                let ends = pair[0] == self.end_of_text;
+                tokens.push(pair[0]);
+                targets.push(if ends && self.mask { IGNORED } else { pair[1] });
+                document_starts.push(start);
+                if ends {
+                    start = position + 1;
+                }
+            }
+        }
+        Batch {
+            leaf,
+            purpose,
+            part,
+            sequences,
+            length,
+            tokens: ScalarBuffer::from(tokens),
+            targets: ScalarBuffer::from(targets),
+            document_starts: ScalarBuffer::from(document_starts),
+        }
+    }
+
+    /// Cuts validation batches: full ones, and at the end a smaller one of what is left, whole sequences only.
+    fn validate(&self, lane: Lane, state: &mut LaneState, last: bool, out: &mut dyn Emit) {
+        loop {
+            let whole = state.held.len().saturating_sub(1) / self.shape.length;
+            let sequences = whole.min(self.shape.sequences);
+            if sequences == 0 || sequences < self.shape.sequences && !last {
+                break;
+            }
+            let windows = self.cut(&mut state.held, sequences);
+            out.give(Packet::Batch(self.batch(&windows, lane, Purpose::Validate, state.parts)));
+            state.parts += 1;
+        }
+        if last {
+            state.held.clear();
+            state.parts = 0;
+        }
+    }
+}
+
+impl Stage for Packer {
+    fn packet(&mut self, at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
+        let Packet::Tokens(tokens) = packet else { bail!("concat takes tokens, not {}", packet.kind().name()) };
+        let mut state = self.lanes.remove(&tokens.lane).unwrap_or_default();
+        let stream = match tokens.purpose {
+            Purpose::Train => &mut state.tokens,
+            Purpose::Validate => &mut state.held,
+        };
+        let ids = tokens.documents.values().as_primitive_opt::<UInt32Type>().context("token ids are not uint32")?;
+        for bounds in tokens.documents.value_offsets().windows(2) {
+            stream.extend_from_slice(&ids.values()[bounds[0] as usize..bounds[1] as usize]);
+            stream.push(self.end_of_text);
+        }
+        let turn = if tokens.purpose == Purpose::Validate && !tokens.last {
+            self.validate(tokens.lane, &mut state, false, out);
+            Turn::Starved
+        } else {
+            if tokens.purpose == Purpose::Validate {
+                self.validate(tokens.lane, &mut state, true, out);
+            }
+            if !self.schedule.trains(at.step) || state.made == Some(at.step) {
+                Turn::Done
+            } else if let Some(windows) = self.draw(&mut state, tokens.lane, at.step) {
+                out.give(Packet::Batch(self.batch(&windows, tokens.lane, Purpose::Train, 0)));
+                state.made = Some(at.step);
+                Turn::Done
+            } else {
+                Turn::Starved
+            }
+        };
+        self.lanes.insert(tokens.lane, state);
+        Ok(turn)
+    }
+
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
+        let state = self.lanes.entry(lane).or_default();
+        Ok(Snapshot::of(Left { tokens: state.tokens.clone(), pool: state.pool.clone() }))
+    }
+
+    fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
+        let left: Left = serde_json::from_value(state)
+            .with_context(|| format!("the checkpoint's state of lane {lane} is not a packer's"))?;
+        self.lanes.insert(lane, LaneState { tokens: left.tokens, pool: left.pool, ..LaneState::default() });
+        Ok(())
+    }
+}

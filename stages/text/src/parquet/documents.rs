@@ -1,0 +1,300 @@
+//! Texts by row number, over Parquet files that are read in place.
+use crate::corpus::survey::Survey;
+use crate::input::ingest::DocumentFile;
+use crate::input::quarantine::{OnBadData, Quarantine};
+use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
+use crate::support::cache::{Cache, key};
+use crate::support::permutation::choose;
+use anyhow::{Context, Result};
+use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryBuilder, LargeStringArray, LargeStringBuilder};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
+use parquet::column::reader::ColumnReader;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The documents of a corpus, addressed by number. Reading is thread-safe.
+///
+/// Numbers count every row of the files, null or not, or, where a sample was taken, the rows of the sample; a
+/// null is told apart from an empty text by [`get`](Self::get) and is an empty text to [`take`](Self::take).
+///
+/// What cannot be read is told by [`each_seen`](Self::each_seen); for all others a text that is not UTF-8 is a null, and
+/// a row group that cannot be decoded is an error until [`lose`](Self::lose) has been told of it, and nulls then.
+pub struct DocumentStore {
+    groups: RowGroups,
+    sample: Option<Vec<u64>>,
+    lost: BTreeSet<usize>,
+    hash: String,
+    paths: Vec<PathBuf>,
+    converted: Vec<bool>,
+    on_bad_data: OnBadData,
+    quarantine: Quarantine,
+}
+
+/// Said where a file that millrace made itself cannot be read.
+pub const CACHE_IS_DAMAGED: &str =
+    "a file of the cache is damaged; `pipeline cache --clear documents` removes it, and it is made again";
+
+/// What a row holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen<'a> {
+    /// A text.
+    Text(&'a str),
+    /// Nothing.
+    Null,
+    /// Something that is not UTF-8 from this byte on.
+    NotUtf8(usize),
+    /// Nobody knows: its row group has been given up.
+    Lost,
+}
+
+impl DocumentStore {
+    /// Opens document files: each its own column, of string, large_string, string_view, binary (if it is UTF-8)
+    /// or a dictionary of one of them. Reads the files whole once to know their content hash.
+    pub fn open(files: &[DocumentFile], cache: &Cache) -> Result<Self> {
+        let mut open = Vec::new();
+        let mut hashes = vec!["documents 1".to_string()];
+        for file in files {
+            let opened = OpenFile::new(&file.path, &file.column, "string", is_text);
+            open.push(match file.hash {
+                Some(_) => opened.context(CACHE_IS_DAMAGED)?,
+                None => opened?,
+            });
+            hashes.push(file.column.clone());
+            hashes.push(match &file.hash {
+                Some(hash) => hash.clone(),
+                None => cache.hash_file(&file.path)?,
+            });
+        }
+        let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
+        let groups = RowGroups::new(open, DEFAULT_BUDGET, Box::new(to_bytes), None).with_rescue(raw_column);
+        Ok(Self {
+            groups,
+            sample: None,
+            lost: BTreeSet::new(),
+            hash: key(&hashes),
+            paths: files.iter().map(|file| file.path.clone()).collect(),
+            converted: files.iter().map(|file| file.hash.is_some()).collect(),
+            on_bad_data: OnBadData::default(),
+            quarantine: Quarantine::default(),
+        })
+    }
+
+    /// With what was set aside when its files were made, and what to do with what cannot be read in them.
+    pub fn with_quarantine(self, quarantine: Quarantine, on_bad_data: OnBadData) -> Self {
+        Self { quarantine, on_bad_data, ..self }
+    }
+
+    /// What to do with what cannot be read.
+    pub fn on_bad_data(&self) -> OnBadData {
+        self.on_bad_data
+    }
+
+    /// What has been set aside: when its files were made, and of its rows by `survey`.
+    pub fn quarantine(&self, survey: &Survey) -> Quarantine {
+        let mut quarantine = self.quarantine.clone();
+        let converted = quarantine.counts().documents();
+        quarantine.hold(survey.bad.clone(), self.paths.clone());
+        // What was lost in making a file was lost of the whole file, not of a sample.
+        let rows = if converted > 0 { self.groups.rows() } else { self.rows() };
+        quarantine.among(rows + converted)
+    }
+
+    /// A file, by its number.
+    pub fn path(&self, file: u64) -> &Path {
+        self.paths.get(file as usize).map_or(Path::new(""), PathBuf::as_path)
+    }
+
+    /// Was the file made by millrace, in the cache?
+    pub fn is_converted(&self, file: u64) -> bool {
+        self.converted.get(file as usize).copied().unwrap_or(false)
+    }
+
+    /// Gives up row groups, named by file and row group: their rows are nulls.
+    pub fn lose(&mut self, groups: impl IntoIterator<Item = (u64, u64)>) {
+        let all = (0..self.groups.row_groups()).map(|group| (self.groups.number(group), group));
+        let number: BTreeMap<_, _> = all.map(|((file, index), group)| ((file as u64, index as u64), group)).collect();
+        self.lost.extend(groups.into_iter().filter_map(|place| number.get(&place)));
+    }
+
+    /// Keeps `wanted` rows, chosen by `seed`, in their order.
+    pub fn sample(self, wanted: u64, seed: u64) -> Self {
+        if wanted >= self.rows() {
+            return self;
+        }
+        let hash = key(&[&self.hash, &wanted.to_string(), &seed.to_string()]);
+        let chosen = choose(self.groups.rows(), wanted, seed);
+        Self { sample: Some(chosen), hash, ..self }
+    }
+
+    /// Bytes that `threads` that read take at most.
+    pub fn memory(&self, threads: usize) -> u64 {
+        self.groups.memory(DEFAULT_BUDGET, threads)
+    }
+
+    /// Rows there are.
+    pub fn rows(&self) -> u64 {
+        self.sample.as_ref().map_or(self.groups.rows(), |s| s.len() as u64)
+    }
+
+    /// Names the content: the files', the columns', the sample's.
+    pub fn content_hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Its number among all rows of the files.
+    pub fn file_row(&self, row: u64) -> u64 {
+        self.sample.as_ref().map_or(row, |s| s[row as usize])
+    }
+
+    /// Where `row` is, for messages.
+    pub fn place(&self, row: u64) -> Option<Place> {
+        self.groups.place(self.file_row(row))
+    }
+
+    /// One text; `None` if it is null.
+    pub fn get(&self, row: u64) -> Result<Option<String>> {
+        let mut text = None;
+        self.each([row], |t| text = t.map(str::to_string))?;
+        Ok(text)
+    }
+
+    /// The texts of `rows`, in that order, nulls as empty texts.
+    pub fn take(&self, rows: impl IntoIterator<Item = u64>) -> Result<LargeStringArray> {
+        let mut texts = LargeStringBuilder::new();
+        self.each(rows, |text| texts.append_value(text.unwrap_or_default()))?;
+        Ok(texts.finish())
+    }
+
+    /// Calls `f` with each text of `rows`, `None` for a null.
+    pub fn each(&self, rows: impl IntoIterator<Item = u64>, mut f: impl FnMut(Option<&str>)) -> Result<()> {
+        self.each_seen(rows, |_, seen| {
+            f(if let Seen::Text(text) = seen { Some(text) } else { None });
+            Ok(())
+        })
+    }
+
+    /// Calls `f` with each of `rows` and what it holds.
+    pub fn each_seen(
+        &self,
+        rows: impl IntoIterator<Item = u64>,
+        mut f: impl FnMut(u64, Seen) -> Result<()>,
+    ) -> Result<()> {
+        // Neighbours are often in one row group: ask the store only when one leaves it.
+        let mut current: Option<(Range<u64>, Option<ArrayRef>)> = None;
+        for row in rows {
+            let known = self.sample.as_ref().is_none_or(|s| row < s.len() as u64);
+            anyhow::ensure!(known && row < self.rows(), "row {row} of {} was asked for", self.rows());
+            let at = self.file_row(row);
+            if !current.as_ref().is_some_and(|(range, _)| range.contains(&at)) {
+                let (group, range) = self.groups.announced(at).context("there are no rows")?;
+                let array = if self.lost.contains(&group) { None } else { Some(self.groups.find(at)?.0) };
+                current = Some((range, array));
+            }
+            let (range, array) = current.as_ref().context("a row group was just found")?;
+            let Some(array) = array else {
+                f(row, Seen::Lost)?;
+                continue;
+            };
+            let (texts, index) = (array.as_binary::<i64>(), (at - range.start) as usize);
+            let seen = match texts.is_valid(index).then(|| std::str::from_utf8(texts.value(index))) {
+                None => Seen::Null,
+                Some(Ok(text)) => Seen::Text(text),
+                Some(Err(e)) => Seen::NotUtf8(e.valid_up_to()),
+            };
+            f(row, seen)?;
+        }
+        Ok(())
+    }
+
+    /// Row group number, file and row group, rows of the row group that `row` is in, and where they stand among the
+    /// rows of the store.
+    pub fn row_group(&self, row: u64) -> Option<RowGroup> {
+        let (group, range) = self.groups.announced(self.file_row(row))?;
+        let (file, index) = self.groups.number(group);
+        let rows = match &self.sample {
+            None => range.clone(),
+            Some(sample) => {
+                let at = |bound: u64| sample.partition_point(|row| *row < bound) as u64;
+                at(range.start)..at(range.end)
+            }
+        };
+        Some(RowGroup { file: file as u64, row_group: index as u64, first: range.start, rows })
+    }
+}
+
+/// A row group of a [`DocumentStore`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowGroup {
+    /// Number of the file.
+    pub file: u64,
+    /// Its number in the file.
+    pub row_group: u64,
+    /// Its first row among those of all files.
+    pub first: u64,
+    /// Its rows in the store: those of the sample, where there is one.
+    pub rows: Range<u64>,
+}
+
+/// Bytes that `threads` that read documents from `files` in place take at most, by their footers; 0 if one cannot be read.
+pub fn memory(files: &[PathBuf], column: &str, threads: usize) -> u64 {
+    let open: Result<Vec<_>> = files.iter().map(|path| OpenFile::new(path, column, "string", is_text)).collect();
+    open.map_or(0, |files| OpenFile::memory(&files, DEFAULT_BUDGET, threads))
+}
+
+/// Texts as [`Rows`](contract::Rows) carry them.
+pub fn records(texts: LargeStringArray) -> Result<RecordBatch> {
+    let schema = Schema::new(vec![Field::new("text", DataType::LargeUtf8, false)]);
+    Ok(RecordBatch::try_new(Arc::new(schema), vec![Arc::new(texts)])?)
+}
+
+pub(crate) fn is_text(field: &Field) -> bool {
+    use DataType::*;
+    let plain = |t: &DataType| matches!(t, Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView);
+    match field.data_type() {
+        Dictionary(_, values) => plain(values),
+        other => plain(other),
+    }
+}
+
+/// As bytes: which of them are UTF-8 is seen row by row.
+fn to_bytes(column: &ArrayRef) -> Result<ArrayRef> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let plain = match column.data_type() {
+        DataType::Dictionary(_, values) => &cast_with_options(column, values, &strict)?,
+        _ => column,
+    };
+    Ok(cast_with_options(plain, &DataType::LargeBinary, &strict)?)
+}
+
+/// A column of strings as bytes, past the check that all of them are UTF-8, which fails whole pages for one of them.
+pub(crate) fn raw_column(path: &Path, row_group: usize, column: usize) -> Result<ArrayRef> {
+    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let reader = SerializedFileReader::new(file)?;
+    let schema = reader.metadata().file_metadata().schema_descr_ptr();
+    let leaf = (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == column);
+    let leaf = leaf.context("no such column")?;
+    let described = schema.column(leaf);
+    anyhow::ensure!(described.max_rep_level() == 0, "a column of lists");
+    let ColumnReader::ByteArrayColumnReader(mut values) = reader.get_row_group(row_group)?.get_column_reader(leaf)?
+    else {
+        anyhow::bail!("not a column of bytes");
+    };
+    let mut texts = LargeBinaryBuilder::new();
+    loop {
+        let (mut levels, mut some) = (Vec::new(), Vec::new());
+        let (records, _, _) = values.read_records(1024, Some(&mut levels), None, &mut some)?;
+        if records == 0 {
+            return Ok(Arc::new(texts.finish()));
+        }
+        let mut some = some.iter();
+        for record in 0..records {
+            let is_null = levels.get(record).is_some_and(|level| *level < described.max_def_level());
+            texts.append_option(if is_null { None } else { Some(some.next().context("a value is missing")?.data()) });
+        }
+    }
+}

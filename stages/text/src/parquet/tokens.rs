@@ -1,0 +1,224 @@
+//! Token Parquet: one list of ids a document, and in the footer what they were made with.
+//!
+//! Column `tokens` is `list<uint16>` or `list<uint32>`, without end-of-text tokens. The footer's keys are those of
+//! [`Vocabulary`] under `millrace.`, plus `millrace.layout = documents` and `millrace.token_type`.
+use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
+use crate::prepare::catalog::read_parquet;
+use crate::prepare::write::files::{Lists, encodings, token_type, vocabulary_notes};
+use crate::support::cache::{Cache, key, write_whole};
+use crate::support::problem::TextProblem;
+use crate::tokenizer::Vocabulary;
+use anyhow::{Context, Result};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, ListBuilder, RecordBatch, UInt32Builder};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
+use parquet::arrow::ArrowWriter;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Rows of a row group that [`write_tokens`] makes.
+const ROW_GROUP: usize = 256;
+
+/// The token lists of a corpus, addressed by row number.
+pub struct TokenStore {
+    groups: RowGroups,
+    paths: Vec<PathBuf>,
+    vocabulary: Vocabulary,
+    hash: String,
+}
+
+impl TokenStore {
+    /// Opens token files, which must agree on what they were made with, and with `tokenizer`, if one is given.
+    pub fn open(paths: &[PathBuf], tokenizer: Option<&Vocabulary>, cache: &Cache) -> Result<Self> {
+        let mut expected = tokenizer.cloned();
+        let mut open = Vec::new();
+        let mut hashes = vec!["tokens 1".to_string()];
+        for path in paths {
+            let file = OpenFile::new(path, "tokens", "list<uint16> or list<uint32>", is_token_list)?;
+            let found = stated(&file)?;
+            let expected = expected.get_or_insert_with(|| found.clone());
+            let disagrees = |what: &'static str, found: String, expected: String| {
+                Err(TextProblem::Mismatch { file: path.clone(), what, found, expected }.into())
+            };
+            if found.hash != expected.hash {
+                return disagrees("tokenizer (blake3)", found.hash, expected.hash.clone());
+            }
+            if found.size != expected.size {
+                return disagrees("vocabulary size", found.size.to_string(), expected.size.to_string());
+            }
+            if found.end_of_text != expected.end_of_text {
+                return disagrees("end-of-text id", found.end_of_text.to_string(), expected.end_of_text.to_string());
+            }
+            open.push(file);
+            hashes.push(cache.hash_file(path)?);
+        }
+        let vocabulary = expected.ok_or_else(|| TextProblem::Empty { why: "no token file is given".into() })?;
+        let size = vocabulary.size;
+        let inspect = move |file: &Path, row_group: usize, lists: &ArrayRef| {
+            let lists = lists.as_list::<i32>();
+            let ids = lists.values().as_primitive::<UInt32Type>().values();
+            let Some(at) = ids.iter().position(|id| *id >= size) else { return Ok(()) };
+            let row = lists.value_offsets().partition_point(|start| *start as usize <= at).saturating_sub(1);
+            let (file, id) = (file.to_path_buf(), ids[at]);
+            Err(TextProblem::Id { file, row_group, row, id, vocabulary: size }.into())
+        };
+        let groups = RowGroups::new(open, DEFAULT_BUDGET, Box::new(to_lists), Some(Box::new(inspect)));
+        let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
+        Ok(Self { groups, paths: paths.to_vec(), vocabulary, hash: key(&hashes) })
+    }
+
+    /// Of every row the first 64 bits of its text's hash, and the text's size in bytes, where the files (those that
+    /// [`write`](mod@crate::prepare::write) makes) say so.
+    pub fn texts(&self) -> Result<Option<Vec<(u64, u64)>>> {
+        let schema = Schema::new(vec![
+            Field::new("content_hash", DataType::FixedSizeBinary(16), false),
+            Field::new("bytes", DataType::UInt64, false),
+        ]);
+        let mut texts = Vec::new();
+        for path in &self.paths {
+            if !self.groups.has_columns(path, &schema) {
+                return Ok(None);
+            }
+            let table = read_parquet(path, &schema)?;
+            let (hashes, bytes) =
+                (table.column(0).as_fixed_size_binary(), table.column(1).as_primitive::<UInt64Type>());
+            let start = |hash: &[u8]| u64::from_le_bytes(std::array::from_fn(|i| hash[i]));
+            texts.extend((0..table.num_rows()).map(|row| (start(hashes.value(row)), bytes.value(row))));
+        }
+        Ok(Some(texts))
+    }
+
+    /// Rows there are.
+    pub fn rows(&self) -> u64 {
+        self.groups.rows()
+    }
+
+    /// What the files were made with.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// Names the content.
+    pub fn content_hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Where `row` is, for messages.
+    pub fn place(&self, row: u64) -> Option<Place> {
+        self.groups.place(row)
+    }
+
+    /// Calls `f` with the ids of each of `rows`; a null list is an empty one.
+    pub fn each(&self, rows: impl IntoIterator<Item = u64>, mut f: impl FnMut(&[u32])) -> Result<()> {
+        for row in rows {
+            let (array, index) = self.groups.find(row)?;
+            let lists = array.as_list::<i32>();
+            if lists.is_null(index) {
+                f(&[]);
+            } else {
+                f(lists.value(index).as_primitive::<UInt32Type>().values());
+            }
+        }
+        Ok(())
+    }
+
+    /// The token lists of `rows`, in that order.
+    pub fn take(&self, rows: impl IntoIterator<Item = u64>) -> Result<ListArray> {
+        let mut lists = ListBuilder::new(UInt32Builder::new());
+        self.each(rows, |ids| {
+            lists.values().append_slice(ids);
+            lists.append(true);
+        })?;
+        Ok(lists.finish())
+    }
+}
+
+fn is_token_list(field: &Field) -> bool {
+    use DataType::*;
+    let unsigned = |item: &Field| matches!(item.data_type(), UInt16 | UInt32);
+    matches!(field.data_type(), List(item) | LargeList(item) if unsigned(item))
+}
+
+fn to_lists(column: &ArrayRef) -> Result<ArrayRef> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let lists = cast_with_options(column, &DataType::new_list(DataType::UInt32, true), &strict)?;
+    anyhow::ensure!(lists.as_list::<i32>().values().null_count() == 0, "a null among the token ids");
+    Ok(lists)
+}
+
+/// What the footer of a token file says.
+fn stated(file: &OpenFile) -> Result<Vocabulary> {
+    let note = |key: &'static str| {
+        file.note(key).ok_or_else(|| TextProblem::Mismatch {
+            file: file.path.clone(),
+            what: key,
+            found: "not stated".into(),
+            expected: "the footer of a token file (made by `write`)".to_string(),
+        })
+    };
+    let number = |key: &'static str| -> Result<u32> {
+        let value = note(key)?;
+        value.parse().with_context(|| format!("{}: {key} is {value}, not a number", file.path.display()))
+    };
+    let layout = note("millrace.layout")?;
+    if layout != "documents" {
+        let (found, expected) = (layout.to_string(), "documents".to_string());
+        return Err(TextProblem::Mismatch { file: file.path.clone(), what: "layout", found, expected }.into());
+    }
+    let schema = file.metadata.schema();
+    let found = match schema.field_with_name("tokens").map(|f| f.data_type()) {
+        Ok(DataType::List(item) | DataType::LargeList(item)) => item.data_type().to_string().to_lowercase(),
+        _ => "no list".to_string(),
+    };
+    let expected = note("millrace.token_type")?.to_string();
+    if found != expected {
+        return Err(TextProblem::Mismatch { file: file.path.clone(), what: "token type", found, expected }.into());
+    }
+    Ok(Vocabulary {
+        hash: note("millrace.tokenizer")?.to_string(),
+        size: number("millrace.vocabulary_size")?,
+        end_of_text: number("millrace.end_of_text")?,
+    })
+}
+
+/// Writes a token file: `uint16` ids where the vocabulary allows it, row groups of 256 rows, zstd. Whole or not
+/// there.
+pub fn write_tokens<D: AsRef<[u32]>>(
+    path: &Path,
+    vocabulary: &Vocabulary,
+    documents: impl IntoIterator<Item = D>,
+) -> Result<()> {
+    try_write_tokens(path, vocabulary, documents.into_iter().map(Ok))
+}
+
+/// The same of documents that may fail to come.
+///
+/// # Errors
+/// The first of `documents` that is one; or if the file cannot be written.
+pub fn try_write_tokens<D: AsRef<[u32]>>(
+    path: &Path,
+    vocabulary: &Vocabulary,
+    documents: impl IntoIterator<Item = Result<D>>,
+) -> Result<()> {
+    let item = token_type(vocabulary);
+    let schema = Arc::new(Schema::new(vec![Field::new("tokens", DataType::new_list(item.clone(), true), false)]));
+    let mut notes = vec![KeyValue::new("millrace.layout".into(), "documents".to_string())];
+    notes.extend(vocabulary_notes(vocabulary));
+    let properties = encodings(WriterProperties::builder())?
+        .set_max_row_group_row_count(Some(ROW_GROUP))
+        .set_key_value_metadata(Some(notes))
+        .build();
+    write_whole(path, |out| {
+        let mut writer = ArrowWriter::try_new(out, schema.clone(), Some(properties))?;
+        let mut documents = documents.into_iter().peekable();
+        while documents.peek().is_some() {
+            let mut lists = Lists::new(vocabulary);
+            documents.by_ref().take(ROW_GROUP).try_for_each(|document| lists.push(document?.as_ref()))?;
+            writer.write(&RecordBatch::try_new(schema.clone(), vec![lists.finish()])?)?;
+        }
+        writer.close()?;
+        Ok(())
+    })
+}

@@ -1,0 +1,126 @@
+//! Stage `parquet`: the end of preparation. Rows and their tokens become the shards of a version.
+//!
+//! - [`work`]: which shards there are to write, and of what
+//! - [`unwritten_rows`]: the source of preparation's second graph: the texts that have no tokens yet
+//! - [`files`]: `documents-*`, `sequences-*` and `dropped-*.parquet`
+//! - [`sequences`]: documents end to end, cut into sequences
+pub mod files;
+pub mod sequences;
+pub mod unwritten_rows;
+pub mod work;
+
+pub use unwritten_rows::UnwrittenRows;
+pub use work::{KeptRow, Shard, ShardWritten, Work};
+
+use anyhow::{Result, bail};
+use arrow::array::ListArray;
+use contract::{
+    At, Built, Emit, Env, Kind, Lane, Packet, Port, Problem, Rows, Settings, Stage, StageSettings, Step, Tokens, Turn,
+};
+use serde::{Deserialize, Serialize};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Settings of stage `parquet`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Write {
+    /// Files of documents; a document's follows from its id.
+    pub shards: u32,
+    /// Write token ids beside texts.
+    pub tokens: bool,
+    /// Tokens of a packed sequence; 0: no sequences.
+    pub sequence_length: u32,
+    /// Write what was dropped as well.
+    pub keep_dropped: bool,
+}
+
+impl Default for Write {
+    fn default() -> Self {
+        Self { shards: 256, tokens: true, sequence_length: 0, keep_dropped: false }
+    }
+}
+
+impl StageSettings for Write {
+    const SUMMARY: &'static str = "writes documents, tokens and packed sequences as a version of Parquet shards";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("shards", "files of documents, 1 to 4096; which one a document is in follows from its id"),
+        ("tokens", "write token ids beside texts; needs a stage that tokenizes"),
+        ("sequence_length", "also write documents packed into sequences of so many tokens; 0: do not"),
+        ("keep_dropped", "also write the rows that stages dropped, with the reason"),
+    ];
+    const EXAMPLE: &'static str = "shards = 256\nsequence_length = 1024\n";
+}
+
+impl Settings for Write {
+    fn takes(&self) -> Vec<Port> {
+        let tokens = self.tokens.then_some(Port::stream(Kind::Tokens));
+        [Port::stream(Kind::Rows)].into_iter().chain(tokens).collect()
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        Vec::new()
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if !(1..=4096).contains(&self.shards) {
+            problems.push(Problem::at("shards", format!("{} is not from 1 to 4096", self.shards)));
+        }
+        if self.sequence_length == 1 {
+            problems.push(Problem::at("sequence_length", "a sequence of 1 token teaches nothing; 0 writes none"));
+        }
+        if self.sequence_length > 0 && !self.tokens {
+            problems.push(Problem::at("sequence_length", "sequences are made of tokens: set tokens = true"));
+        }
+        problems
+    }
+
+    fn build(&self, env: &Env) -> Result<Built> {
+        let work: Arc<Work> = env.resource("what there is to write (Work)")?;
+        let lanes = u64::from(env.shape.micro_batches);
+        Ok(Built::Stage(Box::new(Writer { work, lanes, pending: BTreeMap::new() })))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// What has come of a shard, in the order of its rows.
+#[derive(Default)]
+struct Pending {
+    rows: Vec<Rows>,
+    tokens: Vec<ListArray>,
+}
+
+struct Writer {
+    work: Arc<Work>,
+    lanes: u64,
+    /// By step and lane: a shard each.
+    pending: BTreeMap<(Step, Lane), Pending>,
+}
+
+impl Stage for Writer {
+    fn packet(&mut self, at: At, packet: Packet, _: &mut dyn Emit) -> Result<Turn> {
+        match packet {
+            Packet::Rows(rows) => self.pending.entry((at.step, rows.lane)).or_default().rows.push(rows),
+            Packet::Tokens(Tokens { lane, documents, .. }) => {
+                self.pending.entry((at.step, lane)).or_default().tokens.push(documents);
+            }
+            other => bail!("parquet takes rows and tokens, not {}", other.kind().name()),
+        }
+        Ok(Turn::Done)
+    }
+
+    fn step_done(&mut self, step: Step, _: &mut dyn Emit) -> Result<()> {
+        let ready: Vec<_> = self.pending.range((step, 0)..=(step, Lane::MAX)).map(|(key, _)| *key).collect();
+        for key in ready {
+            let pending = self.pending.remove(&key).unwrap_or_default();
+            let index = (step * self.lanes + u64::from(key.1)) as usize;
+            self.work.write(index, pending.rows, &pending.tokens)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! A folder of files that are made once: each is named after the content it was made of, and is whole or not there.
+use crate::support::cache_entries::KINDS;
+use anyhow::{Context, Result};
+use std::fs::{File, FileTimes};
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// From this size on, a file's hash is remembered together with its size and time of change.
+const REMEMBER_FROM: u64 = 64 << 20;
+
+/// The cache folder.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// `folder`, or `$MILLRACE_CACHE`, or `$XDG_CACHE_HOME/millrace`, or `~/.cache/millrace`. Made when first
+    /// written to.
+    pub fn new(folder: Option<&str>) -> Self {
+        let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let root = folder
+            .map(PathBuf::from)
+            .or_else(|| from("MILLRACE_CACHE"))
+            .or_else(|| from("XDG_CACHE_HOME").map(|p| p.join("millrace")))
+            .or_else(|| from("HOME").map(|p| p.join(".cache/millrace")))
+            .unwrap_or_else(|| std::env::temp_dir().join("millrace"));
+        Self { root }
+    }
+
+    /// Where the file `key` of `kind` (one of [`KINDS`]) is or would be.
+    pub fn file(&self, kind: &str, key: &str, extension: &str) -> PathBuf {
+        debug_assert!(KINDS.iter().any(|(known, _)| *known == kind), "`{kind}` is not among cache_entries::KINDS");
+        self.root.join(kind).join(format!("{key}.{extension}"))
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The blake3 hash of a file's content.
+    pub fn hash_file(&self, path: &Path) -> Result<String> {
+        let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let about = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?;
+        let changed = about.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos());
+        let name = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let stamp = format!("{} {changed} {}", about.len(), name.display());
+        let note = self.file("hashes", key(&[&stamp]).as_str(), "txt");
+        let remember = about.len() >= REMEMBER_FROM;
+        if remember
+            && let Ok(known) = std::fs::read_to_string(&note)
+            && known.len() == 64
+        {
+            used(&[&note]);
+            return Ok(known);
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let n = file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
+            if n == 0 {
+                break;
+            }
+            hasher.update(&buffer[..n]);
+        }
+        let hash = hasher.finalize().to_hex().to_string();
+        if remember {
+            write_whole(&note, |out| Ok(out.write_all(hash.as_bytes())?))?;
+        }
+        Ok(hash)
+    }
+}
+
+/// The blake3 hash of `content`, in hexadecimal.
+pub fn hash_of(content: &[u8]) -> String {
+    blake3::hash(content).to_hex().to_string()
+}
+
+/// Notes that files of the cache have just been used: their time of access, which `pipeline cache` shows.
+pub fn used(paths: &[&Path]) {
+    for path in paths {
+        let now = FileTimes::new().set_accessed(SystemTime::now());
+        // Only a note: a cache that may only be read is as good.
+        let _ = File::open(path).and_then(|file| file.set_times(now));
+    }
+}
+
+/// A key made of several parts.
+pub fn key(parts: &[&str]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Writes a file that appears whole or not at all: temporary name, fsync, rename.
+pub fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let temporary = folder.join(format!(".{name}.{}.{number}.part", std::process::id()));
+    let file = File::create(&temporary).with_context(|| format!("cannot write {}", temporary.display()))?;
+    let mut out = BufWriter::new(file);
+    let written = write(&mut out).and_then(|()| {
+        let done = out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| std::fs::rename(&temporary, path));
+        done.with_context(|| format!("cannot write {}", path.display()))
+    });
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    } else if let Ok(folder) = File::open(folder) {
+        // The name is durable when the folder is; some file systems cannot say so.
+        let _ = folder.sync_all();
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b.txt");
+        assert!(write_whole(&path, |_| anyhow::bail!("no")).is_err());
+        assert_eq!(std::fs::read_dir(folder.path().join("a")).unwrap().count(), 0);
+        write_whole(&path, |out| Ok(out.write_all(b"yes")?)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"yes");
+    }
+
+    #[test]
+    fn keys_do_not_run_together() {
+        assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
+    }
+}

@@ -1,0 +1,17 @@
+//! What every other folder builds on; it imports nothing but this.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`problem`] | errors in input data, and isolation of decoder panics |
+//! | [`cache`], [`cache_entries`] | files created once, named after the content they were made from; listing and removal |
+//! | [`in_order`] | parallel map whose results come out in input order |
+//! | [`normalize`] | plain-text normalization: Unicode NFC, white space |
+//! | [`permutation`] | random-access permutation of `0..n`, for the order of an epoch |
+//! | [`progress`] | the progress callback |
+pub mod cache;
+pub mod cache_entries;
+pub mod in_order;
+pub mod normalize;
+pub mod permutation;
+pub mod problem;
+pub mod progress;

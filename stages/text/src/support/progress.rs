@@ -1,0 +1,9 @@
+//! The progress callback of long operations.
+
+/// Called with `(done, total)` from time to time.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// A [`Progress`] that displays nothing.
+pub fn silent() -> impl FnMut(u64, u64) {
+    |_, _| {}
+}

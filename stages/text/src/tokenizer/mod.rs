@@ -1,0 +1,346 @@
+//! Text to token ids and back: GPT-2 built in, any byte-level `tokenizer.json`, or one trained on the corpus.
+pub mod bin_files;
+pub mod byte_bpe;
+pub mod hugging_face;
+pub mod stage;
+pub mod text_stream;
+pub mod train;
+
+use crate::corpus::survey::Survey;
+use crate::parquet::documents::DocumentStore;
+use crate::parquet::tokens::TokenStore;
+use crate::support::cache::{Cache, key, used, write_whole};
+use crate::support::problem::{TextProblem, shielded, similar, similar_file};
+use crate::tokenizer::byte_bpe::Model;
+use crate::tokenizer::train::{TRAINER, WordCounts, learn, tokenizer_json};
+use crate::{Progress, silent};
+use anyhow::{Context, Result};
+use contract::Env;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The token that ends a document unless the settings say otherwise.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+/// Ids of GPT-2 without its end-of-text token.
+const GPT2: u32 = 50_256;
+
+/// What must agree between token files, packing and the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vocabulary {
+    /// blake3 of the tokenizer's `tokenizer.json`.
+    pub hash: String,
+    /// Number of ids.
+    pub size: u32,
+    /// Id of the token that ends a document.
+    pub end_of_text: u32,
+}
+
+impl Vocabulary {
+    /// That of the run: provided itself, or by a tokenizer or token files.
+    pub fn of(env: &Env) -> Result<Self> {
+        let all = &env.resources;
+        let given = all.get::<Vocabulary>().map(|v| Vocabulary::clone(&v));
+        let given = given.or_else(|| all.get::<Tokenizer>().map(|t| t.vocabulary().clone()));
+        let given = given.or_else(|| all.get::<TokenStore>().map(|s| s.vocabulary().clone()));
+        given.context("what the tokens mean (Vocabulary, Tokenizer or TokenStore) is missing")
+    }
+}
+
+/// A tokenizer.
+pub struct Tokenizer {
+    /// The fast way; or why Hugging Face's library must do.
+    model: Result<Model, String>,
+    /// Opening it takes longer than opening the model, so it is opened by who needs it.
+    library: OnceLock<tokenizers::Tokenizer>,
+    name: String,
+    json: String,
+    vocabulary: Vocabulary,
+}
+
+impl Tokenizer {
+    /// From the text of a `tokenizer.json`; `name` is for messages.
+    pub fn from_json(name: &str, json: String, end_of_text: &str) -> Result<Self> {
+        // Hugging Face's crate meets some files that are not whole with a panic.
+        shielded(|| Self::parse(name, json, end_of_text)).map_err(|e| match e.downcast::<TextProblem>() {
+            Ok(problem) => problem.into(),
+            Err(e) => {
+                let why = format!("not a tokenizer.json of Hugging Face: {e:#}");
+                TextProblem::Tokenizer { name: name.to_string(), why }.into()
+            }
+        })
+    }
+
+    fn parse(name: &str, json: String, end_of_text: &str) -> Result<Self> {
+        let hash = blake3::hash(json.as_bytes()).to_hex().to_string();
+        let model = Model::from_json(&json);
+        let vocabulary = Vocabulary { hash, size: 0, end_of_text: 0 };
+        let mut tokenizer = Self { model, library: OnceLock::new(), name: name.into(), json, vocabulary };
+        let (size, id) = match &tokenizer.model {
+            Ok(model) => (Some(model.size()), model.id(end_of_text)),
+            Err(_) => {
+                let library = tokenizer.library()?;
+                let highest = library.get_vocab(true).into_values().max();
+                (highest.map_or(Some(0), |id| id.checked_add(1)), library.token_to_id(end_of_text))
+            }
+        };
+        let Some(id) = id else {
+            let added = tokenizer.library()?.get_added_tokens_decoder();
+            let mut special: Vec<String> = added.into_values().map(|t| t.content).collect();
+            special.sort();
+            let near = similar(end_of_text, &special).map(|s| format!("; similar: {s}")).unwrap_or_default();
+            let why = format!("has no token {end_of_text} (key `end_of_text`); special tokens: {special:?}{near}");
+            return Err(tokenizer.problem(why).into());
+        };
+        let size = size.ok_or_else(|| tokenizer.problem(format!("has the id {}, past all others", u32::MAX)))?;
+        (tokenizer.vocabulary.size, tokenizer.vocabulary.end_of_text) = (size, id);
+        let sample = "A byte-level one keeps all: 1 é ß 漢 🌍\n\t.";
+        let back = tokenizer.decode(&tokenizer.encode(sample)?)?;
+        if back.trim_start() != sample {
+            let why = format!("is not byte-level: {sample:?} becomes {back:?}; a byte-level BPE is needed");
+            return Err(tokenizer.problem(why).into());
+        }
+        Ok(tokenizer)
+    }
+
+    fn problem(&self, why: String) -> TextProblem {
+        TextProblem::Tokenizer { name: self.name.clone(), why }
+    }
+
+    /// Hugging Face's library with this tokenizer.
+    fn library(&self) -> Result<&tokenizers::Tokenizer> {
+        if let Some(library) = self.library.get() {
+            return Ok(library);
+        }
+        let mut library = tokenizers::Tokenizer::from_bytes(self.json.as_bytes())
+            .map_err(|e| self.problem(format!("not a tokenizer.json of Hugging Face: {e}")))?;
+        library.with_padding(None);
+        library.with_truncation(None).map_err(|e| self.problem(e.to_string()))?;
+        Ok(self.library.get_or_init(|| library))
+    }
+
+    /// From a `tokenizer.json`.
+    pub fn from_file(path: &Path, end_of_text: &str) -> Result<Self> {
+        if !path.is_file() {
+            return Err(TextProblem::Missing { path: path.to_path_buf(), similar: similar_file(path) }.into());
+        }
+        let json = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::from_json(&path.display().to_string(), json, end_of_text)
+    }
+
+    /// GPT-2's, from the ranks that the crate `tiktoken-rs` carries; kept in the cache as `tokenizer.json`.
+    pub fn gpt2(cache: &Cache, end_of_text: &str) -> Result<Self> {
+        let path = cache.file("tokenizers", "gpt2-1", "json");
+        if let Ok(json) = std::fs::read_to_string(&path)
+            && let Ok(tokenizer) = Self::from_json("gpt2", json, end_of_text)
+        {
+            used(&[&path]);
+            return Ok(tokenizer);
+        }
+        let tokenizer = Self::from_json("gpt2", gpt2_json()?, end_of_text)?;
+        // Only a shortcut: without a writable cache it is made anew.
+        let _ = tokenizer.save(&path);
+        Ok(tokenizer)
+    }
+
+    /// A byte-level BPE of `size` ids trained on the rows that `survey` gives to training, `end_of_text` as id 0.
+    /// Kept in the cache under what it was made of. Progress is in rows, then in tokens.
+    pub fn train(
+        store: &DocumentStore,
+        survey: &Survey,
+        size: usize,
+        end_of_text: &str,
+        cache: &Cache,
+        progress: Progress,
+    ) -> Result<Self> {
+        let parts: Vec<u8> = survey.parts.iter().map(|part| *part as u8).collect();
+        let parts = blake3::hash(&parts).to_hex().to_string();
+        let key = key(&[TRAINER, store.content_hash(), &parts, &size.to_string(), end_of_text]);
+        let path = cache.file("tokenizers", &key, "json");
+        if let Ok(json) = std::fs::read_to_string(&path) {
+            used(&[&path]);
+            return Self::from_json(&path.display().to_string(), json, end_of_text);
+        }
+        let words = count_words(store, survey, progress)?;
+        let learned = learn(words, size, end_of_text, progress);
+        let json = tokenizer_json(&learned.tokens, &learned.merges, (end_of_text, 0));
+        let tokenizer = Self::from_json("trained", json, end_of_text)?;
+        tokenizer.save(&path)?;
+        Ok(tokenizer)
+    }
+
+    /// Ids of `text`, without any added at its ends. A special token that is spelled out in the text is that token,
+    /// as it is to Hugging Face. For many texts an [`Encoder`](crate::tokenizer::byte_bpe::Encoder) is faster.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let Ok(model) = &self.model else { return self.encode_slowly(text) };
+        let mut ids = Vec::new();
+        model.encode(text, &mut Vec::new(), &mut ids);
+        Ok(ids)
+    }
+
+    /// The same by Hugging Face's library: what [`encode`](Self::encode) is measured against, and what it falls back
+    /// to.
+    pub fn encode_slowly(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.library()?.encode_fast(text, false);
+        Ok(encoding
+            .map_err(|e| anyhow::anyhow!("cannot tokenize a text of {} bytes: {e}", text.len()))?
+            .get_ids()
+            .to_vec())
+    }
+
+    /// The fast model, if the tokenizer is one that it can be.
+    pub fn model(&self) -> Option<&Model> {
+        self.model.as_ref().ok()
+    }
+
+    /// What in the tokenizer the fast model does not handle, so that Hugging Face's library encodes, more slowly.
+    pub fn slow_because(&self) -> Option<&str> {
+        self.model.as_ref().err().map(String::as_str)
+    }
+
+    /// Text of `ids`; bytes that are not UTF-8 become replacement characters.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        match &self.model {
+            Ok(model) => Ok(model.decode(ids)),
+            Err(_) => self.decode_slowly(ids),
+        }
+    }
+
+    /// The same by Hugging Face's library.
+    pub fn decode_slowly(&self, ids: &[u32]) -> Result<String> {
+        let text = self.library()?.decode(ids, false);
+        text.map_err(|e| anyhow::anyhow!("cannot decode {} ids: {e}", ids.len()))
+    }
+
+    /// What others must agree with.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// Number of ids.
+    pub fn vocabulary_size(&self) -> u32 {
+        self.vocabulary.size
+    }
+
+    /// Id of the token that ends a document.
+    pub fn end_of_text(&self) -> u32 {
+        self.vocabulary.end_of_text
+    }
+
+    /// blake3 of its `tokenizer.json`.
+    pub fn hash(&self) -> &str {
+        &self.vocabulary.hash
+    }
+
+    /// Its `tokenizer.json`.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// Writes its `tokenizer.json`, whole or not at all.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_whole(path, |out| Ok(out.write_all(self.json.as_bytes())?))
+    }
+}
+
+/// Counts words on every core: sums do not depend on who counted what.
+fn count_words(store: &DocumentStore, survey: &Survey, progress: Progress) -> Result<WordCounts> {
+    const CHUNK: usize = 256;
+    let rows: Vec<u64> = survey.train().collect();
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let next = AtomicU64::new(0);
+    let work = |progress: Progress| -> Result<WordCounts> {
+        let mut words = WordCounts::default();
+        loop {
+            let chunk = next.fetch_add(1, Ordering::Relaxed) as usize;
+            let Some(texts) = rows.chunks(CHUNK).nth(chunk) else { return Ok(words) };
+            store.each(texts.iter().copied(), |text| words.add(text.unwrap_or_default()))?;
+            progress((chunk * CHUNK + texts.len()) as u64, rows.len() as u64);
+        }
+    };
+    let counts: Vec<Result<WordCounts>> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| work(&mut silent()))).collect();
+        let mine = work(progress);
+        let others = others.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        std::iter::once(mine).chain(others).collect()
+    });
+    let mut all = WordCounts::default();
+    for words in counts {
+        all.merge(words?);
+    }
+    Ok(all)
+}
+
+/// GPT-2's `tokenizer.json`. A token's rank says when it was merged; of what, one finds by merging its bytes with
+/// all lower ranks.
+fn gpt2_json() -> Result<String> {
+    let ranks = tiktoken_rs::r50k_base().context("the GPT-2 ranks cannot be read")?;
+    let bytes: Vec<Vec<u8>> = (0..GPT2).map(|id| Ok(ranks.decode_bytes(&[id])?)).collect::<Result<_>>()?;
+    let ids: HashMap<&[u8], u32> = (0..).zip(&bytes).map(|(id, token)| (token.as_slice(), id)).collect();
+    let spelled = |bytes: &[u8]| bytes.iter().map(|b| letter(*b)).collect::<String>();
+    let mut merges = Vec::new();
+    for (id, token) in (0u32..).zip(&bytes).filter(|(_, token)| token.len() > 1) {
+        let (left, right) = last_merge(token, id, &ids).with_context(|| format!("GPT-2's token {id} has no merge"))?;
+        merges.push((spelled(left), spelled(right)));
+    }
+    let mut tokens: Vec<String> = bytes.iter().map(|token| spelled(token)).collect();
+    tokens.push(END_OF_TEXT.to_string());
+    Ok(tokenizer_json(&tokens, &merges, (END_OF_TEXT, GPT2)))
+}
+
+/// The two tokens below `id` that `token` falls into when all merges below `id` are done.
+fn last_merge<'a>(token: &'a [u8], id: u32, ids: &HashMap<&[u8], u32>) -> Option<(&'a [u8], &'a [u8])> {
+    let mut cuts: Vec<usize> = (0..=token.len()).collect();
+    while cuts.len() > 3 {
+        let rank = |i: &usize| ids.get(&token[cuts[*i]..cuts[i + 2]]).copied().filter(|rank| *rank < id);
+        let (_, best) = (0..cuts.len() - 2).filter_map(|i| Some((rank(&i)?, i))).min()?;
+        cuts.remove(best + 1);
+    }
+    Some((&token[..cuts[1]], &token[cuts[1]..]))
+}
+
+/// The letter that stands for a byte in byte-level vocabularies: itself if it is visible, else one from 256 on.
+pub(crate) fn letter(byte: u8) -> char {
+    let visible = |b: &u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
+    if visible(&byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|b| !visible(b)).count() as u32;
+    char::from_u32(256 + before).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpt2() -> Tokenizer {
+        Tokenizer::from_json("gpt2", gpt2_json().unwrap(), END_OF_TEXT).unwrap()
+    }
+
+    #[test]
+    fn gpt2_is_built_in() {
+        let gpt2 = gpt2();
+        assert_eq!((gpt2.vocabulary_size(), gpt2.end_of_text()), (50_257, 50_256));
+        assert_eq!(
+            gpt2.encode("Hello, World! How are you today? 🌍").unwrap(),
+            [15496, 11, 2159, 0, 1374, 389, 345, 1909, 30, 12520, 234, 235]
+        );
+        assert_eq!(gpt2.decode(&[15496, 11, 2159]).unwrap(), "Hello, World");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_tokenizer() {
+        let said = |json: String, end: &str| Tokenizer::from_json("t.json", json, end).err().unwrap().to_string();
+        assert!(said("{}".into(), END_OF_TEXT).contains("t.json: not a tokenizer.json"));
+        let json = gpt2().json().to_string();
+        // Found by tests/fuzz: Hugging Face's crate panics where a decoder is broken off.
+        let broken = r#"{"version": "1.0", "decoder": {"type": "ByteLevel", "add_prefix_space": true["#;
+        assert!(said(broken.into(), END_OF_TEXT).contains("t.json: not a tokenizer.json"));
+        assert!(said(json, "<endoftext>").contains("similar: <|endoftext|>"));
+        let missing = Tokenizer::from_file(Path::new("/nowhere/t.json"), END_OF_TEXT).err().unwrap();
+        assert!(missing.to_string().contains("there is no file or folder /nowhere/t.json"));
+    }
+}

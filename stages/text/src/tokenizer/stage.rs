@@ -1,0 +1,174 @@
+//! Stage `bpe`: texts to token ids.
+use crate::corpus::survey::Survey;
+use crate::parquet::documents::DocumentStore;
+use crate::support::problem::TextProblem;
+use crate::tokenizer::byte_bpe::Encoder;
+use crate::tokenizer::{END_OF_TEXT, Tokenizer};
+use crate::{Cache, Progress};
+use anyhow::{Context, Result, bail};
+use arrow::array::{AsArray, ListArray, UInt32Array};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field};
+use contract::{At, Built, Emit, Env, Kind, Packet, Port, Problem, Settings, Stage, StageSettings, Tokens, Turn};
+use serde::{Deserialize, Serialize};
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Settings of stage `bpe`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tokenize {
+    /// `gpt2`, `train`, a path, or nothing.
+    pub tokenizer: String,
+    /// Size of a vocabulary to train.
+    pub vocabulary_size: Option<u32>,
+    /// The token that ends a document.
+    pub end_of_text: String,
+}
+
+/// Where the tokenizer comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// GPT-2's, built in.
+    Gpt2,
+    /// A `tokenizer.json`.
+    File(PathBuf),
+    /// Trained on the training split, with so many ids.
+    Train(u32),
+}
+
+impl Default for Tokenize {
+    fn default() -> Self {
+        Self { tokenizer: String::new(), vocabulary_size: None, end_of_text: END_OF_TEXT.into() }
+    }
+}
+
+impl Tokenize {
+    /// Makes the tokenizer, or takes it from the cache. `store` and `survey` are what it is trained on, if it is.
+    pub fn open(&self, store: &DocumentStore, survey: &Survey, cache: &Cache, progress: Progress) -> Result<Tokenizer> {
+        let tokenizer = match self.choice() {
+            Choice::Gpt2 => Tokenizer::gpt2(cache, &self.end_of_text)?,
+            Choice::File(path) => Tokenizer::from_file(&path, &self.end_of_text)?,
+            Choice::Train(size) => {
+                return Tokenizer::train(store, survey, size as usize, &self.end_of_text, cache, progress);
+            }
+        };
+        match self.vocabulary_size {
+            Some(size) if size != tokenizer.vocabulary_size() => {
+                let why = format!("it has {} ids, not {size} as vocabulary_size says", tokenizer.vocabulary_size());
+                Err(TextProblem::Tokenizer { name: self.tokenizer.clone(), why }.into())
+            }
+            _ => Ok(tokenizer),
+        }
+    }
+
+    /// Where the tokenizer comes from. (`train` without a size is refused by `check`.)
+    pub fn choice(&self) -> Choice {
+        match (self.tokenizer.as_str(), self.vocabulary_size) {
+            ("", None) | ("gpt2", _) => Choice::Gpt2,
+            ("" | "train", size) => Choice::Train(size.unwrap_or(10_000)),
+            (path, _) => Choice::File(path.into()),
+        }
+    }
+}
+
+impl StageSettings for Tokenize {
+    const SUMMARY: &'static str = "turns documents into token ids with a byte-level BPE";
+    const KEYS: &'static [(&'static str, &'static str)] = &[
+        (
+            "tokenizer",
+            "\"gpt2\" (built in), path of a tokenizer.json, or \"train\"; empty: train if vocabulary_size is given, else gpt2",
+        ),
+        (
+            "vocabulary_size",
+            "ids of a tokenizer to train on the training split, at least 257; with another, what it must have",
+        ),
+        ("end_of_text", "the token that ends a document"),
+    ];
+    const EXAMPLE: &'static str = "tokenizer = \"train\"\nvocabulary_size = 10000\n";
+}
+
+impl Settings for Tokenize {
+    fn takes(&self) -> Vec<Port> {
+        vec![Port::stream(Kind::Rows)]
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Tokens]
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let trains = matches!(self.choice(), Choice::Train(_));
+        match self.vocabulary_size {
+            Some(size) if trains && size < 257 => {
+                problems
+                    .push(Problem::at("vocabulary_size", format!("{size} is below 257: 256 bytes and end of text")));
+            }
+            None if trains => {
+                problems.push(Problem::at(
+                    "vocabulary_size",
+                    "says how many ids to train; it is needed, for example 10000",
+                ));
+            }
+            _ => {}
+        }
+        if self.end_of_text.is_empty() {
+            problems.push(Problem::at("end_of_text", format!("is empty; the usual one is \"{END_OF_TEXT}\"")));
+        }
+        problems
+    }
+
+    fn build(&self, env: &Env) -> Result<Built> {
+        Ok(Built::Stage(Box::new(Bpe { encoder: Encoder::new(env.resource("the tokenizer (Tokenizer)")?) })))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+struct Bpe {
+    encoder: Encoder,
+}
+
+impl Stage for Bpe {
+    fn packet(&mut self, _: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
+        let Packet::Rows(rows) = packet else { bail!("bpe takes rows, not {}", packet.kind().name()) };
+        let column = rows.records.column_by_name("text").context("rows without a column `text`")?;
+        let texts = column.as_string_opt::<i64>().context("the column `text` of rows is not large_string")?;
+        let mut ids = Vec::new();
+        let mut ends = vec![0];
+        for text in texts {
+            self.encoder.encode(text.unwrap_or_default(), &mut ids)?;
+            ends.push(i32::try_from(ids.len()).context("a packet of more than 2^31 tokens")?);
+        }
+        let field = Arc::new(Field::new_list_field(DataType::UInt32, true));
+        let ends = OffsetBuffer::new(ends.into());
+        let documents = ListArray::try_new(field, ends, Arc::new(UInt32Array::from(ids)), None)?;
+        out.give(Packet::Tokens(Tokens { lane: rows.lane, purpose: rows.purpose, last: rows.last, documents }));
+        Ok(Turn::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vocabulary_size_decides_when_no_tokenizer_is_named() {
+        let settings = |tokenizer: &str, vocabulary_size| Tokenize {
+            tokenizer: tokenizer.into(),
+            vocabulary_size,
+            ..Tokenize::default()
+        };
+        assert_eq!(settings("", None).choice(), Choice::Gpt2);
+        assert_eq!(settings("", Some(300)).choice(), Choice::Train(300));
+        assert_eq!(settings("a/b.json", None).choice(), Choice::File("a/b.json".into()));
+        assert!(settings("gpt2", Some(300)).check().is_empty(), "the size is looked at when the tokenizer is opened");
+        assert_eq!(settings("train", None).check().len(), 1);
+        assert_eq!(settings("train", Some(100)).check().len(), 1);
+        assert!(settings("train", Some(257)).check().is_empty());
+    }
+}

@@ -1,0 +1,298 @@
+//! `record`: one line of `metrics.jsonl` a step, the same for TensorBoard, and the numbers people see while it trains.
+pub mod clock;
+pub mod tensorboard;
+
+use crate::record::clock::Clock;
+use crate::record::tensorboard::{EVENTS_FOLDER, EventFile};
+use anyhow::{Context, Result};
+use contract::{
+    At, Built, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Purpose, Route, Schedule, Settings, Snapshot,
+    Stage, StageSettings, Step, Turn, leaf_owner,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// The file of a run directory with one JSON object a step.
+pub const METRICS_FILE: &str = "metrics.jsonl";
+
+/// What a step came to. Serializes to a line of [`METRICS_FILE`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepLine {
+    /// Updates so far, this one included.
+    pub step: Step,
+    /// Passes over the training documents so far.
+    pub epoch: f64,
+    /// Training tokens so far.
+    pub tokens: u64,
+    /// Mean cross-entropy of the step's batch, in nats a token.
+    pub loss: f64,
+    /// Learning rate of the update.
+    pub learning_rate: f64,
+    /// Global norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Tokens a second, from the update before to this one, without validation.
+    pub tok_per_sec: f64,
+    /// Model FLOPs utilisation, 0 to 1, against this machine's measured rate of large products.
+    pub mfu: f64,
+    /// Milliseconds in which compute had no batch to work on, a worker.
+    pub data_wait_ms: f64,
+    /// When the step was done, in seconds since 1970 (UTC).
+    #[serde(default)]
+    pub time: f64,
+    /// Validation loss after the step, where it was measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub validation_loss: Option<f64>,
+    /// Validation bits per byte, where it was measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bits_per_byte: Option<f64>,
+    /// What else stages measured.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// Somebody who wants to see numbers as they come.
+pub trait Report: Send + Sync {
+    /// A training step is done.
+    fn step(&self, line: &StepLine);
+    /// `step` has been validated: the line now holds validation loss and bits per byte.
+    fn validated(&self, line: &StepLine);
+}
+
+/// The run's [`Report`], as a resource.
+pub struct Reporter(pub Box<dyn Report>);
+
+/// The machine's measured limit, as a resource: GFLOP/s of large f32 products on all workers at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// GFLOP/s.
+    pub gemm_gflops: f64,
+}
+
+/// Settings of `type = "record"`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Record {}
+
+impl StageSettings for Record {
+    const SUMMARY: &'static str = "writes metrics.jsonl and TensorBoard's event files, shows progress";
+    const KEYS: &'static [(&'static str, &'static str)] = &[];
+    const EXAMPLE: &'static str = "type = \"record\"\n";
+}
+
+impl Settings for Record {
+    fn takes(&self) -> Vec<Port> {
+        vec![Port::stream(Kind::Metrics).by(Route::Exchange)]
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        Vec::new()
+    }
+
+    fn build(&self, env: &Env) -> Result<Built> {
+        let flops = env.model.as_ref().map_or(0.0, |model| model.flops_per_token);
+        let limit = env.resources.get::<Limit>().map_or(f64::INFINITY, |limit| limit.gemm_gflops * 1e9);
+        Ok(Built::Stage(Box::new(RecordStage {
+            schedule: env.schedule,
+            worker: env.worker,
+            workers: env.workers,
+            tokens_a_step: env.shape.tokens(),
+            tokens_an_epoch: env.corpus.map(|corpus| corpus.train.tokens),
+            full_speed: limit / flops,
+            path: env.run_dir.as_ref().map(|dir| dir.join(METRICS_FILE)),
+            reporter: env.resources.get(),
+            file: None,
+            events: None,
+            gathered: BTreeMap::new(),
+            last: None,
+            clock: Clock::new(Instant::now()),
+        })))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Values of one name by who measured them.
+type Values = BTreeMap<(Lane, u32), f64>;
+
+struct RecordStage {
+    schedule: Schedule,
+    worker: usize,
+    workers: usize,
+    tokens_a_step: u64,
+    tokens_an_epoch: Option<u64>,
+    /// Tokens a second at the limit.
+    full_speed: f64,
+    path: Option<PathBuf>,
+    reporter: Option<Arc<Reporter>>,
+    file: Option<File>,
+    events: Option<EventFile>,
+    gathered: BTreeMap<(Purpose, &'static str), (Gather, Values)>,
+    /// The line of the last step, not written until the step is validated too.
+    last: Option<StepLine>,
+    clock: Clock,
+}
+
+impl RecordStage {
+    fn combined(&mut self, purpose: Purpose) -> BTreeMap<&'static str, f64> {
+        let sum = |values: &Values| values.values().sum::<f64>();
+        let targets = self.gathered.get(&(purpose, "targets")).map_or(0.0, |(_, values)| sum(values));
+        let of_purpose = self.gathered.iter().filter(|((p, _), _)| *p == purpose);
+        let combined = of_purpose.filter_map(|((_, name), (gather, values))| {
+            let value = match gather {
+                Gather::Sum => sum(values),
+                Gather::PerTarget => sum(values) / targets,
+                Gather::First => *values.values().next()?,
+                Gather::Max => values.values().copied().fold(f64::NEG_INFINITY, f64::max),
+            };
+            Some((*name, value))
+        });
+        combined.collect()
+    }
+
+    fn line(&mut self, step: Step) -> StepLine {
+        let mut values = self.combined(Purpose::Train);
+        let mut take = |name| values.remove(name).unwrap_or_default();
+        let done = step + 1;
+        let tokens = done * self.tokens_a_step;
+        let seconds = self.clock.training().as_secs_f64();
+        // No time at all: no stage of this run says anything of training.
+        let tok_per_sec = if seconds > 0.0 { self.tokens_a_step as f64 / seconds } else { 0.0 };
+        let mut line = StepLine {
+            step: done,
+            epoch: self.tokens_an_epoch.map_or(0.0, |epoch| tokens as f64 / epoch as f64),
+            tokens,
+            loss: take("loss"),
+            learning_rate: take("learning_rate"),
+            gradient_norm: take("gradient_norm"),
+            tok_per_sec,
+            mfu: if self.full_speed.is_finite() { tok_per_sec / self.full_speed } else { 0.0 },
+            data_wait_ms: take("data_wait_ms") / self.workers as f64,
+            time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_millis() as f64 / 1e3),
+            ..StepLine::default()
+        };
+        for known in ["targets", "tokens"] {
+            take(known);
+        }
+        line.other = values.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
+        line
+    }
+
+    /// Writes the last step's line, now that nothing can be added to it.
+    fn write(&mut self) -> Result<()> {
+        let (Some(line), Some(path)) = (self.last.take(), &self.path) else { return Ok(()) };
+        let open = self.file.take();
+        let write = || -> Result<File> {
+            let mut file = match open {
+                Some(file) => file,
+                None => OpenOptions::new().create(true).append(true).open(path)?,
+            };
+            file.write_all(format!("{}\n", serde_json::to_string(&line)?).as_bytes())?;
+            Ok(file)
+        };
+        self.file = Some(write().with_context(|| format!("cannot write {}", path.display()))?);
+        self.events.as_mut().map_or(Ok(()), |events| events.add(&line))
+    }
+}
+
+/// The lines of a run's [`METRICS_FILE`], none where there is no such file. What is no line (its writer was killed
+/// in the middle) is left out.
+///
+/// # Errors
+/// If the file is there but cannot be read.
+pub fn read_metrics(path: &Path) -> Result<Vec<StepLine>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(bytes.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Keeps the lines of steps before `step`: those of a run that was stopped later are made again.
+fn keep_before(path: &Path, step: Step) -> Result<()> {
+    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
+    let before = |line: &&str| serde_json::from_str::<StepLine>(line).is_ok_and(|line| line.step < step);
+    let kept: String = text.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
+    let temporary = path.with_extension("jsonl.tmp");
+    std::fs::write(&temporary, kept)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+impl Stage for RecordStage {
+    fn start(&mut self, _out: &mut dyn Emit) -> Result<()> {
+        if self.worker == 0
+            && let Some(path) = &self.path
+        {
+            keep_before(path, self.schedule.first)?;
+            self.events = Some(EventFile::create(&path.with_file_name(EVENTS_FOLDER), &read_metrics(path)?)?);
+        }
+        self.clock = Clock::new(Instant::now());
+        Ok(())
+    }
+
+    fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
+        if let Packet::Metrics(Metrics { purpose, from, values }) = packet {
+            let of_batch = values.iter().any(|metric| metric.name == "targets");
+            self.clock.hear(Instant::now(), purpose, of_batch.then(|| leaf_owner(from.0, self.workers)));
+            for metric in values {
+                let entry = self.gathered.entry((purpose, metric.name));
+                entry.or_insert_with(|| (metric.gather, Values::new())).1.insert(from, metric.value);
+            }
+        }
+        Ok(Turn::Done)
+    }
+
+    fn step_done(&mut self, step: Step, _out: &mut dyn Emit) -> Result<()> {
+        if self.worker != 0 {
+            return Ok(());
+        }
+        if self.schedule.validates(step) {
+            let values = self.combined(Purpose::Validate);
+            if self.path.is_none() {
+                self.last.get_or_insert(StepLine { step, ..StepLine::default() });
+            }
+            if let Some(line) = &mut self.last {
+                line.validation_loss = values.get("validation_loss").copied();
+                line.bits_per_byte = values.get("bits_per_byte").copied();
+                if let Some(reporter) = &self.reporter {
+                    reporter.0.validated(line);
+                }
+            }
+        }
+        self.write()?;
+        if self.schedule.trains(step) {
+            let line = self.line(step);
+            if let Some(reporter) = &self.reporter {
+                reporter.0.step(&line);
+            }
+            self.last = Some(line);
+        }
+        self.gathered.clear();
+        self.clock = self.clock.next();
+        Ok(())
+    }
+
+    fn save(&mut self, lane: Lane) -> Result<Snapshot> {
+        Ok(if lane == 0 { Snapshot::of(self.last.clone()) } else { Snapshot::default() })
+    }
+
+    fn load(&mut self, _lane: Lane, state: Value) -> Result<()> {
+        self.last = serde_json::from_value(state).context("the checkpoint's last line of metrics is unreadable")?;
+        Ok(())
+    }
+
+    /// A run that was stopped has not validated its last step: the line is written as it is, and once more, whole,
+    /// by the run that goes on.
+    fn finish(&mut self) -> Result<()> {
+        self.write()
+    }
+}

@@ -1,0 +1,93 @@
+//! `reduce`: sums the leaves' gradients of the tensors that this worker owns, and takes their norms.
+pub mod tree;
+
+use crate::reduce::tree::{Alive, Tree, most_alive};
+use anyhow::{Result, ensure};
+use contract::{
+    At, Built, Emit, Env, Gradient, Kind, Memory, Norms, Packet, Port, Route, Settings, Stage, StageSettings, Step,
+    Turn,
+};
+use serde::{Deserialize, Serialize};
+use std::any::Any;
+
+/// Settings of `type = "tree_sum"`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reduce {}
+
+impl StageSettings for Reduce {
+    const SUMMARY: &'static str = "sums leaves along a fixed binary tree, same bits on any number of workers";
+    const KEYS: &'static [(&'static str, &'static str)] = &[];
+    const EXAMPLE: &'static str = "type = \"tree_sum\"\n";
+}
+
+impl Settings for Reduce {
+    fn takes(&self) -> Vec<Port> {
+        vec![Port::stream(Kind::Gradient).by(Route::Exchange)]
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Gradient, Kind::Norms]
+    }
+
+    fn build(&self, env: &Env) -> Result<Built> {
+        let owners = env.model()?.owners(env.workers);
+        let sums = owners.iter().map(|owner| Sum { mine: *owner as usize == env.worker, ..Sum::default() }).collect();
+        let trains = env.schedule.steps;
+        Ok(Built::Stage(Box::new(ReduceStage { leaves: env.shape.micro_batches, sums, steps: trains })))
+    }
+
+    /// Of each gradient the parts that wait for their sibling; of the head's, those that backward holds too.
+    fn memory(&self, env: &Env) -> Memory {
+        let Some(model) = &env.model else { return Memory::default() };
+        let Alive { before, after, with_leaves } = most_alive(env.shape.micro_batches, env.workers);
+        let head = model.parameters[model.head].len();
+        let others = model.parameter_count() - head;
+        let bytes = |floats| (floats * size_of::<f32>()) as u64;
+        let lasting = bytes(before * others + with_leaves * head);
+        Memory { lasting, growing: bytes((after - before) * others), ..Memory::default() }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// The sum of one tensor's gradient, as far as it has got.
+#[derive(Default)]
+struct Sum {
+    mine: bool,
+    tree: Tree,
+    targets: u64,
+    complete: bool,
+}
+
+struct ReduceStage {
+    leaves: u32,
+    steps: Step,
+    sums: Vec<Sum>,
+}
+
+impl Stage for ReduceStage {
+    fn packet(&mut self, _at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
+        let Packet::Gradient(gradient) = packet else { return Ok(Turn::Done) };
+        let Gradient { leaves, tensor, owner, targets, data } = gradient;
+        let sum = &mut self.sums[tensor];
+        sum.targets += targets;
+        if let Some((data, blocks)) = sum.tree.add(self.leaves, leaves, data) {
+            sum.complete = true;
+            let targets = sum.targets;
+            out.give(Packet::Norms(Norms { tensor, targets, blocks }));
+            out.give(Packet::Gradient(Gradient { leaves: 0..self.leaves, tensor, owner, targets, data }));
+        }
+        Ok(Turn::Done)
+    }
+
+    fn step_done(&mut self, step: Step, _out: &mut dyn Emit) -> Result<()> {
+        for (tensor, sum) in self.sums.iter_mut().enumerate().filter(|(_, sum)| sum.mine) {
+            ensure!(step >= self.steps || sum.complete, "the gradient of tensor {tensor} is not complete");
+            *sum = Sum { mine: true, ..Sum::default() };
+        }
+        Ok(())
+    }
+}
