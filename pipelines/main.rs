@@ -2,5 +2,5 @@
 use millrace_pipelines::{App, STAGES};
 
 fn main() -> std::process::ExitCode {
-    App::new(STAGES).main()
+    App::new(STAGES).version(env!("MILLRACE_VERSION")).main()
 }

@@ -5,6 +5,7 @@ use crate::train_run::Interrupted;
 use crate::{cli, panics, show};
 use anyhow::{Context as _, Error, Result};
 use clap::FromArgMatches;
+use clap_complete::CompleteEnv;
 use contract::StageType;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -55,6 +56,9 @@ impl App {
     }
 
     fn command(&self) -> Result<()> {
+        if self.complete()? {
+            return Ok(());
+        }
         let (out, color) = (Output::stdout(), Color::of(std::env::args_os()));
         let matches = match cli::definition(self.version).color(color.into()).try_get_matches() {
             Ok(matches) => matches,
@@ -73,8 +77,14 @@ impl App {
             start_again_with_fitting_kernels();
             compute::machine::huge_pages();
         }
-        let program = format!("millrace {}", self.version);
-        command.run(options, &Context { stages: &self.stages, program, out, style })
+        command.run(options, &Context { stages: &self.stages, version: self.version, out, style })
+    }
+
+    /// Whether it was a shell that asked for completions, which are then printed.
+    fn complete(&self) -> Result<bool> {
+        let definition = || cli::with_values(cli::definition(self.version), &self.stages);
+        let shell = CompleteEnv::with_factory(definition).var(cli::VARIABLE);
+        Ok(shell.try_complete(std::env::args_os(), std::env::current_dir().ok().as_deref())?)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Options of every command: --quiet, --color, --progress, and what `run --json` ends with.
-use crate::support::Scratch;
+use crate::support::{Scratch, repository};
 use serde_json::Value;
 
 const GREEN: &str = "\x1b[32m█";
@@ -77,7 +77,7 @@ fn results_come_before_the_times_of_stages() {
     let said = Scratch::new().train("runs/order", &[]).stderr;
     let at = |text: &str| said.find(text).unwrap_or_else(|| panic!("{text:?} in {said}"));
     assert!(at("Done: 6 steps") < at("The model is in") && at("The report is ") < at("\nstage "), "{said}");
-    assert!(said.contains(" bits per byte)\n"), "{said}");
+    assert!(said.contains(" bits per byte\n"), "{said}");
 }
 
 #[test]
@@ -103,4 +103,33 @@ fn the_rate_of_the_machine_is_measured_once_a_day() {
     std::fs::write(&path, value.to_string()).unwrap();
     assert_ne!(rate("runs/third"), 12_345.0, "a day later it is");
     assert!(scratch.pipeline(&["cache"]).succeeds().stdout.contains("machine"));
+}
+
+#[test]
+fn the_version_names_the_commit() {
+    let scratch = Scratch::new();
+    let said = scratch.pipeline(&["--version"]).succeeds().stdout;
+    let git = |arguments: &[&str]| {
+        let output = std::process::Command::new("git").args(arguments).current_dir(repository()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["log", "-1", "--abbrev=9", "--format=%h %cs"]).map(|commit| format!(" ({commit})"));
+    let version = format!("{}{}", env!("CARGO_PKG_VERSION"), commit.unwrap_or_default());
+    assert_eq!(said, format!("pipeline {version}\n"));
+    scratch.train("runs/version", &["-q"]);
+    assert!(scratch.read("runs/version/environment.json").contains(&format!("\"program\": \"millrace {version}\"")));
+}
+
+#[test]
+fn the_built_in_graph_needs_no_checkout() {
+    let scratch = Scratch::new();
+    let text = scratch.read("run.toml");
+    let (_, rest) = text.split_once('\n').unwrap();
+    scratch.write("apart.toml", format!("extends = \"builtin:base\"\n{rest}"));
+    scratch.train("runs/file", &[]);
+    scratch.pipeline(&["run", "apart.toml", "--run-dir", "runs/apart"]).succeeds();
+    assert_eq!(scratch.last("runs/file", "model.safetensors"), scratch.last("runs/apart", "model.safetensors"));
+    assert!(scratch.read("runs/apart/config.toml").contains("# builtin:base:"));
+    scratch.write("wrong.toml", "extends = \"builtin:bsae\"\n");
+    scratch.pipeline(&["check", "wrong.toml"]).fails(2, &["`builtin:bsae`", "wrong.toml:1", "similar: builtin:base"]);
 }

@@ -6,6 +6,7 @@
 pub mod bench;
 mod cache;
 mod check;
+mod completions;
 mod diff;
 mod evaluate;
 mod explain;
@@ -13,6 +14,8 @@ mod export;
 mod generate;
 mod import;
 mod inspect;
+mod man;
+mod new;
 mod options;
 mod output;
 mod report;
@@ -21,6 +24,7 @@ mod runs;
 mod stages;
 mod stat;
 
+pub use completions::{VARIABLE, with_values};
 pub use options::{Changes, Color, Global};
 pub use output::{Output, OutputError};
 
@@ -33,6 +37,7 @@ use std::io::Write;
 /// All commands, in the order in which `--help` lists them.
 pub const COMMANDS: &[CommandType] = &[
     command_type::<run::Run>("run"),
+    command_type::<new::New>("new"),
     command_type::<check::Check>("check"),
     command_type::<explain::Explain>("explain"),
     command_type::<stages::Stages>("stages"),
@@ -47,6 +52,8 @@ pub const COMMANDS: &[CommandType] = &[
     command_type::<export::Export>("export"),
     command_type::<import::Import>("import"),
     command_type::<cache::Cache>("cache"),
+    command_type::<completions::Completions>("completions"),
+    command_type::<man::Man>("man"),
 ];
 
 /// A command: a struct of its options (their doc comments are its help), and what it does with them.
@@ -66,8 +73,8 @@ pub trait Command: Args {
 pub struct Context<'a> {
     /// The stage types that the program knows.
     pub stages: &'a [StageType],
-    /// The program and its version, as run directories record it.
-    pub program: String,
+    /// The version of the program.
+    pub version: &'static str,
     /// Standard output.
     pub out: Output,
     /// How standard error is written to.
@@ -146,7 +153,7 @@ mod tests {
     use super::*;
 
     /// What these print is for other programs already.
-    const NO_JSON: [&str; 0] = [];
+    const NO_JSON: [&str; 2] = ["completions", "man"];
 
     #[test]
     fn the_definitions_are_sound_and_every_help_has_an_example() {

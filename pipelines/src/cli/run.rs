@@ -61,7 +61,7 @@ impl Command for Run {
             let (explanation, text) = train_run::dry_run(&plan, workers, &run_dir, context.line())?;
             return context.out.answer(self.json, &explanation, |_| text);
         }
-        let program = context.program.clone();
+        let program = format!("millrace {}", context.version);
         let options = train_run::Options { resume: self.resume.clone(), run_dir, workers, program };
         let trained = train_run::train(plan, &options, context.line());
         // A run that was stopped has results too.

@@ -5,6 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml_edit::{Document, Item};
 
+/// Configurations that are part of the program, by the names that `extends` knows them by.
+const BUILT_IN: [(&str, &str); 1] = [("builtin:base", include_str!("../../../configs/base.toml"))];
+
 /// The keys at the top of a file.
 const TOP: [&str; 3] = ["extends", "run", "stage"];
 
@@ -78,15 +81,31 @@ fn layers(path: &Path, problems: &mut Problems) -> Vec<Raw> {
             break;
         }
         seen.push(identity);
-        let Some(text) = read(&path, asked_by, problems) else { break };
+        let text = match path.to_str().filter(|name| name.starts_with("builtin:")) {
+            Some(name) => built_in(name, asked_by, problems),
+            None => read(&path, asked_by, problems),
+        };
+        let Some(text) = text else { break };
         let (raw, extends) = parse(&path, &text, problems);
         found.push(raw);
         next = extends.map(|entry| {
             let base = entry.value.as_str().unwrap_or_default();
-            (path.parent().unwrap_or(Path::new("")).join(base), entry.origin)
+            let folder = path.parent().filter(|_| !base.starts_with("builtin:")).unwrap_or(Path::new(""));
+            (folder.join(base), entry.origin)
         });
     }
     found
+}
+
+/// The text of a configuration that is part of the program, or a problem at the place that named it.
+fn built_in(name: &str, asked_by: Origin, problems: &mut Problems) -> Option<String> {
+    let found = BUILT_IN.iter().find(|(known, _)| *known == name);
+    if found.is_none() {
+        let names = BUILT_IN.map(|(known, _)| known);
+        let problem = Diagnostic::new(format!("there is no configuration `{name}` in the program"), asked_by);
+        problems.push(problem.similar_to(name, names).next(format!("there is {}", names.join(", "))));
+    }
+    found.map(|(_, text)| (*text).to_owned())
 }
 
 /// The text of a file, or a problem at the place that named it.

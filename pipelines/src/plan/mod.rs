@@ -39,6 +39,14 @@ use resolve::{COMMON, Schema};
 use serde_json::{Map, Value};
 use std::path::Path;
 
+/// The stages of a configuration, as far as it can be read: their ids and types.
+pub(crate) fn outline(path: &Path) -> Vec<(String, String)> {
+    let raw = files::load(path, &mut Problems::default());
+    let type_of =
+        |table: &Table| table.get("type").and_then(|entry| entry.value.as_str()).unwrap_or_default().to_owned();
+    raw.stages.iter().map(|(id, table)| (id.clone(), type_of(table))).collect()
+}
+
 /// A graph of stages, ready to be built.
 #[derive(Debug)]
 pub struct Plan {

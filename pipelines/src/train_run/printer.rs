@@ -93,11 +93,11 @@ impl Printer {
     pub fn results(&mut self, run_dir: &Path) {
         if let Some(last) = &self.last {
             let validated = match (self.shown.validation_loss, self.bits_per_byte) {
-                (Some(loss), Some(bits)) => format!(", validation loss {loss:.4} ({bits:.4} bits per byte)"),
+                (Some(loss), Some(bits)) => format!(", validation loss {loss:.4}, {bits:.4} bits per byte"),
                 (Some(loss), None) => format!(", validation loss {loss:.4}"),
                 (None, _) => String::new(),
             };
-            let done = format!("\nDone: {} steps, training loss {:.4}{validated}", last.step, last.loss);
+            let done = format!("\nDone: {} steps, loss {:.4}{validated}", last.step, last.loss);
             self.line.note(&done);
         }
         let checkpoint = train::checkpoint::list(run_dir).ok().and_then(|mut all| all.pop());
