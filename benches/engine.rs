@@ -7,7 +7,7 @@ use contract::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use millrace_pipelines::engine::{Job, execute};
 use millrace_pipelines::plan::Plan;
-use std::any::Any;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Stages in the row.
@@ -28,9 +28,6 @@ impl Settings for Link {
     }
     fn build(&self, _env: &Env) -> Result<Built> {
         Ok(if self.first { Built::Source(Box::new(self.clone())) } else { Built::Stage(Box::new(self.clone())) })
-    }
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 
@@ -54,9 +51,11 @@ impl Stage for Link {
 
 /// How long `steps` steps take.
 fn run(steps: u64, workers: usize, prefetch: u64) -> Duration {
-    let link = |i: usize| -> (String, Box<dyn Settings>) { (format!("link{i}"), Box::new(Link { first: i == 0 })) };
+    let link = |i: usize| -> (String, Arc<dyn Settings>) { (format!("link{i}"), Arc::new(Link { first: i == 0 })) };
     let plan = Plan::of((0..STAGES).map(link).collect()).expect("it is a row");
     let env = Env {
+        stage: String::new(),
+        upstream: Vec::new(),
         worker: 0,
         workers,
         seed: 0,

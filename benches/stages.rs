@@ -28,6 +28,8 @@ fn env() -> Env {
     resources.insert(Arc::new(facts));
     resources.insert(Arc::new(Vocabulary { hash: String::new(), size: VOCABULARY as u32, end_of_text: 0 }));
     Env {
+        stage: String::new(),
+        upstream: Vec::new(),
         worker: 0,
         workers: 1,
         seed: 1,

@@ -4,6 +4,7 @@
 //! - [`mod@panics`]: bugs, reported with their line
 //! - [`plan`]: TOML to a checked plan; [`problem`]: what is wrong with it, all at once
 //! - [`engine`]: a plan as a timely dataflow
+//! - [`prepare_stages`]: what stages do before the graph runs
 //! - [`train_run`]: a training run; [`prepare`]: a version of a prepared corpus
 //! - [`mod@inspect`]: what is in a file
 //! - [`show`]: what people see; [`report`]: the page that a run leaves behind
@@ -16,6 +17,7 @@ mod inspect;
 mod panics;
 pub mod plan;
 mod prepare;
+mod prepare_stages;
 pub mod problem;
 mod process;
 pub mod report;

@@ -25,6 +25,7 @@ mod prepare;
 mod readme;
 mod report;
 mod resume;
+mod row_stages;
 mod run_directory;
 mod run_faults;
 mod runs;

@@ -2,11 +2,12 @@
 use super::{Command, Context};
 use crate::engine::{Job, execute};
 use crate::plan::{Overrides, Plan};
+use crate::prepare_stages::prepare;
 use crate::problem::Usage;
 use crate::process::cores;
 use crate::show::human::count;
+use crate::train_run::directory;
 use crate::train_run::session::Session;
-use crate::train_run::{directory, prepare};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use compute::machine;
@@ -74,7 +75,7 @@ fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
     let workers = plan.run.workers.unwrap_or_else(cores);
     machine::single_threaded_blas();
     let mut line = context.line();
-    let prepared = prepare::prepare(&plan, workers, &mut line)?;
+    let prepared = prepare(&plan, workers, &mut line)?;
     line.finish();
     let mut session = Session::new(&plan, prepared, workers, None)?;
     directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;

@@ -6,6 +6,7 @@ use crate::show;
 use crate::train_run::explain;
 use anyhow::{Error, Result};
 use clap::Args;
+use contract::Goal;
 use std::path::PathBuf;
 
 /// Draw the graph; say what a run takes in memory and time
@@ -34,7 +35,7 @@ impl Command for Explain {
     fn run(&self, context: &Context) -> Result<()> {
         let overrides = Overrides { workers: self.workers, ..self.changes.overrides() };
         let plan = Plan::load(&self.config, &overrides, context.stages).map_err(Error::new)?;
-        if plan.settings::<text::Write>().is_some() {
+        if plan.goal == Goal::PrepareCorpus {
             return match self.json {
                 true => Err(Usage("a preparation trains nothing: there are no numbers for --json".into()).into()),
                 false => context.out.line(&explain::preparation(&plan, None)?),

@@ -8,6 +8,7 @@ use crate::process::cores;
 use crate::train_run::{self, Interrupted, explain};
 use anyhow::{Error, Result};
 use clap::Args;
+use contract::Goal;
 use std::path::{Path, PathBuf};
 
 /// Run a configuration: prepare data, train, write checkpoints
@@ -54,8 +55,8 @@ impl Command for Run {
         let plan = Plan::load(&self.config, &self.overrides(), context.stages).map_err(Error::new)?;
         let run_dir = self.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
         let workers = plan.run.workers.unwrap_or_else(cores);
-        if plan.settings::<text::Write>().is_some() {
-            return self.prepare(plan, &run_dir, workers, context);
+        if plan.goal == Goal::PrepareCorpus {
+            return self.prepare(&plan, &run_dir, workers, context);
         }
         if self.dry_run {
             let (explanation, text) = train_run::dry_run(&plan, workers, &run_dir, context.line())?;
@@ -79,7 +80,7 @@ impl Run {
         Overrides { sample: self.sample, epochs: self.epochs, workers: self.workers, ..self.changes.overrides() }
     }
 
-    fn prepare(&self, plan: Plan, run_dir: &Path, workers: usize, context: &Context) -> Result<()> {
+    fn prepare(&self, plan: &Plan, run_dir: &Path, workers: usize, context: &Context) -> Result<()> {
         if self.resume.is_some() {
             let why = "a preparation is not resumed: run it again without --resume, and what is done is not done again";
             return Err(Usage(why.into()).into());
@@ -88,7 +89,7 @@ impl Run {
             return Err(Usage("a preparation trains nothing: there are no numbers for --json".into()).into());
         }
         if self.dry_run {
-            return context.out.line(&explain::preparation(&plan, Some(run_dir))?);
+            return context.out.line(&explain::preparation(plan, Some(run_dir))?);
         }
         let prepared = prepare::run(plan, run_dir, workers, &mut context.line())?;
         if self.json { context.out.json(&prepared) } else { Ok(()) }

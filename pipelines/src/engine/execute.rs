@@ -3,7 +3,7 @@ use super::failure::Failure;
 use super::graph::build;
 use super::timing::{StageTiming, Stopwatch, WorkerTiming};
 use crate::panics;
-use crate::plan::PlannedStage;
+use crate::plan::{PlannedStage, upstream};
 use anyhow::{Result, anyhow};
 use contract::{Built, Env, Saved, leaf_owner};
 use std::sync::atomic::Ordering;
@@ -83,7 +83,7 @@ fn work(worker: &mut Worker, job: &Job, failure: &Failure) -> WorkerTiming {
     let env = Env { worker: worker.index(), ..job.env.clone() };
     let watch = Stopwatch::install(worker);
     let built: Option<Vec<Built>> =
-        job.stages.iter().map(|stage| failure.guard(&stage.id, None, || restored(job, stage, &env))).collect();
+        (0..job.stages.len()).map(|at| failure.guard(&ids[at], None, || restored(job, at, &env))).collect();
     let Some(built) = built else { return WorkerTiming::default() };
     let clocks = worker.dataflow(|scope| build(scope, &job.stages, built, &env, job.endless, job.prefetch, failure));
     finish(worker, failure);
@@ -96,8 +96,10 @@ fn work(worker: &mut Worker, job: &Job, failure: &Failure) -> WorkerTiming {
 }
 
 /// A stage of this worker, with what it saved for the lanes that the worker has now.
-fn restored(job: &Job, stage: &PlannedStage, env: &Env) -> Result<Built> {
-    let mut built = stage.settings.build(env)?;
+fn restored(job: &Job, at: usize, env: &Env) -> Result<Built> {
+    let stage = &job.stages[at];
+    let upstream = upstream(&job.stages, at).into_iter().rev().map(|at| job.stages[at].id.clone()).collect();
+    let mut built = stage.settings.build(&Env { stage: stage.id.clone(), upstream, ..env.clone() })?;
     for saved in job.saved.iter().filter(|saved| saved.stage == stage.id) {
         if leaf_owner(saved.lane, env.workers) == env.worker {
             match &mut built {

@@ -11,6 +11,7 @@
 //! - [`timing`]: time per stage from timely's log
 mod execute;
 mod failure;
+mod gather;
 mod graph;
 mod operator;
 mod packet_batch;
@@ -22,6 +23,7 @@ pub mod timing;
 
 pub use execute::{Job, execute, finish, threads};
 pub use failure::Failure;
+pub use gather::gather;
 pub use stop::Stop;
 pub use timing::{StageTiming, WorkerTiming};
 

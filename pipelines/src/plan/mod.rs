@@ -4,13 +4,14 @@
 //! - `overrides`: what the command line changes
 //! - `resolve`: every key known, every value of its type, defaults filled in
 //! - [`RunSettings`]: the `[run]` table
-//! - `wire`: which stage feeds which
+//! - `wire`: which stage feeds which; `goal`: what the graph is for, and whether each stage has a place in it
 //! - `render`: the resolved configuration as TOML, each value with its origin
 //! - [`check_registry`]: what every registered stage type owes its users
 //!
 //! Paths in a configuration are kept as written: relative ones are relative to the current directory, but for
 //! `extends`, which is relative to the file that says it.
 mod files;
+mod goal;
 mod overrides;
 mod registry;
 mod render;
@@ -34,10 +35,11 @@ pub(crate) use values::toml_of;
 pub(crate) use wire::order;
 
 use crate::problem::{Diagnostic, Origin, Problems};
-use contract::{Settings, StageType};
+use contract::{Effect, Goal, Settings, StageType};
 use resolve::{COMMON, Schema};
 use serde_json::{Map, Value};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The stages of a configuration, as far as it can be read: their ids and types.
 pub(crate) fn outline(path: &Path) -> Vec<(String, String)> {
@@ -56,6 +58,8 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// Every value with its origin; empty for a plan made in code.
     pub resolved: Resolved,
+    /// What the graph is for.
+    pub goal: Goal,
 }
 
 /// One stage of a [`Plan`].
@@ -64,8 +68,10 @@ pub struct PlannedStage {
     pub id: String,
     /// Its type in the registry; empty for a plan made in code.
     pub type_name: &'static str,
+    /// Keys that do not affect results; `None` of a stage that only observes.
+    pub effects: Option<&'static [(&'static str, Effect)]>,
     /// What its table says.
-    pub settings: Box<dyn Settings>,
+    pub settings: Arc<dyn Settings>,
     /// For each port of its settings, what feeds it.
     pub inputs: Vec<Vec<Edge>>,
 }
@@ -124,19 +130,25 @@ impl Plan {
             });
             resolved.stages.push((id.clone(), with_common(table, filled)));
             if let (Some(stage_type), Some(settings)) = (known, settings) {
-                stages.push(PlannedStage { id: id.clone(), type_name: stage_type.name, settings, inputs: Vec::new() });
+                let (type_name, inputs) = (stage_type.name, Vec::new());
+                let effects = (!stage_type.observes).then_some(stage_type.effects);
+                stages.push(PlannedStage { id: id.clone(), type_name, effects, settings, inputs });
             }
         }
         let wires = wire::wire(&nodes, &|kind| registry::types_giving(registry, kind), &mut problems);
         for (stage, inputs) in stages.iter_mut().zip(wires) {
             stage.inputs = inputs;
         }
+        if problems.is_empty() {
+            goal::check(&stages, &resolved, &mut problems);
+        }
         problems.sort();
-        problems.or(Plan { run, stages, resolved })
+        let goal = goal::goal(&stages);
+        problems.or(Plan { run, stages, resolved, goal })
     }
 
     /// A plan made in code: only the wiring is worked out and checked.
-    pub fn of(stages: Vec<(String, Box<dyn Settings>)>) -> Result<Plan, Problems> {
+    pub fn of(stages: Vec<(String, Arc<dyn Settings>)>) -> Result<Plan, Problems> {
         let mut problems = Problems::default();
         let mut nodes: Vec<wire::Node> = Vec::new();
         for (id, settings) in &stages {
@@ -153,29 +165,56 @@ impl Plan {
             });
         }
         let wires = wire::wire(&nodes, &|_| Vec::new(), &mut problems);
-        let planned = |((id, settings), inputs)| PlannedStage { id, type_name: "", settings, inputs };
-        let stages = stages.into_iter().zip(wires).map(planned).collect();
-        problems.or(Plan { run: RunSettings::default(), stages, resolved: Resolved::default() })
+        let planned =
+            |((id, settings), inputs)| PlannedStage { id, type_name: "", effects: Some(&[]), settings, inputs };
+        let stages: Vec<PlannedStage> = stages.into_iter().zip(wires).map(planned).collect();
+        let goal = goal::goal(&stages);
+        problems.or(Plan { run: RunSettings::default(), stages, resolved: Resolved::default(), goal })
     }
 
     /// Indices of [`stages`](Plan::stages) such that every stage comes after those that feed it, but for
     /// feedback. The written order wherever that is such an order.
     pub fn order(&self) -> Vec<usize> {
-        let wires = self.stages.iter().map(|stage| stage.inputs.clone()).collect();
-        wire::order(self.stages.len(), &|at| wire::feeds(&wires, at)).unwrap_or_default()
+        order_of(&self.stages)
+    }
+
+    /// The keys of stage `id` that affect one of `effects`, with their values; none of a stage that only observes.
+    pub fn values<'a>(&'a self, id: &str, effects: &[Effect]) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
+        let (declared, effects) = (self.stage(id).and_then(|stage| stage.effects), effects.to_vec());
+        let effect = move |key: &str| {
+            let of_key = declared?.iter().find(|(other, _)| *other == key);
+            Some(of_key.map_or(Effect::Results, |(_, effect)| *effect))
+        };
+        let table = self.resolved.stages.iter().find(|(other, _)| other == id).map(|(_, table)| table);
+        let entries =
+            table.into_iter().flat_map(|table| &table.entries).map(|(key, entry)| (key.as_str(), &entry.value));
+        entries.filter(move |(key, _)| effect(key).is_some_and(|effect| effects.contains(&effect)))
     }
 
     /// The stage called `id`.
     pub fn stage(&self, id: &str) -> Option<&PlannedStage> {
         self.stages.iter().find(|stage| stage.id == id)
     }
+}
 
-    /// The settings of type `S`, with their index, of the first stage that has such.
-    pub fn settings<S: 'static>(&self) -> Option<(usize, &S)> {
-        let of = |stage: &'_ PlannedStage| stage.settings.as_any().is::<S>();
-        let at = self.stages.iter().position(of)?;
-        Some((at, self.stages[at].settings.as_any().downcast_ref()?))
+/// The stages from which packets reach stage `at` within a step, sources first.
+pub(crate) fn upstream(stages: &[PlannedStage], at: usize) -> Vec<usize> {
+    let mut found = vec![false; stages.len()];
+    let mut next = vec![at];
+    while let Some(stage) = next.pop() {
+        for edge in stages[stage].inputs.iter().flatten().filter(|edge| !edge.feedback) {
+            if !std::mem::replace(&mut found[edge.from], true) {
+                next.push(edge.from);
+            }
+        }
     }
+    order_of(stages).into_iter().filter(|stage| found[*stage]).collect()
+}
+
+/// See [`Plan::order`].
+fn order_of(stages: &[PlannedStage]) -> Vec<usize> {
+    let wires = stages.iter().map(|stage| stage.inputs.clone()).collect();
+    wire::order(stages.len(), &|at| wire::feeds(&wires, at)).unwrap_or_default()
 }
 
 fn run_settings(path: &Path, given: &Table, problems: &mut Problems) -> (Table, RunSettings) {

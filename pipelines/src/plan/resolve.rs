@@ -3,6 +3,7 @@ use super::values::{Entry, Table, shorten_floats};
 use crate::problem::{Diagnostic, Origin, Problems, similar};
 use contract::{Settings, StageType};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// Keys of every stage table that are not the stage's own.
 pub(crate) const COMMON: [&str; 2] = ["type", "inputs"];
@@ -66,7 +67,7 @@ pub(crate) fn stage(
     given: &Table,
     stage_type: &StageType,
     problems: &mut Problems,
-) -> (Table, Option<Box<dyn Settings>>) {
+) -> (Table, Option<Arc<dyn Settings>>) {
     let before = problems.0.len();
     let defaults = defaults(stage_type);
     let parses = |value: Value| (stage_type.parse)(value).map(drop);
@@ -89,7 +90,7 @@ pub(crate) fn stage(
 }
 
 /// A stage's own problem with the line of its key.
-fn located(id: &str, problem: contract::Problem, table: &Table) -> Diagnostic {
+pub(super) fn located(id: &str, problem: contract::Problem, table: &Table) -> Diagnostic {
     let Some(key) = problem.key else {
         return Diagnostic::new(format!("`{id}`: {}", problem.message), table.origin.clone());
     };

@@ -1,7 +1,6 @@
 //! Toy stages for the tests of this crate: they wire like a training graph, and cannot be built.
 use contract::{Built, Env, Kind, Port, Problem, Result, Route, Settings, StageSettings, StageType, stage_type};
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 
 pub(crate) const TOYS: &[StageType] = &[
     stage_type::<Read>("documents"),
@@ -15,11 +14,16 @@ pub(crate) const TOYS: &[StageType] = &[
     stage_type::<Optimize>("adamw"),
     stage_type::<Evaluate>("evaluate"),
     stage_type::<Record>("record"),
+    stage_type::<WriteRows>("rows"),
+    stage_type::<WriteTokens>("tokens"),
+    stage_type::<Mix>("mixture"),
+    stage_type::<Compare>("minhash"),
 ];
 
 macro_rules! toy {
     ($(#[$meta:meta])* $name:ident { $($key:ident: $type:ty = $default:expr, $docs:literal;)* }
-     $summary:literal, example $example:literal, takes $takes:expr, gives $gives:expr, check $check:expr) => {
+     $summary:literal, example $example:literal, takes $takes:expr, gives $gives:expr, check $check:expr
+     $(, mixes $mixes:literal)? $(, whole $whole:literal)?) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
@@ -45,11 +49,14 @@ macro_rules! toy {
                 let check: fn(&Self) -> Vec<Problem> = $check;
                 check(self)
             }
+            $(fn mixes(&self) -> bool {
+                $mixes
+            })?
+            $(fn needs_whole_corpus(&self) -> bool {
+                $whole
+            })?
             fn build(&self, _env: &Env) -> Result<Built> {
                 anyhow::bail!("a toy")
-            }
-            fn as_any(&self) -> &dyn Any {
-                self
             }
         }
     };
@@ -119,6 +126,14 @@ check |s| if s.learning_rate > 0.0 { vec![] } else {
 toy! { Evaluate {}
 "Sums validation losses up.", example "", takes [Port::stream(Kind::Metrics).by(Route::Exchange)],
 gives [Kind::Metrics], check |_| vec![] }
+toy! { WriteRows {}
+"Ends a graph of rows.", example "", takes [Port::stream(Kind::Rows)], gives [], check |_| vec![] }
+toy! { WriteTokens {}
+"Ends a graph of tokens.", example "", takes [Port::stream(Kind::Tokens)], gives [], check |_| vec![] }
+toy! { Mix {}
+"Mixes sources.", example "", takes [Port::stream(Kind::Rows)], gives [Kind::Rows], check |_| vec![], mixes true }
+toy! { Compare {}
+"Compares documents.", example "", takes [Port::stream(Kind::Rows)], gives [Kind::Rows], check |_| vec![], whole true }
 toy! { Record {}
 "Writes metrics.", example "", takes [Port::stream(Kind::Metrics).by(Route::Exchange), Port::stream(Kind::Saved)],
 gives [], check |_| vec![] }

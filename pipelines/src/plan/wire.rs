@@ -128,9 +128,8 @@ fn nearest(
         if let (Some(other), true) = (other, all_known) {
             let (a, b) = (&nodes[*other].id, &nodes[*nearest].id);
             let message = format!("`{a}` and `{b}` both give {}: which does `{}` take?", kind.name(), node.id);
-            problems.push(
-                Diagnostic::new(message, node.place()).next(format!("write inputs = [\"{b}\"], or [\"{a}\", \"{b}\"]")),
-            );
+            problems
+                .push(Diagnostic::new(message, node.place()).next(format!("write inputs = [\"{a}\"], or [\"{b}\"]")));
         }
         return vec![direct(*nearest)];
     }

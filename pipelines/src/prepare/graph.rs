@@ -1,30 +1,29 @@
 //! The plan of a preparation, taken apart: what is done to every row, and what is done to those that are kept.
-use crate::plan::{Plan, PlannedStage};
+use crate::plan::Plan;
 use crate::problem::Usage;
 use anyhow::Result;
-use contract::{Kind, Settings};
-use std::sync::{Mutex, PoisonError};
+use contract::{Effect, Kind, Resources, Settings};
+use std::sync::Arc;
 use text::prepare::write::files::{FORMAT, Footer};
 use text::support::cache::key;
-use text::tokenizer::stage::Choice;
-use text::{Cache, Deduplicate, ReadDocuments, Tokenize, Tokenizer, Write};
+use text::{Deduplicate, SourceFiles, Tokenizer, Write};
 
 /// A preparation.
 pub struct Preparation {
     /// What is read.
-    pub read: ReadDocuments,
+    pub read: Arc<SourceFiles>,
     /// What is done to every row, in order.
-    above: Mutex<Vec<(String, Box<dyn Settings>)>>,
+    pub above: Vec<(String, Arc<dyn Settings>)>,
     /// How near-duplicates are found, if they are.
-    pub deduplicate: Option<Deduplicate>,
+    pub deduplicate: Option<Arc<Deduplicate>>,
     /// What makes tokens, with its name in the plan, if anything does.
-    pub tokenize: Option<(String, Tokenize)>,
+    pub tokenize: Option<(String, Arc<dyn Settings>)>,
+    /// Its tokenizer.
+    pub tokenizer: Option<Arc<Tokenizer>>,
     /// What is written.
-    pub write: Write,
-    /// Its name in the plan.
-    pub write_id: String,
-    /// The run's seed.
-    pub seed: u64,
+    pub write: Arc<Write>,
+    /// What writes it, with its name in the plan.
+    pub writer: (String, Arc<dyn Settings>),
     /// Names everything that a row's line of the catalog follows from, but for the row.
     pub chain: String,
     /// Names everything that the files follow from, but for what is read.
@@ -32,114 +31,60 @@ pub struct Preparation {
 }
 
 impl Preparation {
-    /// Takes `plan` apart.
+    /// Takes `plan` apart. `resources` are what its stages have provided: by them it is known what each is for.
     ///
     /// # Errors
-    /// [`Usage`] if it is not a chain from `documents` to `parquet`.
-    pub fn of(plan: Plan) -> Result<Self> {
-        let refuse = |why: String| Err(Usage(why).into());
-        let configuration = table(&plan, |_| true);
-        let seed = plan.run.seed;
+    /// [`Usage`] if it is not a chain from documents to a stage that writes them.
+    pub fn of(plan: &Plan, resources: &Resources) -> Result<Self> {
         let (mut read, mut write, mut deduplicate, mut tokenize) = (None, None, None, None);
-        let mut above: Vec<(String, Box<dyn Settings>)> = Vec::new();
+        let mut above: Vec<(String, Arc<dyn Settings>)> = Vec::new();
         let mut chain = vec![format!("rows {FORMAT} {}", env!("CARGO_PKG_VERSION"))];
-        let order = plan.order();
-        let tables: Vec<String> = plan.stages.iter().map(|stage| table(&plan, |id| id == stage.id)).collect();
-        let mut stages: Vec<Option<PlannedStage>> = plan.stages.into_iter().map(Some).collect();
-        for at in order {
-            let Some(PlannedStage { id, type_name, settings, .. }) = stages[at].take() else { continue };
-            let any = settings.as_any();
-            let takes: Vec<Kind> = settings.takes().iter().map(|port| port.kind).collect();
-            if let Some(found) = any.downcast_ref::<ReadDocuments>() {
-                read = Some(found.clone());
-            } else if let Some(found) = any.downcast_ref::<Deduplicate>() {
-                if deduplicate.replace(found.clone()).is_some() {
-                    return refuse(format!(
-                        "`{id}` is the second stage of its kind: one stage of type `minhash` is enough"
-                    ));
-                }
-            } else if let Some(found) = any.downcast_ref::<Write>() {
-                write = Some((id, found.clone()));
-            } else if let Some(found) = any.downcast_ref::<Tokenize>() {
-                tokenize = Some((id, found.clone()));
-            } else if takes == [Kind::Rows] && settings.gives() == [Kind::Rows] {
-                if deduplicate.is_some() {
-                    return refuse(format!("`{id}` stands below the stage that deduplicates: move it above"));
-                }
-                chain.push(tables[at].clone());
-                above.push((id, settings));
+        for at in plan.order() {
+            let stage = &plan.stages[at];
+            let (id, named) = (&stage.id, || (stage.id.clone(), Arc::clone(&stage.settings)));
+            if let Some(found) = resources.of::<SourceFiles>(id) {
+                read = Some(found);
+            } else if let Some(found) = resources.of::<Deduplicate>(id) {
+                deduplicate = Some(found);
+            } else if let Some(found) = resources.of::<Write>(id) {
+                write = Some((named(), found));
+            } else if let Some(tokenizer) = resources.of::<Tokenizer>(id) {
+                tokenize = Some((named(), tokenizer));
+            } else if stage.settings.gives() == [Kind::Rows] && !stage.settings.takes().is_empty() {
+                chain.push(table(plan, |other| other == *id));
+                above.push(named());
             } else {
-                return refuse(format!("`{id}` (type `{type_name}`) has no place in a graph that ends in `parquet`"));
+                let why = format!("`{id}` (type `{}`) provides nothing that a preparation works with", stage.type_name);
+                return Err(Usage(why).into());
             }
         }
-        let (Some(read), Some((write_id, write))) = (read, write) else {
-            return refuse("nothing is read: a preparation begins with a stage of type `documents`".into());
+        let (Some(read), Some((writer, write))) = (read, write) else {
+            let why = "a preparation begins with a stage that reads documents and ends in one of type `parquet`";
+            return Err(Usage(why.into()).into());
         };
-        if read.validation_every.is_some() {
-            return refuse("`validation_every` holds out rows by their place, which changes with the input: use `validation_fraction`".into());
-        }
-        if let Some((id, Choice::Train(_))) = tokenize.as_ref().map(|(id, tokenize)| (id, tokenize.choice())) {
-            return refuse(format!(
-                "`{id}` would train a tokenizer, on documents that change: name \"gpt2\" or a tokenizer.json"
-            ));
-        }
-        let tokenize = tokenize.filter(|_| write.tokens);
         chain.push(format!("keep {}", write.keep_dropped));
-        chain.push(deduplicate.as_ref().map(Deduplicate::signature_key).unwrap_or_default());
+        chain.push(deduplicate.as_deref().map(Deduplicate::signature_key).unwrap_or_default());
         let chain = key(&chain.iter().map(String::as_str).collect::<Vec<_>>());
-        let above = Mutex::new(above);
-        Ok(Self {
-            read,
-            above,
-            deduplicate,
-            tokenize,
-            write,
-            write_id,
-            seed,
-            chain,
-            configuration: key(&[&configuration]),
-        })
-    }
-
-    /// What is done to every row, once.
-    pub fn take_above(&self) -> Vec<(String, Box<dyn Settings>)> {
-        std::mem::take(&mut *self.above.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Opens the tokenizer, if there is one.
-    pub fn tokenizer(&self, cache: &Cache) -> Result<Option<Tokenizer>> {
-        let Some((_, tokenize)) = &self.tokenize else { return Ok(None) };
-        let (end, problem) =
-            (&tokenize.end_of_text, |name: &str, why| text::TextProblem::Tokenizer { name: name.into(), why });
-        let opened = match tokenize.choice() {
-            Choice::Gpt2 => Tokenizer::gpt2(cache, end)?,
-            Choice::File(path) => Tokenizer::from_file(&path, end)?,
-            Choice::Train(_) => return Err(problem("train", "is not for preparation".into()).into()),
-        };
-        match tokenize.vocabulary_size {
-            Some(size) if size != opened.vocabulary_size() => {
-                let why = format!("it has {} ids, not {size} as vocabulary_size says", opened.vocabulary_size());
-                Err(problem(&tokenize.tokenizer, why).into())
-            }
-            _ => Ok(Some(opened)),
-        }
+        let configuration = key(&[&table(plan, |_| true)]);
+        let (tokenize, tokenizer) = tokenize.unzip();
+        Ok(Self { read, above, deduplicate, tokenize, tokenizer, write, writer, chain, configuration })
     }
 
     /// What the footers of files say.
-    pub fn footer(&self, tokenizer: Option<&Tokenizer>) -> Footer {
-        let vocabulary = tokenizer.map(|tokenizer| tokenizer.vocabulary().clone());
+    pub fn footer(&self) -> Footer {
+        let vocabulary = self.tokenizer.as_ref().map(|tokenizer| tokenizer.vocabulary().clone());
         Footer { vocabulary, configuration: self.configuration.clone() }
     }
 }
 
 /// The settings of stages in the order of the plan, but for where things are.
 fn table(plan: &Plan, of: impl Fn(&str) -> bool) -> String {
-    const FREE: [&str; 3] = ["paths", "cache", "inputs"];
     let mut text = String::new();
-    for (id, table) in plan.resolved.stages.iter().filter(|(id, _)| of(id)) {
-        for (key, entry) in table.entries.iter().filter(|(key, _)| !FREE.contains(&key.as_str())) {
-            text += &format!("{id}.{key} = {}\n", entry.value);
-        }
+    for stage in plan.stages.iter().filter(|stage| of(&stage.id)) {
+        let values = plan.values(&stage.id, &[Effect::Results, Effect::Failure]);
+        values
+            .filter(|(key, _)| *key != "inputs")
+            .for_each(|(key, value)| text += &format!("{}.{key} = {value}\n", stage.id));
     }
     text
 }

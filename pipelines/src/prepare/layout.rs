@@ -109,7 +109,7 @@ impl Layout {
         footer: &Footer,
         prepared: &Preparation,
     ) -> BTreeMap<u32, String> {
-        let vocabulary = format!("{:?} {:?} {WRITER}", footer.vocabulary, prepared.read.split());
+        let vocabulary = format!("{:?} {:?} {WRITER}", footer.vocabulary, prepared.read.split);
         let shard = |shard: u32| {
             let mut parts = vec![Cow::Borrowed(footer.configuration.as_str()), Cow::Borrowed(vocabulary.as_str())];
             for rows in [&self.kept, &self.dropped] {

@@ -17,12 +17,11 @@ pub(crate) mod stats;
 pub(crate) mod version;
 
 use crate::engine::{Job, execute};
-use crate::panics;
 use crate::plan::Plan;
-use crate::problem::Usage;
+use crate::prepare_stages::{prepare, without_training};
 use crate::show::{Line, Unit, Work as Doing};
 use anyhow::{Context, Result};
-use contract::{BatchShape, Env, Resources, Schedule, Settings};
+use contract::{Resources, Settings};
 use graph::Preparation;
 use layout::{Layout, Verdicts};
 use serde::Serialize;
@@ -31,7 +30,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use text::input::ingest::{DocumentFile, Ingested, ingest};
+use text::input::ingest::DocumentFile;
 use text::prepare::catalog::Catalog;
 use text::prepare::scan_rows::{Hash, Known, RowStore, ScanRows};
 use text::prepare::signatures::Found;
@@ -54,31 +53,25 @@ pub struct Prepared {
 /// Prepares what `plan` says into the next version of `folder`.
 ///
 /// # Errors
-/// [`Usage`], or the first failure of any stage. The versions that are there stay as they are.
-pub fn run(plan: Plan, folder: &Path, workers: usize, line: &mut Line) -> Result<Prepared> {
+/// [`Usage`](crate::problem::Usage), or the first failure of any stage. The versions that are there stay as they are.
+pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Result<Prepared> {
     let began = Instant::now();
-    let prepared = Preparation::of(plan)?;
     let folder = Folder::open(folder)?;
     let previous = folder.last(&mut |note| line.note(&format!("note: {note}")))?;
     let mut draft = folder.draft()?;
-    let cache = prepared.read.cache();
+    let prepared = prepare(plan, workers, line)?;
+    let prepared = Preparation::of(plan, &prepared.resources)?;
+    let (cache, files) = (&prepared.read.cache, &prepared.read.files);
 
-    let Ingested { files, quarantine } = inputs(&prepared, &cache, line)?;
     let previous = previous.filter(|previous| previous.manifest.shards == prepared.write.shards);
-    let store = Arc::new(RowStore::open(&files, prepared.read.on_bad_data)?);
-    // Opening a tokenizer takes as long as reading a small corpus: meanwhile.
-    let (digested, tokenizer) = std::thread::scope(|threads| {
-        let opened = threads.spawn(|| prepared.tokenizer(&cache));
-        let digested = digest(&prepared, &store, previous.as_ref(), &draft, workers, line);
-        (digested, opened.join().unwrap_or_else(|panic| Err(panics::error(&*panic))))
-    });
-    let (tokenizer, (catalog, mut found)) = (tokenizer?.map(Arc::new), digested?);
-    let quarantine = set_aside(&prepared, &files, &store, quarantine, &catalog, draft.path(), line)?;
-    let places = Places::of(&catalog, &mut found, previous.as_ref(), &cache)?;
+    let store = Arc::new(RowStore::open(files, prepared.read.on_bad_data)?);
+    let (catalog, mut found) = digest(&prepared, &store, previous.as_ref(), &draft, workers, line)?;
+    let quarantine = set_aside(&prepared, &store, &catalog, draft.path(), line)?;
+    let places = Places::of(&catalog, &mut found, previous.as_ref(), cache)?;
     let verdicts = decide::decide(&prepared, &catalog, previous.as_ref(), &places, workers, line)?;
     let layout = Layout::of(&catalog, &verdicts, prepared.write.shards, prepared.write.keep_dropped);
 
-    let footer = prepared.footer(tokenizer.as_deref());
+    let (footer, tokenizer) = (prepared.footer(), prepared.tokenizer.as_deref());
     let keys = layout.keys(&catalog, &verdicts, &footer, &prepared);
     let (same, changed): (Vec<u32>, Vec<u32>) = (0..prepared.write.shards).partition(|shard| {
         previous.as_ref().is_some_and(|last| last.manifest.shard_keys.get(shard) == keys.get(shard))
@@ -87,7 +80,7 @@ pub fn run(plan: Plan, folder: &Path, workers: usize, line: &mut Line) -> Result
         draft.link(last, &same)?;
     }
     let catalog = Arc::new(catalog);
-    let shards = shards(&catalog, &layout, &verdicts, &changed, previous.as_ref(), tokenizer.as_deref());
+    let shards = shards(&catalog, &layout, &verdicts, &changed, previous.as_ref(), tokenizer);
     let kept: u64 = shards.iter().map(|shard| shard.kept.len() as u64).sum();
     let work = Arc::new(Work {
         folder: draft.path().to_path_buf(),
@@ -95,19 +88,19 @@ pub fn run(plan: Plan, folder: &Path, workers: usize, line: &mut Line) -> Result
         catalog: (*catalog).clone(),
         texts: Arc::clone(&places.texts),
         text_rows: places.rows.clone(),
-        tokens: last_tokens(previous.as_ref(), tokenizer.as_deref(), &cache)?,
+        tokens: last_tokens(previous.as_ref(), tokenizer, cache)?,
         footer,
         sequence_length: prepared.write.sequence_length,
-        split: prepared.read.split(),
+        split: prepared.read.split,
         watch: Mutex::new(Box::new(|_| {})),
         written: Mutex::default(),
     });
-    write(&prepared, &work, tokenizer.as_ref(), kept, workers, line)?;
+    write(&prepared, &work, kept, workers, line)?;
     let written = std::mem::take(&mut *work.written.lock().unwrap_or_else(PoisonError::into_inner));
     let counts = layout.counts(&written, previous.as_ref(), &same);
     let files = written.into_values().flat_map(|shard| shard.files).collect();
     let stats = stats::stats(&catalog, &verdicts, &counts, &work, quarantine.counts());
-    draft.finish(&prepared, &catalog, &verdicts, &counts, keys, files, &stats, tokenizer.as_deref())?;
+    draft.finish(&prepared, &catalog, &verdicts, &counts, keys, files, &stats, tokenizer)?;
     let done = folder.appear(draft)?;
     line.finish();
     line.note(&stats::summary(&done, &stats, previous.as_ref(), (same.len(), changed.len()), began.elapsed()));
@@ -118,38 +111,16 @@ fn shown(line: &mut Line, verb: &str, done: u64, total: u64, unit: Unit, began: 
     line.work(&Doing { verb: verb.into(), done, total, unit, spent: began.elapsed() });
 }
 
-fn inputs(prepared: &Preparation, cache: &Cache, line: &mut Line) -> Result<Ingested> {
-    let (read, began) = (&prepared.read, Instant::now());
-    let inputs = text::resolve(&read.paths, read.sample, prepared.seed)?;
-    if inputs.sample_documents.is_some() {
-        let why = "`sample` of documents is for training; a preparation reads whole files";
-        return Err(Usage(why.into()).into());
-    }
-    let mut progress = |done, total| shown(line, "Reading", done, total, Unit::Bytes, began);
-    let layout = text::input::read::Layout { column: &read.column, separator: read.separator.as_deref() };
-    ingest(&inputs, layout, read.on_bad_data, cache, &mut progress)
-}
-
 /// Runs `stages` on all workers.
 fn graph(
-    stages: Vec<(String, Box<dyn Settings>)>,
+    stages: Vec<(String, Arc<dyn Settings>)>,
     resources: Resources,
     lanes: u32,
     steps: u64,
     workers: usize,
 ) -> Result<()> {
     let plan = Plan::of(stages).map_err(anyhow::Error::new)?;
-    let env = Env {
-        worker: 0,
-        workers,
-        seed: 0,
-        schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
-        shape: BatchShape { micro_batches: lanes, sequences: 0, length: 0 },
-        model: None,
-        corpus: None,
-        run_dir: None,
-        resources,
-    };
+    let env = without_training(workers, lanes, steps, resources);
     execute(Job { stages: plan.stages, env, saved: Vec::new(), endless: false, prefetch: 2 }).map(drop)
 }
 
@@ -185,16 +156,16 @@ fn digest(
     let (rows, steps) = (store.rows(), ScanRows::steps(store, lanes));
     let mut found = lent(line, "Reading", rows, |watch| {
         let write = &prepared.write;
-        let signatures =
-            SignatureResults::new(draft.aside(), write.shards, write.keep_dropped, prepared.deduplicate.clone(), watch);
+        let deduplicate = prepared.deduplicate.as_deref().cloned();
+        let signatures = SignatureResults::new(draft.aside(), write.shards, write.keep_dropped, deduplicate, watch);
         let signatures = Arc::new(signatures);
         let mut resources = Resources::default();
         resources.insert(Arc::clone(store));
         resources.insert(Arc::clone(&known));
         resources.insert(Arc::clone(&signatures));
-        let mut stages: Vec<(String, Box<dyn Settings>)> = vec![("scan".into(), Box::new(ScanRows {}))];
-        stages.extend(prepared.take_above());
-        stages.push(("signatures".into(), Box::new(Signatures {})));
+        let mut stages: Vec<(String, Arc<dyn Settings>)> = vec![("scan".into(), Arc::new(ScanRows {}))];
+        stages.extend(prepared.above.iter().cloned());
+        stages.push(("signatures".into(), Arc::new(Signatures {})));
         graph(stages, resources, lanes, steps, workers)?;
         Ok(signatures.take())
     })?;
@@ -209,18 +180,16 @@ fn digest(
     Ok((catalog, found))
 }
 
-/// What could not be read, in being converted (`converted`) and of Parquet: said, written, and not more than is allowed.
+/// What could not be read, in being converted and of Parquet: said, written, and not more than is allowed.
 fn set_aside(
     prepared: &Preparation,
-    files: &[DocumentFile],
     store: &RowStore,
-    converted: Quarantine,
     catalog: &Catalog,
     folder: &Path,
     line: &mut Line,
 ) -> Result<Quarantine> {
-    let mut quarantine = converted;
-    quarantine.hold(store.bad(), files.iter().map(|file| file.path.clone()).collect());
+    let mut quarantine = prepared.read.quarantine.clone();
+    quarantine.hold(store.bad(), prepared.read.files.iter().map(|file| file.path.clone()).collect());
     let bad = quarantine.counts().documents();
     let quarantine = quarantine.among(catalog.len() as u64 + bad);
     quarantine.check(prepared.read.max_bad_fraction)?;
@@ -325,14 +294,7 @@ fn shards(
 }
 
 /// The second graph.
-fn write(
-    prepared: &Preparation,
-    work: &Arc<Work>,
-    tokenizer: Option<&Arc<Tokenizer>>,
-    total: u64,
-    workers: usize,
-    line: &mut Line,
-) -> Result<()> {
+fn write(prepared: &Preparation, work: &Arc<Work>, total: u64, workers: usize, line: &mut Line) -> Result<()> {
     if work.shards.is_empty() {
         return Ok(());
     }
@@ -340,13 +302,13 @@ fn write(
         *work.watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
         let mut resources = Resources::default();
         resources.insert(Arc::clone(work));
-        let mut stages: Vec<(String, Box<dyn Settings>)> =
-            vec![("unwritten_rows".into(), Box::new(text::prepare::write::UnwrittenRows {}))];
-        if let (Some((id, tokenize)), Some(tokenizer)) = (&prepared.tokenize, tokenizer) {
-            resources.insert(Arc::clone(tokenizer));
-            stages.push((id.clone(), Box::new(tokenize.clone())));
+        let mut stages: Vec<(String, Arc<dyn Settings>)> =
+            vec![("unwritten_rows".into(), Arc::new(text::prepare::write::UnwrittenRows {}))];
+        if let (Some((id, tokenize)), Some(tokenizer)) = (&prepared.tokenize, &prepared.tokenizer) {
+            resources.provide(id, Arc::clone(tokenizer));
+            stages.push((id.clone(), Arc::clone(tokenize)));
         }
-        stages.push((prepared.write_id.clone(), Box::new(prepared.write.clone())));
+        stages.push(prepared.writer.clone());
         // A lane a worker: one shard at a time is in memory there.
         let lanes = workers.max(1) as u32;
         graph(stages, resources, lanes, (work.shards.len() as u64).div_ceil(u64::from(lanes)), workers)

@@ -220,9 +220,12 @@ fn about(seen: &Seen) -> String {
         rows.push(("Learned from", part("train")));
         rows.push(("Held out", part("validation")));
     }
+    for (reason, documents) in environment["dropped"].as_object().into_iter().flatten() {
+        rows.push(("Dropped", format!("{} documents: {reason}", count(documents.as_u64().unwrap_or_default()))));
+    }
     out += &facts(&rows);
     out += "</div>\n<h2>Environment</h2>\n<div class=\"panel\">\n";
-    let told = ["corpus", "sources", "model", "parameters"];
+    let told = ["corpus", "sources", "dropped", "model", "parameters"];
     let others = environment.as_object().into_iter().flatten().filter(|(key, _)| !told.contains(&key.as_str()));
     let rows: Vec<(&str, String)> = others.map(|(key, value)| (key.as_str(), plain(value))).collect();
     out += &facts(&rows);

@@ -41,14 +41,7 @@ pub struct Work {
     pub spent: Duration,
 }
 
-/// What [`Work`] counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
-    /// Bytes.
-    Bytes,
-    /// Anything else, by its plural: `documents`.
-    Things(&'static str),
-}
+pub use contract::Unit;
 
 /// `[███░░]`, `room` columns between the brackets.
 pub fn bar(done: u64, total: u64, room: usize) -> String {

@@ -1,17 +1,14 @@
 //! What `pipeline explain` and `pipeline run --dry-run` say: the graph, and what a run takes in memory and time.
 use super::calibrate;
-use super::session::{Session, batch_shape};
+use super::session::{Session, batch_shape, due};
 use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::process::cores;
 use crate::show::{Explanation, Length, graph, human};
 use anyhow::Result;
 use contract::{BatchShape, Env, Facts, Memory, ModelFacts, Resources, Schedule};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use text::tokenizer::stage::Choice;
-use text::{Cache, ReadDocuments, ReadTokens, Tokenize, Tokenizer};
-use train::evaluate::Evaluate;
 
 /// Columns of what is printed.
 pub const COLUMNS: usize = 80;
@@ -24,14 +21,20 @@ pub fn explain(plan: &Plan) -> Result<Explanation> {
     let workers = plan.run.workers.unwrap_or_else(cores);
     let shape = batch_shape(plan)?;
     let facts = Facts { length: shape.length, ..vocabulary(plan)? };
-    let evaluate = plan.settings::<Evaluate>().map(|(_, evaluate)| evaluate.interval).filter(|steps| *steps > 0);
     let mut resources = Resources::default();
     resources.insert(Arc::new(facts));
     let env = Env {
+        stage: String::new(),
+        upstream: Vec::new(),
         worker: 0,
         workers,
         seed: plan.run.seed,
-        schedule: Schedule { first: 0, steps: plan.run.max_steps.unwrap_or(0), evaluate, checkpoint: None },
+        schedule: Schedule {
+            first: 0,
+            steps: plan.run.max_steps.unwrap_or(0),
+            evaluate: due(plan).evaluate,
+            checkpoint: None,
+        },
         shape,
         model: plan.stages.iter().find_map(|stage| stage.settings.model(&facts)).map(Arc::new),
         corpus: None,
@@ -94,38 +97,25 @@ pub fn preparation(plan: &Plan, folder: Option<&Path>) -> Result<String> {
 
 /// The files that `plan` reads, a line each.
 fn read(plan: &Plan) -> Result<String> {
-    let documents = plan.settings::<ReadDocuments>().map(|(_, read)| (&read.paths, read.sample));
-    let tokens = || plan.settings::<ReadTokens>().map(|(_, read)| (&read.paths, read.sample));
-    let Some((paths, sample)) = documents.or_else(tokens) else { return Ok(String::new()) };
-    let line = |file: &text::InputFile| {
-        let size = format!(" ({})", human::bytes(std::fs::metadata(&file.path).map_or(0, |about| about.len())));
-        let path = human::end_of(&file.path.display().to_string(), COLUMNS - 9 - size.len());
+    let line = |path: &PathBuf| {
+        let size = format!(" ({})", human::bytes(std::fs::metadata(path).map_or(0, |about| about.len())));
+        let path = human::end_of(&path.display().to_string(), COLUMNS - 9 - size.len());
         format!("Reads    {path}{size}\n")
     };
-    Ok(text::resolve(paths, sample, plan.run.seed)?.files.iter().map(line).collect())
+    let mut lines = String::new();
+    for stage in &plan.stages {
+        lines.extend(stage.settings.reads(plan.run.seed)?.iter().map(line));
+    }
+    Ok(lines)
 }
 
 /// Ids there will be, from the configuration alone.
 fn vocabulary(plan: &Plan) -> Result<Facts> {
-    let of = |tokenizer: &Tokenizer| Facts {
-        vocabulary: tokenizer.vocabulary_size() as usize,
-        length: 0,
-        end_of_text: tokenizer.end_of_text(),
-    };
-    if let Some((_, tokenize)) = plan.settings::<Tokenize>() {
-        let cache = plan.settings::<ReadDocuments>().map_or_else(|| Cache::new(None), |(_, read)| read.cache());
-        return Ok(match tokenize.choice() {
-            Choice::Train(size) => Facts { vocabulary: size as usize, length: 0, end_of_text: 0 },
-            Choice::Gpt2 => of(&Tokenizer::gpt2(&cache, &tokenize.end_of_text)?),
-            Choice::File(path) => of(&Tokenizer::from_file(&path, &tokenize.end_of_text)?),
-        });
+    let known = plan.stages.iter().map(|stage| stage.settings.vocabulary(plan.run.seed));
+    match known.filter_map(Result::transpose).next() {
+        Some(facts) => facts,
+        None => Err(Usage("no stage says what token ids there are: add one that reads or makes tokens".into()).into()),
     }
-    let Some((_, read)) = plan.settings::<ReadTokens>() else {
-        return Err(Usage("nothing is read: add a stage of type `documents` or `tokens`".into()).into());
-    };
-    let store = read.open(plan.run.seed, None)?;
-    let vocabulary = store.vocabulary();
-    Ok(Facts { vocabulary: vocabulary.size as usize, length: 0, end_of_text: vocabulary.end_of_text })
 }
 
 fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanation> {

@@ -1,6 +1,5 @@
 //! A training run, from a checked plan to its last checkpoint.
 //!
-//! - [`mod@prepare`]: documents, tokenizer, counts: everything that must be known before training
 //! - [`session`]: a plan and its data become a graph, with everything its stages may know
 //! - [`mod@train`]: runs the graph; [`printer`]: what a terminal shows meanwhile
 //! - [`directory`]: the files a run leaves behind; [`status`]: whether it is running, and how it ended
@@ -11,7 +10,7 @@ pub(crate) mod calibrate;
 pub(crate) mod directory;
 pub(crate) mod explain;
 mod interruption;
-pub(crate) mod prepare;
+
 mod printer;
 pub(crate) mod session;
 pub(crate) mod speed;

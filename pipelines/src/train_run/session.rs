@@ -1,17 +1,14 @@
 //! A plan and its data become a graph with everything that its stages may know.
-use super::prepare::Prepared;
 use crate::plan::Plan;
 use crate::problem::Usage;
 use anyhow::Result;
 use compute::kernels::gemm;
-use contract::{BatchShape, Env, Facts, ModelFacts, Schedule};
+use contract::{BatchShape, Due, Effect, Env, Facts, ModelFacts, Prepared, Schedule};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use text::tokenizer::stage::Choice;
-use text::{Attribution, Tokenize, Tokenizer};
-use train::checkpoint::{Checkpoint, Fingerprint, TokenizerJson};
-use train::evaluate::Evaluate;
+use text::{Attribution, Quarantine};
+use train::checkpoint::{Fingerprint, TokenizerJson};
 
 /// What is known of a run when its data is.
 pub struct Session {
@@ -23,6 +20,8 @@ pub struct Session {
     pub fingerprint: Arc<Fingerprint>,
     /// Whose text it learns from.
     pub sources: Vec<Attribution>,
+    /// Documents that stages drop, by reason.
+    pub dropped: BTreeMap<String, u64>,
     /// Said before the run starts.
     pub notes: Vec<String>,
 }
@@ -32,68 +31,70 @@ impl Session {
     ///
     /// # Errors
     /// [`Usage`] if they do not fit.
-    pub fn new(plan: &Plan, prepared: Prepared, workers: usize, run_dir: Option<PathBuf>) -> Result<Self> {
+    pub fn new(plan: &Plan, mut prepared: Prepared, workers: usize, run_dir: Option<PathBuf>) -> Result<Self> {
         let shape = batch_shape(plan)?;
-        let facts = Facts { length: shape.length, ..prepared.facts };
+        let Some((vocabulary, tokenizer_json)) = prepared.vocabulary.take() else {
+            return Err(
+                Usage("no stage says what token ids there are: add one that reads or makes tokens".into()).into()
+            );
+        };
+        let facts = Facts { length: shape.length, ..vocabulary };
         let model = plan.stages.iter().find_map(|stage| stage.settings.model(&facts));
         let Some(model) = model.map(Arc::new) else {
             return Err(Usage("there is no model: add a stage of type `gpt2` or `llama`".into()).into());
         };
-        let mut notes = Vec::new();
-        if let Some(tokenizer) = prepared.resources.get::<Tokenizer>()
-            && let Some(why) = tokenizer.slow_because()
-        {
-            notes.push(format!("the tokenizer is one for Hugging Face's library, which is slower: {why}"));
+        let mut notes = std::mem::take(&mut prepared.notes);
+        let mut quarantine = Quarantine::default();
+        prepared.resources.all::<Quarantine>().for_each(|(_, of_source)| quarantine.merge(&of_source));
+        if !quarantine.is_empty() {
+            notes.push(format!("{} (see {})", quarantine.summary(), text::input::quarantine::FILE));
         }
-        if let Some((_, tokenize)) = plan.settings::<Tokenize>()
-            && let Choice::Train(asked) = tokenize.choice()
-            && facts.vocabulary < asked as usize
-        {
-            let there = facts.vocabulary;
-            notes.push(format!("the tokenizer has {there} ids, not {asked}: every word of the corpus is one already"));
-        }
-        if prepared.skipped > 0 {
-            notes.push(format!("{} empty documents are passed over", prepared.skipped));
-        }
-        if !prepared.quarantine.is_empty() {
-            let file = text::input::quarantine::FILE;
-            notes.push(format!("{} (see {file})", prepared.quarantine.summary()));
-        }
-        let mut evaluate = plan.settings::<Evaluate>().and_then(|(_, s)| interval(s.interval));
-        if evaluate.is_some() && prepared.corpus.validation.rows == 0 {
+        let due = due(plan);
+        let corpus = prepared.corpus();
+        let mut evaluate = due.evaluate;
+        if evaluate.is_some() && corpus.validation.rows == 0 {
             notes.push("nothing is held out, so nothing is validated".into());
             evaluate = None;
         }
-        let steps = steps(plan, shape, prepared.corpus.train.tokens)?;
-        let checkpoint = plan.settings::<Checkpoint>().and_then(|(_, s)| interval(s.interval));
+        let steps = steps(plan, shape, corpus.train.tokens)?;
         let fingerprint = Arc::new(Fingerprint {
-            configuration: deciding(plan, &prepared.hashes),
+            configuration: deciding(plan, &prepared.fingerprint),
             blas_core: gemm::kernel(model.precision),
         });
+        let sources = prepared.resources.all::<Vec<Attribution>>().flat_map(|(_, all)| (*all).clone());
+        let mut sources: Vec<Attribution> = sources.collect();
+        sources.dedup();
         let mut resources = prepared.resources;
-        resources.insert(Arc::new(prepared.quarantine));
+        resources.insert(Arc::new(quarantine));
         resources.insert(Arc::new(facts));
         resources.insert(Arc::clone(&fingerprint));
-        if let Some(json) = prepared.tokenizer_json {
+        if let Some(json) = tokenizer_json {
             resources.insert(Arc::new(TokenizerJson(json)));
         }
         let env = Env {
+            stage: String::new(),
+            upstream: Vec::new(),
             worker: 0,
             workers,
             seed: plan.run.seed,
-            schedule: Schedule { first: 0, steps, evaluate, checkpoint },
+            schedule: Schedule { first: 0, steps, evaluate, checkpoint: due.checkpoint },
             shape,
             model: Some(Arc::clone(&model)),
-            corpus: Some(prepared.corpus),
+            corpus: Some(corpus),
             run_dir,
             resources,
         };
-        Ok(Self { env, model, fingerprint, sources: prepared.sources, notes })
+        Ok(Self { env, model, fingerprint, sources, dropped: prepared.dropped, notes })
     }
 }
 
-fn interval(steps: u64) -> Option<u64> {
-    (steps > 0).then_some(steps)
+/// What the stages of `plan` make due.
+pub fn due(plan: &Plan) -> Due {
+    let all = plan.stages.iter().map(|stage| stage.settings.due());
+    all.fold(Due::default(), |one, other| Due {
+        evaluate: one.evaluate.or(other.evaluate),
+        checkpoint: one.checkpoint.or(other.checkpoint),
+    })
 }
 
 pub fn batch_shape(plan: &Plan) -> Result<BatchShape> {
@@ -115,23 +116,13 @@ fn steps(plan: &Plan, shape: BatchShape, tokens: u64) -> Result<u64> {
     Ok((steps as u64).max(1))
 }
 
-/// Every setting from which numbers follow, by its name.
-fn deciding(plan: &Plan, hashes: &[(&'static str, String)]) -> BTreeMap<String, String> {
-    // What a run is called, where it lies, how long it goes on and what it reports changes no number of a step; what
-    // is read is known by its content, and so is what of it cannot be read.
-    const FREE: [&str; 3] = ["evaluate", "checkpoint", "record"];
-    const FREE_KEYS: [&str; 4] = ["cache", "paths", "on_bad_data", "max_bad_fraction"];
-    let mut deciding: BTreeMap<String, String> =
-        hashes.iter().map(|(name, hash)| (format!("content of {name}"), hash.clone())).collect();
+/// Every setting from which results follow, by its name, and the hashes of what is read.
+fn deciding(plan: &Plan, hashes: &[(String, String)]) -> BTreeMap<String, String> {
+    let mut deciding: BTreeMap<String, String> = hashes.iter().cloned().collect();
     deciding.insert("run.seed".into(), plan.run.seed.to_string());
-    for (id, table) in &plan.resolved.stages {
-        let type_name = plan.stage(id).map_or("", |stage| stage.type_name);
-        if FREE.contains(&type_name) {
-            continue;
-        }
-        for (key, entry) in table.entries.iter().filter(|(key, _)| !FREE_KEYS.contains(&key.as_str())) {
-            deciding.insert(format!("{id}.{key}"), entry.value.to_string());
-        }
+    for stage in &plan.stages {
+        let values = plan.values(&stage.id, &[Effect::Results]);
+        deciding.extend(values.map(|(key, value)| (format!("{}.{key}", stage.id), value.to_string())));
     }
     deciding
 }

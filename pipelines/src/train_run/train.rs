@@ -3,9 +3,10 @@ use super::interruption::Interruption;
 use super::printer::{Printer, Shared, lock, times};
 use super::session::Session;
 use super::status::{Hold, Status};
-use super::{calibrate, directory, explain, prepare, speed};
+use super::{calibrate, directory, explain, speed};
 use crate::engine::{Job, Stop, execute};
 use crate::plan::Plan;
+use crate::prepare_stages::prepare;
 use crate::problem::Usage;
 use crate::process::cores;
 use crate::report;
@@ -18,7 +19,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use text::Attribution;
+use text::{Attribution, Cache};
 use train::checkpoint::{State, TokenizerJson};
 use train::record::{Limit, Reporter};
 use train::weights::Start;
@@ -99,7 +100,7 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
         Some(checkpoint) => directory::resumed(run_dir, checkpoint.as_deref())?,
         None => None,
     };
-    let prepared = prepare::prepare(plan, *workers, line)?;
+    let prepared = prepare(plan, *workers, line)?;
     line.finish();
     let mut session = Session::new(plan, prepared, *workers, Some(run_dir.clone()))?;
     if resume.is_some() && from.is_none() {
@@ -122,27 +123,13 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
 pub fn dry_run(plan: &Plan, workers: usize, run_dir: &Path, mut line: Line) -> Result<(Explanation, String)> {
     machine::single_threaded_blas();
     let _interruption = Interruption::at_once()?;
-    let (before, program) = (cached(plan), calibrate::program(workers));
-    let prepared = prepare::prepare(plan, workers, &mut line)?;
+    let program = calibrate::program(workers);
+    let prepared = prepare(plan, workers, &mut line)?;
     line.finish();
-    let made: BTreeSet<String> = cached(plan).difference(&before).filter_map(|path| kind_of(path)).collect();
+    let made: BTreeSet<&str> = prepared.resources.all::<Cache>().flat_map(|(_, cache)| cache.made()).collect();
+    let made: Vec<String> = made.into_iter().map(str::to_owned).collect();
     let session = Session::new(plan, prepared, workers, None)?;
-    let made: Vec<String> = made.into_iter().collect();
     explain::dry_run(plan, &session, run_dir, &made, program)
-}
-
-/// The files of the cache.
-fn cached(plan: &Plan) -> BTreeSet<PathBuf> {
-    let documents = plan.settings::<text::ReadDocuments>().map(|(_, read)| read.cache());
-    let cache = documents.or_else(|| plan.settings::<text::ReadTokens>().map(|(_, read)| read.cache()));
-    // A file of the cache stands in the folder of its kind.
-    let root = cache.map(|cache| cache.root().to_owned());
-    let list = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    root.into_iter().flat_map(list).flat_map(list).collect()
-}
-
-fn kind_of(path: &Path) -> Option<String> {
-    Some(path.parent()?.file_name()?.to_string_lossy().into_owned())
 }
 
 /// Sets where the run starts: at a checkpoint, from a model's weights, or from the seed.

@@ -10,6 +10,7 @@
 //! - [`parameters`]: what a model tells the rest: its [`ParameterSpec`]s, initial values, FLOPs
 //! - [`stage`]: the traits [`Stage`] and [`Source`], and [`Emit`] through which they give packets
 //! - [`settings`]: what a stage's TOML table says, and how it becomes a stage
+//! - [`prepare`]: what stages do before the graph runs; [`resources`]: what they provide for each other
 //! - [`testing`]: an [`Emit`] that collects, for unit tests of stages
 #![forbid(unsafe_code)]
 
@@ -17,6 +18,8 @@ pub mod metrics;
 pub mod packet;
 pub mod parameters;
 pub mod pool;
+pub mod prepare;
+pub mod resources;
 pub mod saved;
 pub mod settings;
 pub mod stage;
@@ -27,13 +30,15 @@ pub mod testing;
 pub use anyhow::Result;
 pub use metrics::{Gather, Metric, Metrics};
 pub use packet::{
-    Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Precision, Purpose, Rows,
-    Tape, Ticket, Tokens,
+    Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Precision, Purpose,
+    Records, Rows, Tape, Ticket, Tokens,
 };
 pub use parameters::{Init, ModelFacts, ParameterSpec, Parameters};
+pub use prepare::{Goal, Graph, Host, Prepare, Prepared, Unit, Upstream};
+pub use resources::Resources;
 pub use saved::{OptimizerState, Saved, Snapshot};
 pub use settings::{
-    BatchShape, Built, Corpus, CorpusPart, Env, Facts, Memory, Port, Problem, Resources, Role, Route, Settings,
+    BatchShape, Built, Corpus, CorpusPart, Due, Effect, Env, Facts, Memory, Port, Problem, Role, Route, Settings,
     StageSettings, StageType, stage_type,
 };
 pub use stage::{Emit, Source, Stage};

@@ -50,6 +50,8 @@ pub enum Kind {
     Saved,
     /// Named numbers.
     Metrics,
+    /// Results of a graph that does not train.
+    Records,
 }
 
 /// What flows on every edge. One type keeps the graph buildable from a configuration file.
@@ -76,6 +78,8 @@ pub enum Packet {
     Saved(Saved),
     /// See [`Metrics`].
     Metrics(Metrics),
+    /// See [`Records`].
+    Records(Records),
 }
 
 /// Documents of one lane, in order.
@@ -88,6 +92,16 @@ pub struct Rows {
     /// True on the last packet of a step's validation documents of this lane (which may be empty).
     pub last: bool,
     /// At least a column `text` (`LargeUtf8`, no nulls).
+    pub records: RecordBatch,
+}
+
+/// What a graph that does not train has found out about the rows of one lane and step. The engine gathers records on
+/// worker 0 and returns them, in the order of steps and lanes, when the graph has ended.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// The lane they belong to.
+    pub lane: Lane,
+    /// Columns as giver and taker agree.
     pub records: RecordBatch,
 }
 
@@ -270,6 +284,7 @@ impl Packet {
             Packet::OptimizerState(_) => Kind::OptimizerState,
             Packet::Saved(_) => Kind::Saved,
             Packet::Metrics(_) => Kind::Metrics,
+            Packet::Records(_) => Kind::Records,
         }
     }
 
@@ -293,6 +308,7 @@ impl Packet {
             Packet::OptimizerState(x) => Packet::OptimizerState(x.clone()),
             Packet::Saved(x) => Packet::Saved(x.clone()),
             Packet::Metrics(x) => Packet::Metrics(x.clone()),
+            Packet::Records(x) => Packet::Records(x.clone()),
             Packet::Activations(_) | Packet::LossGradient(_) | Packet::Gradient(_) => return None,
         })
     }
@@ -302,6 +318,7 @@ impl Packet {
         match self {
             Packet::Rows(rows) => Some(rows.lane),
             Packet::Tokens(tokens) => Some(tokens.lane),
+            Packet::Records(records) => Some(records.lane),
             Packet::Batch(batch) => Some(batch.leaf),
             _ => None,
         }
@@ -332,6 +349,7 @@ impl Kind {
             Kind::OptimizerState => "optimizer state",
             Kind::Saved => "saved",
             Kind::Metrics => "metrics",
+            Kind::Records => "records",
         }
     }
 

@@ -1,14 +1,15 @@
 //! What a stage's table in the configuration says, and how it becomes a stage.
 use crate::packet::Kind;
 use crate::parameters::ModelFacts;
+use crate::prepare::{Goal, Prepare};
+use crate::resources::Resources;
 use crate::stage::{Source, Stage};
 use crate::step::{Lane, Schedule, leaf_owner};
 use anyhow::Result;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -125,25 +126,30 @@ pub struct Corpus {
     pub validation: CorpusPart,
 }
 
-/// Things that one stage (or the run) provides and another uses, by type: a tokenizer, an index of the corpus.
-#[derive(Clone, Default)]
-pub struct Resources(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
-
-impl Resources {
-    /// Provides `value`, in place of any of its type.
-    pub fn insert<T: Any + Send + Sync>(&mut self, value: Arc<T>) {
-        self.0.insert(TypeId::of::<T>(), value);
+impl Corpus {
+    /// Of both.
+    #[must_use]
+    pub fn with(self, other: &Self) -> Self {
+        Self { train: self.train.with(&other.train), validation: self.validation.with(&other.validation) }
     }
+}
 
-    /// What is provided of type `T`.
-    pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        self.0.get(&TypeId::of::<T>())?.clone().downcast().ok()
+impl CorpusPart {
+    /// Of both.
+    #[must_use]
+    pub fn with(self, other: &Self) -> Self {
+        let Self { rows, tokens, bytes } = self;
+        Self { rows: rows + other.rows, tokens: tokens + other.tokens, bytes: bytes + other.bytes }
     }
 }
 
 /// Everything a stage may know when it is built. The same on every worker but for `worker`.
 #[derive(Clone)]
 pub struct Env {
+    /// The stage's name in the plan.
+    pub stage: String,
+    /// The stages from which packets reach it within a step, nearest first.
+    pub upstream: Vec<String>,
     /// This worker.
     pub worker: usize,
     /// Workers in all.
@@ -178,10 +184,25 @@ impl Env {
             .ok_or_else(|| anyhow::anyhow!("there is no model: a stage that gives activations is missing"))
     }
 
-    /// A resource, or an error that names what is missing.
-    pub fn resource<T: Any + Send + Sync>(&self, what: &str) -> Result<Arc<T>> {
-        self.resources.get().ok_or_else(|| anyhow::anyhow!("{what} is missing"))
+    /// What this stage provides of type `T`; else the nearest stage upstream that provides one; else the run.
+    pub fn find<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let stages = std::iter::once(&self.stage).chain(&self.upstream);
+        stages.map(|stage| self.resources.of(stage)).find(Option::is_some).flatten().or_else(|| self.resources.get())
     }
+
+    /// As [`find`](Self::find), or an error that names what is missing.
+    pub fn resource<T: Any + Send + Sync>(&self, what: &str) -> Result<Arc<T>> {
+        self.find().ok_or_else(|| anyhow::anyhow!("{what} is missing"))
+    }
+}
+
+/// Every how many steps something is due; `None`: never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Validation.
+    pub evaluate: Option<u64>,
+    /// A checkpoint.
+    pub checkpoint: Option<u64>,
 }
 
 /// What settings become.
@@ -193,7 +214,7 @@ pub enum Built {
 }
 
 /// What a stage's table says: plain data. One value a stage of the plan.
-pub trait Settings: Send + Sync {
+pub trait Settings: Any + Send + Sync {
     /// Its inputs; empty for a source.
     fn takes(&self) -> Vec<Port>;
     /// The kinds it gives.
@@ -201,6 +222,24 @@ pub trait Settings: Send + Sync {
     /// What is wrong with the values, all of it. No I/O.
     fn check(&self) -> Vec<Problem> {
         Vec::new()
+    }
+    /// What is wrong with the stage in a graph with this goal. No I/O.
+    fn check_goal(&self, _goal: Goal) -> Vec<Problem> {
+        Vec::new()
+    }
+    /// Files that it reads, as far as the configuration tells. Lists folders, opens nothing.
+    fn reads(&self, _seed: u64) -> Result<Vec<PathBuf>> {
+        Ok(Vec::new())
+    }
+    /// The token ids that it gives, as far as they are known before [`prepare`](Self::prepare).
+    fn vocabulary(&self, _seed: u64) -> Result<Option<Facts>> {
+        Ok(None)
+    }
+    /// Called once, in graph order, before the schedule is known: opens and converts files, counts, trains a tokenizer.
+    /// What this and other stages need when they are built is provided; what results follow from is added to the
+    /// fingerprint.
+    fn prepare(&self, _before: &mut Prepare) -> Result<()> {
+        Ok(())
     }
     /// Makes the stage of one worker. May open files.
     fn build(&self, env: &Env) -> Result<Built>;
@@ -217,16 +256,23 @@ pub trait Settings: Send + Sync {
     fn model(&self, _facts: &Facts) -> Option<ModelFacts> {
         None
     }
-    /// Every how many steps it is due (`evaluate`, `checkpoint`); 0 or `None`: never.
-    fn interval(&self) -> Option<u64> {
-        None
+    /// What it makes due, and how often.
+    fn due(&self) -> Due {
+        Due::default()
+    }
+    /// Does it need all rows of the corpus at once, as one that compares documents does? Only a graph that prepares a
+    /// corpus has such a stage, and no stage that works row by row stands below it.
+    fn needs_whole_corpus(&self) -> bool {
+        false
+    }
+    /// Does it combine the rows or tokens of several sources? Other stages may not be fed by more than one.
+    fn mixes(&self) -> bool {
+        false
     }
     /// What its stages will hold at most, as far as `env` tells; resources may be missing. `pipeline explain` adds it up.
     fn memory(&self, _env: &Env) -> Memory {
         Memory::default()
     }
-    /// For the crate that owns the type: the settings themselves.
-    fn as_any(&self) -> &dyn Any;
 }
 
 /// Bytes that the stages of a plan's entry hold at most, those of all workers together. What one phase of a step lets go
@@ -285,6 +331,21 @@ pub trait StageSettings: Settings + Default + Serialize + DeserializeOwned + 'st
     const KEYS: &'static [(&'static str, &'static str)];
     /// A table that parses, for `pipeline stages` (TOML, without the header).
     const EXAMPLE: &'static str;
+    /// The keys whose values do not affect results, and what they affect instead.
+    const EFFECTS: &'static [(&'static str, Effect)] = &[];
+    /// Does the stage only observe, so that nothing about it affects results?
+    const OBSERVES: bool = false;
+}
+
+/// What the value of a key affects. A run may only be resumed with the same values of keys that affect results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Results.
+    Results,
+    /// Whether the run fails.
+    Failure,
+    /// Where files are.
+    Location,
 }
 
 /// An entry of the registry of stages.
@@ -298,10 +359,14 @@ pub struct StageType {
     pub keys: &'static [(&'static str, &'static str)],
     /// See [`StageSettings::EXAMPLE`].
     pub example: &'static str,
+    /// See [`StageSettings::EFFECTS`].
+    pub effects: &'static [(&'static str, Effect)],
+    /// See [`StageSettings::OBSERVES`].
+    pub observes: bool,
     /// The default of every key, as an object.
     pub defaults: fn() -> Value,
     /// Settings from an object of all keys; the error is serde's.
-    pub parse: fn(Value) -> std::result::Result<Box<dyn Settings>, String>,
+    pub parse: fn(Value) -> std::result::Result<Arc<dyn Settings>, String>,
 }
 
 /// The registry's entry for settings of type `S`, under the name `name`.
@@ -311,9 +376,11 @@ pub const fn stage_type<S: StageSettings>(name: &'static str) -> StageType {
         summary: S::SUMMARY,
         keys: S::KEYS,
         example: S::EXAMPLE,
+        effects: S::EFFECTS,
+        observes: S::OBSERVES,
         defaults: || serde_json::to_value(S::default()).unwrap_or(Value::Null),
         parse: |value| match serde_json::from_value::<S>(value) {
-            Ok(settings) => Ok(Box::new(settings)),
+            Ok(settings) => Ok(Arc::new(settings)),
             Err(error) => Err(error.to_string()),
         },
     }

@@ -1,7 +1,7 @@
 //! Stage `concat`: documents of a lane, end-of-text tokens between them, cut into micro-batches.
 use crate::tokenizer::Vocabulary;
 use anyhow::{Context, Result, bail};
-use arrow::array::AsArray;
+use arrow::array::{Array, AsArray};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::UInt32Type;
 use contract::parameters::splitmix64;
@@ -11,7 +11,6 @@ use contract::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::any::Any;
 use std::collections::BTreeMap;
 
 /// Settings of stage `concat`.
@@ -104,10 +103,6 @@ impl Settings for Concat {
     fn batch_shape(&self) -> Option<BatchShape> {
         let Self { sequence_length: length, micro_batch_size: sequences, micro_batches, .. } = *self;
         Some(BatchShape { micro_batches, sequences, length })
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 
@@ -240,7 +235,9 @@ impl Stage for Packer {
             Purpose::Validate => &mut state.held,
         };
         let ids = tokens.documents.values().as_primitive_opt::<UInt32Type>().context("token ids are not uint32")?;
-        for bounds in tokens.documents.value_offsets().windows(2) {
+        // A null is a document that has been dropped.
+        let given = |(row, _): &(usize, _)| tokens.documents.is_valid(*row);
+        for (_, bounds) in tokens.documents.value_offsets().windows(2).enumerate().filter(given) {
             stream.extend_from_slice(&ids.values()[bounds[0] as usize..bounds[1] as usize]);
             stream.push(self.end_of_text);
         }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 /// One worker, `steps` steps, no validation, no checkpoint.
 pub fn env(lanes: u32, sequences: usize, length: usize, steps: u64) -> Env {
     Env {
+        stage: String::new(),
+        upstream: Vec::new(),
         worker: 0,
         workers: 1,
         seed: 42,

@@ -27,7 +27,7 @@ fn every_string_type_and_nulls() {
     write_parquet(&path, 2, &columns);
     for (column, _) in &columns {
         let settings = ReadDocuments { column: column.to_string(), ..settings(&[&path, &path], folder.path()) };
-        let store = settings.open(1, &mut silent()).unwrap();
+        let store = settings.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap();
         assert_eq!(texts(&store), values.map(|v| v.map(str::to_string)), "{column}");
         let taken = store.take([4, 1, 0]).unwrap();
         assert_eq!(taken.iter().flatten().collect::<Vec<_>>(), [values[4].unwrap(), "", "one"]);
@@ -45,7 +45,7 @@ fn a_sample_is_fixed_by_the_seed() {
     let path = folder.path().join("a.parquet");
     write_texts(&path, 7, &all.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>());
     let settings = ReadDocuments { sample: Some(10), ..settings(&[&path], folder.path()) };
-    let open = |seed| settings.open(seed, &mut silent()).unwrap();
+    let open = |seed| settings.ingest(seed, &mut silent()).and_then(|found| found.open(seed)).unwrap();
     let (one, again, two) = (open(1), open(1), open(2));
     assert_eq!((texts(&one).len(), texts(&one)), (10, texts(&again)));
     assert_eq!(one.content_hash(), again.content_hash());
@@ -60,7 +60,9 @@ fn errors_say_what_is_wrong_and_where() {
     let numbers = Arc::new(Int64Array::from(vec![1])) as ArrayRef;
     write_parquet(&path, 9, &[("text", Arc::new(StringArray::from(vec!["a"]))), ("n", numbers)]);
     let open = |column: &str| {
-        let error = ReadDocuments { column: column.into(), ..settings(&[&path], folder.path()) }.open(1, &mut silent());
+        let error = ReadDocuments { column: column.into(), ..settings(&[&path], folder.path()) }
+            .ingest(1, &mut silent())
+            .and_then(|found| found.open(1));
         let error = error.err().unwrap();
         assert!(error.downcast_ref::<TextProblem>().unwrap().is_usage());
         error.to_string()
@@ -88,7 +90,7 @@ fn a_damaged_row_group_is_set_aside_and_the_others_are_read() {
     let settings = ReadDocuments { max_bad_fraction: 0.25, ..settings(&[&path], &folder.path().join("cache")) };
     let mut first = None;
     for run in ["made", "from the cache"] {
-        let mut store = settings.open(1, &mut silent()).unwrap();
+        let mut store = settings.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap();
         assert_eq!(store.get(350).unwrap().unwrap(), all[350]);
         let error = store.get(150).unwrap_err();
         assert!(!error.downcast_ref::<TextProblem>().unwrap().is_usage());
@@ -100,14 +102,14 @@ fn a_damaged_row_group_is_set_aside_and_the_others_are_read() {
         assert_eq!((survey.bad.len(), bad.reason, bad.row_group, bad.row), (1, Reason::RowGroup, Some(1), None));
         assert_eq!(bad.documents, 100);
         let strict = ReadDocuments { max_bad_fraction: 0.24, ..settings.clone() };
-        let said = strict.quarantine(&mut store, &survey).unwrap_err().to_string();
+        let said = store.set_aside(&survey, strict.max_bad_fraction).unwrap_err().to_string();
         assert!(said.starts_with("100 of 400 documents cannot be read: 100 row group cannot be decoded;"), "{said}");
         assert!(said.contains("a.parquet, row group 1: row group cannot be decoded"), "{said}");
-        let quarantine = settings.quarantine(&mut store, &survey).unwrap();
+        let quarantine = store.set_aside(&survey, settings.max_bad_fraction).unwrap();
         assert_eq!((quarantine.counts().documents(), store.get(150).unwrap()), (100, None));
         assert_eq!(first.get_or_insert(survey.clone()), &survey, "{run}");
         let strict = ReadDocuments { on_bad_data: OnBadData::Stop, ..settings.clone() };
-        let store = strict.open(1, &mut silent()).unwrap();
+        let store = strict.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap();
         let said = Survey::cached(&store, Split::Every(9), &settings.cache(), &mut silent()).unwrap_err().to_string();
         assert!(said.contains("a.parquet, row group 1: row group cannot be decoded"), "{said}");
     }
@@ -119,12 +121,12 @@ fn of_a_sample_only_what_is_in_it_counts() {
     let path = folder.path().join("a.parquet");
     with_a_damaged_row_group(&path);
     let settings = ReadDocuments { sample: Some(40), ..settings(&[&path], folder.path()) };
-    let mut store = settings.open(1, &mut silent()).unwrap();
+    let mut store = settings.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap();
     let survey = Survey::of(&store, Split::Every(9), &mut silent()).unwrap();
     let lost = (0..40).filter(|row| (100..200).contains(&store.file_row(*row))).count() as u64;
     let summary = store.quarantine(&survey).summary();
     assert!(summary.starts_with(&format!("{lost} of 40 documents cannot be read: ")), "{summary}");
-    assert!(lost > 0 && settings.quarantine(&mut store, &survey).is_err());
+    assert!(lost > 0 && store.set_aside(&survey, settings.max_bad_fraction).is_err());
 }
 
 #[test]
@@ -184,12 +186,12 @@ fn all_formats_in_one_corpus() {
     let expected: Vec<String> = (0..20).map(|i| format!("document {i} of 20")).collect();
     write_texts(&data.join("deep/er/z.parquet"), 7, &expected.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>());
     let settings = separated(settings(&[&data], &cache));
-    let mut store = settings.open(1, &mut silent()).unwrap();
+    let mut store = settings.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap();
     let found: Vec<String> = texts(&store).into_iter().flatten().collect();
     assert_eq!(found.len(), 13 * 20);
     found.chunks(20).for_each(|file| assert_eq!(file, expected));
     let survey = Survey::of(&store, Split::Fraction(0.1), &mut silent()).unwrap();
-    assert!(settings.quarantine(&mut store, &survey).unwrap().is_empty());
+    assert!(store.set_aside(&survey, settings.max_bad_fraction).unwrap().is_empty());
 }
 
 /// Have all of its members, frames or streams an end? Then nobody can tell that others followed.
@@ -222,7 +224,7 @@ proptest! {
         let path = folder.path().join(&name);
         std::fs::write(&path, content).unwrap();
         let settings = separated(settings(&[&path], &folder.path().join("cache")));
-        let damaged = match settings.open(1, &mut silent()) {
+        let damaged = match settings.ingest(1, &mut silent()).and_then(|found| found.open(1)) {
             Ok(store) => store,
             Err(e) => {
                 prop_assert!(e.downcast_ref::<TextProblem>().is_some(), "{:#}", e);
@@ -276,7 +278,7 @@ fn a_line_of_50_mb() {
     let plain = folder.path().join("b.txt");
     std::fs::write(&plain, format!("{long}|b")).unwrap();
     let settings = ReadDocuments { separator: Some("|".into()), ..settings(&[&jsonl, &plain], folder.path()) };
-    let store = settings.open(1, &mut silent()).unwrap();
+    let store = settings.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap();
     for first in [0, 2] {
         assert_eq!(store.get(first).unwrap().unwrap().len(), long.len());
         assert_eq!(store.get(first + 1).unwrap().unwrap(), "b");
@@ -289,7 +291,7 @@ fn plain_text_is_ingested_once() {
     let (a, cache) = (folder.path().join("a.txt"), folder.path().join("cache"));
     std::fs::write(&a, "One.\n---\nTwo.\n").unwrap();
     let settings = ReadDocuments { separator: Some("---\n".into()), ..settings(&[&a], &cache) };
-    let first = settings.open(1, &mut silent()).unwrap();
+    let first = settings.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap();
     assert_eq!(texts(&first), [Some("One.".to_string()), Some("Two.".to_string())]);
     let made = || -> Vec<_> {
         let entries = std::fs::read_dir(cache.join("documents")).unwrap().map(Result::unwrap);
@@ -297,11 +299,17 @@ fn plain_text_is_ingested_once() {
         made.sort();
         made
     };
-    let ingested = made();
-    assert_eq!(settings.open(1, &mut silent()).unwrap().content_hash(), first.content_hash());
-    assert_eq!((ingested.len(), made()), (2, ingested), "the documents, and what was set aside");
+    let spooled = made();
+    assert_eq!(
+        settings.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap().content_hash(),
+        first.content_hash()
+    );
+    assert_eq!((spooled.len(), made()), (2, spooled), "the documents, and what was set aside");
     std::fs::write(&a, "One.\n---\nTwo!\n").unwrap();
-    assert_ne!(settings.open(1, &mut silent()).unwrap().content_hash(), first.content_hash());
+    assert_ne!(
+        settings.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap().content_hash(),
+        first.content_hash()
+    );
 }
 
 #[test]
@@ -317,11 +325,19 @@ fn what_is_set_aside_is_remembered() {
         let summary = store.quarantine(&survey).summary();
         assert_eq!(summary, "1 of 2 documents cannot be read: 1 cut short", "{run}");
         let strict = ReadDocuments { on_bad_data: OnBadData::Stop, ..settings(&[&path], &cache) };
-        let said = strict.open(1, &mut silent()).err().unwrap().to_string();
+        let said = strict.ingest(1, &mut silent()).and_then(|found| found.open(1)).err().unwrap().to_string();
         assert!(said.contains("wiki.xml: byte 97: cut short"), "{said}");
     }
     let fresh = ReadDocuments { on_bad_data: OnBadData::Stop, ..settings(&[&path], &folder.path().join("fresh")) };
-    assert!(fresh.open(1, &mut silent()).err().unwrap().to_string().contains("byte 97: cut short"));
+    assert!(
+        fresh
+            .ingest(1, &mut silent())
+            .and_then(|found| found.open(1))
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("byte 97: cut short")
+    );
     assert_eq!(std::fs::read_dir(folder.path().join("fresh/documents")).unwrap().count(), 0);
 }
 
@@ -349,7 +365,10 @@ fn token_files_agree_with_their_tokenizer_or_are_refused() {
     let read = |path: &Path, expected: Option<&Vocabulary>| {
         let paths = vec![path.to_str().unwrap().to_string()];
         let cache = Some(folder.path().to_str().unwrap().to_string());
-        ReadTokens { paths, cache, ..Default::default() }.open(1, expected)
+        {
+            let read = ReadTokens { paths, cache, ..Default::default() };
+            read.open(1, expected, &read.cache())
+        }
     };
     for size in [5, 65_536, 65_537] {
         let (path, made) = (folder.path().join(format!("{size}.parquet")), vocabulary(size, "x"));

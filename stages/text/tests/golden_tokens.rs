@@ -5,9 +5,9 @@ use millrace_text::corpus::survey::{Split, Survey};
 use millrace_text::input::ingest::DocumentFile;
 use millrace_text::parquet::documents::DocumentStore;
 use millrace_text::tokenizer::END_OF_TEXT;
-use millrace_text::{Cache, Tokenizer, silent};
+use millrace_text::{Cache, RowStages, SourceRows, Tokenizer, silent};
 use sha2::{Digest, Sha256};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 static GPT2: LazyLock<Tokenizer> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
@@ -137,7 +137,16 @@ fn training_gives_the_merges_of_hugging_face() {
     let file = DocumentFile { path: corpus, column: "text".into(), hash: None };
     let store = DocumentStore::open(&[file], &cache).unwrap();
     let survey = Survey::of(&store, Split::Fraction(0.0), &mut silent()).unwrap();
-    let ours = Tokenizer::train(&store, &survey, 10_000, END_OF_TEXT, &cache, &mut silent()).unwrap();
+    let sources = [SourceRows {
+        id: "read".into(),
+        store: Arc::new(store),
+        stages: RowStages::default(),
+        survey,
+        split: Split::Fraction(0.0),
+        cache: cache.clone(),
+        unreadable: 0,
+    }];
+    let ours = Tokenizer::train(&sources, 10_000, END_OF_TEXT, &cache, &mut silent()).unwrap();
     let model = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap()["model"].clone();
     let (ours, theirs) = (model(ours.json()), model(&std::fs::read_to_string(theirs).unwrap()));
     assert_eq!(ours["merges"].as_array().unwrap().len(), 9_743);

@@ -8,7 +8,9 @@ use contract::{
 };
 use millrace_text::corpus::survey::{Split, Survey};
 use millrace_text::tokenizer::END_OF_TEXT;
-use millrace_text::{Concat, CorpusIndex, Count, Counted, ReadDocuments, Scan, Tokenize, Tokenizer, silent};
+use millrace_text::{
+    Concat, CorpusIndex, Count, DocumentStore, ReadDocuments, RowStages, Scan, SourceRows, Tokenize, Tokenizer, silent,
+};
 use proptest::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -31,14 +33,15 @@ fn source(settings: &dyn Settings, env: &contract::Env) -> Box<dyn Source> {
 
 /// Counts as the counting graph does, on so many workers.
 fn counted(resources: &Resources, rows: u64, workers: usize) -> Vec<u32> {
-    let mut resources = resources.clone();
-    resources.insert(Arc::new(Counted::default()));
     let shape = BatchShape { micro_batches: 3, sequences: 1, length: 1 };
     let schedule = Schedule { first: 0, steps: Scan::steps(rows, 3), evaluate: None, checkpoint: None };
-    let env = |worker| env(worker, workers, shape, schedule, &resources);
-    let mut count: Vec<_> = (0..workers).map(|w| stage(&Count {}, &env(w))).collect();
+    let env = |worker| env(worker, workers, shape, schedule, resources);
+    let mut found = BTreeMap::new();
+    let store = resources.get::<DocumentStore>().unwrap();
     for worker in (0..workers).rev() {
-        let (mut scan, mut bpe) = (source(&Scan {}, &env(worker)), stage(&Tokenize::default(), &env(worker)));
+        let (mut scan, mut bpe) =
+            (source(&Scan::new(Arc::clone(&store)), &env(worker)), stage(&Tokenize::default(), &env(worker)));
+        let mut count = stage(&Count, &env(worker));
         for step in 0..schedule.steps {
             for lane in env(worker).lanes() {
                 let (mut rows, mut tokens) = (Collect::default(), Collect::default());
@@ -47,13 +50,15 @@ fn counted(resources: &Resources, rows: u64, workers: usize) -> Vec<u32> {
                     bpe.packet(at(step), packet, &mut tokens).unwrap();
                 }
                 for packet in tokens.0 {
-                    count[0].packet(at(step), packet, &mut Collect::default()).unwrap();
+                    let mut out = Collect::default();
+                    count.packet(at(step), packet, &mut out).unwrap();
+                    let Some(Packet::Records(records)) = out.0.pop() else { unreachable!() };
+                    found.insert((step, lane), records.records);
                 }
             }
         }
     }
-    count.iter_mut().for_each(|c| c.finish().unwrap());
-    resources.get::<Counted>().unwrap().take().unwrap()
+    Count::counts(&found.into_values().collect::<Vec<_>>())
 }
 
 /// A small corpus with its tokenizer and index.
@@ -74,17 +79,28 @@ static CORPUS: LazyLock<Resources> = LazyLock::new(|| {
 fn prepared(path: &Path, cache: &Path) -> Resources {
     let text = |p: &Path| p.to_str().unwrap().to_string();
     let read = ReadDocuments { paths: vec![text(path)], cache: Some(text(cache)), ..Default::default() };
-    let store = read.open(42, &mut silent()).unwrap();
+    let store = read.ingest(42, &mut silent()).and_then(|found| found.open(42)).unwrap();
     let survey = Survey::of(&store, Split::Every(9), &mut silent()).unwrap();
     for _ in 0..2 {
         assert_eq!(Survey::cached(&store, Split::Every(9), &read.cache(), &mut silent()).unwrap(), survey);
     }
-    let train = || Tokenizer::train(&store, &survey, 290, END_OF_TEXT, &read.cache(), &mut silent()).unwrap();
+    let sources = [SourceRows {
+        id: "read".into(),
+        store: Arc::new(store),
+        stages: RowStages::default(),
+        survey,
+        split: Split::Every(9),
+        cache: read.cache(),
+        unreadable: 0,
+    }];
+    let train = || Tokenizer::train(&sources, 290, END_OF_TEXT, &read.cache(), &mut silent()).unwrap();
     let tokenizer = train();
     assert_eq!((train().hash(), tokenizer.vocabulary_size(), tokenizer.end_of_text()), (tokenizer.hash(), 290, 0));
+    let [SourceRows { store, survey, .. }] = sources;
     let rows = store.rows();
     let mut resources = Resources::default();
-    resources.insert(Arc::new(store));
+    resources.insert(store);
+    resources.insert(Arc::new(tokenizer.vocabulary().clone()));
     resources.insert(Arc::new(tokenizer));
     let counts = counted(&resources, rows, 1);
     assert_eq!(counts, counted(&resources, rows, 3));

@@ -1,17 +1,15 @@
 //! Every settings type: documented, complete, strict.
 use contract::{StageType, stage_type};
 use millrace_text::{
-    BlockList, C4, Clean, Concat, Count, FineWeb, GopherQuality, GopherRepetition, Language, Length, ReadDocuments,
-    ReadTokens, Scan, Tokenize,
+    BlockList, C4, Clean, Concat, FineWeb, GopherQuality, GopherRepetition, Language, Length, ReadDocuments,
+    ReadTokens, Tokenize,
 };
 use serde_json::json;
 
 const TYPES: &[StageType] = &[
     stage_type::<ReadDocuments>("documents"),
     stage_type::<ReadTokens>("tokens"),
-    stage_type::<Scan>("scan"),
     stage_type::<Tokenize>("bpe"),
-    stage_type::<Count>("count"),
     stage_type::<Concat>("concat"),
     stage_type::<Clean>("clean"),
     stage_type::<Length>("length"),

@@ -49,7 +49,7 @@ fn the_bible_of_the_hub() {
     let Some(path) = shared("parquet/hf-bible-segond1910-train-00000-of-00001.parquet") else { return };
     let folder = tempfile::tempdir().unwrap();
     let settings = ReadDocuments { column: "target_text".into(), ..settings(&[&path], folder.path()) };
-    let store = settings.open(1, &mut silent()).unwrap();
+    let store = settings.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap();
     assert_eq!(store.rows(), 31_170);
     assert!(store.get(31_169).unwrap().is_some());
 }

@@ -4,7 +4,6 @@ use contract::{
     At, Built, Emit, Env, Gradient, Kind, LossGradient, Packet, Port, Settings, Stage, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 
 /// Settings of `type = "backward"`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -28,10 +27,6 @@ impl Settings for Backward {
 
     fn build(&self, env: &Env) -> Result<Built> {
         Ok(Built::Stage(Box::new(BackwardStage { owners: env.model()?.owners(env.workers), running: None })))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

@@ -6,11 +6,10 @@
 use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
 use anyhow::{Context, Result, bail, ensure};
 use contract::{
-    At, Built, Emit, Env, Kind, ModelFacts, OptimizerState, Packet, Port, Problem, Route, Saved, Settings, Stage,
+    At, Built, Due, Emit, Env, Kind, ModelFacts, OptimizerState, Packet, Port, Problem, Route, Saved, Settings, Stage,
     StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -72,6 +71,7 @@ impl StageSettings for Checkpoint {
         ("interval", "steps between checkpoints, and one at the end; 0: none"),
         ("keep", "how many of the last checkpoints are kept, at least 1"),
     ];
+    const OBSERVES: bool = true;
     const EXAMPLE: &'static str = "type = \"checkpoint\"\ninterval = 500\nkeep = 3\n";
 }
 
@@ -110,12 +110,8 @@ impl Settings for Checkpoint {
         })))
     }
 
-    fn interval(&self) -> Option<u64> {
-        (self.interval > 0).then_some(self.interval)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
+    fn due(&self) -> Due {
+        Due { evaluate: None, checkpoint: (self.interval > 0).then_some(self.interval) }
     }
 }
 

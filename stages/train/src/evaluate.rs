@@ -1,11 +1,10 @@
 //! `evaluate`: validation loss and bits per byte of the step's parameters.
 use anyhow::{Result, bail};
 use contract::{
-    At, Built, Corpus, Emit, Env, Gather, Kind, Metric, Metrics, Packet, Port, Problem, Purpose, Route, Schedule,
+    At, Built, Corpus, Due, Emit, Env, Gather, Kind, Metric, Metrics, Packet, Port, Problem, Purpose, Route, Schedule,
     Settings, Stage, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use std::collections::BTreeMap;
 
 /// Settings of `type = "evaluate"`.
@@ -26,6 +25,7 @@ impl StageSettings for Evaluate {
     const SUMMARY: &'static str = "validation loss (nats a token) and bits per byte on the held-out documents";
     const KEYS: &'static [(&'static str, &'static str)] =
         &[("interval", "steps between validations, and one at the end; 0: none")];
+    const OBSERVES: bool = true;
     const EXAMPLE: &'static str = "type = \"evaluate\"\ninterval = 100\n";
 }
 
@@ -47,12 +47,8 @@ impl Settings for Evaluate {
         Ok(Built::Stage(Box::new(EvaluateStage { schedule, corpus, worker, parts: BTreeMap::new() })))
     }
 
-    fn interval(&self) -> Option<u64> {
-        (self.interval > 0).then_some(self.interval)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
+    fn due(&self) -> Due {
+        Due { evaluate: (self.interval > 0).then_some(self.interval), checkpoint: None }
     }
 }
 

@@ -10,7 +10,6 @@ use contract::{
     StageSettings, Turn,
 };
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 
 /// Settings of `type = "cross_entropy"`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -38,10 +37,6 @@ impl Settings for CrossEntropyLoss {
 
     fn memory(&self, env: &Env) -> Memory {
         memory(env)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

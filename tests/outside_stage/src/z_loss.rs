@@ -4,7 +4,6 @@ use compute::kernels::cross_entropy::{log_sum_exp, softmax};
 use compute::kernels::head::{RowLoss, RowLossValue};
 use contract::{Built, Env, Kind, Port, Problem, Settings, StageSettings};
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use train::loss::{gives, loss_stage, takes};
 
 /// Settings of `type = "z_loss"`.
@@ -43,10 +42,6 @@ impl Settings for ZLoss {
 
     fn build(&self, _env: &Env) -> Result<Built> {
         Ok(loss_stage(WithZ(self.weight)))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

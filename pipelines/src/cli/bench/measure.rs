@@ -11,7 +11,6 @@ use contract::{
     Settings, Source, Step, Turn,
 };
 use serde::Serialize;
-use std::any::Any;
 use std::sync::{Arc, Mutex};
 use train::forward::{Batching, Gpt2Forward};
 use train::record::{Report, Reporter, StepLine};
@@ -97,17 +96,19 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
     let mut resources = Resources::default();
     resources.insert(Arc::new(facts));
     resources.insert(Arc::new(Reporter(Box::new(Lines(Arc::clone(&lines))))));
-    let stages: Vec<(String, Box<dyn Settings>)> = vec![
-        ("read".into(), Box::new(Synthetic { batch: shape.batch, vocabulary: shape.vocabulary as u32 })),
-        ("forward".into(), Box::new(forward)),
-        ("loss".into(), Box::new(train::loss::CrossEntropyLoss {})),
-        ("backward".into(), Box::new(train::backward::Backward {})),
-        ("reduce".into(), Box::new(train::reduce::Reduce {})),
-        ("optimize".into(), Box::new(train::optimize::AdamWOptimize { learning_rate: 1e-4, ..Default::default() })),
-        ("record".into(), Box::new(train::record::Record {})),
+    let stages: Vec<(String, Arc<dyn Settings>)> = vec![
+        ("read".into(), Arc::new(Synthetic { batch: shape.batch, vocabulary: shape.vocabulary as u32 })),
+        ("forward".into(), Arc::new(forward)),
+        ("loss".into(), Arc::new(train::loss::CrossEntropyLoss {})),
+        ("backward".into(), Arc::new(train::backward::Backward {})),
+        ("reduce".into(), Arc::new(train::reduce::Reduce {})),
+        ("optimize".into(), Arc::new(train::optimize::AdamWOptimize { learning_rate: 1e-4, ..Default::default() })),
+        ("record".into(), Arc::new(train::record::Record {})),
     ];
     let plan = Plan::of(stages).map_err(anyhow::Error::new)?;
     let env = Env {
+        stage: String::new(),
+        upstream: Vec::new(),
         worker: 0,
         workers,
         seed: 1,
@@ -166,9 +167,6 @@ impl Settings for Synthetic {
     }
     fn build(&self, _env: &Env) -> Result<Built> {
         Ok(Built::Source(Box::new(Synthetic { ..*self })))
-    }
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

@@ -17,7 +17,6 @@ mod watch;
 use super::{Job, Stop, WorkerTiming, execute};
 use crate::plan::{Edge, PlannedStage};
 use contract::{BatchShape, Built, Env, Kind, Port, Resources, Saved, Schedule, Settings};
-use std::any::Any;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -44,9 +43,6 @@ impl Settings for Toy {
     }
     fn pulls(&self) -> bool {
         self.pulls
-    }
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 
@@ -84,7 +80,8 @@ impl Setup {
         PlannedStage {
             id: id.into(),
             type_name: "toy",
-            settings: Box::new(Toy { takes: takes.to_vec(), pulls: id == "pack", build: Box::new(watched) }),
+            effects: Some(&[]),
+            settings: Arc::new(Toy { takes: takes.to_vec(), pulls: id == "pack", build: Box::new(watched) }),
             inputs: inputs.iter().map(edges).collect(),
         }
     }
@@ -95,8 +92,19 @@ impl Setup {
         let shape = BatchShape { micro_batches: self.lanes, sequences: 1, length: 1 };
         let (worker, workers, mut resources) = (0, self.workers, Resources::default());
         self.stop.iter().for_each(|stop| resources.insert(Arc::clone(stop)));
-        let env =
-            Env { worker, workers, seed: 0, schedule, shape, model: None, corpus: None, run_dir: None, resources };
+        let env = Env {
+            stage: String::new(),
+            upstream: Vec::new(),
+            worker,
+            workers,
+            seed: 0,
+            schedule,
+            shape,
+            model: None,
+            corpus: None,
+            run_dir: None,
+            resources,
+        };
         let job = Job { stages, env, saved: self.saved.clone(), endless: self.endless, prefetch: self.prefetch };
         within(Duration::from_secs(20), move || execute(job))
     }

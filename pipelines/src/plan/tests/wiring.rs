@@ -3,6 +3,7 @@ use super::{Scratch, WIKI, wiki};
 use crate::plan::toys::{Clean, Read, Tokenize};
 use crate::plan::{Edge, Overrides, Plan};
 use contract::Settings;
+use std::sync::Arc;
 
 /// A configuration of stages `id type [inputs]`, one a line.
 fn config(stages: &str) -> String {
@@ -101,44 +102,84 @@ fn a_training_graph() {
 
 #[test]
 fn the_nearest_of_a_chain_feeds() {
-    insta::assert_snapshot!(wired("read documents\nclean clean\nagain clean\ntokenize bpe"), @r"
+    insta::assert_snapshot!(wired("read documents\nclean clean\nagain clean\ntokenize bpe\nend tokens"), @r"
     stage     type       takes ← from
     read      documents
     clean     clean      rows ← read
     again     clean      rows ← clean
     tokenize  bpe        rows ← again
+    end       tokens     tokens ← tokenize
 
-    ok: 4 stages
+    ok: 5 stages
     ");
 }
 
 #[test]
 fn two_sources_need_inputs() {
-    insta::assert_snapshot!(wired("a documents\nb documents\ntokenize bpe"), @r#"
+    insta::assert_snapshot!(wired("a documents\nb documents\ntokenize bpe\nend tokens"), @r#"
     error: `a` and `b` both give rows: which does `tokenize` take?
-      c.toml:5   (write inputs = ["b"], or ["a", "b"])
+      c.toml:5   (write inputs = ["a"], or ["b"])
     "#);
-    insta::assert_snapshot!(wired("a documents\nb documents\ntokenize bpe a b"), @r"
-    stage     type       takes ← from
-    a         documents
-    b         documents
-    tokenize  bpe        rows ← a, b
-
-    ok: 3 stages
-    ");
-    insta::assert_snapshot!(wired("a documents\nb documents\nboth clean a b\ntokenize bpe"), @r"
-    stage     type       takes ← from
-    a         documents
-    b         documents
-    both      clean      rows ← a, b
-    tokenize  bpe        rows ← both
-
-    ok: 4 stages
-    ");
-    insta::assert_snapshot!(wired("a documents\nleft clean a\nright clean a\ntokenize bpe"), @r#"
+    insta::assert_snapshot!(wired("a documents\nleft clean a\nright clean a\ntokenize bpe\nend tokens"), @r#"
     error: `left` and `right` both give rows: which does `tokenize` take?
-      c.toml:9   (write inputs = ["right"], or ["left", "right"])
+      c.toml:9   (write inputs = ["left"], or ["right"])
     "#);
+}
+
+#[test]
+fn several_sources_meet_where_they_are_mixed() {
+    insta::assert_snapshot!(wired("a documents\nb documents\ntokenize bpe a b\nend tokens"), @r"
+    error: `tokenize` is fed by `a` and `b`, and does not mix them
+      c.toml:7   (read all files with one source, or leave one of them in `inputs`)
+    ");
+    insta::assert_snapshot!(wired("a documents\nb documents\nclean clean b\nmix mixture a clean\ntokenize bpe\nend tokens"), @r"
+    stage     type       takes ← from
+    a         documents
+    b         documents
+    clean     clean      rows ← b
+    mix       mixture    rows ← a, clean
+    tokenize  bpe        rows ← mix
+    end       tokens     tokens ← tokenize
+
+    ok: 6 stages
+    ");
+    insta::assert_snapshot!(wired("a documents\nleft clean a\nright clean a\ntokenize bpe left right\nend tokens"), @r"
+    error: `tokenize` is fed by `left` and `right`, and does not mix them
+      c.toml:11   (read all files with one source, or leave one of them in `inputs`)
+    ");
+}
+
+#[test]
+fn what_a_stage_gives_is_taken() {
+    insta::assert_snapshot!(wired("read documents\ntokenize bpe read\nquality clean read\nend tokens"), @r#"
+    error: `quality` gives rows that no stage takes
+      c.toml:8   (move it above `tokenize`, or write tokenize.inputs = ["quality"])
+    "#);
+    insta::assert_snapshot!(wired("read documents\ntokenize bpe"), @r"
+    error: `tokenize` gives tokens that no stage takes
+      c.toml:3   (add a stage that takes them, or remove it)
+    ");
+}
+
+#[test]
+fn a_stage_that_compares_documents_is_the_last_of_those_that_work_on_rows() {
+    insta::assert_snapshot!(wired("read documents\nsame minhash\nclean clean\nend rows"), @r"
+    error: `clean` stands below `same`, which compares what the stages above it leave
+      c.toml:5   (move it above `same`)
+    ");
+    insta::assert_snapshot!(wired("read documents\nsame minhash\nagain minhash\nend rows"), @r"
+    error: `again` is the second stage after `same` that compares all documents
+      c.toml:5   (one is enough: remove it)
+    ");
+    let training = WIKI
+        .replace("[stage.pack]", "[stage.same]\ntype = \"minhash\"\n[stage.pack]")
+        .replace("[stage.tokenize]\ntype = \"bpe\"\n", "");
+    let training = training.replace("[stage.pack]", "[stage.tokenize]\ntype = \"bpe\"\n[stage.pack]");
+    let scratch = Scratch::new(&[("c.toml", &training)]);
+    insta::assert_snapshot!(scratch.problems("c.toml", &Overrides::default()), @r"
+    error: `same` compares all documents of a corpus, which a graph that trains never has at once
+      c.toml:8   (put it into a preparation, a graph that ends in a stage of type `parquet`, and train on what that writes)
+    ");
 }
 
 #[test]
@@ -153,7 +194,7 @@ fn what_cannot_be_wired() {
     ");
     insta::assert_snapshot!(wired("clean clean"), @r"
     error: `clean` takes rows, and no stage gives that
-      c.toml:1   (types that do: documents, clean)
+      c.toml:1   (types that do: documents, clean, mixture, minhash)
     ");
     insta::assert_snapshot!(wired("read documents\ntokenize bpe raed"), @r"
     error: `tokenize.inputs` names a stage `raed` that is not there
@@ -186,20 +227,20 @@ fn what_has_one_owner_goes_to_one_stage() {
 
 #[test]
 fn inputs_may_name_stages_below() {
-    let text = config("tokenize bpe read\nread documents");
+    let text = config("tokenize bpe read\nread documents\nend tokens");
     let plan = Scratch::new(&[("c.toml", &text)]).load("c.toml", &Overrides::default());
     let plan = plan.unwrap();
     assert_eq!(plan.stages[0].inputs, [vec![Edge { from: 1, feedback: false }]]);
-    assert_eq!(plan.order(), [1, 0]);
+    assert_eq!(plan.order(), [1, 0, 2]);
 }
 
 #[test]
 fn plans_can_be_made_in_code() {
-    let stages = || -> Vec<(String, Box<dyn Settings>)> {
+    let stages = || -> Vec<(String, Arc<dyn Settings>)> {
         vec![
-            ("read".into(), Box::new(Read::default())),
-            ("clean".into(), Box::new(Clean::default())),
-            ("tokenize".into(), Box::new(Tokenize::default())),
+            ("read".into(), Arc::new(Read::default())),
+            ("clean".into(), Arc::new(Clean::default())),
+            ("tokenize".into(), Arc::new(Tokenize::default())),
         ]
     };
     let plan = Plan::of(stages()).unwrap();
@@ -213,7 +254,7 @@ fn plans_can_be_made_in_code() {
 
 #[test]
 fn names_in_code_are_unique_too() {
-    let read = || -> (String, Box<dyn Settings>) { ("read".into(), Box::new(Read::default())) };
+    let read = || -> (String, Arc<dyn Settings>) { ("read".into(), Arc::new(Read::default())) };
     insta::assert_snapshot!(Plan::of(vec![read(), read()]).unwrap_err(), @r"
     error: two stages are called `read`
       (made in code)

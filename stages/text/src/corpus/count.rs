@@ -1,93 +1,52 @@
-//! Stage `count`: how many tokens each row has, gathered on worker 0 behind `scan` and a tokenizer.
+//! Stage `count`: how many tokens each row has, behind `scan` and a stage that tokenizes.
 use anyhow::{Context, Result, bail};
-use arrow::array::Array;
-use contract::{At, Built, Emit, Env, Kind, Packet, Port, Route, Settings, Stage, StageSettings, Turn};
-use serde::{Deserialize, Serialize};
-use std::any::Any;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, UInt32Array};
+use arrow::datatypes::UInt32Type;
+use contract::{At, Built, Emit, Env, Kind, Packet, Port, Records, Settings, Stage, Turn};
+use std::sync::Arc;
 
-/// Where the result is found when the graph has finished, on the process of worker 0: tokens of every row in
-/// order, the end-of-text token included.
-#[derive(Default)]
-pub struct Counted {
-    result: Mutex<Option<Vec<u32>>>,
-    watch: Option<Mutex<Watch>>,
-}
+/// Settings of stage `count`, which stands in graphs made in code.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Count;
 
-/// Told how many rows are counted.
-type Watch = Box<dyn FnMut(u64) + Send>;
-
-impl Counted {
-    /// A place for the result, with somebody who is told how many rows are counted so far.
-    pub fn watched(watch: impl FnMut(u64) + Send + 'static) -> Self {
-        Self { result: Mutex::default(), watch: Some(Mutex::new(Box::new(watch))) }
+impl Count {
+    /// The counts in the records of a graph that ends in this stage, in the order of the rows.
+    pub fn counts(records: &[RecordBatch]) -> Vec<u32> {
+        let counts = |batch: &RecordBatch| batch.column(0).as_primitive::<UInt32Type>().values().to_vec();
+        records.iter().flat_map(counts).collect()
     }
-
-    /// The result, once.
-    pub fn take(&self) -> Option<Vec<u32>> {
-        self.result.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
-    }
-}
-
-/// Settings of stage `count`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Count {}
-
-impl StageSettings for Count {
-    const SUMMARY: &'static str = "counts the tokens of every document";
-    const KEYS: &'static [(&'static str, &'static str)] = &[];
-    const EXAMPLE: &'static str = "";
 }
 
 impl Settings for Count {
     fn takes(&self) -> Vec<Port> {
-        vec![Port::stream(Kind::Tokens).by(Route::Exchange)]
+        vec![Port::stream(Kind::Tokens)]
     }
 
     fn gives(&self) -> Vec<Kind> {
-        Vec::new()
+        vec![Kind::Records]
     }
 
-    fn build(&self, env: &Env) -> Result<Built> {
-        let counted = env.resource("a place for the result (Counted)")?;
-        Ok(Built::Stage(Box::new(Counter { counted, first: env.worker == 0, chunks: BTreeMap::new(), rows: 0 })))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
+    fn build(&self, _: &Env) -> Result<Built> {
+        Ok(Built::Stage(Box::new(*self)))
     }
 }
 
-struct Counter {
-    counted: Arc<Counted>,
-    first: bool,
-    /// By step and lane: chunks of `scan` in the order of the rows.
-    chunks: BTreeMap<(u64, u32), Vec<u32>>,
-    rows: u64,
-}
-
-impl Stage for Counter {
-    fn packet(&mut self, at: At, packet: Packet, _: &mut dyn Emit) -> Result<Turn> {
+impl Stage for Count {
+    fn packet(&mut self, _: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
         let Packet::Tokens(tokens) = packet else { bail!("count takes tokens, not {}", packet.kind().name()) };
-        let counts = self.chunks.entry((at.step, tokens.lane)).or_default();
-        for row in 0..tokens.documents.len() {
-            let length = u32::try_from(tokens.documents.value_length(row)).ok().and_then(|n| n.checked_add(1));
-            counts.push(length.context("a document of more than 2^31 tokens")?);
-        }
-        self.rows += tokens.documents.len() as u64;
-        if let Some(watch) = &self.counted.watch {
-            watch.lock().unwrap_or_else(|poisoned| poisoned.into_inner())(self.rows);
-        }
+        let counts: ArrayRef = Arc::new(counts(&tokens.documents)?);
+        let records = RecordBatch::try_from_iter([("tokens", counts)])?;
+        out.give(Packet::Records(Records { lane: tokens.lane, records }));
         Ok(Turn::Done)
     }
+}
 
-    fn finish(&mut self) -> Result<()> {
-        if self.first {
-            let counts = std::mem::take(&mut self.chunks).into_values().flatten().collect();
-            *self.counted.result.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(counts);
-        }
-        Ok(())
-    }
+/// Tokens of each document, the end-of-text token included; 0 for one that has been dropped.
+fn counts(documents: &ListArray) -> Result<UInt32Array> {
+    let count = |row: usize| match documents.is_null(row) {
+        true => Some(0),
+        false => u32::try_from(documents.value_length(row)).ok()?.checked_add(1),
+    };
+    let counts: Option<Vec<u32>> = (0..documents.len()).map(count).collect();
+    Ok(counts.context("a document of more than 2^31 tokens")?.into())
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`survey`]: size and part (training or validation) of each row
 //! - [`split`]: the rule that assigns rows to parts
+//! - [`source_rows`]: what is found out of a source's documents before training; [`row_stages`]: the stages they pass
 //! - [`scan`], [`count`]: source and sink of the graph that counts tokens
 //! - [`lanes`]: the rows of a lane at a step
 //! - [`read_documents`], [`read_tokens`]: sources `documents` and `tokens`
@@ -9,6 +10,8 @@ pub mod count;
 pub mod lanes;
 pub mod read_documents;
 pub mod read_tokens;
+pub mod row_stages;
 pub mod scan;
+pub mod source_rows;
 pub mod split;
 pub mod survey;

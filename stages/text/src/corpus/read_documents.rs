@@ -1,21 +1,24 @@
 //! Source `documents`: rows of text for every lane and step.
 use crate::Progress;
 use crate::corpus::lanes::LaneReader;
-use crate::corpus::survey::{CorpusIndex, Split, Survey};
+use crate::corpus::source_rows::SourceFiles;
+use crate::corpus::survey::{CorpusIndex, Split};
+use crate::input::attribution::attributions;
 use crate::input::ingest::{Ingested, ingest};
 use crate::input::paths::resolve;
-use crate::input::quarantine::{OnBadData, Quarantine};
+use crate::input::quarantine::OnBadData;
 use crate::input::read::Layout;
 use crate::parquet::documents::{DocumentStore, memory, records};
 use crate::support::cache::Cache;
+use crate::support::problem::TextProblem;
 use anyhow::Result;
 use contract::{
-    Built, Emit, Env, Kind, Lane, Memory, Packet, Port, Problem, Rows, Settings, Snapshot, Source, StageSettings, Step,
-    Turn,
+    Built, Effect, Emit, Env, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Rows, Settings, Snapshot,
+    Source, StageSettings, Step, Turn, Unit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::any::Any;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// One document in twenty: what breaks in storage or on the way is a few rows, or the end of a file; where more is bad,
@@ -75,6 +78,13 @@ impl StageSettings for ReadDocuments {
         ("on_bad_data", "rows, lines and pages that cannot be read: \"quarantine\" (set aside, listed) or \"stop\""),
         ("max_bad_fraction", "share of the documents that may be unreadable; a lost row group counts its rows"),
     ];
+    // What is read is known by its content, and so is what of it cannot be read.
+    const EFFECTS: &'static [(&'static str, Effect)] = &[
+        ("paths", Effect::Location),
+        ("cache", Effect::Location),
+        ("on_bad_data", Effect::Failure),
+        ("max_bad_fraction", Effect::Failure),
+    ];
     const EXAMPLE: &'static str = "paths = [\"data/wiki/*.parquet\"]\ncolumn = \"text\"\nvalidation_fraction = 0.01\n";
 }
 
@@ -113,24 +123,24 @@ impl ReadDocuments {
         Cache::new(self.cache.as_deref())
     }
 
-    /// What of `store` could not be read, `survey` being what has been seen of it; the row groups among it are given
-    /// up. An error if it is more than is allowed.
-    pub fn quarantine(&self, store: &mut DocumentStore, survey: &Survey) -> Result<Quarantine> {
-        let quarantine = store.quarantine(survey);
-        quarantine.check(self.max_bad_fraction)?;
-        store.lose(survey.lost());
-        Ok(quarantine)
-    }
-
-    /// Finds the files, converts what has to be converted, opens the documents. Progress is in bytes converted.
-    pub fn open(&self, seed: u64, progress: Progress) -> Result<DocumentStore> {
+    /// Finds the files, and converts to document Parquet what is not Parquet. Progress is in bytes converted.
+    ///
+    /// # Errors
+    /// If there is no such file, or one cannot be read, or is damaged where that shall be an error.
+    pub fn ingest(&self, seed: u64, progress: Progress) -> Result<SourceFiles> {
         let (inputs, cache) = (resolve(&self.paths, self.sample, seed)?, self.cache());
         let layout = Layout { column: &self.column, separator: self.separator.as_deref() };
         let Ingested { files, quarantine } = ingest(&inputs, layout, self.on_bad_data, &cache, progress)?;
-        let store = DocumentStore::open(&files, &cache)?.with_quarantine(quarantine, self.on_bad_data);
-        Ok(match inputs.sample_documents {
-            Some(wanted) => store.sample(wanted, seed),
-            None => store,
+        Ok(SourceFiles {
+            paths: self.paths.clone(),
+            attributions: attributions(&inputs),
+            files,
+            quarantine,
+            sample: inputs.sample_documents,
+            split: self.split(),
+            on_bad_data: self.on_bad_data,
+            max_bad_fraction: self.max_bad_fraction,
+            cache,
         })
     }
 }
@@ -159,6 +169,31 @@ impl Settings for ReadDocuments {
         problems
     }
 
+    fn check_goal(&self, goal: Goal) -> Vec<Problem> {
+        let by_place = goal == Goal::PrepareCorpus && self.validation_every.is_some();
+        let why =
+            "holds out rows by their place, which changes with the input of a preparation: use `validation_fraction`";
+        by_place.then(|| Problem::at("validation_every", why)).into_iter().collect()
+    }
+
+    fn reads(&self, seed: u64) -> Result<Vec<PathBuf>> {
+        Ok(resolve(&self.paths, self.sample, seed)?.files.into_iter().map(|file| file.path).collect())
+    }
+
+    /// Finds the files and converts what has to be converted. Provides [`SourceFiles`], and whose text it is.
+    fn prepare(&self, before: &mut Prepare) -> Result<()> {
+        let seed = before.seed();
+        let ingested = self.ingest(seed, &mut |done, total| before.progress("Reading", Unit::Bytes, done, total))?;
+        if before.goal() == Goal::PrepareCorpus && ingested.sample.is_some() {
+            let why = "`sample` of documents is for training; a preparation reads whole files";
+            return Err(TextProblem::Unsuitable { key: format!("{}.sample", before.id()), why: why.into() }.into());
+        }
+        before.provide(Arc::new(ingested.attributions.clone()));
+        before.provide(Arc::new(ingested.cache.clone()));
+        before.provide(Arc::new(ingested));
+        Ok(())
+    }
+
     fn build(&self, env: &Env) -> Result<Built> {
         let store = env.resource("the opened documents (DocumentStore)")?;
         let lanes = LaneReader::new(env.resource::<CorpusIndex>("the index of the corpus (CorpusIndex)")?, env);
@@ -172,12 +207,8 @@ impl Settings for ReadDocuments {
             let paths: Vec<_> = inputs.files.into_iter().map(|file| file.path).collect();
             Some(memory(&paths, &self.column, env.workers))
         };
-        let open = env.resources.get::<DocumentStore>().map(|store| store.memory(env.workers));
+        let open = env.find::<DocumentStore>().map(|store| store.memory(env.workers));
         Memory { lasting: open.or_else(closed).unwrap_or_default(), ..Memory::default() }
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

@@ -2,20 +2,21 @@
 use crate::corpus::lanes::LaneReader;
 use crate::corpus::read_documents::{check_paths, check_split};
 use crate::corpus::survey::{CorpusIndex, Split};
+use crate::input::attribution::attributions;
 use crate::input::paths::{Format, resolve};
 use crate::parquet::row_groups::DEFAULT_BUDGET;
 use crate::parquet::tokens::TokenStore;
 use crate::support::cache::Cache;
 use crate::support::problem::TextProblem;
-use crate::tokenizer::Vocabulary;
+use crate::tokenizer::{END_OF_TEXT, Tokenizer, Vocabulary};
 use anyhow::Result;
 use contract::{
-    Built, Emit, Env, Kind, Lane, Memory, Packet, Port, Problem, Settings, Snapshot, Source, StageSettings, Step,
-    Tokens, Turn,
+    Built, Effect, Emit, Env, Facts, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Settings, Snapshot,
+    Source, StageSettings, Step, Tokens, Turn, Unit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::any::Any;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Settings of source `tokens`.
@@ -44,7 +45,7 @@ impl Default for ReadTokens {
             paths: Vec::new(),
             sample: None,
             tokenizer: None,
-            end_of_text: crate::tokenizer::END_OF_TEXT.into(),
+            end_of_text: END_OF_TEXT.into(),
             validation_fraction: 0.01,
             validation_every: None,
             cache: None,
@@ -63,6 +64,8 @@ impl StageSettings for ReadTokens {
         ("validation_every", "hold out rows 0, n, 2n … of the files instead; at least 2"),
         ("cache", "folder for what is made once; none: $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace"),
     ];
+    // What is read is known by its content.
+    const EFFECTS: &'static [(&'static str, Effect)] = &[("paths", Effect::Location), ("cache", Effect::Location)];
     const EXAMPLE: &'static str = "paths = [\"data/tokens/*.parquet\"]\ntokenizer = \"gpt2\"\n";
 }
 
@@ -77,15 +80,27 @@ impl ReadTokens {
         Cache::new(self.cache.as_deref())
     }
 
+    /// The tokenizer that the files must have been made with, opened.
+    ///
+    /// # Errors
+    /// If it cannot be read or has no such end-of-text token.
+    fn tokenizer(&self, cache: &Cache) -> Result<Option<Tokenizer>> {
+        match self.tokenizer.as_deref() {
+            None => Ok(None),
+            Some("gpt2") => Tokenizer::gpt2(cache, &self.end_of_text).map(Some),
+            Some(path) => Tokenizer::from_file(path.as_ref(), &self.end_of_text).map(Some),
+        }
+    }
+
     /// Finds and opens the files; they must agree among themselves and with `tokenizer`.
-    pub fn open(&self, seed: u64, tokenizer: Option<&Vocabulary>) -> Result<TokenStore> {
+    pub fn open(&self, seed: u64, tokenizer: Option<&Vocabulary>, cache: &Cache) -> Result<TokenStore> {
         let inputs = resolve(&self.paths, self.sample, seed)?;
         if let Some(other) = inputs.files.iter().find(|f| f.format != Format::Parquet) {
             let why = "tokens are read from Parquet; for text use type = \"documents\"".into();
             return Err(TextProblem::Format { path: other.path.clone(), why }.into());
         }
         let paths: Vec<_> = inputs.files.into_iter().map(|f| f.path).collect();
-        TokenStore::open(&paths, tokenizer, &self.cache())
+        TokenStore::open(&paths, tokenizer, cache)
     }
 }
 
@@ -101,7 +116,48 @@ impl Settings for ReadTokens {
     fn check(&self) -> Vec<Problem> {
         let mut problems = check_paths(&self.paths, self.sample);
         problems.extend(check_split(self.validation_fraction, self.validation_every));
+        if self.tokenizer.is_none() && self.end_of_text != END_OF_TEXT {
+            let why = "names a token of `tokenizer`, which is not given; without one, the files say which token it is";
+            problems.push(Problem::at("end_of_text", why));
+        }
         problems
+    }
+
+    fn check_goal(&self, goal: Goal) -> Vec<Problem> {
+        let why = "reads tokens, and a preparation begins with documents: use type = \"documents\"";
+        (goal == Goal::PrepareCorpus).then(|| Problem { key: None, message: why.into() }).into_iter().collect()
+    }
+
+    fn reads(&self, seed: u64) -> Result<Vec<PathBuf>> {
+        Ok(resolve(&self.paths, self.sample, seed)?.files.into_iter().map(|file| file.path).collect())
+    }
+
+    fn vocabulary(&self, seed: u64) -> Result<Option<Facts>> {
+        Ok(Some(self.open(seed, None, &self.cache())?.vocabulary().facts()))
+    }
+
+    /// Opens and counts the token lists. Provides them, their index and whose text it was.
+    fn prepare(&self, before: &mut Prepare) -> Result<()> {
+        let cache = self.cache();
+        let tokenizer = self.tokenizer(&cache)?;
+        let inputs = resolve(&self.paths, self.sample, before.seed())?;
+        let store = Arc::new(self.open(before.seed(), tokenizer.as_ref().map(Tokenizer::vocabulary), &cache)?);
+        let mut shown = |done, total| before.progress("Counting", Unit::Things("documents"), done, total);
+        let index = CorpusIndex::of_tokens(&store, self.split(), &mut shown)?;
+        if index.skipped > 0 {
+            before.note(format!("{} empty documents are passed over", index.skipped));
+        }
+        let (vocabulary, id) = (store.vocabulary(), before.id().to_owned());
+        before.fingerprint("content of tokens", &id, store.content_hash());
+        before.fingerprint("content of tokenizer", &id, &vocabulary.hash);
+        before.vocabulary(vocabulary.facts(), tokenizer.map(|tokenizer| tokenizer.json().to_owned()))?;
+        before.corpus(&id, index.corpus);
+        before.provide(Arc::new(vocabulary.clone()));
+        before.provide(Arc::new(attributions(&inputs)));
+        before.provide(Arc::new(cache));
+        before.provide(Arc::new(index));
+        before.provide(store);
+        Ok(())
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
@@ -115,10 +171,6 @@ impl Settings for ReadTokens {
         let tokens = |part: contract::CorpusPart| part.tokens * size_of::<u32>() as u64;
         let all = env.corpus.map_or(0, |corpus| tokens(corpus.train) + tokens(corpus.validation));
         Memory { lasting: all.min(DEFAULT_BUDGET as u64), ..Memory::default() }
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

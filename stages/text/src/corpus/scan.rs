@@ -3,32 +3,28 @@
 //! Documents go out in chunks of [`CHUNK`] rows: at step `s` lane `l` of `L` gives chunk `s × L + l`.
 use crate::parquet::documents::{DocumentStore, records};
 use anyhow::Result;
-use contract::{
-    Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, StageSettings, Step, Turn,
-};
-use serde::{Deserialize, Serialize};
-use std::any::Any;
+use contract::{Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, Step, Turn};
 use std::sync::Arc;
 
 /// Rows of a chunk.
 pub const CHUNK: u64 = 256;
 
-/// Settings of source `scan`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Scan {}
+/// Settings of source `scan`, which stands in graphs made in code.
+#[derive(Clone)]
+pub struct Scan {
+    store: Arc<DocumentStore>,
+}
 
 impl Scan {
+    /// Over the documents of `store`.
+    pub fn new(store: Arc<DocumentStore>) -> Self {
+        Self { store }
+    }
+
     /// Steps that it takes `lanes` lanes to pass over `rows` rows.
     pub fn steps(rows: u64, lanes: u32) -> u64 {
         rows.div_ceil(CHUNK).div_ceil(u64::from(lanes.max(1)))
     }
-}
-
-impl StageSettings for Scan {
-    const SUMMARY: &'static str = "passes over every document once, to prepare something";
-    const KEYS: &'static [(&'static str, &'static str)] = &[];
-    const EXAMPLE: &'static str = "";
 }
 
 impl Settings for Scan {
@@ -41,12 +37,8 @@ impl Settings for Scan {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let store = env.resource("the opened documents (DocumentStore)")?;
-        Ok(Built::Source(Box::new(Scanner { store, lanes: u64::from(env.shape.micro_batches) })))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
+        let (store, lanes) = (Arc::clone(&self.store), u64::from(env.shape.micro_batches));
+        Ok(Built::Source(Box::new(Scanner { store, lanes })))
     }
 }
 

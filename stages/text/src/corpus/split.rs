@@ -38,15 +38,21 @@ pub enum Part {
     Validation = 1,
     /// Neither: null or empty.
     Skipped = 2,
+    /// Neither: a stage drops it.
+    Dropped = 3,
 }
 
 impl Part {
+    /// All of them, by their number.
+    pub const ALL: [Part; 4] = [Part::Train, Part::Validation, Part::Skipped, Part::Dropped];
+
     /// Its name in the files that preparation writes.
     pub fn name(self) -> &'static str {
         match self {
             Part::Train => "train",
             Part::Validation => "validation",
             Part::Skipped => "skipped",
+            Part::Dropped => "dropped",
         }
     }
 }

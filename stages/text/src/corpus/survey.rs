@@ -3,11 +3,13 @@
 //! A [`Survey`] reads every text once: bytes and the part each belongs to. Counting tokens (by the graph `scan →
 //! tokenize → count`) makes it a [`CorpusIndex`]. Both are files in the cache, so that the next run reads neither.
 use crate::Progress;
+use crate::corpus::row_stages::RowStages;
 pub use crate::corpus::split::{Part, Split};
 use crate::input::quarantine::{self, Bad, OnBadData, Reason};
 use crate::parquet::documents::{CACHE_IS_DAMAGED, DocumentStore, RowGroup, Seen};
 use crate::parquet::tokens::TokenStore;
 use crate::support::cache::{Cache, key, used, write_whole};
+use crate::support::on_all_cores::on_all_cores;
 use crate::support::problem::{TextProblem, shielded};
 use anyhow::{Context, Error, Result};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
@@ -15,6 +17,7 @@ use arrow::datatypes::{UInt8Type, UInt32Type, UInt64Type};
 use contract::{Corpus, CorpusPart};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +33,8 @@ pub struct Survey {
     pub bytes: Vec<u64>,
     /// Rows and row groups that cannot be read; all of them are [`Part::Skipped`].
     pub bad: Vec<Bad>,
+    /// Rows that stages drop, by reason; all of them are [`Part::Dropped`].
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// Builds a [`Survey`] row by row.
@@ -45,9 +50,14 @@ impl Surveyor {
     }
 
     fn row(&mut self, file_row: u64, content: &[u8], bytes: u64) {
-        let hash = blake3::hash(content);
-        let hash = u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]));
-        self.hashed(file_row, (!content.is_empty()).then_some(hash), bytes);
+        self.hashed(file_row, (!content.is_empty()).then(|| content_hash(content)), bytes);
+    }
+
+    /// A row that a stage drops.
+    fn dropped(&mut self, reason: &str) {
+        self.survey.parts.push(Part::Dropped);
+        self.survey.bytes.push(0);
+        *self.survey.dropped.entry(reason.to_owned()).or_default() += 1;
     }
 
     /// A row by the hash of its content; `None` if it is empty.
@@ -79,6 +89,12 @@ impl Surveyor {
         }
         self.survey
     }
+}
+
+/// The first 64 bits of blake3, little-endian.
+fn content_hash(content: &[u8]) -> u64 {
+    let hash = blake3::hash(content);
+    u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]))
 }
 
 impl Survey {
@@ -155,8 +171,47 @@ impl Survey {
         let survey = Self::of(store, split, progress)?;
         let none = vec![0; survey.parts.len()];
         quarantine::write(&kept, |set_aside| survey.bad.iter().cloned().try_for_each(set_aside))?;
-        write_columns(&path, survey.parts.iter().map(|part| *part as u8).collect(), &survey.bytes, &none)?;
+        survey.save(&path, &none)?;
         Ok(survey)
+    }
+
+    /// The survey of what `stages` leave of the documents of `store`, as if files of just those rows were surveyed: rows
+    /// that are dropped count nowhere, not even in [`Split::Every`]. Kept in the cache. Progress is in rows.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or a stage fails.
+    pub fn after(
+        stages: &RowStages,
+        store: &DocumentStore,
+        split: Split,
+        cache: &Cache,
+        progress: Progress,
+    ) -> Result<Self> {
+        let path = cache.file(
+            "surveys",
+            &key(&["survey after 1", store.content_hash(), &split.key(), &stages.key()]),
+            "parquet",
+        );
+        if let Some((survey, _)) = read_columns(&path)? {
+            return Ok(survey);
+        }
+        let (mut surveyor, mut rows) = (Surveyor::new(split), 0);
+        for seen in see_all(stages, store, progress)? {
+            match seen {
+                SeenRow::Dropped(reason) => surveyor.dropped(&reason),
+                SeenRow::Kept { hash, bytes } => {
+                    surveyor.hashed(rows, hash, bytes);
+                    rows += 1;
+                }
+            }
+        }
+        let survey = surveyor.finish();
+        survey.save(&path, &vec![0; survey.parts.len()])?;
+        Ok(survey)
+    }
+
+    fn save(&self, path: &Path, tokens: &[u32]) -> Result<()> {
+        write_columns(path, self.parts.iter().map(|part| *part as u8).collect(), &self.bytes, tokens, &self.dropped)
     }
 
     /// File and number of the row groups that cannot be decoded.
@@ -169,6 +224,36 @@ impl Survey {
     pub fn train(&self) -> impl Iterator<Item = u64> {
         (0u64..).zip(&self.parts).filter(|(_, part)| **part == Part::Train).map(|(row, _)| row)
     }
+}
+
+/// What is left of a row after the stages.
+enum SeenRow {
+    Dropped(String),
+    /// `hash`: none of an empty text.
+    Kept {
+        hash: Option<u64>,
+        bytes: u64,
+    },
+}
+
+/// Every row of `store` after `stages`, in order.
+fn see_all(stages: &RowStages, store: &DocumentStore, progress: Progress) -> Result<Vec<SeenRow>> {
+    let starts: Vec<u64> = (0..store.rows()).step_by(CHUNK as usize).collect();
+    let start = || Ok((stages.build()?, Vec::new()));
+    let seen = on_all_cores(&starts, progress, store.rows(), start, |(stages, chunks), at, start| {
+        let rows = *start..store.rows().min(start + CHUNK);
+        let (count, mut seen) = (rows.end - rows.start, Vec::new());
+        stages.each(store, rows, |text, dropped| {
+            let hash = (!text.is_empty()).then(|| content_hash(text.as_bytes()));
+            let kept = SeenRow::Kept { hash, bytes: text.len() as u64 };
+            seen.push(dropped.map_or(kept, |reason| SeenRow::Dropped(reason.to_owned())));
+        })?;
+        chunks.push((at, seen));
+        Ok(count)
+    })?;
+    let mut chunks: Vec<_> = seen.into_iter().flat_map(|(_, chunks)| chunks).collect();
+    chunks.sort_by_key(|(at, _)| *at);
+    Ok(chunks.into_iter().flat_map(|(_, seen)| seen).collect())
 }
 
 /// What is known of the corpus before training: rows, order and sizes.
@@ -186,21 +271,24 @@ pub struct CorpusIndex {
     pub corpus: Corpus,
     /// Rows that are null, empty, or without a token.
     pub skipped: u64,
+    /// Rows that stages drop, by reason.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 impl CorpusIndex {
     /// From a survey and the number of tokens of every row, the end-of-text token included. An error if nothing
     /// is left to learn from.
     pub fn new(survey: Survey, tokens: Vec<u32>) -> Result<Self> {
-        let Survey { parts, bytes, .. } = survey;
+        let Survey { parts, bytes, dropped, .. } = survey;
         let (rows, counted) = (parts.len(), tokens.len());
         anyhow::ensure!(rows == counted, "{counted} rows were counted, but the corpus has {rows}");
-        let mut index =
-            Self { train: vec![], validation: vec![], tokens, bytes, corpus: Corpus::default(), skipped: 0 };
+        let corpus = Corpus::default();
+        let mut index = Self { train: vec![], validation: vec![], tokens, bytes, corpus, skipped: 0, dropped };
         for (row, part) in parts.into_iter().enumerate() {
             let (rows, total) = match part {
                 Part::Train if index.tokens[row] > 1 => (&mut index.train, &mut index.corpus.train),
                 Part::Validation if index.tokens[row] > 1 => (&mut index.validation, &mut index.corpus.validation),
+                Part::Dropped => continue,
                 _ => {
                     index.skipped += 1;
                     continue;
@@ -214,8 +302,12 @@ impl CorpusIndex {
         }
         if index.train.is_empty() {
             let (skipped, held) = (index.skipped, index.validation.len());
+            let dropped = match index.dropped.values().sum::<u64>() {
+                0 => String::new(),
+                rows => format!(", {rows} are dropped by stages"),
+            };
             let why = format!(
-                "of its {counted} rows {held} are held out and {skipped} are null or empty; see `read.paths`, `read.column` and how much is held out"
+                "of its {counted} rows {held} are held out{dropped} and {skipped} are null or empty; see `read.paths`, `read.column` and how much is held out"
             );
             return Err(TextProblem::Empty { why }.into());
         }
@@ -252,14 +344,23 @@ impl CorpusIndex {
     /// Writes it, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut parts = vec![Part::Skipped as u8; self.tokens.len()];
+        // A row without even an end-of-text token has been dropped.
+        (0..)
+            .zip(&self.tokens)
+            .filter(|(_, n)| **n == 0)
+            .for_each(|(row, _): (usize, _)| parts[row] = Part::Dropped as u8);
         self.train.iter().for_each(|row| parts[*row as usize] = Part::Train as u8);
         self.validation.iter().for_each(|row| parts[*row as usize] = Part::Validation as u8);
-        write_columns(path, parts, &self.bytes, &self.tokens)
+        write_columns(path, parts, &self.bytes, &self.tokens, &self.dropped)
     }
 
-    /// Where in the cache the index of documents of this content, with this tokenizer and this split, is kept.
-    pub fn file(cache: &Cache, content_hash: &str, tokenizer_hash: &str, split: Split) -> PathBuf {
-        cache.file("indices", &key(&["index 1", content_hash, tokenizer_hash, &split.key()]), "parquet")
+    /// Where in the cache the index of documents of this content, after `stages`, with this tokenizer and this split, is
+    /// kept.
+    pub fn file(cache: &Cache, content_hash: &str, tokenizer_hash: &str, split: Split, stages: &RowStages) -> PathBuf {
+        let (split, stages) = (split.key(), stages.key());
+        let mut parts = vec!["index 1", content_hash, tokenizer_hash, &split];
+        parts.extend((!stages.is_empty()).then_some(stages.as_str()));
+        cache.file("indices", &key(&parts), "parquet")
     }
 
     /// Reads what [`save`](Self::save) wrote; `None` if there is no such file.
@@ -268,13 +369,27 @@ impl CorpusIndex {
     }
 }
 
-fn write_columns(path: &Path, parts: Vec<u8>, bytes: &[u64], tokens: &[u32]) -> Result<()> {
+/// The key of the file's metadata under which the numbers of dropped rows are.
+const DROPPED_ROWS: &str = "dropped";
+
+fn write_columns(
+    path: &Path,
+    parts: Vec<u8>,
+    bytes: &[u64],
+    tokens: &[u32],
+    dropped: &BTreeMap<String, u64>,
+) -> Result<()> {
     let columns: [(&str, ArrayRef); 3] = [
         ("part", Arc::new(UInt8Array::from(parts))),
         ("bytes", Arc::new(UInt64Array::from(bytes.to_vec()))),
         ("tokens", Arc::new(UInt32Array::from(tokens.to_vec()))),
     ];
     let batch = RecordBatch::try_from_iter(columns)?;
+    let mut schema = batch.schema().as_ref().clone();
+    if !dropped.is_empty() {
+        schema.metadata.insert(DROPPED_ROWS.to_owned(), serde_json::to_string(dropped)?);
+    }
+    let batch = batch.with_schema(Arc::new(schema))?;
     write_whole(path, |out| {
         let mut writer = ArrowWriter::try_new(out, batch.schema(), None)?;
         writer.write(&batch)?;
@@ -288,9 +403,13 @@ fn read_columns(path: &Path) -> Result<Option<(Survey, Vec<u32>)>> {
     used(&[path]);
     let (mut survey, mut tokens) = (Survey::default(), Vec::new());
     shielded(|| {
-        for batch in ParquetRecordBatchReaderBuilder::try_new(file)?.build()? {
+        let file = ParquetRecordBatchReaderBuilder::try_new(file)?;
+        if let Some(dropped) = file.schema().metadata.get(DROPPED_ROWS) {
+            survey.dropped = serde_json::from_str(dropped)?;
+        }
+        for batch in file.build()? {
             let batch = batch?;
-            let part = |code: &u8| [Part::Train, Part::Validation, Part::Skipped][usize::from(*code).min(2)];
+            let part = |code: &u8| Part::ALL[usize::from(*code).min(3)];
             survey.parts.extend(batch.column(0).as_primitive::<UInt8Type>().values().iter().map(part));
             survey.bytes.extend(batch.column(1).as_primitive::<UInt64Type>().values());
             tokens.extend(batch.column(2).as_primitive::<UInt32Type>().values());

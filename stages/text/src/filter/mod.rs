@@ -180,10 +180,6 @@ macro_rules! filter_settings {
                 let build: fn(&Self) -> anyhow::Result<Box<dyn contract::Stage>> = $build;
                 Ok(contract::Built::Stage(build(self)?))
             }
-
-            fn as_any(&self) -> &dyn std::any::Any {
-                self
-            }
         }
     };
 }

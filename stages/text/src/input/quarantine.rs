@@ -180,6 +180,13 @@ impl Quarantine {
         self.parts.push((Part::Held(Arc::new(bad)), paths));
     }
 
+    /// Adds everything of `other`, which is of other files.
+    pub fn merge(&mut self, other: &Quarantine) {
+        self.parts.extend(other.parts.iter().cloned());
+        other.counts.0.iter().for_each(|(reason, documents)| *self.counts.0.entry(*reason).or_default() += documents);
+        self.documents += other.documents;
+    }
+
     /// The same, out of so many documents, good and bad.
     pub fn among(self, documents: u64) -> Self {
         Self { documents, ..self }

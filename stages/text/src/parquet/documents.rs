@@ -104,6 +104,17 @@ impl DocumentStore {
         quarantine.among(rows + converted)
     }
 
+    /// What could not be read, `survey` being what has been seen of the rows; the row groups among it are given up.
+    ///
+    /// # Errors
+    /// If it is more than this share of all documents.
+    pub fn set_aside(&mut self, survey: &Survey, max_bad_fraction: f64) -> Result<Quarantine> {
+        let quarantine = self.quarantine(survey);
+        quarantine.check(max_bad_fraction)?;
+        self.lose(survey.lost());
+        Ok(quarantine)
+    }
+
     /// A file, by its number.
     pub fn path(&self, file: u64) -> &Path {
         self.paths.get(file as usize).map_or(Path::new(""), PathBuf::as_path)

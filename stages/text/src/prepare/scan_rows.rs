@@ -20,7 +20,6 @@ use contract::{
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -272,10 +271,6 @@ impl Settings for ScanRows {
         let store = env.resource("the rows (RowStore)")?;
         let known = env.resource("what is known (Known)")?;
         Ok(Built::Source(Box::new(Scanner { store, known, lanes: u64::from(env.shape.micro_batches) })))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

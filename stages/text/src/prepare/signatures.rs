@@ -16,7 +16,6 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -107,10 +106,6 @@ impl Settings for Signatures {
         let signatures: Arc<SignatureResults> = env.resource("a place for signatures (SignatureResults)")?;
         let hasher = signatures.deduplicate.as_ref().map(Deduplicate::hasher);
         Ok(Built::Stage(Box::new(SignatureStage { signatures, hasher, keys: Vec::new(), aside: BTreeMap::new() })))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

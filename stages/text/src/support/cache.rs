@@ -1,10 +1,12 @@
 //! A folder of files that are made once: each is named after the content it was made of, and is whole or not there.
 use crate::support::cache_entries::KINDS;
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use std::fs::{File, FileTimes};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// From this size on, a file's hash is remembered together with its size and time of change.
@@ -14,6 +16,8 @@ const REMEMBER_FROM: u64 = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
+    /// Kind and path of files that were not there when they were asked for.
+    missing: Arc<Mutex<Vec<(&'static str, PathBuf)>>>,
 }
 
 impl Cache {
@@ -27,13 +31,24 @@ impl Cache {
             .or_else(|| from("XDG_CACHE_HOME").map(|p| p.join("millrace")))
             .or_else(|| from("HOME").map(|p| p.join(".cache/millrace")))
             .unwrap_or_else(|| std::env::temp_dir().join("millrace"));
-        Self { root }
+        Self { root, missing: Arc::default() }
     }
 
     /// Where the file `key` of `kind` (one of [`KINDS`]) is or would be.
     pub fn file(&self, kind: &str, key: &str, extension: &str) -> PathBuf {
-        debug_assert!(KINDS.iter().any(|(known, _)| *known == kind), "`{kind}` is not among cache_entries::KINDS");
-        self.root.join(kind).join(format!("{key}.{extension}"))
+        let known = KINDS.iter().find(|(known, _)| *known == kind).map(|(known, _)| *known);
+        debug_assert!(known.is_some(), "`{kind}` is not among cache_entries::KINDS");
+        let path = self.root.join(kind).join(format!("{key}.{extension}"));
+        if let Some(kind) = known.filter(|_| !path.exists()) {
+            self.missing.lock().unwrap_or_else(PoisonError::into_inner).push((kind, path.clone()));
+        }
+        path
+    }
+
+    /// The kinds of the files that were missing when they were asked for, by this or a clone, and are there now.
+    pub fn made(&self) -> BTreeSet<&'static str> {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.iter().filter(|(_, path)| path.exists()).map(|(kind, _)| *kind).collect()
     }
 
     /// The folder.

@@ -6,12 +6,14 @@
 //! | [`cache`], [`cache_entries`] | files created once, named after the content they were made from; listing and removal |
 //! | [`in_order`] | parallel map whose results come out in input order |
 //! | [`normalize`] | plain-text normalization: Unicode NFC, white space |
+//! | [`on_all_cores`] | pieces of work on as many threads as there are cores |
 //! | [`permutation`] | random-access permutation of `0..n`, for the order of an epoch |
 //! | [`progress`] | the progress callback |
 pub mod cache;
 pub mod cache_entries;
 pub mod in_order;
 pub mod normalize;
+pub mod on_all_cores;
 pub mod permutation;
 pub mod problem;
 pub mod progress;

@@ -54,6 +54,14 @@ pub enum TextProblem {
         /// How it came to that.
         why: String,
     },
+    /// A key whose value cannot be used in this graph, or with these files.
+    #[error("`{key}`: {why}")]
+    Unsuitable {
+        /// The key, with its stage.
+        key: String,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
     /// A tokenizer that cannot be used.
     #[error("tokenizer {name}: {why}")]
     Tokenizer {

@@ -6,22 +6,20 @@ pub mod stage;
 pub mod text_stream;
 pub mod train;
 
-use crate::corpus::survey::Survey;
-use crate::parquet::documents::DocumentStore;
-use crate::parquet::tokens::TokenStore;
+use crate::Progress;
+use crate::corpus::source_rows::SourceRows;
 use crate::support::cache::{Cache, key, used, write_whole};
+use crate::support::on_all_cores::on_all_cores;
 use crate::support::problem::{TextProblem, shielded, similar, similar_file};
 use crate::tokenizer::byte_bpe::Model;
 use crate::tokenizer::train::{TRAINER, WordCounts, learn, tokenizer_json};
-use crate::{Progress, silent};
 use anyhow::{Context, Result};
-use contract::Env;
+use contract::{Env, Facts};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The token that ends a document unless the settings say otherwise.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -40,13 +38,17 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// That of the run: provided itself, or by a tokenizer or token files.
+    /// That of the tokens which reach the stage that `env` is for.
+    ///
+    /// # Errors
+    /// If no stage above has provided one.
     pub fn of(env: &Env) -> Result<Self> {
-        let all = &env.resources;
-        let given = all.get::<Vocabulary>().map(|v| Vocabulary::clone(&v));
-        let given = given.or_else(|| all.get::<Tokenizer>().map(|t| t.vocabulary().clone()));
-        let given = given.or_else(|| all.get::<TokenStore>().map(|s| s.vocabulary().clone()));
-        given.context("what the tokens mean (Vocabulary, Tokenizer or TokenStore) is missing")
+        env.resource::<Vocabulary>("what the tokens mean (Vocabulary)").map(|vocabulary| (*vocabulary).clone())
+    }
+
+    /// For a model; its length is left at 0.
+    pub fn facts(&self) -> Facts {
+        Facts { vocabulary: self.size as usize, length: 0, end_of_text: self.end_of_text }
     }
 }
 
@@ -146,25 +148,31 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// A byte-level BPE of `size` ids trained on the rows that `survey` gives to training, `end_of_text` as id 0.
+    /// A byte-level BPE of `size` ids trained on the documents of `sources` that are learned from, `end_of_text` as id 0.
     /// Kept in the cache under what it was made of. Progress is in rows, then in tokens.
     pub fn train(
-        store: &DocumentStore,
-        survey: &Survey,
+        sources: &[SourceRows],
         size: usize,
         end_of_text: &str,
         cache: &Cache,
         progress: Progress,
     ) -> Result<Self> {
-        let parts: Vec<u8> = survey.parts.iter().map(|part| *part as u8).collect();
-        let parts = blake3::hash(&parts).to_hex().to_string();
-        let key = key(&[TRAINER, store.content_hash(), &parts, &size.to_string(), end_of_text]);
+        let mut made_of = vec![TRAINER.to_owned()];
+        for source in sources {
+            let parts: Vec<u8> = source.survey.parts.iter().map(|part| *part as u8).collect();
+            made_of.extend([source.content_key(), blake3::hash(&parts).to_hex().to_string()]);
+        }
+        made_of.extend([size.to_string(), end_of_text.to_owned()]);
+        let key = key(&made_of.iter().map(String::as_str).collect::<Vec<_>>());
         let path = cache.file("tokenizers", &key, "json");
         if let Ok(json) = std::fs::read_to_string(&path) {
             used(&[&path]);
             return Self::from_json(&path.display().to_string(), json, end_of_text);
         }
-        let words = count_words(store, survey, progress)?;
+        let mut words = WordCounts::default();
+        for source in sources {
+            words.merge(count_words(source, progress)?);
+        }
         let learned = learn(words, size, end_of_text, progress);
         let json = tokenizer_json(&learned.tokens, &learned.merges, (end_of_text, 0));
         let tokenizer = Self::from_json("trained", json, end_of_text)?;
@@ -247,30 +255,17 @@ impl Tokenizer {
 }
 
 /// Counts words on every core: sums do not depend on who counted what.
-fn count_words(store: &DocumentStore, survey: &Survey, progress: Progress) -> Result<WordCounts> {
+fn count_words(source: &SourceRows, progress: Progress) -> Result<WordCounts> {
     const CHUNK: usize = 256;
-    let rows: Vec<u64> = survey.train().collect();
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let next = AtomicU64::new(0);
-    let work = |progress: Progress| -> Result<WordCounts> {
-        let mut words = WordCounts::default();
-        loop {
-            let chunk = next.fetch_add(1, Ordering::Relaxed) as usize;
-            let Some(texts) = rows.chunks(CHUNK).nth(chunk) else { return Ok(words) };
-            store.each(texts.iter().copied(), |text| words.add(text.unwrap_or_default()))?;
-            progress((chunk * CHUNK + texts.len()) as u64, rows.len() as u64);
-        }
-    };
-    let counts: Vec<Result<WordCounts>> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| work(&mut silent()))).collect();
-        let mine = work(progress);
-        let others = others.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        std::iter::once(mine).chain(others).collect()
-    });
+    let rows: Vec<u64> = source.survey.train().collect();
+    let chunks: Vec<&[u64]> = rows.chunks(CHUNK).collect();
+    let start = || Ok((source.stages.build()?, WordCounts::default()));
+    let counts = on_all_cores(&chunks, progress, rows.len() as u64, start, |(stages, words), _, rows| {
+        stages.each(&source.store, rows.iter().copied(), |text, _| words.add(text))?;
+        Ok(rows.len() as u64)
+    })?;
     let mut all = WordCounts::default();
-    for words in counts {
-        all.merge(words?);
-    }
+    counts.into_iter().for_each(|(_, words)| all.merge(words));
     Ok(all)
 }
 

@@ -1,17 +1,19 @@
 //! Stage `bpe`: texts to token ids.
-use crate::corpus::survey::Survey;
-use crate::parquet::documents::DocumentStore;
+use crate::corpus::row_stages::dropped;
+use crate::corpus::source_rows::{SourceFiles, SourceRows};
 use crate::support::problem::TextProblem;
 use crate::tokenizer::byte_bpe::Encoder;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
-use crate::{Cache, Progress};
+use crate::{Cache, Progress, silent};
 use anyhow::{Context, Result, bail};
-use arrow::array::{AsArray, ListArray, UInt32Array};
-use arrow::buffer::OffsetBuffer;
+use arrow::array::{Array, AsArray, ListArray, UInt32Array};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field};
-use contract::{At, Built, Emit, Env, Kind, Packet, Port, Problem, Settings, Stage, StageSettings, Tokens, Turn};
+use contract::{
+    At, Built, Emit, Env, Facts, Goal, Kind, Packet, Port, Prepare, Problem, Settings, Stage, StageSettings, Tokens,
+    Turn, Unit,
+};
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -45,13 +47,16 @@ impl Default for Tokenize {
 }
 
 impl Tokenize {
-    /// Makes the tokenizer, or takes it from the cache. `store` and `survey` are what it is trained on, if it is.
-    pub fn open(&self, store: &DocumentStore, survey: &Survey, cache: &Cache, progress: Progress) -> Result<Tokenizer> {
+    /// The tokenizer; one that is to be trained is trained on `sources`, or taken from the cache.
+    ///
+    /// # Errors
+    /// If it cannot be read, or has another size than `vocabulary_size` says.
+    pub fn open(&self, sources: &[SourceRows], cache: &Cache, progress: Progress) -> Result<Tokenizer> {
         let tokenizer = match self.choice() {
             Choice::Gpt2 => Tokenizer::gpt2(cache, &self.end_of_text)?,
             Choice::File(path) => Tokenizer::from_file(&path, &self.end_of_text)?,
             Choice::Train(size) => {
-                return Tokenizer::train(store, survey, size as usize, &self.end_of_text, cache, progress);
+                return Tokenizer::train(sources, size as usize, &self.end_of_text, cache, progress);
             }
         };
         match self.vocabulary_size {
@@ -120,12 +125,51 @@ impl Settings for Tokenize {
         problems
     }
 
-    fn build(&self, env: &Env) -> Result<Built> {
-        Ok(Built::Stage(Box::new(Bpe { encoder: Encoder::new(env.resource("the tokenizer (Tokenizer)")?) })))
+    fn check_goal(&self, goal: Goal) -> Vec<Problem> {
+        let trains = goal == Goal::PrepareCorpus && matches!(self.choice(), Choice::Train(_));
+        let why = "would be trained on documents that change with every version: name \"gpt2\" or a tokenizer.json";
+        trains.then(|| Problem::at("tokenizer", why)).into_iter().collect()
     }
 
-    fn as_any(&self) -> &dyn Any {
-        self
+    fn vocabulary(&self, _: u64) -> Result<Option<Facts>> {
+        Ok(Some(match self.choice() {
+            Choice::Train(size) => Facts { vocabulary: size as usize, length: 0, end_of_text: 0 },
+            _ => self.open(&[], &Cache::new(None), &mut silent())?.vocabulary().facts(),
+        }))
+    }
+
+    /// Opens or trains the tokenizer; in a graph that trains, surveys the documents of all sources above before, and
+    /// counts their tokens after.
+    fn prepare(&self, before: &mut Prepare) -> Result<()> {
+        let cache =
+            before.found::<SourceFiles>().first().map_or_else(|| Cache::new(None), |(_, from)| from.cache.clone());
+        if before.goal() == Goal::PrepareCorpus {
+            before.provide(Arc::new(self.open(&[], &cache, &mut silent())?));
+            return Ok(());
+        }
+        let sources = SourceRows::all(before)?;
+        let mut shown =
+            |done, total| before.progress("Training the tokenizer", Unit::Things("rows and ids"), done, total);
+        let tokenizer = Arc::new(self.open(&sources, &cache, &mut shown)?);
+        if let Some(why) = tokenizer.slow_because() {
+            before.note(format!("the tokenizer is one for Hugging Face's library, which is slower: {why}"));
+        }
+        let there = tokenizer.vocabulary_size();
+        if let Choice::Train(asked) = self.choice()
+            && there < asked
+        {
+            before.note(format!("the tokenizer has {there} ids, not {asked}: every word of the corpus is one already"));
+        }
+        let id = before.id().to_owned();
+        before.fingerprint("content of tokenizer", &id, tokenizer.hash());
+        before.vocabulary(tokenizer.vocabulary().facts(), Some(tokenizer.json().to_owned()))?;
+        before.provide(Arc::new(tokenizer.vocabulary().clone()));
+        before.provide(Arc::clone(&tokenizer));
+        sources.into_iter().try_for_each(|source| source.count(before, tokenizer.hash()))
+    }
+
+    fn build(&self, env: &Env) -> Result<Built> {
+        Ok(Built::Stage(Box::new(Bpe { encoder: Encoder::new(env.resource("the tokenizer (Tokenizer)")?) })))
     }
 }
 
@@ -138,18 +182,28 @@ impl Stage for Bpe {
         let Packet::Rows(rows) = packet else { bail!("bpe takes rows, not {}", packet.kind().name()) };
         let column = rows.records.column_by_name("text").context("rows without a column `text`")?;
         let texts = column.as_string_opt::<i64>().context("the column `text` of rows is not large_string")?;
+        let dropped = dropped(&rows.records)?;
         let mut ids = Vec::new();
         let mut ends = vec![0];
-        for text in texts {
-            self.encoder.encode(text.unwrap_or_default(), &mut ids)?;
+        for (row, text) in texts.iter().enumerate() {
+            if dropped.is_none_or(|reasons| reasons.is_null(row)) {
+                self.encoder.encode(text.unwrap_or_default(), &mut ids)?;
+            }
             ends.push(i32::try_from(ids.len()).context("a packet of more than 2^31 tokens")?);
         }
         let field = Arc::new(Field::new_list_field(DataType::UInt32, true));
         let ends = OffsetBuffer::new(ends.into());
-        let documents = ListArray::try_new(field, ends, Arc::new(UInt32Array::from(ids)), None)?;
+        // A dropped row has no tokens, which is another thing than a text without any.
+        let kept = dropped.map(|reasons| reasons.nulls().map_or_else(|| NullBuffer::new_null(reasons.len()), invert));
+        let documents = ListArray::try_new(field, ends, Arc::new(UInt32Array::from(ids)), kept)?;
         out.give(Packet::Tokens(Tokens { lane: rows.lane, purpose: rows.purpose, last: rows.last, documents }));
         Ok(Turn::Done)
     }
+}
+
+/// Valid where `nulls` is not.
+fn invert(nulls: &NullBuffer) -> NullBuffer {
+    NullBuffer::new(!nulls.inner())
 }
 
 #[cfg(test)]

@@ -22,7 +22,19 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 /// Worker `worker` of `workers`.
 pub fn env(worker: usize, workers: usize, shape: BatchShape, schedule: Schedule, resources: &Resources) -> Env {
     let resources = resources.clone();
-    Env { worker, workers, seed: 42, schedule, shape, model: None, corpus: None, run_dir: None, resources }
+    Env {
+        stage: String::new(),
+        upstream: Vec::new(),
+        worker,
+        workers,
+        seed: 42,
+        schedule,
+        shape,
+        model: None,
+        corpus: None,
+        run_dir: None,
+        resources,
+    }
 }
 
 /// A Parquet file of these columns, `rows` rows a row group.
@@ -67,7 +79,7 @@ pub fn settings(paths: &[&Path], cache: &Path) -> ReadDocuments {
 
 /// Their documents.
 pub fn store(paths: &[&Path], cache: &Path) -> anyhow::Result<DocumentStore> {
-    settings(paths, cache).open(1, &mut silent())
+    settings(paths, cache).ingest(1, &mut silent()).and_then(|found| found.open(1))
 }
 
 /// All texts.

@@ -4,7 +4,6 @@ use anyhow::Result;
 use compute::models::{Llama, LlamaShape, Model};
 use contract::{Built, Env, Facts, Kind, Memory, ModelFacts, Port, Precision, Problem, Settings, StageSettings};
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use std::sync::Arc;
 
 /// Settings of `type = "llama"`.
@@ -149,9 +148,5 @@ impl Settings for LlamaForward {
     fn memory(&self, env: &Env) -> Memory {
         let model = env.resources.get::<Facts>().map(|facts| self.model_of(&facts));
         model.map_or_else(Memory::default, |model| crate::forward::memory(&model, env))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }

@@ -8,7 +8,6 @@ use contract::{
     Problem, Purpose, Route, Settings, Stage, StageSettings, Step, Tensor, Ticket, Turn,
 };
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use std::sync::Arc;
 
 /// Settings of `type = "gpt2"`.
@@ -132,10 +131,6 @@ impl Settings for Gpt2Forward {
     fn memory(&self, env: &Env) -> Memory {
         let model = env.resources.get::<Facts>().map(|facts| self.model_of(&facts));
         model.map_or_else(Memory::default, |model| memory(&model, env))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

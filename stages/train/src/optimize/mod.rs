@@ -13,7 +13,6 @@ use contract::{
     ParameterSpec, Port, Problem, Purpose, Route, Schedule, Settings, Stage, StageSettings, Step, Tensor, Turn,
 };
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -111,10 +110,6 @@ impl Settings for AdamWOptimize {
 
     fn memory(&self, env: &Env) -> Memory {
         memory(env)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

@@ -6,7 +6,6 @@ use anyhow::Result;
 use compute::kernels::newton_schulz::orthogonalise;
 use contract::{Built, Env, Kind, Memory, ParameterSpec, Port, Problem, Settings, StageSettings, Tensor};
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 
 /// The size of AdamW's steps, root mean square, as a fraction of the learning rate.
 const STEP: f64 = 0.2;
@@ -113,10 +112,6 @@ impl Settings for MuonOptimize {
 
     fn memory(&self, env: &Env) -> Memory {
         crate::optimize::memory(env)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

@@ -11,7 +11,6 @@ use contract::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -83,6 +82,7 @@ pub struct Record {}
 impl StageSettings for Record {
     const SUMMARY: &'static str = "writes metrics.jsonl and TensorBoard's event files, shows progress";
     const KEYS: &'static [(&'static str, &'static str)] = &[];
+    const OBSERVES: bool = true;
     const EXAMPLE: &'static str = "type = \"record\"\n";
 }
 
@@ -113,10 +113,6 @@ impl Settings for Record {
             last: None,
             clock: Clock::new(Instant::now()),
         })))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

@@ -8,7 +8,6 @@ use contract::{
     Turn,
 };
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 
 /// Settings of `type = "tree_sum"`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -46,10 +45,6 @@ impl Settings for Reduce {
         let bytes = |floats| (floats * size_of::<f32>()) as u64;
         let lasting = bytes(before * others + with_leaves * head);
         Memory { lasting, growing: bytes((after - before) * others), ..Memory::default() }
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

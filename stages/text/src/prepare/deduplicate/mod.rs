@@ -13,9 +13,9 @@ pub use minhash::MinHasher;
 pub use shingles::{Shingler, jaccard};
 
 use anyhow::{Result, bail};
-use contract::{Built, Env, Kind, Port, Problem, Settings, StageSettings};
+use contract::{Built, Env, Kind, Port, Prepare, Problem, Settings, StageSettings};
 use serde::{Deserialize, Serialize};
-use std::any::Any;
+use std::sync::Arc;
 
 /// Settings of stage `minhash`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,13 +88,19 @@ impl Settings for Deduplicate {
         problems
     }
 
+    fn needs_whole_corpus(&self) -> bool {
+        true
+    }
+
+    /// Provides the settings: the preparation makes signatures and compares documents by them.
+    fn prepare(&self, before: &mut Prepare) -> Result<()> {
+        before.provide(Arc::new(self.clone()));
+        Ok(())
+    }
+
     fn build(&self, _: &Env) -> Result<Built> {
         bail!(
             "documents are deduplicated where all of them are known: in a graph that ends in a stage of type `parquet`"
         )
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }

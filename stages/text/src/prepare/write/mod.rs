@@ -15,10 +15,10 @@ pub use work::{KeptRow, Shard, ShardWritten, Work};
 use anyhow::{Result, bail};
 use arrow::array::ListArray;
 use contract::{
-    At, Built, Emit, Env, Kind, Lane, Packet, Port, Problem, Rows, Settings, Stage, StageSettings, Step, Tokens, Turn,
+    At, Built, Emit, Env, Kind, Lane, Packet, Port, Prepare, Problem, Rows, Settings, Stage, StageSettings, Step,
+    Tokens, Turn,
 };
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -77,14 +77,16 @@ impl Settings for Write {
         problems
     }
 
+    /// Provides the settings: the preparation lays out the shards by them.
+    fn prepare(&self, before: &mut Prepare) -> Result<()> {
+        before.provide(Arc::new(self.clone()));
+        Ok(())
+    }
+
     fn build(&self, env: &Env) -> Result<Built> {
         let work: Arc<Work> = env.resource("what there is to write (Work)")?;
         let lanes = u64::from(env.shape.micro_batches);
         Ok(Built::Stage(Box::new(Writer { work, lanes, pending: BTreeMap::new() })))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

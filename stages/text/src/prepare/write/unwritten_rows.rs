@@ -6,7 +6,6 @@ use contract::{
     Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,10 +35,6 @@ impl Settings for UnwrittenRows {
     fn build(&self, env: &Env) -> Result<Built> {
         let work = env.resource("what there is to write (Work)")?;
         Ok(Built::Source(Box::new(Giver { work, lanes: u64::from(env.shape.micro_batches), given: BTreeMap::new() })))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

@@ -1,0 +1,172 @@
+//! What a graph is for, and whether each of its stages has a place in it.
+//!
+//! - A graph in which a stage takes gradients trains a model; any other prepares a corpus.
+//! - What a stage gives must be taken: a filter that nothing reads from would drop nothing.
+//! - Rows and tokens of several sources may only meet in a stage that mixes them.
+//! - A stage that needs the whole corpus stands in a preparation, below all stages that work row by row.
+use super::resolve::located;
+use super::{Edge, PlannedStage, Resolved, Table, order_of};
+use crate::problem::{Diagnostic, Origin, Problems};
+use contract::{Goal, Kind};
+use std::collections::BTreeSet;
+
+/// What the graph of `stages` is for.
+pub(crate) fn goal(stages: &[PlannedStage]) -> Goal {
+    let trains = stages.iter().flat_map(|stage| stage.settings.takes()).any(|port| port.kind == Kind::Gradient);
+    if trains { Goal::Train } else { Goal::PrepareCorpus }
+}
+
+/// Checks stages that are wired without problems.
+pub(crate) fn check(stages: &[PlannedStage], resolved: &Resolved, problems: &mut Problems) {
+    let plan = Check { stages, resolved, goal: goal(stages) };
+    plan.unused(problems);
+    plan.several_sources(problems);
+    for stage in stages {
+        let wrong = stage.settings.check_goal(plan.goal).into_iter();
+        problems.0.extend(wrong.map(|problem| located(&stage.id, problem, plan.table(&stage.id))));
+    }
+    match plan.goal {
+        Goal::Train => plan.training(problems),
+        Goal::PrepareCorpus => plan.preparation(problems),
+    }
+}
+
+struct Check<'a> {
+    stages: &'a [PlannedStage],
+    resolved: &'a Resolved,
+    goal: Goal,
+}
+
+impl Check<'_> {
+    fn table(&self, id: &str) -> &Table {
+        static NONE: Table = Table { origin: Origin::Code, entries: Vec::new() };
+        self.resolved.stages.iter().find(|(other, _)| other == id).map_or(&NONE, |(_, table)| table)
+    }
+
+    /// A problem with stage `at`, at its `inputs` if it has any.
+    fn problem(&self, at: usize, message: String) -> Diagnostic {
+        let table = self.table(&self.stages[at].id);
+        let origin = table.get("inputs").map_or(&table.origin, |entry| &entry.origin);
+        Diagnostic::new(message, origin.clone())
+    }
+
+    /// The edges into stage `to` that carry `kind`.
+    fn edges(&self, to: usize, kind: Kind) -> impl Iterator<Item = &Edge> {
+        let ports = self.stages[to].settings.takes().into_iter().zip(&self.stages[to].inputs);
+        ports.filter(move |(port, _)| port.kind == kind).flat_map(|(_, edges)| edges)
+    }
+
+    /// The stages that take `kind` from stage `from`.
+    fn takers(&self, from: usize, kind: Kind) -> impl Iterator<Item = usize> {
+        (0..self.stages.len()).filter(move |to| self.edges(*to, kind).any(|edge| edge.from == from))
+    }
+
+    fn unused(&self, problems: &mut Problems) {
+        // What the others say may go unheard: numbers about a step, and state that no checkpoint keeps.
+        const HEARD: [Kind; 8] = [
+            Kind::Rows,
+            Kind::Tokens,
+            Kind::Batch,
+            Kind::Parameters,
+            Kind::Activations,
+            Kind::LossGradient,
+            Kind::Gradient,
+            Kind::Records,
+        ];
+        for (at, stage) in self.stages.iter().enumerate() {
+            let unheard = stage.settings.gives().into_iter().filter(|kind| HEARD.contains(kind));
+            for kind in unheard.filter(|kind| self.takers(at, *kind).next().is_none()) {
+                let (id, name) = (&stage.id, kind.name());
+                let problem = self.problem(at, format!("`{id}` gives {name} that no stage takes"));
+                let other = (0..self.stages.len()).find(|to| *to != at && self.edges(*to, kind).next().is_some());
+                problems.push(match other.map(|to| &self.stages[to].id) {
+                    Some(to) => problem.next(format!("move it above `{to}`, or write {to}.inputs = [\"{id}\"]")),
+                    None => problem.next("add a stage that takes them, or remove it"),
+                });
+            }
+        }
+    }
+
+    /// For each stage, the sources whose rows or tokens reach it; a stage that mixes counts as one itself.
+    fn sources(&self) -> Vec<BTreeSet<usize>> {
+        let mut sources = vec![BTreeSet::new(); self.stages.len()];
+        for at in order_of(self.stages) {
+            let stage = &self.stages[at];
+            let from = [Kind::Rows, Kind::Tokens].into_iter().flat_map(|kind| self.edges(at, kind));
+            sources[at] = match stage.settings.takes().is_empty() || stage.settings.mixes() {
+                true => BTreeSet::from([at]),
+                false => from.flat_map(|edge| sources[edge.from].clone()).collect(),
+            };
+        }
+        sources
+    }
+
+    fn several_sources(&self, problems: &mut Problems) {
+        let sources = self.sources();
+        for at in order_of(self.stages).into_iter().filter(|at| !self.stages[*at].settings.mixes()) {
+            let edges = [Kind::Rows, Kind::Tokens].map(|kind| self.edges(at, kind).map(|edge| edge.from).collect());
+            let twice: Option<&Vec<usize>> = edges.iter().find(|from: &&Vec<usize>| from.len() > 1);
+            let met: Vec<usize> = match twice {
+                Some(from) => from.clone(),
+                None if sources[at].len() > 1 => sources[at].iter().copied().collect(),
+                None => continue,
+            };
+            let names: Vec<String> = met.iter().map(|from| format!("`{}`", self.stages[*from].id)).collect();
+            let message = format!("`{}` is fed by {}, and does not mix them", self.stages[at].id, names.join(" and "));
+            let next = "read all files with one source, or leave one of them in `inputs`";
+            return problems.push(self.problem(at, message).next(next));
+        }
+    }
+
+    fn training(&self, problems: &mut Problems) {
+        for (at, stage) in self.stages.iter().enumerate().filter(|(_, stage)| stage.settings.needs_whole_corpus()) {
+            let message = format!(
+                "`{}` compares all documents of a corpus, which a graph that trains never has at once",
+                stage.id
+            );
+            let next = "put it into a preparation, a graph that ends in a stage of type `parquet`, and train on what that writes";
+            problems.push(self.problem(at, message).next(next));
+        }
+    }
+
+    fn preparation(&self, problems: &mut Problems) {
+        let rows_only = |kinds: Vec<Kind>| kinds.iter().all(|kind| [Kind::Rows, Kind::Tokens].contains(kind));
+        let whole: Vec<usize> =
+            order_of(self.stages).into_iter().filter(|at| self.stages[*at].settings.needs_whole_corpus()).collect();
+        for (at, stage) in self.stages.iter().enumerate() {
+            let (takes, gives) = (stage.settings.takes(), stage.settings.gives());
+            let takes: Vec<Kind> = takes.into_iter().map(|port| port.kind).collect();
+            let (id, type_name) = (&stage.id, stage.type_name);
+            if !rows_only(takes.clone()) || !rows_only(gives.clone()) {
+                let message = format!("`{id}` (type `{type_name}`) has no place in a graph that does not train");
+                problems.push(
+                    self.problem(at, message)
+                        .next("nothing takes gradients here: add the stages that do, or remove it"),
+                );
+            }
+            let row_by_row = takes == [Kind::Rows] && gives == [Kind::Rows] && !whole.contains(&at);
+            if let Some(above) = whole.iter().find(|above| row_by_row && self.reaches(**above, at)) {
+                let above = &self.stages[*above].id;
+                let message = format!("`{id}` stands below `{above}`, which compares what the stages above it leave");
+                problems.push(self.problem(at, message).next(format!("move it above `{above}`")));
+            }
+        }
+        if let [first, second, ..] = whole[..] {
+            let (first, second) = (&self.stages[first].id, &self.stages[second]);
+            let at = self.stages.iter().position(|stage| stage.id == second.id).unwrap_or_default();
+            let message = format!("`{}` is the second stage after `{first}` that compares all documents", second.id);
+            problems.push(self.problem(at, message).next("one is enough: remove it"));
+        }
+        let ends: Vec<&PlannedStage> = self.stages.iter().filter(|stage| stage.settings.gives().is_empty()).collect();
+        if let [first, second, ..] = ends[..] {
+            let at = self.stages.iter().position(|stage| stage.id == second.id).unwrap_or_default();
+            let message = format!("`{}` and `{}` both end the graph of a preparation", first.id, second.id);
+            problems.push(self.problem(at, message).next("it writes one corpus: remove one of them"));
+        }
+    }
+
+    /// Do rows of stage `from` reach stage `to`?
+    fn reaches(&self, from: usize, to: usize) -> bool {
+        self.edges(to, Kind::Rows).any(|edge| edge.from == from || self.reaches(from, edge.from))
+    }
+}

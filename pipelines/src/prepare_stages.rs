@@ -1,0 +1,72 @@
+//! Before the graph of a plan runs: every stage prepares, in graph order.
+use crate::engine::gather;
+use crate::plan::{Plan, PlannedStage, upstream};
+use crate::show::{Line, Unit, Work};
+use anyhow::Result;
+use arrow::array::RecordBatch;
+use contract::{BatchShape, Effect, Env, Graph, Host, Prepare, Prepared, Resources, Schedule, Upstream};
+use std::time::Instant;
+
+/// Lets every stage of `plan` prepare: files are opened, converted and counted, a tokenizer is trained.
+///
+/// # Errors
+/// If a file is missing or broken, or the parts do not fit each other.
+pub fn prepare(plan: &Plan, workers: usize, line: &mut Line) -> Result<Prepared> {
+    let mut prepared = Prepared::default();
+    let all: Vec<Upstream> = plan.stages.iter().map(|stage| described(plan, stage)).collect();
+    let mut engine = Engine { workers, line, work: (String::new(), Instant::now()), last: Instant::now() };
+    for at in plan.order() {
+        let above: Vec<Upstream> = upstream(&plan.stages, at).into_iter().map(|from| all[from].clone()).collect();
+        let this = &all[at];
+        let mut before = Prepare::new(this, &above, plan.goal, plan.run.seed, &mut prepared, &mut engine);
+        this.settings.prepare(&mut before)?;
+    }
+    Ok(prepared)
+}
+
+fn described(plan: &Plan, stage: &PlannedStage) -> Upstream {
+    let table = plan.values(&stage.id, &[Effect::Results]).map(|(key, value)| format!("{key} = {value}\n")).collect();
+    Upstream { id: stage.id.clone(), settings: stage.settings.clone(), table }
+}
+
+/// What this program does for stages that prepare.
+struct Engine<'a> {
+    workers: usize,
+    line: &'a mut Line,
+    /// What is being done, and since when: since what was done before has ended.
+    work: (String, Instant),
+    last: Instant,
+}
+
+impl Host for Engine<'_> {
+    fn progress(&mut self, verb: &str, unit: Unit, done: u64, total: u64) {
+        if self.work.0 != verb {
+            self.work = (verb.to_owned(), self.last);
+        }
+        self.last = Instant::now();
+        self.line.work(&Work { verb: verb.to_owned(), done, total, unit, spent: self.work.1.elapsed() });
+    }
+
+    fn run(&mut self, graph: Graph, resources: &Resources) -> Result<Vec<RecordBatch>> {
+        let Graph { stages, lanes, steps, progress: (verb, total) } = graph;
+        let env = without_training(self.workers, lanes, steps, resources.clone());
+        gather(stages, env, &mut |done| self.progress(verb, Unit::Things("documents"), done, total))
+    }
+}
+
+/// What the stages of a graph that does not train may know: `steps` steps of `lanes` lanes, and `resources`.
+pub fn without_training(workers: usize, lanes: u32, steps: u64, resources: Resources) -> Env {
+    Env {
+        stage: String::new(),
+        upstream: Vec::new(),
+        worker: 0,
+        workers,
+        seed: 0,
+        schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
+        shape: BatchShape { micro_batches: lanes, sequences: 0, length: 0 },
+        model: None,
+        corpus: None,
+        run_dir: None,
+        resources,
+    }
+}

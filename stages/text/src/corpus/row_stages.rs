@@ -1,0 +1,137 @@
+//! The stages that take rows and give rows, between a source and a stage that prepares, called by hand: what survey,
+//! tokenizer training and token counts see of a document is what training will see of it.
+use crate::filter::{DROPPED, texts};
+use crate::parquet::documents::{DocumentStore, records};
+use crate::support::cache::key;
+use anyhow::{Context, Result, bail, ensure};
+use arrow::array::{Array, AsArray, RecordBatch};
+use contract::testing::Collect;
+use contract::{
+    At, BatchShape, Built, Env, Kind, Packet, Prepare, Purpose, Resources, Rows, Schedule, Settings, Stage, Upstream,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The stages that rows pass on their way from a source, in order.
+#[derive(Clone, Default)]
+pub struct RowStages {
+    stages: Vec<Upstream>,
+    resources: Resources,
+    seed: u64,
+}
+
+impl RowStages {
+    /// Those between the source `source` and the stage that prepares.
+    pub fn between(before: &Prepare, source: &str) -> Self {
+        let passes = |stage: &&Upstream| {
+            let rows = |kinds: Vec<Kind>| kinds.contains(&Kind::Rows);
+            stage.id != source
+                && rows(stage.settings.takes().iter().map(|port| port.kind).collect())
+                && rows(stage.settings.gives())
+        };
+        let stages = before.upstream().iter().filter(passes).cloned().collect();
+        Self { stages, resources: before.resources().clone(), seed: before.seed() }
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    /// A name for what they do to rows, for cache keys; empty if there is none.
+    pub fn key(&self) -> String {
+        if self.is_empty() {
+            return String::new();
+        }
+        let tables = self.stages.iter().map(|stage| stage.table.as_str());
+        key(&std::iter::once(env!("CARGO_PKG_VERSION")).chain(tables).collect::<Vec<_>>())
+    }
+
+    /// With their names, for a graph.
+    pub fn named(&self) -> impl Iterator<Item = (String, Arc<dyn Settings>)> {
+        self.stages.iter().map(|stage| (stage.id.clone(), Arc::clone(&stage.settings)))
+    }
+
+    /// The stages, for one thread.
+    ///
+    /// # Errors
+    /// If one cannot be built.
+    pub fn build(&self) -> Result<RowChain> {
+        let build = |stage: &Upstream| {
+            let env = Env {
+                stage: stage.id.clone(),
+                upstream: Vec::new(),
+                worker: 0,
+                workers: 1,
+                seed: self.seed,
+                schedule: Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None },
+                shape: BatchShape { micro_batches: 1, sequences: 0, length: 0 },
+                model: None,
+                corpus: None,
+                run_dir: None,
+                resources: self.resources.clone(),
+            };
+            match stage.settings.build(&env).with_context(|| format!("stage `{}`", stage.id))? {
+                Built::Stage(built) => Ok((stage.id.clone(), built)),
+                Built::Source(_) => bail!("`{}` takes rows, but is built as a source", stage.id),
+            }
+        };
+        self.stages.iter().map(build).collect::<Result<_>>().map(RowChain)
+    }
+}
+
+/// The stages of one thread.
+pub struct RowChain(Vec<(String, Box<dyn Stage>)>);
+
+impl RowChain {
+    /// `records` after the last of the stages: as many rows, dropped ones with the reason in the column [`DROPPED`].
+    ///
+    /// # Errors
+    /// If a stage fails, or takes rows away.
+    pub fn apply(&mut self, mut records: RecordBatch) -> Result<RecordBatch> {
+        for (id, stage) in &mut self.0 {
+            let (at, rows) = (At { step: 0, port: 0, waited: Duration::ZERO }, records.num_rows());
+            let packet = Packet::Rows(Rows { lane: 0, purpose: Purpose::Train, last: false, records });
+            let mut out = Collect::default();
+            stage.packet(at, packet, &mut out).with_context(|| format!("stage `{id}`"))?;
+            let [Packet::Rows(given)] = &mut out.0[..] else {
+                bail!("stage `{id}` gives {} packets for one of rows; it must give one", out.0.len());
+            };
+            let left = given.records.num_rows();
+            ensure!(
+                left == rows,
+                "stage `{id}` gives {left} rows for {rows}: a stage that drops rows writes the reason into their column \
+                 `{DROPPED}`"
+            );
+            records = given.records.clone();
+        }
+        Ok(records)
+    }
+
+    /// Calls `f` with each of `rows` of `store` after the stages: its text, and the reason if it is dropped.
+    ///
+    /// # Errors
+    /// If the rows cannot be read, or a stage fails.
+    pub fn each(
+        &mut self,
+        store: &DocumentStore,
+        rows: impl IntoIterator<Item = u64>,
+        mut f: impl FnMut(&str, Option<&str>),
+    ) -> Result<()> {
+        let given = self.apply(records(store.take(rows)?)?)?;
+        let dropped = dropped(&given)?;
+        for (row, text) in texts(&given)?.iter().enumerate() {
+            let reason = dropped.filter(|reasons| reasons.is_valid(row)).map(|reasons| reasons.value(row));
+            f(text.unwrap_or_default(), reason);
+        }
+        Ok(())
+    }
+}
+
+/// The column with the reasons for which rows are dropped, where a stage has added it.
+pub fn dropped(records: &RecordBatch) -> Result<Option<&arrow::array::StringArray>> {
+    let column = records.column_by_name(DROPPED);
+    let string = |column: &'_ arrow::array::ArrayRef| column.as_string_opt::<i32>().is_some();
+    ensure!(column.is_none_or(string), "the column `{DROPPED}` of rows is not a string");
+    Ok(column.and_then(|column| column.as_string_opt::<i32>()))
+}

@@ -1,0 +1,158 @@
+//! What is known of the documents of a source before training: the files they are in, what of them is learned from, and
+//! how many tokens they have. A stage that tokenizes finds it out for all sources above it, because only there is it
+//! known what the stages in between make of a document.
+use crate::corpus::count::Count;
+use crate::corpus::row_stages::RowStages;
+use crate::corpus::scan::Scan;
+use crate::corpus::survey::{CorpusIndex, Split, Survey};
+use crate::input::attribution::Attribution;
+use crate::input::ingest::DocumentFile;
+use crate::input::quarantine::{OnBadData, Quarantine};
+use crate::parquet::documents::DocumentStore;
+use crate::support::cache::Cache;
+use anyhow::Result;
+use contract::{Graph, Prepare, Settings, Unit};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Lanes of the counting graph: its result does not depend on them.
+const LANES: u32 = 16;
+
+/// What a source of documents provides when it is prepared: its files, none of them opened.
+pub struct SourceFiles {
+    /// Where the files were looked for, as the configuration has it.
+    pub paths: Vec<String>,
+    /// Whose text it is.
+    pub attributions: Vec<Attribution>,
+    /// Document Parquet.
+    pub files: Vec<DocumentFile>,
+    /// What could not be converted to it.
+    pub quarantine: Quarantine,
+    /// Use only so many documents of the only file.
+    pub sample: Option<u64>,
+    /// What decides which documents are held out.
+    pub split: Split,
+    /// What to do with rows that cannot be read.
+    pub on_bad_data: OnBadData,
+    /// Share of the documents that may be unreadable.
+    pub max_bad_fraction: f64,
+    /// Where what is made of the files is kept.
+    pub cache: Cache,
+}
+
+impl SourceFiles {
+    /// Opens the documents, of which `seed` chooses where only some are used.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or does not have the column.
+    pub fn open(&self, seed: u64) -> Result<DocumentStore> {
+        let store = DocumentStore::open(&self.files, &self.cache)?;
+        let store = store.with_quarantine(self.quarantine.clone(), self.on_bad_data);
+        Ok(match self.sample {
+            Some(wanted) => store.sample(wanted, seed),
+            None => store,
+        })
+    }
+}
+
+/// The documents of a source, as the stages between it and a tokenizer leave them.
+pub struct SourceRows {
+    /// The source's name in the plan.
+    pub id: String,
+    /// The opened documents.
+    pub store: Arc<DocumentStore>,
+    /// What is done to them before they are tokenized.
+    pub stages: RowStages,
+    /// Which are learned from, and their sizes, after the stages.
+    pub survey: Survey,
+    /// What decides which documents are held out.
+    pub split: Split,
+    /// Where what is made of them is kept.
+    pub cache: Cache,
+    /// Documents that cannot be read.
+    pub unreadable: u64,
+}
+
+impl SourceRows {
+    /// Opens and surveys the documents of every source above the stage that prepares. Provides each source's documents
+    /// and what of them cannot be read.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or more documents are unreadable than the source's settings allow.
+    pub fn all(before: &mut Prepare) -> Result<Vec<Self>> {
+        let sources = before.found::<SourceFiles>();
+        sources.into_iter().map(|(id, ingested)| Self::new(before, id, &ingested)).collect()
+    }
+
+    fn new(before: &mut Prepare, id: &str, ingested: &SourceFiles) -> Result<Self> {
+        let SourceFiles { split, max_bad_fraction, cache, .. } = ingested;
+        let mut store = ingested.open(before.seed())?;
+        let mut shown = |done, total| before.progress("Splitting", Unit::Things("documents"), done, total);
+        let mut survey = Survey::cached(&store, *split, cache, &mut shown)?;
+        let quarantine = store.set_aside(&survey, *max_bad_fraction)?;
+        let unreadable = survey.bad.iter().map(|bad| bad.documents).sum();
+        let stages = RowStages::between(before, id);
+        if !stages.is_empty() {
+            let mut shown = |done, total| before.progress("Filtering", Unit::Things("documents"), done, total);
+            survey = Survey::after(&stages, &store, *split, cache, &mut shown)?;
+        }
+        let store = Arc::new(store);
+        before.provide_to(id, Arc::new(quarantine));
+        before.provide_to(id, Arc::clone(&store));
+        before.fingerprint("content of documents", id, store.content_hash());
+        Ok(Self { id: id.to_owned(), store, stages, survey, split: *split, cache: cache.clone(), unreadable })
+    }
+
+    /// A name for the documents and what is done to them, for cache keys.
+    pub fn content_key(&self) -> String {
+        match self.stages.is_empty() {
+            true => self.store.content_hash().to_owned(),
+            false => crate::support::cache::key(&[self.store.content_hash(), &self.stages.key()]),
+        }
+    }
+
+    /// Counts the tokens of every document with the stage that prepares, whose tokenizer has the hash `tokenizer`, and
+    /// provides the source with its index.
+    ///
+    /// # Errors
+    /// If a stage fails, or nothing is left to learn from.
+    pub fn count(self, before: &mut Prepare, tokenizer: &str) -> Result<()> {
+        let path = CorpusIndex::file(&self.cache, self.store.content_hash(), tokenizer, self.split, &self.stages);
+        let index = match CorpusIndex::load(&path)? {
+            Some(index) => index,
+            None => {
+                let rows = self.store.rows();
+                let this = before.this();
+                let mut stages: Vec<(String, Arc<dyn Settings>)> =
+                    vec![("scan".into(), Arc::new(Scan::new(Arc::clone(&self.store))))];
+                stages.extend(self.stages.named());
+                stages.push((this.id.clone(), Arc::clone(&this.settings)));
+                stages.push(("count".into(), Arc::new(Count)));
+                let progress = ("Counting tokens", rows);
+                let graph = Graph { stages, lanes: LANES, steps: Scan::steps(rows, LANES), progress };
+                let index = CorpusIndex::new(self.survey, Count::counts(&before.run(graph)?))?;
+                index.save(&path)?;
+                index
+            }
+        };
+        match index.skipped.saturating_sub(self.unreadable) {
+            0 => {}
+            empty => before.note(format!("{empty} empty documents are passed over")),
+        }
+        note_dropped(before, &index.dropped, index.tokens.len());
+        before.corpus(&self.id, index.corpus);
+        before.provide_to(&self.id, Arc::new(index));
+        Ok(())
+    }
+}
+
+/// Counts what stages drop, and says it.
+fn note_dropped(before: &mut Prepare, dropped: &BTreeMap<String, u64>, documents: usize) {
+    if dropped.is_empty() {
+        return;
+    }
+    let reasons: Vec<String> = dropped.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+    let all: u64 = dropped.values().sum();
+    before.note(format!("{all} of {documents} documents are dropped: {}", reasons.join(", ")));
+    before.dropped(dropped);
+}

@@ -1,0 +1,114 @@
+//! Stages between a source and the tokenizer: training with them in the graph is training on what they leave.
+use crate::support::{Scratch, corpus, tiny};
+use serde_json::Value;
+
+/// The documents, some of them with leftovers of markup and double spaces, and some empty.
+fn documents() -> Vec<String> {
+    let mut documents = corpus(160);
+    for (i, text) in documents.iter_mut().enumerate() {
+        match i % 7 {
+            2 => *text = text.replacen(' ', "  ", 5),
+            3 => text.push_str("<br>"),
+            5 => text.clear(),
+            _ => {}
+        }
+    }
+    documents
+}
+
+/// A document as stage `clean` leaves it.
+fn cleaned(text: &str) -> String {
+    text.replace("  ", " ").replace("<br>", "")
+}
+
+const FEWEST: usize = 260;
+
+/// `run.toml` reads all documents through `clean` and `length`, `before.toml` a file of what those leave.
+fn both() -> Scratch {
+    let (scratch, documents) = (Scratch::new(), documents());
+    scratch.documents("corpus.parquet", &documents);
+    let kept: Vec<String> = documents.iter().map(|text| cleaned(text)).filter(|text| text.len() >= FEWEST).collect();
+    assert!((40..120).contains(&kept.len()), "{} are kept", kept.len());
+    scratch.documents("kept.parquet", &kept);
+    let stages = format!(
+        "\n[stage.tidy]\ntype = \"clean\"\ninputs = [\"read\"]\n\
+         [stage.long]\ntype = \"length\"\nmin_characters = {FEWEST}\ninputs = [\"tidy\"]\n"
+    );
+    let inputs = "[stage.tokenize]\ninputs = [\"long\"]\n";
+    let all = tiny("paths = [\"corpus.parquet\"]").replace("[stage.tokenize]\n", inputs) + &stages;
+    scratch.write("run.toml", all);
+    scratch.write("before.toml", tiny("paths = [\"kept.parquet\"]"));
+    scratch
+}
+
+fn evaluated(scratch: &Scratch, run: &str) -> Value {
+    let said = scratch.pipeline(&["evaluate", run, "--json"]).succeeds().stdout;
+    let mut found: Value = serde_json::from_str(said.trim()).unwrap();
+    found.as_object_mut().unwrap().remove("run");
+    found
+}
+
+/// Weights, tokenizer, every number and the evaluation are the same.
+#[track_caller]
+fn same(scratch: &Scratch, one: &str, other: &str) {
+    for file in ["model.safetensors", "tokenizer.json"] {
+        assert!(scratch.last(one, file) == scratch.last(other, file), "{file} differs");
+    }
+    assert_eq!(scratch.numbers(one), scratch.numbers(other));
+    assert_eq!(evaluated(scratch, one), evaluated(scratch, other));
+}
+
+#[test]
+fn training_through_stages_is_training_on_what_they_leave() {
+    let scratch = both();
+    let beforehand = ["run", "before.toml", "--run-dir", "before"];
+    for split in [["--set", "read.validation_every=10"], ["--set", "read.validation_fraction=0.1"]] {
+        let mut arguments = beforehand.to_vec();
+        if split[1].contains("fraction") {
+            for config in ["run.toml", "before.toml"] {
+                scratch.write(config, scratch.read(config).replace("validation_every = 10\n", ""));
+            }
+        }
+        arguments.extend(split);
+        scratch.pipeline(&arguments).succeeds();
+        for workers in ["1", "3"] {
+            scratch.train(workers, &[&split[..], &["--workers", workers]].concat());
+            same(&scratch, workers, "before");
+            std::fs::remove_dir_all(scratch.path(workers)).unwrap();
+        }
+        std::fs::remove_dir_all(scratch.path("before")).unwrap();
+    }
+}
+
+#[test]
+fn a_resumed_run_goes_on_through_the_same_stages() {
+    let scratch = both();
+    scratch.train("whole", &["--set", "run.max_steps=6"]);
+    scratch.train("parts", &["--set", "run.max_steps=3"]);
+    scratch.train("parts", &["--set", "run.max_steps=6", "--resume"]);
+    assert!(scratch.last("whole", "model.safetensors") == scratch.last("parts", "model.safetensors"));
+    let other = ["--set", "run.max_steps=9", "--set", "long.min_characters=250", "--resume"];
+    let arguments = [&["run", "run.toml", "--run-dir", "parts"][..], &other].concat();
+    scratch.pipeline(&arguments).fails(2, &["long.min_characters was 260, is 250"]);
+}
+
+#[test]
+fn what_stages_drop_is_said_by_reason() {
+    let scratch = both();
+    let dropped = documents().iter().filter(|text| cleaned(text).len() < FEWEST).count();
+    let said = format!("{dropped} of 160 documents are dropped: {dropped} length: too few characters");
+    let dry = scratch.pipeline(&["run", "run.toml", "--dry-run"]).succeeds().stdout;
+    let flat: String = dry.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains(&said), "{dry}");
+    let ran = scratch.train("run", &[]);
+    assert!(ran.stderr.contains(&said), "{}", ran.stderr);
+    let page = scratch.read("run/report.html");
+    assert!(page.contains(&format!("{dropped} documents: length: too few characters")));
+}
+
+#[test]
+fn a_corpus_of_which_stages_leave_nothing_is_an_error() {
+    let scratch = both();
+    let arguments = ["run", "run.toml", "--run-dir", "none", "--set", "long.min_characters=100000"];
+    scratch.pipeline(&arguments).fails(2, &["160 are dropped by stages", "the corpus is empty"]);
+}
