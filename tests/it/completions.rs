@@ -17,6 +17,7 @@ fn commands_options_stages_and_keys_are_offered() {
     assert_eq!(offered(&scratch, &["expl"]), ["explain"]);
     assert_eq!(offered(&scratch, &["run", "run.toml", "--dry"]), ["--dry-run"]);
     assert_eq!(offered(&scratch, &["stages", "adam"]), ["adamw"]);
+    assert_eq!(offered(&scratch, &["man", "expo"]), ["export"]);
     assert_eq!(offered(&scratch, &["run", "run.toml", "--stage", "opt"]), ["optimize="]);
     let keys = offered(&scratch, &["run", "run.toml", "--set", "optimize.learning"]);
     assert_eq!(keys, ["optimize.learning_rate="]);

@@ -110,6 +110,23 @@ fn a_run_without_interval_keeps_where_it_stopped() {
     end(child, reader, said).fails(143, &["nothing is kept"]);
 }
 
+#[test]
+fn a_run_that_was_stopped_has_results_too() {
+    let scratch = Scratch::new();
+    let words = ["run", "run.toml", "--run-dir", "r", "--json", "--set", "run.max_steps=100000"];
+    let mut child =
+        scratch.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let (mut reader, mut stdout) = (BufReader::new(child.stderr.take().unwrap()), child.stdout.take().unwrap());
+    let said = until(&mut reader, "Training [");
+    signal(&child, "INT");
+    end(child, reader, said).fails(130, &["go on with: "]);
+    let mut result = String::new();
+    stdout.read_to_string(&mut result).unwrap();
+    let result: serde_json::Value = serde_json::from_str(&result).expect("one object");
+    let checkpoint = format!("r/checkpoints/{}", scratch.checkpoints("r").pop().expect("a checkpoint"));
+    assert_eq!((&result["state"], &result["checkpoint"]), (&"stopped".into(), &checkpoint.into()));
+}
+
 /// A step of this takes half a minute.
 const SLOW: [&str; 8] =
     ["--set", "pack.micro_batches=4096", "--set", "forward.width=64", "--set", "run.max_steps=9", "--workers", "2"];

@@ -60,18 +60,25 @@ pub fn with_values(definition: clap::Command, stages: &[StageType]) -> clap::Com
     let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
     names.iter().fold(definition, |definition, name| {
         definition.mut_subcommand(name, |command| {
-            let stages = stages.to_vec();
+            let (stages, names) = (stages.to_vec(), names.clone());
             command.mut_args(move |argument| {
                 let stages = stages.clone();
                 match argument.get_id().as_str() {
                     "set" => argument.add(ArgValueCompleter::new(move |at: &OsStr| keys(at, &stages))),
                     "stage" => argument.add(ArgValueCompleter::new(ids)),
                     "name" => argument.add(ArgValueCompleter::new(move |at: &OsStr| types(at, &stages))),
+                    "command" => argument.add(ArgValueCompleter::new(names_of(&names))),
                     _ => argument,
                 }
             })
         })
     })
+}
+
+/// The commands, for `pipeline man`.
+fn names_of(names: &[String]) -> impl Fn(&OsStr) -> Vec<CompletionCandidate> + 'static {
+    let names = names.to_vec();
+    move |at| starting(at, names.iter().map(|name| (name.clone(), "")))
 }
 
 /// `STAGE.KEY=` of every stage, and `run.KEY=`.

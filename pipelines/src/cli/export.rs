@@ -1,6 +1,6 @@
 //! `pipeline export`: a prepared corpus as nanoGPT and llm.c read it.
 use super::{Command, Context};
-use crate::prepare::version::version;
+use crate::prepare::find_version;
 use crate::problem::Usage;
 use crate::show::human::count;
 use anyhow::{Context as _, Result};
@@ -86,7 +86,7 @@ const PARTS: [&str; 2] = ["train", "val"];
 /// # Errors
 /// [`Usage`] if there is no version or it has no tokens; or if a file cannot be read or written.
 fn export(asked: &Export) -> Result<Vec<Exported>> {
-    let version = version(&asked.corpus)?;
+    let version = find_version(&asked.corpus)?;
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&version)
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>())
         .with_context(|| format!("cannot list {}", version.display()))?;

@@ -46,12 +46,9 @@ pub enum Shown {
 impl Global {
     /// How standard error is written to.
     pub fn style(&self) -> Style {
-        let progress = match self.progress {
-            Shown::Auto if std::io::stderr().is_terminal() && !is_dumb() => Progress::InPlace,
-            Shown::Auto | Shown::Plain => Progress::Lines,
-            Shown::None => Progress::Off,
-        };
-        Style { quiet: self.quiet, color: self.color.on(std::io::stderr().is_terminal()), progress }
+        let terminal = std::io::stderr().is_terminal();
+        let progress = self.progress.on(terminal, &Environment::read());
+        Style { quiet: self.quiet, color: self.color.on(terminal), progress }
     }
 }
 
@@ -66,11 +63,24 @@ impl Color {
 
     /// Whether to use colour, on a terminal or not.
     pub fn on(self, terminal: bool) -> bool {
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || is_dumb();
+        self.given(terminal, &Environment::read())
+    }
+
+    fn given(self, terminal: bool, environment: &Environment) -> bool {
         match self {
-            Self::Auto => terminal && !unwanted,
+            Self::Auto => terminal && !environment.no_color && !environment.dumb,
             Self::Always => true,
             Self::Never => false,
+        }
+    }
+}
+
+impl Shown {
+    fn on(self, terminal: bool, environment: &Environment) -> Progress {
+        match self {
+            Self::Auto if terminal && !environment.dumb => Progress::InPlace,
+            Self::Auto | Self::Plain => Progress::Lines,
+            Self::None => Progress::Off,
         }
     }
 }
@@ -85,9 +95,21 @@ impl From<Color> for clap::ColorChoice {
     }
 }
 
-/// A terminal that can move no cursor.
-fn is_dumb() -> bool {
-    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+/// What the environment says of terminals.
+struct Environment {
+    /// `NO_COLOR` is set, to anything (<https://no-color.org>).
+    no_color: bool,
+    /// `TERM=dumb`: a terminal that can move no cursor.
+    dumb: bool,
+}
+
+impl Environment {
+    fn read() -> Self {
+        Self {
+            no_color: std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
+            dumb: std::env::var_os("TERM").is_some_and(|term| term == "dumb"),
+        }
+    }
 }
 
 /// `--set` and `--stage`.
@@ -132,6 +154,19 @@ mod tests {
         assert_eq!(of("run a.toml --color never"), Color::Never);
         assert_eq!(of("--color=always run --halp"), Color::Always);
         assert_eq!(of("run --color"), Color::Auto);
-        assert!(Color::Always.on(false) && !Color::Never.on(true) && !Color::Auto.on(false));
+    }
+
+    #[test]
+    fn the_environment_may_want_no_colour_and_no_cursor_movement() {
+        let plain = Environment { no_color: false, dumb: false };
+        let no_color = Environment { no_color: true, dumb: false };
+        let dumb = Environment { no_color: false, dumb: true };
+        assert!(Color::Auto.given(true, &plain) && !Color::Auto.given(false, &plain));
+        assert!(!Color::Auto.given(true, &no_color) && !Color::Auto.given(true, &dumb));
+        assert!(Color::Always.given(false, &dumb) && !Color::Never.given(true, &plain));
+        assert_eq!(Shown::Auto.on(true, &plain), Progress::InPlace);
+        assert_eq!(Shown::Auto.on(true, &no_color), Progress::InPlace);
+        assert_eq!([Shown::Auto.on(true, &dumb), Shown::Auto.on(false, &plain)], [Progress::Lines; 2]);
+        assert_eq!([Shown::Plain, Shown::None].map(|how| how.on(true, &plain)), [Progress::Lines, Progress::Off]);
     }
 }

@@ -1,7 +1,8 @@
 //! `pipeline stat`: what a version of a prepared corpus consists of.
 use super::{Command, Context};
+use crate::prepare::find_version;
 use crate::prepare::stats::{Amount, Stats};
-use crate::prepare::version::{STATS, version};
+use crate::prepare::version::STATS;
 use crate::show::{Align, bar, table};
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -22,7 +23,7 @@ pub struct Stat {
 
 impl Command for Stat {
     fn run(&self, context: &Context) -> Result<()> {
-        let version = version(&self.path)?;
+        let version = find_version(&self.path)?;
         let file = version.join(STATS);
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let stats = serde_json::from_str(&text).with_context(|| format!("cannot understand {}", file.display()))?;

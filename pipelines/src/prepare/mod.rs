@@ -19,6 +19,7 @@ pub(crate) mod version;
 use crate::engine::{Job, execute};
 use crate::plan::Plan;
 use crate::prepare_stages::{prepare, without_training};
+use crate::problem::Usage;
 use crate::show::{Line, Unit, Work as Doing};
 use anyhow::{Context, Result};
 use contract::{Resources, Settings};
@@ -40,6 +41,20 @@ use version::{Draft, Folder, Previous};
 
 /// Lanes of the first graph, a worker: its result does not depend on them.
 const LANES: u32 = 4;
+
+/// The version that `path` is, or the last one of the folder that it is.
+///
+/// # Errors
+/// [`Usage`] if there is none.
+pub fn find_version(path: &Path) -> Result<PathBuf> {
+    if path.join(version::MANIFEST).is_file() {
+        return Ok(path.to_path_buf());
+    }
+    let last = if path.is_dir() { version::versions(path)?.pop() } else { None };
+    let at = path.display();
+    let missing = || Usage(format!("{at} holds no version of a corpus: `pipeline run` of a preparation makes one"));
+    Ok(last.ok_or_else(missing)?.1)
+}
 
 /// A version that was made.
 #[derive(Debug, Serialize)]

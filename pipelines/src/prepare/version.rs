@@ -169,20 +169,6 @@ pub fn versions(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// The version that `path` is, or the last one of the folder that it is.
-///
-/// # Errors
-/// [`Usage`] if there is none.
-pub fn version(path: &Path) -> Result<PathBuf> {
-    if path.join(MANIFEST).is_file() {
-        return Ok(path.to_path_buf());
-    }
-    let last = if path.is_dir() { versions(path)?.pop() } else { None };
-    let at = path.display();
-    let missing = || Usage(format!("{at} holds no version of a corpus: `pipeline run` of a preparation makes one"));
-    Ok(last.ok_or_else(missing)?.1)
-}
-
 impl Draft {
     /// Where its files go.
     pub fn path(&self) -> &Path {
