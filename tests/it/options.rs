@@ -56,7 +56,7 @@ fn colour_is_asked_for_or_not_there() {
     assert!(!stderr("never", &["--color=never"], &[]).contains('\x1b'));
     let help = scratch.pipeline(&["--help"]).succeeds().stdout;
     let colored = scratch.pipeline(&["--help", "--color", "always"]).succeeds().stdout;
-    assert!(!help.contains('\x1b') && colored.contains("\x1b[") && help.contains("--color <WHEN>"));
+    assert!(!help.contains('\x1b') && colored.contains("\x1b[") && help.contains("--color <auto|always|never>"));
     scratch
         .pipeline(&["check", "none.toml", "--color", "always"])
         .fails(2, &["\x1b[1;31merror:\x1b[0m there is no file"]);

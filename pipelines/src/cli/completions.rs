@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// A shell's script sets it when it asks for completions.
 pub const VARIABLE: &str = "MILLRACE_COMPLETE";
 
-/// Print a script that completes commands, options, and keys of --set
+/// Print a completion script for bash, zsh, fish and other shells
 #[derive(Debug, Args)]
 #[command(after_help = "The script asks the program, which knows the stages of the configuration on the
 command line. In ~/.bashrc:  source <(pipeline completions bash)

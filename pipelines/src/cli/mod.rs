@@ -130,13 +130,13 @@ impl CommandType {
 pub fn definition(version: &'static str) -> clap::Command {
     let definition = clap::Command::new("pipeline")
         .version(version)
-        .about("Pretrains language models on CPUs, from raw text to checkpoints")
         .after_help("Example: pipeline run configs/wiki.toml --set optimize.learning_rate=1e-3")
         .max_term_width(80)
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommands(COMMANDS.iter().map(|command| (command.options)(clap::Command::new(command.name))));
-    Global::augment_args(definition)
+    // The doc comment of the options is not that of the program.
+    Global::augment_args(definition).about("Pretrains language models on CPUs, from raw text to checkpoints")
 }
 
 /// The options of one command, from the words of `line`.
@@ -159,6 +159,7 @@ mod tests {
     fn the_definitions_are_sound_and_every_help_has_an_example() {
         let mut command = definition("1");
         command.clone().debug_assert();
+        assert!(command.render_help().to_string().starts_with("Pretrains language models on CPUs"));
         for sub in command.get_subcommands_mut() {
             assert!(sub.get_about().is_some(), "{} says nothing of itself", sub.get_name());
             let help = sub.render_long_help().to_string();

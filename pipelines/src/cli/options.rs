@@ -13,11 +13,11 @@ pub struct Global {
     /// Print results, warnings and errors only: no progress and no notes
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// When to use colour; "auto": on a terminal, unless NO_COLOR is set or TERM is "dumb"
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Color::Auto, global = true, hide_possible_values = true)]
+    /// When to use colour; auto: on a terminal, unless NO_COLOR is set or TERM is dumb
+    #[arg(long, value_enum, value_name = "auto|always|never", default_value_t = Color::Auto, global = true, hide_possible_values = true)]
     pub color: Color,
-    /// How to show progress; "auto": in place on a terminal, plain lines elsewhere
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = Shown::Auto, global = true, hide_possible_values = true)]
+    /// How to show progress; auto: in place on a terminal, plain lines elsewhere
+    #[arg(long, value_enum, value_name = "auto|plain|none", default_value_t = Shown::Auto, global = true, hide_possible_values = true)]
     pub progress: Shown,
 }
 
