@@ -1,0 +1,339 @@
+//! Every key of every stage that comes with the program changes something: a key whose value nobody uses would be a
+//! promise that is not kept.
+use crate::support::{Scratch, corpus};
+use arrow::array::{LargeStringArray, RecordBatch};
+use contract::testing::{Collect, at};
+use contract::{BatchShape, Built, Env, Packet, Purpose, Resources, Rows, Schedule, StageType};
+use millrace_pipelines::STAGES;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// What a stage of rows makes of a text: the text after it, and the reason if it is dropped.
+fn judged(stage: &StageType, changes: &Value, texts: &[String]) -> RecordBatch {
+    let mut table = (stage.defaults)();
+    table.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    let settings = (stage.parse)(table).unwrap_or_else(|e| panic!("{}: {e}", stage.name));
+    let env = Env {
+        stage: stage.name.into(),
+        upstream: Vec::new(),
+        worker: 0,
+        workers: 1,
+        seed: 1,
+        schedule: Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None },
+        shape: BatchShape { micro_batches: 1, sequences: 1, length: 1 },
+        model: None,
+        corpus: None,
+        run_dir: None,
+        resources: Resources::default(),
+    };
+    let Built::Stage(mut built) = settings.build(&env).unwrap() else { panic!("{} is a source", stage.name) };
+    let records = text::parquet::documents::records(LargeStringArray::from_iter_values(texts)).unwrap();
+    let mut out = Collect::default();
+    let rows = Rows { lane: 0, purpose: Purpose::Train, last: false, records };
+    built.packet(at(0), Packet::Rows(rows), &mut out).unwrap();
+    let Some(Packet::Rows(rows)) = out.0.pop() else { panic!("{} gives no rows", stage.name) };
+    rows.records
+}
+
+/// Texts that the heuristics tell apart.
+fn texts() -> Vec<String> {
+    let plain = "The water of the river turns the wheel of the mill, and the mill grinds the grain that the people have. \
+                 It is an old mill with a wheel of oak. The miller lives beside it. He has a dog. The dog likes to swim. \
+                 In the spring the river is high, and the wheel turns fast. In the summer it is low.";
+    let lines = "The water is cold to the touch.\nThe water is cold to the touch.\nShort line\nShort line\nto be and to have \
+                 the end of that with the mill";
+    let mut texts: Vec<String> = vec![
+        plain.into(),
+        plain.replace(". ", ".\n"),
+        format!("{plain}\n\n{plain}"),
+        format!("{plain} #"),
+        format!("{plain}\n- one\n* two"),
+        format!("{}\nand so on...", plain.replace(". ", ".\n")),
+        format!("{}\nno mark at the end", plain.replace(". ", ".\n")),
+        plain.replace("dog likes", "{dog} likes"),
+        format!("{plain} lorem ipsum dolor sit amet."),
+        format!("{plain} {}.", "long".repeat(60)),
+        lines.into(),
+        format!("{plain}\n{lines}\n\n{lines}"),
+        "the cat of the house that we have to be with and see".into(),
+        "Der Hund schwimmt gern im Fluss, und das Wasser ist im Sommer warm und klar.".into(),
+        "a {{template}} and [[a|link]]".into(),
+        "ok".into(),
+        "hello la vida".into(),
+    ];
+    // Short enough that nobody can be sure of their language.
+    let short = [
+        "the dog",
+        "a man in the sun",
+        "we go home now",
+        "it is no more",
+        "come on",
+        "a big house",
+        "water",
+        "hello",
+        "this is a test",
+        "he has one",
+        "an old van in a den",
+        "no one is here",
+    ];
+    texts.extend(short.map(String::from));
+    // Long texts in which a line, a paragraph and a phrase of twelve words are there twice.
+    let mut long = corpus(14);
+    let phrase: Vec<&str> = long[0].split(' ').take(12).collect();
+    let phrase = phrase.join(" ");
+    long[1] = format!("{phrase} {}", long[1]);
+    long.extend(["ka mo ri".into(), "ka mo ri".into()]);
+    texts.extend([long.join("\n"), long.join("\n\n")]);
+    texts.extend(corpus(4));
+    texts
+}
+
+/// A value other than the default of each key of a stage that takes and gives rows, with other keys that it needs.
+fn row_keys() -> Vec<(&'static str, &'static str, Value, Value)> {
+    let none = || json!({});
+    let water = || json!({ "phrases": ["water"] });
+    vec![
+        ("clean", "markup", json!(false), none()),
+        ("length", "min_characters", json!(30), none()),
+        ("length", "max_characters", json!(30), none()),
+        ("length", "min_words", json!(10), none()),
+        ("length", "max_words", json!(10), none()),
+        ("language", "languages", json!(["deu"]), none()),
+        ("language", "min_confidence", json!(1.0), none()),
+        ("gopher_quality", "min_words", json!(1), none()),
+        ("gopher_quality", "max_words", json!(55), none()),
+        ("gopher_quality", "min_mean_word_length", json!(9.0), none()),
+        ("gopher_quality", "max_mean_word_length", json!(3.0), none()),
+        ("gopher_quality", "max_symbol_word_ratio", json!(0.0), none()),
+        ("gopher_quality", "max_bullet_line_fraction", json!(0.0), none()),
+        ("gopher_quality", "max_ellipsis_line_fraction", json!(0.0), none()),
+        ("gopher_quality", "min_alphabetic_word_fraction", json!(1.0), none()),
+        ("gopher_quality", "min_stop_words", json!(100), none()),
+        ("gopher_quality", "stop_words", json!(["xyzzy"]), none()),
+        ("gopher_repetition", "max_duplicate_line_fraction", json!(0.0), none()),
+        ("gopher_repetition", "max_duplicate_paragraph_fraction", json!(0.0), none()),
+        ("gopher_repetition", "max_duplicate_line_character_fraction", json!(0.0), none()),
+        ("gopher_repetition", "max_duplicate_paragraph_character_fraction", json!(0.0), none()),
+        ("gopher_repetition", "max_top_ngram_character_fractions", json!([0.0, 0.0, 0.0]), none()),
+        ("gopher_repetition", "max_duplicate_ngram_character_fractions", json!([0.0, 0.0, 0.0, 0.0, 0.0, 0.0]), none()),
+        ("c4", "min_sentences", json!(100), none()),
+        ("c4", "min_words_per_line", json!(100), none()),
+        ("c4", "max_word_length", json!(3), none()),
+        ("c4", "terminal_punctuation", json!(false), none()),
+        ("c4", "drop_curly_brackets", json!(false), none()),
+        ("c4", "drop_lorem_ipsum", json!(false), none()),
+        ("fineweb", "min_punctuated_line_fraction", json!(1.0), none()),
+        ("fineweb", "max_short_line_fraction", json!(0.0), none()),
+        ("fineweb", "short_line_characters", json!(1000), none()),
+        ("fineweb", "max_duplicate_line_character_fraction", json!(1.0), none()),
+        ("fineweb", "max_line_break_word_ratio", json!(0.0), none()),
+        ("block_list", "phrases", json!(["mill"]), water()),
+        ("block_list", "occurrences", json!(3), water()),
+    ]
+}
+
+#[test]
+fn every_key_of_a_stage_of_rows_changes_what_it_makes_of_a_text() {
+    let (texts, mut useless) = (texts(), Vec::new());
+    for (name, key, value, base) in row_keys() {
+        let stage = STAGES.iter().find(|stage| stage.name == name).unwrap();
+        let mut changed = base.clone();
+        changed[key] = value;
+        if judged(stage, &base, &texts) == judged(stage, &changed, &texts) {
+            useless.push(format!("{name}.{key}"));
+        }
+    }
+    assert!(useless.is_empty(), "these keys change nothing: {useless:?}");
+}
+
+/// Keys of the stages of the graph in `run.toml`, as `type.key`, with changes that both runs have and the change itself.
+const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
+    ("documents.paths", &[], "read.paths=[\"other.parquet\"]"),
+    ("documents.column", &[], "read.column=other"),
+    ("documents.sample", &[], "read.sample=60"),
+    ("documents.validation_fraction", FRACTION, "read.validation_fraction=0.3"),
+    ("documents.validation_every", &[], "read.validation_every=5"),
+    ("documents.separator", PLAIN, "read.separator=ka"),
+    ("documents.cache", &[], "read.cache=elsewhere"),
+    ("documents.on_bad_data", BAD, "read.on_bad_data=stop"),
+    ("documents.max_bad_fraction", BAD, "read.max_bad_fraction=0.0"),
+    ("bpe.tokenizer", &[], "tokenize.tokenizer=gpt2"),
+    ("bpe.vocabulary_size", &[], "tokenize.vocabulary_size=280"),
+    ("bpe.end_of_text", &[], "tokenize.end_of_text=<end>"),
+    ("concat.sequence_length", &[], "pack.sequence_length=16"),
+    ("concat.micro_batch_size", &[], "pack.micro_batch_size=3"),
+    ("concat.micro_batches", &[], "pack.micro_batches=3"),
+    ("concat.mask_across_documents", &[], "pack.mask_across_documents=true"),
+    ("concat.shuffle", &[], "pack.shuffle=2"),
+    ("gpt2.layers", &[], "forward.layers=1"),
+    ("gpt2.heads", &[], "forward.heads=4"),
+    ("gpt2.width", &[], "forward.width=16"),
+    ("gpt2.feed_forward", &[], "forward.feed_forward=48"),
+    ("gpt2.document_mask", &[], "forward.document_mask=true"),
+    ("gpt2.precision", &[], "forward.precision=bf16"),
+    ("llama.layers", LLAMA, "forward.layers=1"),
+    ("llama.heads", LLAMA, "forward.heads=8"),
+    ("llama.kv_heads", LLAMA, "forward.kv_heads=4"),
+    ("llama.width", LLAMA, "forward.width=16"),
+    ("llama.feed_forward", LLAMA, "forward.feed_forward=48"),
+    ("llama.tied_head", LLAMA, "forward.tied_head=true"),
+    ("llama.rms_epsilon", LLAMA, "forward.rms_epsilon=0.1"),
+    ("llama.rope_theta", LLAMA, "forward.rope_theta=100.0"),
+    ("llama.document_mask", LLAMA, "forward.document_mask=true"),
+    ("llama.precision", LLAMA, "forward.precision=bf16"),
+    ("adamw.learning_rate", &[], "optimize.learning_rate=0.02"),
+    ("adamw.warmup_steps", &[], "optimize.warmup_steps=3"),
+    ("adamw.schedule", &[], "optimize.schedule=constant"),
+    ("adamw.final_fraction", &[], "optimize.final_fraction=0.5"),
+    ("adamw.beta1", &[], "optimize.beta1=0.5"),
+    ("adamw.beta2", &[], "optimize.beta2=0.5"),
+    ("adamw.epsilon", &[], "optimize.epsilon=0.1"),
+    ("adamw.weight_decay", &[], "optimize.weight_decay=0.0"),
+    ("adamw.clip_norm", &[], "optimize.clip_norm=0.01"),
+    ("muon.learning_rate", MUON, "optimize.learning_rate=0.02"),
+    ("muon.warmup_steps", MUON, "optimize.warmup_steps=3"),
+    ("muon.schedule", MUON, "optimize.schedule=constant"),
+    ("muon.final_fraction", MUON, "optimize.final_fraction=0.5"),
+    ("muon.momentum", MUON, "optimize.momentum=0.5"),
+    ("muon.beta1", MUON, "optimize.beta1=0.5"),
+    ("muon.beta2", MUON, "optimize.beta2=0.5"),
+    ("muon.epsilon", MUON, "optimize.epsilon=0.1"),
+    ("muon.weight_decay", MUON, "optimize.weight_decay=0.0"),
+    ("muon.clip_norm", MUON, "optimize.clip_norm=0.01"),
+    ("evaluate.interval", &[], "evaluate.interval=2"),
+    ("checkpoint.interval", &[], "checkpoint.interval=2"),
+    ("checkpoint.keep", &[], "checkpoint.keep=1"),
+    ("tokens.paths", TOKENS, "read.paths=[\"version/v1/documents-00001.parquet\"]"),
+    ("tokens.sample", TOKENS, "read.sample=1"),
+    ("tokens.tokenizer", TOKENS, "read.tokenizer=other.json"),
+    ("tokens.end_of_text", TOKENS, "read.end_of_text=<other>"),
+    ("tokens.validation_fraction", TOKENS, "read.validation_fraction=0.5"),
+    ("tokens.validation_every", TOKENS, "read.validation_every=3"),
+    ("tokens.cache", TOKENS, "read.cache=elsewhere"),
+];
+/// Other configurations that both runs have.
+const LLAMA: &[&str] = &["--stage", "forward=llama.toml"];
+const MUON: &[&str] = &["--stage", "optimize=muon.toml"];
+const TOKENS: &[&str] = &["--config", "tokens.toml"];
+const FRACTION: &[&str] = &["--config", "fraction.toml"];
+const PLAIN: &[&str] = &["read.paths=[\"plain.txt\"]"];
+const BAD: &[&str] = &["read.paths=[\"bad.jsonl\"]"];
+/// Keys that change no result, and whose effect other tests show.
+const ELSEWHERE: &[&str] = &[
+    "gpt2.batching",     // how fast: tests/it/bench.rs
+    "llama.batching",    // the same
+    "block_list.path",   // a file: stages/text/tests/filters.rs
+    "minhash.threshold", // preparations: tests/it/near_duplicates.rs, stages/text/src/prepare/deduplicate
+    "minhash.bands",
+    "minhash.band_rows",
+    "minhash.shingle_words",
+    "parquet.shards", // preparations: tests/it/prepare.rs
+    "parquet.tokens",
+    "parquet.sequence_length",
+    "parquet.keep_dropped",
+];
+
+#[test]
+fn no_key_is_left_out() {
+    let rows = row_keys().into_iter().map(|(stage, key, ..)| format!("{stage}.{key}"));
+    let tried = rows.chain(GRAPH_KEYS.iter().map(|(key, ..)| (*key).to_owned()));
+    let tried: BTreeSet<String> = tried.chain(ELSEWHERE.iter().map(|key| (*key).to_owned())).collect();
+    let keys = |stage: &StageType| {
+        let name = stage.name;
+        (stage.defaults)().as_object().unwrap().keys().map(|key| format!("{name}.{key}")).collect::<Vec<_>>()
+    };
+    let all: BTreeSet<String> = STAGES.iter().flat_map(keys).collect();
+    assert_eq!(all.difference(&tried).collect::<Vec<_>>(), Vec::<&String>::new(), "keys that no test changes");
+    assert_eq!(tried.difference(&all).collect::<Vec<_>>(), Vec::<&String>::new(), "keys that are gone");
+}
+
+/// Everything that two runs can differ in: how they end, weights, tokenizer, numbers, checkpoints, what is said of failures, and
+/// what is in the other cache.
+fn outcome(scratch: &Scratch, base: &[&str], change: Option<&str>) -> String {
+    let (mut config, mut arguments) = ("run.toml", Vec::new());
+    let mut base = base.iter();
+    while let Some(word) = base.next() {
+        match *word {
+            "--config" => config = base.next().unwrap(),
+            "--stage" => arguments.extend(["--stage", base.next().unwrap()]),
+            set => arguments.extend(["--set", set]),
+        }
+    }
+    arguments.extend(change.into_iter().flat_map(|change| ["--set", change]));
+    let _ = std::fs::remove_dir_all(scratch.path("out"));
+    let _ = std::fs::remove_dir_all(scratch.path("elsewhere"));
+    let ran = scratch.pipeline(&[&["run", config, "--run-dir", "out"], &arguments[..]].concat());
+    if ran.code != Some(0) {
+        assert!(!ran.stderr.contains("unknown key"), "{}", ran.stderr);
+        return ran.stderr;
+    }
+    let mut weights = DefaultHasher::new();
+    for file in ["model.safetensors", "tokenizer.json"] {
+        scratch.last("out", file).hash(&mut weights);
+    }
+    let weights = weights.finish();
+    let elsewhere = scratch.path("elsewhere").exists();
+    format!("{weights} {:?} {:?} {elsewhere}", scratch.checkpoints("out"), scratch.numbers("out"))
+}
+
+const TRAIN_ON_TOKENS: &str = r#"
+[run]
+max_steps = 4
+[stage.read]
+type = "tokens"
+paths = ["version/v1/documents-*.parquet"]
+tokenizer = "gpt2"
+validation_fraction = 0.1
+[stage.pack]
+type = "concat"
+sequence_length = 16
+micro_batch_size = 2
+[stage.forward]
+type = "gpt2"
+layers = 1
+heads = 2
+width = 8
+[stage.loss]
+type = "cross_entropy"
+[stage.backward]
+type = "backward"
+[stage.reduce]
+type = "tree_sum"
+[stage.optimize]
+type = "adamw"
+[stage.evaluate]
+type = "evaluate"
+interval = 2
+[stage.checkpoint]
+type = "checkpoint"
+[stage.record]
+type = "record"
+"#;
+
+#[test]
+fn every_key_of_a_training_graph_changes_a_run() {
+    let scratch = Scratch::new();
+    let texts = corpus(120);
+    scratch.documents("other.parquet", &texts[..80]);
+    scratch.write("plain.txt", texts.join("\n\n"));
+    let lines = texts.iter().map(|text| json!({ "text": text }).to_string()).chain(["not JSON".into()]);
+    scratch.write("bad.jsonl", lines.collect::<Vec<_>>().join("\n"));
+    scratch.write("fraction.toml", scratch.read("run.toml").replace("validation_every = 10\n", ""));
+    let gpt2 = text::Tokenizer::gpt2(&text::Cache::new(scratch.path("gpt2").to_str()), "<|endoftext|>").unwrap();
+    scratch.write("other.json", gpt2.json().replacen("\u{120}the", "\u{120}eht", 1));
+    let prepare = "[stage.read]\ntype = \"documents\"\npaths = [\"corpus.parquet\"]\n[stage.tokenize]\ntype = \"bpe\"\n\
+                   [stage.write]\ntype = \"parquet\"\nshards = 2\n";
+    scratch.write("prepare.toml", prepare);
+    scratch.pipeline(&["run", "prepare.toml", "--run-dir", "version"]).succeeds();
+    scratch.write("tokens.toml", TRAIN_ON_TOKENS);
+    let mut known: Vec<(&[&str], String)> = Vec::new();
+    for (key, base, change) in GRAPH_KEYS {
+        let without = match known.iter().find(|(other, _)| other == base) {
+            Some((_, outcome)) => outcome.clone(),
+            None => outcome(&scratch, base, None),
+        };
+        assert_ne!(without, outcome(&scratch, base, Some(change)), "{key} changes nothing");
+        known.push((base, without));
+    }
+}
