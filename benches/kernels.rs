@@ -53,7 +53,7 @@ fn products(c: &mut Criterion) {
 }
 
 fn attention_kernels(c: &mut Criterion) {
-    // Half of the square is computed: two products forward, five backward.
+    // bf16 of the square is computed: two products forward, five backward.
     let square = 2 * ROWS * LENGTH / 2 * WIDTH;
     let shape = attention::Attention {
         sequences: SEQUENCES,

@@ -74,8 +74,7 @@ impl App {
         let (name, options) = matches.subcommand().context("clap requires a command")?;
         let command = COMMANDS.iter().find(|command| command.name == name).context("clap knows the commands")?;
         if command.computes {
-            start_again_with_fitting_kernels();
-            compute::machine::huge_pages();
+            compute::memory::use_huge_pages();
         }
         command.run(options, &Context { stages: &self.stages, version: self.version, out, style })
     }
@@ -107,22 +106,6 @@ fn complain(text: &str) {
         let _ = writeln!(err, "{line}");
     }
 }
-
-/// An OpenBLAS that is older than the CPU computes with kernels made for another (0.3.21 takes an Emerald Rapids for a
-/// Prescott: a fifth of its speed). It chooses when it is loaded, so the program starts itself again with the choice
-/// made. Who has set `OPENBLAS_CORETYPE` keeps what they set.
-#[cfg(unix)]
-fn start_again_with_fitting_kernels() {
-    use std::os::unix::process::CommandExt;
-    if let (Some(core), Ok(program)) = (compute::machine::better_blas_core(), std::env::current_exe()) {
-        let mut again = std::process::Command::new(program);
-        // Only returns if it fails: then the banner says that OpenBLAS is held back.
-        let _ = again.args(std::env::args_os().skip(1)).env("OPENBLAS_CORETYPE", core).exec();
-    }
-}
-
-#[cfg(not(unix))]
-fn start_again_with_fitting_kernels() {}
 
 /// What people see of an error: problems of a configuration and interruptions as they are, anything else with its
 /// causes.

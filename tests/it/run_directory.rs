@@ -149,10 +149,7 @@ fn a_pipe_gets_plain_lines_and_the_time_of_each_stage() {
     for piece in ["█", "6/6 (100.0%) | Loss: ", " | Val: ", " tok/s | Batch: 4", "MFU: ", "Wait: "] {
         assert!(line.contains(piece), "{piece:?} in {line}");
     }
-    let products = match compute::kernels::gemm::on_blas() {
-        true => format!("OpenBLAS, {} kernels", compute::machine::blas_core()),
-        false => compute::kernels::gemm::kernel(contract::Precision::F32),
-    };
+    let products = compute::kernels::gemm::description(contract::Precision::F32);
     for piece in ["CPU", &products[..], "GPT-2, 2 layers", "The model is in r/checkpoints/step-00000006"] {
         assert!(ran.stderr.contains(piece), "{piece:?} in {}", ran.stderr);
     }
@@ -165,7 +162,7 @@ fn a_pipe_gets_plain_lines_and_the_time_of_each_stage() {
 #[test]
 fn the_banner_and_the_checkpoint_name_what_multiplies_bfloat16() {
     let scratch = Scratch::new();
-    let (kernel, llama) = (compute::kernels::gemm::kernel(contract::Precision::Bf16), "forward=llama.toml");
+    let (kernel, llama) = (compute::kernels::gemm::description(contract::Precision::Bf16), "forward=llama.toml");
     for (name, stage) in [("gpt2", &[][..]), ("llama", &["--stage", llama])] {
         let bf16 = ["--set", "forward.precision=bf16", "--set", "run.max_steps=1"];
         let ran = scratch.train(name, &[stage, &bf16].concat());

@@ -6,7 +6,6 @@ use crate::show;
 use crate::train_run::directory;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
-use compute::machine;
 use compute::models::sampling::Sampler;
 use compute::models::{Decoder, config, from_config};
 use contract::Parameters;
@@ -129,7 +128,6 @@ struct Generated {
 /// [`Usage`] if there is no such run or checkpoint, or the prompt has no room; if a file is missing or broken; if `show`
 /// fails.
 fn generate(asked: &Generate, show: &mut (dyn FnMut(&str) -> Result<()> + Send)) -> Result<Generated> {
-    machine::single_threaded_blas();
     let threads = asked.workers.unwrap_or_else(cores).max(1);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")?;
     pool.install(|| {

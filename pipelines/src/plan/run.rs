@@ -1,5 +1,6 @@
 //! The `[run]` table: what a run is, apart from its stages.
 use crate::problem::{Diagnostic, Problems};
+use compute::kernels::gemm;
 use serde::{Deserialize, Serialize};
 
 use super::values::Table;
@@ -20,6 +21,8 @@ pub struct RunSettings {
     pub workers: Option<usize>,
     /// A directory with a model in Hugging Face's layout to start from.
     pub initial_checkpoint: Option<String>,
+    /// Backend of matrix products, or `auto`: the fastest that this CPU has. Bits are reproducible per backend.
+    pub gemm: String,
     /// How many steps reading may be ahead of the optimizer.
     pub prefetch: u64,
 }
@@ -33,6 +36,7 @@ impl Default for RunSettings {
             max_epochs: None,
             workers: None,
             initial_checkpoint: None,
+            gemm: gemm::backends::AUTO.into(),
             prefetch: 2,
         }
     }
@@ -47,6 +51,11 @@ impl RunSettings {
         ("max_epochs", "length in passes over the training split; this or max_steps"),
         ("workers", "worker threads (default: the cores); changes no number"),
         ("initial_checkpoint", "directory with a model in Hugging Face's layout to start from"),
+        (
+            "gemm",
+            "backend of matrix products: \"auto\" (the fastest available), \"amx\", \"avx512\", \"avx2\", \"openblas\" or \
+             \"portable\"; bits are reproducible per backend",
+        ),
         ("prefetch", "steps that reading may be ahead of the optimizer, at least 1"),
     ];
 
@@ -72,6 +81,10 @@ impl RunSettings {
         }
         if self.prefetch == 0 {
             wrong("prefetch", "must be at least 1");
+        }
+        if let Err(error) = gemm::backends::check(&self.gemm) {
+            let problem = Diagnostic::new(format!("`run.gemm`: {error}"), table.origin_of("gemm"));
+            problems.push(problem.similar_to(&self.gemm, gemm::backends::names()));
         }
     }
 }

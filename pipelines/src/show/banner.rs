@@ -1,5 +1,5 @@
 //! What a run says before it starts.
-use super::human::{bytes, count, fit, wrap};
+use super::human::{bytes, count, fit};
 use contract::Corpus;
 
 /// What [`banner`] tells.
@@ -13,12 +13,8 @@ pub struct Banner {
     pub cores: usize,
     /// Worker threads.
     pub workers: usize,
-    /// What matrix products run on, where that is not OpenBLAS.
-    pub products: Option<String>,
-    /// The kernel that OpenBLAS uses (`openblas_get_corename`); empty where nothing runs on it.
-    pub blas_kernel: String,
-    /// What holds OpenBLAS back, and the remedy.
-    pub warning: Option<String>,
+    /// What matrix products run on: the GEMM backend and what it does.
+    pub gemm: String,
     /// The model, in a line.
     pub model: Option<String>,
     /// Number of parameters.
@@ -35,20 +31,18 @@ pub struct Banner {
     pub run_dir: Option<String>,
 }
 
-/// The banner: a line a fact, at most `columns` wide; a warning where OpenBLAS is held back.
+/// The banner: a line a fact, at most `columns` wide.
 pub fn banner(banner: &Banner, columns: usize) -> String {
     let workers = match banner.workers {
         1 => "1 worker".to_owned(),
         n => format!("{n} workers"),
     };
     let cores = if banner.cores == 1 { "1 core".to_owned() } else { format!("{} cores", banner.cores) };
-    let blas = (!banner.blas_kernel.is_empty()).then(|| format!("OpenBLAS, {} kernels", banner.blas_kernel));
     let model = banner.model.as_ref().map(|model| format!("{model}, {} parameters", count(banner.parameters)));
     let facts = [
         ("Run", Some(banner.run.clone())),
         ("CPU", Some(format!("{}, {cores}, {workers}", banner.cpu))),
-        ("Maths", banner.products.clone()),
-        ("BLAS", blas),
+        ("GEMM", Some(banner.gemm.clone())),
         ("Model", model),
         ("Data", banner.source.clone()),
         ("Terms", banner.licence.clone()),
@@ -56,14 +50,11 @@ pub fn banner(banner: &Banner, columns: usize) -> String {
         ("Batch", banner.batch.clone()),
         ("Files", banner.run_dir.clone()),
     ];
-    let mut lines: Vec<String> = facts
+    let lines: Vec<String> = facts
         .into_iter()
         .filter_map(|(name, fact)| Some((name, fact.filter(|fact| !fact.is_empty())?)))
         .map(|(name, fact)| fit(&format!("{name:<7}{fact}"), columns))
         .collect();
-    for (i, line) in banner.warning.iter().flat_map(|warning| wrap(warning, columns - 9)).enumerate() {
-        lines.push(format!("{}{line}", if i == 0 { "warning: " } else { "         " }));
-    }
     lines.join("\n")
 }
 
@@ -89,13 +80,7 @@ mod tests {
             cpu: "AMD EPYC 9R45".into(),
             cores: 2,
             workers: 2,
-            products: None,
-            blas_kernel: "Haswell".into(),
-            warning: Some(
-                "OPENBLAS_CORETYPE=Haswell holds OpenBLAS to its Haswell kernel on AMD EPYC 9R45; products may run at \
-                 half speed or less. Set OPENBLAS_CORETYPE=SkylakeX"
-                    .into(),
-            ),
+            gemm: "OpenBLAS Haswell".into(),
             model: Some("GPT-2, 2 layers, width 256, 8 heads".into()),
             parameters: 4_171_000,
             source: Some("data/wiki.parquet".into()),
@@ -110,20 +95,17 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_and_warns() {
+    fn it_lists_the_facts() {
         insta::assert_snapshot!(banner(&seen(), 80), @r"
         Run    wiki
         CPU    AMD EPYC 9R45, 2 cores, 2 workers
-        BLAS   OpenBLAS, Haswell kernels
+        GEMM   OpenBLAS Haswell
         Model  GPT-2, 2 layers, width 256, 8 heads, 4.2 M parameters
         Data   data/wiki.parquet
         Terms  CC BY-SA 4.0
         Corpus 7.2 M tokens in 9.5 k rows, 32.0 MB; held out 380.0 k tokens
         Batch  2 × 16 sequences of 128 tokens, 600 steps
         Files  runs/wiki
-        warning: OPENBLAS_CORETYPE=Haswell holds OpenBLAS to its Haswell kernel on AMD
-                 EPYC 9R45; products may run at half speed or less. Set
-                 OPENBLAS_CORETYPE=SkylakeX
         ");
     }
 

@@ -33,7 +33,7 @@ pub struct Speed {
 /// run on it.
 pub fn program(workers: usize) -> u64 {
     const N: usize = 768;
-    if gemm::on_blas() {
+    if gemm::chosen() == "openblas" {
         std::thread::scope(|scope| {
             for _ in 0..workers {
                 scope.spawn(|| {

@@ -7,7 +7,8 @@ use super::status::LOCK_FILE;
 use crate::plan::Plan;
 use crate::problem::Usage;
 use anyhow::{Context, Result, anyhow};
-use compute::machine;
+use compute::cpu;
+use compute::kernels::gemm;
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -136,11 +137,12 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
 pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, tokenizer: Option<&str>) -> Result<()> {
     let environment = json!({
         "program": program,
-        "cpu": machine::cpu(),
+        "cpu": cpu::description(),
         "cores": crate::process::cores(),
         "workers": session.env.workers,
-        "products": compute::kernels::gemm::kernel(session.model.precision),
-        "blas_kernel": machine::blas_core(),
+        "products": gemm::description(session.model.precision),
+        "gemm": gemm::chosen(),
+        "blas_kernel": gemm::openblas::core(),
         "OPENBLAS_CORETYPE": std::env::var("OPENBLAS_CORETYPE").ok(),
         "gemm_gflops": session.env.resources.get::<Limit>().map(|limit| limit.gemm_gflops),
         "command": std::env::args().collect::<Vec<_>>(),

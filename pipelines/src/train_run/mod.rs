@@ -19,4 +19,4 @@ mod train;
 
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use interruption::Interrupted;
-pub use train::{Options, dry_run, train};
+pub use train::{Options, choose_gemm, dry_run, train};

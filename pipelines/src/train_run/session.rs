@@ -59,7 +59,7 @@ impl Session {
         let steps = steps(plan, shape, corpus.train.tokens)?;
         let fingerprint = Arc::new(Fingerprint {
             configuration: deciding(plan, &prepared.fingerprint),
-            blas_core: gemm::kernel(model.precision),
+            blas_core: gemm::description(model.precision),
         });
         let sources = prepared.resources.all::<Vec<Attribution>>().flat_map(|(_, all)| (*all).clone());
         let mut sources: Vec<Attribution> = sources.collect();

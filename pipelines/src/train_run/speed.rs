@@ -1,7 +1,7 @@
 //! The machine's GEMM rate, which MFU is measured against: measured once a day for each CPU, and kept in the cache.
 use crate::process::cores;
+use compute::cpu;
 use compute::kernels::gemm;
-use compute::machine;
 use contract::Precision;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -31,8 +31,9 @@ pub fn full_speed(workers: usize) -> f64 {
     if let Some(known) = known(threads) {
         return known;
     }
-    let gflops = machine::gemm_gflops(threads);
-    let kept = Kept { cpu: machine::cpu(), gemm: gemm::kernel(Precision::F32), threads, gflops, measured: now() };
+    let gflops = gemm::rate::gemm_gflops(threads);
+    let kept =
+        Kept { cpu: cpu::description(), gemm: gemm::description(Precision::F32), threads, gflops, measured: now() };
     // A rate that cannot be kept is measured again next time.
     let _ = keep(&file(threads), &kept);
     gflops
@@ -41,7 +42,7 @@ pub fn full_speed(workers: usize) -> f64 {
 /// Bytes that [`full_speed`] takes to measure; 0 if it does not have to.
 pub fn full_speed_bytes(workers: usize) -> u64 {
     let threads = workers.min(cores());
-    if known(threads).is_some() { 0 } else { machine::gemm_gflops_bytes(threads) }
+    if known(threads).is_some() { 0 } else { gemm::rate::gemm_gflops_bytes(threads) }
 }
 
 fn known(threads: usize) -> Option<f64> {
@@ -63,7 +64,7 @@ fn keep(file: &Path, kept: &Kept) -> anyhow::Result<()> {
 
 /// Where the rate of this CPU, these products and so many threads is kept.
 fn file(threads: usize) -> PathBuf {
-    let of = format!("{}\n{}\n{threads}", machine::cpu(), gemm::kernel(Precision::F32));
+    let of = format!("{}\n{}\n{threads}", cpu::description(), gemm::description(Precision::F32));
     Cache::new(None).file("machine", &hash_of(of.as_bytes()), "json")
 }
 

@@ -12,9 +12,9 @@ use crate::process::cores;
 use crate::report;
 use crate::show::{Banner, Explanation, Line, banner};
 use anyhow::Result;
+use compute::cpu;
 use compute::kernels::gemm;
-use compute::machine;
-use contract::{Precision, Saved, Snapshot};
+use contract::{Saved, Snapshot};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -42,7 +42,7 @@ pub struct Options {
 /// [`Usage`], the first failure of any stage, or [`Interrupted`](super::Interrupted).
 pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
     let Options { resume, run_dir, .. } = options;
-    machine::single_threaded_blas();
+    choose_gemm(&plan)?;
     let interruption = Interruption::at_once()?;
     directory::open(run_dir)?;
     let hold = Hold::take(run_dir)?;
@@ -116,12 +116,20 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
     Ok((session, saved))
 }
 
+/// Makes products run on the backend that `run.gemm` names.
+///
+/// # Errors
+/// [`Usage`] if this machine does not have it.
+pub fn choose_gemm(plan: &Plan) -> Result<()> {
+    gemm::choose(&plan.run.gemm).map_err(|error| Usage(error.to_string()).into())
+}
+
 /// Prepares the data and says what a run would do.
 ///
 /// # Errors
 /// [`Usage`], or whatever fails while the data is prepared.
 pub fn dry_run(plan: &Plan, workers: usize, run_dir: &Path, mut line: Line) -> Result<(Explanation, String)> {
-    machine::single_threaded_blas();
+    choose_gemm(plan)?;
     let _interruption = Interruption::at_once()?;
     let program = calibrate::program(workers);
     let prepared = prepare(plan, workers, &mut line)?;
@@ -155,15 +163,12 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
 fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     let (env, shape) = (&session.env, session.env.shape);
     let sequences = shape.micro_batches as usize * shape.sequences;
-    let precision = session.model.precision;
     Banner {
         run: plan.run.name.clone(),
-        cpu: machine::cpu(),
+        cpu: cpu::description(),
         cores: cores(),
         workers: env.workers,
-        products: (!gemm::on_blas() || precision == Precision::Bf16).then(|| gemm::kernel(precision)),
-        blas_kernel: if gemm::on_blas() { machine::blas_core() } else { String::new() },
-        warning: machine::blas_held_back(),
+        gemm: gemm::description(session.model.precision),
         model: Some(session.model.summary.clone()),
         parameters: session.model.parameter_count() as u64,
         source: first_and_others(&session.sources, |source| &source.name),

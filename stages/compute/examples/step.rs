@@ -5,8 +5,8 @@
 //! ```
 //!
 //! With `KERNELS=1`, below each shape's line: what its kernels take when run alone, as a share of the step.
+use compute::cpu;
 use compute::kernels::{attention, bias, cross_entropy, embedding, gelu, gemm, head, layer_norm};
-use compute::machine;
 use compute::models::{Gpt2, Gpt2Shape, Model};
 use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn};
 use millrace_compute as compute;
@@ -21,12 +21,8 @@ const SHAPES: [(&str, usize, usize, usize, usize, usize, usize); 4] = [
 ];
 
 fn main() {
-    machine::single_threaded_blas();
-    let gemm_rate = machine::gemm_gflops(1).max(large());
-    println!("{}, {}, {gemm_rate:.0} GFLOP/s in large products", machine::cpu(), gemm::kernel(Precision::F32));
-    if let Some(warning) = machine::blas_held_back() {
-        println!("{warning}");
-    }
+    let gemm_rate = gemm::rate::gemm_gflops(1).max(large());
+    println!("{}, {}, {gemm_rate:.0} GFLOP/s in large products", cpu::description(), gemm::description(Precision::F32));
     let asked: Vec<String> = std::env::args().skip(1).collect();
     for shape in SHAPES.iter().filter(|s| asked.is_empty() || asked.iter().any(|a| a == s.0)) {
         measure(shape, gemm_rate);

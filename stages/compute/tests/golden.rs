@@ -1,8 +1,9 @@
 //! GPT-2 against PyTorch: logits, gradients, ten steps. The numbers come from `tests/golden/make_golden.py`.
 mod common;
-use common::{bytes, floats, ids, relative_error};
+use common::{bytes, floats, ids, on_every_backend, relative_error};
 use compute::kernels::adamw::{AdamW, adamw};
 use compute::kernels::cross_entropy::CrossEntropy;
+use compute::kernels::gemm::with_backend;
 use compute::kernels::head::head_value;
 use compute::kernels::sum::{add, block_squares};
 use compute::models::{Forward, Gpt2, Gpt2Shape, Model, forward_per_sequence};
@@ -67,138 +68,155 @@ fn assert_logits(hidden: &Tensor, parameters: &Parameters, expected: &[f32]) {
 
 #[test]
 fn logits_and_every_gradient_are_pytorchs() {
-    let (model, gradients) = (model(false), bytes("gradients.safetensors"));
-    let parameters = parameters(&model);
-    let batch = batch(0, 0, SEQUENCES, false);
-    let forward = model.forward(&parameters, &batch, true);
-    assert_logits(&forward.hidden, &parameters, &floats(&bytes("logits.safetensors"), "plain"));
-    let (_, targets, got) = learn(forward, &parameters, &batch);
-    for (spec, got) in model.facts().parameters.iter().zip(got) {
-        let error = relative_error(&got.data, &floats(&gradients, &spec.name), 1.0 / targets as f64);
-        println!("{error:.1e} {}", spec.name);
-        assert!(error <= 1e-4, "{}: {error}", spec.name);
-    }
+    on_every_backend(|_| {
+        let (model, gradients) = (model(false), bytes("gradients.safetensors"));
+        let parameters = parameters(&model);
+        let batch = batch(0, 0, SEQUENCES, false);
+        let forward = model.forward(&parameters, &batch, true);
+        assert_logits(&forward.hidden, &parameters, &floats(&bytes("logits.safetensors"), "plain"));
+        let (_, targets, got) = learn(forward, &parameters, &batch);
+        for (spec, got) in model.facts().parameters.iter().zip(got) {
+            let error = relative_error(&got.data, &floats(&gradients, &spec.name), 1.0 / targets as f64);
+            println!("{error:.1e} {}", spec.name);
+            assert!(error <= 1e-4, "{}: {error}", spec.name);
+        }
+    });
 }
 
 /// bfloat16 has 8 bits: a product of rounded operands is off by some tenths of a percent, gradients by a few of those.
 #[test]
 fn gradients_in_bfloat16_follow_single_precision() {
-    let model = model(false).with_precision(Precision::Bf16);
-    let (gradients, parameters, batch) =
-        (bytes("gradients.safetensors"), parameters(&model), batch(0, 0, SEQUENCES, false));
-    let (_, targets, got) = learn_in(Precision::Bf16, model.forward(&parameters, &batch, true), &parameters, &batch);
-    let mut rounded = 0;
-    for (spec, got) in model.facts().parameters.iter().zip(got) {
-        let error = relative_error(&got.data, &floats(&gradients, &spec.name), 1.0 / targets as f64);
-        println!("{error:.1e} {}", spec.name);
-        assert!(error <= 2e-2, "{}: {error}", spec.name);
-        rounded += usize::from(error > 1e-4);
-    }
-    assert!(rounded > 20, "it does round: {rounded}");
+    on_every_backend(|_| {
+        let model = model(false).with_precision(Precision::Bf16);
+        let (gradients, parameters, batch) =
+            (bytes("gradients.safetensors"), parameters(&model), batch(0, 0, SEQUENCES, false));
+        let (_, targets, got) =
+            learn_in(Precision::Bf16, model.forward(&parameters, &batch, true), &parameters, &batch);
+        let mut rounded = 0;
+        for (spec, got) in model.facts().parameters.iter().zip(got) {
+            let error = relative_error(&got.data, &floats(&gradients, &spec.name), 1.0 / targets as f64);
+            println!("{error:.1e} {}", spec.name);
+            assert!(error <= 2e-2, "{}: {error}", spec.name);
+            rounded += usize::from(error > 1e-4);
+        }
+        assert!(rounded > 20, "it does round: {rounded}");
+    });
 }
 
 #[test]
 fn documents_are_masked_and_ignored_targets_do_not_count() {
-    let (model, gradients) = (model(true), bytes("gradients.safetensors"));
-    let golden: serde_json::Value = serde_json::from_slice(&bytes("golden.json")).expect("golden.json");
-    let parameters = parameters(&model);
-    let batch = batch(0, 0, SEQUENCES, true);
-    assert!(batch.targets.contains(&IGNORED));
-    let forward = model.forward(&parameters, &batch, true);
-    assert_logits(&forward.hidden, &parameters, &floats(&bytes("logits.safetensors"), "masked"));
-    let (loss, targets, got) = learn(forward, &parameters, &batch);
-    assert_eq!(targets, golden["masked_targets"].as_u64().expect("a count"));
-    let expected = golden["masked_loss"].as_f64().expect("a loss");
-    assert!((loss / targets as f64 - expected).abs() < 1e-5 * expected);
-    let norm = got.iter().flat_map(|g| block_squares(&g.data)).sum::<f64>().sqrt() / targets as f64;
-    assert!((norm / golden["masked_norm"].as_f64().expect("a norm") - 1.0).abs() < 1e-5);
-    let mut compared = 0;
-    for (spec, got) in model.facts().parameters.iter().zip(got) {
-        let name = format!("masked.{}", spec.name);
-        if SafeTensors::deserialize(&gradients).expect("a safetensors file").tensor(&name).is_ok() {
-            let error = relative_error(&got.data, &floats(&gradients, &name), 1.0 / targets as f64);
-            assert!(error <= 1e-4, "{name}: {error}");
-            compared += 1;
+    on_every_backend(|_| {
+        let (model, gradients) = (model(true), bytes("gradients.safetensors"));
+        let golden: serde_json::Value = serde_json::from_slice(&bytes("golden.json")).expect("golden.json");
+        let parameters = parameters(&model);
+        let batch = batch(0, 0, SEQUENCES, true);
+        assert!(batch.targets.contains(&IGNORED));
+        let forward = model.forward(&parameters, &batch, true);
+        assert_logits(&forward.hidden, &parameters, &floats(&bytes("logits.safetensors"), "masked"));
+        let (loss, targets, got) = learn(forward, &parameters, &batch);
+        assert_eq!(targets, golden["masked_targets"].as_u64().expect("a count"));
+        let expected = golden["masked_loss"].as_f64().expect("a loss");
+        assert!((loss / targets as f64 - expected).abs() < 1e-5 * expected);
+        let norm = got.iter().flat_map(|g| block_squares(&g.data)).sum::<f64>().sqrt() / targets as f64;
+        assert!((norm / golden["masked_norm"].as_f64().expect("a norm") - 1.0).abs() < 1e-5);
+        let mut compared = 0;
+        for (spec, got) in model.facts().parameters.iter().zip(got) {
+            let name = format!("masked.{}", spec.name);
+            if SafeTensors::deserialize(&gradients).expect("a safetensors file").tensor(&name).is_ok() {
+                let error = relative_error(&got.data, &floats(&gradients, &name), 1.0 / targets as f64);
+                assert!(error <= 1e-4, "{name}: {error}");
+                compared += 1;
+            }
         }
-    }
-    assert!(compared > 12);
+        assert!(compared > 12);
+    });
 }
 
 #[test]
 fn ten_steps_are_pytorchs() {
-    let golden: serde_json::Value = serde_json::from_slice(&bytes("golden.json")).expect("golden.json");
-    let of = |name: &str, step: usize| golden[name][step].as_f64().expect("a number");
-    let option = |name: &str| golden["optimizer"][name].as_f64().expect("a number");
-    let model = model(false);
-    let mut parameters = parameters(&model);
-    let zeros = || -> Vec<Tensor> { model.facts().parameters.iter().map(|p| Tensor::zeros(p.shape.clone())).collect() };
-    let (mut m, mut v) = (zeros(), zeros());
-    for step in 0..10 {
-        // Two leaves of two sequences.
-        let leaf = |from: usize| {
-            let batch = batch(step, from, from + 2, false);
-            learn(model.forward(&parameters, &batch, true), &parameters, &batch)
-        };
-        let ((loss_a, targets_a, mut gradients), (loss_b, targets_b, other)) = (leaf(0), leaf(2));
-        gradients.iter_mut().zip(&other).for_each(|(a, b)| add(&mut a.data, &b.data));
-        let targets = (targets_a + targets_b) as f64;
-        let loss = (loss_a + loss_b) / targets;
-        assert!((loss - of("losses", step)).abs() <= 1e-4, "step {step}: {loss}, expected {}", of("losses", step));
-        let norm = gradients.iter().flat_map(|g| block_squares(&g.data)).sum::<f64>().sqrt() / targets;
-        assert!((norm / of("gradient_norms", step) - 1.0).abs() <= 1e-4, "step {step}: norm {norm}");
-        println!("step {step}: loss off by {:.1e}", loss - of("losses", step));
-        let t = step as i32 + 1;
-        for (index, spec) in model.facts().parameters.iter().enumerate() {
-            let settings = AdamW {
-                beta1: option("beta1") as f32,
-                beta2: option("beta2") as f32,
-                epsilon: option("epsilon") as f32,
-                decay: if spec.decay { option("decay") as f32 } else { 0.0 },
-                rate: of("learning_rates", step) as f32,
-                bias1: (1.0 - option("beta1").powi(t)) as f32,
-                bias2: (1.0 - option("beta2").powi(t)) as f32,
-                scale: ((option("clip") / (norm + 1e-6)).min(1.0) / targets) as f32,
+    on_every_backend(|_| {
+        let golden: serde_json::Value = serde_json::from_slice(&bytes("golden.json")).expect("golden.json");
+        let of = |name: &str, step: usize| golden[name][step].as_f64().expect("a number");
+        let option = |name: &str| golden["optimizer"][name].as_f64().expect("a number");
+        let model = model(false);
+        let mut parameters = parameters(&model);
+        let zeros =
+            || -> Vec<Tensor> { model.facts().parameters.iter().map(|p| Tensor::zeros(p.shape.clone())).collect() };
+        let (mut m, mut v) = (zeros(), zeros());
+        for step in 0..10 {
+            // Two leaves of two sequences.
+            let leaf = |from: usize| {
+                let batch = batch(step, from, from + 2, false);
+                learn(model.forward(&parameters, &batch, true), &parameters, &batch)
             };
-            let parameter = Arc::get_mut(&mut parameters.0[index]).expect("the tape has let go of the parameters");
-            adamw(&settings, &mut parameter.data, &mut m[index].data, &mut v[index].data, &gradients[index].data);
+            let ((loss_a, targets_a, mut gradients), (loss_b, targets_b, other)) = (leaf(0), leaf(2));
+            gradients.iter_mut().zip(&other).for_each(|(a, b)| add(&mut a.data, &b.data));
+            let targets = (targets_a + targets_b) as f64;
+            let loss = (loss_a + loss_b) / targets;
+            assert!((loss - of("losses", step)).abs() <= 1e-4, "step {step}: {loss}, expected {}", of("losses", step));
+            let norm = gradients.iter().flat_map(|g| block_squares(&g.data)).sum::<f64>().sqrt() / targets;
+            assert!((norm / of("gradient_norms", step) - 1.0).abs() <= 1e-4, "step {step}: norm {norm}");
+            println!("step {step}: loss off by {:.1e}", loss - of("losses", step));
+            let t = step as i32 + 1;
+            for (index, spec) in model.facts().parameters.iter().enumerate() {
+                let settings = AdamW {
+                    beta1: option("beta1") as f32,
+                    beta2: option("beta2") as f32,
+                    epsilon: option("epsilon") as f32,
+                    decay: if spec.decay { option("decay") as f32 } else { 0.0 },
+                    rate: of("learning_rates", step) as f32,
+                    bias1: (1.0 - option("beta1").powi(t)) as f32,
+                    bias2: (1.0 - option("beta2").powi(t)) as f32,
+                    scale: ((option("clip") / (norm + 1e-6)).min(1.0) / targets) as f32,
+                };
+                let parameter = Arc::get_mut(&mut parameters.0[index]).expect("the tape has let go of the parameters");
+                adamw(&settings, &mut parameter.data, &mut m[index].data, &mut v[index].data, &gradients[index].data);
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn one_sequence_at_a_time_gives_the_same() {
-    for mask in [false, true] {
-        let model: Arc<dyn Model> = Arc::new(model(mask));
-        let parameters = parameters(&*model);
-        let batch = batch(0, 0, SEQUENCES, mask);
-        let (loss, targets, whole) = learn(model.forward(&parameters, &batch, true), &parameters, &batch);
-        let forward = forward_per_sequence(&model, &parameters, &batch, true);
-        let (same, same_targets, single) = learn(forward, &parameters, &batch);
-        assert_eq!(targets, same_targets);
-        assert!((loss - same).abs() < 1e-5 * loss);
-        for (whole, single) in whole.iter().zip(&single) {
-            assert!(relative_error(&single.data, &whole.data, 1.0) < 1e-5);
+    on_every_backend(|_| {
+        for mask in [false, true] {
+            let model: Arc<dyn Model> = Arc::new(model(mask));
+            let parameters = parameters(&*model);
+            let batch = batch(0, 0, SEQUENCES, mask);
+            let (loss, targets, whole) = learn(model.forward(&parameters, &batch, true), &parameters, &batch);
+            let forward = forward_per_sequence(&model, &parameters, &batch, true);
+            let (same, same_targets, single) = learn(forward, &parameters, &batch);
+            assert_eq!(targets, same_targets);
+            assert!((loss - same).abs() < 1e-5 * loss);
+            for (whole, single) in whole.iter().zip(&single) {
+                assert!(relative_error(&single.data, &whole.data, 1.0) < 1e-5);
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn validation_gives_the_training_loss_and_runs_repeat_bit_for_bit() {
-    let model: Arc<dyn Model> = Arc::new(model(false));
-    let parameters = parameters(&*model);
-    let batch = batch(3, 1, 4, false);
-    let run = {
-        let (model, parameters, batch) = (model.clone(), parameters.clone(), batch.clone());
-        move || learn(model.forward(&parameters, &batch, true), &parameters, &batch)
-    };
-    let (loss, _, first) = run.clone()();
-    let (again, _, second) = std::thread::spawn(run).join().expect("the thread works");
-    assert_eq!(loss.to_bits(), again.to_bits());
-    for (a, b) in first.iter().zip(&second) {
-        assert!(a.data.iter().zip(&b.data[..]).all(|(a, b)| a.to_bits() == b.to_bits()));
-    }
-    let forward = model.forward(&parameters, &batch, false);
-    assert!(forward.tape.is_none());
-    let value = head_value(&CrossEntropy, &forward.hidden, &parameters[0], &batch.targets, None, Precision::F32);
-    assert_eq!(value.trained.to_bits(), loss.to_bits());
+    on_every_backend(|backend| {
+        let model: Arc<dyn Model> = Arc::new(model(false));
+        let parameters = parameters(&*model);
+        let batch = batch(3, 1, 4, false);
+        let run = {
+            let (model, parameters, batch) = (model.clone(), parameters.clone(), batch.clone());
+            move || learn(model.forward(&parameters, &batch, true), &parameters, &batch)
+        };
+        let (loss, _, first) = run.clone()();
+        let (again, _, second) = std::thread::spawn(move || with_backend(backend, run))
+            .join()
+            .expect("the thread works")
+            .expect("available");
+        assert_eq!(loss.to_bits(), again.to_bits());
+        for (a, b) in first.iter().zip(&second) {
+            assert!(a.data.iter().zip(&b.data[..]).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+        let forward = model.forward(&parameters, &batch, false);
+        assert!(forward.tape.is_none());
+        let value = head_value(&CrossEntropy, &forward.hidden, &parameters[0], &batch.targets, None, Precision::F32);
+        assert_eq!(value.trained.to_bits(), loss.to_bits());
+    });
 }

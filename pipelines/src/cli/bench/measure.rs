@@ -4,7 +4,7 @@ use crate::plan::Plan;
 use crate::process::peak_rss_mb;
 use anyhow::Result;
 use arrow::buffer::ScalarBuffer;
-use compute::machine;
+use compute::kernels::gemm;
 use contract::parameters::splitmix64;
 use contract::{
     Batch, BatchShape, Built, Emit, Env, Facts, Kind, Lane, Packet, Port, Precision, Purpose, Resources, Schedule,
@@ -63,6 +63,8 @@ pub struct Measured {
     workers: usize,
     /// Loss of the last step.
     loss: f64,
+    /// The backend of matrix products.
+    gemm: &'static str,
     /// Median of the counted steps.
     pub(super) tok_per_sec: f64,
     best_tok_per_sec: f64,
@@ -79,7 +81,6 @@ pub struct Measured {
 /// If any stage fails.
 pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<Measured> {
     let &How { precision, batching, workers, warmup, steps } = how;
-    machine::single_threaded_blas();
     let forward = Gpt2Forward {
         layers: shape.layers,
         heads: shape.heads,
@@ -132,6 +133,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         dtype: precision,
         batching,
         workers,
+        gemm: gemm::chosen(),
         loss: lines.last().map_or(f64::NAN, |line| (line.loss * 1e4).round() / 1e4),
         tok_per_sec: median.round(),
         best_tok_per_sec: rates.last().copied().unwrap_or_default().round(),

@@ -1,6 +1,7 @@
 //! `pipeline bench`: the speed of a training step.
 //!
-//! - [`mod@measure`]: one measurement; [`mod@sweep`]: many, for `--sweep`
+//! - [`mod@measure`]: one measurement; [`mod@sweep`]: many, for `--sweep`; [`backends`]: products on every GEMM backend
+mod backends;
 mod measure;
 mod sweep;
 
@@ -9,7 +10,7 @@ use crate::problem::Usage;
 use crate::process::cores;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use compute::machine;
+use compute::kernels::gemm::{self, rate::gemm_gflops};
 use measure::{How, Measured, SHAPES, measure};
 use std::path::PathBuf;
 
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 #[command(after_help = "Example: pipeline bench --shape seed --steps 5 --workers 2")]
 pub struct Bench {
     /// The model and its batch
-    #[arg(long, value_enum, required_unless_present = "sweep", conflicts_with = "sweep")]
+    #[arg(long, value_enum, conflicts_with = "sweep")]
     shape: Option<Shape>,
     /// Instead of a shape: many, in width, length, batch and workers, as a table
     #[arg(long, conflicts_with_all = ["batching", "workers", "steps", "warmup"])]
@@ -41,6 +42,10 @@ pub struct Bench {
     /// Whether a micro-batch is computed whole or sequence by sequence
     #[arg(long, value_enum, default_value_t = Batching::Batched)]
     batching: Batching,
+    /// GEMM backend: "auto" (the fastest available), "amx", "avx512", "avx2", "openblas" or "portable"; "all" compares large
+    /// products on all of them
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    gemm: String,
     /// Print one line of JSON a measurement; without --sweep there is no other output
     #[arg(long)]
     json: bool,
@@ -50,6 +55,13 @@ impl Command for Bench {
     const COMPUTES: bool = true;
 
     fn run(&self, context: &Context) -> Result<()> {
+        if self.gemm == "all" {
+            if self.sweep || self.shape.is_some() {
+                return Err(Usage("`--gemm all` compares products alone: without --shape and --sweep".into()).into());
+            }
+            return backends::compare(self.workers.unwrap_or_else(cores), self.json, context);
+        }
+        gemm::choose(&self.gemm).map_err(|error| Usage(error.to_string()))?;
         match self.sweep {
             true => sweep::sweep(self, context),
             false => context.out.json(&self.measure()?),
@@ -63,7 +75,9 @@ impl Bench {
     /// # Errors
     /// [`Usage`] if they name none; otherwise if any stage fails.
     pub fn measure(&self) -> Result<Measured> {
-        let Some(shape) = self.shape else { return Err(Usage("which --shape?".into()).into()) };
+        let Some(shape) = self.shape else {
+            return Err(Usage("which --shape? (or --sweep, or --gemm all)".into()).into());
+        };
         let workers = self.workers.unwrap_or_else(cores);
         let how = How {
             precision: self.precision.into(),
@@ -72,7 +86,7 @@ impl Bench {
             warmup: self.warmup,
             steps: self.steps,
         };
-        measure(&SHAPES[shape as usize], &how, || machine::gemm_gflops(workers))
+        measure(&SHAPES[shape as usize], &how, || gemm_gflops(workers))
     }
 }
 

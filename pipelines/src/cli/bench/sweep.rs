@@ -5,7 +5,7 @@ use crate::process::cores;
 use crate::report::{self, Plot, Series, Style};
 use crate::show::{Align, table};
 use anyhow::Result;
-use compute::machine;
+use compute::kernels::gemm::rate::gemm_gflops;
 use contract::{BatchShape, Precision};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -59,7 +59,7 @@ pub fn sweep(asked: &Bench, context: &Context) -> Result<()> {
     let mut limits = BTreeMap::new();
     let mut points = Vec::new();
     for (varied, value, (shape, workers)) in runs {
-        let limit = *limits.entry(workers).or_insert_with(|| machine::gemm_gflops(workers));
+        let limit = *limits.entry(workers).or_insert_with(|| gemm_gflops(workers));
         let how = How { precision, batching: Batching::Batched, workers, warmup: 1, steps: 3 };
         let measured = measure(&shape, &how, || limit)?;
         points.push(Point { varied, value, tok_per_sec: measured.tok_per_sec, mfu: 100.0 * measured.mfu });

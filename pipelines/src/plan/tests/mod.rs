@@ -177,6 +177,7 @@ fn the_resolved_configuration_says_where_values_come_from_and_loads_again() {
     max_epochs = 2.0                                 # --epochs 2.0
     # workers is not set                             # default
     # initial_checkpoint is not set                  # default
+    gemm = "auto"                                    # default
     prefetch = 2                                     # default
 
     [stage.read]

@@ -1,6 +1,6 @@
 //! From hidden states to loss and back: logits, each row's loss and its gradient, in chunks of rows, so that logits of
 //! a whole batch never exist.
-use crate::kernels::gemm::{Factor, Half, block, matrix, matrix_mut, product_in, round_in_place};
+use crate::kernels::gemm::{MatRef, bf16, block, matrix, matrix_mut, product_in, round_in_place};
 use contract::{Buffer, IGNORED, Precision, Tensor};
 
 /// What one row costs, in nats.
@@ -101,7 +101,7 @@ fn chunks(
     rows_at_once: Option<usize>,
     precision: Precision,
     gradient: bool,
-    mut chunk: impl FnMut(usize, Factor<'_>),
+    mut chunk: impl FnMut(usize, MatRef<'_>),
 ) -> HeadLoss {
     let (vocabulary, width) = (head.shape[0], head.shape[1]);
     assert_eq!(hidden.shape, [targets.len(), width], "hidden states, their targets and the head go together");
@@ -130,7 +130,7 @@ fn chunks(
         chunk(
             first,
             if halved {
-                block::<Half>(bytemuck::cast_slice(logits), 0, rows, vocabulary, 2 * vocabulary).into()
+                block::<bf16>(bytemuck::cast_slice(logits), 0, rows, vocabulary, 2 * vocabulary).into()
             } else {
                 matrix(logits, vocabulary).into()
             },

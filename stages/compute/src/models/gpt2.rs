@@ -3,7 +3,7 @@ mod decoder;
 mod layer;
 
 use crate::kernels::{embedding, layer_norm};
-use crate::models::{Decoder, Forward, Held, Model, kept};
+use crate::models::{ActivationMemory, Decoder, Forward, Model, saved};
 use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Precision, Result, Tape, Tensor, Turn};
 use layer::{Layer, Place};
 use serde_json::json;
@@ -146,10 +146,10 @@ impl Model for Gpt2 {
         Forward { hidden, tape }
     }
 
-    fn activations(&self, sequences: usize, length: usize) -> Held {
+    fn activations(&self, sequences: usize, length: usize) -> ActivationMemory {
         let (Gpt2Shape { layers, heads, width: c, feed_forward: f, .. }, rows) = (self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
-        let activations = kept::floats(self.facts.precision, rows * (3 * c + 3 * c + f));
+        let activations = saved::floats(self.facts.precision, rows * (3 * c + 3 * c + f));
         let layer = rows * (4 + heads) + activations;
         // The gradient and that at the normalised activations lie where the tape's input and the head's were. Beside them
         // GELU and its gradient, or the gradient at what attention reads (and its output, no longer halved), for which
@@ -160,9 +160,9 @@ impl Model for Gpt2 {
         };
         let waiting = 2 * c * f + c * c;
         let beside = (rows * 2 * f).max(rows * attention + waiting);
-        Held {
-            kept: layers * layer + rows * (2 * c + 2),
-            beside: beside + kept::before(layers, layer, waiting + 3 * c * c),
+        ActivationMemory {
+            saved: layers * layer + rows * (2 * c + 2),
+            temporary: beside + saved::waiting_gradients(layers, layer, waiting + 3 * c * c),
         }
     }
 

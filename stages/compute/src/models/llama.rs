@@ -6,7 +6,7 @@ mod layer;
 use crate::kernels::rms_norm;
 use crate::kernels::rotary::{Groups, Rotary};
 use crate::kernels::sum::add;
-use crate::models::{Decoder, Forward, Held, Model, kept};
+use crate::models::{ActivationMemory, Decoder, Forward, Model, saved};
 use contract::{Batch, Init, ModelFacts, ParameterSpec, Parameters, Precision, Result, Tape, Tensor, Turn};
 use layer::{Layer, Place};
 use serde_json::json;
@@ -165,10 +165,10 @@ impl Model for Llama {
         Forward { hidden, tape }
     }
 
-    fn activations(&self, sequences: usize, length: usize) -> Held {
+    fn activations(&self, sequences: usize, length: usize) -> ActivationMemory {
         let (&LlamaShape { layers, heads, width: c, feed_forward: f, .. }, rows) = (&*self.shape, sequences * length);
         // Each layer keeps its `Layer`, the tape its input and that of the head.
-        let activations = kept::floats(self.facts.precision, rows * (3 * c + 3 * c + 2 * f));
+        let activations = saved::floats(self.facts.precision, rows * (3 * c + 3 * c + 2 * f));
         let layer = rows * (2 + heads) + activations;
         // As GPT-2: the gradient at SwiGLU and then its output, whole and halved, or the gradients of queries, keys and values
         // and those behind the turn of positions, for which gate and up have gone.
@@ -179,7 +179,10 @@ impl Model for Llama {
         let waiting = 3 * c * f + c * c;
         let beside = (rows * feed_forward).max(rows * attention + waiting);
         let all = waiting + c * (c + 2 * self.shape.narrow());
-        Held { kept: layers * layer + rows * (2 * c + 1), beside: beside + kept::before(layers, layer, all) }
+        ActivationMemory {
+            saved: layers * layer + rows * (2 * c + 1),
+            temporary: beside + saved::waiting_gradients(layers, layer, all),
+        }
     }
 
     fn decoder(&self, parameters: Parameters) -> Decoder {

@@ -1,7 +1,7 @@
 //! Models: what computes hidden states from a batch, and gradients back through itself.
 //!
 //! - [`gpt2`], [`llama`]: whole micro-batches at a time
-//! - `kept`: activations that wait for backward
+//! - `saved`: activations that are saved for backward
 //! - [`per_sequence`]: any model, one sequence of the batch at a time, to measure against
 //! - [`decode`]: any model, one sequence continued token by token; [`sampling`]: which token
 //! - [`config`]: a model from Hugging Face's `config.json`
@@ -9,10 +9,10 @@
 pub mod config;
 pub mod decode;
 pub mod gpt2;
-mod kept;
 pub mod llama;
 pub mod per_sequence;
 pub mod sampling;
+mod saved;
 
 pub use config::from_config;
 pub use decode::Decoder;
@@ -34,10 +34,10 @@ pub trait Model: Send + Sync {
     /// model's: the plan and the tokenizer stage have checked all three.
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward;
 
-    /// Floats that a batch of `sequences × length` tokens takes at most, gradients of parameters only until the next
-    /// layer is done. Nothing: it does not say.
-    fn activations(&self, _sequences: usize, _length: usize) -> Held {
-        Held::default()
+    /// What a batch of `sequences × length` tokens takes at most, including gradients of parameters until the next layer is
+    /// done. The default is an estimate of nothing.
+    fn activations(&self, _sequences: usize, _length: usize) -> ActivationMemory {
+        ActivationMemory::default()
     }
 
     /// The model with these parameters, to continue a text. Attention sees all of it.
@@ -47,13 +47,13 @@ pub trait Model: Send + Sync {
     fn decoder(&self, parameters: Parameters) -> Decoder;
 }
 
-/// Floats of a batch.
+/// Memory for the activations of a batch, in floats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// From the forward pass until backward has gone through it.
-    pub kept: usize,
-    /// Beside these while a layer is worked on.
-    pub beside: usize,
+pub struct ActivationMemory {
+    /// From the forward pass until backward has gone through them.
+    pub saved: usize,
+    /// In addition to these while a layer is computed.
+    pub temporary: usize,
 }
 
 /// What a forward pass gives.

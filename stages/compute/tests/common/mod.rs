@@ -2,9 +2,9 @@
 #![allow(dead_code)] // each test file uses a part
 use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn, pool};
 use millrace_compute::kernels::cross_entropy::CrossEntropy;
-use millrace_compute::kernels::gemm::{matrix, matrix_mut, product};
+use millrace_compute::kernels::gemm::{available, matrix, matrix_mut, product, with_backend};
 use millrace_compute::kernels::head::{head_loss, rows_alive};
-use millrace_compute::models::{Forward, Held, Model};
+use millrace_compute::models::{ActivationMemory, Forward, Model};
 use safetensors::SafeTensors;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +29,16 @@ pub fn floats(file: &[u8], name: &str) -> Vec<f32> {
 /// A tensor of i32; -1 becomes `IGNORED`.
 pub fn ids(file: &[u8], name: &str) -> Vec<u32> {
     words(file, name).into_iter().map(u32::from_le_bytes).collect()
+}
+
+/// Runs `test` on every GEMM backend that this CPU has, OpenBLAS always among them, with the backend's name.
+pub fn on_every_backend(test: impl Fn(&'static str)) {
+    let backends = available();
+    assert!(backends.contains(&"openblas"), "{backends:?}");
+    for backend in backends {
+        println!("on {backend}");
+        with_backend(backend, || test(backend)).expect("the backend is available");
+    }
 }
 
 /// Loss and target count, and every gradient of the summed loss; `head` is the head's index.
@@ -109,11 +119,11 @@ pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vo
         before = std::mem::take(&mut given);
     }
     drop(before);
-    let Held { kept, beside } = model.activations(sequences, length);
+    let ActivationMemory { saved, temporary } = model.activations(sequences, length);
     let logits =
         rows_alive(rows, vocabulary, None, model.facts().precision) * vocabulary + rows * parameters[0].shape[1];
     for (phase, taken, said) in
-        [("until the loss", until_loss, kept + logits + head), ("all", taken(), kept + head + logits.max(beside))]
+        [("until the loss", until_loss, saved + logits + head), ("all", taken(), saved + head + logits.max(temporary))]
     {
         let (most, least) = (1.07 * said as f64 + PACKED as f64, 0.93 * said as f64);
         let fits = taken as f64 > least && (taken as f64) < most;

@@ -2,7 +2,7 @@
 pub mod llama;
 
 use anyhow::{Result, ensure};
-use compute::models::{Forward as Forwarded, Gpt2, Gpt2Shape, Held, Model, forward_per_sequence};
+use compute::models::{ActivationMemory, Forward as Forwarded, Gpt2, Gpt2Shape, Model, forward_per_sequence};
 use contract::{
     Activations, At, Batch, Built, Emit, Env, Facts, Kind, Memory, ModelFacts, Packet, Parameters, Port, Precision,
     Problem, Purpose, Route, Settings, Stage, StageSettings, Step, Tensor, Ticket, Turn,
@@ -137,9 +137,9 @@ impl Settings for Gpt2Forward {
 /// What every `forward` says of the activations of `model`: a micro-batch a worker.
 pub fn memory(model: &dyn Model, env: &Env) -> Memory {
     let busy = env.workers.min(env.shape.micro_batches as usize);
-    let Held { kept, beside } = model.activations(env.shape.sequences, env.shape.length);
+    let ActivationMemory { saved, temporary } = model.activations(env.shape.sequences, env.shape.length);
     let bytes = |floats| (busy * floats * size_of::<f32>()) as u64;
-    Memory { passing: bytes(kept), working: bytes(beside), ..Memory::default() }
+    Memory { passing: bytes(saved), working: bytes(temporary), ..Memory::default() }
 }
 
 /// Runs a model forward on batches. It holds a step's parameters from their arrival to the step's end.

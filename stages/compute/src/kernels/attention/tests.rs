@@ -1,6 +1,6 @@
 //! Attention against a naive reference in f64.
 use super::*;
-use crate::kernels::gemm::Half;
+use crate::kernels::gemm::bf16;
 use crate::kernels::testing::{assert_close, gradient, random, weighted, wide};
 use proptest::prelude::*;
 
@@ -100,8 +100,8 @@ proptest! {
         let (width, starts, precision) = (heads * head_width, masked.then_some(&starts[..]), Precision::Bf16);
         let shape = Attention { sequences: 1, length, heads, width, starts, precision };
         let (qkv, d_out) = (random(1, length * 3 * width), random(2, length * width));
-        let halves: Vec<Half> = qkv.iter().map(|x| Half::from_f32(*x)).collect();
-        let [one, other] = [Numbers::Single(&qkv), Numbers::Half(&halves)].map(|numbers| {
+        let halves: Vec<bf16> = qkv.iter().map(|x| bf16::from_f32(*x)).collect();
+        let [one, other] = [SliceRef::F32(&qkv), SliceRef::Bf16(&halves)].map(|numbers| {
             let (mut out, mut log_sums) = (vec![f32::NAN; d_out.len()], vec![f32::NAN; length * heads]);
             let mut d_qkv = vec![f32::NAN; qkv.len()];
             forward(&shape, numbers, &mut out, &mut log_sums);

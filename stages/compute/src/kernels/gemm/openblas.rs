@@ -1,50 +1,118 @@
-//! The product on OpenBLAS, through ndarray: for CPUs that have no kernel here, and for any `beta`.
-use super::{Factor, Half, Matrix, MatrixMut, Number, bf16, matrix};
+//! The OpenBLAS backend, through ndarray: the foundation that runs on every machine, and the only one that scales `c`.
+use super::backend::{Backend, Product};
+use super::matrix::{MatRef, Matrix, MatrixMut, Operand, OutputBlock, Scalar, bf16, block_mut, matrix};
+use super::portable;
+use super::round::round_to_bf16;
+use super::tile::PanelKernel;
 use blas_src as _;
 use contract::{Buffer, Precision};
 use ndarray::ArrayView2;
 use ndarray::linalg::general_mat_mul;
+use std::ffi::{CStr, c_char, c_int};
 use std::sync::Once;
 
-/// `c = alpha · a · b + beta · c` on the calling thread, the operands rounded to `precision`. With `beta` 0, `c` may hold
+unsafe extern "C" {
+    fn openblas_set_num_threads(threads: c_int);
+    fn openblas_get_corename() -> *const c_char;
+}
+
+/// The backend. OpenBLAS has no packed panels: those are the portable ones.
+pub(super) struct OpenBlas;
+
+impl Backend for OpenBlas {
+    fn name(&self) -> &'static str {
+        "openblas"
+    }
+
+    fn is_available(&self) -> bool {
+        true
+    }
+
+    fn description(&self, precision: Precision) -> String {
+        match precision {
+            Precision::F32 => format!("OpenBLAS {}", core()),
+            Precision::Bf16 => format!("OpenBLAS {}, rounded to bfloat16", core()),
+        }
+    }
+
+    unsafe fn product(&self, precision: Precision, p: &mut Product<'_>) {
+        let (rows, columns) = (p.rows, p.columns);
+        // SAFETY: as promised: the operands cover their sizes.
+        let (a, b) = unsafe { (view(p.a, rows, p.depth), view(p.b, p.depth, columns)) };
+        let mut whole = Buffer::scratch(if p.c.is_none() { rows * columns } else { 0 });
+        let (base, stride) = p.c.unwrap_or((whole.as_mut_ptr(), columns));
+        // SAFETY: as promised: `c` has that many rows and columns, and nobody else has it while the product runs.
+        let c = unsafe { std::slice::from_raw_parts_mut(base, (rows - 1) * stride + columns) };
+        let beta = f32::from(u8::from(p.add));
+        product(precision, p.alpha, a, b, beta, block_mut(c, 0, rows, columns, stride));
+        (p.then)(&mut OutputBlock { rows: 0..rows, columns: 0..columns, c: base, stride });
+    }
+
+    fn panels(&self, precision: Precision) -> PanelKernel {
+        portable::panels(precision)
+    }
+}
+
+/// # Safety
+/// The operand must have that many rows and columns, for as long as the view lives.
+unsafe fn view<'a>(operand: Operand, rows: usize, columns: usize) -> MatRef<'a> {
+    // SAFETY: as promised.
+    unsafe {
+        match operand {
+            Operand::F32(x) => MatRef::F32(x.view(rows, columns)),
+            Operand::Bf16(x) => MatRef::Bf16(x.view(rows, columns)),
+        }
+    }
+}
+
+/// The kernel that OpenBLAS chose when it was loaded, for example `SkylakeX` or `Haswell`; the environment variable
+/// `OPENBLAS_CORETYPE` sets it. Results are bit-identical for one kernel only, and a version older than the CPU may choose a
+/// slow one (0.3.21 takes an Emerald Rapids for a Prescott: a fifth of its speed).
+pub fn core() -> String {
+    // SAFETY: returns a static, NUL-terminated string.
+    unsafe { CStr::from_ptr(openblas_get_corename()) }.to_string_lossy().into_owned()
+}
+
+/// `c = alpha · a · b + beta · c` on the calling thread, operands rounded to `precision`. With `beta` 0, `c` may hold
 /// anything.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn product(precision: Precision, alpha: f32, a: Factor<'_>, b: Factor<'_>, beta: f32, mut c: MatrixMut<'_>) {
+pub fn product(precision: Precision, alpha: f32, a: MatRef<'_>, b: MatRef<'_>, beta: f32, mut c: MatrixMut<'_>) {
     static SINGLE_THREADED: Once = Once::new();
-    SINGLE_THREADED.call_once(crate::machine::single_threaded_blas);
-    if let (Precision::F32, Factor::Single(a), Factor::Single(b)) = (precision, a, b) {
+    // SAFETY: OpenBLAS's own function, which takes any positive number.
+    SINGLE_THREADED.call_once(|| unsafe { openblas_set_num_threads(1) });
+    if let (Precision::F32, MatRef::F32(a), MatRef::F32(b)) = (precision, a, b) {
         return general_mat_mul(alpha, &a, &b, beta, &mut c);
     }
-    let (a, b) = (Single::of(precision, a), Single::of(precision, b));
+    let (a, b) = (F32Copy::of(precision, a), F32Copy::of(precision, b));
     general_mat_mul(alpha, &a.matrix(), &b.matrix(), beta, &mut c);
 }
 
-/// A matrix in single precision, laid out as it was: neighbours stay neighbours.
-struct Single {
+/// A matrix copied to f32 in the memory order it had.
+struct F32Copy {
     data: Buffer,
     shape: (usize, usize),
     by_column: bool,
 }
 
-impl Single {
-    fn of(precision: Precision, factor: Factor<'_>) -> Self {
-        match (factor, precision) {
-            (Factor::Single(x), Precision::F32) => Self::new(x, |x| x),
-            (Factor::Single(x), Precision::Bf16) => Self::new(x, bf16),
-            (Factor::Half(x), _) => Self::new(x, Half::single),
+impl F32Copy {
+    fn of(precision: Precision, matrix: MatRef<'_>) -> Self {
+        match (matrix, precision) {
+            (MatRef::F32(x), Precision::F32) => Self::new(x, |x| x),
+            (MatRef::F32(x), Precision::Bf16) => Self::new(x, round_to_bf16),
+            (MatRef::Bf16(x), _) => Self::new(x, bf16::widen),
         }
     }
 
-    fn new<E: Copy>(matrix: ArrayView2<'_, E>, number: impl Fn(E) -> f32) -> Self {
+    fn new<E: Copy>(matrix: ArrayView2<'_, E>, to_f32: impl Fn(E) -> f32) -> Self {
         let (shape, by_column) = (matrix.dim(), matrix.ncols() > 1 && matrix.strides()[1] != 1);
         let lines = if by_column { matrix.reversed_axes() } else { matrix };
         let mut data = Buffer::scratch(lines.len());
         for (line, out) in lines.rows().into_iter().zip(data.chunks_exact_mut(lines.ncols())) {
             match line.as_slice() {
-                Some(line) => line.iter().zip(out).for_each(|(x, out)| *out = number(*x)),
-                None => line.iter().zip(out).for_each(|(x, out)| *out = number(*x)),
+                Some(line) => line.iter().zip(out).for_each(|(x, out)| *out = to_f32(*x)),
+                None => line.iter().zip(out).for_each(|(x, out)| *out = to_f32(*x)),
             }
         }
         Self { data, shape, by_column }

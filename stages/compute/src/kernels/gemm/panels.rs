@@ -1,143 +1,50 @@
-//! Small products with an operand that is packed once and met many times, as attention needs: tiles of at most
-//! [`TILE_ROWS`] × [`TILE_COLUMNS`] whose sums stay in registers, in parts of a matrix that the caller chooses.
-use super::factor::{AnyOperand, Factor};
-use super::path::Path;
-use super::portable;
-#[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+//! Small products with an operand that is packed once and used many times, as attention needs: tiles of at most
+//! [`TILE_ROWS`] × [`TILE_COLUMNS`] whose sums stay in registers, over parts of a matrix that the caller chooses.
+use super::backends::backend;
+use super::matrix::{MatRef, Operand};
+use super::tile::{LANES, PACKED_ROWS, PanelKernel, PanelProduct};
+pub use super::tile::{TILE_COLUMNS, TILE_ROWS, padded_stride};
 use contract::{Buffer, Precision};
 use std::ops::Range;
 
-pub(super) const LANES: usize = 16;
-/// Rows of a tile.
-pub const TILE_ROWS: usize = 8;
-/// Rows of a left operand that are packed at once.
-pub(super) const PACKED_ROWS: usize = 2 * TILE_ROWS;
-/// Columns of a tile, and of a panel.
-pub const TILE_COLUMNS: usize = 3 * LANES;
-
-/// A right operand `[depth, columns]`, packed; rounded to [`Precision::Bf16`] if told to, and so are the left ones.
+/// A packed right operand `[depth, columns]`. In [`Precision::Bf16`] it is rounded, and so are left operands.
 pub struct Panels {
     data: Buffer,
     depth: usize,
     columns: usize,
-    ways: Ways,
+    kernel: PanelKernel,
     /// Room for rows of a left operand.
     left: Buffer,
-}
-
-/// Which part of a product, and where it goes.
-pub(super) struct Multiply<'a> {
-    pub rows: usize,
-    pub columns: Range<usize>,
-    /// First step of `k`, an even one, and how many.
-    pub first: usize,
-    pub steps: usize,
-    pub alpha: f32,
-    pub a: AnyOperand,
-    pub b: *const f32,
-    /// Steps and columns that the panels have in all.
-    pub depth: usize,
-    pub panels: usize,
-    /// Room for [`PACKED_ROWS`] rows, [`apart`].
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub left: &'a mut [f32],
-    pub add: bool,
-    pub c: *mut f32,
-    pub stride: usize,
-}
-
-/// Floats between two rows of `columns` in scratch memory: whole vectors, one more than it takes, so that the rows of a
-/// tile do not all fall into the same sets of a cache where `columns` is a large power of two.
-pub fn apart(columns: usize) -> usize {
-    columns.next_multiple_of(LANES) + LANES
-}
-
-/// How a CPU packs panels and multiplies by them.
-#[derive(Clone, Copy)]
-struct Ways {
-    pack: unsafe fn(AnyOperand, usize, usize, *mut f32),
-    multiply: unsafe fn(&mut Multiply<'_>),
-}
-
-impl Ways {
-    fn portable(precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => {
-                Self { pack: portable::pack_panels::<false>, multiply: portable::multiply_panels::<false> }
-            }
-            Precision::Bf16 => {
-                Self { pack: portable::pack_panels::<true>, multiply: portable::multiply_panels::<true> }
-            }
-        }
-    }
-
-    /// For CPUs with AVX2.
-    #[cfg(target_arch = "x86_64")]
-    fn avx2(precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => Self { pack: avx2::pack_panels::<false>, multiply: avx2::multiply_panels::<false> },
-            Precision::Bf16 => Self { pack: avx2::pack_panels::<true>, multiply: avx2::multiply_panels::<true> },
-        }
-    }
-
-    /// For CPUs with AVX-512.
-    #[cfg(target_arch = "x86_64")]
-    fn avx512(precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => Self { pack: avx512::pack_panels::<false>, multiply: avx512::multiply_panels::<false> },
-            Precision::Bf16 => Self { pack: avx512::pack_panels::<true>, multiply: avx512::multiply_panels::<true> },
-        }
-    }
-
-    /// In bfloat16, for CPUs that [multiply it](avx512::multiplies_bf16).
-    #[cfg(target_arch = "x86_64")]
-    fn pairs() -> Self {
-        Self { pack: avx512::pack_pairs, multiply: avx512::multiply_pairs }
-    }
-
-    /// Those of the path that products take, but on AMX: its tiles are too large, and the CPU's `vdpbf16ps` is slow.
-    fn here(precision: Precision) -> Self {
-        match (super::path(), precision) {
-            (Path::Blas, _) => Self::portable(precision),
-            #[cfg(target_arch = "x86_64")]
-            (Path::Avx2, _) => Self::avx2(precision),
-            #[cfg(target_arch = "x86_64")]
-            (Path::Avx512Bf16, Precision::Bf16) => Self::pairs(),
-            #[cfg(target_arch = "x86_64")]
-            (Path::Avx512 | Path::Avx512Bf16 | Path::Amx, _) => Self::avx512(precision),
-        }
-    }
 }
 
 impl Panels {
     /// Room for `depth` × `columns`; what it holds is unspecified.
     pub fn scratch(precision: Precision, depth: usize, columns: usize) -> Self {
-        Self::with(Ways::here(precision), depth, columns)
+        Self::with(backend().panels(precision), depth, columns)
     }
 
-    fn with(ways: Ways, depth: usize, columns: usize) -> Self {
+    fn with(kernel: PanelKernel, depth: usize, columns: usize) -> Self {
         let depth = depth.next_multiple_of(2);
         let data = Buffer::scratch(depth * columns.next_multiple_of(LANES));
-        Self { data, depth, columns, ways, left: Buffer::scratch(PACKED_ROWS * apart(depth)) }
+        Self { data, depth, columns, kernel, left: Buffer::scratch(PACKED_ROWS * padded_stride(depth)) }
     }
 
     /// Packs `b`, which may have fewer rows and columns than there is room for.
     ///
     /// # Panics
     /// If `b` does not fit, or has no unit stride.
-    pub fn pack<'b>(&mut self, b: impl Into<Factor<'b>>) {
+    pub fn pack<'b>(&mut self, b: impl Into<MatRef<'b>>) {
         let b = b.into();
         let (steps, columns) = b.dim();
         let (depth, room) = (steps.next_multiple_of(2), self.data.len());
         assert!(
-            depth * columns.next_multiple_of(LANES) <= room && PACKED_ROWS * apart(depth) <= self.left.len(),
+            depth * columns.next_multiple_of(LANES) <= room && PACKED_ROWS * padded_stride(depth) <= self.left.len(),
             "there is room"
         );
         (self.depth, self.columns) = (depth, columns);
-        let b = AnyOperand::of(&b).expect("a unit stride in one direction");
-        // SAFETY: the CPU has what its ways need, and there is room.
-        unsafe { (self.ways.pack)(b, steps, columns, self.data.as_mut_ptr()) }
+        let b = Operand::of(&b);
+        // SAFETY: the backend is available, and there is room.
+        unsafe { (self.kernel.pack)(b, steps, columns, self.data.as_mut_ptr()) }
     }
 
     /// `c = alpha · a · b[steps, columns]`, or `+=` if `add`. `c` begins with the first of `columns`, its rows `stride`
@@ -150,7 +57,7 @@ impl Panels {
     pub fn multiply<'a>(
         &mut self,
         alpha: f32,
-        a: impl Into<Factor<'a>>,
+        a: impl Into<MatRef<'a>>,
         steps: Range<usize>,
         columns: Range<usize>,
         add: bool,
@@ -165,13 +72,13 @@ impl Panels {
         assert!(columns.start.is_multiple_of(TILE_COLUMNS) && columns.end <= self.columns, "columns of the panels");
         assert!(steps.start.is_multiple_of(2) && steps.end <= self.depth && depth == steps.len(), "steps of them");
         assert!((rows - 1) * stride + columns.len() <= c.len() && columns.len() <= stride, "c holds the result");
-        let mut multiply = Multiply {
+        let mut multiply = PanelProduct {
             rows,
             columns,
             first: steps.start,
             steps: steps.len(),
             alpha,
-            a: AnyOperand::of(&a).expect("a unit stride in one direction"),
+            a: Operand::of(&a),
             b: self.data.as_ptr(),
             depth: self.depth,
             panels: self.columns,
@@ -180,34 +87,31 @@ impl Panels {
             c: c.as_mut_ptr(),
             stride,
         };
-        // SAFETY: the CPU has what its ways need, and the shapes fit.
-        unsafe { (self.ways.multiply)(&mut multiply) }
+        // SAFETY: the backend is available, and the shapes fit.
+        unsafe { (self.kernel.multiply)(&mut multiply) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::gemm::bf16;
+    #[cfg(target_arch = "x86_64")]
+    use crate::kernels::gemm::avx512;
+    use crate::kernels::gemm::backends::{available, with_backend};
+    use crate::kernels::gemm::round_to_bf16;
     use crate::kernels::gemm::tests::Stored;
     use crate::kernels::testing::{assert_close, random};
     use proptest::prelude::*;
 
-    /// Whatever this CPU can.
-    fn ways() -> Vec<(Precision, Ways)> {
-        let both = |ways: fn(Precision) -> Ways| [Precision::F32, Precision::Bf16].map(|p| (p, ways(p)));
-        let mut all = Vec::from(both(Ways::portable));
+    /// On every backend of this CPU.
+    fn kernels() -> Vec<(Precision, PanelKernel)> {
+        let both =
+            |name| [Precision::F32, Precision::Bf16].map(|p| (p, with_backend(name, || backend().panels(p)).unwrap()));
+        let mut all: Vec<_> = available().into_iter().flat_map(both).collect();
         #[cfg(target_arch = "x86_64")]
-        {
-            if avx2::available() {
-                all.extend(both(Ways::avx2));
-            }
-            if avx512::available() {
-                all.extend(both(Ways::avx512));
-            }
-            if avx512::multiplies_bf16() {
-                all.push((Precision::Bf16, Ways::pairs()));
-            }
+        if avx512::has_bf16() {
+            // Not used by Intel's CPUs.
+            all.push((Precision::Bf16, avx512::PAIRS));
         }
         all
     }
@@ -226,8 +130,8 @@ mod tests {
             let (left, right) = (a.matrix().slice_move(ndarray::s![.., steps.clone()]), b.matrix());
             let stride = across.len() + pad;
             let before = random(3, rows * stride);
-            for (precision, ways) in ways() {
-                let round = |x: f32| f64::from(if precision == Precision::Bf16 { bf16(x) } else { x });
+            for (precision, kernel) in kernels() {
+                let round = |x: f32| f64::from(if precision == Precision::Bf16 { round_to_bf16(x) } else { x });
                 let expected: Vec<f64> = (0..rows * stride)
                     .map(|i| {
                         let (row, column) = (i / stride, i % stride);
@@ -240,10 +144,10 @@ mod tests {
                         0.5 * sum + if add { old } else { 0.0 }
                     })
                     .collect();
-                let mut panels = Panels::with(ways, depth, columns);
-                panels.pack(b.factor());
+                let mut panels = Panels::with(kernel, depth, columns);
+                panels.pack(b.view());
                 let mut c = before.clone();
-                panels.multiply(0.5, a.factor().columns(steps.clone()), steps.clone(), across.clone(), add, &mut c, stride);
+                panels.multiply(0.5, a.view().columns(steps.clone()), steps.clone(), across.clone(), add, &mut c, stride);
                 assert_close(&c, &expected, 1e-5);
             }
         }

@@ -1,82 +1,151 @@
-//! Panels on any CPU: as [`panels`](super::panels) describe them, numbers rounded to bfloat16 in single precision.
-use super::bf16;
-use super::factor::{AnyOperand, Number, Operand};
-use super::panels::{LANES, Multiply, TILE_COLUMNS};
+//! The portable backend: panels in plain Rust, compiled for whatever vectors the CPU has. Numbers rounded to bfloat16 are
+//! stored as f32. The reference for the others, and the panels of OpenBLAS.
+use super::backend::{Backend, Product};
+use super::matrix::{Operand, OutputBlock, Scalar, Strided};
+use super::round::round_to_bf16;
+use super::tile::{LANES, PanelKernel, PanelProduct, TILE_COLUMNS};
 use crate::wide;
+use contract::{Buffer, Precision};
 
-/// As [`super::panels::Panels::pack`]: panels of [`TILE_COLUMNS`] columns, the last of as many whole vectors as it needs, one
-/// after the other; in each, its columns of one step side by side. Steps are a multiple of two, columns of [`LANES`]: zeros
-/// fill up.
-///
-/// # Safety
-/// `b` must have that many steps and columns, and `out` hold the panels.
-pub unsafe fn pack_panels<const ROUNDED: bool>(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
-    // SAFETY: as promised.
+/// Steps of `k` between two visits to `c`; even.
+const DEPTH: usize = 256;
+/// Rows of `c` between two blocks that are passed on.
+const BLOCK_ROWS: usize = 64;
+
+/// The backend.
+pub(super) struct Portable;
+
+impl Backend for Portable {
+    fn name(&self) -> &'static str {
+        "portable"
+    }
+
+    fn is_available(&self) -> bool {
+        true
+    }
+
+    fn description(&self, precision: Precision) -> String {
+        match precision {
+            Precision::F32 => "portable, f32".into(),
+            Precision::Bf16 => "portable, rounded to bfloat16".into(),
+        }
+    }
+
+    unsafe fn product(&self, precision: Precision, p: &mut Product<'_>) {
+        let kernel = panels(precision);
+        let mut packed = Buffer::scratch(p.depth.min(DEPTH).next_multiple_of(2) * TILE_COLUMNS);
+        let mut part = Buffer::scratch(if p.c.is_none() { p.rows * TILE_COLUMNS } else { 0 });
+        for column in (0..p.columns).step_by(TILE_COLUMNS) {
+            let width = TILE_COLUMNS.min(p.columns - column);
+            let (c, stride) = p.c.unwrap_or((part.as_mut_ptr().wrapping_sub(column), TILE_COLUMNS));
+            for k in (0..p.depth).step_by(DEPTH) {
+                let steps = DEPTH.min(p.depth - k);
+                let mut multiply = PanelProduct {
+                    rows: p.rows,
+                    columns: 0..width,
+                    first: 0,
+                    steps,
+                    alpha: p.alpha,
+                    a: p.a.at(0, k),
+                    b: packed.as_ptr(),
+                    depth: steps.next_multiple_of(2),
+                    panels: width,
+                    left: &mut [],
+                    add: p.add || k > 0,
+                    c: c.wrapping_add(column),
+                    stride,
+                };
+                // SAFETY: steps and columns lie inside `a`, `b` and `c`, and the buffer holds a panel.
+                unsafe {
+                    (kernel.pack)(p.b.at(k, column), steps, width, packed.as_mut_ptr());
+                    (kernel.multiply)(&mut multiply);
+                }
+            }
+            for row in (0..p.rows).step_by(BLOCK_ROWS) {
+                let rows = row..p.rows.min(row + BLOCK_ROWS);
+                (p.then)(&mut OutputBlock { rows, columns: column..column + width, c, stride });
+            }
+        }
+    }
+
+    fn panels(&self, precision: Precision) -> PanelKernel {
+        panels(precision)
+    }
+}
+
+/// The portable panels.
+pub(super) fn panels(precision: Precision) -> PanelKernel {
+    match precision {
+        Precision::F32 => PanelKernel { pack: pack_panels::<false>, multiply: multiply_panels::<false> },
+        Precision::Bf16 => PanelKernel { pack: pack_panels::<true>, multiply: multiply_panels::<true> },
+    }
+}
+
+/// See [`PanelKernel::pack`].
+unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
+    // SAFETY: the caller's.
     unsafe {
         match b {
-            AnyOperand::Single(b) => pack::<ROUNDED, f32>(b, steps, columns, out),
-            AnyOperand::Half(b) => pack::<ROUNDED, _>(b, steps, columns, out),
+            Operand::F32(b) => pack::<ROUNDED, f32>(b, steps, columns, out),
+            Operand::Bf16(b) => pack::<ROUNDED, _>(b, steps, columns, out),
         }
     }
 }
 
-unsafe fn pack<const ROUNDED: bool, N: Number>(b: Operand<N>, steps: usize, columns: usize, out: *mut f32) {
+unsafe fn pack<const ROUNDED: bool, N: Scalar>(b: Strided<N>, steps: usize, columns: usize, out: *mut f32) {
     let depth = steps.next_multiple_of(2);
     for panel in (0..columns).step_by(TILE_COLUMNS) {
-        let wide = TILE_COLUMNS.min((columns - panel).next_multiple_of(LANES));
+        let width = TILE_COLUMNS.min((columns - panel).next_multiple_of(LANES));
         for step in 0..depth {
-            for column in 0..wide {
+            for column in 0..width {
                 let inside = step < steps && panel + column < columns;
-                // SAFETY: the element lies in the matrix that the operand was made of, its place in the panels.
+                // SAFETY: the caller's: the element lies in the matrix, its place in the panels.
                 unsafe {
-                    let x = if inside { (*b.at(step, panel + column).data).single() } else { 0.0 };
-                    *out.add(panel * depth + step * wide + column) = if ROUNDED { bf16(x) } else { x };
+                    let x = if inside { (*b.at(step, panel + column).data).widen() } else { 0.0 };
+                    *out.add(panel * depth + step * width + column) = if ROUNDED { round_to_bf16(x) } else { x };
                 }
             }
         }
     }
 }
 
-/// As [`super::panels::Panels::multiply`].
-///
-/// # Safety
-/// Steps, rows and columns must lie inside.
-pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut Multiply<'_>) {
-    // SAFETY: as promised.
+/// See [`PanelKernel::multiply`].
+unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut PanelProduct<'_>) {
+    // SAFETY: the caller's.
     unsafe {
         match m.a {
-            AnyOperand::Single(a) => multiply(m, a, ROUNDED),
-            AnyOperand::Half(a) => multiply(m, a, ROUNDED),
+            Operand::F32(a) => multiply(m, a, ROUNDED),
+            Operand::Bf16(a) => multiply(m, a, ROUNDED),
         }
     }
 }
 
 wide! {
-    unsafe fn multiply<N: Number>(m: &Multiply<'_>, a: Operand<N>, rounded: bool) {
+    unsafe fn multiply<N: Scalar>(m: &PanelProduct<'_>, a: Strided<N>, rounded: bool) {
         for j in (m.columns.start..m.columns.end).step_by(LANES) {
             let panel = j / TILE_COLUMNS * TILE_COLUMNS;
             let across = TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES));
-            let wide = LANES.min(m.columns.end - j);
+            let width = LANES.min(m.columns.end - j);
             for i in (0..m.rows).step_by(4) {
-                let high = 4.min(m.rows - i);
+                let height = 4.min(m.rows - i);
                 let mut sums = [[0.0f32; LANES]; 4];
                 for step in 0..m.steps {
-                    // SAFETY: the caller's; sums of rows that are not there are made of the last one.
+                    // SAFETY: the caller's; sums of rows that do not exist repeat the last one's.
                     unsafe {
                         let b = m.b.add(panel * m.depth + (m.first + step) * across + j - panel).cast::<[f32; LANES]>();
                         for (row, sums) in sums.iter_mut().enumerate() {
-                            let a = (*a.at(i + row.min(high - 1), step).data).single();
-                            let a = if rounded { bf16(a) } else { a };
+                            let a = (*a.at(i + row.min(height - 1), step).data).widen();
+                            let a = if rounded { round_to_bf16(a) } else { a };
                             for (sum, b) in sums.iter_mut().zip(*b) {
                                 *sum = a.mul_add(b, *sum);
                             }
                         }
                     }
                 }
-                for (row, sums) in sums.iter().enumerate().take(high) {
+                for (row, sums) in sums.iter().enumerate().take(height) {
                     // SAFETY: the caller's.
                     let c = unsafe {
-                        std::slice::from_raw_parts_mut(m.c.add((i + row) * m.stride + j - m.columns.start), wide)
+                        std::slice::from_raw_parts_mut(m.c.add((i + row) * m.stride + j - m.columns.start), width)
                     };
                     for (c, sum) in c.iter_mut().zip(sums) {
                         *c = if m.add { sum.mul_add(m.alpha, *c) } else { sum * m.alpha };

@@ -1,19 +1,27 @@
-//! Rounding to bfloat16, from memory to memory.
-use super::{Half, bf16};
+//! Rounding to bfloat16.
+use super::matrix::bf16;
 use crate::simd::LANES;
 use crate::wide;
 
-/// Rounds `x` as [`bf16`] does.
+/// To the nearest bfloat16, ties to even; NaN stays NaN.
+#[inline(always)]
+pub fn round_to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = if x.is_nan() { bits | 0x0040_0000 } else { bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) };
+    f32::from_bits(rounded & 0xFFFF_0000)
+}
+
+/// Rounds `x` as [`round_to_bf16`] does.
 ///
 /// # Panics
-/// If `out` has not as many numbers.
-pub fn round(x: &[f32], out: &mut [Half]) {
-    assert_eq!(x.len(), out.len(), "as many rounded as not");
+/// If `out` has another length.
+pub fn round(x: &[f32], out: &mut [bf16]) {
+    assert_eq!(x.len(), out.len(), "input and output have the same length");
     // SAFETY: both have that many, and do not overlap.
     unsafe { upwards(x.as_ptr(), out.as_mut_ptr(), x.len()) }
 }
 
-/// Rounds all of `x` as [`round`] does, into the first half of its room.
+/// Rounds `x` as [`round`] does, into the first half of its own memory.
 pub fn round_in_place(x: &mut [f32]) {
     let from = x.as_mut_ptr();
     // SAFETY: what is written lies below what has not been read yet.
@@ -23,11 +31,11 @@ pub fn round_in_place(x: &mut [f32]) {
 const AT_ONCE: usize = 2 * LANES;
 
 wide! {
-    /// Rounds `count` numbers, 32 at a time: those are read before anything at or above them is written.
+    /// Rounds `count` numbers, 32 at a time, each group being read before anything at or above it is written.
     ///
     /// # Safety
-    /// Both must have that many, and `out` lie outside of `x` or begin where it does.
-    unsafe fn upwards(x: *const f32, out: *mut Half, count: usize) {
+    /// Both must have `count` numbers, and `out` must not overlap `x` or must begin where it does.
+    unsafe fn upwards(x: *const f32, out: *mut bf16, count: usize) {
         let whole = count / AT_ONCE * AT_ONCE;
         // SAFETY: the caller's.
         unsafe {
@@ -45,12 +53,12 @@ wide! {
 }
 
 #[inline(always)]
-unsafe fn some(x: *const f32, out: *mut Half, count: usize) {
-    let (mut read, mut halves) = ([0.0f32; AT_ONCE], [Half::ZERO; AT_ONCE]);
+unsafe fn some(x: *const f32, out: *mut bf16, count: usize) {
+    let (mut read, mut halves) = ([0.0f32; AT_ONCE], [bf16::ZERO; AT_ONCE]);
     // SAFETY: the caller's.
     unsafe { x.copy_to_nonoverlapping(read.as_mut_ptr(), count) };
     for (half, x) in halves.iter_mut().zip(read) {
-        *half = Half::from_bits((bf16(x).to_bits() >> 16) as u16);
+        *half = bf16::from_bits((round_to_bf16(x).to_bits() >> 16) as u16);
     }
     // SAFETY: as above.
     unsafe { out.copy_from_nonoverlapping(halves.as_ptr(), count) };
@@ -64,9 +72,9 @@ mod tests {
     proptest! {
         #[test]
         fn numbers_are_rounded_wherever_they_go(mut x in prop::collection::vec(prop::num::f32::ANY, 0..200)) {
-            let expected: Vec<u32> = x.iter().map(|x| bf16(*x).to_bits() >> 16).collect();
-            let bits = |halves: &[Half]| halves.iter().map(|x| u32::from(x.to_bits())).collect::<Vec<_>>();
-            let mut out = vec![Half::ONE; x.len()];
+            let expected: Vec<u32> = x.iter().map(|x| round_to_bf16(*x).to_bits() >> 16).collect();
+            let bits = |halves: &[bf16]| halves.iter().map(|x| u32::from(x.to_bits())).collect::<Vec<_>>();
+            let mut out = vec![bf16::ONE; x.len()];
             round(&x, &mut out);
             prop_assert_eq!(bits(&out), &expected[..]);
             let count = x.len();

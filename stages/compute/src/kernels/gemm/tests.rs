@@ -1,6 +1,14 @@
-//! Products against f64, on every kernel that this CPU has.
+//! Products against f64, on every backend and kernel that this CPU has.
 use super::*;
+#[cfg(target_arch = "x86_64")]
+use super::{
+    amx::{self, Amx},
+    avx2::{self, Avx2},
+    avx512,
+    backend::{self, Backend as _},
+};
 use crate::kernels::testing::{assert_close, random};
+use contract::Precision;
 use proptest::prelude::*;
 
 fn naive(alpha: f64, a: Matrix<'_>, b: Matrix<'_>, beta: f64, c: &[f32]) -> Vec<f64> {
@@ -23,60 +31,72 @@ proptest! {
         let (b_rows, b_columns) = if b_t { (n, k) } else { (k, n) };
         let a = random(1, (a_rows + 1) * (a_columns + pad));
         let b = random(2, (b_rows + 1) * (b_columns + pad));
-        let mut c = if beta == 0.0 { vec![f32::NAN; m * n] } else { random(3, m * n) };
+        let c = if beta == 0.0 { vec![f32::NAN; m * n] } else { random(3, m * n) };
         let a = block(&a, pad, a_rows, a_columns, a_columns + pad);
         let b = block(&b, pad, b_rows, b_columns, b_columns + pad);
         let (a, b) = (if a_t { a.reversed_axes() } else { a }, if b_t { b.reversed_axes() } else { b });
         let expected = naive(0.5, a, b, f64::from(beta), &c);
-        product(0.5, a, b, beta, matrix_mut(&mut c, n));
-        assert_close(&c, &expected, 1e-5);
+        for backend in available() {
+            let mut c = c.clone();
+            with_backend(backend, || product(0.5, a, b, beta, matrix_mut(&mut c, n))).unwrap();
+            assert_close(&c, &expected, 1e-5);
+        }
+    }
+}
+
+/// Every element is passed on once, complete, whether the whole result is wanted or only its blocks, and its bits do not
+/// depend on how many rows and columns are multiplied with it.
+fn passes_on_complete_blocks(precision: Precision, a: Matrix<'_>, b: Matrix<'_>, expected: &[f64], cut: usize) {
+    let (m, n) = (a.nrows(), b.ncols());
+    let mut c = vec![f32::NAN; m * n];
+    let mut passed = vec![f32::NAN; m * n];
+    product_then(precision, 1.0, a.into(), b.into(), 0.0, matrix_mut(&mut c, n), &mut |done| {
+        for row in done.rows.clone() {
+            let out = &mut passed[row * n..][done.columns.clone()];
+            assert!(out.iter().all(|x| x.is_nan()), "once");
+            out.copy_from_slice(done.row(row));
+        }
+    });
+    assert_eq!(&passed, &c);
+    let mut parts = vec![f32::NAN; m * n];
+    product_in_blocks(precision, a.into(), b.into(), &mut |done| {
+        for row in done.rows.clone() {
+            parts[row * n..][done.columns.clone()].copy_from_slice(done.row(row));
+        }
+    });
+    assert_eq!(&parts, &c);
+    assert_close(&c, expected, 1e-5);
+    // An element's bits do not depend on how many rows and columns are multiplied with it.
+    let (rows, columns) = (m.div_ceil(cut), n.div_ceil(cut));
+    let (a, b) = (a.slice_move(ndarray::s![..rows, ..]), b.slice_move(ndarray::s![.., ..columns]));
+    let mut part = vec![f32::NAN; rows * columns];
+    product_then(precision, 1.0, a.into(), b.into(), 0.0, matrix_mut(&mut part, columns), &mut |_| ());
+    if chosen() != "openblas" {
+        for (row, part) in part.chunks(columns).enumerate() {
+            assert_eq!(part, &c[row * n..][..columns]);
+        }
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
-    /// Several blocks of rows, columns and depth; every element is handed on once, complete; bfloat16 is what
-    /// rounding both operands first would give.
+    /// Several blocks of rows, columns and depth; bfloat16 is what rounding both operands first would give.
     #[test]
-    fn blocks_are_handed_on_and_operands_rounded(m in 100usize..300, n in 1usize..130, k in 300usize..900,
+    fn blocks_are_passed_on_and_operands_rounded(m in 100usize..300, n in 1usize..130, k in 300usize..900,
                                                  a_t: bool, b_t: bool, rounded: bool, cut in 1usize..4) {
         let precision = if rounded { Precision::Bf16 } else { Precision::F32 };
         let (a, b) = (random(1, m * k), random(2, k * n));
         let (a, b) = (matrix(&a, if a_t { m } else { k }), matrix(&b, if b_t { k } else { n }));
         let (a, b) = (if a_t { a.reversed_axes() } else { a }, if b_t { b.reversed_axes() } else { b });
-        let mut c = vec![f32::NAN; m * n];
-        let mut handed = vec![f32::NAN; m * n];
-        product_then(precision, 1.0, a.into(), b.into(), 0.0, matrix_mut(&mut c, n), &mut |done| {
-            for row in done.rows.clone() {
-                let out = &mut handed[row * n..][done.columns.clone()];
-                assert!(out.iter().all(|x| x.is_nan()), "once");
-                out.copy_from_slice(done.row(row));
-            }
-        });
-        prop_assert_eq!(&handed, &c);
-        let mut parts = vec![f32::NAN; m * n];
-        product_in_parts(precision, a.into(), b.into(), &mut |done| {
-            for row in done.rows.clone() {
-                parts[row * n..][done.columns.clone()].copy_from_slice(done.row(row));
-            }
-        });
-        prop_assert_eq!(&parts, &c);
-        let to = |x: &f32| if rounded { bf16(*x) } else { *x };
-        assert_close(&c, &naive(1.0, a.map(to).view(), b.map(to).view(), 0.0, &c), 1e-5);
-        // An element's bits do not depend on how many rows and columns are multiplied with it.
-        let (rows, columns) = (m.div_ceil(cut), n.div_ceil(cut));
-        let (a, b) = (a.slice_move(ndarray::s![..rows, ..]), b.slice_move(ndarray::s![.., ..columns]));
-        let mut part = vec![f32::NAN; rows * columns];
-        product_then(precision, 1.0, a.into(), b.into(), 0.0, matrix_mut(&mut part, columns), &mut |_| ());
-        if !on_blas() {
-            for (row, part) in part.chunks(columns).enumerate() {
-                prop_assert_eq!(part, &c[row * n..][..columns]);
-            }
+        let to = |x: &f32| if rounded { round_to_bf16(*x) } else { *x };
+        let expected = naive(1.0, a.map(to).view(), b.map(to).view(), 0.0, &[]);
+        for backend in available() {
+            with_backend(backend, || passes_on_complete_blocks(precision, a, b, &expected, cut)).unwrap();
         }
     }
 
     /// What other CPUs would do, as far as this one can: each kernel with an edge on every side of its blocks, whatever
-    /// precision factors lie in memory in.
+    /// precision operands are stored in.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn every_kernel_multiplies(m in 1usize..70, n in 1usize..120, k in 1usize..500, pad in 0usize..3,
@@ -85,33 +105,38 @@ proptest! {
         let before = if add { random(3, m * n) } else { vec![f32::NAN; m * n] };
         let beta = f64::from(u8::from(add));
         let exact = naive(0.5, a.matrix(), b.matrix(), beta, &before);
-        let round = |x: &f32| bf16(*x);
+        let round = |x: &f32| round_to_bf16(*x);
         let rounded = naive(0.5, a.matrix().map(round).view(), b.matrix().map(round).view(), beta, &before);
         for (precision, kernel) in kernels() {
             let mut c = before.clone();
-            run(kernel, 0.5, a.factor(), b.factor(), add, &mut c);
+            run(kernel, 0.5, a.view(), b.view(), add, &mut c);
             assert_close(&c, if precision == Precision::F32 { &exact } else { &rounded }, 1e-5);
         }
-        for precision in [Precision::F32, Precision::Bf16] {
+        for (backend, precision) in available().into_iter().flat_map(|b| [(b, Precision::F32), (b, Precision::Bf16)]) {
             let mut c = before.clone();
-            openblas::product(precision, 0.5, a.factor(), b.factor(), beta as f32, matrix_mut(&mut c, n));
+            let out = matrix_mut(&mut c, n);
+            let multiply = || product_then(precision, 0.5, a.view(), b.view(), beta as f32, out, &mut |_| ());
+            with_backend(backend, multiply).unwrap();
             assert_close(&c, if precision == Precision::F32 { &exact } else { &rounded }, 1e-5);
         }
     }
 
     /// Rounded before or while packed: the same bits.
     #[test]
-    fn factors_are_rounded_before_or_on_the_way(m in 1usize..70, n in 1usize..120, k in 1usize..900, pad in 0usize..3,
+    fn operands_are_rounded_before_or_while_packed(m in 1usize..70, n in 1usize..120, k in 1usize..900, pad in 0usize..3,
                                                 turned: [bool; 2]) {
         let [a, b] = [false, true].map(|half| Stored::random(1, m, k, pad, turned[0], half));
         let [x, y] = [false, true].map(|half| Stored::random(2, k, n, pad, turned[1], half));
-        let results = [(&a, &x), (&a, &y), (&b, &x), (&b, &y)].map(|(a, b)| {
-            let mut c = vec![f32::NAN; m * n];
-            product_in(Precision::Bf16, a.factor(), b.factor(), 0.0, matrix_mut(&mut c, n));
-            c
-        });
-        for other in &results[1..] {
-            prop_assert_eq!(other, &results[0]);
+        for backend in available() {
+            let results = [(&a, &x), (&a, &y), (&b, &x), (&b, &y)].map(|(a, b)| {
+                let mut c = vec![f32::NAN; m * n];
+                let out = matrix_mut(&mut c, n);
+                with_backend(backend, || product_in(Precision::Bf16, a.view(), b.view(), 0.0, out)).unwrap();
+                c
+            });
+            for other in &results[1..] {
+                prop_assert_eq!(other, &results[0], "{}", backend);
+            }
         }
     }
 }
@@ -119,9 +144,9 @@ proptest! {
 /// A matrix as it lies in memory, its rows or columns `pad` further apart than they are long, and as far from the start.
 pub(super) struct Stored {
     single: Vec<f32>,
-    half: Option<Vec<Half>>,
+    half: Option<Vec<bf16>>,
     shape: (usize, usize),
-    /// Numbers before the first, and between two lines.
+    /// SliceRef before the first, and between two lines.
     pad: usize,
     turned: bool,
 }
@@ -131,15 +156,15 @@ impl Stored {
     pub fn random(seed: u64, rows: usize, columns: usize, pad: usize, turned: bool, half: bool) -> Self {
         let (lines, length) = if turned { (columns, rows) } else { (rows, columns) };
         let mut single = random(seed, pad + lines * (length + pad));
-        let half = half.then(|| single.iter().map(|x| Half::from_f32(*x)).collect::<Vec<_>>());
+        let half = half.then(|| single.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
         if let Some(half) = &half {
             single = half.iter().map(|x| x.to_f32()).collect();
         }
         Self { single, half, shape: (lines, length), pad, turned }
     }
 
-    pub fn factor(&self) -> Factor<'_> {
-        let numbers = self.half.as_ref().map_or(Numbers::Single(&self.single), |half| Numbers::Half(half));
+    pub fn view(&self) -> MatRef<'_> {
+        let numbers = self.half.as_ref().map_or(SliceRef::F32(&self.single), |half| SliceRef::Bf16(half));
         let factor = numbers.block(self.pad, self.shape.0, self.shape.1, self.shape.1 + self.pad);
         if self.turned { factor.reversed_axes() } else { factor }
     }
@@ -151,27 +176,27 @@ impl Stored {
 }
 
 #[cfg(target_arch = "x86_64")]
-type Kernel = unsafe fn(&mut packed::Product<'_>);
+type Kernel = unsafe fn(&mut backend::Product<'_>);
 
 /// All that run on this CPU.
 #[cfg(target_arch = "x86_64")]
 fn kernels() -> Vec<(Precision, Kernel)> {
     let mut kernels: Vec<(Precision, Kernel)> = Vec::new();
-    if avx2::available() {
+    if Avx2.is_available() {
         kernels.push((Precision::F32, avx2::single));
         kernels.push((Precision::Bf16, avx2::rounded));
     }
     if avx512::available() {
         kernels.push((Precision::F32, avx512::single));
         kernels.push((Precision::Bf16, avx512::rounded));
-        kernels.push((Precision::Bf16, avx512::pairs_in_steps));
+        kernels.push((Precision::Bf16, avx512::pairs_emulated));
     }
-    if avx512::multiplies_bf16() {
+    if avx512::has_bf16() {
         kernels.push((Precision::Bf16, avx512::pairs));
-        kernels.push((Precision::Bf16, amx::in_steps::<1>));
-        kernels.push((Precision::F32, amx::in_steps::<3>));
+        kernels.push((Precision::Bf16, amx::emulated::<1>));
+        kernels.push((Precision::F32, amx::emulated::<3>));
     }
-    if amx::available() {
+    if Amx.is_available() {
         kernels.push((Precision::F32, amx::single));
         kernels.push((Precision::Bf16, amx::rounded));
     }
@@ -179,7 +204,7 @@ fn kernels() -> Vec<(Precision, Kernel)> {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn run(kernel: Kernel, alpha: f32, a: Factor<'_>, b: Factor<'_>, add: bool, c: &mut [f32]) {
+fn run(kernel: Kernel, alpha: f32, a: MatRef<'_>, b: MatRef<'_>, add: bool, c: &mut [f32]) {
     let columns = b.dim().1;
     run_then(kernel, alpha, a, b, add, Some((c.as_mut_ptr(), columns)), &mut |_| ());
 }
@@ -188,13 +213,13 @@ fn run(kernel: Kernel, alpha: f32, a: Factor<'_>, b: Factor<'_>, add: bool, c: &
 fn run_then(
     kernel: Kernel,
     alpha: f32,
-    a: Factor<'_>,
-    b: Factor<'_>,
+    a: MatRef<'_>,
+    b: MatRef<'_>,
     add: bool,
     c: Option<(*mut f32, usize)>,
-    then: &mut dyn FnMut(&mut Done),
+    then: &mut dyn FnMut(&mut OutputBlock),
 ) {
-    let mut product = packed::Product::of(alpha, &a, &b, add, c, 10_000, then).unwrap();
+    let mut product = backend::Product { cached: 10_000, ..backend::Product::new(alpha, &a, &b, add, c, then) };
     // SAFETY: `kernels` gives what the CPU has, and the shapes fit.
     unsafe { kernel(&mut product) };
 }
@@ -208,15 +233,15 @@ fn every_kernel_multiplies_in_blocks() {
     for (halves, pad, turned) in [(false, 0, false), (true, 0, true), (true, 1, false), (true, 3, false)] {
         // Rows begin at a multiple of two numbers or not.
         let (a, b) = (Stored::random(1, m, k, pad, turned, halves), Stored::random(2, k, n, 0, false, halves));
-        let round = |x: &f32| bf16(*x);
+        let round = |x: &f32| round_to_bf16(*x);
         let exact = naive(1.0, a.matrix(), b.matrix(), 0.0, &[]);
         let rounded = naive(1.0, a.matrix().map(round).view(), b.matrix().map(round).view(), 0.0, &[]);
         for (precision, kernel) in kernels() {
             let mut c = vec![f32::NAN; m * n];
-            run(kernel, 1.0, a.factor(), b.factor(), false, &mut c);
+            run(kernel, 1.0, a.view(), b.view(), false, &mut c);
             assert_close(&c, if precision == Precision::F32 { &exact } else { &rounded }, 1e-5);
             let mut parts = vec![f32::NAN; m * n];
-            run_then(kernel, 1.0, a.factor(), b.factor(), false, None, &mut |done| {
+            run_then(kernel, 1.0, a.view(), b.view(), false, None, &mut |done| {
                 for row in done.rows.clone() {
                     parts[row * n..][done.columns.clone()].copy_from_slice(done.row(row));
                     done.row(row).fill(f32::NAN);
@@ -233,9 +258,9 @@ fn every_kernel_multiplies_in_blocks() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn three_parts_are_as_exact_as_f32() {
-    let single = match (amx::available(), avx512::multiplies_bf16()) {
+    let single = match (Amx.is_available(), avx512::has_bf16()) {
         (true, _) => amx::single as Kernel,
-        (false, true) => amx::in_steps::<3>,
+        (false, true) => amx::emulated::<3>,
         _ => return println!("skipped: this CPU has neither AMX nor AVX512-BF16"),
     };
     for (m, n, k, range, factor) in
@@ -265,8 +290,8 @@ fn rounding_is_to_nearest_even() {
     for (x, bits) in
         [(1.0f32, 0x3F80), (1.003_906_2, 0x3F80), (1.003_907, 0x3F81), (1.011_718_8, 0x3F82), (f32::MAX, 0x7F80)]
     {
-        assert_eq!(bf16(x).to_bits() >> 16, bits, "{x}");
-        assert_eq!(bf16(-x).to_bits() >> 16, bits | 0x8000, "{x}");
+        assert_eq!(round_to_bf16(x).to_bits() >> 16, bits, "{x}");
+        assert_eq!(round_to_bf16(-x).to_bits() >> 16, bits | 0x8000, "{x}");
     }
-    assert!(bf16(f32::NAN).is_nan() && bf16(f32::from_bits(0x7F80_0001)).is_nan());
+    assert!(round_to_bf16(f32::NAN).is_nan() && round_to_bf16(f32::from_bits(0x7F80_0001)).is_nan());
 }

@@ -1,9 +1,9 @@
 //! One transformer block of GPT-2, forward and backward.
 use super::{Gpt2Shape, spec};
 use crate::kernels::attention::{self, Attention};
-use crate::kernels::gemm::{Done, Factor, matrix, matrix_mut, product_then};
+use crate::kernels::gemm::{MatRef, OutputBlock, matrix, matrix_mut, product_then};
 use crate::kernels::{bias, gelu, layer_norm};
-use crate::models::kept::{Kept, Maker};
+use crate::models::saved::{SavedActivation, SavedBuilder};
 use contract::{Batch, Init, ParameterSpec, Precision, Tensor};
 use std::sync::Arc;
 
@@ -58,17 +58,17 @@ impl Place {
     }
 
     /// `c = a · b`.
-    fn product<'a, 'b>(&self, a: impl Into<Factor<'a>>, b: impl Into<Factor<'b>>, c: &mut Tensor) {
+    fn product<'a, 'b>(&self, a: impl Into<MatRef<'a>>, b: impl Into<MatRef<'b>>, c: &mut Tensor) {
         self.product_then(a, b, c, &mut |_| ());
     }
 
     /// `c = a · b`, each part handed to `then` while it is in cache.
     fn product_then<'a, 'b>(
         &self,
-        a: impl Into<Factor<'a>>,
-        b: impl Into<Factor<'b>>,
+        a: impl Into<MatRef<'a>>,
+        b: impl Into<MatRef<'b>>,
         c: &mut Tensor,
-        then: &mut dyn FnMut(&mut Done),
+        then: &mut dyn FnMut(&mut OutputBlock),
     ) {
         let columns = c.shape[1];
         product_then(self.precision, 1.0, a.into(), b.into(), 0.0, matrix_mut(&mut c.data, columns), then);
@@ -78,18 +78,18 @@ impl Place {
     fn kept<'a, 'b>(
         &self,
         kept: Precision,
-        a: impl Into<Factor<'a>>,
-        b: impl Into<Factor<'b>>,
-        then: impl FnMut(&mut Done),
-    ) -> Kept {
-        Kept::product(kept, self.precision, a.into(), b.into(), then)
+        a: impl Into<MatRef<'a>>,
+        b: impl Into<MatRef<'b>>,
+        then: impl FnMut(&mut OutputBlock),
+    ) -> SavedActivation {
+        SavedActivation::product(kept, self.precision, a.into(), b.into(), then)
     }
 
     /// Of `y = x · w`: gives `dw = xᵀ · dy`, and `dx = dy · wᵀ` in `d_x`.
     fn linear_backward(
         &self,
-        x: &Kept,
-        d_y: &Kept,
+        x: &SavedActivation,
+        d_y: &SavedActivation,
         w: &[f32],
         mut d_w: Tensor,
         d_x: &mut Tensor,
@@ -102,9 +102,9 @@ impl Place {
     }
 
     /// The output of a normalisation, for products; keeps its `statistics`.
-    fn normalised(&self, x_rc: &Tensor, gain_c: &[f32], bias_c: &[f32], statistics: &mut Tensor) -> Kept {
+    fn normalised(&self, x_rc: &Tensor, gain_c: &[f32], bias_c: &[f32], statistics: &mut Tensor) -> SavedActivation {
         let c = self.width;
-        Kept::made(self.precision, self.rows(), c, |rows, out| {
+        SavedActivation::computed(self.precision, self.rows(), c, |rows, out| {
             let (x, statistics) =
                 (&x_rc.data[rows.start * c..rows.end * c], &mut statistics.data[2 * rows.start..2 * rows.end]);
             layer_norm::forward(x, gain_c, bias_c, out, statistics);
@@ -112,9 +112,9 @@ impl Place {
     }
 
     /// The same once more, from what it has kept.
-    fn normalised_again(&self, x_rc: &Tensor, gain_c: &[f32], bias_c: &[f32], statistics: &Tensor) -> Kept {
+    fn normalised_again(&self, x_rc: &Tensor, gain_c: &[f32], bias_c: &[f32], statistics: &Tensor) -> SavedActivation {
         let c = self.width;
-        Kept::made(self.precision, self.rows(), c, |rows, out| {
+        SavedActivation::computed(self.precision, self.rows(), c, |rows, out| {
             let (x, statistics) =
                 (&x_rc.data[rows.start * c..rows.end * c], &statistics.data[2 * rows.start..2 * rows.end]);
             layer_norm::again(x, gain_c, bias_c, statistics, out);
@@ -131,18 +131,18 @@ impl Place {
 /// What a layer keeps for backward. Outputs of its normalisations and of GELU are computed again.
 pub struct Layer {
     weights: Vec<Arc<Tensor>>,
-    x_rc: Kept,
+    x_rc: SavedActivation,
     /// `[rows, 2]`: see [`layer_norm::forward`].
     norm_1: Tensor,
     /// `[rows, 3 · width]`
-    qkv: Kept,
+    qkv: SavedActivation,
     /// `[sequences, heads, length]`: see [`attention::forward`].
     log_sums: Tensor,
-    attended_rc: Kept,
-    middle_rc: Kept,
+    attended_rc: SavedActivation,
+    middle_rc: SavedActivation,
     norm_2: Tensor,
     /// Before bias and GELU.
-    up_rf: Kept,
+    up_rf: SavedActivation,
 }
 
 impl Layer {
@@ -161,9 +161,9 @@ impl Layer {
         });
         drop(normal_rc);
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.heads, place.batch.length]);
-        attention::forward(&place.attention(), qkv.numbers(), &mut attended_rc.data, &mut log_sums.data);
-        let attended_rc = Kept::new(place.waiting, attended_rc);
-        let onto = |residual_rc: &Tensor, bias_c: &[f32], done: &mut Done| {
+        attention::forward(&place.attention(), qkv.slice(), &mut attended_rc.data, &mut log_sums.data);
+        let attended_rc = SavedActivation::new(place.waiting, attended_rc);
+        let onto = |residual_rc: &Tensor, bias_c: &[f32], done: &mut OutputBlock| {
             for row in done.rows.clone() {
                 let columns = done.columns.clone();
                 let residual = &residual_rc.data[row * c..][columns.clone()];
@@ -173,10 +173,10 @@ impl Layer {
         place.product_then(attended_rc.matrix(), matrix(w(OUT), c), &mut middle_rc, &mut |done| {
             onto(&x_rc, w(OUT + 1), done);
         });
-        let x_rc = Kept::new(place.waiting, x_rc);
+        let x_rc = SavedActivation::new(place.waiting, x_rc);
 
         let normal_rc = place.normalised(&middle_rc, w(NORM_2), w(NORM_2 + 1), &mut norm_2);
-        let mut gelu_rf = Maker::new(place.precision, rows, f);
+        let mut gelu_rf = SavedBuilder::new(place.precision, rows, f);
         let up_rf = place.kept(place.waiting, normal_rc.matrix(), matrix(w(UP), f), |done| {
             for row in done.rows.clone() {
                 let (columns, at) = (done.columns.clone(), row * f + done.columns.start);
@@ -185,11 +185,11 @@ impl Layer {
             }
         });
         drop(normal_rc);
-        let gelu_rf = gelu_rf.keep();
+        let gelu_rf = gelu_rf.finish();
         place.product_then(gelu_rf.matrix(), matrix(w(DOWN), c), &mut out_rc, &mut |done| {
             onto(&middle_rc, w(DOWN + 1), done);
         });
-        let middle_rc = Kept::new(place.waiting, middle_rc);
+        let middle_rc = SavedActivation::new(place.waiting, middle_rc);
 
         let weights = weights.to_vec();
         (out_rc, Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, up_rf })
@@ -208,7 +208,7 @@ impl Layer {
         let mut d_bias = gradient(DOWN + 1);
         bias::column_sums(d_rc, &mut d_bias.data);
         give(DOWN + 1, d_bias);
-        let (mut gelu_rf, mut room) = (Maker::new(place.precision, place.rows(), f), vec![0.0; f]);
+        let (mut gelu_rf, mut room) = (SavedBuilder::new(place.precision, place.rows(), f), vec![0.0; f]);
         let mut d_bias = gradient(UP + 1);
         d_bias.data.fill(0.0);
         let d_up_rf = place.kept(place.precision, matrix(d_rc, c), matrix(w(DOWN), c).reversed_axes(), |done| {
@@ -222,12 +222,12 @@ impl Layer {
         });
         give(UP + 1, d_bias);
         drop(up_rf);
-        let gelu_rf = gelu_rf.keep();
+        let gelu_rf = gelu_rf.finish();
         let mut d_down = gradient(DOWN);
         place.product(gelu_rf.matrix().reversed_axes(), matrix(d_rc, c), &mut d_down);
         give(DOWN, d_down);
         drop(gelu_rf);
-        let middle_rc = middle_rc.whole();
+        let middle_rc = middle_rc.widen();
         let normal_rc = place.normalised_again(&middle_rc, w(NORM_2), w(NORM_2 + 1), &norm_2);
         place.linear_backward(&normal_rc, &d_up_rf, w(UP), gradient(UP), &mut d_normal_rc, &mut |g| give(UP, g));
         let (mut d_gain, mut d_bias) = (gradient(NORM_2), gradient(NORM_2 + 1));
@@ -245,15 +245,15 @@ impl Layer {
         place.product(attended_rc.matrix().reversed_axes(), matrix(d_rc, c), &mut d_out);
         give(OUT, d_out);
         place.product(matrix(d_rc, c), matrix(w(OUT), c).reversed_axes(), &mut d_normal_rc);
-        let (d_attended_rc, attended_rc) = (&d_normal_rc.data, attended_rc.whole());
+        let (d_attended_rc, attended_rc) = (&d_normal_rc.data, attended_rc.widen());
         let mut d_qkv = Tensor::scratch([place.rows(), 3 * c]);
         let (attended, log_sums) = (&attended_rc.data, &log_sums.data);
-        attention::backward(&place.attention(), qkv.numbers(), attended, log_sums, d_attended_rc, &mut d_qkv.data);
+        attention::backward(&place.attention(), qkv.slice(), attended, log_sums, d_attended_rc, &mut d_qkv.data);
         drop((qkv, attended_rc));
         let mut d_bias = gradient(QKV + 1);
         bias::column_sums(&d_qkv.data, &mut d_bias.data);
         give(QKV + 1, d_bias);
-        let (d_qkv, x_rc) = (Kept::new(place.precision, d_qkv), x_rc.whole());
+        let (d_qkv, x_rc) = (SavedActivation::new(place.precision, d_qkv), x_rc.widen());
         let normal_rc = place.normalised_again(&x_rc, w(NORM_1), w(NORM_1 + 1), &norm_1);
         place.linear_backward(&normal_rc, &d_qkv, w(QKV), gradient(QKV), &mut d_normal_rc, &mut |g| give(QKV, g));
         let (mut d_gain, mut d_bias) = (gradient(NORM_1), gradient(NORM_1 + 1));

@@ -1,10 +1,10 @@
 //! One transformer block of Llama, forward and backward. Weights are `[out, in]`: products take them turned over.
 use super::{LlamaShape, spec};
 use crate::kernels::attention::{self, Attention};
-use crate::kernels::gemm::{Factor, MatrixMut, block_mut, matrix, matrix_mut, product_in};
+use crate::kernels::gemm::{MatRef, MatrixMut, block_mut, matrix, matrix_mut, product_in};
 use crate::kernels::rotary::Rotary;
 use crate::kernels::{rms_norm, swiglu};
-use crate::models::kept::Kept;
+use crate::models::saved::SavedActivation;
 use contract::{Batch, Init, ParameterSpec, Precision, Tensor};
 use std::sync::Arc;
 
@@ -67,18 +67,18 @@ impl Place {
     }
 
     /// The output of a normalisation, for products; keeps its `factors`.
-    fn normalised(&self, x_rc: &Tensor, gain_c: &[f32], factors: &mut Tensor) -> Kept {
+    fn normalised(&self, x_rc: &Tensor, gain_c: &[f32], factors: &mut Tensor) -> SavedActivation {
         let c = self.shape.width;
-        Kept::made(self.precision, self.rows(), c, |rows, out| {
+        SavedActivation::computed(self.precision, self.rows(), c, |rows, out| {
             let x = &x_rc.data[rows.start * c..rows.end * c];
             rms_norm::forward(x, gain_c, self.epsilon(), out, &mut factors.data[rows]);
         })
     }
 
     /// The same once more, from what it has kept.
-    fn normalised_again(&self, x_rc: &Tensor, gain_c: &[f32], factors: &Tensor) -> Kept {
+    fn normalised_again(&self, x_rc: &Tensor, gain_c: &[f32], factors: &Tensor) -> SavedActivation {
         let c = self.shape.width;
-        Kept::made(self.precision, self.rows(), c, |rows, out| {
+        SavedActivation::computed(self.precision, self.rows(), c, |rows, out| {
             let x = &x_rc.data[rows.start * c..rows.end * c];
             rms_norm::again(x, gain_c, &factors.data[rows], out);
         })
@@ -92,18 +92,18 @@ impl Place {
 /// What a layer keeps for backward. Outputs of its normalisations and of SwiGLU are computed again.
 pub struct Layer {
     weights: Vec<Arc<Tensor>>,
-    x_rc: Kept,
+    x_rc: SavedActivation,
     /// `[rows]`: see [`rms_norm::forward`].
     norm_1: Tensor,
     /// `[rows, 3 · width]`: turned, and repeated for each head.
-    qkv: Kept,
+    qkv: SavedActivation,
     /// `[sequences, heads, length]`: see [`attention::forward`].
     log_sums: Tensor,
-    attended_rc: Kept,
-    middle_rc: Kept,
+    attended_rc: SavedActivation,
+    middle_rc: SavedActivation,
     norm_2: Tensor,
     /// `[rows, 2 · feed forward]`
-    gate_up: Kept,
+    gate_up: SavedActivation,
 }
 
 impl Layer {
@@ -121,23 +121,23 @@ impl Layer {
         place.rotary.forward(place.shape.groups(), place.batch.length, &projected.data, &mut qkv.data);
         drop(projected);
         let mut log_sums = Tensor::scratch([place.batch.sequences, place.shape.heads, place.batch.length]);
-        let (qkv, mut attended_rc) = (Kept::new(place.waiting, qkv), Tensor::scratch([rows, c]));
-        attention::forward(&place.attention(), qkv.numbers(), &mut attended_rc.data, &mut log_sums.data);
-        let (attended_rc, mut middle_rc) = (Kept::new(place.waiting, attended_rc), x_rc.clone());
+        let (qkv, mut attended_rc) = (SavedActivation::new(place.waiting, qkv), Tensor::scratch([rows, c]));
+        attention::forward(&place.attention(), qkv.slice(), &mut attended_rc.data, &mut log_sums.data);
+        let (attended_rc, mut middle_rc) = (SavedActivation::new(place.waiting, attended_rc), x_rc.clone());
         onto(place.precision, attended_rc.matrix(), w(OUT), &mut middle_rc);
-        let x_rc = Kept::new(place.waiting, x_rc);
+        let x_rc = SavedActivation::new(place.waiting, x_rc);
 
         let normal_rc = place.normalised(&middle_rc, w(NORM_2), &mut norm_2);
         let mut gate_up = Tensor::scratch([rows, 2 * f]);
         side_by_side(place.precision, normal_rc.matrix(), &weights[GATE..DOWN], &mut gate_up);
         drop(normal_rc);
-        let inner_rf = Kept::made(place.precision, rows, f, |rows, out| {
+        let inner_rf = SavedActivation::computed(place.precision, rows, f, |rows, out| {
             swiglu::forward(&gate_up.data[rows.start * 2 * f..rows.end * 2 * f], f, out);
         });
-        let gate_up = Kept::new(place.waiting, gate_up);
+        let gate_up = SavedActivation::new(place.waiting, gate_up);
         let mut out_rc = middle_rc.clone();
         onto(place.precision, inner_rf.matrix(), w(DOWN), &mut out_rc);
-        let middle_rc = Kept::new(place.waiting, middle_rc);
+        let middle_rc = SavedActivation::new(place.waiting, middle_rc);
 
         let weights = weights.to_vec();
         (out_rc, Layer { weights, x_rc, norm_1, qkv, log_sums, attended_rc, middle_rc, norm_2, gate_up })
@@ -158,10 +158,10 @@ impl Layer {
         d_gate_up.change(|rows, gate_up| {
             swiglu::backward(gate_up, f, &mut inner_rf.data[rows.start * f..rows.end * f]);
         });
-        let inner_rf = Kept::new(place.precision, inner_rf);
+        let inner_rf = SavedActivation::new(place.precision, inner_rf);
         give(DOWN, of_weight(place.precision, matrix(&d_rc.data, c).into(), inner_rf.matrix()));
         drop(inner_rf);
-        let middle_rc = middle_rc.whole();
+        let middle_rc = middle_rc.widen();
         let normal_rc = place.normalised_again(&middle_rc, w(NORM_2), &norm_2);
         side_by_side_backward(
             place.precision,
@@ -181,17 +181,17 @@ impl Layer {
 
         // Attention: out, softmax, positions and groups, projections, normalisation.
         give(OUT, of_weight(place.precision, matrix(&d_rc.data, c).into(), attended_rc.matrix()));
-        let attended_rc = attended_rc.whole();
+        let attended_rc = attended_rc.widen();
         let d_attended_rc = &mut d_normal_rc.data;
         product_in(place.precision, matrix(&d_rc.data, c), matrix(w(OUT), c), 0.0, matrix_mut(d_attended_rc, c));
         let mut d_qkv = Tensor::scratch([place.rows(), 3 * c]);
         let (attended, log_sums) = (&attended_rc.data, &log_sums.data);
-        attention::backward(&place.attention(), qkv.numbers(), attended, log_sums, d_attended_rc, &mut d_qkv.data);
+        attention::backward(&place.attention(), qkv.slice(), attended, log_sums, d_attended_rc, &mut d_qkv.data);
         drop((qkv, attended_rc));
         let mut d_projected = Tensor::scratch([place.rows(), c + 2 * place.shape.narrow()]);
         place.rotary.backward(place.shape.groups(), place.batch.length, &d_qkv.data, &mut d_projected.data);
         drop(d_qkv);
-        let (d_projected, x_rc) = (Kept::new(place.precision, d_projected), x_rc.whole());
+        let (d_projected, x_rc) = (SavedActivation::new(place.precision, d_projected), x_rc.widen());
         let normal_rc = place.normalised_again(&x_rc, w(NORM_1), &norm_1);
         side_by_side_backward(place.precision, &normal_rc, &weights[Q..OUT], &d_projected, &mut d_normal_rc, Q, give);
         let mut d_gain = Tensor::scratch([c]);
@@ -202,13 +202,13 @@ impl Layer {
 }
 
 /// `y += x · wᵀ`
-fn onto(precision: Precision, x: Factor<'_>, w: &[f32], y: &mut Tensor) {
+fn onto(precision: Precision, x: MatRef<'_>, w: &[f32], y: &mut Tensor) {
     let (inner, outer) = (x.dim().1, y.shape[1]);
     product_in(precision, x, matrix(w, inner).reversed_axes(), 1.0, matrix_mut(&mut y.data, outer));
 }
 
 /// `y = [x · wᵀ for every w]`, side by side.
-fn side_by_side(precision: Precision, x: Factor<'_>, weights: &[Arc<Tensor>], y: &mut Tensor) {
+fn side_by_side(precision: Precision, x: MatRef<'_>, weights: &[Arc<Tensor>], y: &mut Tensor) {
     let ((rows, inner), stride) = (x.dim(), y.shape[1]);
     let mut at = 0;
     for w in weights {
@@ -223,9 +223,9 @@ fn side_by_side(precision: Precision, x: Factor<'_>, weights: &[Arc<Tensor>], y:
 /// of which the first has index `first`.
 fn side_by_side_backward(
     precision: Precision,
-    x: &Kept,
+    x: &SavedActivation,
     weights: &[Arc<Tensor>],
-    d_y: &Kept,
+    d_y: &SavedActivation,
     d_x: &mut Tensor,
     first: usize,
     give: &mut dyn FnMut(usize, Tensor),
@@ -234,7 +234,7 @@ fn side_by_side_backward(
     let mut at = 0;
     for (index, w) in weights.iter().enumerate() {
         let outer = w.shape[0];
-        let here = d_y.numbers().block(at, rows, outer, stride);
+        let here = d_y.slice().block(at, rows, outer, stride);
         give(first + index, of_weight(precision, here, x.matrix()));
         let beta = if index == 0 { 0.0 } else { 1.0 };
         product_in(precision, here, matrix(&w.data, inner), beta, matrix_mut(&mut d_x.data, inner));
@@ -243,7 +243,7 @@ fn side_by_side_backward(
 }
 
 /// The gradient `d_yᵀ · x` of a weight.
-fn of_weight(precision: Precision, d_y: Factor<'_>, x: Factor<'_>) -> Tensor {
+fn of_weight(precision: Precision, d_y: MatRef<'_>, x: MatRef<'_>) -> Tensor {
     let (outer, inner) = (d_y.dim().1, x.dim().1);
     let mut d_w = Tensor::scratch([outer, inner]);
     product_in(precision, d_y.reversed_axes(), x, 0.0, matrix_mut(&mut d_w.data, inner));

@@ -3,11 +3,11 @@
 //! A panel is 32 lines, of `a` rows, of `b` columns. For each 32 steps it has tiles of 1 KB, [first part: lines 0 to 15,
 //! lines 16 to 31; second part; third part]. A tile of `a` is sixteen rows of 32 steps; one of `b` is sixteen pairs of
 //! steps, in each sixteen columns with their two steps side by side. Zeros fill up.
-use super::super::avx512::transpose;
-use super::super::element::{Element, interleave};
 use super::{BYTES, LINE, PANEL, STEPS, TILE};
-use crate::kernels::gemm::factor::Operand;
-use crate::kernels::gemm::panels::LANES;
+use crate::kernels::gemm::avx512::transpose;
+use crate::kernels::gemm::load::{Load, interleave};
+use crate::kernels::gemm::matrix::Strided;
+use crate::kernels::gemm::tile::LANES;
 use std::arch::x86_64::*;
 
 /// Packs the `lines` × `steps` of `x`, whose rows are lines, into panels at `out`; lines become columns of tiles if
@@ -16,8 +16,8 @@ use std::arch::x86_64::*;
 /// # Safety
 /// The CPU must have AVX-512 BW and BF16, `x` cover the sizes, and `out` hold the panels.
 #[inline(always)]
-pub(super) unsafe fn pack<const PARTS: usize, E: Element, const PAIRS: bool>(
-    x: Operand<E>,
+pub(super) unsafe fn pack<const PARTS: usize, E: Load, const PAIRS: bool>(
+    x: Strided<E>,
     lines: usize,
     steps: usize,
     out: *mut u8,
@@ -74,8 +74,8 @@ fn tile_at<const PARTS: usize>(line: usize, step: usize, steps: usize) -> usize 
 /// One part is what is nearest to a number, ties to even. Of three, the first is what is nearest to the number, the second
 /// what is nearest to the rest, the third the rest of that, which has eight bits.
 #[inline(always)]
-unsafe fn load<const PARTS: usize, E: Element, const ALONG: bool>(
-    x: Operand<E>,
+unsafe fn load<const PARTS: usize, E: Load, const ALONG: bool>(
+    x: Strided<E>,
     line: usize,
     step: usize,
     lines: usize,
@@ -148,8 +148,8 @@ unsafe fn put<const PARTS: usize>(out: *mut u8, parts: [__m512i; PARTS]) {
 
 /// The tile of each part where memory runs the other way than rows of the tile do.
 #[inline(always)]
-unsafe fn transposed<const PARTS: usize, E: Element, const ALONG: bool>(
-    x: Operand<E>,
+unsafe fn transposed<const PARTS: usize, E: Load, const ALONG: bool>(
+    x: Strided<E>,
     line: usize,
     step: usize,
     lines: usize,
@@ -178,21 +178,14 @@ unsafe fn transposed<const PARTS: usize, E: Element, const ALONG: bool>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::gemm::Half;
+    use crate::kernels::gemm::bf16;
     use crate::kernels::testing::random;
     use contract::Buffer;
     use proptest::prelude::*;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn packed<E: Element>(
-        x: &[E],
-        row: usize,
-        column: usize,
-        lines: usize,
-        steps: usize,
-        pairs: bool,
-    ) -> Buffer {
-        let x = Operand { data: x.as_ptr(), row, column };
+    unsafe fn packed<E: Load>(x: &[E], row: usize, column: usize, lines: usize, steps: usize, pairs: bool) -> Buffer {
+        let x = Strided { data: x.as_ptr(), row, column };
         let mut out = Buffer::scratch(lines.next_multiple_of(PANEL) * steps.next_multiple_of(STEPS) / 2);
         // SAFETY: the matrix has that many lines and steps, the buffer room for the panels.
         unsafe {
@@ -209,23 +202,23 @@ mod tests {
         /// Tiles hold every number where the instruction looks for it, whatever lay in memory how: this needs no AMX.
         #[test]
         fn tiles_hold_what_lay_in_memory(lines in 1usize..70, steps in 1usize..70, pad in 0usize..3, along: bool, pairs: bool) {
-            if !crate::kernels::gemm::avx512::multiplies_bf16() {
+            if !crate::kernels::gemm::avx512::has_bf16() {
                 println!("skipped: this CPU does not round to bfloat16");
                 return Ok(());
             }
             let (row, column) = if along { (steps + pad, 1) } else { (1, lines + pad) };
-            let halves: Vec<Half> =
-                random(1, (lines + pad) * (steps + pad)).iter().map(|x| Half::from_f32(*x)).collect();
+            let halves: Vec<bf16> =
+                random(1, (lines + pad) * (steps + pad)).iter().map(|x| bf16::from_f32(*x)).collect();
             let singles: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
             // SAFETY: the CPU has it, and the matrix covers its lines and steps.
             let (of_halves, of_singles) = unsafe {
                 (packed(&halves, row, column, lines, steps, pairs), packed(&singles, row, column, lines, steps, pairs))
             };
             prop_assert_eq!(&of_halves[..], &of_singles[..]);
-            let tiles: &[Half] = bytemuck::cast_slice(&of_halves);
+            let tiles: &[bf16] = bytemuck::cast_slice(&of_halves);
             for line in 0..lines.next_multiple_of(PANEL) {
                 for step in 0..steps.next_multiple_of(STEPS) {
-                    let tile = tile_at::<1>(line, step, steps) / size_of::<Half>();
+                    let tile = tile_at::<1>(line, step, steps) / size_of::<bf16>();
                     let (line_in, step_in) = (line % TILE, step % STEPS);
                     let at = if pairs {
                         step_in / 2 * STEPS + 2 * line_in + step_in % 2
@@ -233,7 +226,7 @@ mod tests {
                         line_in * STEPS + step_in
                     };
                     let there = line < lines && step < steps;
-                    let expected = if there { halves[line * row + step * column] } else { Half::ZERO };
+                    let expected = if there { halves[line * row + step * column] } else { bf16::ZERO };
                     prop_assert_eq!(tiles[tile + at], expected, "line {} step {}", line, step);
                 }
             }

@@ -1,8 +1,9 @@
 //! Packing: a block of an operand is copied into panels, transposed on its way where its rows are not contiguous, rounded
 //! to bfloat16 where asked to.
-use super::{Operand, ROWS, WIDTH};
-use crate::kernels::gemm::element::Element;
-use crate::kernels::gemm::panels::LANES;
+use super::{ROWS, WIDTH};
+use crate::kernels::gemm::load::Load;
+use crate::kernels::gemm::matrix::Strided;
+use crate::kernels::gemm::tile::LANES;
 use std::arch::x86_64::*;
 
 /// Rows fetched ahead of packing.
@@ -14,8 +15,8 @@ const AHEAD: usize = 8;
 ///
 /// No closures in here or below: the compiler gives them no AVX2, and what they call would not be inlined.
 #[inline(always)]
-pub(super) unsafe fn pack<const ROUNDED: bool, E: Element, const WIDE: usize, const AT_ONCE: usize>(
-    x: Operand<E>,
+pub(super) unsafe fn pack<const ROUNDED: bool, E: Load, const WIDE: usize, const AT_ONCE: usize>(
+    x: Strided<E>,
     steps: usize,
     columns: usize,
     out: *mut f32,
@@ -78,7 +79,7 @@ unsafe fn put<const AT_ONCE: usize>(out: *mut f32, lanes: __m256) {
 
 /// The first `there` of eight numbers, zeros for the others; rounded if asked to.
 #[inline(always)]
-pub(super) unsafe fn load<const ROUNDED: bool, E: Element>(from: *const E, there: usize) -> __m256 {
+pub(super) unsafe fn load<const ROUNDED: bool, E: Load>(from: *const E, there: usize) -> __m256 {
     // SAFETY: the caller's: that many may be read.
     unsafe {
         let x = E::eight(from, there);

@@ -1,18 +1,18 @@
 //! In what form operands lie in panels: as they are, or as bfloat16.
-use crate::kernels::gemm::element::{Element, interleave};
-use crate::kernels::gemm::panels::LANES;
+use crate::kernels::gemm::load::{Load, interleave};
+use crate::kernels::gemm::tile::LANES;
 use std::arch::x86_64::*;
 
 /// In what form packed operands lie, and how two of them are multiplied and added: a *pair* is two steps of `k`.
 pub(super) trait Format {
     /// Vectors that a pair of steps takes: one a step, if not told otherwise.
     const VECTORS: usize = 2;
-    /// See [`Kernel::AS_THEY_ARE`](crate::kernels::gemm::packed::Kernel::AS_THEY_ARE).
-    const AS_THEY_ARE: bool = false;
+    /// See [`Kernel::UNCHANGED`](crate::kernels::gemm::tile::TileKernel::UNCHANGED).
+    const UNCHANGED: bool = false;
     /// A pair of steps of sixteen columns, the first `left` of which are there: [`Self::VECTORS`] vectors.
-    unsafe fn pair<E: Element>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2];
+    unsafe fn pair<E: Load>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2];
     /// One vector of the first `left` steps of a column, which lie side by side: sixteen of them, or sixteen pairs.
-    unsafe fn line<E: Element>(from: *const E, left: usize) -> __m512;
+    unsafe fn line<E: Load>(from: *const E, left: usize) -> __m512;
     /// `sum + a · b`, for each lane of one packed vector: single precision, if not told otherwise.
     #[inline(always)]
     unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
@@ -29,14 +29,14 @@ pub(super) struct Rounded;
 pub(super) struct Pairs;
 
 impl Format for Single {
-    const AS_THEY_ARE: bool = true;
+    const UNCHANGED: bool = true;
     #[inline(always)]
-    unsafe fn pair<E: Element>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
+    unsafe fn pair<E: Load>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
         // SAFETY: the caller's.
         unsafe { [E::sixteen(from[0], left[0]), E::sixteen(from[1], left[1])] }
     }
     #[inline(always)]
-    unsafe fn line<E: Element>(from: *const E, left: usize) -> __m512 {
+    unsafe fn line<E: Load>(from: *const E, left: usize) -> __m512 {
         // SAFETY: the caller's.
         unsafe { E::sixteen(from, left) }
     }
@@ -44,12 +44,12 @@ impl Format for Single {
 
 impl Format for Rounded {
     #[inline(always)]
-    unsafe fn pair<E: Element>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
+    unsafe fn pair<E: Load>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
         // SAFETY: the caller's.
         unsafe { [round(E::sixteen(from[0], left[0])), round(E::sixteen(from[1], left[1]))] }
     }
     #[inline(always)]
-    unsafe fn line<E: Element>(from: *const E, left: usize) -> __m512 {
+    unsafe fn line<E: Load>(from: *const E, left: usize) -> __m512 {
         // SAFETY: the caller's.
         unsafe { round(E::sixteen(from, left)) }
     }
@@ -58,12 +58,12 @@ impl Format for Rounded {
 impl Format for Pairs {
     const VECTORS: usize = 1;
     #[inline(always)]
-    unsafe fn pair<E: Element>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
+    unsafe fn pair<E: Load>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
         // SAFETY: the caller's.
         unsafe { [_mm512_castsi512_ps(interleave(E::halves(from, left))), _mm512_setzero_ps()] }
     }
     #[inline(always)]
-    unsafe fn line<E: Element>(from: *const E, left: usize) -> __m512 {
+    unsafe fn line<E: Load>(from: *const E, left: usize) -> __m512 {
         let (from, left) = ([from, from.wrapping_add(LANES)], [left, left.saturating_sub(LANES)]);
         // SAFETY: the caller's.
         unsafe { _mm512_castsi512_ps(E::halves(from, left)) }
@@ -83,18 +83,18 @@ impl Format for Pairs {
 
 /// [`Pairs`] without the instruction, so that packing and loops can be tested where the CPU lacks it.
 #[cfg(test)]
-pub(super) struct PairsInSteps;
+pub(super) struct PairsEmulated;
 
 #[cfg(test)]
-impl Format for PairsInSteps {
+impl Format for PairsEmulated {
     const VECTORS: usize = 1;
     #[inline(always)]
-    unsafe fn pair<E: Element>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
+    unsafe fn pair<E: Load>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
         // SAFETY: the caller's.
         unsafe { [_mm512_castsi512_ps(interleave(both(from, left))), _mm512_setzero_ps()] }
     }
     #[inline(always)]
-    unsafe fn line<E: Element>(from: *const E, left: usize) -> __m512 {
+    unsafe fn line<E: Load>(from: *const E, left: usize) -> __m512 {
         let (from, left) = ([from, from.wrapping_add(LANES)], [left, left.saturating_sub(LANES)]);
         // SAFETY: the caller's.
         unsafe { _mm512_castsi512_ps(both(from, left)) }
@@ -128,10 +128,10 @@ unsafe fn round(x: __m512) -> __m512 {
     }
 }
 
-/// As [`Element::halves`].
+/// As [`Load::halves`].
 #[cfg(test)]
 #[inline(always)]
-unsafe fn both<E: Element>(from: [*const E; 2], left: [usize; 2]) -> __m512i {
+unsafe fn both<E: Load>(from: [*const E; 2], left: [usize; 2]) -> __m512i {
     // SAFETY: the caller's.
     unsafe {
         let [one, two] = [E::sixteen(from[0], left[0]), E::sixteen(from[1], left[1])]

@@ -1,8 +1,8 @@
 //! Packing: a block of an operand is copied into panels, transposed on its way where its rows are not contiguous.
 use super::format::Format;
-use crate::kernels::gemm::element::{Element, first};
-use crate::kernels::gemm::factor::Operand;
-use crate::kernels::gemm::panels::{LANES, TILE_COLUMNS, TILE_ROWS};
+use crate::kernels::gemm::load::{Load, first};
+use crate::kernels::gemm::matrix::Strided;
+use crate::kernels::gemm::tile::{LANES, TILE_COLUMNS, TILE_ROWS};
 use std::arch::x86_64::*;
 
 /// Rows fetched ahead of packing.
@@ -21,8 +21,8 @@ struct Packed {
 ///
 /// No closures in here or below: the compiler gives them no AVX-512, and what they call would not be inlined.
 #[inline(always)]
-pub(super) unsafe fn pack<F: Format, E: Element, const A: bool>(
-    x: Operand<E>,
+pub(super) unsafe fn pack<F: Format, E: Load, const A: bool>(
+    x: Strided<E>,
     steps: usize,
     columns: usize,
     out: *mut f32,
@@ -87,7 +87,7 @@ pub(super) unsafe fn pack<F: Format, E: Element, const A: bool>(
 
 /// Stores sixteen columns of two steps.
 #[inline(always)]
-unsafe fn put_pair<F: Format, E: Element, const A: bool>(
+unsafe fn put_pair<F: Format, E: Load, const A: bool>(
     to: &Packed,
     step: usize,
     column: usize,

@@ -2,7 +2,7 @@
 //!
 //! `tdpbf16ps` multiplies sixteen rows by sixteen columns over 32 steps of `k` in sixteen cycles, sixteen times the rate of
 //! AVX-512's two units in f32. Four tiles of sums, two of `a` and two of `b` fill the eight registers (Intel, *Optimization
-//! Reference Manual*, chapter 20). As in [`packed`](super::packed), an element is summed along `k` in blocks whose length
+//! Reference Manual*, chapter 20). As in [`blocking`](super::blocking), an element is summed along `k` in blocks whose length
 //! depends on `k` alone.
 //!
 //! **Single precision** takes three bfloat16 a number, x = x₀ + x₁ + x₂ exactly (eight bits each; see `pack`), and of the
@@ -15,17 +15,17 @@
 
 mod pack;
 
-use super::Done;
-use super::element::first;
-use super::factor::{AnyOperand, Half};
-use super::packed::{Product, even};
-use super::panels::LANES;
-use contract::Buffer;
+use super::avx512;
+use super::backend::{Backend, Product};
+use super::blocking::even;
+use super::load::first;
+use super::matrix::{Operand, OutputBlock, bf16};
+use super::tile::{LANES, PanelKernel};
+use contract::{Buffer, Precision};
 use pack::pack;
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
-use std::sync::OnceLock;
 
 /// Rows and columns of a tile's sums, and pairs of steps in a tile.
 const TILE: usize = 16;
@@ -41,38 +41,45 @@ const PASSING: usize = 256;
 /// Most steps of `k` between two visits to `c`, times parts.
 const DEPTH: usize = 1152;
 
-/// Has this CPU AMX for bfloat16, and does the system let us use it? Asks it to.
-pub fn available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| {
-        /// Leaf 7, EDX: AMX-BF16 and AMX-TILE.
-        const AMX: u32 = 1 << 22 | 1 << 24;
-        let has = is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512bf16")
-            && __cpuid(0).eax >= 7
-            && __cpuid_count(7, 0).edx & AMX == AMX;
-        has && allowed()
-    })
-}
+/// The backend. Its panels are those of AVX-512 without `vdpbf16ps`: tiles are too large for them, and the instruction is slow
+/// on CPUs with AMX.
+pub(super) struct Amx;
 
-/// Linux gives a process tiles' 8 KB of state only when asked.
-#[cfg(target_os = "linux")]
-fn allowed() -> bool {
-    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-    const XTILEDATA: libc::c_long = 18;
-    // SAFETY: the call takes two numbers and changes nothing but what this process may use.
-    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0 }
-}
+impl Backend for Amx {
+    fn name(&self) -> &'static str {
+        "amx"
+    }
 
-#[cfg(not(target_os = "linux"))]
-fn allowed() -> bool {
-    false
+    fn is_available(&self) -> bool {
+        crate::cpu::has_amx_bf16()
+    }
+
+    fn description(&self, precision: Precision) -> String {
+        match precision {
+            Precision::F32 => "AMX, f32 in three bfloat16 parts".into(),
+            Precision::Bf16 => "AMX, bfloat16".into(),
+        }
+    }
+
+    unsafe fn product(&self, precision: Precision, product: &mut Product<'_>) {
+        // SAFETY: as promised.
+        unsafe {
+            match precision {
+                Precision::F32 => single(product),
+                Precision::Bf16 => rounded(product),
+            }
+        }
+    }
+
+    fn panels(&self, precision: Precision) -> PanelKernel {
+        avx512::panels(precision)
+    }
 }
 
 /// Both operands rounded to bfloat16.
 ///
 /// # Safety
-/// [`available`], and the operands and `c` must cover what the sizes say.
+/// The backend must be available, and the operands and `c` must cover what the sizes say.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn rounded(product: &mut Product<'_>) {
     configure();
@@ -99,9 +106,9 @@ pub unsafe fn single(product: &mut Product<'_>) {
 /// The CPU must have AVX512-BF16, and the operands and `c` must cover what the sizes say.
 #[cfg(test)]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn in_steps<const PARTS: usize>(product: &mut Product<'_>) {
+pub unsafe fn emulated<const PARTS: usize>(product: &mut Product<'_>) {
     // SAFETY: as promised.
-    unsafe { run::<PARTS>(product, tiles_in_steps::<PARTS>) }
+    unsafe { run::<PARTS>(product, tiles_emulated::<PARTS>) }
 }
 
 /// Sums over some tiles of steps of a panel of `a` and one of `b`, into `c`, whose rows are that many bytes apart.
@@ -164,7 +171,7 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
                     }
                     if k + steps == p.depth {
                         let (rows, columns) = (row..rows.end.min(row + PANEL), columns.clone());
-                        (p.then)(&mut Done { rows, columns, c, stride });
+                        (p.then)(&mut OutputBlock { rows, columns, c, stride });
                     }
                 }
             }
@@ -174,12 +181,12 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
 
 /// As [`pack()`].
 #[inline(always)]
-unsafe fn pack_from<const PARTS: usize, const PAIRS: bool>(x: AnyOperand, lines: usize, steps: usize, out: *mut u8) {
+unsafe fn pack_from<const PARTS: usize, const PAIRS: bool>(x: Operand, lines: usize, steps: usize, out: *mut u8) {
     // SAFETY: the caller's.
     unsafe {
         match x {
-            AnyOperand::Single(x) => pack::<PARTS, f32, PAIRS>(x, lines, steps, out),
-            AnyOperand::Half(x) => pack::<PARTS, Half, PAIRS>(x, lines, steps, out),
+            Operand::F32(x) => pack::<PARTS, f32, PAIRS>(x, lines, steps, out),
+            Operand::Bf16(x) => pack::<PARTS, bf16, PAIRS>(x, lines, steps, out),
         }
     }
 }
@@ -298,7 +305,7 @@ tiles!(tiles_of_three, 3:
 
 /// What [`tiles_of_one`] and [`tiles_of_three`] do.
 #[cfg(test)]
-unsafe fn tiles_in_steps<const PARTS: usize>(blocks: usize, a: *const u8, b: *const u8, c: *mut f32, stride: usize) {
+unsafe fn tiles_emulated<const PARTS: usize>(blocks: usize, a: *const u8, b: *const u8, c: *mut f32, stride: usize) {
     let pairs: &[(usize, usize)] =
         if PARTS == 1 { &[(0, 0)] } else { &[(0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0)] };
     for row in 0..PANEL {
@@ -315,7 +322,7 @@ unsafe fn tiles_in_steps<const PARTS: usize>(blocks: usize, a: *const u8, b: *co
                         // SAFETY: the caller's: the tiles lie in their panels.
                         let (x, y) = unsafe {
                             let (x, y) = (a.add(tile(*of_a, row) + in_a), b.add(tile(*of_b, column) + in_b));
-                            (x.cast::<Half>().read(), y.cast::<Half>().read())
+                            (x.cast::<bf16>().read(), y.cast::<bf16>().read())
                         };
                         sums[step % 2] += x.to_f32() * y.to_f32();
                     }

@@ -5,10 +5,12 @@
 //! lay, pass by it from the second; the block of `b` comes from the third.
 mod pack;
 
-use super::element::Element;
-use super::factor::{AnyOperand, Half, Operand};
-use super::packed::{self, Ahead, Kernel, Product, Tile, run};
-use super::panels::{LANES, Multiply, TILE_COLUMNS};
+use super::backend::{Backend, Product};
+use super::blocking::{self, run};
+use super::load::Load;
+use super::matrix::{Operand, Strided, bf16};
+use super::tile::{LANES, PanelKernel, PanelProduct, Prefetch, TILE_COLUMNS, Tile, TileKernel};
+use contract::Precision;
 use pack::{load, pack};
 use std::arch::x86_64::*;
 
@@ -17,81 +19,118 @@ const ROWS: usize = 6;
 /// Floats in a register.
 const WIDTH: usize = 8;
 
+/// The backend.
+pub(super) struct Avx2;
+
+impl Backend for Avx2 {
+    fn name(&self) -> &'static str {
+        "avx2"
+    }
+
+    fn is_available(&self) -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    }
+
+    fn description(&self, precision: Precision) -> String {
+        match precision {
+            Precision::F32 => "AVX2, f32".into(),
+            Precision::Bf16 => "AVX2, rounded to bfloat16".into(),
+        }
+    }
+
+    unsafe fn product(&self, precision: Precision, product: &mut Product<'_>) {
+        // SAFETY: as promised.
+        unsafe {
+            match precision {
+                Precision::F32 => single(product),
+                Precision::Bf16 => rounded(product),
+            }
+        }
+    }
+
+    fn panels(&self, precision: Precision) -> PanelKernel {
+        match precision {
+            Precision::F32 => PanelKernel { pack: pack_panels::<false>, multiply: multiply_panels::<false> },
+            Precision::Bf16 => PanelKernel { pack: pack_panels::<true>, multiply: multiply_panels::<true> },
+        }
+    }
+}
+
 /// Packed as it is, or rounded to bfloat16.
 struct Packed<const ROUNDED: bool>;
 
-impl<const ROUNDED: bool> Kernel for Packed<ROUNDED> {
+impl<const ROUNDED: bool> TileKernel for Packed<ROUNDED> {
     const ROWS: usize = ROWS;
     const COLUMNS: usize = LANES;
     const IN_PLACE: bool = false;
-    const AS_THEY_ARE: bool = !ROUNDED;
+    const UNCHANGED: bool = !ROUNDED;
     const B_STAYS: bool = true;
     const DEPTH: usize = 256;
     const BLOCK_ROWS: usize = 144;
     const BLOCK_CACHES: usize = 8;
-    const FETCHES_B: Option<usize> = None;
+    const PREFETCH_B: Option<usize> = None;
 
     #[inline(always)]
-    unsafe fn pack_a(a: AnyOperand, rows: usize, steps: usize, out: *mut f32) {
+    unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {
         // SAFETY: the caller's.
         unsafe {
             match a {
-                AnyOperand::Single(a) => pack::<ROUNDED, f32, ROWS, ROWS>(a.transposed(), steps, rows, out),
-                AnyOperand::Half(a) => pack::<ROUNDED, Half, ROWS, ROWS>(a.transposed(), steps, rows, out),
+                Operand::F32(a) => pack::<ROUNDED, f32, ROWS, ROWS>(a.transposed(), steps, rows, out),
+                Operand::Bf16(a) => pack::<ROUNDED, bf16, ROWS, ROWS>(a.transposed(), steps, rows, out),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn round_rows(a: AnyOperand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
+    unsafe fn round_rows(a: Operand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
         // SAFETY: the caller's.
         unsafe {
             match a {
-                AnyOperand::Single(a) => round_rows::<ROUNDED, f32>(a, rows, steps, out, apart),
-                AnyOperand::Half(a) => round_rows::<ROUNDED, Half>(a, rows, steps, out, apart),
+                Operand::F32(a) => round_rows::<ROUNDED, f32>(a, rows, steps, out, apart),
+                Operand::Bf16(a) => round_rows::<ROUNDED, bf16>(a, rows, steps, out, apart),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn panel(packed: *const f32, row: usize, _high: usize, vectors: usize) -> Operand {
-        Operand { data: packed.wrapping_add(row * vectors), row: 1, column: ROWS }
+    unsafe fn panel(packed: *const f32, row: usize, _high: usize, vectors: usize) -> Strided {
+        Strided { data: packed.wrapping_add(row * vectors), row: 1, column: ROWS }
     }
 
     #[inline(always)]
-    unsafe fn pack_b(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
+    unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32) {
         // SAFETY: the caller's.
         unsafe { pack_b::<ROUNDED, LANES>(b, steps, columns, out) }
     }
 
     #[inline(always)]
-    unsafe fn tile<const ROWS_APART: bool>(
+    unsafe fn tile<const ROW_MAJOR: bool>(
         high: usize,
         vectors: usize,
-        a: Operand,
+        a: Strided,
         b: *const f32,
         b_step: usize,
         to: &Tile,
-        _: &mut Ahead,
+        _: &mut Prefetch,
     ) {
         // SAFETY: the caller's.
         unsafe {
             match high {
-                1 => sums::<1, ROWS_APART>(vectors, a, b, b_step, to),
-                2 => sums::<2, ROWS_APART>(vectors, a, b, b_step, to),
-                3 => sums::<3, ROWS_APART>(vectors, a, b, b_step, to),
-                4 => sums::<4, ROWS_APART>(vectors, a, b, b_step, to),
-                5 => sums::<5, ROWS_APART>(vectors, a, b, b_step, to),
-                _ => sums::<ROWS, ROWS_APART>(vectors, a, b, b_step, to),
+                1 => sums::<1, ROW_MAJOR>(vectors, a, b, b_step, to),
+                2 => sums::<2, ROW_MAJOR>(vectors, a, b, b_step, to),
+                3 => sums::<3, ROW_MAJOR>(vectors, a, b, b_step, to),
+                4 => sums::<4, ROW_MAJOR>(vectors, a, b, b_step, to),
+                5 => sums::<5, ROW_MAJOR>(vectors, a, b, b_step, to),
+                _ => sums::<ROWS, ROW_MAJOR>(vectors, a, b, b_step, to),
             }
         }
     }
 }
 
-/// As [`Kernel::round_rows`].
+/// As [`TileKernel::round_rows`].
 #[inline(always)]
-unsafe fn round_rows<const ROUNDED: bool, E: Element>(
-    a: Operand<E>,
+unsafe fn round_rows<const ROUNDED: bool, E: Load>(
+    a: Strided<E>,
     rows: usize,
     steps: usize,
     out: *mut f32,
@@ -108,25 +147,20 @@ unsafe fn round_rows<const ROUNDED: bool, E: Element>(
     }
 }
 
-/// As [`Kernel::pack_b`], into panels of `WIDE` columns.
+/// As [`TileKernel::pack_b`], into panels of `WIDE` columns.
 #[inline(always)]
-unsafe fn pack_b<const ROUNDED: bool, const WIDE: usize>(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
+unsafe fn pack_b<const ROUNDED: bool, const WIDE: usize>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: the caller's.
     unsafe {
         match b {
-            AnyOperand::Single(b) => pack::<ROUNDED, f32, WIDE, WIDTH>(b, steps, columns, out),
-            AnyOperand::Half(b) => pack::<ROUNDED, Half, WIDE, WIDTH>(b, steps, columns, out),
+            Operand::F32(b) => pack::<ROUNDED, f32, WIDE, WIDTH>(b, steps, columns, out),
+            Operand::Bf16(b) => pack::<ROUNDED, bf16, WIDE, WIDTH>(b, steps, columns, out),
         }
     }
 }
 
-/// Has this CPU AVX2 and FMA?
-pub fn available() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
 /// # Safety
-/// [`available`], and the operands and `c` must cover what the sizes say.
+/// The backend must be available, and the operands and `c` must cover what the sizes say.
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn single(product: &mut Product<'_>) {
     // SAFETY: as promised.
@@ -143,31 +177,31 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
     unsafe { run::<Packed<true>>(product) }
 }
 
-/// As [`super::panels::Panels::pack`].
+/// See [`PanelKernel::pack`].
 ///
 /// # Safety
 /// As [`single`], and `out` must hold the panels.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn pack_panels<const ROUNDED: bool>(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
     unsafe { pack_b::<ROUNDED, TILE_COLUMNS>(b, steps, columns, out) }
 }
 
-/// As [`super::panels::Panels::multiply`].
+/// See [`PanelKernel::multiply`].
 ///
 /// # Safety
 /// As [`single`].
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut Multiply<'_>) {
+pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut PanelProduct<'_>) {
     // SAFETY: as promised.
-    unsafe { packed::multiply_panels::<Packed<ROUNDED>>(m) }
+    unsafe { blocking::multiply_panels::<Packed<ROUNDED>>(m) }
 }
 
 /// One turn of `k` at a time: with more, the compiler runs out of registers.
 #[inline(always)]
-unsafe fn sums<const HIGH: usize, const ROWS_APART: bool>(
+unsafe fn sums<const HIGH: usize, const ROW_MAJOR: bool>(
     steps: usize,
-    mut a: Operand,
+    mut a: Strided,
     mut b: *const f32,
     b_step: usize,
     to: &Tile,
@@ -182,24 +216,24 @@ unsafe fn sums<const HIGH: usize, const ROWS_APART: bool>(
         for _ in 0..steps {
             let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(WIDTH))];
             for (row, sums) in sums.iter_mut().enumerate() {
-                let a = _mm256_broadcast_ss(&*a.data.add(if ROWS_APART { row * a.row } else { row }));
+                let a = _mm256_broadcast_ss(&*a.data.add(if ROW_MAJOR { row * a.row } else { row }));
                 sums[0] = _mm256_fmadd_ps(a, columns[0], sums[0]);
                 sums[1] = _mm256_fmadd_ps(a, columns[1], sums[1]);
             }
-            a.data = a.data.add(if ROWS_APART { 1 } else { a.column });
+            a.data = a.data.add(if ROW_MAJOR { 1 } else { a.column });
             b = b.add(b_step);
         }
-        if to.wide == LANES {
+        if to.width == LANES {
             store(&sums, to, to.c, to.stride);
         } else {
             // Stores under a mask are slow, and what lies beside the tile is not ours.
             let mut whole = [[0.0f32; LANES]; HIGH];
             for (row, whole) in whole.iter_mut().enumerate() {
-                to.c.add(row * to.stride).copy_to_nonoverlapping(whole.as_mut_ptr(), to.wide);
+                to.c.add(row * to.stride).copy_to_nonoverlapping(whole.as_mut_ptr(), to.width);
             }
             store(&sums, to, whole.as_mut_ptr().cast(), LANES);
             for (row, whole) in whole.iter().enumerate() {
-                to.c.add(row * to.stride).copy_from_nonoverlapping(whole.as_ptr(), to.wide);
+                to.c.add(row * to.stride).copy_from_nonoverlapping(whole.as_ptr(), to.width);
             }
         }
     }

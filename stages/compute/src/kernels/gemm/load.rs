@@ -1,11 +1,11 @@
 //! Loading numbers into vectors, in whichever precision they lie in memory.
-use super::Half;
-use super::panels::LANES;
+use super::matrix::bf16;
+use super::tile::LANES;
 use std::arch::x86_64::*;
 
 /// Whoever calls these has the CPU's features (all of AVX-512's ways need its byte and word instructions too), and may
 /// read what `left` says; they are inlined, so that they have them too.
-pub(super) trait Element: Copy {
+pub(super) trait Load: Copy {
     /// The first `left` of eight in single precision, zeros for the others. Needs AVX2.
     unsafe fn eight(from: *const Self, left: usize) -> __m256;
     /// The first `left` of sixteen in single precision, zeros for the others. Needs AVX-512.
@@ -16,7 +16,7 @@ pub(super) trait Element: Copy {
     unsafe fn halves(from: [*const Self; 2], left: [usize; 2]) -> __m512i;
 }
 
-impl Element for f32 {
+impl Load for f32 {
     #[inline(always)]
     unsafe fn eight(from: *const Self, left: usize) -> __m256 {
         // SAFETY: the caller's.
@@ -45,7 +45,7 @@ impl Element for f32 {
     }
 }
 
-impl Element for Half {
+impl Load for bf16 {
     #[inline(always)]
     unsafe fn eight(from: *const Self, left: usize) -> __m256 {
         // SAFETY: the caller's.
@@ -53,7 +53,7 @@ impl Element for Half {
             let halves = if left >= LANES / 2 {
                 _mm_loadu_si128(from.cast())
             } else {
-                let mut there = [Half::ZERO; LANES / 2];
+                let mut there = [bf16::ZERO; LANES / 2];
                 from.copy_to_nonoverlapping(there.as_mut_ptr(), left);
                 _mm_loadu_si128(there.as_ptr().cast())
             };
@@ -79,7 +79,7 @@ impl Element for Half {
 
 /// The first `left` of sixteen, zeros for the others.
 #[inline(always)]
-unsafe fn half_of_line(from: *const Half, left: usize) -> __m256i {
+unsafe fn half_of_line(from: *const bf16, left: usize) -> __m256i {
     // SAFETY: the caller's.
     unsafe {
         if left >= LANES {

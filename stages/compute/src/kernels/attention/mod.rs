@@ -5,8 +5,8 @@
 //! first cache. Nothing above the diagonal is computed but inside its last tile. Backward recomputes the probabilities
 //! from each row's log-sum-exp, as FlashAttention does (Dao et al. 2022); no `length × length` matrix is kept, and masks
 //! never exist as data.
-use crate::kernels::gemm::panels::{Panels, TILE_COLUMNS, TILE_ROWS, apart};
-use crate::kernels::gemm::{Factor, Numbers, block};
+use crate::kernels::gemm::panels::{Panels, TILE_COLUMNS, TILE_ROWS, padded_stride};
+use crate::kernels::gemm::{MatRef, SliceRef, block};
 use crate::simd::{LANES, dot, exp, max, sum};
 use crate::wide;
 use contract::{Buffer, Precision};
@@ -62,7 +62,7 @@ impl Attention<'_> {
         Panels::scratch(self.precision, depth, columns)
     }
 
-    fn check(&self, qkv: &Numbers<'_>, out_rc: &[f32], log_sums: &[f32]) {
+    fn check(&self, qkv: &SliceRef<'_>, out_rc: &[f32], log_sums: &[f32]) {
         let rows = self.sequences * self.length;
         assert!(self.heads > 0 && self.width.is_multiple_of(self.heads), "heads divide the width");
         assert!(qkv.len() == 3 * rows * self.width && out_rc.len() == rows * self.width);
@@ -82,7 +82,7 @@ impl Head<'_> {
         (row * 3 + part as usize) * self.shape.width + self.head * self.shape.head_width()
     }
 
-    fn part<'q>(&self, part: Part, positions: &Range<usize>, qkv: Numbers<'q>) -> Factor<'q> {
+    fn part<'q>(&self, part: Part, positions: &Range<usize>, qkv: SliceRef<'q>) -> MatRef<'q> {
         qkv.block(self.at(part, positions.start), positions.len(), self.shape.head_width(), 3 * self.shape.width)
     }
 
@@ -91,7 +91,7 @@ impl Head<'_> {
         (self.sequence * self.shape.length + position) * self.shape.width + self.head * self.shape.head_width()
     }
 
-    fn columns<'q>(&self, positions: &Range<usize>, x_rc: Numbers<'q>) -> Factor<'q> {
+    fn columns<'q>(&self, positions: &Range<usize>, x_rc: SliceRef<'q>) -> MatRef<'q> {
         x_rc.block(self.column(positions.start), positions.len(), self.shape.head_width(), self.shape.width)
     }
 
@@ -116,9 +116,9 @@ fn pieces(positions: Range<usize>, size: usize) -> impl Iterator<Item = Range<us
 
 /// `out_rc = softmax(q kᵀ / √head width) v`, heads side by side; keeps `log_sums` `[sequences, heads, length]`, the
 /// log-sum-exp of each row of scores, for [`backward`].
-pub fn forward(shape: &Attention<'_>, qkv: Numbers<'_>, out_rc: &mut [f32], log_sums: &mut [f32]) {
+pub fn forward(shape: &Attention<'_>, qkv: SliceRef<'_>, out_rc: &mut [f32], log_sums: &mut [f32]) {
     shape.check(&qkv, out_rc, log_sums);
-    let (head_width, apart, all) = (shape.head_width(), apart(shape.length), 0..shape.length);
+    let (head_width, apart, all) = (shape.head_width(), padded_stride(shape.length), 0..shape.length);
     let (mut keys, mut values) = (shape.panels(head_width, shape.length), shape.panels(shape.length, head_width));
     let mut scores = Buffer::scratch(TILE_ROWS * apart);
     for head in shape.heads() {
@@ -190,7 +190,7 @@ wide! {
 /// From `d_out_rc`, the gradient at `out_rc`: the gradient at `qkv`, in its layout.
 pub fn backward(
     shape: &Attention<'_>,
-    qkv: Numbers<'_>,
+    qkv: SliceRef<'_>,
     out_rc: &[f32],
     log_sums: &[f32],
     d_out_rc: &[f32],
@@ -198,7 +198,8 @@ pub fn backward(
 ) {
     shape.check(&qkv, out_rc, log_sums);
     assert!(d_qkv.len() == qkv.len() && d_out_rc.len() == out_rc.len());
-    let (width, head_width, scale, apart) = (shape.width, shape.head_width(), shape.scale(), apart(shape.length));
+    let (width, head_width, scale, apart) =
+        (shape.width, shape.head_width(), shape.scale(), padded_stride(shape.length));
     // Keys and values sum over the blocks of queries that saw them.
     for row in d_qkv.chunks_exact_mut(3 * width) {
         row[width..].fill(0.0);

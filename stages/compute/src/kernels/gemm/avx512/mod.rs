@@ -1,90 +1,140 @@
 //! The product for CPUs with AVX-512: tiles of 8 × 48 sums in 24 of the 32 registers.
 //!
 //! Each turn of `k` takes three loads and eight broadcasts. A panel of `a` stays in the first cache, a block of `b` in the
-//! second; see [`super::packed`].
+//! second; see [`super::blocking`].
 mod format;
 mod pack;
 
-use super::element::{Element, first};
-use super::factor::{AnyOperand, Half, Operand};
-use super::packed::{self, Ahead, Kernel, Product, Tile, run};
-use super::panels::{LANES, Multiply, TILE_COLUMNS, TILE_ROWS};
+use super::backend::{Backend, Product};
+use super::blocking::{self, run};
+use super::load::{Load, first};
+use super::matrix::{Operand, Strided, bf16};
+use super::tile::{LANES, PanelKernel, PanelProduct, Prefetch, TILE_COLUMNS, TILE_ROWS, Tile, TileKernel};
+use contract::Precision;
 use format::{Format, Pairs, Rounded, Single};
 use pack::pack;
 pub(super) use pack::transpose;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 
 /// Turns of `k` after which some lines of `c` and of what is packed next are fetched: all of them at once would hold up
 /// what the next turns load.
 const FETCHING_TURNS: usize = 32;
 
+/// The backend.
+pub(super) struct Avx512;
+
+impl Backend for Avx512 {
+    fn name(&self) -> &'static str {
+        "avx512"
+    }
+
+    fn is_available(&self) -> bool {
+        available()
+    }
+
+    fn description(&self, precision: Precision) -> String {
+        match precision {
+            Precision::F32 => "AVX-512, f32".into(),
+            Precision::Bf16 if has_fast_bf16() => "AVX512-BF16".into(),
+            Precision::Bf16 => "AVX-512, rounded to bfloat16".into(),
+        }
+    }
+
+    unsafe fn product(&self, precision: Precision, product: &mut Product<'_>) {
+        // SAFETY: as promised.
+        unsafe {
+            match precision {
+                Precision::F32 => single(product),
+                Precision::Bf16 if has_fast_bf16() => pairs(product),
+                Precision::Bf16 => rounded(product),
+            }
+        }
+    }
+
+    fn panels(&self, precision: Precision) -> PanelKernel {
+        if precision == Precision::Bf16 && has_fast_bf16() { PAIRS } else { panels(precision) }
+    }
+}
+
+/// Panels in f32, rounded or not.
+pub(super) fn panels(precision: Precision) -> PanelKernel {
+    match precision {
+        Precision::F32 => PanelKernel { pack: pack_panels::<false>, multiply: multiply_panels::<false> },
+        Precision::Bf16 => PanelKernel { pack: pack_panels::<true>, multiply: multiply_panels::<true> },
+    }
+}
+
+/// Panels of pairs of bfloat16, multiplied by `vdpbf16ps`: for CPUs that [have it](has_bf16).
+pub(super) const PAIRS: PanelKernel = PanelKernel { pack: pack_pairs, multiply: multiply_pairs };
+
 /// In a [`Format`].
 struct Packed<F>(PhantomData<F>);
 
-impl<F: Format> Kernel for Packed<F> {
+impl<F: Format> TileKernel for Packed<F> {
     const ROWS: usize = TILE_ROWS;
     const COLUMNS: usize = TILE_COLUMNS;
     const IN_PLACE: bool = true;
-    const AS_THEY_ARE: bool = F::AS_THEY_ARE;
+    const UNCHANGED: bool = F::UNCHANGED;
     const B_STAYS: bool = false;
     const DEPTH: usize = 384;
     const BLOCK_ROWS: usize = 128;
     const BLOCK_CACHES: usize = 1;
-    const FETCHES_B: Option<usize> = Some(FETCHING_TURNS);
+    const PREFETCH_B: Option<usize> = Some(FETCHING_TURNS);
     const VECTORS: usize = F::VECTORS;
 
     #[inline(always)]
-    unsafe fn pack_a(a: AnyOperand, rows: usize, steps: usize, out: *mut f32) {
+    unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {
         // SAFETY: the caller's.
         unsafe {
             match a {
-                AnyOperand::Single(a) => pack::<F, f32, true>(a.transposed(), steps, rows, out),
-                AnyOperand::Half(a) => pack::<F, Half, true>(a.transposed(), steps, rows, out),
+                Operand::F32(a) => pack::<F, f32, true>(a.transposed(), steps, rows, out),
+                Operand::Bf16(a) => pack::<F, bf16, true>(a.transposed(), steps, rows, out),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn round_rows(a: AnyOperand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
+    unsafe fn round_rows(a: Operand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
         // SAFETY: the caller's.
         unsafe {
             match a {
-                AnyOperand::Single(a) => round_rows::<F, f32>(a, rows, steps, out, apart),
-                AnyOperand::Half(a) => round_rows::<F, Half>(a, rows, steps, out, apart),
+                Operand::F32(a) => round_rows::<F, f32>(a, rows, steps, out, apart),
+                Operand::Bf16(a) => round_rows::<F, bf16>(a, rows, steps, out, apart),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn panel(packed: *const f32, row: usize, high: usize, vectors: usize) -> Operand {
-        Operand { data: packed.wrapping_add(row * vectors), row: 1, column: high }
+    unsafe fn panel(packed: *const f32, row: usize, high: usize, vectors: usize) -> Strided {
+        Strided { data: packed.wrapping_add(row * vectors), row: 1, column: high }
     }
 
     #[inline(always)]
-    unsafe fn pack_b(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
+    unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32) {
         // SAFETY: the caller's.
         unsafe { pack_b::<F>(b, steps, columns, out) }
     }
 
     #[inline(always)]
-    unsafe fn tile<const ROWS_APART: bool>(
+    unsafe fn tile<const ROW_MAJOR: bool>(
         high: usize,
         vectors: usize,
-        a: Operand,
+        a: Strided,
         b: *const f32,
         b_step: usize,
         to: &Tile,
-        ahead: &mut Ahead,
+        ahead: &mut Prefetch,
     ) {
         // SAFETY: the caller's.
-        unsafe { tile::<F, ROWS_APART>(high, vectors, a, b, b_step, to, ahead) }
+        unsafe { tile::<F, ROW_MAJOR>(high, vectors, a, b, b_step, to, ahead) }
     }
 }
 
-/// As [`Kernel::round_rows`].
+/// As [`TileKernel::round_rows`].
 #[inline(always)]
-unsafe fn round_rows<F: Format, E: Element>(a: Operand<E>, rows: usize, steps: usize, out: *mut f32, apart: usize) {
+unsafe fn round_rows<F: Format, E: Load>(a: Strided<E>, rows: usize, steps: usize, out: *mut f32, apart: usize) {
     let together = 2 * LANES / F::VECTORS;
     for row in 0..rows {
         for step in (0..steps).step_by(together) {
@@ -97,26 +147,32 @@ unsafe fn round_rows<F: Format, E: Element>(a: Operand<E>, rows: usize, steps: u
     }
 }
 
-/// As [`Kernel::pack_b`].
+/// As [`TileKernel::pack_b`].
 #[inline(always)]
-unsafe fn pack_b<F: Format>(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
+unsafe fn pack_b<F: Format>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: the caller's.
     unsafe {
         match b {
-            AnyOperand::Single(b) => pack::<F, f32, false>(b, steps, columns, out),
-            AnyOperand::Half(b) => pack::<F, Half, false>(b, steps, columns, out),
+            Operand::F32(b) => pack::<F, f32, false>(b, steps, columns, out),
+            Operand::Bf16(b) => pack::<F, bf16, false>(b, steps, columns, out),
         }
     }
 }
 
-/// Has this CPU what [`single`] and [`rounded`] need?
-pub fn available() -> bool {
+/// Does this CPU have what [`single`] and [`rounded`] need?
+pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
 }
 
-/// Has this CPU what [`pairs`] needs?
-pub fn multiplies_bf16() -> bool {
+/// Does this CPU have what [`pairs`] needs?
+pub(super) fn has_bf16() -> bool {
     available() && is_x86_feature_detected!("avx512bf16")
+}
+
+/// Are [`pairs`] the fastest way to multiply bfloat16? Intel's cores have the instruction at half the rate of f32.
+fn has_fast_bf16() -> bool {
+    static FAST: OnceLock<bool> = OnceLock::new();
+    *FAST.get_or_init(|| has_bf16() && !crate::cpu::is_intel())
 }
 
 /// # Safety
@@ -136,7 +192,7 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
 }
 
 /// # Safety
-/// As [`single`], and [`multiplies_bf16`].
+/// As [`single`], and [`has_bf16`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn pairs(product: &mut Product<'_>) {
     // SAFETY: as promised.
@@ -147,17 +203,17 @@ pub unsafe fn pairs(product: &mut Product<'_>) {
 /// As [`single`].
 #[cfg(test)]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn pairs_in_steps(product: &mut Product<'_>) {
+pub unsafe fn pairs_emulated(product: &mut Product<'_>) {
     // SAFETY: as promised.
-    unsafe { run::<Packed<format::PairsInSteps>>(product) }
+    unsafe { run::<Packed<format::PairsEmulated>>(product) }
 }
 
-/// As [`super::panels::Panels::pack`].
+/// See [`PanelKernel::pack`].
 ///
 /// # Safety
 /// As [`single`], and `out` must hold the panels.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn pack_panels<const ROUNDED: bool>(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
     unsafe {
         if ROUNDED {
@@ -168,18 +224,18 @@ pub unsafe fn pack_panels<const ROUNDED: bool>(b: AnyOperand, steps: usize, colu
     }
 }
 
-/// As [`super::panels::Panels::multiply`].
+/// See [`PanelKernel::multiply`].
 ///
 /// # Safety
 /// As [`single`].
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut Multiply<'_>) {
+pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut PanelProduct<'_>) {
     // SAFETY: as promised.
     unsafe {
         if ROUNDED {
-            packed::multiply_panels::<Packed<Rounded>>(m);
+            blocking::multiply_panels::<Packed<Rounded>>(m);
         } else {
-            packed::multiply_panels::<Packed<Single>>(m);
+            blocking::multiply_panels::<Packed<Single>>(m);
         }
     }
 }
@@ -189,7 +245,7 @@ pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut Multiply<'_>) {
 /// # Safety
 /// As [`pairs`], and `out` must hold the panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn pack_pairs(b: AnyOperand, steps: usize, columns: usize, out: *mut f32) {
+pub unsafe fn pack_pairs(b: Operand, steps: usize, columns: usize, out: *mut f32) {
     // SAFETY: as promised.
     unsafe { pack_b::<Pairs>(b, steps, columns, out) }
 }
@@ -199,47 +255,47 @@ pub unsafe fn pack_pairs(b: AnyOperand, steps: usize, columns: usize, out: *mut 
 /// # Safety
 /// As [`pairs`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn multiply_pairs(m: &mut Multiply<'_>) {
+pub unsafe fn multiply_pairs(m: &mut PanelProduct<'_>) {
     // SAFETY: as promised.
-    unsafe { packed::multiply_panels::<Packed<Pairs>>(m) }
+    unsafe { blocking::multiply_panels::<Packed<Pairs>>(m) }
 }
 
 #[inline(always)]
-unsafe fn tile<F: Format, const ROWS_APART: bool>(
+unsafe fn tile<F: Format, const ROW_MAJOR: bool>(
     high: usize,
     steps: usize,
-    a: Operand,
+    a: Strided,
     b: *const f32,
     b_step: usize,
     to: &Tile,
-    ahead: &mut Ahead,
+    ahead: &mut Prefetch,
 ) {
     macro_rules! by_height {
         ($vectors:literal: $($rows:literal)*) => {
             match high {
                 // SAFETY: the caller's.
-                $($rows => unsafe { sums::<F, ROWS_APART, $rows, $vectors>(steps, a, b, b_step, to, ahead) },)*
+                $($rows => unsafe { sums::<F, ROW_MAJOR, $rows, $vectors>(steps, a, b, b_step, to, ahead) },)*
                 // SAFETY: the caller's.
-                _ => unsafe { sums::<F, ROWS_APART, TILE_ROWS, $vectors>(steps, a, b, b_step, to, ahead) },
+                _ => unsafe { sums::<F, ROW_MAJOR, TILE_ROWS, $vectors>(steps, a, b, b_step, to, ahead) },
             }
         };
     }
-    match to.wide.div_ceil(LANES) {
+    match to.width.div_ceil(LANES) {
         1 => by_height!(1: 1 2 3 4 5 6 7),
         2 => by_height!(2: 1 2 3 4 5 6 7),
         _ => by_height!(3: 1 2 3 4 5 6 7),
     }
 }
 
-/// `steps` of `k`. Of `a`, either steps or rows are neighbours; which, is `ROWS_APART`.
+/// `steps` of `k`. Of `a`, either steps or rows are neighbours; which, is `ROW_MAJOR`.
 #[inline(always)]
-unsafe fn sums<F: Format, const ROWS_APART: bool, const ROWS: usize, const VECTORS: usize>(
+unsafe fn sums<F: Format, const ROW_MAJOR: bool, const ROWS: usize, const VECTORS: usize>(
     steps: usize,
-    mut a: Operand,
+    mut a: Strided,
     mut b: *const f32,
     b_step: usize,
     to: &Tile,
-    ahead: &mut Ahead,
+    ahead: &mut Prefetch,
 ) {
     // SAFETY: the caller's: `steps` vectors in each panel, and a tile inside `c`, whose last vector is masked.
     unsafe {
@@ -258,12 +314,12 @@ unsafe fn sums<F: Format, const ROWS_APART: bool, const ROWS: usize, const VECTO
                     *column = _mm512_loadu_ps(b.add(vector * LANES));
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    let a = _mm512_set1_ps(*a.data.add(if ROWS_APART { row * a.row } else { row }));
+                    let a = _mm512_set1_ps(*a.data.add(if ROW_MAJOR { row * a.row } else { row }));
                     for (sum, column) in sums.iter_mut().zip(columns) {
                         *sum = F::add(*sum, a, column);
                     }
                 }
-                a.data = a.data.add(if ROWS_APART { 1 } else { a.column });
+                a.data = a.data.add(if ROW_MAJOR { 1 } else { a.column });
                 b = b.add(b_step);
             }
         }
@@ -271,7 +327,7 @@ unsafe fn sums<F: Format, const ROWS_APART: bool, const ROWS: usize, const VECTO
         for (row, sums) in sums.into_iter().enumerate() {
             for (vector, sum) in sums.into_iter().enumerate() {
                 let at = to.c.add(row * to.stride + vector * LANES);
-                let mask = first(to.wide - vector * LANES);
+                let mask = first(to.width - vector * LANES);
                 let scaled = if to.add {
                     _mm512_fmadd_ps(sum, alpha, _mm512_maskz_loadu_ps(mask, at))
                 } else {

@@ -1,0 +1,186 @@
+//! The list of GEMM backends, and which of them this process uses.
+use super::backend::Backend;
+#[cfg(target_arch = "x86_64")]
+use super::{amx::Amx, avx2::Avx2, avx512::Avx512};
+use super::{openblas::OpenBlas, portable::Portable};
+use contract::Precision;
+use std::cell::Cell;
+use std::fmt;
+use std::sync::OnceLock;
+
+/// All backends, fastest first: `auto` is the first that is available.
+static BACKENDS: &[&dyn Backend] = &[
+    #[cfg(target_arch = "x86_64")]
+    &Amx,
+    #[cfg(target_arch = "x86_64")]
+    &Avx512,
+    #[cfg(target_arch = "x86_64")]
+    &Avx2,
+    &OpenBlas,
+    &Portable,
+];
+
+/// The name that chooses the fastest available backend.
+pub const AUTO: &str = "auto";
+
+/// Every backend that was chosen is available: only [`find`] and [`fastest`] choose.
+static CHOSEN: OnceLock<&'static dyn Backend> = OnceLock::new();
+
+thread_local! {
+    /// Takes precedence on this thread: see [`with_backend`].
+    static SCOPED: Cell<Option<&'static dyn Backend>> = const { Cell::new(None) };
+}
+
+/// A backend that cannot be chosen, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ChooseError {
+    /// No backend has this name.
+    Unknown(String),
+    /// This CPU cannot run it.
+    Unavailable(&'static str),
+    /// Products of this process have already run on another one.
+    AlreadyChosen {
+        /// The backend that was asked for.
+        asked: &'static str,
+        /// The one that is in use.
+        in_use: &'static str,
+    },
+}
+
+impl fmt::Display for ChooseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = available().join(", ");
+        match self {
+            Self::Unknown(name) => write!(f, "there is no GEMM backend `{name}`; available here: {AUTO}, {list}"),
+            Self::Unavailable(name) => {
+                write!(f, "GEMM backend `{name}` is not available on this CPU; available here: {AUTO}, {list}")
+            }
+            Self::AlreadyChosen { asked, in_use } => {
+                write!(f, "GEMM backend `{asked}` was asked for, but this process already uses `{in_use}`")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ChooseError {}
+
+/// Names of all backends, available or not, fastest first.
+pub fn names() -> Vec<&'static str> {
+    BACKENDS.iter().map(|backend| backend.name()).collect()
+}
+
+/// Names of the backends that this machine can run, fastest first.
+pub fn available() -> Vec<&'static str> {
+    BACKENDS.iter().filter(|backend| backend.is_available()).map(|backend| backend.name()).collect()
+}
+
+/// Can [`choose`] choose `name` on this machine?
+///
+/// # Errors
+/// If there is no such backend, or this machine cannot run it.
+pub fn check(name: &str) -> Result<(), ChooseError> {
+    find(name).map(|_| ())
+}
+
+/// Makes every product of this process run on the backend `name`, or on the fastest available one if it is [`AUTO`]. The
+/// first product chooses [`AUTO`] if nobody has chosen.
+///
+/// # Errors
+/// If there is no such backend, this machine cannot run it, or the process already uses another one.
+pub fn choose(name: &str) -> Result<(), ChooseError> {
+    let backend = find(name)?;
+    let in_use = CHOSEN.get_or_init(|| backend).name();
+    if in_use == backend.name() { Ok(()) } else { Err(ChooseError::AlreadyChosen { asked: backend.name(), in_use }) }
+}
+
+/// Runs `f` with products of the calling thread on the backend `name`, whatever the process uses: for tests and for
+/// comparing backends. Threads that `f` starts are not affected.
+///
+/// # Errors
+/// If there is no such backend, or this machine cannot run it.
+pub fn with_backend<R>(name: &str, f: impl FnOnce() -> R) -> Result<R, ChooseError> {
+    /// Restores the previous value, also when `f` panics.
+    struct Restore(Option<&'static dyn Backend>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            SCOPED.set(self.0);
+        }
+    }
+    let backend = find(name)?;
+    let _restore = Restore(SCOPED.replace(Some(backend)));
+    Ok(f())
+}
+
+/// Name of the backend that products of the calling thread run on.
+pub fn chosen() -> &'static str {
+    backend().name()
+}
+
+/// What products in `precision` run on, for people and for checkpoints: bits may differ between two descriptions.
+pub fn description(precision: Precision) -> String {
+    backend().description(precision)
+}
+
+/// The backend that products of the calling thread run on; it is available.
+pub(super) fn backend() -> &'static dyn Backend {
+    SCOPED.get().unwrap_or_else(|| *CHOSEN.get_or_init(fastest))
+}
+
+fn find(name: &str) -> Result<&'static dyn Backend, ChooseError> {
+    if name == AUTO {
+        return Ok(fastest());
+    }
+    let known = BACKENDS.iter().copied().find(|backend| backend.name() == name);
+    let backend = known.ok_or_else(|| ChooseError::Unknown(name.into()))?;
+    if backend.is_available() { Ok(backend) } else { Err(ChooseError::Unavailable(backend.name())) }
+}
+
+fn fastest() -> &'static dyn Backend {
+    let available = BACKENDS.iter().copied().find(|backend| backend.is_available());
+    available.expect("OpenBLAS is always available")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_available_backend_can_be_used_in_a_scope() {
+        let before = chosen();
+        for name in available() {
+            assert_eq!(with_backend(name, chosen), Ok(name));
+            assert_eq!(chosen(), before);
+        }
+        assert_eq!(with_backend(AUTO, chosen), Ok(available()[0]));
+        assert!(available().contains(&"openblas") && available().contains(&"portable"));
+        let panicked = std::panic::catch_unwind(|| with_backend("portable", || panic!("expected")));
+        assert!(panicked.is_err() && chosen() == before, "a panic ends the scope");
+    }
+
+    #[test]
+    fn a_process_has_one_backend() {
+        let in_use = with_backend(AUTO, chosen).unwrap();
+        assert_eq!(choose(AUTO), Ok(()));
+        assert_eq!(choose(in_use), Ok(()));
+        assert_eq!(choose("portable"), Err(ChooseError::AlreadyChosen { asked: "portable", in_use }));
+        let unknown = choose("cublas").unwrap_err().to_string();
+        assert!(unknown.contains("`cublas`") && unknown.contains("auto, "), "{unknown}");
+        for name in names().into_iter().filter(|name| !available().contains(name)) {
+            assert_eq!(choose(name), Err(ChooseError::Unavailable(name)));
+        }
+    }
+
+    #[test]
+    fn descriptions_tell_backends_and_precisions_apart() {
+        let mut all = Vec::new();
+        for name in available() {
+            for precision in [Precision::F32, Precision::Bf16] {
+                all.push(with_backend(name, || description(precision)).unwrap());
+            }
+        }
+        let count = all.len();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), count, "{all:?}");
+    }
+}

@@ -1,0 +1,285 @@
+//! What products read and write: views of matrices in f32 or bfloat16.
+use contract::Tensor;
+pub use half::bf16;
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
+use std::ops::Range;
+
+/// A number as it is stored in memory.
+pub trait Scalar: Copy {
+    /// The number in f32, which is exact. (Unlike [`bf16::to_f32`] it leaves a signalling NaN as it is, so that it is one
+    /// shift and vectorises.)
+    fn widen(self) -> f32;
+}
+
+impl Scalar for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Scalar for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+/// A matrix in f32: any view with a unit stride in one direction.
+pub type Matrix<'a> = ArrayView2<'a, f32>;
+
+/// A matrix to write: row-major, its rows any distance apart.
+pub type MatrixMut<'a> = ArrayViewMut2<'a, f32>;
+
+/// An operand of a product, in either precision: any view with a unit stride in one direction.
+#[derive(Clone, Copy)]
+pub enum MatRef<'a> {
+    /// In f32; a product in bfloat16 rounds it.
+    F32(Matrix<'a>),
+    /// In bfloat16; a product in f32 widens it, which is exact.
+    Bf16(ArrayView2<'a, bf16>),
+}
+
+impl<'a> From<Matrix<'a>> for MatRef<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        Self::F32(matrix)
+    }
+}
+
+impl<'a> From<ArrayView2<'a, bf16>> for MatRef<'a> {
+    fn from(matrix: ArrayView2<'a, bf16>) -> Self {
+        Self::Bf16(matrix)
+    }
+}
+
+impl MatRef<'_> {
+    /// `(rows, columns)`.
+    pub fn dim(&self) -> (usize, usize) {
+        match self {
+            Self::F32(x) => x.dim(),
+            Self::Bf16(x) => x.dim(),
+        }
+    }
+
+    /// A block of columns.
+    #[cfg(test)]
+    pub fn columns(self, columns: Range<usize>) -> Self {
+        match self {
+            Self::F32(x) => Self::F32(x.slice_move(ndarray::s![.., columns])),
+            Self::Bf16(x) => Self::Bf16(x.slice_move(ndarray::s![.., columns])),
+        }
+    }
+
+    /// The transpose.
+    #[must_use]
+    pub fn reversed_axes(self) -> Self {
+        match self {
+            Self::F32(x) => Self::F32(x.reversed_axes()),
+            Self::Bf16(x) => Self::Bf16(x.reversed_axes()),
+        }
+    }
+}
+
+/// A slice in either precision.
+#[derive(Clone, Copy)]
+pub enum SliceRef<'a> {
+    /// In f32.
+    F32(&'a [f32]),
+    /// In bfloat16.
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> From<&'a [f32]> for SliceRef<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Self::F32(values)
+    }
+}
+
+impl<'a> From<&'a Tensor> for SliceRef<'a> {
+    fn from(tensor: &'a Tensor) -> Self {
+        Self::F32(&tensor.data)
+    }
+}
+
+impl<'a> SliceRef<'a> {
+    /// Number of elements.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(x) => x.len(),
+            Self::Bf16(x) => x.len(),
+        }
+    }
+
+    /// The whole slice as a `[len / columns, columns]` matrix.
+    pub fn matrix(self, columns: usize) -> MatRef<'a> {
+        self.block(0, self.len() / columns, columns, columns)
+    }
+
+    /// As [`block`].
+    pub fn block(self, offset: usize, rows: usize, columns: usize, stride: usize) -> MatRef<'a> {
+        match self {
+            Self::F32(x) => MatRef::F32(block(x, offset, rows, columns, stride)),
+            Self::Bf16(x) => MatRef::Bf16(block(x, offset, rows, columns, stride)),
+        }
+    }
+}
+
+/// All of `data` as a `[data.len() / columns, columns]` matrix.
+pub fn matrix(data: &[f32], columns: usize) -> Matrix<'_> {
+    block(data, 0, data.len() / columns, columns, columns)
+}
+
+/// The `[rows, columns]` block that starts at element `offset` of a matrix whose rows are `stride` elements apart.
+///
+/// # Panics
+/// If the block does not lie inside `data`.
+pub fn block<E>(data: &[E], offset: usize, rows: usize, columns: usize, stride: usize) -> ArrayView2<'_, E> {
+    ArrayView2::from_shape((rows, columns).strides((stride, 1)), &data[offset..]).expect("the block lies inside")
+}
+
+/// All of `data` as a `[data.len() / columns, columns]` matrix to write.
+pub fn matrix_mut(data: &mut [f32], columns: usize) -> MatrixMut<'_> {
+    let rows = data.len() / columns;
+    block_mut(data, 0, rows, columns, columns)
+}
+
+/// As [`block`], to write.
+///
+/// # Panics
+/// If the block does not lie inside `data`.
+pub fn block_mut(data: &mut [f32], offset: usize, rows: usize, columns: usize, stride: usize) -> MatrixMut<'_> {
+    MatrixMut::from_shape((rows, columns).strides((stride, 1)), &mut data[offset..]).expect("the block lies inside")
+}
+
+/// A block of a product's result that is complete.
+pub struct OutputBlock {
+    /// Rows of `c`.
+    pub rows: Range<usize>,
+    /// Columns of `c`.
+    pub columns: Range<usize>,
+    /// The result, or the part of it that exists; floats between two of its rows.
+    pub(super) c: *mut f32,
+    pub(super) stride: usize,
+}
+
+impl OutputBlock {
+    /// The block's part of row `row` of `c`.
+    ///
+    /// # Panics
+    /// If `row` is not one of [`Self::rows`].
+    pub fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(self.rows.contains(&row), "the row belongs to the block");
+        // SAFETY: rows and columns lie inside `c`, or the part of it that exists, for as long as the product runs; `&mut self`
+        // prevents two rows from being borrowed at once, and a product makes one block at a time.
+        unsafe {
+            let row = self.c.wrapping_add(row * self.stride + self.columns.start);
+            std::slice::from_raw_parts_mut(row, self.columns.len())
+        }
+    }
+}
+
+/// A matrix in memory, without its size: elements between neighbours in a column (`row`) and in a row (`column`), one of
+/// which is 1.
+#[derive(Clone, Copy)]
+pub(super) struct Strided<E = f32> {
+    pub data: *const E,
+    pub row: usize,
+    pub column: usize,
+}
+
+impl<E> Strided<E> {
+    fn of(matrix: &ArrayView2<'_, E>) -> Option<Self> {
+        let ((rows, columns), strides) = (matrix.dim(), matrix.strides());
+        // The stride of an axis with a single element is meaningless.
+        let column = if columns > 1 { strides[1] } else { 1 };
+        let row = if rows > 1 {
+            strides[0]
+        } else if column == 1 {
+            columns as isize
+        } else {
+            1
+        };
+        let fits = row >= 0 && column >= 0 && (row == 1 || column == 1);
+        fits.then(|| Self { data: matrix.as_ptr(), row: row as usize, column: column as usize })
+    }
+
+    pub fn at(self, row: usize, column: usize) -> Self {
+        Self { data: self.data.wrapping_add(row * self.row + column * self.column), ..self }
+    }
+
+    pub fn transposed(self) -> Self {
+        Self { row: self.column, column: self.row, ..self }
+    }
+
+    /// # Safety
+    /// The matrix must have that many rows and columns, for as long as the view lives.
+    pub unsafe fn view<'a>(self, rows: usize, columns: usize) -> ArrayView2<'a, E> {
+        // SAFETY: as promised.
+        unsafe { ArrayView2::from_shape_ptr((rows, columns).strides((self.row, self.column)), self.data) }
+    }
+}
+
+/// A matrix in memory in either precision, without its size.
+#[derive(Clone, Copy)]
+pub(super) enum Operand {
+    F32(Strided),
+    Bf16(Strided<bf16>),
+}
+
+impl Operand {
+    /// # Panics
+    /// If neither stride is 1.
+    pub fn of(matrix: &MatRef<'_>) -> Self {
+        let operand = match matrix {
+            MatRef::F32(x) => Strided::of(x).map(Self::F32),
+            MatRef::Bf16(x) => Strided::of(x).map(Self::Bf16),
+        };
+        operand.expect("operands have a unit stride in one direction")
+    }
+
+    pub fn at(self, row: usize, column: usize) -> Self {
+        match self {
+            Self::F32(x) => Self::F32(x.at(row, column)),
+            Self::Bf16(x) => Self::Bf16(x.at(row, column)),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Operand {
+    pub fn transposed(self) -> Self {
+        match self {
+            Self::F32(x) => Self::F32(x.transposed()),
+            Self::Bf16(x) => Self::Bf16(x.transposed()),
+        }
+    }
+
+    /// Are the elements of a row contiguous?
+    pub fn is_row_major(self) -> bool {
+        match self {
+            Self::F32(x) => x.column == 1,
+            Self::Bf16(x) => x.column == 1,
+        }
+    }
+
+    /// Can rows of `steps` elements be read as pairs in 32-bit lanes, as [`lanes`](Self::lanes) gives them?
+    pub fn in_pairs(self, steps: usize) -> bool {
+        match self {
+            Self::F32(_) => false,
+            Self::Bf16(x) => {
+                let aligned = x.data.cast::<f32>().is_aligned() && x.row.is_multiple_of(2);
+                x.column == 1 && aligned && steps.is_multiple_of(2)
+            }
+        }
+    }
+
+    /// As 32-bit lanes: numbers in f32, or pairs of bfloat16 neighbours in a row that can be read
+    /// [as such](Self::in_pairs).
+    pub fn lanes(self) -> Strided {
+        match self {
+            Self::F32(x) => x,
+            Self::Bf16(x) => Strided { data: x.data.cast(), row: x.row / 2, column: x.column },
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Matrix products: the one place that multiplies matrices, single-threaded, since one worker per core is faster than
+//! threaded products.
+//!
+//! - [`product`]: `c = alpha · a · b + beta · c`, whole or block by block
+//! - [`panels`]: small products with an operand that is packed once and used many times, for attention
+//! - `matrix`: views of matrices in f32 or bfloat16; transposes and column blocks are views and never copied
+//! - [`backends`]: the list of backends and which one is used; `backend`: what a backend is
+//! - `amx`, `avx512`, `avx2`, [`openblas`], `portable`: one backend each
+//! - `blocking`: the loops that `avx512` and `avx2` share; `tile`: panels, tiles and their kernels; `load`: SIMD loads
+//! - [`rate`]: the machine's GEMM rate; [`round`]: to bfloat16
+//!
+//! In [`Precision::Bf16`](contract::Precision::Bf16) both operands are rounded to bfloat16 (to nearest, ties to even) while
+//! they are packed, unless they are bfloat16 already, and sums are f32. Backends use the CPU's bfloat16 instruction where it
+//! is fast, and multiply the rounded numbers in f32 elsewhere.
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod backend;
+pub mod backends;
+#[cfg(target_arch = "x86_64")]
+mod blocking;
+#[cfg(target_arch = "x86_64")]
+mod load;
+mod matrix;
+pub mod openblas;
+pub mod panels;
+mod portable;
+mod product;
+pub mod rate;
+mod round;
+mod tile;
+
+pub use backends::{available, choose, chosen, description, with_backend};
+pub use matrix::{
+    MatRef, Matrix, MatrixMut, OutputBlock, Scalar, SliceRef, bf16, block, block_mut, matrix, matrix_mut,
+};
+pub use product::{product, product_in, product_in_blocks, product_then};
+pub use round::{round, round_in_place, round_to_bf16};
+
+#[cfg(test)]
+mod tests;
