@@ -1,5 +1,5 @@
 //! Turns a plan into a timely dataflow and runs it. Nothing else knows timely, but for differential dataflow's part in
-//! [`crate::deduplicate`].
+//! [`crate::prepare`].
 //!
 //! - [`stage_runner`]: the order in which a stage is called, without a dataflow
 //! - [`ports`], [`packet_batch`]: timely's channels with their types erased, and the container on them

@@ -68,7 +68,7 @@ pub struct Prepared {
 /// Prepares what `plan` says into the next version of `folder`.
 ///
 /// # Errors
-/// [`Usage`](crate::problem::Usage), or the first failure of any stage. The versions that are there stay as they are.
+/// [`Usage`], or the first failure of any stage. The versions that are there stay as they are.
 pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Result<Prepared> {
     let began = Instant::now();
     let folder = Folder::open(folder)?;
