@@ -159,7 +159,7 @@ mod tests {
     fn the_definitions_are_sound_and_every_help_has_an_example() {
         let mut command = definition("1");
         command.clone().debug_assert();
-        assert!(command.render_help().to_string().starts_with("Pretrains language models on CPUs"));
+        assert!(command.clone().render_help().to_string().starts_with("Pretrains language models on CPUs"));
         for sub in command.get_subcommands_mut() {
             assert!(sub.get_about().is_some(), "{} says nothing of itself", sub.get_name());
             let help = sub.render_long_help().to_string();

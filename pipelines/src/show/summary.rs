@@ -112,6 +112,10 @@ mod tests {
         adamw          AdamW.
         evaluate       Sums validation losses up.
         record         Writes metrics.
+        rows           Ends a graph of rows.
+        tokens         Ends a graph of tokens.
+        mixture        Mixes sources.
+        minhash        Compares documents.
 
         `pipeline stages NAME` shows a type with its keys, defaults and an example.
         ");
