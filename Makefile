@@ -62,6 +62,7 @@ test: lint
 
 lint: system
 	cargo fmt --all --check
+	.ci/same-features
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; \
