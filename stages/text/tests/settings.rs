@@ -41,20 +41,21 @@ fn every_key_has_a_default_and_a_line_of_documentation() {
 
 #[test]
 fn all_problems_are_found_at_once() {
-    let problems = |stage: usize, value| (TYPES[stage].parse)(value).unwrap().check().len();
-    assert_eq!(problems(0, json!({})), 1, "paths");
+    let stage = |name: &str| TYPES.iter().find(|stage| stage.name == name).unwrap();
+    let problems = |name: &str, value| (stage(name).parse)(value).unwrap().check().len();
+    assert_eq!(problems("documents", json!({})), 1, "paths");
     let bad = json!({ "sample": 0, "column": "", "separator": "", "validation_fraction": 1.5, "validation_every": 1 });
-    assert_eq!(problems(0, bad), 6);
-    assert_eq!(problems(0, json!({ "paths": ["a"] })), 0);
-    assert_eq!(problems(1, json!({ "validation_fraction": -1.0 })), 2);
-    assert_eq!(problems(3, json!({})), 0);
-    assert_eq!(problems(5, json!({ "sequence_length": 0, "micro_batch_size": 0, "micro_batches": 0 })), 3);
-    assert_eq!(problems(5, json!({})), 0);
-    assert_eq!(problems(7, json!({ "min_characters": 5, "max_characters": 4 })), 1);
-    assert_eq!(problems(8, json!({ "languages": ["english"], "min_confidence": 2.0 })), 2);
-    assert_eq!(problems(9, json!({ "max_bullet_line_fraction": 1.5 })), 1);
-    assert_eq!(problems(10, json!({ "max_top_ngram_character_fractions": [2.0] })), 1);
-    assert_eq!(problems(13, json!({ "occurrences": 0 })), 2);
-    let shape = (TYPES[5].parse)(json!({})).unwrap().batch_shape().unwrap();
+    assert_eq!(problems("documents", bad), 6);
+    assert_eq!(problems("documents", json!({ "paths": ["a"] })), 0);
+    assert_eq!(problems("tokens", json!({ "validation_fraction": -1.0 })), 2);
+    assert_eq!(problems("bpe", json!({})), 0);
+    assert_eq!(problems("concat", json!({ "sequence_length": 0, "micro_batch_size": 0, "micro_batches": 0 })), 3);
+    assert_eq!(problems("concat", json!({})), 0);
+    assert_eq!(problems("length", json!({ "min_characters": 5, "max_characters": 4 })), 1);
+    assert_eq!(problems("language", json!({ "languages": ["english"], "min_confidence": 2.0 })), 2);
+    assert_eq!(problems("gopher_quality", json!({ "max_bullet_line_fraction": 1.5 })), 1);
+    assert_eq!(problems("gopher_repetition", json!({ "max_top_ngram_character_fractions": [2.0] })), 1);
+    assert_eq!(problems("block_list", json!({ "occurrences": 0 })), 2);
+    let shape = (stage("concat").parse)(json!({})).unwrap().batch_shape().unwrap();
     assert_eq!((shape.length, shape.sequences, shape.micro_batches), (128, 16, 2));
 }
