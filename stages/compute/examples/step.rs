@@ -7,7 +7,7 @@
 //! With `KERNELS=1`, below each shape's line: what its kernels take when run alone, as a share of the step.
 use compute::cpu;
 use compute::kernels::{attention, bias, cross_entropy, embedding, gelu, gemm, head, layer_norm};
-use compute::models::{Gpt2, Gpt2Shape, Model};
+use compute::models::{Gpt2Shape, Model};
 use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn};
 use millrace_compute as compute;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: 
     let feed_forward = 4 * width;
     let (end_of_text, document_mask) = (0, false);
     let model =
-        Gpt2::new(Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask });
+        Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask }.model();
     let parameters = Parameters(model.facts().parameters.iter().map(|p| Arc::new(p.initial(1))).collect());
     let rows = sequences * length;
     let ids = |salt: usize| (0..rows).map(|i| ((i * 7919 + salt * 104_729) % vocabulary) as u32).collect::<Vec<_>>();

@@ -2,7 +2,7 @@
 mod common;
 use common::takes_what_it_says;
 use contract::Precision;
-use millrace_compute::models::{Gpt2, Gpt2Shape};
+use millrace_compute::models::Gpt2Shape;
 
 #[test]
 fn gpt2_takes_what_it_says() {
@@ -13,7 +13,7 @@ fn gpt2_takes_what_it_says() {
     {
         let shape = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask };
         for precision in [Precision::F32, Precision::Bf16] {
-            takes_what_it_says(&Gpt2::new(shape).with_precision(precision), sequences, length, vocabulary);
+            takes_what_it_says(&shape.model().with_precision(precision), sequences, length, vocabulary);
         }
     }
 }

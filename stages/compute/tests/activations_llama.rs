@@ -2,7 +2,7 @@
 mod common;
 use common::takes_what_it_says;
 use contract::Precision;
-use millrace_compute::models::{Llama, LlamaShape};
+use millrace_compute::models::LlamaShape;
 
 #[test]
 fn llama_takes_what_it_says() {
@@ -27,7 +27,7 @@ fn llama_takes_what_it_says() {
             document_mask,
         };
         for precision in [Precision::F32, Precision::Bf16] {
-            takes_what_it_says(&Llama::new(shape.clone()).with_precision(precision), sequences, length, vocabulary);
+            takes_what_it_says(&shape.clone().model().with_precision(precision), sequences, length, vocabulary);
         }
     }
 }

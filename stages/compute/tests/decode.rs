@@ -1,6 +1,6 @@
 //! A text continued with kept keys and values is the text that the whole model would give, token by token.
 use compute::kernels::gemm::{matrix, matrix_mut, product};
-use compute::models::{Gpt2, Gpt2Shape, Llama, LlamaShape, Model};
+use compute::models::{Gpt2Shape, LlamaShape, Model, Transformer};
 use contract::{Batch, Init, ModelFacts, Parameters, Purpose, Tensor};
 use millrace_compute as compute;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 const LENGTH: usize = 80;
 const VOCABULARY: usize = 211;
 
-fn gpt2() -> Gpt2 {
-    Gpt2::new(Gpt2Shape {
+fn gpt2() -> Transformer {
+    Gpt2Shape {
         layers: 3,
         heads: 4,
         width: 48,
@@ -18,11 +18,12 @@ fn gpt2() -> Gpt2 {
         length: LENGTH,
         end_of_text: 0,
         document_mask: false,
-    })
+    }
+    .model()
 }
 
-fn llama(tied_head: bool) -> Llama {
-    Llama::new(LlamaShape {
+fn llama(tied_head: bool) -> Transformer {
+    LlamaShape {
         layers: 3,
         heads: 4,
         kv_heads: 2,
@@ -35,7 +36,8 @@ fn llama(tied_head: bool) -> Llama {
         rope_theta: 10_000.0,
         end_of_text: 0,
         document_mask: false,
-    })
+    }
+    .model()
 }
 
 /// Larger than a real start, and no term trivial.

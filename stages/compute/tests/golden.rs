@@ -6,7 +6,7 @@ use compute::kernels::cross_entropy::CrossEntropy;
 use compute::kernels::gemm::with_backend;
 use compute::kernels::head::head_value;
 use compute::kernels::sum::{add, block_squares};
-use compute::models::{Forward, Gpt2, Gpt2Shape, Model, forward_per_sequence};
+use compute::models::{Forward, Gpt2Shape, Model, Transformer, forward_per_sequence};
 use contract::{Batch, IGNORED, Parameters, Precision, Purpose, Tensor};
 use millrace_compute as compute;
 use safetensors::SafeTensors;
@@ -17,8 +17,8 @@ const WIDTH: usize = 72;
 const VOCABULARY: usize = 1009;
 const SEQUENCES: usize = 4;
 
-fn model(document_mask: bool) -> Gpt2 {
-    Gpt2::new(Gpt2Shape {
+fn model(document_mask: bool) -> Transformer {
+    Gpt2Shape {
         layers: 3,
         heads: 6,
         width: WIDTH,
@@ -27,7 +27,8 @@ fn model(document_mask: bool) -> Gpt2 {
         length: LENGTH,
         end_of_text: 1008,
         document_mask,
-    })
+    }
+    .model()
 }
 
 fn parameters(model: &dyn Model) -> Parameters {

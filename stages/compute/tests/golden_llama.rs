@@ -4,7 +4,7 @@ mod common;
 use common::{assert_logits, bytes, floats, ids, learn, on_every_backend, relative_error};
 use compute::kernels::adamw::{AdamW, adamw};
 use compute::kernels::sum::{add, block_squares};
-use compute::models::{Llama, LlamaShape, Model, forward_per_sequence};
+use compute::models::{LlamaShape, Model, Transformer, forward_per_sequence};
 use contract::{Batch, IGNORED, Parameters, Precision, Purpose, Tensor};
 use millrace_compute as compute;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ const LENGTH: usize = 24;
 const SEQUENCES: usize = 4;
 const KINDS: [&str; 2] = ["tied", "untied"];
 
-fn model(kind: &str, document_mask: bool) -> Llama {
-    Llama::new(LlamaShape {
+fn model(kind: &str, document_mask: bool) -> Transformer {
+    LlamaShape {
         layers: 2,
         heads: 4,
         kv_heads: 2,
@@ -27,7 +27,8 @@ fn model(kind: &str, document_mask: bool) -> Llama {
         rope_theta: 10_000.0,
         end_of_text: 0,
         document_mask,
-    })
+    }
+    .model()
 }
 
 fn parameters(file: &[u8], kind: &str, model: &dyn Model) -> Parameters {

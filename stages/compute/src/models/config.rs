@@ -1,6 +1,6 @@
 //! A model from the `config.json` of a Hugging Face checkpoint: what [`ModelFacts::config`](contract::ModelFacts) of it
 //! says, or transformers wrote.
-use super::{Gpt2, Gpt2Shape, Llama, LlamaShape, Model};
+use super::{Gpt2Shape, LlamaShape, Model};
 use anyhow::{Context, bail, ensure};
 use contract::Result;
 use serde_json::Value;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 /// If it is of a type, or has a property, that no model here has.
 pub fn from_config(config: &Value) -> Result<Arc<dyn Model>> {
     match config["model_type"].as_str() {
-        Some("gpt2") => Ok(Arc::new(Gpt2::new(gpt2(config)?))),
-        Some("llama") => Ok(Arc::new(Llama::new(llama(config)?))),
+        Some("gpt2") => Ok(Arc::new(gpt2(config)?.model())),
+        Some("llama") => Ok(Arc::new(llama(config)?.model())),
         Some(other) => bail!("models of type `{other}` are not known here; known: gpt2, llama"),
         None => bail!("it does not say its `model_type`"),
     }
@@ -109,7 +109,7 @@ mod tests {
         let (layers, heads, width, feed_forward, vocabulary, length, end_of_text) = (3, 2, 8, 20, 30, 7, 29);
         let document_mask = false;
         let shape = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask };
-        Gpt2::new(shape).facts().config.clone()
+        shape.model().facts().config.clone()
     }
 
     fn llama(tied_head: bool) -> Value {
@@ -127,7 +127,7 @@ mod tests {
             end_of_text: 29,
             document_mask: false,
         };
-        Llama::new(shape).facts().config.clone()
+        shape.model().facts().config.clone()
     }
 
     #[test]

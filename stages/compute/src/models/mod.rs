@@ -1,24 +1,31 @@
 //! Models: what computes hidden states from a batch, and gradients back through itself.
 //!
-//! - [`gpt2`], [`llama`]: whole micro-batches at a time
-//! - `saved`: activations that are saved for backward
+//! - [`architecture`], [`norm`], [`feed_forward`]: what a transformer is made of, as values that all of the following read
+//! - [`transformer`]: training, whole micro-batches at a time; [`decode`]: one sequence continued token by token; `memory`: how
+//!   much activations take
+//! - [`gpt2`], [`llama`]: such values; [`config`]: one of them from Hugging Face's `config.json`
+//! - `saved`: activations that are saved for backward; [`sampling`]: which token comes next
 //! - [`per_sequence`]: any model, one sequence of the batch at a time, to measure against
-//! - [`decode`]: any model, one sequence continued token by token; [`sampling`]: which token
-//! - [`config`]: a model from Hugging Face's `config.json`
-
+pub mod architecture;
 pub mod config;
 pub mod decode;
+pub mod feed_forward;
 pub mod gpt2;
 pub mod llama;
+mod memory;
+pub mod norm;
 pub mod per_sequence;
 pub mod sampling;
 mod saved;
+pub mod transformer;
 
+pub use architecture::{Architecture, Positions};
 pub use config::from_config;
 pub use decode::Decoder;
-pub use gpt2::{Gpt2, Gpt2Shape};
-pub use llama::{Llama, LlamaShape};
+pub use gpt2::Gpt2Shape;
+pub use llama::LlamaShape;
 pub use per_sequence::forward_per_sequence;
+pub use transformer::Transformer;
 
 use contract::{Batch, ModelFacts, Parameters, Tape, Tensor};
 

@@ -1,7 +1,7 @@
 //! `forward` with `type = "llama"`: its settings; the stage is [`Forward`], as with every model.
 use crate::forward::{Batching, Forward, ports};
 use anyhow::Result;
-use compute::models::{Llama, LlamaShape, Model};
+use compute::models::{LlamaShape, Model, Transformer};
 use contract::{Built, Env, Facts, Kind, Memory, ModelFacts, Port, Precision, Problem, Settings, StageSettings};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -71,8 +71,8 @@ impl StageSettings for LlamaForward {
 }
 
 impl LlamaForward {
-    fn model_of(&self, facts: &Facts) -> Llama {
-        Llama::new(LlamaShape {
+    fn model_of(&self, facts: &Facts) -> Transformer {
+        LlamaShape {
             layers: self.layers,
             heads: self.heads,
             kv_heads: self.kv_heads.unwrap_or(self.heads),
@@ -85,7 +85,8 @@ impl LlamaForward {
             rope_theta: self.rope_theta,
             end_of_text: facts.end_of_text,
             document_mask: self.document_mask,
-        })
+        }
+        .model()
         .with_precision(self.precision)
     }
 }

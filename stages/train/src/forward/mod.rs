@@ -2,7 +2,7 @@
 pub mod llama;
 
 use anyhow::{Result, ensure};
-use compute::models::{ActivationMemory, Forward as Forwarded, Gpt2, Gpt2Shape, Model, forward_per_sequence};
+use compute::models::{ActivationMemory, Forward as Forwarded, Gpt2Shape, Model, Transformer, forward_per_sequence};
 use contract::{
     Activations, At, Batch, Built, Emit, Env, Facts, Kind, Memory, ModelFacts, Packet, Parameters, Port, Precision,
     Problem, Purpose, Route, Settings, Stage, StageSettings, Step, Tensor, Ticket, Turn,
@@ -70,8 +70,8 @@ impl StageSettings for Gpt2Forward {
 }
 
 impl Gpt2Forward {
-    fn model_of(&self, facts: &Facts) -> Gpt2 {
-        Gpt2::new(Gpt2Shape {
+    fn model_of(&self, facts: &Facts) -> Transformer {
+        Gpt2Shape {
             layers: self.layers,
             heads: self.heads,
             width: self.width,
@@ -80,7 +80,8 @@ impl Gpt2Forward {
             length: facts.length,
             end_of_text: facts.end_of_text,
             document_mask: self.document_mask,
-        })
+        }
+        .model()
         .with_precision(self.precision)
     }
 }

@@ -19,38 +19,30 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// From a weight `[out, in]`, as Llama has them.
+    /// From a weight `[out, in]`, without a bias.
     pub fn new(weight: Arc<Tensor>) -> Self {
         Self { weight, bias: None }
     }
 
-    /// From a weight `[in, out]`, as GPT-2 has them: turned over, once.
-    pub fn transposed(weight: &Tensor, bias: Option<Arc<Tensor>>) -> Self {
-        let (inner, outer) = (weight.shape[0], weight.shape[1]);
-        let mut turned = Tensor::scratch([outer, inner]);
-        turned.data.par_chunks_mut(SQUARE * inner).enumerate().for_each(|(band, rows)| {
-            for from in (0..inner).step_by(SQUARE) {
-                for (row, out) in rows.chunks_exact_mut(inner).enumerate() {
-                    for (i, out) in (from..).zip(&mut out[from..(from + SQUARE).min(inner)]) {
-                        *out = weight.data[i * outer + band * SQUARE + row];
-                    }
-                }
-            }
-        });
-        Self { weight: Arc::new(turned), bias }
-    }
-
-    /// From weights `[out, in]` of the same inputs, their outputs side by side.
-    pub fn stacked(weights: &[Arc<Tensor>]) -> Self {
-        let inner = weights[0].shape[1];
-        let mut all = Tensor::scratch([weights.iter().map(|w| w.shape[0]).sum(), inner]);
+    /// From the weights of one input, whose outputs become side by side: `[out, in]`, or `[in, out]` if `transposed`. A single
+    /// one that is not transposed is not copied.
+    pub fn stacked(mut weights: Vec<Arc<Tensor>>, transposed: bool, bias: Option<Arc<Tensor>>) -> Self {
+        if weights.len() == 1 && !transposed {
+            return Self { weight: weights.remove(0), bias };
+        }
+        let (inner, outer) = if transposed { (0, 1) } else { (1, 0) };
+        let width = weights[0].shape[inner];
+        let mut all = Tensor::scratch([weights.iter().map(|w| w.shape[outer]).sum(), width]);
         let mut rest = &mut all.data[..];
         for weight in weights {
             let (here, after) = rest.split_at_mut(weight.data.len());
-            here.copy_from_slice(&weight.data);
+            match transposed {
+                true => transpose(&weight, here),
+                false => here.copy_from_slice(&weight.data),
+            }
             rest = after;
         }
-        Self { weight: Arc::new(all), bias: None }
+        Self { weight: Arc::new(all), bias }
     }
 
     /// Outputs a row.
@@ -87,6 +79,20 @@ impl Linear {
     }
 }
 
+/// `out` `[columns, rows]` of `x` `[rows, columns]`, square by square.
+fn transpose(x: &Tensor, out: &mut [f32]) {
+    let (inner, outer) = (x.shape[0], x.shape[1]);
+    out.par_chunks_mut(SQUARE * inner).enumerate().for_each(|(band, rows)| {
+        for from in (0..inner).step_by(SQUARE) {
+            for (row, out) in rows.chunks_exact_mut(inner).enumerate() {
+                for (i, out) in (from..).zip(&mut out[from..(from + SQUARE).min(inner)]) {
+                    *out = x.data[i * outer + band * SQUARE + row];
+                }
+            }
+        }
+    });
+}
+
 /// `out` `[rows, n]` of pieces `[rows, columns]` one after the other (the last may be narrower).
 pub fn side_by_side(pieces: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
     let whole = out.len() / rows;
@@ -120,12 +126,12 @@ mod tests {
             assert_close(&Linear::new(Arc::new(weight.clone())).apply(&x), &naive, 1e-5);
             let (above, below) = w.split_at(cut.min(outer) * inner);
             let part = |x: &[f32]| Arc::new(Tensor::from_values([x.len() / inner, inner], x));
-            assert_close(&Linear::stacked(&[part(above), part(below)]).apply(&x), &naive, 1e-5);
+            assert_close(&Linear::stacked(vec![part(above), part(below)], false, None).apply(&x), &naive, 1e-5);
             let mut turned = Tensor::scratch([inner, outer]);
             turned.data.iter_mut().enumerate().for_each(|(at, t)| *t = w[at % outer * inner + at / outer]);
             let with_bias: Vec<f64> = naive.iter().enumerate().map(|(at, y)| y + f64::from(b[at % outer])).collect();
             let bias = Arc::new(Tensor::from_values([outer], &b));
-            assert_close(&Linear::transposed(&turned, Some(bias)).apply(&x), &with_bias, 1e-5);
+            assert_close(&Linear::stacked(vec![Arc::new(turned)], true, Some(bias)).apply(&x), &with_bias, 1e-5);
         }
     }
 }

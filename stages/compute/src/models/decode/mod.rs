@@ -1,113 +1,61 @@
-//! One sequence, continued: keys and values are kept, so that a new token costs one pass over the weights.
+//! One sequence, continued: keys and values are cached, so that a new token costs one pass over the weights.
 //!
-//! - [`Linear`]: products with weights, shared out among threads
+//! - [`Linear`]: linear layers, shared out among threads
 //! - [`cache`]: keys, values, and attention to them
+//! - `load`: a model's parameters, arranged for decoding
 //!
-//! A [`Decoder`] is any model of pre-norm blocks; [`Model::decoder`](super::Model::decoder) says which. Its numbers are
-//! those of [`Model::forward`](super::Model::forward) up to rounding (products are taken in another order), and do not
-//! depend on the number of threads, which is that of the current rayon pool.
+//! A [`Decoder`] reads the same [`Architecture`] as training. Its numbers are those of
+//! [`Model::forward`](super::Model::forward) up to rounding (sums are taken in another order), and do not depend on the number
+//! of threads, which is that of the current rayon pool.
 pub mod cache;
 mod linear;
+mod load;
 
+use super::architecture::Architecture;
+use super::feed_forward::FeedForward;
+use super::norm::Norm;
 use crate::kernels::rotary::Rotary;
 use crate::kernels::sum::add;
-use crate::kernels::{gelu, layer_norm, rms_norm, swiglu};
 use cache::{Cache, Heads};
 use contract::{Buffer, Tensor};
 pub use linear::Linear;
+pub(super) use load::load;
 use std::sync::Arc;
 
-/// Rows to rows of the same width.
-pub enum Norm {
-    /// See [`layer_norm`].
-    Layer {
-        /// `[width]`
-        gain: Arc<Tensor>,
-        /// `[width]`
-        bias: Arc<Tensor>,
-    },
-    /// See [`rms_norm`].
-    Rms {
-        /// `[width]`
-        gain: Arc<Tensor>,
-        /// Added to the mean square.
-        epsilon: f32,
-    },
-}
-
-/// How a model knows where a token stands.
-pub enum Positions {
-    /// A vector a position `[positions, width]`, added to the token's.
-    Learned(Arc<Tensor>),
-    /// Queries and keys turn.
-    Rotary(Arc<Rotary>),
-}
-
-/// The part of a block that looks at one token at a time.
-pub enum FeedForward {
-    /// `down(gelu(up x + bias))`
-    Gelu {
-        /// Without its bias.
-        up: Linear,
-        /// `[feed forward]`
-        bias: Arc<Tensor>,
-        /// Back to the width.
-        down: Linear,
-    },
-    /// `down(silu(gate x) · up x)`
-    SwiGlu {
-        /// Side by side.
-        gate_up: Linear,
-        /// Back to the width.
-        down: Linear,
-    },
-}
-
-/// A block: `x + out(attention(norm_1 x))`, then the same with the feed-forward part.
-pub struct Block {
-    /// Before attention.
-    pub norm_1: Norm,
+/// The weights of a block.
+struct Block {
+    norm_1: Vec<Arc<Tensor>>,
     /// To queries, keys and values, side by side.
-    pub qkv: Linear,
-    /// From what the heads found.
-    pub out: Linear,
-    /// Before the feed-forward part.
-    pub norm_2: Norm,
-    /// The feed-forward part.
-    pub feed_forward: FeedForward,
+    qkv: Linear,
+    /// From the heads' outputs.
+    out: Linear,
+    norm_2: Vec<Arc<Tensor>>,
+    /// Into the feed-forward part: up, or gate and up side by side; without a bias, which the activation function adds.
+    up: Linear,
+    /// `[inner]`: the bias, or zeros.
+    up_bias: Arc<Tensor>,
+    /// Back to the residual stream.
+    down: Linear,
 }
 
-/// What a [`Decoder`] is made of.
-pub struct Parts {
-    /// `[vocabulary, width]`
-    pub tokens: Arc<Tensor>,
-    /// Where they stand.
-    pub positions: Positions,
-    /// From the first to the last.
-    pub blocks: Vec<Block>,
-    /// After the last block.
-    pub norm: Norm,
-    /// To logits.
-    pub head: Linear,
-    /// Of all blocks.
-    pub heads: Heads,
-}
-
-/// A model with the keys and values of the tokens it has been fed.
+/// A model and the keys and values of the tokens it has been fed.
 pub struct Decoder {
-    parts: Parts,
-    width: usize,
+    architecture: Arc<Architecture>,
+    rotary: Option<Arc<Rotary>>,
+    /// `[vocabulary, width]`
+    tokens: Arc<Tensor>,
+    /// `[length, width]`: added to the tokens', if positions are learned.
+    positions: Option<Arc<Tensor>>,
+    blocks: Vec<Block>,
+    /// The last normalisation.
+    norm: Vec<Arc<Tensor>>,
+    head: Linear,
     caches: Vec<Cache>,
+    /// Tokens fed so far.
     length: usize,
 }
 
 impl Decoder {
-    /// One that has seen nothing.
-    pub fn new(parts: Parts) -> Self {
-        let caches = parts.blocks.iter().map(|_| Cache::new(parts.heads)).collect();
-        Self { width: parts.tokens.shape[1], parts, caches, length: 0 }
-    }
-
     /// Tokens fed so far.
     pub fn length(&self) -> usize {
         self.length
@@ -115,79 +63,79 @@ impl Decoder {
 
     /// Tokens that can be fed in all: the model's positions.
     pub fn capacity(&self) -> usize {
-        self.parts.heads.capacity
+        self.architecture.length
     }
 
-    /// Token ids there are.
+    /// Number of token ids.
     pub fn vocabulary(&self) -> usize {
-        self.parts.head.outputs()
+        self.head.outputs()
     }
 
-    /// Feeds the next tokens, all at once, and gives the logits `[vocabulary]` of what follows the last.
+    fn heads(&self) -> Heads {
+        let architecture = &self.architecture;
+        Heads {
+            queries: architecture.heads,
+            keys: architecture.kv_heads,
+            width: architecture.head_width(),
+            capacity: architecture.length,
+        }
+    }
+
+    /// Feeds the next tokens, all at once, and returns the logits `[vocabulary]` of the token after them.
     ///
     /// # Panics
     /// If there is no token, one is not in the vocabulary, or they are more than the model has positions for.
     pub fn feed(&mut self, tokens: &[u32]) -> Buffer {
-        let (parts, width) = (&self.parts, self.width);
-        assert!(!tokens.is_empty() && self.length + tokens.len() <= parts.heads.capacity, "tokens that have room");
-        let mut x = Buffer::scratch(tokens.len() * width);
-        for (position, (x, token)) in (self.length..).zip(x.chunks_exact_mut(width).zip(tokens)) {
-            x.copy_from_slice(&parts.tokens.data[*token as usize * width..][..width]);
-            if let Positions::Learned(positions) = &parts.positions {
-                add(x, &positions.data[position * width..][..width]);
-            }
-        }
-        for (block, cache) in parts.blocks.iter().zip(&mut self.caches) {
-            let mut qkv = block.qkv.apply(&block.norm_1.apply(&x));
-            if let Positions::Rotary(rotary) = &parts.positions {
-                let Heads { queries, keys, width, .. } = parts.heads;
+        assert!(!tokens.is_empty() && self.length + tokens.len() <= self.capacity(), "tokens that have room");
+        let (heads, norm, width) = (self.heads(), self.architecture.norm, self.architecture.width);
+        let mut x = self.embed(tokens);
+        for (block, cache) in self.blocks.iter().zip(&mut self.caches) {
+            let mut qkv = block.qkv.apply(&normalise(norm, &block.norm_1, &x));
+            if let Some(rotary) = &self.rotary {
+                let Heads { queries, keys, width, .. } = heads;
                 for (position, row) in (self.length..).zip(qkv.chunks_exact_mut((queries + 2 * keys) * width)) {
                     rotary.turn(&mut row[..(queries + keys) * width], position);
                 }
             }
             let attended = block.out.apply(&cache.attend(&qkv, self.length));
             add(&mut x, &attended);
-            let looked = block.feed_forward.apply(&block.norm_2.apply(&x));
-            add(&mut x, &looked);
+            let out = block.feed_forward(self.architecture.feed_forward, &normalise(norm, &block.norm_2, &x));
+            add(&mut x, &out);
         }
         self.length += tokens.len();
-        parts.head.apply(&parts.norm.apply(&x[x.len() - width..]))
+        self.head.apply(&normalise(norm, &self.norm, &x[x.len() - width..]))
+    }
+
+    /// `[tokens, width]`
+    fn embed(&self, tokens: &[u32]) -> Buffer {
+        let width = self.architecture.width;
+        let mut x = Buffer::scratch(tokens.len() * width);
+        for (position, (x, token)) in (self.length..).zip(x.chunks_exact_mut(width).zip(tokens)) {
+            x.copy_from_slice(&self.tokens.data[*token as usize * width..][..width]);
+            if let Some(positions) = &self.positions {
+                add(x, &positions.data[position * width..][..width]);
+            }
+        }
+        x
     }
 }
 
-impl Norm {
-    fn apply(&self, x: &[f32]) -> Buffer {
-        let mut out = Buffer::scratch(x.len());
-        match self {
-            Norm::Layer { gain, bias } => {
-                let mut statistics = Buffer::scratch(2 * x.len() / gain.data.len());
-                layer_norm::forward(x, &gain.data, &bias.data, &mut out, &mut statistics);
-            }
-            Norm::Rms { gain, epsilon } => {
-                let mut factors = Buffer::scratch(x.len() / gain.data.len());
-                rms_norm::forward(x, &gain.data, *epsilon, &mut out, &mut factors);
-            }
+impl Block {
+    fn feed_forward(&self, part: FeedForward, x: &[f32]) -> Buffer {
+        let up = self.up.apply(x);
+        let width = self.up_bias.data.len();
+        let mut inner = Buffer::scratch(up.len() / part.projections());
+        match part {
+            FeedForward::Pointwise(kernel) => (kernel.forward)(&up, &self.up_bias.data, &mut inner),
+            FeedForward::Gated(kernel) => (kernel.forward)(&up, width, &mut inner),
         }
-        out
+        self.down.apply(&inner)
     }
 }
 
-impl FeedForward {
-    fn apply(&self, x: &[f32]) -> Buffer {
-        match self {
-            FeedForward::Gelu { up, bias, down } => {
-                let up = up.apply(x);
-                let mut inner = Buffer::scratch(up.len());
-                gelu::forward(&up, &bias.data, &mut inner);
-                down.apply(&inner)
-            }
-            FeedForward::SwiGlu { gate_up, down } => {
-                let gate_up = gate_up.apply(x);
-                let mut inner = Buffer::scratch(gate_up.len() / 2);
-                let width = inner.len() / (x.len() / down.outputs());
-                swiglu::forward(&gate_up, width, &mut inner);
-                down.apply(&inner)
-            }
-        }
-    }
+fn normalise(norm: Norm, parameters: &[Arc<Tensor>], x: &[f32]) -> Buffer {
+    let mut out = Buffer::scratch(x.len());
+    let mut statistics = Buffer::scratch(norm.statistics() * x.len() / parameters[0].data.len());
+    norm.forward(parameters, x, &mut out, &mut statistics);
+    out
 }

@@ -1,0 +1,79 @@
+//! The normalisations that a block can have.
+use crate::kernels::{layer_norm, rms_norm};
+use contract::Tensor;
+use std::sync::Arc;
+
+/// A normalisation of rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Norm {
+    /// See [`layer_norm`]: a gain and a bias.
+    Layer,
+    /// See [`rms_norm`]: a gain.
+    Rms {
+        /// Added to the mean square.
+        epsilon: f32,
+    },
+}
+
+impl Norm {
+    /// Number of parameter tensors, `[width]` each: the gain, then the bias if there is one.
+    pub fn tensors(self) -> usize {
+        match self {
+            Self::Layer => 2,
+            Self::Rms { .. } => 1,
+        }
+    }
+
+    /// Floats of statistics that a row saves for backward.
+    pub fn statistics(self) -> usize {
+        match self {
+            Self::Layer => 2,
+            Self::Rms { .. } => 1,
+        }
+    }
+
+    /// Normalises the rows of `x` into `out` and saves their `statistics`; `parameters` begin with this norm's.
+    pub fn forward(self, parameters: &[Arc<Tensor>], x: &[f32], out: &mut [f32], statistics: &mut [f32]) {
+        let gain = &parameters[0].data;
+        match self {
+            Self::Layer => layer_norm::forward(x, gain, &parameters[1].data, out, statistics),
+            Self::Rms { epsilon } => rms_norm::forward(x, gain, epsilon, out, statistics),
+        }
+    }
+
+    /// The output of [`forward`](Self::forward) once more, from its `statistics`.
+    pub fn again(self, parameters: &[Arc<Tensor>], x: &[f32], statistics: &[f32], out: &mut [f32]) {
+        let gain = &parameters[0].data;
+        match self {
+            Self::Layer => layer_norm::again(x, gain, &parameters[1].data, statistics, out),
+            Self::Rms { .. } => rms_norm::again(x, gain, statistics, out),
+        }
+    }
+
+    /// Adds the gradient at `x` to `d_x`, from `d_out`, the gradient at the output; passes the parameters' gradients to `give`
+    /// by their index.
+    pub fn backward(
+        self,
+        parameters: &[Arc<Tensor>],
+        x: &[f32],
+        statistics: &[f32],
+        d_out: &[f32],
+        d_x: &mut [f32],
+        give: &mut dyn FnMut(usize, Tensor),
+    ) {
+        let gain = &parameters[0].data;
+        let mut d_gain = Tensor::scratch([gain.len()]);
+        match self {
+            Self::Layer => {
+                let mut d_bias = Tensor::scratch([gain.len()]);
+                layer_norm::backward(x, gain, statistics, d_out, d_x, &mut d_gain.data, &mut d_bias.data);
+                give(0, d_gain);
+                give(1, d_bias);
+            }
+            Self::Rms { .. } => {
+                rms_norm::backward(x, gain, statistics, d_out, d_x, &mut d_gain.data);
+                give(0, d_gain);
+            }
+        }
+    }
+}

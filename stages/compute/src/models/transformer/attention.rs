@@ -1,0 +1,92 @@
+//! The first part of a block: `x + out(attention(qkv(norm x)))`.
+use super::context::BlockContext;
+use super::linear::Linear;
+use crate::kernels::attention;
+use crate::kernels::gemm::{matrix, matrix_mut, product_in};
+use crate::kernels::rotary::Groups;
+use crate::models::saved::SavedActivation;
+use contract::Tensor;
+use std::sync::Arc;
+
+/// What attention saves for backward.
+pub struct SavedAttention {
+    x_rc: SavedActivation,
+    /// Of the normalisation.
+    statistics: Tensor,
+    /// `[rows, 3 · width]`: as [`attention::forward`] takes them, rotated and repeated for each head of a group.
+    qkv: SavedActivation,
+    /// `[sequences, heads, length]`: see [`attention::forward`].
+    log_sums: Tensor,
+    attended_rc: SavedActivation,
+}
+
+impl SavedAttention {
+    /// The part's output, and what backward needs.
+    pub fn forward(context: &BlockContext, weights: &[Arc<Tensor>], x_rc: Tensor) -> (Tensor, Self) {
+        let (layout, rows, c) = (&context.layout, context.rows(), context.architecture.width);
+        let (project, out) = (Linear::new(layout.qkv, weights), Linear::new(layout.out, weights));
+        let (normal_rc, statistics) = context.normalise(&weights[layout.norm_1..], &x_rc);
+        let qkv = match &context.rotary {
+            None => project.forward_saved(context, normal_rc, context.saving),
+            Some(rotary) => {
+                let projected = project.forward(context, normal_rc);
+                let mut qkv = Tensor::scratch([rows, 3 * c]);
+                rotary.forward(groups(context), context.batch.length, &projected.data, &mut qkv.data);
+                drop(projected);
+                SavedActivation::new(context.saving, qkv)
+            }
+        };
+        let mut log_sums = Tensor::scratch([context.batch.sequences, context.architecture.heads, context.batch.length]);
+        let mut attended_rc = Tensor::scratch([rows, c]);
+        attention::forward(&context.attention(), qkv.slice(), &mut attended_rc.data, &mut log_sums.data);
+        let attended_rc = SavedActivation::new(context.saving, attended_rc);
+        let out_rc = out.onto(context, attended_rc.matrix(), &x_rc);
+        let x_rc = SavedActivation::new(context.saving, x_rc);
+        (out_rc, Self { x_rc, statistics, qkv, log_sums, attended_rc })
+    }
+
+    /// Turns `d_rc` from the gradient at the part's output into the one at its input; `d_normal_rc` is scratch memory.
+    pub fn backward(
+        self,
+        context: &BlockContext,
+        weights: &[Arc<Tensor>],
+        d_rc: &mut Tensor,
+        d_normal_rc: &mut Tensor,
+        give: &mut dyn FnMut(usize, Tensor),
+    ) {
+        let Self { x_rc, statistics, qkv, log_sums, attended_rc } = self;
+        let (layout, rows, c) = (&context.layout, context.rows(), context.architecture.width);
+        let (project, out) = (Linear::new(layout.qkv, weights), Linear::new(layout.out, weights));
+        out.give_bias_gradient(&d_rc.data, give);
+        out.give_weight_gradient(context, 0, attended_rc.matrix(), matrix(&d_rc.data, c).into(), give);
+        let d_attended_rc = &mut *d_normal_rc;
+        let back = out.matrix(0).reversed_axes();
+        product_in(context.precision, matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut d_attended_rc.data, c));
+        let attended_rc = attended_rc.widen();
+        let mut d_qkv = Tensor::scratch([rows, 3 * c]);
+        let (attended, log_sums) = (&attended_rc.data, &log_sums.data);
+        attention::backward(
+            &context.attention(),
+            qkv.slice(),
+            attended,
+            log_sums,
+            &d_attended_rc.data,
+            &mut d_qkv.data,
+        );
+        drop((qkv, attended_rc));
+        if let Some(rotary) = &context.rotary {
+            let mut d_projected = Tensor::scratch([rows, c + 2 * context.architecture.kv_width()]);
+            rotary.backward(groups(context), context.batch.length, &d_qkv.data, &mut d_projected.data);
+            d_qkv = d_projected;
+        }
+        project.give_bias_gradient(&d_qkv.data, give);
+        let (d_qkv, x_rc) = (SavedActivation::new(context.precision, d_qkv), x_rc.widen());
+        let normal_rc = context.normalise_again(&weights[layout.norm_1..], &x_rc, &statistics);
+        project.backward(context, &normal_rc, &d_qkv, d_normal_rc, give);
+        context.normalise_backward(weights, layout.norm_1, (&x_rc, &statistics), d_normal_rc, d_rc, give);
+    }
+}
+
+fn groups(context: &BlockContext) -> Groups {
+    Groups { heads: context.architecture.heads, kv_heads: context.architecture.kv_heads }
+}

@@ -1,0 +1,154 @@
+//! Linear layers: one projection, or several of the same input with their outputs side by side.
+use super::context::BlockContext;
+use crate::kernels::bias;
+use crate::kernels::gemm::{MatRef, Matrix, OutputBlock, block_mut, matrix, matrix_mut, product_in, product_then};
+use crate::models::architecture::{LinearLayout, WeightLayout};
+use crate::models::saved::SavedActivation;
+use contract::{Precision, Tensor};
+use std::sync::Arc;
+
+/// A linear layer of a block.
+#[derive(Clone, Copy)]
+pub struct Linear<'a> {
+    layout: LinearLayout,
+    weights: &'a [Arc<Tensor>],
+}
+
+impl<'a> Linear<'a> {
+    /// The layer that has the tensors of `layout` among a block's `weights`.
+    pub fn new(layout: LinearLayout, weights: &'a [Arc<Tensor>]) -> Self {
+        Self { layout, weights }
+    }
+
+    /// The weights of a projection, `[in, out]`.
+    pub fn matrix(&self, projection: usize) -> Matrix<'a> {
+        let weight = &self.weights[self.layout.matrix(projection)];
+        let stored = matrix(&weight.data, weight.shape[1]);
+        if self.layout.weights == WeightLayout::InOut { stored } else { stored.reversed_axes() }
+    }
+
+    /// The bias of a projection, if layers have one.
+    pub fn bias(&self, projection: usize) -> Option<&'a [f32]> {
+        self.layout.bias.then(|| &self.weights[self.layout.matrix(projection) + 1].data[..])
+    }
+
+    /// `x W + b` of all projections, side by side, saved in `saving`.
+    pub fn forward_saved(&self, context: &BlockContext, x: SavedActivation, saving: Precision) -> SavedActivation {
+        if self.layout.projections > 1 {
+            return SavedActivation::new(saving, self.forward(context, x));
+        }
+        let (bias, w) = (self.bias(0), self.matrix(0).into());
+        SavedActivation::product(saving, context.precision, x.matrix(), w, |block| add_bias(bias, block))
+    }
+
+    /// `x W + b` of all projections, side by side.
+    pub fn forward(&self, context: &BlockContext, x: SavedActivation) -> Tensor {
+        let x = x.matrix();
+        let rows = x.dim().0;
+        let outputs: usize = (0..self.layout.projections).map(|p| self.matrix(p).ncols()).sum();
+        let mut y = Tensor::scratch([rows, outputs]);
+        let mut at = 0;
+        for projection in 0..self.layout.projections {
+            let (w, bias) = (self.matrix(projection), self.bias(projection));
+            let c = block_mut(&mut y.data, at, rows, w.ncols(), outputs);
+            product_then(context.precision, 1.0, x, w.into(), 0.0, c, &mut |block| add_bias(bias, block));
+            at += w.ncols();
+        }
+        y
+    }
+
+    /// `residual + x W + b`, of a single projection.
+    pub fn onto(&self, context: &BlockContext, x: MatRef<'_>, residual: &Tensor) -> Tensor {
+        let (w, columns) = (self.matrix(0), residual.shape[1]);
+        let Some(bias) = self.bias(0) else {
+            let mut y = residual.clone();
+            product_in(context.precision, x, w, 1.0, matrix_mut(&mut y.data, columns));
+            return y;
+        };
+        let mut y = Tensor::scratch(residual.shape.clone());
+        let c = matrix_mut(&mut y.data, columns);
+        product_then(context.precision, 1.0, x, w.into(), 0.0, c, &mut |block| {
+            for row in block.rows.clone() {
+                let range = block.columns.clone();
+                let residual = &residual.data[row * columns..][range.clone()];
+                bias::add_with_residual(residual, &bias[range], block.row(row));
+            }
+        });
+        y
+    }
+
+    /// From `d_y`, the gradient at the output: gives the gradients of the weights, and leaves the one at `x` in `d_x`.
+    pub fn backward(
+        &self,
+        context: &BlockContext,
+        x: &SavedActivation,
+        d_y: &SavedActivation,
+        d_x: &mut Tensor,
+        give: &mut dyn FnMut(usize, Tensor),
+    ) {
+        let ((rows, inputs), stride) = (x.matrix().dim(), d_y.matrix().dim().1);
+        let mut at = 0;
+        for projection in 0..self.layout.projections {
+            let w = self.matrix(projection);
+            let here = d_y.slice().block(at, rows, w.ncols(), stride);
+            self.give_weight_gradient(context, projection, x.matrix(), here, give);
+            let beta = if projection == 0 { 0.0 } else { 1.0 };
+            product_in(context.precision, here, w.reversed_axes(), beta, matrix_mut(&mut d_x.data, inputs));
+            at += w.ncols();
+        }
+    }
+
+    /// Gives the gradient of a projection's weights.
+    pub fn give_weight_gradient(
+        &self,
+        context: &BlockContext,
+        projection: usize,
+        x: MatRef<'_>,
+        d_y: MatRef<'_>,
+        give: &mut dyn FnMut(usize, Tensor),
+    ) {
+        let index = self.layout.matrix(projection);
+        let mut d_w = Tensor::scratch(self.weights[index].shape.clone());
+        let columns = d_w.shape[1];
+        let c = matrix_mut(&mut d_w.data, columns);
+        match self.layout.weights {
+            WeightLayout::InOut => product_in(context.precision, x.reversed_axes(), d_y, 0.0, c),
+            WeightLayout::OutIn => product_in(context.precision, d_y.reversed_axes(), x, 0.0, c),
+        }
+        give(index, d_w);
+    }
+
+    /// Gives the gradient of each bias, if there are any, from the gradient at the output.
+    pub fn give_bias_gradient(&self, d_y: &[f32], give: &mut dyn FnMut(usize, Tensor)) {
+        if !self.layout.bias {
+            return;
+        }
+        let outputs: usize = (0..self.layout.projections).map(|p| self.matrix(p).ncols()).sum();
+        let mut sums = Tensor::scratch([outputs]);
+        bias::column_sums(d_y, &mut sums.data);
+        self.give_bias(sums, give);
+    }
+
+    /// Gives `d_bias`, the gradients of all biases side by side, if there are any.
+    pub fn give_bias(&self, d_bias: Tensor, give: &mut dyn FnMut(usize, Tensor)) {
+        match (self.layout.bias, self.layout.projections) {
+            (false, _) => (),
+            (true, 1) => give(self.layout.matrix(0) + 1, d_bias),
+            (true, several) => {
+                let mut rest = &d_bias.data[..];
+                for projection in 0..several {
+                    let (here, after) = rest.split_at(self.matrix(projection).ncols());
+                    give(self.layout.matrix(projection) + 1, Tensor::from_values([here.len()], here));
+                    rest = after;
+                }
+            }
+        }
+    }
+}
+
+fn add_bias(bias: Option<&[f32]>, block: &mut OutputBlock) {
+    let Some(bias) = bias else { return };
+    for row in block.rows.clone() {
+        bias::add(&bias[block.columns.clone()], block.row(row));
+    }
+}
