@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use text::prepare::catalog::read_parquet;
+use text::parquet::table::read_parquet;
 use text::tokenizer::bin_files::{self, BinFormat};
 use text::{Cache, TokenStore};
 

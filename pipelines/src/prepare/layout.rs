@@ -1,6 +1,5 @@
 //! What becomes of each row, and which shard it goes to.
 use super::graph::Preparation;
-use super::version::Previous;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use text::prepare::catalog::Catalog;
@@ -124,21 +123,22 @@ impl Layout {
         (0..self.kept.len() as u32).map(|number| (number, shard(number))).collect()
     }
 
-    /// Tokens of every row; `None` where it has none.
+    /// The number of tokens of every row that is kept: of the shards in `written`, and of those in `same`, which are as in
+    /// the last version, whose layout and numbers of tokens are `previous`.
     pub fn counts(
         &self,
         written: &BTreeMap<u32, ShardWritten>,
-        previous: Option<&Previous>,
+        previous: Option<(&Layout, &[u32])>,
         same: &[u32],
     ) -> BTreeMap<u32, u32> {
         let mut counts = BTreeMap::new();
         for (shard, written) in written {
             counts.extend(self.kept[*shard as usize].iter().copied().zip(written.tokens.iter().copied()));
         }
-        if let Some(previous) = previous {
+        if let Some((layout, tokens)) = previous {
             for shard in same.iter().map(|shard| *shard as usize) {
-                let rows = self.kept[shard].iter().zip(&previous.layout.kept[shard]);
-                counts.extend(rows.map(|(row, old)| (*row, previous.tokens[*old as usize])));
+                let rows = self.kept[shard].iter().zip(&layout.kept[shard]);
+                counts.extend(rows.map(|(row, old)| (*row, tokens[*old as usize])));
             }
         }
         counts

@@ -112,13 +112,19 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     });
     write(&prepared, &work, kept, workers, line)?;
     let written = std::mem::take(&mut *work.written.lock().unwrap_or_else(PoisonError::into_inner));
-    let counts = layout.counts(&written, previous.as_ref(), &same);
+    let counts = layout.counts(&written, previous.as_ref().map(|last| (&last.layout, &last.tokens[..])), &same);
     let files = written.into_values().flat_map(|shard| shard.files).collect();
     let stats = stats::stats(&catalog, &verdicts, &counts, &work, quarantine.counts());
     draft.finish(&prepared, &catalog, &verdicts, &counts, keys, files, &stats, tokenizer)?;
     let done = folder.appear(draft)?;
     line.finish();
-    line.note(&stats::summary(&done, &stats, previous.as_ref(), (same.len(), changed.len()), began.elapsed()));
+    line.note(&stats::summary(
+        &done,
+        &stats,
+        previous.as_ref().map(|last| last.number),
+        (same.len(), changed.len()),
+        began.elapsed(),
+    ));
     Ok(Prepared { version: done, stats })
 }
 

@@ -1,6 +1,5 @@
 //! What is worth knowing of a version: `stats.json`, and what is said when it is there.
 use super::layout::{Verdict, Verdicts};
-use super::version::Previous;
 use crate::show::human::{bytes as size, count, time as span};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -118,14 +117,9 @@ fn add_kinds(sum: &mut BTreeMap<String, u64>, said: Option<&str>) {
     }
 }
 
-/// What is said when a version is there. `shards`: how many were taken over, how many written.
-pub fn summary(
-    folder: &Path,
-    stats: &Stats,
-    previous: Option<&Previous>,
-    shards: (usize, usize),
-    spent: Duration,
-) -> String {
+/// What is said when a version is there. `previous`: the number of the one before; `shards`: how many were taken over from
+/// that, how many written.
+pub fn summary(folder: &Path, stats: &Stats, previous: Option<u64>, shards: (usize, usize), spent: Duration) -> String {
     let Stats { read, kept, .. } = stats;
     let dropped: u64 = stats.dropped.values().map(|amount| amount.documents).sum();
     let mut lines = vec![format!(
@@ -139,10 +133,7 @@ pub fn summary(
         span(spent),
     )];
     if let Some(previous) = previous {
-        lines.push(format!(
-            "since v{}: {} shards are the same, {} are written anew",
-            previous.number, shards.0, shards.1
-        ));
+        lines.push(format!("since v{previous}: {} shards are the same, {} are written anew", shards.0, shards.1));
     }
     lines.join("\n")
 }

@@ -12,7 +12,8 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use text::Tokenizer;
-use text::prepare::catalog::{self, Catalog, read_parquet};
+use text::parquet::table::read_parquet;
+use text::prepare::catalog::{self, Catalog};
 use text::prepare::scan_rows::Hash;
 use text::prepare::write::files::{FORMAT, FileNote, write_file, write_table};
 

@@ -1,4 +1,4 @@
-//! From files to micro-batches, in the order data meets the modules. Imports point upwards in this list.
+//! From files to micro-batches, in the order data meets the modules. No import cycle spans more than two files.
 //!
 //! | module | what |
 //! |---|---|

@@ -102,10 +102,10 @@ fn a_damaged_row_group_is_set_aside_and_the_others_are_read() {
         assert_eq!((survey.bad.len(), bad.reason, bad.row_group, bad.row), (1, Reason::RowGroup, Some(1), None));
         assert_eq!(bad.documents, 100);
         let strict = ReadDocuments { max_bad_fraction: 0.24, ..settings.clone() };
-        let said = store.set_aside(&survey, strict.max_bad_fraction).unwrap_err().to_string();
+        let said = store.set_aside(&survey.bad, strict.max_bad_fraction).unwrap_err().to_string();
         assert!(said.starts_with("100 of 400 documents cannot be read: 100 row group cannot be decoded;"), "{said}");
         assert!(said.contains("a.parquet, row group 1: row group cannot be decoded"), "{said}");
-        let quarantine = store.set_aside(&survey, settings.max_bad_fraction).unwrap();
+        let quarantine = store.set_aside(&survey.bad, settings.max_bad_fraction).unwrap();
         assert_eq!((quarantine.counts().documents(), store.get(150).unwrap()), (100, None));
         assert_eq!(first.get_or_insert(survey.clone()), &survey, "{run}");
         let strict = ReadDocuments { on_bad_data: OnBadData::Stop, ..settings.clone() };
@@ -124,9 +124,9 @@ fn of_a_sample_only_what_is_in_it_counts() {
     let mut store = settings.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap();
     let survey = Survey::of(&store, Split::Every(9), &mut silent()).unwrap();
     let lost = (0..40).filter(|row| (100..200).contains(&store.file_row(*row))).count() as u64;
-    let summary = store.quarantine(&survey).summary();
+    let summary = store.quarantine(&survey.bad).summary();
     assert!(summary.starts_with(&format!("{lost} of 40 documents cannot be read: ")), "{summary}");
-    assert!(lost > 0 && store.set_aside(&survey, settings.max_bad_fraction).is_err());
+    assert!(lost > 0 && store.set_aside(&survey.bad, settings.max_bad_fraction).is_err());
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn one_row_that_is_not_utf8_costs_no_other() {
         std::fs::write(&path, bytes).unwrap();
         let mut store = store(&[&path], folder.path()).unwrap();
         let survey = Survey::of(&store, Split::Every(9), &mut silent()).unwrap();
-        store.lose(survey.lost());
+        store.lose(millrace_text::input::quarantine::lost_row_groups(&survey.bad));
         let bad = &survey.bad[0];
         assert_eq!((survey.bad.len(), bad.reason, bad.documents), (1, Reason::NotUtf8, 1), "nullable: {nullable}");
         assert_eq!((bad.row_group, bad.row, bad.detail.as_str()), (Some(1), Some(23), "at its byte 17"));
@@ -191,7 +191,7 @@ fn all_formats_in_one_corpus() {
     assert_eq!(found.len(), 13 * 20);
     found.chunks(20).for_each(|file| assert_eq!(file, expected));
     let survey = Survey::of(&store, Split::Fraction(0.1), &mut silent()).unwrap();
-    assert!(store.set_aside(&survey, settings.max_bad_fraction).unwrap().is_empty());
+    assert!(store.set_aside(&survey.bad, settings.max_bad_fraction).unwrap().is_empty());
 }
 
 /// Have all of its members, frames or streams an end? Then nobody can tell that others followed.
@@ -241,7 +241,7 @@ proptest! {
         if found.len() < n && !(whole && text_only) {
             let survey = Survey::of(&damaged, Split::Every(2), &mut silent()).unwrap();
             // A JSON Lines file that is cut at the end of a line is whole.
-            let seen = damaged.quarantine(&survey).counts().documents() > 0;
+            let seen = damaged.quarantine(&survey.bad).counts().documents() > 0;
             prop_assert!(seen || whole && name.starts_with("a.jsonl"), "{}: {} of {}", name, found.len(), n);
         }
     }
@@ -259,7 +259,7 @@ proptest! {
         std::fs::write(&path, content).unwrap();
         let read = store(&[&path], folder.path()).and_then(|mut store| {
             let survey = Survey::of(&store, Split::Every(2), &mut silent())?;
-            store.lose(survey.lost());
+            store.lose(millrace_text::input::quarantine::lost_row_groups(&survey.bad));
             Ok((survey, texts(&store).len()))
         });
         match read {
@@ -322,7 +322,7 @@ fn what_is_set_aside_is_remembered() {
         let store = store(&[&path], &cache).unwrap();
         assert_eq!(texts(&store), [Some("one".to_string())]);
         let survey = Survey::of(&store, Split::Every(2), &mut silent()).unwrap();
-        let summary = store.quarantine(&survey).summary();
+        let summary = store.quarantine(&survey.bad).summary();
         assert_eq!(summary, "1 of 2 documents cannot be read: 1 cut short", "{run}");
         let strict = ReadDocuments { on_bad_data: OnBadData::Stop, ..settings(&[&path], &cache) };
         let said = strict.ingest(1, &mut silent()).and_then(|found| found.open(1)).err().unwrap().to_string();
@@ -351,7 +351,7 @@ fn what_is_lost_behind_damage_is_estimated() {
     std::fs::write(&path, content).unwrap();
     let store = store(&[&path], folder.path()).unwrap();
     let survey = Survey::of(&store, Split::Every(2), &mut silent()).unwrap();
-    let documents = store.quarantine(&survey).counts().documents();
+    let documents = store.quarantine(&survey.bad).counts().documents();
     // Of the first member nothing is known to be right.
     assert_eq!(store.rows(), 0);
     assert!((10_000..30_000).contains(&documents), "{documents}");

@@ -7,9 +7,10 @@ use contract::{
     At, BatchShape, Built, Lane, Packet, Purpose, Resources, Schedule, Settings, Source, Stage, Step, Turn,
 };
 use millrace_text::corpus::survey::{Split, Survey};
+use millrace_text::corpus::train_tokenizer::train_tokenizer;
 use millrace_text::tokenizer::END_OF_TEXT;
 use millrace_text::{
-    Concat, CorpusIndex, Count, DocumentStore, ReadDocuments, RowStages, Scan, SourceRows, Tokenize, Tokenizer, silent,
+    Concat, CorpusIndex, Count, DocumentStore, ReadDocuments, RowStages, Scan, SourceRows, Tokenize, silent,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -93,7 +94,7 @@ fn prepared(path: &Path, cache: &Path) -> Resources {
         cache: read.cache(),
         unreadable: 0,
     }];
-    let train = || Tokenizer::train(&sources, 290, END_OF_TEXT, &read.cache(), &mut silent()).unwrap();
+    let train = || train_tokenizer(&sources, 290, END_OF_TEXT, &read.cache(), &mut silent()).unwrap();
     let tokenizer = train();
     assert_eq!((train().hash(), tokenizer.vocabulary_size(), tokenizer.end_of_text()), (tokenizer.hash(), 290, 0));
     let [SourceRows { store, survey, .. }] = sources;

@@ -4,6 +4,7 @@
 //! - [`split`]: the rule that assigns rows to parts
 //! - [`source_rows`]: what is found out of a source's documents before training; [`row_stages`]: the stages they pass
 //! - [`scan`], [`count`]: source and sink of the graph that counts tokens
+//! - [`train_tokenizer`]: a tokenizer trained on the documents that are learned from
 //! - [`lanes`]: the rows of a lane at a step
 //! - [`read_documents`], [`read_tokens`]: sources `documents` and `tokens`
 pub mod count;
@@ -15,3 +16,4 @@ pub mod scan;
 pub mod source_rows;
 pub mod split;
 pub mod survey;
+pub mod train_tokenizer;

@@ -89,7 +89,7 @@ impl SourceRows {
         let mut store = ingested.open(before.seed())?;
         let mut shown = |done, total| before.progress("Splitting", Unit::Things("documents"), done, total);
         let mut survey = Survey::cached(&store, *split, cache, &mut shown)?;
-        let quarantine = store.set_aside(&survey, *max_bad_fraction)?;
+        let quarantine = store.set_aside(&survey.bad, *max_bad_fraction)?;
         let unreadable = survey.bad.iter().map(|bad| bad.documents).sum();
         let stages = RowStages::between(before, id);
         if !stages.is_empty() {

@@ -214,12 +214,6 @@ impl Survey {
         write_columns(path, self.parts.iter().map(|part| *part as u8).collect(), &self.bytes, tokens, &self.dropped)
     }
 
-    /// File and number of the row groups that cannot be decoded.
-    pub fn lost(&self) -> impl Iterator<Item = (u64, u64)> {
-        let lost = self.bad.iter().filter(|bad| bad.reason == Reason::RowGroup);
-        lost.filter_map(|bad| Some((bad.file, bad.row_group?)))
-    }
-
     /// Rows learned from, ascending.
     pub fn train(&self) -> impl Iterator<Item = u64> {
         (0u64..).zip(&self.parts).filter(|(_, part)| **part == Part::Train).map(|(row, _)| row)

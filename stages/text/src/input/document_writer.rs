@@ -1,6 +1,7 @@
 //! Documents to Parquet, in the columns of `data/SCHEMA.md`.
 use crate::input::document::Document;
 use crate::parquet::columns::UNHANDLED;
+use crate::support::cache_entries::SOURCE_KEY;
 use anyhow::Result;
 use arrow::array::{ArrayRef, LargeStringBuilder, RecordBatch, StringBuilder, UInt64Builder};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -12,8 +13,6 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-/// In the footer: the file that the documents come from.
-pub const SOURCE_KEY: &str = "millrace.source";
 /// Rows of a row group: a document is read by decoding its row group, so it is small.
 const ROW_GROUP: usize = 256;
 /// Bytes of text after which a row group is closed earlier.

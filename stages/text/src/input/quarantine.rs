@@ -111,6 +111,12 @@ impl Bad {
     }
 }
 
+/// File and number of the row groups among `bad`, which cannot be decoded.
+pub fn lost_row_groups(bad: &[Bad]) -> impl Iterator<Item = (u64, u64)> {
+    let lost = bad.iter().filter(|bad| bad.reason == Reason::RowGroup);
+    lost.filter_map(|bad| Some((bad.file, bad.row_group?)))
+}
+
 /// Entries and documents of each reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts(BTreeMap<Reason, u64>);

@@ -1,7 +1,6 @@
 //! Texts by row number, over Parquet files that are read in place.
-use crate::corpus::survey::Survey;
 use crate::input::ingest::DocumentFile;
-use crate::input::quarantine::{OnBadData, Quarantine};
+use crate::input::quarantine::{Bad, OnBadData, Quarantine, lost_row_groups};
 use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
 use crate::support::cache::{Cache, key};
 use crate::support::permutation::choose;
@@ -94,24 +93,24 @@ impl DocumentStore {
         self.on_bad_data
     }
 
-    /// What has been set aside: when its files were made, and of its rows by `survey`.
-    pub fn quarantine(&self, survey: &Survey) -> Quarantine {
+    /// What has been set aside: when its files were made, and `bad`, the rows that a survey has found to be unreadable.
+    pub fn quarantine(&self, bad: &[Bad]) -> Quarantine {
         let mut quarantine = self.quarantine.clone();
         let converted = quarantine.counts().documents();
-        quarantine.hold(survey.bad.clone(), self.paths.clone());
+        quarantine.hold(bad.to_vec(), self.paths.clone());
         // What was lost in making a file was lost of the whole file, not of a sample.
         let rows = if converted > 0 { self.groups.rows() } else { self.rows() };
         quarantine.among(rows + converted)
     }
 
-    /// What could not be read, `survey` being what has been seen of the rows; the row groups among it are given up.
+    /// What could not be read, `bad` being what a survey has found; the row groups among it are given up.
     ///
     /// # Errors
     /// If it is more than this share of all documents.
-    pub fn set_aside(&mut self, survey: &Survey, max_bad_fraction: f64) -> Result<Quarantine> {
-        let quarantine = self.quarantine(survey);
+    pub fn set_aside(&mut self, bad: &[Bad], max_bad_fraction: f64) -> Result<Quarantine> {
+        let quarantine = self.quarantine(bad);
         quarantine.check(max_bad_fraction)?;
-        self.lose(survey.lost());
+        self.lose(lost_row_groups(bad));
         Ok(quarantine)
     }
 

@@ -2,9 +2,12 @@
 //!
 //! - [`columns`]: the columns of document rows
 //! - [`row_groups`]: any row of a list of files, one row group decoded at a time
+//! - [`table`]: small files, read whole; [`encoding`]: how files are written
 //! - [`documents`]: texts by row number
 //! - [`tokens`]: token lists by row number, and their writer
 pub mod columns;
 pub mod documents;
+pub mod encoding;
 pub mod row_groups;
+pub mod table;
 pub mod tokens;

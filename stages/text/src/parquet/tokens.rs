@@ -2,12 +2,12 @@
 //!
 //! Column `tokens` is `list<uint16>` or `list<uint32>`, without end-of-text tokens. The footer's keys are those of
 //! [`Vocabulary`] under `millrace.`, plus `millrace.layout = documents` and `millrace.token_type`.
+use crate::parquet::encoding::{TokenLists, encodings, token_type, vocabulary_notes};
 use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
-use crate::prepare::catalog::read_parquet;
-use crate::prepare::write::files::{Lists, encodings, token_type, vocabulary_notes};
+use crate::parquet::table::read_parquet;
 use crate::support::cache::{Cache, key, write_whole};
 use crate::support::problem::TextProblem;
-use crate::tokenizer::Vocabulary;
+use crate::tokenizer::vocabulary::Vocabulary;
 use anyhow::{Context, Result};
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, ListBuilder, RecordBatch, UInt32Builder};
 use arrow::compute::{CastOptions, cast_with_options};
@@ -214,7 +214,7 @@ pub fn try_write_tokens<D: AsRef<[u32]>>(
         let mut writer = ArrowWriter::try_new(out, schema.clone(), Some(properties))?;
         let mut documents = documents.into_iter().peekable();
         while documents.peek().is_some() {
-            let mut lists = Lists::new(vocabulary);
+            let mut lists = TokenLists::new(vocabulary);
             documents.by_ref().take(ROW_GROUP).try_for_each(|document| lists.push(document?.as_ref()))?;
             writer.write(&RecordBatch::try_new(schema.clone(), vec![lists.finish()])?)?;
         }

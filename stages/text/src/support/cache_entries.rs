@@ -1,5 +1,4 @@
 //! What the cache holds: listed and removed.
-use crate::input::document_writer::SOURCE_KEY;
 use crate::support::cache::Cache;
 use anyhow::{Context, Result};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -7,6 +6,9 @@ use std::collections::BTreeMap;
 use std::fs::{File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+/// The key of the note in the footer of converted files that names the file they were made from.
+pub const SOURCE_KEY: &str = "millrace.source";
 
 /// Folders of the cache, and what is in them. Nothing else of the cache folder is looked at or removed.
 pub const KINDS: [(&str, &str); 6] = [

@@ -5,52 +5,22 @@ pub mod hugging_face;
 pub mod stage;
 pub mod text_stream;
 pub mod train;
+pub mod vocabulary;
 
-use crate::Progress;
-use crate::corpus::source_rows::SourceRows;
-use crate::support::cache::{Cache, key, used, write_whole};
-use crate::support::on_all_cores::on_all_cores;
+pub use vocabulary::{END_OF_TEXT, Vocabulary};
+
+use crate::support::cache::{Cache, used, write_whole};
 use crate::support::problem::{TextProblem, shielded, similar, similar_file};
 use crate::tokenizer::byte_bpe::Model;
-use crate::tokenizer::train::{TRAINER, WordCounts, learn, tokenizer_json};
+use crate::tokenizer::train::tokenizer_json;
 use anyhow::{Context, Result};
-use contract::{Env, Facts};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// The token that ends a document unless the settings say otherwise.
-pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// Ids of GPT-2 without its end-of-text token.
 const GPT2: u32 = 50_256;
-
-/// What must agree between token files, packing and the model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vocabulary {
-    /// blake3 of the tokenizer's `tokenizer.json`.
-    pub hash: String,
-    /// Number of ids.
-    pub size: u32,
-    /// Id of the token that ends a document.
-    pub end_of_text: u32,
-}
-
-impl Vocabulary {
-    /// That of the tokens which reach the stage that `env` is for.
-    ///
-    /// # Errors
-    /// If no stage above has provided one.
-    pub fn of(env: &Env) -> Result<Self> {
-        env.resource::<Vocabulary>("what the tokens mean (Vocabulary)").map(|vocabulary| (*vocabulary).clone())
-    }
-
-    /// For a model; its length is left at 0.
-    pub fn facts(&self) -> Facts {
-        Facts { vocabulary: self.size as usize, length: 0, end_of_text: self.end_of_text }
-    }
-}
 
 /// A tokenizer.
 pub struct Tokenizer {
@@ -148,38 +118,6 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// A byte-level BPE of `size` ids trained on the documents of `sources` that are learned from, `end_of_text` as id 0.
-    /// Kept in the cache under what it was made of. Progress is in rows, then in tokens.
-    pub fn train(
-        sources: &[SourceRows],
-        size: usize,
-        end_of_text: &str,
-        cache: &Cache,
-        progress: Progress,
-    ) -> Result<Self> {
-        let mut made_of = vec![TRAINER.to_owned()];
-        for source in sources {
-            let parts: Vec<u8> = source.survey.parts.iter().map(|part| *part as u8).collect();
-            made_of.extend([source.content_key(), blake3::hash(&parts).to_hex().to_string()]);
-        }
-        made_of.extend([size.to_string(), end_of_text.to_owned()]);
-        let key = key(&made_of.iter().map(String::as_str).collect::<Vec<_>>());
-        let path = cache.file("tokenizers", &key, "json");
-        if let Ok(json) = std::fs::read_to_string(&path) {
-            used(&[&path]);
-            return Self::from_json(&path.display().to_string(), json, end_of_text);
-        }
-        let mut words = WordCounts::default();
-        for source in sources {
-            words.merge(count_words(source, progress)?);
-        }
-        let learned = learn(words, size, end_of_text, progress);
-        let json = tokenizer_json(&learned.tokens, &learned.merges, (end_of_text, 0));
-        let tokenizer = Self::from_json("trained", json, end_of_text)?;
-        tokenizer.save(&path)?;
-        Ok(tokenizer)
-    }
-
     /// Ids of `text`, without any added at its ends. A special token that is spelled out in the text is that token,
     /// as it is to Hugging Face. For many texts an [`Encoder`](crate::tokenizer::byte_bpe::Encoder) is faster.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
@@ -252,21 +190,6 @@ impl Tokenizer {
     pub fn save(&self, path: &Path) -> Result<()> {
         write_whole(path, |out| Ok(out.write_all(self.json.as_bytes())?))
     }
-}
-
-/// Counts words on every core: sums do not depend on who counted what.
-fn count_words(source: &SourceRows, progress: Progress) -> Result<WordCounts> {
-    const CHUNK: usize = 256;
-    let rows: Vec<u64> = source.survey.train().collect();
-    let chunks: Vec<&[u64]> = rows.chunks(CHUNK).collect();
-    let start = || Ok((source.stages.build()?, WordCounts::default()));
-    let counts = on_all_cores(&chunks, progress, rows.len() as u64, start, |(stages, words), _, rows| {
-        stages.each(&source.store, rows.iter().copied(), |text, _| words.add(text))?;
-        Ok(rows.len() as u64)
-    })?;
-    let mut all = WordCounts::default();
-    counts.into_iter().for_each(|(_, words)| all.merge(words));
-    Ok(all)
 }
 
 /// GPT-2's `tokenizer.json`. A token's rank says when it was merged; of what, one finds by merging its bytes with

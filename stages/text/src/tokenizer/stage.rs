@@ -1,6 +1,7 @@
 //! Stage `bpe`: texts to token ids.
 use crate::corpus::row_stages::dropped;
 use crate::corpus::source_rows::{SourceFiles, SourceRows};
+use crate::corpus::train_tokenizer::train_tokenizer;
 use crate::support::problem::TextProblem;
 use crate::tokenizer::byte_bpe::Encoder;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
@@ -56,7 +57,7 @@ impl Tokenize {
             Choice::Gpt2 => Tokenizer::gpt2(cache, &self.end_of_text)?,
             Choice::File(path) => Tokenizer::from_file(&path, &self.end_of_text)?,
             Choice::Train(size) => {
-                return Tokenizer::train(sources, size as usize, &self.end_of_text, cache, progress);
+                return train_tokenizer(sources, size as usize, &self.end_of_text, cache, progress);
             }
         };
         match self.vocabulary_size {

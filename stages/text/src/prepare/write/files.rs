@@ -1,18 +1,15 @@
 //! Parquet shards: row groups of bounded size, zstd, and in the footer what they were made with.
 use crate::parquet::columns::{about, field};
+use crate::parquet::encoding::{TokenLists, encodings, token_type, vocabulary_notes};
 use crate::prepare::catalog::Catalog;
 use crate::support::cache::hash_of;
-use crate::tokenizer::Vocabulary;
+use crate::tokenizer::vocabulary::Vocabulary;
 use anyhow::{Context, Result};
-use arrow::array::{
-    ArrayRef, LargeStringBuilder, ListBuilder, RecordBatch, StringBuilder, UInt16Builder, UInt32Builder,
-};
+use arrow::array::{ArrayRef, LargeStringBuilder, ListBuilder, RecordBatch, StringBuilder, UInt32Builder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
-use parquet::schema::types::ColumnPath;
+use parquet::file::properties::WriterProperties;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,79 +57,6 @@ impl Footer {
     }
 }
 
-/// What the footer of a file with tokens says of them.
-pub fn vocabulary_notes(vocabulary: &Vocabulary) -> Vec<KeyValue> {
-    let note = |key: &str, value: String| KeyValue::new(format!("millrace.{key}"), value);
-    vec![
-        note("tokenizer", vocabulary.hash.clone()),
-        note("vocabulary_size", vocabulary.size.to_string()),
-        note("end_of_text", vocabulary.end_of_text.to_string()),
-        note("token_type", token_type(vocabulary).to_string().to_lowercase()),
-    ]
-}
-
-/// `UInt16` where the vocabulary allows it.
-pub fn token_type(vocabulary: &Vocabulary) -> DataType {
-    if vocabulary.size <= 1 << 16 { DataType::UInt16 } else { DataType::UInt32 }
-}
-
-/// How columns are encoded. Dictionaries only where values repeat. Ids are split into a stream of their low bytes, one of
-/// their high bytes, …: of GPT-2's ids that is smaller than a dictionary (12.4 MB became 10.4) and written in a third of
-/// the time. Document starts are the same from token to token but for one, so their differences are next to nothing.
-pub(crate) fn encodings(of: WriterPropertiesBuilder) -> Result<WriterPropertiesBuilder> {
-    let path = |parts: &[&str]| ColumnPath::new(parts.iter().map(|part| (*part).to_owned()).collect());
-    let [tokens, starts] = ["tokens", "document_starts"].map(|name| path(&[name, "list", "item"]));
-    let mut of = of
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_dictionary_enabled(false)
-        .set_column_encoding(tokens.clone(), Encoding::BYTE_STREAM_SPLIT)
-        .set_column_encoding(starts.clone(), Encoding::DELTA_BINARY_PACKED);
-    for repeated in ["source", "source_file", "part", "dropped", "verdict", "kind"] {
-        of = of.set_column_dictionary_enabled(path(&[repeated]), true);
-    }
-    for wide in [tokens, starts, path(&["text"]), path(&["content_hash"]), path(&["bands", "list", "item"])] {
-        of = of.set_column_statistics_enabled(wide, EnabledStatistics::None);
-    }
-    Ok(of)
-}
-
-/// Lists of token ids, narrow or wide.
-pub(crate) enum Lists {
-    Narrow(ListBuilder<UInt16Builder>),
-    Wide(ListBuilder<UInt32Builder>),
-}
-
-impl Lists {
-    pub(crate) fn new(vocabulary: &Vocabulary) -> Self {
-        match token_type(vocabulary) {
-            DataType::UInt16 => Self::Narrow(ListBuilder::new(UInt16Builder::new())),
-            _ => Self::Wide(ListBuilder::new(UInt32Builder::new())),
-        }
-    }
-
-    pub(crate) fn push(&mut self, ids: &[u32]) -> Result<()> {
-        match self {
-            Self::Narrow(lists) => {
-                let narrow: Result<Vec<u16>, _> = ids.iter().map(|id| u16::try_from(*id)).collect();
-                lists.values().append_slice(&narrow.context("a token id is not below the vocabulary size")?);
-                lists.append(true);
-            }
-            Self::Wide(lists) => {
-                lists.values().append_slice(ids);
-                lists.append(true);
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn finish(&mut self) -> ArrayRef {
-        match self {
-            Self::Narrow(lists) => Arc::new(lists.finish()),
-            Self::Wide(lists) => Arc::new(lists.finish()),
-        }
-    }
-}
-
 /// A Parquet file in the making: row groups are kept in memory, encoded, until the file appears whole.
 struct Shard {
     name: String,
@@ -169,7 +93,7 @@ pub struct Documents {
     rows: Vec<u32>,
     texts: LargeStringBuilder,
     labels: StringBuilder,
-    tokens: Option<Lists>,
+    tokens: Option<TokenLists>,
     counts: UInt32Builder,
     bytes: usize,
 }
@@ -195,7 +119,7 @@ impl Documents {
             rows: Vec::new(),
             texts: LargeStringBuilder::new(),
             labels: StringBuilder::new(),
-            tokens: footer.vocabulary.as_ref().map(Lists::new),
+            tokens: footer.vocabulary.as_ref().map(TokenLists::new),
             counts: UInt32Builder::new(),
             bytes: 0,
         })
@@ -247,7 +171,7 @@ impl Documents {
 /// A file of packed sequences.
 pub struct Sequences {
     shard: Shard,
-    tokens: Lists,
+    tokens: TokenLists,
     starts: ListBuilder<UInt32Builder>,
     parts: StringBuilder,
     rows: usize,
@@ -267,7 +191,7 @@ impl Sequences {
         notes.push(KeyValue::new("millrace.sequence_length".into(), length.to_string()));
         Ok(Self {
             shard: Shard::create(folder, "sequences", number, fields, notes)?,
-            tokens: Lists::new(vocabulary),
+            tokens: TokenLists::new(vocabulary),
             starts: ListBuilder::new(UInt32Builder::new()),
             parts: StringBuilder::new(),
             rows: 0,

@@ -1,0 +1,55 @@
+//! A tokenizer that is trained on the documents of a corpus.
+use crate::Progress;
+use crate::corpus::source_rows::SourceRows;
+use crate::support::cache::{Cache, key, used};
+use crate::support::on_all_cores::on_all_cores;
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer::train::{TRAINER, WordCounts, learn, tokenizer_json};
+use anyhow::Result;
+
+/// A byte-level BPE of `size` ids trained on the documents of `sources` that are learned from, `end_of_text` as id 0.
+/// Kept in the cache under what it was made of. Progress is in rows, then in tokens.
+pub fn train_tokenizer(
+    sources: &[SourceRows],
+    size: usize,
+    end_of_text: &str,
+    cache: &Cache,
+    progress: Progress,
+) -> Result<Tokenizer> {
+    let mut made_of = vec![TRAINER.to_owned()];
+    for source in sources {
+        let parts: Vec<u8> = source.survey.parts.iter().map(|part| *part as u8).collect();
+        made_of.extend([source.content_key(), blake3::hash(&parts).to_hex().to_string()]);
+    }
+    made_of.extend([size.to_string(), end_of_text.to_owned()]);
+    let key = key(&made_of.iter().map(String::as_str).collect::<Vec<_>>());
+    let path = cache.file("tokenizers", &key, "json");
+    if let Ok(json) = std::fs::read_to_string(&path) {
+        used(&[&path]);
+        return Tokenizer::from_json(&path.display().to_string(), json, end_of_text);
+    }
+    let mut words = WordCounts::default();
+    for source in sources {
+        words.merge(count_words(source, progress)?);
+    }
+    let learned = learn(words, size, end_of_text, progress);
+    let json = tokenizer_json(&learned.tokens, &learned.merges, (end_of_text, 0));
+    let tokenizer = Tokenizer::from_json("trained", json, end_of_text)?;
+    tokenizer.save(&path)?;
+    Ok(tokenizer)
+}
+
+/// Counts words on every core: sums do not depend on who counted what.
+fn count_words(source: &SourceRows, progress: Progress) -> Result<WordCounts> {
+    const CHUNK: usize = 256;
+    let rows: Vec<u64> = source.survey.train().collect();
+    let chunks: Vec<&[u64]> = rows.chunks(CHUNK).collect();
+    let start = || Ok((source.stages.build()?, WordCounts::default()));
+    let counts = on_all_cores(&chunks, progress, rows.len() as u64, start, |(stages, words), _, rows| {
+        stages.each(&source.store, rows.iter().copied(), |text, _| words.add(text))?;
+        Ok(rows.len() as u64)
+    })?;
+    let mut all = WordCounts::default();
+    counts.into_iter().for_each(|(_, words)| all.merge(words));
+    Ok(all)
+}
