@@ -35,7 +35,7 @@ impl Command for Stages {
 
 fn as_json(stage_type: &StageType) -> Value {
     let keys = defaults(stage_type);
-    let documented = |key: &str| stage_type.keys.iter().find(|(known, _)| *known == key).map(|(_, text)| text);
+    let documented = |key: &str| stage_type.key(key).map(|key| key.documentation);
     let described =
         keys.iter().map(|(key, default)| json!({ "key": key, "default": default, "description": documented(key) }));
     let described: Vec<Value> = described.collect();

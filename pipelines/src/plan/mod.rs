@@ -35,7 +35,7 @@ pub(crate) use values::toml_of;
 pub(crate) use wire::order;
 
 use crate::problem::{Diagnostic, Origin, Problems};
-use contract::{Effect, Goal, Settings, StageType};
+use contract::{Effect, Goal, Key, Settings, StageKeys, StageType};
 use resolve::{COMMON, Schema};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -68,8 +68,8 @@ pub struct PlannedStage {
     pub id: String,
     /// Its type in the registry; empty for a plan made in code.
     pub type_name: &'static str,
-    /// Keys that do not affect results; `None` of a stage that only observes.
-    pub effects: Option<&'static [(&'static str, Effect)]>,
+    /// The keys of its type, with what each affects; `None` of a stage that only observes.
+    pub keys: Option<&'static [Key]>,
     /// What its table says.
     pub settings: Arc<dyn Settings>,
     /// For each port of its settings, what feeds it.
@@ -131,8 +131,8 @@ impl Plan {
             resolved.stages.push((id.clone(), with_common(table, filled)));
             if let (Some(stage_type), Some(settings)) = (known, settings) {
                 let (type_name, inputs) = (stage_type.name, Vec::new());
-                let effects = (!stage_type.observes).then_some(stage_type.effects);
-                stages.push(PlannedStage { id: id.clone(), type_name, effects, settings, inputs });
+                let keys = (!stage_type.observes).then_some(stage_type.keys);
+                stages.push(PlannedStage { id: id.clone(), type_name, keys, settings, inputs });
             }
         }
         let wires = wire::wire(&nodes, &|kind| registry::types_giving(registry, kind), &mut problems);
@@ -165,8 +165,7 @@ impl Plan {
             });
         }
         let wires = wire::wire(&nodes, &|_| Vec::new(), &mut problems);
-        let planned =
-            |((id, settings), inputs)| PlannedStage { id, type_name: "", effects: Some(&[]), settings, inputs };
+        let planned = |((id, settings), inputs)| PlannedStage { id, type_name: "", keys: Some(&[]), settings, inputs };
         let stages: Vec<PlannedStage> = stages.into_iter().zip(wires).map(planned).collect();
         let goal = goal::goal(&stages);
         problems.or(Plan { run: RunSettings::default(), stages, resolved: Resolved::default(), goal })
@@ -180,10 +179,10 @@ impl Plan {
 
     /// The keys of stage `id` that affect one of `effects`, with their values; none of a stage that only observes.
     pub fn values<'a>(&'a self, id: &str, effects: &[Effect]) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
-        let (declared, effects) = (self.stage(id).and_then(|stage| stage.effects), effects.to_vec());
-        let effect = move |key: &str| {
-            let of_key = declared?.iter().find(|(other, _)| *other == key);
-            Some(of_key.map_or(Effect::Results, |(_, effect)| *effect))
+        let (keys, effects) = (self.stage(id).and_then(|stage| stage.keys), effects.to_vec());
+        let effect = move |name: &str| {
+            let key = keys?.iter().find(|key| key.name == name);
+            Some(key.map_or(Effect::Results, |key| key.effect))
         };
         let table = self.resolved.stages.iter().find(|(other, _)| other == id).map(|(_, table)| table);
         let entries =
@@ -226,7 +225,7 @@ fn run_settings(path: &Path, given: &Table, problems: &mut Problems) -> (Table, 
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     defaults.insert("name".into(), stem.into());
     let parses = |value| serde_json::from_value::<RunSettings>(value).map(drop).map_err(|error| error.to_string());
-    let keys: Vec<&str> = RunSettings::KEYS.iter().map(|(key, _)| *key).collect();
+    let keys: Vec<&str> = RunSettings::KEYS.iter().map(|key| key.name).collect();
     let schema = Schema { name: "run", defaults, listed: format!("keys: {}", keys.join(", ")), parses: &parses };
     let filled = resolve::fill(&schema, given, problems);
     let run: RunSettings = serde_json::from_value(resolve::object(&filled)).unwrap_or_default();

@@ -2,7 +2,7 @@
 use super::files::{Raw, load_table, replace_length};
 use super::values::{Entry, Table, json_of_value};
 use crate::problem::{Diagnostic, Origin, Problems};
-use contract::StageType;
+use contract::{StageKeys, StageType};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -136,7 +136,7 @@ fn defaults_of(table: &Table, registry: &[StageType]) -> Value {
 
 /// Every key that `--set` could name.
 fn full_names(raw: &Raw, registry: &[StageType]) -> Vec<String> {
-    let mut names: Vec<String> = super::RunSettings::KEYS.iter().map(|(key, _)| format!("run.{key}")).collect();
+    let mut names: Vec<String> = super::RunSettings::KEYS.iter().map(|key| format!("run.{}", key.name)).collect();
     for (id, table) in &raw.stages {
         if let Value::Object(map) = defaults_of(table, registry) {
             names.extend(map.keys().map(|key| format!("{id}.{key}")));

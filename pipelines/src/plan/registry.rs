@@ -57,13 +57,13 @@ fn check_keys(stage_type: &StageType, wrong: &mut Vec<String>) {
         if resolve::COMMON.contains(&key.as_str()) {
             wrong.push(format!("`{name}`: the key `{key}` belongs to every stage"));
         }
-        if !stage_type.keys.iter().any(|(known, docs)| known == key && !docs.trim().is_empty()) {
+        if stage_type.key(key).is_none_or(|key| key.documentation.is_empty()) {
             wrong.push(format!("`{name}`: the key `{key}` is not documented"));
         }
     }
-    for (key, _) in stage_type.keys {
-        if !defaults.contains_key(*key) {
-            wrong.push(format!("`{name}`: the documented key `{key}` has no default"));
+    for key in stage_type.keys {
+        if !defaults.contains_key(key.name) {
+            wrong.push(format!("`{name}`: the documented key `{}` has no default", key.name));
         }
     }
     let mut unknown = defaults.clone();

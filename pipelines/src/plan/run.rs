@@ -1,29 +1,31 @@
 //! The `[run]` table: what a run is, apart from its stages.
 use crate::problem::{Diagnostic, Problems};
 use compute::kernels::gemm;
+use contract::StageKeys;
 use serde::{Deserialize, Serialize};
 
 use super::values::Table;
 
 /// The `[run]` table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSettings {
-    /// Name of the run and of its directory; the configuration file's name if not given.
+    /// Name of the run and of its directory under runs/; the configuration file's name if not given.
     pub name: String,
-    /// Where all randomness starts.
+    /// Seed of all randomness.
     pub seed: u64,
-    /// Optimizer steps. At most one of this and `max_epochs` is given.
+    /// Length in optimizer steps, at least 1; this or `max_epochs`.
     pub max_steps: Option<u64>,
-    /// Passes over the training split.
+    /// Length in passes over the training split, more than 0; this or `max_steps`.
     pub max_epochs: Option<f64>,
-    /// Worker threads; the cores if not given. Changes no number.
+    /// Worker threads; one a core if not given. Results do not depend on it.
     pub workers: Option<usize>,
-    /// A directory with a model in Hugging Face's layout to start from.
+    /// Directory of a model in Hugging Face's layout to start from; random weights if not given.
     pub initial_checkpoint: Option<String>,
-    /// Backend of matrix products, or `auto`: the fastest that this CPU has. Bits are reproducible per backend.
+    /// Backend of matrix products: "amx", "avx512", "avx2", "openblas", "portable", or "auto", the fastest that this CPU
+    /// has. Bits are reproducible per backend.
     pub gemm: String,
-    /// How many steps reading may be ahead of the optimizer.
+    /// Steps that reading may be ahead of the optimizer; at least 1.
     pub prefetch: u64,
 }
 
@@ -43,22 +45,6 @@ impl Default for RunSettings {
 }
 
 impl RunSettings {
-    /// Each key with what it means.
-    pub const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("name", "name of the run and of its directory under runs/ (default: the file's name)"),
-        ("seed", "where all randomness starts"),
-        ("max_steps", "length in optimizer steps; this or max_epochs"),
-        ("max_epochs", "length in passes over the training split; this or max_steps"),
-        ("workers", "worker threads (default: the cores); changes no number"),
-        ("initial_checkpoint", "directory with a model in Hugging Face's layout to start from"),
-        (
-            "gemm",
-            "backend of matrix products: \"auto\" (the fastest available), \"amx\", \"avx512\", \"avx2\", \"openblas\" or \
-             \"portable\"; bits are reproducible per backend",
-        ),
-        ("prefetch", "steps that reading may be ahead of the optimizer, at least 1"),
-    ];
-
     /// What is wrong with the values; `table` says where they stand.
     pub(crate) fn check(&self, table: &Table, problems: &mut Problems) {
         let mut wrong = |key: &str, message: &str| {

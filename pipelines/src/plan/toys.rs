@@ -1,5 +1,7 @@
 //! Toy stages for the tests of this crate: they wire like a training graph, and cannot be built.
-use contract::{Built, Env, Kind, Port, Problem, Result, Route, Settings, StageSettings, StageType, stage_type};
+use contract::{
+    Built, Env, Kind, Port, Problem, Result, Route, Settings, StageKeys, StageSettings, StageType, stage_type,
+};
 use serde::{Deserialize, Serialize};
 
 pub(crate) const TOYS: &[StageType] = &[
@@ -25,9 +27,9 @@ macro_rules! toy {
      $summary:literal, example $example:literal, takes $takes:expr, gives $gives:expr, check $check:expr
      $(, mixes $mixes:literal)? $(, whole $whole:literal)?) => {
         $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
         #[serde(default, deny_unknown_fields)]
-        pub(crate) struct $name { $(pub $key: $type,)* }
+        pub(crate) struct $name { $(#[doc = $docs] pub $key: $type,)* }
         impl Default for $name {
             fn default() -> Self {
                 Self { $($key: $default,)* }
@@ -35,7 +37,6 @@ macro_rules! toy {
         }
         impl StageSettings for $name {
             const SUMMARY: &'static str = $summary;
-            const KEYS: &'static [(&'static str, &'static str)] = &[$((stringify!($key), $docs),)*];
             const EXAMPLE: &'static str = $example;
         }
         impl Settings for $name {

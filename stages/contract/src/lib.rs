@@ -28,6 +28,7 @@ pub mod tensor;
 pub mod testing;
 
 pub use anyhow::Result;
+pub use contract_derive::StageKeys;
 pub use metrics::{Gather, Metric, Metrics};
 pub use packet::{
     Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Precision, Purpose,
@@ -38,8 +39,8 @@ pub use prepare::{Goal, Graph, Host, Prepare, Prepared, Unit, Upstream};
 pub use resources::Resources;
 pub use saved::{OptimizerState, Saved, Snapshot};
 pub use settings::{
-    BatchShape, Built, Corpus, CorpusPart, Due, Effect, Env, Facts, Memory, Port, Problem, Role, Route, Settings,
-    StageSettings, StageType, stage_type,
+    BatchShape, Built, Corpus, CorpusPart, Due, Effect, Env, Facts, Key, Memory, Port, Problem, Role, Route, Settings,
+    StageKeys, StageSettings, StageType, stage_type,
 };
 pub use stage::{Emit, Source, Stage};
 pub use step::{At, Lane, Schedule, Step, Turn, leaf_owner};

@@ -322,17 +322,53 @@ impl Memory {
     }
 }
 
-/// Settings that can be read from a table: every key has a default, unknown keys are refused, every key has a
-/// line of documentation.
-pub trait StageSettings: Settings + Default + Serialize + DeserializeOwned + 'static {
+/// A key of a table of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// As it is written in the configuration.
+    pub name: &'static str,
+    /// What it means, in a sentence or two: unit, range, and the default where the value itself does not tell.
+    pub documentation: &'static str,
+    /// What its value affects.
+    pub effect: Effect,
+}
+
+/// The keys of a table, one a field of its settings, in their order.
+///
+/// `#[derive(StageKeys)]` implements it: the doc comment of a field is the documentation of its key. All texts about keys
+/// are made from it: `pipeline stages`, `pipeline schema`, shell completion and the tables of the README.
+///
+/// ```
+/// # extern crate millrace_contract as contract;
+/// use contract::{Effect, StageKeys};
+///
+/// #[derive(StageKeys)]
+/// struct ReadLines {
+///     /// Files to read, at least one.
+///     #[key(location)]
+///     paths: Vec<String>,
+///     /// Longest line in bytes; any length if not given.
+///     max_bytes: Option<u64>,
+/// }
+///
+/// # fn main() {
+/// let [paths, max_bytes] = ReadLines::KEYS else { unreachable!() };
+/// assert_eq!((paths.name, paths.effect), ("paths", Effect::Location));
+/// assert_eq!(max_bytes.documentation, "Longest line in bytes; any length if not given.");
+/// assert_eq!(max_bytes.effect, Effect::Results);
+/// # }
+/// ```
+pub trait StageKeys {
+    /// The keys.
+    const KEYS: &'static [Key];
+}
+
+/// Settings that can be read from a table: every key has a default and documentation, unknown keys are refused.
+pub trait StageSettings: Settings + StageKeys + Default + Serialize + DeserializeOwned + 'static {
     /// What the stage does, in a line.
     const SUMMARY: &'static str;
-    /// Each key with what it means (unit, range).
-    const KEYS: &'static [(&'static str, &'static str)];
     /// A table that parses, for `pipeline stages` (TOML, without the header).
     const EXAMPLE: &'static str;
-    /// The keys whose values do not affect results, and what they affect instead.
-    const EFFECTS: &'static [(&'static str, Effect)] = &[];
     /// Does the stage only observe, so that nothing about it affects results?
     const OBSERVES: bool = false;
 }
@@ -342,9 +378,9 @@ pub trait StageSettings: Settings + Default + Serialize + DeserializeOwned + 'st
 pub enum Effect {
     /// Results.
     Results,
-    /// Whether the run fails.
+    /// Whether the run fails. What of the input could not be read is known by its content.
     Failure,
-    /// Where files are.
+    /// Where files are. What is read from them is known by its content.
     Location,
 }
 
@@ -355,18 +391,23 @@ pub struct StageType {
     pub name: &'static str,
     /// See [`StageSettings::SUMMARY`].
     pub summary: &'static str,
-    /// See [`StageSettings::KEYS`].
-    pub keys: &'static [(&'static str, &'static str)],
+    /// See [`StageKeys::KEYS`].
+    pub keys: &'static [Key],
     /// See [`StageSettings::EXAMPLE`].
     pub example: &'static str,
-    /// See [`StageSettings::EFFECTS`].
-    pub effects: &'static [(&'static str, Effect)],
     /// See [`StageSettings::OBSERVES`].
     pub observes: bool,
     /// The default of every key, as an object.
     pub defaults: fn() -> Value,
     /// Settings from an object of all keys; the error is serde's.
     pub parse: fn(Value) -> std::result::Result<Arc<dyn Settings>, String>,
+}
+
+impl StageType {
+    /// The key called `name`.
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
 }
 
 /// The registry's entry for settings of type `S`, under the name `name`.
@@ -376,7 +417,6 @@ pub const fn stage_type<S: StageSettings>(name: &'static str) -> StageType {
         summary: S::SUMMARY,
         keys: S::KEYS,
         example: S::EXAMPLE,
-        effects: S::EFFECTS,
         observes: S::OBSERVES,
         defaults: || serde_json::to_value(S::default()).unwrap_or(Value::Null),
         parse: |value| match serde_json::from_value::<S>(value) {

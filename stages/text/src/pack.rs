@@ -7,25 +7,26 @@ use arrow::datatypes::UInt32Type;
 use contract::parameters::splitmix64;
 use contract::{
     At, Batch, BatchShape, Built, Emit, Env, IGNORED, Kind, Lane, Memory, Packet, Port, Problem, Purpose, Schedule,
-    Settings, Snapshot, Stage, StageSettings, Step, Turn,
+    Settings, Snapshot, Stage, StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Settings of stage `concat`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Concat {
-    /// Tokens in a sequence.
+    /// Tokens in a sequence; 1 to 1048576.
     pub sequence_length: usize,
-    /// Sequences in a micro-batch.
+    /// Sequences in a micro-batch, the unit of work; 1 to 65536.
     pub micro_batch_size: usize,
-    /// Micro-batches in a global batch.
+    /// Micro-batches in a step; 1 to 65536. The results depend on it, never on the number of workers.
     pub micro_batches: u32,
-    /// Do not learn the first token of a document from the one before.
+    /// Do not predict the first token of a document from the document before.
     pub mask_across_documents: bool,
-    /// Micro-batches that a lane holds, to draw the sequences of the next one from.
+    /// Micro-batches' worth of sequences that a lane holds to draw its next ones from; 0: sequences in the documents'
+    /// order.
     pub shuffle: usize,
 }
 
@@ -37,16 +38,6 @@ impl Default for Concat {
 
 impl StageSettings for Concat {
     const SUMMARY: &'static str = "concatenates documents and cuts them into sequences of one length";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("sequence_length", "tokens in a sequence; 1 to 1048576"),
-        ("micro_batch_size", "sequences in a micro-batch, the unit of work; 1 to 65536"),
-        ("micro_batches", "micro-batches in a step; 1 to 65536; the results depend on it, never on the workers"),
-        ("mask_across_documents", "true: the first token of a document is not predicted from the one before"),
-        (
-            "shuffle",
-            "micro-batches that a lane holds to draw its next sequences from; 0: sequences in documents' order",
-        ),
-    ];
     const EXAMPLE: &'static str = "sequence_length = 128\nmicro_batch_size = 16\nmicro_batches = 2\n";
 }
 

@@ -26,7 +26,7 @@ fn every_key_has_a_default_and_a_line_of_documentation() {
     for stage in TYPES {
         let defaults = (stage.defaults)();
         let keys: Vec<&str> = defaults.as_object().unwrap().keys().map(String::as_str).collect();
-        let documented: Vec<&str> = stage.keys.iter().map(|(key, _)| *key).collect();
+        let documented: Vec<&str> = stage.keys.iter().map(|key| key.name).collect();
         assert_eq!(keys, documented, "{}", stage.name);
         (stage.parse)(defaults).unwrap_or_else(|e| panic!("{}: {e}", stage.name));
         (stage.parse)(json!({})).unwrap_or_else(|e| panic!("{}: {e}", stage.name));

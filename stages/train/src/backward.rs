@@ -1,18 +1,18 @@
 //! `backward`: the gradient goes back through the model, one layer a turn, one tensor a packet.
 use anyhow::Result;
 use contract::{
-    At, Built, Emit, Env, Gradient, Kind, LossGradient, Packet, Port, Settings, Stage, StageSettings, Step, Turn,
+    At, Built, Emit, Env, Gradient, Kind, LossGradient, Packet, Port, Settings, Stage, StageKeys, StageSettings, Step,
+    Turn,
 };
 use serde::{Deserialize, Serialize};
 
 /// Settings of `type = "backward"`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Backward {}
 
 impl StageSettings for Backward {
     const SUMMARY: &'static str = "gradients of every parameter, one layer a turn";
-    const KEYS: &'static [(&'static str, &'static str)] = &[];
     const EXAMPLE: &'static str = "type = \"backward\"\n";
 }
 

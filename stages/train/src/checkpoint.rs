@@ -7,7 +7,7 @@ use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
 use anyhow::{Context, Result, bail, ensure};
 use contract::{
     At, Built, Due, Emit, Env, Kind, ModelFacts, OptimizerState, Packet, Port, Problem, Route, Saved, Settings, Stage,
-    StageSettings, Step, Turn,
+    StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -50,12 +50,12 @@ pub struct State {
 }
 
 /// Settings of `type = "checkpoint"`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Steps between checkpoints; 0 for none.
+    /// Steps between checkpoints; there is one at the end too; 0: none at all.
     pub interval: u64,
-    /// Checkpoints kept.
+    /// How many of the last checkpoints are kept; at least 1.
     pub keep: usize,
 }
 
@@ -67,10 +67,6 @@ impl Default for Checkpoint {
 
 impl StageSettings for Checkpoint {
     const SUMMARY: &'static str = "checkpoints in Hugging Face's layout, whole or not there";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("interval", "steps between checkpoints, and one at the end; 0: none"),
-        ("keep", "how many of the last checkpoints are kept, at least 1"),
-    ];
     const OBSERVES: bool = true;
     const EXAMPLE: &'static str = "type = \"checkpoint\"\ninterval = 500\nkeep = 3\n";
 }

@@ -2,16 +2,16 @@
 use anyhow::{Result, bail};
 use contract::{
     At, Built, Corpus, Due, Emit, Env, Gather, Kind, Metric, Metrics, Packet, Port, Problem, Purpose, Route, Schedule,
-    Settings, Stage, StageSettings, Step, Turn,
+    Settings, Stage, StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Settings of `type = "evaluate"`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Evaluate {
-    /// Steps between validations; 0 for none.
+    /// Steps between validations; there is one at the end too; 0: none at all.
     pub interval: u64,
 }
 
@@ -23,8 +23,6 @@ impl Default for Evaluate {
 
 impl StageSettings for Evaluate {
     const SUMMARY: &'static str = "validation loss (nats a token) and bits per byte on the held-out documents";
-    const KEYS: &'static [(&'static str, &'static str)] =
-        &[("interval", "steps between validations, and one at the end; 0: none")];
     const OBSERVES: bool = true;
     const EXAMPLE: &'static str = "type = \"evaluate\"\ninterval = 100\n";
 }

@@ -7,18 +7,17 @@ use compute::kernels::cross_entropy::CrossEntropy;
 use compute::kernels::head::{RowLoss, head_loss, head_value, rows_alive};
 use contract::{
     At, Built, Emit, Env, Gather, Kind, LossGradient, Memory, Metric, Metrics, Packet, Port, Settings, Stage,
-    StageSettings, Turn,
+    StageKeys, StageSettings, Turn,
 };
 use serde::{Deserialize, Serialize};
 
 /// Settings of `type = "cross_entropy"`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct CrossEntropyLoss {}
 
 impl StageSettings for CrossEntropyLoss {
     const SUMMARY: &'static str = "cross-entropy of the next token, in nats";
-    const KEYS: &'static [(&'static str, &'static str)] = &[];
     const EXAMPLE: &'static str = "type = \"cross_entropy\"\n";
 }
 

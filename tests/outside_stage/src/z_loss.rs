@@ -2,15 +2,15 @@
 use anyhow::Result;
 use compute::kernels::cross_entropy::{log_sum_exp, softmax};
 use compute::kernels::head::{RowLoss, RowLossValue};
-use contract::{Built, Env, Kind, Port, Problem, Settings, StageSettings};
+use contract::{Built, Env, Kind, Port, Problem, Settings, StageKeys, StageSettings};
 use serde::{Deserialize, Serialize};
 use train::loss::{gives, loss_stage, takes};
 
 /// Settings of `type = "z_loss"`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct ZLoss {
-    /// Weight of the squared logarithm.
+    /// Weight of the squared log-sum-exp of the logits; 0: plain cross-entropy.
     pub weight: f32,
 }
 
@@ -22,7 +22,6 @@ impl Default for ZLoss {
 
 impl StageSettings for ZLoss {
     const SUMMARY: &'static str = "cross-entropy with z-regularisation";
-    const KEYS: &'static [(&'static str, &'static str)] = &[("weight", "of the squared log-sum-exp; 0: none")];
     const EXAMPLE: &'static str = "type = \"z_loss\"\nweight = 1e-4\n";
 }
 

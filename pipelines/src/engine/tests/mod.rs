@@ -80,7 +80,7 @@ impl Setup {
         PlannedStage {
             id: id.into(),
             type_name: "toy",
-            effects: Some(&[]),
+            keys: Some(&[]),
             settings: Arc::new(Toy { takes: takes.to_vec(), pulls: id == "pack", build: Box::new(watched) }),
             inputs: inputs.iter().map(edges).collect(),
         }

@@ -13,7 +13,7 @@ use crate::wikitext::{Kinds, Names, scan::scan};
 use anyhow::{Result, bail};
 use arrow::array::{RecordBatch, StringBuilder};
 use arrow::datatypes::{DataType, Field};
-use contract::{At, Emit, Packet, Rows, Stage, StageSettings, Turn};
+use contract::{At, Emit, Packet, Rows, Stage, StageKeys, StageSettings, Turn};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -23,10 +23,10 @@ use std::sync::{Arc, LazyLock};
 pub const RESIDUE: &str = "residue";
 
 /// Settings of stage `clean`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Clean {
-    /// Are leftovers of wiki markup removed?
+    /// Remove leftovers of wiki markup; if false, only normalize Unicode and whitespace.
     pub markup: bool,
 }
 
@@ -38,8 +38,6 @@ impl Default for Clean {
 
 impl StageSettings for Clean {
     const SUMMARY: &'static str = "removes leftovers of markup, and makes text Unicode NFC with single spaces";
-    const KEYS: &'static [(&'static str, &'static str)] =
-        &[("markup", "remove leftovers of wiki markup; if not, text is only made tidy")];
     const EXAMPLE: &'static str = "markup = true\n";
 }
 

@@ -13,8 +13,8 @@ use crate::support::cache::Cache;
 use crate::support::problem::TextProblem;
 use anyhow::Result;
 use contract::{
-    Built, Effect, Emit, Env, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Rows, Settings, Snapshot,
-    Source, StageSettings, Step, Turn, Unit,
+    Built, Emit, Env, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Rows, Settings, Snapshot, Source,
+    StageKeys, StageSettings, Step, Turn, Unit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,26 +26,33 @@ use std::sync::Arc;
 const MAX_BAD_FRACTION: f64 = 0.05;
 
 /// Settings of source `documents`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadDocuments {
-    /// Files, folders and patterns.
+    /// Files, folders and patterns, at least one: .parquet, .jsonl, .ndjson, .json, .txt and .xml (MediaWiki dumps);
+    /// all but .parquet also as .gz, .zst or .bz2.
+    #[key(location)]
     pub paths: Vec<String>,
-    /// The Parquet column with the text.
+    /// The column (Parquet: string, large_string, string_view or a dictionary of them) or key (JSON Lines) with the
+    /// text.
     pub column: String,
-    /// Use only so many files, or documents of a single file.
+    /// Use only so many files, or so many documents if there is one file, chosen by the seed; at least 1; all if not
+    /// given.
     pub sample: Option<u64>,
-    /// Share of the documents that is held out.
+    /// Fraction of the documents that is held out, by the hash of their content; from 0 to below 1.
     pub validation_fraction: f64,
-    /// Hold out every n-th row instead.
+    /// Hold out rows 0, n, 2n … of the files instead; at least 2.
     pub validation_every: Option<u64>,
-    /// What stands between documents of plain text.
+    /// Plain text: what separates documents; if not given, documents of about 4 KiB end at blank lines.
     pub separator: Option<String>,
-    /// The cache folder.
+    /// Folder for converted files; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
+    #[key(location)]
     pub cache: Option<String>,
-    /// What to do with rows, lines and pages that cannot be read.
+    /// What to do with rows, lines and pages that cannot be read: "quarantine" (skip and list them) or "stop".
+    #[key(failure)]
     pub on_bad_data: OnBadData,
-    /// Share of the documents that may be unreadable.
+    /// Fraction of the documents that may be unreadable, 0 to 1; a lost row group counts with all its rows.
+    #[key(failure)]
     pub max_bad_fraction: f64,
 }
 
@@ -67,24 +74,6 @@ impl Default for ReadDocuments {
 
 impl StageSettings for ReadDocuments {
     const SUMMARY: &'static str = "reads documents from Parquet, JSON Lines, plain text and MediaWiki dumps";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("paths", "files, folders, patterns: .parquet; .jsonl, .ndjson, .json, .txt, .xml, each also .gz, .zst, .bz2"),
-        ("column", "column (Parquet: string, large_string, string_view, dictionary) or key (JSON Lines) of the text"),
-        ("sample", "use only so many files, or so many documents if there is one file; chosen by the seed"),
-        ("validation_fraction", "share of documents held out, by content hash; 0 to 1"),
-        ("validation_every", "hold out rows 0, n, 2n … of the files instead; at least 2"),
-        ("separator", "plain text: what stands between documents; none: blank lines, about 4 KiB a document"),
-        ("cache", "folder for converted files; none: $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace"),
-        ("on_bad_data", "rows, lines and pages that cannot be read: \"quarantine\" (set aside, listed) or \"stop\""),
-        ("max_bad_fraction", "share of the documents that may be unreadable; a lost row group counts its rows"),
-    ];
-    // What is read is known by its content, and so is what of it cannot be read.
-    const EFFECTS: &'static [(&'static str, Effect)] = &[
-        ("paths", Effect::Location),
-        ("cache", Effect::Location),
-        ("on_bad_data", Effect::Failure),
-        ("max_bad_fraction", Effect::Failure),
-    ];
     const EXAMPLE: &'static str = "paths = [\"data/wiki/*.parquet\"]\ncolumn = \"text\"\nvalidation_fraction = 0.01\n";
 }
 

@@ -11,8 +11,8 @@ use crate::support::problem::TextProblem;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer, Vocabulary};
 use anyhow::Result;
 use contract::{
-    Built, Effect, Emit, Env, Facts, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Settings, Snapshot,
-    Source, StageSettings, Step, Tokens, Turn, Unit,
+    Built, Emit, Env, Facts, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Settings, Snapshot, Source,
+    StageKeys, StageSettings, Step, Tokens, Turn, Unit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,22 +20,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Settings of source `tokens`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadTokens {
-    /// Files, folders and patterns.
+    /// Files, folders and patterns: `.parquet` with a column `tokens`; at least one.
+    #[key(location)]
     pub paths: Vec<String>,
-    /// Use only so many files.
+    /// Use only so many of the files, chosen by the seed, at least 1; all if not given.
     pub sample: Option<u64>,
-    /// The tokenizer that the files must have been made with.
+    /// The tokenizer that the files must have been made with: "gpt2" or the path of a `tokenizer.json`; the one that
+    /// the files name if not given.
     pub tokenizer: Option<String>,
-    /// The token that ends a document, to look up in that tokenizer.
+    /// The token of that tokenizer that ends a document.
     pub end_of_text: String,
-    /// Share of the documents that is held out.
+    /// Fraction of the documents that is held out, by the hash of their content; from 0 to below 1.
     pub validation_fraction: f64,
-    /// Hold out every n-th row instead.
+    /// Hold out rows 0, n, 2n … of the files instead; at least 2.
     pub validation_every: Option<u64>,
-    /// The cache folder.
+    /// Folder for what is made once; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
+    #[key(location)]
     pub cache: Option<String>,
 }
 
@@ -55,17 +58,6 @@ impl Default for ReadTokens {
 
 impl StageSettings for ReadTokens {
     const SUMMARY: &'static str = "reads tokenized documents from token Parquet";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("paths", "files, folders and patterns: .parquet with a column `tokens`; at least one"),
-        ("sample", "use only so many of the files, chosen by the seed"),
-        ("tokenizer", "\"gpt2\" or a tokenizer.json that the files must have been made with; none: as they say"),
-        ("end_of_text", "the token of that tokenizer that ends a document"),
-        ("validation_fraction", "share of documents held out, by content hash; 0 to 1"),
-        ("validation_every", "hold out rows 0, n, 2n … of the files instead; at least 2"),
-        ("cache", "folder for what is made once; none: $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace"),
-    ];
-    // What is read is known by its content.
-    const EFFECTS: &'static [(&'static str, Effect)] = &[("paths", Effect::Location), ("cache", Effect::Location)];
     const EXAMPLE: &'static str = "paths = [\"data/tokens/*.parquet\"]\ntokenizer = \"gpt2\"\n";
 }
 

@@ -2,18 +2,18 @@
 use super::{Filter, Rule, Verdict, filter_settings};
 use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::Context;
-use contract::{Problem, StageSettings};
+use contract::{Problem, StageKeys, StageSettings};
 use serde::{Deserialize, Serialize};
 
 /// Settings of stage `block_list`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlockList {
-    /// Words and phrases.
+    /// Words and phrases, found as whole words in any case.
     pub phrases: Vec<String>,
-    /// A file with one a line.
+    /// A file with more of them, one a line; none if empty.
     pub path: String,
-    /// Occurrences from which a text is dropped.
+    /// Occurrences of any of them from which on a text is dropped; at least 1.
     pub occurrences: usize,
 }
 
@@ -25,11 +25,6 @@ impl Default for BlockList {
 
 impl StageSettings for BlockList {
     const SUMMARY: &'static str = "drops texts that hold words or phrases of a list";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("phrases", "words and phrases; found as whole words, capital letters or not"),
-        ("path", "a file with one word or phrase a line, besides"),
-        ("occurrences", "so many in a text and it is dropped"),
-    ];
     const EXAMPLE: &'static str = "phrases = [\"lorem ipsum\"]\noccurrences = 1\n";
 }
 

@@ -2,7 +2,7 @@
 //! a Unified Text-to-Text Transformer", section 2.2). Lines are removed from a text; a text that is left with too few
 //! sentences, or that has what no page may have, is dropped.
 use super::{Filter, Rule, Verdict, characters, filter_settings};
-use contract::StageSettings;
+use contract::{StageKeys, StageSettings};
 use serde::{Deserialize, Serialize};
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -11,20 +11,20 @@ const POLICIES: &[&str] =
     &["terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"];
 
 /// Settings of stage `c4`, and the rule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct C4 {
-    /// Fewest sentences.
+    /// Fewest sentences in the lines that are kept.
     pub min_sentences: usize,
-    /// Fewest words in a line.
+    /// Lines with fewer words are removed.
     pub min_words_per_line: usize,
-    /// Most characters in a word.
+    /// Lines with a word of more characters are removed.
     pub max_word_length: usize,
-    /// Must a line end with a punctuation mark?
+    /// Remove lines that do not end with one of .?!"'
     pub terminal_punctuation: bool,
-    /// Are pages with curly brackets dropped?
+    /// Drop texts with a curly bracket, {.
     pub drop_curly_brackets: bool,
-    /// Are pages with "lorem ipsum" dropped?
+    /// Drop texts with "lorem ipsum".
     pub drop_lorem_ipsum: bool,
 }
 
@@ -43,14 +43,6 @@ impl Default for C4 {
 
 impl StageSettings for C4 {
     const SUMMARY: &'static str = "removes lines and drops texts by the heuristics of C4 (Raffel et al., 2020)";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("min_sentences", "fewest sentences in the lines that stay"),
-        ("min_words_per_line", "a line of fewer words is removed"),
-        ("max_word_length", "a line with a word of more characters is removed"),
-        ("terminal_punctuation", "a line that does not end with one of .?!\"' is removed"),
-        ("drop_curly_brackets", "a text with a { is dropped"),
-        ("drop_lorem_ipsum", "a text with \"lorem ipsum\" is dropped"),
-    ];
     const EXAMPLE: &'static str = "min_sentences = 5\nterminal_punctuation = true\n";
 }
 

@@ -1,7 +1,7 @@
 //! Stage `fineweb`: the heuristics that FineWeb adds (Penedo et al., 2024, "The FineWeb Datasets: Decanting the Web for
 //! the Finest Text Data at Scale", section 3.6).
 use super::{Filter, Rule, Verdict, characters, duplicates, filter_settings, fractions, ratio, words};
-use contract::StageSettings;
+use contract::{StageKeys, StageSettings};
 use serde::{Deserialize, Serialize};
 
 /// What a line may end with: marks that end a sentence, of the Basic Multilingual Plane.
@@ -11,18 +11,18 @@ const TERMINAL: &str = "\
     ！．？｡";
 
 /// Settings of stage `fineweb`, and the rule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct FineWeb {
-    /// Smallest share of lines that end with a punctuation mark.
+    /// Smallest fraction of lines that end with a punctuation mark; 0 to 1.
     pub min_punctuated_line_fraction: f64,
-    /// Largest share of short lines.
+    /// Largest fraction of short lines; 0 to 1.
     pub max_short_line_fraction: f64,
-    /// What is a short line.
+    /// A line of so many characters or fewer is short.
     pub short_line_characters: usize,
-    /// Largest share of characters in repeated lines.
+    /// Largest fraction of characters in lines that repeat an earlier line; 0 to 1.
     pub max_duplicate_line_character_fraction: f64,
-    /// Most line breaks a word.
+    /// Most line breaks per word; 0 to 1.
     pub max_line_break_word_ratio: f64,
 }
 
@@ -40,13 +40,6 @@ impl Default for FineWeb {
 
 impl StageSettings for FineWeb {
     const SUMMARY: &'static str = "drops texts by the heuristics of FineWeb (Penedo et al., 2024)";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("min_punctuated_line_fraction", "smallest share of lines that end with a punctuation mark"),
-        ("max_short_line_fraction", "largest share of short lines"),
-        ("short_line_characters", "a line of so many characters or fewer is short"),
-        ("max_duplicate_line_character_fraction", "largest share of characters in lines that were there before"),
-        ("max_line_break_word_ratio", "most line breaks a word"),
-    ];
     const EXAMPLE: &'static str = "min_punctuated_line_fraction = 0.12\n";
 }
 

@@ -1,31 +1,31 @@
 //! Stage `gopher_quality`: the quality heuristics of Gopher (Rae et al., 2021, "Scaling Language Models: Methods,
 //! Analysis & Insights from Training Gopher", section A.1.1).
 use super::{Filter, Rule, Verdict, characters, filter_settings, fractions, ratio, words};
-use contract::StageSettings;
+use contract::{StageKeys, StageSettings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Settings of stage `gopher_quality`, and the rule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct GopherQuality {
-    /// Fewest words.
+    /// Fewest words; punctuation marks do not count.
     pub min_words: usize,
-    /// Most words.
+    /// Most words; punctuation marks do not count.
     pub max_words: usize,
-    /// Least mean length of a word.
+    /// Smallest mean length of a word, in characters.
     pub min_mean_word_length: f64,
-    /// Greatest mean length of a word.
+    /// Largest mean length of a word, in characters.
     pub max_mean_word_length: f64,
-    /// Most number signs, or ellipses, a word.
+    /// Most `#`, and most `...`, per word.
     pub max_symbol_word_ratio: f64,
-    /// Largest share of lines that begin with a bullet.
+    /// Largest fraction of lines that begin with a bullet.
     pub max_bullet_line_fraction: f64,
-    /// Largest share of lines that end with an ellipsis.
+    /// Largest fraction of lines that end with an ellipsis.
     pub max_ellipsis_line_fraction: f64,
-    /// Smallest share of words with a letter.
+    /// Smallest fraction of words that contain a letter.
     pub min_alphabetic_word_fraction: f64,
-    /// Fewest different stop words.
+    /// Fewest different stop words in a text.
     pub min_stop_words: usize,
     /// The stop words.
     pub stop_words: Vec<String>,
@@ -50,18 +50,6 @@ impl Default for GopherQuality {
 
 impl StageSettings for GopherQuality {
     const SUMMARY: &'static str = "drops texts by the quality heuristics of Gopher (Rae et al., 2021)";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("min_words", "fewest words that are no punctuation marks"),
-        ("max_words", "most words that are no punctuation marks"),
-        ("min_mean_word_length", "least mean length of a word in characters"),
-        ("max_mean_word_length", "greatest mean length of a word in characters"),
-        ("max_symbol_word_ratio", "most `#`, and most `...`, a word"),
-        ("max_bullet_line_fraction", "largest share of lines that begin with a bullet"),
-        ("max_ellipsis_line_fraction", "largest share of lines that end with an ellipsis"),
-        ("min_alphabetic_word_fraction", "smallest share of words with a letter"),
-        ("min_stop_words", "fewest different stop words"),
-        ("stop_words", "the stop words"),
-    ];
     const EXAMPLE: &'static str = "min_words = 50\nmin_stop_words = 2\n";
 }
 

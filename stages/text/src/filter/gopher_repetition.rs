@@ -1,25 +1,25 @@
 //! Stage `gopher_repetition`: texts that repeat themselves (Rae et al., 2021, "Scaling Language Models: Methods,
 //! Analysis & Insights from Training Gopher", table A1).
 use super::{Filter, Rule, Verdict, characters, duplicates, filter_settings, ratio, words};
-use contract::{Problem, StageSettings};
+use contract::{Problem, StageKeys, StageSettings};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
 /// Settings of stage `gopher_repetition`, and the rule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct GopherRepetition {
-    /// Largest share of lines that are repetitions.
+    /// Largest fraction of lines that repeat an earlier line; 0 to 1.
     pub max_duplicate_line_fraction: f64,
-    /// Largest share of paragraphs that are.
+    /// Largest fraction of paragraphs that repeat an earlier paragraph; 0 to 1.
     pub max_duplicate_paragraph_fraction: f64,
-    /// Largest share of characters in such lines.
+    /// Largest fraction of characters in such lines; 0 to 1.
     pub max_duplicate_line_character_fraction: f64,
-    /// Largest share of characters in such paragraphs.
+    /// Largest fraction of characters in such paragraphs; 0 to 1.
     pub max_duplicate_paragraph_character_fraction: f64,
-    /// Largest share of characters in the most frequent 2-, 3- and 4-gram.
+    /// Largest fractions of characters in the most frequent 2-gram, 3-gram, 4-gram, …; 0 to 1 each.
     pub max_top_ngram_character_fractions: Vec<f64>,
-    /// Largest share of characters in repeated 5- to 10-grams.
+    /// Largest fractions of characters in repeated 5-grams, 6-grams, …; 0 to 1 each.
     pub max_duplicate_ngram_character_fractions: Vec<f64>,
 }
 
@@ -38,14 +38,6 @@ impl Default for GopherRepetition {
 
 impl StageSettings for GopherRepetition {
     const SUMMARY: &'static str = "drops texts that repeat themselves, as Gopher does (Rae et al., 2021)";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("max_duplicate_line_fraction", "largest share of lines that were there before"),
-        ("max_duplicate_paragraph_fraction", "largest share of paragraphs that were there before"),
-        ("max_duplicate_line_character_fraction", "largest share of characters in such lines"),
-        ("max_duplicate_paragraph_character_fraction", "largest share of characters in such paragraphs"),
-        ("max_top_ngram_character_fractions", "largest shares of the most frequent 2-gram, 3-gram, 4-gram, …"),
-        ("max_duplicate_ngram_character_fractions", "largest shares of repeated 5-grams, 6-grams, …"),
-    ];
     const EXAMPLE: &'static str = "max_duplicate_line_fraction = 0.3\n";
 }
 

@@ -1,7 +1,7 @@
 //! Stage `language`: texts in other languages, as the trigrams of crate `whatlang` tell them (Cavnar and Trenkle, 1994,
 //! "N-Gram-Based Text Categorization").
 use super::{Filter, Rule, Verdict, filter_settings};
-use contract::{Problem, StageSettings};
+use contract::{Problem, StageKeys, StageSettings};
 use serde::{Deserialize, Serialize};
 use whatlang::Lang;
 
@@ -9,12 +9,12 @@ use whatlang::Lang;
 const LOOKED_AT: usize = 16 << 10;
 
 /// Settings of stage `language`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Language {
-    /// ISO 639-3 codes.
+    /// ISO 639-3 codes of the languages to keep, for example `["eng", "deu"]`.
     pub languages: Vec<String>,
-    /// Least confidence.
+    /// Least confidence of the detected language; 0 to 1.
     pub min_confidence: f64,
 }
 
@@ -26,10 +26,6 @@ impl Default for Language {
 
 impl StageSettings for Language {
     const SUMMARY: &'static str = "drops texts that are not in one of some languages";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("languages", "ISO 639-3 codes of the languages to keep, for example [\"eng\", \"deu\"]"),
-        ("min_confidence", "from 0 to 1: what the recognition must be sure of"),
-    ];
     const EXAMPLE: &'static str = "languages = [\"eng\"]\nmin_confidence = 0.5\n";
 }
 

@@ -1,19 +1,19 @@
 //! Stage `length`: texts that are too short or too long.
 use super::{Filter, Rule, Verdict, characters, filter_settings, words};
-use contract::{Problem, StageSettings};
+use contract::{Problem, StageKeys, StageSettings};
 use serde::{Deserialize, Serialize};
 
 /// Settings of stage `length`, and the rule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Length {
     /// Fewest characters.
     pub min_characters: usize,
-    /// Most characters.
+    /// Most characters; any number if not given.
     pub max_characters: Option<usize>,
-    /// Fewest words.
+    /// Fewest words (Unicode Standard Annex 29; punctuation marks count).
     pub min_words: usize,
-    /// Most words.
+    /// Most words; any number if not given.
     pub max_words: Option<usize>,
 }
 
@@ -25,12 +25,6 @@ impl Default for Length {
 
 impl StageSettings for Length {
     const SUMMARY: &'static str = "drops texts that are too short or too long";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("min_characters", "fewest characters"),
-        ("max_characters", "most characters; without it any number"),
-        ("min_words", "fewest words (Unicode Standard Annex 29, punctuation marks count)"),
-        ("max_words", "most words; without it any number"),
-    ];
     const EXAMPLE: &'static str = "min_characters = 200\nmax_words = 100000\n";
 }
 

@@ -15,7 +15,7 @@ use arrow::array::{
 use arrow::compute::{and, filter_record_batch, is_not_null, is_null};
 use arrow::datatypes::{DataType, Field, UInt64Type};
 use contract::{
-    Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, StageSettings, Step, Turn,
+    Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, StageKeys, StageSettings, Step, Turn,
 };
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -241,7 +241,7 @@ impl Known {
 }
 
 /// Settings of source `scan_rows`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScanRows {}
 
@@ -254,7 +254,6 @@ impl ScanRows {
 
 impl StageSettings for ScanRows {
     const SUMMARY: &'static str = "passes over every row with all its columns once";
-    const KEYS: &'static [(&'static str, &'static str)] = &[];
     const EXAMPLE: &'static str = "";
 }
 

@@ -11,7 +11,7 @@ use arrow::array::{
     UInt64Builder, new_null_array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use contract::{At, Built, Emit, Env, Kind, Packet, Port, Settings, Stage, StageSettings, Turn};
+use contract::{At, Built, Emit, Env, Kind, Packet, Port, Settings, Stage, StageKeys, StageSettings, Turn};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -83,13 +83,12 @@ pub fn shard_of(id: &str, shards: u32) -> u32 {
 }
 
 /// Settings of stage `signatures`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Signatures {}
 
 impl StageSettings for Signatures {
     const SUMMARY: &'static str = "hashes rows, makes their MinHash bands and puts their texts aside";
-    const KEYS: &'static [(&'static str, &'static str)] = &[];
     const EXAMPLE: &'static str = "";
 }
 

@@ -11,20 +11,22 @@ use arrow::array::{Array, AsArray, ListArray, UInt32Array};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field};
 use contract::{
-    At, Built, Emit, Env, Facts, Goal, Kind, Packet, Port, Prepare, Problem, Settings, Stage, StageSettings, Tokens,
-    Turn, Unit,
+    At, Built, Emit, Env, Facts, Goal, Kind, Packet, Port, Prepare, Problem, Settings, Stage, StageKeys, StageSettings,
+    Tokens, Turn, Unit,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Settings of stage `bpe`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tokenize {
-    /// `gpt2`, `train`, a path, or nothing.
+    /// "gpt2" (built in), the path of a `tokenizer.json`, or "train"; if empty, "train" where `vocabulary_size` is
+    /// given, else "gpt2".
     pub tokenizer: String,
-    /// Size of a vocabulary to train.
+    /// Token ids of a tokenizer to train on the training split, at least 257; for any other tokenizer, the number that
+    /// it must have.
     pub vocabulary_size: Option<u32>,
     /// The token that ends a document.
     pub end_of_text: String,
@@ -81,17 +83,6 @@ impl Tokenize {
 
 impl StageSettings for Tokenize {
     const SUMMARY: &'static str = "turns documents into token ids with a byte-level BPE";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        (
-            "tokenizer",
-            "\"gpt2\" (built in), path of a tokenizer.json, or \"train\"; empty: train if vocabulary_size is given, else gpt2",
-        ),
-        (
-            "vocabulary_size",
-            "ids of a tokenizer to train on the training split, at least 257; with another, what it must have",
-        ),
-        ("end_of_text", "the token that ends a document"),
-    ];
     const EXAMPLE: &'static str = "tokenizer = \"train\"\nvocabulary_size = 10000\n";
 }
 

@@ -2,35 +2,37 @@
 use crate::forward::{Batching, Forward, ports};
 use anyhow::Result;
 use compute::models::{LlamaShape, Model, Transformer};
-use contract::{Built, Env, Facts, Kind, Memory, ModelFacts, Port, Precision, Problem, Settings, StageSettings};
+use contract::{
+    Built, Env, Facts, Kind, Memory, ModelFacts, Port, Precision, Problem, Settings, StageKeys, StageSettings,
+};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Settings of `type = "llama"`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct LlamaForward {
     /// Transformer blocks.
     pub layers: usize,
-    /// Heads of queries a block.
+    /// Query heads a block; they divide `width` into an even width each.
     pub heads: usize,
-    /// Heads of keys and values; as many as `heads` if not given.
+    /// Key and value heads a block; they divide `heads`; as many as `heads` if not given.
     pub kv_heads: Option<usize>,
     /// Width of the residual stream.
     pub width: usize,
-    /// Width of the feed-forward layer; 8/3 × width, up to a multiple of 32, if not given.
+    /// Width of the feed-forward layer; 8/3 × `width`, rounded up to a multiple of 32, if not given.
     pub feed_forward: Option<usize>,
-    /// Is the head the token embedding?
+    /// The output head shares the token embedding instead of having a matrix of its own.
     pub tied_head: bool,
-    /// Added to the mean square in normalisations.
+    /// Added to the mean square in RMSNorm.
     pub rms_epsilon: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
     /// Attend only within a token's own document.
     pub document_mask: bool,
-    /// `batched`, or `per_sequence` to measure what batching is worth.
+    /// "batched", or "per_sequence": one sequence at a time, to measure what batching is worth.
     pub batching: Batching,
-    /// Number format of activations and products.
+    /// "f32", or "bf16": operands of products are rounded to bfloat16, sums are in f32.
     pub precision: Precision,
 }
 
@@ -54,19 +56,6 @@ impl Default for LlamaForward {
 
 impl StageSettings for LlamaForward {
     const SUMMARY: &'static str = "Llama (Touvron et al. 2023): RMSNorm, rotary positions, grouped queries, SwiGLU";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("layers", "transformer blocks"),
-        ("heads", "heads of queries a block; must divide `width` into an even width each"),
-        ("kv_heads", "heads of keys and values; must divide `heads`; as many if not given"),
-        ("width", "width of the residual stream"),
-        ("feed_forward", "width of the feed-forward layer; 8/3 x width, up to a multiple of 32, if not given"),
-        ("tied_head", "the head is the token embedding, not a matrix of its own"),
-        ("rms_epsilon", "added to the mean square in normalisations"),
-        ("rope_theta", "base of the rotary frequencies"),
-        ("document_mask", "attend only within a token's own document"),
-        ("batching", "\"batched\", or \"per_sequence\": one sequence at a time, to measure against"),
-        ("precision", "\"f32\", or \"bf16\": operands of products rounded to bfloat16, sums in f32"),
-    ];
     const EXAMPLE: &'static str = "type = \"llama\"\nlayers = 6\nheads = 6\nkv_heads = 2\nwidth = 384\n";
 }
 

@@ -5,28 +5,28 @@ use anyhow::{Result, ensure};
 use compute::models::{ActivationMemory, Forward as Forwarded, Gpt2Shape, Model, Transformer, forward_per_sequence};
 use contract::{
     Activations, At, Batch, Built, Emit, Env, Facts, Kind, Memory, ModelFacts, Packet, Parameters, Port, Precision,
-    Problem, Purpose, Route, Settings, Stage, StageSettings, Step, Tensor, Ticket, Turn,
+    Problem, Purpose, Route, Settings, Stage, StageKeys, StageSettings, Step, Tensor, Ticket, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Settings of `type = "gpt2"`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gpt2Forward {
     /// Transformer blocks.
     pub layers: usize,
-    /// Attention heads a block.
+    /// Attention heads a block; they divide `width`.
     pub heads: usize,
     /// Width of the residual stream.
     pub width: usize,
-    /// Width of the feed-forward layer; 4 × width if not given.
+    /// Width of the feed-forward layer; 4 × `width` if not given.
     pub feed_forward: Option<usize>,
     /// Attend only within a token's own document.
     pub document_mask: bool,
-    /// `batched`, or `per_sequence` to measure what batching is worth.
+    /// "batched", or "per_sequence": one sequence at a time, to measure what batching is worth.
     pub batching: Batching,
-    /// To what the operands of products are rounded.
+    /// "f32", or "bf16": operands of products are rounded to bfloat16, sums are in f32.
     pub precision: Precision,
 }
 
@@ -57,15 +57,6 @@ impl Default for Gpt2Forward {
 
 impl StageSettings for Gpt2Forward {
     const SUMMARY: &'static str = "GPT-2 (Radford et al. 2019): pre-norm blocks, learned positions, tied head";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("layers", "transformer blocks"),
-        ("heads", "attention heads a block; must divide `width`"),
-        ("width", "width of the residual stream"),
-        ("feed_forward", "width of the feed-forward layer; 4 x width if not given"),
-        ("document_mask", "attend only within a token's own document"),
-        ("batching", "\"batched\", or \"per_sequence\": one sequence at a time, to measure against"),
-        ("precision", "\"f32\", or \"bf16\": operands of products rounded to bfloat16, sums in f32"),
-    ];
     const EXAMPLE: &'static str = "type = \"gpt2\"\nlayers = 6\nheads = 6\nwidth = 384\n";
 }
 

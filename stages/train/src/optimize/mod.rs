@@ -10,33 +10,34 @@ use anyhow::{Result, ensure};
 use compute::kernels::adamw::{AdamW, adamw};
 use contract::{
     At, Built, Emit, Env, Gather, Kind, Memory, Metric, Metrics, Norms, OptimizerState, Packet, ParameterPiece,
-    ParameterSpec, Port, Problem, Purpose, Route, Schedule, Settings, Stage, StageSettings, Step, Tensor, Turn,
+    ParameterSpec, Port, Problem, Purpose, Route, Schedule, Settings, Stage, StageKeys, StageSettings, Step, Tensor,
+    Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Settings of `type = "adamw"`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdamWOptimize {
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Updates until it is reached.
+    /// Updates of the linear warmup to the peak.
     pub warmup_steps: u64,
-    /// What happens after that.
+    /// The learning rate after warmup: "constant", "linear" or "cosine".
     pub schedule: Decay,
-    /// Last learning rate as a fraction of the peak.
+    /// Last learning rate as a fraction of the peak; 0 to 1.
     pub final_fraction: f64,
-    /// Decay of the mean of gradients.
+    /// Decay of the mean of gradients; 0 to 1.
     pub beta1: f64,
-    /// Decay of the mean of squares.
+    /// Decay of the mean of squared gradients; 0 to 1.
     pub beta2: f64,
-    /// Added to the root.
+    /// Added to the root of the mean square.
     pub epsilon: f64,
-    /// Decoupled weight decay, of matrices only.
+    /// Decoupled weight decay, of matrices and embeddings only.
     pub weight_decay: f64,
-    /// Largest global norm of the gradient; 0 for no clipping.
+    /// Largest global norm of the gradient; 0: no clipping.
     pub clip_norm: f64,
 }
 
@@ -58,17 +59,6 @@ impl Default for AdamWOptimize {
 
 impl StageSettings for AdamWOptimize {
     const SUMMARY: &'static str = "AdamW (Loshchilov and Hutter 2019), clipping by global norm, schedule with warmup";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("learning_rate", "peak learning rate"),
-        ("warmup_steps", "updates until the peak, in a straight line"),
-        ("schedule", "after warmup: \"constant\", \"linear\" or \"cosine\""),
-        ("final_fraction", "last learning rate as a fraction of the peak, 0 to 1"),
-        ("beta1", "decay of the mean of gradients, 0 to 1"),
-        ("beta2", "decay of the mean of squared gradients, 0 to 1"),
-        ("epsilon", "added to the root of the mean square"),
-        ("weight_decay", "decoupled weight decay, of matrices and embeddings only"),
-        ("clip_norm", "largest global norm of the gradient; 0: no clipping"),
-    ];
     const EXAMPLE: &'static str = "type = \"adamw\"\nlearning_rate = 3e-4\nwarmup_steps = 100\nschedule = \"cosine\"\n";
 }
 

@@ -4,35 +4,35 @@ use crate::optimize::schedule::Decay;
 use crate::optimize::{AdamWRule, Common, Now, Rule, adamw_problems, build};
 use anyhow::Result;
 use compute::kernels::newton_schulz::orthogonalise;
-use contract::{Built, Env, Kind, Memory, ParameterSpec, Port, Problem, Settings, StageSettings, Tensor};
+use contract::{Built, Env, Kind, Memory, ParameterSpec, Port, Problem, Settings, StageKeys, StageSettings, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// The size of AdamW's steps, root mean square, as a fraction of the learning rate.
 const STEP: f64 = 0.2;
 
 /// Settings of `type = "muon"`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct MuonOptimize {
-    /// Peak learning rate.
+    /// Peak learning rate, of Muon and AdamW.
     pub learning_rate: f64,
-    /// Updates until it is reached.
+    /// Updates of the linear warmup to the peak.
     pub warmup_steps: u64,
-    /// What happens after that.
+    /// The learning rate after warmup: "constant", "linear" or "cosine".
     pub schedule: Decay,
-    /// Last learning rate as a fraction of the peak.
+    /// Last learning rate as a fraction of the peak; 0 to 1.
     pub final_fraction: f64,
-    /// Decay of the sum of gradients of matrices inside blocks.
+    /// Muon: decay of the sum of gradients; 0 to 1.
     pub momentum: f64,
-    /// AdamW's, of all other tensors.
+    /// AdamW: decay of the mean of gradients; 0 to 1.
     pub beta1: f64,
-    /// AdamW's, of all other tensors.
+    /// AdamW: decay of the mean of squared gradients; 0 to 1.
     pub beta2: f64,
-    /// AdamW's, of all other tensors.
+    /// AdamW: added to the root of the mean square.
     pub epsilon: f64,
-    /// Decoupled weight decay, of matrices only.
+    /// Decoupled weight decay, of matrices and embeddings only.
     pub weight_decay: f64,
-    /// Largest global norm of the gradient; 0 for no clipping.
+    /// Largest global norm of the gradient; 0: no clipping.
     pub clip_norm: f64,
 }
 
@@ -55,18 +55,6 @@ impl Default for MuonOptimize {
 
 impl StageSettings for MuonOptimize {
     const SUMMARY: &'static str = "Muon (Jordan et al. 2024) for matrices inside blocks, AdamW for all else";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("learning_rate", "peak learning rate, of both"),
-        ("warmup_steps", "updates until the peak, in a straight line"),
-        ("schedule", "after warmup: \"constant\", \"linear\" or \"cosine\""),
-        ("final_fraction", "last learning rate as a fraction of the peak, 0 to 1"),
-        ("momentum", "Muon: decay of the sum of gradients, 0 to 1"),
-        ("beta1", "AdamW: decay of the mean of gradients, 0 to 1"),
-        ("beta2", "AdamW: decay of the mean of squared gradients, 0 to 1"),
-        ("epsilon", "AdamW: added to the root of the mean square"),
-        ("weight_decay", "decoupled weight decay, of matrices and embeddings only"),
-        ("clip_norm", "largest global norm of the gradient; 0: no clipping"),
-    ];
     const EXAMPLE: &'static str = "type = \"muon\"\nlearning_rate = 1e-3\nwarmup_steps = 100\nmomentum = 0.95\n";
 }
 

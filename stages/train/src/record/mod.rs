@@ -7,7 +7,7 @@ use crate::record::tensorboard::{EVENTS_FOLDER, EventFile};
 use anyhow::{Context, Result};
 use contract::{
     At, Built, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Purpose, Route, Schedule, Settings, Snapshot,
-    Stage, StageSettings, Step, Turn, leaf_owner,
+    Stage, StageKeys, StageSettings, Step, Turn, leaf_owner,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -75,13 +75,12 @@ pub struct Limit {
 }
 
 /// Settings of `type = "record"`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Record {}
 
 impl StageSettings for Record {
     const SUMMARY: &'static str = "writes metrics.jsonl and TensorBoard's event files, shows progress";
-    const KEYS: &'static [(&'static str, &'static str)] = &[];
     const OBSERVES: bool = true;
     const EXAMPLE: &'static str = "type = \"record\"\n";
 }

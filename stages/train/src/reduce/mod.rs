@@ -4,19 +4,18 @@ pub mod tree;
 use crate::reduce::tree::{Alive, Tree, most_alive};
 use anyhow::{Result, ensure};
 use contract::{
-    At, Built, Emit, Env, Gradient, Kind, Memory, Norms, Packet, Port, Route, Settings, Stage, StageSettings, Step,
-    Turn,
+    At, Built, Emit, Env, Gradient, Kind, Memory, Norms, Packet, Port, Route, Settings, Stage, StageKeys,
+    StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 
 /// Settings of `type = "tree_sum"`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reduce {}
 
 impl StageSettings for Reduce {
     const SUMMARY: &'static str = "sums leaves along a fixed binary tree, same bits on any number of workers";
-    const KEYS: &'static [(&'static str, &'static str)] = &[];
     const EXAMPLE: &'static str = "type = \"tree_sum\"\n";
 }
 

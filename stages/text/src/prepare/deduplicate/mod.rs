@@ -13,21 +13,21 @@ pub use minhash::MinHasher;
 pub use shingles::{Shingler, jaccard};
 
 use anyhow::{Result, bail};
-use contract::{Built, Env, Kind, Port, Prepare, Problem, Settings, StageSettings};
+use contract::{Built, Env, Kind, Port, Prepare, Problem, Settings, StageKeys, StageSettings};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Settings of stage `minhash`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Deduplicate {
-    /// Jaccard similarity from which on two documents are near-duplicates.
+    /// Jaccard similarity of the word shingles from which on two documents are near-duplicates; 0 to 1.
     pub threshold: f64,
-    /// Bands of a signature.
+    /// Bands of the MinHash signature; more bands find more pairs.
     pub bands: usize,
-    /// Minima of a band.
+    /// Minima in a band; more of them find fewer dissimilar pairs.
     pub band_rows: usize,
-    /// Words of a shingle.
+    /// Consecutive lower-cased words in a shingle.
     pub shingle_words: usize,
 }
 
@@ -51,15 +51,6 @@ impl Deduplicate {
 
 impl StageSettings for Deduplicate {
     const SUMMARY: &'static str = "drops exact and near-duplicates: MinHash bands, verified by true Jaccard similarity";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        (
-            "threshold",
-            "Jaccard similarity of the word shingles from which on two documents are near-duplicates, 0 to 1",
-        ),
-        ("bands", "bands of the MinHash signature: more find more pairs"),
-        ("band_rows", "minima in a band: more find fewer pairs that are unlike"),
-        ("shingle_words", "lower-cased words in a row that are compared"),
-    ];
     const EXAMPLE: &'static str = "threshold = 0.8\nbands = 20\nband_rows = 6\n";
 }
 

@@ -15,24 +15,24 @@ pub use work::{KeptRow, Shard, ShardWritten, Work};
 use anyhow::{Result, bail};
 use arrow::array::ListArray;
 use contract::{
-    At, Built, Emit, Env, Kind, Lane, Packet, Port, Prepare, Problem, Rows, Settings, Stage, StageSettings, Step,
-    Tokens, Turn,
+    At, Built, Emit, Env, Kind, Lane, Packet, Port, Prepare, Problem, Rows, Settings, Stage, StageKeys, StageSettings,
+    Step, Tokens, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Settings of stage `parquet`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Write {
-    /// Files of documents; a document's follows from its id.
+    /// Files of documents, 1 to 4096; a document's file follows from its id.
     pub shards: u32,
-    /// Write token ids beside texts.
+    /// Write token ids too; needs a stage that tokenizes.
     pub tokens: bool,
-    /// Tokens of a packed sequence; 0: no sequences.
+    /// Also write documents packed into sequences of so many tokens; 0: do not.
     pub sequence_length: u32,
-    /// Write what was dropped as well.
+    /// Also write the rows that stages dropped, with the reason.
     pub keep_dropped: bool,
 }
 
@@ -44,12 +44,6 @@ impl Default for Write {
 
 impl StageSettings for Write {
     const SUMMARY: &'static str = "writes documents, tokens and packed sequences as a version of Parquet shards";
-    const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("shards", "files of documents, 1 to 4096; which one a document is in follows from its id"),
-        ("tokens", "write token ids beside texts; needs a stage that tokenizes"),
-        ("sequence_length", "also write documents packed into sequences of so many tokens; 0: do not"),
-        ("keep_dropped", "also write the rows that stages dropped, with the reason"),
-    ];
     const EXAMPLE: &'static str = "shards = 256\nsequence_length = 1024\n";
 }
 

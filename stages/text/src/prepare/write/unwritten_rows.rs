@@ -3,7 +3,7 @@ use super::work::Work;
 use crate::parquet::documents::records;
 use anyhow::Result;
 use contract::{
-    Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, StageSettings, Step, Turn,
+    Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -13,13 +13,12 @@ use std::sync::Arc;
 const CHUNK: usize = 128;
 
 /// Settings of source `kept`. At step `s` lane `l` of `L` gives shard `s × L + l` of those to write.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct UnwrittenRows {}
 
 impl StageSettings for UnwrittenRows {
     const SUMMARY: &'static str = "gives the kept documents of every shard that is to be written";
-    const KEYS: &'static [(&'static str, &'static str)] = &[];
     const EXAMPLE: &'static str = "";
 }
 
