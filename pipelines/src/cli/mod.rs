@@ -21,6 +21,7 @@ mod output;
 mod report;
 mod run;
 mod runs;
+mod schema;
 mod stages;
 mod stat;
 
@@ -41,6 +42,7 @@ pub const COMMANDS: &[CommandType] = &[
     command_type::<check::Check>("check"),
     command_type::<explain::Explain>("explain"),
     command_type::<stages::Stages>("stages"),
+    command_type::<schema::Schema>("schema"),
     command_type::<evaluate::Evaluate>("evaluate"),
     command_type::<generate::Generate>("generate"),
     command_type::<runs::Runs>("runs"),
@@ -153,7 +155,7 @@ mod tests {
     use super::*;
 
     /// What these print is for other programs already.
-    const NO_JSON: [&str; 2] = ["completions", "man"];
+    const NO_JSON: [&str; 3] = ["completions", "man", "schema"];
 
     #[test]
     fn the_definitions_are_sound_and_every_help_has_an_example() {

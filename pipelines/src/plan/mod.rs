@@ -31,7 +31,9 @@ pub use values::{Entry, Table};
 pub use wire::Edge;
 
 pub(crate) use resolve::defaults;
-pub(crate) use values::toml_of;
+#[cfg(test)]
+pub(crate) use values::json_of_item;
+pub(crate) use values::{shorten_floats, toml_of};
 pub(crate) use wire::order;
 
 use crate::problem::{Diagnostic, Origin, Problems};
