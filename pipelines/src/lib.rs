@@ -20,6 +20,8 @@ mod prepare;
 mod prepare_stages;
 pub mod problem;
 mod process;
+#[cfg(test)]
+mod readme;
 pub mod report;
 pub mod show;
 mod stages;
