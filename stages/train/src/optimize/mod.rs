@@ -1,5 +1,5 @@
 //! `optimize`: clips by the global norm and applies a [`Rule`], each worker to the tensors it owns, in place. AdamW's is
-//! here, [`muon`](crate::optimize::muon) has another; norms, schedule, shards and checkpoints are the same for all.
+//! here, [`muon`] has another; norms, schedule, shards and checkpoints are the same for all.
 pub mod muon;
 pub mod schedule;
 
