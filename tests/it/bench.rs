@@ -12,7 +12,8 @@ fn one_line_of_json_with_the_keys_that_scripts_read() {
         assert_eq!(said.lines().count(), 1, "{said}");
         let line: Map<String, Value> = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
         let keys: Vec<&str> = line.keys().map(String::as_str).collect();
-        let expected = "shape dtype batching workers loss tok_per_sec best_tok_per_sec mfu gemm_gflops peak_rss_mb";
+        let expected =
+            "shape dtype batching workers loss gemm tok_per_sec best_tok_per_sec mfu gemm_gflops peak_rss_mb";
         assert_eq!(keys, expected.split(' ').collect::<Vec<_>>());
         assert_eq!(
             (&line["shape"], &line["dtype"], &line["batching"]),
@@ -24,4 +25,13 @@ fn one_line_of_json_with_the_keys_that_scripts_read() {
             assert!(line[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {said}");
         }
     }
+}
+
+#[test]
+fn a_measurement_that_is_not_named_is_refused() {
+    let scratch = Scratch::new();
+    scratch.pipeline(&["bench"]).fails(2, &["--shape"]);
+    scratch.pipeline(&["bench", "--gemm", "all", "--steps", "3"]).fails(2, &["leave out --steps"]);
+    let known = ["--gemm", "mkl"];
+    scratch.pipeline(&[&["bench", "--shape", "seed"], &known[..]].concat()).fails(2, &["openblas"]);
 }

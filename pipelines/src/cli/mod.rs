@@ -193,7 +193,6 @@ mod tests {
             "pipeline generate runs/x --prompt a --top-p 1.1",
             "pipeline bench --shape seed --precision f8",
             "pipeline bench --shape seed --sweep",
-            "pipeline bench",
         ] {
             let parsed = definition("1").try_get_matches_from(line.split_whitespace());
             assert_eq!(parsed.map(|_| ()).unwrap_err().exit_code(), 2, "{line}");

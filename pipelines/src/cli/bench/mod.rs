@@ -27,21 +27,21 @@ pub struct Bench {
     /// Where `--sweep` writes plots of tokens/s and MFU, as a page for a browser
     #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with = "shape")]
     plot: Option<PathBuf>,
-    /// What numbers are computed in
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
-    precision: Precision,
-    /// Steps that count
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
-    steps: u64,
-    /// Steps before them
-    #[arg(long, value_name = "W", default_value_t = 2)]
-    warmup: u64,
+    /// What numbers are computed in (default: f32)
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
+    /// Steps that count (default: 10)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Steps before them (default: 2)
+    #[arg(long, value_name = "W")]
+    warmup: Option<u64>,
     /// Worker threads (default: the cores)
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Whether a micro-batch is computed whole or sequence by sequence
-    #[arg(long, value_enum, default_value_t = Batching::Batched)]
-    batching: Batching,
+    /// Whether a micro-batch is computed whole or sequence by sequence (default: batched)
+    #[arg(long, value_enum)]
+    batching: Option<Batching>,
     /// GEMM backend: "auto" (the fastest available), "amx", "avx512", "avx2", "openblas" or "portable"; "all" compares large
     /// products on all of them
     #[arg(long, value_name = "NAME", default_value = "auto")]
@@ -56,8 +56,9 @@ impl Command for Bench {
 
     fn run(&self, context: &Context) -> Result<()> {
         if self.gemm == "all" {
-            if self.sweep || self.shape.is_some() {
-                return Err(Usage("`--gemm all` compares products alone: without --shape and --sweep".into()).into());
+            if let Some(option) = self.of_a_training_step() {
+                let why = "compares products alone, in f32 and bf16, without a training step";
+                return Err(Usage(format!("`--gemm all` {why}: leave out {option}")).into());
             }
             return backends::compare(self.workers.unwrap_or_else(cores), self.json, context);
         }
@@ -70,6 +71,19 @@ impl Command for Bench {
 }
 
 impl Bench {
+    /// An option that was given and says something about a training step.
+    fn of_a_training_step(&self) -> Option<&'static str> {
+        let given = [
+            ("--shape", self.shape.is_some()),
+            ("--sweep", self.sweep),
+            ("--precision", self.precision.is_some()),
+            ("--steps", self.steps.is_some()),
+            ("--warmup", self.warmup.is_some()),
+            ("--batching", self.batching.is_some()),
+        ];
+        given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
+    }
+
     /// Measures the shape that the options name.
     ///
     /// # Errors
@@ -80,11 +94,11 @@ impl Bench {
         };
         let workers = self.workers.unwrap_or_else(cores);
         let how = How {
-            precision: self.precision.into(),
-            batching: self.batching.into(),
+            precision: self.precision.unwrap_or(Precision::F32).into(),
+            batching: self.batching.unwrap_or(Batching::Batched).into(),
             workers,
-            warmup: self.warmup,
-            steps: self.steps,
+            warmup: self.warmup.unwrap_or(2),
+            steps: self.steps.unwrap_or(10),
         };
         measure(&SHAPES[shape as usize], &how, || gemm_gflops(workers))
     }
@@ -161,7 +175,9 @@ mod tests {
     fn it_has_names_that_scripts_use() {
         let bench: Bench = parse("--shape gpt2 --batching per_sequence").unwrap();
         let shape = bench.shape.expect("it was given");
-        assert_eq!(format!("{shape} {} {}", bench.precision, bench.batching), "gpt2 f32 per_sequence");
+        assert_eq!((shape.to_string().as_str(), bench.batching), ("gpt2", Some(Batching::PerSequence)));
+        assert_eq!(parse::<Bench>("--gemm all --steps 3").unwrap().of_a_training_step(), Some("--steps"));
+        assert_eq!(parse::<Bench>("--gemm all --workers 1 --json").unwrap().of_a_training_step(), None);
         let bench: Bench = parse("--sweep --precision bf16 --plot sweep.html").unwrap();
         assert!(bench.sweep && bench.shape.is_none() && bench.plot.is_some());
         assert!(parse::<Bench>("--shape seed --plot sweep.html").is_err());
