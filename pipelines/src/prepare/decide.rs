@@ -1,6 +1,6 @@
 //! Who is kept: the catalog as collections of numbers for [`super::deduplicate`], and its verdicts as rows again.
 use super::Places;
-use super::deduplicate::{self, Content, Corpus, Rank};
+use super::deduplicate::{self, Content, Corpus, Outcome, Rank};
 use super::graph::Preparation;
 use super::layout::{Verdict, Verdicts, first_verdicts};
 use super::shown;
@@ -12,13 +12,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use text::DocumentStore;
 use text::prepare::catalog::Catalog;
-use text::prepare::deduplicate::{Shingler, jaccard};
+use text::prepare::deduplicate::{Deduplicate, Shingler, jaccard};
 use text::prepare::scan_rows::Hash;
 
 /// Shingles that are kept in memory for the next comparison.
 const KEPT_SHINGLES: usize = 16 << 20;
 
-/// What becomes of every row of `catalog`.
+/// Decides for every row of `catalog` whether it is kept.
+///
+/// # Errors
+/// If texts of either version cannot be read.
 pub fn decide(
     prepared: &Preparation,
     catalog: &Catalog,
@@ -30,88 +33,115 @@ pub fn decide(
     let mut rows = first_verdicts(catalog);
     let Some(settings) = &prepared.deduplicate else { return Ok(Verdicts { rows, pairs: Vec::new() }) };
     let began = Instant::now();
-    shown(line, "Deduplicating", 0, catalog.len() as u64, Unit::Things("documents"), began);
+    let documents = catalog.len() as u64;
+    shown(line, "Deduplicating", 0, documents, Unit::Things("documents"), began);
     let usable = previous.filter(|previous| previous.manifest.chain == prepared.chain);
+    let new = Version::new(catalog, |row| rows[row] == Verdict::Kept);
+    let old = usable
+        .map(|last| Version::new(&last.catalog, |row| !matches!(last.outcomes.value(row), "dropped" | "duplicate id")));
+    let numbers = Numbers::of(&new, old.as_ref());
+    let similarities = known_similarities(previous, settings.shingle_words, &numbers)?;
+    let corpus = Arc::new(Texts::new(&new, old.as_ref(), &numbers, places, similarities, settings));
+    let outcome = deduplicate::run(&corpus, workers)?;
+    apply(&outcome, &new, &numbers, &mut rows);
+    let pairs = pairs(&outcome, &corpus, &numbers)?;
+    shown(line, "Deduplicating", documents, documents, Unit::Things("documents"), began);
+    Ok(Verdicts { rows, pairs })
+}
 
-    let live: Vec<u32> = (0..catalog.len() as u32).filter(|row| rows[*row as usize] == Verdict::Kept).collect();
-    let was_live = |last: &&Previous, row: usize| !matches!(last.outcomes.value(row), "dropped" | "duplicate id");
-    let old: Vec<u32> = usable.map_or(Vec::new(), |last| {
-        (0..last.catalog.len()).filter(|row| was_live(&last, *row)).map(|row| row as u32).collect()
-    });
-    // Ids and texts of both versions become numbers in their order.
-    let old_catalog = usable.map(|last| &last.catalog);
-    let of_old = |row: u32| old_catalog.map_or(("", [0; 16]), |old| (old.id(row as usize), old.content(row as usize)));
-    let mut ids: Vec<&str> = live.iter().map(|row| catalog.id(*row as usize)).collect();
-    ids.extend(old.iter().map(|row| of_old(*row).0));
-    ids.sort_unstable();
-    ids.dedup();
-    let mut texts: Vec<Hash> = live.iter().map(|row| catalog.content(*row as usize)).collect();
-    texts.extend(old.iter().map(|row| of_old(*row).1));
-    texts.sort_unstable();
-    texts.dedup();
-    let rank = |id: &str| ids.binary_search(&id).unwrap_or_default() as Rank;
-    let number = |text: &Hash| texts.binary_search(text).unwrap_or_default() as Content;
-    let mut rows_of_ranks = vec![u32::MAX; ids.len()];
-    let mut bands: Vec<(bool, u32)> = vec![(false, u32::MAX); texts.len()];
-    let mut before: Vec<(Content, Rank)> = Vec::with_capacity(old.len());
-    for row in &old {
-        let (id, text) = of_old(*row);
-        let text = number(&text);
-        before.push((text, rank(id)));
-        bands[text as usize] = (true, *row);
-    }
-    let mut now: Vec<(Content, Rank)> = Vec::with_capacity(live.len());
-    for row in &live {
-        let (text, rank) = (number(&catalog.content(*row as usize)), rank(catalog.id(*row as usize)));
-        now.push((text, rank));
-        bands[text as usize] = (false, *row);
-        rows_of_ranks[rank as usize] = *row;
-    }
-    before.sort_unstable();
-    now.sort_unstable();
-    let changes = changes(&before, &now);
+/// The documents of one version of the corpus that take part in deduplication.
+struct Version<'a> {
+    catalog: &'a Catalog,
+    /// Their rows of the catalog.
+    rows: Vec<u32>,
+}
 
+impl<'a> Version<'a> {
+    fn new(catalog: &'a Catalog, takes_part: impl Fn(usize) -> bool) -> Self {
+        Self { catalog, rows: (0..catalog.len()).filter(|row| takes_part(*row)).map(|row| row as u32).collect() }
+    }
+
+    /// `(row, id, hash of the text)` of each.
+    fn documents(&self) -> impl Iterator<Item = (u32, &'a str, Hash)> {
+        let catalog = self.catalog;
+        self.rows.iter().map(move |row| (*row, catalog.id(*row as usize), catalog.content(*row as usize)))
+    }
+}
+
+/// The ids and texts of both versions. In [`deduplicate`] each is the number of its place here.
+struct Numbers<'a> {
+    /// In order, each once.
+    ids: Vec<&'a str>,
+    /// In order, each once.
+    texts: Vec<Hash>,
+}
+
+impl<'a> Numbers<'a> {
+    fn of(new: &Version<'a>, old: Option<&Version<'a>>) -> Self {
+        let documents = || old.into_iter().flat_map(Version::documents).chain(new.documents());
+        let mut ids: Vec<&str> = documents().map(|(_, id, _)| id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut texts: Vec<Hash> = documents().map(|(_, _, text)| text).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        Self { ids, texts }
+    }
+
+    fn rank(&self, id: &str) -> Rank {
+        self.ids.binary_search(&id).unwrap_or_default() as Rank
+    }
+
+    fn content(&self, text: &Hash) -> Option<Content> {
+        self.texts.binary_search(text).ok().map(|place| place as Content)
+    }
+
+    /// The documents of a version as numbers, in order.
+    fn documents(&self, version: &Version) -> Vec<(Content, Rank)> {
+        let number = |(_, id, text): (u32, &str, Hash)| (self.content(&text).unwrap_or_default(), self.rank(id));
+        let mut documents: Vec<_> = version.documents().map(number).collect();
+        documents.sort_unstable();
+        documents
+    }
+}
+
+/// Similarities that the last version has computed and this one may need again.
+fn known_similarities(
+    previous: Option<&Previous>,
+    shingle_words: usize,
+    numbers: &Numbers,
+) -> Result<HashMap<(Content, Content), f64>> {
     let mut known = HashMap::new();
-    if let Some(previous) = previous {
-        for (a, b, similarity) in previous.pairs(settings.shingle_words)? {
-            if let (Ok(a), Ok(b)) = (texts.binary_search(&a), texts.binary_search(&b)) {
-                known.insert((a as Content, b as Content), similarity);
-            }
+    for (a, b, similarity) in previous.map(|last| last.pairs(shingle_words)).transpose()?.into_iter().flatten() {
+        if let (Some(a), Some(b)) = (numbers.content(&a), numbers.content(&b)) {
+            known.insert((a, b), similarity);
         }
     }
-    let place = |text: usize| match bands[text] {
-        (false, row) if row != u32::MAX => places.rows[row as usize],
-        _ => places.old.get(&texts[text]).copied().unwrap_or(u64::MAX),
-    };
-    let corpus = Arc::new(Texts {
-        before,
-        changes,
-        places: (0..texts.len()).map(place).collect(),
-        bands,
-        catalogs: (catalog.clone(), usable.map(|last| last.catalog.clone())),
-        texts: Arc::clone(&places.texts),
-        known: Mutex::new(known),
-        shingles: Mutex::default(),
-        words: settings.shingle_words,
-        threshold: settings.threshold,
-    });
-    let outcome = deduplicate::run(&corpus, workers)?;
+    Ok(known)
+}
+
+/// Turns the verdicts on documents into verdicts on rows.
+fn apply(outcome: &Outcome, new: &Version, numbers: &Numbers, rows: &mut [Verdict]) {
+    let mut rows_of_ranks = vec![u32::MAX; numbers.ids.len()];
+    new.documents().for_each(|(row, id, _)| rows_of_ranks[numbers.rank(id) as usize] = row);
     let row = |rank: Rank| rows_of_ranks[rank as usize];
+    let content = |rank: Rank| new.catalog.content(row(rank) as usize);
     for (dropped, (kept, neighbour, bits)) in &outcome.dropped {
-        let same = catalog.content(row(*dropped) as usize) == catalog.content(row(*neighbour) as usize);
-        rows[row(*dropped) as usize] = match same {
+        rows[row(*dropped) as usize] = match content(*dropped) == content(*neighbour) {
             true => Verdict::Exact(row(*kept), row(*neighbour)),
             false => Verdict::Near(row(*kept), row(*neighbour), *bits),
         };
     }
+}
+
+/// The similarity of every pair of texts that was compared, for the next version.
+fn pairs(outcome: &Outcome, corpus: &Texts, numbers: &Numbers) -> Result<Vec<(Hash, Hash, f64)>> {
     let known = corpus.known.lock().unwrap_or_else(PoisonError::into_inner);
     let pairs = outcome.compared.iter().map(|(a, b)| {
         let similarity = known.get(&(*a, *b)).copied().context("a pair without a similarity (please report this)")?;
-        Ok((texts[*a as usize], texts[*b as usize], similarity))
+        Ok((numbers.texts[*a as usize], numbers.texts[*b as usize], similarity))
     });
-    let pairs = pairs.collect::<Result<_>>()?;
-    shown(line, "Deduplicating", catalog.len() as u64, catalog.len() as u64, Unit::Things("documents"), began);
-    Ok(Verdicts { rows, pairs })
+    pairs.collect()
 }
 
 /// What has to be added to (+1) and taken from (-1) `before` to get `now`; both sorted.
@@ -144,6 +174,42 @@ struct Shingles {
 }
 
 impl Texts {
+    fn new(
+        new: &Version,
+        old: Option<&Version>,
+        numbers: &Numbers,
+        places: &Places,
+        known: HashMap<(Content, Content), f64>,
+        settings: &Deduplicate,
+    ) -> Self {
+        let mut bands = vec![(false, u32::MAX); numbers.texts.len()];
+        let versions = old.map(|old| (true, old)).into_iter().chain([(false, new)]);
+        for (is_old, version) in versions {
+            for (row, _, text) in version.documents() {
+                if let Some(text) = numbers.content(&text) {
+                    bands[text as usize] = (is_old, row);
+                }
+            }
+        }
+        let place = |text: usize| match bands[text] {
+            (false, row) if row != u32::MAX => places.rows[row as usize],
+            _ => places.old.get(&numbers.texts[text]).copied().unwrap_or(u64::MAX),
+        };
+        let before = old.map_or(Vec::new(), |old| numbers.documents(old));
+        Self {
+            changes: changes(&before, &numbers.documents(new)),
+            before,
+            places: (0..numbers.texts.len()).map(place).collect(),
+            bands,
+            catalogs: (new.catalog.clone(), old.map(|old| old.catalog.clone())),
+            texts: Arc::clone(&places.texts),
+            known: Mutex::new(known),
+            shingles: Mutex::default(),
+            words: settings.shingle_words,
+            threshold: settings.threshold,
+        }
+    }
+
     fn shingles(&self, text: Content) -> Result<Arc<Vec<u64>>> {
         if let Some(set) = self.shingles.lock().unwrap_or_else(PoisonError::into_inner).sets.get(&text) {
             return Ok(Arc::clone(set));

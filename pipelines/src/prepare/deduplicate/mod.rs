@@ -8,4 +8,4 @@ mod run;
 mod tests;
 
 pub use fragment::{Content, Rank};
-pub use run::{Corpus, run};
+pub use run::{Corpus, Outcome, run};
