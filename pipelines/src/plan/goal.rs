@@ -151,17 +151,17 @@ impl Check<'_> {
                 problems.push(self.problem(at, message).next(format!("move it above `{above}`")));
             }
         }
+        let id = |at: usize| &self.stages[at].id;
         if let [first, second, ..] = whole[..] {
-            let (first, second) = (&self.stages[first].id, &self.stages[second]);
-            let at = self.stages.iter().position(|stage| stage.id == second.id).unwrap_or_default();
-            let message = format!("`{}` is the second stage after `{first}` that compares all documents", second.id);
-            problems.push(self.problem(at, message).next("one is enough: remove it"));
+            let message =
+                format!("`{}` is the second stage after `{}` that compares all documents", id(second), id(first));
+            problems.push(self.problem(second, message).next("one is enough: remove it"));
         }
-        let ends: Vec<&PlannedStage> = self.stages.iter().filter(|stage| stage.settings.gives().is_empty()).collect();
+        let ends: Vec<usize> =
+            (0..self.stages.len()).filter(|at| self.stages[*at].settings.gives().is_empty()).collect();
         if let [first, second, ..] = ends[..] {
-            let at = self.stages.iter().position(|stage| stage.id == second.id).unwrap_or_default();
-            let message = format!("`{}` and `{}` both end the graph of a preparation", first.id, second.id);
-            problems.push(self.problem(at, message).next("it writes one corpus: remove one of them"));
+            let message = format!("`{}` and `{}` both end the graph of a preparation", id(first), id(second));
+            problems.push(self.problem(second, message).next("it writes one corpus: remove one of them"));
         }
     }
 
