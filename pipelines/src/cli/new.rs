@@ -10,10 +10,11 @@ use parquet::basic::{LogicalType, Type as Physical};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use text::input::decompress::Decompressed;
-use text::{Format, InputFile};
+use text::input::format::KeySizes;
+use text::{Access, InputFile, TextShare};
 
 /// Write a configuration for data: its column, and sizes that fit it
 #[derive(Debug, Args)]
@@ -80,11 +81,9 @@ struct Data {
 
 /// Bytes of text in a byte of compressed text, about.
 const COMPRESSION: f64 = 3.5;
-/// Share of a wiki dump's XML that is text in the end, about.
-const DUMP_TEXT: f64 = 0.4;
 /// Bytes of text behind a token, about.
 const BYTES_PER_TOKEN: u64 = 4;
-/// Bytes of JSON Lines that are looked at.
+/// Bytes that are looked at for the keys of records.
 const LOOK: u64 = 1 << 20;
 /// Names that a column of documents has, most telling first.
 const TEXT_NAMES: [&str; 6] = ["text", "content", "body", "document", "markdown", "article"];
@@ -95,16 +94,17 @@ impl Data {
         let inputs = text::resolve(&[path.to_owned()], None, 0)?;
         let mut data = Data { files: inputs.files.len(), ..Data::default() };
         let first = inputs.files.first().context("there is a file")?;
-        let share = match first.format {
-            Format::Parquet => data.look_at_columns(&first.path)?,
-            Format::JsonLines => data.look_at_json(&first.path)?,
-            Format::PlainText => 1.0,
-            Format::MediaWikiXml => DUMP_TEXT,
+        let share = match &first.format.access {
+            Access::InPlace => data.look_at_columns(&first.path)?,
+            Access::Stream(reader) => match reader.share {
+                TextShare::Fraction(share) => share,
+                TextShare::Keys(sizes) => data.look_at_keys(&first.path, sizes)?,
+            },
         };
         for InputFile { path, format } in &inputs.files {
-            data.text_bytes += match format {
-                Format::Parquet => column_bytes(path, data.is_tokens, data.column.as_deref())?,
-                _ => (decompressed_bytes(path)? as f64 * share) as u64,
+            data.text_bytes += match format.is_in_place() {
+                true => column_bytes(path, data.is_tokens, data.column.as_deref())?,
+                false => (decompressed_bytes(path)? as f64 * share) as u64,
             };
         }
         Ok(data)
@@ -124,8 +124,8 @@ impl Data {
         let name = |i: usize| schema.get_column_root(i).name().to_owned();
         self.is_tokens =
             (0..schema.num_columns()).any(|i| name(i) == "tokens" && schema.column(i).max_rep_level() == 1);
-        let size =
-            |i: usize| reader.metadata().row_groups().iter().map(|group| group.column(i).uncompressed_size()).sum();
+        let groups = reader.metadata().row_groups();
+        let size = |i: usize| groups.iter().map(|group| group.column(i).uncompressed_size().unsigned_abs()).sum();
         let columns = (0..schema.num_columns()).filter(is_text).map(|i| (name(i), size(i))).collect();
         if !self.is_tokens {
             self.choose(columns, path)?;
@@ -133,29 +133,17 @@ impl Data {
         Ok(1.0)
     }
 
-    /// The key of the first JSON objects with the most text, and its share of all bytes.
-    fn look_at_json(&mut self, path: &Path) -> Result<f64> {
-        let at = || format!("cannot read {}", path.display());
-        let (mut columns, mut all): (Vec<(String, i64)>, u64) = (Vec::new(), 0);
-        for line in BufReader::new(Decompressed::open(path)?.take(LOOK)).split(b'\n') {
-            let line = line.with_context(at)?;
-            // The last line may be cut off.
-            let Ok(Value::Object(object)) = serde_json::from_slice(&line) else { continue };
-            all += line.len() as u64 + 1;
-            for (key, value) in object {
-                let Value::String(text) = value else { continue };
-                match columns.iter_mut().find(|(name, _)| *name == key) {
-                    Some((_, size)) => *size += text.len() as i64,
-                    None => columns.push((key, text.len() as i64)),
-                }
-            }
-        }
-        let size = self.choose(columns, path)?;
-        Ok(size as f64 / all.max(1) as f64)
+    /// The key of the first records with the most text, and its share of all bytes.
+    fn look_at_keys(&mut self, path: &Path, sizes: impl Fn(&mut dyn BufRead) -> io::Result<KeySizes>) -> Result<f64> {
+        let mut start = BufReader::new(Decompressed::open(path)?.take(LOOK));
+        let KeySizes { keys, records } =
+            sizes(&mut start).with_context(|| format!("cannot read {}", path.display()))?;
+        let size = self.choose(keys, path)?;
+        Ok(size as f64 / records.max(1) as f64)
     }
 
     /// Of columns with their sizes the one with the documents, and its size.
-    fn choose(&mut self, columns: Vec<(String, i64)>, path: &Path) -> Result<i64> {
+    fn choose(&mut self, columns: Vec<(String, u64)>, path: &Path) -> Result<u64> {
         let known = |name: &str| TEXT_NAMES.iter().rev().position(|known| known.eq_ignore_ascii_case(name));
         let Some((name, size)) = columns.iter().max_by_key(|(name, size)| (known(name), *size)).cloned() else {
             let at = path.display();
@@ -346,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_column_is_known_by_its_name_or_by_its_size() {
-        let choose = |columns: &[(&str, i64)]| {
+        let choose = |columns: &[(&str, u64)]| {
             let mut data = Data::default();
             let columns = columns.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
             data.choose(columns, Path::new("a.parquet")).map(|size| (data.column.unwrap_or_default(), size))

@@ -4,10 +4,10 @@ use crate::corpus::lanes::LaneReader;
 use crate::corpus::source_rows::SourceFiles;
 use crate::corpus::survey::{CorpusIndex, Split};
 use crate::input::attribution::attributions;
+use crate::input::format::Layout;
 use crate::input::ingest::{Ingested, ingest};
 use crate::input::paths::resolve;
 use crate::input::quarantine::OnBadData;
-use crate::input::read::Layout;
 use crate::parquet::documents::{DocumentStore, memory, records};
 use crate::support::cache::Cache;
 use crate::support::problem::TextProblem;
@@ -221,5 +221,24 @@ impl Source for Reader {
 
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
         self.lanes.load(lane, state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::decompress::Codec;
+    use crate::input::formats::FORMATS;
+
+    #[test]
+    fn every_format_is_documented() {
+        let paths = ReadDocuments::KEYS.iter().find(|key| key.name == "paths").unwrap().documentation;
+        for format in FORMATS {
+            assert!(ReadDocuments::SUMMARY.contains(format.name), "the summary of `documents` lacks {}", format.name);
+            for suffix in format.suffixes.iter().filter(|suffix| !suffix.ends_with('*')) {
+                assert!(paths.contains(suffix), "the documentation of `paths` lacks {suffix}");
+            }
+        }
+        assert!(Codec::suffixes().all(|suffix| paths.contains(suffix)), "{paths}");
     }
 }

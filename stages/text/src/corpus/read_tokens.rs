@@ -3,7 +3,8 @@ use crate::corpus::lanes::LaneReader;
 use crate::corpus::read_documents::{check_paths, check_split};
 use crate::corpus::survey::{CorpusIndex, Split};
 use crate::input::attribution::attributions;
-use crate::input::paths::{Format, resolve};
+use crate::input::format::Format;
+use crate::input::paths::resolve;
 use crate::parquet::row_groups::DEFAULT_BUDGET;
 use crate::parquet::tokens::TokenStore;
 use crate::support::cache::Cache;
@@ -87,9 +88,10 @@ impl ReadTokens {
     /// Finds and opens the files; they must agree among themselves and with `tokenizer`.
     pub fn open(&self, seed: u64, tokenizer: Option<&Vocabulary>, cache: &Cache) -> Result<TokenStore> {
         let inputs = resolve(&self.paths, self.sample, seed)?;
-        if let Some(other) = inputs.files.iter().find(|f| f.format != Format::Parquet) {
+        if let Some(other) = inputs.files.iter().find(|file| *file.format != Format::PARQUET) {
             let why = "tokens are read from Parquet; for text use type = \"documents\"".into();
-            return Err(TextProblem::Format { path: other.path.clone(), why }.into());
+            let format = Format::PARQUET.name;
+            return Err(TextProblem::NotOfFormat { path: other.path.clone(), format, why }.into());
         }
         let paths: Vec<_> = inputs.files.into_iter().map(|f| f.path).collect();
         TokenStore::open(&paths, tokenizer, cache)

@@ -40,6 +40,11 @@ impl Codec {
         (Codec::Bzip2, ".bz2", b"BZh"),
     ];
 
+    /// The endings of the names of compressed files.
+    pub fn suffixes() -> impl Iterator<Item = &'static str> {
+        Self::KNOWN.iter().map(|(_, ending, _)| *ending)
+    }
+
     /// A file's name without the ending that says how it is packed.
     pub fn stem(name: &str) -> (&str, Codec) {
         let known = Self::KNOWN.iter().find_map(|(codec, ending, _)| Some((name.strip_suffix(ending)?, *codec)));

@@ -13,6 +13,8 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Part of the key of converted files in the cache. Changes when the same documents would become other files.
+pub const VERSION: &str = "document parquet 3";
 /// Rows of a row group: a document is read by decoding its row group, so it is small.
 const ROW_GROUP: usize = 256;
 /// Bytes of text after which a row group is closed earlier.

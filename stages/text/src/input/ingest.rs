@@ -1,11 +1,11 @@
 //! Inputs without row addressing become document Parquet, once, in the cache, with what had to be set aside beside it.
 use crate::Progress;
 use crate::input::document::Found;
-use crate::input::document_writer::DocumentWriter;
-use crate::input::mediawiki::dump;
-use crate::input::paths::{Format, InputFile, Inputs};
+use crate::input::document_writer::{self, DocumentWriter};
+use crate::input::format::{Access, Layout, StreamReader};
+use crate::input::paths::{InputFile, Inputs};
 use crate::input::quarantine::{self, OnBadData, Quarantine};
-use crate::input::read::{Layout, Passed, convert};
+use crate::input::read::{Passed, convert};
 use crate::support::cache::{Cache, key, used, write_whole};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
@@ -39,22 +39,17 @@ pub fn ingest(
     progress: Progress,
 ) -> Result<Ingested> {
     let size = |file: &InputFile| std::fs::metadata(&file.path).map_or(0, |m| m.len());
-    let total = inputs.files.iter().filter(|f| f.format != Format::Parquet).map(size).sum();
+    let total = inputs.files.iter().filter(|file| !file.format.is_in_place()).map(size).sum();
     let (mut done, mut files, mut quarantine) = (0, Vec::new(), Quarantine::default());
     for file in &inputs.files {
-        let (path, column) = (file.path.clone(), layout.column.to_string());
-        let settings = match file.format {
-            Format::Parquet => {
-                files.push(DocumentFile { path, column, hash: None });
-                continue;
-            }
-            Format::PlainText => format!("plain text 2 {:?}", layout.separator),
-            Format::JsonLines => format!("JSON Lines 1 {column:?}"),
-            Format::MediaWikiXml => dump::CONVERTER.to_string(),
+        let Access::Stream(reader) = &file.format.access else {
+            files.push(DocumentFile { path: file.path.clone(), column: layout.column.to_string(), hash: None });
+            continue;
         };
-        // The name counts: rows say which file they come from, and it may say how the file is packed.
+        // The name counts: rows say which file they come from, and it may say how the file is compressed.
         let name = file.path.file_name().unwrap_or_default().to_string_lossy();
-        let key = key(&["document parquet 3", &settings, &name, &cache.hash_file(&file.path)?]);
+        let version = (reader.version)(layout);
+        let key = key(&[document_writer::VERSION, &version, &name, &cache.hash_file(&file.path)?]);
         let path = cache.file("documents", &key, "parquet");
         let kept = cache.file("documents", &key, "quarantine.parquet");
         if path.exists() && kept.exists() {
@@ -63,7 +58,7 @@ pub fn ingest(
                 quarantine::read(&kept, &mut |bad| Err(bad.error(&file.path).into()))?;
             }
         } else {
-            make(file, layout, on_bad_data, &path, &kept, &mut |bytes| progress(done + bytes, total))?;
+            make((file, reader), layout, on_bad_data, &path, &kept, &mut |bytes| progress(done + bytes, total))?;
         }
         done += size(file);
         progress(done, total);
@@ -75,7 +70,7 @@ pub fn ingest(
 
 /// Converts `file` to `path`, and what is set aside to `kept`, which is there when `path` is.
 fn make(
-    file: &InputFile,
+    (file, reader): (&InputFile, &StreamReader),
     layout: Layout,
     on_bad_data: OnBadData,
     path: &Path,
@@ -95,7 +90,7 @@ fn make(
                     OnBadData::Quarantine => set_aside(bad),
                     OnBadData::Stop => Err(bad.error(&file.path).into()),
                 };
-                let passed = convert(file, layout, limit, read, &mut |found| match found {
+                let passed = convert(&file.path, reader, layout, limit, read, &mut |found| match found {
                     Found::Document(document) => writer.push(&document),
                     Found::Bad(bad) => set_aside(bad),
                 })?;

@@ -4,14 +4,27 @@
 //! object or from its `metadata`. A null is an empty text, as in Parquet. Blank lines are no documents.
 use crate::input::decompress::{Decompressed, LONGEST, Watch};
 use crate::input::document::{Document, Found, Give};
+use crate::input::format::{Access, Format, KeySizes, StreamReader, TextShare};
 use crate::input::quarantine::{Bad, Reason};
 use crate::support::problem::TextProblem;
 use anyhow::Result;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::rc::Rc;
+
+/// One JSON object a line.
+pub static FORMAT: Format = Format {
+    name: "JSON Lines",
+    suffixes: &[".jsonl", ".ndjson", ".json"],
+    magic: b"{",
+    access: Access::Stream(StreamReader {
+        version: |layout| format!("JSON Lines 1 {:?}", layout.column),
+        read: |input, path, layout, give| read(input, path, layout.column, give),
+        share: TextShare::Keys(key_sizes),
+    }),
+};
 
 /// So many lines that are not JSON, and none that is: the file is not what its name says.
 const HOPELESS: u64 = 1000;
@@ -19,8 +32,8 @@ const HOPELESS: u64 = 1000;
 /// Gives each document of `input`, and each line that is none.
 ///
 /// # Errors
-/// [`TextProblem::Column`] if most lines are JSON objects and not one has the column, [`TextProblem::Format`] if it is
-/// something else than JSON Lines.
+/// [`TextProblem::Column`] if most lines are JSON objects and not one has the column, [`TextProblem::NotOfFormat`] if it
+/// is something else than JSON Lines.
 pub fn read(input: Decompressed, path: &Path, column: &str, give: Give) -> Result<()> {
     let mut lines = Lines::new(input);
     let (mut good, mut without, mut other, mut columns) = (0u64, 0u64, 0u64, Vec::new());
@@ -73,7 +86,7 @@ pub fn read(input: Decompressed, path: &Path, column: &str, give: Give) -> Resul
     }
     if other >= HOPELESS {
         let why = format!("not one of its first {other} lines is a JSON object");
-        return Err(TextProblem::Format { path: path.to_path_buf(), why }.into());
+        return Err(TextProblem::NotOfFormat { path: path.to_path_buf(), format: FORMAT.name, why }.into());
     }
     Ok(())
 }
@@ -165,6 +178,25 @@ fn kind(value: &Value) -> &'static str {
 fn parse_keys(line: &[u8]) -> Vec<String> {
     let object: Option<serde_json::Map<String, Value>> = serde_json::from_slice(line).ok();
     object.map(|object| object.keys().cloned().collect()).unwrap_or_default()
+}
+
+/// Bytes of the strings of each key, in the objects of the whole lines of `input`.
+fn key_sizes(input: &mut dyn BufRead) -> io::Result<KeySizes> {
+    let mut sizes = KeySizes::default();
+    for line in input.split(b'\n') {
+        let line = line?;
+        // The last line may be cut off.
+        let Ok(Value::Object(object)) = serde_json::from_slice(&line) else { continue };
+        sizes.records += line.len() as u64 + 1;
+        for (key, value) in object {
+            let Value::String(text) = value else { continue };
+            match sizes.keys.iter_mut().find(|(name, _)| *name == key) {
+                Some((_, size)) => *size += text.len() as u64,
+                None => sizes.keys.push((key, text.len() as u64)),
+            }
+        }
+    }
+    Ok(sizes)
 }
 
 /// An object of which some keys are kept; the others are passed over as they are read.
@@ -266,6 +298,13 @@ mod tests {
         }
         let deep = format!("{{\"text\": {}", "[".repeat(100_000));
         assert_eq!(read_all(deep.as_bytes(), "text").1[0].reason, Reason::NotJson);
+    }
+
+    #[test]
+    fn keys_of_text_have_sizes() {
+        let mut lines: &[u8] = b"{\"id\": \"1\", \"text\": \"abc\", \"n\": 7}\nnot JSON\n{\"text\": \"de\"}\n{\"text\": \"cut";
+        let sizes = key_sizes(&mut lines).unwrap();
+        assert_eq!(sizes, KeySizes { keys: vec![("id".into(), 1), ("text".into(), 5)], records: 35 + 15 });
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! |---|---|
 //! | [`paths`] | paths, folders and glob patterns to a list of files |
 //! | [`decompress`], [`parallel_bzip2`] | files as byte streams, decompressed from gzip, zstd and bzip2 |
+//! | [`format`](mod@format), [`formats`] | what a format is; the list of all, and which of them a file is of |
 //! | [`document`] | what a reader of any format yields |
 //! | [`json_lines`], [`plain_text`], [`mediawiki`] | the readers, one per format |
-//! | [`read`] | calls the reader of a file's format |
+//! | [`read`] | reads a file to its end, or up to where it is damaged |
 //! | [`document_writer`], [`ingest`] | converts files without row addressing to document Parquet, once |
 //! | [`quarantine`] | unreadable documents: set aside, listed, counted |
 //! | [`attribution`] | source and licence of the data |
@@ -14,6 +15,8 @@ pub mod attribution;
 pub mod decompress;
 pub mod document;
 pub mod document_writer;
+pub mod format;
+pub mod formats;
 pub mod ingest;
 pub mod json_lines;
 pub mod mediawiki;

@@ -1,33 +1,20 @@
 //! Paths, folders and patterns of the configuration to a list of files.
 use crate::input::attribution::SOURCE_FILE;
-use crate::input::decompress::{Codec, Decompressed};
+use crate::input::format::Format;
+use crate::input::formats::{by_name, of_file, readable};
 use crate::support::permutation::choose;
 use crate::support::problem::{TextProblem, similar_file};
 use anyhow::{Context, Result};
 use std::collections::HashSet;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-
-/// What a file holds. How it is packed (gzip, zstd, bzip2) is seen when it is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Columns, addressed by row, read in place.
-    Parquet,
-    /// A JSON object a line.
-    JsonLines,
-    /// UTF-8 text.
-    PlainText,
-    /// A MediaWiki dump.
-    MediaWikiXml,
-}
 
 /// One file to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputFile {
     /// Where it is.
     pub path: PathBuf,
-    /// What it is.
-    pub format: Format,
+    /// What it holds. How it is compressed is seen when it is read.
+    pub format: &'static Format,
 }
 
 /// The files to read, in order.
@@ -52,9 +39,9 @@ pub fn resolve(paths: &[String], sample: Option<u64>, seed: u64) -> Result<Input
         let found = if path.is_dir() {
             below(vec![path.to_path_buf()], given)?
         } else if path.exists() {
-            vec![InputFile { path: path.to_path_buf(), format: format_of(path)? }]
+            vec![InputFile { path: path.to_path_buf(), format: of_file(path)? }]
         } else if given.contains(['*', '?', '[']) {
-            let matches = glob::glob(given).map_err(|e| TextProblem::Nothing { place: format!("{given} ({e})") })?;
+            let matches = glob::glob(given).map_err(|e| nothing(format!("{given} ({e})")))?;
             let matches: Vec<PathBuf> = matches.map(|m| Ok(m?)).collect::<Result<_>>()?;
             below(matches.into_iter().filter(|path| is_visible(path)).collect(), given)?
         } else {
@@ -65,7 +52,7 @@ pub fn resolve(paths: &[String], sample: Option<u64>, seed: u64) -> Result<Input
         files.extend(found.into_iter().filter(|file| known.insert(real(file))));
     }
     if files.is_empty() {
-        return Err(TextProblem::Nothing { place: "`paths`".into() }.into());
+        return Err(nothing("`paths`").into());
     }
     if sample == Some(0) {
         return Err(TextProblem::Empty { why: "`sample` is 0".into() }.into());
@@ -96,55 +83,24 @@ fn below(mut paths: Vec<PathBuf>, place: &str) -> Result<Vec<InputFile>> {
             }
         } else if path.is_file()
             && path.file_name().is_none_or(|name| name != SOURCE_FILE)
-            && let Some(format) = named_format(&path)
+            && let Some(format) = by_name(&path)
         {
             files.push(InputFile { path, format });
         }
     }
     if files.is_empty() {
-        return Err(TextProblem::Nothing { place: place.to_string() }.into());
+        return Err(nothing(place).into());
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)
 }
 
+fn nothing(place: impl Into<String>) -> TextProblem {
+    TextProblem::Nothing { place: place.into(), readable: readable() }
+}
+
 fn is_visible(path: &Path) -> bool {
     !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']))
-}
-
-/// The format that a file's name promises.
-fn named_format(path: &Path) -> Option<Format> {
-    let name = path.file_name()?.to_string_lossy().to_lowercase();
-    if name.ends_with(".parquet") {
-        return Some(Format::Parquet);
-    }
-    let (name, _) = Codec::stem(&name);
-    // Parts of a dump: `….xml-p000000010p000030302`.
-    let dump = |name: &str| name.ends_with(".xml") || name.contains(".xml-p");
-    match name {
-        name if [".jsonl", ".ndjson", ".json"].iter().any(|ending| name.ends_with(ending)) => Some(Format::JsonLines),
-        name if name.ends_with(".txt") => Some(Format::PlainText),
-        name if dump(name) => Some(Format::MediaWikiXml),
-        _ => None,
-    }
-}
-
-/// The format of one file, by its name and, where that says nothing, by its first (unpacked) bytes.
-pub fn format_of(path: &Path) -> Result<Format> {
-    if let Some(format) = named_format(path) {
-        return Ok(format);
-    }
-    let mut head = Vec::new();
-    Decompressed::open(path)?.take(64).read_to_end(&mut head)?;
-    match head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start() {
-        [b'P', b'A', b'R', b'1', ..] => Ok(Format::Parquet),
-        [b'{', ..] => Ok(Format::JsonLines),
-        xml if xml.starts_with(b"<mediawiki") => Ok(Format::MediaWikiXml),
-        _ => {
-            let why = "neither its name nor its first bytes say what it is".into();
-            Err(TextProblem::Format { path: path.to_path_buf(), why }.into())
-        }
-    }
 }
 
 #[cfg(test)]
@@ -169,7 +125,7 @@ mod tests {
         let at = |tail: &str| folder.path().join(tail).to_string_lossy().into_owned();
         let all = resolve(&[at("")], None, 1).unwrap();
         assert_eq!(names(&all), ["a.txt", "b.txt", "d.xml.bz2", "e.xml"]);
-        assert_eq!(all.files[2].format, Format::MediaWikiXml);
+        assert_eq!(all.files[2].format.name, "MediaWiki dump");
         assert_eq!(names(&resolve(&[at("*.txt"), at("a.txt")], None, 1).unwrap()), ["a.txt", "b.txt"]);
         let sampled = resolve(&[at("")], Some(2), 7).unwrap();
         assert_eq!((sampled.files.len(), sampled.sample_documents), (2, None));
@@ -192,26 +148,9 @@ mod tests {
         let at = |tail: &str| folder.path().join(tail).to_string_lossy().into_owned();
         let all = resolve(&[at("")], None, 1).unwrap();
         assert_eq!(names(&all), ["c.jsonl.zst", "d.TXT.gz", "e.json", "x.ndjson", "f.xml.bz2"]);
-        use Format::*;
-        let formats: Vec<_> = all.files.iter().map(|f| f.format).collect();
-        assert_eq!(formats, [JsonLines, PlainText, JsonLines, JsonLines, MediaWikiXml]);
+        let formats: Vec<_> = all.files.iter().map(|f| f.format.name).collect();
+        assert_eq!(formats, ["JSON Lines", "plain text", "JSON Lines", "JSON Lines", "MediaWiki dump"]);
         assert_eq!(names(&resolve(&[at("**/*.jsonl*"), at("z*")], None, 1).unwrap()), ["c.jsonl.zst", "f.xml.bz2"]);
-    }
-
-    #[test]
-    fn first_bytes_say_what_a_name_does_not() {
-        let folder = folder(&[]);
-        let format = |content: &[u8], codec| {
-            let path = folder.path().join("data");
-            std::fs::write(&path, crate::testing::pack(codec, content)).unwrap();
-            format_of(&path)
-        };
-        for codec in [Codec::Plain, Codec::Gzip, Codec::Zstd, Codec::Bzip2] {
-            assert_eq!(format(b"\n{\"text\": 1}", codec).unwrap(), Format::JsonLines);
-            assert_eq!(format(b"\xef\xbb\xbf<mediawiki xmlns", codec).unwrap(), Format::MediaWikiXml);
-            assert!(format(b"hello", codec).unwrap_err().to_string().contains("neither its name"));
-        }
-        assert_eq!(format(b"PAR1....", Codec::Plain).unwrap(), Format::Parquet);
     }
 
     #[test]

@@ -6,11 +6,24 @@
 //! document's ends are dropped, everything else stays.
 use crate::input::decompress::{Decompressed, LONGEST, Watch};
 use crate::input::document::{Document, Found, Give};
+use crate::input::format::{Access, Format, StreamReader, TextShare};
 use crate::input::quarantine::{Bad, Reason};
 use anyhow::Result;
 use memchr::memmem::Finder;
 use std::io::{BufRead, BufReader, Cursor, Read};
 use std::rc::Rc;
+
+/// Plain text in UTF-8.
+pub static FORMAT: Format = Format {
+    name: "plain text",
+    suffixes: &[".txt"],
+    magic: b"",
+    access: Access::Stream(StreamReader {
+        version: |layout| format!("plain text 2 {:?}", layout.separator),
+        read: |input, _, layout, give| read(input, layout.separator, give),
+        share: TextShare::Fraction(1.0),
+    }),
+};
 
 const WHOLE: usize = 64 << 10;
 const AT_LEAST: usize = 4 << 10;

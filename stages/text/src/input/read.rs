@@ -1,19 +1,10 @@
 //! From a file without row addressing to its documents, whatever it is and however it is packed.
 use crate::input::decompress::{Damage, Decompressed};
 use crate::input::document::{Found, Give};
-use crate::input::paths::{Format, InputFile};
+use crate::input::format::{Layout, StreamReader};
 use crate::input::quarantine::Bad;
-use crate::input::{json_lines, mediawiki::dump, plain_text};
 use anyhow::Result;
-
-/// How plain text and JSON Lines are taken apart.
-#[derive(Clone, Copy, Debug)]
-pub struct Layout<'a> {
-    /// The key of the text.
-    pub column: &'a str,
-    /// What stands between documents of plain text.
-    pub separator: Option<&'a str>,
-}
+use std::path::Path;
 
 /// How far a file was read, and why not further.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,18 +39,20 @@ impl Passed {
     }
 }
 
-/// Gives what `file` holds, up to `limit` unpacked bytes. `read` is told how many bytes of the file have been read.
+/// Gives what `reader` finds in the file at `path`, up to `limit` decompressed bytes. `read` is told how many bytes of the
+/// file have been read.
 ///
 /// # Errors
 /// If the file cannot be read, or is as a whole not what it should be.
 pub fn convert(
-    file: &InputFile,
+    path: &Path,
+    reader: &StreamReader,
     layout: Layout,
     limit: Option<u64>,
     read: &mut dyn FnMut(u64),
     give: Give,
 ) -> Result<Passed> {
-    let input = Decompressed::open(&file.path)?.limited(limit.unwrap_or(u64::MAX));
+    let input = Decompressed::open(path)?.limited(limit.unwrap_or(u64::MAX));
     let watch = input.watch();
     let mut documents = 0;
     let mut counted = |found: Found| {
@@ -67,11 +60,6 @@ pub fn convert(
         read(watch.packed());
         give(found)
     };
-    match file.format {
-        Format::PlainText => plain_text::read(input, layout.separator, &mut counted),
-        Format::JsonLines => json_lines::read(input, &file.path, layout.column, &mut counted),
-        Format::MediaWikiXml => dump::read(input, &file.path, &mut counted).map(drop),
-        Format::Parquet => anyhow::bail!("Parquet is read in place"),
-    }?;
+    (reader.read)(input, path, layout, &mut counted)?;
     Ok(Passed { documents, damage: watch.damage(), unpacked: watch.given(), packed: watch.packed() })
 }

@@ -13,17 +13,31 @@ pub enum TextProblem {
         similar: Option<String>,
     },
     /// A folder or pattern that gives no file.
-    #[error("{place} holds no file to read; {KNOWN}")]
+    #[error("{place} holds no file to read; what can be read: {readable}")]
     Nothing {
         /// The folder or pattern.
         place: String,
+        /// Suffixes of files that are read.
+        readable: String,
     },
     /// A file of a format that is not read.
-    #[error("{} is not of a format that can be read ({why}); {KNOWN}", path.display())]
+    #[error("{} is not of a format that can be read ({why}); what can be read: {readable}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
         /// How that was seen.
+        why: String,
+        /// Suffixes of files that are read.
+        readable: String,
+    },
+    /// A file of another format than the one it has to have.
+    #[error("{} is not {format}: {why}", path.display())]
+    NotOfFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        format: &'static str,
+        /// How that was seen, or what to do.
         why: String,
     },
     /// A Parquet file without the column.
@@ -127,9 +141,6 @@ pub enum TextProblem {
         vocabulary: u32,
     },
 }
-
-const KNOWN: &str = "what can be read: .parquet; and, also packed as .gz, .zst or .bz2: \
-    .jsonl, .ndjson, .json (a document a line), .txt, .xml (MediaWiki dump)";
 
 impl TextProblem {
     /// Can it be mended in the configuration (exit code 2), rather than in the data (1)?

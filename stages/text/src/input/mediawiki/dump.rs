@@ -4,6 +4,7 @@
 //! and made text ([`crate::wikitext`]); a page that is damaged costs no other.
 use crate::input::decompress::Decompressed;
 use crate::input::document::{Document, Found, Give};
+use crate::input::format::{Access, Format, StreamReader, TextShare};
 use crate::input::mediawiki::page::{Page, SiteInfo};
 use crate::input::mediawiki::split_pages::{Cutter, Pieces};
 use crate::input::quarantine::{Bad, Reason};
@@ -14,8 +15,17 @@ use anyhow::Result;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Changes when the same dump would give other documents.
-pub const CONVERTER: &str = "millrace 3";
+/// XML of MediaWiki's export; large dumps come in parts, `….xml-p000000010p000030302`.
+pub static FORMAT: Format = Format {
+    name: "MediaWiki dump",
+    suffixes: &[".xml", ".xml-p*"],
+    magic: b"<mediawiki",
+    access: Access::Stream(StreamReader {
+        version: |_| "millrace 3".into(),
+        read: |input, path, _, give| read(input, path, give).map(drop),
+        share: TextShare::Fraction(0.4),
+    }),
+};
 
 /// What a dump held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
