@@ -1,6 +1,18 @@
 //! Text to token ids and back: GPT-2 built in, any byte-level `tokenizer.json`, or one trained on the corpus.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`vocabulary`] | what token ids mean: what token files, packing and the model must agree on |
+//! | [`gpt2`] | GPT-2's tokenizer, which comes with the program |
+//! | [`hugging_face`] | the tokenizer beside a model, in Hugging Face's layouts |
+//! | [`train`] | a byte-level BPE learned from word counts |
+//! | [`byte_bpe`] | texts to ids at many times the speed of Hugging Face's library |
+//! | [`text_stream`] | ids to text while they are generated |
+//! | [`bin_files`] | tokens in nanoGPT's and llm.c's files |
+//! | [`stage`] | stage `bpe` |
 pub mod bin_files;
 pub mod byte_bpe;
+pub mod gpt2;
 pub mod hugging_face;
 pub mod stage;
 pub mod text_stream;
@@ -9,18 +21,13 @@ pub mod vocabulary;
 
 pub use vocabulary::{END_OF_TEXT, Vocabulary};
 
-use crate::support::cache::{Cache, used, write_whole};
+use crate::support::cache::write_whole;
 use crate::support::problem::{TextProblem, shielded, similar, similar_file};
 use crate::tokenizer::byte_bpe::Model;
-use crate::tokenizer::train::tokenizer_json;
 use anyhow::{Context, Result};
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
-
-/// Ids of GPT-2 without its end-of-text token.
-const GPT2: u32 = 50_256;
 
 /// A tokenizer.
 pub struct Tokenizer {
@@ -103,21 +110,6 @@ impl Tokenizer {
         Self::from_json(&path.display().to_string(), json, end_of_text)
     }
 
-    /// GPT-2's, from the ranks that the crate `tiktoken-rs` carries; kept in the cache as `tokenizer.json`.
-    pub fn gpt2(cache: &Cache, end_of_text: &str) -> Result<Self> {
-        let path = cache.file("tokenizers", "gpt2-1", "json");
-        if let Ok(json) = std::fs::read_to_string(&path)
-            && let Ok(tokenizer) = Self::from_json("gpt2", json, end_of_text)
-        {
-            used(&[&path]);
-            return Ok(tokenizer);
-        }
-        let tokenizer = Self::from_json("gpt2", gpt2_json()?, end_of_text)?;
-        // Only a shortcut: without a writable cache it is made anew.
-        let _ = tokenizer.save(&path);
-        Ok(tokenizer)
-    }
-
     /// Ids of `text`, without any added at its ends. A special token that is spelled out in the text is that token,
     /// as it is to Hugging Face. For many texts an [`Encoder`](crate::tokenizer::byte_bpe::Encoder) is faster.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
@@ -192,68 +184,16 @@ impl Tokenizer {
     }
 }
 
-/// GPT-2's `tokenizer.json`. A token's rank says when it was merged; of what, one finds by merging its bytes with
-/// all lower ranks.
-fn gpt2_json() -> Result<String> {
-    let ranks = tiktoken_rs::r50k_base().context("the GPT-2 ranks cannot be read")?;
-    let bytes: Vec<Vec<u8>> = (0..GPT2).map(|id| Ok(ranks.decode_bytes(&[id])?)).collect::<Result<_>>()?;
-    let ids: HashMap<&[u8], u32> = (0..).zip(&bytes).map(|(id, token)| (token.as_slice(), id)).collect();
-    let spelled = |bytes: &[u8]| bytes.iter().map(|b| letter(*b)).collect::<String>();
-    let mut merges = Vec::new();
-    for (id, token) in (0u32..).zip(&bytes).filter(|(_, token)| token.len() > 1) {
-        let (left, right) = last_merge(token, id, &ids).with_context(|| format!("GPT-2's token {id} has no merge"))?;
-        merges.push((spelled(left), spelled(right)));
-    }
-    let mut tokens: Vec<String> = bytes.iter().map(|token| spelled(token)).collect();
-    tokens.push(END_OF_TEXT.to_string());
-    Ok(tokenizer_json(&tokens, &merges, (END_OF_TEXT, GPT2)))
-}
-
-/// The two tokens below `id` that `token` falls into when all merges below `id` are done.
-fn last_merge<'a>(token: &'a [u8], id: u32, ids: &HashMap<&[u8], u32>) -> Option<(&'a [u8], &'a [u8])> {
-    let mut cuts: Vec<usize> = (0..=token.len()).collect();
-    while cuts.len() > 3 {
-        let rank = |i: &usize| ids.get(&token[cuts[*i]..cuts[i + 2]]).copied().filter(|rank| *rank < id);
-        let (_, best) = (0..cuts.len() - 2).filter_map(|i| Some((rank(&i)?, i))).min()?;
-        cuts.remove(best + 1);
-    }
-    Some((&token[..cuts[1]], &token[cuts[1]..]))
-}
-
-/// The letter that stands for a byte in byte-level vocabularies: itself if it is visible, else one from 256 on.
-pub(crate) fn letter(byte: u8) -> char {
-    let visible = |b: &u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
-    if visible(&byte) {
-        return char::from(byte);
-    }
-    let before = (0..byte).filter(|b| !visible(b)).count() as u32;
-    char::from_u32(256 + before).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn gpt2() -> Tokenizer {
-        Tokenizer::from_json("gpt2", gpt2_json().unwrap(), END_OF_TEXT).unwrap()
-    }
-
-    #[test]
-    fn gpt2_is_built_in() {
-        let gpt2 = gpt2();
-        assert_eq!((gpt2.vocabulary_size(), gpt2.end_of_text()), (50_257, 50_256));
-        assert_eq!(
-            gpt2.encode("Hello, World! How are you today? 🌍").unwrap(),
-            [15496, 11, 2159, 0, 1374, 389, 345, 1909, 30, 12520, 234, 235]
-        );
-        assert_eq!(gpt2.decode(&[15496, 11, 2159]).unwrap(), "Hello, World");
-    }
+    use crate::tokenizer::train::tokenizer_json;
 
     #[test]
     fn what_is_wrong_with_a_tokenizer() {
         let said = |json: String, end: &str| Tokenizer::from_json("t.json", json, end).err().unwrap().to_string();
         assert!(said("{}".into(), END_OF_TEXT).contains("t.json: not a tokenizer.json"));
-        let json = gpt2().json().to_string();
+        let json = tokenizer_json(&[END_OF_TEXT.to_owned()], &[], (END_OF_TEXT, 0));
         // Found by tests/fuzz: Hugging Face's crate panics where a decoder is broken off.
         let broken = r#"{"version": "1.0", "decoder": {"type": "ByteLevel", "add_prefix_space": true["#;
         assert!(said(broken.into(), END_OF_TEXT).contains("t.json: not a tokenizer.json"));

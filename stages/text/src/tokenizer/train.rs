@@ -3,8 +3,7 @@
 //! The rules are those of Hugging Face's trainer: words are what the GPT-2 pattern gives, the most frequent pair of
 //! neighbours is merged first, among equals the one of the least ids. (That trainer itself walks hash maps, and on
 //! some ties its merges depend on their order.)
-use crate::tokenizer::byte_bpe::Words;
-use crate::tokenizer::letter;
+use crate::tokenizer::byte_bpe::{Words, letter};
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 use std::cmp::Reverse;

@@ -1,4 +1,5 @@
 //! What is done with the tags of HTML and of MediaWiki's extensions.
+use memchr::memmem;
 
 /// What is done with an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,4 +85,33 @@ pub fn tag(text: &str) -> Option<Tag<'_>> {
     // A quotation mark that is missing: the tag ends at the first `>`.
     let end = bytes[to..].iter().take(LONGEST).position(|b| *b == b'>')?;
     Some(Tag { name: &text[from..to], closes, empty: false, length: to + end + 1 })
+}
+
+/// Where `</name>` is from `from` on: its beginning and its end.
+pub fn end_of(text: &str, from: usize, name: &str) -> Option<(usize, usize)> {
+    let bytes = text.as_bytes();
+    let mut at = from;
+    loop {
+        at += memmem::find(&bytes[at..], b"</")?;
+        let after = at + 2 + name.len();
+        if bytes.get(at + 2..after).is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes())) {
+            let spaces = bytes[after..].iter().take(64).take_while(|b| b.is_ascii_whitespace()).count();
+            if bytes.get(after + spaces) == Some(&b'>') {
+                return Some((at, after + spaces + 1));
+            }
+        }
+        at += 2;
+    }
+}
+
+/// Characters that would be markup become entities, which are read last of all.
+pub fn literal(text: &str, out: &mut String) {
+    for c in text.chars() {
+        match c {
+            '=' | '*' | '#' | ':' | ';' | '|' | '!' | '{' | '}' | '[' | ']' | '\'' | '_' | '-' => {
+                out.push_str(&format!("&#{};", c as u32));
+            }
+            c => out.push(c),
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`names`] | what a wiki calls its namespaces: which links are files, categories, other languages |
 //! | [`elements`] | which tags are dropped with what they hold, and which alone |
+//! | [`links`] | the text of a link |
 //! | [`scan`] | markup to text: templates, tables, references and files go, links and emphasis leave their text |
 //! | [`lines`] | headings, list items, what is left of tables; sections without text |
 //!
@@ -12,6 +13,7 @@
 //! The syntax: <https://www.mediawiki.org/wiki/Specs/wikitext/1.0.0>.
 pub mod elements;
 pub mod lines;
+pub mod links;
 pub mod names;
 pub mod scan;
 

@@ -1,8 +1,8 @@
 //! Markup to text, in one pass over the bytes with a stack of what is open: what an opened thing holds is written like
 //! anything else, and taken back, or made the text of a link, when it closes.
-use super::elements::{Element, Tag, element, tag};
+use super::elements::{Element, Tag, element, end_of, literal, tag};
+use super::links::link_text;
 use super::{Kinds, Names};
-use crate::wikitext::names::Prefix;
 use memchr::memmem;
 
 /// Links in links that are looked at; deeper ones only lose their brackets.
@@ -224,25 +224,9 @@ impl Scanner<'_> {
     /// The text of a link takes the link's place.
     fn close_link(&mut self) {
         let Some((_, from)) = self.pop() else { return };
-        let inside = &self.out[from..];
-        let (target, label) = match inside.split_once('|') {
-            Some((target, label)) => (target.trim(), Some(label)),
-            None => (inside.trim(), None),
-        };
-        let prefix = if target.starts_with(':') { Prefix::Other } else { self.names.prefix(target) };
-        if prefix != Prefix::Other {
-            return self.out.truncate(from);
-        }
-        let target = target.trim_start_matches(':');
-        let text = match label {
-            None if target.contains("://") => target.split_once(' ').map_or("", |(_, text)| text),
-            None => target,
-            Some(label) if label.trim().is_empty() => without_hint(target),
-            Some(label) => label,
-        };
-        let text = text.to_string();
+        let text = link_text(&self.out[from..], self.names).map(str::to_owned);
         self.out.truncate(from);
-        self.out.push_str(&text);
+        self.out.push_str(&text.unwrap_or_default());
     }
 
     fn angle(&mut self) {
@@ -375,41 +359,3 @@ const SPECIAL: [bool; 256] = {
     }
     special
 };
-
-/// Where `</name>` is from `from` on: its beginning and its end.
-fn end_of(text: &str, from: usize, name: &str) -> Option<(usize, usize)> {
-    let bytes = text.as_bytes();
-    let mut at = from;
-    loop {
-        at += memmem::find(&bytes[at..], b"</")?;
-        let after = at + 2 + name.len();
-        if bytes.get(at + 2..after).is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes())) {
-            let spaces = bytes[after..].iter().take(64).take_while(|b| b.is_ascii_whitespace()).count();
-            if bytes.get(after + spaces) == Some(&b'>') {
-                return Some((at, after + spaces + 1));
-            }
-        }
-        at += 2;
-    }
-}
-
-/// Characters that would be markup become entities, which are read last of all.
-fn literal(text: &str, out: &mut String) {
-    for c in text.chars() {
-        match c {
-            '=' | '*' | '#' | ':' | ';' | '|' | '!' | '{' | '}' | '[' | ']' | '\'' | '_' | '-' => {
-                out.push_str(&format!("&#{};", c as u32));
-            }
-            c => out.push(c),
-        }
-    }
-}
-
-/// `Foo (bar)` and `Foo, bar` without what tells it from others: the text of `[[Foo (bar)|]]`.
-fn without_hint(target: &str) -> &str {
-    let target = target.split_once(':').map_or(target, |(_, name)| name);
-    match target.rfind(" (").filter(|_| target.ends_with(')')) {
-        Some(at) => &target[..at],
-        None => target.split_once(", ").map_or(target, |(name, _)| name),
-    }
-}

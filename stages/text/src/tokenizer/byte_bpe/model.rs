@@ -1,11 +1,10 @@
 //! What a `tokenizer.json` of Hugging Face says, if nothing in it is beyond what is handled here.
+use super::alphabet::{byte, letter};
 use super::merge::Merges;
 use super::words::Words;
-use crate::tokenizer::letter;
 use aho_corasick::{AhoCorasick, MatchKind};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::Value;
-use std::sync::LazyLock;
 
 /// A byte-level BPE with GPT-2's pattern.
 #[derive(Debug)]
@@ -218,11 +217,4 @@ fn added<'a>(document: &'a Value, ids: &FxHashMap<&str, u32>) -> Result<(Vec<&'a
         return Err("ids with gaps, and added tokens".into());
     }
     Ok((spelled, found))
-}
-
-/// The byte that a letter stands for ([`letter`]).
-fn byte(letter: char) -> Option<u8> {
-    static BYTES: LazyLock<FxHashMap<char, u8>> =
-        LazyLock::new(|| (0..=255).map(|byte| (crate::tokenizer::letter(byte), byte)).collect());
-    BYTES.get(&letter).copied()
 }
