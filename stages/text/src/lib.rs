@@ -30,12 +30,14 @@ mod testing;
 
 pub use clean::Clean;
 pub use corpus::count::Count;
+pub use corpus::index::CorpusIndex;
 pub use corpus::read_documents::ReadDocuments;
 pub use corpus::read_tokens::ReadTokens;
 pub use corpus::row_stages::RowStages;
 pub use corpus::scan::Scan;
 pub use corpus::source_rows::{SourceFiles, SourceRows};
-pub use corpus::survey::{CorpusIndex, Part, Split, Survey};
+pub use corpus::split::{Part, Split};
+pub use corpus::survey::Survey;
 pub use filter::block_list::BlockList;
 pub use filter::c4::C4;
 pub use filter::fineweb::FineWeb;

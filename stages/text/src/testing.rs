@@ -1,5 +1,7 @@
 //! For this crate's tests: an environment and a corpus.
-use crate::corpus::survey::{CorpusIndex, Part, Survey};
+use crate::corpus::index::CorpusIndex;
+use crate::corpus::split::Part;
+use crate::corpus::survey::Survey;
 use crate::input::decompress::{Codec, Decompressed};
 use crate::input::document::{Found, Give};
 use crate::input::quarantine::Bad;

@@ -4,9 +4,10 @@ use arrow::array::{ArrayRef, DictionaryArray, LargeStringArray, RecordBatch, Str
 use arrow::array::{BinaryArray, Int64Array};
 use arrow::datatypes::Int32Type;
 use common::{pack_all, settings, store, texts, write_parquet, write_texts};
-use millrace_text::corpus::survey::{Part, Split, Survey};
 use millrace_text::input::quarantine::{OnBadData, Reason};
-use millrace_text::{CorpusIndex, ReadDocuments, ReadTokens, TextProblem, Vocabulary, silent, write_tokens};
+use millrace_text::{
+    CorpusIndex, Part, ReadDocuments, ReadTokens, Split, Survey, TextProblem, Vocabulary, silent, write_tokens,
+};
 use proptest::prelude::*;
 use std::io::Read;
 use std::path::Path;

@@ -1,12 +1,11 @@
 //! The built-in GPT-2 tokenizer against every golden vector of the shared data.
 mod common;
 use common::shared;
-use millrace_text::corpus::survey::{Split, Survey};
 use millrace_text::corpus::train_tokenizer::train_tokenizer;
 use millrace_text::input::ingest::DocumentFile;
 use millrace_text::parquet::documents::DocumentStore;
 use millrace_text::tokenizer::END_OF_TEXT;
-use millrace_text::{Cache, RowStages, SourceRows, Tokenizer, silent};
+use millrace_text::{Cache, RowStages, SourceRows, Split, Survey, Tokenizer, silent};
 use sha2::{Digest, Sha256};
 use std::sync::{Arc, LazyLock};
 

@@ -6,11 +6,11 @@ use contract::testing::{Collect, at};
 use contract::{
     At, BatchShape, Built, Lane, Packet, Purpose, Resources, Schedule, Settings, Source, Stage, Step, Turn,
 };
-use millrace_text::corpus::survey::{Split, Survey};
 use millrace_text::corpus::train_tokenizer::train_tokenizer;
 use millrace_text::tokenizer::END_OF_TEXT;
 use millrace_text::{
-    Concat, CorpusIndex, Count, DocumentStore, ReadDocuments, RowStages, Scan, SourceRows, Tokenize, silent,
+    Concat, CorpusIndex, Count, DocumentStore, ReadDocuments, RowStages, Scan, SourceRows, Split, Survey, Tokenize,
+    silent,
 };
 use proptest::prelude::*;
 use serde_json::Value;

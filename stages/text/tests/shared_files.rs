@@ -1,11 +1,10 @@
 //! Files that others made: real corpora and dumps, and collections of what is odd.
 mod common;
 use common::{settings, shared, store, texts};
-use millrace_text::corpus::survey::{Split, Survey};
 use millrace_text::input::decompress::Decompressed;
 use millrace_text::input::document::Found;
 use millrace_text::input::ingest::DocumentFile;
-use millrace_text::{Cache, DocumentStore, ReadDocuments, TextProblem, input::mediawiki::dump, silent};
+use millrace_text::{Cache, DocumentStore, ReadDocuments, Split, Survey, TextProblem, input::mediawiki::dump, silent};
 
 #[test]
 fn no_file_of_the_apache_collection_makes_it_panic() {

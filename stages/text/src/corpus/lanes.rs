@@ -3,7 +3,7 @@
 //! Training rows stand in an endless order, one epoch's permutation after the other; lane `l` of `L` takes places
 //! `l`, `l + L`, `l + 2L` … of it. Validation rows are taken `l`, `l + L` … in file order, anew at every step that
 //! validates. Nothing depends on which worker serves a lane.
-use crate::corpus::survey::CorpusIndex;
+use crate::corpus::index::CorpusIndex;
 use crate::support::permutation::Permutation;
 use anyhow::{Context, Result};
 use contract::{Env, Lane, Purpose, Schedule, Snapshot, Step};

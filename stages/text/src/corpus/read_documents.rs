@@ -1,8 +1,9 @@
 //! Source `documents`: rows of text for every lane and step.
 use crate::Progress;
+use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
 use crate::corpus::source_rows::SourceFiles;
-use crate::corpus::survey::{CorpusIndex, Split};
+use crate::corpus::split::Split;
 use crate::input::attribution::attributions;
 use crate::input::format::Layout;
 use crate::input::ingest::{Ingested, ingest};

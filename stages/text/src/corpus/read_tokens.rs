@@ -1,7 +1,8 @@
 //! Source `tokens`: token lists for every lane and step, from token Parquet.
+use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
 use crate::corpus::read_documents::{check_paths, check_split};
-use crate::corpus::survey::{CorpusIndex, Split};
+use crate::corpus::split::Split;
 use crate::input::attribution::attributions;
 use crate::input::format::Format;
 use crate::input::paths::resolve;

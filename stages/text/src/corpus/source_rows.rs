@@ -2,9 +2,11 @@
 //! how many tokens they have. A stage that tokenizes finds it out for all sources above it, because only there is it
 //! known what the stages in between make of a document.
 use crate::corpus::count::Count;
+use crate::corpus::index::CorpusIndex;
 use crate::corpus::row_stages::RowStages;
 use crate::corpus::scan::Scan;
-use crate::corpus::survey::{CorpusIndex, Split, Survey};
+use crate::corpus::split::Split;
+use crate::corpus::survey::Survey;
 use crate::input::attribution::Attribution;
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{OnBadData, Quarantine};
@@ -117,7 +119,7 @@ impl SourceRows {
     /// # Errors
     /// If a stage fails, or nothing is left to learn from.
     pub fn count(self, before: &mut Prepare, tokenizer: &str) -> Result<()> {
-        let path = CorpusIndex::file(&self.cache, self.store.content_hash(), tokenizer, self.split, &self.stages);
+        let path = CorpusIndex::file(&self.cache, &self.content_key(), tokenizer, self.split);
         let index = match CorpusIndex::load(&path)? {
             Some(index) => index,
             None => {

@@ -1,0 +1,66 @@
+//! The file of a survey, or of an index: a row for each row of the corpus, in Parquet.
+use crate::corpus::split::Part;
+use crate::corpus::survey::Survey;
+use crate::support::cache::{used, write_whole};
+use crate::support::problem::shielded;
+use anyhow::{Context, Result};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
+use arrow::datatypes::{UInt8Type, UInt32Type, UInt64Type};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The key of the file's metadata under which the numbers of dropped rows are.
+const DROPPED_ROWS: &str = "dropped";
+
+/// Writes `survey`, whole or not at all, with the tokens of every row if they are known. What cannot be read is kept
+/// elsewhere ([`quarantine`](crate::input::quarantine)).
+pub fn write(path: &Path, survey: &Survey, tokens: Option<&[u32]>) -> Result<()> {
+    let Survey { parts, bytes, dropped, .. } = survey;
+    let tokens = tokens.map_or_else(|| vec![0; parts.len()], <[u32]>::to_vec);
+    let columns: [(&str, ArrayRef); 3] = [
+        ("part", Arc::new(UInt8Array::from_iter_values(parts.iter().map(|part| *part as u8)))),
+        ("bytes", Arc::new(UInt64Array::from(bytes.clone()))),
+        ("tokens", Arc::new(UInt32Array::from(tokens))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns)?;
+    let mut schema = batch.schema().as_ref().clone();
+    if !dropped.is_empty() {
+        schema.metadata.insert(DROPPED_ROWS.to_owned(), serde_json::to_string(dropped)?);
+    }
+    let batch = batch.with_schema(Arc::new(schema))?;
+    write_whole(path, |out| {
+        let mut writer = ArrowWriter::try_new(out, batch.schema(), None)?;
+        writer.write(&batch)?;
+        writer.close()?;
+        Ok(())
+    })
+}
+
+/// Reads what [`write`] wrote: a survey and the tokens of every row, 0 where they were not known. `None` if there is no
+/// such file.
+///
+/// # Errors
+/// If the file is damaged.
+pub fn read(path: &Path) -> Result<Option<(Survey, Vec<u32>)>> {
+    let Ok(file) = std::fs::File::open(path) else { return Ok(None) };
+    used(&[path]);
+    let (mut survey, mut tokens) = (Survey::default(), Vec::new());
+    shielded(|| {
+        let file = ParquetRecordBatchReaderBuilder::try_new(file)?;
+        if let Some(dropped) = file.schema().metadata.get(DROPPED_ROWS) {
+            survey.dropped = serde_json::from_str(dropped)?;
+        }
+        for batch in file.build()? {
+            let batch = batch?;
+            let part = |code: &u8| Part::ALL[usize::from(*code).min(3)];
+            survey.parts.extend(batch.column(0).as_primitive::<UInt8Type>().values().iter().map(part));
+            survey.bytes.extend(batch.column(1).as_primitive::<UInt64Type>().values());
+            tokens.extend(batch.column(2).as_primitive::<UInt32Type>().values());
+        }
+        anyhow::Ok(())
+    })
+    .with_context(|| format!("{} is damaged; remove it", path.display()))?;
+    Ok(Some((survey, tokens)))
+}
