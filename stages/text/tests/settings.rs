@@ -45,7 +45,7 @@ fn all_problems_are_found_at_once() {
     let problems = |name: &str, value| (stage(name).parse)(value).unwrap().check().len();
     assert_eq!(problems("documents", json!({})), 1, "paths");
     let bad = json!({ "sample": 0, "column": "", "separator": "", "validation_fraction": 1.5, "validation_every": 1 });
-    assert_eq!(problems("documents", bad), 6);
+    assert_eq!(problems("documents", bad), 7);
     assert_eq!(problems("documents", json!({ "paths": ["a"] })), 0);
     assert_eq!(problems("tokens", json!({ "validation_fraction": -1.0 })), 2);
     assert_eq!(problems("bpe", json!({})), 0);

@@ -40,8 +40,9 @@ pub struct ReadDocuments {
     /// Use only so many files, or so many documents if there is one file, chosen by the seed; at least 1; all if not
     /// given.
     pub sample: Option<u64>,
-    /// Fraction of the documents that is held out, by the hash of their content; from 0 to below 1.
-    pub validation_fraction: f64,
+    /// Fraction of the documents that is held out, by the hash of their content; from 0 to below 1; 0.01 if neither this
+    /// nor `validation_every` is given.
+    pub validation_fraction: Option<f64>,
     /// Hold out rows 0, n, 2n … of the files instead; at least 2.
     pub validation_every: Option<u64>,
     /// Plain text: what separates documents; if not given, documents of about 4 KiB end at blank lines.
@@ -63,7 +64,7 @@ impl Default for ReadDocuments {
             paths: Vec::new(),
             column: "text".into(),
             sample: None,
-            validation_fraction: 0.01,
+            validation_fraction: None,
             validation_every: None,
             separator: None,
             cache: None,
@@ -76,18 +77,6 @@ impl Default for ReadDocuments {
 impl StageSettings for ReadDocuments {
     const SUMMARY: &'static str = "reads documents from Parquet, JSON Lines, plain text and MediaWiki dumps";
     const EXAMPLE: &'static str = "paths = [\"data/wiki/*.parquet\"]\ncolumn = \"text\"\nvalidation_fraction = 0.01\n";
-}
-
-/// What is wrong with the keys that say what is held out.
-pub(crate) fn check_split(fraction: f64, every: Option<u64>) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    if !(0.0..1.0).contains(&fraction) {
-        problems.push(Problem::at("validation_fraction", format!("{fraction} is not from 0 to below 1")));
-    }
-    if every.is_some_and(|n| n < 2) {
-        problems.push(Problem::at("validation_every", "must be at least 2, or nothing is left to learn from"));
-    }
-    problems
 }
 
 /// What is wrong with `paths` and `sample`.
@@ -105,7 +94,7 @@ pub(crate) fn check_paths(paths: &[String], sample: Option<u64>) -> Vec<Problem>
 impl ReadDocuments {
     /// What decides which documents are held out.
     pub fn split(&self) -> Split {
-        self.validation_every.map_or(Split::Fraction(self.validation_fraction), Split::Every)
+        Split::of(self.validation_fraction, self.validation_every)
     }
 
     /// The cache.
@@ -146,7 +135,7 @@ impl Settings for ReadDocuments {
 
     fn check(&self) -> Vec<Problem> {
         let mut problems = check_paths(&self.paths, self.sample);
-        problems.extend(check_split(self.validation_fraction, self.validation_every));
+        problems.extend(Split::check(self.validation_fraction, self.validation_every));
         if self.column.is_empty() {
             problems.push(Problem::at("column", "is empty; name the column with the text"));
         }

@@ -1,7 +1,7 @@
 //! Source `tokens`: token lists for every lane and step, from token Parquet.
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
-use crate::corpus::read_documents::{check_paths, check_split};
+use crate::corpus::read_documents::check_paths;
 use crate::corpus::split::Split;
 use crate::input::attribution::attributions;
 use crate::input::format::Format;
@@ -35,8 +35,9 @@ pub struct ReadTokens {
     pub tokenizer: Option<String>,
     /// The token of that tokenizer that ends a document.
     pub end_of_text: String,
-    /// Fraction of the documents that is held out, by the hash of their content; from 0 to below 1.
-    pub validation_fraction: f64,
+    /// Fraction of the documents that is held out, by the hash of their content; from 0 to below 1; 0.01 if neither this
+    /// nor `validation_every` is given.
+    pub validation_fraction: Option<f64>,
     /// Hold out rows 0, n, 2n … of the files instead; at least 2.
     pub validation_every: Option<u64>,
     /// Folder for what is made once; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
@@ -51,7 +52,7 @@ impl Default for ReadTokens {
             sample: None,
             tokenizer: None,
             end_of_text: END_OF_TEXT.into(),
-            validation_fraction: 0.01,
+            validation_fraction: None,
             validation_every: None,
             cache: None,
         }
@@ -66,7 +67,7 @@ impl StageSettings for ReadTokens {
 impl ReadTokens {
     /// What decides which documents are held out.
     pub fn split(&self) -> Split {
-        self.validation_every.map_or(Split::Fraction(self.validation_fraction), Split::Every)
+        Split::of(self.validation_fraction, self.validation_every)
     }
 
     /// The cache.
@@ -110,7 +111,7 @@ impl Settings for ReadTokens {
 
     fn check(&self) -> Vec<Problem> {
         let mut problems = check_paths(&self.paths, self.sample);
-        problems.extend(check_split(self.validation_fraction, self.validation_every));
+        problems.extend(Split::check(self.validation_fraction, self.validation_every));
         if self.tokenizer.is_none() && self.end_of_text != END_OF_TEXT {
             let why = "names a token of `tokenizer`, which is not given; without one, the files say which token it is";
             problems.push(Problem::at("end_of_text", why));

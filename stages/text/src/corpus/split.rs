@@ -1,4 +1,8 @@
 //! What decides which documents are held out.
+use contract::Problem;
+
+/// The fraction of the documents that is held out where the settings say nothing.
+const FRACTION: f64 = 0.01;
 
 /// What decides whether a document is held out for validation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,6 +15,30 @@ pub enum Split {
 }
 
 impl Split {
+    /// What the keys `validation_fraction` and `validation_every` say.
+    pub fn of(fraction: Option<f64>, every: Option<u64>) -> Self {
+        every.map_or(Self::Fraction(fraction.unwrap_or(FRACTION)), Self::Every)
+    }
+
+    /// What is wrong with these keys.
+    pub(crate) fn check(fraction: Option<f64>, every: Option<u64>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Some(fraction) = fraction.filter(|fraction| !(0.0..1.0).contains(fraction)) {
+            problems.push(Problem::at("validation_fraction", format!("{fraction} is not from 0 to below 1")));
+        }
+        if every.is_some_and(|n| n < 2) {
+            problems.push(Problem::at("validation_every", "must be at least 2, or nothing is left to learn from"));
+        }
+        if let (Some(fraction), Some(_)) = (fraction.filter(|fraction| *fraction != 0.0), every) {
+            let why = format!(
+                "holds out rows by their number, and `validation_fraction` = {fraction} documents by their content: \
+                 remove one of them; validation_fraction = 0 overrides one that is inherited"
+            );
+            problems.push(Problem::at("validation_every", why));
+        }
+        problems
+    }
+
     /// A name for cache keys.
     pub fn key(&self) -> String {
         format!("{self:?}")
@@ -54,5 +82,28 @@ impl Part {
             Part::Skipped => "skipped",
             Part::Dropped => "dropped",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_key_decides() {
+        let wrong =
+            |fraction, every| Split::check(fraction, every).into_iter().map(|problem| problem.message).collect();
+        let none: Vec<String> = Vec::new();
+        for (fraction, every, split) in [
+            (None, None, Split::Fraction(0.01)),
+            (Some(0.2), None, Split::Fraction(0.2)),
+            (Some(0.0), None, Split::Fraction(0.0)),
+            (None, Some(5), Split::Every(5)),
+            (Some(0.0), Some(5), Split::Every(5)),
+        ] {
+            assert_eq!((Split::of(fraction, every), wrong(fraction, every)), (split, none.clone()));
+        }
+        let both = wrong(Some(0.2), Some(5));
+        assert!(both.len() == 1 && both[0].contains("`validation_fraction` = 0.2"), "{both:?}");
     }
 }
