@@ -9,7 +9,7 @@
 //! | [`json_lines`], [`plain_text`], [`mediawiki`] | the readers, one per format |
 //! | [`read`] | reads a file to its end, or up to where it is damaged |
 //! | [`document_writer`], [`ingest`] | converts files without row addressing to document Parquet, once |
-//! | [`quarantine`] | unreadable documents: set aside, listed, counted |
+//! | [`quarantine`], [`quarantine_file`] | unreadable documents: set aside, counted; the table of them |
 //! | [`attribution`] | source and licence of the data |
 pub mod attribution;
 pub mod decompress;
@@ -24,4 +24,5 @@ pub mod parallel_bzip2;
 pub mod paths;
 pub mod plain_text;
 pub mod quarantine;
+pub mod quarantine_file;
 pub mod read;

@@ -3,25 +3,18 @@
 //! A [`Bad`] entry stands for one document, or for as many as a lost row group announces, or for what is estimated to
 //! be lost behind a damaged place of a packed stream. Entries are kept in the cache beside what was made without them,
 //! by the number of the file, so that a later run shows the same; a run's own `quarantine.parquet` names paths.
-use crate::support::cache::write_whole;
+pub use crate::input::quarantine_file::{read, write};
+
+use crate::input::quarantine_file::write_named;
 use crate::support::problem::TextProblem;
-use anyhow::{Context, Result};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, UInt64Builder};
-use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The file in a run's directory.
 pub const FILE: &str = "quarantine.parquet";
-/// Entries of a row group.
-const ROW_GROUP: usize = 4096;
 
 /// What to do with data that cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -239,133 +232,15 @@ impl Quarantine {
 
     /// Writes all of it into `directory`, whole or not at all; nothing if there is nothing.
     pub fn write(&self, directory: &Path) -> Result<()> {
-        let path = directory.join(FILE);
-        if self.is_empty() {
-            return Ok(());
-        }
-        write_whole(&path, |out| {
-            let mut writer = Writer::new(out, DataType::Utf8)?;
-            self.each(&mut |path, bad| writer.push(&path.display().to_string(), &bad))?;
-            writer.close()
-        })
-    }
-}
-
-/// Writes entries for the cache.
-pub fn write(path: &Path, entries: impl FnOnce(&mut dyn FnMut(Bad) -> Result<()>) -> Result<()>) -> Result<()> {
-    write_whole(path, |out| {
-        let mut writer = Writer::new(out, DataType::UInt64)?;
-        entries(&mut |bad| writer.push("", &bad))?;
-        writer.close()
-    })
-}
-
-/// Reads what [`write()`] wrote.
-pub fn read(path: &Path, f: &mut dyn FnMut(Bad) -> Result<()>) -> Result<()> {
-    let damaged = || format!("{} is damaged; remove it", path.display());
-    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    for batch in ParquetRecordBatchReaderBuilder::try_new(file).with_context(damaged)?.build()? {
-        let batch = batch.with_context(damaged)?;
-        let number = |column: usize, row: usize| {
-            let values = batch.column(column).as_primitive::<UInt64Type>();
-            values.is_valid(row).then(|| values.value(row))
-        };
-        let text = |column: usize, row: usize| batch.column(column).as_string::<i32>().value(row).to_string();
-        for row in 0..batch.num_rows() {
-            let reason = Reason::ALL.iter().find(|reason| reason.as_str() == text(6, row)).with_context(damaged)?;
-            f(Bad {
-                file: number(0, row).unwrap_or_default(),
-                row_group: number(1, row),
-                row: number(2, row),
-                line: number(3, row),
-                byte: number(4, row),
-                documents: number(5, row).unwrap_or_default(),
-                reason: *reason,
-                detail: text(7, row),
-            })?;
-        }
-    }
-    Ok(())
-}
-
-/// The columns of `data/SCHEMA.md`; the first is a path, or in the cache the number of the file.
-struct Writer<W: Write + Send> {
-    parquet: ArrowWriter<W>,
-    schema: Arc<Schema>,
-    paths: Option<StringBuilder>,
-    file: UInt64Builder,
-    numbers: [UInt64Builder; 5],
-    reason: StringBuilder,
-    detail: StringBuilder,
-    entries: usize,
-}
-
-impl<W: Write + Send> Writer<W> {
-    fn new(out: W, first: DataType) -> Result<Self> {
-        let named = first == DataType::Utf8;
-        let number = |name: &str, null| Field::new(name, DataType::UInt64, null);
-        let schema = Arc::new(Schema::new(vec![
-            Field::new(if named { "path" } else { "file" }, first, false),
-            number("row_group", true),
-            number("row", true),
-            number("line", true),
-            number("byte", true),
-            number("documents", false),
-            Field::new("reason", DataType::Utf8, false),
-            Field::new("detail", DataType::Utf8, false),
-        ]));
-        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?)).build();
-        Ok(Self {
-            parquet: ArrowWriter::try_new(out, schema.clone(), Some(properties))?,
-            schema,
-            paths: named.then(StringBuilder::new),
-            file: UInt64Builder::new(),
-            numbers: Default::default(),
-            reason: StringBuilder::new(),
-            detail: StringBuilder::new(),
-            entries: 0,
-        })
-    }
-
-    fn push(&mut self, path: &str, bad: &Bad) -> Result<()> {
-        match &mut self.paths {
-            Some(paths) => paths.append_value(path),
-            None => self.file.append_value(bad.file),
-        }
-        let numbers = [bad.row_group, bad.row, bad.line, bad.byte, Some(bad.documents)];
-        self.numbers.iter_mut().zip(numbers).for_each(|(column, number)| column.append_option(number));
-        self.reason.append_value(bad.reason.as_str());
-        self.detail.append_value(&bad.detail);
-        self.entries += 1;
-        if self.entries >= ROW_GROUP { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let first: ArrayRef = match &mut self.paths {
-            Some(paths) => Arc::new(paths.finish()),
-            None => Arc::new(self.file.finish()),
-        };
-        let mut columns = vec![first];
-        columns.extend(self.numbers.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef));
-        columns.extend([Arc::new(self.reason.finish()) as ArrayRef, Arc::new(self.detail.finish()) as ArrayRef]);
-        if self.entries > 0 {
-            self.parquet.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
-            self.parquet.flush()?;
-        }
-        self.entries = 0;
-        Ok(())
-    }
-
-    fn close(mut self) -> Result<()> {
-        self.flush()?;
-        self.parquet.close()?;
-        Ok(())
+        if self.is_empty() { Ok(()) } else { write_named(&directory.join(FILE), |push| self.each(push)) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::array::AsArray;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     #[test]
     fn what_is_written_is_read_and_counted() {
