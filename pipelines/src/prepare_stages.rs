@@ -50,7 +50,11 @@ impl Host for Engine<'_> {
     fn run(&mut self, graph: Graph, resources: &Resources) -> Result<Vec<RecordBatch>> {
         let Graph { stages, lanes, steps, progress: (verb, total) } = graph;
         let env = without_training(self.workers, lanes, steps, resources.clone());
-        gather(stages, env, &mut |done| self.progress(verb, Unit::Things("documents"), done, total))
+        let mut done = 0;
+        gather(stages, env, &mut |records| {
+            done += records.num_rows() as u64;
+            self.progress(verb, Unit::Things("documents"), done, total);
+        })
     }
 }
 

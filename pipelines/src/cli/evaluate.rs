@@ -88,7 +88,7 @@ fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
     let seen = Arc::new(Mutex::new(None));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Last(Arc::clone(&seen))))));
     let stages = std::mem::take(&mut plan.stages);
-    execute(Job { stages, env: session.env, saved: Vec::new(), endless: false, prefetch: plan.run.prefetch })?;
+    execute(Job { stages, env: session.env, saved: Vec::new(), prefetch: plan.run.prefetch })?;
     let last = seen.lock().unwrap_or_else(|e| e.into_inner()).take();
     let last: StepLine = last.context("the configuration has no `evaluate` or no `record` stage")?;
     Ok(Evaluated {

@@ -1,6 +1,7 @@
 //! `pipeline explain`: the graph, and what a run takes.
 use super::{Changes, Command, Context};
 use crate::plan::{Overrides, Plan};
+use crate::prepare;
 use crate::problem::Usage;
 use crate::show;
 use crate::train_run::explain;
@@ -38,7 +39,7 @@ impl Command for Explain {
         if plan.goal == Goal::PrepareCorpus {
             return match self.json {
                 true => Err(Usage("a preparation trains nothing: there are no numbers for --json".into()).into()),
-                false => context.out.line(&explain::preparation(&plan, None)?),
+                false => context.out.line(&prepare::explain::explain(&plan, None, explain::COLUMNS)?),
             };
         }
         let explanation = explain::explain(&plan)?;

@@ -89,7 +89,7 @@ impl Run {
             return Err(Usage("a preparation trains nothing: there are no numbers for --json".into()).into());
         }
         if self.dry_run {
-            return context.out.line(&explain::preparation(plan, Some(run_dir))?);
+            return context.out.line(&prepare::explain::explain(plan, Some(run_dir), explain::COLUMNS)?);
         }
         let prepared = prepare::run(plan, run_dir, workers, &mut context.line())?;
         if self.json { context.out.json(&prepared) } else { Ok(()) }

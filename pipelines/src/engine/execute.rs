@@ -21,8 +21,6 @@ pub struct Job {
     pub env: Env,
     /// What stages saved in the checkpoint that this run goes on from.
     pub saved: Vec<Saved>,
-    /// True if the sources say when the graph ends, not the schedule.
-    pub endless: bool,
     /// How many steps sources may be ahead; at least 1.
     pub prefetch: u64,
 }
@@ -85,7 +83,7 @@ fn work(worker: &mut Worker, job: &Job, failure: &Failure) -> WorkerTiming {
     let built: Option<Vec<Built>> =
         (0..job.stages.len()).map(|at| failure.guard(&ids[at], None, || restored(job, at, &env))).collect();
     let Some(built) = built else { return WorkerTiming::default() };
-    let clocks = worker.dataflow(|scope| build(scope, &job.stages, built, &env, job.endless, job.prefetch, failure));
+    let clocks = worker.dataflow(|scope| build(scope, &job.stages, built, &env, job.prefetch, failure));
     finish(worker, failure);
     let mut timing = watch.borrow().read(&ids);
     for (id, clock) in clocks {

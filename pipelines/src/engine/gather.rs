@@ -1,7 +1,7 @@
-//! Runs a graph whose result is what its stages found out, as [`Records`](contract::Records).
+//! Runs a graph whose result is what its stages find out, as [`Records`](contract::Records).
 use super::{Job, execute};
-use crate::plan::Plan;
-use anyhow::{Result, anyhow, bail};
+use crate::plan::{Edge, Plan, PlannedStage};
+use anyhow::{Result, anyhow, bail, ensure};
 use arrow::array::RecordBatch;
 use contract::{At, Built, Emit, Env, Kind, Lane, Packet, Port, Route, Settings, Stage, Step, Turn};
 use std::collections::BTreeMap;
@@ -9,43 +9,57 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
-/// Runs the stages, which are wired as a plan made in code is, to the end of the schedule of `env`. `watch` is told, on
-/// this thread, how many rows of records have come. Returns the records in the order of steps and lanes.
+/// Stages with their names, in the order of flow.
+pub type Stages = Vec<(String, Arc<dyn Settings>)>;
+
+/// Steps that sources may be ahead.
+const PREFETCH: u64 = 2;
+
+/// Runs the stages, which are wired as a plan made in code is, to the end of the schedule of `env`. `watch` is given the
+/// records, on this thread, as they come. Returns those of all stages in the order of steps, lanes and stages.
 ///
 /// # Errors
 /// If the stages cannot be wired, or the first failure of any of them.
-pub fn gather(
-    mut stages: Vec<(String, Arc<dyn Settings>)>,
-    env: Env,
-    watch: &mut dyn FnMut(u64),
-) -> Result<Vec<RecordBatch>> {
+pub fn gather(stages: Stages, env: Env, watch: &mut dyn FnMut(&RecordBatch)) -> Result<Vec<RecordBatch>> {
     let (send, receive) = channel();
-    stages.push(("results".into(), Arc::new(Results { send })));
-    let plan = Plan::of(stages).map_err(anyhow::Error::new)?;
-    let job = Job { stages: plan.stages, env, saved: Vec::new(), endless: false, prefetch: 2 };
+    let mut stages = Plan::of(stages).map_err(anyhow::Error::new)?.stages;
+    stages.push(results(&stages, send)?);
+    let job = Job { stages, env, saved: Vec::new(), prefetch: PREFETCH };
     std::thread::scope(|scope| {
         let running = scope.spawn(|| execute(job));
-        let (mut rows, mut found) = (0, BTreeMap::<(Step, Lane), Vec<RecordBatch>>::new());
+        let mut found = BTreeMap::<(Step, Lane, usize), Vec<RecordBatch>>::new();
         // Ends when the graph has: it owns the only senders.
-        for (step, lane, records) in receive {
-            rows += records.num_rows() as u64;
-            found.entry((step, lane)).or_default().push(records);
-            watch(rows);
+        for (place, records) in receive {
+            watch(&records);
+            found.entry(place).or_default().push(records);
         }
         running.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         Ok(found.into_values().flatten().collect())
     })
 }
 
-/// The end of such a graph: worker 0 hands records to the thread that has started it.
+/// Records, with their step, lane and port.
+type Sent = ((Step, Lane, usize), RecordBatch);
+
+/// The stage that ends such a graph: it takes the records of each of `stages` that gives some, at a port of its own.
+fn results(stages: &[PlannedStage], send: Sender<Sent>) -> Result<PlannedStage> {
+    let givers = (0..stages.len()).filter(|at| stages[*at].settings.gives().contains(&Kind::Records));
+    let inputs: Vec<Vec<Edge>> = givers.map(|from| vec![Edge { from, feedback: false }]).collect();
+    ensure!(!inputs.is_empty(), "no stage of the graph gives records");
+    let settings = Arc::new(Results { ports: inputs.len(), send });
+    Ok(PlannedStage { id: "results".into(), type_name: "", keys: Some(&[]), settings, inputs })
+}
+
+/// Worker 0 hands records to the thread that has started the graph.
 #[derive(Clone)]
 struct Results {
-    send: Sender<(Step, Lane, RecordBatch)>,
+    ports: usize,
+    send: Sender<Sent>,
 }
 
 impl Settings for Results {
     fn takes(&self) -> Vec<Port> {
-        vec![Port::stream(Kind::Records).by(Route::Exchange)]
+        vec![Port::stream(Kind::Records).by(Route::Exchange); self.ports]
     }
 
     fn gives(&self) -> Vec<Kind> {
@@ -60,7 +74,8 @@ impl Settings for Results {
 impl Stage for Results {
     fn packet(&mut self, at: At, packet: Packet, _: &mut dyn Emit) -> Result<Turn> {
         let Packet::Records(records) = packet else { bail!("results are records, not {}", packet.kind().name()) };
-        self.send.send((at.step, records.lane, records.records)).map_err(|_| anyhow!("nobody waits for results"))?;
+        let place = (at.step, records.lane, at.port);
+        self.send.send((place, records.records)).map_err(|_| anyhow!("nobody waits for results"))?;
         Ok(Turn::Done)
     }
 }

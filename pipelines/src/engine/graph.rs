@@ -37,12 +37,11 @@ pub fn build<'scope>(
     stages: &[PlannedStage],
     built: Vec<Built>,
     env: &Env,
-    endless: bool,
     prefetch: u64,
     failure: &Failure,
 ) -> Vec<(String, Arc<AtomicU64>)> {
     let connections = connections(stages);
-    let mut graph = GraphBuilder::new(scope, stages, &connections, env, endless, prefetch, failure);
+    let mut graph = GraphBuilder::new(scope, stages, &connections, env, prefetch, failure);
     // The ends of loops come first: their edges are there before the operators that feed them.
     graph.add_feedback();
     for (source, _) in built.iter().enumerate().filter(|(_, built)| matches!(built, Built::Source(_))) {
@@ -71,7 +70,6 @@ struct GraphBuilder<'a, 'scope> {
     stages: &'a [PlannedStage],
     connections: &'a [Connection],
     env: &'a Env,
-    endless: bool,
     prefetch: u64,
     failure: &'a Failure,
     /// Edges whose end has not been connected yet.
@@ -99,7 +97,6 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
         stages: &'a [PlannedStage],
         connections: &'a [Connection],
         env: &'a Env,
-        endless: bool,
         prefetch: u64,
         failure: &'a Failure,
     ) -> Self {
@@ -108,7 +105,6 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
             stages,
             connections,
             env,
-            endless,
             prefetch,
             failure,
             edges: HashMap::new(),
@@ -194,7 +190,6 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
             worker: (self.env.worker, self.env.workers),
             lanes: self.env.lanes().collect(),
             schedule: self.env.schedule,
-            endless: self.endless,
             saves: self.connections.iter().any(|connection| connection.kind == Kind::Saved),
             stopped: self.stopped.clone(),
             failure: self.failure.clone(),

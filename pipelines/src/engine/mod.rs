@@ -23,7 +23,7 @@ pub mod timing;
 
 pub use execute::{Job, execute, finish, threads};
 pub use failure::Failure;
-pub use gather::gather;
+pub use gather::{Stages, gather};
 pub use stop::Stop;
 pub use timing::{StageTiming, WorkerTiming};
 

@@ -44,8 +44,6 @@ pub struct OperatorContext {
     pub lanes: Vec<Lane>,
     /// What is due when.
     pub schedule: Schedule,
-    /// False: the schedule says how many steps there are (training). True: the sources do (preparation).
-    pub endless: bool,
     /// Whether any stage gathers what stages save.
     pub saves: bool,
     /// The step after which the run is stopped, if it is.
@@ -237,9 +235,7 @@ impl StageOperator {
     fn run_once(&mut self, frontiers: &[MutableAntichain<Step>], began: Instant, slice: Duration) -> bool {
         let step = self.runner.current();
         let inputs = InputFrontiers { ports: &self.ports, frontiers };
-        let finished =
-            if self.context.endless { self.runner.is_exhausted(&inputs) } else { step > self.context.last_step() };
-        if finished {
+        if step > self.context.last_step() {
             self.finish();
             return false;
         }

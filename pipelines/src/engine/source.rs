@@ -151,11 +151,8 @@ impl SourceOperator {
         state.unanswered += packets.iter().filter(|packet| packet.lane().is_some()).count();
         packets.into_iter().for_each(|packet| self.outputs.send(packet, state.step, true));
         let more = turn == Turn::More;
-        if self.context.endless && !state.emitted && !more {
-            state.done = true;
-        } else if self.demands.is_some() && state.unanswered > 0 {
-            // `take_demand` goes on.
-        } else {
+        // Otherwise `take_demand` goes on.
+        if self.demands.is_none() || state.unanswered == 0 {
             self.go_on(lane, more);
         }
     }
@@ -187,7 +184,7 @@ impl SourceOperator {
         }
         state.step += 1;
         (state.requested, state.emitted, state.unanswered) = (false, false, 0);
-        state.done |= !self.context.endless && state.step > self.context.schedule.steps;
+        state.done |= state.step > self.context.schedule.steps;
     }
 
     /// Begins the next step of every lane that has ended its last one, up to but not including step `end`.

@@ -72,13 +72,6 @@ impl StageRunner {
         }
     }
 
-    /// True if no input can receive anything any more, at any step, and nothing waits at the current step or later.
-    pub fn is_exhausted(&self, inputs: &dyn InputStatus) -> bool {
-        let latest = self.inboxes.keys().next_back();
-        (0..self.roles.len()).all(|port| !inputs.is_open(port, Step::MAX))
-            && latest.is_none_or(|latest| *latest < self.current)
-    }
-
     /// Makes one call: continues an unfinished packet, hands over the next one, or ends the step. `may_begin`: whether
     /// the stage may be given another stream packet.
     pub fn run_once(&mut self, inputs: &dyn InputStatus, may_begin: bool, outbox: &mut Outbox) -> Result<Ran> {

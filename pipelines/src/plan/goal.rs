@@ -10,6 +10,11 @@ use crate::problem::{Diagnostic, Origin, Problems};
 use contract::{Goal, Kind};
 use std::collections::BTreeSet;
 
+/// Does a stage end a preparation? It gives nothing, or says in records what it has written.
+fn ends(stage: &PlannedStage) -> bool {
+    stage.settings.gives().iter().all(|kind| *kind == Kind::Records)
+}
+
 /// What the graph of `stages` is for.
 pub(crate) fn goal(stages: &[PlannedStage]) -> Goal {
     let trains = stages.iter().flat_map(|stage| stage.settings.takes()).any(|port| port.kind == Kind::Gradient);
@@ -62,7 +67,8 @@ impl Check<'_> {
     }
 
     fn unused(&self, problems: &mut Problems) {
-        // What the others say may go unheard: numbers about a step, and state that no checkpoint keeps.
+        // What the others say may go unheard: numbers about a step, and state that no checkpoint keeps. Records are the result
+        // of a preparation.
         const HEARD: [Kind; 8] = [
             Kind::Rows,
             Kind::Tokens,
@@ -74,7 +80,8 @@ impl Check<'_> {
             Kind::Records,
         ];
         for (at, stage) in self.stages.iter().enumerate() {
-            let unheard = stage.settings.gives().into_iter().filter(|kind| HEARD.contains(kind));
+            let is_result = |kind: &Kind| self.goal == Goal::PrepareCorpus && *kind == Kind::Records;
+            let unheard = stage.settings.gives().into_iter().filter(|kind| HEARD.contains(kind) && !is_result(kind));
             for kind in unheard.filter(|kind| self.takers(at, *kind).next().is_none()) {
                 let (id, name) = (&stage.id, kind.name());
                 let problem = self.problem(at, format!("`{id}` gives {name} that no stage takes"));
@@ -130,14 +137,14 @@ impl Check<'_> {
     }
 
     fn preparation(&self, problems: &mut Problems) {
-        let rows_only = |kinds: Vec<Kind>| kinds.iter().all(|kind| [Kind::Rows, Kind::Tokens].contains(kind));
+        let flows = |kinds: &[Kind]| kinds.iter().all(|kind| [Kind::Rows, Kind::Tokens].contains(kind));
         let whole: Vec<usize> =
             order_of(self.stages).into_iter().filter(|at| self.stages[*at].settings.needs_whole_corpus()).collect();
         for (at, stage) in self.stages.iter().enumerate() {
             let (takes, gives) = (stage.settings.takes(), stage.settings.gives());
             let takes: Vec<Kind> = takes.into_iter().map(|port| port.kind).collect();
             let (id, type_name) = (&stage.id, stage.type_name);
-            if !rows_only(takes.clone()) || !rows_only(gives.clone()) {
+            if !flows(&takes) || !(flows(&gives) || ends(stage)) {
                 let message = format!("`{id}` (type `{type_name}`) has no place in a graph that does not train");
                 problems.push(
                     self.problem(at, message)
@@ -157,8 +164,7 @@ impl Check<'_> {
                 format!("`{}` is the second stage after `{}` that compares all documents", id(second), id(first));
             problems.push(self.problem(second, message).next("one is enough: remove it"));
         }
-        let ends: Vec<usize> =
-            (0..self.stages.len()).filter(|at| self.stages[*at].settings.gives().is_empty()).collect();
+        let ends: Vec<usize> = (0..self.stages.len()).filter(|at| ends(&self.stages[*at])).collect();
         if let [first, second, ..] = ends[..] {
             let message = format!("`{}` and `{}` both end the graph of a preparation", id(first), id(second));
             problems.push(self.problem(second, message).next("it writes one corpus: remove one of them"));

@@ -11,9 +11,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use text::DocumentStore;
-use text::prepare::catalog::Catalog;
+use text::prepare::catalog::{Catalog, Hash};
 use text::prepare::deduplicate::{Deduplicate, Shingler, jaccard};
-use text::prepare::scan_rows::Hash;
 
 /// Shingles that are kept in memory for the next comparison.
 const KEPT_SHINGLES: usize = 16 << 20;

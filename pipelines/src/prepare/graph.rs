@@ -1,29 +1,54 @@
 //! The plan of a preparation, taken apart: what is done to every row, and what is done to those that are kept.
+use crate::engine::Stages;
 use crate::plan::Plan;
 use crate::problem::Usage;
 use anyhow::Result;
-use contract::{Effect, Kind, Resources, Settings};
+use contract::{Effect, Kind, Resources};
 use std::sync::Arc;
+use text::prepare::write::UnwrittenRows;
 use text::prepare::write::files::{FORMAT, Footer};
 use text::support::cache::key;
-use text::{Deduplicate, SourceFiles, Tokenizer, Write};
+use text::{Deduplicate, ScanRows, Signatures, SourceFiles, Tokenizer, Write};
+
+/// The two graphs that a preparation runs: lists of stages, in which those of the plan keep their names.
+pub struct Graphs {
+    /// Every row passes once: `scan_rows → … → signatures`. The source of the plan has provided what is scanned.
+    pub rows: Stages,
+    /// Shards are written of the rows that are kept: `kept → tokenize → parquet`.
+    pub shards: Stages,
+}
+
+impl Graphs {
+    /// Those of `plan`.
+    pub fn of(plan: &Plan) -> Self {
+        let mut rows: Stages = vec![("scan_rows".into(), Arc::new(ScanRows))];
+        let mut shards: Stages = vec![("kept".into(), Arc::new(UnwrittenRows))];
+        for at in plan.order() {
+            let stage = &plan.stages[at];
+            if !stage.settings.takes().is_empty() {
+                let graph = if stage.settings.gives() == [Kind::Rows] { &mut rows } else { &mut shards };
+                graph.push((stage.id.clone(), Arc::clone(&stage.settings)));
+            }
+        }
+        rows.push(("signatures".into(), Arc::new(Signatures)));
+        Self { rows, shards }
+    }
+}
 
 /// A preparation.
 pub struct Preparation {
     /// What is read.
     pub read: Arc<SourceFiles>,
-    /// What is done to every row, in order.
-    pub above: Vec<(String, Arc<dyn Settings>)>,
     /// How near-duplicates are found, if they are.
     pub deduplicate: Option<Arc<Deduplicate>>,
-    /// What makes tokens, with its name in the plan, if anything does.
-    pub tokenize: Option<(String, Arc<dyn Settings>)>,
-    /// Its tokenizer.
+    /// What makes tokens, if anything does.
     pub tokenizer: Option<Arc<Tokenizer>>,
     /// What is written.
     pub write: Arc<Write>,
-    /// What writes it, with its name in the plan.
-    pub writer: (String, Arc<dyn Settings>),
+    /// The two graphs.
+    pub graphs: Graphs,
+    /// What the stages of the plan have provided.
+    pub resources: Resources,
     /// Names everything that a row's line of the catalog follows from, but for the row.
     pub chain: String,
     /// Names everything that the files follow from, but for what is read.
@@ -36,29 +61,27 @@ impl Preparation {
     /// # Errors
     /// [`Usage`] if it is not a chain from documents to a stage that writes them.
     pub fn of(plan: &Plan, resources: &Resources) -> Result<Self> {
-        let (mut read, mut write, mut deduplicate, mut tokenize) = (None, None, None, None);
-        let mut above: Vec<(String, Arc<dyn Settings>)> = Vec::new();
+        let (mut read, mut write, mut deduplicate, mut tokenizer) = (None, None, None, None);
         let mut chain = vec![format!("rows {FORMAT} {}", env!("CARGO_PKG_VERSION"))];
         for at in plan.order() {
             let stage = &plan.stages[at];
-            let (id, named) = (&stage.id, || (stage.id.clone(), Arc::clone(&stage.settings)));
+            let id = &stage.id;
             if let Some(found) = resources.of::<SourceFiles>(id) {
                 read = Some(found);
             } else if let Some(found) = resources.of::<Deduplicate>(id) {
                 deduplicate = Some(found);
             } else if let Some(found) = resources.of::<Write>(id) {
-                write = Some((named(), found));
-            } else if let Some(tokenizer) = resources.of::<Tokenizer>(id) {
-                tokenize = Some((named(), tokenizer));
+                write = Some(found);
+            } else if let Some(found) = resources.of::<Tokenizer>(id) {
+                tokenizer = Some(found);
             } else if stage.settings.gives() == [Kind::Rows] && !stage.settings.takes().is_empty() {
                 chain.push(table(plan, |other| other == *id));
-                above.push(named());
             } else {
                 let why = format!("`{id}` (type `{}`) provides nothing that a preparation works with", stage.type_name);
                 return Err(Usage(why).into());
             }
         }
-        let (Some(read), Some((writer, write))) = (read, write) else {
+        let (Some(read), Some(write)) = (read, write) else {
             let why = "a preparation begins with a stage that reads documents and ends in one of type `parquet`";
             return Err(Usage(why.into()).into());
         };
@@ -66,8 +89,8 @@ impl Preparation {
         chain.push(deduplicate.as_deref().map(Deduplicate::signature_key).unwrap_or_default());
         let chain = key(&chain.iter().map(String::as_str).collect::<Vec<_>>());
         let configuration = key(&[&table(plan, |_| true)]);
-        let (tokenize, tokenizer) = tokenize.unzip();
-        Ok(Self { read, above, deduplicate, tokenize, tokenizer, write, writer, chain, configuration })
+        let (graphs, resources) = (Graphs::of(plan), resources.clone());
+        Ok(Self { read, deduplicate, tokenizer, write, graphs, resources, chain, configuration })
     }
 
     /// What the footers of files say.

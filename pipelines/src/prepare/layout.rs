@@ -2,8 +2,8 @@
 use super::graph::Preparation;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use text::prepare::catalog::Catalog;
-use text::prepare::signatures::shard_of;
+use text::prepare::catalog::{Catalog, Hash};
+use text::prepare::text_files::shard_of;
 use text::prepare::write::ShardWritten;
 use text::prepare::write::files::{Footer, WRITER};
 use text::support::cache::key;
@@ -41,7 +41,7 @@ pub struct Verdicts {
     /// By row of the catalog.
     pub rows: Vec<Verdict>,
     /// Pairs that were compared, by content hash, with their similarity.
-    pub pairs: Vec<(text::prepare::scan_rows::Hash, text::prepare::scan_rows::Hash, f64)>,
+    pub pairs: Vec<(Hash, Hash, f64)>,
 }
 
 impl Verdicts {

@@ -2,41 +2,47 @@
 //!
 //! 1. [`mod@graph`]: the plan falls into what is done to every row, and what is done to those that are kept
 //! 2. [`version`]: the output folder and the version that is there already
-//! 3. `scan_rows → … → digest`: new rows are worked on, the others are found in the last version's catalog
+//! 3. `scan_rows → … → signatures`: new rows are worked on, the others are found in the last version's catalog
 //! 4. [`decide`]: who is kept ([`deduplicate`])
 //! 5. [`layout`]: which row goes to which shard; shards that would come out the same are linked
 //! 6. `kept → tokenize → parquet`: the others are written
 //! 7. [`stats`]: what is worth knowing; then the version appears
 //!
+//! [`mod@explain`] draws both graphs.
+//!
 //! Whatever is found in the last version is found by content, so that the result is that of a run from nothing.
 mod decide;
 mod deduplicate;
+pub mod explain;
 mod graph;
 mod layout;
 pub(crate) mod stats;
 pub(crate) mod version;
 
-use crate::engine::{Job, execute};
+use crate::engine::gather;
 use crate::plan::Plan;
 use crate::prepare_stages::{prepare, without_training};
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work as Doing};
 use anyhow::{Context, Result};
-use contract::{Resources, Settings};
+use arrow::array::RecordBatch;
+use contract::{Env, Resources};
 use graph::Preparation;
 use layout::{Layout, Verdicts};
 use serde::Serialize;
 use stats::Stats;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 use text::input::ingest::DocumentFile;
-use text::prepare::catalog::Catalog;
-use text::prepare::scan_rows::{Hash, Known, RowStore, ScanRows};
-use text::prepare::signatures::Found;
-use text::prepare::write::{KeptRow, Shard, Work};
-use text::{Cache, DocumentStore, Quarantine, SignatureResults, Signatures, TokenStore, Tokenizer};
+use text::input::quarantine::Bad;
+use text::input::quarantine_file::of_records;
+use text::prepare::catalog::{self, Catalog, Hash};
+use text::prepare::scan_rows::{Known, RowStore, ScanRows};
+use text::prepare::text_files::TextFiles;
+use text::prepare::write::{KeptRow, Shard, ShardWritten, Work};
+use text::{Cache, DocumentStore, Quarantine, TokenStore, Tokenizer};
 use version::{Draft, Folder, Previous};
 
 /// Lanes of the first graph, a worker: its result does not depend on them.
@@ -80,9 +86,14 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
 
     let previous = previous.filter(|previous| previous.manifest.shards == prepared.write.shards);
     let store = Arc::new(RowStore::open(files, prepared.read.on_bad_data)?);
-    let (catalog, mut found) = digest(&prepared, &store, previous.as_ref(), &draft, workers, line)?;
-    let quarantine = set_aside(&prepared, &store, &catalog, draft.path(), line)?;
-    let places = Places::of(&catalog, &mut found, previous.as_ref(), cache)?;
+    let aside = TextFiles {
+        folder: draft.aside().to_path_buf(),
+        shards: prepared.write.shards,
+        keep_dropped: prepared.write.keep_dropped,
+    };
+    let Scanned { catalog, texts, bad } = scan(&prepared, &store, previous.as_ref(), &aside, workers, line)?;
+    let quarantine = set_aside(&prepared, bad, &catalog, draft.path(), line)?;
+    let places = Places::of(&catalog, (&aside, &texts), previous.as_ref(), cache)?;
     let verdicts = decide::decide(&prepared, &catalog, previous.as_ref(), &places, workers, line)?;
     let layout = Layout::of(&catalog, &verdicts, prepared.write.shards, prepared.write.keep_dropped);
 
@@ -107,11 +118,8 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
         footer,
         sequence_length: prepared.write.sequence_length,
         split: prepared.read.split,
-        watch: Mutex::new(Box::new(|_| {})),
-        written: Mutex::default(),
     });
-    write(&prepared, &work, kept, workers, line)?;
-    let written = std::mem::take(&mut *work.written.lock().unwrap_or_else(PoisonError::into_inner));
+    let written = write(&prepared, &work, kept, workers, line)?;
     let counts = layout.counts(&written, previous.as_ref().map(|last| (&last.layout, &last.tokens[..])), &same);
     let files = written.into_values().flat_map(|shard| shard.files).collect();
     let stats = stats::stats(&catalog, &verdicts, &counts, &work, quarantine.counts());
@@ -132,87 +140,64 @@ fn shown(line: &mut Line, verb: &str, done: u64, total: u64, unit: Unit, began: 
     line.work(&Doing { verb: verb.into(), done, total, unit, spent: began.elapsed() });
 }
 
-/// Runs `stages` on all workers.
-fn graph(
-    stages: Vec<(String, Arc<dyn Settings>)>,
-    resources: Resources,
-    lanes: u32,
-    steps: u64,
-    workers: usize,
-) -> Result<()> {
-    let plan = Plan::of(stages).map_err(anyhow::Error::new)?;
-    let env = without_training(workers, lanes, steps, resources);
-    execute(Job { stages: plan.stages, env, saved: Vec::new(), endless: false, prefetch: 2 }).map(drop)
+/// What the first graph finds out.
+struct Scanned {
+    /// All rows that can be read.
+    catalog: Catalog,
+    /// Where their texts were put aside, by input row: file and row in it.
+    texts: HashMap<u64, (u32, u64)>,
+    /// What cannot be read, in the order of the input.
+    bad: Vec<Bad>,
 }
 
-/// Lends `line` to a graph, which may not borrow it: `work` gets something to call with what is done.
-fn lent<T>(
-    line: &mut Line,
-    verb: &'static str,
-    total: u64,
-    work: impl FnOnce(Box<dyn FnMut(u64) + Send>) -> Result<T>,
-) -> Result<T> {
-    let lent = Arc::new(Mutex::new(std::mem::take(line)));
-    let (watching, began) = (Arc::clone(&lent), Instant::now());
-    let done = work(Box::new(move |done| {
-        let mut line = watching.lock().unwrap_or_else(PoisonError::into_inner);
-        shown(&mut line, verb, done, total, Unit::Things("documents"), began);
-    }));
-    *line = std::mem::take(&mut *lent.lock().unwrap_or_else(PoisonError::into_inner));
-    done
-}
-
-/// The catalog of all rows: new ones pass through the first graph, the others are in the last version's.
-fn digest(
+/// The first graph: new rows pass through the stages, the others are in the last version's catalog.
+fn scan(
     prepared: &Preparation,
     store: &Arc<RowStore>,
     previous: Option<&Previous>,
-    draft: &Draft,
+    aside: &TextFiles,
     workers: usize,
     line: &mut Line,
-) -> Result<(Catalog, Found)> {
+) -> Result<Scanned> {
     let previous = previous.filter(|previous| previous.manifest.chain == prepared.chain);
-    let known = Arc::new(Known::new(previous.map(Previous::known).unwrap_or_default()));
+    let known = previous.map_or_else(Known::default, |last| Known::new(last.catalog.clone(), last.known()));
     let lanes = LANES * workers.max(1) as u32;
-    let (rows, steps) = (store.rows(), ScanRows::steps(store, lanes));
-    let mut found = lent(line, "Reading", rows, |watch| {
-        let write = &prepared.write;
-        let deduplicate = prepared.deduplicate.as_deref().cloned();
-        let signatures = SignatureResults::new(draft.aside(), write.shards, write.keep_dropped, deduplicate, watch);
-        let signatures = Arc::new(signatures);
-        let mut resources = Resources::default();
-        resources.insert(Arc::clone(store));
-        resources.insert(Arc::clone(&known));
-        resources.insert(Arc::clone(&signatures));
-        let mut stages: Vec<(String, Arc<dyn Settings>)> = vec![("scan".into(), Arc::new(ScanRows {}))];
-        stages.extend(prepared.above.iter().cloned());
-        stages.push(("signatures".into(), Arc::new(Signatures {})));
-        graph(stages, resources, lanes, steps, workers)?;
-        Ok(signatures.take())
+    let mut env = environment(prepared, workers, lanes, ScanRows::steps(store, lanes));
+    env.resources.insert(Arc::clone(store));
+    env.resources.insert(Arc::new(known));
+    env.resources.insert(Arc::new(aside.clone()));
+    let (began, rows, mut done) = (Instant::now(), store.rows(), 0);
+    let records = gather(prepared.graphs.rows.clone(), env, &mut |records| {
+        done += if catalog::has_lines(records) { records.num_rows() as u64 } else { 0 };
+        shown(line, "Reading", done, rows, Unit::Things("documents"), began);
     })?;
-    let mut pieces = found.pieces();
-    for met in known.met() {
-        let last = previous.context("a row is known without a last version")?;
-        pieces.push(Catalog::again(&last.catalog, &met)?);
-    }
-    let catalog = Catalog::of(&pieces)?;
-    let (left, bad) = (catalog.len() as u64, store.bad().iter().map(|bad| bad.documents).sum::<u64>());
-    anyhow::ensure!(left + bad == rows, "a stage has lost rows: {left} of {} are left", rows - bad);
-    Ok((catalog, found))
+    let (lines, rest): (Vec<RecordBatch>, Vec<RecordBatch>) = records.into_iter().partition(catalog::has_lines);
+    let entries = rest.iter().map(of_records).collect::<Result<Vec<Vec<Bad>>>>()?;
+    let mut bad: Vec<Bad> = entries.into_iter().flatten().collect();
+    bad.sort_by_key(|bad| (bad.file, bad.row_group, bad.row));
+    let catalog = Catalog::of(&lines)?;
+    let (left, lost) = (catalog.len() as u64, bad.iter().map(|bad| bad.documents).sum::<u64>());
+    anyhow::ensure!(left + lost == rows, "a stage has lost rows: {left} of {} are left", rows - lost);
+    Ok(Scanned { texts: catalog::texts(&lines), catalog, bad })
+}
+
+/// What the stages of a graph may know.
+fn environment(prepared: &Preparation, workers: usize, lanes: u32, steps: u64) -> Env {
+    without_training(workers, lanes, steps, prepared.resources.clone())
 }
 
 /// What could not be read, in being converted and of Parquet: said, written, and not more than is allowed.
 fn set_aside(
     prepared: &Preparation,
-    store: &RowStore,
+    bad: Vec<Bad>,
     catalog: &Catalog,
     folder: &Path,
     line: &mut Line,
 ) -> Result<Quarantine> {
     let mut quarantine = prepared.read.quarantine.clone();
-    quarantine.hold(store.bad(), prepared.read.files.iter().map(|file| file.path.clone()).collect());
-    let bad = quarantine.counts().documents();
-    let quarantine = quarantine.among(catalog.len() as u64 + bad);
+    quarantine.hold(bad, prepared.read.files.iter().map(|file| file.path.clone()).collect());
+    let lost = quarantine.counts().documents();
+    let quarantine = quarantine.among(catalog.len() as u64 + lost);
     quarantine.check(prepared.read.max_bad_fraction)?;
     if catalog.is_empty() {
         return Err(text::TextProblem::Empty { why: "its files have no rows".into() }.into());
@@ -235,20 +220,25 @@ pub struct Places {
 }
 
 impl Places {
-    fn of(catalog: &Catalog, found: &mut Found, previous: Option<&Previous>, cache: &Cache) -> Result<Self> {
+    /// Of the rows of `catalog`; `aside`: the files of this run, and where in them which rows are.
+    fn of(
+        catalog: &Catalog,
+        (files_aside, texts): (&TextFiles, &HashMap<u64, (u32, u64)>),
+        previous: Option<&Previous>,
+        cache: &Cache,
+    ) -> Result<Self> {
         let mut files = Vec::new();
         let mut push = |path: &Path| {
             files.push(DocumentFile { path: path.into(), column: "text".into(), hash: Some(String::new()) });
         };
-        let mut counts = vec![0_u64; found.files.len()];
-        found.texts.values().for_each(|(file, _)| counts[*file] += 1);
-        found.files.iter().for_each(|path| push(path));
-        let mut first = counts.iter().scan(0, |sum, count| {
-            *sum += count;
-            Some(*sum - count)
-        });
-        let starts: Vec<u64> = first.by_ref().collect();
-        let mut next: u64 = counts.iter().sum();
+        let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
+        texts.values().for_each(|(file, _)| *counts.entry(*file).or_default() += 1);
+        let (mut starts, mut next) = (HashMap::new(), 0);
+        for (file, count) in counts {
+            push(&files_aside.path(file));
+            starts.insert(file, next);
+            next += count;
+        }
         let mut old = HashMap::new();
         if let Some(previous) = previous {
             for (kind, shards) in [("documents", &previous.layout.kept), ("dropped", &previous.layout.dropped)] {
@@ -261,8 +251,8 @@ impl Places {
                 }
             }
         }
-        let rows = (0..catalog.len()).map(|row| match found.texts.get(&catalog.input_row(row)) {
-            Some((file, at)) => starts[*file] + at,
+        let rows = (0..catalog.len()).map(|row| match texts.get(&catalog.input_row(row)) {
+            Some((file, at)) => starts[file] + at,
             None => old.get(&catalog.content(row)).copied().unwrap_or(u64::MAX),
         });
         let rows = rows.collect();
@@ -314,24 +304,25 @@ fn shards(
     all.filter(|shard| !shard.kept.is_empty() || !shard.dropped.is_empty()).collect()
 }
 
-/// The second graph.
-fn write(prepared: &Preparation, work: &Arc<Work>, total: u64, workers: usize, line: &mut Line) -> Result<()> {
+/// The second graph: writes the shards of `work`, which have `total` documents. What became of each, by number.
+fn write(
+    prepared: &Preparation,
+    work: &Arc<Work>,
+    total: u64,
+    workers: usize,
+    line: &mut Line,
+) -> Result<BTreeMap<u32, ShardWritten>> {
     if work.shards.is_empty() {
-        return Ok(());
+        return Ok(BTreeMap::new());
     }
-    lent(line, "Writing", total, |watch| {
-        *work.watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
-        let mut resources = Resources::default();
-        resources.insert(Arc::clone(work));
-        let mut stages: Vec<(String, Arc<dyn Settings>)> =
-            vec![("unwritten_rows".into(), Arc::new(text::prepare::write::UnwrittenRows {}))];
-        if let (Some((id, tokenize)), Some(tokenizer)) = (&prepared.tokenize, &prepared.tokenizer) {
-            resources.provide(id, Arc::clone(tokenizer));
-            stages.push((id.clone(), Arc::clone(tokenize)));
-        }
-        stages.push(prepared.writer.clone());
-        // A lane a worker: one shard at a time is in memory there.
-        let lanes = workers.max(1) as u32;
-        graph(stages, resources, lanes, (work.shards.len() as u64).div_ceil(u64::from(lanes)), workers)
-    })
+    // A lane a worker: one shard at a time is in memory there.
+    let lanes = workers.max(1) as u32;
+    let mut env = environment(prepared, workers, lanes, (work.shards.len() as u64).div_ceil(u64::from(lanes)));
+    env.resources.insert(Arc::clone(work));
+    let (began, mut done) = (Instant::now(), 0);
+    let records = gather(prepared.graphs.shards.clone(), env, &mut |records| {
+        done += ShardWritten::documents(records);
+        shown(line, "Writing", done, total, Unit::Things("documents"), began);
+    })?;
+    ShardWritten::of_records(&records)
 }

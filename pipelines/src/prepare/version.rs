@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use text::Tokenizer;
 use text::parquet::table::read_parquet;
-use text::prepare::catalog::{self, Catalog};
-use text::prepare::scan_rows::Hash;
+use text::prepare::catalog::{self, Catalog, Hash};
 use text::prepare::write::files::{FORMAT, FileNote, write_file, write_table};
 
 /// What a version is and what it consists of.

@@ -3,13 +3,15 @@
 //! - [`Training`], [`Work`]: the progress line, and [`Line`], which draws it on a terminal or now and then in a log
 //! - [`banner()`]: what a run says before it starts
 //! - [`table()`], [`stage_times`]: plain tables
-//! - [`graph`](graph()): the graph of a plan, drawn; [`Explanation`]: what `pipeline explain` says below it
+//! - [`graph`](graph()): the graph of a plan, drawn; [`Explanation`]: what `pipeline explain` says below it;
+//!   [`inputs`](inputs()): the files that a plan reads
 //! - [`plan_summary`], [`stages`]: what `pipeline check` and `pipeline stages` print
 //! - [`human`]: numbers as people read them
 mod banner;
 mod explanation;
 mod graph;
 pub mod human;
+mod inputs;
 mod line;
 mod progress;
 mod summary;
@@ -18,6 +20,7 @@ mod table;
 pub use banner::{Banner, banner};
 pub use explanation::{Explanation, Length};
 pub use graph::graph;
+pub use inputs::inputs;
 pub use line::{Cadence, Line, Progress, Style};
 pub use progress::{Training, Unit, Work, bar};
 pub use summary::{plan_summary, stages};

@@ -4,10 +4,10 @@ use super::session::{Session, batch_shape, due};
 use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::process::cores;
-use crate::show::{Explanation, Length, graph, human};
+use crate::show::{Explanation, Length, graph, inputs};
 use anyhow::Result;
 use contract::{BatchShape, Env, Facts, Memory, ModelFacts, Resources, Schedule};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Columns of what is printed.
@@ -77,36 +77,8 @@ pub fn dry_run(
         made => format!("made of the corpus and kept in the cache: {}", made.join(", ")),
     });
     explanation.notes.push(format!("nothing was trained; a run would leave its files in {}", run_dir.display()));
-    let text = format!("{}\n\n{}{}", graph(plan, COLUMNS), read(plan)?, explanation.render(COLUMNS));
+    let text = format!("{}\n\n{}{}", graph(plan, COLUMNS), inputs(plan, COLUMNS)?, explanation.render(COLUMNS));
     Ok((explanation, text))
-}
-
-/// Explains a configuration that writes a version of a corpus, into `folder` if it is run.
-///
-/// # Errors
-/// If there is a folder, and files that would be read are not there.
-pub fn preparation(plan: &Plan, folder: Option<&Path>) -> Result<String> {
-    let (files, note) = match folder {
-        None => (String::new(), "it trains nothing; what it takes follows from the corpus".to_owned()),
-        Some(folder) => {
-            (read(plan)?, format!("nothing was read or written; a run would make a version in {}", folder.display()))
-        }
-    };
-    Ok(format!("{}\n\n{files}{}", graph(plan, COLUMNS), human::hang(&format!("Note     {note}"), COLUMNS)))
-}
-
-/// The files that `plan` reads, a line each.
-fn read(plan: &Plan) -> Result<String> {
-    let line = |path: &PathBuf| {
-        let size = format!(" ({})", human::bytes(std::fs::metadata(path).map_or(0, |about| about.len())));
-        let path = human::end_of(&path.display().to_string(), COLUMNS - 9 - size.len());
-        format!("Reads    {path}{size}\n")
-    };
-    let mut lines = String::new();
-    for stage in &plan.stages {
-        lines.extend(stage.settings.reads(plan.run.seed)?.iter().map(line));
-    }
-    Ok(lines)
 }
 
 /// Ids there will be, from the configuration alone.

@@ -66,7 +66,7 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
     let (began, schedule) = (Instant::now(), session.env.schedule);
     let mut status = Status::begin(schedule.first, schedule.steps);
     hold.tell(&status)?;
-    let job = Job { stages: plan.stages, env: session.env, saved, endless: false, prefetch: plan.run.prefetch };
+    let job = Job { stages: plan.stages, env: session.env, saved, prefetch: plan.run.prefetch };
     let times = execute(job).map(|timings| times(&timings, began.elapsed()));
     interruption.over();
     let mut printer = lock(&printer);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub enum Goal {
     /// A stage takes gradients: it trains a model.
     Train,
-    /// None does, and documents end in a stage that gives nothing: it prepares a corpus.
+    /// None does, and documents end in a stage that gives nothing but records: it prepares a corpus.
     PrepareCorpus,
 }
 

@@ -55,7 +55,7 @@ pub use parquet::tokens::{TokenStore, write_tokens};
 pub use prepare::catalog::Catalog;
 pub use prepare::deduplicate::Deduplicate;
 pub use prepare::scan_rows::{Known, RowStore, ScanRows};
-pub use prepare::signatures::{SignatureResults, Signatures};
+pub use prepare::signatures::Signatures;
 pub use prepare::write::Write;
 pub use support::cache::Cache;
 pub use support::problem::TextProblem;

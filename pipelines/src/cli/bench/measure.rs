@@ -120,7 +120,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         run_dir: None,
         resources,
     };
-    execute(Job { stages: plan.stages, env, saved: Vec::new(), endless: false, prefetch: 2 })?;
+    execute(Job { stages: plan.stages, env, saved: Vec::new(), prefetch: 2 })?;
     // Before the products below, which are not part of the step.
     let peak_rss_mb = peak_rss_mb();
     let gemm_gflops = limit();

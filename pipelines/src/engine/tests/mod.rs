@@ -3,8 +3,8 @@
 //! - [`toys`]: a miniature training pipeline, its stages; [`plain`]: the same as a plain loop
 //! - [`watch`]: wraps a stage so that every call is logged, and fails on request
 mod contract_kept;
-mod endless;
 mod failures;
+mod gather;
 mod plain;
 mod prefetch;
 mod restore;
@@ -55,7 +55,6 @@ struct Setup {
     steps: u64,
     checkpoint: Option<u64>,
     prefetch: u64,
-    endless: bool,
     saved: Vec<Saved>,
     stop: Option<Arc<Stop>>,
     fault: Option<Fault>,
@@ -65,9 +64,9 @@ struct Setup {
 impl Setup {
     fn new(workers: usize, lanes: u32, steps: u64) -> Self {
         let (fault, log) = (None, Arc::new(Mutex::new(Vec::new())));
-        let (first, checkpoint, prefetch, endless, saved) = (0, None, 2, false, Vec::new());
+        let (first, checkpoint, prefetch, saved) = (0, None, 2, Vec::new());
         let stop = None;
-        Self { workers, lanes, first, steps, checkpoint, prefetch, endless, saved, stop, fault, log }
+        Self { workers, lanes, first, steps, checkpoint, prefetch, saved, stop, fault, log }
     }
 
     /// A stage of the plan, watched. `inputs`: for each port the stages that feed it, and whether by feedback.
@@ -105,7 +104,7 @@ impl Setup {
             run_dir: None,
             resources,
         };
-        let job = Job { stages, env, saved: self.saved.clone(), endless: self.endless, prefetch: self.prefetch };
+        let job = Job { stages, env, saved: self.saved.clone(), prefetch: self.prefetch };
         within(Duration::from_secs(20), move || execute(job))
     }
 

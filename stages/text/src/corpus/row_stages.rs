@@ -1,10 +1,11 @@
 //! The stages that take rows and give rows, between a source and a stage that prepares, called by hand: what survey,
 //! tokenizer training and token counts see of a document is what training will see of it.
 use crate::filter::{DROPPED, texts};
+use crate::parquet::columns::dropped;
 use crate::parquet::documents::{DocumentStore, records};
 use crate::support::cache::key;
 use anyhow::{Context, Result, bail, ensure};
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, RecordBatch};
 use contract::testing::Collect;
 use contract::{
     At, BatchShape, Built, Env, Kind, Packet, Prepare, Purpose, Resources, Rows, Schedule, Settings, Stage, Upstream,
@@ -126,12 +127,4 @@ impl RowChain {
         }
         Ok(())
     }
-}
-
-/// The column with the reasons for which rows are dropped, where a stage has added it.
-pub fn dropped(records: &RecordBatch) -> Result<Option<&arrow::array::StringArray>> {
-    let column = records.column_by_name(DROPPED);
-    let string = |column: &'_ arrow::array::ArrayRef| column.as_string_opt::<i32>().is_some();
-    ensure!(column.is_none_or(string), "the column `{DROPPED}` of rows is not a string");
-    Ok(column.and_then(|column| column.as_string_opt::<i32>()))
 }

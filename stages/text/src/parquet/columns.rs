@@ -2,7 +2,7 @@
 //!
 //! A stage that takes rows and gives rows keeps columns that it does not know, and the number of rows. To drop a row it
 //! writes a reason into the column [`DROPPED`]; whoever finds one there leaves the row as it is.
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use arrow::array::{Array, ArrayRef, AsArray, LargeStringArray, RecordBatch, StringArray, StringBuilder, UInt64Array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -18,6 +18,23 @@ pub const INPUT_ROW: &str = "input_row";
 pub const UNHANDLED: &str = "unhandled";
 /// Hash of a row as it was read (fixed_size_binary of 16).
 pub const INPUT_HASH: &str = "input_hash";
+/// The columns that say where a row was read: they are no part of [`INPUT_HASH`].
+pub const WHERE: [&str; 4] = ["source", "source_file", "source_offset", "row_group"];
+/// Keys of a row's MinHash bands ([`bands_type`]); none of a row that is dropped or empty.
+pub const BANDS: &str = "bands";
+
+/// The type of the column [`BANDS`].
+pub fn bands_type() -> DataType {
+    DataType::List(Arc::new(Field::new_list_field(DataType::UInt64, false)))
+}
+
+/// The column with the reasons for which rows are dropped, where a stage has added it.
+pub fn dropped(records: &RecordBatch) -> Result<Option<&StringArray>> {
+    let column = records.column_by_name(DROPPED);
+    let string = |column: &'_ ArrayRef| column.as_string_opt::<i32>().is_some();
+    ensure!(column.is_none_or(string), "the column `{DROPPED}` of rows is not a string");
+    Ok(column.and_then(|column| column.as_string_opt::<i32>()))
+}
 
 /// A field.
 pub(crate) fn field(name: &str, kind: DataType, nullable: bool) -> Field {

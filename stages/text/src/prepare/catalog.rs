@@ -1,13 +1,21 @@
 //! The catalog: what preparation knows of every input row, without its text. It lives in memory during a run, and as
 //! `catalog.parquet` in every version, from which the next run takes what has not changed.
 use crate::clean::RESIDUE;
-use crate::parquet::columns::{self, DROPPED, INPUT_HASH, INPUT_ROW, UNHANDLED, field};
-use crate::prepare::scan_rows::{Hash, WHERE};
+use crate::parquet::columns::{self, BANDS, DROPPED, INPUT_HASH, INPUT_ROW, UNHANDLED, WHERE, bands_type, field};
 use anyhow::Result;
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
-use arrow::compute::{concat_batches, interleave_record_batch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, UInt64Array, new_null_array};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
+use std::collections::HashMap;
 use std::sync::Arc;
+
+/// 128 bits of blake3.
+pub type Hash = [u8; 16];
+
+/// The first 128 bits.
+pub fn short(hash: blake3::Hash) -> Hash {
+    std::array::from_fn(|i| hash.as_bytes()[i])
+}
 
 /// Number of no row.
 pub const NONE: u32 = u32::MAX;
@@ -23,9 +31,39 @@ pub fn schema() -> SchemaRef {
         field(DROPPED, DataType::Utf8, true),
         field(UNHANDLED, DataType::Utf8, true),
         field(RESIDUE, DataType::Utf8, true),
-        field("bands", DataType::List(Arc::new(Field::new_list_field(DataType::UInt64, false))), false),
+        field(BANDS, bands_type(), false),
     ]);
     Arc::new(Schema::new(fields))
+}
+
+/// Number of the file that a row's text was put aside in (uint32); null: it is not there.
+const TEXT_FILE: &str = "text_file";
+/// The row of that file (uint64).
+const TEXT_ROW: &str = "text_row";
+
+/// The columns of the records that the first graph of a preparation gives: those of the catalog, and where texts were put
+/// aside.
+pub fn lines() -> SchemaRef {
+    let mut fields: Vec<Field> = schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+    fields.extend([field(TEXT_FILE, DataType::UInt32, true), field(TEXT_ROW, DataType::UInt64, true)]);
+    Arc::new(Schema::new(fields))
+}
+
+/// Are these records lines of the catalog ([`lines`])?
+pub fn has_lines(records: &RecordBatch) -> bool {
+    records.schema_ref().column_with_name(INPUT_ROW).is_some()
+}
+
+/// Where the texts of `lines` were put aside, by the number of the row in the input: number of the file, and row in it.
+pub fn texts(lines: &[RecordBatch]) -> HashMap<u64, (u32, u64)> {
+    let texts = lines.iter().flat_map(|lines| {
+        let [rows, places] = [INPUT_ROW, TEXT_ROW].map(|name| lines[name].as_primitive::<UInt64Type>());
+        let files = lines[TEXT_FILE].as_primitive::<UInt32Type>();
+        let is_aside = |row: &usize| files.is_valid(*row);
+        let text = |row: usize| (rows.value(row), (files.value(row), places.value(row)));
+        (0..lines.num_rows()).filter(is_aside).map(text)
+    });
+    texts.collect()
 }
 
 /// Rows of the catalog with their columns at hand.
@@ -36,11 +74,13 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// One of `pieces`, which have the columns of [`schema`], in the order of their input rows.
-    pub fn of(pieces: &[RecordBatch]) -> Result<Self> {
-        let all = concat_batches(&schema(), pieces)?;
+    /// One of [`lines`], in the order of their input rows.
+    pub fn of(lines: &[RecordBatch]) -> Result<Self> {
+        let columns: Vec<usize> = (0..schema().fields().len()).collect();
+        let lines: Vec<RecordBatch> = lines.iter().map(|lines| lines.project(&columns)).collect::<Result<_, _>>()?;
+        let all = concat_batches(&schema(), &lines)?;
         let order = arrow::compute::sort_to_indices(&all[INPUT_ROW], None, None)?;
-        Ok(Self { rows: arrow::compute::take_record_batch(&all, &order)? })
+        Ok(Self { rows: take_record_batch(&all, &order)? })
     }
 
     /// Rows there are.
@@ -91,23 +131,22 @@ impl Catalog {
 
     /// The keys of its bands.
     pub fn bands(&self, row: usize) -> &[u64] {
-        let lists = self.rows["bands"].as_list::<i32>();
+        let lists = self.rows[BANDS].as_list::<i32>();
         let (start, end) = (lists.value_offsets()[row] as usize, lists.value_offsets()[row + 1] as usize);
         &lists.values().as_primitive::<UInt64Type>().values()[start..end]
     }
 
-    /// Rows of `old` that were met again at other places (see [`Known::met`](crate::prepare::scan_rows::Known::met)), as rows of
-    /// the catalog to come.
-    pub fn again(old: &Self, met: &RecordBatch) -> Result<RecordBatch> {
-        let known = met["known"].as_primitive::<UInt32Type>();
-        let places: Vec<_> = known.values().iter().map(|row| (0, *row as usize)).collect();
-        let rows = interleave_record_batch(&[&old.rows], &places)?;
-        let names = rows.schema();
-        let columns = names.fields().iter().map(|field| match field.name().as_str() {
-            name if name == INPUT_ROW || WHERE.contains(&name) => met[name].clone(),
+    /// Rows of this catalog that are met again in a later input, as [`lines`] of the catalog to come. `known`: which;
+    /// `found`: their [`INPUT_ROW`] and where they are now ([`WHERE`]), in the same order.
+    pub fn again(&self, known: &UInt32Array, found: &RecordBatch) -> Result<RecordBatch> {
+        let rows = take_record_batch(&self.rows, known)?;
+        let fields = lines();
+        let columns = fields.fields().iter().map(|field| match field.name().as_str() {
+            name if name == INPUT_ROW || WHERE.contains(&name) => found[name].clone(),
+            TEXT_FILE | TEXT_ROW => new_null_array(field.data_type(), rows.num_rows()),
             name => rows[name].clone(),
         });
-        Ok(RecordBatch::try_new(schema(), columns.collect())?)
+        Ok(RecordBatch::try_new(lines(), columns.collect())?)
     }
 
     /// The columns `names` of `rows`, in that order.

@@ -1,25 +1,24 @@
-//! Source `scan_rows`: every row with all its columns, once, in chunks, for preparation. Rows whose like an earlier run
-//! has worked on already are noted, not given.
+//! Source `scan_rows`: every row with all its columns, once, in chunks, for preparation. A row that the last version of
+//! the corpus knows is not given: its line of the catalog is among the graph's results, and so is what cannot be read.
 use crate::filter::with_column;
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{Bad, OnBadData, Reason};
-use crate::parquet::columns::{self, INPUT_HASH, INPUT_ROW, Origin, UNHANDLED, field};
+use crate::input::quarantine_file;
+use crate::parquet::columns::{self, INPUT_HASH, INPUT_ROW, Origin, UNHANDLED, WHERE, field};
 use crate::parquet::documents::{CACHE_IS_DAMAGED, is_text, raw_column};
 use crate::parquet::row_groups::OpenFile;
+use crate::prepare::catalog::{Catalog, Hash, short};
 use crate::support::problem::shielded;
 use anyhow::{Context, Result};
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, LargeStringBuilder,
     RecordBatch, UInt32Array, UInt64Array,
 };
-use arrow::compute::{and, filter_record_batch, is_not_null, is_null};
+use arrow::compute::{and, filter, filter_record_batch, is_not_null, is_null};
 use arrow::datatypes::{DataType, Field, UInt64Type};
-use contract::{
-    Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, StageKeys, StageSettings, Step, Turn,
-};
+use contract::{Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Records, Rows, Settings, Source, Step, Turn};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,10 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Rows of a chunk: few, so that workers finish together.
 const CHUNK: u64 = 64;
 
-/// 128 bits of blake3.
-pub type Hash = [u8; 16];
-
-/// The rows of document files with all their columns, in chunks. What cannot be read is set aside.
+/// The rows of document files with all their columns, in chunks.
 pub struct RowStore {
     files: Vec<(OpenFile, DocumentFile)>,
     chunks: Vec<Chunk>,
@@ -38,7 +34,6 @@ pub struct RowStore {
     groups: Vec<Mutex<Option<(Decoded, u64)>>>,
     rows: u64,
     on_bad_data: OnBadData,
-    bad: Mutex<BTreeMap<usize, Vec<Bad>>>,
 }
 
 /// The rows of a row group; none if it is lost.
@@ -47,6 +42,17 @@ struct Decoded {
     rows: RecordBatch,
     /// Those that hold no text, although they should.
     unreadable: BTreeSet<u64>,
+}
+
+/// A chunk as it is read.
+struct ChunkRead {
+    /// Number of its first row among all rows.
+    first: u64,
+    rows: RecordBatch,
+    /// Which of them can be read.
+    readable: BooleanArray,
+    /// What cannot be read in the row group, told with the first of its chunks that is read.
+    bad: Vec<Bad>,
 }
 
 struct Chunk {
@@ -63,8 +69,7 @@ struct Chunk {
 impl RowStore {
     /// Reads the footers of `files`.
     pub fn open(files: &[DocumentFile], on_bad_data: OnBadData) -> Result<Self> {
-        let bad = Mutex::default();
-        let mut store = Self { files: Vec::new(), chunks: Vec::new(), groups: Vec::new(), rows: 0, on_bad_data, bad };
+        let mut store = Self { files: Vec::new(), chunks: Vec::new(), groups: Vec::new(), rows: 0, on_bad_data };
         for (file, document) in files.iter().enumerate() {
             let open = OpenFile::new(&document.path, &document.column, "string", is_text)?;
             let mut first = 0;
@@ -98,19 +103,16 @@ impl RowStore {
         self.chunks.len() as u64
     }
 
-    /// What has been set aside of the rows that were read, in their order: files are numbered as they were given.
-    pub fn bad(&self) -> Vec<Bad> {
-        self.bad.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect()
-    }
-
-    /// The rows of chunk `number`, which of them are unreadable, and the number of the first among all rows. A row group
-    /// is kept until each of its chunks has been read once.
-    fn chunk(&self, number: usize) -> Result<(u64, RecordBatch, BooleanArray)> {
+    /// The rows of chunk `number`. A row group is kept until each of its chunks has been read once.
+    fn chunk(&self, number: usize) -> Result<ChunkRead> {
         let chunk = &self.chunks[number];
         let mut group = self.groups[chunk.group.0].lock().unwrap_or_else(PoisonError::into_inner);
-        let (decoded, left) = match group.take() {
-            Some(kept) => kept,
-            None => (self.decode(chunk)?, chunk.chunks_in_group),
+        let ((decoded, left), bad) = match group.take() {
+            Some(kept) => (kept, Vec::new()),
+            None => {
+                let (decoded, bad) = self.decode(chunk)?;
+                ((decoded, chunk.chunks_in_group), bad)
+            }
         };
         let lost = decoded.rows.num_rows() == 0;
         let (start, rows) = if lost { (0, 0) } else { (chunk.start, chunk.rows) };
@@ -119,11 +121,12 @@ impl RowStore {
         if left > 1 {
             *group = Some((decoded, left - 1));
         }
-        Ok((chunk.first.1 + chunk.start, slice, readable))
+        Ok(ChunkRead { first: chunk.first.1 + chunk.start, rows: slice, readable, bad })
     }
 
-    /// A row group. One text that is not UTF-8 costs no other; anything else costs the row group.
-    fn decode(&self, chunk: &Chunk) -> Result<Decoded> {
+    /// A row group, and what of it cannot be read. One text that is not UTF-8 costs no other; anything else costs the row
+    /// group.
+    fn decode(&self, chunk: &Chunk) -> Result<(Decoded, Vec<Bad>)> {
         let (OpenFile { path, metadata, .. }, document) = &self.files[chunk.file];
         let entry = |row, documents, reason, detail: String| Bad {
             file: chunk.file as u64,
@@ -134,7 +137,7 @@ impl RowStore {
             ..Bad::at(0, reason, detail)
         };
         let (decoded, bad) = match self.columns(chunk, None) {
-            Ok(rows) => return Ok(Decoded { rows, unreadable: BTreeSet::new() }),
+            Ok(rows) => return Ok((Decoded { rows, unreadable: BTreeSet::new() }, Vec::new())),
             Err(e) if document.hash.is_some() => return Err(e.context(CACHE_IS_DAMAGED)),
             Err(e) => match self.readable(chunk) {
                 Ok((rows, unreadable)) => {
@@ -156,8 +159,7 @@ impl RowStore {
         if let (OnBadData::Stop, Some(first)) = (self.on_bad_data, bad.first()) {
             return Err(first.error(path).into());
         }
-        self.bad.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk.group.0, bad);
-        Ok(decoded)
+        Ok((decoded, bad))
     }
 
     /// A row group with texts that are read as bytes, and from which byte on which of them are not UTF-8.
@@ -221,29 +223,31 @@ impl RowStore {
     }
 }
 
-/// Rows of earlier runs by their hash, and which of them are met again.
+/// The rows of the last version of the corpus, by their hash as they were read.
 #[derive(Default)]
-pub struct Known {
-    rows: HashMap<Hash, u32>,
-    met: Mutex<BTreeMap<u64, RecordBatch>>,
-}
+pub struct Known(Option<(Catalog, HashMap<Hash, u32>)>);
 
 impl Known {
-    /// What an earlier run has worked on.
-    pub fn new(rows: HashMap<Hash, u32>) -> Self {
-        Self { rows, met: Mutex::default() }
+    /// The rows of `catalog` that `rows` names.
+    pub fn new(catalog: Catalog, rows: HashMap<Hash, u32>) -> Self {
+        Self(Some((catalog, rows)))
     }
 
-    /// Rows that are known, as they were met in order: [`INPUT_ROW`], `known` (uint32), and where they are now.
-    pub fn met(&self) -> Vec<RecordBatch> {
-        std::mem::take(&mut *self.met.lock().unwrap_or_else(PoisonError::into_inner)).into_values().collect()
+    /// The row with this hash.
+    fn row(&self, hash: &[u8]) -> Option<u32> {
+        self.0.as_ref()?.1.get(hash).copied()
+    }
+
+    /// Lines of the catalog to come, for those of `rows` that are `met` again; `known` says as which.
+    fn lines(&self, rows: &RecordBatch, known: &UInt32Array, met: &BooleanArray) -> Result<RecordBatch> {
+        let (catalog, _) = self.0.as_ref().context("a row is known without a last version")?;
+        let known = filter(known, met)?;
+        catalog.again(known.as_primitive(), &filter_record_batch(rows, met)?)
     }
 }
 
-/// Settings of source `scan_rows`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
-pub struct ScanRows {}
+/// Settings of source `scan_rows`, which stands in graphs made in code.
+pub struct ScanRows;
 
 impl ScanRows {
     /// Steps that it takes `lanes` lanes to pass over `store`.
@@ -252,18 +256,13 @@ impl ScanRows {
     }
 }
 
-impl StageSettings for ScanRows {
-    const SUMMARY: &'static str = "passes over every row with all its columns once";
-    const EXAMPLE: &'static str = "";
-}
-
 impl Settings for ScanRows {
     fn takes(&self) -> Vec<Port> {
         Vec::new()
     }
 
     fn gives(&self) -> Vec<Kind> {
-        vec![Kind::Rows]
+        vec![Kind::Rows, Kind::Records]
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
@@ -285,42 +284,35 @@ impl Source for Scanner {
         if number >= self.store.chunks() {
             return Ok(Turn::Done);
         }
-        let (first, batch, readable) = self.store.chunk(number as usize)?;
-        let hashes = hashes(&batch)?;
-        let rows = UInt64Array::from_iter_values(first..first + batch.num_rows() as u64);
-        let known: UInt32Array =
-            hashes.iter().map(|hash| self.known.rows.get(hash.unwrap_or_default()).copied()).collect();
+        let ChunkRead { first, rows, readable, bad } = self.store.chunk(number as usize)?;
+        if !bad.is_empty() {
+            out.give(Packet::Records(Records { lane, records: quarantine_file::records(&bad)? }));
+        }
+        let hashes = hashes(&rows)?;
+        let known: UInt32Array = hashes.iter().map(|hash| self.known.row(hash.unwrap_or_default())).collect();
         let met = and(&is_not_null(&known)?, &readable)?;
         let fresh = and(&is_null(&known)?, &readable)?;
+        let numbers = UInt64Array::from_iter_values(first..first + rows.num_rows() as u64);
+        let rows = with_column(&rows, field(INPUT_ROW, DataType::UInt64, false), Arc::new(numbers))?;
         if met.true_count() > 0 {
-            let columns: Vec<(&str, ArrayRef)> =
-                [(INPUT_ROW, Arc::new(rows.clone()) as ArrayRef), ("known", Arc::new(known.clone()))]
-                    .into_iter()
-                    .chain(WHERE.iter().map(|name| (*name, batch[*name].clone())))
-                    .collect();
-            let met = filter_record_batch(
-                &RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true)))?,
-                &met,
-            )?;
-            self.known.met.lock().unwrap_or_else(PoisonError::into_inner).insert(number, met);
+            let columns: Vec<&str> = [INPUT_ROW].into_iter().chain(WHERE).collect();
+            let records = self.known.lines(&project(&rows, &columns)?, &known, &met)?;
+            out.give(Packet::Records(Records { lane, records }));
         }
         if fresh.true_count() > 0 {
-            let mut fields: Vec<_> = batch.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
-            fields.push(field(INPUT_ROW, DataType::UInt64, false));
-            fields.push(field(INPUT_HASH, DataType::FixedSizeBinary(16), false));
-            let mut columns = batch.columns().to_vec();
-            columns.push(Arc::new(rows));
-            columns.push(Arc::new(hashes));
-            let batch = RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), columns)?;
-            let records = if fresh.true_count() < fresh.len() { filter_record_batch(&batch, &fresh)? } else { batch };
+            let rows = with_column(&rows, field(INPUT_HASH, DataType::FixedSizeBinary(16), false), Arc::new(hashes))?;
+            let records = if fresh.true_count() < fresh.len() { filter_record_batch(&rows, &fresh)? } else { rows };
             out.give(Packet::Rows(Rows { lane, purpose: Purpose::Train, last: false, records }));
         }
         Ok(Turn::Done)
     }
 }
 
-/// The columns that say where a row was read: they are no part of its hash.
-pub const WHERE: [&str; 4] = ["source", "source_file", "source_offset", "row_group"];
+/// The columns `names`.
+fn project(rows: &RecordBatch, names: &[&str]) -> Result<RecordBatch> {
+    let columns: Vec<usize> = names.iter().map(|name| rows.schema_ref().index_of(name)).collect::<Result<_, _>>()?;
+    Ok(rows.project(&columns)?)
+}
 
 /// Hashes of rows as they are read, by everything but where. A source that is but the name of the file is a where.
 fn hashes(batch: &RecordBatch) -> Result<FixedSizeBinaryArray> {
@@ -345,9 +337,4 @@ fn hashes(batch: &RecordBatch) -> Result<FixedSizeBinaryArray> {
         built.append_value(short(hasher.finalize()))?;
     }
     Ok(built.finish())
-}
-
-/// The first 128 bits.
-pub fn short(hash: blake3::Hash) -> Hash {
-    std::array::from_fn(|i| hash.as_bytes()[i])
 }

@@ -1,7 +1,7 @@
 //! Stage `bpe`: texts to token ids.
-use crate::corpus::row_stages::dropped;
 use crate::corpus::source_rows::{SourceFiles, SourceRows};
 use crate::corpus::train_tokenizer::train_tokenizer;
+use crate::parquet::columns::dropped;
 use crate::support::problem::TextProblem;
 use crate::tokenizer::byte_bpe::Encoder;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};

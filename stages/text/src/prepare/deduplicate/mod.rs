@@ -1,4 +1,4 @@
-//! Near-duplicates: what is compared and how. The settings of stage `minhash`, and pure functions.
+//! Stage `minhash`: what of documents is compared, and how.
 //!
 //! - [`words`]: what a word is
 //! - [`shingles`]: n words in a row, Jaccard similarity
@@ -12,8 +12,14 @@ pub mod words;
 pub use minhash::MinHasher;
 pub use shingles::{Shingler, jaccard};
 
+use crate::filter::{texts, with_column};
+use crate::parquet::columns::{BANDS, bands_type, dropped};
 use anyhow::{Result, bail};
-use contract::{Built, Env, Kind, Port, Prepare, Problem, Settings, StageKeys, StageSettings};
+use arrow::array::{Array, ListBuilder, UInt64Builder};
+use arrow::datatypes::{DataType, Field};
+use contract::{
+    At, Built, Emit, Env, Kind, Packet, Port, Prepare, Problem, Rows, Settings, Stage, StageKeys, StageSettings, Turn,
+};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -83,15 +89,66 @@ impl Settings for Deduplicate {
         true
     }
 
-    /// Provides the settings: the preparation makes signatures and compares documents by them.
+    /// Provides the settings: documents are compared by them when all signatures are known.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         before.provide(Arc::new(self.clone()));
         Ok(())
     }
 
+    /// The stage adds the signature of each row as a column [`BANDS`].
     fn build(&self, _: &Env) -> Result<Built> {
-        bail!(
-            "documents are deduplicated where all of them are known: in a graph that ends in a stage of type `parquet`"
-        )
+        Ok(Built::Stage(Box::new(Signer { hasher: self.hasher(), keys: Vec::new() })))
+    }
+}
+
+struct Signer {
+    hasher: MinHasher,
+    keys: Vec<u64>,
+}
+
+impl Stage for Signer {
+    fn packet(&mut self, _: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
+        let Packet::Rows(rows) = packet else { bail!("minhash takes rows, not {}", packet.kind().name()) };
+        let reasons = dropped(&rows.records)?;
+        let item = Field::new_list_field(DataType::UInt64, false);
+        let mut bands = ListBuilder::new(UInt64Builder::new()).with_field(Arc::new(item));
+        for (row, text) in texts(&rows.records)?.iter().enumerate() {
+            let is_kept = reasons.is_none_or(|reasons| reasons.is_null(row));
+            if let Some(text) = text.filter(|text| is_kept && !text.is_empty()) {
+                self.hasher.bands(text, &mut self.keys);
+                bands.values().append_slice(&self.keys);
+            }
+            bands.append(true);
+        }
+        let field = Field::new(BANDS, bands_type(), false);
+        let records = with_column(&rows.records, field, Arc::new(bands.finish()))?;
+        out.give(Packet::Rows(Rows { records, ..rows }));
+        Ok(Turn::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parquet::columns::DROPPED;
+    use crate::parquet::documents::records;
+    use arrow::array::{AsArray, LargeStringArray, StringArray};
+    use contract::Purpose;
+    use contract::testing::{Collect, at};
+
+    #[test]
+    fn rows_that_are_kept_are_signed() {
+        let texts = LargeStringArray::from_iter_values(["the old mill by the water", "", "the old mill"]);
+        let reasons = StringArray::from(vec![None, None, Some("length: short")]);
+        let records =
+            with_column(&records(texts).unwrap(), Field::new(DROPPED, DataType::Utf8, true), Arc::new(reasons));
+        let rows = Rows { lane: 0, purpose: Purpose::Train, last: false, records: records.unwrap() };
+        let settings = Deduplicate::default();
+        let mut signer = Signer { hasher: settings.hasher(), keys: Vec::new() };
+        let mut out = Collect::default();
+        signer.packet(at(0), Packet::Rows(rows), &mut out).unwrap();
+        let [Packet::Rows(signed)] = &out.0[..] else { panic!("one packet of rows") };
+        let bands = signed.records[BANDS].as_list::<i32>();
+        assert_eq!([0, 1, 2].map(|row| bands.value_length(row)), [settings.bands as i32, 0, 0]);
     }
 }

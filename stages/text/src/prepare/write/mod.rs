@@ -1,6 +1,6 @@
 //! Stage `parquet`: the end of preparation. Rows and their tokens become the shards of a version.
 //!
-//! - [`work`]: which shards there are to write, and of what
+//! - [`work`]: which shards there are to write, and of what; [`written`]: what becomes of them
 //! - [`unwritten_rows`]: the source of preparation's second graph: the texts that have no tokens yet
 //! - [`files`]: `documents-*`, `sequences-*` and `dropped-*.parquet`
 //! - [`sequences`]: documents end to end, cut into sequences
@@ -8,15 +8,17 @@ pub mod files;
 pub mod sequences;
 pub mod unwritten_rows;
 pub mod work;
+pub mod written;
 
 pub use unwritten_rows::UnwrittenRows;
-pub use work::{KeptRow, Shard, ShardWritten, Work};
+pub use work::{KeptRow, Shard, Work};
+pub use written::ShardWritten;
 
 use anyhow::{Result, bail};
 use arrow::array::ListArray;
 use contract::{
-    At, Built, Emit, Env, Kind, Lane, Packet, Port, Prepare, Problem, Rows, Settings, Stage, StageKeys, StageSettings,
-    Step, Tokens, Turn,
+    At, Built, Emit, Env, Kind, Lane, Packet, Port, Prepare, Problem, Records, Rows, Settings, Stage, StageKeys,
+    StageSettings, Step, Tokens, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,8 +55,9 @@ impl Settings for Write {
         [Port::stream(Kind::Rows)].into_iter().chain(tokens).collect()
     }
 
+    /// What became of each shard ([`ShardWritten`]).
     fn gives(&self) -> Vec<Kind> {
-        Vec::new()
+        vec![Kind::Records]
     }
 
     fn check(&self) -> Vec<Problem> {
@@ -110,12 +113,14 @@ impl Stage for Writer {
         Ok(Turn::Done)
     }
 
-    fn step_done(&mut self, step: Step, _: &mut dyn Emit) -> Result<()> {
+    fn step_done(&mut self, step: Step, out: &mut dyn Emit) -> Result<()> {
         let ready: Vec<_> = self.pending.range((step, 0)..=(step, Lane::MAX)).map(|(key, _)| *key).collect();
         for key in ready {
             let pending = self.pending.remove(&key).unwrap_or_default();
-            let index = (step * self.lanes + u64::from(key.1)) as usize;
-            self.work.write(index, pending.rows, &pending.tokens)?;
+            let (_, lane) = key;
+            let shard = &self.work.shards[(step * self.lanes + u64::from(lane)) as usize];
+            let written = self.work.write(shard, pending.rows, &pending.tokens)?;
+            out.give(Packet::Records(Records { lane, records: written.records(shard.number)? }));
         }
         Ok(())
     }

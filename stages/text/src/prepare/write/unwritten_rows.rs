@@ -2,25 +2,16 @@
 use super::work::Work;
 use crate::parquet::documents::records;
 use anyhow::Result;
-use contract::{
-    Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, StageKeys, StageSettings, Step, Turn,
-};
-use serde::{Deserialize, Serialize};
+use contract::{Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, Step, Turn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Rows of a packet.
 const CHUNK: usize = 128;
 
-/// Settings of source `kept`. At step `s` lane `l` of `L` gives shard `s × L + l` of those to write.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
-pub struct UnwrittenRows {}
-
-impl StageSettings for UnwrittenRows {
-    const SUMMARY: &'static str = "gives the kept documents of every shard that is to be written";
-    const EXAMPLE: &'static str = "";
-}
+/// Settings of source `kept`, which stands in graphs made in code. At step `s` lane `l` of `L` gives shard `s × L + l` of
+/// those to write.
+pub struct UnwrittenRows;
 
 impl Settings for UnwrittenRows {
     fn takes(&self) -> Vec<Port> {

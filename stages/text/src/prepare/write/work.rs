@@ -1,7 +1,8 @@
 //! What there is to write, and how a shard comes together: columns from the catalog, texts from where they were put
 //! aside or from the last version, tokens made now or then.
-use super::files::{Documents, FileNote, Footer, Sequences};
+use super::files::{Documents, Footer, Sequences};
 use super::sequences::Packer;
+use super::written::ShardWritten;
 use crate::corpus::split::{Part, Split};
 use crate::parquet::documents::DocumentStore;
 use crate::parquet::tokens::TokenStore;
@@ -10,9 +11,8 @@ use anyhow::{Context, Result, ensure};
 use arrow::array::{Array, AsArray, ListArray};
 use arrow::datatypes::UInt32Type;
 use contract::Rows;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A document to be written.
 #[derive(Clone, Copy, Debug)]
@@ -32,15 +32,6 @@ pub struct Shard {
     pub kept: Vec<KeptRow>,
     /// Rows of the catalog that go to `dropped-*.parquet`, by id, with the reason.
     pub dropped: Vec<(u32, String)>,
-}
-
-/// What became of a shard.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ShardWritten {
-    /// Tokens of its documents in order, without the one that ends each.
-    pub tokens: Vec<u32>,
-    /// Its files.
-    pub files: Vec<FileNote>,
 }
 
 /// All shards to be written, and what they are made of.
@@ -63,10 +54,6 @@ pub struct Work {
     pub sequence_length: u32,
     /// What is held out.
     pub split: Split,
-    /// Told how many documents have been written.
-    pub watch: Mutex<Box<dyn FnMut(u64) + Send>>,
-    /// What became of them, by number.
-    pub written: Mutex<BTreeMap<u32, ShardWritten>>,
 }
 
 impl Work {
@@ -76,9 +63,8 @@ impl Work {
         at.with_context(|| format!("the text of {} is nowhere (please report this)", self.catalog.id(row as usize)))
     }
 
-    /// Writes shard `index`. `fresh` and `tokens` are the packets of its texts that had no tokens yet.
-    pub(super) fn write(&self, index: usize, fresh: Vec<Rows>, tokens: &[ListArray]) -> Result<()> {
-        let shard = &self.shards[index];
+    /// Writes `shard`. `fresh` and `tokens` are the packets of its texts that had no tokens yet.
+    pub(super) fn write(&self, shard: &Shard, fresh: Vec<Rows>, tokens: &[ListArray]) -> Result<ShardWritten> {
         let mut written = ShardWritten::default();
         if !shard.kept.is_empty() {
             self.write_kept(shard, fresh, tokens, &mut written)?;
@@ -92,12 +78,7 @@ impl Work {
             }
             written.files.push(dropped.close(&self.catalog)?);
         }
-        let mut all = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(shard.number, written);
-        let done = all.values().map(|shard| shard.tokens.len() as u64).sum();
-        drop(all);
-        self.watch.lock().unwrap_or_else(PoisonError::into_inner)(done);
-        Ok(())
+        Ok(written)
     }
 
     fn write_kept(

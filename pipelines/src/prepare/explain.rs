@@ -1,0 +1,112 @@
+//! What `pipeline explain` and `pipeline run --dry-run` say of a preparation: the graphs that it runs.
+use super::graph::Graphs;
+use crate::engine::Stages;
+use crate::plan::Plan;
+use crate::show::{graph, human, inputs};
+use anyhow::{Error, Result};
+use std::path::Path;
+
+/// Explains a configuration that writes a version of a corpus, into `folder` if it is run, in lines of at most `columns`.
+///
+/// # Errors
+/// If there is a folder, and files that would be read are not there.
+pub fn explain(plan: &Plan, folder: Option<&Path>, columns: usize) -> Result<String> {
+    let Graphs { rows, shards } = Graphs::of(plan);
+    let source = plan.stages.iter().find(|stage| stage.settings.takes().is_empty());
+    let source = source.map(|stage| stage.id.as_str()).unwrap_or_default();
+    let compares = plan.stages.iter().find(|stage| stage.settings.needs_whole_corpus());
+    let decision = match compares {
+        Some(stage) => {
+            format!("`{}` compares the signatures of all documents and decides which of them are kept.", stage.id)
+        }
+        None => "Of documents with the same id the first is kept.".to_owned(),
+    };
+    let (files, note) = match folder {
+        None => (String::new(), "it trains nothing; what it takes follows from the corpus".to_owned()),
+        Some(folder) => {
+            let note = format!("nothing was read or written; a run would make a version in {}", folder.display());
+            (inputs(plan, columns)?, note)
+        }
+    };
+    let text = |text: &str| human::wrap(text, columns).join("\n");
+    Ok([
+        text(&format!("1. Each row that `{source}` reads passes once, in chunks, unless the last version knows it:")),
+        draw(plan, rows, columns)?,
+        text(&format!("2. {decision}")),
+        text("3. Each shard that has changed since the last version is written; only texts without tokens are tokenized:"),
+        draw(plan, shards, columns)?,
+        format!("{files}{}", human::hang(&format!("Note     {note}"), columns)),
+    ]
+    .join("\n\n"))
+}
+
+/// One of the graphs, with the types of stages as `plan` has them.
+fn draw(plan: &Plan, stages: Stages, columns: usize) -> Result<String> {
+    let mut drawn = Plan::of(stages).map_err(Error::new)?;
+    for stage in &mut drawn.stages {
+        stage.type_name = plan.stage(&stage.id).map_or("", |of| of.type_name);
+    }
+    Ok(graph(&drawn, columns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::STAGES;
+    use crate::plan::Overrides;
+
+    #[test]
+    fn both_graphs_of_a_preparation_are_drawn() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/prepare-wiki.toml");
+        let plan = Plan::load(&path, &Overrides::default(), STAGES).unwrap();
+        insta::assert_snapshot!(explain(&plan, None, 80).unwrap(), @r"
+        1. Each row that `read` reads passes once, in chunks, unless the last version
+        knows it:
+
+        ╭─────────────╮
+        │ scan_rows   │
+        ╰──────┬──────╯
+               ▼ rows (stay, stream)
+        ╭──────┴──────╮
+        │ clean       │ clean
+        ╰──────┬──────╯
+               ▼ rows (stay, stream)
+        ╭──────┴──────╮
+        │ quality     │ gopher_quality
+        ╰──────┬──────╯
+               ▼ rows (stay, stream)
+        ╭──────┴──────╮
+        │ repetition  │ gopher_repetition
+        ╰──────┬──────╯
+               ▼ rows (stay, stream)
+        ╭──────┴──────╮
+        │ deduplicate │ minhash
+        ╰──────┬──────╯
+               ▼ rows (stay, stream)
+        ╭──────┴──────╮
+        │ signatures  │
+        ╰─────────────╯
+
+        2. `deduplicate` compares the signatures of all documents and decides which of
+        them are kept.
+
+        3. Each shard that has changed since the last version is written; only texts
+        without tokens are tokenized:
+
+        ╭──────────╮
+        │ kept     │
+        ╰─────┬────╯
+              ▼ rows (stay, stream)
+        ╭─────┴────╮
+        │ tokenize │ bpe
+        ╰─────┬────╯
+              ▼ tokens (stay, stream)
+        ╭─────┴────╮
+        │ write    │ parquet
+        │          │ ◀─ rows (stay, stream) ─ kept
+        ╰──────────╯
+
+        Note     it trains nothing; what it takes follows from the corpus
+        ");
+    }
+}

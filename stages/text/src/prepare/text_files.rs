@@ -1,0 +1,123 @@
+//! Texts that the first graph of a preparation puts aside for the second: a Parquet file for each worker and shard, in a
+//! folder that is removed in the end.
+use anyhow::{Context, Result};
+use arrow::array::{LargeStringBuilder, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Rows of a row group: one text is read by decoding its row group.
+const ROW_GROUP: usize = 64;
+/// Bytes of text after which a row group is closed earlier.
+const ROW_GROUP_BYTES: usize = 256 << 10;
+
+/// Where texts are put aside, and which.
+#[derive(Clone, Debug)]
+pub struct TextFiles {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The shards of the corpus.
+    pub shards: u32,
+    /// Also texts of rows that a stage drops.
+    pub keep_dropped: bool,
+}
+
+impl TextFiles {
+    /// The file of this number.
+    pub fn path(&self, number: u32) -> PathBuf {
+        self.folder.join(format!("texts-{number:06}.parquet"))
+    }
+}
+
+/// The shard that the document `id` belongs to: the first 64 bits of the id's blake3, little-endian, modulo `shards`.
+pub fn shard_of(id: &str, shards: u32) -> u32 {
+    let hash = blake3::hash(id.as_bytes());
+    let start = u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]));
+    (start % u64::from(shards.max(1))) as u32
+}
+
+/// Writes the files of one worker.
+pub(super) struct TextWriter {
+    files: Arc<TextFiles>,
+    worker: u32,
+    /// By number.
+    open: BTreeMap<u32, ShardTexts>,
+}
+
+impl TextWriter {
+    pub(super) fn new(files: Arc<TextFiles>, worker: usize) -> Self {
+        Self { files, worker: worker as u32, open: BTreeMap::new() }
+    }
+
+    /// Puts the text of the document `id` aside: the number of the file, and the row in it.
+    pub(super) fn put(&mut self, id: &str, text: &str) -> Result<(u32, u64)> {
+        let number = self.worker * self.files.shards + shard_of(id, self.files.shards);
+        if !self.open.contains_key(&number) {
+            self.open.insert(number, ShardTexts::create(self.files.path(number))?);
+        }
+        let file = self.open.get_mut(&number).context("a file that was just created")?;
+        Ok((number, file.push(text)?))
+    }
+
+    /// Completes all files.
+    pub(super) fn close(&mut self) -> Result<()> {
+        std::mem::take(&mut self.open).into_values().try_for_each(ShardTexts::close)
+    }
+}
+
+/// Texts of one shard.
+struct ShardTexts {
+    path: PathBuf,
+    parquet: ArrowWriter<File>,
+    schema: SchemaRef,
+    texts: LargeStringBuilder,
+    /// Rows in all, those of the row group at hand, and their bytes.
+    rows: u64,
+    waiting: usize,
+    bytes: usize,
+}
+
+impl ShardTexts {
+    fn create(path: PathBuf) -> Result<Self> {
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::LargeUtf8, false)]));
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::LZ4_RAW)
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .build();
+        let parquet = ArrowWriter::try_new(file, schema.clone(), Some(properties))?;
+        Ok(Self { path, parquet, schema, texts: LargeStringBuilder::new(), rows: 0, waiting: 0, bytes: 0 })
+    }
+
+    /// Adds a text; its row.
+    fn push(&mut self, text: &str) -> Result<u64> {
+        self.texts.append_value(text);
+        let row = self.rows;
+        (self.rows, self.waiting, self.bytes) = (row + 1, self.waiting + 1, self.bytes + text.len());
+        if self.waiting >= ROW_GROUP || self.bytes >= ROW_GROUP_BYTES {
+            self.flush()?;
+        }
+        Ok(row)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let batch = RecordBatch::try_new(self.schema.clone(), vec![Arc::new(self.texts.finish())])?;
+        let written = self.parquet.write(&batch).and_then(|()| self.parquet.flush());
+        (self.waiting, self.bytes) = (0, 0);
+        written.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    fn close(mut self) -> Result<()> {
+        if self.waiting > 0 {
+            self.flush()?;
+        }
+        self.parquet.close().with_context(|| format!("cannot write {}", self.path.display()))?;
+        Ok(())
+    }
+}
