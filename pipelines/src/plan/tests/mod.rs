@@ -148,8 +148,8 @@ fn files_extend_others() {
     );
 }
 
-#[test]
-fn the_resolved_configuration_says_where_values_come_from_and_loads_again() {
+/// A configuration with values from every place.
+fn with_overrides() -> (Scratch, Plan) {
     let scratch = Scratch::new(&[("wiki.toml", WIKI), ("l.toml", "type = \"cross_entropy\"\nchunk = 8\n")]);
     let overrides = Overrides {
         stage: vec![("loss".into(), scratch.path("l.toml"))],
@@ -157,6 +157,12 @@ fn the_resolved_configuration_says_where_values_come_from_and_loads_again() {
         ..sets(&["optimize.schedule={kind=\"linear\", warmup=5}", "read.column=a \"b\"", "forward.inputs=[\"pack\"]"])
     };
     let plan = scratch.load("wiki.toml", &overrides).unwrap();
+    (scratch, plan)
+}
+
+#[test]
+fn the_resolved_configuration_loads_again() {
+    let (_scratch, plan) = with_overrides();
     let text = plan.resolved.to_toml();
     let again = Scratch::new(&[("again.toml", &text)]).load("again.toml", &Overrides::default());
     let again = again.map_err(|e| format!("{e}\n{text}")).unwrap();
@@ -166,6 +172,12 @@ fn the_resolved_configuration_says_where_values_come_from_and_loads_again() {
         assert_eq!((&a.id, a.type_name, &a.inputs), (&b.id, b.type_name, &b.inputs));
     }
     assert_eq!(of::<Optimize>(&again), of::<Optimize>(&plan));
+}
+
+#[test]
+fn the_resolved_configuration_says_where_values_come_from() {
+    let (scratch, plan) = with_overrides();
+    let text = plan.resolved.to_toml();
     insta::assert_snapshot!(scratch.shown(&text), @r#"
     # The resolved configuration: every value, and where it comes from.
     # Relative paths are relative to the directory in which the run was started.

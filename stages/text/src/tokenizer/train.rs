@@ -57,36 +57,12 @@ pub fn learn(words: WordCounts, size: usize, special: &str, mut progress: impl F
 
     let mut words: Vec<(Box<[u8]>, u64)> = words.0.into_iter().collect();
     words.sort_unstable();
-    let mut words: Vec<(Vec<u32>, i64)> = words
-        .into_iter()
-        .map(|(word, count)| (word.iter().map(|byte| bytes[usize::from(*byte)]).collect(), count as i64))
-        .collect();
-
-    let mut counts: HashMap<Pair, i64> = HashMap::new();
-    let mut places: HashMap<Pair, Vec<u32>> = HashMap::new();
-    for (index, (word, count)) in (0..).zip(&words) {
-        for pair in pairs(word) {
-            *counts.entry(pair).or_default() += count;
-            places.entry(pair).or_default().push(index);
-        }
-    }
-    // For every pair there is an entry of at least its count: a count that has fallen is put right when it comes up.
-    let mut queue: BinaryHeap<(i64, Reverse<Pair>)> =
-        counts.iter().map(|(pair, count)| (*count, Reverse(*pair))).collect();
+    let of_ids = |word: &[u8]| word.iter().map(|byte| bytes[usize::from(*byte)]).collect();
+    let mut pairs = Pairs::new(words.iter().map(|(word, count)| (of_ids(word), *count as i64)).collect());
     let mut merges = Vec::new();
     while tokens.len() < size
-        && let Some((count, Reverse(pair))) = queue.pop()
+        && let Some(pair) = pairs.most_frequent()
     {
-        let actual = counts.get(&pair).copied().unwrap_or_default();
-        if count != actual {
-            if actual > 0 && actual < count {
-                queue.push((actual, Reverse(pair)));
-            }
-            continue;
-        }
-        if count < 1 {
-            break;
-        }
         let (left, right) = (tokens[pair.0 as usize].clone(), tokens[pair.1 as usize].clone());
         let token = format!("{left}{right}");
         let id = *ids.entry(token.clone()).or_insert_with(|| {
@@ -94,31 +70,75 @@ pub fn learn(words: WordCounts, size: usize, special: &str, mut progress: impl F
             tokens.len() as u32 - 1
         });
         merges.push((left, right));
-        let mut touched = places.remove(&pair).unwrap_or_default();
+        pairs.merge(pair, id);
+        progress(tokens.len() as u64, size as u64);
+    }
+    Learned { tokens, merges }
+}
+
+/// Words as ids, and the pairs of neighbours in them.
+struct Pairs {
+    /// With how often each occurs.
+    words: Vec<(Vec<u32>, i64)>,
+    counts: HashMap<Pair, i64>,
+    /// The words that a pair is, or was, in.
+    places: HashMap<Pair, Vec<u32>>,
+    /// For every pair there is an entry of at least its count: a count that has fallen is put right when it comes up.
+    queue: BinaryHeap<(i64, Reverse<Pair>)>,
+}
+
+impl Pairs {
+    fn new(words: Vec<(Vec<u32>, i64)>) -> Self {
+        let (mut counts, mut places) = (HashMap::<Pair, i64>::new(), HashMap::<Pair, Vec<u32>>::new());
+        for (index, (word, count)) in (0..).zip(&words) {
+            for pair in pairs(word) {
+                *counts.entry(pair).or_default() += count;
+                places.entry(pair).or_default().push(index);
+            }
+        }
+        let queue = counts.iter().map(|(pair, count)| (*count, Reverse(*pair))).collect();
+        Self { words, counts, places, queue }
+    }
+
+    /// Takes the most frequent pair, among equals that of the least ids; `None` if no pair is left.
+    fn most_frequent(&mut self) -> Option<Pair> {
+        loop {
+            let (count, Reverse(pair)) = self.queue.pop()?;
+            let actual = self.counts.get(&pair).copied().unwrap_or_default();
+            if count == actual {
+                return (count > 0).then_some(pair);
+            }
+            if actual > 0 && actual < count {
+                self.queue.push((actual, Reverse(pair)));
+            }
+        }
+    }
+
+    /// Replaces `pair` by `id` in all words.
+    fn merge(&mut self, pair: Pair, id: u32) {
+        let mut touched = self.places.remove(&pair).unwrap_or_default();
         touched.sort_unstable();
         touched.dedup();
         let mut grown = Vec::new();
         for index in touched {
-            let (word, count) = &mut words[index as usize];
+            let (word, count) = &mut self.words[index as usize];
             for old in pairs(word) {
-                *counts.entry(old).or_default() -= *count;
+                *self.counts.entry(old).or_default() -= *count;
             }
             merge(word, pair, id);
             for new in pairs(word) {
-                *counts.entry(new).or_default() += *count;
+                *self.counts.entry(new).or_default() += *count;
                 if new.0 == id || new.1 == id {
-                    places.entry(new).or_default().push(index);
+                    self.places.entry(new).or_default().push(index);
                     grown.push(new);
                 }
             }
         }
-        counts.remove(&pair);
+        self.counts.remove(&pair);
         grown.sort_unstable();
         grown.dedup();
-        queue.extend(grown.into_iter().map(|pair| (counts[&pair], Reverse(pair))));
-        progress(tokens.len() as u64, size as u64);
+        self.queue.extend(grown.into_iter().map(|pair| (self.counts[&pair], Reverse(pair))));
     }
-    Learned { tokens, merges }
 }
 
 fn pairs(word: &[u32]) -> impl Iterator<Item = Pair> {
