@@ -1,13 +1,21 @@
-//! For this crate's tests: an environment and a corpus.
+//! For this crate's tests: an environment, a corpus, compressed and broken input.
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::split::Part;
 use crate::corpus::survey::Survey;
 use crate::input::decompress::{Codec, Decompressed};
 use crate::input::document::{Found, Give};
+use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::Bad;
+use crate::parquet::decode::failing;
+use crate::parquet::documents::records;
+use crate::support::problem::TextProblem;
 use anyhow::Result;
+use arrow::array::LargeStringArray;
 use contract::{BatchShape, Env, Resources, Schedule};
+use parquet::arrow::ArrowWriter;
+use std::fs::File;
 use std::io::{Cursor, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 /// One worker, `steps` steps, no validation, no checkpoint.
@@ -54,6 +62,39 @@ pub fn pack(codec: Codec, content: &[u8]) -> Vec<u8> {
             encoder.write_all(content).unwrap();
             encoder.finish().unwrap()
         }
+    }
+}
+
+/// Document Parquet with these row groups at `path`, as a preparation or a training reads it in place.
+pub fn document_file(path: &Path, groups: &[Vec<String>]) -> DocumentFile {
+    let batch = |texts: &Vec<String>| records(LargeStringArray::from_iter_values(texts)).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch(&groups[0]).schema(), None).unwrap();
+    for texts in groups {
+        writer.write(&batch(texts)).unwrap();
+        writer.flush().unwrap();
+    }
+    writer.close().unwrap();
+    DocumentFile { path: path.to_path_buf(), column: "text".into(), hash: None }
+}
+
+/// Runs `f` with each of its reads of Parquet failing in turn: all of these must end it with the error of the system.
+/// Returns its result without a failing read, and how many reads there are.
+pub fn with_failing_reads<T: std::fmt::Debug>(f: impl Fn() -> Result<T>) -> (T, u64) {
+    let mut sound = 0;
+    loop {
+        let (result, failed) = failing::after(sound, &f);
+        if !failed {
+            return (result.unwrap(), sound);
+        }
+        let error = result.unwrap_err();
+        let of_the_system = |cause: &(dyn std::error::Error + 'static)| {
+            let error: Option<&std::io::Error> = cause.downcast_ref();
+            error.is_some_and(|error| error.raw_os_error() == Some(failing::ERROR))
+        };
+        assert!(error.chain().any(of_the_system), "read {sound}: {error:#}");
+        assert!(!error.chain().any(|cause| cause.is::<TextProblem>()), "read {sound}: {error:#}");
+        assert!(format!("{error:#}").contains("cannot read"), "read {sound}: {error:#}");
+        sound += 1;
     }
 }
 

@@ -226,3 +226,34 @@ fn a_disk_that_is_full_leaves_the_version_before() {
     prepare(&scratch, "corpus.parquet", "out", &[]).succeeds();
     holds(&scratch, "out", 2, 600, &[]);
 }
+
+#[test]
+fn too_few_file_handles_are_not_bad_data() {
+    let scratch = Scratch::new();
+    scratch.documents("corpus.parquet", &corpus(400));
+    let prepare = |out: &str| prepare(&scratch, "corpus.parquet", out, &["--set", "write.shards=40"]);
+    prepare("whole").succeeds();
+    let whole = scratch.read("whole/v1/version.json");
+    let mut failed = 0;
+    for handles in [12, 20, 32, 48, 64, 80, 1024] {
+        let out = format!("with-{handles}");
+        let plain =
+            scratch.command(&["run", "prepare.toml", "--workers", "2", "--set", "write.shards=40", "--run-dir", &out]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {handles}; exec \"$@\""), "sh"]);
+        shell.arg(plain.get_program()).args(plain.get_args()).current_dir(scratch.path(""));
+        let ran = shell.env("MILLRACE_CACHE", scratch.path(&format!("cache-{handles}"))).output().unwrap();
+        if ran.status.success() {
+            assert_eq!(scratch.read(&format!("{out}/v1/version.json")), whole, "{handles} handles");
+            continue;
+        }
+        failed += 1;
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(said.contains("Too many open files"), "{handles} handles: {said}");
+        assert!(!said.contains("is damaged") && !said.contains("cannot be read:"), "{handles} handles: {said}");
+        assert!(!scratch.path(&format!("{out}/v1")).exists(), "{handles} handles");
+        prepare(&out).succeeds();
+        assert_eq!(scratch.read(&format!("{out}/v1/version.json")), whole, "after {handles} handles");
+    }
+    assert!(failed > 0, "12 handles are enough?");
+}

@@ -249,6 +249,7 @@ pub(super) fn surveyed(split: Split, texts: &[&str]) -> Survey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{document_file, with_failing_reads};
 
     fn parts(split: Split, texts: &[&str]) -> Vec<Part> {
         surveyed(split, texts).parts
@@ -271,5 +272,25 @@ mod tests {
         };
         assert!((150..250).contains(&held(0.1, 2000)));
         assert_eq!((held(0.0001, 3), held(0.0001, 1), held(0.0, 2000)), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_read_that_fails_ends_the_survey_and_is_not_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = |of: &str| (0..300).map(|row| format!("text {row} of {of}")).collect();
+        let file = document_file(&folder.path().join("a.parquet"), &[group("a"), group("b"), group("c")]);
+        let cache = Cache::new(folder.path().join("cache").to_str());
+        let survey = |is_kept: bool| {
+            assert_eq!(cache.root().join("surveys").exists(), is_kept);
+            let store = DocumentStore::open(std::slice::from_ref(&file), &cache)?;
+            Survey::cached(&store, Split::Every(3), &cache, &mut |_, _| {})
+        };
+        // Of the documents, then of what is kept in the cache.
+        let (first, reads) = with_failing_reads(|| survey(false));
+        assert_eq!((first.parts.len(), first.bad.len()), (900, 0));
+        assert!(reads > 6, "{reads} reads");
+        let (again, reads) = with_failing_reads(|| survey(true));
+        assert_eq!(again, first);
+        assert!(reads > 6, "{reads} reads");
     }
 }

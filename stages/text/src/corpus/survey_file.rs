@@ -1,9 +1,9 @@
 //! The file of a survey, or of an index: a row for each row of the corpus, in Parquet.
 use crate::corpus::split::Part;
 use crate::corpus::survey::Survey;
+use crate::parquet::decode::{Damaged, Input, decode};
 use crate::support::cache::{used, write_whole};
-use crate::support::problem::shielded;
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
 use arrow::datatypes::{UInt8Type, UInt32Type, UInt64Type};
 use parquet::arrow::ArrowWriter;
@@ -42,13 +42,15 @@ pub fn write(path: &Path, survey: &Survey, tokens: Option<&[u32]>) -> Result<()>
 /// such file.
 ///
 /// # Errors
-/// If the file is damaged.
+/// If the file cannot be read, or is damaged.
 pub fn read(path: &Path) -> Result<Option<(Survey, Vec<u32>)>> {
-    let Ok(file) = std::fs::File::open(path) else { return Ok(None) };
+    if !path.exists() {
+        return Ok(None);
+    }
     used(&[path]);
-    let (mut survey, mut tokens) = (Survey::default(), Vec::new());
-    shielded(|| {
-        let file = ParquetRecordBatchReaderBuilder::try_new(file)?;
+    let read = |input: Input| {
+        let (mut survey, mut tokens) = (Survey::default(), Vec::new());
+        let file = ParquetRecordBatchReaderBuilder::try_new(input)?;
         if let Some(dropped) = file.schema().metadata.get(DROPPED_ROWS) {
             survey.dropped = serde_json::from_str(dropped)?;
         }
@@ -59,8 +61,8 @@ pub fn read(path: &Path) -> Result<Option<(Survey, Vec<u32>)>> {
             survey.bytes.extend(batch.column(1).as_primitive::<UInt64Type>().values());
             tokens.extend(batch.column(2).as_primitive::<UInt32Type>().values());
         }
-        anyhow::Ok(())
-    })
-    .with_context(|| format!("{} is damaged; remove it", path.display()))?;
-    Ok(Some((survey, tokens)))
+        Ok((survey, tokens))
+    };
+    let damaged = |Damaged(why)| anyhow!("{} is damaged; remove it: {why}", path.display());
+    decode(path, read)?.map(Some).map_err(damaged)
 }

@@ -1,14 +1,14 @@
 //! What was set aside as a table: a file in the cache or in a run's directory, or a packet of a graph.
 use crate::input::quarantine::{Bad, Reason};
+use crate::parquet::decode::{Damaged, Input, decode};
 use crate::support::cache::write_whole;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, UInt64Builder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,12 +42,12 @@ pub fn write_named(
 
 /// Reads what [`write()`] wrote.
 pub fn read(path: &Path, f: &mut dyn FnMut(Bad) -> Result<()>) -> Result<()> {
-    let damaged = || format!("{} is damaged; remove it", path.display());
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    for batch in ParquetRecordBatchReaderBuilder::try_new(file).with_context(damaged)?.build()? {
-        of_records(&batch.with_context(damaged)?).with_context(damaged)?.into_iter().try_for_each(&mut *f)?;
-    }
-    Ok(())
+    let batches = |input: Input| {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(input)?.build()?;
+        reader.map(|batch| of_records(&batch?)).collect::<Result<Vec<_>>>()
+    };
+    let damaged = |Damaged(why)| anyhow!("{} is damaged; remove it: {why}", path.display());
+    decode(path, batches)?.map_err(damaged)?.into_iter().flatten().try_for_each(f)
 }
 
 /// Entries as a table.
@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn entries_become_records_and_entries_again() {
-        let group = Bad { file: 1, row_group: Some(3), documents: 20, byte: None, ..Bad::at(0, Reason::RowGroup, "no") };
+        let group =
+            Bad { file: 1, row_group: Some(3), documents: 20, byte: None, ..Bad::at(0, Reason::RowGroup, "no") };
         let line = Bad { line: Some(7), ..Bad::at(99, Reason::NotJson, "") };
         let bad = vec![group, line];
         assert_eq!(of_records(&records(&bad).unwrap()).unwrap(), bad);

@@ -1,10 +1,12 @@
 //! Texts by row number, over Parquet files that are read in place.
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{Bad, OnBadData, Quarantine, lost_row_groups};
+use crate::parquet::decode::Input;
 use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
 use crate::support::cache::{Cache, key};
 use crate::support::permutation::choose;
-use anyhow::{Context, Result};
+use crate::support::problem::TextProblem;
+use anyhow::{Context, Error, Result};
 use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryBuilder, LargeStringArray, LargeStringBuilder};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -38,6 +40,11 @@ pub struct DocumentStore {
 pub const CACHE_IS_DAMAGED: &str =
     "a file of the cache is damaged; `pipeline cache --clear documents` removes it, and it is made again";
 
+/// Is it the file's own fault, and not that of the system?
+fn is_damage(error: &Error) -> bool {
+    matches!(error.downcast_ref(), Some(TextProblem::Corrupt { .. }))
+}
+
 /// What a row holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen<'a> {
@@ -59,10 +66,10 @@ impl DocumentStore {
         let mut hashes = vec!["documents 1".to_string()];
         for file in files {
             let opened = OpenFile::new(&file.path, &file.column, "string", is_text);
-            open.push(match file.hash {
-                Some(_) => opened.context(CACHE_IS_DAMAGED)?,
-                None => opened?,
-            });
+            open.push(opened.map_err(|error| match file.hash {
+                Some(_) if is_damage(&error) => error.context(CACHE_IS_DAMAGED),
+                _ => error,
+            })?);
             hashes.push(file.column.clone());
             hashes.push(match &file.hash {
                 Some(hash) => hash.clone(),
@@ -282,9 +289,8 @@ fn to_bytes(column: &ArrayRef) -> Result<ArrayRef> {
 }
 
 /// A column of strings as bytes, past the check that all of them are UTF-8, which fails whole pages for one of them.
-pub(crate) fn raw_column(path: &Path, row_group: usize, column: usize) -> Result<ArrayRef> {
-    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let reader = SerializedFileReader::new(file)?;
+pub(crate) fn raw_column(input: Input, row_group: usize, column: usize) -> Result<ArrayRef> {
+    let reader = SerializedFileReader::new(input)?;
     let schema = reader.metadata().file_metadata().schema_descr_ptr();
     let leaf = (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == column);
     let leaf = leaf.context("no such column")?;

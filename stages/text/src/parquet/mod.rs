@@ -1,11 +1,13 @@
 //! Parquet files: random access by row, and the columns this crate reads and writes.
 //!
+//! - [`decode`](mod@decode): files, read such that errors of the system are told from damage
 //! - [`columns`]: the columns of document rows
 //! - [`row_groups`]: any row of a list of files, one row group decoded at a time
 //! - [`table`]: small files, read whole; [`encoding`]: how files are written
 //! - [`documents`]: texts by row number
 //! - [`tokens`]: token lists by row number, and their writer
 pub mod columns;
+pub mod decode;
 pub mod documents;
 pub mod encoding;
 pub mod row_groups;

@@ -1,13 +1,13 @@
 //! Any row of a list of Parquet files by number: one column, decoded a row group at a time, the last ones kept.
-use crate::support::problem::{TextProblem, shielded};
-use anyhow::{Context, Result};
+use crate::parquet::decode::{Damaged, Input, decode};
+use crate::support::problem::TextProblem;
+use anyhow::{Context, Error, Result};
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{Field, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::ParquetMetaData;
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -21,7 +21,7 @@ const ROWS_AT_ONCE: usize = 1024;
 pub type Convert = Box<dyn Fn(&ArrayRef) -> Result<ArrayRef> + Send + Sync>;
 /// Decodes a row group of `(file, row group, number of the column)` that could not be decoded, in another way, or does
 /// not find one.
-pub type Rescue = fn(&Path, usize, usize) -> Result<ArrayRef>;
+pub type Rescue = fn(Input, usize, usize) -> Result<ArrayRef>;
 /// Looks at the whole of a decoded row group of `(file, row group)`.
 pub type Inspect = Box<dyn Fn(&Path, usize, &ArrayRef) -> Result<()> + Send + Sync>;
 
@@ -72,9 +72,8 @@ impl OpenFile {
     /// Reads the footer of `path` and finds `column` in it, whose type must please `accept`.
     pub fn new(path: &Path, column: &str, expected: &'static str, accept: fn(&Field) -> bool) -> Result<Self> {
         let corrupt = |why: String| TextProblem::Corrupt { file: path.to_path_buf(), row_group: None, why };
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        let metadata = shielded(|| Ok(ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?))
-            .map_err(|e| corrupt(format!("not a sound Parquet file: {e:#}")))?;
+        let metadata = decode(path, |input| Ok(ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?))?
+            .map_err(|Damaged(why)| corrupt(format!("not a sound Parquet file: {why}")))?;
         let fields = metadata.schema().fields();
         let Some((index, field)) = fields.find(column) else {
             let columns = fields.iter().map(|f| f.name().clone()).collect();
@@ -240,49 +239,46 @@ impl RowGroups {
     fn decode(&self, group: usize) -> Result<ArrayRef> {
         let Group { file, index, .. } = self.groups[group];
         let OpenFile { path, metadata, column } = &self.files[file];
-        let expected = metadata.metadata().row_group(index).num_rows();
-        let input = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        let array = shielded(|| {
-            let mask = ProjectionMask::roots(metadata.parquet_schema(), [*column]);
-            let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata.clone())
-                .with_projection(mask)
-                .with_row_groups(vec![index])
-                .with_batch_size(ROWS_AT_ONCE)
-                .build()?;
-            let mut pieces = Vec::new();
-            for batch in reader {
-                pieces.push((self.convert)(batch?.column(0))?);
+        let corrupt = |why: String| {
+            let why = format!("cannot be decoded: {why}");
+            Error::new(TextProblem::Corrupt { file: path.clone(), row_group: Some(index), why })
+        };
+        let array = match (decode(path, |input| self.usual(input, group))?, self.rescue) {
+            (Err(Damaged(why)), Some(rescue)) => {
+                let rescued = decode(path, |input| (self.convert)(&rescue(input, index, *column)?))?;
+                rescued.map_err(|_| corrupt(why))?
             }
-            anyhow::ensure!(!pieces.is_empty(), "no rows, but {expected} are announced");
-            let pieces: Vec<&dyn Array> = pieces.iter().map(|p| p.as_ref()).collect();
-            Ok(arrow::compute::concat(&pieces)?)
-        });
-        let array = match (array, self.rescue) {
-            (Err(e), Some(rescue)) => shielded(|| (self.convert)(&rescue(path, index, *column)?)).map_err(|_| e),
-            (array, _) => array,
+            (decoded, _) => decoded.map_err(|Damaged(why)| corrupt(why))?,
         };
-        let sound = |array: ArrayRef| match array.len() as i64 == expected {
-            true => Ok(array),
-            false => Err(anyhow::anyhow!("{} rows, but {expected} are announced", array.len())),
-        };
-        let corrupt = |e: anyhow::Error| {
-            // Of the operating system: the file may be sound.
-            if e.chain().any(of_the_system) {
-                return e.context(format!("cannot read {}", path.display()));
-            }
-            let why = format!("cannot be decoded: {e:#}");
-            anyhow::Error::new(TextProblem::Corrupt { file: path.clone(), row_group: Some(index), why })
-        };
-        let array = array.and_then(sound).map_err(corrupt)?;
+        let announced = metadata.metadata().row_group(index).num_rows();
+        if array.len() as i64 != announced {
+            return Err(corrupt(format!("{} rows, but {announced} are announced", array.len())));
+        }
         if let Some(inspect) = &self.inspect {
             inspect(path, index, &array)?;
         }
         Ok(array)
     }
-}
 
-fn of_the_system(cause: &(dyn std::error::Error + 'static)) -> bool {
-    cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.raw_os_error().is_some())
+    /// A row group as Arrow's reader decodes it.
+    fn usual(&self, input: Input, group: usize) -> Result<ArrayRef> {
+        let Group { file, index, .. } = self.groups[group];
+        let OpenFile { metadata, column, .. } = &self.files[file];
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), [*column]);
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata.clone())
+            .with_projection(mask)
+            .with_row_groups(vec![index])
+            .with_batch_size(ROWS_AT_ONCE)
+            .build()?;
+        let mut pieces = Vec::new();
+        for batch in reader {
+            pieces.push((self.convert)(batch?.column(0))?);
+        }
+        let announced = metadata.metadata().row_group(index).num_rows();
+        anyhow::ensure!(!pieces.is_empty(), "no rows, but {announced} are announced");
+        let pieces: Vec<&dyn Array> = pieces.iter().map(|p| p.as_ref()).collect();
+        Ok(arrow::compute::concat(&pieces)?)
+    }
 }
 
 /// The row groups used last, under a budget in bytes.

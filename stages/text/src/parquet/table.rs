@@ -1,6 +1,6 @@
 //! Small Parquet files, read whole.
-use crate::support::problem::shielded;
-use anyhow::{Context, Result};
+use crate::parquet::decode::{Damaged, Input, decode};
+use anyhow::{Context, Result, anyhow};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::Schema;
@@ -10,10 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// All rows of a Parquet file, those of `wanted` columns.
+///
+/// # Errors
+/// If it cannot be read, or is damaged, or a column is missing.
 pub fn read_parquet(path: &Path, wanted: &Schema) -> Result<RecordBatch> {
-    let read = || {
-        let file = std::fs::File::open(path)?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file)?;
+    let read = |input: Input| {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(input)?;
         let fields = reader.schema().fields().iter().enumerate();
         let roots: Vec<_> =
             fields.filter(|(_, f)| wanted.column_with_name(f.name()).is_some()).map(|(i, _)| i).collect();
@@ -29,5 +31,5 @@ pub fn read_parquet(path: &Path, wanted: &Schema) -> Result<RecordBatch> {
         }
         Ok(concat_batches(&Arc::new(wanted.clone()), &pieces)?)
     };
-    shielded(read).with_context(|| format!("cannot read {}", path.display()))
+    decode(path, read)?.map_err(|Damaged(why)| anyhow!("cannot read {}: {why}", path.display()))
 }

@@ -5,11 +5,11 @@ use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{Bad, OnBadData, Reason};
 use crate::input::quarantine_file;
 use crate::parquet::columns::{self, INPUT_HASH, INPUT_ROW, Origin, UNHANDLED, WHERE, field};
+use crate::parquet::decode::{Damaged, decode};
 use crate::parquet::documents::{CACHE_IS_DAMAGED, is_text, raw_column};
 use crate::parquet::row_groups::OpenFile;
 use crate::prepare::catalog::{Catalog, Hash, short};
-use crate::support::problem::shielded;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, LargeStringBuilder,
     RecordBatch, UInt32Array, UInt64Array,
@@ -20,7 +20,6 @@ use contract::{Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Records, Row
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rows of a chunk: few, so that workers finish together.
@@ -136,22 +135,21 @@ impl RowStore {
             documents,
             ..Bad::at(0, reason, detail)
         };
-        let (decoded, bad) = match self.columns(chunk, None) {
+        let (decoded, bad) = match self.columns(chunk, None)? {
             Ok(rows) => return Ok((Decoded { rows, unreadable: BTreeSet::new() }, Vec::new())),
-            Err(e) if document.hash.is_some() => return Err(e.context(CACHE_IS_DAMAGED)),
-            Err(e) => match self.readable(chunk) {
-                Ok((rows, unreadable)) => {
+            Err(Damaged(why)) if document.hash.is_some() => return Err(anyhow!(why).context(CACHE_IS_DAMAGED)),
+            Err(Damaged(why)) => match self.readable(chunk)? {
+                Some((rows, unreadable)) => {
                     let one = |(row, byte): (&u64, &usize)| {
                         entry(Some(*row), 1, Reason::NotUtf8, format!("at its byte {byte}"))
                     };
                     let bad = unreadable.iter().map(one).collect();
                     (Decoded { rows, unreadable: unreadable.into_keys().collect() }, bad)
                 }
-                Err(_) => {
-                    File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+                None => {
                     let announced = metadata.metadata().row_group(chunk.group.1).num_rows().unsigned_abs();
                     let rows = RecordBatch::new_empty(columns::documents());
-                    let lost = entry(None, announced, Reason::RowGroup, format!("{e:#}"));
+                    let lost = entry(None, announced, Reason::RowGroup, why);
                     (Decoded { rows, unreadable: BTreeSet::new() }, vec![lost])
                 }
             },
@@ -162,11 +160,12 @@ impl RowStore {
         Ok((decoded, bad))
     }
 
-    /// A row group with texts that are read as bytes, and from which byte on which of them are not UTF-8.
-    fn readable(&self, chunk: &Chunk) -> Result<(RecordBatch, BTreeMap<u64, usize>)> {
+    /// A row group with texts that are read as bytes, and from which byte on which of them are not UTF-8; `None` if that is
+    /// not what is wrong with it.
+    fn readable(&self, chunk: &Chunk) -> Result<Option<(RecordBatch, BTreeMap<u64, usize>)>> {
         let (OpenFile { path, metadata, .. }, document) = &self.files[chunk.file];
         let (column, _) = metadata.schema().fields().find(&document.column).context("no such column")?;
-        let bytes = shielded(|| raw_column(path, chunk.group.1, column))?;
+        let Ok(bytes) = decode(path, |input| raw_column(input, chunk.group.1, column))? else { return Ok(None) };
         let (mut texts, mut unreadable) = (LargeStringBuilder::new(), BTreeMap::new());
         for (row, bytes) in (0..).zip(bytes.as_binary::<i64>()) {
             match bytes.map(std::str::from_utf8) {
@@ -178,15 +177,17 @@ impl RowStore {
                 }
             }
         }
-        anyhow::ensure!(!unreadable.is_empty(), "nothing is wrong with its texts");
-        Ok((self.columns(chunk, Some(Arc::new(texts.finish())))?, unreadable))
+        if unreadable.is_empty() {
+            return Ok(None);
+        }
+        let rows = self.columns(chunk, Some(Arc::new(texts.finish())))?;
+        Ok(rows.ok().map(|rows| (rows, unreadable)))
     }
 
     /// The columns of documents in a row group, with `texts` in place of the one with the text, if they are given.
-    fn columns(&self, chunk: &Chunk, texts: Option<ArrayRef>) -> Result<RecordBatch> {
+    fn columns(&self, chunk: &Chunk, texts: Option<ArrayRef>) -> Result<Result<RecordBatch, Damaged>> {
         let (OpenFile { path, metadata, .. }, DocumentFile { column, .. }) = &self.files[chunk.file];
-        let input = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        shielded(|| {
+        decode(path, |input| {
             let wanted = columns::documents();
             let schema = metadata.schema();
             let roots = (0..schema.fields().len()).filter(|i| {
@@ -337,4 +338,27 @@ fn hashes(batch: &RecordBatch) -> Result<FixedSizeBinaryArray> {
         built.append_value(short(hasher.finalize()))?;
     }
     Ok(built.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{document_file, with_failing_reads};
+
+    #[test]
+    fn a_read_that_fails_ends_the_scan() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = |of: &str| (0..100).map(|row| format!("text {row} of {of}")).collect();
+        let file = document_file(&folder.path().join("a.parquet"), &[group("a"), group("b")]);
+        let scan = || {
+            let store = RowStore::open(std::slice::from_ref(&file), OnBadData::Quarantine)?;
+            let chunks: Vec<ChunkRead> =
+                (0..store.chunks()).map(|chunk| store.chunk(chunk as usize)).collect::<Result<_>>()?;
+            let bad = chunks.iter().map(|chunk| chunk.bad.len()).sum::<usize>();
+            Ok((chunks.iter().map(|chunk| chunk.rows.num_rows()).sum::<usize>(), bad))
+        };
+        let (found, reads) = with_failing_reads(scan);
+        assert_eq!(found, (200, 0));
+        assert!(reads > 4, "{reads} reads");
+    }
 }
