@@ -1,10 +1,12 @@
 //! JSON Lines to documents: one JSON object a line (jsonlines.org), as Dolma and datatrove write them.
 //!
 //! The text is a string under `read.column`. `id`, `url`, `title` and `source` are taken along where they are, from the
-//! object or from its `metadata`. A null is an empty text, as in Parquet. Blank lines are no documents.
+//! object or from its `metadata`; no other value needs to be valid JSON. A null is an empty text, as in Parquet. Blank
+//! lines are no documents.
 use crate::input::decompress::{Decompressed, LONGEST, Watch};
 use crate::input::document::{Document, Found, Give};
 use crate::input::format::{Access, Format, KeySizes, StreamReader, TextShare};
+use crate::input::json_members::{members, object as json_object};
 use crate::input::quarantine::{Bad, Reason};
 use crate::support::problem::TextProblem;
 use anyhow::Result;
@@ -20,7 +22,7 @@ pub static FORMAT: Format = Format {
     suffixes: &[".jsonl", ".ndjson", ".json"],
     magic: b"{",
     access: Access::Stream(StreamReader {
-        version: |layout| format!("JSON Lines 1 {:?}", layout.column),
+        version: |layout| format!("JSON Lines 2 {:?}", layout.column),
         read: |input, path, layout, give| read(input, path, layout.column, give),
         share: TextShare::Keys(key_sizes),
     }),
@@ -150,8 +152,12 @@ struct Row {
 
 fn parse(line: &[u8], column: &str) -> Result<Row, (Reason, String)> {
     let line = std::str::from_utf8(line).map_err(|e| (Reason::NotUtf8, format!("at its byte {}", e.valid_up_to())))?;
-    let mut json = serde_json::Deserializer::from_str(line);
-    let row = Object { column }.deserialize(&mut json).and_then(|row| json.end().map(|()| row));
+    let object = |line: &str| {
+        let mut json = serde_json::Deserializer::from_str(line);
+        Object { column }.deserialize(&mut json).and_then(|row| json.end().map(|()| row))
+    };
+    // Should it not be valid JSON as a whole, what is used of it may be.
+    let row = object(line).or_else(|e| used(line, column).and_then(|line| object(&line).ok()).ok_or(e));
     // It would say `at line 1`.
     let said = |e: serde_json::Error| e.to_string().replace(" at line 1 column", " at its column");
     let (text, row) = row.map_err(|e| (Reason::NotJson, said(e)))?;
@@ -161,6 +167,27 @@ fn parse(line: &[u8], column: &str) -> Result<Row, (Reason, String)> {
         Some(other) => Err((Reason::NoColumn, format!("`{column}` is {}, not a string", kind(&other)))),
         None => Err((Reason::NoColumn, format!("no key `{column}`"))),
     }
+}
+
+/// Keys that are taken along: of an object, and all but the first of its `metadata`.
+const TAKEN: [&str; 4] = ["id", "url", "title", "source"];
+
+/// An object with only those members of `line` that are used.
+fn used(line: &str, column: &str) -> Option<String> {
+    let mut metadata = None;
+    let all = members(line)?;
+    let mut kept = Vec::new();
+    for (key, value) in &all {
+        if key == column || TAKEN.contains(&key.as_str()) {
+            kept.push((key.as_str(), *value));
+        } else if key == "metadata" && value.starts_with('{') {
+            let inside = members(value)?;
+            let taken = inside.iter().filter(|(key, _)| TAKEN[1..].contains(&key.as_str()));
+            metadata = Some(json_object(taken.map(|(key, value)| (key.as_str(), *value))));
+        }
+    }
+    kept.extend(metadata.as_deref().map(|metadata| ("metadata", metadata)));
+    Some(json_object(kept))
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -301,8 +328,24 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_used_must_be_valid() {
+        let lines = [
+            r#"{"text": "a", "score": NaN, "n": [1e999, -Infinity]}"#,
+            r#"{"score": NaN, "metadata": {"p": 1e999, "url": "http://x/1"}, "text": "b"}"#,
+            r#"{"text": NaN}"#,
+            r#"{"text": "c", "url": NaN}"#,
+            r#"{"text": "d", "score": }"#,
+        ];
+        let (good, bad) = read_all(lines.join("\n").as_bytes(), "text");
+        assert_eq!(good, ["a", "b"]);
+        let bad: Vec<_> = bad.iter().map(|bad| (bad.line, bad.reason)).collect();
+        assert_eq!(bad, [3, 4, 5].map(|line| (Some(line), Reason::NotJson)));
+    }
+
+    #[test]
     fn keys_of_text_have_sizes() {
-        let mut lines: &[u8] = b"{\"id\": \"1\", \"text\": \"abc\", \"n\": 7}\nnot JSON\n{\"text\": \"de\"}\n{\"text\": \"cut";
+        let mut lines: &[u8] =
+            b"{\"id\": \"1\", \"text\": \"abc\", \"n\": 7}\nnot JSON\n{\"text\": \"de\"}\n{\"text\": \"cut";
         let sizes = key_sizes(&mut lines).unwrap();
         assert_eq!(sizes, KeySizes { keys: vec![("id".into(), 1), ("text".into(), 5)], records: 35 + 15 });
     }
