@@ -53,12 +53,19 @@ pub fn on_all_cores<P: Sync, A: Send>(
 mod tests {
     use super::*;
     use anyhow::anyhow;
+    use std::sync::atomic::AtomicBool;
 
     #[test]
     fn every_piece_is_done_once_and_the_first_error_ends_it() {
         let pieces: Vec<u64> = (0..1000).collect();
         let (mut seen, start) = (0, || Ok(0));
+        let (this, has_begun) = (std::thread::current().id(), AtomicBool::new(false));
         let add = |sum: &mut u64, at: usize, piece: &u64| {
+            // Progress is that of this thread, which must get a piece.
+            has_begun.fetch_or(std::thread::current().id() == this, Ordering::Relaxed);
+            while !has_begun.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
             *sum += piece * at as u64;
             Ok(1)
         };
