@@ -1,7 +1,7 @@
 //! A run whose graph ends in `parquet`: documents become a version of a corpus.
 //!
 //! 1. [`mod@graph`]: the plan falls into what is done to every row, and what is done to those that are kept
-//! 2. [`version`]: the output folder and the version that is there already
+//! 2. [`version`]: the output folder and the version that is there already ([`tables`]: what is beside its shards)
 //! 3. `scan_rows → … → signatures`: new rows are worked on, the others are found in the last version's catalog
 //! 4. [`decide`]: who is kept ([`deduplicate`])
 //! 5. [`layout`]: which row goes to which shard; shards that would come out the same are linked
@@ -17,6 +17,7 @@ pub mod explain;
 mod graph;
 mod layout;
 pub(crate) mod stats;
+mod tables;
 pub(crate) mod version;
 
 use crate::engine::gather;
@@ -24,9 +25,9 @@ use crate::plan::Plan;
 use crate::prepare_stages::{prepare, without_training};
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work as Doing};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use arrow::array::RecordBatch;
-use contract::{Env, Resources};
+use contract::Env;
 use graph::Preparation;
 use layout::{Layout, Verdicts};
 use serde::Serialize;
@@ -43,7 +44,7 @@ use text::prepare::scan_rows::{Known, RowStore, ScanRows};
 use text::prepare::text_files::TextFiles;
 use text::prepare::write::{KeptRow, Shard, ShardWritten, Work};
 use text::{Cache, DocumentStore, Quarantine, TokenStore, Tokenizer};
-use version::{Draft, Folder, Previous};
+use version::{Folder, Previous};
 
 /// Lanes of the first graph, a worker: its result does not depend on them.
 const LANES: u32 = 4;
@@ -105,13 +106,12 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     if let Some(last) = &previous {
         draft.link(last, &same)?;
     }
-    let catalog = Arc::new(catalog);
     let shards = shards(&catalog, &layout, &verdicts, &changed, previous.as_ref(), tokenizer);
     let kept: u64 = shards.iter().map(|shard| shard.kept.len() as u64).sum();
     let work = Arc::new(Work {
         folder: draft.path().to_path_buf(),
         shards,
-        catalog: (*catalog).clone(),
+        catalog: catalog.clone(),
         texts: Arc::clone(&places.texts),
         text_rows: places.rows.clone(),
         tokens: last_tokens(previous.as_ref(), tokenizer, cache)?,

@@ -2,15 +2,18 @@
 use super::graph::Preparation;
 use super::layout::{Layout, Verdict, Verdicts};
 use super::stats::Stats;
+use super::tables::{
+    CATALOG, DUPLICATES, PAIRS, catalog_table, duplicates_schema, duplicates_table, pairs_schema, pairs_table,
+};
 use crate::problem::Usage;
 use anyhow::{Context, Result, ensure};
-use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, UInt32Type};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use text::Tokenizer;
 use text::parquet::table::read_parquet;
 use text::prepare::catalog::{self, Catalog, Hash};
@@ -18,12 +21,6 @@ use text::prepare::write::files::{FORMAT, FileNote, write_file, write_table};
 
 /// What a version is and what it consists of.
 pub const MANIFEST: &str = "version.json";
-/// What is known of every row.
-pub const CATALOG: &str = "catalog.parquet";
-/// What was compared.
-pub const PAIRS: &str = "pairs.parquet";
-/// Every duplicate with the document kept in its place.
-pub const DUPLICATES: &str = "duplicates.parquet";
 /// What is worth knowing.
 pub const STATS: &str = "stats.json";
 
@@ -116,6 +113,9 @@ impl Folder {
     }
 
     /// The last version, if there is one that is whole. `note` is told of one that is not.
+    ///
+    /// # Errors
+    /// If it cannot be read although it is there: it may be whole.
     pub fn last(&self, note: &mut dyn FnMut(&str)) -> Result<Option<Previous>> {
         let Some((number, path)) = versions(&self.path)?.pop() else { return Ok(None) };
         match Previous::read(number, &path, true) {
@@ -127,6 +127,7 @@ impl Folder {
                 ));
                 Ok(None)
             }
+            Err(error) if error.chain().any(is_of_the_system) => Err(error),
             Err(error) => {
                 note(&format!("{} is damaged, so everything is made anew ({error:#})", path.display()));
                 Ok(None)
@@ -154,6 +155,12 @@ impl Folder {
         }
         Ok(path)
     }
+}
+
+/// Is it an error of the operating system, and not that a file is gone?
+fn is_of_the_system(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let error: Option<&io::Error> = cause.downcast_ref();
+    error.is_some_and(|error| error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound)
 }
 
 /// Versions in `folder`, by number.
@@ -334,64 +341,4 @@ impl Previous {
         let line = |row| (string("id", row), (string("kept", row), string("neighbour", row), similarities.value(row)));
         Ok((0..table.num_rows()).map(line).collect())
     }
-}
-
-fn catalog_table(catalog: &Catalog, verdicts: &Verdicts, counts: &BTreeMap<u32, u32>) -> Result<RecordBatch> {
-    let mut fields: Vec<Field> = catalog.rows.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
-    fields.push(Field::new("verdict", DataType::Utf8, false));
-    fields.push(Field::new("n_tokens", DataType::UInt32, true));
-    let mut columns = catalog.rows.columns().to_vec();
-    columns.push(Arc::new(StringArray::from_iter_values(verdicts.rows.iter().map(|verdict| verdict.name()))));
-    let counts = (0..catalog.len() as u32).map(|row| counts.get(&row).copied());
-    columns.push(Arc::new(UInt32Array::from_iter(counts)));
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
-}
-
-fn pairs_schema() -> Schema {
-    let hash = |name| Field::new(name, DataType::FixedSizeBinary(16), false);
-    Schema::new(vec![hash("content_hash"), hash("other_hash"), Field::new("similarity", DataType::Float64, false)])
-}
-
-fn pairs_table(verdicts: &Verdicts) -> Result<RecordBatch> {
-    let hashes = |of: fn(&(Hash, Hash, f64)) -> &Hash| -> Result<ArrayRef> {
-        let mut built = arrow::array::FixedSizeBinaryBuilder::new(16);
-        for pair in &verdicts.pairs {
-            built.append_value(of(pair))?;
-        }
-        Ok(Arc::new(built.finish()))
-    };
-    let similarity = Float64Array::from_iter_values(verdicts.pairs.iter().map(|pair| pair.2));
-    let columns = vec![hashes(|pair| &pair.0)?, hashes(|pair| &pair.1)?, Arc::new(similarity) as ArrayRef];
-    Ok(RecordBatch::try_new(Arc::new(pairs_schema()), columns)?)
-}
-
-fn duplicates_schema() -> Schema {
-    let string = |name| Field::new(name, DataType::Utf8, false);
-    let similarity = Field::new("similarity", DataType::Float64, false);
-    Schema::new(vec![string("id"), string("kept"), string("neighbour"), similarity, string("kind")])
-}
-
-fn duplicates_table(catalog: &Catalog, verdicts: &Verdicts) -> Result<RecordBatch> {
-    let mut lines = Vec::new();
-    for (row, verdict) in verdicts.rows.iter().enumerate() {
-        let (kept, neighbour, similarity) = match verdict {
-            Verdict::Exact(kept, neighbour) => (*kept, *neighbour, 1.0),
-            Verdict::Near(kept, neighbour, bits) => (*kept, *neighbour, f64::from_bits(*bits)),
-            _ => continue,
-        };
-        let (kept, neighbour) = (catalog.id(kept as usize), catalog.id(neighbour as usize));
-        lines.push((catalog.id(row), kept, neighbour, similarity, verdict.name()));
-    }
-    lines.sort_by_key(|line| line.0);
-    let string = |of: fn(&(&'_ str, &'_ str, &'_ str, f64, &'static str)) -> String| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(lines.iter().map(of)))
-    };
-    let columns = vec![
-        string(|line| line.0.into()),
-        string(|line| line.1.into()),
-        string(|line| line.2.into()),
-        Arc::new(Float64Array::from_iter_values(lines.iter().map(|line| line.3))),
-        string(|line| line.4.into()),
-    ];
-    Ok(RecordBatch::try_new(Arc::new(duplicates_schema()), columns)?)
 }
