@@ -10,6 +10,7 @@ mod bench;
 mod cache;
 mod completions;
 mod determinism;
+mod docs;
 mod every_key;
 mod explain;
 mod fresh_machine;

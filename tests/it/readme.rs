@@ -118,9 +118,16 @@ fn its_error_messages_are_those_of_the_program() {
 
 #[test]
 fn every_link_leads_somewhere_and_ci_runs_its_test_command() {
-    for document in
-        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "data/README.md", "data/PREPARE.md", "benches/README.md"]
-    {
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "data/README.md",
+        "data/PREPARE.md",
+        "data/SCHEMA.md",
+        "benches/README.md",
+    ] {
         let path = root().join(document);
         let text = std::fs::read_to_string(&path).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -76,7 +76,7 @@ fn a_browser_shows_it_and_loads_nothing() {
     let name = r#"run.name="<b onclick='x'>""#;
     let said = scratch.train("r&<b>", &["--set", name, "--set", "run.max_steps=12"]).stderr;
     assert!(said.contains("The report is r&<b>/report.html"), "{said}");
-    assert!(said.contains("Data   Made <b>up</b>\nTerms  CC0\n"), "{said}");
+    assert!(said.contains("Data    Made <b>up</b>\nLicence CC0\n"), "{said}");
     assert!(scratch.read("r&<b>/attribution.txt").contains("attribution: all & <img"));
     let html = scratch.read("r&<b>/report.html");
     for piece in

@@ -1,37 +1,37 @@
-//! What a run says before it starts.
+//! The banner: what a run prints before it starts.
 use super::human::{bytes, count, fit};
 use contract::Corpus;
 
-/// What [`banner`] tells.
+/// The contents of the banner.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Banner {
     /// Name of the run.
     pub run: String,
-    /// The processor's name.
+    /// Name of the processor.
     pub cpu: String,
     /// Cores that the process may use.
     pub cores: usize,
     /// Worker threads.
     pub workers: usize,
-    /// What matrix products run on: the GEMM backend and what it does.
+    /// The GEMM backend and its precision, for example `AVX-512, f32`.
     pub gemm: String,
-    /// The model, in a line.
+    /// The model on one line.
     pub model: Option<String>,
     /// Number of parameters.
     pub parameters: u64,
-    /// What is learned from, in a line.
+    /// The source of the corpus on one line.
     pub source: Option<String>,
-    /// Under which licence, in a line.
+    /// The licence of the corpus on one line.
     pub licence: Option<String>,
-    /// How much that is.
+    /// The size of the corpus.
     pub corpus: Option<Corpus>,
-    /// What a step is, for example `32 sequences of 128 tokens (2 × 16), 600 steps`.
+    /// The batch and the number of steps, for example `32 sequences of 128 tokens (2 × 16), 600 steps`.
     pub batch: Option<String>,
-    /// Where the run keeps its files.
+    /// The run directory.
     pub run_dir: Option<String>,
 }
 
-/// The banner: a line a fact, at most `columns` wide.
+/// Renders the banner, one fact per line, at most `columns` wide.
 pub fn banner(banner: &Banner, columns: usize) -> String {
     let workers = match banner.workers {
         1 => "1 worker".to_owned(),
@@ -45,7 +45,7 @@ pub fn banner(banner: &Banner, columns: usize) -> String {
         ("GEMM", Some(banner.gemm.clone())),
         ("Model", model),
         ("Data", banner.source.clone()),
-        ("Terms", banner.licence.clone()),
+        ("Licence", banner.licence.clone()),
         ("Corpus", banner.corpus.as_ref().map(corpus_line)),
         ("Batch", banner.batch.clone()),
         ("Files", banner.run_dir.clone()),
@@ -53,7 +53,7 @@ pub fn banner(banner: &Banner, columns: usize) -> String {
     let lines: Vec<String> = facts
         .into_iter()
         .filter_map(|(name, fact)| Some((name, fact.filter(|fact| !fact.is_empty())?)))
-        .map(|(name, fact)| fit(&format!("{name:<7}{fact}"), columns))
+        .map(|(name, fact)| fit(&format!("{name:<8}{fact}"), columns))
         .collect();
     lines.join("\n")
 }
@@ -65,7 +65,7 @@ pub(crate) fn corpus_line(corpus: &Corpus) -> String {
     };
     match corpus.validation.rows {
         0 => part(&corpus.train),
-        _ => format!("{}; held out {} tokens", part(&corpus.train), count(corpus.validation.tokens)),
+        _ => format!("{}; validation {} tokens", part(&corpus.train), count(corpus.validation.tokens)),
     }
 }
 
@@ -95,26 +95,26 @@ mod tests {
     }
 
     #[test]
-    fn it_lists_the_facts() {
+    fn the_banner_lists_the_facts() {
         insta::assert_snapshot!(banner(&seen(), 80), @r"
-        Run    wiki
-        CPU    AMD EPYC 9R45, 2 cores, 2 workers
-        GEMM   OpenBLAS Haswell
-        Model  GPT-2, 2 layers, width 256, 8 heads, 4.2 M parameters
-        Data   data/wiki.parquet
-        Terms  CC BY-SA 4.0
-        Corpus 7.2 M tokens in 9.5 k rows, 32.0 MB; held out 380.0 k tokens
-        Batch  2 × 16 sequences of 128 tokens, 600 steps
-        Files  runs/wiki
+        Run     wiki
+        CPU     AMD EPYC 9R45, 2 cores, 2 workers
+        GEMM    OpenBLAS Haswell
+        Model   GPT-2, 2 layers, width 256, 8 heads, 4.2 M parameters
+        Data    data/wiki.parquet
+        Licence CC BY-SA 4.0
+        Corpus  7.2 M tokens in 9.5 k rows, 32.0 MB; validation 380.0 k tokens
+        Batch   2 × 16 sequences of 128 tokens, 600 steps
+        Files   runs/wiki
         ");
     }
 
     #[test]
-    fn little_known_little_said() {
+    fn unknown_facts_are_left_out() {
         let little = Banner { run: "prepare".into(), cpu: "x".into(), cores: 1, workers: 1, ..Banner::default() };
         insta::assert_snapshot!(banner(&little, 80), @r"
-        Run    prepare
-        CPU    x, 1 core, 1 worker
+        Run     prepare
+        CPU     x, 1 core, 1 worker
         ");
     }
 }

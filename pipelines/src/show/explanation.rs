@@ -135,7 +135,7 @@ mod tests {
         Compute  25.6 MFLOP a token, 104.9 GFLOP a step
         Step     4.1 k tokens: 2 micro-batches of 16 sequences of 128
         Length   600 steps, 0.34 epochs
-        Corpus   7.2 M tokens in 9.5 k rows, 32.0 MB; held out 380.0 k tokens
+        Corpus   7.2 M tokens in 9.5 k rows, 32.0 MB; validation 380.0 k tokens
         Memory   about 80.7 MB at most: program 31.0 MB, optimize 50.0 MB
         Time     about 4:49: 8.5 k tok/s on 2 workers (one micro-batch, forward and
                  backward)
