@@ -26,11 +26,11 @@ help:
 	@echo "make bench-peers  the same training step here and in PyTorch, in turn"
 	@echo "make clean        removes what was built; runs/ and data/cache/ stay"
 
-# Run again, it goes on with runs/wiki from its last checkpoint; where that is complete, it says so.
+# A second run resumes runs/wiki from its last checkpoint, or prints that it is complete.
 run: system-python build
 	data/fetch-wiki.sh $(WIKI)
 	@if [ -e runs/wiki ]; then \
-		echo "runs/wiki is there: going on with it (remove it to start anew)"; \
+		echo "runs/wiki exists: resuming it (remove it to start over)"; \
 		$(PIPELINE) run configs/wiki.toml --resume; \
 	else \
 		$(PIPELINE) run configs/wiki.toml; \

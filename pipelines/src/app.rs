@@ -97,7 +97,7 @@ fn complain(text: &str) {
     let color = Color::of(std::env::args_os()).on(err.is_terminal());
     for line in text.lines() {
         // A command to copy stays in one line.
-        let whole = !err.is_terminal() || line.starts_with("go on with: ");
+        let whole = !err.is_terminal() || line.starts_with("resume with: ");
         let line = if whole { line.to_owned() } else { show::human::hang(line, show::columns()) };
         let line = match line.strip_prefix("error:") {
             Some(rest) if color => format!("\x1b[1;31merror:\x1b[0m{rest}"),

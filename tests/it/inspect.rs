@@ -98,7 +98,7 @@ fn damaged_files_are_named_with_what_is_wrong() {
     scratch.pipeline(&["inspect", "tokenizer.json"]).fails(2, &["tokenizer.json: is not JSON"]);
     scratch.pipeline(&["inspect", "r/environment.json"]).fails(2, &["no tokenizer.json: it has no `model.vocab`"]);
     scratch.pipeline(&["inspect", "run.toml"]).fails(2, &["run.toml is nothing that can be looked into"]);
-    scratch.pipeline(&["inspect", "cache"]).fails(2, &["cache is no checkpoint"]);
+    scratch.pipeline(&["inspect", "cache"]).fails(2, &["cache is not a checkpoint"]);
     scratch.pipeline(&["inspect", "corpus.parket"]).fails(2, &["corpus.parket is not there; similar: corpus.parquet"]);
     scratch.pipeline(&["inspect", "gone"]).fails(2, &["gone is not there"]);
 }

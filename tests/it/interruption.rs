@@ -66,7 +66,7 @@ fn stopped_at_random_moments_it_goes_on_to_the_same_bits() {
         }
         stopped += 1;
         let ran = ran.fails(code, &["Stopped after step", "of 40; the checkpoint is r/checkpoints/step-"]);
-        let (_, command) = ran.stderr.trim_end().rsplit_once("go on with: ").expect("what to do now");
+        let (_, command) = ran.stderr.trim_end().rsplit_once("resume with: ").expect("what to do now");
         assert!(
             command.starts_with("pipeline run run.toml --run-dir r ") && command.ends_with("--resume"),
             "{command}"
@@ -119,7 +119,7 @@ fn a_run_that_was_stopped_has_results_too() {
     let (mut reader, mut stdout) = (BufReader::new(child.stderr.take().unwrap()), child.stdout.take().unwrap());
     let said = until(&mut reader, "Training [");
     signal(&child, "INT");
-    end(child, reader, said).fails(130, &["go on with: "]);
+    end(child, reader, said).fails(130, &["resume with: "]);
     let mut result = String::new();
     stdout.read_to_string(&mut result).unwrap();
     let result: serde_json::Value = serde_json::from_str(&result).expect("one object");
@@ -139,7 +139,7 @@ fn a_second_signal_leaves_at_once() {
     let mut said = until(&mut reader, "Files ");
     std::thread::sleep(Duration::from_millis(500));
     signal(&child, "TERM");
-    said += &until(&mut reader, "once more to leave at once");
+    said += &until(&mut reader, "repeat to exit immediately");
     let asked = Instant::now();
     signal(&child, "INT");
     let ran = end(child, reader, said);

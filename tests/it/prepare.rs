@@ -323,7 +323,7 @@ fn what_is_wrong_is_said() {
     scratch.write("file", "x");
     prepare(&scratch, "file/out", &[]).fails(1, &["cannot make the output folder file/out"]);
     scratch.pipeline(&["stat", "nowhere"]).fails(2, &["nowhere holds no version"]);
-    scratch.pipeline(&["diff", "nowhere", "out"]).fails(2, &["nowhere is no version"]);
+    scratch.pipeline(&["diff", "nowhere", "out"]).fails(2, &["nowhere is not a version"]);
     // A damaged version is not built upon.
     set(&[]).succeeds();
     let catalog = scratch.path("out/v1/catalog.parquet");

@@ -130,7 +130,7 @@ fn it_is_made_again_at_any_time_and_after_a_failure() {
     failed.fails(1, &["stage `record`: cannot write event files in f/tb", "The report is f/report.html"]);
     let html = scratch.read("f/report.html");
     assert!(html.contains("state failed") && html.contains("cannot write event files in f/tb"), "{html}");
-    scratch.pipeline(&["report", "nowhere"]).fails(2, &["nowhere is no run"]);
+    scratch.pipeline(&["report", "nowhere"]).fails(2, &["nowhere is not a run"]);
 }
 
 #[test]

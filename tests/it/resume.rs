@@ -86,7 +86,7 @@ fn what_a_killed_run_left_unfinished_is_removed() {
 fn where_there_is_nothing_to_go_on_from_it_begins_and_says_so() {
     let scratch = Scratch::new();
     let said = scratch.train("new", &["--resume", "--set", "run.max_steps=1"]).stderr;
-    assert!(said.contains("note: new has no checkpoint to go on from: the run begins"), "{said}");
+    assert!(said.contains("note: new has no checkpoint to resume from: the run starts from the beginning"), "{said}");
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn from_a_checkpoint_that_is_named() {
     let mut last = vec!["--resume=named/checkpoints/step-00000012", "--workers", "3"];
     last.extend(LONG);
     let said = scratch.train("named", &last).stderr;
-    assert!(said.contains("going on from named/checkpoints/step-00000012 after 12 steps"), "{said}");
+    assert!(said.contains("resuming from named/checkpoints/step-00000012 after 12 steps"), "{said}");
     is_the_whole_run(&scratch, "named");
 }
 
@@ -159,7 +159,7 @@ fn a_directory_with_a_run_is_not_run_into() {
 fn what_is_no_checkpoint_is_refused() {
     let scratch = Scratch::new();
     let resume = |from: &str| scratch.pipeline(&["run", "run.toml", "--run-dir", "r", &format!("--resume={from}")]);
-    resume("nowhere").fails(1, &["nowhere is no checkpoint of this program", "state.json"]);
+    resume("nowhere").fails(1, &["nowhere is not a checkpoint of this program", "state.json"]);
     scratch.train("r", &[]);
     let state = scratch.read("r/checkpoints/step-00000006/state.json");
     scratch.write("r/checkpoints/step-00000006/state.json", &state[..100]);

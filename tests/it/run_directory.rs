@@ -127,7 +127,7 @@ fn evaluate_measures_what_the_run_measured_last() {
     assert_eq!(found["documents"], 12);
     let said = scratch.pipeline(&["evaluate", "r"]).succeeds().stdout;
     assert!(said.contains("validation loss") && said.contains("bits per byte"), "{said}");
-    scratch.pipeline(&["evaluate", "nowhere"]).fails(2, &["nowhere is no run"]);
+    scratch.pipeline(&["evaluate", "nowhere"]).fails(2, &["nowhere is not a run"]);
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn a_full_disk_leaves_the_checkpoint_before() {
     let Some(_mounted) = Mounted::at(&scratch.path("r"), "size=800k") else { return };
     // A checkpoint is about 500 kB, and the next is written before the last is removed.
     let ran = run(&scratch, &["--set", "checkpoint.keep=1"]);
-    ran.fails(1, &["cannot write checkpoint step-00000006", "step-00000003 is whole", "--resume", "No space left"]);
+    ran.fails(1, &["cannot write checkpoint step-00000006", "step-00000003 is intact", "--resume", "No space left"]);
     assert_eq!(scratch.checkpoints("r"), ["step-00000003"], "nothing half-written is left");
     let more = Command::new("mount").args(["-o", "remount,size=4m"]).arg(scratch.path("r")).status();
     assert!(more.is_ok_and(|status| status.success()));
@@ -69,7 +69,7 @@ fn a_file_that_grows_beyond_its_limit_leaves_the_checkpoint_before() {
     scratch.train("r", &["--set", "run.max_steps=3"]);
     // Blocks of 512 bytes: the model fits, the optimizer's state does not.
     let ran = after(&scratch, "ulimit -f 400", &["run", "run.toml", "--run-dir", "r", "--resume"]);
-    ran.fails(1, &["cannot write checkpoint step-00000006", "step-00000003 is whole", "optimizer.safetensors"]);
+    ran.fails(1, &["cannot write checkpoint step-00000006", "step-00000003 is intact", "optimizer.safetensors"]);
     assert_eq!(scratch.checkpoints("r"), ["step-00000003"], "nothing half-written is left");
     run(&scratch, &["--resume"]).succeeds();
     let ran = after(&scratch, "ulimit -f 400", &["run", "run.toml", "--run-dir", "first"]);
@@ -110,7 +110,7 @@ fn a_directory_of_something_else_is_left_alone() {
     scratch.write("thesis/chapter.txt", "mine");
     for more in [&[][..], &["--resume"]] {
         let ran = scratch.pipeline(&[&["run", "run.toml", "--run-dir", "thesis"][..], more].concat());
-        ran.fails(2, &["thesis is no run's directory, it holds chapter.txt", "--run-dir"]);
+        ran.fails(2, &["thesis is not a run directory; it contains chapter.txt", "--run-dir"]);
     }
     assert_eq!(std::fs::read_dir(scratch.path("thesis")).unwrap().count(), 1);
     std::fs::create_dir(scratch.path("empty")).unwrap();
@@ -178,7 +178,7 @@ fn a_damaged_checkpoint_is_named_with_the_whole_one_before_it() {
     }
     damage(&scratch, "r/checkpoints/step-00000006/model.safetensors", flip);
     damage(&scratch, "r/checkpoints/step-00000003/model.safetensors", flip);
-    run(&scratch, &["--resume"]).fails(1, &["step-00000006 is damaged", "no checkpoint before it is whole"]);
+    run(&scratch, &["--resume"]).fails(1, &["step-00000006 is damaged", "no earlier checkpoint is intact"]);
 }
 
 fn copy(from: &Path, to: &Path) {

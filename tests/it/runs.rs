@@ -24,7 +24,7 @@ fn begun(scratch: &Scratch, arguments: &[&str], steps: usize) -> Child {
 #[test]
 fn running_done_stopped_and_failed_are_told_apart() {
     let scratch = Scratch::new();
-    scratch.pipeline(&["runs"]).fails(2, &["runs is no folder", "when it first runs"]);
+    scratch.pipeline(&["runs"]).fails(2, &["runs is not a folder", "when it first runs"]);
     scratch.train("runs/a", &[]);
     std::fs::create_dir(scratch.path("runs/f")).unwrap();
     scratch.write("runs/f/config.toml", "");
@@ -39,7 +39,7 @@ fn running_done_stopped_and_failed_are_told_apart() {
     let while_alive = listed(&scratch);
     scratch
         .pipeline(&["run", "run.toml", "--run-dir", "runs/long", "--resume"])
-        .fails(2, &["another process works on runs/long", "--run-dir"]);
+        .fails(2, &["another process is using runs/long", "--run-dir"]);
     child.kill().unwrap(); // SIGKILL
     child.wait().unwrap();
     let after = listed(&scratch);

@@ -14,19 +14,19 @@ use text::support::cache_entries::Entry;
 const COLUMNS: usize = 80;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// List what the cache holds, or clear it
+/// List the entries of the cache, or remove them
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline cache
   pipeline cache --clear documents --older-than 30")]
 pub struct Cache {
-    /// Print one line of JSON an entry
+    /// Print one line of JSON per entry
     #[arg(long)]
     json: bool,
-    /// Remove what is listed, or only this kind of it
+    /// Remove all entries, or only those of this kind
     #[arg(long, value_name = "KIND", num_args = 0..=1, value_parser = kinds())]
     clear: Option<Option<String>>,
-    /// Only what was last used more than DAYS days ago
+    /// Only entries last used more than DAYS days ago
     #[arg(long, value_name = "DAYS")]
     older_than: Option<u64>,
     /// The cache (default: $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace)

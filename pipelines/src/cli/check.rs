@@ -9,7 +9,7 @@ use contract::Kind;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// Check a configuration without running it; all problems at once
+/// Check a configuration and report all of its problems
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline check configs/wiki.toml --set forward.layers=4")]
 pub struct Check {

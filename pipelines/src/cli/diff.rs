@@ -102,7 +102,7 @@ impl Side {
     fn read(path: &Path) -> Result<Self> {
         if !path.join(MANIFEST).is_file() {
             let at = path.display();
-            return Err(Usage(format!("{at} is no version of a corpus: name one, for example OUT/v1")).into());
+            return Err(Usage(format!("{at} is not a version of a corpus; give one, for example OUT/v1")).into());
         }
         let version = Previous::read(0, path, false)?;
         let mut rows = HashMap::new();

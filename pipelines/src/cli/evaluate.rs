@@ -65,7 +65,7 @@ fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
     let config = run.join(directory::CONFIG_FILE);
     let at = run.display();
     if !config.exists() {
-        return Err(Usage::of(run, &format!("is no run: it has no {}", directory::CONFIG_FILE)).into());
+        return Err(Usage::of(run, &format!("is not a run: it has no {}", directory::CONFIG_FILE)).into());
     }
     let Some((checkpoint, state)) = directory::resumed(run, None)? else {
         return Err(Usage(format!("{at} has no checkpoint yet; see `checkpoint.interval`")).into());
@@ -80,7 +80,7 @@ fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
     directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
     let corpus = session.env.corpus.unwrap_or_default();
     if corpus.validation.rows == 0 {
-        return Err(Usage("nothing is held out: there is nothing to evaluate on".into()).into());
+        return Err(Usage("there are no validation documents to evaluate on".into()).into());
     }
     // One step that only validates.
     session.env.schedule = Schedule { first: state.step, steps: state.step, evaluate: Some(1), checkpoint: None };
@@ -105,7 +105,7 @@ fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
 impl Evaluated {
     fn text(&self) -> String {
         let mut text = format!(
-            "{} after {} steps\n  held out         {} documents, {} tokens\n  validation loss  {:.4} nats a token",
+            "{} after {} steps\n  validation data  {} documents, {} tokens\n  validation loss  {:.4} nats a token",
             self.run,
             self.step,
             count(self.documents),

@@ -10,7 +10,7 @@ use clap::Args;
 use contract::Goal;
 use std::path::PathBuf;
 
-/// Draw the graph; say what a run takes in memory and time
+/// Draw the graph; estimate memory and time of a run
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline explain configs/wiki.toml
@@ -22,7 +22,7 @@ pub struct Explain {
     /// What it changes.
     #[command(flatten)]
     changes: Changes,
-    /// Worker threads (default: the cores)
+    /// Worker threads (default: one per core)
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     /// Print the numbers as one line of JSON, without the graph

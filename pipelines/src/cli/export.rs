@@ -14,7 +14,7 @@ use text::parquet::table::read_parquet;
 use text::tokenizer::bin_files::{self, BinFormat};
 use text::{Cache, TokenStore};
 
-/// Write a prepared corpus as nanoGPT or llm.c read it (.bin)
+/// Export a prepared corpus to .bin files of nanoGPT or llm.c
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline export runs/prepare-wiki/v1 bin --format nanogpt")]
 pub struct Export {
@@ -24,7 +24,7 @@ pub struct Export {
     /// The folder for the files: train.bin and val.bin, or train_000000.bin, …
     #[arg(value_name = "OUT")]
     out: PathBuf,
-    /// Who is to read them
+    /// The program that reads them
     #[arg(long, value_enum)]
     format: Format,
     /// Print one line of JSON

@@ -9,11 +9,11 @@ use text::parquet::tokens::try_write_tokens;
 use text::tokenizer::bin_files::BinDocuments;
 use text::{Cache, Tokenizer};
 
-/// Make token Parquet of the .bin files of nanoGPT or llm.c
+/// Convert .bin files of nanoGPT or llm.c to token Parquet
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline import bin/train.bin tokens.parquet --tokenizer gpt2")]
 pub struct Import {
-    /// Files of nanoGPT or of llm.c, in order: they are read one after the other
+    /// The .bin files, in the order in which to read them
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// The token Parquet to write

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Look into a file: Parquet, tensors, a checkpoint, a tokenizer
+/// Show a Parquet file, checkpoint, safetensors file or tokenizer
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline inspect runs/prepare-wiki/v1/documents-00000.parquet --rows 5
@@ -14,13 +14,13 @@ use std::path::PathBuf;
 FILE is Parquet, .safetensors, a tokenizer.json, a checkpoint, or a run, for its
 last checkpoint.")]
 pub struct Inspect {
-    /// What to look at
+    /// The file, or the directory of a run or checkpoint
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Rows of Parquet to show
     #[arg(long, value_name = "N", default_value_t = 3)]
     rows: usize,
-    /// Decode token lists with this: gpt2, or a tokenizer.json
+    /// Tokenizer that decodes token lists: gpt2, or a tokenizer.json
     /// (default: the one that the file names, where it is found)
     #[arg(long, value_name = "TOKENIZER")]
     tokenizer: Option<String>,

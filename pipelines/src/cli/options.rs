@@ -118,7 +118,7 @@ pub struct Changes {
     /// Change a value: STAGE.KEY=VALUE or run.KEY=VALUE, in TOML (repeatable)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_set)]
     set: Vec<String>,
-    /// Replace a stage's table by a file that holds another (repeatable)
+    /// Replace a stage's table by the contents of a file (repeatable)
     #[arg(long, value_name = "STAGE=FILE", value_parser = parse_stage)]
     stage: Vec<(String, PathBuf)>,
 }

@@ -5,12 +5,12 @@ use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Write the report of a run again: one page of HTML
+/// Write the HTML report of a run
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline report runs/wiki
 
-A run writes it when it ends, by itself or not; this writes it at any other
-time, also while the run goes on.")]
+A run writes its report when it ends. This command writes it at any other time,
+also while the run is in progress.")]
 pub struct Report {
     /// The run's directory
     #[arg(value_name = "RUN")]

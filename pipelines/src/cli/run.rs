@@ -25,22 +25,22 @@ pub struct Run {
     /// What it changes.
     #[command(flatten)]
     changes: Changes,
-    /// Use N files of a folder, or N documents, chosen by the seed
+    /// Use a random sample: N files of a folder, or N documents of a file
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     sample: Option<u64>,
-    /// Length in passes over the corpus, instead of the configuration's
+    /// Train for this many passes over the corpus
     #[arg(long, value_name = "N")]
     epochs: Option<f64>,
-    /// Worker threads (default: the cores); changes no number
+    /// Worker threads (default: one per core); does not affect results
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Where the run keeps its files (default: runs/<run.name>)
+    /// Directory of the run (default: runs/<run.name>)
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
-    /// Go on from the last checkpoint of the run, or from this one
+    /// Resume from the last checkpoint of the run, or from this one
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, require_equals = true)]
     resume: Option<Option<PathBuf>>,
-    /// Prepare the data and say what would be done, without training
+    /// Prepare the data and print estimates, without training
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
     /// Print one line of JSON at the end: run, step, loss, bits_per_byte, checkpoint

@@ -15,19 +15,20 @@ use train::record::{METRICS_FILE, StepLine};
 /// Steps whose median is the speed of a run.
 const RECENT: usize = 20;
 
-/// List what ran: state, step, loss, bits per byte, speed
+/// List runs with state, step, loss, bits per byte and speed
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline runs
   pipeline runs runs/wiki
   pipeline runs --json
 
-States: running, done, stopped (interrupted or killed; --resume goes on), failed.")]
+States: running, done, failed, and stopped (interrupted or killed; `pipeline run`
+with --resume continues it).")]
 pub struct Runs {
     /// A folder with runs in it, or a run
     #[arg(value_name = "DIR", default_value = "runs")]
     folder: PathBuf,
-    /// Print one line of JSON a run
+    /// Print one line of JSON per run
     #[arg(long)]
     json: bool,
 }
@@ -80,7 +81,7 @@ fn runs(folder: &Path) -> Result<Vec<Ran>> {
         return Ok(vec![look(folder)?]);
     }
     if !folder.is_dir() {
-        let why = "is no folder; `pipeline run` makes runs/ when it first runs";
+        let why = "is not a folder; `pipeline run` makes runs/ when it first runs";
         return Err(Usage::of(folder, why).into());
     }
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;

@@ -15,7 +15,7 @@ pub struct Stages {
     /// The type to show
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Print one line of JSON a type
+    /// Print one line of JSON per type
     #[arg(long)]
     json: bool,
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Show what a prepared corpus consists of, and what was dropped
+/// Show statistics of a prepared corpus
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline stat runs/prepare-wiki")]
 pub struct Stat {
@@ -41,13 +41,13 @@ fn render(version: &Path, stats: &Stats, columns: usize) -> String {
     let mut rows = vec![line("read", &stats.read)];
     rows.extend(stats.dropped.iter().map(|(reason, amount)| line(&format!("  {reason}"), amount)));
     rows.push(line("kept", &stats.kept));
-    rows.push(line("  to learn from", &stats.train));
-    rows.push(line("  held out", &stats.validation));
+    rows.push(line("  training", &stats.train));
+    rows.push(line("  validation", &stats.validation));
     let mut text = format!("{}\n\n{}\n", version.display(), table(&heads, &rows, columns));
     for (title, counts) in [
         ("could not be read (quarantine.parquet)", &stats.unreadable),
         ("markup that was not understood", &stats.unhandled_markup),
-        ("left over of markup", &stats.residue),
+        ("remaining markup", &stats.residue),
     ] {
         if !counts.is_empty() {
             let rows: Vec<_> = counts.iter().map(|(kind, count)| vec![kind.clone(), count.to_string()]).collect();

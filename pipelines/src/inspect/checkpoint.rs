@@ -17,7 +17,7 @@ pub struct Contents {
     step: Option<u64>,
     /// OpenBLAS's kernel.
     blas_kernel: Option<String>,
-    /// What each stage goes on from: stage, lane, state. Of long lists only their length.
+    /// The saved state of each stage: stage, lane, state. Long lists are replaced by their length.
     position: BTreeMap<String, BTreeMap<u32, Value>>,
     /// The model as Hugging Face describes it.
     config: Value,
@@ -35,7 +35,7 @@ pub fn open(folder: &Path) -> Result<Contents> {
     let folder = last.as_deref().unwrap_or(folder);
     if !is_one(folder) {
         let at = folder.display();
-        return Err(Usage(format!("{at} is no checkpoint (it has no {MODEL_FILE}) and no run with one")).into());
+        return Err(Usage(format!("{at} is not a checkpoint (it has no {MODEL_FILE}) or a run with one")).into());
     }
     let state = folder.join(STATE_FILE).is_file().then(|| read_state(folder)).transpose()?;
     let path = folder.join("config.json");

@@ -61,7 +61,7 @@ pub(crate) fn defaults(stage_type: &StageType) -> Map<String, Value> {
 }
 
 /// The settings of stage `id`, and its table with every key in it. After a problem these are the settings without
-/// the values at fault, if there are such: good enough to go on looking for problems, not to run.
+/// the values at fault, if there are such: good enough to look for further problems, but not to run.
 pub(crate) fn stage(
     id: &str,
     given: &Table,

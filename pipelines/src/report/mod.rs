@@ -51,7 +51,7 @@ pub fn write(run_dir: &Path) -> Result<PathBuf> {
     let text = |name: &str| std::fs::read_to_string(run_dir.join(name)).unwrap_or_default();
     let config = text(CONFIG_FILE);
     if config.is_empty() {
-        return Err(Usage::of(run_dir, &format!("is no run: it has no {CONFIG_FILE}")).into());
+        return Err(Usage::of(run_dir, &format!("is not a run: it has no {CONFIG_FILE}")).into());
     }
     let (state, status) = status::read(run_dir);
     let folder = run_dir.canonicalize().unwrap_or_else(|_| run_dir.to_owned());

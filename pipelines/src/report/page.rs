@@ -155,13 +155,14 @@ fn plots(metrics: &[StepLine]) -> String {
         course("Data wait", "ms a step", true, |line| line.data_wait_ms),
     ];
     let figures: String = all.iter().map(Plot::figure).collect();
-    let hint = "Point at a plot to read all of them at that step.";
+    let hint = "Hover over a plot to show all values at that step.";
     format!("<p class=\"none hint\" hidden>{hint}</p>\n<section class=\"plots\">\n{figures}</section>\n")
 }
 
 fn stage_times(seen: &Seen) -> String {
     let Some(times) = seen.status.as_ref().and_then(|status| status.times.as_ref()) else {
-        let why = "Known when a run has ended by itself or was interrupted, not when it was killed or failed.";
+        let why =
+            "Available after a run that finished or was interrupted, but not after one that failed or was killed.";
         return format!("<h2>Time per stage</h2>\n<p class=\"none\">{why}</p>\n");
     };
     let (rows, whole) = (rows(times), times.wall.as_secs_f64() * times.workers as f64);
@@ -214,7 +215,7 @@ fn about(seen: &Seen) -> String {
         }
     }
     if rows.is_empty() {
-        rows.push(("Licence", "no note beside the data says it".into()));
+        rows.push(("Licence", "not stated by the data".into()));
     }
     if environment["corpus"].is_object() {
         rows.push(("Learned from", part("train")));
@@ -254,5 +255,5 @@ fn footer(seen: &Seen) -> String {
             let _ = write!(said, " and ended on {}", utc(ended));
         }
     }
-    format!("<footer>{said}. One file, no network: it can be sent and kept.</footer>\n")
+    format!("<footer>{said}. This file is self-contained.</footer>\n")
 }

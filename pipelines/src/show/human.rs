@@ -109,7 +109,7 @@ pub fn wrap(text: &str, room: usize) -> Vec<String> {
     lines
 }
 
-/// `text` with every line in at most `room` columns: broken between words, and what goes on is indented. A word that has
+/// `text` with every line in at most `room` columns: broken between words, with continuation lines indented. A word that has
 /// no room stays whole, so that it can be copied.
 pub fn hang(text: &str, room: usize) -> String {
     let mut lines = Vec::new();

@@ -42,7 +42,7 @@ pub fn open(run_dir: &Path) -> Result<()> {
         let more = if names.len() > 3 { ", …" } else { "" };
         let some = names[..names.len().min(3)].join(", ");
         let why = "a run would mix its files with these; choose another with --run-dir";
-        return Err(Usage(format!("{at} is no run's directory, it holds {some}{more}: {why}")).into());
+        return Err(Usage(format!("{at} is not a run directory; it contains {some}{more}: {why}")).into());
     }
     let probe = run_dir.join(".writable");
     write(&probe, "")
@@ -50,7 +50,7 @@ pub fn open(run_dir: &Path) -> Result<()> {
         .with_context(|| format!("cannot write into the run directory {at}"))
 }
 
-/// Refuses a directory in which another run has left something, unless that goes on; removes what a killed process was
+/// Rejects a directory in which another run has left files, unless that run is resumed; removes what a killed process was
 /// writing. For who holds the directory.
 ///
 /// # Errors
@@ -59,7 +59,7 @@ pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
     let at = run_dir.display();
     let taken = run_dir.join(METRICS_FILE).exists() || !checkpoint::list(run_dir)?.is_empty();
     if taken && !goes_on {
-        let how = "go on with --resume, choose another with --run-dir, or remove it";
+        let how = "resume it with --resume, choose another with --run-dir, or remove it";
         return Err(Usage(format!("{at} already holds a run: {how}")).into());
     }
     for entry in fs::read_dir(run_dir).with_context(|| format!("cannot read {at}"))?.flatten() {
@@ -72,7 +72,7 @@ pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
     Ok(())
 }
 
-/// The checkpoint to go on from: `asked`, or the last one of `run_dir`; `None` if there is none yet.
+/// The checkpoint to resume from: `asked`, or the last one of `run_dir`; `None` if there is none yet.
 ///
 /// # Errors
 /// If `asked` is no checkpoint, or it or the last one is damaged: then with the one before it that is whole.
@@ -92,15 +92,15 @@ pub fn resumed(run_dir: &Path, asked: Option<&Path>) -> Result<Option<(PathBuf, 
             let Some(step) = step else { return Err(error) };
             Err(match checkpoint::before(&run_dir.join(checkpoint::CHECKPOINTS), step) {
                 Some(whole) => {
-                    anyhow!("{error:#}\n  the one before it is whole: go on from it with --resume={}", whole.display())
+                    anyhow!("{error:#}\n  the previous one is intact: resume from it with --resume={}", whole.display())
                 }
-                None => anyhow!("{error:#}\n  no checkpoint before it is whole: start anew with another --run-dir"),
+                None => anyhow!("{error:#}\n  no earlier checkpoint is intact: start over with another --run-dir"),
             })
         }
     }
 }
 
-/// Refuses to go on where numbers would not follow from what they followed from; returns what else should be said.
+/// Rejects a configuration whose results would differ from those of the checkpoint; returns notes to print.
 ///
 /// # Errors
 /// [`Usage`] with every setting that differs.
@@ -123,9 +123,7 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
     let mut notes = Vec::new();
     if then.blas_core != now.blas_core {
         let (then, now) = (&then.blas_core, &now.blas_core);
-        notes.push(format!(
-            "products ran on {then} before and run on {now} now: the numbers will differ in their last bits"
-        ));
+        notes.push(format!("GEMM ran on {then} before and runs on {now} now: results will differ in the last bits"));
     }
     Ok(notes)
 }

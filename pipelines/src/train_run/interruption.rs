@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// A run that was stopped by a signal and can go on: exit code 130 or 143.
+/// A run that was stopped by a signal and can be resumed: exit code 130 or 143.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Interrupted {
@@ -57,7 +57,7 @@ impl Interruption {
             if let Some(number) = signals.forever().next() {
                 stop.ask();
                 let name = if number == SIGINT { "SIGINT" } else { "SIGTERM" };
-                say(&format!("{name}: stopping after this step; once more to leave at once"));
+                say(&format!("{name}: stopping after this step; repeat to exit immediately"));
             }
         };
         std::thread::Builder::new().name("signals".into()).spawn(watch).context("cannot start a thread")?;
@@ -75,7 +75,7 @@ impl Interruption {
         let signal = self.signal.load(Ordering::SeqCst);
         let message = match checkpoint {
             Some(path) => format!(
-                "Stopped after step {step} of {steps}; the checkpoint is {}\ngo on with: {}",
+                "Stopped after step {step} of {steps}; the checkpoint is {}\nresume with: {}",
                 path.display(),
                 resuming(std::env::args_os().skip(1))
             ),
@@ -88,7 +88,7 @@ impl Interruption {
     }
 }
 
-/// The command that goes on where the one with `arguments` stopped.
+/// The command that resumes the run that the one with `arguments` started.
 fn resuming(arguments: impl Iterator<Item = OsString>) -> String {
     let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
     let kept = arguments.filter(|argument| argument != "--resume" && !argument.starts_with("--resume="));

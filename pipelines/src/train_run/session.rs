@@ -16,7 +16,7 @@ pub struct Session {
     pub env: Env,
     /// The model.
     pub model: Arc<ModelFacts>,
-    /// What must not change when the run goes on later.
+    /// What must not change when the run is resumed.
     pub fingerprint: Arc<Fingerprint>,
     /// Whose text it learns from.
     pub sources: Vec<Attribution>,
@@ -53,7 +53,7 @@ impl Session {
         let corpus = prepared.corpus();
         let mut evaluate = due.evaluate;
         if evaluate.is_some() && corpus.validation.rows == 0 {
-            notes.push("nothing is held out, so nothing is validated".into());
+            notes.push("there are no validation documents, so nothing is validated".into());
             evaluate = None;
         }
         let steps = steps(plan, shape, corpus.train.tokens)?;
@@ -99,7 +99,7 @@ pub fn due(plan: &Plan) -> Due {
 
 pub fn batch_shape(plan: &Plan) -> Result<BatchShape> {
     let shape = plan.stages.iter().find_map(|stage| stage.settings.batch_shape());
-    shape.ok_or_else(|| Usage("nothing makes batches: add a stage of type `concat`".into()).into())
+    shape.ok_or_else(|| Usage("no stage produces batches: add a stage of type `concat`".into()).into())
 }
 
 /// Updates in the run: as many as asked for, or as it takes to see the training documents so often.

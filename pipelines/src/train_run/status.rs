@@ -21,7 +21,7 @@ pub enum State {
     Running,
     /// All steps are done.
     Done,
-    /// It was interrupted or killed; it can go on.
+    /// It was interrupted or killed, and can be resumed.
     Stopped,
     /// It ended with an error.
     Failed,
@@ -110,7 +110,7 @@ impl Hold {
             Ok(()) => Ok(Self { path: run_dir.join(STATUS_FILE), _lock: Some(file) }),
             Err(TryLockError::WouldBlock) => {
                 let at = run_dir.display();
-                Err(Usage(format!("another process works on {at}: wait for it, or choose another --run-dir")).into())
+                Err(Usage(format!("another process is using {at}: wait for it, or choose another --run-dir")).into())
             }
             // A file system without locks: nobody can tell whether the run is alive, but it can run.
             Err(TryLockError::Error(_)) => Ok(Self { path: run_dir.join(STATUS_FILE), _lock: None }),
@@ -168,7 +168,7 @@ mod tests {
         hold.tell(&status).unwrap();
         assert_eq!(read(folder.path()), (State::Running, Some(status.clone())));
         let said = Hold::take(folder.path()).err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(said.starts_with("another process works on "), "{said}");
+        assert!(said.starts_with("another process is using "), "{said}");
         drop(hold);
         assert_eq!(read(folder.path()).0, State::Stopped, "killed: it could not say that it ended");
         status.end(&Err(anyhow::anyhow!("no")), 3);

@@ -81,7 +81,7 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
     match report {
         Ok(path) => printer.line.note(&format!("The report is {}", path.display())),
         // That there is no report is no reason to call the run failed.
-        Err(error) => printer.line.warn(&format!("warning: there is no report: {error:#}")),
+        Err(error) => printer.line.warn(&format!("warning: cannot write the report: {error:#}")),
     }
     printer.times(&times?);
     match stop.last() {
@@ -93,7 +93,7 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
     }
 }
 
-/// All that is done before training: what is known then, and what stages go on from.
+/// Everything that is done before training: the session, and the state that stages resume from.
 fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Vec<Saved>)> {
     let Options { resume, run_dir, workers, program } = options;
     let from = match resume {
@@ -104,7 +104,9 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
     line.finish();
     let mut session = Session::new(plan, prepared, *workers, Some(run_dir.clone()))?;
     if resume.is_some() && from.is_none() {
-        session.notes.push(format!("{} has no checkpoint to go on from: the run begins", run_dir.display()));
+        session
+            .notes
+            .push(format!("{} has no checkpoint to resume from: the run starts from the beginning", run_dir.display()));
     }
     let saved = begin(&mut session, plan, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
@@ -150,7 +152,7 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
     };
     let notes = directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
     session.notes.extend(notes);
-    session.notes.push(format!("going on from {} after {} steps", checkpoint.display(), state.step));
+    session.notes.push(format!("resuming from {} after {} steps", checkpoint.display(), state.step));
     if state.step > session.env.schedule.steps {
         let (done, asked) = (state.step, session.env.schedule.steps);
         return Err(Usage(format!("the checkpoint is at step {done}, past the end of the run at {asked}")).into());

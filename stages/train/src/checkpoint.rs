@@ -66,7 +66,7 @@ impl Default for Checkpoint {
 }
 
 impl StageSettings for Checkpoint {
-    const SUMMARY: &'static str = "checkpoints in Hugging Face's layout, whole or not there";
+    const SUMMARY: &'static str = "writes checkpoints in Hugging Face's layout, atomically";
     const OBSERVES: bool = true;
     const EXAMPLE: &'static str = "type = \"checkpoint\"\ninterval = 500\nkeep = 3\n";
 }
@@ -147,7 +147,7 @@ impl Stage for CheckpointStage {
         }
         written.with_context(|| match before(folder, step + 1) {
             Some(whole) => {
-                format!("cannot write checkpoint {name}; {} is whole, go on from it with --resume", whole.display())
+                format!("cannot write checkpoint {name}; {} is intact: resume from it with --resume", whole.display())
             }
             None => format!("cannot write checkpoint {name}, the first of this run"),
         })?;
@@ -249,7 +249,10 @@ fn hash(path: &Path) -> Result<String> {
 pub fn verify(checkpoint: &Path) -> Result<()> {
     let at = checkpoint.display();
     let Ok(listed) = fs::read_to_string(checkpoint.join(SUMS_FILE)) else {
-        ensure!(checkpoint.join(STATE_FILE).exists(), "{at} is no checkpoint of this program: it has no {STATE_FILE}");
+        ensure!(
+            checkpoint.join(STATE_FILE).exists(),
+            "{at} is not a checkpoint of this program: it has no {STATE_FILE}"
+        );
         bail!("checkpoint {at} is damaged: its {SUMS_FILE} is missing or unreadable");
     };
     for line in listed.lines() {
@@ -262,7 +265,7 @@ pub fn verify(checkpoint: &Path) -> Result<()> {
             "checkpoint {at} is damaged: its {name} is not what was written (the hashes differ)"
         );
     }
-    ensure!(listed.contains(STATE_FILE), "checkpoint {at} is damaged: its {SUMS_FILE} is not whole");
+    ensure!(listed.contains(STATE_FILE), "checkpoint {at} is damaged: its {SUMS_FILE} is incomplete");
     Ok(())
 }
 
@@ -300,7 +303,7 @@ pub fn list(run_dir: &Path) -> Result<Vec<(Step, PathBuf)>> {
 pub fn read_state(checkpoint: &Path) -> Result<State> {
     let path = checkpoint.join(STATE_FILE);
     let text = fs::read_to_string(&path).with_context(|| {
-        format!("{} is no checkpoint of this program: it has no {STATE_FILE}", checkpoint.display())
+        format!("{} is not a checkpoint of this program: it has no {STATE_FILE}", checkpoint.display())
     })?;
     let state: State = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(state.format == FORMAT, "{} has format {}; this program reads {FORMAT}", path.display(), state.format);

@@ -81,7 +81,7 @@ impl TensorFile {
             let metadata: Metadata = serde_json::from_slice(&header).context("not a safetensors file")?;
             let there = file.metadata()?.len() - 8 - length;
             let wanted = metadata.tensors().values().map(|t| t.data_offsets.1).max().unwrap_or(0) as u64;
-            ensure!(there >= wanted, "cut short: {there} bytes of tensors where the header says {wanted}");
+            ensure!(there >= wanted, "truncated: {there} bytes of tensors, but the header says {wanted}");
             Ok(Self { path: path.to_owned(), metadata, data_start: 8 + length, file: Mutex::new(file) })
         };
         read().with_context(|| format!("cannot read {}", path.display()))
@@ -129,7 +129,7 @@ impl TensorFile {
             let (from, to) = info.data_offsets;
             let values = info.shape.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
             let bytes = values.and_then(|values| values.checked_mul(size)).context("its shape is impossibly large")?;
-            ensure!(to.checked_sub(from) == Some(bytes), "it lies at {from} to {to}, which is not {bytes} bytes");
+            ensure!(to.checked_sub(from) == Some(bytes), "its data at {from} to {to} is not {bytes} bytes long");
             let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
             file.seek(SeekFrom::Start(self.data_start + from as u64))?;
             let (mut left, mut piece) = (bytes, vec![0; 1 << 16]);
@@ -153,7 +153,7 @@ impl TensorFile {
         let mut tensor = Tensor::scratch(shape);
         let (from, to) = info.data_offsets;
         let bytes = tensor.data.len() * size_of::<f32>();
-        ensure!(to.checked_sub(from) == Some(bytes), "it lies at {from} to {to}, which is not {bytes} bytes");
+        ensure!(to.checked_sub(from) == Some(bytes), "its data at {from} to {to} is not {bytes} bytes long");
         let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
         file.seek(SeekFrom::Start(self.data_start + from as u64))?;
         file.read_exact(bytemuck::cast_slice_mut(&mut tensor.data))?;

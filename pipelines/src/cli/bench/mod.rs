@@ -21,32 +21,32 @@ pub struct Bench {
     /// The model and its batch
     #[arg(long, value_enum, conflicts_with = "sweep")]
     shape: Option<Shape>,
-    /// Instead of a shape: many, in width, length, batch and workers, as a table
+    /// Instead of one shape, vary width, length, batch and workers; print a table
     #[arg(long, conflicts_with_all = ["batching", "workers", "steps", "warmup"])]
     sweep: bool,
     /// Where `--sweep` writes plots of tokens/s and MFU, as a page for a browser
     #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with = "shape")]
     plot: Option<PathBuf>,
-    /// What numbers are computed in (default: f32)
+    /// Precision of matrix products (default: f32)
     #[arg(long, value_enum)]
     precision: Option<Precision>,
-    /// Steps that count (default: 10)
+    /// Steps to measure (default: 10)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
-    /// Steps before them (default: 2)
+    /// Warm-up steps before them (default: 2)
     #[arg(long, value_name = "W")]
     warmup: Option<u64>,
-    /// Worker threads (default: the cores)
+    /// Worker threads (default: one per core)
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Whether a micro-batch is computed whole or sequence by sequence (default: batched)
+    /// Compute a micro-batch at once or sequence by sequence (default: batched)
     #[arg(long, value_enum)]
     batching: Option<Batching>,
     /// GEMM backend: "auto" (the fastest available), "amx", "avx512", "avx2", "openblas" or "portable"; "all" compares large
     /// products on all of them
     #[arg(long, value_name = "NAME", default_value = "auto")]
     gemm: String,
-    /// Print one line of JSON a measurement; without --sweep there is no other output
+    /// Print one line of JSON per measurement; without --sweep there is no other output
     #[arg(long)]
     json: bool,
 }
