@@ -91,7 +91,7 @@ fn is_closed_pipe(error: &Error) -> bool {
     error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed_pipe)
 }
 
-/// Prints what went wrong on standard error, in lines that fit a terminal. That nobody can be told is no reason to panic.
+/// Prints an error on standard error, in lines that fit the terminal. Does not panic if standard error cannot be written.
 fn complain(text: &str) {
     let mut err = std::io::stderr();
     let color = Color::of(std::env::args_os()).on(err.is_terminal());

@@ -93,11 +93,11 @@ fn damaged_files_are_named_with_what_is_wrong() {
         .fails(1, &["flipped.parquet: its footer is sound, its first rows"]);
     scratch.pipeline(&["inspect", "flipped.parquet", "--rows", "0"]).succeeds();
     cut("cut.safetensors", "r/checkpoints/step-00000006/model.safetensors", 9);
-    scratch.pipeline(&["inspect", "cut.safetensors"]).fails(1, &["cut.safetensors: cut short"]);
+    scratch.pipeline(&["inspect", "cut.safetensors"]).fails(1, &["cut.safetensors: truncated"]);
     cut("tokenizer.json", "r/tokenizer.json", 9);
     scratch.pipeline(&["inspect", "tokenizer.json"]).fails(2, &["tokenizer.json: is not JSON"]);
     scratch.pipeline(&["inspect", "r/environment.json"]).fails(2, &["no tokenizer.json: it has no `model.vocab`"]);
-    scratch.pipeline(&["inspect", "run.toml"]).fails(2, &["run.toml is nothing that can be looked into"]);
+    scratch.pipeline(&["inspect", "run.toml"]).fails(2, &["run.toml cannot be inspected"]);
     scratch.pipeline(&["inspect", "cache"]).fails(2, &["cache is not a checkpoint"]);
     scratch.pipeline(&["inspect", "corpus.parket"]).fails(2, &["corpus.parket is not there; similar: corpus.parquet"]);
     scratch.pipeline(&["inspect", "gone"]).fails(2, &["gone is not there"]);

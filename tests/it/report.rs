@@ -121,7 +121,7 @@ fn it_is_made_again_at_any_time_and_after_a_failure() {
     scratch.write("r/status.json", status);
     scratch.pipeline(&["report", "r"]).succeeds();
     let html = scratch.read("r/report.html");
-    assert!(html.contains("state stopped") && html.contains("Known when a run has ended by itself"));
+    assert!(html.contains("state stopped") && html.contains("Available after a run that finished"));
     // Event files that cannot be written fail a run.
     std::fs::create_dir(scratch.path("f")).unwrap();
     scratch.write("f/config.toml", "");

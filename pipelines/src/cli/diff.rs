@@ -1,4 +1,4 @@
-//! `pipeline diff`: what has become of each document from one version to another, and why.
+//! `pipeline diff`: the documents that differ between two versions, and why.
 use super::{Command, Context};
 use crate::prepare::version::{MANIFEST, Previous};
 use crate::problem::Usage;
@@ -31,27 +31,27 @@ impl Command for Diff {
     }
 }
 
-/// Documents that are listed by name in a table; JSON has them all.
+/// Maximum number of documents listed in the table; JSON lists all.
 const LISTED: usize = 10;
 
-/// What differs between two versions.
+/// The difference between two versions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 struct Difference {
     /// The older version.
     pub from: String,
     /// The newer one.
     pub to: String,
-    /// Documents (and their tokens) that are in both, the same.
+    /// Documents (and their tokens) that are the same in both.
     pub same: Sum,
     /// Those that are in the newer one only.
     pub added: Sum,
     /// Those that are in the older one only.
     pub removed: Sum,
-    /// Those that are in both, with other texts: what there is now.
+    /// Those that are in both with different texts: the new ones.
     pub replaced: Sum,
-    /// Tokens that the replaced ones had.
+    /// Tokens of the replaced ones before.
     pub replaced_tokens_before: u64,
-    /// How many came about why.
+    /// Number of changes by reason.
     pub why: BTreeMap<String, u64>,
     /// Each of them, by id.
     pub documents: Vec<Change>,
@@ -62,11 +62,11 @@ struct Difference {
 struct Sum {
     /// Documents.
     pub documents: u64,
-    /// Their tokens, without those that end them.
+    /// Their tokens, without end-of-text.
     pub tokens: u64,
 }
 
-/// What became of a document.
+/// A changed document.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Change {
     /// Its id.
@@ -75,7 +75,7 @@ struct Change {
     pub change: &'static str,
     /// Why: a kind of reason.
     pub why: String,
-    /// The other document, where there is one: the duplicate kept in its place, or whose place it takes.
+    /// The duplicate that is kept instead, or that this document replaces, if any.
     pub other: Option<String>,
     /// Its tokens before.
     pub tokens_before: u64,
@@ -93,7 +93,7 @@ impl Sum {
 /// One version for comparison.
 struct Side {
     version: Previous,
-    /// By id: the row that counts.
+    /// The relevant row of each id.
     rows: HashMap<String, usize>,
     duplicates: HashMap<String, (String, String, f64)>,
 }
@@ -136,7 +136,7 @@ impl Side {
 /// Compares two versions.
 ///
 /// # Errors
-/// [`Usage`] if one is no version; or if its files are damaged.
+/// [`Usage`] if one is not a version; an error if its files are corrupt.
 fn diff(from: &Path, to: &Path) -> Result<Difference> {
     let (old, new) = (Side::read(from)?, Side::read(to)?);
     let mut found =

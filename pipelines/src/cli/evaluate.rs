@@ -1,4 +1,4 @@
-//! `pipeline evaluate`: the last checkpoint of a run on its held-out documents.
+//! `pipeline evaluate`: validation loss of the last checkpoint of a run.
 use super::{Command, Context};
 use crate::engine::{Job, execute};
 use crate::plan::{Overrides, Plan};
@@ -38,16 +38,16 @@ impl Command for Evaluate {
     }
 }
 
-/// What `pipeline evaluate` says.
+/// The output of `pipeline evaluate`.
 #[derive(Clone, Debug, Serialize)]
 struct Evaluated {
     /// The run's directory.
     pub run: String,
-    /// Updates that the checkpoint has seen.
+    /// Number of updates of the checkpoint.
     pub step: u64,
-    /// Mean cross-entropy in nats a token.
+    /// Mean cross-entropy in nats per token.
     pub validation_loss: f64,
-    /// Bits per byte of text; `None` where only tokens are known.
+    /// Bits per byte of text; `None` if only tokens are available.
     pub bits_per_byte: Option<f64>,
     /// Held-out documents, their tokens and their bytes.
     pub documents: u64,
@@ -60,7 +60,7 @@ struct Evaluated {
 /// Evaluates the last checkpoint of a run.
 ///
 /// # Errors
-/// If there is no run or no checkpoint, or what it read is gone or has changed.
+/// If there is no run or no checkpoint, or if its input is missing or has changed.
 fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
     let config = run.join(directory::CONFIG_FILE);
     let at = run.display();

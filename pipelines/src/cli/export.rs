@@ -1,4 +1,4 @@
-//! `pipeline export`: a prepared corpus as nanoGPT and llm.c read it.
+//! `pipeline export`: a prepared corpus as `.bin` files for nanoGPT and llm.c.
 use super::{Command, Context};
 use crate::prepare::find_version;
 use crate::problem::Usage;
@@ -32,7 +32,7 @@ pub struct Export {
     json: bool,
 }
 
-/// Who reads `.bin` files.
+/// The program that reads `.bin` files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// nanoGPT: uint16 ids, end-of-text after each document
@@ -67,7 +67,7 @@ struct Exported {
     tokens: u64,
 }
 
-/// A line a file, and one for a part that has none.
+/// One line per file, and one for a part without files.
 fn text(files: &[Exported]) -> String {
     let mut lines = Vec::new();
     for part in PARTS {
@@ -78,7 +78,7 @@ fn text(files: &[Exported]) -> String {
     lines.join("\n")
 }
 
-/// What documents are for.
+/// The part of the corpus.
 const PARTS: [&str; 2] = ["train", "val"];
 
 /// Writes a version's tokens as `.bin` files.

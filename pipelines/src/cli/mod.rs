@@ -58,20 +58,20 @@ pub const COMMANDS: &[CommandType] = &[
     command_type::<man::Man>("man"),
 ];
 
-/// A command: a struct of its options (their doc comments are its help), and what it does with them.
+/// A command: a struct of its options, whose doc comments are its help, and its implementation.
 pub trait Command: Args {
-    /// Whether it computes with a model, so that the process is set up for that first.
+    /// Whether it computes with a model, which requires the process to be set up for it.
     const COMPUTES: bool = false;
 
-    /// Carries it out.
+    /// Runs the command.
     ///
     /// # Errors
-    /// [`Problems`](crate::problem::Problems) and [`Usage`](crate::problem::Usage) if it cannot be carried out as it was
-    /// given, [`OutputError`] if standard output cannot be written, or whatever fails.
+    /// [`Problems`](crate::problem::Problems) and [`Usage`](crate::problem::Usage) if its arguments or the
+    /// configuration are invalid, [`OutputError`] if standard output cannot be written, or any other error.
     fn run(&self, context: &Context) -> Result<()>;
 }
 
-/// What a command finds when it is run.
+/// The environment of a command.
 pub struct Context<'a> {
     /// The stage types that the program knows.
     pub stages: &'a [StageType],
@@ -79,17 +79,17 @@ pub struct Context<'a> {
     pub version: &'static str,
     /// Standard output.
     pub out: Output,
-    /// How standard error is written to.
+    /// How to write to standard error.
     pub style: Style,
 }
 
 impl Context<'_> {
-    /// A progress line on standard error.
+    /// Starts a progress line on standard error.
     pub fn line(&self) -> Line {
         Line::stderr(self.style)
     }
 
-    /// Says something on standard error, unless that is to be quiet. That it cannot be said is no reason to fail.
+    /// Prints a line on standard error, unless `--quiet` is given. Ignores errors of standard error.
     pub fn say(&self, text: &str) {
         if !self.style.quiet {
             let _ = writeln!(std::io::stderr(), "{text}");
@@ -97,10 +97,10 @@ impl Context<'_> {
     }
 }
 
-/// A line of [`COMMANDS`].
+/// An entry of [`COMMANDS`].
 #[derive(Clone, Copy)]
 pub struct CommandType {
-    /// As it is called.
+    /// The name on the command line.
     pub name: &'static str,
     /// Whether it computes with a model.
     pub computes: bool,
@@ -119,7 +119,7 @@ pub const fn command_type<C: Command>(name: &'static str) -> CommandType {
 }
 
 impl CommandType {
-    /// Carries the command out with the options that `matches` holds.
+    /// Runs the command with the parsed options.
     ///
     /// # Errors
     /// As [`Command::run`].

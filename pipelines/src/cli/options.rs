@@ -37,14 +37,14 @@ pub enum Color {
 pub enum Shown {
     /// In place on a terminal, plain lines elsewhere.
     Auto,
-    /// A plain line now and then.
+    /// Occasional plain lines.
     Plain,
     /// Not at all.
     None,
 }
 
 impl Global {
-    /// How standard error is written to.
+    /// How to write to standard error.
     pub fn style(&self) -> Style {
         let terminal = std::io::stderr().is_terminal();
         let progress = self.progress.on(terminal, &Environment::read());
@@ -53,7 +53,7 @@ impl Global {
 }
 
 impl Color {
-    /// What `--color` says, in a command line that is not parsed yet: help and errors of parsing are in colour too.
+    /// The value of `--color` in a command line that is not parsed yet, since help and parse errors use colour too.
     pub fn of(arguments: impl Iterator<Item = OsString>) -> Self {
         let words: Vec<String> = arguments.map(|word| word.to_string_lossy().into_owned()).collect();
         let apart = words.windows(2).find(|pair| pair[0] == "--color").map(|pair| pair[1].as_str());
@@ -95,11 +95,11 @@ impl From<Color> for clap::ColorChoice {
     }
 }
 
-/// What the environment says of terminals.
+/// Environment variables about terminals.
 struct Environment {
     /// `NO_COLOR` is set, to anything (<https://no-color.org>).
     no_color: bool,
-    /// `TERM=dumb`: a terminal that can move no cursor.
+    /// `TERM=dumb`: a terminal that cannot move its cursor.
     dumb: bool,
 }
 
@@ -124,7 +124,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// What the options change in the configuration.
+    /// The changes to the configuration.
     pub fn overrides(&self) -> Overrides {
         Overrides { set: self.set.clone(), stage: self.stage.clone(), ..Overrides::default() }
     }

@@ -1,4 +1,4 @@
-//! Standard output: the one place through which commands print to it.
+//! Standard output. Commands print to it only through this module.
 use anyhow::Result;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -12,14 +12,14 @@ pub struct Output(());
 pub struct OutputError(#[from] io::Error);
 
 impl OutputError {
-    /// Whether whoever read has closed the pipe: they have seen enough, and that is a normal end.
+    /// Whether the reader closed the pipe, which is a normal end.
     pub fn is_closed_pipe(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
 }
 
 impl Output {
-    /// That of this process.
+    /// The standard output of this process.
     pub fn stdout() -> Self {
         Self(())
     }
@@ -32,7 +32,7 @@ impl Output {
     /// Prints `text`, without white space at its end, and ends the line.
     ///
     /// # Errors
-    /// [`OutputError`], as for all that print.
+    /// [`OutputError`].
     pub fn line(&self, text: &str) -> Result<()> {
         self.piece(&format!("{}\n", text.trim_end()))
     }
@@ -45,7 +45,7 @@ impl Output {
         self.line(&serde_json::to_string(value)?)
     }
 
-    /// Prints `value`: as one line of JSON, or for people, who get what `text` makes of it for so many columns.
+    /// Prints `value` as one line of JSON, or as text, which `text` renders for a number of columns.
     ///
     /// # Errors
     /// [`OutputError`].

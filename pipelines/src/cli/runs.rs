@@ -48,11 +48,11 @@ impl Command for Runs {
 pub struct Ran {
     /// The run's directory.
     pub run: String,
-    /// How it stands.
+    /// Its state.
     pub state: State,
     /// Updates done.
     pub step: u64,
-    /// Updates in the whole run, where it began to train.
+    /// Updates of the whole run, if training has started.
     pub steps: Option<u64>,
     /// Training loss of the last step.
     pub loss: Option<f64>,
@@ -64,15 +64,15 @@ pub struct Ran {
     pub tok_per_sec: Option<f64>,
     /// The last checkpoint.
     pub checkpoint: Option<String>,
-    /// When it began to train, last time; seconds since 1970.
+    /// When training last started, in seconds since 1970.
     pub started: Option<u64>,
-    /// When something was last heard of it.
+    /// Time of its last sign of life.
     pub seen: Option<u64>,
     /// Why it failed.
     pub error: Option<String>,
 }
 
-/// The runs in a folder, by name; or the run that the folder is.
+/// The runs in a folder, sorted by name, or the run in the folder itself.
 ///
 /// # Errors
 /// [`Usage`] if there is no such folder; if something in it cannot be read.
@@ -135,7 +135,7 @@ fn is_run(folder: &Path) -> bool {
     [CONFIG_FILE, METRICS_FILE, status::LOCK_FILE].iter().any(|name| folder.join(name).is_file())
 }
 
-/// What is known of the run in `folder`.
+/// Reads the state of the run in `folder`.
 ///
 /// # Errors
 /// If its files cannot be read.

@@ -59,7 +59,7 @@ pub fn inspect(path: &Path, shown: usize, tokenizer: Option<&str>) -> Result<Ins
         Inspected::Tokenizer(vocabulary::open(path)?)
     } else {
         let known = "Parquet, .safetensors, tokenizer.json, a checkpoint or a run";
-        return Err(Usage(format!("{at} is nothing that can be looked into; these are: {known}")).into());
+        return Err(Usage(format!("{at} cannot be inspected; these are: {known}")).into());
     })
 }
 

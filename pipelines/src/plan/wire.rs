@@ -24,7 +24,7 @@ pub(crate) struct Node {
     pub id: String,
     pub takes: Vec<Port>,
     pub gives: Vec<Kind>,
-    /// Could it be understood? If one could not, nothing is said about what is missing.
+    /// Whether the stage's table was valid. If one was not, missing inputs are not reported.
     pub known: bool,
     pub origin: Origin,
     pub inputs: Option<(Vec<String>, Origin)>,

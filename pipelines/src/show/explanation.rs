@@ -1,50 +1,50 @@
-//! What `pipeline explain` says below the graph.
+//! The estimates that `pipeline explain` prints below the graph.
 use super::banner::corpus_line;
 use super::human::{bytes, clock, count, rate, wrap};
 use contract::Corpus;
 use serde::Serialize;
 use std::time::Duration;
 
-/// What a run takes, as far as it is known.
+/// Estimates for a run; `None` where unknown.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Explanation {
-    /// The model, in a line.
+    /// The model on one line.
     pub model: String,
     /// Parameters of each part of the model.
     pub parameters: Vec<(String, u64)>,
-    /// FLOPs a trained token, as PaLM counts them.
+    /// FLOPs per trained token, counted as in PaLM.
     pub flops_per_token: f64,
-    /// Leaves, sequences a leaf, tokens a sequence.
+    /// Micro-batches, sequences per micro-batch, tokens per sequence.
     pub batch: [u64; 3],
     /// Worker threads.
     pub workers: usize,
-    /// How long the run is.
+    /// Length of the run.
     pub length: Length,
-    /// Bytes at most: of the program, then of each stage that says so.
+    /// Peak memory in bytes: of the program, then of each stage.
     pub memory: Vec<(String, u64)>,
-    /// The sum of them, in MB of 2^20 bytes.
+    /// Their sum, in MB of 2^20 bytes.
     pub peak_mb: u64,
-    /// Tokens a second.
+    /// Tokens per second.
     pub tok_per_sec: f64,
-    /// How that is known.
+    /// How it was determined.
     pub measured: String,
-    /// What is learned from, where it is known.
+    /// The corpus, if known.
     pub corpus: Option<Corpus>,
-    /// What else should be said.
+    /// Further notes.
     pub notes: Vec<String>,
 }
 
-/// How long a run is.
+/// Length of a run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Length {
-    /// Steps, where they are known.
+    /// Steps, if known.
     pub steps: Option<u64>,
-    /// Passes over the training documents, where they are known.
+    /// Passes over the training documents, if known.
     pub epochs: Option<f64>,
 }
 
 impl Explanation {
-    /// A line a fact, at most `columns` wide.
+    /// Renders one fact per line, at most `columns` wide.
     pub fn render(&self, columns: usize) -> String {
         let total: u64 = self.parameters.iter().map(|(_, n)| n).sum();
         let parts = |parts: &[(String, u64)], of: fn(u64) -> String| {

@@ -52,7 +52,7 @@ pub fn graph(plan: &Plan, columns: usize) -> String {
     lines.iter().map(|line| fit(line.trim_end(), columns)).collect::<Vec<_>>().join("\n")
 }
 
-/// What flows, how it gets there, and what it is to whoever takes it.
+/// The label of an edge: what flows, by which route, and its role at the consumer.
 fn what(port: &Port, feedback: bool) -> String {
     let route = match port.route {
         Route::Stay => "stay",

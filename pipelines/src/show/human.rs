@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Human-readable numbers, times and text layout.
 use std::time::Duration;
 
 /// `1.2 M`, `34.5 k`, `987`.
@@ -63,13 +63,13 @@ pub fn rate(value: f64, unit: &str) -> String {
     if unit.is_empty() { format!("{number}/s") } else { format!("{number} {unit}/s") }
 }
 
-/// What is left of something of which `done` of `total` took `spent`; `None` while nothing is done.
+/// Estimated remaining time when `done` of `total` took `spent`; `None` while nothing is done.
 pub fn left(spent: Duration, done: u64, total: u64) -> Option<Duration> {
     let rest = total.saturating_sub(done) as f64;
     (done > 0).then(|| Duration::try_from_secs_f64(spent.as_secs_f64() * rest / done as f64).unwrap_or(Duration::MAX))
 }
 
-/// Columns that `text` takes (every character one).
+/// Columns of `text` (one per character).
 pub fn width(text: &str) -> usize {
     text.chars().count()
 }

@@ -1,4 +1,4 @@
-//! Where the progress line goes: one line redrawn in place on a terminal, now and then a plain line elsewhere.
+//! Output of the progress line: redrawn in place on a terminal, occasional plain lines elsewhere.
 use super::human::{hang, width};
 use super::progress::{Training, Work};
 use std::io::{IsTerminal, Write};
@@ -26,7 +26,7 @@ impl Cadence {
         Self { terminal, last: None }
     }
 
-    /// Is a line due now, `since` the beginning, with `done` of `total` (0: not known) behind us?
+    /// Whether a line is due now, after `since`, with `done` of `total` (0: unknown) completed.
     pub fn due(&mut self, since: Duration, done: u64, total: u64) -> bool {
         let part = |done: u64| (u128::from(done) * u128::from(PARTS)).checked_div(u128::from(total));
         let due = match self.last {
@@ -45,29 +45,29 @@ impl Cadence {
     }
 }
 
-/// How standard error is written to.
+/// How to write to standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    /// Nothing but warnings and errors.
+    /// Only warnings and errors.
     pub quiet: bool,
     /// With colour.
     pub color: bool,
-    /// How progress is shown.
+    /// How to show progress.
     pub progress: Progress,
 }
 
-/// How progress is shown.
+/// How to show progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// One line, redrawn in place.
     InPlace,
-    /// A line now and then.
+    /// Occasional plain lines.
     Lines,
     /// Not at all.
     Off,
 }
 
-/// The progress line, and what is said above it.
+/// The progress line, and the messages above it.
 pub struct Line {
     out: Box<dyn Write + Send>,
     /// Columns are those of the terminal behind standard error.
@@ -79,7 +79,7 @@ pub struct Line {
     shown: Option<Shown>,
 }
 
-/// What the line says, so that it can be drawn again.
+/// Contents of the line, to redraw it.
 #[derive(Clone, Debug)]
 enum Shown {
     Training(Training),
@@ -140,14 +140,14 @@ impl Line {
         self.show(Shown::Work(work.clone()));
     }
 
-    /// Prints `text` above the progress line, which stays; on a terminal in lines that fit it. Not if it is quiet.
+    /// Prints `text` above the progress line, wrapped to the terminal. Prints nothing with `--quiet`.
     pub fn note(&mut self, text: &str) {
         if !self.style.quiet {
             self.warn(text);
         }
     }
 
-    /// The same, also if it is quiet.
+    /// The same, also with `--quiet`.
     pub fn warn(&mut self, whole: &str) {
         let (clear, again) = match &self.shown {
             Some(shown) if self.drawn => ("\r\x1b[2K", self.drawing(shown)),
@@ -157,18 +157,18 @@ impl Line {
         self.write(&format!("{clear}{}\n{again}", text.as_deref().unwrap_or(whole)));
     }
 
-    /// The same while training; from now on the line says `training`.
+    /// The same while training; the line then shows `training`.
     pub fn note_of_training(&mut self, text: &str, training: &Training) {
         self.shown = Some(Shown::Training(training.clone()));
         self.note(text);
     }
 
-    /// Columns there are for a line of text, at most 80.
+    /// Columns for a line of text, at most 80.
     pub fn columns(&self) -> usize {
         self.width().unwrap_or(80).min(80)
     }
 
-    /// Leaves the line as it is and goes to the next. Also done on drop.
+    /// Keeps the line and moves to the next one. Also done on drop.
     pub fn finish(&mut self) {
         if std::mem::take(&mut self.drawn) {
             self.write("\n");
@@ -212,7 +212,7 @@ impl Line {
         self.terminal.then(|| size.map_or(80, |(terminal_size::Width(columns), _)| usize::from(columns)))
     }
 
-    /// In one piece. Failing to write progress (a closed pipe) is no reason to stop a run.
+    /// Writes in one piece. Ignores errors: failing to write progress must not stop a run.
     fn write(&mut self, text: &str) {
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
@@ -224,7 +224,7 @@ impl Drop for Line {
     }
 }
 
-/// The full part of the bar in green.
+/// Colours the filled part of the bar green.
 fn colored(line: &str) -> String {
     match (line.find('█'), line.rfind('█')) {
         (Some(from), Some(to)) => {

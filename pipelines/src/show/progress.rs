@@ -1,14 +1,13 @@
-//! The line that says how far a run is. What it says is a pure function; where and when it is drawn is
-//! [`Line`](super::Line)'s business.
+//! Contents of the progress line, as a pure function. [`Line`](super::Line) determines where and when it is drawn.
 use super::human::{bytes, clock, count, fit, left, rate, width};
 use std::time::Duration;
 
-/// What the training line says.
+/// Contents of the line while training.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Training {
     /// Updates done.
     pub step: u64,
-    /// Updates in the whole run.
+    /// Updates of the whole run.
     pub steps: u64,
     /// Training loss of the step.
     pub loss: f64,
@@ -16,28 +15,28 @@ pub struct Training {
     pub tok_per_sec: f64,
     /// Sequences in a global batch.
     pub batch: usize,
-    /// Model FLOPs utilisation, 0 to 1, where it is known.
+    /// Model FLOPs utilization, 0 to 1, if known.
     pub mfu: Option<f64>,
     /// How long compute waited for data.
     pub data_wait_ms: f64,
-    /// Time left, where it is known.
+    /// Time left, if known.
     pub left: Option<Duration>,
     /// The last validation loss.
     pub validation_loss: Option<f64>,
 }
 
-/// What the line of other work says: reading, counting, writing.
+/// Contents of the line for other work: reading, counting, writing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Work {
-    /// What is done, for example `Reading`.
+    /// The activity, for example `Reading`.
     pub verb: String,
     /// How much is done.
     pub done: u64,
-    /// How much there is; 0 if that is not known.
+    /// The total; 0 if unknown.
     pub total: u64,
-    /// What is counted.
+    /// The unit.
     pub unit: Unit,
-    /// Since when.
+    /// Start time.
     pub spent: Duration,
 }
 
@@ -52,7 +51,7 @@ pub fn bar(done: u64, total: u64, room: usize) -> String {
 }
 
 impl Training {
-    /// The line, in at most `columns` columns; what matters least is left out first.
+    /// The line in at most `columns` columns; the least important parts are left out first.
     pub fn render(&self, columns: usize) -> String {
         let share = if self.steps == 0 { 0.0 } else { 100.0 * self.step as f64 / self.steps as f64 };
         // Where room is scarce, the bar alone says how much is done.
@@ -115,16 +114,16 @@ fn pair(done: &str, total: &str) -> String {
     }
 }
 
-/// From so many columns on there is room for everything that matters.
+/// Columns from which on everything important fits.
 const WIDE: usize = 110;
-/// Below so many the bar of training gives way to numbers.
+/// Columns below which the training bar is left out in favour of numbers.
 const NARROW: usize = 90;
 
 fn bar_width(columns: usize) -> usize {
     if columns >= WIDE { 20 } else { 8 }
 }
 
-/// The dearest of `parts` for which there is room, in their order.
+/// The most important of `parts` that fit, in their order.
 fn join(head: String, parts: &[(u8, Option<String>)], columns: usize) -> String {
     let mut room = columns.saturating_sub(width(&head));
     let mut by_worth: Vec<_> = parts.iter().filter_map(|(worth, text)| Some((*worth, text.as_deref()?))).collect();

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 const COLUMNS: usize = 80;
 
-/// The plan as a table: each stage, its type, and what it takes from whom; then `ok`.
+/// The plan as a table: each stage, its type, and its inputs; then `ok`.
 pub fn plan_summary(plan: &Plan) -> String {
     let widest = |f: fn(&PlannedStage) -> &str| plan.stages.iter().map(|stage| width(f(stage))).max().unwrap_or(0);
     let room = COLUMNS.saturating_sub(widest(|stage| &stage.id).max(5) + widest(|stage| stage.type_name).max(4) + 4);

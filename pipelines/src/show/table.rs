@@ -3,7 +3,7 @@ use super::human::{count, fit, time, width};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How a column stands.
+/// Alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     /// Words.
@@ -12,7 +12,7 @@ pub enum Align {
     Right,
 }
 
-/// An aligned table, at most `columns` wide: the widest column of words gives way.
+/// An aligned table, at most `columns` wide: the widest text column is shortened.
 pub fn table(heads: &[(&str, Align)], rows: &[Vec<String>], columns: usize) -> String {
     const GAP: usize = 2;
     let cell = |row: &'_ Vec<String>, i: usize| row.get(i).map_or(0, |text| width(text));
@@ -56,7 +56,7 @@ pub struct StageTime {
     pub calls: u64,
 }
 
-/// Where the time of a run went.
+/// Time per stage of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Times {
     /// The stages, in the order of the plan.
@@ -66,14 +66,14 @@ pub struct Times {
     /// From first to last step.
     #[serde(rename = "wall_seconds", with = "seconds")]
     pub wall: Duration,
-    /// What compute waited for, and how long, over all workers: `data`, `others`.
+    /// Waiting times of compute, over all workers, by cause: `data`, `others`.
     pub waits: Vec<Wait>,
 }
 
-/// Time in which nothing was done, over all workers.
+/// Idle time, over all workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Wait {
-    /// What was waited for.
+    /// The cause.
     pub what: String,
     /// How long.
     #[serde(rename = "seconds", with = "seconds")]
@@ -81,7 +81,7 @@ pub struct Wait {
 }
 
 impl Times {
-    /// Time of the workers that is neither a stage's nor a wait.
+    /// Time of the workers that is neither spent in stages nor waiting.
     pub fn rest(&self) -> Duration {
         let known = self.stages.iter().map(|s| s.time).chain(self.waits.iter().map(|w| w.time));
         self.wall.saturating_mul(self.workers as u32).saturating_sub(known.sum())

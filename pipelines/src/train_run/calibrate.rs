@@ -1,4 +1,4 @@
-//! What this machine does with a configuration's model, from a few seconds of it.
+//! Estimates the speed and memory of a configuration on this machine by running a micro-batch.
 use crate::panics;
 use crate::plan::{Plan, PlannedStage};
 use anyhow::{Context, Result, ensure};
@@ -10,27 +10,26 @@ use contract::{
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A micro-batch that would take longer than this is not tried.
+/// A micro-batch that would take longer than this is not run.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Bytes a worker that products pack their operands into, where no micro-batch was tried.
+/// Bytes per worker for packed operands, if no micro-batch was run.
 const USUAL_BESIDE: u64 = 16 << 20;
-/// Bytes that a run's own structures take: threads, the graph, the tokenizer, files being read, code that has not yet run.
+/// Bytes for other structures of a run: threads, the graph, the tokenizer, files being read, code that has not yet run.
 const STRUCTURES: u64 = 20 << 20;
-/// Share of the rate of large products that a step reaches where no micro-batch was tried.
+/// Fraction of the rate of large products that a step reaches, if no micro-batch was run.
 const USUAL_SHARE: f64 = 0.6;
 
-/// How fast training will be.
+/// Estimated speed of training.
 pub struct Speed {
-    /// Tokens a second.
+    /// Tokens per second.
     pub tok_per_sec: f64,
-    /// How that is known.
+    /// How it was determined.
     pub measured: String,
-    /// Bytes that stages take beside what they say of themselves.
+    /// Bytes that stages use in addition to their own estimates.
     pub beside: u64,
 }
 
-/// Bytes that the program takes before anything of the run: itself, and what OpenBLAS keeps for each thread where products
-/// run on it.
+/// Bytes that the program uses before a run: itself, and the buffers that OpenBLAS allocates per thread.
 pub fn program(workers: usize) -> u64 {
     const N: usize = 768;
     if gemm::chosen() == "openblas" {
@@ -46,8 +45,8 @@ pub fn program(workers: usize) -> u64 {
     (crate::process::rss_mb() << 20) + STRUCTURES
 }
 
-/// How fast the stages of `plan` train: from a micro-batch a worker that goes forward and backward, where that fits the
-/// memory that is free and patience, else from the rate of large products. `peak`: bytes that the run will take.
+/// Estimates the speed of `plan` from the forward and backward pass of one micro-batch per worker if that fits into free
+/// memory and takes a short time, else from the rate of large products. `peak`: bytes that the run will use.
 ///
 /// # Errors
 /// If a stage fails.
@@ -77,7 +76,7 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
     Ok(Speed { tok_per_sec, measured: "one micro-batch a worker, forward and backward".into(), beside })
 }
 
-/// Time of a micro-batch with all workers busy: one to warm up, one that counts.
+/// Time of a micro-batch with all workers busy, after one to warm up.
 fn micro_batches(plan: &Plan, env: &Env, model: &ModelFacts, busy: usize) -> Result<Duration> {
     let parameters: Vec<Arc<Tensor>> = model.parameters.iter().map(|spec| Arc::new(spec.initial(env.seed))).collect();
     let work = |worker: usize| -> Result<Duration> {
@@ -155,7 +154,7 @@ impl Trial {
     }
 }
 
-/// What `stage` gives of one packet. Gradients are let go of, but for the last ones.
+/// The output of `stage` for one packet. Gradients are dropped, except for the last ones.
 fn call(stage: &mut dyn Stage, at: At, packet: Packet) -> Result<Vec<Packet>> {
     let mut out = Collect::default();
     let mut turn = stage.packet(at, packet, &mut out)?;

@@ -1,7 +1,7 @@
-//! The run directory: what a run leaves behind.
+//! The run directory: the files that a run writes.
 //!
-//! `config.toml` (resolved, with origins), `environment.json`, `tokenizer.json`, `metrics.jsonl`, `checkpoints/`; how
-//! it stands is [`status`](super::status), what it came to [`report`](crate::report).
+//! `config.toml` (resolved, with origins), `environment.json`, `tokenizer.json`, `metrics.jsonl`, `checkpoints/`.
+//! [`status`](super::status) writes its state, [`report`](crate::report) the results.
 use super::session::Session;
 use super::status::LOCK_FILE;
 use crate::plan::Plan;
@@ -17,15 +17,15 @@ use train::record::{Limit, METRICS_FILE};
 
 /// The resolved configuration.
 pub const CONFIG_FILE: &str = "config.toml";
-/// The machine, the program and the kernels.
+/// The machine, the program and the GEMM backend.
 pub const ENVIRONMENT_FILE: &str = "environment.json";
-/// Whose text the run learned from, and under which licence.
+/// Source and licence of the corpus.
 pub const ATTRIBUTION_FILE: &str = "attribution.txt";
 
-/// Makes `run_dir`, or sees that it is one of a run and can be written.
+/// Creates `run_dir`, or checks that it is a run directory and writable.
 ///
 /// # Errors
-/// [`Usage`] if it holds something else; if it cannot be made or written.
+/// [`Usage`] if it contains anything else; an error if it cannot be created or written.
 pub fn open(run_dir: &Path) -> Result<()> {
     let at = run_dir.display();
     fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run directory {at}"))?;
@@ -51,7 +51,7 @@ pub fn open(run_dir: &Path) -> Result<()> {
 }
 
 /// Rejects a directory in which another run has left files, unless that run is resumed; removes what a killed process was
-/// writing. For who holds the directory.
+/// writing. The caller must hold the lock of the directory.
 ///
 /// # Errors
 /// [`Usage`] if there is another run.
@@ -75,7 +75,7 @@ pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
 /// The checkpoint to resume from: `asked`, or the last one of `run_dir`; `None` if there is none yet.
 ///
 /// # Errors
-/// If `asked` is no checkpoint, or it or the last one is damaged: then with the one before it that is whole.
+/// If `asked` is not a checkpoint, or if the checkpoint is corrupt; the message then names the last intact one.
 pub fn resumed(run_dir: &Path, asked: Option<&Path>) -> Result<Option<(PathBuf, State)>> {
     let path = match asked {
         Some(path) => path.to_owned(),
@@ -128,7 +128,7 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
     Ok(notes)
 }
 
-/// Writes what describes the run.
+/// Writes the files that describe the run.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -162,7 +162,7 @@ pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, t
     }
 }
 
-/// Writes a file, whole or not at all.
+/// Writes a file atomically.
 fn write(path: &Path, text: &str) -> Result<()> {
     text::support::cache::write_whole(path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
 }

@@ -1,4 +1,4 @@
-//! Shows a run's numbers as they come.
+//! Prints the progress and results of a run.
 use super::session::Session;
 use crate::engine::WorkerTiming;
 use crate::process::peak_rss_mb;
@@ -14,27 +14,27 @@ pub fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
     printer.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Shows a run's numbers as they come, and keeps the last ones.
+/// Prints progress, and keeps the last metrics.
 pub struct Printer {
-    /// Where it shows them.
+    /// The progress line.
     pub line: Line,
     steps: u64,
     first: u64,
     batch: usize,
     began: Option<Instant>,
-    /// What the line says.
+    /// Contents of the line.
     shown: Training,
-    /// Speed and MFU of the last steps, for a line that does not jump.
+    /// Speed and MFU of the last steps, to smooth the displayed values.
     recent: VecDeque<(f64, f64)>,
     /// The last step.
     pub last: Option<StepLine>,
-    /// Of the last validation.
+    /// The last validation.
     bits_per_byte: Option<f64>,
     waited_ms: f64,
 }
 
 impl Printer {
-    /// Shows the steps of `session` on `line`.
+    /// Prints the steps of `session` on `line`.
     pub fn new(line: Line, session: &Session) -> Self {
         let (shape, schedule) = (session.env.shape, session.env.schedule);
         Self {
@@ -89,7 +89,7 @@ impl Printer {
         self.last = Some(step.clone());
     }
 
-    /// Says what came of a run that is done.
+    /// Prints the results of a completed run.
     pub fn results(&mut self, run_dir: &Path) {
         if let Some(last) = &self.last {
             let validated = match (self.shown.validation_loss, self.bits_per_byte) {
@@ -106,7 +106,7 @@ impl Printer {
         }
     }
 
-    /// Says where the time went, and how much memory was used.
+    /// Prints the time per stage and the peak memory.
     pub fn times(&mut self, times: &Times) {
         let table = stage_times(times, self.line.columns());
         let wait = match self.waited_ms {
@@ -117,7 +117,7 @@ impl Printer {
     }
 }
 
-/// A printer that a stage reports to.
+/// A printer to which a stage reports.
 pub struct Shared(pub Arc<Mutex<Printer>>);
 
 impl Report for Shared {

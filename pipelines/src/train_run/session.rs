@@ -1,4 +1,4 @@
-//! A plan and its data become a graph with everything that its stages may know.
+//! A plan together with its prepared data.
 use crate::plan::Plan;
 use crate::problem::Usage;
 use anyhow::Result;
@@ -10,27 +10,27 @@ use std::sync::Arc;
 use text::{Attribution, Quarantine};
 use train::checkpoint::{Fingerprint, TokenizerJson};
 
-/// What is known of a run when its data is.
+/// Everything that is known about a run once its data is prepared.
 pub struct Session {
-    /// What stages may know, for worker 0.
+    /// The environment of stages, for worker 0.
     pub env: Env,
     /// The model.
     pub model: Arc<ModelFacts>,
     /// What must not change when the run is resumed.
     pub fingerprint: Arc<Fingerprint>,
-    /// Whose text it learns from.
+    /// Source and licence of the corpus.
     pub sources: Vec<Attribution>,
     /// Documents that stages drop, by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// Said before the run starts.
+    /// Notes to print before the run starts.
     pub notes: Vec<String>,
 }
 
 impl Session {
-    /// Brings together what `plan` says and what its data is. The run starts at step 0.
+    /// Combines `plan` with its prepared data. The run starts at step 0.
     ///
     /// # Errors
-    /// [`Usage`] if they do not fit.
+    /// [`Usage`] if they contradict each other.
     pub fn new(plan: &Plan, mut prepared: Prepared, workers: usize, run_dir: Option<PathBuf>) -> Result<Self> {
         let shape = batch_shape(plan)?;
         let Some((vocabulary, tokenizer_json)) = prepared.vocabulary.take() else {
@@ -88,7 +88,7 @@ impl Session {
     }
 }
 
-/// What the stages of `plan` make due.
+/// The schedule that follows from the stages of `plan`.
 pub fn due(plan: &Plan) -> Due {
     let all = plan.stages.iter().map(|stage| stage.settings.due());
     all.fold(Due::default(), |one, other| Due {
@@ -102,7 +102,7 @@ pub fn batch_shape(plan: &Plan) -> Result<BatchShape> {
     shape.ok_or_else(|| Usage("no stage produces batches: add a stage of type `concat`".into()).into())
 }
 
-/// Updates in the run: as many as asked for, or as it takes to see the training documents so often.
+/// Number of updates: `max_steps`, or as many as `max_epochs` passes over the training documents take.
 fn steps(plan: &Plan, shape: BatchShape, tokens: u64) -> Result<u64> {
     if tokens < (shape.length + 1) as u64 {
         let why = format!("the training documents have {tokens} tokens: fewer than one sequence of {}", shape.length);
@@ -116,7 +116,7 @@ fn steps(plan: &Plan, shape: BatchShape, tokens: u64) -> Result<u64> {
     Ok((steps as u64).max(1))
 }
 
-/// Every setting from which results follow, by its name, and the hashes of what is read.
+/// Every setting that affects results, by name, and the hashes of the input.
 fn deciding(plan: &Plan, hashes: &[(String, String)]) -> BTreeMap<String, String> {
     let mut deciding: BTreeMap<String, String> = hashes.iter().cloned().collect();
     deciding.insert("run.seed".into(), plan.run.seed.to_string());

@@ -1,4 +1,4 @@
-//! The machine's GEMM rate, which MFU is measured against: measured once a day for each CPU, and kept in the cache.
+//! The GEMM rate of the machine, relative to which MFU is given. It is measured once a day per CPU and cached.
 use crate::process::cores;
 use compute::cpu;
 use compute::kernels::gemm;
@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use text::Cache;
 use text::support::cache::{hash_of, write_whole};
 
-/// How long a measured rate counts.
+/// How long a measured rate is valid.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
 
-/// What is kept of a measurement.
+/// A cached measurement.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Kept {
     cpu: String,
@@ -25,7 +25,7 @@ struct Kept {
 }
 
 /// GFLOP/s of large f32 products on `workers` threads, as many as there are cores at most: `$MILLRACE_GEMM_GFLOPS`, or
-/// what was measured within the last day, or measured now, which takes about a second.
+/// the rate measured within the last day, or a new measurement, which takes about a second.
 pub fn full_speed(workers: usize) -> f64 {
     let threads = workers.min(cores());
     if let Some(known) = known(threads) {
@@ -39,7 +39,7 @@ pub fn full_speed(workers: usize) -> f64 {
     gflops
 }
 
-/// Bytes that [`full_speed`] takes to measure; 0 if it does not have to.
+/// Bytes that a measurement by [`full_speed`] uses; 0 if none is needed.
 pub fn full_speed_bytes(workers: usize) -> u64 {
     let threads = workers.min(cores());
     if known(threads).is_some() { 0 } else { gemm::rate::gemm_gflops_bytes(threads) }
@@ -62,7 +62,7 @@ fn keep(file: &Path, kept: &Kept) -> anyhow::Result<()> {
     write_whole(file, |out| Ok(out.write_all(text.as_bytes())?))
 }
 
-/// Where the rate of this CPU, these products and so many threads is kept.
+/// The cache file for this CPU, GEMM backend and number of threads.
 fn file(threads: usize) -> PathBuf {
     let of = format!("{}\n{}\n{threads}", cpu::description(), gemm::description(Precision::F32));
     Cache::new(None).file("machine", &hash_of(of.as_bytes()), "json")

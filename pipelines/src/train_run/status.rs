@@ -1,5 +1,5 @@
-//! Is a run running, and how did it end? `status.json` says what its process last knew; a lock that the process holds
-//! says whether it still lives, however it ended.
+//! The state of a run. `status.json` contains what its process last wrote; a lock that the process holds tells whether it
+//! is still alive, however it ended.
 use crate::problem::Usage;
 use crate::show::Times;
 use anyhow::{Context, Result};
@@ -8,16 +8,16 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What a run's process last knew of it.
+/// The state of a run, as its process last wrote it.
 pub const STATUS_FILE: &str = "status.json";
-/// Locked (`flock`) for as long as a process works in the run directory.
+/// Locked (`flock`) while a process uses the run directory.
 pub const LOCK_FILE: &str = "run.lock";
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// A process works on it.
+    /// A process is running it.
     Running,
     /// All steps are done.
     Done,
@@ -28,7 +28,7 @@ pub enum State {
 }
 
 impl State {
-    /// In a word.
+    /// The name, in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -39,45 +39,45 @@ impl State {
     }
 }
 
-/// What [`STATUS_FILE`] holds.
+/// The contents of [`STATUS_FILE`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// As the process last knew it; [`read`] knows better.
+    /// As the process last wrote it; [`read`] corrects it if the process has died.
     pub state: State,
     /// Updates before this process began.
     pub first: u64,
-    /// Updates in the whole run.
+    /// Updates of the whole run.
     pub steps: u64,
-    /// When the process began to train, in seconds since 1970 (UTC).
+    /// When the process started training, in seconds since 1970 (UTC).
     pub started: u64,
     /// When it ended.
     #[serde(default)]
     pub ended: Option<u64>,
-    /// Most memory that the process has had in use, in MB (2^20 bytes).
+    /// Peak memory of the process, in MB (2^20 bytes).
     #[serde(default)]
     pub peak_rss_mb: u64,
     /// Why it failed.
     #[serde(default)]
     pub error: Option<String>,
-    /// Where the process's time went.
+    /// Time per stage.
     #[serde(default)]
     pub times: Option<Times>,
 }
 
 impl Status {
-    /// The process begins to train, now.
+    /// The process starts training now.
     pub fn begin(first: u64, steps: u64) -> Self {
         let (state, started) = (State::Running, now());
         Self { state, first, steps, started, ended: None, peak_rss_mb: 0, error: None, times: None }
     }
 
-    /// It failed before it could train.
+    /// It failed before training started.
     pub fn failed(error: &anyhow::Error) -> Self {
         let (state, error) = (State::Failed, Some(format!("{error:#}")));
         Self { state, error, ended: Some(now()), peak_rss_mb: crate::process::peak_rss_mb(), ..Self::begin(0, 0) }
     }
 
-    /// It ended at `step`, now, and this came of it.
+    /// It ended now, at `step`, with this result.
     pub fn end(&mut self, came: &Result<Times>, step: u64) {
         self.ended = Some(now());
         self.peak_rss_mb = crate::process::peak_rss_mb();
@@ -91,17 +91,17 @@ impl Status {
     }
 }
 
-/// A run directory that this process works in, and no other. Released on drop.
+/// The lock of a run directory. Released on drop.
 pub struct Hold {
     path: PathBuf,
     _lock: Option<File>,
 }
 
 impl Hold {
-    /// Takes the run directory.
+    /// Locks the run directory.
     ///
     /// # Errors
-    /// [`Usage`] if another process works in it.
+    /// [`Usage`] if another process uses it.
     pub fn take(run_dir: &Path) -> Result<Self> {
         let path = run_dir.join(LOCK_FILE);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
@@ -126,7 +126,7 @@ impl Hold {
         text::support::cache::write_whole(&self.path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
     }
 
-    /// Writes `status` where no process has said anything before; that it cannot is not worse than what it tells.
+    /// Writes `status` if there is none yet. Ignores errors, since the original error matters more.
     pub fn tell_first(&self, status: &Status) {
         if !self.path.exists() {
             let _ = self.tell(status);
@@ -134,8 +134,7 @@ impl Hold {
     }
 }
 
-/// How a run stands: its state, and what its process last said. `None` of the latter for runs that never began to
-/// train.
+/// The state of a run, and the status that its process last wrote: `None` for runs that never started training.
 pub fn read(run_dir: &Path) -> (State, Option<Status>) {
     let text = std::fs::read_to_string(run_dir.join(STATUS_FILE)).unwrap_or_default();
     let status: Option<Status> = serde_json::from_str(&text).ok();

@@ -1,4 +1,4 @@
-//! Trains: prepares the data, runs the graph, and leaves a report.
+//! Training: prepares the data, runs the graph, and writes the report.
 use super::interruption::Interruption;
 use super::printer::{Printer, Shared, lock, times};
 use super::session::Session;
@@ -24,11 +24,11 @@ use train::checkpoint::{State, TokenizerJson};
 use train::record::{Limit, Reporter};
 use train::weights::Start;
 
-/// What `pipeline run` asks of a run that trains.
+/// Options of a training run.
 pub struct Options {
-    /// Go on from the run's last checkpoint, or from this one.
+    /// Resume from the last checkpoint of the run, or from this one.
     pub resume: Option<Option<PathBuf>>,
-    /// Where the run keeps its files.
+    /// The run directory.
     pub run_dir: PathBuf,
     /// Worker threads.
     pub workers: usize,
@@ -36,7 +36,7 @@ pub struct Options {
     pub program: String,
 }
 
-/// Trains what `plan` says, to its end.
+/// Trains the model of `plan`.
 ///
 /// # Errors
 /// [`Usage`], the first failure of any stage, or [`Interrupted`](super::Interrupted).
@@ -118,15 +118,15 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
     Ok((session, saved))
 }
 
-/// Makes products run on the backend that `run.gemm` names.
+/// Selects the GEMM backend that `run.gemm` names.
 ///
 /// # Errors
-/// [`Usage`] if this machine does not have it.
+/// [`Usage`] if it is not available on this machine.
 pub fn choose_gemm(plan: &Plan) -> Result<()> {
     gemm::choose(&plan.run.gemm).map_err(|error| Usage(error.to_string()).into())
 }
 
-/// Prepares the data and says what a run would do.
+/// Prepares the data and prints what a run would do.
 ///
 /// # Errors
 /// [`Usage`], or whatever fails while the data is prepared.
@@ -184,7 +184,7 @@ fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {
     }
 }
 
-/// What is said of the sources, in a line.
+/// The sources of the corpus on one line.
 fn first_and_others(sources: &[Attribution], said: fn(&Attribution) -> &String) -> Option<String> {
     let mut said: Vec<&String> = sources.iter().map(said).filter(|said| !said.is_empty()).collect();
     said.dedup();

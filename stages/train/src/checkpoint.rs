@@ -1,8 +1,8 @@
-//! `checkpoint`: what a run needs to go on, in a folder that Hugging Face's libraries load.
+//! `checkpoint`: writes everything that is needed to resume a run, in a directory that Hugging Face's libraries load.
 //!
-//! All parts of one step meet here: tensors from their owners, and what stages saved of each lane. When the step is
-//! done on every worker, worker 0 writes them under a temporary name, waits for the disk, and renames: a checkpoint is
-//! whole or not there. The hash of every file is kept beside it, so that damage done later is seen.
+//! All parts of a step arrive here: tensors from their owners, and the saved state of each lane. When the step is done on
+//! every worker, worker 0 writes them under a temporary name, syncs, and renames, so a checkpoint appears atomically. It
+//! contains the hash of every file, which reveals later corruption.
 use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
 use anyhow::{Context, Result, bail, ensure};
 use contract::{
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// Folder of a run directory that holds its checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
-/// The file of a checkpoint that says where the run stands.
+/// The file of a checkpoint with the state of the run.
 pub const STATE_FILE: &str = "state.json";
 /// The file of a checkpoint with the BLAKE3 hashes of the others, as `b3sum` writes and checks them.
 pub const SUMS_FILE: &str = "B3SUMS";
@@ -30,22 +30,22 @@ pub struct TokenizerJson(pub String);
 /// What must be the same for a resumed run to give the same bits, as a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// Every setting that decides numbers, and the hashes of what is read.
+    /// Every setting that affects results, and the hashes of the input.
     pub configuration: BTreeMap<String, String>,
-    /// What products run on: kernels differ in their last bits.
+    /// The GEMM backend: backends differ in their last bits.
     pub blas_core: String,
 }
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
     /// Number of the layout.
     pub format: u32,
     /// Updates so far.
     pub step: Step,
-    /// What must not change.
+    /// What must be the same to resume.
     pub fingerprint: Option<Fingerprint>,
-    /// What stages must find again: `(stage, lane, state)`.
+    /// The saved state of stages: `(stage, lane, state)`.
     pub saved: Vec<(String, u32, serde_json::Value)>,
 }
 

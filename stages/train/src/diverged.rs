@@ -1,4 +1,4 @@
-//! What is said where training has left the numbers behind.
+//! The error for non-finite values: training has diverged.
 use anyhow::{Result, ensure};
 use contract::Step;
 

@@ -20,7 +20,7 @@ pub enum Start {
     /// From the seed.
     #[default]
     Fresh,
-    /// From the model in this folder (ours or Hugging Face's); the optimizer starts anew.
+    /// From the model in this folder (ours or Hugging Face's), with a new optimizer state.
     Weights(PathBuf),
     /// From this checkpoint of ours, optimizer included.
     Resume(PathBuf),
@@ -197,7 +197,7 @@ impl StartFiles {
         file.read(name, &spec.shape)
     }
 
-    /// The optimizer's tensor `name` of the parameter that `spec` describes; zeros if the optimizer starts anew.
+    /// The optimizer's tensor `name` of the parameter that `spec` describes; zeros if its state is new.
     ///
     /// # Errors
     /// If the file has no such tensor of this shape.

@@ -1,4 +1,4 @@
-//! `record`: one line of `metrics.jsonl` a step, the same for TensorBoard, and the numbers people see while it trains.
+//! `record`: writes one line of `metrics.jsonl` per step and the same for TensorBoard, and reports progress.
 pub mod clock;
 pub mod tensorboard;
 
@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// The file of a run directory with one JSON object a step.
+/// The file of a run directory with one JSON object per step.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 
-/// What a step came to. Serializes to a line of [`METRICS_FILE`].
+/// The metrics of a step. Serializes to a line of [`METRICS_FILE`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
-    /// Updates so far, this one included.
+    /// Number of updates so far, including this one.
     pub step: Step,
     /// Passes over the training documents so far.
     pub epoch: f64,
@@ -38,25 +38,25 @@ pub struct StepLine {
     pub gradient_norm: f64,
     /// Tokens a second, from the update before to this one, without validation.
     pub tok_per_sec: f64,
-    /// Model FLOPs utilisation, 0 to 1, against this machine's measured rate of large products.
+    /// Model FLOPs utilization, 0 to 1, relative to this machine's measured rate of large products.
     pub mfu: f64,
-    /// Milliseconds in which compute had no batch to work on, a worker.
+    /// Milliseconds per worker in which compute had no batch.
     pub data_wait_ms: f64,
     /// When the step was done, in seconds since 1970 (UTC).
     #[serde(default)]
     pub time: f64,
-    /// Validation loss after the step, where it was measured.
+    /// Validation loss after the step, if it was computed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub validation_loss: Option<f64>,
-    /// Validation bits per byte, where it was measured.
+    /// Validation bits per byte, if computed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bits_per_byte: Option<f64>,
-    /// What else stages measured.
+    /// Other metrics of stages.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
-/// Somebody who wants to see numbers as they come.
+/// Receives the metrics of each step, for example to print them.
 pub trait Report: Send + Sync {
     /// A training step is done.
     fn step(&self, line: &StepLine);

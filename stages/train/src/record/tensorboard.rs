@@ -30,7 +30,7 @@ pub struct Event {
     /// What was measured.
     #[prost(message, optional, tag = "5")]
     pub summary: Option<Summary>,
-    /// That a session starts: whoever is watching forgets what it saw from `step` on.
+    /// Marks the start of a session: TensorBoard discards earlier values from `step` on.
     #[prost(message, optional, tag = "7")]
     pub session_log: Option<SessionLog>,
 }
@@ -69,7 +69,7 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// A new file in `folder`, in place of all earlier ones of ours, with the steps that a run goes on from.
+    /// Creates a file in `folder` that replaces our earlier ones and contains the steps before the one that a run resumes at.
     ///
     /// # Errors
     /// If the file cannot be written or earlier ones cannot be removed.

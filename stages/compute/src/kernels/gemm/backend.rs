@@ -37,7 +37,7 @@ pub(super) struct Product<'a> {
     pub b: Operand,
     /// Is the product added to `c`?
     pub add: bool,
-    /// The result and the floats between two of its rows; `None` if only [`Self::then`] wants it, block by block.
+    /// The result and the floats between two of its rows; `None` if only [`Self::then`] uses it, block by block.
     pub c: Option<(*mut f32, usize)>,
     /// Floats of packed `b` that may stay in the L2 cache.
     pub cached: usize,

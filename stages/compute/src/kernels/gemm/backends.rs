@@ -83,7 +83,7 @@ pub fn check(name: &str) -> Result<(), ChooseError> {
 }
 
 /// Makes every product of this process run on the backend `name`, or on the fastest available one if it is [`AUTO`]. The
-/// first product chooses [`AUTO`] if nobody has chosen.
+/// first product chooses [`AUTO`] if none was chosen before.
 ///
 /// # Errors
 /// If there is no such backend, this machine cannot run it, or the process already uses another one.
