@@ -58,8 +58,8 @@ pub fn inspect(path: &Path, shown: usize, tokenizer: Option<&str>) -> Result<Ins
     } else if named("json") || opens(b"{") {
         Inspected::Tokenizer(vocabulary::open(path)?)
     } else {
-        let known = "Parquet, .safetensors, tokenizer.json, a checkpoint or a run";
-        return Err(Usage(format!("{at} cannot be inspected; these are: {known}")).into());
+        let known = "Parquet, .safetensors, a tokenizer.json, a checkpoint or a run";
+        return Err(Usage(format!("{at} cannot be inspected: it is not {known}")).into());
     })
 }
 
