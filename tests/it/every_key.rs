@@ -318,10 +318,7 @@ fn every_key_of_a_training_graph_changes_a_run() {
     scratch.write("plain.txt", texts.join("\n\n"));
     let lines = texts.iter().map(|text| json!({ "text": text }).to_string()).chain(["not JSON".into()]);
     scratch.write("bad.jsonl", lines.collect::<Vec<_>>().join("\n"));
-    scratch.write(
-        "fraction.toml",
-        scratch.read("run.toml").replace("validation_fraction = 0\nvalidation_every = 10\n", ""),
-    );
+    scratch.write("fraction.toml", scratch.read("run.toml").replace("validation_every = 10\n", ""));
     let gpt2 = text::Tokenizer::gpt2(&text::Cache::new(scratch.path("gpt2").to_str()), "<|endoftext|>").unwrap();
     scratch.write("other.json", gpt2.json().replacen("\u{120}the", "\u{120}eht", 1));
     let prepare = "[stage.read]\ntype = \"documents\"\npaths = [\"corpus.parquet\"]\n[stage.tokenize]\ntype = \"bpe\"\n\

@@ -316,9 +316,12 @@ fn what_is_wrong_is_said() {
     set(&["--set", "deduplicate.threshold=1.5"]).fails(2, &["threshold", "1.5 is not above 0 and up to 1"]);
     set(&["--set", "write.shards=0"]).fails(2, &["shards", "0 is not from 1 to 4096"]);
     set(&["--set", "tokenize.vocabulary_size=300"]).fails(2, &["tokenizer.json"]);
-    set(&["--set", "read.validation_every=10"]).fails(2, &["validation_every", "`validation_fraction` = 0.2"]);
-    set(&["--set", "read.validation_every=10", "--set", "read.validation_fraction=0"])
-        .fails(2, &["validation_every", "changes with the input of a preparation"]);
+    set(&["--set", "read.validation_every=10"]).fails(2, &["validation_every", "use `validation_fraction`"]);
+    scratch.write(
+        "both.toml",
+        PLAN.replace("validation_fraction = 0.2", "validation_fraction = 0.2\nvalidation_every = 10"),
+    );
+    scratch.pipeline(&["check", "both.toml"]).fails(2, &["both.toml:", "`read.validation_every`", "give one"]);
     set(&["--set", "write.tokenz=1"]).fails(2, &["tokenz", "similar: tokens"]);
     scratch.write("file", "x");
     prepare(&scratch, "file/out", &[]).fails(1, &["cannot make the output folder file/out"]);

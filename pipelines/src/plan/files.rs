@@ -27,10 +27,9 @@ impl Raw {
         self.stages.iter_mut().find(|(name, _)| name == id).map(|(_, table)| table)
     }
 
-    /// Lays `upper` over this: key by key, except that a stage of another type takes the place of the old one,
-    /// and that a length in steps takes the place of one in epochs, and the other way round.
-    fn overlay(&mut self, upper: Raw) {
-        replace_length(&mut self.run, &upper.run);
+    /// Lays `upper` over this: key by key, except that a stage of another type takes the place of the old one, and that a
+    /// key takes the place of its alternative ([`ALTERNATIVES`]).
+    pub(super) fn overlay(&mut self, upper: Raw) {
         merge(&mut self.run, upper.run);
         for (id, table) in upper.stages {
             let type_of = |table: &Table| table.get("type").map(|entry| entry.value.clone());
@@ -43,17 +42,20 @@ impl Raw {
     }
 }
 
-/// If `upper` says how long the run is, `lower` no longer does.
-pub(crate) fn replace_length(lower: &mut Table, upper: &Table) {
-    for (key, other) in [("max_steps", "max_epochs"), ("max_epochs", "max_steps")] {
-        if upper.get(key).is_some() {
-            lower.remove(other);
-        }
+/// Keys that say the same thing in two ways, so that a table may have one of them: that of the file that extends others, or
+/// of the command line.
+const ALTERNATIVES: [[&str; 2]; 2] = [["max_steps", "max_epochs"], ["validation_fraction", "validation_every"]];
+
+/// Removes what `key` says from `table`, should it be said with another key there.
+pub(crate) fn remove_alternative(table: &mut Table, key: &str) {
+    for keys in ALTERNATIVES.iter().filter(|keys| keys.contains(&key)) {
+        keys.iter().filter(|other| **other != key).for_each(|other| drop(table.remove(other)));
     }
 }
 
 fn merge(lower: &mut Table, upper: Table) {
     lower.origin = upper.origin;
+    upper.entries.iter().for_each(|(key, _)| remove_alternative(lower, key));
     for (key, entry) in upper.entries {
         lower.set(&key, entry);
     }

@@ -1,5 +1,5 @@
 //! What the command line changes: `--stage`, `--set`, `--sample`, `--epochs`, `--workers`, in this order.
-use super::files::{Raw, load_table, replace_length};
+use super::files::{Raw, load_table, remove_alternative};
 use super::values::{Entry, Table, json_of_value};
 use crate::problem::{Diagnostic, Origin, Problems};
 use contract::{StageKeys, StageType};
@@ -98,11 +98,7 @@ fn set(raw: &mut Raw, text: &str, origin: Origin, registry: &[StageType], proble
         return problems
             .push(wrong(format!("`{path}` names no key")).similar_to(path, names.iter().map(String::as_str)));
     };
-    if keys[0] == "run" {
-        let mut upper = Table::default();
-        upper.set(&keys[1], entry.clone());
-        replace_length(table, &upper);
-    }
+    remove_alternative(table, &keys[1]);
     if let Err(message) = assign(table, &keys[1..], entry, &defaults) {
         problems.push(wrong(format!("`{path}`: {message}")));
     }

@@ -176,7 +176,6 @@ max_steps = 6
 
 [stage.read]
 {source}
-validation_fraction = 0
 validation_every = 10
 
 [stage.tokenize]

@@ -4,7 +4,7 @@ mod messages;
 mod wiring;
 
 use super::toys::{Optimize, Read, Schedule, TOYS};
-use super::{Overrides, Plan};
+use super::{Overrides, Plan, files};
 use crate::problem::Problems;
 
 /// A whole training configuration.
@@ -146,6 +146,26 @@ fn files_extend_others() {
         !scratch.problems("top.toml", &Overrides::default()).contains("learning_rate"),
         "keys of another type stay"
     );
+}
+
+#[test]
+fn an_alternative_takes_the_place_of_a_key_that_is_inherited() {
+    let scratch = Scratch::new(&[("base.toml", "[run]\nmax_epochs = 2\n[stage.loss]\ntype = \"cross_entropy\"\n")]);
+    let mut raw = files::load(scratch.path("base.toml").as_path(), &mut Problems::default());
+    let keys = |raw: &files::Raw| {
+        let tables = [Some(&raw.run), raw.stage("read")].into_iter().flatten();
+        tables.flat_map(|table| table.entries.iter().map(|(key, _)| key.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&raw), ["max_epochs"]);
+    for (file, left) in [
+        ("[run]\nmax_steps = 3\n[stage.read]\nvalidation_fraction = 0.1", vec!["max_steps", "validation_fraction"]),
+        ("[stage.read]\nvalidation_every = 3", vec!["max_steps", "validation_every"]),
+        ("[run]\nmax_epochs = 1\n[stage.read]\nvalidation_fraction = 0.2", vec!["max_epochs", "validation_fraction"]),
+    ] {
+        let upper = Scratch::new(&[("upper.toml", file)]);
+        raw.overlay(files::load(upper.path("upper.toml").as_path(), &mut Problems::default()));
+        assert_eq!(keys(&raw), left);
+    }
 }
 
 /// A configuration with values from every place.
