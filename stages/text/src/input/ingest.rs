@@ -6,7 +6,7 @@ use crate::input::format::{Access, Layout, StreamReader};
 use crate::input::paths::{InputFile, Inputs};
 use crate::input::quarantine::{self, OnBadData, Quarantine};
 use crate::input::read::{Passed, convert};
-use crate::support::cache::{Cache, key, used, write_whole};
+use crate::support::cache::{Cache, Stamp, key, used, write_whole};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,7 @@ pub fn ingest(
         };
         // The name counts: rows say which file they come from, and it may say how the file is compressed.
         let name = file.path.file_name().unwrap_or_default().to_string_lossy();
-        let version = (reader.version)(layout);
+        let (version, stamp) = ((reader.version)(layout), Stamp::of(&file.path)?);
         let key = key(&[document_writer::VERSION, &version, &name, &cache.hash_file(&file.path)?]);
         let path = cache.file("documents", &key, "parquet");
         let kept = cache.file("documents", &key, "quarantine.parquet");
@@ -58,7 +58,9 @@ pub fn ingest(
                 quarantine::read(&kept, &mut |bad| Err(bad.error(&file.path).into()))?;
             }
         } else {
-            make((file, reader), layout, on_bad_data, &path, &kept, &mut |bytes| progress(done + bytes, total))?;
+            make((file, reader, &stamp), layout, on_bad_data, &path, &kept, &mut |bytes| {
+                progress(done + bytes, total)
+            })?;
         }
         done += size(file);
         progress(done, total);
@@ -68,9 +70,10 @@ pub fn ingest(
     Ok(Ingested { files, quarantine })
 }
 
-/// Converts `file` to `path`, and what is set aside to `kept`, which is there when `path` is.
+/// Converts `file`, which must still have `stamp` in the end, to `path`, and what is set aside to `kept`, which is there when
+/// `path` is.
 fn make(
-    (file, reader): (&InputFile, &StreamReader),
+    (file, reader, stamp): (&InputFile, &StreamReader, &Stamp),
     layout: Layout,
     on_bad_data: OnBadData,
     path: &Path,
@@ -101,6 +104,7 @@ fn make(
                 }
                 doubtful.as_ref().unwrap_or(&passed).entry(size, kept).map_or(Ok(()), set_aside)
             })?;
+            stamp.check(&file.path)?;
             writer.close()
         });
         match again {

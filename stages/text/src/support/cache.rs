@@ -59,12 +59,9 @@ impl Cache {
     /// The blake3 hash of a file's content.
     pub fn hash_file(&self, path: &Path) -> Result<String> {
         let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        let about = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?;
-        let changed = about.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos());
-        let name = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let stamp = format!("{} {changed} {}", about.len(), name.display());
-        let note = self.file("hashes", key(&[&stamp]).as_str(), "txt");
-        let remember = about.len() >= REMEMBER_FROM;
+        let stamp = Stamp::of(path)?;
+        let note = self.file("hashes", key(&[&stamp.0]).as_str(), "txt");
+        let remember = file.metadata().is_ok_and(|about| about.len() >= REMEMBER_FROM);
         if remember
             && let Ok(known) = std::fs::read_to_string(&note)
             && known.len() == 64
@@ -81,11 +78,45 @@ impl Cache {
             }
             hasher.update(&buffer[..n]);
         }
+        stamp.check(path)?;
         let hash = hasher.finalize().to_hex().to_string();
         if remember {
             write_whole(&note, |out| Ok(out.write_all(hash.as_bytes())?))?;
         }
         Ok(hash)
+    }
+}
+
+/// What tells a file from what it was before, without reading it: its name, size and times, and on Unix its inode.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stamp(String);
+
+impl Stamp {
+    /// That of the file at `path`.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn of(path: &Path) -> Result<Self> {
+        let about = std::fs::metadata(path).with_context(|| format!("cannot stat {}", path.display()))?;
+        let changed = about.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos());
+        let name = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let mut stamp = format!("{} {changed} {}", about.len(), name.display());
+        // Who sets the time of modification back does not set these.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            stamp += &format!(" {} {} {}.{:09}", about.dev(), about.ino(), about.ctime(), about.ctime_nsec());
+        }
+        Ok(Self(stamp))
+    }
+
+    /// An error if the file at `path` is another now.
+    ///
+    /// # Errors
+    /// If it is, or is gone.
+    pub fn check(&self, path: &Path) -> Result<()> {
+        anyhow::ensure!(Self::of(path)? == *self, "{} has changed while it was read; run it again", path.display());
+        Ok(())
     }
 }
 
@@ -148,6 +179,21 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path().join("a")).unwrap().count(), 0);
         write_whole(&path, |out| Ok(out.write_all(b"yes")?)).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"yes");
+    }
+
+    #[test]
+    fn a_file_that_changes_has_another_stamp() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, "one").unwrap();
+        let (stamp, time) = (Stamp::of(&path).unwrap(), std::fs::metadata(&path).unwrap().modified().unwrap());
+        stamp.check(&path).unwrap();
+        // The same size, and the time of modification set back, as `cp -p` and `rsync -t` do.
+        std::fs::rename(&path, folder.path().join("b")).unwrap();
+        std::fs::write(&path, "two").unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        let said = stamp.check(&path).unwrap_err().to_string();
+        assert!(said.contains("has changed while it was read"), "{said}");
     }
 
     #[test]
