@@ -2,6 +2,7 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
+use std::path::Path;
 use text::input::document::Found;
 use text::input::decompress::{Codec, Decompressed};
 
@@ -10,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     let separator = [None, Some("\n"), Some("|"), Some("\n\n"), Some("aa"), Some("é")][usize::from(*choice) % 6];
     let input = Decompressed::new(Cursor::new(data.to_vec()), Codec::Plain).unwrap();
     let mut last = 0;
-    text::input::plain_text::read(input, separator, &mut |found| {
+    let read = text::input::plain_text::read(input, Path::new("fuzz.txt"), separator, &mut |found| {
         let end = match found {
             Found::Document(document) => {
                 assert!(data[document.offset as usize..].starts_with(document.text.as_bytes()));
@@ -23,6 +24,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(last <= end && end <= data.len() as u64);
         last = end;
         Ok(())
-    })
-    .unwrap();
+    });
+    // What is not text is refused.
+    assert!(read.is_ok() || data.contains(&0) || data.starts_with(b"\xff\xfe") || data.starts_with(b"\xfe\xff"));
 });

@@ -30,16 +30,19 @@ pub struct Inputs {
 /// without repetition. `sample` keeps that many files if there are several, else that many documents.
 ///
 /// Folders, and folders that a pattern gives, are searched with all that is below them; what is hidden (`.` or `_` at
-/// the beginning), notes of the source ([`SOURCE_FILE`]) and files of formats that are not read are passed over in them
-/// and in patterns, but a file named outright must be readable.
+/// the beginning), notes of the source ([`SOURCE_FILE`]), lists about other files (check sums, the index of a dump) and files
+/// of formats that are not read are passed over in them and in patterns, but a file named outright must be readable.
 pub fn resolve(paths: &[String], sample: Option<u64>, seed: u64) -> Result<Inputs> {
     let (mut files, mut known): (Vec<InputFile>, HashSet<PathBuf>) = Default::default();
     for given in paths {
         let path = Path::new(given);
         let found = if path.is_dir() {
             below(vec![path.to_path_buf()], given)?
-        } else if path.exists() {
+        } else if path.is_file() {
             vec![InputFile { path: path.to_path_buf(), format: of_file(path)? }]
+        } else if path.exists() {
+            let why = "a pipe or a device cannot be read twice; write its content to a file".to_owned();
+            return Err(TextProblem::NotOfFormat { path: path.to_path_buf(), format: "a regular file", why }.into());
         } else if given.contains(['*', '?', '[']) {
             let matches = glob::glob(given).map_err(|e| nothing(format!("{given} ({e})")))?;
             let matches: Vec<PathBuf> = matches.map(|m| Ok(m?)).collect::<Result<_>>()?;
@@ -82,7 +85,7 @@ fn below(mut paths: Vec<PathBuf>, place: &str) -> Result<Vec<InputFile>> {
                 }
             }
         } else if path.is_file()
-            && path.file_name().is_none_or(|name| name != SOURCE_FILE)
+            && !is_about_others(&path)
             && let Some(format) = by_name(&path)
         {
             files.push(InputFile { path, format });
@@ -97,6 +100,12 @@ fn below(mut paths: Vec<PathBuf>, place: &str) -> Result<Vec<InputFile>> {
 
 fn nothing(place: impl Into<String>) -> TextProblem {
     TextProblem::Nothing { place: place.into(), readable: readable() }
+}
+
+/// Is it a note of the source, a list of check sums, or the index that comes with a dump in several streams?
+fn is_about_others(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    name == SOURCE_FILE.to_lowercase() || name.ends_with("sums.txt") || name.contains("-multistream-index")
 }
 
 fn is_visible(path: &Path) -> bool {
@@ -122,6 +131,9 @@ mod tests {
     #[test]
     fn folders_patterns_and_files() {
         let folder = folder(&["b.txt", "a.txt", "notes.md", ".hidden.txt", "d.xml.bz2", "e.xml", "SOURCE.json"]);
+        for name in ["d-md5sums.txt", "d-multistream-index.txt.bz2"] {
+            std::fs::write(folder.path().join(name), b"x").unwrap();
+        }
         let at = |tail: &str| folder.path().join(tail).to_string_lossy().into_owned();
         let all = resolve(&[at("")], None, 1).unwrap();
         assert_eq!(names(&all), ["a.txt", "b.txt", "d.xml.bz2", "e.xml"]);
@@ -155,12 +167,15 @@ mod tests {
 
     #[test]
     fn errors_name_the_near_miss() {
-        let folder = folder(&["corpus.txt", "notes.md"]);
+        let folder = folder(&["corpus.txt", "notes.md", "sha1sums.txt"]);
         let at = |tail: &str| folder.path().join(tail).to_string_lossy().into_owned();
         let said = |p: String| resolve(&[p], None, 1).unwrap_err().to_string();
         assert!(said(at("corpis.txt")).ends_with("similar: corpus.txt"));
         assert!(said(at("*.parquet")).contains("holds no file"));
         assert!(said(at("notes.md")).contains("what can be read: .parquet"));
         assert!(resolve(&[], None, 1).is_err());
+        assert_eq!(names(&resolve(&[at("sha1sums.txt")], None, 1).unwrap()), ["sha1sums.txt"], "it was asked for");
+        #[cfg(unix)]
+        assert!(said("/dev/null".into()).contains("/dev/null is not a regular file"));
     }
 }

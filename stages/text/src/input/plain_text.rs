@@ -8,9 +8,11 @@ use crate::input::decompress::{Decompressed, LONGEST, Watch};
 use crate::input::document::{Document, Found, Give};
 use crate::input::format::{Access, Format, StreamReader, TextShare};
 use crate::input::quarantine::{Bad, Reason};
+use crate::support::problem::TextProblem;
 use anyhow::Result;
 use memchr::memmem::Finder;
 use std::io::{BufRead, BufReader, Cursor, Read};
+use std::path::Path;
 use std::rc::Rc;
 
 /// Plain text in UTF-8.
@@ -19,8 +21,8 @@ pub static FORMAT: Format = Format {
     suffixes: &[".txt"],
     magic: b"",
     access: Access::Stream(StreamReader {
-        version: |layout| format!("plain text 2 {:?}", layout.separator),
-        read: |input, _, layout, give| read(input, layout.separator, give),
+        version: |layout| format!("plain text 3 {:?}", layout.separator),
+        read: |input, path, layout, give| read(input, path, layout.separator, give),
         share: TextShare::Fraction(1.0),
     }),
 };
@@ -29,11 +31,18 @@ const WHOLE: usize = 64 << 10;
 const AT_LEAST: usize = 4 << 10;
 const AT_MOST: usize = 1 << 20;
 
-/// Gives each document of `input`, and each that is not UTF-8.
-pub fn read(mut input: Decompressed, separator: Option<&str>, give: Give) -> Result<()> {
+/// Gives each document of `input`, the content of the file at `path`, and each that is not UTF-8.
+///
+/// # Errors
+/// [`TextProblem::NotOfFormat`] if it begins as no text in UTF-8 does.
+pub fn read(mut input: Decompressed, path: &Path, separator: Option<&str>, give: Give) -> Result<()> {
     let watch = input.watch();
     let mut head = Vec::new();
     (&mut input).take(WHOLE as u64 + 1).read_to_end(&mut head)?;
+    if let Some(why) = other_than_text(&head) {
+        let (path, why) = (path.to_path_buf(), why.to_owned());
+        return Err(TextProblem::NotOfFormat { path, format: FORMAT.name, why }.into());
+    }
     let small = head.len() <= WHOLE;
     let mut input = BufReader::with_capacity(1 << 16, Cursor::new(head).chain(input));
     let mut cutter = Cutter { watch, give, start: 0, buffer: Vec::new(), overlong: false };
@@ -76,6 +85,16 @@ pub fn read(mut input: Decompressed, separator: Option<&str>, give: Give) -> Res
         }
     }
     cutter.end()
+}
+
+/// What a file that begins so appears to be, should it be no text in UTF-8. (UTF-16 of ASCII is valid UTF-8, with a NUL for
+/// every other letter.)
+fn other_than_text(head: &[u8]) -> Option<&'static str> {
+    if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
+        return Some("it is UTF-16, by its byte order mark; `iconv -f UTF-16 -t UTF-8` makes it UTF-8");
+    }
+    let why = "it has NUL bytes, as UTF-16 and binary files do; `iconv -f UTF-16LE -t UTF-8` makes UTF-16 UTF-8";
+    head.contains(&0).then_some(why)
 }
 
 struct Cutter<'a> {
@@ -137,7 +156,8 @@ mod tests {
 
     fn documents(content: &[u8], separator: Option<&str>) -> (Vec<(u64, String)>, Vec<Bad>) {
         let read_all = |content: &[u8], codec| {
-            found_at(&pack(codec, content), codec, |input, give| read(input, separator, give)).unwrap()
+            found_at(&pack(codec, content), codec, |input, give| read(input, Path::new("a.txt"), separator, give))
+                .unwrap()
         };
         let (documents, bad) = read_all(content, Codec::Plain);
         for (at, text) in &documents {
@@ -171,6 +191,19 @@ mod tests {
         let endless = "é".repeat(3 << 19);
         let (found, _) = documents(endless.as_bytes(), None);
         assert_eq!(found.iter().map(|(_, t)| t.as_str()).collect::<String>(), endless);
+    }
+
+    #[test]
+    fn what_is_not_text_is_refused_as_a_whole() {
+        let read_all =
+            |content: &[u8]| found_at(content, Codec::Plain, |input, give| read(input, Path::new("a.txt"), None, give));
+        let little: Vec<u8> = "a b".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let marked = [b"\xff\xfe", &little[..]].concat();
+        for (content, said) in [(marked, "a.txt is not plain text: it is UTF-16"), (little, "NUL bytes")] {
+            let error = read_all(&content).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        assert_eq!(read_all(b"a\x01b\x7f").unwrap().0.len(), 1);
     }
 
     #[test]
