@@ -127,14 +127,14 @@ fn a_dry_run_prepares_and_trains_nothing() {
         "Reads    corpus.parquet (",
         "Length   6 steps, ",
         "Corpus   ",
-        "made of the corpus and kept in the cache: ",
-        "nothing was trained; a run would leave its files in r",
+        "derived from the corpus and cached: ",
+        "nothing was trained; a run would write its files to r",
     ] {
         assert!(said.contains(piece), "{piece} is not in:\n{said}");
     }
     assert!(!scratch.path("r").exists());
     let again = dry();
-    assert!(again.contains("everything made of the corpus was in the cache"), "{again}");
+    assert!(again.contains("all data derived from the corpus was in the cache"), "{again}");
     scratch.train("r", &[]);
 }
 
@@ -150,6 +150,6 @@ fn a_preparation_is_drawn_and_a_dry_run_of_it_writes_nothing() {
     let run = |more: &str| scratch.pipeline(&["run", "prepare.toml", "--run-dir", "out", more]);
     let said = run("--dry-run").succeeds().stdout;
     assert!(said.contains("Reads    corpus.parquet (") && said.contains("nothing was read or written"), "{said}");
-    run("--resume").fails(2, &["a preparation is not resumed: run it again without --resume"]);
+    run("--resume").fails(2, &["run the preparation again without it"]);
     assert!(!scratch.path("out").exists());
 }

@@ -60,7 +60,7 @@ fn tokens_are_not_tokenized_again() {
 #[test]
 fn nothing_is_written_over_and_nothing_unsound_is_left() {
     let scratch = Scratch::new();
-    scratch.pipeline(&["new", "run.toml", "--data", "corpus.parquet"]).fails(2, &["run.toml is there already"]);
+    scratch.pipeline(&["new", "run.toml", "--data", "corpus.parquet"]).fails(2, &["run.toml already exists"]);
     scratch.pipeline(&["new", ".toml", "--data", "corpus.parquet"]).fails(2, &["`run.name`"]);
     assert!(!scratch.path(".toml").exists());
     scratch.pipeline(&["new", "my.toml", "--data", "corpus.parqet"]).fails(2, &["corpus.parquet"]);

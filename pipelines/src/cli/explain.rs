@@ -38,7 +38,7 @@ impl Command for Explain {
         let plan = Plan::load(&self.config, &overrides, context.stages).map_err(Error::new)?;
         if plan.goal == Goal::PrepareCorpus {
             return match self.json {
-                true => Err(Usage("a preparation trains nothing: there are no numbers for --json".into()).into()),
+                true => Err(Usage("preparing a corpus trains nothing, so --json has nothing to report".into()).into()),
                 false => context.out.line(&prepare::explain::explain(&plan, None, explain::COLUMNS)?),
             };
         }

@@ -16,7 +16,7 @@ use text::input::decompress::Decompressed;
 use text::input::format::KeySizes;
 use text::{Access, InputFile, TextShare};
 
-/// Write a configuration for data: its column, and sizes that fit it
+/// Write a configuration for your data, with a model size that fits it
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline new my.toml --data data/cache/wiki
 
@@ -47,33 +47,33 @@ impl Command for New {
         let file = self.file.display();
         context.out.answer(self.json, &data.as_json(&self.file), |_| {
             format!(
-                "{file}: {}\nNow: pipeline explain {file}   (what it takes in memory and time)\n     pipeline run {file}",
+                "{file}: {}\nNow: pipeline explain {file}   (estimates memory and time)\n     pipeline run {file}",
                 data.summary()
             )
         })
     }
 }
 
-/// Writes a file that must not be there yet.
+/// Writes a file that must not exist yet.
 fn write_new(path: &Path, text: &str) -> Result<()> {
     let at = path.display();
     let file = OpenOptions::new().write(true).create_new(true).open(path);
     let mut file = file.map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => Error::new(Usage(format!("{at} is there already: choose another name"))),
+        ErrorKind::AlreadyExists => Error::new(Usage(format!("{at} already exists: choose another name"))),
         _ => Error::new(error).context(format!("cannot write {at}")),
     })?;
     file.write_all(text.as_bytes()).with_context(|| format!("cannot write {at}"))
 }
 
-/// What is known of data after a look.
+/// What inspecting the data revealed.
 #[derive(Debug, Default)]
 struct Data {
     files: usize,
-    /// Bytes of text, about; of token Parquet [`BYTES_PER_TOKEN`] each.
+    /// Approximate bytes of text; [`BYTES_PER_TOKEN`] per token of token Parquet.
     text_bytes: u64,
-    /// The column with the text, where there are columns.
+    /// The column with the text, if there are columns.
     column: Option<String>,
-    /// The other columns of text.
+    /// The other text columns.
     others: Vec<String>,
     /// Its documents are token ids.
     is_tokens: bool,
@@ -254,7 +254,7 @@ fn configuration(file: &Path, path: &str, data: &Data) -> String {
     let graph = if data.is_tokens { "" } else { "extends = \"builtin:base\"\n" };
     let mut text = format!(
         "# Written by `pipeline new`: a start for {summary}.
-# `pipeline check {file}` checks it, `pipeline explain {file}` says what it takes in memory and time.
+# `pipeline check {file}` checks it, `pipeline explain {file}` estimates memory and time.
 # `pipeline stages` lists the stage types, `pipeline stages adamw` shows one with all its keys.
 {graph}
 [run]

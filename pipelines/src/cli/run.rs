@@ -82,11 +82,12 @@ impl Run {
 
     fn prepare(&self, plan: &Plan, run_dir: &Path, workers: usize, context: &Context) -> Result<()> {
         if self.resume.is_some() {
-            let why = "a preparation is not resumed: run it again without --resume, and what is done is not done again";
+            let why =
+                "--resume is only for training: run the preparation again without it, and it reuses finished work";
             return Err(Usage(why.into()).into());
         }
         if self.dry_run && self.json {
-            return Err(Usage("a preparation trains nothing: there are no numbers for --json".into()).into());
+            return Err(Usage("preparing a corpus trains nothing, so --json has nothing to report".into()).into());
         }
         if self.dry_run {
             return context.out.line(&prepare::explain::explain(plan, Some(run_dir), explain::COLUMNS)?);

@@ -19,7 +19,7 @@ pub struct Job {
     pub stages: Vec<PlannedStage>,
     /// What they may know, as worker 0 sees it.
     pub env: Env,
-    /// What stages saved in the checkpoint that this run goes on from.
+    /// State of stages from the checkpoint that this run resumes from.
     pub saved: Vec<Saved>,
     /// How many steps sources may be ahead; at least 1.
     pub prefetch: u64,

@@ -16,7 +16,7 @@ struct Shared {
 }
 
 impl Failure {
-    /// Has anything failed? Then nobody goes on.
+    /// Whether anything has failed, so that all workers must stop.
     pub fn happened(&self) -> bool {
         self.0.happened.load(Ordering::Acquire)
     }

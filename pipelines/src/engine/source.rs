@@ -143,7 +143,7 @@ impl SourceOperator {
         }
     }
 
-    /// Emits what the source has answered, and goes on with the lane unless the stage that pulls decides.
+    /// Emits the source's replies, and requests more for the lane unless the demand of a stage decides that.
     fn take_reply(&mut self, Reply { lane, packets, turn, saved }: Reply) {
         let Some(state) = self.lanes.get_mut(&lane) else { return };
         (state.requested, state.saved) = (false, saved);

@@ -84,11 +84,11 @@ impl Check<'_> {
             let unheard = stage.settings.gives().into_iter().filter(|kind| HEARD.contains(kind) && !is_result(kind));
             for kind in unheard.filter(|kind| self.takers(at, *kind).next().is_none()) {
                 let (id, name) = (&stage.id, kind.name());
-                let problem = self.problem(at, format!("`{id}` gives {name} that no stage takes"));
+                let problem = self.problem(at, format!("no stage uses the {name} of `{id}`"));
                 let other = (0..self.stages.len()).find(|to| *to != at && self.edges(*to, kind).next().is_some());
                 problems.push(match other.map(|to| &self.stages[to].id) {
                     Some(to) => problem.next(format!("move it above `{to}`, or write {to}.inputs = [\"{id}\"]")),
-                    None => problem.next("add a stage that takes them, or remove it"),
+                    None => problem.next("add a stage that uses them, or remove this one"),
                 });
             }
         }
@@ -119,7 +119,8 @@ impl Check<'_> {
                 None => continue,
             };
             let names: Vec<String> = met.iter().map(|from| format!("`{}`", self.stages[*from].id)).collect();
-            let message = format!("`{}` is fed by {}, and does not mix them", self.stages[at].id, names.join(" and "));
+            let (id, names) = (&self.stages[at].id, names.join(" and "));
+            let message = format!("`{id}` gets input from {names}, but cannot mix sources");
             let next = "read all files with one source, or leave one of them in `inputs`";
             return problems.push(self.problem(at, message).next(next));
         }
@@ -127,10 +128,8 @@ impl Check<'_> {
 
     fn training(&self, problems: &mut Problems) {
         for (at, stage) in self.stages.iter().enumerate().filter(|(_, stage)| stage.settings.needs_whole_corpus()) {
-            let message = format!(
-                "`{}` compares all documents of a corpus, which a graph that trains never has at once",
-                stage.id
-            );
+            let message =
+                format!("`{}` compares all documents of a corpus, which is not possible in a training graph", stage.id);
             let next = "put it into a preparation, a graph that ends in a stage of type `parquet`, and train on what that writes";
             problems.push(self.problem(at, message).next(next));
         }
@@ -145,10 +144,10 @@ impl Check<'_> {
             let takes: Vec<Kind> = takes.into_iter().map(|port| port.kind).collect();
             let (id, type_name) = (&stage.id, stage.type_name);
             if !flows(&takes) || !(flows(&gives) || ends(stage)) {
-                let message = format!("`{id}` (type `{type_name}`) has no place in a graph that does not train");
+                let message = format!("`{id}` (type `{type_name}`) cannot be used in a graph that does not train");
                 problems.push(
                     self.problem(at, message)
-                        .next("nothing takes gradients here: add the stages that do, or remove it"),
+                        .next("no stage consumes gradients: add the missing stages, or remove this one"),
                 );
             }
             let row_by_row = takes == [Kind::Rows] && gives == [Kind::Rows] && !whole.contains(&at);
@@ -162,11 +161,11 @@ impl Check<'_> {
         if let [first, second, ..] = whole[..] {
             let message =
                 format!("`{}` is the second stage after `{}` that compares all documents", id(second), id(first));
-            problems.push(self.problem(second, message).next("one is enough: remove it"));
+            problems.push(self.problem(second, message).next("one is enough: remove this one"));
         }
         let ends: Vec<usize> = (0..self.stages.len()).filter(|at| ends(&self.stages[*at])).collect();
         if let [first, second, ..] = ends[..] {
-            let message = format!("`{}` and `{}` both end the graph of a preparation", id(first), id(second));
+            let message = format!("`{}` and `{}` both write the result of the preparation", id(first), id(second));
             problems.push(self.problem(second, message).next("it writes one corpus: remove one of them"));
         }
     }

@@ -148,7 +148,7 @@ fn nearest(
             }
             None => {
                 let types = types_giving(kind);
-                let problem = problem(format!("`{}` takes {}, and no stage gives that", node.id, kind.name()));
+                let problem = problem(format!("`{}` needs {}, which no stage produces", node.id, kind.name()));
                 if types.is_empty() { problem } else { problem.next(format!("types that do: {}", types.join(", "))) }
             }
         });

@@ -144,7 +144,7 @@ fn shown(line: &mut Line, verb: &str, done: u64, total: u64, unit: Unit, began: 
 struct Scanned {
     /// All rows that can be read.
     catalog: Catalog,
-    /// Where their texts were put aside, by input row: file and row in it.
+    /// Location of their stored texts, by input row: file and row.
     texts: HashMap<u64, (u32, u64)>,
     /// What cannot be read, in the order of the input.
     bad: Vec<Bad>,
@@ -186,7 +186,7 @@ fn environment(prepared: &Preparation, workers: usize, lanes: u32, steps: u64) -
     without_training(workers, lanes, steps, prepared.resources.clone())
 }
 
-/// What could not be read, in being converted and of Parquet: said, written, and not more than is allowed.
+/// Reports and writes the input that could not be read, and fails if it exceeds the limit.
 fn set_aside(
     prepared: &Preparation,
     bad: Vec<Bad>,
@@ -209,7 +209,7 @@ fn set_aside(
     Ok(quarantine)
 }
 
-/// Where texts are: put aside by this run, or in the last version's files.
+/// Location of texts: stored by this run, or in the files of the previous version.
 pub struct Places {
     /// All of them.
     pub texts: Arc<DocumentStore>,

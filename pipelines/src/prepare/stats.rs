@@ -1,4 +1,4 @@
-//! What is worth knowing of a version: `stats.json`, and what is said when it is there.
+//! Statistics of a version: `stats.json`, and the summary that is printed when a version is complete.
 use super::layout::{Verdict, Verdicts};
 use crate::show::human::{bytes as size, count, time as span};
 use serde::{Deserialize, Serialize};
@@ -110,15 +110,15 @@ pub fn stats(
     stats
 }
 
-/// Adds what a column says in the manner of `unclosed link: 1; stray ]]: 2`.
+/// Adds the counts of a column whose values look like `unclosed link: 1; stray ]]: 2`.
 fn add_kinds(sum: &mut BTreeMap<String, u64>, said: Option<&str>) {
     for (kind, count) in said.iter().flat_map(|said| said.split("; ")).filter_map(|one| one.rsplit_once(": ")) {
         *sum.entry(kind.to_owned()).or_default() += count.parse::<u64>().unwrap_or_default();
     }
 }
 
-/// What is said when a version is there. `previous`: the number of the one before; `shards`: how many were taken over from
-/// that, how many written.
+/// The summary of a complete version. `previous`: the number of the previous one; `shards`: how many were reused and
+/// how many were written.
 pub fn summary(folder: &Path, stats: &Stats, previous: Option<u64>, shards: (usize, usize), spent: Duration) -> String {
     let Stats { read, kept, .. } = stats;
     let dropped: u64 = stats.dropped.values().map(|amount| amount.documents).sum();

@@ -53,7 +53,7 @@ pub struct Manifest {
     pub files: BTreeMap<String, (u64, String)>,
 }
 
-/// The output folder, which nobody else writes to meanwhile.
+/// The output folder, locked against other processes.
 pub struct Folder {
     path: PathBuf,
     _lock: File,
@@ -88,7 +88,7 @@ impl Folder {
     /// Opens `path`, which is made if it is not there, for writing, and removes what a killed run has left.
     ///
     /// # Errors
-    /// [`Usage`] if somebody else writes there.
+    /// [`Usage`] if another process writes to it.
     pub fn open(path: &Path) -> Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("cannot make the output folder {}", path.display()))?;
         let lock = File::create(path.join(".lock")).with_context(|| format!("cannot write to {}", path.display()))?;
@@ -182,7 +182,7 @@ impl Draft {
         &self.path
     }
 
-    /// Where texts are put aside.
+    /// Directory of the stored texts.
     pub fn aside(&self) -> &Path {
         &self.aside
     }

@@ -110,7 +110,7 @@ impl Trial {
             Built::Stage(made) => Ok(made),
             Built::Source(_) => anyhow::bail!("`{}` is a source", stage.id),
         };
-        let stage = taking(Kind::Batch).context("nothing takes batches")?;
+        let stage = taking(Kind::Batch).context("no stage consumes batches")?;
         let (batch_port, ports) = (port(stage, Kind::Batch).unwrap_or(0), port(stage, Kind::Parameters));
         let mut forward = build(stage)?;
         for (tensor, data) in parameters.iter().enumerate() {
@@ -120,7 +120,7 @@ impl Trial {
         }
         let mut rest = Vec::new();
         for kind in [Kind::Activations, Kind::LossGradient] {
-            rest.push(build(taking(kind).with_context(|| format!("nothing takes {}", kind.name()))?)?);
+            rest.push(build(taking(kind).with_context(|| format!("no stage consumes {}", kind.name()))?)?);
         }
         Ok(Self { forward, batch_port, rest })
     }

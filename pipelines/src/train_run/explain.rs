@@ -1,4 +1,4 @@
-//! What `pipeline explain` and `pipeline run --dry-run` say: the graph, and what a run takes in memory and time.
+//! The output of `pipeline explain` and `pipeline run --dry-run`: the graph, and estimates of memory and time.
 use super::calibrate;
 use super::session::{Session, batch_shape, due};
 use crate::plan::Plan;
@@ -10,13 +10,13 @@ use contract::{BatchShape, Env, Facts, Memory, ModelFacts, Resources, Schedule};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Columns of what is printed.
+/// Columns of the output.
 pub const COLUMNS: usize = 80;
 
 /// Explains a configuration without reading its corpus.
 ///
 /// # Errors
-/// [`Usage`] if it has no model or makes no batches; otherwise what fails while a micro-batch is measured.
+/// [`Usage`] if it has no model or produces no batches; an error if measuring a micro-batch fails.
 pub fn explain(plan: &Plan) -> Result<Explanation> {
     let workers = plan.run.workers.unwrap_or_else(cores);
     let shape = batch_shape(plan)?;
@@ -73,10 +73,10 @@ pub fn dry_run(
     let mut explanation = of(plan, env, Length { steps: Some(steps), epochs }, program)?;
     explanation.notes.clone_from(&session.notes);
     explanation.notes.push(match made {
-        [] => "everything made of the corpus was in the cache".into(),
-        made => format!("made of the corpus and kept in the cache: {}", made.join(", ")),
+        [] => "all data derived from the corpus was in the cache".into(),
+        made => format!("derived from the corpus and cached: {}", made.join(", ")),
     });
-    explanation.notes.push(format!("nothing was trained; a run would leave its files in {}", run_dir.display()));
+    explanation.notes.push(format!("nothing was trained; a run would write its files to {}", run_dir.display()));
     let text = format!("{}\n\n{}{}", graph(plan, COLUMNS), inputs(plan, COLUMNS)?, explanation.render(COLUMNS));
     Ok((explanation, text))
 }
@@ -86,7 +86,7 @@ fn vocabulary(plan: &Plan) -> Result<Facts> {
     let known = plan.stages.iter().map(|stage| stage.settings.vocabulary(plan.run.seed));
     match known.filter_map(Result::transpose).next() {
         Some(facts) => facts,
-        None => Err(Usage("no stage says what token ids there are: add one that reads or makes tokens".into()).into()),
+        None => Err(Usage("no stage determines the vocabulary: add one that tokenizes or reads tokens".into()).into()),
     }
 }
 
@@ -127,7 +127,7 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
 /// One in so many bytes of the pool lies between pieces that are in use, and is too small for what is asked for.
 const BETWEEN_BUFFERS: u64 = 12;
 
-/// What each stage holds in the phase of a step in which all of them hold most.
+/// Memory of each stage in the phase of a step that needs the most memory in total.
 fn memory_of_stages(plan: &Plan, env: &Env) -> Vec<(String, u64)> {
     let all: Vec<Memory> = plan.stages.iter().map(|stage| stage.settings.memory(env)).collect();
     let sum = all.iter().copied().fold(Memory::default(), Memory::with);
@@ -140,7 +140,7 @@ fn memory_of_stages(plan: &Plan, env: &Env) -> Vec<(String, u64)> {
     plan.stages.iter().map(|stage| stage.id.clone()).zip(all.iter().map(here)).collect()
 }
 
-/// Parameters by the part of the model they belong to: their names up to the number of a layer.
+/// Number of parameters of each part of the model: names up to the layer number.
 fn groups(model: &ModelFacts) -> Vec<(String, u64)> {
     let mut groups: Vec<(String, u64)> = Vec::new();
     for spec in &model.parameters {

@@ -35,7 +35,7 @@ impl Session {
         let shape = batch_shape(plan)?;
         let Some((vocabulary, tokenizer_json)) = prepared.vocabulary.take() else {
             return Err(
-                Usage("no stage says what token ids there are: add one that reads or makes tokens".into()).into()
+                Usage("no stage determines the vocabulary: add one that tokenizes or reads tokens".into()).into()
             );
         };
         let facts = Facts { length: shape.length, ..vocabulary };

@@ -1,4 +1,4 @@
-//! How far sources run ahead, and where wants stop them.
+//! How far sources run ahead, and how demand limits them.
 use super::Setup;
 use super::toys::{Outcome, initial, training};
 use super::watch::Call;

@@ -1,4 +1,4 @@
-//! A run that goes on from a checkpoint ends as one that was never stopped.
+//! A run that resumes from a checkpoint gives the same result as an uninterrupted one.
 use super::Setup;
 use super::toys::{Outcome, initial, plain, training};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! A run that is asked to stop ends after one step on every worker, with a checkpoint from which it goes on to the same end.
+//! A run that is asked to stop ends after the same step on every worker, with a checkpoint. Resuming it gives the same
+//! result.
 use super::Setup;
 use super::toys::{Outcome, initial, plain, training};
 use super::watch::Call;

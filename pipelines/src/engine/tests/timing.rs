@@ -83,7 +83,7 @@ impl Stage for Large {
     }
 }
 
-/// Takes longer for a packet than a stage may go on for when nobody else works.
+/// Takes longer for a packet than the shortest time slice.
 struct Small;
 
 impl Stage for Small {
@@ -93,7 +93,7 @@ impl Stage for Small {
     }
 }
 
-/// Gradients are summed while backward goes on, and do not wait in a row for its end.
+/// Gradients are summed while backward continues, and do not queue up until its end.
 #[test]
 fn who_is_behind_catches_up_between_long_turns() {
     let setup = Setup::new(1, 1, 0);

@@ -129,7 +129,7 @@ fn two_sources_need_inputs() {
 #[test]
 fn several_sources_meet_where_they_are_mixed() {
     insta::assert_snapshot!(wired("a documents\nb documents\ntokenize bpe a b\nend tokens"), @r"
-    error: `tokenize` is fed by `a` and `b`, and does not mix them
+    error: `tokenize` gets input from `a` and `b`, but cannot mix sources
       c.toml:7   (read all files with one source, or leave one of them in `inputs`)
     ");
     insta::assert_snapshot!(wired("a documents\nb documents\nclean clean b\nmix mixture a clean\ntokenize bpe\nend tokens"), @r"
@@ -144,7 +144,7 @@ fn several_sources_meet_where_they_are_mixed() {
     ok: 6 stages
     ");
     insta::assert_snapshot!(wired("a documents\nleft clean a\nright clean a\ntokenize bpe left right\nend tokens"), @r"
-    error: `tokenize` is fed by `left` and `right`, and does not mix them
+    error: `tokenize` gets input from `left` and `right`, but cannot mix sources
       c.toml:11   (read all files with one source, or leave one of them in `inputs`)
     ");
 }
@@ -152,12 +152,12 @@ fn several_sources_meet_where_they_are_mixed() {
 #[test]
 fn what_a_stage_gives_is_taken() {
     insta::assert_snapshot!(wired("read documents\ntokenize bpe read\nquality clean read\nend tokens"), @r#"
-    error: `quality` gives rows that no stage takes
+    error: no stage uses the rows of `quality`
       c.toml:8   (move it above `tokenize`, or write tokenize.inputs = ["quality"])
     "#);
     insta::assert_snapshot!(wired("read documents\ntokenize bpe"), @r"
-    error: `tokenize` gives tokens that no stage takes
-      c.toml:3   (add a stage that takes them, or remove it)
+    error: no stage uses the tokens of `tokenize`
+      c.toml:3   (add a stage that uses them, or remove this one)
     ");
 }
 
@@ -169,7 +169,7 @@ fn a_stage_that_compares_documents_is_the_last_of_those_that_work_on_rows() {
     ");
     insta::assert_snapshot!(wired("read documents\nsame minhash\nagain minhash\nend rows"), @r"
     error: `again` is the second stage after `same` that compares all documents
-      c.toml:5   (one is enough: remove it)
+      c.toml:5   (one is enough: remove this one)
     ");
     let training = WIKI
         .replace("[stage.pack]", "[stage.same]\ntype = \"minhash\"\n[stage.pack]")
@@ -177,7 +177,7 @@ fn a_stage_that_compares_documents_is_the_last_of_those_that_work_on_rows() {
     let training = training.replace("[stage.pack]", "[stage.tokenize]\ntype = \"bpe\"\n[stage.pack]");
     let scratch = Scratch::new(&[("c.toml", &training)]);
     insta::assert_snapshot!(scratch.problems("c.toml", &Overrides::default()), @r"
-    error: `same` compares all documents of a corpus, which a graph that trains never has at once
+    error: `same` compares all documents of a corpus, which is not possible in a training graph
       c.toml:8   (put it into a preparation, a graph that ends in a stage of type `parquet`, and train on what that writes)
     ");
 }
@@ -185,7 +185,7 @@ fn a_stage_that_compares_documents_is_the_last_of_those_that_work_on_rows() {
 #[test]
 fn what_cannot_be_wired() {
     insta::assert_snapshot!(wired("read documents\npack concat"), @r"
-    error: `pack` takes tokens, and no stage gives that
+    error: `pack` needs tokens, which no stage produces
       c.toml:3   (types that do: bpe)
     ");
     insta::assert_snapshot!(wired("tokenize bpe\nread documents"), @r"
@@ -193,7 +193,7 @@ fn what_cannot_be_wired() {
       c.toml:1   (move `read` above `tokenize`)
     ");
     insta::assert_snapshot!(wired("clean clean"), @r"
-    error: `clean` takes rows, and no stage gives that
+    error: `clean` needs rows, which no stage produces
       c.toml:1   (types that do: documents, clean, mixture, minhash)
     ");
     insta::assert_snapshot!(wired("read documents\ntokenize bpe raed"), @r"
@@ -247,7 +247,7 @@ fn plans_can_be_made_in_code() {
     assert_eq!(plan.stages[2].inputs, [vec![Edge { from: 1, feedback: false }]]);
     let problems = Plan::of(stages().into_iter().skip(2).collect()).unwrap_err();
     insta::assert_snapshot!(problems, @r"
-    error: `tokenize` takes rows, and no stage gives that
+    error: `tokenize` needs rows, which no stage produces
       (made in code)
     ");
 }

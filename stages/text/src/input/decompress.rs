@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A document, line or page longer than this is set aside: what is read at a time must fit into memory.
+/// A document, line or page longer than this is quarantined, since it must fit into memory.
 pub const LONGEST: usize = 256 << 20;
 
 /// How a file is packed.

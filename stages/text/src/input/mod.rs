@@ -9,7 +9,7 @@
 //! | [`json_lines`] (with [`json_members`]), [`plain_text`], [`mediawiki`] | the readers, one per format |
 //! | [`read`] | reads a file to its end, or up to where it is damaged |
 //! | [`document_writer`], [`ingest`] | converts files without row addressing to document Parquet, once |
-//! | [`quarantine`], [`quarantine_file`] | unreadable documents: set aside, counted; the table of them |
+//! | [`quarantine`], [`quarantine_file`] | unreadable documents: their counts and table |
 //! | [`attribution`] | source and licence of the data |
 pub mod attribution;
 pub mod decompress;

@@ -1,4 +1,4 @@
-//! What could not be read: set aside with its place and its reason, counted, and never more than is allowed.
+//! Unreadable data: its positions, reasons and counts, and the limit on them.
 //!
 //! A [`Bad`] entry stands for one document, or for as many as a lost row group announces, or for what is estimated to
 //! be lost behind a damaged place of a packed stream. Entries are kept in the cache beside what was made without them,
@@ -29,7 +29,7 @@ pub enum OnBadData {
 
 macro_rules! reasons {
     ($($name:ident = $text:literal, $what:literal;)*) => {
-        /// Why something was set aside.
+        /// Why data was quarantined.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Reason { $(#[doc = $what] $name,)* }
 
@@ -63,7 +63,7 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// Something that was set aside.
+/// A piece of unreadable data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bad {
     /// Number of the file among those that were read together.
@@ -91,7 +91,7 @@ impl Bad {
         Self { file: 0, row_group: None, row: None, line: None, byte: Some(byte), documents: 1, reason, detail }
     }
 
-    /// The error that it is where nothing is set aside.
+    /// The error for it if `on_bad_data = "stop"`.
     pub fn error(&self, path: &Path) -> TextProblem {
         let place = [("row", self.row), ("line", self.line), ("byte", self.byte)];
         let place: Vec<String> = place.iter().filter_map(|(what, n)| n.map(|n| format!("{what} {n}"))).collect();
@@ -138,7 +138,7 @@ impl std::fmt::Display for Counts {
     }
 }
 
-/// Everything that was set aside for a corpus.
+/// All unreadable data of a corpus.
 #[derive(Clone, Debug, Default)]
 pub struct Quarantine {
     parts: Vec<(Part, Vec<PathBuf>)>,

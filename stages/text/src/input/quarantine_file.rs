@@ -1,4 +1,4 @@
-//! What was set aside as a table: a file in the cache or in a run's directory, or a packet of a graph.
+//! Unreadable data as a table: a file in the cache or in a run directory, or a packet of a graph.
 use crate::input::quarantine::{Bad, Reason};
 use crate::parquet::decode::{Damaged, Input, decode};
 use crate::support::cache::write_whole;

@@ -36,7 +36,7 @@ pub fn schema() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// Number of the file that a row's text was put aside in (uint32); null: it is not there.
+/// Number of the file that stores a row's text (uint32); null: none.
 const TEXT_FILE: &str = "text_file";
 /// The row of that file (uint64).
 const TEXT_ROW: &str = "text_row";
@@ -54,7 +54,7 @@ pub fn has_lines(records: &RecordBatch) -> bool {
     records.schema_ref().column_with_name(INPUT_ROW).is_some()
 }
 
-/// Where the texts of `lines` were put aside, by the number of the row in the input: number of the file, and row in it.
+/// Location of the texts of `lines`, by the number of the row in the input: number of the file, and row in it.
 pub fn texts(lines: &[RecordBatch]) -> HashMap<u64, (u32, u64)> {
     let texts = lines.iter().flat_map(|lines| {
         let [rows, places] = [INPUT_ROW, TEXT_ROW].map(|name| lines[name].as_primitive::<UInt64Type>());

@@ -1,4 +1,5 @@
-//! Stage `signatures`: a line of the catalog for every row that has passed the stages above, and its text put aside.
+//! Stage `signatures`: produces a line of the catalog for every row that has passed the stages above, and stores its
+//! text.
 use crate::clean::RESIDUE;
 use crate::filter::texts;
 use crate::parquet::columns::{BANDS, INPUT_HASH, INPUT_ROW, UNHANDLED, about, dropped};
@@ -54,7 +55,7 @@ impl Stage for SignatureStage {
 }
 
 impl SignatureStage {
-    /// The lines of `rows`, whose texts are put aside.
+    /// The lines of `rows`, whose texts are stored.
     fn lines(&mut self, rows: &RecordBatch) -> Result<RecordBatch> {
         let texts = texts(rows)?;
         let ids = column(rows, "id")?.as_string_opt::<i32>().context("the column `id` of rows is not string")?;

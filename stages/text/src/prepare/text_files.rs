@@ -1,4 +1,4 @@
-//! Texts that the first graph of a preparation puts aside for the second: a Parquet file for each worker and shard, in a
+//! Texts that the first graph of a preparation stores for the second: a Parquet file for each worker and shard, in a
 //! folder that is removed in the end.
 use anyhow::{Context, Result};
 use arrow::array::{LargeStringBuilder, RecordBatch};
@@ -16,7 +16,7 @@ const ROW_GROUP: usize = 64;
 /// Bytes of text after which a row group is closed earlier.
 const ROW_GROUP_BYTES: usize = 256 << 10;
 
-/// Where texts are put aside, and which.
+/// Which texts are stored, and where.
 #[derive(Clone, Debug)]
 pub struct TextFiles {
     /// The folder.

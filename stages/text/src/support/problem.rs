@@ -106,7 +106,7 @@ pub enum TextProblem {
         /// What is wrong.
         why: String,
     },
-    /// The first piece of data that cannot be read, where none is set aside.
+    /// The first unreadable piece of data, with `on_bad_data = "stop"`.
     #[error("{}{}: {why}; `on_bad_data = \"quarantine\"` sets such data aside and goes on", file.display(), place(*row_group))]
     Stopped {
         /// The file.

@@ -42,7 +42,7 @@ pub struct Work {
     pub shards: Vec<Shard>,
     /// What is known of the documents.
     pub catalog: Catalog,
-    /// Texts, those put aside and those of the last version.
+    /// Texts: those stored by this run, and those of the previous version.
     pub texts: Arc<DocumentStore>,
     /// By row of the catalog: its row of `texts`; `u64::MAX` if it has none.
     pub text_rows: Vec<u64>,
