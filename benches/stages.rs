@@ -11,9 +11,11 @@ use std::sync::Arc;
 use text::tokenizer::END_OF_TEXT;
 use text::{Cache, Concat, Tokenize, Tokenizer, Vocabulary};
 use train::backward::Backward;
-use train::forward::Gpt2Forward;
-use train::loss::CrossEntropyLoss;
-use train::optimize::AdamWOptimize;
+use train::forward::ModelSettings;
+use train::forward::gpt2::Gpt2;
+use train::loss::{CrossEntropyLoss, LossSettings};
+use train::optimize::OptimizerSettings;
+use train::optimize::adamw::AdamW;
 use train::reduce::Reduce;
 
 const VOCABULARY: usize = 10_000;
@@ -35,7 +37,7 @@ fn env() -> Env {
         seed: 1,
         schedule: Schedule { first: 0, steps: Step::MAX, evaluate: None, checkpoint: None },
         shape: SHAPE,
-        model: Gpt2Forward::default().model(&facts).map(Arc::new),
+        model: ModelSettings::<Gpt2>::default().model(&facts).map(Arc::new),
         corpus: None,
         run_dir: None,
         resources,
@@ -121,8 +123,8 @@ fn batch() -> Batch {
 fn compute_stages(c: &mut Criterion) {
     let env = env();
     let model = env.model().expect("there is a model");
-    let mut forward = stage(&Gpt2Forward::default(), &env);
-    let mut loss = stage(&CrossEntropyLoss::default(), &env);
+    let mut forward = stage(&ModelSettings::<Gpt2>::default(), &env);
+    let mut loss = stage(&LossSettings::<CrossEntropyLoss>::default(), &env);
     let mut backward = stage(&Backward::default(), &env);
     for (tensor, spec) in model.parameters.iter().enumerate() {
         let piece = ParameterPiece { tensor, data: Arc::new(spec.initial(1)) };
@@ -168,7 +170,9 @@ fn compute_stages(c: &mut Criterion) {
         )
     });
 
-    let mut optimize = stage(&AdamWOptimize { learning_rate: 1e-6, ..AdamWOptimize::default() }, &env);
+    let mut settings = OptimizerSettings::<AdamW>::default();
+    settings.rate.learning_rate = 1e-6;
+    let mut optimize = stage(&settings, &env);
     let mut step = 0;
     group.bench_function("optimize", |b| {
         b.iter_batched(

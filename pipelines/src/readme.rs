@@ -1,12 +1,13 @@
-//! The tables of stages and keys in README.md are those of the registry. `MILLRACE_BLESS=1 cargo test -p
-//! millrace-pipelines readme` writes them.
+//! What README.md says of the code is what the code says: its tables of stages and keys are those of the registry, its loss is
+//! the file of `tests/outside_stage`. `MILLRACE_BLESS=1 cargo test -p millrace-pipelines readme` writes them.
 use crate::STAGES;
 use crate::plan::{RunSettings, defaults, toml_of};
 use contract::{Key, StageKeys};
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
-const BEGIN: &str = "<!-- Generated from the doc comments of the settings: begin -->\n";
+const TABLES: &str = "<!-- Generated from the doc comments of the settings: begin -->\n";
+const LOSS: &str = "<!-- tests/outside_stage/src/z_loss.rs: begin -->\n";
 const END: &str = "<!-- Generated: end -->\n";
 
 /// A cell of a table: one that holds `|` would be two.
@@ -34,22 +35,32 @@ fn tables() -> String {
         let table = table_of_keys(keys, defaults);
         let _ = write!(out, "\n<details><summary>Keys of <code>{title}</code></summary>\n\n{table}\n</details>\n");
     };
-    detail("[run]", RunSettings::KEYS, run.as_object().unwrap());
-    for stage_type in STAGES.iter().filter(|stage_type| !stage_type.keys.is_empty()) {
-        detail(stage_type.name, stage_type.keys, &defaults(stage_type));
+    detail("[run]", &RunSettings::keys(), run.as_object().unwrap());
+    for stage_type in STAGES.iter().filter(|stage_type| !stage_type.keys().is_empty()) {
+        detail(stage_type.name, &stage_type.keys(), &defaults(stage_type));
     }
     out + "\n"
 }
 
+/// The loss of `tests/outside_stage`, without its tests.
+fn loss() -> String {
+    let file = include_str!("../../tests/outside_stage/src/z_loss.rs");
+    let code = file.split("#[cfg(test)]").next().unwrap().trim_end();
+    format!("```rust,no_run\n{code}\n```\n")
+}
+
 #[test]
-fn the_tables_of_stages_and_keys_are_current() {
+fn what_the_readme_says_of_the_code_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-    let readme = std::fs::read_to_string(path).unwrap();
-    let (before, rest) = readme.split_once(BEGIN).unwrap();
-    let (written, after) = rest.split_once(END).unwrap();
-    let current = tables();
+    let written = std::fs::read_to_string(path).unwrap();
+    let mut current = written.clone();
+    for (begin, content) in [(LOSS, loss()), (TABLES, tables())] {
+        let (before, rest) = current.split_once(begin).unwrap();
+        let (_, after) = rest.split_once(END).unwrap();
+        current = format!("{before}{begin}{content}{END}{after}");
+    }
     if std::env::var_os("MILLRACE_BLESS").is_some() {
-        return std::fs::write(path, format!("{before}{BEGIN}{current}{END}{after}")).unwrap();
+        return std::fs::write(path, current).unwrap();
     }
     assert!(written == current, "README.md is not current: MILLRACE_BLESS=1 cargo test -p millrace-pipelines readme");
 }

@@ -1,5 +1,9 @@
 //! The registry: every stage type that comes with the program, in the order data meets them.
 use contract::{StageType, stage_type};
+use text::filter::filter_type;
+use train::forward::model_type;
+use train::loss::loss_type;
+use train::optimize::optimizer_type;
 
 /// Every stage type that comes with the program. One from another crate joins with
 /// [`App::with`](crate::App::with).
@@ -7,24 +11,24 @@ pub const STAGES: &[StageType] = &[
     stage_type::<text::ReadDocuments>("documents"),
     stage_type::<text::ReadTokens>("tokens"),
     stage_type::<text::Clean>("clean"),
-    stage_type::<text::Length>("length"),
-    stage_type::<text::Language>("language"),
-    stage_type::<text::GopherQuality>("gopher_quality"),
-    stage_type::<text::GopherRepetition>("gopher_repetition"),
-    stage_type::<text::C4>("c4"),
-    stage_type::<text::FineWeb>("fineweb"),
-    stage_type::<text::BlockList>("block_list"),
+    filter_type::<text::Length>("length"),
+    filter_type::<text::Language>("language"),
+    filter_type::<text::GopherQuality>("gopher_quality"),
+    filter_type::<text::GopherRepetition>("gopher_repetition"),
+    filter_type::<text::C4>("c4"),
+    filter_type::<text::FineWeb>("fineweb"),
+    filter_type::<text::BlockList>("block_list"),
     stage_type::<text::Deduplicate>("minhash"),
     stage_type::<text::Tokenize>("bpe"),
     stage_type::<text::Concat>("concat"),
     stage_type::<text::Write>("parquet"),
-    stage_type::<train::forward::Gpt2Forward>("gpt2"),
-    stage_type::<train::forward::llama::LlamaForward>("llama"),
-    stage_type::<train::loss::CrossEntropyLoss>("cross_entropy"),
+    model_type::<train::forward::gpt2::Gpt2>("gpt2"),
+    model_type::<train::forward::llama::Llama>("llama"),
+    loss_type::<train::loss::CrossEntropyLoss>("cross_entropy"),
     stage_type::<train::backward::Backward>("backward"),
     stage_type::<train::reduce::Reduce>("tree_sum"),
-    stage_type::<train::optimize::AdamWOptimize>("adamw"),
-    stage_type::<train::optimize::muon::MuonOptimize>("muon"),
+    optimizer_type::<train::optimize::adamw::AdamW>("adamw"),
+    optimizer_type::<train::optimize::muon::Muon>("muon"),
     stage_type::<train::evaluate::Evaluate>("evaluate"),
     stage_type::<train::checkpoint::Checkpoint>("checkpoint"),
     stage_type::<train::record::Record>("record"),

@@ -11,9 +11,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// What a stage of rows makes of a text: the text after it, and the reason if it is dropped.
 fn judged(stage: &StageType, changes: &Value, texts: &[String]) -> RecordBatch {
-    let mut table = (stage.defaults)();
+    let mut table = stage.defaults();
     table.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-    let settings = (stage.parse)(table).unwrap_or_else(|e| panic!("{}: {e}", stage.name));
+    let settings = stage.parse(table).unwrap_or_else(|e| panic!("{}: {e}", stage.name));
     let env = Env {
         stage: stage.name.into(),
         upstream: Vec::new(),
@@ -241,7 +241,7 @@ fn no_key_is_left_out() {
     let tried: BTreeSet<String> = tried.chain(ELSEWHERE.iter().map(|key| (*key).to_owned())).collect();
     let keys = |stage: &StageType| {
         let name = stage.name;
-        (stage.defaults)().as_object().unwrap().keys().map(|key| format!("{name}.{key}")).collect::<Vec<_>>()
+        stage.defaults().as_object().unwrap().keys().map(|key| format!("{name}.{key}")).collect::<Vec<_>>()
     };
     let all: BTreeSet<String> = STAGES.iter().flat_map(keys).collect();
     assert_eq!(all.difference(&tried).collect::<Vec<_>>(), Vec::<&String>::new(), "keys that no test changes");

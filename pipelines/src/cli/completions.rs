@@ -83,13 +83,13 @@ fn names_of(names: &[String]) -> impl Fn(&OsStr) -> Vec<CompletionCandidate> + '
 
 /// `STAGE.KEY=` of every stage, and `run.KEY=`.
 fn keys(at: &OsStr, stages: &[StageType]) -> Vec<CompletionCandidate> {
-    let run = RunSettings::KEYS.iter().map(|key| (format!("run.{}=", key.name), key.documentation));
+    let run = RunSettings::keys().into_iter().map(|key| (format!("run.{}=", key.name), key.documentation));
     let outline = configuration().map(|path| plan::outline(&path)).unwrap_or_default();
     let of_stages = outline.iter().flat_map(|(id, type_name)| {
         let known = stages.iter().find(|stage_type| stage_type.name == type_name);
-        known
-            .into_iter()
-            .flat_map(move |known| known.keys.iter().map(move |key| (format!("{id}.{}=", key.name), key.documentation)))
+        known.into_iter().flat_map(move |known| {
+            known.keys().into_iter().map(move |key| (format!("{id}.{}=", key.name), key.documentation))
+        })
     });
     starting(at, run.chain(of_stages))
 }

@@ -1,15 +1,17 @@
 //! `pipeline generate`: a checkpoint continues a text.
 use super::{Command, Context};
+use crate::plan::types_giving;
 use crate::problem::Usage;
 use crate::process::cores;
 use crate::show;
 use crate::train_run::directory;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
+use compute::models::config::end_of_text;
 use compute::models::sampling::Sampler;
-use compute::models::{Decoder, config, from_config};
-use contract::Parameters;
+use contract::{Decode, Kind, Parameters, Pretrained, StageType};
 use serde::Serialize;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,9 +61,9 @@ impl Command for Generate {
     /// Text goes to standard output as it comes, speeds to standard error.
     fn run(&self, context: &Context) -> Result<()> {
         if self.json {
-            return context.out.json(&generate(self, &mut |_| Ok(()))?);
+            return context.out.json(&generate(self, context.stages, &mut |_| Ok(()))?);
         }
-        let found = generate(self, &mut |text| context.out.piece(text))?;
+        let found = generate(self, context.stages, &mut |text| context.out.piece(text))?;
         context.out.line("")?;
         let Generated { prompt_tokens, prompt_tok_per_sec, tok_per_sec, context: positions, .. } = found;
         if found.stop == Stop::Context {
@@ -127,14 +129,18 @@ struct Generated {
 /// # Errors
 /// [`Usage`] if there is no such run or checkpoint, or the prompt has no room; if a file is missing or broken; if `show`
 /// fails.
-fn generate(asked: &Generate, show: &mut (dyn FnMut(&str) -> Result<()> + Send)) -> Result<Generated> {
+fn generate(
+    asked: &Generate,
+    stages: &[StageType],
+    show: &mut (dyn FnMut(&str) -> Result<()> + Send),
+) -> Result<Generated> {
     let threads = asked.workers.unwrap_or_else(cores).max(1);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")?;
     pool.install(|| {
         let checkpoint = find(&asked.model)?;
-        let (decoder, tokenizer) =
-            open(&checkpoint).with_context(|| format!("cannot generate from {}", checkpoint.display()))?;
-        go_on(asked, &checkpoint, decoder, &tokenizer, show)
+        let (mut decoder, tokenizer) =
+            open(&checkpoint, stages).with_context(|| format!("cannot generate from {}", checkpoint.display()))?;
+        go_on(asked, &checkpoint, &mut *decoder, &tokenizer, show)
     })
 }
 
@@ -159,24 +165,45 @@ fn find(path: &Path) -> Result<PathBuf> {
     .into())
 }
 
-fn open(folder: &Path) -> Result<(Decoder, Tokenizer)> {
+fn open(folder: &Path, stages: &[StageType]) -> Result<(Box<dyn Decode>, Tokenizer)> {
     let text = std::fs::read_to_string(folder.join("config.json")).context("cannot read config.json")?;
     let config = serde_json::from_str(&text).context("config.json is not JSON")?;
-    let model = from_config(&config).context("config.json is of a model that is not known here")?;
-    let tokenizer = Tokenizer::from_folder(folder, config::end_of_text(&config))?;
+    let model = pretrained(&config, stages).context("config.json is of a model that is not known here")?;
+    let tokenizer = Tokenizer::from_folder(folder, end_of_text(&config))?;
     let files = StartFiles::open(&Start::Weights(folder.to_owned()), 0)?;
-    let specs = &model.facts().parameters;
+    let specs = &model.facts.parameters;
     let parameters = specs.iter().map(|spec| files.parameter(spec).map(Arc::new)).collect::<Result<_>>()?;
-    let decoder = model.decoder(Parameters(parameters));
+    let decoder = (model.decoder)(Parameters(parameters));
     let (ids, there) = (tokenizer.vocabulary_size() as usize, decoder.vocabulary());
     ensure!(ids <= there, "the tokenizer has {ids} ids, the model only {there}");
     Ok((decoder, tokenizer))
 }
 
+/// The model that `config` describes, of the first of `stages` that has such a model.
+///
+/// # Errors
+/// If there is none; then with the reason of a stage that has models of its kind.
+fn pretrained(config: &Value, stages: &[StageType]) -> Result<Pretrained> {
+    let mut reason = None;
+    for stage_type in stages {
+        match (stage_type.from_config)(config) {
+            Some(Ok(model)) => return Ok(model),
+            Some(Err(error)) => reason = reason.or(Some(error)),
+            None => {}
+        }
+    }
+    let kind = &config["model_type"];
+    let known = || types_giving(stages, Kind::Activations).join(", ");
+    Err(reason.unwrap_or_else(|| match kind.as_str() {
+        Some(kind) => anyhow!("models of type `{kind}` are not known here; known: {}", known()),
+        None => anyhow!("it does not say its `model_type`"),
+    }))
+}
+
 fn go_on(
     asked: &Generate,
     checkpoint: &Path,
-    mut decoder: Decoder,
+    decoder: &mut dyn Decode,
     tokenizer: &Tokenizer,
     show: &mut (dyn FnMut(&str) -> Result<()> + Send),
 ) -> Result<Generated> {

@@ -65,12 +65,12 @@ fn any_stage(registry: &[StageType]) -> Value {
 }
 
 fn one_stage(stage_type: &StageType) -> Value {
-    let parses = |value| (stage_type.parse)(value).map(drop);
+    let parses = |value| stage_type.parse(value).map(drop);
     let mut properties = Map::new();
     properties.insert("type".into(), json!({ "const": stage_type.name, "description": stage_type.summary }));
     let inputs = "Names of the stages that feed this one; the nearest above that give what it takes if not given.";
     properties.insert("inputs".into(), json!({ "type": "array", "items": text(), "description": inputs }));
-    properties.extend(keys(stage_type.keys, &defaults(stage_type), &parses));
+    properties.extend(keys(&stage_type.keys(), &defaults(stage_type), &parses));
     json!({
         "type": "object",
         "description": stage_type.summary,
@@ -91,7 +91,7 @@ fn run() -> Value {
     json!({
         "type": "object",
         "description": "What a run is, apart from its stages.",
-        "properties": keys(RunSettings::KEYS, &defaults, &parses),
+        "properties": keys(&RunSettings::keys(), &defaults, &parses),
         "additionalProperties": false,
     })
 }
@@ -107,6 +107,7 @@ fn keys(keys: &[Key], defaults: &Map<String, Value>, parses: Parses) -> Map<Stri
             parses(Value::Object(table))
         };
         let mut property = type_of(&accepts);
+        limit(&mut property, key);
         property.insert("description".into(), key.documentation.into());
         if let Some(default) = defaults.get(key.name).filter(|default| !default.is_null()) {
             property.insert("default".into(), default.clone());
@@ -114,6 +115,19 @@ fn keys(keys: &[Key], defaults: &Map<String, Value>, parses: Parses) -> Map<Stri
         (key.name.to_owned(), Value::Object(property))
     };
     keys.iter().map(property).collect()
+}
+
+/// Adds the range of `key` to the type of its numbers.
+fn limit(property: &mut Map<String, Value>, key: &Key) {
+    if let Some(Value::Object(items)) = property.get_mut("items") {
+        limit(items, key);
+    }
+    if ["integer", "number"].iter().any(|number| property.get("type").is_some_and(|found| found == number)) {
+        let bounds = [("minimum", key.min), ("maximum", key.max)];
+        // A whole number is written as one: 1, not 1.0.
+        let written = |bound: f64| if bound.fract() == 0.0 { json!(bound as i64) } else { json!(bound) };
+        property.extend(bounds.into_iter().filter_map(|(name, bound)| Some((name.to_owned(), written(bound?)))));
+    }
 }
 
 /// The type of a value, found by offering one of each type to the parser. An unknown type allows everything.
@@ -181,6 +195,7 @@ mod tests {
                 other => panic!("type {other}"),
             },
             "minimum" => value.as_f64().is_none_or(|number| number >= of.as_f64().unwrap()),
+            "maximum" => value.as_f64().is_none_or(|number| number <= of.as_f64().unwrap()),
             "items" => value.as_array().is_none_or(|items| items.iter().all(|item| valid(root, of, item))),
             "required" => value.as_object().is_none_or(|object| {
                 of.as_array().unwrap().iter().all(|key| object.contains_key(key.as_str().unwrap()))
@@ -247,6 +262,9 @@ mod tests {
             "[stage.optimize]\ntype = \"adamw\"\nlearning_rate = \"high\"",
             "[stage.optimize]\ntype = \"adamw\"\nschedule = \"step\"",
             "[stage.optimize]\ntype = \"adamw\"\nmomentum = 0.9",
+            "[stage.optimize]\ntype = \"adamw\"\nfinal_fraction = 1.5",
+            "[stage.forward]\ntype = \"llama\"\nlayers = 0",
+            "[stage.repetition]\ntype = \"gopher_repetition\"\nmax_top_ngram_character_fractions = [0.5, 2]",
             "[stage.optimize]\ntype = \"adam\"",
             "[stage.optimize]\nlearn_rate = 1.0",
             "[stage.forward]\ntype = \"gpt2\"\nlayers = 1.5",

@@ -39,7 +39,7 @@ fn as_json(stage_type: &StageType) -> Value {
     let described =
         keys.iter().map(|(key, default)| json!({ "key": key, "default": default, "description": documented(key) }));
     let described: Vec<Value> = described.collect();
-    let settings = (stage_type.parse)(Value::Object(keys.clone())).ok();
+    let settings = stage_type.parse(Value::Object(keys.clone())).ok();
     let takes = settings.as_ref().map(|s| s.takes().iter().map(|port| port.kind.name()).collect::<Vec<_>>());
     let gives = settings.as_ref().map(|s| s.gives().iter().map(|kind| kind.name()).collect::<Vec<_>>());
     json!({

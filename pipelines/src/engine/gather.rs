@@ -47,7 +47,7 @@ fn results(stages: &[PlannedStage], send: Sender<Sent>) -> Result<PlannedStage> 
     let inputs: Vec<Vec<Edge>> = givers.map(|from| vec![Edge { from, feedback: false }]).collect();
     ensure!(!inputs.is_empty(), "no stage of the graph gives records");
     let settings = Arc::new(Results { ports: inputs.len(), send });
-    Ok(PlannedStage { id: "results".into(), type_name: "", keys: Some(&[]), settings, inputs })
+    Ok(PlannedStage { id: "results".into(), type_name: "", keys: Some(Vec::new()), settings, inputs })
 }
 
 /// Worker 0 hands records to the thread that has started the graph.

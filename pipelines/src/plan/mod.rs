@@ -30,6 +30,7 @@ pub use run::RunSettings;
 pub use values::{Entry, Table};
 pub use wire::Edge;
 
+pub(crate) use registry::types_giving;
 pub(crate) use resolve::defaults;
 #[cfg(test)]
 pub(crate) use values::json_of_item;
@@ -71,7 +72,7 @@ pub struct PlannedStage {
     /// Its type in the registry; empty for a plan made in code.
     pub type_name: &'static str,
     /// The keys of its type, with what each affects; `None` of a stage that only observes.
-    pub keys: Option<&'static [Key]>,
+    pub keys: Option<Vec<Key>>,
     /// What its table says.
     pub settings: Arc<dyn Settings>,
     /// For each port of its settings, what feeds it.
@@ -133,7 +134,7 @@ impl Plan {
             resolved.stages.push((id.clone(), with_common(table, filled)));
             if let (Some(stage_type), Some(settings)) = (known, settings) {
                 let (type_name, inputs) = (stage_type.name, Vec::new());
-                let keys = (!stage_type.observes).then_some(stage_type.keys);
+                let keys = (!stage_type.observes).then(|| stage_type.keys());
                 stages.push(PlannedStage { id: id.clone(), type_name, keys, settings, inputs });
             }
         }
@@ -167,7 +168,8 @@ impl Plan {
             });
         }
         let wires = wire::wire(&nodes, &|_| Vec::new(), &mut problems);
-        let planned = |((id, settings), inputs)| PlannedStage { id, type_name: "", keys: Some(&[]), settings, inputs };
+        let planned =
+            |((id, settings), inputs)| PlannedStage { id, type_name: "", keys: Some(Vec::new()), settings, inputs };
         let stages: Vec<PlannedStage> = stages.into_iter().zip(wires).map(planned).collect();
         let goal = goal::goal(&stages);
         problems.or(Plan { run: RunSettings::default(), stages, resolved: Resolved::default(), goal })
@@ -181,7 +183,7 @@ impl Plan {
 
     /// The keys of stage `id` that affect one of `effects`, with their values; none of a stage that only observes.
     pub fn values<'a>(&'a self, id: &str, effects: &[Effect]) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
-        let (keys, effects) = (self.stage(id).and_then(|stage| stage.keys), effects.to_vec());
+        let (keys, effects) = (self.stage(id).and_then(|stage| stage.keys.as_ref()), effects.to_vec());
         let effect = move |name: &str| {
             let key = keys?.iter().find(|key| key.name == name);
             Some(key.map_or(Effect::Results, |key| key.effect))
@@ -227,7 +229,7 @@ fn run_settings(path: &Path, given: &Table, problems: &mut Problems) -> (Table, 
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     defaults.insert("name".into(), stem.into());
     let parses = |value| serde_json::from_value::<RunSettings>(value).map(drop).map_err(|error| error.to_string());
-    let keys: Vec<&str> = RunSettings::KEYS.iter().map(|key| key.name).collect();
+    let keys: Vec<&str> = RunSettings::keys().iter().map(|key| key.name).collect();
     let schema = Schema { name: "run", defaults, listed: format!("keys: {}", keys.join(", ")), parses: &parses };
     let filled = resolve::fill(&schema, given, problems);
     let run: RunSettings = serde_json::from_value(resolve::object(&filled)).unwrap_or_default();

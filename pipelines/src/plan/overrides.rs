@@ -127,12 +127,12 @@ fn assign(table: &mut Table, keys: &[String], entry: Entry, defaults: &Value) ->
 
 fn defaults_of(table: &Table, registry: &[StageType]) -> Value {
     let name = table.get("type").and_then(|entry| entry.value.as_str()).unwrap_or_default();
-    registry.iter().find(|t| t.name == name).map(|t| (t.defaults)()).unwrap_or_default()
+    registry.iter().find(|t| t.name == name).map(|t| t.defaults()).unwrap_or_default()
 }
 
 /// Every key that `--set` could name.
 fn full_names(raw: &Raw, registry: &[StageType]) -> Vec<String> {
-    let mut names: Vec<String> = super::RunSettings::KEYS.iter().map(|key| format!("run.{}", key.name)).collect();
+    let mut names: Vec<String> = super::RunSettings::keys().iter().map(|key| format!("run.{}", key.name)).collect();
     for (id, table) in &raw.stages {
         if let Value::Object(map) = defaults_of(table, registry) {
             names.extend(map.keys().map(|key| format!("{id}.{key}")));

@@ -54,7 +54,7 @@ pub(crate) fn object(table: &Table) -> Value {
 
 /// The default of every key of a stage type.
 pub(crate) fn defaults(stage_type: &StageType) -> Map<String, Value> {
-    match shorten_floats((stage_type.defaults)()) {
+    match shorten_floats(stage_type.defaults()) {
         Value::Object(map) => map,
         _ => Map::new(),
     }
@@ -70,13 +70,15 @@ pub(crate) fn stage(
 ) -> (Table, Option<Arc<dyn Settings>>) {
     let before = problems.0.len();
     let defaults = defaults(stage_type);
-    let parses = |value: Value| (stage_type.parse)(value).map(drop);
+    let parses = |value: Value| stage_type.parse(value).map(drop);
     let listed = format!("`pipeline stages {}` lists all", stage_type.name);
     let filled = fill(&Schema { name: id, defaults: defaults.clone(), listed, parses: &parses }, given, problems);
-    match (stage_type.parse)(object(&filled)) {
+    let table = object(&filled);
+    match stage_type.parse(table.clone()) {
         Ok(settings) => {
             // Checks on values that replace faulty ones would mislead.
-            let wrong = if problems.0.len() == before { settings.check() } else { Vec::new() };
+            let sound = problems.0.len() == before;
+            let wrong = if sound { stage_type.check(&table, &*settings) } else { Vec::new() };
             for problem in wrong {
                 problems.push(located(id, problem, &filled));
             }
@@ -84,7 +86,7 @@ pub(crate) fn stage(
         }
         Err(error) => {
             problems.push(explain(id, &error, given.origin.clone()));
-            (filled, (stage_type.parse)(Value::Object(defaults)).ok())
+            (filled, stage_type.parse(Value::Object(defaults)).ok())
         }
     }
 }

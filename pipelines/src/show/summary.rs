@@ -66,7 +66,7 @@ fn list(registry: &[StageType]) -> String {
 fn page(stage_type: &StageType) -> String {
     let mut out = wrap(&format!("{}: {}", stage_type.name, stage_type.summary), COLUMNS).join("\n");
     let defaults = crate::plan::defaults(stage_type);
-    if let Ok(settings) = (stage_type.parse)(Value::Object(defaults.clone())) {
+    if let Ok(settings) = stage_type.parse(Value::Object(defaults.clone())) {
         let takes: Vec<&str> = settings.takes().iter().map(|port| port.kind.name()).collect();
         let gives: Vec<&str> = settings.gives().iter().map(|kind| kind.name()).collect();
         let or_nothing = |names: Vec<&str>| if names.is_empty() { "nothing".into() } else { names.join(", ") };

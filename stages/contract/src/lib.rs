@@ -9,16 +9,20 @@
 //! - [`tensor`]: dense f32 arrays in pooled buffers; [`pool`]: where those lie
 //! - [`parameters`]: what a model tells the rest: its [`ParameterSpec`]s, initial values, FLOPs
 //! - [`stage`]: the traits [`Stage`] and [`Source`], and [`Emit`] through which they give packets
-//! - [`settings`]: what a stage's TOML table says, and how it becomes a stage
+//! - [`settings`]: what a stage's TOML table says, and how it becomes a stage; [`keys`]: what the table may say
+//! - [`registry`]: the types of stages by name; [`pretrained`]: models of checkpoints
 //! - [`prepare`]: what stages do before the graph runs; [`resources`]: what they provide for each other
 //! - [`testing`]: an [`Emit`] that collects, for unit tests of stages
 #![forbid(unsafe_code)]
 
+pub mod keys;
 pub mod metrics;
 pub mod packet;
 pub mod parameters;
 pub mod pool;
 pub mod prepare;
+pub mod pretrained;
+pub mod registry;
 pub mod resources;
 pub mod saved;
 pub mod settings;
@@ -29,6 +33,7 @@ pub mod testing;
 
 pub use anyhow::Result;
 pub use contract_derive::StageKeys;
+pub use keys::{Effect, Key, StageKeys};
 pub use metrics::{Gather, Metric, Metrics};
 pub use packet::{
     Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Precision, Purpose,
@@ -36,11 +41,12 @@ pub use packet::{
 };
 pub use parameters::{Init, ModelFacts, ParameterSpec, Parameters};
 pub use prepare::{Goal, Graph, Host, Prepare, Prepared, Unit, Upstream};
+pub use pretrained::{Decode, Pretrained};
+pub use registry::{Member, StageSettings, StageType, stage_type};
 pub use resources::Resources;
 pub use saved::{OptimizerState, Saved, Snapshot};
 pub use settings::{
-    BatchShape, Built, Corpus, CorpusPart, Due, Effect, Env, Facts, Key, Memory, Port, Problem, Role, Route, Settings,
-    StageKeys, StageSettings, StageType, stage_type,
+    BatchShape, Built, Corpus, CorpusPart, Due, Env, Facts, Memory, Port, Problem, Role, Route, Settings,
 };
 pub use stage::{Emit, Source, Stage};
 pub use step::{At, Lane, Schedule, Step, Turn, leaf_owner};

@@ -7,8 +7,6 @@ use crate::stage::{Source, Stage};
 use crate::step::{Lane, Schedule, leaf_owner};
 use anyhow::Result;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -319,109 +317,5 @@ impl Memory {
     /// The bytes of the phase in which there are most.
     pub fn most(&self) -> u64 {
         self.lasting + self.phases()[self.fullest()].iter().sum::<u64>()
-    }
-}
-
-/// A key of a table of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key {
-    /// As it is written in the configuration.
-    pub name: &'static str,
-    /// What it means, in a sentence or two: unit, range, and the default where the value itself does not tell.
-    pub documentation: &'static str,
-    /// What its value affects.
-    pub effect: Effect,
-}
-
-/// The keys of a table, one a field of its settings, in their order.
-///
-/// `#[derive(StageKeys)]` implements it: the doc comment of a field is the documentation of its key. All texts about keys
-/// are made from it: `pipeline stages`, `pipeline schema`, shell completion and the tables of the README.
-///
-/// ```
-/// # extern crate millrace_contract as contract;
-/// use contract::{Effect, StageKeys};
-///
-/// #[derive(StageKeys)]
-/// struct ReadLines {
-///     /// Files to read, at least one.
-///     #[key(location)]
-///     paths: Vec<String>,
-///     /// Longest line in bytes; any length if not given.
-///     max_bytes: Option<u64>,
-/// }
-///
-/// # fn main() {
-/// let [paths, max_bytes] = ReadLines::KEYS else { unreachable!() };
-/// assert_eq!((paths.name, paths.effect), ("paths", Effect::Location));
-/// assert_eq!(max_bytes.documentation, "Longest line in bytes; any length if not given.");
-/// assert_eq!(max_bytes.effect, Effect::Results);
-/// # }
-/// ```
-pub trait StageKeys {
-    /// The keys.
-    const KEYS: &'static [Key];
-}
-
-/// Settings that can be read from a table: every key has a default and documentation, unknown keys are refused.
-pub trait StageSettings: Settings + StageKeys + Default + Serialize + DeserializeOwned + 'static {
-    /// What the stage does, in a line.
-    const SUMMARY: &'static str;
-    /// A table that parses, for `pipeline stages` (TOML, without the header).
-    const EXAMPLE: &'static str;
-    /// Does the stage only observe, so that nothing about it affects results?
-    const OBSERVES: bool = false;
-}
-
-/// What the value of a key affects. A run may only be resumed with the same values of keys that affect results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Results.
-    Results,
-    /// Whether the run fails. What of the input could not be read is known by its content.
-    Failure,
-    /// Where files are. What is read from them is known by its content.
-    Location,
-}
-
-/// An entry of the registry of stages.
-#[derive(Clone, Copy)]
-pub struct StageType {
-    /// The value of `type` in the configuration.
-    pub name: &'static str,
-    /// See [`StageSettings::SUMMARY`].
-    pub summary: &'static str,
-    /// See [`StageKeys::KEYS`].
-    pub keys: &'static [Key],
-    /// See [`StageSettings::EXAMPLE`].
-    pub example: &'static str,
-    /// See [`StageSettings::OBSERVES`].
-    pub observes: bool,
-    /// The default of every key, as an object.
-    pub defaults: fn() -> Value,
-    /// Settings from an object of all keys; the error is serde's.
-    pub parse: fn(Value) -> std::result::Result<Arc<dyn Settings>, String>,
-}
-
-impl StageType {
-    /// The key called `name`.
-    pub fn key(&self, name: &str) -> Option<&'static Key> {
-        self.keys.iter().find(|key| key.name == name)
-    }
-}
-
-/// The registry's entry for settings of type `S`, under the name `name`.
-pub const fn stage_type<S: StageSettings>(name: &'static str) -> StageType {
-    StageType {
-        name,
-        summary: S::SUMMARY,
-        keys: S::KEYS,
-        example: S::EXAMPLE,
-        observes: S::OBSERVES,
-        defaults: || serde_json::to_value(S::default()).unwrap_or(Value::Null),
-        parse: |value| match serde_json::from_value::<S>(value) {
-            Ok(settings) => Ok(Arc::new(settings)),
-            Err(error) => Err(error.to_string()),
-        },
     }
 }

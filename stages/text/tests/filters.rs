@@ -5,7 +5,7 @@ use arrow::compute::concat_batches;
 use common::env;
 use contract::testing::{Collect, at};
 use contract::{BatchShape, Built, Packet, Purpose, Resources, Rows, Schedule, Settings};
-use millrace_text::filter::DROPPED;
+use millrace_text::filter::{DROPPED, Filter, FilterSettings};
 use millrace_text::{BlockList, C4, Clean, FineWeb, GopherQuality, GopherRepetition, Language, Length};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -13,6 +13,11 @@ use std::sync::Arc;
 fn rows(texts: &[&str]) -> RecordBatch {
     let texts = LargeStringArray::from_iter_values(texts);
     RecordBatch::try_from_iter([("text", Arc::new(texts) as _)]).unwrap()
+}
+
+/// The settings of a filter under its name in the registry.
+fn filter<F: Filter>(name: &'static str, filter: F) -> FilterSettings<F> {
+    FilterSettings::new(name, filter)
 }
 
 fn apply(settings: &dyn Settings, records: RecordBatch) -> RecordBatch {
@@ -49,13 +54,13 @@ const PROSE: &str = "The river rises in the hills to the north of the town and f
 #[test]
 fn good_prose_passes_every_filter() {
     let all: Vec<Box<dyn Settings>> = vec![
-        Box::new(Length::default()),
-        Box::new(Language::default()),
-        Box::new(GopherQuality::default()),
-        Box::new(GopherRepetition::default()),
-        Box::new(C4 { min_sentences: 4, ..C4::default() }),
-        Box::new(FineWeb::default()),
-        Box::new(BlockList { phrases: vec!["casino".into()], ..BlockList::default() }),
+        Box::new(filter("length", Length::default())),
+        Box::new(filter("language", Language::default())),
+        Box::new(filter("gopher_quality", GopherQuality::default())),
+        Box::new(filter("gopher_repetition", GopherRepetition::default())),
+        Box::new(filter("c4", C4 { min_sentences: 4, ..C4::default() })),
+        Box::new(filter("fineweb", FineWeb::default())),
+        Box::new(filter("block_list", BlockList { phrases: vec!["casino".into()], ..BlockList::default() })),
     ];
     for settings in &all {
         assert_eq!(verdict(settings.as_ref(), PROSE), (String::new(), PROSE.to_string()));
@@ -65,7 +70,7 @@ fn good_prose_passes_every_filter() {
 #[test]
 fn each_reason_is_reached() {
     let said = reason;
-    let quality = GopherQuality::default();
+    let quality = filter("gopher_quality", GopherQuality::default());
     for (text, expected) in [
         ("Too short.".to_string(), "gopher_quality: too few words"),
         ("a b c d e f g h i j ".repeat(10), "gopher_quality: words too short"),
@@ -78,25 +83,25 @@ fn each_reason_is_reached() {
     ] {
         assert_eq!(said(&quality, &text), expected, "{text}");
     }
-    let repetition = GopherRepetition::default();
+    let repetition = filter("gopher_repetition", GopherRepetition::default());
     assert_eq!(said(&repetition, &"Same.\n\n".repeat(5)), "gopher_repetition: repeated paragraphs");
     assert_eq!(said(&repetition, "a\nb\na\nb\na\nb"), "gopher_repetition: repeated lines");
     assert_eq!(said(&repetition, &"one two ".repeat(50)), "gopher_repetition: a frequent n-gram");
     let again = PROSE[..150].to_string() + " x " + PROSE;
     assert_eq!(said(&repetition, &again), "gopher_repetition: repeated n-grams");
-    let c4 = C4::default();
+    let c4 = filter("c4", C4::default());
     assert_eq!(said(&c4, "One sentence only."), "c4: too few sentences");
     assert_eq!(said(&c4, "int main() { return 0; }."), "c4: curly brackets");
     assert_eq!(said(&c4, "Here is Lorem ipsum dolor."), "c4: lorem ipsum");
     let page = format!("Menu\n{PROSE}[1] So it is.\nThis site uses cookies.\nNo end");
     let (reason, text) = verdict(&c4, &page);
     assert_eq!((reason.as_str(), text), ("", format!("{PROSE} So it is.")));
-    let fineweb = FineWeb::default();
+    let fineweb = filter("fineweb", FineWeb::default());
     assert_eq!(said(&fineweb, " \n"), "fineweb: empty");
     assert_eq!(said(&fineweb, "no end\nno end either"), "fineweb: too few lines that end with punctuation");
     assert_eq!(said(&fineweb, "Short.\nShort too."), "fineweb: too many short lines");
     assert_eq!(said(&fineweb, &format!("{PROSE}\n{PROSE}")), "fineweb: characters in repeated lines");
-    let length = Length { min_words: 2, max_characters: Some(8), ..Length::default() };
+    let length = filter("length", Length { min_words: 2, max_characters: Some(8), ..Length::default() });
     for (text, expected) in [
         ("", "length: too few characters"),
         ("one", "length: too few words"),
@@ -104,19 +109,22 @@ fn each_reason_is_reached() {
     ] {
         assert_eq!(said(&length, text), expected);
     }
-    let language = Language::default();
+    let language = filter("language", Language::default());
     let german = "Der Fluss entspringt in den Hügeln nördlich der Stadt und fließt an zwei Mühlen vorbei.";
     assert_eq!(said(&language, german), "language: another language");
     assert_eq!(said(&language, "123 456"), "language: no language recognised");
-    let list = BlockList { phrases: vec!["Casino Royale".into()], occurrences: 2, ..BlockList::default() };
+    let list = filter(
+        "block_list",
+        BlockList { phrases: vec!["Casino Royale".into()], occurrences: 2, ..BlockList::default() },
+    );
     assert_eq!(said(&list, "casino royale, casino royales, CASINO ROYALE"), "block_list: a phrase of the list");
     assert_eq!(said(&list, "casino royale, casino royales"), "");
 }
 
 #[test]
 fn a_row_that_is_dropped_stays_so_with_its_first_reason() {
-    let first = apply(&Length { min_characters: 5, ..Length::default() }, rows(&["abc", PROSE]));
-    let second = apply(&GopherQuality::default(), first);
+    let first = apply(&filter("length", Length { min_characters: 5, ..Length::default() }), rows(&["abc", PROSE]));
+    let second = apply(&filter("gopher_quality", GopherQuality::default()), first);
     let dropped = second.column_by_name(DROPPED).unwrap().as_string::<i32>();
     assert_eq!((dropped.value(0), dropped.is_null(1)), ("length: too few characters", true));
     assert_eq!(second.num_rows(), 2);
@@ -127,9 +135,9 @@ fn a_block_list_may_be_a_file_and_its_absence_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("list.txt");
     std::fs::write(&path, "viagra\n\n  Free Money \n").unwrap();
-    let list = BlockList { path: path.display().to_string(), ..BlockList::default() };
+    let list = filter("block_list", BlockList { path: path.display().to_string(), ..BlockList::default() });
     assert_eq!(reason(&list, "Get free money now"), "block_list: a phrase of the list");
-    let missing = BlockList { path: "/nowhere".into(), ..BlockList::default() };
+    let missing = filter("block_list", BlockList { path: "/nowhere".into(), ..BlockList::default() });
     let shape = BatchShape { micro_batches: 1, sequences: 1, length: 1 };
     let schedule = Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None };
     let said = missing.build(&env(0, 1, shape, schedule, &Resources::default())).err().unwrap().to_string();
@@ -146,13 +154,13 @@ proptest! {
         let cut = cut.min(texts.len());
         let all: Vec<Box<dyn Settings>> = vec![
             Box::new(Clean::default()),
-            Box::new(Length { min_words: 10, ..Length::default() }),
-            Box::new(Language::default()),
-            Box::new(GopherQuality { min_words: 5, ..GopherQuality::default() }),
-            Box::new(GopherRepetition::default()),
-            Box::new(C4 { min_sentences: 1, terminal_punctuation: false, ..C4::default() }),
-            Box::new(FineWeb::default()),
-            Box::new(BlockList { phrases: vec!["a b".into(), "e".into()], ..BlockList::default() }),
+            Box::new(filter("length", Length { min_words: 10, ..Length::default() })),
+            Box::new(filter("language", Language::default())),
+            Box::new(filter("gopher_quality", GopherQuality { min_words: 5, ..GopherQuality::default() })),
+            Box::new(filter("gopher_repetition", GopherRepetition::default())),
+            Box::new(filter("c4", C4 { min_sentences: 1, terminal_punctuation: false, ..C4::default() })),
+            Box::new(filter("fineweb", FineWeb::default())),
+            Box::new(filter("block_list", BlockList { phrases: vec!["a b".into(), "e".into()], ..BlockList::default() })),
         ];
         for settings in &all {
             let whole = apply(settings.as_ref(), rows(&texts));

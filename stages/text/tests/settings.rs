@@ -1,5 +1,6 @@
 //! Every settings type: documented, complete, strict.
 use contract::{StageType, stage_type};
+use millrace_text::filter::filter_type;
 use millrace_text::{
     BlockList, C4, Clean, Concat, FineWeb, GopherQuality, GopherRepetition, Language, Length, ReadDocuments,
     ReadTokens, Tokenize,
@@ -12,25 +13,25 @@ const TYPES: &[StageType] = &[
     stage_type::<Tokenize>("bpe"),
     stage_type::<Concat>("concat"),
     stage_type::<Clean>("clean"),
-    stage_type::<Length>("length"),
-    stage_type::<Language>("language"),
-    stage_type::<GopherQuality>("gopher_quality"),
-    stage_type::<GopherRepetition>("gopher_repetition"),
-    stage_type::<C4>("c4"),
-    stage_type::<FineWeb>("fineweb"),
-    stage_type::<BlockList>("block_list"),
+    filter_type::<Length>("length"),
+    filter_type::<Language>("language"),
+    filter_type::<GopherQuality>("gopher_quality"),
+    filter_type::<GopherRepetition>("gopher_repetition"),
+    filter_type::<C4>("c4"),
+    filter_type::<FineWeb>("fineweb"),
+    filter_type::<BlockList>("block_list"),
 ];
 
 #[test]
 fn every_key_has_a_default_and_a_line_of_documentation() {
     for stage in TYPES {
-        let defaults = (stage.defaults)();
+        let defaults = stage.defaults();
         let keys: Vec<&str> = defaults.as_object().unwrap().keys().map(String::as_str).collect();
-        let documented: Vec<&str> = stage.keys.iter().map(|key| key.name).collect();
+        let documented: Vec<&str> = stage.keys().iter().map(|key| key.name).collect();
         assert_eq!(keys, documented, "{}", stage.name);
-        (stage.parse)(defaults).unwrap_or_else(|e| panic!("{}: {e}", stage.name));
-        (stage.parse)(json!({})).unwrap_or_else(|e| panic!("{}: {e}", stage.name));
-        let unknown = (stage.parse)(json!({ "colour": 1 })).err().unwrap();
+        stage.parse(defaults).unwrap_or_else(|e| panic!("{}: {e}", stage.name));
+        stage.parse(json!({})).unwrap_or_else(|e| panic!("{}: {e}", stage.name));
+        let unknown = stage.parse(json!({ "colour": 1 })).err().unwrap();
         assert!(unknown.contains("unknown field `colour`"), "{unknown}");
         for line in stage.example.lines() {
             let key = line.split(" = ").next().unwrap();
@@ -42,7 +43,10 @@ fn every_key_has_a_default_and_a_line_of_documentation() {
 #[test]
 fn all_problems_are_found_at_once() {
     let stage = |name: &str| TYPES.iter().find(|stage| stage.name == name).unwrap();
-    let problems = |name: &str, value| (stage(name).parse)(value).unwrap().check().len();
+    let problems = |name: &str, table: serde_json::Value| {
+        let settings = stage(name).parse(table.clone()).unwrap();
+        stage(name).check(&table, &*settings).len()
+    };
     assert_eq!(problems("documents", json!({})), 1, "paths");
     let bad = json!({ "sample": 0, "column": "", "separator": "", "validation_fraction": 1.5, "validation_every": 1 });
     assert_eq!(problems("documents", bad), 7);
@@ -56,6 +60,6 @@ fn all_problems_are_found_at_once() {
     assert_eq!(problems("gopher_quality", json!({ "max_bullet_line_fraction": 1.5 })), 1);
     assert_eq!(problems("gopher_repetition", json!({ "max_top_ngram_character_fractions": [2.0] })), 1);
     assert_eq!(problems("block_list", json!({ "occurrences": 0 })), 2);
-    let shape = (stage("concat").parse)(json!({})).unwrap().batch_shape().unwrap();
+    let shape = stage("concat").parse(json!({})).unwrap().batch_shape().unwrap();
     assert_eq!((shape.length, shape.sequences, shape.micro_batches), (128, 16, 2));
 }

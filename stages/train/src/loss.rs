@@ -1,75 +1,111 @@
 //! `loss`: hidden states become logits, a loss and its gradient, a chunk of rows at a time.
 //!
-//! A loss of your own is a [`RowLoss`] and settings that build [`loss_stage`] of it: see `tests/outside_stage`.
+//! A loss is a [`Loss`]: the value and gradient of one row of logits. [`LossSettings`] makes a stage of any.
+//! `tests/outside_stage` has one in a crate of its own.
 use crate::diverged::finite;
 use anyhow::Result;
 use compute::kernels::cross_entropy::CrossEntropy;
 use compute::kernels::head::{RowLoss, head_loss, head_value, rows_alive};
 use contract::{
-    At, Built, Emit, Env, Gather, Kind, LossGradient, Memory, Metric, Metrics, Packet, Port, Settings, Stage,
-    StageKeys, StageSettings, Turn,
+    At, Built, Emit, Env, Gather, Key, Kind, LossGradient, Member, Memory, Metric, Metrics, Packet, Port, Problem,
+    Settings, Stage, StageKeys, StageSettings, StageType, Turn, stage_type,
 };
 use serde::{Deserialize, Serialize};
 
-/// Settings of `type = "cross_entropy"`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
-pub struct CrossEntropyLoss {}
+pub use compute::kernels::cross_entropy::{log_sum_exp, softmax};
+pub use compute::kernels::head::RowLossValue;
 
-impl StageSettings for CrossEntropyLoss {
-    const SUMMARY: &'static str = "cross-entropy of the next token, in nats";
-    const EXAMPLE: &'static str = "type = \"cross_entropy\"\n";
+/// A member of the family of losses: its keys, and its mathematics.
+pub trait Loss: Member {
+    /// What it is, in a line.
+    const SUMMARY: &'static str;
+    /// A table that parses, for `pipeline stages` (TOML, without the header).
+    const EXAMPLE: &'static str;
+
+    /// What is wrong with the values, beside numbers out of their range. No I/O.
+    fn check(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// The loss of one row of logits (`vocabulary` long); with `gradient`, overwrites `logits` with the gradient of the
+    /// *trained* loss with respect to them.
+    fn row(&self, logits: &mut [f32], target: u32, gradient: bool) -> RowLossValue;
 }
 
-impl Settings for CrossEntropyLoss {
+/// The registry's entry for a loss.
+pub const fn loss_type<L: Loss>(name: &'static str) -> StageType {
+    stage_type::<LossSettings<L>>(name)
+}
+
+/// The member `cross_entropy`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
+#[serde(default)]
+pub struct CrossEntropyLoss {}
+
+impl Loss for CrossEntropyLoss {
+    const SUMMARY: &'static str = "cross-entropy of the next token, in nats";
+    const EXAMPLE: &'static str = "type = \"cross_entropy\"\n";
+
+    fn row(&self, logits: &mut [f32], target: u32, gradient: bool) -> RowLossValue {
+        CrossEntropy.row(logits, target, gradient)
+    }
+}
+
+/// Settings of any loss.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent, bound = "L: Loss")]
+pub struct LossSettings<L>(pub L);
+
+impl<L: Loss> StageKeys for LossSettings<L> {
+    fn keys() -> Vec<Key> {
+        L::keys()
+    }
+}
+
+impl<L: Loss> StageSettings for LossSettings<L> {
+    const SUMMARY: &'static str = L::SUMMARY;
+    const EXAMPLE: &'static str = L::EXAMPLE;
+}
+
+impl<L: Loss> Settings for LossSettings<L> {
     fn takes(&self) -> Vec<Port> {
-        takes()
+        vec![Port::stream(Kind::Activations)]
     }
 
     fn gives(&self) -> Vec<Kind> {
-        gives()
+        vec![Kind::LossGradient, Kind::Metrics]
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        self.0.check()
     }
 
     fn build(&self, _env: &Env) -> Result<Built> {
-        Ok(loss_stage(CrossEntropy))
+        Ok(Built::Stage(Box::new(LossStage(self.0.clone()))))
     }
 
+    /// A chunk of logits a worker, beside the gradient at the hidden states.
     fn memory(&self, env: &Env) -> Memory {
-        memory(env)
+        let Some(model) = &env.model else { return Memory::default() };
+        let [vocabulary, width] = model.parameters[model.head].shape[..] else { return Memory::default() };
+        let busy = env.workers.min(env.shape.micro_batches as usize);
+        let rows = env.shape.sequences * env.shape.length;
+        let floats = rows_alive(rows, vocabulary, None, model.precision) * vocabulary + rows * width;
+        Memory { turning: (busy * floats * size_of::<f32>()) as u64, ..Memory::default() }
     }
 }
 
-/// What every loss says of its logits: a chunk a worker, beside the gradient at the hidden states.
-pub fn memory(env: &Env) -> Memory {
-    let Some(model) = &env.model else { return Memory::default() };
-    let [vocabulary, width] = model.parameters[model.head].shape[..] else { return Memory::default() };
-    let busy = env.workers.min(env.shape.micro_batches as usize);
-    let rows = env.shape.sequences * env.shape.length;
-    let floats = rows_alive(rows, vocabulary, None, model.precision) * vocabulary + rows * width;
-    Memory { turning: (busy * floats * size_of::<f32>()) as u64, ..Memory::default() }
+/// Trains with a loss. Plain cross-entropy is reported as `loss` whatever trains; a loss that differs from it is reported
+/// beside it as `trained_loss`.
+struct LossStage<L>(L);
+
+impl<L: Loss> RowLoss for LossStage<L> {
+    fn row(&self, logits: &mut [f32], target: u32, gradient: bool) -> RowLossValue {
+        self.0.row(logits, target, gradient)
+    }
 }
 
-/// What every loss takes.
-pub fn takes() -> Vec<Port> {
-    vec![Port::stream(Kind::Activations)]
-}
-
-/// What every loss gives.
-pub fn gives() -> Vec<Kind> {
-    vec![Kind::LossGradient, Kind::Metrics]
-}
-
-/// The stage that trains with `loss`. Plain cross-entropy is reported as `loss` whatever trains; a loss that
-/// differs from it is reported beside it as `trained_loss`.
-pub fn loss_stage(loss: impl RowLoss + 'static) -> Built {
-    Built::Stage(Box::new(Loss { loss }))
-}
-
-struct Loss<L> {
-    loss: L,
-}
-
-impl<L: RowLoss> Stage for Loss<L> {
+impl<L: Loss> Stage for LossStage<L> {
     fn packet(&mut self, at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
         let Packet::Activations(activations) = packet else { return Ok(Turn::Done) };
         let a = *activations;
@@ -77,12 +113,12 @@ impl<L: RowLoss> Stage for Loss<L> {
         let summed = match a.tape {
             Some(tape) => {
                 let (summed, hidden, head) =
-                    head_loss(&self.loss, &a.hidden, &a.head, &a.targets, a.rows_at_once, a.precision);
+                    head_loss(self, &a.hidden, &a.head, &a.targets, a.rows_at_once, a.precision);
                 let (leaf, targets, ticket) = (a.leaf, summed.targets, a.ticket);
                 out.give(Packet::LossGradient(Box::new(LossGradient { leaf, targets, hidden, head, tape, ticket })));
                 summed
             }
-            None => head_value(&self.loss, &a.hidden, &a.head, &a.targets, a.rows_at_once, a.precision),
+            None => head_value(self, &a.hidden, &a.head, &a.targets, a.rows_at_once, a.precision),
         };
         finite(what, summed.trained + summed.cross_entropy, at.step)?;
         let metric = |name, gather, value| Metric { name, gather, value };

@@ -1,9 +1,20 @@
-//! `pipeline` with one stage more, of a crate of its own: `z_loss`.
+//! `pipeline` with a stage more of every kind, from a crate of its own. A file a stage; this is all else that it takes.
+mod capitals;
+mod lion;
+mod relu2_gpt2;
 mod z_loss;
 
-use contract::stage_type;
 use millrace_pipelines::{App, STAGES};
+use text::filter::filter_type;
+use train::forward::model_type;
+use train::loss::loss_type;
+use train::optimize::optimizer_type;
 
 fn main() -> std::process::ExitCode {
-    App::new(STAGES).with(stage_type::<z_loss::ZLoss>("z_loss")).main()
+    App::new(STAGES)
+        .with(filter_type::<capitals::Capitals>("capitals"))
+        .with(model_type::<relu2_gpt2::Relu2Gpt2>("relu2_gpt2"))
+        .with(loss_type::<z_loss::ZLoss>("z_loss"))
+        .with(optimizer_type::<lion::Lion>("lion"))
+        .main()
 }

@@ -12,7 +12,11 @@ use contract::{
 };
 use serde::Serialize;
 use std::sync::{Arc, Mutex};
-use train::forward::{Batching, Gpt2Forward};
+use train::forward::gpt2::Gpt2;
+use train::forward::{Batching, Computation, ModelSettings, Sizes};
+use train::loss::{CrossEntropyLoss, LossSettings};
+use train::optimize::OptimizerSettings;
+use train::optimize::adamw::AdamW;
 use train::record::{Report, Reporter, StepLine};
 
 /// A model, a micro-batch and how many of them.
@@ -81,14 +85,13 @@ pub struct Measured {
 /// If any stage fails.
 pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<Measured> {
     let &How { precision, batching, workers, warmup, steps } = how;
-    let forward = Gpt2Forward {
-        layers: shape.layers,
-        heads: shape.heads,
-        width: shape.width,
-        batching,
-        precision,
-        ..Gpt2Forward::default()
+    let forward = ModelSettings {
+        sizes: Sizes { layers: shape.layers, heads: shape.heads, width: shape.width },
+        model: Gpt2::default(),
+        computation: Computation { batching, precision, document_mask: false },
     };
+    let mut optimize = OptimizerSettings::<AdamW>::default();
+    optimize.rate.learning_rate = 1e-4;
     let facts = Facts { vocabulary: shape.vocabulary, length: shape.batch.length, end_of_text: 0 };
     let model = forward.model(&facts).map(Arc::new);
     let flops = model.as_ref().map_or(0.0, |model| model.flops_per_token);
@@ -100,10 +103,10 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
     let stages: Vec<(String, Arc<dyn Settings>)> = vec![
         ("read".into(), Arc::new(Synthetic { batch: shape.batch, vocabulary: shape.vocabulary as u32 })),
         ("forward".into(), Arc::new(forward)),
-        ("loss".into(), Arc::new(train::loss::CrossEntropyLoss {})),
+        ("loss".into(), Arc::new(LossSettings::<CrossEntropyLoss>::default())),
         ("backward".into(), Arc::new(train::backward::Backward {})),
         ("reduce".into(), Arc::new(train::reduce::Reduce {})),
-        ("optimize".into(), Arc::new(train::optimize::AdamWOptimize { learning_rate: 1e-4, ..Default::default() })),
+        ("optimize".into(), Arc::new(optimize)),
         ("record".into(), Arc::new(train::record::Record {})),
     ];
     let plan = Plan::of(stages).map_err(anyhow::Error::new)?;

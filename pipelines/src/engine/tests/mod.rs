@@ -79,7 +79,7 @@ impl Setup {
         PlannedStage {
             id: id.into(),
             type_name: "toy",
-            keys: Some(&[]),
+            keys: Some(Vec::new()),
             settings: Arc::new(Toy { takes: takes.to_vec(), pulls: id == "pack", build: Box::new(watched) }),
             inputs: inputs.iter().map(edges).collect(),
         }

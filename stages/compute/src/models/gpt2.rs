@@ -3,7 +3,7 @@ use super::architecture::{Architecture, Names, Positions, WeightLayout};
 use super::feed_forward::{FeedForward, GELU};
 use super::norm::Norm;
 use super::transformer::Transformer;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The sizes of a GPT-2.
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +46,15 @@ impl Gpt2Shape {
     /// # Panics
     /// If the heads do not divide the width.
     pub fn model(&self) -> Transformer {
-        let &Self { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask } = self;
-        let architecture = Architecture {
+        let &Self { layers, heads, width, .. } = self;
+        let summary = format!("GPT-2, {layers} layers, width {width}, {heads} heads");
+        Transformer::new(self.architecture(), self.config(), summary)
+    }
+
+    /// What it is made of.
+    pub fn architecture(&self) -> Architecture {
+        let &Self { layers, heads, width, feed_forward, vocabulary, length, document_mask, .. } = self;
+        Architecture {
             layers,
             heads,
             kv_heads: heads,
@@ -63,8 +70,13 @@ impl Gpt2Shape {
             tied_head: true,
             document_mask,
             names: &NAMES,
-        };
-        let config = json!({
+        }
+    }
+
+    /// Its Hugging Face configuration.
+    pub fn config(&self) -> Value {
+        let &Self { layers, heads, width, feed_forward, vocabulary, length, end_of_text, .. } = self;
+        json!({
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
             "vocab_size": vocabulary,
@@ -84,8 +96,7 @@ impl Gpt2Shape {
             "eos_token_id": end_of_text,
             "tie_word_embeddings": true,
             "torch_dtype": "float32",
-        });
-        Transformer::new(architecture, config, format!("GPT-2, {layers} layers, width {width}, {heads} heads"))
+        })
     }
 }
 

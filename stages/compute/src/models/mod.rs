@@ -3,7 +3,7 @@
 //! - [`architecture`], [`norm`], [`feed_forward`]: what a transformer is made of, as values that all of the following read
 //! - [`transformer`]: training, whole micro-batches at a time; [`decode`]: one sequence continued token by token; `memory`: how
 //!   much activations take
-//! - [`gpt2`], [`llama`]: such values; [`config`]: one of them from Hugging Face's `config.json`
+//! - [`gpt2`], [`llama`]: such values; [`config`]: their shapes from Hugging Face's `config.json`
 //! - `saved`: activations that are saved for backward; [`sampling`]: which token comes next
 //! - [`per_sequence`]: any model, one sequence of the batch at a time, to measure against
 pub mod architecture;
@@ -20,7 +20,6 @@ mod saved;
 pub mod transformer;
 
 pub use architecture::{Architecture, Positions};
-pub use config::from_config;
 pub use decode::Decoder;
 pub use gpt2::Gpt2Shape;
 pub use llama::LlamaShape;

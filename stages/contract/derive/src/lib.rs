@@ -1,56 +1,134 @@
 //! `#[derive(StageKeys)]`: the keys of a stage's table, read from its settings struct.
 //!
-//! The doc comment of a field is the documentation of its key, and the only place where it is documented.
+//! The doc comment of a field is the documentation of its key, and the only place where it is documented. Its default and
+//! its range can stand there too.
 #![forbid(unsafe_code)]
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt;
+use syn::meta::ParseNestedMeta;
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Data, DeriveInput, Error, Expr, Field, Fields, Lit, Meta, Result, Token};
+use syn::{Attribute, Data, DeriveInput, Error, Expr, ExprUnary, Field, Fields, Lit, Meta, Result, Token, Type, UnOp};
 
 /// Implements `contract::StageKeys` for a struct with named fields: one key a field, in their order.
 ///
 /// - The lines of the doc comment are joined by spaces. A field without one does not compile.
-/// - `#[serde(rename = "…")]` renames the key too.
+/// - `#[serde(rename = "…")]` renames the key too; the keys of a field with `#[serde(flatten)]` are those of its type.
+/// - `#[key(min = 0, max = 1)]`: the least and the largest number, both allowed.
+/// - `#[key(default = 0.5)]`: the default. Where a field has one, `Default` is implemented too; the other fields are those of
+///   their type's `Default`.
 /// - `#[key(location)]` and `#[key(failure)]` are for keys that do not affect results: `contract::Effect`.
 #[proc_macro_derive(StageKeys, attributes(key))]
 pub fn stage_keys(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = syn::parse_macro_input!(input as DeriveInput);
-    let keys = keys(&input).map(|keys| implementation(&input, &keys));
-    keys.unwrap_or_else(Error::into_compile_error).into()
+    let items = items(&input).map(|items| implementation(&input, &items));
+    items.unwrap_or_else(Error::into_compile_error).into()
 }
 
+/// A field of the settings: a key, or the type whose keys stand here.
 #[derive(Debug, PartialEq)]
+enum Item {
+    Key(Key),
+    Flattened(Box<Type>),
+}
+
+#[derive(Debug, Default, PartialEq)]
 struct Key {
     name: String,
     documentation: String,
-    /// A variant of `contract::Effect`.
-    effect: &'static str,
+    attributes: KeyAttributes,
 }
 
-impl ToTokens for Key {
+/// What `#[key(…)]` says.
+#[derive(Debug, PartialEq)]
+struct KeyAttributes {
+    /// A variant of `contract::Effect`.
+    effect: &'static str,
+    min: Option<f64>,
+    max: Option<f64>,
+    default: Option<Box<Expr>>,
+}
+
+impl Default for KeyAttributes {
+    fn default() -> Self {
+        Self { effect: "Results", min: None, max: None, default: None }
+    }
+}
+
+impl ToTokens for Item {
+    /// A `Vec` of keys.
     fn to_tokens(&self, tokens: &mut TokenStream) {
-        let Self { name, documentation, effect } = self;
-        let effect = format_ident!("{effect}");
-        tokens.extend(quote! {
-            ::contract::Key { name: #name, documentation: #documentation, effect: ::contract::Effect::#effect }
+        tokens.extend(match self {
+            Self::Flattened(part) => quote! { <#part as ::contract::StageKeys>::keys() },
+            Self::Key(Key { name, documentation, attributes }) => {
+                let effect = format_ident!("{}", attributes.effect);
+                let [min, max] = [attributes.min, attributes.max].map(|bound| match bound {
+                    Some(bound) => quote! { ::core::option::Option::Some(#bound) },
+                    None => quote! { ::core::option::Option::None },
+                });
+                quote! {
+                    ::std::vec![::contract::Key {
+                        name: #name,
+                        documentation: #documentation,
+                        effect: ::contract::Effect::#effect,
+                        min: #min,
+                        max: #max,
+                    }]
+                }
+            }
         });
     }
 }
 
-fn implementation(input: &DeriveInput, keys: &[Key]) -> TokenStream {
+fn implementation(input: &DeriveInput, items: &[Item]) -> TokenStream {
     let name = &input.ident;
-    let (generics, arguments, bounds) = input.generics.split_for_impl();
+    let mut generics = input.generics.clone();
+    for item in items {
+        if let Item::Flattened(part) = item {
+            generics.make_where_clause().predicates.push(syn::parse_quote! { #part: ::contract::StageKeys });
+        }
+    }
+    let (generics, arguments, bounds) = generics.split_for_impl();
+    let default = default(input, items);
     quote! {
         impl #generics ::contract::StageKeys for #name #arguments #bounds {
-            const KEYS: &'static [::contract::Key] = &[#(#keys),*];
+            fn keys() -> ::std::vec::Vec<::contract::Key> {
+                let keys: ::std::vec::Vec<::std::vec::Vec<::contract::Key>> = ::std::vec![#(#items),*];
+                keys.concat()
+            }
         }
+        #default
     }
 }
 
-/// The keys of a struct, or what is wrong with all its fields.
-fn keys(input: &DeriveInput) -> Result<Vec<Key>> {
+/// `impl Default`, if a key has a default.
+fn default(input: &DeriveInput, items: &[Item]) -> Option<TokenStream> {
+    let Data::Struct(data) = &input.data else { return None };
+    let of = |item: &Item| match item {
+        Item::Key(key) => key.attributes.default.clone(),
+        Item::Flattened(_) => None,
+    };
+    items.iter().find_map(of)?;
+    let values = data.fields.iter().zip(items).map(|(field, item)| {
+        let name = &field.ident;
+        match of(item) {
+            Some(value) => quote! { #name: #value },
+            None => quote! { #name: ::core::default::Default::default() },
+        }
+    });
+    let (name, (generics, arguments, bounds)) = (&input.ident, input.generics.split_for_impl());
+    Some(quote! {
+        impl #generics ::core::default::Default for #name #arguments #bounds {
+            fn default() -> Self {
+                Self { #(#values),* }
+            }
+        }
+    })
+}
+
+/// The fields of a struct, or what is wrong with all of them.
+fn items(input: &DeriveInput) -> Result<Vec<Item>> {
     let Data::Struct(data) = &input.data else {
         return Err(Error::new_spanned(&input.ident, "StageKeys is derived for structs: a field is a key"));
     };
@@ -61,27 +139,32 @@ fn keys(input: &DeriveInput) -> Result<Vec<Key>> {
             return Err(Error::new_spanned(&data.fields, "StageKeys needs named fields: a field's name is its key"));
         }
     };
-    let mut keys = Vec::new();
+    let mut items = Vec::new();
     let mut wrong: Option<Error> = None;
     for field in fields {
-        match key(field) {
-            Ok(key) => keys.push(key),
+        match item(field) {
+            Ok(item) => items.push(item),
             Err(error) => match &mut wrong {
                 Some(all) => all.combine(error),
                 None => wrong = Some(error),
             },
         }
     }
-    wrong.map_or(Ok(keys), Err)
+    wrong.map_or(Ok(items), Err)
 }
 
-fn key(field: &Field) -> Result<Key> {
+fn item(field: &Field) -> Result<Item> {
+    let serde = serde_attributes(&field.attrs)?;
+    if serde.flatten {
+        return Ok(Item::Flattened(Box::new(field.ty.clone())));
+    }
     let documentation = documentation(&field.attrs);
     if documentation.is_empty() {
         return Err(Error::new_spanned(field, "a key needs a doc comment: it is the key's only documentation"));
     }
     let name = field.ident.as_ref().map(|ident| ident.unraw().to_string()).unwrap_or_default();
-    Ok(Key { name: renamed(&field.attrs)?.unwrap_or(name), documentation, effect: effect(&field.attrs)? })
+    let name = serde.rename.unwrap_or(name);
+    Ok(Item::Key(Key { name, documentation, attributes: key_attributes(&field.attrs)? }))
 }
 
 /// The text of a doc comment on one line.
@@ -106,36 +189,64 @@ fn text(value: &Expr) -> Option<String> {
     }
 }
 
-/// The name that `#[serde(rename = "…")]` gives.
-fn renamed(attributes: &[Attribute]) -> Result<Option<String>> {
+/// What `#[serde(…)]` says that matters here.
+#[derive(Default)]
+struct SerdeAttributes {
+    rename: Option<String>,
+    flatten: bool,
+}
+
+fn serde_attributes(attributes: &[Attribute]) -> Result<SerdeAttributes> {
+    let mut found = SerdeAttributes::default();
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
         for meta in attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)? {
             match meta {
-                Meta::NameValue(meta) if meta.path.is_ident("rename") => return Ok(text(&meta.value)),
-                Meta::Path(path) if path.is_ident("flatten") => {
-                    return Err(Error::new_spanned(path, "StageKeys cannot see the keys of a flattened field"));
-                }
+                Meta::NameValue(meta) if meta.path.is_ident("rename") => found.rename = text(&meta.value),
+                Meta::Path(path) if path.is_ident("flatten") => found.flatten = true,
                 _ => {}
             }
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
-/// What `#[key(…)]` says that the key affects.
-fn effect(attributes: &[Attribute]) -> Result<&'static str> {
-    let mut effect = "Results";
+fn key_attributes(attributes: &[Attribute]) -> Result<KeyAttributes> {
+    let mut found = KeyAttributes::default();
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("key")) {
         attribute.parse_nested_meta(|meta| {
-            effect = match () {
-                () if meta.path.is_ident("location") => "Location",
-                () if meta.path.is_ident("failure") => "Failure",
-                () => return Err(meta.error("expected `location` or `failure`; a key affects results if nothing is said")),
-            };
+            match () {
+                () if meta.path.is_ident("location") => found.effect = "Location",
+                () if meta.path.is_ident("failure") => found.effect = "Failure",
+                () if meta.path.is_ident("min") => found.min = Some(bound(&meta)?),
+                () if meta.path.is_ident("max") => found.max = Some(bound(&meta)?),
+                () if meta.path.is_ident("default") => found.default = Some(meta.value()?.parse()?),
+                () => {
+                    let known = "`default = …`, `min = …`, `max = …`, `location` or `failure`";
+                    return Err(meta.error(format!("expected {known}; a key affects results if nothing is said")));
+                }
+            }
             Ok(())
         })?;
     }
-    Ok(effect)
+    Ok(found)
+}
+
+/// The number after `min =` or `max =`.
+fn bound(meta: &ParseNestedMeta) -> Result<f64> {
+    let value: Expr = meta.value()?.parse()?;
+    number(&value).ok_or_else(|| Error::new_spanned(&value, "expected a number"))
+}
+
+fn number(value: &Expr) -> Option<f64> {
+    match value {
+        Expr::Unary(ExprUnary { op: UnOp::Neg(_), expr, .. }) => number(expr).map(|number| -number),
+        Expr::Lit(literal) => match &literal.lit {
+            Lit::Int(number) => number.base10_parse().ok(),
+            Lit::Float(number) => number.base10_parse().ok(),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -143,8 +254,12 @@ mod tests {
     use super::*;
     use syn::parse_quote;
 
-    fn key(name: &str, documentation: &str, effect: &'static str) -> Key {
-        Key { name: name.into(), documentation: documentation.into(), effect }
+    fn key(name: &str, documentation: &str, attributes: KeyAttributes) -> Item {
+        Item::Key(Key { name: name.into(), documentation: documentation.into(), attributes })
+    }
+
+    fn of_effect(effect: &'static str) -> KeyAttributes {
+        KeyAttributes { effect, ..KeyAttributes::default() }
     }
 
     #[test]
@@ -161,20 +276,40 @@ mod tests {
                 /// What to do.
                 #[key(failure)]
                 r#in: bool,
+                #[serde(flatten)]
+                others: Others,
+                /// How much.
+                #[key(min = -1, max = 2.5, default = half(1))]
+                weight: f64,
             }
         };
+        let weight = KeyAttributes {
+            min: Some(-1.0),
+            max: Some(2.5),
+            default: Some(parse_quote!(half(1))),
+            ..KeyAttributes::default()
+        };
         let expected = [
-            key("paths", "Files and folders, at least one.", "Location"),
-            key("kind", "Type of the column.", "Results"),
-            key("in", "What to do.", "Failure"),
+            key("paths", "Files and folders, at least one.", of_effect("Location")),
+            key("kind", "Type of the column.", of_effect("Results")),
+            key("in", "What to do.", of_effect("Failure")),
+            Item::Flattened(parse_quote!(Others)),
+            key("weight", "How much.", weight),
         ];
-        assert_eq!(keys(&input).unwrap(), expected);
+        let items = items(&input).unwrap();
+        assert_eq!(items, expected);
+        let default = default(&input, &items).unwrap().to_string();
+        assert!(default.contains("others : :: core :: default :: Default :: default ()"), "{default}");
+        assert!(default.contains("weight : half (1)"), "{default}");
     }
 
     #[test]
-    fn settings_without_fields_have_no_keys() {
-        assert_eq!(keys(&parse_quote! { struct Settings {} }).unwrap(), []);
-        assert_eq!(keys(&parse_quote! { struct Settings; }).unwrap(), []);
+    fn settings_without_fields_have_no_keys_and_those_without_a_default_no_impl_of_it() {
+        for input in [parse_quote! { struct Settings {} }, parse_quote! { struct Settings; }] {
+            let items = items(&input).unwrap();
+            assert_eq!(items, []);
+            assert!(default(&input, &items).is_none());
+        }
     }
 
     #[test]
@@ -185,18 +320,18 @@ mod tests {
                 /// Documented.
                 #[key(results)]
                 misspelt: bool,
-                /// Others' keys.
-                #[serde(flatten)]
-                others: Others,
+                /// Documented.
+                #[key(min = "low")]
+                bounded: f64,
             }
         };
-        let messages: Vec<String> = keys(&input).unwrap_err().into_iter().map(|error| error.to_string()).collect();
-        let expected = ["a key needs a doc comment", "expected `location` or `failure`", "cannot see the keys"];
+        let messages: Vec<String> = items(&input).unwrap_err().into_iter().map(|error| error.to_string()).collect();
+        let expected = ["a key needs a doc comment", "`location` or `failure`", "expected a number"];
         assert_eq!(messages.len(), expected.len(), "{messages:?}");
         for (message, expected) in messages.iter().zip(expected) {
             assert!(message.contains(expected), "{message}");
         }
-        assert!(keys(&parse_quote! { enum Settings {} }).is_err());
-        assert!(keys(&parse_quote! { struct Settings(bool); }).is_err());
+        assert!(items(&parse_quote! { enum Settings {} }).is_err());
+        assert!(items(&parse_quote! { struct Settings(bool); }).is_err());
     }
 }

@@ -7,13 +7,13 @@
 pub mod residue;
 
 use crate::clean::residue::residue;
-use crate::filter::{filter_settings, texts, with_column, with_texts};
+use crate::filter::{texts, with_column, with_texts};
 use crate::support::normalize::normalize;
 use crate::wikitext::{Kinds, Names, scan::scan};
 use anyhow::{Result, bail};
 use arrow::array::{RecordBatch, StringBuilder};
 use arrow::datatypes::{DataType, Field};
-use contract::{At, Emit, Packet, Rows, Stage, StageKeys, StageSettings, Turn};
+use contract::{At, Built, Emit, Env, Kind, Packet, Port, Rows, Settings, Stage, StageKeys, StageSettings, Turn};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -24,16 +24,11 @@ pub const RESIDUE: &str = "residue";
 
 /// Settings of stage `clean`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Clean {
     /// Remove leftovers of wiki markup; if false, only normalize Unicode and whitespace.
+    #[key(default = true)]
     pub markup: bool,
-}
-
-impl Default for Clean {
-    fn default() -> Self {
-        Self { markup: true }
-    }
 }
 
 impl StageSettings for Clean {
@@ -41,7 +36,19 @@ impl StageSettings for Clean {
     const EXAMPLE: &'static str = "markup = true\n";
 }
 
-filter_settings!(Clean, |_| Vec::new(), |s| Ok(Box::new(s.clone())));
+impl Settings for Clean {
+    fn takes(&self) -> Vec<Port> {
+        vec![Port::stream(Kind::Rows)]
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Rows]
+    }
+
+    fn build(&self, _: &Env) -> Result<Built> {
+        Ok(Built::Stage(Box::new(self.clone())))
+    }
+}
 
 /// `text` without leftovers of markup.
 pub fn clean(text: &str) -> String {

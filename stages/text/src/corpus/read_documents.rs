@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn every_format_is_documented() {
-        let paths = ReadDocuments::KEYS.iter().find(|key| key.name == "paths").unwrap().documentation;
+        let paths = ReadDocuments::keys().iter().find(|key| key.name == "paths").unwrap().documentation;
         for format in FORMATS {
             assert!(ReadDocuments::SUMMARY.contains(format.name), "the summary of `documents` lacks {}", format.name);
             for suffix in format.suffixes.iter().filter(|suffix| !suffix.ends_with('*')) {

@@ -1,56 +1,52 @@
 //! Stage `block_list`: texts with words or phrases that one does not want.
-use super::{Filter, Rule, Verdict, filter_settings};
+use super::{Filter, Rule, Verdict};
 use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::Context;
-use contract::{Problem, StageKeys, StageSettings};
+use contract::{Problem, Result, StageKeys};
 use serde::{Deserialize, Serialize};
 
 /// Settings of stage `block_list`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct BlockList {
     /// Words and phrases, found as whole words in any case.
     pub phrases: Vec<String>,
     /// A file with more of them, one a line; none if empty.
     pub path: String,
     /// Occurrences of any of them from which on a text is dropped; at least 1.
+    #[key(default = 1)]
     pub occurrences: usize,
 }
 
-impl Default for BlockList {
-    fn default() -> Self {
-        Self { phrases: Vec::new(), path: String::new(), occurrences: 1 }
-    }
-}
-
-impl StageSettings for BlockList {
+impl Filter for BlockList {
     const SUMMARY: &'static str = "drops texts that hold words or phrases of a list";
     const EXAMPLE: &'static str = "phrases = [\"lorem ipsum\"]\noccurrences = 1\n";
-}
+    type Rule = Listed;
 
-filter_settings!(
-    BlockList,
-    |s| {
+    fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if s.phrases.is_empty() && s.path.is_empty() {
+        if self.phrases.is_empty() && self.path.is_empty() {
             problems.push(Problem::at("phrases", "is empty, and there is no `path`: nothing would be dropped"));
         }
-        if s.occurrences == 0 {
+        if self.occurrences == 0 {
             problems.push(Problem::at("occurrences", "is 0: every text would be dropped"));
         }
         problems
-    },
-    |s| Ok(Box::new(Filter::new("block_list", Listed::open(s)?)))
-);
+    }
 
-/// The rule.
-struct Listed {
+    fn rule(&self) -> Result<Listed> {
+        Listed::open(self)
+    }
+}
+
+/// The rule of stage `block_list`.
+pub struct Listed {
     searcher: AhoCorasick,
     occurrences: usize,
 }
 
 impl Listed {
-    fn open(settings: &BlockList) -> anyhow::Result<Self> {
+    fn open(settings: &BlockList) -> Result<Self> {
         let mut phrases = settings.phrases.clone();
         if !settings.path.is_empty() {
             let file = std::fs::read_to_string(&settings.path);

@@ -1,8 +1,8 @@
 //! Stage `c4`: the line and page heuristics of C4 (Raffel et al., 2020, "Exploring the Limits of Transfer Learning with
 //! a Unified Text-to-Text Transformer", section 2.2). Lines are removed from a text; a text that is left with too few
 //! sentences, or that has what no page may have, is dropped.
-use super::{Filter, Rule, Verdict, characters, filter_settings};
-use contract::{StageKeys, StageSettings};
+use super::{Filter, Rule, Verdict, characters};
+use contract::{Result, StageKeys};
 use serde::{Deserialize, Serialize};
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -12,41 +12,37 @@ const POLICIES: &[&str] =
 
 /// Settings of stage `c4`, and the rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct C4 {
     /// Fewest sentences in the lines that are kept.
+    #[key(default = 5)]
     pub min_sentences: usize,
     /// Lines with fewer words are removed.
+    #[key(default = 3)]
     pub min_words_per_line: usize,
     /// Lines with a word of more characters are removed.
+    #[key(default = 1000)]
     pub max_word_length: usize,
     /// Remove lines that do not end with one of .?!"'
+    #[key(default = true)]
     pub terminal_punctuation: bool,
     /// Drop texts with a curly bracket, {.
+    #[key(default = true)]
     pub drop_curly_brackets: bool,
     /// Drop texts with "lorem ipsum".
+    #[key(default = true)]
     pub drop_lorem_ipsum: bool,
 }
 
-impl Default for C4 {
-    fn default() -> Self {
-        Self {
-            min_sentences: 5,
-            min_words_per_line: 3,
-            max_word_length: 1000,
-            terminal_punctuation: true,
-            drop_curly_brackets: true,
-            drop_lorem_ipsum: true,
-        }
-    }
-}
-
-impl StageSettings for C4 {
+impl Filter for C4 {
     const SUMMARY: &'static str = "removes lines and drops texts by the heuristics of C4 (Raffel et al., 2020)";
     const EXAMPLE: &'static str = "min_sentences = 5\nterminal_punctuation = true\n";
-}
+    type Rule = Self;
 
-filter_settings!(C4, |_| Vec::new(), |s| Ok(Box::new(Filter::new("c4", s.clone()))));
+    fn rule(&self) -> Result<Self> {
+        Ok(self.clone())
+    }
+}
 
 impl Rule for C4 {
     fn judge(&self, text: &str) -> Verdict {

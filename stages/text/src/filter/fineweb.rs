@@ -1,7 +1,7 @@
 //! Stage `fineweb`: the heuristics that FineWeb adds (Penedo et al., 2024, "The FineWeb Datasets: Decanting the Web for
 //! the Finest Text Data at Scale", section 3.6).
-use super::{Filter, Rule, Verdict, characters, duplicates, filter_settings, fractions, ratio, words};
-use contract::{StageKeys, StageSettings};
+use super::{Filter, Rule, Verdict, characters, duplicates, ratio, words};
+use contract::{Result, StageKeys};
 use serde::{Deserialize, Serialize};
 
 /// What a line may end with: marks that end a sentence, of the Basic Multilingual Plane.
@@ -12,47 +12,34 @@ const TERMINAL: &str = "\
 
 /// Settings of stage `fineweb`, and the rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct FineWeb {
     /// Smallest fraction of lines that end with a punctuation mark; 0 to 1.
+    #[key(default = 0.12, min = 0, max = 1)]
     pub min_punctuated_line_fraction: f64,
     /// Largest fraction of short lines; 0 to 1.
+    #[key(default = 0.67, min = 0, max = 1)]
     pub max_short_line_fraction: f64,
     /// A line of so many characters or fewer is short.
+    #[key(default = 30)]
     pub short_line_characters: usize,
     /// Largest fraction of characters in lines that repeat an earlier line; 0 to 1.
+    #[key(default = 0.01, min = 0, max = 1)]
     pub max_duplicate_line_character_fraction: f64,
     /// Most line breaks per word; 0 to 1.
+    #[key(default = 0.3, min = 0, max = 1)]
     pub max_line_break_word_ratio: f64,
 }
 
-impl Default for FineWeb {
-    fn default() -> Self {
-        Self {
-            min_punctuated_line_fraction: 0.12,
-            max_short_line_fraction: 0.67,
-            short_line_characters: 30,
-            max_duplicate_line_character_fraction: 0.01,
-            max_line_break_word_ratio: 0.3,
-        }
-    }
-}
-
-impl StageSettings for FineWeb {
+impl Filter for FineWeb {
     const SUMMARY: &'static str = "drops texts by the heuristics of FineWeb (Penedo et al., 2024)";
     const EXAMPLE: &'static str = "min_punctuated_line_fraction = 0.12\n";
-}
+    type Rule = Self;
 
-filter_settings!(
-    FineWeb,
-    |s| fractions(&[
-        ("min_punctuated_line_fraction", s.min_punctuated_line_fraction),
-        ("max_short_line_fraction", s.max_short_line_fraction),
-        ("max_duplicate_line_character_fraction", s.max_duplicate_line_character_fraction),
-        ("max_line_break_word_ratio", s.max_line_break_word_ratio),
-    ]),
-    |s| Ok(Box::new(Filter::new("fineweb", s.clone())))
-);
+    fn rule(&self) -> Result<Self> {
+        Ok(self.clone())
+    }
+}
 
 impl Rule for FineWeb {
     fn judge(&self, text: &str) -> Verdict {

@@ -1,68 +1,57 @@
 //! Stage `gopher_quality`: the quality heuristics of Gopher (Rae et al., 2021, "Scaling Language Models: Methods,
 //! Analysis & Insights from Training Gopher", section A.1.1).
-use super::{Filter, Rule, Verdict, characters, filter_settings, fractions, ratio, words};
-use contract::{StageKeys, StageSettings};
+use super::{Filter, Rule, Verdict, characters, ratio, words};
+use contract::{Result, StageKeys};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+const STOP_WORDS: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "with"];
+
 /// Settings of stage `gopher_quality`, and the rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct GopherQuality {
     /// Fewest words; punctuation marks do not count.
+    #[key(default = 50)]
     pub min_words: usize,
     /// Most words; punctuation marks do not count.
+    #[key(default = 100_000)]
     pub max_words: usize,
     /// Smallest mean length of a word, in characters.
+    #[key(default = 3.0)]
     pub min_mean_word_length: f64,
     /// Largest mean length of a word, in characters.
+    #[key(default = 10.0)]
     pub max_mean_word_length: f64,
     /// Most `#`, and most `...`, per word.
+    #[key(default = 0.1, min = 0, max = 1)]
     pub max_symbol_word_ratio: f64,
     /// Largest fraction of lines that begin with a bullet.
+    #[key(default = 0.9, min = 0, max = 1)]
     pub max_bullet_line_fraction: f64,
     /// Largest fraction of lines that end with an ellipsis.
+    #[key(default = 0.3, min = 0, max = 1)]
     pub max_ellipsis_line_fraction: f64,
     /// Smallest fraction of words that contain a letter.
+    #[key(default = 0.8, min = 0, max = 1)]
     pub min_alphabetic_word_fraction: f64,
     /// Fewest different stop words in a text.
+    #[key(default = 2)]
     pub min_stop_words: usize,
     /// The stop words.
+    #[key(default = STOP_WORDS.map(String::from).to_vec())]
     pub stop_words: Vec<String>,
 }
 
-impl Default for GopherQuality {
-    fn default() -> Self {
-        Self {
-            min_words: 50,
-            max_words: 100_000,
-            min_mean_word_length: 3.0,
-            max_mean_word_length: 10.0,
-            max_symbol_word_ratio: 0.1,
-            max_bullet_line_fraction: 0.9,
-            max_ellipsis_line_fraction: 0.3,
-            min_alphabetic_word_fraction: 0.8,
-            min_stop_words: 2,
-            stop_words: ["the", "be", "to", "of", "and", "that", "have", "with"].map(String::from).to_vec(),
-        }
-    }
-}
-
-impl StageSettings for GopherQuality {
+impl Filter for GopherQuality {
     const SUMMARY: &'static str = "drops texts by the quality heuristics of Gopher (Rae et al., 2021)";
     const EXAMPLE: &'static str = "min_words = 50\nmin_stop_words = 2\n";
-}
+    type Rule = Self;
 
-filter_settings!(
-    GopherQuality,
-    |s| fractions(&[
-        ("max_symbol_word_ratio", s.max_symbol_word_ratio),
-        ("max_bullet_line_fraction", s.max_bullet_line_fraction),
-        ("max_ellipsis_line_fraction", s.max_ellipsis_line_fraction),
-        ("min_alphabetic_word_fraction", s.min_alphabetic_word_fraction),
-    ]),
-    |s| Ok(Box::new(Filter::new("gopher_quality", s.clone())))
-);
+    fn rule(&self) -> Result<Self> {
+        Ok(self.clone())
+    }
+}
 
 impl Rule for GopherQuality {
     fn judge(&self, text: &str) -> Verdict {

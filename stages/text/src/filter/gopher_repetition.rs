@@ -1,64 +1,43 @@
 //! Stage `gopher_repetition`: texts that repeat themselves (Rae et al., 2021, "Scaling Language Models: Methods,
 //! Analysis & Insights from Training Gopher", table A1).
-use super::{Filter, Rule, Verdict, characters, duplicates, filter_settings, ratio, words};
-use contract::{Problem, StageKeys, StageSettings};
+use super::{Filter, Rule, Verdict, characters, duplicates, ratio, words};
+use contract::{Result, StageKeys};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
 /// Settings of stage `gopher_repetition`, and the rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct GopherRepetition {
     /// Largest fraction of lines that repeat an earlier line; 0 to 1.
+    #[key(default = 0.3, min = 0, max = 1)]
     pub max_duplicate_line_fraction: f64,
     /// Largest fraction of paragraphs that repeat an earlier paragraph; 0 to 1.
+    #[key(default = 0.3, min = 0, max = 1)]
     pub max_duplicate_paragraph_fraction: f64,
     /// Largest fraction of characters in such lines; 0 to 1.
+    #[key(default = 0.2, min = 0, max = 1)]
     pub max_duplicate_line_character_fraction: f64,
     /// Largest fraction of characters in such paragraphs; 0 to 1.
+    #[key(default = 0.2, min = 0, max = 1)]
     pub max_duplicate_paragraph_character_fraction: f64,
     /// Largest fractions of characters in the most frequent 2-gram, 3-gram, 4-gram, …; 0 to 1 each.
+    #[key(default = vec![0.2, 0.18, 0.16], min = 0, max = 1)]
     pub max_top_ngram_character_fractions: Vec<f64>,
     /// Largest fractions of characters in repeated 5-grams, 6-grams, …; 0 to 1 each.
+    #[key(default = vec![0.15, 0.14, 0.13, 0.12, 0.11, 0.1], min = 0, max = 1)]
     pub max_duplicate_ngram_character_fractions: Vec<f64>,
 }
 
-impl Default for GopherRepetition {
-    fn default() -> Self {
-        Self {
-            max_duplicate_line_fraction: 0.3,
-            max_duplicate_paragraph_fraction: 0.3,
-            max_duplicate_line_character_fraction: 0.2,
-            max_duplicate_paragraph_character_fraction: 0.2,
-            max_top_ngram_character_fractions: vec![0.2, 0.18, 0.16],
-            max_duplicate_ngram_character_fractions: vec![0.15, 0.14, 0.13, 0.12, 0.11, 0.1],
-        }
-    }
-}
-
-impl StageSettings for GopherRepetition {
+impl Filter for GopherRepetition {
     const SUMMARY: &'static str = "drops texts that repeat themselves, as Gopher does (Rae et al., 2021)";
     const EXAMPLE: &'static str = "max_duplicate_line_fraction = 0.3\n";
-}
+    type Rule = Self;
 
-filter_settings!(
-    GopherRepetition,
-    |s| {
-        let all = [s.max_top_ngram_character_fractions.as_slice(), &s.max_duplicate_ngram_character_fractions].concat();
-        let mut problems = super::fractions(&[
-            ("max_duplicate_line_fraction", s.max_duplicate_line_fraction),
-            ("max_duplicate_paragraph_fraction", s.max_duplicate_paragraph_fraction),
-            ("max_duplicate_line_character_fraction", s.max_duplicate_line_character_fraction),
-            ("max_duplicate_paragraph_character_fraction", s.max_duplicate_paragraph_character_fraction),
-        ]);
-        if all.iter().any(|share| !(0.0..=1.0).contains(share)) {
-            let why = "a share is not between 0 and 1";
-            problems.push(Problem::at("max_duplicate_ngram_character_fractions", why));
-        }
-        problems
-    },
-    |s| Ok(Box::new(Filter::new("gopher_repetition", s.clone())))
-);
+    fn rule(&self) -> Result<Self> {
+        Ok(self.clone())
+    }
+}
 
 impl Rule for GopherRepetition {
     fn judge(&self, text: &str) -> Verdict {

@@ -1,7 +1,7 @@
 //! Stage `language`: texts in other languages, as the trigrams of crate `whatlang` tell them (Cavnar and Trenkle, 1994,
 //! "N-Gram-Based Text Categorization").
-use super::{Filter, Rule, Verdict, filter_settings};
-use contract::{Problem, StageKeys, StageSettings};
+use super::{Filter, Rule, Verdict};
+use contract::{Problem, Result, StageKeys};
 use serde::{Deserialize, Serialize};
 use whatlang::Lang;
 
@@ -10,49 +10,44 @@ const LOOKED_AT: usize = 16 << 10;
 
 /// Settings of stage `language`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Language {
     /// ISO 639-3 codes of the languages to keep, for example `["eng", "deu"]`.
+    #[key(default = vec!["eng".into()])]
     pub languages: Vec<String>,
     /// Least confidence of the detected language; 0 to 1.
+    #[key(default = 0.5, min = 0, max = 1)]
     pub min_confidence: f64,
 }
 
-impl Default for Language {
-    fn default() -> Self {
-        Self { languages: vec!["eng".into()], min_confidence: 0.5 }
-    }
-}
-
-impl StageSettings for Language {
+impl Filter for Language {
     const SUMMARY: &'static str = "drops texts that are not in one of some languages";
     const EXAMPLE: &'static str = "languages = [\"eng\"]\nmin_confidence = 0.5\n";
-}
+    type Rule = InLanguage;
 
-filter_settings!(
-    Language,
-    |s| {
-        let mut problems = super::fractions(&[("min_confidence", s.min_confidence)]);
-        if s.languages.is_empty() {
+    fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.languages.is_empty() {
             problems.push(Problem::at("languages", "is empty: every text would be dropped"));
         }
         let known: Vec<&str> = Lang::all().iter().map(|lang| lang.code()).collect();
-        for code in s.languages.iter().filter(|code| !known.contains(&code.as_str())) {
+        for code in self.languages.iter().filter(|code| !known.contains(&code.as_str())) {
             let near = crate::support::problem::similar(code, &known)
                 .map(|near| format!("; similar: {near}"))
                 .unwrap_or_default();
             problems.push(Problem::at("languages", format!("\"{code}\" is not a known ISO 639-3 code{near}")));
         }
         problems
-    },
-    |s| {
-        let languages = s.languages.iter().filter_map(Lang::from_code).collect();
-        Ok(Box::new(Filter::new("language", InLanguage { languages, min_confidence: s.min_confidence })))
     }
-);
 
-/// The rule.
-struct InLanguage {
+    fn rule(&self) -> Result<InLanguage> {
+        let languages = self.languages.iter().filter_map(Lang::from_code).collect();
+        Ok(InLanguage { languages, min_confidence: self.min_confidence })
+    }
+}
+
+/// The rule of stage `language`.
+pub struct InLanguage {
     languages: Vec<Lang>,
     min_confidence: f64,
 }

@@ -1,13 +1,14 @@
 //! Stage `length`: texts that are too short or too long.
-use super::{Filter, Rule, Verdict, characters, filter_settings, words};
-use contract::{Problem, StageKeys, StageSettings};
+use super::{Filter, Rule, Verdict, characters, words};
+use contract::{Problem, Result, StageKeys};
 use serde::{Deserialize, Serialize};
 
 /// Settings of stage `length`, and the rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Length {
     /// Fewest characters.
+    #[key(default = 1)]
     pub min_characters: usize,
     /// Most characters; any number if not given.
     pub max_characters: Option<usize>,
@@ -17,26 +18,24 @@ pub struct Length {
     pub max_words: Option<usize>,
 }
 
-impl Default for Length {
-    fn default() -> Self {
-        Self { min_characters: 1, max_characters: None, min_words: 0, max_words: None }
-    }
-}
-
-impl StageSettings for Length {
+impl Filter for Length {
     const SUMMARY: &'static str = "drops texts that are too short or too long";
     const EXAMPLE: &'static str = "min_characters = 200\nmax_words = 100000\n";
-}
+    type Rule = Self;
 
-filter_settings!(
-    Length,
-    |s| {
-        let least = [("max_characters", s.min_characters, s.max_characters), ("max_words", s.min_words, s.max_words)];
+    fn check(&self) -> Vec<Problem> {
+        let least = [
+            ("max_characters", self.min_characters, self.max_characters),
+            ("max_words", self.min_words, self.max_words),
+        ];
         let wrong = least.into_iter().filter_map(|(key, min, max)| Some((key, min, max.filter(|max| *max < min)?)));
         wrong.map(|(key, min, max)| Problem::at(key, format!("{max} is below the least, {min}"))).collect()
-    },
-    |s| Ok(Box::new(Filter::new("length", s.clone())))
-);
+    }
+
+    fn rule(&self) -> Result<Self> {
+        Ok(self.clone())
+    }
+}
 
 impl Rule for Length {
     fn judge(&self, text: &str) -> Verdict {

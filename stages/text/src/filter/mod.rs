@@ -14,6 +14,8 @@
 //! | [`fineweb`] | `fineweb` | Penedo et al., 2024, section 3.6 |
 //! | [`block_list`] | `block_list` | words and phrases of one's own |
 //!
+//! Each is a [`Filter`], as is one of another crate: [`FilterSettings`] makes a stage of it.
+//!
 //! Words are those of Unicode Standard Annex 29, punctuation marks each being one.
 pub mod block_list;
 pub mod c4;
@@ -26,8 +28,12 @@ pub mod length;
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, ArrayRef, AsArray, LargeStringBuilder, RecordBatch, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema};
-use contract::{At, Emit, Packet, Problem, Rows, Stage, Turn};
+use contract::{
+    At, Built, Emit, Env, Key, Kind, Member, Packet, Port, Problem, Rows, Settings, Stage, StageKeys, StageSettings,
+    StageType, Turn, stage_type,
+};
 use rustc_hash::FxHashSet;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -45,25 +51,133 @@ pub enum Verdict {
 }
 
 /// Decides on a text. A pure function: the same text, the same verdict.
-pub trait Rule: Send {
+pub trait Rule: Send + 'static {
     /// The verdict.
     fn judge(&self, text: &str) -> Verdict;
 }
 
-/// The stage that applies a rule to rows.
-pub struct Filter<R> {
-    name: &'static str,
+/// A member of the family of filters: its keys, and the rule that they make. Most are the rule themselves.
+///
+/// ```
+/// # extern crate millrace_contract as contract;
+/// use contract::{Result, StageKeys, StageType};
+/// use millrace_text::filter::{Filter, Rule, Verdict, filter_type};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Clone, Serialize, Deserialize, StageKeys)]
+/// #[serde(default)]
+/// struct Polite {
+///     /// Most exclamation marks.
+///     #[key(default = 3)]
+///     max_exclamations: usize,
+/// }
+///
+/// impl Filter for Polite {
+///     const SUMMARY: &'static str = "drops texts that shout";
+///     const EXAMPLE: &'static str = "max_exclamations = 1\n";
+///     type Rule = Self;
+///
+///     fn rule(&self) -> Result<Self> {
+///         Ok(self.clone())
+///     }
+/// }
+///
+/// impl Rule for Polite {
+///     fn judge(&self, text: &str) -> Verdict {
+///         let loud = text.matches('!').count() > self.max_exclamations;
+///         if loud { Verdict::Drop("too many exclamation marks") } else { Verdict::Keep }
+///     }
+/// }
+///
+/// const POLITE: StageType = filter_type::<Polite>("polite");
+/// # fn main() {
+/// assert_eq!(POLITE.keys()[0].documentation, "Most exclamation marks.");
+/// # }
+/// ```
+pub trait Filter: Member {
+    /// What it drops, in a line.
+    const SUMMARY: &'static str;
+    /// A table that parses, for `pipeline stages` (TOML, without the header).
+    const EXAMPLE: &'static str;
+    /// What decides.
+    type Rule: Rule;
+
+    /// What is wrong with the values, beside numbers out of their range. No I/O.
+    fn check(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// The rule, for one worker.
+    ///
+    /// # Errors
+    /// If something that it needs cannot be read.
+    fn rule(&self) -> Result<Self::Rule>;
+}
+
+/// The registry's entry for a filter.
+pub const fn filter_type<F: Filter>(name: &'static str) -> StageType {
+    stage_type::<FilterSettings<F>>(name)
+}
+
+/// Settings of any filter: rows in, rows out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent, bound = "F: Filter")]
+pub struct FilterSettings<F> {
+    /// The stage type, with which reasons begin.
+    #[serde(skip)]
+    type_name: &'static str,
+    filter: F,
+}
+
+impl<F: Filter> FilterSettings<F> {
+    /// Of a filter that is registered as `type_name`.
+    pub fn new(type_name: &'static str, filter: F) -> Self {
+        Self { type_name, filter }
+    }
+}
+
+impl<F: Filter> StageKeys for FilterSettings<F> {
+    fn keys() -> Vec<Key> {
+        F::keys()
+    }
+}
+
+impl<F: Filter> StageSettings for FilterSettings<F> {
+    const SUMMARY: &'static str = F::SUMMARY;
+    const EXAMPLE: &'static str = F::EXAMPLE;
+
+    fn named(self, type_name: &'static str) -> Self {
+        Self { type_name, ..self }
+    }
+}
+
+impl<F: Filter> Settings for FilterSettings<F> {
+    fn takes(&self) -> Vec<Port> {
+        vec![Port::stream(Kind::Rows)]
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Rows]
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        self.filter.check()
+    }
+
+    fn build(&self, _: &Env) -> Result<Built> {
+        Ok(Built::Stage(Box::new(FilterStage { type_name: self.type_name, rule: self.filter.rule()? })))
+    }
+}
+
+/// Applies a rule to rows.
+struct FilterStage<R> {
+    type_name: &'static str,
     rule: R,
 }
 
-impl<R: Rule> Filter<R> {
-    /// `name` is the stage's.
-    pub fn new(name: &'static str, rule: R) -> Self {
-        Self { name, rule }
-    }
-
+impl<R: Rule> FilterStage<R> {
     /// The rows with their verdicts.
-    pub fn apply(&self, records: &RecordBatch) -> Result<RecordBatch> {
+    fn apply(&self, records: &RecordBatch) -> Result<RecordBatch> {
         let texts = texts(records)?;
         let before = records.column_by_name(DROPPED).map(|column| {
             column.as_string_opt::<i32>().with_context(|| format!("the column `{DROPPED}` of rows is not a string"))
@@ -82,7 +196,7 @@ impl<R: Rule> Filter<R> {
                     dropped.append_null();
                     replaced.push((row, text));
                 }
-                Verdict::Drop(reason) => dropped.append_value(format!("{}: {reason}", self.name)),
+                Verdict::Drop(reason) => dropped.append_value(format!("{}: {reason}", self.type_name)),
             }
         }
         let records = if replaced.is_empty() { records.clone() } else { with_texts(records, replaced)? };
@@ -90,9 +204,9 @@ impl<R: Rule> Filter<R> {
     }
 }
 
-impl<R: Rule> Stage for Filter<R> {
+impl<R: Rule> Stage for FilterStage<R> {
     fn packet(&mut self, _: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
-        let Packet::Rows(rows) = packet else { bail!("{} takes rows, not {}", self.name, packet.kind().name()) };
+        let Packet::Rows(rows) = packet else { bail!("{} takes rows, not {}", self.type_name, packet.kind().name()) };
         let records = self.apply(&rows.records)?;
         out.give(Packet::Rows(Rows { records, ..rows }));
         Ok(Turn::Done)
@@ -152,35 +266,3 @@ fn duplicates<'a>(parts: impl Iterator<Item = &'a str>) -> (usize, usize) {
 fn ratio(part: usize, whole: usize) -> f64 {
     part as f64 / whole.max(1) as f64
 }
-
-/// Problems with shares that are not between 0 and 1.
-fn fractions(keys: &[(&'static str, f64)]) -> Vec<Problem> {
-    let wrong = keys.iter().filter(|(_, value)| !(0.0..=1.0).contains(value));
-    wrong.map(|(key, value)| Problem::at(key, format!("{value} is not between 0 and 1"))).collect()
-}
-
-/// `impl Settings` of a filter: rows in, rows out.
-macro_rules! filter_settings {
-    ($settings:ty, $check:expr, $build:expr) => {
-        impl contract::Settings for $settings {
-            fn takes(&self) -> Vec<contract::Port> {
-                vec![contract::Port::stream(contract::Kind::Rows)]
-            }
-
-            fn gives(&self) -> Vec<contract::Kind> {
-                vec![contract::Kind::Rows]
-            }
-
-            fn check(&self) -> Vec<contract::Problem> {
-                let check: fn(&Self) -> Vec<contract::Problem> = $check;
-                check(self)
-            }
-
-            fn build(&self, _: &contract::Env) -> anyhow::Result<contract::Built> {
-                let build: fn(&Self) -> anyhow::Result<Box<dyn contract::Stage>> = $build;
-                Ok(contract::Built::Stage(build(self)?))
-            }
-        }
-    };
-}
-pub(crate) use filter_settings;

@@ -1,27 +1,82 @@
 //! `forward`: a batch and the parameters of its step become hidden states.
+//!
+//! A model is a [`ModelType`]: how its keys become a [`Transformer`]. [`ModelSettings`] makes a stage of any. Members are
+//! [`gpt2`] and [`llama`].
+pub mod gpt2;
 pub mod llama;
 
 use anyhow::{Result, ensure};
-use compute::models::{ActivationMemory, Forward as Forwarded, Gpt2Shape, Model, Transformer, forward_per_sequence};
+use compute::models::{ActivationMemory, Forward as Forwarded, Model, Transformer, forward_per_sequence};
 use contract::{
-    Activations, At, Batch, Built, Emit, Env, Facts, Kind, Memory, ModelFacts, Packet, Parameters, Port, Precision,
-    Problem, Purpose, Route, Settings, Stage, StageKeys, StageSettings, Step, Tensor, Ticket, Turn,
+    Activations, At, Batch, Built, Emit, Env, Facts, Kind, Member, Memory, ModelFacts, Packet, Parameters, Port,
+    Precision, Pretrained, Problem, Purpose, Route, Settings, Stage, StageKeys, StageSettings, StageType, Step, Tensor,
+    Ticket, Turn, stage_type,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::sync::Arc;
 
-/// Settings of `type = "gpt2"`.
-#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
-pub struct Gpt2Forward {
+/// A member of the family of models: its keys, and the transformer that they describe.
+pub trait ModelType: Member {
+    /// What it is, in a line.
+    const SUMMARY: &'static str;
+    /// A table that parses, for `pipeline stages` (TOML, without the header).
+    const EXAMPLE: &'static str;
+
+    /// What is wrong with the values, beside numbers out of their range and heads that do not divide the width. No I/O.
+    fn check(&self, _sizes: &Sizes) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// The model of these sizes for a vocabulary and a length of sequences.
+    fn model(&self, sizes: &Sizes, facts: &Facts) -> Transformer;
+
+    /// The model that a checkpoint's `config.json` describes, or what of it is not supported; `None` if it is of another
+    /// kind. Without it `pipeline generate` cannot open checkpoints.
+    fn from_config(_config: &Value) -> Option<Result<Transformer>> {
+        None
+    }
+}
+
+/// The registry's entry for a model.
+pub const fn model_type<M: ModelType>(name: &'static str) -> StageType {
+    stage_type::<ModelSettings<M>>(name)
+}
+
+/// Settings of any model.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
+#[serde(bound = "M: ModelType")]
+pub struct ModelSettings<M> {
+    /// How large it is.
+    #[serde(flatten)]
+    pub sizes: Sizes,
+    /// The member's own keys.
+    #[serde(flatten)]
+    pub model: M,
+    /// How it is computed.
+    #[serde(flatten)]
+    pub computation: Computation,
+}
+
+/// The sizes that every model has.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, StageKeys)]
+#[serde(default)]
+pub struct Sizes {
     /// Transformer blocks.
+    #[key(default = 2, min = 1)]
     pub layers: usize,
-    /// Attention heads a block; they divide `width`.
+    /// Heads of attention (of queries) a block; they divide `width`.
+    #[key(default = 8, min = 1)]
     pub heads: usize,
     /// Width of the residual stream.
+    #[key(default = 256, min = 1)]
     pub width: usize,
-    /// Width of the feed-forward layer; 4 × `width` if not given.
-    pub feed_forward: Option<usize>,
+}
+
+/// How a model is computed.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, StageKeys)]
+#[serde(default)]
+pub struct Computation {
     /// Attend only within a token's own document.
     pub document_mask: bool,
     /// "batched", or "per_sequence": one sequence at a time, to measure what batching is worth.
@@ -41,50 +96,29 @@ pub enum Batching {
     PerSequence,
 }
 
-impl Default for Gpt2Forward {
-    fn default() -> Self {
-        Self {
-            layers: 2,
-            heads: 8,
-            width: 256,
-            feed_forward: None,
-            document_mask: false,
-            batching: Batching::Batched,
-            precision: Precision::F32,
-        }
+impl<M: ModelType> ModelSettings<M> {
+    fn model_for(&self, facts: &Facts) -> Transformer {
+        let Computation { document_mask, precision, .. } = self.computation;
+        self.model.model(&self.sizes, facts).with_document_mask(document_mask).with_precision(precision)
     }
 }
 
-impl StageSettings for Gpt2Forward {
-    const SUMMARY: &'static str = "GPT-2 (Radford et al. 2019): pre-norm blocks, learned positions, tied head";
-    const EXAMPLE: &'static str = "type = \"gpt2\"\nlayers = 6\nheads = 6\nwidth = 384\n";
-}
+impl<M: ModelType> StageSettings for ModelSettings<M> {
+    const SUMMARY: &'static str = M::SUMMARY;
+    const EXAMPLE: &'static str = M::EXAMPLE;
 
-impl Gpt2Forward {
-    fn model_of(&self, facts: &Facts) -> Transformer {
-        Gpt2Shape {
-            layers: self.layers,
-            heads: self.heads,
-            width: self.width,
-            feed_forward: self.feed_forward.unwrap_or(4 * self.width),
-            vocabulary: facts.vocabulary,
-            length: facts.length,
-            end_of_text: facts.end_of_text,
-            document_mask: self.document_mask,
-        }
-        .model()
-        .with_precision(self.precision)
+    fn from_config(config: &Value) -> Option<Result<Pretrained>> {
+        let pretrained = |model: Transformer| Pretrained {
+            facts: model.facts().clone(),
+            decoder: Box::new(move |parameters| Box::new(model.decoder(parameters))),
+        };
+        Some(M::from_config(config)?.map(pretrained))
     }
 }
 
-/// What every `forward` takes and gives, whatever its model.
-pub fn ports() -> Vec<Port> {
-    vec![Port::stream(Kind::Batch), Port::stream(Kind::Parameters).by(Route::Broadcast).state()]
-}
-
-impl Settings for Gpt2Forward {
+impl<M: ModelType> Settings for ModelSettings<M> {
     fn takes(&self) -> Vec<Port> {
-        ports()
+        vec![Port::stream(Kind::Batch), Port::stream(Kind::Parameters).by(Route::Broadcast).state()]
     }
 
     fn gives(&self) -> Vec<Kind> {
@@ -92,50 +126,46 @@ impl Settings for Gpt2Forward {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let sizes = [("layers", self.layers), ("heads", self.heads), ("width", self.width)];
-        for (key, _) in sizes.iter().filter(|(_, size)| *size == 0) {
-            problems.push(Problem::at(key, format!("`{key}` is 0: at least 1 is needed")));
-        }
-        if self.heads > 0 && !self.width.is_multiple_of(self.heads) {
-            let near: Vec<String> =
-                (1..=self.width).filter(|h| self.width.is_multiple_of(*h)).map(|h| h.to_string()).collect();
-            let message =
-                format!("{} heads do not divide width {}; these do: {}", self.heads, self.width, near.join(", "));
-            problems.push(Problem::at("heads", message));
-        }
-        if self.feed_forward == Some(0) {
-            problems.push(Problem::at("feed_forward", "`feed_forward` is 0: at least 1 is needed"));
+        let Sizes { heads, width, .. } = self.sizes;
+        let mut problems = self.model.check(&self.sizes);
+        if heads > 0 && !width.is_multiple_of(heads) && problems.iter().all(|problem| problem.key != Some("heads")) {
+            let near = those(width, |heads| width.is_multiple_of(heads));
+            problems.push(Problem::at("heads", format!("{heads} heads do not divide width {width}; {near}")));
         }
         problems
     }
 
     fn model(&self, facts: &Facts) -> Option<ModelFacts> {
-        Some(self.model_of(facts).facts().clone())
+        Some(self.model_for(facts).facts().clone())
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
         let facts = env.resource::<Facts>("what the tokenizer says of its vocabulary")?;
-        let stage = Forward::new(Arc::new(self.model_of(&facts)), self.batching);
-        Ok(Built::Stage(Box::new(stage)))
+        let model = Arc::new(self.model_for(&facts));
+        let pieces = vec![None; model.facts().parameters.len()];
+        let batching = self.computation.batching;
+        Ok(Built::Stage(Box::new(Forward { model, batching, pieces, parameters: None })))
     }
 
+    /// The activations of a micro-batch a worker.
     fn memory(&self, env: &Env) -> Memory {
-        let model = env.resources.get::<Facts>().map(|facts| self.model_of(&facts));
-        model.map_or_else(Memory::default, |model| memory(&model, env))
+        let Some(facts) = env.resources.get::<Facts>() else { return Memory::default() };
+        let busy = env.workers.min(env.shape.micro_batches as usize);
+        let model = self.model_for(&facts);
+        let ActivationMemory { saved, temporary } = model.activations(env.shape.sequences, env.shape.length);
+        let bytes = |floats| (busy * floats * size_of::<f32>()) as u64;
+        Memory { passing: bytes(saved), working: bytes(temporary), ..Memory::default() }
     }
 }
 
-/// What every `forward` says of the activations of `model`: a micro-batch a worker.
-pub fn memory(model: &dyn Model, env: &Env) -> Memory {
-    let busy = env.workers.min(env.shape.micro_batches as usize);
-    let ActivationMemory { saved, temporary } = model.activations(env.shape.sequences, env.shape.length);
-    let bytes = |floats| (busy * floats * size_of::<f32>()) as u64;
-    Memory { passing: bytes(saved), working: bytes(temporary), ..Memory::default() }
+/// The numbers up to `most` that fit, as a piece of a message.
+pub fn those(most: usize, fits: impl Fn(usize) -> bool) -> String {
+    let near: Vec<String> = (1..=most).filter(|n| fits(*n)).map(|n| n.to_string()).collect();
+    if near.is_empty() { "none do".into() } else { format!("these do: {}", near.join(", ")) }
 }
 
 /// Runs a model forward on batches. It holds a step's parameters from their arrival to the step's end.
-pub struct Forward {
+struct Forward {
     model: Arc<dyn Model>,
     batching: Batching,
     pieces: Vec<Option<Arc<Tensor>>>,
@@ -143,12 +173,6 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// A stage that runs `model`.
-    pub fn new(model: Arc<dyn Model>, batching: Batching) -> Self {
-        let pieces = vec![None; model.facts().parameters.len()];
-        Self { model, batching, pieces, parameters: None }
-    }
-
     fn parameters(&mut self) -> Result<&Parameters> {
         if self.parameters.is_none() {
             let missing = self.pieces.iter().filter(|piece| piece.is_none()).count();

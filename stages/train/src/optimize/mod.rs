@@ -1,5 +1,8 @@
-//! `optimize`: clips by the global norm and applies a [`Rule`], each worker to the tensors it owns, in place. AdamW's is
-//! here, [`muon`] has another; norms, schedule, shards and checkpoints are the same for all.
+//! `optimize`: clips by the global norm and updates each tensor on the worker that owns it, in place.
+//!
+//! An optimizer is an [`Optimizer`]: how one tensor is updated. [`OptimizerSettings`] makes a stage of any; norms, schedule,
+//! shards and checkpoints are the same for all. Members are [`adamw`] and [`muon`].
+pub mod adamw;
 pub mod muon;
 pub mod schedule;
 
@@ -7,162 +10,31 @@ use crate::diverged::finite;
 use crate::optimize::schedule::{Decay, LearningRateSchedule};
 use crate::weights::{Start, StartFiles};
 use anyhow::{Result, ensure};
-use compute::kernels::adamw::{AdamW, adamw};
 use contract::{
-    At, Built, Emit, Env, Gather, Kind, Memory, Metric, Metrics, Norms, OptimizerState, Packet, ParameterPiece,
-    ParameterSpec, Port, Problem, Purpose, Route, Schedule, Settings, Stage, StageKeys, StageSettings, Step, Tensor,
-    Turn,
+    At, Built, Emit, Env, Gather, Kind, Member, Memory, Metric, Metrics, Norms, OptimizerState, Packet, ParameterPiece,
+    ParameterSpec, Port, Problem, Purpose, Route, Schedule, Settings, Stage, StageKeys, StageSettings, StageType, Step,
+    Tensor, Turn, stage_type,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Settings of `type = "adamw"`.
-#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
-pub struct AdamWOptimize {
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Updates of the linear warmup to the peak.
-    pub warmup_steps: u64,
-    /// The learning rate after warmup: "constant", "linear" or "cosine".
-    pub schedule: Decay,
-    /// Last learning rate as a fraction of the peak; 0 to 1.
-    pub final_fraction: f64,
-    /// Decay of the mean of gradients; 0 to 1.
-    pub beta1: f64,
-    /// Decay of the mean of squared gradients; 0 to 1.
-    pub beta2: f64,
-    /// Added to the root of the mean square.
-    pub epsilon: f64,
-    /// Decoupled weight decay, of matrices and embeddings only.
-    pub weight_decay: f64,
-    /// Largest global norm of the gradient; 0: no clipping.
-    pub clip_norm: f64,
-}
+/// A member of the family of optimizers: its keys, and how one tensor is updated. Each tensor is updated whole, by its
+/// owner, so that a member knows nothing of workers.
+pub trait Optimizer: Member {
+    /// What it is, in a line.
+    const SUMMARY: &'static str;
+    /// A table that parses, for `pipeline stages` (TOML, without the header).
+    const EXAMPLE: &'static str;
 
-impl Default for AdamWOptimize {
-    fn default() -> Self {
-        Self {
-            learning_rate: 1e-3,
-            warmup_steps: 50,
-            schedule: Decay::Cosine,
-            final_fraction: 0.1,
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            clip_norm: 1.0,
-        }
-    }
-}
-
-impl StageSettings for AdamWOptimize {
-    const SUMMARY: &'static str = "AdamW (Loshchilov and Hutter 2019), clipping by global norm, schedule with warmup";
-    const EXAMPLE: &'static str = "type = \"adamw\"\nlearning_rate = 3e-4\nwarmup_steps = 100\nschedule = \"cosine\"\n";
-}
-
-impl AdamWOptimize {
-    fn common(&self) -> Common {
-        Common {
-            learning_rate: self.learning_rate,
-            warmup_steps: self.warmup_steps,
-            schedule: self.schedule,
-            final_fraction: self.final_fraction,
-            clip_norm: self.clip_norm,
-        }
-    }
-
-    fn rule(&self) -> AdamWRule {
-        let &Self { beta1, beta2, epsilon, weight_decay, .. } = self;
-        AdamWRule { beta1, beta2, epsilon, weight_decay }
-    }
-}
-
-impl Settings for AdamWOptimize {
-    fn takes(&self) -> Vec<Port> {
-        takes()
-    }
-
-    fn gives(&self) -> Vec<Kind> {
-        gives()
-    }
-
+    /// What is wrong with the values, beside numbers out of their range. No I/O.
     fn check(&self) -> Vec<Problem> {
-        let mut problems = self.common().check();
-        problems.extend(adamw_problems(&self.rule()));
-        problems
+        Vec::new()
     }
 
-    fn build(&self, env: &Env) -> Result<Built> {
-        build(env, self.common(), Box::new(self.rule()))
-    }
-
-    fn memory(&self, env: &Env) -> Memory {
-        memory(env)
-    }
-}
-
-/// What every optimizer says at most: each parameter and two tensors of its size.
-pub fn memory(env: &Env) -> Memory {
-    let floats = env.model.as_ref().map_or(0, |model| 3 * model.parameter_count());
-    Memory { lasting: (floats * size_of::<f32>()) as u64, ..Memory::default() }
-}
-
-/// What every optimizer takes.
-pub fn takes() -> Vec<Port> {
-    vec![Port::stream(Kind::Gradient), Port::stream(Kind::Norms).by(Route::Broadcast)]
-}
-
-/// What every optimizer gives.
-pub fn gives() -> Vec<Kind> {
-    vec![Kind::Parameters, Kind::OptimizerState, Kind::Metrics]
-}
-
-/// What every optimizer is told.
-#[derive(Clone, Copy, Debug)]
-pub struct Common {
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Updates until it is reached.
-    pub warmup_steps: u64,
-    /// What happens after that.
-    pub schedule: Decay,
-    /// Last learning rate as a fraction of the peak.
-    pub final_fraction: f64,
-    /// Largest global norm of the gradient; 0 for no clipping.
-    pub clip_norm: f64,
-}
-
-impl Common {
-    /// What is wrong with it.
-    pub fn check(&self) -> Vec<Problem> {
-        let rate = within("learning_rate", self.learning_rate, 0.0, 1e3);
-        let floor = within("final_fraction", self.final_fraction, 0.0, 1.0);
-        rate.into_iter().chain(floor).chain(within("clip_norm", self.clip_norm, 0.0, 1e9)).collect()
-    }
-}
-
-fn within(key: &'static str, value: f64, low: f64, high: f64) -> Option<Problem> {
-    let fits = (low..=high).contains(&value);
-    (!fits).then(|| Problem::at(key, format!("`{key}` is {value}: it must be from {low} to {high}")))
-}
-
-/// One step's numbers.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Learning rate.
-    pub rate: f64,
-    /// Number of the update, from 1.
-    pub update: f64,
-    /// What gradients are multiplied by first: the clipping factor over the number of targets.
-    pub scale: f64,
-}
-
-/// How one tensor is updated. Each tensor is updated whole, by its owner, so a rule says nothing of workers.
-pub trait Rule: Send {
     /// The names of the tensors, of the parameter's shape, that it keeps; they start as zeros.
     fn state(&self, spec: &ParameterSpec) -> &'static [&'static str];
+
     /// Updates the parameter and its state, in the order of their names. `gradient` is of the summed loss.
     fn update(
         &self,
@@ -174,97 +46,120 @@ pub trait Rule: Send {
     );
 }
 
-/// AdamW (Loshchilov and Hutter 2019).
+/// One update's numbers.
 #[derive(Clone, Copy, Debug)]
-pub struct AdamWRule {
-    /// Decay of the mean of gradients.
-    pub beta1: f64,
-    /// Decay of the mean of squares.
-    pub beta2: f64,
-    /// Added to the root.
-    pub epsilon: f64,
-    /// Decoupled weight decay, of matrices only.
-    pub weight_decay: f64,
+pub struct Now {
+    /// Learning rate.
+    pub rate: f64,
+    /// Number of the update, from 1.
+    pub update: f64,
+    /// What gradients are multiplied by first: the clipping factor over the number of targets.
+    pub scale: f64,
 }
 
-impl AdamWRule {
-    /// The weight decay of a parameter.
-    pub fn decay(&self, spec: &ParameterSpec) -> f64 {
-        if spec.decay { self.weight_decay } else { 0.0 }
+/// The registry's entry for an optimizer.
+pub const fn optimizer_type<O: Optimizer>(name: &'static str) -> StageType {
+    stage_type::<OptimizerSettings<O>>(name)
+}
+
+/// Settings of any optimizer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
+#[serde(bound = "O: Optimizer")]
+pub struct OptimizerSettings<O> {
+    /// The learning rate.
+    #[serde(flatten)]
+    pub rate: RateSettings,
+    /// The member's own keys.
+    #[serde(flatten)]
+    pub optimizer: O,
+    /// Clipping.
+    #[serde(flatten)]
+    pub clipping: Clipping,
+}
+
+/// The keys of the learning rate.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, StageKeys)]
+#[serde(default)]
+pub struct RateSettings {
+    /// Peak learning rate.
+    #[key(default = 1e-3, min = 0, max = 1e3)]
+    pub learning_rate: f64,
+    /// Updates of the linear warmup to the peak.
+    #[key(default = 50)]
+    pub warmup_steps: u64,
+    /// The learning rate after warmup: "constant", "linear" or "cosine".
+    pub schedule: Decay,
+    /// Last learning rate as a fraction of the peak; 0 to 1.
+    #[key(default = 0.1, min = 0, max = 1)]
+    pub final_fraction: f64,
+}
+
+/// The key of clipping.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, StageKeys)]
+#[serde(default)]
+pub struct Clipping {
+    /// Largest global norm of the gradient; 0: no clipping.
+    #[key(default = 1.0, min = 0, max = 1e9)]
+    pub clip_norm: f64,
+}
+
+impl<O: Optimizer> StageSettings for OptimizerSettings<O> {
+    const SUMMARY: &'static str = O::SUMMARY;
+    const EXAMPLE: &'static str = O::EXAMPLE;
+}
+
+impl<O: Optimizer> Settings for OptimizerSettings<O> {
+    fn takes(&self) -> Vec<Port> {
+        vec![Port::stream(Kind::Gradient), Port::stream(Kind::Norms).by(Route::Broadcast)]
     }
-}
 
-/// What is wrong with it.
-pub fn adamw_problems(rule: &AdamWRule) -> Vec<Problem> {
-    let betas =
-        within("beta1", rule.beta1, 0.0, 0.999_999).into_iter().chain(within("beta2", rule.beta2, 0.0, 0.999_999_9));
-    let rest = within("epsilon", rule.epsilon, 1e-30, 1.0).into_iter();
-    betas.chain(rest).chain(within("weight_decay", rule.weight_decay, 0.0, 1e3)).collect()
-}
-
-impl Rule for AdamWRule {
-    fn state(&self, _spec: &ParameterSpec) -> &'static [&'static str] {
-        &["m", "v"]
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Parameters, Kind::OptimizerState, Kind::Metrics]
     }
 
-    fn update(
-        &self,
-        now: &Now,
-        spec: &ParameterSpec,
-        parameter: &mut Tensor,
-        state: &mut [&mut Tensor],
-        gradient: Tensor,
-    ) {
-        let [m, v] = state else { return };
-        let numbers = AdamW {
-            beta1: self.beta1 as f32,
-            beta2: self.beta2 as f32,
-            epsilon: self.epsilon as f32,
-            decay: self.decay(spec) as f32,
-            rate: now.rate as f32,
-            bias1: (1.0 - self.beta1.powf(now.update)) as f32,
-            bias2: (1.0 - self.beta2.powf(now.update)) as f32,
-            scale: now.scale as f32,
-        };
-        adamw(&numbers, &mut parameter.data, &mut m.data, &mut v.data, &gradient.data);
+    fn check(&self) -> Vec<Problem> {
+        self.optimizer.check()
     }
-}
 
-/// The stage of one worker that updates the tensors it owns by `rule`.
-///
-/// # Errors
-/// If what the run starts from cannot be read.
-pub fn build(env: &Env, common: Common, rule: Box<dyn Rule>) -> Result<Built> {
-    let model = env.model()?;
-    let start = env.resources.get::<Start>().unwrap_or_default();
-    let files = StartFiles::open(&start, env.seed)?;
-    let mut owned = BTreeMap::new();
-    for (tensor, owner) in model.owners(env.workers).into_iter().enumerate() {
-        if owner as usize == env.worker {
-            let spec = &model.parameters[tensor];
-            let kept = |name: &&'static str| Ok((*name, Arc::new(files.state(spec, name)?)));
-            let state = rule.state(spec).iter().map(kept).collect::<Result<_>>()?;
-            let parameter = Arc::new(files.parameter(spec)?);
-            owned.insert(tensor, Owned { parameter, state, spec: spec.clone(), gradient: None });
+    fn build(&self, env: &Env) -> Result<Built> {
+        let model = env.model()?;
+        let start = env.resources.get::<Start>().unwrap_or_default();
+        let files = StartFiles::open(&start, env.seed)?;
+        let mut owned = BTreeMap::new();
+        for (tensor, owner) in model.owners(env.workers).into_iter().enumerate() {
+            if owner as usize == env.worker {
+                let spec = &model.parameters[tensor];
+                let kept = |name: &&'static str| Ok((*name, Arc::new(files.state(spec, name)?)));
+                let state = self.optimizer.state(spec).iter().map(kept).collect::<Result<_>>()?;
+                let parameter = Arc::new(files.parameter(spec)?);
+                owned.insert(tensor, Owned { parameter, state, spec: spec.clone(), gradient: None });
+            }
         }
+        let learning_rate = LearningRateSchedule {
+            peak: self.rate.learning_rate,
+            warmup: self.rate.warmup_steps,
+            steps: env.schedule.steps,
+            decay: self.rate.schedule,
+            floor: self.rate.final_fraction,
+        };
+        Ok(Built::Stage(Box::new(Optimize {
+            optimizer: self.optimizer.clone(),
+            clip_norm: self.clipping.clip_norm,
+            learning_rate,
+            schedule: env.schedule,
+            worker: env.worker,
+            tensors: model.parameters.len(),
+            owned,
+            norms: BTreeMap::new(),
+        })))
     }
-    let learning_rate = LearningRateSchedule {
-        peak: common.learning_rate,
-        warmup: common.warmup_steps,
-        steps: env.schedule.steps,
-        decay: common.schedule,
-        floor: common.final_fraction,
-    };
-    Ok(Built::Stage(Box::new(Optimize {
-        rule,
-        clip_norm: common.clip_norm,
-        learning_rate,
-        schedule: env.schedule,
-        worker: env.worker,
-        tensors: model.parameters.len(),
-        owned,
-        norms: BTreeMap::new(),
-    })))
+
+    /// Each parameter and its state.
+    fn memory(&self, env: &Env) -> Memory {
+        let floats = |spec: &ParameterSpec| (1 + self.optimizer.state(spec).len()) * spec.len();
+        let floats: usize = env.model.iter().flat_map(|model| &model.parameters).map(floats).sum();
+        Memory { lasting: (floats * size_of::<f32>()) as u64, ..Memory::default() }
+    }
 }
 
 /// A tensor of this worker, with its optimizer state and, once it has come, its summed gradient.
@@ -275,8 +170,8 @@ struct Owned {
     gradient: Option<Tensor>,
 }
 
-struct Optimize {
-    rule: Box<dyn Rule>,
+struct Optimize<O> {
+    optimizer: O,
     clip_norm: f64,
     learning_rate: LearningRateSchedule,
     schedule: Schedule,
@@ -286,7 +181,7 @@ struct Optimize {
     norms: BTreeMap<usize, Norms>,
 }
 
-impl Optimize {
+impl<O> Optimize<O> {
     fn give_parameters(&self, out: &mut dyn Emit) {
         for (tensor, owned) in &self.owned {
             let data = Arc::clone(&owned.parameter);
@@ -304,7 +199,7 @@ impl Optimize {
     }
 }
 
-impl Stage for Optimize {
+impl<O: Optimizer> Stage for Optimize<O> {
     fn start(&mut self, out: &mut dyn Emit) -> Result<()> {
         self.give_parameters(out);
         Ok(())
@@ -338,7 +233,7 @@ impl Stage for Optimize {
             // being written may hold on, and then keeps the old values.
             let parameter = Arc::make_mut(&mut owned.parameter);
             let mut state: Vec<&mut Tensor> = owned.state.iter_mut().map(|(_, tensor)| Arc::make_mut(tensor)).collect();
-            self.rule.update(&now, &owned.spec, parameter, &mut state, gradient);
+            self.optimizer.update(&now, &owned.spec, parameter, &mut state, gradient);
         }
         self.give_parameters(out);
         for (tensor, owned) in &self.owned {

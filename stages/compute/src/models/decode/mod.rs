@@ -17,7 +17,7 @@ use super::norm::Norm;
 use crate::kernels::rotary::Rotary;
 use crate::kernels::sum::add;
 use cache::{Cache, Heads};
-use contract::{Buffer, Tensor};
+use contract::{Buffer, Decode, Tensor};
 pub use linear::Linear;
 pub(super) use load::load;
 use std::sync::Arc;
@@ -117,6 +117,24 @@ impl Decoder {
             }
         }
         x
+    }
+}
+
+impl Decode for Decoder {
+    fn feed(&mut self, tokens: &[u32]) -> Buffer {
+        self.feed(tokens)
+    }
+
+    fn length(&self) -> usize {
+        self.length()
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary()
     }
 }
 

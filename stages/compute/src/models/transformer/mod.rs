@@ -58,6 +58,13 @@ impl Transformer {
         Self { facts: ModelFacts { precision, ..self.facts }, ..self }
     }
 
+    /// The same model with attention that stops at the start of a token's document, or does not.
+    #[must_use]
+    pub fn with_document_mask(self, document_mask: bool) -> Self {
+        let architecture = Architecture { document_mask, ..Architecture::clone(&self.architecture) };
+        Self { architecture: Arc::new(architecture), ..self }
+    }
+
     /// `[rows, width]`: the embeddings of the batch's tokens.
     fn embed(&self, parameters: &[Arc<Tensor>], batch: &Batch) -> Tensor {
         let width = self.architecture.width;

@@ -1,0 +1,61 @@
+//! The optimizer `adamw` (Loshchilov and Hutter 2019).
+use crate::optimize::{Now, Optimizer};
+use compute::kernels::adamw::{self, adamw};
+use contract::{ParameterSpec, StageKeys, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// The member `adamw`.
+#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
+#[serde(default)]
+pub struct AdamW {
+    /// AdamW: decay of the mean of gradients; 0 to 1.
+    #[key(default = 0.9, min = 0, max = 0.999_999)]
+    pub beta1: f64,
+    /// AdamW: decay of the mean of squared gradients; 0 to 1.
+    #[key(default = 0.95, min = 0, max = 0.999_999_9)]
+    pub beta2: f64,
+    /// AdamW: added to the root of the mean square.
+    #[key(default = 1e-8, min = 1e-30, max = 1)]
+    pub epsilon: f64,
+    /// Decoupled weight decay, of matrices and embeddings only.
+    #[key(default = 0.1, min = 0, max = 1e3)]
+    pub weight_decay: f64,
+}
+
+impl AdamW {
+    /// The weight decay of a parameter.
+    pub fn decay(&self, spec: &ParameterSpec) -> f64 {
+        if spec.decay { self.weight_decay } else { 0.0 }
+    }
+}
+
+impl Optimizer for AdamW {
+    const SUMMARY: &'static str = "AdamW (Loshchilov and Hutter 2019), clipping by global norm, schedule with warmup";
+    const EXAMPLE: &'static str = "type = \"adamw\"\nlearning_rate = 3e-4\nwarmup_steps = 100\nschedule = \"cosine\"\n";
+
+    fn state(&self, _spec: &ParameterSpec) -> &'static [&'static str] {
+        &["m", "v"]
+    }
+
+    fn update(
+        &self,
+        now: &Now,
+        spec: &ParameterSpec,
+        parameter: &mut Tensor,
+        state: &mut [&mut Tensor],
+        gradient: Tensor,
+    ) {
+        let [m, v] = state else { return };
+        let numbers = adamw::AdamW {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            epsilon: self.epsilon as f32,
+            decay: self.decay(spec) as f32,
+            rate: now.rate as f32,
+            bias1: (1.0 - self.beta1.powf(now.update)) as f32,
+            bias2: (1.0 - self.beta2.powf(now.update)) as f32,
+            scale: now.scale as f32,
+        };
+        adamw(&numbers, &mut parameter.data, &mut m.data, &mut v.data, &gradient.data);
+    }
+}
