@@ -234,8 +234,8 @@ fn too_few_file_handles_are_not_bad_data() {
     let prepare = |out: &str| prepare(&scratch, "corpus.parquet", out, &["--set", "write.shards=40"]);
     prepare("whole").succeeds();
     let whole = scratch.read("whole/v1/version.json");
-    let mut failed = 0;
-    for handles in [12, 20, 32, 48, 64, 80, 1024] {
+    let mut failed = Vec::new();
+    for handles in [12, 20, 32, 48, 64, 1024] {
         let out = format!("with-{handles}");
         let plain =
             scratch.command(&["run", "prepare.toml", "--workers", "2", "--set", "write.shards=40", "--run-dir", &out]);
@@ -247,7 +247,7 @@ fn too_few_file_handles_are_not_bad_data() {
             assert_eq!(scratch.read(&format!("{out}/v1/version.json")), whole, "{handles} handles");
             continue;
         }
-        failed += 1;
+        failed.push(handles);
         let said = String::from_utf8_lossy(&ran.stderr).into_owned();
         assert!(said.contains("Too many open files"), "{handles} handles: {said}");
         assert!(!said.contains("is damaged") && !said.contains("cannot be read:"), "{handles} handles: {said}");
@@ -255,5 +255,6 @@ fn too_few_file_handles_are_not_bad_data() {
         prepare(&out).succeeds();
         assert_eq!(scratch.read(&format!("{out}/v1/version.json")), whole, "after {handles} handles");
     }
-    assert!(failed > 0, "12 handles are enough?");
+    // 40 shards and two workers are 80 files that texts are put aside in: they are not open at the same time.
+    assert!(failed.contains(&12) && !failed.contains(&64), "these are not enough: {failed:?}");
 }

@@ -1,5 +1,6 @@
 //! Texts that the first graph of a preparation stores for the second: a Parquet file for each worker and shard, in a
-//! folder that is removed in the end.
+//! folder that is removed in the end. There may be more files than the system allows to be open, so each is open only
+//! while something is written to it.
 use anyhow::{Context, Result};
 use arrow::array::{LargeStringBuilder, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -7,7 +8,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -70,10 +72,27 @@ impl TextWriter {
     }
 }
 
+/// Appends to a file that it opens for each write. The writer of Parquet writes a row group in few pieces.
+struct Appender {
+    path: PathBuf,
+}
+
+impl Write for Appender {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+        file.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Texts of one shard.
 struct ShardTexts {
     path: PathBuf,
-    parquet: ArrowWriter<File>,
+    parquet: ArrowWriter<Appender>,
     schema: SchemaRef,
     texts: LargeStringBuilder,
     /// Rows in all, those of the row group at hand, and their bytes.
@@ -84,14 +103,13 @@ struct ShardTexts {
 
 impl ShardTexts {
     fn create(path: PathBuf) -> Result<Self> {
-        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::LargeUtf8, false)]));
         let properties = WriterProperties::builder()
             .set_compression(Compression::LZ4_RAW)
             .set_dictionary_enabled(false)
             .set_statistics_enabled(EnabledStatistics::None)
             .build();
-        let parquet = ArrowWriter::try_new(file, schema.clone(), Some(properties))?;
+        let parquet = ArrowWriter::try_new(Appender { path: path.clone() }, schema.clone(), Some(properties))?;
         Ok(Self { path, parquet, schema, texts: LargeStringBuilder::new(), rows: 0, waiting: 0, bytes: 0 })
     }
 
@@ -119,5 +137,32 @@ impl ShardTexts {
         }
         self.parquet.close().with_context(|| format!("cannot write {}", self.path.display()))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::ingest::DocumentFile;
+    use crate::parquet::documents::DocumentStore;
+    use crate::support::cache::Cache;
+
+    #[test]
+    fn texts_are_found_where_they_were_put() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Arc::new(TextFiles { folder: folder.path().to_path_buf(), shards: 7, keep_dropped: false });
+        let texts: Vec<(String, String)> =
+            (0..1000).map(|row| (format!("id-{row}"), format!("text {row} ").repeat(row % 90))).collect();
+        let mut writers = [0, 3].map(|worker| TextWriter::new(Arc::clone(&files), worker));
+        let places: Vec<(u32, u64)> =
+            texts.iter().enumerate().map(|(row, (id, text))| writers[row % 2].put(id, text).unwrap()).collect();
+        writers.iter_mut().for_each(|writer| writer.close().unwrap());
+        for (at, (id, text)) in places.iter().zip(&texts) {
+            assert_eq!(at.0 % 7, shard_of(id, 7));
+            let file = DocumentFile { path: files.path(at.0), column: "text".into(), hash: Some(String::new()) };
+            let store = DocumentStore::open(&[file], &Cache::new(folder.path().to_str())).unwrap();
+            assert_eq!(store.get(at.1).unwrap().as_ref(), Some(text), "{id}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 14);
     }
 }
