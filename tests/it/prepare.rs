@@ -308,6 +308,19 @@ fn tokens_train_as_the_text_does() {
 }
 
 #[test]
+fn stages_may_have_any_name() {
+    let scratch = Scratch::new();
+    let names = [("read", "scan_rows"), ("deduplicate", "signatures"), ("tokenize", "results"), ("write", "kept")];
+    let named = names
+        .iter()
+        .fold(PLAN.to_owned(), |plan, (from, to)| plan.replace(&format!("[stage.{from}]"), &format!("[stage.{to}]")));
+    scratch.write("prepare.toml", named);
+    write(&scratch, "in.parquet", &documents(30, &mut Random(1)));
+    prepare(&scratch, "out", &[]).succeeds();
+    scratch.pipeline(&["explain", "prepare.toml"]).succeeds();
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     let scratch = Scratch::new();
     scratch.write("prepare.toml", PLAN);

@@ -63,29 +63,29 @@ mod tests {
         1. Each row that `read` reads passes once, in chunks, unless the last version
         knows it:
 
-        ╭─────────────╮
-        │ scan_rows   │
-        ╰──────┬──────╯
-               ▼ rows (stay, stream)
-        ╭──────┴──────╮
-        │ clean       │ clean
-        ╰──────┬──────╯
-               ▼ rows (stay, stream)
-        ╭──────┴──────╮
-        │ quality     │ gopher_quality
-        ╰──────┬──────╯
-               ▼ rows (stay, stream)
-        ╭──────┴──────╮
-        │ repetition  │ gopher_repetition
-        ╰──────┬──────╯
-               ▼ rows (stay, stream)
-        ╭──────┴──────╮
-        │ deduplicate │ minhash
-        ╰──────┬──────╯
-               ▼ rows (stay, stream)
-        ╭──────┴──────╮
-        │ signatures  │
-        ╰─────────────╯
+        ╭────────────────╮
+        │ scan rows      │
+        ╰────────┬───────╯
+                 ▼ rows (stay, stream)
+        ╭────────┴───────╮
+        │ clean          │ clean
+        ╰────────┬───────╯
+                 ▼ rows (stay, stream)
+        ╭────────┴───────╮
+        │ quality        │ gopher_quality
+        ╰────────┬───────╯
+                 ▼ rows (stay, stream)
+        ╭────────┴───────╮
+        │ repetition     │ gopher_repetition
+        ╰────────┬───────╯
+                 ▼ rows (stay, stream)
+        ╭────────┴───────╮
+        │ deduplicate    │ minhash
+        ╰────────┬───────╯
+                 ▼ rows (stay, stream)
+        ╭────────┴───────╮
+        │ row signatures │
+        ╰────────────────╯
 
         2. `deduplicate` compares the signatures of all documents and decides which of
         them are kept.
@@ -93,18 +93,18 @@ mod tests {
         3. Each shard that has changed since the last version is written; only texts
         without tokens are tokenized:
 
-        ╭──────────╮
-        │ kept     │
-        ╰─────┬────╯
+        ╭───────────╮
+        │ kept rows │
+        ╰─────┬─────╯
               ▼ rows (stay, stream)
-        ╭─────┴────╮
-        │ tokenize │ bpe
-        ╰─────┬────╯
+        ╭─────┴─────╮
+        │ tokenize  │ bpe
+        ╰─────┬─────╯
               ▼ tokens (stay, stream)
-        ╭─────┴────╮
-        │ write    │ parquet
-        │          │ ◀─ rows (stay, stream) ─ kept
-        ╰──────────╯
+        ╭─────┴─────╮
+        │ write     │ parquet
+        │           │ ◀─ rows (stay, stream) ─ kept rows
+        ╰───────────╯
 
         Note     it trains nothing; what it takes follows from the corpus
         ");

@@ -10,7 +10,8 @@ use text::prepare::write::files::{FORMAT, Footer};
 use text::support::cache::key;
 use text::{Deduplicate, ScanRows, Signatures, SourceFiles, Tokenizer, Write};
 
-/// The two graphs that a preparation runs: lists of stages, in which those of the plan keep their names.
+/// The two graphs that a preparation runs: lists of stages, in which those of the plan keep their names. The names of the
+/// others have a space, which those of a plan cannot have.
 pub struct Graphs {
     /// Every row passes once: `scan_rows → … → signatures`. The source of the plan has provided what is scanned.
     pub rows: Stages,
@@ -21,8 +22,8 @@ pub struct Graphs {
 impl Graphs {
     /// Those of `plan`.
     pub fn of(plan: &Plan) -> Self {
-        let mut rows: Stages = vec![("scan_rows".into(), Arc::new(ScanRows))];
-        let mut shards: Stages = vec![("kept".into(), Arc::new(UnwrittenRows))];
+        let mut rows: Stages = vec![("scan rows".into(), Arc::new(ScanRows))];
+        let mut shards: Stages = vec![("kept rows".into(), Arc::new(UnwrittenRows))];
         for at in plan.order() {
             let stage = &plan.stages[at];
             if !stage.settings.takes().is_empty() {
@@ -30,7 +31,7 @@ impl Graphs {
                 graph.push((stage.id.clone(), Arc::clone(&stage.settings)));
             }
         }
-        rows.push(("signatures".into(), Arc::new(Signatures)));
+        rows.push(("row signatures".into(), Arc::new(Signatures)));
         Self { rows, shards }
     }
 }

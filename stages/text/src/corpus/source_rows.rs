@@ -125,11 +125,12 @@ impl SourceRows {
             None => {
                 let rows = self.store.rows();
                 let this = before.this();
+                // A space in their names: those of a plan cannot have one.
                 let mut stages: Vec<(String, Arc<dyn Settings>)> =
-                    vec![("scan".into(), Arc::new(Scan::new(Arc::clone(&self.store))))];
+                    vec![("scan rows".into(), Arc::new(Scan::new(Arc::clone(&self.store))))];
                 stages.extend(self.stages.named());
                 stages.push((this.id.clone(), Arc::clone(&this.settings)));
-                stages.push(("count".into(), Arc::new(Count)));
+                stages.push(("count tokens".into(), Arc::new(Count)));
                 let progress = ("Counting tokens", rows);
                 let graph = Graph { stages, lanes: LANES, steps: Scan::steps(rows, LANES), progress };
                 let index = CorpusIndex::new(self.survey, Count::counts(&before.run(graph)?))?;
