@@ -235,7 +235,7 @@ fn too_few_file_handles_are_not_bad_data() {
     prepare("whole").succeeds();
     let whole = scratch.read("whole/v1/version.json");
     let mut failed = Vec::new();
-    for handles in [12, 20, 32, 48, 64, 1024] {
+    for handles in [4, 5, 8, 1024] {
         let out = format!("with-{handles}");
         let plain =
             scratch.command(&["run", "prepare.toml", "--workers", "2", "--set", "write.shards=40", "--run-dir", &out]);
@@ -256,5 +256,5 @@ fn too_few_file_handles_are_not_bad_data() {
         assert_eq!(scratch.read(&format!("{out}/v1/version.json")), whole, "after {handles} handles");
     }
     // 40 shards and two workers are 80 files that texts are put aside in: they are not open at the same time.
-    assert!(failed.contains(&12) && !failed.contains(&64), "these are not enough: {failed:?}");
+    assert!(failed.contains(&4) && !failed.contains(&8), "these are not enough: {failed:?}");
 }
