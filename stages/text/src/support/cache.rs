@@ -1,9 +1,9 @@
 //! A folder of files that are made once: each is named after the content it was made of, and is whole or not there.
 use crate::support::cache_entries::KINDS;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::fs::{File, FileTimes};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,16 +21,16 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// `folder`, or `$MILLRACE_CACHE`, or `$XDG_CACHE_HOME/millrace`, or `~/.cache/millrace`. Made when first
-    /// written to.
+    /// `folder`, or `$MILLRACE_CACHE`, or `$XDG_CACHE_HOME/millrace`, or `~/.cache/millrace`, or for a user without a home
+    /// `.millrace-cache` here: never a folder that others may have filled. Made when first written to.
     pub fn new(folder: Option<&str>) -> Self {
         let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let root = folder
             .map(PathBuf::from)
             .or_else(|| from("MILLRACE_CACHE"))
             .or_else(|| from("XDG_CACHE_HOME").map(|p| p.join("millrace")))
-            .or_else(|| from("HOME").map(|p| p.join(".cache/millrace")))
-            .unwrap_or_else(|| std::env::temp_dir().join("millrace"));
+            .or_else(|| std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".cache/millrace")))
+            .unwrap_or_else(|| PathBuf::from(".millrace-cache"));
         Self { root, missing: Arc::default() }
     }
 
@@ -144,15 +144,16 @@ pub fn key(parts: &[&str]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Writes a file that appears whole or not at all: temporary name, fsync, rename.
+/// Writes a file that appears whole or not at all: temporary name, fsync, rename. An existing regular file is replaced.
+///
+/// # Errors
+/// If something other than a regular file is at `path`: renaming would destroy a device, or a link instead of what it
+/// leads to. If `write` fails or the file cannot be written; then nothing is left of it.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    replaceable(path)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let temporary = folder.join(format!(".{name}.{}.{number}.part", std::process::id()));
-    let file = File::create(&temporary).with_context(|| format!("cannot write {}", temporary.display()))?;
+    let (temporary, file) = temporary(folder, path)?;
     let mut out = BufWriter::new(file);
     let written = write(&mut out).and_then(|()| {
         let done = out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| std::fs::rename(&temporary, path));
@@ -165,6 +166,41 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Resu
         let _ = folder.sync_all();
     }
     written
+}
+
+/// Checks that a file may be written at `path`: there is none, or a regular one.
+///
+/// # Errors
+/// If something else is there, or it cannot be examined.
+pub fn replaceable(path: &Path) -> Result<()> {
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(found) => found.file_type(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot write {}", path.display())),
+    };
+    let what = match (kind.is_file(), kind.is_symlink(), kind.is_dir()) {
+        (true, ..) => return Ok(()),
+        (_, true, _) => "a symbolic link: name the file it leads to, or remove it",
+        (.., true) => "a folder",
+        _ => "a device, pipe or socket: name a file",
+    };
+    bail!("cannot write {}: it is {what}", path.display())
+}
+
+/// A new file in `folder`, hidden, for what will be `path`. No other process has it, in whatever container it runs.
+fn temporary(folder: &Path, path: &Path) -> Result<(PathBuf, File)> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let temporary = folder.join(format!(".{name}.{}.{number}.part", std::process::id()));
+        match File::create_new(&temporary) {
+            Ok(file) => return Ok((temporary, file)),
+            // That of another container whose process has the same number, or of a killed one.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot write {}", temporary.display())),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -194,6 +230,40 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
         let said = stamp.check(&path).unwrap_err().to_string();
         assert!(said.contains("has changed while it was read"), "{said}");
+    }
+
+    #[test]
+    fn only_regular_files_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, link, dangling, inner] = ["a", "link", "dangling", "folder"].map(|name| folder.path().join(name));
+        std::fs::write(&file, "before").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), &dangling).unwrap();
+        std::fs::create_dir(&inner).unwrap();
+        for (path, why) in [(&link, "a symbolic link"), (&dangling, "a symbolic link"), (&inner, "a folder")] {
+            let error = write_whole(path, |_| panic!("not called")).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let error = write_whole(Path::new("/dev/null"), |_| panic!("not called")).unwrap_err().to_string();
+        assert!(error.contains("/dev/null: it is a device"), "{error}");
+        assert_eq!(std::fs::read(&file).unwrap(), b"before");
+        write_whole(&file, |out| Ok(out.write_all(b"after")?)).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"after");
+    }
+
+    #[test]
+    fn a_temporary_file_of_another_container_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let (first, _file) = temporary(folder.path(), &path).unwrap();
+        let number: u64 = first.to_str().unwrap().rsplit('.').nth(1).unwrap().parse().unwrap();
+        for taken in number..number + 50 {
+            let _ = std::fs::write(folder.path().join(format!(".a.{}.{taken}.part", std::process::id())), "theirs");
+        }
+        write_whole(&path, |out| Ok(out.write_all(b"ours")?)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"ours");
+        let theirs = std::fs::read_dir(folder.path()).unwrap().flatten().filter(|entry| entry.path() != path);
+        assert_eq!(theirs.filter(|entry| std::fs::read(entry.path()).unwrap() == b"theirs").count(), 50);
     }
 
     #[test]
