@@ -100,7 +100,22 @@ fn from_a_checkpoint_that_is_named() {
     last.extend(LONG);
     let said = scratch.train("named", &last).stderr;
     assert!(said.contains("resuming from named/checkpoints/step-00000012 after 12 steps"), "{said}");
+    assert!(said.contains("no longer part of the run: named/checkpoints/abandoned-1-step-00000015"), "{said}");
     is_the_whole_run(&scratch, "named");
+}
+
+#[test]
+fn what_was_written_after_a_named_checkpoint_is_set_aside() {
+    let scratch = Scratch::new();
+    scratch.train("r", &["--set", "checkpoint.keep=2", "--set", "checkpoint.interval=1", "--set", "run.max_steps=6"]);
+    assert_eq!(scratch.checkpoints("r"), ["step-00000005", "step-00000006"]);
+    let from = ["--resume=r/checkpoints/step-00000005", "--set", "checkpoint.keep=2", "--set", "run.max_steps=6"];
+    let model = scratch.last("r", "model.safetensors");
+    scratch.train("r", &[&from[..], &["--set", "checkpoint.interval=1"]].concat());
+    // The abandoned one is not counted by `keep`, and is not what the run's model is read from.
+    assert_eq!(scratch.checkpoints("r"), ["step-00000005", "step-00000006"]);
+    assert!(scratch.path("r/checkpoints/abandoned-1-step-00000006/model.safetensors").exists());
+    assert_eq!(scratch.last("r", "model.safetensors"), model);
 }
 
 #[test]

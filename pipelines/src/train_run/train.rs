@@ -157,6 +157,12 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
         let (done, asked) = (state.step, session.env.schedule.steps);
         return Err(Usage(format!("the checkpoint is at step {done}, past the end of the run at {asked}")).into());
     }
+    if let Some(run_dir) = &session.env.run_dir {
+        let aside = train::checkpoint::set_aside_after(run_dir, state.step)?;
+        let moved =
+            aside.iter().map(|path| format!("a later checkpoint is no longer part of the run: {}", path.display()));
+        session.notes.extend(moved);
+    }
     session.env.schedule.first = state.step;
     session.env.resources.insert(Arc::new(Start::Resume(checkpoint)));
     Ok(state.saved.into_iter().map(|(stage, lane, state)| Saved { stage, lane, state: Snapshot::of(state) }).collect())

@@ -171,6 +171,7 @@ impl CheckpointStage {
             let why = "is not finite after the update; a lower `optimize.learning_rate` may help";
             bail!("`{}` or its optimizer state {why}", named(m));
         }
+        ensure!(!whole.exists(), "{} is there already", whole.display());
         if temporary.exists() {
             fs::remove_dir_all(temporary)?;
         }
@@ -194,9 +195,6 @@ impl CheckpointStage {
         write_text(&temporary.join(STATE_FILE), &serde_json::to_string(&state)?)?;
         write_text(&temporary.join(SUMS_FILE), &sums(temporary)?)?;
         File::open(temporary)?.sync_all()?;
-        if whole.exists() {
-            fs::remove_dir_all(whole)?; // of a run that was resumed from before it
-        }
         fs::rename(temporary, whole)?;
         if let Some(folder) = whole.parent() {
             File::open(folder)?.sync_all()?;
@@ -206,6 +204,8 @@ impl CheckpointStage {
 }
 
 const UNFINISHED: &str = ".unfinished";
+/// Before the name of a checkpoint that a run was resumed from before.
+const ABANDONED: &str = "abandoned-";
 
 fn name_of(step: Step) -> String {
     format!("step-{step:08}")
@@ -314,9 +314,38 @@ fn prune(folder: &Path, keep: usize) -> Result<()> {
     let Some(run_dir) = folder.parent() else { return Ok(()) };
     let found = list(run_dir)?;
     for (_, path) in &found[..found.len().saturating_sub(keep)] {
-        fs::remove_dir_all(path).with_context(|| format!("cannot remove old checkpoint {}", path.display()))?;
+        remove(path).with_context(|| format!("cannot remove old checkpoint {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Removes a checkpoint: under its name it is whole or not there, also when the process is killed in between.
+fn remove(checkpoint: &Path) -> Result<()> {
+    let mut name = checkpoint.as_os_str().to_owned();
+    name.push(UNFINISHED);
+    fs::rename(checkpoint, &name)?;
+    Ok(fs::remove_dir_all(&name)?)
+}
+
+/// Renames the checkpoints of `run_dir` that were written after `step`, because the run goes on from `step`: they are no
+/// longer part of it, are not counted by `keep`, and are not the model. Returns their new paths, oldest first.
+///
+/// # Errors
+/// If one cannot be renamed.
+pub fn set_aside_after(run_dir: &Path, step: Step) -> Result<Vec<PathBuf>> {
+    let later = list(run_dir)?.into_iter().filter(|(at, _)| *at > step);
+    let aside = |(_, path): (Step, PathBuf)| -> Result<PathBuf> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let mut names = (1_u32..).map(|n| path.with_file_name(format!("{ABANDONED}{n}-{name}")));
+        let Some(new) = names.find(|path| !path.exists()) else { bail!("there is no name for {}", path.display()) };
+        fs::rename(&path, &new).with_context(|| format!("cannot rename {}", path.display()))?;
+        Ok(new)
+    };
+    let moved = later.map(aside).collect::<Result<Vec<_>>>()?;
+    if !moved.is_empty() {
+        File::open(run_dir.join(CHECKPOINTS))?.sync_all()?;
+    }
+    Ok(moved)
 }
 
 fn discard_unfinished(folder: &Path) -> Result<()> {
@@ -342,10 +371,33 @@ mod tests {
     }
 
     #[test]
+    fn later_checkpoints_are_set_aside_and_stay() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let make = |step| -> Result<()> {
+            let path = folder.path().join(CHECKPOINTS).join(name_of(step));
+            fs::create_dir_all(&path)?;
+            Ok(fs::write(path.join("model"), step.to_string())?)
+        };
+        let steps = || list(folder.path()).map(|all| all.into_iter().map(|(step, _)| step).collect::<Vec<_>>());
+        (1..=4).try_for_each(|step| make(step * 10))?;
+        assert_eq!(set_aside_after(folder.path(), 20)?.len(), 2);
+        assert_eq!(steps()?, [10, 20]);
+        make(30)?;
+        let again = set_aside_after(folder.path(), 20)?;
+        assert_eq!(again, [folder.path().join(CHECKPOINTS).join("abandoned-2-step-00000030")]);
+        assert_eq!(fs::read_to_string(again[0].join("model"))?, "30");
+        assert!(set_aside_after(folder.path(), 20)?.is_empty());
+        prune(&folder.path().join(CHECKPOINTS), 1)?;
+        assert_eq!(steps()?, [20]);
+        assert_eq!(fs::read_dir(folder.path().join(CHECKPOINTS))?.count(), 4, "abandoned ones stay");
+        Ok(())
+    }
+
+    #[test]
     fn damage_is_seen_and_named() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path();
-        assert!(verify(path).unwrap_err().to_string().contains("no checkpoint of this program"));
+        assert!(verify(path).unwrap_err().to_string().contains("not a checkpoint of this program"));
         fs::write(path.join(STATE_FILE), "{}")?;
         assert!(verify(path).unwrap_err().to_string().contains("B3SUMS is missing"));
         fs::write(path.join(MODEL_FILE), "some bytes")?;

@@ -26,17 +26,22 @@ pub enum Start {
     Resume(PathBuf),
 }
 
-/// Writes `tensors` to a new file at `path` and waits until it is on disk.
+/// Writes `tensors` to a new file at `path`, which those may read who may read other new files, and waits until it is on
+/// disk.
 ///
 /// # Errors
 /// If the file cannot be written.
 pub fn write(path: &Path, tensors: Vec<(String, &Tensor)>) -> Result<()> {
     let views = tensors.into_iter().map(|(name, tensor)| (name, Floats(tensor)));
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(metadata), path)
-        .map_err(anyhow::Error::new)
-        .and_then(|()| Ok(File::open(path)?.sync_all()?))
-        .with_context(|| format!("cannot write {}", path.display()))
+    // safetensors gives the file to its owner alone, whatever the umask.
+    let written = || -> Result<()> {
+        let permissions = File::create(path)?.metadata()?.permissions();
+        safetensors::serialize_to_file(views, Some(metadata), path)?;
+        std::fs::set_permissions(path, permissions)?;
+        Ok(File::open(path)?.sync_all()?)
+    };
+    written().with_context(|| format!("cannot write {}", path.display()))
 }
 
 struct Floats<'a>(&'a Tensor);

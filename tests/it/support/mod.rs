@@ -127,10 +127,11 @@ impl Scratch {
         self.metrics(directory).iter().map(|line| line["loss"].as_f64().expect("a loss")).collect()
     }
 
-    /// Names of a run's checkpoints, oldest first.
+    /// Names of a run's checkpoints, oldest first; without those that it was resumed from before.
     pub fn checkpoints(&self, directory: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.path(directory).join("checkpoints")).expect("checkpoints");
         let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| !name.starts_with("abandoned-"));
         names.sort();
         names
     }
