@@ -86,6 +86,38 @@ fn stopped_at_random_moments_it_goes_on_to_the_same_bits() {
 }
 
 #[test]
+fn a_terminal_that_is_gone_leaves_a_checkpoint() {
+    let scratch = Scratch::new();
+    let endless = ["--set", "run.max_steps=100000"];
+    let mut child = start(&scratch, "r", &endless);
+    let mut reader = BufReader::new(child.stderr.take().expect("its output"));
+    let said = until(&mut reader, "Training [");
+    // From the system, and again from the shell.
+    signal(&child, "HUP");
+    signal(&child, "HUP");
+    end(child, reader, said).fails(129, &["SIGHUP: stopping after this step", "r/checkpoints/step-"]);
+    assert_eq!(scratch.checkpoints("r").len(), 1);
+
+    let program = scratch.command(&[]).get_program().to_owned();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(program).args([
+        "run",
+        "run.toml",
+        "--run-dir",
+        "nohup",
+    ]);
+    command.args(endless).current_dir(scratch.path("")).env("MILLRACE_CACHE", scratch.path("cache"));
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let mut reader = BufReader::new(child.stderr.take().expect("its output"));
+    let said = until(&mut reader, "Training [");
+    signal(&child, "HUP");
+    let more = until(&mut reader, "Training [");
+    signal(&child, "INT");
+    end(child, reader, said + &more).fails(130, &["SIGINT: stopping after this step"]);
+}
+
+#[test]
 fn a_run_without_interval_keeps_where_it_stopped() {
     let scratch = Scratch::new();
     let none = ["--set", "run.max_steps=100000", "--set", "checkpoint.interval=0"];

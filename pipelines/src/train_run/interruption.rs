@@ -1,8 +1,11 @@
-//! SIGINT and SIGTERM: the first ends training after its step, with a checkpoint; a second, or one while there is
-//! nothing to keep yet, leaves at once.
+//! SIGINT, SIGTERM and SIGHUP: the first one ends training after its step, with a checkpoint. A second SIGINT or SIGTERM, or
+//! any of them while there is nothing to keep yet, ends the program at once.
+//!
+//! SIGHUP says that the terminal is gone, and a shell may pass it on once more; a second one changes nothing. Where it is
+//! ignored (`nohup`), it stays ignored.
 use crate::engine::Stop;
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
@@ -10,7 +13,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// A run that was stopped by a signal and can be resumed: exit code 130 or 143.
+/// Signals that stop a run, and their names.
+const STOPPING: [(i32, &str); 3] = [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP")];
+
+/// A run that was stopped by a signal and can be resumed: exit code 129, 130 or 143.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Interrupted {
@@ -21,30 +27,41 @@ pub struct Interrupted {
 
 /// What signals do from here on.
 pub struct Interruption {
+    /// Does SIGINT or SIGTERM end the program at once?
     at_once: Arc<AtomicBool>,
+    /// Does SIGHUP?
+    idle: Arc<AtomicBool>,
+    watched: Vec<(i32, &'static str)>,
     signal: Arc<AtomicUsize>,
 }
 
 impl Interruption {
-    /// Signals end the program at once, with exit code 130 or 143: files are whole or not there.
+    /// Signals end the program at once, with exit code 129, 130 or 143: files are whole or not there.
     ///
     /// # Errors
     /// If the system refuses.
     pub fn at_once() -> Result<Self> {
-        let (at_once, signal) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+        let signal = Arc::new(AtomicUsize::new(0));
+        let [at_once, idle] = [(); 2].map(|()| Arc::new(AtomicBool::new(true)));
+        let watched: Vec<_> =
+            STOPPING.into_iter().filter(|(number, _)| *number != SIGHUP || !ignores_hangup()).collect();
         let register = || -> std::io::Result<()> {
-            for number in [SIGINT, SIGTERM] {
-                // In this order: the first signal clears the way for the second.
-                flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&at_once))?;
-                flag::register(number, Arc::clone(&at_once))?;
-                flag::register_usize(number, Arc::clone(&signal), number as usize)?;
+            for (number, _) in &watched {
+                if *number == SIGHUP {
+                    flag::register_conditional_shutdown(SIGHUP, 128 + SIGHUP, Arc::clone(&idle))?;
+                } else {
+                    // In this order: the first signal clears the way for the second.
+                    flag::register_conditional_shutdown(*number, 128 + number, Arc::clone(&at_once))?;
+                    flag::register(*number, Arc::clone(&at_once))?;
+                }
+                flag::register_usize(*number, Arc::clone(&signal), *number as usize)?;
             }
             // A file that would exceed the limit of its size is an error of who writes it, not the program's end.
             flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
             Ok(())
         };
         register().context("cannot watch for signals")?;
-        Ok(Self { at_once, signal })
+        Ok(Self { at_once, idle, watched, signal })
     }
 
     /// The first signal from here on asks `stop`, and `say` tells that it did.
@@ -52,22 +69,28 @@ impl Interruption {
     /// # Errors
     /// If the system refuses.
     pub fn ask(&self, stop: Arc<Stop>, say: impl Fn(&str) + Send + 'static) -> Result<()> {
-        let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot watch for signals")?;
+        let mut signals =
+            Signals::new(self.watched.iter().map(|(number, _)| number)).context("cannot watch for signals")?;
         let watch = move || {
-            if let Some(number) = signals.forever().next() {
+            let first = signals.forever().next();
+            if let Some((_, name)) = STOPPING.into_iter().find(|(number, _)| Some(*number) == first) {
                 stop.ask();
-                let name = if number == SIGINT { "SIGINT" } else { "SIGTERM" };
                 say(&format!("{name}: stopping after this step; repeat to exit immediately"));
             }
         };
         std::thread::Builder::new().name("signals".into()).spawn(watch).context("cannot start a thread")?;
-        self.at_once.store(false, Ordering::SeqCst);
+        self.set(false);
         Ok(())
     }
 
     /// Training is over: there is nothing to wait for any more.
     pub fn over(&self) {
-        self.at_once.store(true, Ordering::SeqCst);
+        self.set(true);
+    }
+
+    fn set(&self, at_once: bool) {
+        self.at_once.store(at_once, Ordering::SeqCst);
+        self.idle.store(at_once, Ordering::SeqCst);
     }
 
     /// The run was stopped after `step` of `steps` updates and left `checkpoint`.
@@ -86,6 +109,14 @@ impl Interruption {
         };
         Interrupted { code: 128 + u8::try_from(signal).unwrap_or_default(), message }
     }
+}
+
+/// Does this process ignore SIGHUP, as under `nohup`? Where the system does not say, it does as far as we are concerned.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_none_or(|mask| mask >> (SIGHUP - 1) & 1 == 1)
 }
 
 /// The command that resumes the run that the one with `arguments` started.

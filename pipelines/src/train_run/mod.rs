@@ -3,7 +3,7 @@
 //! - [`session`]: a plan and its data become a graph, with everything its stages may know
 //! - [`mod@train`]: runs the graph; [`printer`]: what a terminal shows meanwhile
 //! - [`directory`]: the files a run leaves behind; [`status`]: whether it is running, and how it ended
-//! - [`interruption`]: what SIGINT and SIGTERM do
+//! - [`interruption`]: what SIGINT, SIGTERM and SIGHUP do
 //! - [`mod@explain`]: the graph, memory and time of a run; [`calibrate`]: measures a micro-batch for it
 //! - [`speed`]: the machine's GEMM rate, which MFU is measured against
 pub(crate) mod calibrate;
