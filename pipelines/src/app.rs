@@ -42,8 +42,8 @@ impl App {
         self
     }
 
-    /// Does what the command line says. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 and 143
-    /// stopped by SIGINT and SIGTERM. A closed pipe on standard output is a normal end.
+    /// Does what the command line says. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 129, 130 and
+    /// 143 stopped by SIGHUP, SIGINT and SIGTERM. A closed pipe on standard output is a normal end.
     pub fn main(self) -> ExitCode {
         panics::record();
         match panics::catch(|| self.command()) {
@@ -66,7 +66,10 @@ impl App {
             Err(asked) if !asked.use_stderr() => {
                 let help = asked.render();
                 let color = color.on(std::io::stdout().is_terminal());
-                return out.line(&if color { help.ansi().to_string() } else { help.to_string() });
+                return match color {
+                    true => out.piece(&format!("{}\n", help.ansi().to_string().trim_end())),
+                    false => out.line(&help.to_string()),
+                };
             }
             Err(wrong) => wrong.exit(),
         };
@@ -95,7 +98,7 @@ fn is_closed_pipe(error: &Error) -> bool {
 fn complain(text: &str) {
     let mut err = std::io::stderr();
     let color = Color::of(std::env::args_os()).on(err.is_terminal());
-    for line in text.lines() {
+    for line in show::human::printable(text).lines() {
         // A command to copy stays in one line.
         let whole = !err.is_terminal() || line.starts_with("resume with: ");
         let line = if whole { line.to_owned() } else { show::human::hang(line, show::columns()) };

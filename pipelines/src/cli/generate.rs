@@ -63,7 +63,7 @@ impl Command for Generate {
         if self.json {
             return context.out.json(&generate(self, context.stages, &mut |_| Ok(()))?);
         }
-        let found = generate(self, context.stages, &mut |text| context.out.piece(text))?;
+        let found = generate(self, context.stages, &mut |text| context.out.generated(text))?;
         context.out.line("")?;
         let Generated { prompt_tokens, prompt_tok_per_sec, tok_per_sec, context: positions, .. } = found;
         if found.stop == Stop::Context {

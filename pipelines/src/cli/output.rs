@@ -1,7 +1,8 @@
 //! Standard output. Commands print to it only through this module.
+use crate::show::human::printable;
 use anyhow::Result;
 use serde::Serialize;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Standard output.
 pub struct Output(());
@@ -29,12 +30,12 @@ impl Output {
         crate::show::columns()
     }
 
-    /// Prints `text`, without white space at its end, and ends the line.
+    /// Prints `text` for people, without white space at its end and without control characters, and ends the line.
     ///
     /// # Errors
     /// [`OutputError`].
     pub fn line(&self, text: &str) -> Result<()> {
-        self.piece(&format!("{}\n", text.trim_end()))
+        self.piece(&format!("{}\n", printable(text.trim_end())))
     }
 
     /// Prints `value` as one line of JSON.
@@ -42,7 +43,7 @@ impl Output {
     /// # Errors
     /// [`OutputError`].
     pub fn json(&self, value: &impl Serialize) -> Result<()> {
-        self.line(&serde_json::to_string(value)?)
+        self.piece(&format!("{}\n", serde_json::to_string(value)?))
     }
 
     /// Prints `value` as one line of JSON, or as text, which `text` renders for a number of columns.
@@ -51,6 +52,14 @@ impl Output {
     /// [`OutputError`].
     pub fn answer(&self, json: bool, value: &impl Serialize, text: impl FnOnce(usize) -> String) -> Result<()> {
         if json { self.json(value) } else { self.line(&text(self.columns())) }
+    }
+
+    /// Prints what a model generates, at once: as it is, but to a terminal without control characters.
+    ///
+    /// # Errors
+    /// [`OutputError`].
+    pub fn generated(&self, text: &str) -> Result<()> {
+        if io::stdout().is_terminal() { self.piece(&printable(text)) } else { self.piece(text) }
     }
 
     /// Prints `text` as it is, at once.

@@ -1,4 +1,5 @@
 //! Human-readable numbers, times and text layout.
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// `1.2 M`, `34.5 k`, `987`.
@@ -69,6 +70,16 @@ pub fn left(spent: Duration, done: u64, total: u64) -> Option<Duration> {
     (done > 0).then(|| Duration::try_from_secs_f64(spent.as_secs_f64() * rest / done as f64).unwrap_or(Duration::MAX))
 }
 
+/// `text` without control characters, which would move a terminal's cursor or reprogram it: file names, keys and messages
+/// from data may hold any. Each becomes a replacement character; tabs and ends of lines stay.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let unsafe_to_print = |c: char| c.is_control() && c != '\n' && c != '\t';
+    match text.contains(unsafe_to_print) {
+        true => text.replace(unsafe_to_print, "\u{fffd}").into(),
+        false => text.into(),
+    }
+}
+
 /// Columns of `text` (one per character).
 pub fn width(text: &str) -> usize {
     text.chars().count()
@@ -133,6 +144,12 @@ pub fn hang(text: &str, room: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_a_terminal() {
+        assert_eq!(printable("a\tb\né漢"), "a\tb\né漢");
+        assert_eq!(printable("\u{1b}[2Ja\r\u{9b}31m\u{7}"), "\u{fffd}[2Ja\u{fffd}\u{fffd}31m\u{fffd}");
+    }
 
     #[test]
     fn numbers() {

@@ -1,5 +1,5 @@
 //! Output of the progress line: redrawn in place on a terminal, occasional plain lines elsewhere.
-use super::human::{hang, width};
+use super::human::{hang, printable, width};
 use super::progress::{Training, Work};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -103,10 +103,11 @@ impl Shown {
     }
 
     fn render(&self, columns: usize) -> String {
-        match self {
+        let line = match self {
             Self::Training(training) => training.render(columns),
             Self::Work(work) => work.render(columns),
-        }
+        };
+        printable(&line).into_owned()
     }
 }
 
@@ -149,6 +150,7 @@ impl Line {
 
     /// The same, also with `--quiet`.
     pub fn warn(&mut self, whole: &str) {
+        let whole = &*printable(whole);
         let (clear, again) = match &self.shown {
             Some(shown) if self.drawn => ("\r\x1b[2K", self.drawing(shown)),
             _ => ("", String::new()),
