@@ -124,6 +124,32 @@ pub fn write(
     Ok(written)
 }
 
+/// What a file that begins with `bytes` is, if it cannot be one of 16-bit ids without a header.
+fn other_format(bytes: &[u8]) -> Option<&'static str> {
+    /// What files of other formats begin with.
+    const MAGIC: [(&[u8], &str); 8] = [
+        (b"\x93NUMPY", "a NumPy array with a header (write the ids with `array.tofile(path)` instead of `numpy.save`)"),
+        (b"PAR1", "Parquet"),
+        (b"PK\x03\x04", "a ZIP archive (PyTorch's and NumPy's .npz files are)"),
+        (b"\x1f\x8b", "compressed with gzip"),
+        (b"BZh", "compressed with bzip2"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+        (b"\xfd7zXZ", "compressed with xz"),
+        (b"ARROW1", "an Arrow file"),
+    ];
+    if let Some((_, what)) = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+        return Some(what);
+    }
+    // Read two bytes at a time, a wider id is one number and then its upper half: 0 for all ids below 65,536.
+    let ids: Vec<&[u8]> = bytes.chunks_exact(2).collect();
+    let zero = |first: usize, step: usize| ids.iter().skip(first).step_by(step).all(|id| *id == [0, 0]);
+    match ids.len() >= 32 && !zero(0, 1) {
+        true if zero(1, 4) && zero(2, 4) && zero(3, 4) => Some("made of ids of 64 bits (write them as uint16)"),
+        true if zero(1, 2) => Some("made of ids of 32 bits (write them as uint16)"),
+        _ => None,
+    }
+}
+
 /// The documents of `.bin` files, which are read one after the other: each what stands between end-of-text tokens.
 pub struct BinDocuments {
     paths: std::vec::IntoIter<PathBuf>,
@@ -232,6 +258,9 @@ impl Open {
             _ => None,
         };
         let Some(width) = width else {
+            if let Some(what) = other_format(&header) {
+                return Err(corrupt(&path, format!("it is {what}, not ids of 16 bits without a header, as nanoGPT's")));
+            }
             input.seek(SeekFrom::Start(0)).with_context(at)?;
             return Ok((Self { path, input, width: 2, announced: None, read: 0 }, BinFormat::NanoGpt));
         };
@@ -325,6 +354,27 @@ mod tests {
                 prop_assert_eq!(&import(&files, size).unwrap(), &documents, "{:?}", format);
             }
         }
+    }
+
+    #[test]
+    fn what_is_no_list_of_16_bit_ids_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.bin");
+        let said = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let read: Result<Vec<Vec<u32>>> = BinDocuments::open(vec![path.clone()], vocabulary(65_536)).collect();
+            read.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        let ids: Vec<u16> = (0..64).map(|id| 300 * id).collect();
+        let wide = |width: usize| -> Vec<u8> {
+            ids.iter().flat_map(|id| [&id.to_le_bytes()[..], &vec![0; width - 2]].concat()).collect()
+        };
+        assert_eq!(said(&wide(2)), "");
+        assert_eq!(said(&[0; 256]), "", "zeros may be ids");
+        assert!(said(&wide(4)).contains("made of ids of 32 bits"));
+        assert!(said(&wide(8)).contains("made of ids of 64 bits"));
+        assert!(said(b"\x93NUMPY\x01\x00v\x00{'descr': '<u2'}").contains("a NumPy array with a header"));
+        assert!(said(b"PAR1....").contains("Parquet"));
     }
 
     #[test]

@@ -56,6 +56,12 @@ impl Tokenizer {
     fn parse(name: &str, json: String, end_of_text: &str) -> Result<Self> {
         let hash = blake3::hash(json.as_bytes()).to_hex().to_string();
         let model = Model::from_json(&json);
+        if let Some(dropout) = dropout(&json) {
+            let why = format!(
+                "its `dropout` of {dropout} splits words at random, so that equal runs would differ: set it to null"
+            );
+            return Err(TextProblem::Tokenizer { name: name.into(), why }.into());
+        }
         let vocabulary = Vocabulary { hash, size: 0, end_of_text: 0 };
         let mut tokenizer = Self { model, library: OnceLock::new(), name: name.into(), json, vocabulary };
         let (size, id) = match &tokenizer.model {
@@ -184,10 +190,36 @@ impl Tokenizer {
     }
 }
 
+/// BPE dropout (Provilkov et al. 2020), if the tokenizer has it.
+fn dropout(json: &str) -> Option<f64> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        model: Model,
+    }
+    #[derive(serde::Deserialize)]
+    struct Model {
+        dropout: Option<f64>,
+    }
+    let file: File = serde_json::from_str(json).ok()?;
+    file.model.dropout.filter(|dropout| *dropout != 0.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tokenizer::train::tokenizer_json;
+
+    #[test]
+    fn dropout_is_refused() {
+        let cache = tempfile::tempdir().unwrap();
+        let gpt2 = Tokenizer::gpt2(&crate::Cache::new(cache.path().to_str()), END_OF_TEXT).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(gpt2.json()).unwrap();
+        for (value, refused) in [(0.1, true), (0.0, false)] {
+            json["model"]["dropout"] = value.into();
+            let said = Tokenizer::from_json("x", json.to_string(), END_OF_TEXT).err().map(|error| error.to_string());
+            assert_eq!(said.is_some_and(|said| said.contains("`dropout` of 0.1")), refused);
+        }
+    }
 
     #[test]
     fn what_is_wrong_with_a_tokenizer() {
