@@ -13,6 +13,7 @@ mod determinism;
 mod docs;
 mod every_key;
 mod explain;
+mod faults;
 mod fresh_machine;
 mod generate;
 mod help;

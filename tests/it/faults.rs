@@ -1,0 +1,213 @@
+//! One system call fails, at any place of a run: the run ends with the same bits or with an error that names what the
+//! system said, and the same command, given again, ends with the bits of a run that nothing disturbed.
+//!
+//! A C library is compiled and preloaded for that (`faults/inject.c`). A few calls are chosen by a seed, which a failure
+//! prints: `MILLRACE_FAULT_SEED=N cargo test --test it faults::` repeats it. With `MILLRACE_SOAK=1` every call fails in turn.
+#![cfg(target_os = "linux")]
+use crate::support::{Ran, Scratch, corpus};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::SystemTime;
+
+/// Kinds of calls, and errors that they fail with: the number, and what the system calls it.
+const FAULTS: [(&str, i32, &str); 8] = [
+    ("open", 24, "Too many open files"),
+    ("open", 5, "Input/output error"),
+    ("read", 5, "Input/output error"),
+    ("write", 28, "No space left on device"),
+    ("write", 5, "Input/output error"),
+    ("fsync", 5, "Input/output error"),
+    ("rename", 5, "Input/output error"),
+    ("mkdir", 28, "No space left on device"),
+];
+
+/// What is disturbed.
+struct Scenario {
+    /// What a fresh directory needs before.
+    ready: fn(&Scratch),
+    /// The command, and how it is given again after a failure.
+    command: &'static [&'static str],
+    again: &'static [&'static str],
+    /// Everything that must be the same.
+    outcome: fn(&Scratch) -> BTreeMap<String, Vec<u8>>,
+}
+
+const TRAIN: [&str; 4] = ["run", "run.toml", "--run-dir", "r"];
+const RESUME: [&str; 5] = ["run", "run.toml", "--run-dir", "r", "--resume"];
+const PREPARE: [&str; 4] = ["run", "prepare.toml", "--run-dir", "p"];
+
+const PREPARATION: &str = r#"
+[stage.read]
+type = "documents"
+paths = ["*.jsonl", "corpus.parquet"]
+validation_fraction = 0.2
+
+[stage.deduplicate]
+type = "minhash"
+shingle_words = 2
+
+[stage.tokenize]
+type = "bpe"
+
+[stage.write]
+type = "parquet"
+shards = 3
+sequence_length = 64
+"#;
+
+#[test]
+fn training() {
+    let scenario = Scenario { ready: |_| (), command: &TRAIN, again: &RESUME, outcome: trained };
+    disturb(&scenario);
+}
+
+#[test]
+fn going_on_with_a_run() {
+    let ready = |scratch: &Scratch| drop(scratch.train("r", &["--set", "run.max_steps=4"]));
+    disturb(&Scenario { ready, command: &RESUME, again: &RESUME, outcome: trained });
+}
+
+#[test]
+fn a_preparation() {
+    disturb(&Scenario { ready: sources, command: &PREPARE, again: &PREPARE, outcome: prepared });
+}
+
+#[test]
+fn an_update() {
+    let ready = |scratch: &Scratch| {
+        sources(scratch);
+        scratch.pipeline(&PREPARE).succeeds();
+        scratch.documents("corpus.parquet", &corpus(130)[7..]);
+    };
+    disturb(&Scenario { ready, command: &PREPARE, again: &PREPARE, outcome: prepared });
+}
+
+fn sources(scratch: &Scratch) {
+    scratch.write("prepare.toml", PREPARATION);
+    let lines: Vec<String> = corpus(150)[120..]
+        .iter()
+        .enumerate()
+        .map(|(id, text)| format!("{{\"id\":\"j{id}\",\"text\":{text:?}}}\n"))
+        .collect();
+    scratch.write("more.jsonl", lines.concat());
+}
+
+fn trained(scratch: &Scratch) -> BTreeMap<String, Vec<u8>> {
+    let files = ["model.safetensors", "optimizer.safetensors"];
+    let mut all: BTreeMap<String, Vec<u8>> =
+        files.iter().map(|file| ((*file).to_owned(), scratch.last("r", file))).collect();
+    all.insert("metrics".into(), scratch.numbers("r").join("\n").into_bytes());
+    assert!(!scratch.path("r/quarantine.jsonl").exists(), "sound documents are quarantined");
+    all
+}
+
+/// The files of the last version.
+fn prepared(scratch: &Scratch) -> BTreeMap<String, Vec<u8>> {
+    let last = (1..).take_while(|n| scratch.path(&format!("p/v{n}")).exists()).last().expect("a version");
+    let entries = std::fs::read_dir(scratch.path(&format!("p/v{last}"))).unwrap();
+    entries
+        .map(|e| e.unwrap())
+        .map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()))
+        .collect()
+}
+
+/// The library to preload; `None` if it cannot be compiled here.
+fn library(folder: &Path) -> Option<PathBuf> {
+    let (source, library) = (folder.join("inject.c"), folder.join("inject.so"));
+    std::fs::write(&source, include_str!("faults/inject.c")).unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl");
+    match compiler.output() {
+        Ok(output) => {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Some(library)
+        }
+        Err(_) => {
+            println!("skipped: there is no C compiler `cc` here");
+            None
+        }
+    }
+}
+
+/// The command with call number `at` of a kind failing; what it did, and how many calls of each kind there were.
+fn run(
+    scratch: &Scratch,
+    library: &Path,
+    command: &[&str],
+    fault: Option<(&str, i32, u64)>,
+) -> (Ran, BTreeMap<String, u64>) {
+    let tools = library.parent().expect("a folder");
+    let log = tools.join("calls");
+    let _ = std::fs::remove_file(&log);
+    let mut process = scratch.command(command);
+    let root = scratch.path("run.toml").parent().expect("a folder").to_owned();
+    process.env("LD_PRELOAD", library).env("FAULT_ROOT", root).env("FAULT_LOG", &log).stdout(Stdio::piped());
+    if let Some((op, code, at)) = fault {
+        process.env("FAULT_OP", op).env("FAULT_ERRNO", code.to_string()).env("FAULT_AT", at.to_string());
+    }
+    let output = process.output().expect("the program starts");
+    let calls = std::fs::read_to_string(&log).unwrap_or_default();
+    let calls =
+        calls.lines().filter_map(|line| line.split_once(' ')).map(|(op, n)| (op.to_owned(), n.parse().unwrap()));
+    let ran = Ran {
+        command: format!("pipeline {} with {fault:?}", command.join(" ")),
+        code: output.status.code(),
+        stdout: String::new(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    (ran, calls.collect())
+}
+
+fn disturb(scenario: &Scenario) {
+    let tools = tempfile::tempdir().unwrap();
+    let Some(library) = library(tools.path()) else { return };
+    let fresh = || {
+        let scratch = Scratch::new();
+        (scenario.ready)(&scratch);
+        scratch
+    };
+    let whole = fresh();
+    let (ran, calls) = run(&whole, &library, scenario.command, None);
+    ran.succeeds();
+    let expected = (scenario.outcome)(&whole);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seed = std::env::var("MILLRACE_FAULT_SEED").ok().map_or(now.as_nanos() as u64, |seed| seed.parse().unwrap());
+    let mut state = seed;
+    let mut below = move |n: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % n
+    };
+    for (op, code, message) in FAULTS {
+        let there = calls.get(op).copied().unwrap_or(0);
+        assert!(there > 0, "no call of {op} was seen: {calls:?}");
+        let chosen: Vec<u64> = match std::env::var_os("MILLRACE_SOAK") {
+            Some(_) => (1..=there).collect(),
+            None => (0..2).map(|_| 1 + below(there)).collect(),
+        };
+        for at in chosen {
+            println!("MILLRACE_FAULT_SEED={seed}: call {at} of {there} of {op} fails with {code}");
+            one_fault(scenario, &fresh(), &library, (op, code, at), message, &expected);
+        }
+    }
+}
+
+fn one_fault(
+    scenario: &Scenario,
+    scratch: &Scratch,
+    library: &Path,
+    fault: (&str, i32, u64),
+    message: &str,
+    expected: &BTreeMap<String, Vec<u8>>,
+) {
+    let (ran, _) = run(scratch, library, scenario.command, Some(fault));
+    if ran.code != Some(0) {
+        ran.fails(1, &["error: ", message]);
+        scratch.pipeline(scenario.again).succeeds();
+    }
+    let found = (scenario.outcome)(scratch);
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, content) in expected {
+        assert!(found[name] == *content, "{name} differs after {fault:?}");
+    }
+}
