@@ -26,6 +26,7 @@ const USAGE: &[(&[&str], &[&str])] = &[
     (&["--fast"], &["unexpected argument '--fast'"]),
     (&["--workers", "0"], &["workers"]),
     (&["--epochs", "-1"], &["-1"]),
+    (&["--epochs", "1", "--set", "run.max_steps=3"], &["--epochs 1", "are both given", "leave out one"]),
 ];
 
 #[test]
@@ -46,6 +47,32 @@ fn all_problems_are_said_at_once_with_their_lines() {
         let ran = scratch.pipeline(&[command, "wrong.toml"]);
         ran.fails(2, &["widht", "similar: width", "unknown stage type `extra`", "wrong.toml:"]);
     }
+}
+
+#[test]
+fn files_that_are_named_are_looked_at_before_any_work() {
+    let scratch = Scratch::new();
+    let config = scratch.read("run.toml").replace("corpus.parquet", "corpse.parquet");
+    let config = config.replace("vocabulary_size = 300", "tokenizer = \"tokenizer.jso\"");
+    scratch.write("wrong.toml", config.replace("max_steps = 6", "max_steps = 6\ninitial_checkpoint = \"runs/none\""));
+    for command in ["run", "check"] {
+        let ran = scratch.pipeline(&[command, "wrong.toml"]);
+        let paths = "`read.paths`: there is no file or folder corpse.parquet; similar: corpus.parquet";
+        let tokenizer = "`tokenize.tokenizer`: there is no file or folder tokenizer.jso";
+        ran.fails(
+            2,
+            &[paths, tokenizer, "`run.initial_checkpoint`: there is no file or folder runs/none", "wrong.toml:"],
+        );
+    }
+    assert!(!scratch.path("runs").exists() && !scratch.path("cache/documents").exists());
+}
+
+#[test]
+fn a_run_that_learned_nothing_says_so() {
+    let scratch = Scratch::new();
+    let said = scratch.train("r", &["--set", "optimize.learning_rate=300", "--set", "optimize.warmup_steps=0"]).stderr;
+    assert!(said.contains("warning: the loss is above 5.7038, which guessing"), "{said}"); // ln 300
+    assert!(!scratch.train("sound", &[]).stderr.contains("warning"));
 }
 
 #[test]
@@ -244,5 +271,9 @@ fn a_run_directory_that_cannot_be_written() {
 #[test]
 fn weights_to_start_from_that_are_not_there() {
     let scratch = Scratch::new();
-    run(&scratch, &["--set", "run.initial_checkpoint=nowhere"]).fails(1, &["nowhere/model.safetensors"]);
+    run(&scratch, &["--set", "run.initial_checkpoint=nowhere"])
+        .fails(2, &["`run.initial_checkpoint`: there is no file or folder nowhere"]);
+    std::fs::create_dir(scratch.path("empty")).unwrap();
+    let empty = ["--set", "run.initial_checkpoint=empty"];
+    run(&scratch, &empty).fails(2, &["empty is no model in Hugging Face's layout: it has no config.json"]);
 }

@@ -56,7 +56,9 @@ fn every_configuration_that_comes_along_is_sound() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if name.ends_with(".toml") && name != "base.toml" {
-            scratch.pipeline(&["check", &path.display().to_string()]).succeeds();
+            // Their data is not here.
+            let data = "read.paths=[\"corpus.parquet\"]";
+            scratch.pipeline(&["check", &path.display().to_string(), "--set", data]).succeeds();
             checked += 1;
         }
     }

@@ -26,7 +26,8 @@ pub struct Check {
 
 impl Command for Check {
     fn run(&self, context: &Context) -> Result<()> {
-        match Plan::load(&self.config, &self.changes.overrides(), context.stages) {
+        let plan = Plan::load(&self.config, &self.changes.overrides(), context.stages);
+        match plan.and_then(|plan| plan.check_files().map(|()| plan)) {
             Ok(plan) => context.out.answer(self.json, &sound(&plan), |_| show::plan_summary(&plan)),
             Err(problems) => {
                 if self.json {

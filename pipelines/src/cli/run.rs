@@ -53,6 +53,7 @@ impl Command for Run {
 
     fn run(&self, context: &Context) -> Result<()> {
         let plan = Plan::load(&self.config, &self.overrides(), context.stages).map_err(Error::new)?;
+        plan.check_files().map_err(Error::new)?;
         let run_dir = self.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
         let workers = plan.run.workers.unwrap_or_else(cores);
         if plan.goal == Goal::PrepareCorpus {

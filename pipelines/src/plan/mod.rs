@@ -150,6 +150,23 @@ impl Plan {
         problems.or(Plan { run, stages, resolved, goal })
     }
 
+    /// Checks the files that the plan names, without reading them: see [`Settings::check_files`].
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn check_files(&self) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        for stage in &self.stages {
+            let table = self.resolved.stages.iter().find(|(id, _)| *id == stage.id).map(|(_, table)| table.clone());
+            let table = table.unwrap_or_default();
+            let wrong = stage.settings.check_files(self.run.seed).into_iter();
+            problems.0.extend(wrong.map(|problem| resolve::located(&stage.id, problem, &table)));
+        }
+        self.run.check_files(&self.resolved.run, &mut problems);
+        problems.sort();
+        problems.or(())
+    }
+
     /// A plan made in code: only the wiring is worked out and checked.
     pub fn of(stages: Vec<(String, Arc<dyn Settings>)>) -> Result<Plan, Problems> {
         let mut problems = Problems::default();

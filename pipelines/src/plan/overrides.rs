@@ -29,6 +29,10 @@ impl Overrides {
         for text in &self.set {
             set(raw, text, Origin::Option(format!("--set {text}")), registry, problems);
         }
+        if let (Some(epochs), Some(text)) = (self.epochs, self.set.iter().find(|text| sets(text, "max_steps"))) {
+            let message = format!("`--epochs {epochs}` and `--set {text}` are both given: the run has one length");
+            problems.push(Diagnostic::new(message, Origin::Option(format!("--epochs {epochs}"))).next("leave out one"));
+        }
         if let (Some(n), None) = (self.sample, raw.stage("read")) {
             let message = "`--sample` needs a stage called `read`";
             problems
@@ -46,6 +50,12 @@ impl Overrides {
             }
         }
     }
+}
+
+/// Does `--set` with `text` set `key` of the `[run]` table?
+fn sets(text: &str, key: &str) -> bool {
+    let path = text.split_once('=').map_or(text, |(path, _)| path);
+    path.trim().strip_prefix("run.").is_some_and(|rest| rest.trim() == key)
 }
 
 fn replace_stage(raw: &mut Raw, id: &str, file: PathBuf, problems: &mut Problems) {

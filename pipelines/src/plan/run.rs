@@ -3,6 +3,9 @@ use crate::problem::{Diagnostic, Problems};
 use compute::kernels::gemm;
 use contract::StageKeys;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
+use text::support::problem::{TextProblem, similar_file};
+use train::weights::MODEL_FILE;
 
 use super::values::Table;
 
@@ -45,6 +48,21 @@ impl Default for RunSettings {
 }
 
 impl RunSettings {
+    /// Is there a model where the run is to start from one?
+    pub(crate) fn check_files(&self, table: &Table, problems: &mut Problems) {
+        let Some(folder) = self.initial_checkpoint.as_deref().map(Path::new) else { return };
+        let missing = ["config.json", MODEL_FILE].into_iter().find(|name| !folder.join(name).is_file());
+        let message = match missing {
+            _ if !folder.exists() => {
+                TextProblem::Missing { path: folder.into(), similar: similar_file(folder) }.to_string()
+            }
+            Some(name) => format!("{} is no model in Hugging Face's layout: it has no {name}", folder.display()),
+            None => return,
+        };
+        let message = format!("`run.initial_checkpoint`: {message}");
+        problems.push(Diagnostic::new(message, table.origin_of("initial_checkpoint")));
+    }
+
     /// What is wrong with the values; `table` says where they stand.
     pub(crate) fn check(&self, table: &Table, problems: &mut Problems) {
         let mut wrong = |key: &str, message: &str| {

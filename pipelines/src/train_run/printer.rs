@@ -4,6 +4,7 @@ use crate::engine::WorkerTiming;
 use crate::process::peak_rss_mb;
 use crate::show::human::time;
 use crate::show::{Line, StageTime, Times, Training, Wait, stage_times};
+use contract::Facts;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,6 +31,8 @@ pub struct Printer {
     pub last: Option<StepLine>,
     /// The last validation.
     bits_per_byte: Option<f64>,
+    /// The loss of a model that gives every token the same probability.
+    guessing: f64,
     waited_ms: f64,
 }
 
@@ -47,6 +50,11 @@ impl Printer {
             recent: VecDeque::new(),
             last: None,
             bits_per_byte: None,
+            guessing: session
+                .env
+                .resources
+                .get::<Facts>()
+                .map_or(f64::INFINITY, |facts| (facts.vocabulary as f64).ln()),
             waited_ms: 0.0,
         }
     }
@@ -99,6 +107,13 @@ impl Printer {
             };
             let done = format!("\nDone: {} steps, loss {:.4}{validated}", last.step, last.loss);
             self.line.note(&done);
+            if last.loss.is_nan() || last.loss > self.guessing {
+                let guessing = self.guessing;
+                self.line.warn(&format!(
+                    "warning: the loss is above {guessing:.4}, which guessing every token with equal probability gives: the \
+                     model has learned nothing; a lower learning rate may help"
+                ));
+            }
         }
         let checkpoint = train::checkpoint::list(run_dir).ok().and_then(|mut all| all.pop());
         if let Some((_, path)) = checkpoint {

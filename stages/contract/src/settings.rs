@@ -225,6 +225,12 @@ pub trait Settings: Any + Send + Sync {
     fn check_goal(&self, _goal: Goal) -> Vec<Problem> {
         Vec::new()
     }
+    /// What is wrong with the files that the stage names, as far as that is seen without work: whether they exist, have a
+    /// format that the stage reads, and fit its other keys. Looks at names and beginnings of files; `pipeline check` and
+    /// `pipeline run` call it before anything is read.
+    fn check_files(&self, _seed: u64) -> Vec<Problem> {
+        Vec::new()
+    }
     /// Files that it reads, as far as the configuration tells. Lists folders, opens nothing.
     fn reads(&self, _seed: u64) -> Result<Vec<PathBuf>> {
         Ok(Vec::new())

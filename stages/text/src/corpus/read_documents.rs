@@ -91,6 +91,12 @@ pub(crate) fn check_paths(paths: &[String], sample: Option<u64>) -> Vec<Problem>
     problems
 }
 
+/// What is wrong with the files that `paths` names.
+pub(crate) fn check_named(paths: &[String], sample: Option<u64>, seed: u64) -> Vec<Problem> {
+    let wrong = resolve(paths, sample, seed).err();
+    wrong.map(|error| Problem::at("paths", format!("{error:#}"))).into_iter().collect()
+}
+
 impl ReadDocuments {
     /// What decides which documents are held out.
     pub fn split(&self) -> Split {
@@ -153,6 +159,10 @@ impl Settings for ReadDocuments {
         let why =
             "holds out rows by their place, which changes with the input of a preparation: use `validation_fraction`";
         by_place.then(|| Problem::at("validation_every", why)).into_iter().collect()
+    }
+
+    fn check_files(&self, seed: u64) -> Vec<Problem> {
+        check_named(&self.paths, self.sample, seed)
     }
 
     fn reads(&self, seed: u64) -> Result<Vec<PathBuf>> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum TextProblem {
     /// A path of the configuration leads nowhere.
-    #[error("there is no file or folder {}{}", path.display(), near(similar))]
+    #[error("there is no file or folder {}{}{}", path.display(), near(similar), elsewhere(path))]
     Missing {
         /// The path.
         path: PathBuf,
@@ -161,6 +161,27 @@ fn near(similar: &Option<String>) -> String {
     similar.as_ref().map(|name| format!("; similar: {name}")).unwrap_or_default()
 }
 
+/// What to do about a path that is none of this file system.
+fn elsewhere(path: &Path) -> &'static str {
+    let text = path.to_string_lossy();
+    let is_name = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    // "Llama-3.2-1B" has none: what follows its dot is no suffix.
+    let has_suffix = |path: &Path| {
+        path.extension()
+            .is_some_and(|suffix| suffix.to_string_lossy().chars().all(|c| c.is_ascii_lowercase() || c == '2'))
+    };
+    match text.split_once('/') {
+        _ if text.starts_with('~') || text.contains('$') => {
+            "; `~` and variables are not expanded: write the whole path"
+        }
+        _ if text.contains("://") => "; only local files are read: download it first",
+        Some((user, name)) if is_name(user) && is_name(name) && !has_suffix(path) => {
+            "; if it is a name on the Hugging Face hub, download it and give the path of the file"
+        }
+        _ => "",
+    }
+}
+
 fn place(row_group: Option<impl std::fmt::Display>) -> String {
     row_group.map(|group| format!(", row group {group}")).unwrap_or_default()
 }
@@ -199,6 +220,20 @@ pub fn shielded<T>(f: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_is_not_here_says_what_to_do() {
+        for (path, said) in [
+            ("~/d.jsonl", "`~` and variables are not expanded"),
+            ("$HOME/d.jsonl", "`~` and variables are not expanded"),
+            ("https://example.org/d.jsonl", "download it first"),
+            ("meta-llama/Llama-3.2-1B", "a name on the Hugging Face hub"),
+            ("data/d.jsonl", ""),
+        ] {
+            let problem = TextProblem::Missing { path: path.into(), similar: None }.to_string();
+            assert!(problem.contains(said) && problem.contains(';') != said.is_empty(), "{problem}");
+        }
+    }
 
     #[test]
     fn a_wrong_column_names_the_near_miss() {

@@ -123,6 +123,12 @@ impl Settings for Tokenize {
         trains.then(|| Problem::at("tokenizer", why)).into_iter().collect()
     }
 
+    fn check_files(&self, _: u64) -> Vec<Problem> {
+        let trains = matches!(self.choice(), Choice::Train(_));
+        let opened = if trains { Ok(()) } else { self.open(&[], &Cache::new(None), &mut silent()).map(drop) };
+        opened.err().map(|error| Problem::at("tokenizer", format!("{error:#}"))).into_iter().collect()
+    }
+
     fn vocabulary(&self, _: u64) -> Result<Option<Facts>> {
         Ok(Some(match self.choice() {
             Choice::Train(size) => Facts { vocabulary: size as usize, length: 0, end_of_text: 0 },
