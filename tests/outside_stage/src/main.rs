@@ -1,10 +1,12 @@
 //! `pipeline` with a stage more of every kind, from a crate of its own. A file a stage; this is all else that it takes.
 mod capitals;
+mod deb822;
 mod lion;
 mod relu2_gpt2;
 mod z_loss;
 
 use millrace_pipelines::{App, STAGES};
+use text::corpus::read_records::source_type;
 use text::filter::filter_type;
 use train::forward::model_type;
 use train::loss::loss_type;
@@ -12,6 +14,7 @@ use train::optimize::optimizer_type;
 
 fn main() -> std::process::ExitCode {
     App::new(STAGES)
+        .with(source_type::<deb822::Deb822>("deb822"))
         .with(filter_type::<capitals::Capitals>("capitals"))
         .with(model_type::<relu2_gpt2::Relu2Gpt2>("relu2_gpt2"))
         .with(loss_type::<z_loss::ZLoss>("z_loss"))

@@ -1,4 +1,4 @@
-//! Stages of another crate, of several families, work like those that come with the program: in every command, together in
+//! Stages of another crate, one of each family, work like those that come with the program: in every command, together in
 //! one graph, and none of them longer than it may be.
 #[allow(dead_code, reason = "it uses a part of what the tests of the program share")]
 #[path = "../../it/support/mod.rs"]
@@ -9,8 +9,13 @@ use std::time::Duration;
 use support::{Scratch, corpus};
 
 /// The stages of this crate: their files, their families, and the most lines that they may have.
-const STAGES: [(&str, &str, usize); 4] =
-    [("z_loss", "loss", 20), ("capitals", "filter", 30), ("lion", "optimizer", 40), ("relu2_gpt2", "model", 60)];
+const STAGES: [(&str, &str, usize); 5] = [
+    ("z_loss", "loss", 20),
+    ("capitals", "filter", 30),
+    ("lion", "optimizer", 40),
+    ("deb822", "source", 60),
+    ("relu2_gpt2", "model", 60),
+];
 
 /// A graph with all of them.
 const GRAPH: &str = r#"
@@ -18,8 +23,9 @@ const GRAPH: &str = r#"
 max_steps = 24
 
 [stage.read]
-type = "documents"
+type = "deb822"
 paths = ["records"]
+field = "Text"
 validation_every = 10
 max_bad_fraction = 0.1
 
@@ -78,13 +84,13 @@ fn all_of_them() -> Scratch {
     scratch.write("run.toml", GRAPH);
     std::fs::create_dir(scratch.path("records")).unwrap();
     let record = |(number, text): (usize, &String)| match number {
-        100 => "{}\n".to_owned(),
-        n if n % 8 == 7 => format!("{{\"text\": \"{}\"}}\n", text.to_uppercase()),
-        _ => format!("{{\"text\": \"{text}\"}}\n"),
+        100 => "Title: Record 100\n\n".to_owned(),
+        n if n % 8 == 7 => format!("Title: Record {n}\nText: {}\n\n", text.to_uppercase()),
+        n => format!("# A comment.\nText: {}\nTitle: Record {n}\n\n", text.replacen(' ', "\n ", 3)),
     };
     let records: Vec<String> = corpus(160).iter().enumerate().map(record).collect();
-    scratch.write("records/a.jsonl", records[..90].concat());
-    scratch.write("records/b.jsonl", records[90..].concat());
+    scratch.write("records/a.deb822", records[..90].concat());
+    scratch.write("records/b.deb822", records[90..].concat());
     scratch
 }
 
@@ -129,8 +135,8 @@ fn they_train_together_and_every_command_knows_them() {
 #[test]
 fn the_model_generates_what_it_has_learned() {
     let scratch = all_of_them();
-    scratch.write("records/a.jsonl", "{\"text\": \"one two three four five six seven eight nine ten.\"}\n".repeat(200));
-    std::fs::remove_file(scratch.path("records/b.jsonl")).unwrap();
+    scratch.write("records/a.deb822", "Text: one two three four five six seven eight nine ten.\n\n".repeat(200));
+    std::fs::remove_file(scratch.path("records/b.deb822")).unwrap();
     scratch.train("run", &["--set", "run.max_steps=120", "--set", "optimize.learning_rate=5e-3"]);
     let generate =
         ["generate", "run", "--prompt", "one two three", "--temperature", "0", "--max-tokens", "6", "--json"];
@@ -201,6 +207,9 @@ fn they_are_listed_and_their_settings_are_checked() {
         ("optimize.final_fraction=1.5", "`final_fraction` is 1.5: it must be from 0 to 1"),
         ("optimize.weight_decai=1", "similar: weight_decay"),
         ("forward.heads=3", "3 heads do not divide width 32; these do: 1, 2, 4, 8, 16, 32"),
+        ("read.field=\"\"", "is empty"),
+        ("read.paths=[]", "is empty; give files, folders or patterns"),
+        ("read.column=\"text\"", "unknown key `read.column`"),
     ] {
         scratch.pipeline(&["check", "run.toml", "--set", set]).fails(2, &[said]);
     }

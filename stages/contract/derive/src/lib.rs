@@ -14,7 +14,8 @@ use syn::{Attribute, Data, DeriveInput, Error, Expr, ExprUnary, Field, Fields, L
 /// Implements `contract::StageKeys` for a struct with named fields: one key a field, in their order.
 ///
 /// - The lines of the doc comment are joined by spaces. A field without one does not compile.
-/// - `#[serde(rename = "…")]` renames the key too; the keys of a field with `#[serde(flatten)]` are those of its type.
+/// - `#[serde(rename = "…")]` renames the key too; a field with `#[serde(skip)]` is none; the keys of one with
+///   `#[serde(flatten)]` are those of its type.
 /// - `#[key(min = 0, max = 1)]`: the least and the largest number, both allowed.
 /// - `#[key(default = 0.5)]`: the default. Where a field has one, `Default` is implemented too; the other fields are those of
 ///   their type's `Default`.
@@ -26,11 +27,14 @@ pub fn stage_keys(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     items.unwrap_or_else(Error::into_compile_error).into()
 }
 
-/// A field of the settings: a key, or the type whose keys stand here.
+/// A field of the settings.
 #[derive(Debug, PartialEq)]
 enum Item {
     Key(Key),
+    /// Of this type, whose keys stand here.
     Flattened(Box<Type>),
+    /// No key.
+    Skipped,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -60,6 +64,7 @@ impl ToTokens for Item {
     /// A `Vec` of keys.
     fn to_tokens(&self, tokens: &mut TokenStream) {
         tokens.extend(match self {
+            Self::Skipped => quote! { ::std::vec::Vec::new() },
             Self::Flattened(part) => quote! { <#part as ::contract::StageKeys>::keys() },
             Self::Key(Key { name, documentation, attributes }) => {
                 let effect = format_ident!("{}", attributes.effect);
@@ -107,7 +112,7 @@ fn default(input: &DeriveInput, items: &[Item]) -> Option<TokenStream> {
     let Data::Struct(data) = &input.data else { return None };
     let of = |item: &Item| match item {
         Item::Key(key) => key.attributes.default.clone(),
-        Item::Flattened(_) => None,
+        Item::Flattened(_) | Item::Skipped => None,
     };
     items.iter().find_map(of)?;
     let values = data.fields.iter().zip(items).map(|(field, item)| {
@@ -155,6 +160,9 @@ fn items(input: &DeriveInput) -> Result<Vec<Item>> {
 
 fn item(field: &Field) -> Result<Item> {
     let serde = serde_attributes(&field.attrs)?;
+    if serde.skip {
+        return Ok(Item::Skipped);
+    }
     if serde.flatten {
         return Ok(Item::Flattened(Box::new(field.ty.clone())));
     }
@@ -194,6 +202,7 @@ fn text(value: &Expr) -> Option<String> {
 struct SerdeAttributes {
     rename: Option<String>,
     flatten: bool,
+    skip: bool,
 }
 
 fn serde_attributes(attributes: &[Attribute]) -> Result<SerdeAttributes> {
@@ -203,6 +212,7 @@ fn serde_attributes(attributes: &[Attribute]) -> Result<SerdeAttributes> {
             match meta {
                 Meta::NameValue(meta) if meta.path.is_ident("rename") => found.rename = text(&meta.value),
                 Meta::Path(path) if path.is_ident("flatten") => found.flatten = true,
+                Meta::Path(path) if path.is_ident("skip") => found.skip = true,
                 _ => {}
             }
         }
@@ -278,6 +288,8 @@ mod tests {
                 r#in: bool,
                 #[serde(flatten)]
                 others: Others,
+                #[serde(skip)]
+                known: bool,
                 /// How much.
                 #[key(min = -1, max = 2.5, default = half(1))]
                 weight: f64,
@@ -294,6 +306,7 @@ mod tests {
             key("kind", "Type of the column.", of_effect("Results")),
             key("in", "What to do.", of_effect("Failure")),
             Item::Flattened(parse_quote!(Others)),
+            Item::Skipped,
             key("weight", "How much.", weight),
         ];
         let items = items(&input).unwrap();

@@ -7,11 +7,12 @@
 //! - [`scan`], [`count`]: source and sink of the graph that counts tokens
 //! - [`train_tokenizer`]: a tokenizer trained on the documents that are learned from
 //! - [`lanes`]: the rows of a lane at a step
-//! - [`read_documents`], [`read_tokens`]: sources `documents` and `tokens`
+//! - [`read_documents`], [`read_tokens`]: sources `documents` and `tokens`; [`read_records`]: sources of other formats
 pub mod count;
 pub mod index;
 pub mod lanes;
 pub mod read_documents;
+pub mod read_records;
 pub mod read_tokens;
 pub mod row_stages;
 pub mod scan;

@@ -5,9 +5,9 @@ use crate::corpus::lanes::LaneReader;
 use crate::corpus::source_rows::SourceFiles;
 use crate::corpus::split::Split;
 use crate::input::attribution::attributions;
-use crate::input::format::Layout;
-use crate::input::ingest::{Ingested, ingest};
-use crate::input::paths::resolve;
+use crate::input::format::{Access, LaidOut, Layout};
+use crate::input::ingest::{Ingested, Reading, ingest};
+use crate::input::paths::{InputFile, resolve};
 use crate::input::quarantine::OnBadData;
 use crate::parquet::documents::{DocumentStore, memory, records};
 use crate::support::cache::Cache;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 /// One document in twenty: what breaks in storage or on the way is a few rows, or the end of a file; where more is bad,
 /// it is more likely that the file is not what it was taken for, and training on the rest is not what was wanted.
-const MAX_BAD_FRACTION: f64 = 0.05;
+pub(crate) const MAX_BAD_FRACTION: f64 = 0.05;
 
 /// Settings of source `documents`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
@@ -115,7 +115,12 @@ impl ReadDocuments {
     pub fn ingest(&self, seed: u64, progress: Progress) -> Result<SourceFiles> {
         let (inputs, cache) = (resolve(&self.paths, self.sample, seed)?, self.cache());
         let layout = Layout { column: &self.column, separator: self.separator.as_deref() };
-        let Ingested { files, quarantine } = ingest(&inputs, layout, self.on_bad_data, &cache, progress)?;
+        let reading = |file: &'_ InputFile| match &file.format.access {
+            Access::InPlace => Reading::InPlace(&self.column),
+            Access::Stream(reader) => Reading::Converted(Box::new(LaidOut(reader, layout))),
+        };
+        let files: Vec<_> = inputs.files.iter().map(|file| (&*file.path, reading(file))).collect();
+        let Ingested { files, quarantine } = ingest(&files, self.on_bad_data, &cache, progress)?;
         Ok(SourceFiles {
             paths: self.paths.clone(),
             attributions: attributions(&inputs),
@@ -155,10 +160,7 @@ impl Settings for ReadDocuments {
     }
 
     fn check_goal(&self, goal: Goal) -> Vec<Problem> {
-        let by_place = goal == Goal::PrepareCorpus && self.validation_every.is_some();
-        let why =
-            "holds out rows by their place, which changes with the input of a preparation: use `validation_fraction`";
-        by_place.then(|| Problem::at("validation_every", why)).into_iter().collect()
+        check_goal(goal, self.validation_every)
     }
 
     fn check_files(&self, seed: u64) -> Vec<Problem> {
@@ -173,20 +175,11 @@ impl Settings for ReadDocuments {
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         let seed = before.seed();
         let ingested = self.ingest(seed, &mut |done, total| before.progress("Reading", Unit::Bytes, done, total))?;
-        if before.goal() == Goal::PrepareCorpus && ingested.sample.is_some() {
-            let why = "`sample` of documents is for training; a preparation reads whole files";
-            return Err(TextProblem::Unsuitable { key: format!("{}.sample", before.id()), why: why.into() }.into());
-        }
-        before.provide(Arc::new(ingested.attributions.clone()));
-        before.provide(Arc::new(ingested.cache.clone()));
-        before.provide(Arc::new(ingested));
-        Ok(())
+        provide(before, ingested)
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let store = env.resource("the opened documents (DocumentStore)")?;
-        let lanes = LaneReader::new(env.resource::<CorpusIndex>("the index of the corpus (CorpusIndex)")?, env);
-        Ok(Built::Source(Box::new(Reader { store, lanes })))
+        Ok(Built::Source(Box::new(Reader::new(env)?)))
     }
 
     /// Decoded row groups. Before the documents are opened, only what is Parquet already says how large those are.
@@ -201,9 +194,37 @@ impl Settings for ReadDocuments {
     }
 }
 
-struct Reader {
+/// What is wrong with `validation_every` in a graph with this goal.
+pub(crate) fn check_goal(goal: Goal, validation_every: Option<u64>) -> Vec<Problem> {
+    let by_place = goal == Goal::PrepareCorpus && validation_every.is_some();
+    let why = "holds out rows by their place, which changes with the input of a preparation: use `validation_fraction`";
+    by_place.then(|| Problem::at("validation_every", why)).into_iter().collect()
+}
+
+/// Provides the files of a source, and whose text they hold.
+pub(crate) fn provide(before: &mut Prepare, files: SourceFiles) -> Result<()> {
+    if before.goal() == Goal::PrepareCorpus && files.sample.is_some() {
+        let why = "`sample` of documents is for training; a preparation reads whole files";
+        return Err(TextProblem::Unsuitable { key: format!("{}.sample", before.id()), why: why.into() }.into());
+    }
+    before.provide(Arc::new(files.attributions.clone()));
+    before.provide(Arc::new(files.cache.clone()));
+    before.provide(Arc::new(files));
+    Ok(())
+}
+
+/// Reads the documents of lanes, once they are opened and counted.
+pub(crate) struct Reader {
     store: Arc<DocumentStore>,
     lanes: LaneReader,
+}
+
+impl Reader {
+    pub(crate) fn new(env: &Env) -> Result<Self> {
+        let store = env.resource("the opened documents (DocumentStore)")?;
+        let lanes = LaneReader::new(env.resource::<CorpusIndex>("the index of the corpus (CorpusIndex)")?, env);
+        Ok(Self { store, lanes })
+    }
 }
 
 impl Source for Reader {

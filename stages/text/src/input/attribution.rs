@@ -27,7 +27,7 @@ pub struct Attribution {
 }
 
 /// What is known of the sources of `inputs`, each once, in their order. Files of which nothing is said add nothing.
-pub fn attributions(inputs: &Inputs) -> Vec<Attribution> {
+pub fn attributions<F>(inputs: &Inputs<F>) -> Vec<Attribution> {
     let mut found = Vec::new();
     for file in &inputs.files {
         let folder = file.path.parent().unwrap_or(Path::new("."));

@@ -37,6 +37,31 @@ pub struct StreamReader {
     pub share: TextShare,
 }
 
+/// Reads the documents of a file as the settings of its source say.
+pub trait DocumentReader {
+    /// Part of the key of converted files in the cache. Changes when the same file would give other documents.
+    fn version(&self) -> String;
+
+    /// Gives each document of the content of the file at `path`, and what should have been one.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is as a whole not what it should be.
+    fn read(&self, input: Decompressed, path: &Path, give: Give) -> Result<()>;
+}
+
+/// The reader of a format, for a layout.
+pub struct LaidOut<'a>(pub &'a StreamReader, pub Layout<'a>);
+
+impl DocumentReader for LaidOut<'_> {
+    fn version(&self) -> String {
+        (self.0.version)(self.1)
+    }
+
+    fn read(&self, input: Decompressed, path: &Path, give: Give) -> Result<()> {
+        (self.0.read)(input, path, self.1, give)
+    }
+}
+
 /// How plain text and JSON Lines are taken apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout<'a> {

@@ -10,20 +10,30 @@ use std::path::{Path, PathBuf};
 
 /// One file to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InputFile {
+pub struct InputFile<F = &'static Format> {
     /// Where it is.
     pub path: PathBuf,
     /// What it holds. How it is compressed is seen when it is read.
-    pub format: &'static Format,
+    pub format: F,
 }
 
 /// The files to read, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inputs {
+pub struct Inputs<F = &'static Format> {
     /// At least one.
-    pub files: Vec<InputFile>,
+    pub files: Vec<InputFile<F>>,
     /// How many documents of them to use, if not all.
     pub sample_documents: Option<u64>,
+}
+
+/// Which files are read, and what they hold.
+pub struct Recognizer<'a, F> {
+    /// What a file's name promises; `None`: it is passed over in folders.
+    pub by_name: &'a dyn Fn(&Path) -> Option<F>,
+    /// What a file is that is named outright.
+    pub of_file: &'a dyn Fn(&Path) -> Result<F>,
+    /// Suffixes of the files that are read, for messages.
+    pub readable: String,
 }
 
 /// Files that `paths` (files, folders, patterns such as `data/**/*.parquet`) stand for, sorted within each and
@@ -33,29 +43,43 @@ pub struct Inputs {
 /// the beginning), notes of the source ([`SOURCE_FILE`]), lists about other files (check sums, the index of a dump) and files
 /// of formats that are not read are passed over in them and in patterns, but a file named outright must be readable.
 pub fn resolve(paths: &[String], sample: Option<u64>, seed: u64) -> Result<Inputs> {
-    let (mut files, mut known): (Vec<InputFile>, HashSet<PathBuf>) = Default::default();
+    find(paths, sample, seed, &Recognizer { by_name: &by_name, of_file: &of_file, readable: readable() })
+}
+
+/// As [`resolve`], for the files that `recognizer` knows.
+pub fn find<F: Clone>(
+    paths: &[String],
+    sample: Option<u64>,
+    seed: u64,
+    recognizer: &Recognizer<F>,
+) -> Result<Inputs<F>> {
+    let nothing = |place: String| TextProblem::Nothing { place, readable: recognizer.readable.clone() };
+    let (mut files, mut known): (Vec<InputFile<F>>, HashSet<PathBuf>) = Default::default();
     for given in paths {
         let path = Path::new(given);
         let found = if path.is_dir() {
-            below(vec![path.to_path_buf()], given)?
+            below(vec![path.to_path_buf()], recognizer)?
         } else if path.is_file() {
-            vec![InputFile { path: path.to_path_buf(), format: of_file(path)? }]
+            vec![InputFile { path: path.to_path_buf(), format: (recognizer.of_file)(path)? }]
         } else if path.exists() {
             let why = "a pipe or a device cannot be read twice; write its content to a file".to_owned();
             return Err(TextProblem::NotOfFormat { path: path.to_path_buf(), format: "a regular file", why }.into());
         } else if given.contains(['*', '?', '[']) {
             let matches = glob::glob(given).map_err(|e| nothing(format!("{given} ({e})")))?;
             let matches: Vec<PathBuf> = matches.map(|m| Ok(m?)).collect::<Result<_>>()?;
-            below(matches.into_iter().filter(|path| is_visible(path)).collect(), given)?
+            below(matches.into_iter().filter(|path| is_visible(path)).collect(), recognizer)?
         } else {
             return Err(TextProblem::Missing { path: path.to_path_buf(), similar: similar_file(path) }.into());
         };
+        if found.is_empty() {
+            return Err(nothing(given.clone()).into());
+        }
         // By where it really is: patterns follow links, and links may lead back.
-        let real = |file: &InputFile| file.path.canonicalize().unwrap_or_else(|_| file.path.clone());
+        let real = |file: &InputFile<F>| file.path.canonicalize().unwrap_or_else(|_| file.path.clone());
         files.extend(found.into_iter().filter(|file| known.insert(real(file))));
     }
     if files.is_empty() {
-        return Err(nothing("`paths`").into());
+        return Err(nothing("`paths`".into()).into());
     }
     if sample == Some(0) {
         return Err(TextProblem::Empty { why: "`sample` is 0".into() }.into());
@@ -71,8 +95,8 @@ pub fn resolve(paths: &[String], sample: Option<u64>, seed: u64) -> Result<Input
     Ok(Inputs { files, sample_documents })
 }
 
-/// The files of formats that are read among `paths` and in the folders among them, sorted.
-fn below(mut paths: Vec<PathBuf>, place: &str) -> Result<Vec<InputFile>> {
+/// The files that are read among `paths` and in the folders among them, sorted.
+fn below<F>(mut paths: Vec<PathBuf>, recognizer: &Recognizer<F>) -> Result<Vec<InputFile<F>>> {
     let (mut files, mut seen) = (Vec::new(), HashSet::new());
     while let Some(path) = paths.pop() {
         if path.is_dir() {
@@ -86,20 +110,13 @@ fn below(mut paths: Vec<PathBuf>, place: &str) -> Result<Vec<InputFile>> {
             }
         } else if path.is_file()
             && !is_about_others(&path)
-            && let Some(format) = by_name(&path)
+            && let Some(format) = (recognizer.by_name)(&path)
         {
             files.push(InputFile { path, format });
         }
     }
-    if files.is_empty() {
-        return Err(nothing(place).into());
-    }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)
-}
-
-fn nothing(place: impl Into<String>) -> TextProblem {
-    TextProblem::Nothing { place: place.into(), readable: readable() }
 }
 
 /// Is it a note of the source, a list of check sums, or the index that comes with a dump in several streams?

@@ -1,7 +1,7 @@
 //! From a file without row addressing to its documents, whatever it is and however it is packed.
 use crate::input::decompress::{Damage, Decompressed};
 use crate::input::document::{Found, Give};
-use crate::input::format::{Layout, StreamReader};
+use crate::input::format::DocumentReader;
 use crate::input::quarantine::Bad;
 use anyhow::Result;
 use std::path::Path;
@@ -46,8 +46,7 @@ impl Passed {
 /// If the file cannot be read, or is as a whole not what it should be.
 pub fn convert(
     path: &Path,
-    reader: &StreamReader,
-    layout: Layout,
+    reader: &dyn DocumentReader,
     limit: Option<u64>,
     read: &mut dyn FnMut(u64),
     give: Give,
@@ -60,6 +59,6 @@ pub fn convert(
         read(watch.packed());
         give(found)
     };
-    (reader.read)(input, path, layout, &mut counted)?;
+    reader.read(input, path, &mut counted)?;
     Ok(Passed { documents, damage: watch.damage(), unpacked: watch.given(), packed: watch.packed() })
 }
