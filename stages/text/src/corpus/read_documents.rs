@@ -91,10 +91,9 @@ pub(crate) fn check_paths(paths: &[String], sample: Option<u64>) -> Vec<Problem>
     problems
 }
 
-/// What is wrong with the files that `paths` names.
-pub(crate) fn check_named(paths: &[String], sample: Option<u64>, seed: u64) -> Vec<Problem> {
-    let wrong = resolve(paths, sample, seed).err();
-    wrong.map(|error| Problem::at("paths", format!("{error:#}"))).into_iter().collect()
+/// Why the files that `paths` names were not found.
+pub(crate) fn check_found<T>(found: Result<T>) -> Vec<Problem> {
+    found.err().map(|error| Problem::at("paths", format!("{error:#}"))).into_iter().collect()
 }
 
 impl ReadDocuments {
@@ -164,7 +163,7 @@ impl Settings for ReadDocuments {
     }
 
     fn check_files(&self, seed: u64) -> Vec<Problem> {
-        check_named(&self.paths, self.sample, seed)
+        check_found(resolve(&self.paths, self.sample, seed))
     }
 
     fn reads(&self, seed: u64) -> Result<Vec<PathBuf>> {

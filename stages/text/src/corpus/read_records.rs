@@ -1,5 +1,5 @@
 //! Sources of other formats: what another crate reads becomes documents as those of source `documents` are.
-use crate::corpus::read_documents::{MAX_BAD_FRACTION, Reader, check_goal, check_paths, provide};
+use crate::corpus::read_documents::{MAX_BAD_FRACTION, Reader, check_found, check_goal, check_paths, provide};
 use crate::corpus::source_rows::SourceFiles;
 use crate::corpus::split::Split;
 use crate::input::attribution::attributions;
@@ -154,6 +154,10 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
 
     fn check_goal(&self, goal: Goal) -> Vec<Problem> {
         check_goal(goal, self.selection.validation_every)
+    }
+
+    fn check_files(&self, seed: u64) -> Vec<Problem> {
+        check_found(self.find(seed))
     }
 
     fn reads(&self, seed: u64) -> Result<Vec<PathBuf>> {

@@ -1,7 +1,7 @@
 //! Source `tokens`: token lists for every lane and step, from token Parquet.
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
-use crate::corpus::read_documents::{check_named, check_paths};
+use crate::corpus::read_documents::{check_found, check_paths};
 use crate::corpus::split::Split;
 use crate::input::attribution::attributions;
 use crate::input::format::Format;
@@ -125,7 +125,7 @@ impl Settings for ReadTokens {
     }
 
     fn check_files(&self, seed: u64) -> Vec<Problem> {
-        check_named(&self.paths, self.sample, seed)
+        check_found(resolve(&self.paths, self.sample, seed))
     }
 
     fn reads(&self, seed: u64) -> Result<Vec<PathBuf>> {
