@@ -38,7 +38,7 @@ pub fn write(path: &Path, survey: &Survey, tokens: Option<&[u32]>) -> Result<()>
     })
 }
 
-/// Reads what [`write`] wrote: a survey and the tokens of every row, 0 where they were not known. `None` if there is no
+/// Reads what [`write()`] wrote: a survey and the tokens of every row, 0 where they were not known. `None` if there is no
 /// such file.
 ///
 /// # Errors
