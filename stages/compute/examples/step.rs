@@ -1,10 +1,10 @@
-//! One leaf's forward, loss and backward on one thread, timed, for the shapes of the project's table:
+//! Times forward, loss and backward of one micro-batch on one thread, for the shapes of the performance table:
 //!
 //! ```sh
 //! cargo run --release -p millrace-compute --example step [shape …]
 //! ```
 //!
-//! With `KERNELS=1`, below each shape's line: what its kernels take when run alone, as a share of the step.
+//! With `KERNELS=1`, also prints the time of each kernel run alone, as a percentage of the step.
 use compute::cpu;
 use compute::kernels::{attention, bias, cross_entropy, embedding, gelu, gemm, head, layer_norm};
 use compute::models::{Gpt2Shape, Model};
@@ -12,7 +12,7 @@ use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn};
 use millrace_compute as compute;
 use std::sync::Arc;
 
-/// Name, layers, heads, width, tokens a sequence, sequences a leaf, vocabulary.
+/// Name, layers, heads, width, tokens per sequence, sequences per micro-batch, vocabulary size.
 const SHAPES: [(&str, usize, usize, usize, usize, usize, usize); 4] = [
     ("seed", 2, 8, 256, 128, 16, 10_000),
     ("small", 6, 6, 384, 256, 8, 16_384),
@@ -59,9 +59,9 @@ fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: 
         let (_, d_hidden, d_head) =
             head::head_loss(&ce, &forward.hidden, &parameters[0], &batch.targets, None, Precision::F32);
         let after_loss = seconds() - begin;
-        let mut tape = forward.tape.expect("asked for");
+        let mut tape = forward.tape.expect("forward was called with keep");
         tape.start(d_hidden, d_head);
-        while tape.turn(&mut |_, _| ()).expect("backward works") == Turn::More {}
+        while tape.turn(&mut |_, _| ()).expect("backward succeeds") == Turn::More {}
         let all = seconds() - begin;
         times.push(all);
         if all < best {
@@ -87,10 +87,10 @@ fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: 
     }
 }
 
-/// Time this thread has spent on a core, which other work on the machine disturbs less than the clock on the wall.
+/// CPU time of this thread, which other load on the machine affects less than wall-clock time.
 fn seconds() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes the structure it is given.
+    // SAFETY: the call writes only to the structure passed to it.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
@@ -175,9 +175,9 @@ fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, u
     });
     report("layer norm: forward", norm * (2.0 * l + 1.0), 0.0);
     let stats = z.data[..2 * r].to_vec();
-    let again =
-        time(|| layer_norm::again(&x.data[..r * c], &row.data[..c], &w.data[..c], &stats, &mut y.data[..r * c]));
-    report("layer norm: again", again * 2.0 * l, 0.0);
+    let recompute =
+        time(|| layer_norm::recompute(&x.data[..r * c], &row.data[..c], &w.data[..c], &stats, &mut y.data[..r * c]));
+    report("layer norm: recompute", recompute * 2.0 * l, 0.0);
     let gain = &w.data[..c];
     let norm = time(|| {
         let (d, d_x) = (&x.data[..r * c], &mut y.data[..r * c]);
@@ -207,5 +207,5 @@ fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, u
         embedding::backward(&targets, length, &y.data[..r * c], c, &mut d_wte.data, &mut d_wpe.data);
     });
     report("embeddings", embeddings, 0.0);
-    println!("  {:5.1} % {:8.2} ms  in all", 100.0 * total / step, 1e3 * total);
+    println!("  {:5.1} % {:8.2} ms  total", 100.0 * total / step, 1e3 * total);
 }

@@ -1,5 +1,5 @@
-//! The CPU: its name, the extensions that matter here, and the size of its L2 cache. Asks the system, never this crate's
-//! other modules.
+//! The CPU: its name, the relevant extensions, and the size of its L2 cache. Queries only the system, never other
+//! modules of this crate.
 use std::sync::OnceLock;
 
 /// Name and vector extensions, for example `Intel Xeon Processor (AVX-512, AVX512-BF16)`.
@@ -17,7 +17,7 @@ pub fn description() -> String {
     }
 }
 
-/// Bytes of a core's L2 cache, between 256 KB and 4 MB; 1 MB where the system does not say.
+/// Bytes of a core's L2 cache, clamped to 256 KB to 4 MB; 1 MB if the system does not report it.
 pub fn l2_bytes() -> usize {
     static BYTES: OnceLock<usize> = OnceLock::new();
     *BYTES.get_or_init(|| {
@@ -49,8 +49,8 @@ fn extensions() -> Vec<&'static str> {
     if cfg!(target_arch = "aarch64") { vec!["NEON"] } else { Vec::new() }
 }
 
-/// Does the CPU have AMX for bfloat16 (and the AVX-512 that packing needs), and does the system let this process use it? The
-/// first call asks the system to.
+/// Whether the CPU has AMX for bfloat16 (and AVX-512, which packing needs) and the system lets this process use it. The
+/// first call requests permission from the system.
 #[cfg(target_arch = "x86_64")]
 pub fn has_amx_bf16() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
@@ -66,12 +66,12 @@ pub fn has_amx_bf16() -> bool {
     })
 }
 
-/// Linux gives a process the 8 KB of tile state only on request.
+/// Linux enables the 8 KB of tile state for a process only on request.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn request_amx_tiles() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const XTILEDATA: libc::c_long = 18;
-    // SAFETY: the call takes two numbers and changes nothing but what this process may use.
+    // SAFETY: the call takes two numbers and changes only the permissions of this process.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0 }
 }
 
@@ -80,7 +80,7 @@ fn request_amx_tiles() -> bool {
     false
 }
 
-/// Is it a CPU of Intel's?
+/// Whether the CPU is made by Intel.
 #[cfg(target_arch = "x86_64")]
 pub fn is_intel() -> bool {
     let vendor = std::arch::x86_64::__cpuid(0);

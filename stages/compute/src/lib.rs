@@ -1,11 +1,12 @@
-//! The maths of training: kernels over plain slices, and models made of them. Knows no dataflow.
+//! The mathematics of training: kernels on plain slices, and models composed of them. Independent of the dataflow
+//! engine.
 //!
-//! - [`simd`]: how loops reach the CPU's full width, and `exp` inside them
-//! - [`kernels`]: one file a kernel: forward, backward, and a naive reference that its tests compare both with
-//! - [`models`]: [`models::Model`], GPT-2, the one-sequence-at-a-time variant, and continuing a text
+//! - [`simd`]: SIMD dispatch, and a vectorisable `exp`
+//! - [`kernels`]: one file per kernel: forward, backward, and tests of both against a naive reference
+//! - [`models`]: [`models::Model`], GPT-2, Llama, a one-sequence-at-a-time baseline, and decoding
 //! - [`cpu`]: name, extensions and cache of the CPU; [`memory`]: huge pages
 //!
-//! Everything here runs on the calling thread (but for [`models::decode`], which shares a token's products out), and
+//! Everything here runs on the calling thread (except [`models::decode`], which distributes products over threads), and
 //! the same inputs give the same bits on any thread.
 
 pub mod cpu;

@@ -1,5 +1,5 @@
-//! How loops reach the CPU's full width: [`wide!`](crate::wide) compiles a function for AVX-512, AVX2 + FMA, NEON and
-//! the portable baseline and picks one at run time; what it calls must be `#[inline(always)]`.
+//! SIMD: [`wide!`](crate::wide) compiles a function for AVX-512, AVX2 + FMA, NEON and the portable baseline, and picks
+//! a version at run time. Functions called from it must be `#[inline(always)]`.
 //!
 //! Sums run over [`LANES`] interleaved accumulators and multiply-adds are fused ([`f32::mul_add`]) on every path, so
 //! all of them give the same bits.
@@ -7,7 +7,7 @@
 /// Interleaved accumulators of a reduction: one AVX-512 register, two of AVX2, four of NEON.
 pub const LANES: usize = 16;
 
-/// Compiles one function for each vector width there is and dispatches at run time.
+/// Compiles a function once per supported instruction set and dispatches at run time.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! wide {
@@ -74,7 +74,7 @@ pub fn sum_of_squares(x: &[f32], center: f32) -> f32 {
     fold(lanes)
 }
 
-/// Inner product of two slices of one length.
+/// Inner product of two slices of equal length.
 #[inline(always)]
 pub fn dot(x: &[f32], y: &[f32]) -> f32 {
     let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
@@ -90,7 +90,7 @@ pub fn dot(x: &[f32], y: &[f32]) -> f32 {
     fold(lanes)
 }
 
-/// Largest element; negative infinity if there is none. A NaN may or may not show.
+/// Largest element; negative infinity if the slice is empty. NaN is not propagated reliably.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
@@ -109,13 +109,13 @@ pub fn max(x: &[f32]) -> f32 {
 
 /// Below this [`exp`] gives 0 (the true value is under 1.2e-38, where f32 loses precision).
 pub const EXP_LOWEST: f32 = -87.33;
-/// Above this [`exp`] gives infinity (f32 could go on to 88.72).
+/// Above this [`exp`] gives infinity (the largest finite f32 result is at 88.72).
 pub const EXP_HIGHEST: f32 = 88.37;
 
-/// e^x within 2e-7 of the true value, relatively, between [`EXP_LOWEST`] and [`EXP_HIGHEST`]; NaN stays NaN.
+/// e^x with a relative error of at most 2e-7 between [`EXP_LOWEST`] and [`EXP_HIGHEST`]; NaN stays NaN.
 ///
 /// Cody–Waite reduction to |r| ≤ ln 2 / 2 and the polynomial of Cephes' `expf` (Moshier 1989), evaluated with fused
-/// multiply-adds. Free of branches, so loops over it vectorise.
+/// multiply-adds. It has no branches, so loops that call it vectorise.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     /// 1.5 × 2²³: added to a small number it leaves the nearest integer in the low bits of the sum.
@@ -139,7 +139,7 @@ pub fn exp(x: f32) -> f32 {
     if x > EXP_HIGHEST { f32::INFINITY } else { y }
 }
 
-/// 1 / (1 + e^-x), within 3e-7 of the true value, relatively, for x above [`EXP_LOWEST`]. tanh(x) is 2 · sigmoid(2x) - 1.
+/// 1 / (1 + e^-x) with a relative error of at most 3e-7 for x above [`EXP_LOWEST`]. tanh(x) is 2 · sigmoid(2x) - 1.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
@@ -158,14 +158,14 @@ mod tests {
     }
 
     fn sweep() -> Vec<f32> {
-        // Every 1,009th f32 of either sign, and the edges.
+        // Every 1,009th f32 of both signs, and the limits.
         let mut all: Vec<f32> = (0..=u32::MAX).step_by(1009).map(f32::from_bits).collect();
         all.extend([0.0, -0.0, 1.0, -1.0, EXP_LOWEST, EXP_HIGHEST, f32::MAX, f32::MIN, f32::MIN_POSITIVE]);
         all
     }
 
     #[test]
-    fn exp_keeps_its_bound_over_all_of_f32() {
+    fn exp_stays_within_its_error_bound_over_all_of_f32() {
         let x = sweep();
         let mut y = vec![0.0; x.len()];
         map_exp(&x, &mut y);
@@ -180,12 +180,12 @@ mod tests {
             } else {
                 assert!((f64::from(y) - truth).abs() <= 2e-7 * truth, "{x}: {y} {truth}");
             }
-            assert!(y.to_bits() == exp(x).to_bits() || y.is_nan(), "the same bits however wide: {x}");
+            assert!(y.to_bits() == exp(x).to_bits() || y.is_nan(), "the same bits for every vector width: {x}");
         }
     }
 
     #[test]
-    fn sigmoid_and_tanh_keep_their_bounds() {
+    fn sigmoid_and_tanh_stay_within_their_error_bounds() {
         for x in sweep().into_iter().filter(|x| *x > EXP_LOWEST) {
             let truth = 1.0 / (1.0 + f64::from(-x).exp());
             assert!((f64::from(sigmoid(x)) - truth).abs() <= 3e-7 * truth, "{x}");
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn reductions_are_right_for_every_length() {
+    fn reductions_are_correct_for_every_length() {
         for n in 0..50 {
             let x: Vec<f32> = (0..n).map(|i| (i * i % 17) as f32 - 5.0).collect();
             assert_eq!(sum(&x), x.iter().sum::<f32>());

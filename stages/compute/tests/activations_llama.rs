@@ -1,12 +1,13 @@
-//! What Llama says that a batch takes is what it takes. Alone in its process: the pool is the process's.
+//! Compares Llama's estimate of activation memory with actual allocations. A separate test binary, since the buffer
+//! pool is shared by a process.
 mod common;
-use common::takes_what_it_says;
+use common::check_memory_estimate;
 use contract::Precision;
 use millrace_compute::models::LlamaShape;
 
 #[test]
-fn llama_takes_what_it_says() {
-    // Sizes that no other shape here shares: buffers are kept by size.
+fn llama_memory_matches_the_estimate() {
+    // Shapes with distinct sizes, since the pool reuses buffers of equal size.
     let (vocabulary, end_of_text, document_mask) = (311, 0, false);
     let (tied_head, rms_epsilon, rope_theta) = (true, 1e-5, 1e4);
     for (layers, heads, kv_heads, width, feed_forward, sequences, length) in
@@ -27,7 +28,7 @@ fn llama_takes_what_it_says() {
             document_mask,
         };
         for precision in [Precision::F32, Precision::Bf16] {
-            takes_what_it_says(&shape.clone().model().with_precision(precision), sequences, length, vocabulary);
+            check_memory_estimate(&shape.clone().model().with_precision(precision), sequences, length, vocabulary);
         }
     }
 }

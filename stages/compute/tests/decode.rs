@@ -1,4 +1,4 @@
-//! A text continued with kept keys and values is the text that the whole model would give, token by token.
+//! Decoding with a key-value cache gives the tokens that full forward passes give.
 use compute::kernels::gemm::{matrix, matrix_mut, product};
 use compute::models::{Gpt2Shape, LlamaShape, Model, Transformer};
 use contract::{Batch, Init, ModelFacts, Parameters, Purpose, Tensor};
@@ -40,7 +40,7 @@ fn llama(tied_head: bool) -> Transformer {
     .model()
 }
 
-/// Larger than a real start, and no term trivial.
+/// Parameters that are larger than at initialisation, and no term trivial.
 fn parameters(facts: &ModelFacts) -> Parameters {
     let tensor = |spec: &contract::ParameterSpec| {
         let mut drawn = contract::ParameterSpec { init: Init::Normal(0.2), ..spec.clone() }.initial(3);
@@ -52,7 +52,7 @@ fn parameters(facts: &ModelFacts) -> Parameters {
     Parameters(facts.parameters.iter().map(tensor).collect())
 }
 
-/// Logits after the last of `tokens`, from a pass over all of them.
+/// Logits after the last of `tokens`, from a forward pass over all of them.
 fn whole(model: &dyn Model, parameters: &Parameters, tokens: &[u32]) -> Vec<f32> {
     let zeros: Vec<u32> = vec![0; tokens.len()];
     let batch = Batch {
@@ -78,7 +78,7 @@ fn best(logits: &[f32]) -> u32 {
     (0..VOCABULARY).reduce(|a, b| if logits[b] > logits[a] { b } else { a }).expect("logits") as u32
 }
 
-fn continues_as_the_whole_model_would(model: &dyn Model) {
+fn check_decoding_against_forward(model: &dyn Model) {
     let parameters = parameters(model.facts());
     let mut decoder = model.decoder(parameters.clone());
     assert_eq!((decoder.capacity(), decoder.vocabulary()), (LENGTH, VOCABULARY));
@@ -98,10 +98,10 @@ fn continues_as_the_whole_model_would(model: &dyn Model) {
     }
     assert_eq!(decoder.length(), LENGTH);
     let kinds: std::collections::BTreeSet<u32> = tokens.into_iter().collect();
-    assert!(kinds.len() > 5, "a model that says so little tests nothing: {kinds:?}");
+    assert!(kinds.len() > 5, "the generated tokens are too uniform to test anything: {kinds:?}");
 }
 
-fn has_the_same_bits_on_any_number_of_threads(model: &dyn Model) {
+fn check_that_bits_do_not_depend_on_threads(model: &dyn Model) {
     let tokens: Vec<u32> = (0..LENGTH as u32).map(|i| i * i % VOCABULARY as u32).collect();
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
@@ -118,13 +118,13 @@ fn has_the_same_bits_on_any_number_of_threads(model: &dyn Model) {
 
 #[test]
 fn gpt2_continues() {
-    continues_as_the_whole_model_would(&gpt2());
-    has_the_same_bits_on_any_number_of_threads(&gpt2());
+    check_decoding_against_forward(&gpt2());
+    check_that_bits_do_not_depend_on_threads(&gpt2());
 }
 
 #[test]
 fn llama_continues() {
-    continues_as_the_whole_model_would(&llama(true));
-    continues_as_the_whole_model_would(&llama(false));
-    has_the_same_bits_on_any_number_of_threads(&llama(false));
+    check_decoding_against_forward(&llama(true));
+    check_decoding_against_forward(&llama(false));
+    check_that_bits_do_not_depend_on_threads(&llama(false));
 }

@@ -1,4 +1,5 @@
-//! GPT-2 against PyTorch: logits, gradients, ten steps. The numbers come from `tests/golden/make_golden.py`.
+//! Compares GPT-2 with PyTorch: logits, gradients and ten steps. The expected numbers come from
+//! `tests/golden/make_golden.py`.
 mod common;
 use common::{bytes, floats, ids, on_every_backend, relative_error};
 use compute::kernels::adamw::{AdamW, adamw};
@@ -68,7 +69,7 @@ fn assert_logits(hidden: &Tensor, parameters: &Parameters, expected: &[f32]) {
 }
 
 #[test]
-fn logits_and_every_gradient_are_pytorchs() {
+fn logits_and_all_gradients_match_pytorch() {
     on_every_backend(|_| {
         let (model, gradients) = (model(false), bytes("gradients.safetensors"));
         let parameters = parameters(&model);
@@ -84,9 +85,10 @@ fn logits_and_every_gradient_are_pytorchs() {
     });
 }
 
-/// bfloat16 has 8 bits: a product of rounded operands is off by some tenths of a percent, gradients by a few of those.
+/// bfloat16 has 8 significant bits: products of rounded operands have errors of some tenths of a percent, gradients of
+/// a few times that.
 #[test]
-fn gradients_in_bfloat16_follow_single_precision() {
+fn gradients_in_bfloat16_are_close_to_f32() {
     on_every_backend(|_| {
         let model = model(false).with_precision(Precision::Bf16);
         let (gradients, parameters, batch) =
@@ -100,7 +102,7 @@ fn gradients_in_bfloat16_follow_single_precision() {
             assert!(error <= 2e-2, "{}: {error}", spec.name);
             rounded += usize::from(error > 1e-4);
         }
-        assert!(rounded > 20, "it does round: {rounded}");
+        assert!(rounded > 20, "too few gradients differ from f32: {rounded}");
     });
 }
 
@@ -134,7 +136,7 @@ fn documents_are_masked_and_ignored_targets_do_not_count() {
 }
 
 #[test]
-fn ten_steps_are_pytorchs() {
+fn ten_steps_match_pytorch() {
     on_every_backend(|_| {
         let golden: serde_json::Value = serde_json::from_slice(&bytes("golden.json")).expect("golden.json");
         let of = |name: &str, step: usize| golden[name][step].as_f64().expect("a number");
@@ -145,7 +147,7 @@ fn ten_steps_are_pytorchs() {
             || -> Vec<Tensor> { model.facts().parameters.iter().map(|p| Tensor::zeros(p.shape.clone())).collect() };
         let (mut m, mut v) = (zeros(), zeros());
         for step in 0..10 {
-            // Two leaves of two sequences.
+            // Two micro-batches of two sequences.
             let leaf = |from: usize| {
                 let batch = batch(step, from, from + 2, false);
                 learn(model.forward(&parameters, &batch, true), &parameters, &batch)
@@ -170,7 +172,7 @@ fn ten_steps_are_pytorchs() {
                     bias2: (1.0 - option("beta2").powi(t)) as f32,
                     scale: ((option("clip") / (norm + 1e-6)).min(1.0) / targets) as f32,
                 };
-                let parameter = Arc::get_mut(&mut parameters.0[index]).expect("the tape has let go of the parameters");
+                let parameter = Arc::get_mut(&mut parameters.0[index]).expect("the tape has dropped its references");
                 adamw(&settings, &mut parameter.data, &mut m[index].data, &mut v[index].data, &gradients[index].data);
             }
         }
@@ -178,7 +180,7 @@ fn ten_steps_are_pytorchs() {
 }
 
 #[test]
-fn one_sequence_at_a_time_gives_the_same() {
+fn one_sequence_at_a_time_gives_the_same_gradients() {
     on_every_backend(|_| {
         for mask in [false, true] {
             let model: Arc<dyn Model> = Arc::new(model(mask));
@@ -209,7 +211,7 @@ fn validation_gives_the_training_loss_and_runs_repeat_bit_for_bit() {
         let (loss, _, first) = run.clone()();
         let (again, _, second) = std::thread::spawn(move || with_backend(backend, run))
             .join()
-            .expect("the thread works")
+            .expect("the thread does not panic")
             .expect("available");
         assert_eq!(loss.to_bits(), again.to_bits());
         for (a, b) in first.iter().zip(&second) {

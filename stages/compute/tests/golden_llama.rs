@@ -1,5 +1,5 @@
-//! Llama against transformers: logits, gradients, ten steps, with and without a head of its own. The numbers come from
-//! `tests/golden/make_golden_llama.py`.
+//! Compares Llama with transformers: logits, gradients and ten steps, with a tied and with a separate head. The
+//! expected numbers come from `tests/golden/make_golden_llama.py`.
 mod common;
 use common::{assert_logits, bytes, floats, ids, learn, on_every_backend, relative_error};
 use compute::kernels::adamw::{AdamW, adamw};
@@ -58,7 +58,7 @@ fn batch(file: &[u8], step: usize, from: usize, to: usize, masked: bool) -> Batc
 }
 
 #[test]
-fn logits_and_every_gradient_are_those_of_transformers() {
+fn logits_and_all_gradients_match_transformers() {
     on_every_backend(|_| {
         let file = bytes("llama.safetensors");
         let golden: serde_json::Value = serde_json::from_slice(&bytes("llama.json")).expect("llama.json");
@@ -85,7 +85,7 @@ fn logits_and_every_gradient_are_those_of_transformers() {
 }
 
 #[test]
-fn ten_steps_are_those_of_transformers() {
+fn ten_steps_match_transformers() {
     on_every_backend(|_| {
         let file = bytes("llama.safetensors");
         let golden: serde_json::Value = serde_json::from_slice(&bytes("llama.json")).expect("llama.json");
@@ -99,7 +99,7 @@ fn ten_steps_are_those_of_transformers() {
             let zeros = || -> Vec<Tensor> { specs.iter().map(|p| Tensor::zeros(p.shape.clone())).collect() };
             let (mut m, mut v) = (zeros(), zeros());
             for step in 0..10 {
-                // Two leaves of two sequences.
+                // Two micro-batches of two sequences.
                 let leaf = |from: usize| {
                     let batch = batch(&file, step, from, from + 2, false);
                     learn(
@@ -131,7 +131,7 @@ fn ten_steps_are_those_of_transformers() {
                         scale: ((option("clip") / (norm + 1e-6)).min(1.0) / targets) as f32,
                     };
                     let parameter =
-                        Arc::get_mut(&mut parameters.0[index]).expect("the tape has let go of the parameters");
+                        Arc::get_mut(&mut parameters.0[index]).expect("the tape has dropped its references");
                     adamw(
                         &settings,
                         &mut parameter.data,
@@ -146,7 +146,7 @@ fn ten_steps_are_those_of_transformers() {
 }
 
 #[test]
-fn one_sequence_at_a_time_gives_the_same() {
+fn one_sequence_at_a_time_gives_the_same_gradients() {
     on_every_backend(|_| {
         let file = bytes("llama.safetensors");
         for kind in KINDS {

@@ -1,8 +1,8 @@
 //! `checkpoint`: writes everything that is needed to resume a run, in a directory that Hugging Face's libraries load.
 //!
-//! All parts of a step arrive here: tensors from their owners, and the saved state of each lane. When the step is done on
-//! every worker, worker 0 writes them under a temporary name, syncs, and renames, so a checkpoint appears atomically. It
-//! contains the hash of every file, which reveals later corruption.
+//! All parts of a step arrive here: tensors from their owners, and the saved state of each lane. When the step is done
+//! on every worker, worker 0 writes them under a temporary name, syncs, and renames, so a checkpoint appears
+//! atomically. It contains the hash of every file, which reveals later corruption.
 use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
 use anyhow::{Context, Result, bail, ensure};
 use contract::{
@@ -327,8 +327,8 @@ fn remove(checkpoint: &Path) -> Result<()> {
     Ok(fs::remove_dir_all(&name)?)
 }
 
-/// Renames the checkpoints of `run_dir` that were written after `step`, because the run goes on from `step`: they are no
-/// longer part of it, are not counted by `keep`, and are not the model. Returns their new paths, oldest first.
+/// Renames the checkpoints of `run_dir` that were written after `step`, because the run goes on from `step`: they are
+/// no longer part of it, are not counted by `keep`, and are not the model. Returns their new paths, oldest first.
 ///
 /// # Errors
 /// If one cannot be renamed.

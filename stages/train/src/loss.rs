@@ -95,8 +95,8 @@ impl<L: Loss> Settings for LossSettings<L> {
     }
 }
 
-/// Trains with a loss. Plain cross-entropy is reported as `loss` whatever trains; a loss that differs from it is reported
-/// beside it as `trained_loss`.
+/// Trains with a loss. Plain cross-entropy is reported as `loss` whatever trains; a loss that differs from it is
+/// reported beside it as `trained_loss`.
 struct LossStage<L>(L);
 
 impl<L: Loss> RowLoss for LossStage<L> {

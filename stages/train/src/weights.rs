@@ -26,8 +26,8 @@ pub enum Start {
     Resume(PathBuf),
 }
 
-/// Writes `tensors` to a new file at `path`, which those may read who may read other new files, and waits until it is on
-/// disk.
+/// Writes `tensors` to a new file at `path`, which those may read who may read other new files, and waits until it is
+/// on disk.
 ///
 /// # Errors
 /// If the file cannot be written.

@@ -1,16 +1,16 @@
 //! AdamW (Loshchilov & Hutter 2019): Adam with decoupled weight decay, in one pass.
 use crate::wide;
 
-/// One step's numbers for one tensor.
+/// The hyperparameters of one update of one tensor.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     /// Decay of the first moment.
     pub beta1: f32,
     /// Decay of the second moment.
     pub beta2: f32,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub epsilon: f32,
-    /// Weight decay; 0 for tensors that do not decay.
+    /// Weight decay; 0 for tensors without it.
     pub decay: f32,
     /// Learning rate.
     pub rate: f32,
@@ -18,15 +18,15 @@ pub struct AdamW {
     pub bias1: f32,
     /// `1 - beta2^t`.
     pub bias2: f32,
-    /// What each gradient is multiplied by first: the clipping factor over the number of targets.
+    /// Factor that gradients are multiplied by first: the clipping factor divided by the number of targets.
     pub scale: f32,
 }
 
-/// One update, as `torch.optim.AdamW` makes it: the parameter shrinks by `rate · decay`, then moves against
-/// `m̂ / (√v̂ + epsilon)`. All slices have the tensor's length.
+/// One update, as in `torch.optim.AdamW`: the parameter is multiplied by `1 - rate · decay`, then
+/// `rate · m̂ / (√v̂ + epsilon)` is subtracted. All slices have the tensor's length.
 pub fn adamw(s: &AdamW, parameter: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32]) {
     let n = parameter.len();
-    assert!(m.len() == n && v.len() == n && gradient.len() == n, "one tensor, one length");
+    assert!(m.len() == n && v.len() == n && gradient.len() == n, "slices of equal length");
     update(s, parameter, m, v, gradient);
 }
 

@@ -1,4 +1,4 @@
-//! Biases: a row added to every row, with the residual stream where there is one, and its gradient, the sum over rows.
+//! Biases: adding a bias to a row, optionally with a residual connection, and its gradient, the sum over rows.
 use crate::wide;
 
 wide! {

@@ -1,7 +1,7 @@
-//! Cross-entropy of one row of logits, and the two functions a loss of one's own is made of.
+//! Cross-entropy of one row of logits, and two functions to write custom losses with.
 //!
-//! With z-regularisation (Chowdhery et al. 2022), say, the trained loss is `l - x[target] + z l²` with
-//! `l = log_sum_exp(x)`, and its gradient `softmax(x) (1 + 2 z l)`, less 1 at the target:
+//! With z-regularisation (Chowdhery et al. 2022), for example, the trained loss is `l - x[target] + z l²` with
+//! `l = log_sum_exp(x)`, and its gradient is `softmax(x) (1 + 2 z l)`, minus 1 at the target:
 //!
 //! ```
 //! # use millrace_compute::kernels::{cross_entropy::{log_sum_exp, softmax}, head::{RowLoss, RowLossValue}};
@@ -38,7 +38,7 @@ impl RowLoss for CrossEntropy {
 }
 
 wide! {
-    /// The row's softmax in its place, and its [`log_sum_exp`], for the price of one exponential an element.
+    /// Replaces the row by its softmax and returns its [`log_sum_exp`], with one exponential per element.
     fn softmax_with_log_sum(row: &mut [f32]) -> f32 {
         let highest = max(row);
         let (chunks, rest) = row.as_chunks_mut::<LANES>();
@@ -81,7 +81,8 @@ wide! {
 }
 
 wide! {
-    /// `x = factor · e^(x - log_sum)` for each `x` of the row: with its [`log_sum_exp`], `factor` times its softmax.
+    /// `x = factor · e^(x - log_sum)` for each `x` of the row. If `log_sum` is its [`log_sum_exp`], the result is
+    /// `factor` times its softmax.
     pub fn softmax(row: &mut [f32], log_sum: f32, factor: f32) {
         for x in row {
             *x = factor * exp(*x - log_sum);
@@ -113,13 +114,13 @@ mod tests {
             let same = CrossEntropy.row(&mut logits, target as u32, true);
             prop_assert_eq!(value.trained, same.cross_entropy);
             prop_assert!((f64::from(value.trained) - expected).abs() < 1e-5 * expected.abs().max(1.0));
-            // Of a quantity between -1 and 1, whatever the row's largest.
+            // An absolute tolerance, since the gradient is between -1 and 1.
             prop_assert!(logits.iter().zip(&slope).all(|(a, e)| (f64::from(*a) - e).abs() <= 1e-5));
         }
     }
 
     #[test]
-    fn large_logits_do_not_overflow_and_nan_shows() {
+    fn large_logits_do_not_overflow_and_nan_propagates() {
         let mut row = [1000.0, 999.0, -1000.0];
         assert!((CrossEntropy.row(&mut row, 0, true).trained - 0.313_261_7).abs() < 1e-4);
         assert!(row.iter().all(|x| x.is_finite()));

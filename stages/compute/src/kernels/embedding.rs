@@ -5,7 +5,7 @@ use crate::wide;
 /// `out_rc[r] = tokens_vc[token r] + positions_tc[r mod length]`.
 ///
 /// # Panics
-/// If an id is not in the vocabulary, or there are fewer positions than `length`.
+/// If a token id is not in the vocabulary, or there are fewer positions than `length`.
 pub fn forward(
     tokens: &[u32],
     length: usize,
@@ -30,8 +30,8 @@ wide! {
     }
 }
 
-/// From `d_out_rc`: *adds* each row to its token's in `d_tokens_vc`, in row order, and gives the sum over the
-/// sequences in `d_positions_tc` (zero beyond `length`).
+/// Takes the gradient of the output in `d_out_rc`. *Adds* each row to the row of its token in `d_tokens_vc`, in row
+/// order, and writes the sum over sequences to `d_positions_tc` (zero beyond `length`).
 pub fn backward(
     tokens: &[u32],
     length: usize,

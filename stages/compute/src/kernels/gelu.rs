@@ -32,8 +32,8 @@ wide! {
 }
 
 wide! {
-    /// Computes `out_rf` again (the product's gradient needs it), turns `d_rf` from the gradient at `out_rf` into the
-    /// one at `x_rf`, and *adds* its column sums to `d_bias_f`, the gradient of the bias.
+    /// Recomputes `out_rf` (the weight gradient of the next linear layer needs it), turns `d_rf` from the gradient of
+    /// `out_rf` into that of `x_rf`, and *adds* its column sums to `d_bias_f`, the gradient of the bias.
     pub fn backward(x_rf: &[f32], bias_f: &[f32], d_rf: &mut [f32], out_rf: &mut [f32], d_bias_f: &mut [f32]) {
         assert!(x_rf.len() == d_rf.len() && x_rf.len() == out_rf.len() && bias_f.len() == d_bias_f.len());
         let width = bias_f.len();

@@ -1,12 +1,12 @@
-//! From hidden states to loss and back: logits, each row's loss and its gradient, in chunks of rows, so that logits of
-//! a whole batch never exist.
+//! The output head: computes logits, the loss of each row and its gradient in chunks of rows, so that the logits of a
+//! whole batch are never stored.
 use crate::kernels::gemm::{MatRef, bf16, block, matrix, matrix_mut, product_in, round_in_place};
 use contract::{Buffer, IGNORED, Precision, Tensor};
 
-/// What one row costs, in nats.
+/// The loss of one row, in nats.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowLossValue {
-    /// The loss that is trained.
+    /// The loss that is minimised.
     pub trained: f32,
     /// Plain cross-entropy, for comparison.
     pub cross_entropy: f32,
@@ -14,8 +14,8 @@ pub struct RowLossValue {
 
 /// A loss, one row at a time.
 pub trait RowLoss: Send + Sync {
-    /// The loss of one row of logits (`vocabulary` long); with `gradient`, overwrites `logits` with the gradient of
-    /// the *trained* loss with respect to them.
+    /// The loss of one row of logits `[vocabulary]`. If `gradient` is set, overwrites `logits` with the gradient of the
+    /// *trained* loss with respect to them.
     fn row(&self, logits: &mut [f32], target: u32, gradient: bool) -> RowLossValue;
 }
 
@@ -26,14 +26,14 @@ pub struct HeadLoss {
     pub trained: f64,
     /// Cross-entropy, in nats.
     pub cross_entropy: f64,
-    /// Rows that counted.
+    /// Number of these rows.
     pub targets: u64,
 }
 
-/// Floats of logits that are alive at once: what amortises reading the head's matrix for each chunk of rows.
+/// Floats of logits that are stored at once: enough to amortise reading the head's matrix for each chunk of rows.
 const LOGITS_AT_ONCE: usize = 4 << 20;
-/// Fewer rows would waste the products, whatever the vocabulary: packing the head's matrix takes as long in either
-/// precision, multiplying by it half as long in bfloat16.
+/// Minimum number of rows for efficient products, whatever the vocabulary size. In bfloat16 it is larger, since packing
+/// the head's matrix takes as long as in f32, but multiplying by it only half as long.
 fn least_rows(precision: Precision) -> usize {
     match precision {
         Precision::F32 => 128,
@@ -41,12 +41,13 @@ fn least_rows(precision: Precision) -> usize {
     }
 }
 
-/// Loss and gradients: of the summed loss at `hidden` `[rows, width]` and at `head` `[vocabulary, width]`.
+/// The loss, and the gradients of the summed loss with respect to `hidden` `[rows, width]` and `head` `[vocabulary,
+/// width]`.
 ///
-/// `rows_at_once` limits how many rows are multiplied together; `None` chooses by the vocabulary's size.
+/// `rows_at_once` limits the number of rows per chunk; `None` derives it from the size of the vocabulary.
 ///
 /// # Panics
-/// If shapes disagree, or a target that counts is not in the vocabulary.
+/// If shapes do not match, or a target that is not ignored is not in the vocabulary.
 pub fn head_loss(
     loss: &dyn RowLoss,
     hidden: &Tensor,
@@ -72,7 +73,7 @@ pub fn head_loss(
     (total, d_hidden, d_head)
 }
 
-/// As [`head_loss`] without the gradients: for validation.
+/// The loss without gradients, for validation; see [`head_loss`].
 pub fn head_value(
     loss: &dyn RowLoss,
     hidden: &Tensor,
@@ -84,14 +85,15 @@ pub fn head_value(
     chunks(loss, hidden, head, targets, rows_at_once, precision, false, |_, _| ())
 }
 
-/// Rows of logits that are alive at once.
+/// Number of rows of logits that are stored at once.
 pub fn rows_alive(rows: usize, vocabulary: usize, rows_at_once: Option<usize>, precision: Precision) -> usize {
     let most = (LOGITS_AT_ONCE / vocabulary).max(least_rows(precision)).min(rows_at_once.unwrap_or(usize::MAX)).max(1);
     let groups = rows.div_ceil(most).max(1);
     rows.div_ceil(groups).max(1)
 }
 
-/// Calls `chunk` with its first row and its rows of logits (after `loss` has had them).
+/// Computes the logits of each chunk, passes them to `loss`, and then calls `chunk` with the index of its first row and
+/// its logits, which `loss` has replaced by their gradient if `gradient` is set.
 #[allow(clippy::too_many_arguments)]
 fn chunks(
     loss: &dyn RowLoss,
@@ -104,7 +106,7 @@ fn chunks(
     mut chunk: impl FnMut(usize, MatRef<'_>),
 ) -> HeadLoss {
     let (vocabulary, width) = (head.shape[0], head.shape[1]);
-    assert_eq!(hidden.shape, [targets.len(), width], "hidden states, their targets and the head go together");
+    assert_eq!(hidden.shape, [targets.len(), width], "the shapes of hidden states, targets and head match");
     let group = rows_alive(targets.len(), vocabulary, rows_at_once, precision);
     let mut scratch = Buffer::scratch(group * vocabulary);
     let halved = gradient && precision == Precision::Bf16;
@@ -175,9 +177,9 @@ mod tests {
             assert_close(&d_head.data, &gradient(&head.data, |w| reference(&h64, w, width, &targets)), 1e-4);
         }
 
-        /// Rows of gradients are rounded where they are: the same bits as if products rounded them.
+        /// Gradients of logits are rounded in place: the same bits as if the products rounded them.
         #[test]
-        fn rounds_gradients_where_they_are(rows in 1usize..40, width in 1usize..30, vocabulary in 2usize..90,
+        fn gradients_may_be_rounded_in_place(rows in 1usize..40, width in 1usize..30, vocabulary in 2usize..90,
                                            ignored in 0usize..40) {
             let hidden = Tensor::from_values([rows, width], &random(1, rows * width));
             let head = Tensor::from_values([vocabulary, width], &random(2, vocabulary * width));

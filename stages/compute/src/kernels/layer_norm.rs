@@ -1,4 +1,5 @@
-//! Layer normalisation (Ba, Kiros & Hinton 2016): rows to mean 0 and variance 1, then a gain and a bias.
+//! Layer normalisation (Ba, Kiros & Hinton 2016): rows are scaled to mean 0 and variance 1, then a gain and a bias
+//! apply.
 use crate::simd::{LANES, fold, sum, sum_of_squares};
 use crate::wide;
 
@@ -6,8 +7,8 @@ use crate::wide;
 pub const EPSILON: f32 = 1e-5;
 
 wide! {
-    /// `out_rc = (x_rc - mean) / √(variance + EPSILON) · gain_c + bias_c`; keeps each row's mean and the
-    /// reciprocal of its deviation in `statistics` `[rows, 2]` for [`again`] and [`backward`].
+    /// `out_rc = (x_rc - mean) / √(variance + EPSILON) · gain_c + bias_c`. Saves each row's mean and the reciprocal of
+    /// its standard deviation in `statistics` `[rows, 2]` for [`recompute`] and [`backward`].
     pub fn forward(x_rc: &[f32], gain_c: &[f32], bias_c: &[f32], out_rc: &mut [f32], statistics: &mut [f32]) {
         let width = gain_c.len();
         assert!(x_rc.len() == out_rc.len() && statistics.len() * width == 2 * x_rc.len() && bias_c.len() == width);
@@ -22,8 +23,8 @@ wide! {
 }
 
 wide! {
-    /// The output of [`forward`] once more, from its `statistics`: cheaper than keeping it for backward.
-    pub fn again(x_rc: &[f32], gain_c: &[f32], bias_c: &[f32], statistics: &[f32], out_rc: &mut [f32]) {
+    /// Recomputes the output of [`forward`] from its `statistics`: cheaper than saving it for backward.
+    pub fn recompute(x_rc: &[f32], gain_c: &[f32], bias_c: &[f32], statistics: &[f32], out_rc: &mut [f32]) {
         assert!(x_rc.len() == out_rc.len() && statistics.len() * gain_c.len() == 2 * x_rc.len());
         normalise(x_rc, gain_c, bias_c, statistics, out_rc);
     }
@@ -42,8 +43,8 @@ fn normalise(x_rc: &[f32], gain_c: &[f32], bias_c: &[f32], statistics: &[f32], o
 }
 
 wide! {
-    /// From `d_out_rc`, the gradient at the output: *adds* the gradient at `x_rc` to `d_x_rc` (which holds what
-    /// flows past the normalisation), and gives those of gain and bias.
+    /// Takes the gradient of the output in `d_out_rc`. *Adds* the gradient of `x_rc` to `d_x_rc` (which holds the
+    /// gradient of the residual connection), and writes those of gain and bias.
     pub fn backward(
         x_rc: &[f32],
         gain_c: &[f32],
@@ -75,7 +76,7 @@ wide! {
     }
 }
 
-/// Over one row, with `n` the normalised `x` and `d = d_out · gain`: `(Σ d, Σ d · n)`.
+/// `(Σ d, Σ d · n)` over one row, with `n` the normalised `x` and `d = d_out · gain`.
 #[inline(always)]
 fn sums(x: &[f32], d_out: &[f32], gain: &[f32], mean: f32, rstd: f32) -> (f32, f32) {
     let (x, x_rest) = x.as_chunks::<LANES>();
@@ -126,7 +127,7 @@ mod tests {
             forward(&x, &gain, &bias, &mut out, &mut statistics);
             assert_close(&out, &reference(&x64, &gain64, &bias64), 1e-5);
             let mut same = vec![0.0; x.len()];
-            again(&x, &gain, &bias, &statistics, &mut same);
+            recompute(&x, &gain, &bias, &statistics, &mut same);
             prop_assert_eq!(out, same);
 
             let past = random(5, x.len());

@@ -1,14 +1,18 @@
-//! A matrix times a vector: what one token at a time is made of. Each weight is read once, so memory sets the speed.
+//! Matrix–vector products, for decoding one token at a time. Each weight is read once, so memory bandwidth limits the
+//! speed.
 use crate::simd::dot;
 use crate::wide;
 
-/// `out_o[o] = weight_oi[o] · x_i` for as many rows as `out_o` is long, rows `stride` apart. Each result depends on its
-/// own row only, so rows may be shared out among threads in any way.
+/// `out_o[o] = weight_oi[o] · x_i` for each of the `out_o.len()` rows, which are `stride` apart. Each result depends
+/// only on its own row, so rows may be distributed over threads in any way.
 ///
 /// # Panics
-/// If there are fewer rows, or rows are closer than `x_i` is long.
+/// If `weight_oi` has fewer rows, or `stride` is less than the length of `x_i`.
 pub fn matrix_vector(weight_oi: &[f32], stride: usize, x_i: &[f32], out_o: &mut [f32]) {
-    assert!(x_i.len() <= stride && weight_oi.len() + stride >= out_o.len() * stride + x_i.len(), "rows are there");
+    assert!(
+        x_i.len() <= stride && weight_oi.len() + stride >= out_o.len() * stride + x_i.len(),
+        "the matrix has a row for each output"
+    );
     rows(weight_oi, stride, x_i, out_o);
 }
 
@@ -33,7 +37,7 @@ mod tests {
             let stride = inner + pad;
             let mut weight = random(1, rows * stride);
             if short {
-                weight.truncate((rows * stride).saturating_sub(pad)); // the last row may end where it ends
+                weight.truncate((rows * stride).saturating_sub(pad)); // the last row needs no padding
             }
             let (x, mut out) = (random(2, inner), vec![f32::NAN; rows]);
             matrix_vector(&weight, stride, &x, &mut out);

@@ -1,9 +1,9 @@
-//! One file a kernel: forward, backward, and in its tests a naive reference in f64 whose finite differences are the
-//! gradients that backward must give. In the order a forward pass meets them.
+//! One file per kernel: forward, backward, and tests against a naive reference in f64, whose finite differences are the
+//! expected gradients. The list follows the order of a forward pass.
 //!
-//! Matrices are row-major slices; names carry their shape where it helps: `x_rc` is `[rows, width]`, `_rf`
-//! `[rows, feed-forward]`, `_vc` `[vocabulary, width]`, `_rv` `[rows, vocabulary]`. A slice of another length than
-//! its shape asks for is a programmer's error and panics.
+//! Matrices are row-major slices; names carry their shape where it helps: `x_rc` is `[rows, width]`, `_rf` `[rows,
+//! feed-forward]`, `_vc` `[vocabulary, width]`, `_rv` `[rows, vocabulary]`. Kernels panic if the length of a slice does
+//! not match its shape.
 
 pub mod adamw;
 pub mod attention;

@@ -1,7 +1,7 @@
-//! The direction that Muon (Jordan et al. 2024) takes: a matrix with its singular values brought close to 1.
+//! Approximate orthogonalisation for Muon (Jordan et al. 2024): brings the singular values of a matrix close to 1.
 //!
-//! Five steps of the quintic Newton–Schulz iteration `x ← a x + (b x xᵀ + c (x xᵀ)²) x` from `x / ‖x‖`. Its coefficients
-//! are Jordan's: they take small singular values up fast and leave all of them between about 0.7 and 1.2.
+//! Five steps of the quintic Newton–Schulz iteration `x ← a x + (b x xᵀ + c (x xᵀ)²) x`, starting from `x / ‖x‖`. The
+//! coefficients are Jordan's: small singular values grow quickly, and all end between about 0.7 and 1.2.
 use crate::kernels::gemm::{Matrix, matrix, matrix_mut, product};
 use contract::Tensor;
 
@@ -9,19 +9,19 @@ const STEPS: usize = 5;
 const A: f32 = 3.4445;
 const B: f32 = -4.7750;
 const C: f32 = 2.0315;
-/// Added to the norm that is divided by.
+/// Added to the norm before the division.
 const EPSILON: f64 = 1e-7;
 
-/// Replaces `x` `[rows, columns]`, whose rank it keeps; zeros stay zeros.
+/// Orthogonalises `x` `[rows, columns]` in place. The rank is preserved; a zero matrix stays zero.
 ///
 /// # Panics
-/// If `x` is no matrix.
+/// If `x` is not a matrix.
 pub fn orthogonalise(x: &mut Tensor) {
-    let [rows, columns] = x.shape[..] else { panic!("a matrix, not {:?}", x.shape) };
+    let [rows, columns] = x.shape[..] else { panic!("expected a matrix, got shape {:?}", x.shape) };
     let norm = x.data.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     let factor = (1.0 / (norm + EPSILON)) as f32;
     x.data.iter_mut().for_each(|x| *x *= factor);
-    // x xᵀ where rows are fewer, else xᵀ x: the same iteration, of the smaller square.
+    // x xᵀ if there are fewer rows than columns, else xᵀ x: the same iteration with the smaller square matrix.
     let wide = rows <= columns;
     let side = rows.min(columns);
     let [mut gram, mut square] = [(); 2].map(|()| Tensor::scratch([side, side]));
@@ -46,7 +46,7 @@ mod tests {
     use crate::kernels::testing::{assert_close, random, wide};
     use proptest::prelude::*;
 
-    /// The iteration as it is written, in f64.
+    /// The iteration as defined above, in f64.
     fn naive(x: &[f64], rows: usize, columns: usize) -> Vec<f64> {
         let times = |a: &[f64], b: &[f64], inner: usize| -> Vec<f64> {
             let n = b.len() / inner;
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn singular_values_come_close_to_one() {
-        // Diagonal: its singular values are in plain sight.
+        // A diagonal matrix, whose singular values are its entries.
         let sizes = [5.0f32, 1.0, 0.3, 0.05];
         let mut x = Tensor::zeros([4, 6]);
         sizes.iter().enumerate().for_each(|(i, size)| x.data[i * 6 + i] = *size);

@@ -1,10 +1,10 @@
-//! Root-mean-square normalisation (Zhang & Sennrich 2019): rows to mean square 1, then a gain.
+//! Root-mean-square normalisation (Zhang & Sennrich 2019): rows are scaled to mean square 1, then a gain applies.
 use crate::simd::{LANES, fold, sum_of_squares};
 use crate::wide;
 
 wide! {
-    /// `out_rc = x_rc / √(mean of squares + epsilon) · gain_c`; keeps the reciprocal of each row's root in `factors`
-    /// `[rows]` for [`again`] and [`backward`].
+    /// `out_rc = x_rc / √(mean of squares + epsilon) · gain_c`. Saves the reciprocal of each row's root in `factors`
+    /// `[rows]` for [`recompute`] and [`backward`].
     pub fn forward(x_rc: &[f32], gain_c: &[f32], epsilon: f32, out_rc: &mut [f32], factors: &mut [f32]) {
         let width = gain_c.len();
         assert!(x_rc.len() == out_rc.len() && factors.len() * width == x_rc.len());
@@ -16,8 +16,8 @@ wide! {
 }
 
 wide! {
-    /// The output of [`forward`] once more, from its `factors`: cheaper than keeping it for backward.
-    pub fn again(x_rc: &[f32], gain_c: &[f32], factors: &[f32], out_rc: &mut [f32]) {
+    /// Recomputes the output of [`forward`] from its `factors`: cheaper than saving it for backward.
+    pub fn recompute(x_rc: &[f32], gain_c: &[f32], factors: &[f32], out_rc: &mut [f32]) {
         assert!(x_rc.len() == out_rc.len() && factors.len() * gain_c.len() == x_rc.len());
         normalise(x_rc, gain_c, factors, out_rc);
     }
@@ -34,8 +34,8 @@ fn normalise(x_rc: &[f32], gain_c: &[f32], factors: &[f32], out_rc: &mut [f32]) 
 }
 
 wide! {
-    /// From `d_out_rc`, the gradient at the output: *adds* the gradient at `x_rc` to `d_x_rc` (which holds what flows
-    /// past the normalisation), and gives that of the gain.
+    /// Takes the gradient of the output in `d_out_rc`. *Adds* the gradient of `x_rc` to `d_x_rc` (which holds the
+    /// gradient of the residual connection), and writes that of the gain.
     pub fn backward(
         x_rc: &[f32],
         gain_c: &[f32],
@@ -62,7 +62,7 @@ wide! {
     }
 }
 
-/// Over one row, with `n` the normalised `x`: `Σ d_out · gain · n`.
+/// `Σ d_out · gain · n` over one row, with `n` the normalised `x`.
 #[inline(always)]
 fn along(x: &[f32], d_out: &[f32], gain: &[f32], factor: f32) -> f32 {
     let (x, x_rest) = x.as_chunks::<LANES>();
@@ -107,7 +107,7 @@ mod tests {
             forward(&x, &gain, EPSILON, &mut out, &mut factors);
             assert_close(&out, &reference(&x64, &gain64), 1e-5);
             let mut same = vec![f32::NAN; x.len()];
-            again(&x, &gain, &factors, &mut same);
+            recompute(&x, &gain, &factors, &mut same);
             prop_assert_eq!(out, same);
 
             let past = random(4, x.len());

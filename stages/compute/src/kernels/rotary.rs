@@ -1,34 +1,35 @@
-//! Rotary positions (Su et al. 2021) in the halves convention of Hugging Face, and the step between grouped-query
-//! projections and attention: keys and values that several heads share (Ainslie et al. 2023) are written once for each,
-//! so that attention sees as many heads of each.
+//! Rotary position embeddings (Su et al. 2021) in Hugging Face's layout (column `i` is paired with `i + head width /
+//! 2`), and the step between grouped-query projections and attention: a key or value head that several query heads
+//! share (Ainslie et al. 2023) is copied for each of them, so that attention sees equally many query, key and value
+//! heads.
 use crate::kernels::sum::add;
 
-/// Cosines and sines of every position and pair of columns.
+/// Cosine and sine for every position and pair of columns.
 #[derive(Clone, Debug)]
 pub struct Rotary {
-    /// Columns of a head; column `i` of the first half turns with column `i` of the second.
+    /// Columns per head; column `i` of the first half is rotated with column `i` of the second.
     head_width: usize,
     /// `[positions, head width / 2]` of (cosine, sine).
     turns: Vec<(f32, f32)>,
 }
 
-/// Heads of a grouped-query layer.
+/// Head counts of a grouped-query attention layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Groups {
-    /// Heads of queries.
+    /// Number of query heads.
     pub heads: usize,
-    /// Heads of keys and of values; they divide `heads`, and each serves the same number of neighbours.
+    /// Number of key heads and of value heads; divides `heads`. Each serves `heads / kv_heads` consecutive query heads.
     pub kv_heads: usize,
 }
 
 impl Rotary {
-    /// Pair `i` turns by `position / theta^(2i / head_width)`; frequencies and angles are rounded to f32, as
-    /// transformers has them.
+    /// Pair `i` is rotated by `position / theta^(2i / head_width)`; frequencies and angles are rounded to f32, as in
+    /// transformers.
     ///
     /// # Panics
     /// If `head_width` is odd.
     pub fn new(head_width: usize, positions: usize, theta: f64) -> Self {
-        assert!(head_width.is_multiple_of(2), "columns turn in pairs");
+        assert!(head_width.is_multiple_of(2), "the head width must be even");
         let frequency = |pair: usize| (1.0 / theta.powf(2.0 * pair as f64 / head_width as f64)) as f32;
         let frequencies: Vec<f32> = (0..head_width / 2).map(frequency).collect();
         let turn = |position: usize, frequency: f32| {
@@ -39,13 +40,13 @@ impl Rotary {
         Self { head_width, turns }
     }
 
-    /// Turns heads side by side by `position`.
-    pub fn turn(&self, heads: &mut [f32], position: usize) {
+    /// Rotates adjacent heads by the angles of `position`.
+    pub fn rotate(&self, heads: &mut [f32], position: usize) {
         self.each(heads, position, 1.0);
     }
 
-    /// Undoes [`turn`](Rotary::turn), which is how a gradient goes back through it.
-    pub fn turn_back(&self, heads: &mut [f32], position: usize) {
+    /// The inverse of [`rotate`](Rotary::rotate), which is also its backward pass.
+    pub fn rotate_back(&self, heads: &mut [f32], position: usize) {
         self.each(heads, position, -1.0);
     }
 
@@ -62,36 +63,36 @@ impl Rotary {
         }
     }
 
-    /// From `projected` `[rows, (heads + 2 · kv_heads) · head width]`, queries, keys and values side by side, to `qkv`
-    /// `[rows, 3 · heads · head width]`, what attention takes: queries and keys turned by their position in sequences
-    /// of `length`, keys and values written for each head of their group.
+    /// Turns `projected` `[rows, (heads + 2 · kv_heads) · head width]`, queries, keys and values side by side, into the
+    /// input of attention, `qkv` `[rows, 3 · heads · head width]`: queries and keys are rotated by their position in
+    /// sequences of `length`, keys and values are copied for each query head of their group.
     pub fn forward(&self, groups: Groups, length: usize, projected: &[f32], qkv: &mut [f32]) {
         let (width, narrow, stride) = self.widths(groups, projected.len(), qkv.len());
-        let mut turned = vec![0.0; width + narrow];
+        let mut rotated = vec![0.0; width + narrow];
         for (row, (projected, qkv)) in projected.chunks_exact(stride).zip(qkv.chunks_exact_mut(3 * width)).enumerate() {
-            turned.copy_from_slice(&projected[..width + narrow]);
-            self.turn(&mut turned, row % length);
-            qkv[..width].copy_from_slice(&turned[..width]);
-            self.repeat(groups, &turned[width..], &mut qkv[width..2 * width]);
+            rotated.copy_from_slice(&projected[..width + narrow]);
+            self.rotate(&mut rotated, row % length);
+            qkv[..width].copy_from_slice(&rotated[..width]);
+            self.repeat(groups, &rotated[width..], &mut qkv[width..2 * width]);
             self.repeat(groups, &projected[width + narrow..], &mut qkv[2 * width..]);
         }
     }
 
-    /// From `d_qkv`, the gradient at the output of [`forward`](Rotary::forward): the one at its input.
+    /// Takes the gradient of the output of [`forward`](Rotary::forward) in `d_qkv`; writes that of its input.
     pub fn backward(&self, groups: Groups, length: usize, d_qkv: &[f32], d_projected: &mut [f32]) {
         let (width, narrow, stride) = self.widths(groups, d_projected.len(), d_qkv.len());
         for (row, (d, qkv)) in d_projected.chunks_exact_mut(stride).zip(d_qkv.chunks_exact(3 * width)).enumerate() {
             d[..width].copy_from_slice(&qkv[..width]);
             self.gather(groups, &qkv[width..2 * width], &mut d[width..width + narrow]);
             self.gather(groups, &qkv[2 * width..], &mut d[width + narrow..]);
-            self.turn_back(&mut d[..width + narrow], row % length);
+            self.rotate_back(&mut d[..width + narrow], row % length);
         }
     }
 
-    /// Columns of all heads, of all heads of keys, and of a row of both and the values.
+    /// Columns of all query heads, of all key heads, and of a row of `projected`.
     fn widths(&self, groups: Groups, projected: usize, qkv: usize) -> (usize, usize, usize) {
         let Groups { heads, kv_heads } = groups;
-        assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "heads of keys divide those of queries");
+        assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "kv_heads must divide heads");
         let (width, narrow) = (heads * self.head_width, kv_heads * self.head_width);
         let stride = width + 2 * narrow;
         assert!(projected.is_multiple_of(stride) && qkv == projected / stride * 3 * width);
@@ -105,7 +106,7 @@ impl Rotary {
         }
     }
 
-    /// What goes back through [`repeat`](Rotary::repeat): sums, in the order of heads.
+    /// The backward pass of [`repeat`](Rotary::repeat): sums over each group, in the order of heads.
     fn gather(&self, groups: Groups, wide: &[f32], narrow: &mut [f32]) {
         let group = groups.heads / groups.kv_heads * self.head_width;
         for (one, all) in narrow.chunks_exact_mut(self.head_width).zip(wide.chunks_exact(group)) {
@@ -123,7 +124,7 @@ mod tests {
 
     const THETA: f64 = 100.0;
 
-    /// Straight from the definition: one output element at a time.
+    /// The definition, one output element at a time.
     fn reference(groups: Groups, head_width: usize, length: usize, projected: &[f64]) -> Vec<f64> {
         let Groups { heads, kv_heads } = groups;
         let (half, stride) = (head_width / 2, (heads + 2 * kv_heads) * head_width);

@@ -1,13 +1,13 @@
-//! Sums over gradients: element by element, and squared norms in blocks.
+//! Sums of gradients: elementwise addition, and squared norms in blocks.
 use crate::simd::LANES;
 use crate::wide;
 
-/// Elements a block of [`block_squares`].
+/// Elements per block of [`block_squares`].
 pub const NORM_BLOCK: usize = 64 * 1024;
 
 /// `into += from`.
 pub fn add(into: &mut [f32], from: &[f32]) {
-    assert_eq!(into.len(), from.len(), "two gradients of one tensor");
+    assert_eq!(into.len(), from.len(), "gradients of equal length");
     add_wide(into, from);
 }
 
@@ -19,9 +19,9 @@ wide! {
     }
 }
 
-/// `into += from`, and the [`block_squares`] of the sum while it is in cache.
+/// `into += from`; returns the [`block_squares`] of the sum, computed while it is in cache.
 pub fn add_with_squares(into: &mut [f32], from: &[f32]) -> Vec<f64> {
-    assert_eq!(into.len(), from.len(), "two gradients of one tensor");
+    assert_eq!(into.len(), from.len(), "gradients of equal length");
     let blocks = into.chunks_mut(NORM_BLOCK).zip(from.chunks(NORM_BLOCK));
     blocks
         .map(|(into, from)| {
@@ -59,7 +59,7 @@ mod tests {
     use crate::kernels::testing::{random, wide};
 
     #[test]
-    fn blocks_hold_their_squares() {
+    fn blocks_have_their_sums_of_squares() {
         let x = random(1, 2 * NORM_BLOCK + 77);
         let blocks = block_squares(&x);
         assert_eq!(blocks.len(), 3);

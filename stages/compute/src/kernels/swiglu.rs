@@ -1,4 +1,4 @@
-//! SwiGLU (Shazeer 2020): `silu(gate) · up` with `silu(x) = x · sigmoid(x)`, gate and up side by side.
+//! SwiGLU (Shazeer 2020): `silu(gate) · up` with `silu(x) = x · sigmoid(x)`; a row holds gate, then up.
 use crate::simd::sigmoid;
 use crate::wide;
 
@@ -16,8 +16,8 @@ wide! {
 }
 
 wide! {
-    /// From `d_out_rf`, the gradient at the output, which becomes the output once more (the product after it needs
-    /// that): turns `gate_up` into the gradient at it.
+    /// Takes the gradient of the output in `d_out_rf` and replaces `gate_up` by its gradient. `d_out_rf` is overwritten
+    /// with the recomputed output, which the weight gradient of the next linear layer needs.
     pub fn backward(gate_up: &mut [f32], width: usize, d_out_rf: &mut [f32]) {
         assert!(gate_up.len() == 2 * d_out_rf.len() && d_out_rf.len().is_multiple_of(width));
         for (row, d_out) in gate_up.chunks_exact_mut(2 * width).zip(d_out_rf.chunks_exact_mut(width)) {

@@ -1,6 +1,6 @@
-//! What the kernels' tests share: numbers to try, and gradients by finite differences.
+//! Helpers for the tests of kernels: pseudorandom inputs, and gradients by finite differences.
 
-/// Repeatable values in about [-1, 1].
+/// Pseudorandom values in about [-1, 1]; the same for the same seed.
 pub fn random(seed: u64, len: usize) -> Vec<f32> {
     let unit = |i: usize| (contract::parameters::splitmix64(seed, i as u64) >> 40) as f32 / (1u64 << 24) as f32;
     (0..len).map(|i| 2.0 * unit(i) - 1.0).collect()
@@ -11,7 +11,7 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
-/// Each value within `tolerance` × the largest expected magnitude (at least 1e-3).
+/// Asserts that each value is within `tolerance` × the largest expected magnitude (at least 1e-3).
 #[track_caller]
 pub fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(actual.len(), expected.len());
@@ -37,7 +37,7 @@ pub fn gradient(x: &[f32], mut f: impl FnMut(&[f64]) -> f64) -> Vec<f64> {
         .collect()
 }
 
-/// Inner product in f64, the scalar whose gradients the tests take.
+/// Inner product in f64: the scalar function whose gradients the tests compare.
 pub fn weighted(y: &[f64], weights: &[f32]) -> f64 {
     assert_eq!(y.len(), weights.len());
     y.iter().zip(weights).map(|(y, w)| y * f64::from(*w)).sum()

@@ -1,5 +1,5 @@
-//! What a transformer is made of, as values. Training, decoding and the memory estimate read the same description, so a
-//! new activation or normalisation is a kernel and a value.
+//! The description of a transformer. Training, decoding and the memory estimate all read it, so a new activation or
+//! normalisation is one kernel and one enum variant.
 use super::feed_forward::FeedForward;
 use super::norm::Norm;
 use contract::{Init, ParameterSpec};
@@ -9,13 +9,13 @@ use contract::{Init, ParameterSpec};
 pub struct Architecture {
     /// Number of blocks.
     pub layers: usize,
-    /// Heads of queries.
+    /// Number of query heads; divides `width`.
     pub heads: usize,
-    /// Heads of keys and of values. They divide `heads`; with fewer than `heads`, positions must be rotary.
+    /// Number of key heads and of value heads; divides `heads`. If smaller than `heads`, positions must be rotary.
     pub kv_heads: usize,
-    /// Columns of the residual stream; `heads` divide them.
+    /// Width of the residual stream.
     pub width: usize,
-    /// Columns inside the feed-forward part.
+    /// Width of the feed-forward layer.
     pub inner: usize,
     /// Number of token ids.
     pub vocabulary: usize,
@@ -23,30 +23,30 @@ pub struct Architecture {
     pub length: usize,
     /// The normalisation before each part of a block and before the head.
     pub norm: Norm,
-    /// How the model knows where a token is.
+    /// How positions are encoded.
     pub positions: Positions,
-    /// The feed-forward part.
+    /// The feed-forward layer.
     pub feed_forward: FeedForward,
-    /// How weights of linear layers are stored.
+    /// How the weights of linear layers are stored.
     pub weights: WeightLayout,
-    /// Do linear layers have a bias?
+    /// Whether linear layers have a bias.
     pub bias: bool,
-    /// Is the head the token embedding, or a matrix of its own?
+    /// Whether the head is the token embedding instead of a separate matrix.
     pub tied_head: bool,
-    /// Does attention stop at the start of a token's document?
+    /// Whether a token attends only to its own document.
     pub document_mask: bool,
     /// Names of the parameters.
     pub names: &'static Names,
 }
 
-/// How a model knows where a token is.
+/// How a model encodes positions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Positions {
     /// A learned vector for each position, `[length, width]`, added to the token's embedding.
     Learned,
     /// Queries and keys are rotated (Su et al. 2021).
     Rotary {
-        /// Base of the frequencies.
+        /// Base of the rotary frequencies.
         theta: f64,
     },
 }
@@ -54,9 +54,9 @@ pub enum Positions {
 /// How the weights of linear layers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightLayout {
-    /// `[in, out]`, as GPT-2 has them.
+    /// `[in, out]`, as in Hugging Face's GPT-2.
     InOut,
-    /// `[out, in]`, as PyTorch's `Linear` has them.
+    /// `[out, in]`, as in PyTorch's `Linear`.
     OutIn,
 }
 
@@ -67,54 +67,54 @@ pub struct Names {
     pub tokens: &'static str,
     /// The position embedding, for [`Positions::Learned`].
     pub positions: &'static str,
-    /// What stands before a block's number.
+    /// The prefix before the index of a block.
     pub block: &'static str,
     /// The normalisation before attention.
     pub norm_1: &'static str,
-    /// The projections to queries, keys and values: one for all, or one each.
+    /// The projections to queries, keys and values: one combined, or three.
     pub qkv: &'static [&'static str],
     /// The projection from the heads' outputs back to the residual stream.
     pub out: &'static str,
-    /// The normalisation before the feed-forward part.
+    /// The normalisation before the feed-forward layer.
     pub norm_2: &'static str,
-    /// The projections into the feed-forward part: up, or gate and up.
+    /// The projections into the feed-forward layer: up, or gate and up.
     pub up: &'static [&'static str],
     /// The projection back to the residual stream.
     pub down: &'static str,
-    /// The last normalisation.
+    /// The final normalisation.
     pub norm: &'static str,
     /// The head, if it is not tied.
     pub head: &'static str,
 }
 
-/// Where the tensors of a linear layer are among those of a block: for each of its projections, whose outputs are side by
-/// side, the matrix and then its bias, if it has one.
+/// The indices of a linear layer's tensors within a block. For each projection (their outputs are concatenated) there
+/// is a matrix, followed by its bias if it has one.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearLayout {
     /// Index of the first matrix.
     pub first: usize,
     /// Number of projections.
     pub projections: usize,
-    /// How matrices are stored.
+    /// How the matrices are stored.
     pub weights: WeightLayout,
-    /// Does each projection have a bias?
+    /// Whether each projection has a bias.
     pub bias: bool,
 }
 
-/// Where the tensors of a block are.
+/// The indices of the tensors of a block.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockLayout {
     /// The normalisation before attention.
     pub norm_1: usize,
-    /// To queries, keys and values.
+    /// The projections to queries, keys and values.
     pub qkv: LinearLayout,
-    /// Back to the residual stream.
+    /// The projection back to the residual stream.
     pub out: LinearLayout,
-    /// The normalisation before the feed-forward part.
+    /// The normalisation before the feed-forward layer.
     pub norm_2: usize,
-    /// Into the feed-forward part.
+    /// The projections into the feed-forward layer.
     pub up: LinearLayout,
-    /// Back to the residual stream.
+    /// The projection back to the residual stream.
     pub down: LinearLayout,
     /// Number of tensors.
     pub tensors: usize,
@@ -125,32 +125,32 @@ const INIT: f32 = 0.02;
 
 impl Architecture {
     /// # Panics
-    /// If heads and widths do not fit each other, or the parts cannot be combined.
+    /// If heads and widths do not match, or the parts cannot be combined.
     pub fn check(&self) {
-        assert!(self.heads > 0 && self.width.is_multiple_of(self.heads), "heads divide the width");
-        assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "kv_heads divide the heads");
+        assert!(self.heads > 0 && self.width.is_multiple_of(self.heads), "heads must divide the width");
+        assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "kv_heads must divide heads");
         let rotary = self.positions != Positions::Learned;
-        assert!(!rotary || self.head_width().is_multiple_of(2), "rotary positions need heads of an even width");
+        assert!(!rotary || self.head_width().is_multiple_of(2), "rotary positions need an even head width");
         assert!(rotary || self.kv_heads == self.heads, "grouped queries need rotary positions");
-        assert_eq!(self.names.up.len(), self.feed_forward.projections(), "a name for each projection");
+        assert_eq!(self.names.up.len(), self.feed_forward.projections(), "one name per projection");
     }
 
-    /// Columns of a head.
+    /// Columns per head.
     pub fn head_width(&self) -> usize {
         self.width / self.heads
     }
 
-    /// Columns of all heads of keys, or of values.
+    /// Columns of all key heads, which is also that of all value heads.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_width()
     }
 
-    /// Tensors before the first block: the embeddings.
+    /// Number of tensors before the first block: the embeddings.
     pub fn embeddings(&self) -> usize {
         if self.positions == Positions::Learned { 2 } else { 1 }
     }
 
-    /// Index of the first tensor of block `index`, or of the last normalisation if there is no such block.
+    /// Index of the first tensor of block `index`; for `index` equal to `layers`, that of the final normalisation.
     pub fn first_of_block(&self, index: usize) -> usize {
         self.embeddings() + index * self.block().tensors
     }
@@ -160,7 +160,7 @@ impl Architecture {
         if self.tied_head { 0 } else { self.first_of_block(self.layers) + self.norm.tensors() }
     }
 
-    /// Where the tensors of a block are.
+    /// The indices of the tensors of a block.
     pub fn block(&self) -> BlockLayout {
         let linear = |first: usize, projections: usize| {
             let layout = LinearLayout { first, projections, weights: self.weights, bias: self.bias };
@@ -174,7 +174,7 @@ impl Architecture {
         BlockLayout { norm_1, qkv, out, norm_2, up, down, tensors }
     }
 
-    /// The parameters in order, with Hugging Face's names. Matrices decay, vectors do not.
+    /// The parameters in order, with Hugging Face's names. Weight decay applies to matrices, not to vectors.
     pub fn parameters(&self) -> Vec<ParameterSpec> {
         let names = self.names;
         let mut all = Specs(Vec::new());
@@ -192,7 +192,8 @@ impl Architecture {
         all.0
     }
 
-    /// Projections onto the residual stream start smaller, by the square root of their number.
+    /// Adds the parameters of a block. As in GPT-2, projections to the residual stream are initialised smaller, by the
+    /// square root of their number.
     fn block_parameters(&self, prefix: &str, all: &mut Specs) {
         let (names, c) = (self.names, self.width);
         let onto_residual = INIT / (2.0 * self.layers as f32).sqrt();
@@ -224,7 +225,7 @@ impl Architecture {
         }
     }
 
-    /// FLOPs of a trained token, counted as PaLM does: 6 × the weights of products + 12 × layers × length × width.
+    /// FLOPs per training token, counted as in PaLM: 6 × the weights of matrix products + 12 × layers × length × width.
     pub fn flops_per_token(&self) -> f64 {
         let (c, inner) = (self.width, self.inner);
         let attention = 2 * c * c + 2 * c * self.kv_width();
@@ -235,18 +236,18 @@ impl Architecture {
 }
 
 impl LinearLayout {
-    /// Tensors of a projection.
+    /// Number of tensors per projection.
     pub fn tensors_each(&self) -> usize {
         1 + usize::from(self.bias)
     }
 
-    /// Index of the matrix of a projection; its bias comes next.
+    /// Index of the matrix of a projection; its bias follows.
     pub fn matrix(&self, projection: usize) -> usize {
         self.first + projection * self.tensors_each()
     }
 }
 
-/// Parameters as they are listed.
+/// Collects parameters in order.
 struct Specs(Vec<ParameterSpec>);
 
 impl Specs {

@@ -1,5 +1,5 @@
-//! Models from the `config.json` of a Hugging Face checkpoint: what [`ModelFacts::config`](contract::ModelFacts) of it
-//! says, or transformers wrote.
+//! Models from the `config.json` of a Hugging Face checkpoint, written either by transformers or by this program from
+//! [`ModelFacts::config`](contract::ModelFacts).
 use super::{Gpt2Shape, LlamaShape};
 use anyhow::{Context, ensure};
 use contract::Result;
@@ -9,7 +9,7 @@ impl Gpt2Shape {
     /// The GPT-2 that `config` describes.
     ///
     /// # Errors
-    /// If it lacks a size, or has a property that no GPT-2 here has.
+    /// If a size is missing, or a property has an unsupported value.
     pub fn from_config(config: &Value) -> Result<Self> {
         must_be(config, "activation_function", &["gelu_new".into(), "gelu_pytorch_tanh".into()])?;
         must_be(config, "layer_norm_epsilon", &[1e-5.into()])?;
@@ -35,13 +35,13 @@ impl LlamaShape {
     /// The Llama that `config` describes.
     ///
     /// # Errors
-    /// If it lacks a size, or has a property that no Llama here has.
+    /// If a size is missing, or a property has an unsupported value.
     pub fn from_config(config: &Value) -> Result<Self> {
         must_be(config, "hidden_act", &["silu".into()])?;
         must_be(config, "attention_bias", &[false.into()])?;
         must_be(config, "mlp_bias", &[false.into()])?;
         must_be(config, "rope_scaling", &[])?;
-        // Later versions of transformers write all of rope into a table of its own.
+        // Recent versions of transformers write the parameters of rotary embeddings into a separate table.
         let rope = &config["rope_parameters"];
         must_be(rope, "rope_type", &["default".into()])?;
         let theta = [config, rope].into_iter().find_map(|of| of["rope_theta"].as_f64());
@@ -70,13 +70,13 @@ impl LlamaShape {
     }
 }
 
-/// Id of the token that ends a text, if `config` names one.
+/// Id of the end-of-text token, if `config` has one.
 pub fn end_of_text(config: &Value) -> Option<u32> {
     let id = &config["eos_token_id"];
     id.as_array().map_or(id, |several| &several[0]).as_u64()?.try_into().ok()
 }
 
-/// A property that may be missing but, where it is given, must have one of these values.
+/// Checks that a property is missing or has one of these values.
 fn must_be(config: &Value, key: &str, values: &[Value]) -> Result<()> {
     let found = &config[key];
     let list: Vec<String> = values.iter().map(Value::to_string).collect();
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::models::Model;
 
-    /// The configuration of the model that `config` describes.
+    /// Parses `config` and returns the configuration of the resulting model.
     fn from_config(config: &Value) -> Result<Value> {
         let model = match config["model_type"] == "gpt2" {
             true => Gpt2Shape::from_config(config)?.model(),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_models_own_configuration_gives_the_model_again() {
+    fn the_configuration_of_a_model_round_trips() {
         for config in [gpt2(), llama(false), llama(true)] {
             assert_eq!(from_config(&config).unwrap(), config);
             assert_eq!(end_of_text(&config), Some(29));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_refused() {
+    fn unsupported_values_are_rejected() {
         for (config, key, value, said) in [
             (gpt2(), "activation_function", "relu".into(), "`activation_function` is \"relu\""),
             (gpt2(), "layer_norm_epsilon", 1e-6.into(), "layer_norm_epsilon"),

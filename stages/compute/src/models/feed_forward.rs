@@ -1,7 +1,7 @@
-//! The feed-forward parts that a block can have, as kernels and names.
+//! The feed-forward layers that a block can use, as kernels and names.
 use crate::kernels::{gelu, swiglu};
 
-/// The part of a block that sees one token at a time.
+/// A feed-forward layer, which processes each token separately.
 #[derive(Clone, Copy, Debug)]
 pub enum FeedForward {
     /// `down(f(up x + bias))`
@@ -10,22 +10,22 @@ pub enum FeedForward {
     Gated(&'static Gated),
 }
 
-/// An activation function of one number.
+/// An elementwise activation function.
 #[derive(Debug)]
 pub struct Pointwise {
-    /// `out = f(x + bias)`, for rows as long as `bias`.
+    /// `out = f(x + bias)`, for rows of the length of `bias`.
     pub forward: fn(x: &[f32], bias: &[f32], out: &mut [f32]),
-    /// Turns `d` from the gradient at the output into the one at the input, writes the output to `out` once more, and adds the
-    /// bias's gradient to `d_bias`.
+    /// Turns `d` from the gradient of the output into that of the input, recomputes the output into `out`, and adds the
+    /// gradient of the bias to `d_bias`.
     pub backward: fn(x: &[f32], bias: &[f32], d: &mut [f32], out: &mut [f32], d_bias: &mut [f32]),
 }
 
-/// An activation function of two numbers: a gate and a value.
+/// A gated activation function of two numbers: a gate and a value.
 #[derive(Debug)]
 pub struct Gated {
-    /// From rows of `width` gates and `width` values to rows of `width`.
+    /// Takes rows of `width` gates and `width` values; writes rows of `width`.
     pub forward: fn(gate_up: &[f32], width: usize, out: &mut [f32]),
-    /// Turns `gate_up` into its gradient, and `d_out`, the gradient at the output, into the output.
+    /// Replaces `gate_up` by its gradient, and `d_out`, the gradient of the output, by the recomputed output.
     pub backward: fn(gate_up: &mut [f32], width: usize, d_out: &mut [f32]),
 }
 
@@ -36,7 +36,7 @@ pub static GELU: Pointwise = Pointwise { forward: gelu::forward, backward: gelu:
 pub static SWIGLU: Gated = Gated { forward: swiglu::forward, backward: swiglu::backward };
 
 impl FeedForward {
-    /// Projections into the part: up, or gate and up.
+    /// Number of projections into the layer: up, or gate and up.
     pub fn projections(&self) -> usize {
         match self {
             Self::Pointwise(_) => 1,

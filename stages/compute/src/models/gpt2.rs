@@ -10,19 +10,19 @@ use serde_json::{Value, json};
 pub struct Gpt2Shape {
     /// Number of blocks.
     pub layers: usize,
-    /// Attention heads; they divide the width.
+    /// Number of attention heads; divides the width.
     pub heads: usize,
-    /// Columns of the residual stream.
+    /// Width of the residual stream.
     pub width: usize,
-    /// Columns inside the feed-forward part, usually 4 × width.
+    /// Width of the feed-forward layer, usually 4 × `width`.
     pub feed_forward: usize,
     /// Number of token ids.
     pub vocabulary: usize,
     /// Longest sequence, in tokens.
     pub length: usize,
-    /// Id of the end-of-text token, for the configuration.
+    /// Id of the end-of-text token, for `config.json`.
     pub end_of_text: u32,
-    /// Does attention stop at the start of a token's document?
+    /// Whether a token attends only to its own document.
     pub document_mask: bool,
 }
 
@@ -51,7 +51,7 @@ impl Gpt2Shape {
         Transformer::new(self.architecture(), self.config(), summary)
     }
 
-    /// What it is made of.
+    /// The description of the architecture.
     pub fn architecture(&self) -> Architecture {
         let &Self { layers, heads, width, feed_forward, vocabulary, length, document_mask, .. } = self;
         Architecture {
@@ -73,7 +73,7 @@ impl Gpt2Shape {
         }
     }
 
-    /// Its Hugging Face configuration.
+    /// The content of Hugging Face's `config.json`.
     pub fn config(&self) -> Value {
         let &Self { layers, heads, width, feed_forward, vocabulary, length, end_of_text, .. } = self;
         json!({
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn flops_are_counted_as_the_project_counts_them() {
+    fn flops_per_token_include_attention() {
         for (shape, millions) in [
             (shape(2, 8, 256, 10_000, 128), 25.6),
             (shape(6, 6, 384, 16_384, 256), 108.5),

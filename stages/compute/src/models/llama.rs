@@ -1,5 +1,5 @@
-//! Llama (Touvron et al. 2023) with Hugging Face's names and layouts: RMS normalisation, rotary positions, grouped-query
-//! attention, SwiGLU, no biases; the head is tied or a matrix of its own.
+//! Llama (Touvron et al. 2023) with Hugging Face's names and layouts: RMS normalisation, rotary positions,
+//! grouped-query attention, SwiGLU, no biases; the head is tied to the token embedding or separate.
 use super::architecture::{Architecture, Names, Positions, WeightLayout};
 use super::feed_forward::{FeedForward, SWIGLU};
 use super::norm::Norm;
@@ -11,27 +11,27 @@ use serde_json::json;
 pub struct LlamaShape {
     /// Number of blocks.
     pub layers: usize,
-    /// Heads of queries; they divide the width, into heads of an even width.
+    /// Number of query heads; divides the width, and the width per head must be even.
     pub heads: usize,
-    /// Heads of keys and of values; they divide `heads`.
+    /// Number of key heads and of value heads; divides `heads`.
     pub kv_heads: usize,
-    /// Columns of the residual stream.
+    /// Width of the residual stream.
     pub width: usize,
-    /// Columns inside the feed-forward part.
+    /// Width of the feed-forward layer.
     pub feed_forward: usize,
     /// Number of token ids.
     pub vocabulary: usize,
     /// Longest sequence, in tokens.
     pub length: usize,
-    /// Is the head the token embedding, or a matrix of its own?
+    /// Whether the head is the token embedding instead of a separate matrix.
     pub tied_head: bool,
-    /// Added to the mean square in normalisations.
+    /// Added to the mean square in RMSNorm.
     pub rms_epsilon: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Id of the end-of-text token, for the configuration.
+    /// Id of the end-of-text token, for `config.json`.
     pub end_of_text: u32,
-    /// Does attention stop at the start of a token's document?
+    /// Whether a token attends only to its own document.
     pub document_mask: bool,
 }
 
@@ -53,7 +53,7 @@ impl LlamaShape {
     /// The model of these sizes, in f32.
     ///
     /// # Panics
-    /// If the heads do not divide the width into an even width each, or `kv_heads` does not divide the heads.
+    /// If the heads do not divide the width into heads of an even width, or `kv_heads` does not divide the heads.
     pub fn model(&self) -> Transformer {
         let &Self { layers, heads, kv_heads, width, feed_forward, vocabulary, length, tied_head, .. } = self;
         let architecture = Architecture {
@@ -107,7 +107,7 @@ mod tests {
     use crate::models::Model;
 
     #[test]
-    fn an_untied_head_is_a_tensor_of_its_own() {
+    fn an_untied_head_is_a_separate_tensor() {
         let shape = LlamaShape {
             layers: 2,
             heads: 8,

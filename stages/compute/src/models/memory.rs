@@ -1,26 +1,26 @@
-//! How much memory the activations of a batch take, from the description of the model.
+//! Estimates the memory that the activations of a batch need, from the description of the model.
 use super::architecture::Architecture;
 use super::feed_forward::FeedForward;
 use super::{ActivationMemory, Positions, saved};
 use contract::Precision;
 
-/// What a batch of `rows` tokens takes. `tests/activations*.rs` compare it with what is allocated.
+/// Memory for the activations of a batch of `rows` tokens. `tests/activations*.rs` compare it with actual allocations.
 pub fn activations(architecture: &Architecture, precision: Precision, rows: usize) -> ActivationMemory {
     let &Architecture { layers, heads, width: c, inner, norm, .. } = architecture;
     let projections = architecture.feed_forward.projections();
     let up = projections * inner;
-    // A layer saves statistics and log-sums in f32, and in `precision` the inputs of its two parts, what attention reads and
-    // gives, and what the activation function reads. The tape saves its input and that of the head.
+    // A layer saves statistics and log-sums in f32, and in `precision` the inputs of its two parts, the inputs and the
+    // output of attention, and the input of the activation function. The tape saves its input and that of the head.
     let layer = rows * (2 * norm.statistics() + heads) + saved::floats(precision, rows * (2 * c + 3 * c + c + up));
-    // The gradients at the residual stream and at the normalised activations take the memory of the tape's input and of the
-    // head's. In addition there are at most: the output of the activation function and its gradient, or …
+    // The gradients of the residual stream and of the normalised activations reuse the memory of the tape's input and
+    // of the head's. The peak in addition is either the output of the activation function and its gradient, or …
     let feed_forward = match (architecture.feed_forward, precision) {
         (FeedForward::Pointwise(_), _) => 2 * inner,
         (FeedForward::Gated(_), Precision::F32) => inner,
         (FeedForward::Gated(_), Precision::Bf16) => 3 * inner / 2,
     };
-    // … the gradient at what attention reads (and, in bfloat16, its output in f32), for which the feed-forward part of the layer
-    // has been freed, while gradients of matrices wait to be reduced.
+    // … the gradient of the inputs of attention (and, in bfloat16, the output of attention in f32), when the
+    // feed-forward part of the layer has been freed, while gradients of matrices wait to be reduced.
     let attention = match (precision, architecture.positions) {
         (Precision::F32, _) => (2 * c).saturating_sub(up),
         (Precision::Bf16, Positions::Learned) => (3 * c).saturating_sub(up / 2),

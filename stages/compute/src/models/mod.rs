@@ -1,11 +1,11 @@
-//! Models: what computes hidden states from a batch, and gradients back through itself.
+//! Models: compute hidden states from a batch, and gradients by backpropagation.
 //!
-//! - [`architecture`], [`norm`], [`feed_forward`]: what a transformer is made of, as values that all of the following read
-//! - [`transformer`]: training, whole micro-batches at a time; [`decode`]: one sequence continued token by token; `memory`: how
-//!   much activations take
-//! - [`gpt2`], [`llama`]: such values; [`config`]: their shapes from Hugging Face's `config.json`
-//! - `saved`: activations that are saved for backward; [`sampling`]: which token comes next
-//! - [`per_sequence`]: any model, one sequence of the batch at a time, to measure against
+//! - [`architecture`], [`norm`], [`feed_forward`]: the description of a transformer, which all of the following read
+//! - [`transformer`]: training on whole micro-batches; [`decode`]: decoding one sequence; `memory`: the memory that
+//!   activations need
+//! - [`gpt2`], [`llama`]: two such descriptions; [`config`]: reads their shapes from Hugging Face's `config.json`
+//! - `saved`: activations that are saved for backward; [`sampling`]: selection of the next token
+//! - [`per_sequence`]: runs any model on one sequence of the batch at a time, as a baseline
 pub mod architecture;
 pub mod config;
 pub mod decode;
@@ -28,45 +28,45 @@ pub use transformer::Transformer;
 
 use contract::{Batch, ModelFacts, Parameters, Tape, Tensor};
 
-/// A model: parameters in, hidden states out, and a tape that goes back.
+/// A model: computes hidden states from parameters and a batch, and a tape for the backward pass.
 pub trait Model: Send + Sync {
-    /// Its parameters in order, the head's index, FLOPs, Hugging Face configuration, summary.
+    /// The parameters in order, the index of the head, FLOPs, Hugging Face configuration and summary.
     fn facts(&self) -> &ModelFacts;
 
-    /// The hidden states of every token of `batch`; `keep` says whether a backward pass will follow.
+    /// The hidden states of every token of `batch`, and a tape if `keep` is set, which a backward pass needs.
     ///
     /// # Panics
-    /// If the parameters are not the model's, a token is not in the vocabulary, or sequences are longer than the
-    /// model's: the plan and the tokenizer stage have checked all three.
+    /// If the parameters are not those of this model, a token is not in the vocabulary, or sequences are longer than
+    /// the model's context. The plan and the tokenizer stage check all three in advance.
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward;
 
-    /// What a batch of `sequences × length` tokens takes at most, including gradients of parameters until the next layer is
-    /// done. The default is an estimate of nothing.
+    /// Peak memory for a batch of `sequences × length` tokens, including the gradients of a layer's parameters until
+    /// the next layer is done. The default is zero.
     fn activations(&self, _sequences: usize, _length: usize) -> ActivationMemory {
         ActivationMemory::default()
     }
 
-    /// The model with these parameters, to continue a text. Attention sees all of it.
+    /// A decoder with these parameters, to continue a text. Attention is not limited to the current document.
     ///
     /// # Panics
-    /// If the parameters are not the model's.
+    /// If the parameters are not those of this model.
     fn decoder(&self, parameters: Parameters) -> Decoder;
 }
 
-/// Memory for the activations of a batch, in floats.
+/// Memory for the activations of a batch, in numbers of f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ActivationMemory {
-    /// From the forward pass until backward has gone through them.
+    /// Saved by the forward pass until backward has used them.
     pub saved: usize,
-    /// In addition to these while a layer is computed.
+    /// Needed in addition while a layer is computed.
     pub temporary: usize,
 }
 
-/// What a forward pass gives.
+/// The result of a forward pass.
 pub struct Forward {
     /// `[sequences · length, width]`: hidden states after the final normalisation.
     pub hidden: Tensor,
-    /// For backward, if it was asked to keep one: owns what it needs of the parameters and the activations, and
-    /// drops each layer's as it goes.
+    /// The tape for backward, if requested. It owns the parameters and activations that backward needs, and drops those
+    /// of each layer when it is done.
     pub tape: Option<Box<dyn Tape>>,
 }

@@ -1,9 +1,9 @@
-//! The normalisations that a block can have.
+//! The normalisations that a block can use.
 use crate::kernels::{layer_norm, rms_norm};
 use contract::Tensor;
 use std::sync::Arc;
 
-/// A normalisation of rows.
+/// A normalisation of each row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Norm {
     /// See [`layer_norm`]: a gain and a bias.
@@ -24,7 +24,7 @@ impl Norm {
         }
     }
 
-    /// Floats of statistics that a row saves for backward.
+    /// Number of statistics that are saved per row for backward.
     pub fn statistics(self) -> usize {
         match self {
             Self::Layer => 2,
@@ -32,7 +32,8 @@ impl Norm {
         }
     }
 
-    /// Normalises the rows of `x` into `out` and saves their `statistics`; `parameters` begin with this norm's.
+    /// Normalises the rows of `x` into `out` and saves their `statistics`. `parameters` starts with those of this
+    /// layer.
     pub fn forward(self, parameters: &[Arc<Tensor>], x: &[f32], out: &mut [f32], statistics: &mut [f32]) {
         let gain = &parameters[0].data;
         match self {
@@ -41,17 +42,17 @@ impl Norm {
         }
     }
 
-    /// The output of [`forward`](Self::forward) once more, from its `statistics`.
-    pub fn again(self, parameters: &[Arc<Tensor>], x: &[f32], statistics: &[f32], out: &mut [f32]) {
+    /// Recomputes the output of [`forward`](Self::forward) from its `statistics`.
+    pub fn recompute(self, parameters: &[Arc<Tensor>], x: &[f32], statistics: &[f32], out: &mut [f32]) {
         let gain = &parameters[0].data;
         match self {
-            Self::Layer => layer_norm::again(x, gain, &parameters[1].data, statistics, out),
-            Self::Rms { .. } => rms_norm::again(x, gain, statistics, out),
+            Self::Layer => layer_norm::recompute(x, gain, &parameters[1].data, statistics, out),
+            Self::Rms { .. } => rms_norm::recompute(x, gain, statistics, out),
         }
     }
 
-    /// Adds the gradient at `x` to `d_x`, from `d_out`, the gradient at the output; passes the parameters' gradients to `give`
-    /// by their index.
+    /// Takes the gradient of the output in `d_out`, adds the gradient of `x` to `d_x`, and passes the gradients of the
+    /// parameters to `give` by index.
     pub fn backward(
         self,
         parameters: &[Arc<Tensor>],

@@ -1,12 +1,12 @@
-//! One sequence at a time, as the C++ trainer did that this project started from: the same numbers up to rounding,
-//! from products a fraction as tall, to measure against.
+//! Runs a model on one sequence at a time: the same results up to rounding, from smaller matrix products. This is a
+//! baseline to measure batching against (the C++ trainer that this project started from worked this way).
 use crate::kernels::sum::add;
 use crate::models::{Forward, Model};
 use contract::{Batch, Parameters, Result, Tape, Tensor, Turn};
 use std::sync::Arc;
 
-/// As [`Model::forward`], each sequence of `batch` on its own. Backward goes through one sequence after the other and
-/// adds up gradients, the head's by passing it on, so each is given once, with the last turn.
+/// As [`Model::forward`], with one pass per sequence of `batch`. Backward processes one sequence after the other and
+/// accumulates gradients; that of the head is passed from tape to tape. Each gradient is passed on once, at the end.
 pub fn forward_per_sequence(model: &Arc<dyn Model>, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward {
     let width = parameters[model.facts().head].shape[1];
     let mut hidden = Tensor::scratch([batch.sequences * batch.length, width]);
@@ -40,25 +40,26 @@ pub fn forward_per_sequence(model: &Arc<dyn Model>, parameters: &Parameters, bat
 struct PerSequence {
     /// Index of the head's tensor.
     head: usize,
-    /// Tokens a sequence.
+    /// Tokens per sequence.
     length: usize,
-    /// Of the sequences that are still to come.
+    /// Tapes of the remaining sequences, with their indices.
     tapes: std::vec::IntoIter<(usize, Box<dyn Tape>)>,
     current: Option<Box<dyn Tape>>,
-    /// Gradient at the hidden states of all sequences.
+    /// Gradient of the hidden states of all sequences.
     hidden: Option<Tensor>,
-    /// Sums so far.
+    /// Gradients accumulated so far.
     gradients: Vec<Option<Tensor>>,
 }
 
 impl PerSequence {
-    /// Starts the next sequence's tape with the head's gradient so far.
+    /// Starts the tape of the next sequence with the head's gradient accumulated so far; false if there is none.
     fn next(&mut self) -> bool {
         let (Some((sequence, mut tape)), Some(hidden)) = (self.tapes.next(), &self.hidden) else { return false };
         let width = hidden.shape[1];
         let rows = self.length * width;
         let own = Tensor::from_values([self.length, width], &hidden.data[sequence * rows..(sequence + 1) * rows]);
-        let head = self.gradients[self.head].take().expect("the head's gradient comes with start, then with each tape");
+        let head =
+            self.gradients[self.head].take().expect("start sets the gradient of the head, then each tape returns it");
         tape.start(own, head);
         self.current = Some(tape);
         true

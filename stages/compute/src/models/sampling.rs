@@ -1,23 +1,23 @@
-//! From logits to the next token: temperature, top-k, and nucleus sampling (Holtzman et al. 2020).
+//! Sampling of the next token from logits: temperature, top-k, and nucleus (top-p) sampling (Holtzman et al. 2020).
 use contract::parameters::splitmix64;
 
-/// How the next token is chosen. The same logits, settings and seed give the same tokens.
+/// Sampler of next tokens. The same logits, settings and seed give the same tokens.
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    /// What logits are divided by; 0 takes the most probable token.
+    /// Logits are divided by it; 0 always selects the most probable token.
     pub temperature: f64,
-    /// Only this many of the most probable tokens; 0 for all.
+    /// Sample only from this many of the most probable tokens; 0: from all.
     pub top_k: usize,
-    /// Only the most probable tokens that together have this probability; 1 for all.
+    /// Sample only from the most probable tokens whose total probability reaches this; 1: from all.
     pub top_p: f64,
-    /// Whose stream of random numbers is drawn from.
+    /// Seed of the random numbers.
     pub seed: u64,
     /// Tokens drawn so far.
     pub drawn: u64,
 }
 
 impl Sampler {
-    /// The next token, `None` if a logit is NaN or none is finite. Of equals, the lower id is the more probable.
+    /// The next token; `None` if a logit is NaN, or the largest is infinite. Equal logits rank by ascending id.
     pub fn next(&mut self, logits: &[f32]) -> Option<u32> {
         let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if !highest.is_finite() || logits.iter().any(|x| x.is_nan()) {
@@ -45,7 +45,7 @@ impl Sampler {
     }
 }
 
-/// Index at which the sum of `weights` so far first reaches `fraction` of all, and is more than nothing.
+/// First index at which the cumulative sum of `weights` is positive and reaches `fraction` of the total.
 fn first_to_reach(weights: &[f64], fraction: f64) -> usize {
     let goal = fraction * weights.iter().sum::<f64>();
     let mut sum = 0.0;
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn temperature_zero_takes_the_first_of_the_best() {
+    fn temperature_zero_takes_the_first_of_the_largest_logits() {
         assert_eq!(sampler(0.0, 0, 1.0).next(&[0.0, 3.0, -1.0, 3.0]), Some(1));
         assert_eq!(sampler(1.0, 1, 1.0).next(&[0.0, 3.0, -1.0, 3.0]), Some(1));
         assert_eq!(sampler(1.0, 0, 1e-9).next(&[0.0, 3.0, -1.0, 3.0]), Some(1));
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_come_as_often_as_their_probability_says() {
+    fn frequencies_of_tokens_match_their_probabilities() {
         let probabilities = [0.5f64, 0.05, 0.2, 0.25];
         let logits = probabilities.map(|p| (p.ln() + 3.0) as f32);
         let counts = |sampler: &mut Sampler| {
@@ -95,7 +95,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_drawn_is_among_the_most_probable(
+        fn sampled_tokens_are_among_the_most_probable(
             logits in prop::collection::vec(-9.0f32..9.0, 1..40), top_k in 1usize..50, seed: u64,
             temperature in 0.01f64..10.0, top_p in 0.0f64..=1.0,
         ) {

@@ -1,4 +1,4 @@
-//! Activations that products read or that are saved for backward.
+//! Activations that are operands of matrix products or are saved for backward.
 use crate::kernels::gemm::{
     MatRef, OutputBlock, Scalar, SliceRef, bf16, matrix_mut, product_in_blocks, product_then, round,
 };
@@ -6,9 +6,10 @@ use crate::wide;
 use contract::{Buffer, Precision, Tensor};
 use std::ops::Range;
 
-/// A tensor that a product or the backward pass reads: in f32 or, under [`Precision::Bf16`], rounded to bfloat16, in half the
-/// memory. Rounding costs products nothing, since they round their operands anyway; backward of normalisations and
-/// activation functions starts from rounded values, as under automatic mixed precision (Micikevicius et al. 2018).
+/// A tensor that a matrix product or the backward pass reads: in f32 or, with [`Precision::Bf16`], rounded to bfloat16
+/// in half the memory. Rounding does not change products, since they round their operands anyway; backward of
+/// normalisations and activation functions starts from rounded values, as in automatic mixed precision (Micikevicius et
+/// al. 2018).
 pub enum SavedActivation {
     /// In f32.
     F32(Tensor),
@@ -16,16 +17,16 @@ pub enum SavedActivation {
     Bf16 {
         /// The tensor's shape.
         shape: Vec<usize>,
-        /// Two numbers in each f32.
+        /// The bfloat16 numbers, two in the memory of each f32.
         data: Buffer,
     },
 }
 
-/// Rows that are computed in f32 before they are rounded: few enough to stay in cache.
+/// Number of rows that are computed in f32 before they are rounded: few enough to stay in cache.
 const ROWS: usize = 16;
 
 impl SavedActivation {
-    /// Saves `x` for products in `precision`.
+    /// Saves `x` in `precision`.
     pub fn new(precision: Precision, x: Tensor) -> Self {
         match precision {
             Precision::F32 => Self::F32(x),
@@ -37,7 +38,7 @@ impl SavedActivation {
         }
     }
 
-    /// `a · b` in `precision`, each block changed by `then`, saved for products in `saved`.
+    /// Computes `a · b` in `precision`, applies `then` to each block, and saves the result in the precision `saved`.
     pub fn product(
         saved: Precision,
         precision: Precision,
@@ -66,7 +67,7 @@ impl SavedActivation {
         }
     }
 
-    /// A `[rows, columns]` matrix for products in `precision`; `compute` writes the rows it is called with.
+    /// A `[rows, columns]` matrix saved in `precision`; `compute` is called with ranges of rows and writes them.
     pub fn computed(
         precision: Precision,
         rows: usize,
@@ -82,7 +83,7 @@ impl SavedActivation {
         builder.finish()
     }
 
-    /// Replaces its rows by what `change` makes of them, a few at a time.
+    /// Calls `change` on ranges of a few rows, which it modifies in place in f32.
     pub fn change(&mut self, mut change: impl FnMut(Range<usize>, &mut [f32])) {
         match self {
             Self::F32(x) => change(0..x.shape[0], &mut x.data),
@@ -101,7 +102,7 @@ impl SavedActivation {
         }
     }
 
-    /// The whole as a slice.
+    /// All elements as a slice.
     pub fn slice(&self) -> SliceRef<'_> {
         match self {
             Self::F32(x) => SliceRef::F32(&x.data),
@@ -109,13 +110,13 @@ impl SavedActivation {
         }
     }
 
-    /// The whole as a matrix with rows as long as the last axis.
+    /// All elements as a matrix whose rows have the length of the last axis.
     pub fn matrix(&self) -> MatRef<'_> {
         let (Self::F32(Tensor { shape, .. }) | Self::Bf16 { shape, .. }) = self;
         self.slice().matrix(shape[shape.len() - 1])
     }
 
-    /// The whole in f32.
+    /// The tensor in f32.
     pub fn widen(self) -> Tensor {
         match self {
             Self::F32(x) => x,
@@ -127,10 +128,10 @@ impl SavedActivation {
         }
     }
 
-    /// Some elements in f32: in place or, if they have to be widened, in `scratch`.
+    /// Some elements in f32: borrowed from the tensor, or widened into `scratch`.
     ///
     /// # Panics
-    /// If there are no such elements, or `scratch` is too small for them.
+    /// If the range is outside the tensor, or `scratch` is too small.
     pub fn part<'a>(&'a self, range: Range<usize>, scratch: &'a mut [f32]) -> &'a [f32] {
         match self {
             Self::F32(x) => &x.data[range],
@@ -143,12 +144,12 @@ impl SavedActivation {
     }
 }
 
-/// The elements of a tensor of shape `shape`.
+/// The elements of a tensor with this shape.
 fn elements<'a>(data: &'a Buffer, shape: &[usize]) -> &'a [bf16] {
     &bytemuck::cast_slice(data)[..shape.iter().product()]
 }
 
-/// Builds a [`SavedActivation`] of a matrix part by part: in bfloat16, the whole never exists in f32.
+/// Builds a [`SavedActivation`] of a matrix part by part: in bfloat16, the whole matrix is never stored in f32.
 pub enum SavedBuilder {
     /// In f32.
     F32(Tensor),
@@ -156,15 +157,15 @@ pub enum SavedBuilder {
     Bf16 {
         /// Rows and columns.
         shape: [usize; 2],
-        /// Two numbers in each f32.
+        /// The bfloat16 numbers, two in the memory of each f32.
         data: Buffer,
-        /// A part before it is rounded.
+        /// Scratch memory for a part before it is rounded.
         scratch: Vec<f32>,
     },
 }
 
 impl SavedBuilder {
-    /// For a `[rows, columns]` matrix.
+    /// A builder for a `[rows, columns]` matrix.
     pub fn new(precision: Precision, rows: usize, columns: usize) -> Self {
         match precision {
             Precision::F32 => Self::F32(Tensor::scratch([rows, columns])),
@@ -175,10 +176,10 @@ impl SavedBuilder {
         }
     }
 
-    /// Calls `write` to write all of `elements`.
+    /// Calls `write` with a slice for `elements`, which it must fill.
     ///
     /// # Panics
-    /// If the matrix has no such elements.
+    /// If the range is outside the matrix.
     pub fn write(&mut self, elements: Range<usize>, write: impl FnOnce(&mut [f32])) {
         match self {
             Self::F32(x) => write(&mut x.data[elements]),
@@ -202,7 +203,7 @@ impl SavedBuilder {
     }
 }
 
-/// Floats' scratch that `elements` of a [`SavedActivation`] take.
+/// Number of f32 that `elements` elements of a [`SavedActivation`] occupy.
 pub fn floats(precision: Precision, elements: usize) -> usize {
     match precision {
         Precision::F32 => elements,
@@ -210,8 +211,8 @@ pub fn floats(precision: Precision, elements: usize) -> usize {
     }
 }
 
-/// Floats by which the parameter gradients of a layer exceed the activations it has freed, if there is another layer: they
-/// are reduced only when the backward pass of the next layer is over.
+/// Number of floats by which the parameter gradients of a layer exceed the activations that it has freed, if there is
+/// another layer. They count because they are reduced only after the backward pass of the next layer.
 pub fn waiting_gradients(layers: usize, saved: usize, gradients: usize) -> usize {
     if layers > 1 { gradients.saturating_sub(saved) } else { 0 }
 }
@@ -233,7 +234,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_saved_can_be_read(rows in 0usize..40, columns in 1usize..60, from in 0usize..99, to in 0usize..99) {
+        fn saved_activations_can_be_read(rows in 0usize..40, columns in 1usize..60, from in 0usize..99, to in 0usize..99) {
             let values = random(1, rows * columns);
             let part = from.min(to).min(values.len())..from.max(to).min(values.len());
             for (precision, expected) in [

@@ -1,5 +1,5 @@
-//! What the comparisons with PyTorch share: golden files, a whole pass, and how far off is how far.
-#![allow(dead_code)] // each test file uses a part
+//! Helpers for comparisons with PyTorch: golden files, a full forward and backward pass, and relative errors.
+#![allow(dead_code)] // each test file uses only some of these
 use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn, pool};
 use millrace_compute::kernels::cross_entropy::CrossEntropy;
 use millrace_compute::kernels::gemm::{available, matrix, matrix_mut, product, with_backend};
@@ -31,7 +31,7 @@ pub fn ids(file: &[u8], name: &str) -> Vec<u32> {
     words(file, name).into_iter().map(u32::from_le_bytes).collect()
 }
 
-/// Runs `test` on every GEMM backend that this CPU has, OpenBLAS always among them, with the backend's name.
+/// Runs `test` on every GEMM backend that this CPU can run, which always includes OpenBLAS, with the backend's name.
 pub fn on_every_backend(test: impl Fn(&'static str)) {
     let backends = available();
     assert!(backends.contains(&"openblas"), "{backends:?}");
@@ -41,7 +41,7 @@ pub fn on_every_backend(test: impl Fn(&'static str)) {
     }
 }
 
-/// Loss and target count, and every gradient of the summed loss; `head` is the head's index.
+/// Loss, number of targets, and all gradients of the summed loss; `head` is the index of the head.
 pub fn learn(
     forward: Forward,
     parameters: &Parameters,
@@ -50,16 +50,16 @@ pub fn learn(
     precision: Precision,
 ) -> (f64, u64, Vec<Tensor>) {
     let Forward { hidden, tape } = forward;
-    let mut tape = tape.expect("forward was asked to keep it");
+    let mut tape = tape.expect("forward was called with keep");
     let (loss, d_hidden, d_head) =
         head_loss(&CrossEntropy, &hidden, &parameters[head], &batch.targets, None, precision);
     tape.start(d_hidden, d_head);
     let mut gradients: Vec<Option<Tensor>> = parameters.0.iter().map(|_| None).collect();
     let mut give = |index: usize, gradient: Tensor| {
         assert_eq!(gradient.shape, parameters[index].shape);
-        assert!(gradients[index].replace(gradient).is_none(), "tensor {index} came twice");
+        assert!(gradients[index].replace(gradient).is_none(), "tensor {index} was given twice");
     };
-    while tape.turn(&mut give).expect("backward works") == Turn::More {}
+    while tape.turn(&mut give).expect("backward succeeds") == Turn::More {}
     (loss.trained, loss.targets, gradients.into_iter().map(|g| g.expect("every tensor has a gradient")).collect())
 }
 
@@ -74,7 +74,7 @@ pub fn relative_error(actual: &[f32], expected: &[f32], scale: f64) -> f64 {
     (off / norm).sqrt()
 }
 
-/// Logits of the first rows are `expected` within 2e-5 of the largest.
+/// Asserts that the logits of the first rows equal `expected` within 2e-5 of the largest.
 pub fn assert_logits(hidden: &Tensor, head: &Tensor, expected: &[f32]) {
     let (vocabulary, width) = (head.shape[0], head.shape[1]);
     let rows = expected.len() / vocabulary;
@@ -87,11 +87,11 @@ pub fn assert_logits(hidden: &Tensor, head: &Tensor, expected: &[f32]) {
     assert!(off <= 2e-5 * largest, "{off} of {largest}");
 }
 
-/// Floats that products of these sizes pack their operands into, which no model can know.
+/// Floats of buffers for packed operands, which the estimate does not include.
 const PACKED: usize = 1_000_000;
 
-/// Floats that are taken until the loss, and in backward, are what `model` says.
-pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vocabulary: usize) {
+/// Asserts that the peak memory until the loss, and that of the whole step, match the estimate of `model`.
+pub fn check_memory_estimate(model: &dyn Model, sequences: usize, length: usize, vocabulary: usize) {
     let (summary, rows) = (&model.facts().summary, sequences * length);
     let parameters: Vec<_> = model.facts().parameters.iter().map(|spec| Arc::new(spec.initial(1))).collect();
     let ids: Vec<u32> = (0..rows as u32).map(|i| i * 7 % vocabulary as u32).collect();
@@ -113,7 +113,7 @@ pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vo
     drop(hidden);
     let (head, until_loss) = (d_head.data.len(), taken());
     tape.start(d_hidden, d_head);
-    // Gradients are added up while the next layer is worked on.
+    // The gradients of a layer are alive until the next layer is done, since they are reduced meanwhile.
     let (mut before, mut given) = (Vec::new(), Vec::new());
     while tape.turn(&mut |_, gradient| given.push(gradient)).unwrap() == Turn::More {
         before = std::mem::take(&mut given);
@@ -122,12 +122,16 @@ pub fn takes_what_it_says(model: &dyn Model, sequences: usize, length: usize, vo
     let ActivationMemory { saved, temporary } = model.activations(sequences, length);
     let logits =
         rows_alive(rows, vocabulary, None, model.facts().precision) * vocabulary + rows * parameters[0].shape[1];
-    for (phase, taken, said) in
+    for (phase, taken, estimate) in
         [("until the loss", until_loss, saved + logits + head), ("all", taken(), saved + head + logits.max(temporary))]
     {
-        let (most, least) = (1.07 * said as f64 + PACKED as f64, 0.93 * said as f64);
+        let (most, least) = (1.07 * estimate as f64 + PACKED as f64, 0.93 * estimate as f64);
         let fits = taken as f64 > least && (taken as f64) < most;
-        println!("{summary}, {:?}, {phase}: {said} floats were said, {taken} taken", model.facts().precision);
-        assert!(fits, "{summary}, {:?}, {phase}: {said} floats were said, {taken} taken", model.facts().precision);
+        println!("{summary}, {:?}, {phase}: {estimate} floats estimated, {taken} allocated", model.facts().precision);
+        assert!(
+            fits,
+            "{summary}, {:?}, {phase}: {estimate} floats estimated, {taken} allocated",
+            model.facts().precision
+        );
     }
 }

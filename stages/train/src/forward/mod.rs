@@ -1,7 +1,7 @@
 //! `forward`: a batch and the parameters of its step become hidden states.
 //!
-//! A model is a [`ModelType`]: how its keys become a [`Transformer`]. [`ModelSettings`] makes a stage of any. Members are
-//! [`gpt2`] and [`llama`].
+//! A model is a [`ModelType`]: how its keys become a [`Transformer`]. [`ModelSettings`] makes a stage of any. Members
+//! are [`gpt2`] and [`llama`].
 pub mod gpt2;
 pub mod llama;
 
@@ -31,8 +31,8 @@ pub trait ModelType: Member {
     /// The model of these sizes for a vocabulary and a length of sequences.
     fn model(&self, sizes: &Sizes, facts: &Facts) -> Transformer;
 
-    /// The model that a checkpoint's `config.json` describes, or what of it is not supported; `None` if it is of another
-    /// kind. Without it `pipeline generate` cannot open checkpoints.
+    /// The model that a checkpoint's `config.json` describes, or what of it is not supported; `None` if it is of
+    /// another kind. Without it `pipeline generate` cannot open checkpoints.
     fn from_config(_config: &Value) -> Option<Result<Transformer>> {
         None
     }

@@ -1,7 +1,7 @@
 //! `optimize`: clips by the global norm and updates each tensor on the worker that owns it, in place.
 //!
-//! An optimizer is an [`Optimizer`]: how one tensor is updated. [`OptimizerSettings`] makes a stage of any; norms, schedule,
-//! shards and checkpoints are the same for all. Members are [`adamw`] and [`muon`].
+//! An optimizer is an [`Optimizer`]: how one tensor is updated. [`OptimizerSettings`] makes a stage of any; norms,
+//! schedule, shards and checkpoints are the same for all. Members are [`adamw`] and [`muon`].
 pub mod adamw;
 pub mod muon;
 pub mod schedule;

@@ -1,5 +1,5 @@
-//! The optimizer `muon` (Jordan et al. 2024): orthogonalised momentum for the matrices inside blocks, AdamW for all else. Its
-//! step has the size that AdamW's has (Liu et al. 2025), so both share learning rate and weight decay.
+//! The optimizer `muon` (Jordan et al. 2024): orthogonalised momentum for the matrices inside blocks, AdamW for all
+//! else. Its step has the size that AdamW's has (Liu et al. 2025), so both share learning rate and weight decay.
 use crate::optimize::adamw::AdamW;
 use crate::optimize::{Now, Optimizer};
 use compute::kernels::newton_schulz::orthogonalise;

@@ -69,7 +69,8 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Creates a file in `folder` that replaces our earlier ones and contains the steps before the one that a run resumes at.
+    /// Creates a file in `folder` that replaces our earlier ones and contains the steps before the one that a run
+    /// resumes at.
     ///
     /// # Errors
     /// If the file cannot be written or earlier ones cannot be removed.

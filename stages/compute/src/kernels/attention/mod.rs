@@ -1,10 +1,10 @@
-//! Causal self-attention in tiles that stay in cache.
+//! Causal self-attention in tiles that fit in cache.
 //!
-//! Keys and values of a head are packed once; a tile of [`TILE_ROWS`] queries then meets only the keys up to its own end
-//! (and from its first document's start, where documents are masked): scores, softmax and values while they lie in the
-//! first cache. Nothing above the diagonal is computed but inside its last tile. Backward recomputes the probabilities
-//! from each row's log-sum-exp, as FlashAttention does (Dao et al. 2022); no `length × length` matrix is kept, and masks
-//! never exist as data.
+//! The keys and values of a head are packed once. Each tile of [`TILE_ROWS`] queries is then multiplied only by the
+//! keys up to its last row (and, with document masking, from the start of its first row's document); scores, softmax
+//! and the product with the values follow while the tile is in the L1 cache. Above the diagonal, only the rest of the
+//! tile that the diagonal crosses is computed. As in FlashAttention (Dao et al. 2022), backward recomputes the
+//! probabilities from each row's log-sum-exp; no `length × length` matrix is stored, and masks are never materialised.
 use crate::kernels::gemm::panels::{Panels, TILE_COLUMNS, TILE_ROWS, padded_stride};
 use crate::kernels::gemm::{MatRef, SliceRef, block};
 use crate::simd::{LANES, dot, exp, max, sum};
@@ -12,29 +12,29 @@ use crate::wide;
 use contract::{Buffer, Precision};
 use std::ops::Range;
 
-/// Rows of queries that keys and values gather gradients from at once.
+/// Rows of queries per block in backward; the gradients of keys and values are accumulated over the blocks.
 const QUERIES: usize = 64;
 
-/// What is attended to. `qkv` is `[rows, 3 · width]` with queries, keys and values side by side, each head a run of
-/// `width / heads` columns; `rows = sequences · length`.
+/// Shape and masking. `qkv` is `[rows, 3 · width]` with queries, keys and values side by side, each head having
+/// `width / heads` adjacent columns; `rows = sequences · length`.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention<'a> {
-    /// Sequences, which do not see each other.
+    /// Number of sequences, which do not attend to each other.
     pub sequences: usize,
-    /// Tokens a sequence.
+    /// Tokens per sequence.
     pub length: usize,
-    /// Heads.
+    /// Number of heads.
     pub heads: usize,
     /// Columns of all heads together.
     pub width: usize,
-    /// `[rows]`: for each token the position in its sequence before which it does not look (never after the token,
-    /// never falling along a sequence); `None` if it sees all of its past.
+    /// `[rows]`: for each token, the first position in its sequence that it attends to (at most its own position, and
+    /// non-decreasing along a sequence); `None` if every token attends to its whole past.
     pub starts: Option<&'a [u32]>,
-    /// What operands of products are rounded to.
+    /// The precision that operands of matrix products are rounded to.
     pub precision: Precision,
 }
 
-/// The parts of a row of `qkv`.
+/// The three parts of a row of `qkv`.
 #[derive(Clone, Copy)]
 enum Part {
     Query,
@@ -76,7 +76,7 @@ impl Attention<'_> {
 }
 
 impl Head<'_> {
-    /// Where in `qkv` a part of position `position` starts.
+    /// Offset in `qkv` of a part of this head at `position`.
     fn at(&self, part: Part, position: usize) -> usize {
         let row = self.sequence * self.shape.length + position;
         (row * 3 + part as usize) * self.shape.width + self.head * self.shape.head_width()
@@ -86,7 +86,7 @@ impl Head<'_> {
         qkv.block(self.at(part, positions.start), positions.len(), self.shape.head_width(), 3 * self.shape.width)
     }
 
-    /// Where in a `[rows, width]` matrix the head's columns of a position start.
+    /// Offset in a `[rows, width]` matrix of this head's columns at `position`.
     fn column(&self, position: usize) -> usize {
         (self.sequence * self.shape.length + position) * self.shape.width + self.head * self.shape.head_width()
     }
@@ -100,8 +100,8 @@ impl Head<'_> {
         at + positions.start..at + positions.end
     }
 
-    /// Of some queries: the first key that each sees (empty if that is always the first), and where the panel starts
-    /// that holds the first of all.
+    /// The first key that each of these queries attends to (empty if that is always key 0), and the start of the panel
+    /// that contains the smallest of them.
     fn seen(&self, queries: &Range<usize>) -> (&[u32], usize) {
         let at = self.sequence * self.shape.length;
         let starts = self.shape.starts.map_or(&[][..], |s| &s[at + queries.start..at + queries.end]);
@@ -109,13 +109,13 @@ impl Head<'_> {
     }
 }
 
-/// `positions` in pieces of `size`.
+/// Splits `positions` into pieces of `size`.
 fn pieces(positions: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     positions.clone().step_by(size).map(move |from| from..(from + size).min(positions.end))
 }
 
-/// `out_rc = softmax(q kᵀ / √head width) v`, heads side by side; keeps `log_sums` `[sequences, heads, length]`, the
-/// log-sum-exp of each row of scores, for [`backward`].
+/// `out_rc = softmax(q kᵀ / √head width) v`, heads side by side. Saves the log-sum-exp of each row of scores in
+/// `log_sums` `[sequences, heads, length]` for [`backward`].
 pub fn forward(shape: &Attention<'_>, qkv: SliceRef<'_>, out_rc: &mut [f32], log_sums: &mut [f32]) {
     shape.check(&qkv, out_rc, log_sums);
     let (head_width, apart, all) = (shape.head_width(), padded_stride(shape.length), 0..shape.length);
@@ -139,8 +139,9 @@ pub fn forward(shape: &Attention<'_>, qkv: SliceRef<'_>, out_rc: &mut [f32], log
     }
 }
 
-/// Of the row of scores of the query at `position`, which begins with key `first`: unseen columns up to `end` become
-/// negative infinity, and more, up to the end of its last vector, so that loops need no edges. Gives that end.
+/// Masks the row of scores of the query at `position`, whose first column is key `first`: columns up to key `end` that
+/// the query does not attend to become negative infinity, as do those up to the next whole vector, so that loops need
+/// no remainder. Returns the number of columns, rounded up to whole vectors.
 #[inline(always)]
 fn hide(scores: &mut [f32], position: usize, start: Option<&u32>, first: usize, end: usize) -> usize {
     let whole = (end - first).next_multiple_of(LANES);
@@ -150,7 +151,7 @@ fn hide(scores: &mut [f32], position: usize, start: Option<&u32>, first: usize, 
 }
 
 wide! {
-    /// Each row of a tile's scores to `e^(score - max)`, unseen columns to 0.
+    /// Replaces each row of a tile's scores by `e^(score - max)`, masked columns by 0.
     fn exponentials(
         scores: &mut [f32],
         apart: usize,
@@ -187,7 +188,7 @@ wide! {
     }
 }
 
-/// From `d_out_rc`, the gradient at `out_rc`: the gradient at `qkv`, in its layout.
+/// Takes the gradient of the output in `d_out_rc` and writes the gradient of `qkv`, in the layout of `qkv`, to `d_qkv`.
 pub fn backward(
     shape: &Attention<'_>,
     qkv: SliceRef<'_>,
@@ -200,7 +201,7 @@ pub fn backward(
     assert!(d_qkv.len() == qkv.len() && d_out_rc.len() == out_rc.len());
     let (width, head_width, scale, apart) =
         (shape.width, shape.head_width(), shape.scale(), padded_stride(shape.length));
-    // Keys and values sum over the blocks of queries that saw them.
+    // The gradients of keys and values are accumulated over blocks of queries.
     for row in d_qkv.chunks_exact_mut(3 * width) {
         row[width..].fill(0.0);
     }
@@ -233,7 +234,8 @@ pub fn backward(
                 let d_q = &mut d_qkv[head.at(Part::Query, tile.start)..];
                 keys.multiply(scale, d_scores, seen, 0..head_width, false, d_q, 3 * width);
             }
-            // Keys of the past are seen by all of these queries, those on the diagonal by the queries from there on.
+            // All of these queries attend to earlier keys; a key on the diagonal is attended to by the queries from its
+            // position.
             let past = first..some.start.max(first);
             for keys in std::iter::once(past).chain(pieces(some.start.max(first)..some.end, TILE_ROWS)) {
                 let from = keys.start.max(some.start) - some.start;
@@ -260,7 +262,7 @@ wide! {
 }
 
 wide! {
-    /// Scores to probabilities in `p`, and the gradient at the probabilities to that at the scores in `d`.
+    /// Replaces scores by probabilities in `p`, and the gradient of the probabilities by that of the scores in `d`.
     #[allow(clippy::too_many_arguments)]
     fn through_softmax(
         p: &mut [f32],
@@ -275,7 +277,7 @@ wide! {
         let rows = p.chunks_exact_mut(apart).zip(d.chunks_exact_mut(apart)).zip(tile.clone());
         for (row, (((p, d), position), (log_sum, along))) in rows.zip(log_sums.iter().zip(along)).enumerate() {
             let whole = hide(p, position, starts.get(row), first, tile.end);
-            // Each in a loop of its own: together the compiler takes them one number at a time.
+            // Two loops, since the compiler does not vectorise them as one.
             for (p, d) in p[..whole].as_chunks_mut::<LANES>().0.iter_mut().zip(d.as_chunks_mut::<LANES>().0) {
                 for p in p.iter_mut() {
                     *p = exp(*p - log_sum);

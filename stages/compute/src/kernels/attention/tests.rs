@@ -24,7 +24,7 @@ fn reference(shape: &Attention<'_>, qkv: &[f64]) -> Vec<f64> {
     out
 }
 
-/// Documents that start where `cut` says.
+/// For each token the start of its document; documents begin at pseudorandom positions.
 fn starts(sequences: usize, length: usize, seed: u64) -> Vec<u32> {
     let cut = random(seed, sequences * length);
     let mut starts: Vec<u32> = Vec::new();
@@ -50,7 +50,7 @@ fn compare(sequences: usize, length: usize, heads: usize, head_width: usize, mas
     if differences {
         assert_close(&d_qkv, &gradient(&qkv, |qkv| weighted(&reference(&shape, qkv), &d_out)), 1e-4);
     } else {
-        // Too large for all differences: along one direction.
+        // Too large for a finite difference per element: check one directional derivative.
         let direction = random(3, qkv.len());
         let along = |t: f64| -> f64 {
             let moved: Vec<f64> = qkv.iter().zip(&direction).map(|(x, d)| f64::from(*x) + t * f64::from(*d)).collect();
@@ -70,9 +70,9 @@ proptest! {
         compare(sequences, length, heads, head_width, masked, true);
     }
 
-    /// What bfloat16 rounds off: one part in 512 of each operand.
+    /// bfloat16 rounds each operand by at most one part in 512, so results stay close to those in f32.
     #[test]
-    fn follows_in_bfloat16(length in 1usize..150, head_width in 1usize..70, masked: bool) {
+    fn bfloat16_is_close_to_f32(length in 1usize..150, head_width in 1usize..70, masked: bool) {
         let (heads, starts) = (2, starts(2, length, 9));
         let starts = masked.then_some(&starts[..]);
         let shape = Attention { sequences: 2, length, heads, width: heads * head_width, starts, precision: Precision::F32 };
@@ -93,9 +93,9 @@ proptest! {
         }
     }
 
-    /// What is rounded on its way into products may as well have been before.
+    /// Operands that are stored in bfloat16 give the same bits as f32 operands that are rounded when packed.
     #[test]
-    fn takes_what_is_rounded(length in 1usize..150, head_width in 1usize..40, masked: bool) {
+    fn operands_may_be_rounded_in_advance(length in 1usize..150, head_width in 1usize..40, masked: bool) {
         let (heads, starts) = (2, starts(1, length, 9));
         let (width, starts, precision) = (heads * head_width, masked.then_some(&starts[..]), Precision::Bf16);
         let shape = Attention { sequences: 1, length, heads, width, starts, precision };

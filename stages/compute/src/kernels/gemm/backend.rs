@@ -1,29 +1,32 @@
-//! What a GEMM backend is.
+//! The interface of a GEMM backend.
 use super::matrix::{MatRef, Operand, OutputBlock};
 use super::tile::PanelKernel;
 use contract::Precision;
 
-/// A way to multiply matrices: one file, and one line in [`backends`](super::backends).
+/// An implementation of matrix products: one file, and one line in [`backends`](super::backends).
 ///
-/// Each result element of a backend depends only on its row of `a`, its column of `b` and the operands' precision, never
-/// on how many rows and columns are multiplied at once, except on OpenBLAS, which does not promise it.
+/// Each result element depends only on its row of `a`, its column of `b` and the precision of the operands, never on
+/// how many rows and columns are multiplied at once. OpenBLAS is the exception: it does not guarantee this.
 pub(super) trait Backend: Sync {
-    /// The name that `run.gemm` and `bench --gemm` use.
+    /// The name for `run.gemm` and `bench --gemm`.
     fn name(&self) -> &'static str;
 
-    /// Can this machine run it?
+    /// Whether this machine can run it.
     fn is_available(&self) -> bool;
 
-    /// What products in `precision` run on, for people and for checkpoints: bits may differ between two descriptions.
+    /// Description for products in `precision`, for messages and checkpoints. Backends with different descriptions may
+    /// give different bits.
     fn description(&self, precision: Precision) -> String;
 
-    /// Computes `product`, operands rounded to `precision`, on the calling thread.
+    /// Computes `product` on the calling thread, with operands rounded to `precision`.
     ///
     /// # Safety
-    /// [`is_available`](Self::is_available), and the operands and `c` must cover the product's sizes, none of which is 0.
+    /// The backend must be [available](Self::is_available), and the operands and `c` must cover the product's sizes,
+    /// none of which is 0.
     unsafe fn product(&self, precision: Precision, product: &mut Product<'_>);
 
-    /// How [`Panels`](super::panels::Panels) are packed and multiplied in `precision`; needs an available backend.
+    /// The functions that pack and multiply [`Panels`](super::panels::Panels) in `precision`; the backend must be
+    /// available.
     fn panels(&self, precision: Precision) -> PanelKernel;
 }
 
@@ -35,18 +38,19 @@ pub(super) struct Product<'a> {
     pub alpha: f32,
     pub a: Operand,
     pub b: Operand,
-    /// Is the product added to `c`?
+    /// Whether the product is added to `c`.
     pub add: bool,
-    /// The result and the floats between two of its rows; `None` if only [`Self::then`] uses it, block by block.
+    /// The result and the number of floats between two of its rows; `None` if only [`Self::then`] uses it, block by
+    /// block.
     pub c: Option<(*mut f32, usize)>,
-    /// Floats of packed `b` that may stay in the L2 cache.
+    /// Floats of packed `b` that fit in the part of the L2 cache reserved for them.
     pub cached: usize,
     /// Called once for each block of the result, when it is complete and still in cache.
     pub then: &'a mut dyn FnMut(&mut OutputBlock),
 }
 
 impl<'a> Product<'a> {
-    /// The product of `a` and `b`, whose shapes fit; somewhat less than half of the L2 cache is for packed `b`.
+    /// The product of `a` and `b`, whose shapes match; somewhat less than half of the L2 cache is used for packed `b`.
     ///
     /// # Panics
     /// If an operand has no unit stride.

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::OnceLock;
 
-/// All backends, fastest first: `auto` is the first that is available.
+/// All backends, fastest first: `auto` selects the first that is available.
 static BACKENDS: &[&dyn Backend] = &[
     #[cfg(target_arch = "x86_64")]
     &Amx,
@@ -20,29 +20,29 @@ static BACKENDS: &[&dyn Backend] = &[
     &Portable,
 ];
 
-/// The name that chooses the fastest available backend.
+/// The name that selects the fastest available backend.
 pub const AUTO: &str = "auto";
 
-/// Every backend that was chosen is available: only [`find`] and [`fastest`] choose.
+/// The backend of this process. It is always available: only [`find`] and [`fastest`] set it.
 static CHOSEN: OnceLock<&'static dyn Backend> = OnceLock::new();
 
 thread_local! {
-    /// Takes precedence on this thread: see [`with_backend`].
+    /// Overrides the process's backend on this thread: see [`with_backend`].
     static SCOPED: Cell<Option<&'static dyn Backend>> = const { Cell::new(None) };
 }
 
-/// A backend that cannot be chosen, and why.
+/// Why a backend cannot be selected.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ChooseError {
     /// No backend has this name.
     Unknown(String),
     /// This CPU cannot run it.
     Unavailable(&'static str),
-    /// Products of this process have already run on another one.
+    /// This process has already computed products on another backend.
     AlreadyChosen {
-        /// The backend that was asked for.
+        /// The requested backend.
         asked: &'static str,
-        /// The one that is in use.
+        /// The backend in use.
         in_use: &'static str,
     },
 }
@@ -74,7 +74,7 @@ pub fn available() -> Vec<&'static str> {
     BACKENDS.iter().filter(|backend| backend.is_available()).map(|backend| backend.name()).collect()
 }
 
-/// Can [`choose`] choose `name` on this machine?
+/// Checks that [`choose`] can select `name` on this machine.
 ///
 /// # Errors
 /// If there is no such backend, or this machine cannot run it.
@@ -82,8 +82,8 @@ pub fn check(name: &str) -> Result<(), ChooseError> {
     find(name).map(|_| ())
 }
 
-/// Makes every product of this process run on the backend `name`, or on the fastest available one if it is [`AUTO`]. The
-/// first product chooses [`AUTO`] if none was chosen before.
+/// Selects the backend of this process: `name`, or the fastest available one if that is [`AUTO`]. The first product
+/// selects [`AUTO`] if none was selected before.
 ///
 /// # Errors
 /// If there is no such backend, this machine cannot run it, or the process already uses another one.
@@ -93,8 +93,8 @@ pub fn choose(name: &str) -> Result<(), ChooseError> {
     if in_use == backend.name() { Ok(()) } else { Err(ChooseError::AlreadyChosen { asked: backend.name(), in_use }) }
 }
 
-/// Runs `f` with products of the calling thread on the backend `name`, whatever the process uses: for tests and for
-/// comparing backends. Threads that `f` starts are not affected.
+/// Runs `f` with the backend `name` for products on the calling thread, instead of the process's backend: for tests and
+/// comparisons. Threads that `f` starts are not affected.
 ///
 /// # Errors
 /// If there is no such backend, or this machine cannot run it.
@@ -111,17 +111,18 @@ pub fn with_backend<R>(name: &str, f: impl FnOnce() -> R) -> Result<R, ChooseErr
     Ok(f())
 }
 
-/// Name of the backend that products of the calling thread run on.
+/// Name of the backend for products on the calling thread.
 pub fn chosen() -> &'static str {
     backend().name()
 }
 
-/// What products in `precision` run on, for people and for checkpoints: bits may differ between two descriptions.
+/// Description of the backend for products in `precision`, for messages and checkpoints. Backends with different
+/// descriptions may give different bits.
 pub fn description(precision: Precision) -> String {
     backend().description(precision)
 }
 
-/// The backend that products of the calling thread run on; it is available.
+/// The backend for products on the calling thread; always an available one.
 pub(super) fn backend() -> &'static dyn Backend {
     SCOPED.get().unwrap_or_else(|| *CHOSEN.get_or_init(fastest))
 }
@@ -154,7 +155,7 @@ mod tests {
         assert_eq!(with_backend(AUTO, chosen), Ok(available()[0]));
         assert!(available().contains(&"openblas") && available().contains(&"portable"));
         let panicked = std::panic::catch_unwind(|| with_backend("portable", || panic!("expected")));
-        assert!(panicked.is_err() && chosen() == before, "a panic ends the scope");
+        assert!(panicked.is_err() && chosen() == before, "a panic restores the previous backend");
     }
 
     #[test]
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptions_tell_backends_and_precisions_apart() {
+    fn descriptions_of_backends_and_precisions_are_distinct() {
         let mut all = Vec::new();
         for name in available() {
             for precision in [Precision::F32, Precision::Bf16] {

@@ -1,11 +1,12 @@
-//! The loops of a product on packed panels: blocks that stay in caches, tiles that stay in registers.
+//! Cache and register blocking: the loops over packed panels that the AVX-512 and AVX2 backends share.
 //!
-//! After Goto and van de Geijn (2008): a block of `b` is packed into panels of columns that stay in a cache, a block of `a`
-//! into panels of rows, and each panel of one is multiplied by all panels of the other. Where rows of `a` are contiguous they
-//! can be read in place, and the next panel's rows are prefetched. A [`TileKernel`] sets the sizes and multiplies a tile.
+//! After Goto and van de Geijn (2008): a block of `b` is packed into panels of columns that stay in a cache, a block of
+//! `a` into panels of rows, and each panel of one is multiplied by all panels of the other. If rows of `a` are
+//! contiguous they can be read in place, and the next panel's rows are prefetched. A [`TileKernel`] sets the block
+//! sizes and multiplies a tile.
 //!
-//! An element of `c` is summed along `k` in blocks of at most [`TileKernel::DEPTH`], wherever it is in a tile: results depend
-//! neither on cache sizes nor on how many rows are multiplied at once.
+//! Each element of `c` is summed along `k` in blocks of at most [`TileKernel::DEPTH`],
+//! whatever its position in a tile: results depend neither on cache sizes nor on how many rows are multiplied at once.
 use super::backend::Product;
 use super::matrix::{OutputBlock, Strided};
 use super::tile::{LANES, PACKED_ROWS, PanelProduct, Prefetch, TILE_COLUMNS, Tile, TileKernel, padded_stride};
@@ -13,24 +14,24 @@ use contract::Buffer;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::hint::black_box;
 
-/// Floats of packed `a` that are kept when `a` is needed more than once: 4 MB, which the L3 cache usually has to spare.
+/// Floats of packed `a` that are kept if `a` is needed more than once: 4 MB, which usually fit in the L3 cache.
 const A_STAYS: usize = 1 << 20;
 
-/// Vectors that `steps` of `k` take in a panel.
+/// Number of vectors that `steps` of `k` occupy in a panel.
 #[inline(always)]
 fn vectors_of<K: TileKernel>(steps: usize) -> usize {
     steps.div_ceil(2) * K::VECTORS
 }
 
-/// `total` split into equal pieces of at most `most`: the length of a piece, a multiple of `step`.
+/// Length of the pieces when `total` is split into equal pieces of at most `most`, rounded up to a multiple of `step`.
 pub(super) fn even(total: usize, most: usize, step: usize) -> usize {
     total.div_ceil(total.div_ceil(most).max(1)).next_multiple_of(step)
 }
 
 /// Computes a product.
 ///
-/// There are no closures in here or below: the compiler would not enable the CPU's features in them, and what they call
-/// would not be inlined.
+/// This function and those it calls use no closures: the compiler would not enable the CPU features in them, and their
+/// callees would not be inlined.
 #[inline(always)]
 pub(super) unsafe fn run<K: TileKernel>(p: &mut Product<'_>) {
     let depth = even(p.depth, K::DEPTH, 8);
@@ -40,12 +41,12 @@ pub(super) unsafe fn run<K: TileKernel>(p: &mut Product<'_>) {
     // All of `a` stays packed if it is needed more than once and is not too large.
     let all_rows = p.rows.next_multiple_of(K::ROWS);
     let whole = vectors_of::<K>(p.depth) * all_rows;
-    // Even where rows of it are read in place, a last block with an odd number of steps may have to be packed.
+    // Even if rows of `a` are read in place, a last block with an odd number of steps may have to be packed.
     let row_major = K::IN_PLACE && p.a.is_row_major();
     let a_stays = !(row_major && K::reads_in_place(p.a, depth)) && columns < p.columns && whole <= A_STAYS;
     let room = if a_stays { whole } else { vectors_of::<K>(depth) * rows };
     let mut packed_a = Buffer::scratch(if row_major && K::reads_in_place(p.a, p.depth) { 0 } else { room });
-    // If nobody wants the whole result, each block of columns overwrites the one before.
+    // If the caller needs no whole result, each block of columns overwrites the previous one.
     let mut part = Buffer::scratch(if p.c.is_none() { p.rows * columns } else { 0 });
     for column in (0..p.columns).step_by(columns) {
         let width = columns.min(p.columns - column);
@@ -55,7 +56,7 @@ pub(super) unsafe fn run<K: TileKernel>(p: &mut Product<'_>) {
             let last = k + steps == p.depth;
             let vectors = vectors_of::<K>(steps);
             let in_place = row_major && K::reads_in_place(p.a.at(0, k), steps);
-            // SAFETY: the block lies in `b`, and the buffer holds its columns, rounded up to whole vectors.
+            // SAFETY: the block is inside `b`, and the buffer has room for its columns, rounded up to whole vectors.
             unsafe { K::pack_b(p.b.at(k, column), steps, width, packed_b.as_mut_ptr()) };
             let (next_k, next_column) = if last { (0, column + columns) } else { (k + steps, column) };
             let tiles = p.rows.div_ceil(K::ROWS) * width.div_ceil(K::COLUMNS);
@@ -69,15 +70,15 @@ pub(super) unsafe fn run<K: TileKernel>(p: &mut Product<'_>) {
             for row in (0..p.rows).step_by(rows) {
                 let height = rows.min(p.rows - row);
                 let at = if a_stays { vectors_of::<K>(k) * all_rows + row * vectors } else { 0 };
-                // SAFETY: blocks of depth are a multiple of 8, so those before this one take `vectors_of(k)` a row; rows
-                // before it are whole panels, and it is no longer than what is left of them.
+                // SAFETY: depths of blocks are multiples of 8, so the blocks before this one take `vectors_of(k)` per
+                // row; the rows before it are whole panels, and it is no longer than the rest of the buffer.
                 let packed_a = unsafe { packed_a.as_mut_ptr().add(at) };
                 if !in_place && (column == 0 || !a_stays) {
                     // SAFETY: as above.
                     unsafe { K::pack_a(p.a.at(row, k), height, steps, packed_a) };
                 }
                 let block = Block { row, column, k, height, width, steps, packed_a, in_place, c, stride };
-                // SAFETY: the block lies in `a`, `b` and `c`, its panels in their buffers (or in `a`).
+                // SAFETY: the block is inside `a`, `b` and `c`, and its panels are inside their buffers (or `a`).
                 unsafe { multiply_block::<K>(p, &block, packed_b.as_ptr(), &mut next) };
                 if last {
                     let (rows, columns) = (row..row + height, column..column + width);
@@ -113,11 +114,12 @@ unsafe fn multiply_block<K: TileKernel>(p: &Product<'_>, block: &Block, packed_b
         for inner in (0..inner.0).step_by(inner.1) {
             let (i, j) = if K::B_STAYS { (inner, outer) } else { (outer, inner) };
             let (high, wide) = (K::ROWS.min(height - i), K::COLUMNS.min(width - j));
-            // SAFETY: the caller's: the tile lies in `c`, its panels in their buffers (or in `a`).
+            // SAFETY: the caller guarantees that the tile is inside `c`, and its panels inside their buffers (or `a`).
             unsafe {
                 let c = c.wrapping_add((row + i) * stride + column + j);
                 let b = packed_b.add(j * vectors);
-                // Opaque to the compiler, which would otherwise compute what follows from it for each kind of tile first.
+                // Opaque to the compiler, which would otherwise precompute values that depend on it for every tile
+                // size.
                 let b_step = black_box(wide.next_multiple_of(LANES));
                 let to = Tile { c, stride, width: wide, alpha: p.alpha, add: p.add || k > 0 };
                 if in_place {
@@ -141,13 +143,14 @@ unsafe fn multiply_block<K: TileKernel>(p: &Product<'_>, block: &Block, packed_b
 pub(super) unsafe fn multiply_panels<K: TileKernel>(m: &mut PanelProduct<'_>) {
     let (row_major, in_place) = (m.a.is_row_major(), K::reads_in_place(m.a, m.steps));
     let stride = padded_stride(m.depth);
-    // Tiles are about equally high, except where they are packed: there, two are packed at once.
+    // Tiles are of about equal height, unless they are packed: then two are packed at once.
     let rows = if row_major || in_place { even(m.rows, K::ROWS, 1) } else { PACKED_ROWS / K::ROWS * K::ROWS };
     let vectors = if in_place { m.steps * K::VECTORS / 2 } else { vectors_of::<K>(m.steps) };
     let (left, mut nothing) = (m.left.as_mut_ptr(), Prefetch::NOTHING);
     for i in (0..m.rows).step_by(rows) {
         let (from, some) = (m.a.at(i, 0), rows.min(m.rows - i));
-        // SAFETY: the caller's: rows and steps lie inside, and there is room for that many.
+        // SAFETY: the caller guarantees that rows and steps are inside `a`, and that the scratch memory has room for
+        // them.
         unsafe {
             match (in_place, row_major) {
                 (true, _) => (),
@@ -165,10 +168,11 @@ pub(super) unsafe fn multiply_panels<K: TileKernel>(m: &mut PanelProduct<'_>) {
             };
             for j in (m.columns.start..m.columns.end).step_by(K::COLUMNS) {
                 let panel = j / TILE_COLUMNS * TILE_COLUMNS;
-                // Opaque to the compiler, which would otherwise compute what follows from it for each kind of tile first.
+                // Opaque to the compiler, which would otherwise compute what follows from it for each kind of tile
+                // first.
                 let across = black_box(TILE_COLUMNS.min((m.panels - panel).next_multiple_of(LANES)));
                 let width = K::COLUMNS.min(m.columns.end - j);
-                // SAFETY: the caller's: steps, rows and columns lie inside.
+                // SAFETY: the caller guarantees that steps, rows and columns are inside the operands.
                 unsafe {
                     let b = m.b.add(panel * vectors_of::<K>(m.depth) + vectors_of::<K>(m.first) * across + j - panel);
                     let c = m.c.add((i + row) * m.stride + j - m.columns.start);
@@ -191,7 +195,7 @@ unsafe fn prefetch_share<K: TileKernel>(a: Strided, lanes: usize, share: usize, 
     let each = lines.div_ceil(shares);
     for line in (share * each..lines).take(each) {
         for row in 0..K::ROWS {
-            // SAFETY: a hint, which may point anywhere.
+            // SAFETY: a prefetch is a hint that accepts any address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(a.data.wrapping_add(row * a.row + line * LANES).cast()) };
         }
     }

@@ -1,25 +1,25 @@
-//! Loading numbers into vectors, in whichever precision they lie in memory.
+//! Loads of numbers into SIMD vectors, from memory in f32 or bfloat16.
 use super::matrix::bf16;
 use super::tile::LANES;
 use std::arch::x86_64::*;
 
-/// Whoever calls these has the CPU's features (all of AVX-512's ways need its byte and word instructions too), and may
-/// read what `left` says; they are inlined, so that they have them too.
+/// Callers must have the CPU features enabled (all methods with 512-bit vectors also need AVX-512 BW), since these
+/// methods are inlined into them, and must guarantee that `left` numbers can be read.
 pub(super) trait Load: Copy {
-    /// The first `left` of eight in single precision, zeros for the others. Needs AVX2.
+    /// Loads the first `left` of eight numbers in single precision, zeros for the others. Needs AVX2.
     unsafe fn eight(from: *const Self, left: usize) -> __m256;
-    /// The first `left` of sixteen in single precision, zeros for the others. Needs AVX-512.
+    /// Loads the first `left` of sixteen numbers in single precision, zeros for the others. Needs AVX-512.
     unsafe fn sixteen(from: *const Self, left: usize) -> __m512;
-    /// Sixteen from the one place before sixteen from the other, as bfloat16: the first `left` of each, zeros for the others.
-    /// Numbers too small to be normal may become zero, which they are in products of bfloat16. Of numbers in single
-    /// precision this needs AVX512-BF16.
+    /// Loads sixteen numbers from each of two addresses as bfloat16: the first `left` of each, zeros for the others.
+    /// Subnormal numbers may become zero, as products in bfloat16 treat them as zero anyway. From f32 this needs
+    /// AVX512-BF16.
     unsafe fn halves(from: [*const Self; 2], left: [usize; 2]) -> __m512i;
 }
 
 impl Load for f32 {
     #[inline(always)]
     unsafe fn eight(from: *const Self, left: usize) -> __m256 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             if left >= LANES / 2 {
                 return _mm256_loadu_ps(from);
@@ -31,13 +31,13 @@ impl Load for f32 {
 
     #[inline(always)]
     unsafe fn sixteen(from: *const Self, left: usize) -> __m512 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { if left >= LANES { _mm512_loadu_ps(from) } else { _mm512_maskz_loadu_ps(first(left), from) } }
     }
 
     #[inline(always)]
     unsafe fn halves(from: [*const Self; 2], left: [usize; 2]) -> __m512i {
-        // SAFETY: the caller's; 512 bits are 512 bits.
+        // SAFETY: guaranteed by the caller; both types of the transmute have 512 bits.
         unsafe {
             let (one, two) = (Self::sixteen(from[0], left[0]), Self::sixteen(from[1], left[1]));
             std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(two, one))
@@ -48,7 +48,7 @@ impl Load for f32 {
 impl Load for bf16 {
     #[inline(always)]
     unsafe fn eight(from: *const Self, left: usize) -> __m256 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let halves = if left >= LANES / 2 {
                 _mm_loadu_si128(from.cast())
@@ -63,13 +63,13 @@ impl Load for bf16 {
 
     #[inline(always)]
     unsafe fn sixteen(from: *const Self, left: usize) -> __m512 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half_of_line(from, left)))) }
     }
 
     #[inline(always)]
     unsafe fn halves(from: [*const Self; 2], left: [usize; 2]) -> __m512i {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let (one, two) = (half_of_line(from[0], left[0]), half_of_line(from[1], left[1]));
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(one), two)
@@ -77,10 +77,10 @@ impl Load for bf16 {
     }
 }
 
-/// The first `left` of sixteen, zeros for the others.
+/// Loads the first `left` of sixteen bfloat16 numbers, zeros for the others.
 #[inline(always)]
 unsafe fn half_of_line(from: *const bf16, left: usize) -> __m256i {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         if left >= LANES {
             _mm256_loadu_si256(from.cast())
@@ -90,13 +90,13 @@ unsafe fn half_of_line(from: *const bf16, left: usize) -> __m256i {
     }
 }
 
-/// The first `n` of sixteen lanes.
+/// Mask of the first `n` of sixteen lanes.
 #[inline(always)]
 pub(super) fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(LANES)) - 1) as __mmask16
 }
 
-/// From all firsts before all seconds to pairs.
+/// Interleaves the lower and the upper half: `[x0 … x15, y0 … y15]` becomes `[x0, y0, x1, y1, …]`.
 #[inline(always)]
 pub(super) unsafe fn interleave(x: __m512i) -> __m512i {
     const PAIRS: [u16; 2 * LANES] = {
@@ -108,6 +108,6 @@ pub(super) unsafe fn interleave(x: __m512i) -> __m512i {
         }
         from
     };
-    // SAFETY: the caller's; an unaligned load of 64 bytes.
+    // SAFETY: the caller guarantees the CPU features; the load is unaligned and the array has 64 bytes.
     unsafe { _mm512_permutexvar_epi16(_mm512_loadu_epi16(PAIRS.as_ptr().cast()), x) }
 }

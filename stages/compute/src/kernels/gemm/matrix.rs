@@ -1,4 +1,4 @@
-//! What products read and write: views of matrices in f32 or bfloat16.
+//! The operands and results of products: views of matrices in f32 or bfloat16.
 use contract::Tensor;
 pub use half::bf16;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
@@ -6,8 +6,8 @@ use std::ops::Range;
 
 /// A number as it is stored in memory.
 pub trait Scalar: Copy {
-    /// The number in f32, which is exact. (Unlike [`bf16::to_f32`] it leaves a signalling NaN as it is, so that it is one
-    /// shift and vectorises.)
+    /// The number in f32, without rounding. (Unlike [`bf16::to_f32`] it does not quiet a signalling NaN, so it is a
+    /// single shift and vectorises.)
     fn widen(self) -> f32;
 }
 
@@ -25,18 +25,18 @@ impl Scalar for bf16 {
     }
 }
 
-/// A matrix in f32: any view with a unit stride in one direction.
+/// A matrix in f32: a view with a unit stride along rows or columns.
 pub type Matrix<'a> = ArrayView2<'a, f32>;
 
-/// A matrix to write: row-major, its rows any distance apart.
+/// A mutable matrix: row-major, with any row stride.
 pub type MatrixMut<'a> = ArrayViewMut2<'a, f32>;
 
-/// An operand of a product, in either precision: any view with a unit stride in one direction.
+/// An operand of a product, in either precision: a view with a unit stride along rows or columns.
 #[derive(Clone, Copy)]
 pub enum MatRef<'a> {
-    /// In f32; a product in bfloat16 rounds it.
+    /// Stored in f32; rounded by products in bfloat16.
     F32(Matrix<'a>),
-    /// In bfloat16; a product in f32 widens it, which is exact.
+    /// Stored in bfloat16; widened by products in f32, which is exact.
     Bf16(ArrayView2<'a, bf16>),
 }
 
@@ -116,7 +116,7 @@ impl<'a> SliceRef<'a> {
         self.block(0, self.len() / columns, columns, columns)
     }
 
-    /// As [`block`].
+    /// See [`block`].
     pub fn block(self, offset: usize, rows: usize, columns: usize, stride: usize) -> MatRef<'a> {
         match self {
             Self::F32(x) => MatRef::F32(block(x, offset, rows, columns, stride)),
@@ -133,32 +133,34 @@ pub fn matrix(data: &[f32], columns: usize) -> Matrix<'_> {
 /// The `[rows, columns]` block that starts at element `offset` of a matrix whose rows are `stride` elements apart.
 ///
 /// # Panics
-/// If the block does not lie inside `data`.
+/// If the block is not inside `data`.
 pub fn block<E>(data: &[E], offset: usize, rows: usize, columns: usize, stride: usize) -> ArrayView2<'_, E> {
-    ArrayView2::from_shape((rows, columns).strides((stride, 1)), &data[offset..]).expect("the block lies inside")
+    ArrayView2::from_shape((rows, columns).strides((stride, 1)), &data[offset..])
+        .expect("the block is inside the matrix")
 }
 
-/// All of `data` as a `[data.len() / columns, columns]` matrix to write.
+/// All of `data` as a mutable `[data.len() / columns, columns]` matrix.
 pub fn matrix_mut(data: &mut [f32], columns: usize) -> MatrixMut<'_> {
     let rows = data.len() / columns;
     block_mut(data, 0, rows, columns, columns)
 }
 
-/// As [`block`], to write.
+/// As [`block`], mutable.
 ///
 /// # Panics
-/// If the block does not lie inside `data`.
+/// If the block is not inside `data`.
 pub fn block_mut(data: &mut [f32], offset: usize, rows: usize, columns: usize, stride: usize) -> MatrixMut<'_> {
-    MatrixMut::from_shape((rows, columns).strides((stride, 1)), &mut data[offset..]).expect("the block lies inside")
+    MatrixMut::from_shape((rows, columns).strides((stride, 1)), &mut data[offset..])
+        .expect("the block is inside the matrix")
 }
 
-/// A block of a product's result that is complete.
+/// A completed block of a product's result.
 pub struct OutputBlock {
     /// Rows of `c`.
     pub rows: Range<usize>,
     /// Columns of `c`.
     pub columns: Range<usize>,
-    /// The result, or the part of it that exists; floats between two of its rows.
+    /// The result, or the part of it that is stored, and the number of floats between two of its rows.
     pub(super) c: *mut f32,
     pub(super) stride: usize,
 }
@@ -170,8 +172,8 @@ impl OutputBlock {
     /// If `row` is not one of [`Self::rows`].
     pub fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(self.rows.contains(&row), "the row belongs to the block");
-        // SAFETY: rows and columns lie inside `c`, or the part of it that exists, for as long as the product runs; `&mut self`
-        // prevents two rows from being borrowed at once, and a product makes one block at a time.
+        // SAFETY: rows and columns are inside `c`, or the part of it that is stored, while the product runs. `&mut
+        // self` prevents two rows from being borrowed at once, and a product passes one block at a time.
         unsafe {
             let row = self.c.wrapping_add(row * self.stride + self.columns.start);
             std::slice::from_raw_parts_mut(row, self.columns.len())
@@ -179,8 +181,8 @@ impl OutputBlock {
     }
 }
 
-/// A matrix in memory, without its size: elements between neighbours in a column (`row`) and in a row (`column`), one of
-/// which is 1.
+/// Pointer and strides of a matrix, without its size: the number of elements between rows (`row`) and between columns
+/// (`column`), one of which is 1.
 #[derive(Clone, Copy)]
 pub(super) struct Strided<E = f32> {
     pub data: *const E,
@@ -213,14 +215,14 @@ impl<E> Strided<E> {
     }
 
     /// # Safety
-    /// The matrix must have that many rows and columns, for as long as the view lives.
+    /// The matrix must have that many rows and columns and outlive the view.
     pub unsafe fn view<'a>(self, rows: usize, columns: usize) -> ArrayView2<'a, E> {
-        // SAFETY: as promised.
+        // SAFETY: guaranteed by the caller.
         unsafe { ArrayView2::from_shape_ptr((rows, columns).strides((self.row, self.column)), self.data) }
     }
 }
 
-/// A matrix in memory in either precision, without its size.
+/// Pointer and strides of a matrix in either precision.
 #[derive(Clone, Copy)]
 pub(super) enum Operand {
     F32(Strided),
@@ -255,7 +257,7 @@ impl Operand {
         }
     }
 
-    /// Are the elements of a row contiguous?
+    /// Whether the elements of a row are contiguous.
     pub fn is_row_major(self) -> bool {
         match self {
             Self::F32(x) => x.column == 1,
@@ -263,7 +265,7 @@ impl Operand {
         }
     }
 
-    /// Can rows of `steps` elements be read as pairs in 32-bit lanes, as [`lanes`](Self::lanes) gives them?
+    /// Whether rows of `steps` elements can be read as pairs in 32-bit lanes, see [`lanes`](Self::lanes).
     pub fn in_pairs(self, steps: usize) -> bool {
         match self {
             Self::F32(_) => false,
@@ -274,8 +276,8 @@ impl Operand {
         }
     }
 
-    /// As 32-bit lanes: numbers in f32, or pairs of bfloat16 neighbours in a row that can be read
-    /// [as such](Self::in_pairs).
+    /// The matrix as 32-bit lanes: f32 numbers, or pairs of neighbouring bfloat16 numbers in a row, which requires
+    /// [`in_pairs`](Self::in_pairs).
     pub fn lanes(self) -> Strided {
         match self {
             Self::F32(x) => x,

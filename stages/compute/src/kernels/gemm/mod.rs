@@ -1,17 +1,17 @@
-//! Matrix products: the one place that multiplies matrices, single-threaded, since one worker per core is faster than
-//! threaded products.
+//! Matrix products (GEMM). All of them are computed here, on the calling thread, since one worker per core is faster
+//! than multithreaded products.
 //!
 //! - [`mod@product`]: `c = alpha · a · b + beta · c`, whole or block by block
 //! - [`panels`]: small products with an operand that is packed once and used many times, for attention
 //! - `matrix`: views of matrices in f32 or bfloat16; transposes and column blocks are views and never copied
-//! - [`backends`]: the list of backends and which one is used; `backend`: what a backend is
+//! - [`backends`]: the list of backends and the selected one; `backend`: the interface of a backend
 //! - `amx`, `avx512`, `avx2`, [`openblas`], `portable`: one backend each
 //! - `blocking`: the loops that `avx512` and `avx2` share; `tile`: panels, tiles and their kernels; `load`: SIMD loads
-//! - [`rate`]: the machine's GEMM rate; [`mod@round`]: to bfloat16
+//! - [`rate`]: the machine's GEMM rate; [`mod@round`]: rounding to bfloat16
 //!
-//! In [`Precision::Bf16`](contract::Precision::Bf16) both operands are rounded to bfloat16 (to nearest, ties to even) while
-//! they are packed, unless they are bfloat16 already, and sums are f32. Backends use the CPU's bfloat16 instruction where it
-//! is fast, and multiply the rounded numbers in f32 elsewhere.
+//! In [`Precision::Bf16`](contract::Precision::Bf16) both operands are rounded to bfloat16 (to nearest, ties to even)
+//! while they are packed, unless they are stored in bfloat16 already; sums are in f32. Backends use the CPU's bfloat16
+//! instruction where it is fast, and multiply the rounded numbers in f32 elsewhere.
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,4 @@
-//! The OpenBLAS backend, through ndarray: the foundation that runs on every machine, and the only one that scales `c`.
+//! The OpenBLAS backend, through ndarray. It runs on every machine and is the only backend that can scale `c`.
 use super::backend::{Backend, Product};
 use super::matrix::{MatRef, Matrix, MatrixMut, Operand, OutputBlock, Scalar, bf16, block_mut, matrix};
 use super::portable;
@@ -16,7 +16,7 @@ unsafe extern "C" {
     fn openblas_get_corename() -> *const c_char;
 }
 
-/// The backend. OpenBLAS has no packed panels: those are the portable ones.
+/// The backend. OpenBLAS has no interface for packed panels, so it uses those of the portable backend.
 pub(super) struct OpenBlas;
 
 impl Backend for OpenBlas {
@@ -37,11 +37,12 @@ impl Backend for OpenBlas {
 
     unsafe fn product(&self, precision: Precision, p: &mut Product<'_>) {
         let (rows, columns) = (p.rows, p.columns);
-        // SAFETY: as promised: the operands cover their sizes.
+        // SAFETY: the caller guarantees that the operands cover their sizes.
         let (a, b) = unsafe { (view(p.a, rows, p.depth), view(p.b, p.depth, columns)) };
         let mut whole = Buffer::scratch(if p.c.is_none() { rows * columns } else { 0 });
         let (base, stride) = p.c.unwrap_or((whole.as_mut_ptr(), columns));
-        // SAFETY: as promised: `c` has that many rows and columns, and nobody else has it while the product runs.
+        // SAFETY: the caller guarantees that `c` has that many rows and columns and is not accessed elsewhere
+        // meanwhile.
         let c = unsafe { std::slice::from_raw_parts_mut(base, (rows - 1) * stride + columns) };
         let beta = f32::from(u8::from(p.add));
         product(precision, p.alpha, a, b, beta, block_mut(c, 0, rows, columns, stride));
@@ -54,9 +55,9 @@ impl Backend for OpenBlas {
 }
 
 /// # Safety
-/// The operand must have that many rows and columns, for as long as the view lives.
+/// The operand must have that many rows and columns and outlive the view.
 unsafe fn view<'a>(operand: Operand, rows: usize, columns: usize) -> MatRef<'a> {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match operand {
             Operand::F32(x) => MatRef::F32(x.view(rows, columns)),
@@ -66,21 +67,21 @@ unsafe fn view<'a>(operand: Operand, rows: usize, columns: usize) -> MatRef<'a> 
 }
 
 /// The kernel that OpenBLAS chose when it was loaded, for example `SkylakeX` or `Haswell`; the environment variable
-/// `OPENBLAS_CORETYPE` sets it. Results are bit-identical for one kernel only, and a version older than the CPU may choose a
-/// slow one (0.3.21 takes an Emerald Rapids for a Prescott: a fifth of its speed).
+/// `OPENBLAS_CORETYPE` sets it. Results are bit-identical only with the same kernel, and a version older than the CPU
+/// may choose a slow one (0.3.21 treats an Emerald Rapids as a Prescott: a fifth of its speed).
 pub fn core() -> String {
     // SAFETY: returns a static, NUL-terminated string.
     unsafe { CStr::from_ptr(openblas_get_corename()) }.to_string_lossy().into_owned()
 }
 
-/// `c = alpha · a · b + beta · c` on the calling thread, operands rounded to `precision`. With `beta` 0, `c` may hold
-/// anything.
+/// `c = alpha · a · b + beta · c` on the calling thread, operands rounded to `precision`. With `beta` 0, the previous
+/// content of `c` is ignored.
 ///
 /// # Panics
-/// If the shapes do not fit.
+/// If the shapes do not match.
 pub fn product(precision: Precision, alpha: f32, a: MatRef<'_>, b: MatRef<'_>, beta: f32, mut c: MatrixMut<'_>) {
     static SINGLE_THREADED: Once = Once::new();
-    // SAFETY: OpenBLAS's own function, which takes any positive number.
+    // SAFETY: an OpenBLAS function that accepts any positive number.
     SINGLE_THREADED.call_once(|| unsafe { openblas_set_num_threads(1) });
     if let (Precision::F32, MatRef::F32(a), MatRef::F32(b)) = (precision, a, b) {
         return general_mat_mul(alpha, &a, &b, beta, &mut c);
@@ -89,7 +90,7 @@ pub fn product(precision: Precision, alpha: f32, a: MatRef<'_>, b: MatRef<'_>, b
     general_mat_mul(alpha, &a.matrix(), &b.matrix(), beta, &mut c);
 }
 
-/// A matrix copied to f32 in the memory order it had.
+/// A copy of a matrix in f32, in its original memory order.
 struct F32Copy {
     data: Buffer,
     shape: (usize, usize),

@@ -1,5 +1,5 @@
-//! Small products with an operand that is packed once and used many times, as attention needs: tiles of at most
-//! [`TILE_ROWS`] × [`TILE_COLUMNS`] whose sums stay in registers, over parts of a matrix that the caller chooses.
+//! Small products with a right operand that is packed once and used many times, for attention. Tiles of at most
+//! [`TILE_ROWS`] × [`TILE_COLUMNS`] sums stay in registers; the caller chooses which part of the packed matrix to use.
 use super::backends::backend;
 use super::matrix::{MatRef, Operand};
 use super::tile::{LANES, PACKED_ROWS, PanelKernel, PanelProduct};
@@ -7,18 +7,18 @@ pub use super::tile::{TILE_COLUMNS, TILE_ROWS, padded_stride};
 use contract::{Buffer, Precision};
 use std::ops::Range;
 
-/// A packed right operand `[depth, columns]`. In [`Precision::Bf16`] it is rounded, and so are left operands.
+/// A packed right operand `[depth, columns]`. In [`Precision::Bf16`] both operands are rounded.
 pub struct Panels {
     data: Buffer,
     depth: usize,
     columns: usize,
     kernel: PanelKernel,
-    /// Room for rows of a left operand.
+    /// Scratch memory for rows of a left operand.
     left: Buffer,
 }
 
 impl Panels {
-    /// Room for `depth` × `columns`; what it holds is unspecified.
+    /// Panels of `depth` × `columns` with unspecified content.
     pub fn scratch(precision: Precision, depth: usize, columns: usize) -> Self {
         Self::with(backend().panels(precision), depth, columns)
     }
@@ -29,10 +29,10 @@ impl Panels {
         Self { data, depth, columns, kernel, left: Buffer::scratch(PACKED_ROWS * padded_stride(depth)) }
     }
 
-    /// Packs `b`, which may have fewer rows and columns than there is room for.
+    /// Packs `b`, which may have fewer rows and columns than the panels.
     ///
     /// # Panics
-    /// If `b` does not fit, or has no unit stride.
+    /// If `b` is larger than the panels, or has no unit stride.
     pub fn pack<'b>(&mut self, b: impl Into<MatRef<'b>>) {
         let b = b.into();
         let (steps, columns) = b.dim();
@@ -47,12 +47,12 @@ impl Panels {
         unsafe { (self.kernel.pack)(b, steps, columns, self.data.as_mut_ptr()) }
     }
 
-    /// `c = alpha · a · b[steps, columns]`, or `+=` if `add`. `c` begins with the first of `columns`, its rows `stride`
-    /// apart; `columns` begin at a multiple of [`TILE_COLUMNS`], `steps` with an even one. Where operands are rounded an
-    /// odd number of steps takes in one more, times zero.
+    /// `c = alpha · a · b[steps, columns]`, or `+=` if `add`. Rows of `c` are `stride` apart; its first column is the
+    /// first of `columns`. `columns` must start at a multiple of [`TILE_COLUMNS`], `steps` at an even number. Where
+    /// operands are rounded, an odd number of steps is extended by one that is multiplied by zero.
     ///
     /// # Panics
-    /// If shapes do not fit.
+    /// If the shapes do not match.
     #[allow(clippy::too_many_arguments)]
     pub fn multiply<'a>(
         &mut self,
@@ -69,9 +69,12 @@ impl Panels {
         if rows == 0 || columns.is_empty() {
             return;
         }
-        assert!(columns.start.is_multiple_of(TILE_COLUMNS) && columns.end <= self.columns, "columns of the panels");
-        assert!(steps.start.is_multiple_of(2) && steps.end <= self.depth && depth == steps.len(), "steps of them");
-        assert!((rows - 1) * stride + columns.len() <= c.len() && columns.len() <= stride, "c holds the result");
+        assert!(columns.start.is_multiple_of(TILE_COLUMNS) && columns.end <= self.columns, "columns inside the panels");
+        assert!(
+            steps.start.is_multiple_of(2) && steps.end <= self.depth && depth == steps.len(),
+            "steps inside the panels"
+        );
+        assert!((rows - 1) * stride + columns.len() <= c.len() && columns.len() <= stride, "room for the result in c");
         let mut multiply = PanelProduct {
             rows,
             columns,
@@ -103,7 +106,7 @@ mod tests {
     use crate::kernels::testing::{assert_close, random};
     use proptest::prelude::*;
 
-    /// On every backend of this CPU.
+    /// The panel kernels of every backend that this CPU has.
     fn kernels() -> Vec<(Precision, PanelKernel)> {
         let both =
             |name| [Precision::F32, Precision::Bf16].map(|p| (p, with_backend(name, || backend().panels(p)).unwrap()));
@@ -119,7 +122,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
         #[test]
-        fn parts_multiply_every_way(
+        fn every_part_is_multiplied_in_every_layout(
             rows in 1usize..40, depth in 1usize..70, columns in 1usize..120, pad in 0usize..5, add: bool,
             turned: [bool; 2], halves: [bool; 2], from in (0usize..35, 0usize..2), to in (0usize..9, 0usize..9),
         ) {

@@ -1,5 +1,5 @@
-//! The portable backend: panels in plain Rust, compiled for whatever vectors the CPU has. Numbers rounded to bfloat16 are
-//! stored as f32. The reference for the others, and the panels of OpenBLAS.
+//! The portable backend: plain Rust, compiled for each instruction set and selected at run time. Numbers rounded to
+//! bfloat16 are stored as f32. It is the reference for the other backends, and OpenBLAS uses its panels.
 use super::backend::{Backend, Product};
 use super::matrix::{Operand, OutputBlock, Scalar, Strided};
 use super::round::round_to_bf16;
@@ -7,9 +7,9 @@ use super::tile::{LANES, PanelKernel, PanelProduct, TILE_COLUMNS};
 use crate::wide;
 use contract::{Buffer, Precision};
 
-/// Steps of `k` between two visits to `c`; even.
+/// Steps of `k` between two accesses to `c`; even.
 const DEPTH: usize = 256;
-/// Rows of `c` between two blocks that are passed on.
+/// Rows of `c` per block that is passed to the callback.
 const BLOCK_ROWS: usize = 64;
 
 /// The backend.
@@ -55,7 +55,7 @@ impl Backend for Portable {
                     c: c.wrapping_add(column),
                     stride,
                 };
-                // SAFETY: steps and columns lie inside `a`, `b` and `c`, and the buffer holds a panel.
+                // SAFETY: steps and columns are inside `a`, `b` and `c`, and the buffer has room for a panel.
                 unsafe {
                     (kernel.pack)(p.b.at(k, column), steps, width, packed.as_mut_ptr());
                     (kernel.multiply)(&mut multiply);
@@ -83,7 +83,7 @@ pub(super) fn panels(precision: Precision) -> PanelKernel {
 
 /// See [`PanelKernel::pack`].
 unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match b {
             Operand::F32(b) => pack::<ROUNDED, f32>(b, steps, columns, out),
@@ -99,7 +99,8 @@ unsafe fn pack<const ROUNDED: bool, N: Scalar>(b: Strided<N>, steps: usize, colu
         for step in 0..depth {
             for column in 0..width {
                 let inside = step < steps && panel + column < columns;
-                // SAFETY: the caller's: the element lies in the matrix, its place in the panels.
+                // SAFETY: the caller guarantees that the element is inside the matrix, and its destination inside the
+                // panels.
                 unsafe {
                     let x = if inside { (*b.at(step, panel + column).data).widen() } else { 0.0 };
                     *out.add(panel * depth + step * width + column) = if ROUNDED { round_to_bf16(x) } else { x };
@@ -111,7 +112,7 @@ unsafe fn pack<const ROUNDED: bool, N: Scalar>(b: Strided<N>, steps: usize, colu
 
 /// See [`PanelKernel::multiply`].
 unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut PanelProduct<'_>) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match m.a {
             Operand::F32(a) => multiply(m, a, ROUNDED),
@@ -130,7 +131,7 @@ wide! {
                 let height = 4.min(m.rows - i);
                 let mut sums = [[0.0f32; LANES]; 4];
                 for step in 0..m.steps {
-                    // SAFETY: the caller's; sums of rows that do not exist repeat the last one's.
+                    // SAFETY: guaranteed by the caller; rows that do not exist repeat the last one.
                     unsafe {
                         let b = m.b.add(panel * m.depth + (m.first + step) * across + j - panel).cast::<[f32; LANES]>();
                         for (row, sums) in sums.iter_mut().enumerate() {
@@ -143,7 +144,7 @@ wide! {
                     }
                 }
                 for (row, sums) in sums.iter().enumerate().take(height) {
-                    // SAFETY: the caller's.
+                    // SAFETY: guaranteed by the caller.
                     let c = unsafe {
                         std::slice::from_raw_parts_mut(m.c.add((i + row) * m.stride + j - m.columns.start), width)
                     };

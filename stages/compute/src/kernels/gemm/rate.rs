@@ -1,4 +1,4 @@
-//! The machine's GEMM rate, which MFU is measured against.
+//! The machine's GEMM rate, the reference for model FLOPs utilization (MFU).
 use super::backends::with_backend;
 use super::{block, chosen, matrix, matrix_mut, product_in, round};
 use contract::Precision;
@@ -6,27 +6,27 @@ use half::bf16;
 use std::sync::Barrier;
 use std::time::Instant;
 
-/// `[m, n, k]` of the products that are timed.
+/// `[m, n, k]` of the timed products.
 const SIZES: [[usize; 3]; 3] = [[1024, 1024, 1024], [1536, 1536, 1536], [2048, 2048, 1024]];
-/// How often each is timed.
+/// Number of timed runs per product.
 const REPEATS: usize = 6;
 
-/// The best rate of a few large f32 products on the calling thread's backend, in GFLOP/s: `threads` of them at a time, one
-/// thread each. Takes about a second.
+/// The best rate of a few large f32 products on the calling thread's backend, in GFLOP/s in total: `threads` products
+/// run at the same time, each on one thread. Takes about a second.
 pub fn gemm_gflops(threads: usize) -> f64 {
     let sizes = SIZES.iter().map(|[m, n, k]| [*m, *n, *k]);
     sizes.map(|size| rate(size, threads, Precision::F32)).fold(0.0, f64::max)
 }
 
-/// Bytes that [`gemm_gflops`] allocates at most.
+/// Largest number of bytes that [`gemm_gflops`] allocates.
 pub fn gemm_gflops_bytes(threads: usize) -> u64 {
     let most = SIZES.iter().map(|[m, n, k]| m * k + k * n + m * n).max().unwrap_or(0);
     (threads.max(1) * most * size_of::<f32>()) as u64
 }
 
-/// The best rate of `[m, n, k]` products in `precision` on the calling thread's backend, in GFLOP/s: `threads` of them at a
-/// time, which start together, one thread each. In bfloat16 both operands are stored as such, as activations and gradients
-/// are in training.
+/// The best rate of `[m, n, k]` products in `precision` on the calling thread's backend, in GFLOP/s in total: `threads`
+/// products start together, each on one thread. In bfloat16 both operands are stored in bfloat16, as activations and
+/// gradients are in training.
 pub fn rate([m, n, k]: [usize; 3], threads: usize, precision: Precision) -> f64 {
     let (threads, backend) = (threads.max(1), chosen());
     let barrier = Barrier::new(threads);
@@ -39,7 +39,7 @@ pub fn rate([m, n, k]: [usize; 3], threads: usize, precision: Precision) -> f64 
 }
 
 fn best_rate([m, n, k]: [usize; 3], precision: Precision, barrier: &Barrier) -> f64 {
-    // Not from the pool, which would keep them.
+    // Not allocated from the pool, which would keep them.
     let (a, b, mut c) = (vec![0.5; m * k], vec![0.25; k * n], vec![0.0; m * n]);
     let rounded = |x: &[f32]| {
         let mut out = vec![bf16::ZERO; if precision == Precision::Bf16 { x.len() } else { 0 }];

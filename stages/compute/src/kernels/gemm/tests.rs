@@ -1,4 +1,4 @@
-//! Products against f64, on every backend and kernel that this CPU has.
+//! Compares products with f64, on every backend and kernel that this CPU has.
 use super::*;
 #[cfg(target_arch = "x86_64")]
 use super::{
@@ -44,16 +44,16 @@ proptest! {
     }
 }
 
-/// Every element is passed on once, complete, whether the whole result is wanted or only its blocks, and its bits do not
-/// depend on how many rows and columns are multiplied with it.
-fn passes_on_complete_blocks(precision: Precision, a: Matrix<'_>, b: Matrix<'_>, expected: &[f64], cut: usize) {
+/// Every element is passed to the callback once, complete, with or without a buffer for the whole result. Its bits do
+/// not depend on how many other rows and columns are multiplied at the same time.
+fn check_that_blocks_are_complete(precision: Precision, a: Matrix<'_>, b: Matrix<'_>, expected: &[f64], cut: usize) {
     let (m, n) = (a.nrows(), b.ncols());
     let mut c = vec![f32::NAN; m * n];
     let mut passed = vec![f32::NAN; m * n];
     product_then(precision, 1.0, a.into(), b.into(), 0.0, matrix_mut(&mut c, n), &mut |done| {
         for row in done.rows.clone() {
             let out = &mut passed[row * n..][done.columns.clone()];
-            assert!(out.iter().all(|x| x.is_nan()), "once");
+            assert!(out.iter().all(|x| x.is_nan()), "passed more than once");
             out.copy_from_slice(done.row(row));
         }
     });
@@ -66,7 +66,7 @@ fn passes_on_complete_blocks(precision: Precision, a: Matrix<'_>, b: Matrix<'_>,
     });
     assert_eq!(&parts, &c);
     assert_close(&c, expected, 1e-5);
-    // An element's bits do not depend on how many rows and columns are multiplied with it.
+    // An element's bits do not depend on how many other rows and columns are multiplied at the same time.
     let (rows, columns) = (m.div_ceil(cut), n.div_ceil(cut));
     let (a, b) = (a.slice_move(ndarray::s![..rows, ..]), b.slice_move(ndarray::s![.., ..columns]));
     let mut part = vec![f32::NAN; rows * columns];
@@ -80,9 +80,9 @@ fn passes_on_complete_blocks(precision: Precision, a: Matrix<'_>, b: Matrix<'_>,
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
-    /// Several blocks of rows, columns and depth; bfloat16 is what rounding both operands first would give.
+    /// Several blocks of rows, columns and depth. In bfloat16 the result is that of operands rounded in advance.
     #[test]
-    fn blocks_are_passed_on_and_operands_rounded(m in 100usize..300, n in 1usize..130, k in 300usize..900,
+    fn blocks_are_complete_and_operands_are_rounded(m in 100usize..300, n in 1usize..130, k in 300usize..900,
                                                  a_t: bool, b_t: bool, rounded: bool, cut in 1usize..4) {
         let precision = if rounded { Precision::Bf16 } else { Precision::F32 };
         let (a, b) = (random(1, m * k), random(2, k * n));
@@ -91,12 +91,12 @@ proptest! {
         let to = |x: &f32| if rounded { round_to_bf16(*x) } else { *x };
         let expected = naive(1.0, a.map(to).view(), b.map(to).view(), 0.0, &[]);
         for backend in available() {
-            with_backend(backend, || passes_on_complete_blocks(precision, a, b, &expected, cut)).unwrap();
+            with_backend(backend, || check_that_blocks_are_complete(precision, a, b, &expected, cut)).unwrap();
         }
     }
 
-    /// What other CPUs would do, as far as this one can: each kernel with an edge on every side of its blocks, whatever
-    /// precision operands are stored in.
+    /// Every kernel that this CPU can run, including those that `auto` would not choose here, with incomplete blocks on
+    /// every side and operands stored in either precision.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn every_kernel_multiplies(m in 1usize..70, n in 1usize..120, k in 1usize..500, pad in 0usize..3,
@@ -121,7 +121,7 @@ proptest! {
         }
     }
 
-    /// Rounded before or while packed: the same bits.
+    /// Operands that are rounded in advance give the same bits as those rounded while they are packed.
     #[test]
     fn operands_are_rounded_before_or_while_packed(m in 1usize..70, n in 1usize..120, k in 1usize..900, pad in 0usize..3,
                                                 turned: [bool; 2]) {
@@ -141,18 +141,19 @@ proptest! {
     }
 }
 
-/// A matrix as it lies in memory, its rows or columns `pad` further apart than they are long, and as far from the start.
+/// A matrix as it lies in memory, its rows or columns `pad` further apart than they are long, and as far from the
+/// start.
 pub(super) struct Stored {
     single: Vec<f32>,
     half: Option<Vec<bf16>>,
     shape: (usize, usize),
-    /// SliceRef before the first, and between two lines.
+    /// Number of unused elements before the first line and between lines.
     pad: usize,
     turned: bool,
 }
 
 impl Stored {
-    /// The same numbers for the same seed and shape, rounded if `half`.
+    /// Pseudorandom numbers that depend on seed and shape only; stored in bfloat16 if `half`.
     pub fn random(seed: u64, rows: usize, columns: usize, pad: usize, turned: bool, half: bool) -> Self {
         let (lines, length) = if turned { (columns, rows) } else { (rows, columns) };
         let mut single = random(seed, pad + lines * (length + pad));
@@ -178,7 +179,7 @@ impl Stored {
 #[cfg(target_arch = "x86_64")]
 type Kernel = unsafe fn(&mut backend::Product<'_>);
 
-/// All that run on this CPU.
+/// All kernels that run on this CPU.
 #[cfg(target_arch = "x86_64")]
 fn kernels() -> Vec<(Precision, Kernel)> {
     let mut kernels: Vec<(Precision, Kernel)> = Vec::new();
@@ -220,18 +221,18 @@ fn run_then(
     then: &mut dyn FnMut(&mut OutputBlock),
 ) {
     let mut product = backend::Product { cached: 10_000, ..backend::Product::new(alpha, &a, &b, add, c, then) };
-    // SAFETY: `kernels` gives what the CPU has, and the shapes fit.
+    // SAFETY: `kernels` returns only kernels that the CPU can run, and the shapes match.
     unsafe { kernel(&mut product) };
 }
 
-/// Several blocks each way, so that what stays packed of `a` is met again, and an odd last step after blocks whose rows are
-/// read in pairs.
+/// Several blocks each way, so that what stays packed of `a` is met again, and an odd last step after blocks whose rows
+/// are read in pairs.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn every_kernel_multiplies_in_blocks() {
     let (m, n, k) = (150, 310, 411);
     for (halves, pad, turned) in [(false, 0, false), (true, 0, true), (true, 1, false), (true, 3, false)] {
-        // Rows begin at a multiple of two numbers or not.
+        // Rows that start at even and at odd offsets.
         let (a, b) = (Stored::random(1, m, k, pad, turned, halves), Stored::random(2, k, n, 0, false, halves));
         let round = |x: &f32| round_to_bf16(*x);
         let exact = naive(1.0, a.matrix(), b.matrix(), 0.0, &[]);
@@ -252,9 +253,9 @@ fn every_kernel_multiplies_in_blocks() {
     }
 }
 
-/// Against f64, relative to the sum of the magnitudes: errors of AMX's single precision are smaller than those of f32
-/// multiply-adds, in root mean square and at worst; about as large where exponents are so far apart that one product
-/// makes the sum.
+/// Compares errors against f64, relative to the sum of the magnitudes. AMX's single precision has smaller errors than
+/// f32 multiply-adds, both in root mean square and in the worst case, and about equal ones where exponents differ so
+/// much that one product dominates the sum.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn three_parts_are_as_exact_as_f32() {

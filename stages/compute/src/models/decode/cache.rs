@@ -1,4 +1,4 @@
-//! Keys and values of the tokens so far, and attention of new ones to them.
+//! The key-value cache of one layer, and attention of new tokens to it.
 use super::linear::side_by_side;
 use crate::kernels::gemm::{block, matrix_mut, product};
 use crate::kernels::matrix_vector::matrix_vector;
@@ -7,17 +7,17 @@ use crate::wide;
 use contract::Buffer;
 use rayon::prelude::*;
 
-/// Rows of queries worked on at once.
+/// Query rows that are processed at once.
 const QUERIES: usize = 64;
 
-/// Heads and how many tokens there may be.
+/// Sizes of the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads {
-    /// Heads of queries.
+    /// Number of query heads.
     pub queries: usize,
-    /// Heads of keys and values; they divide those of queries, each serves as many.
+    /// Number of key heads and of value heads; divides the number of query heads. Each serves equally many query heads.
     pub keys: usize,
-    /// Columns of a head.
+    /// Columns per head.
     pub width: usize,
     /// Tokens that the cache can hold.
     pub capacity: usize,
@@ -28,23 +28,23 @@ pub struct Cache {
     heads: Heads,
     /// `[key heads, capacity, head width]`
     keys: Buffer,
-    /// `[key heads, head width, capacity]`: turned over, so that a sum over tokens runs along memory.
+    /// `[key heads, head width, capacity]`: transposed, so that a sum over tokens reads contiguous memory.
     values: Buffer,
 }
 
 impl Cache {
-    /// An empty one.
+    /// An empty cache.
     pub fn new(heads: Heads) -> Self {
         let size = heads.keys * heads.capacity * heads.width;
         Self { heads, keys: Buffer::scratch(size), values: Buffer::scratch(size) }
     }
 
-    /// Takes up the keys and values of `qkv` `[rows, (query heads + 2 · key heads) · head width]`, queries, keys and
-    /// values side by side, as tokens `length..length + rows`, and gives `[rows, query heads · head width]`, what each
-    /// row's queries find among the tokens up to its own.
+    /// Takes `qkv` `[rows, (query heads + 2 · key heads) · head width]`, queries, keys and values side by side. Stores
+    /// the keys and values as those of tokens `length..length + rows`, and returns `[rows, query heads · head width]`:
+    /// causal attention of each row's queries to the tokens up to its own.
     ///
     /// # Panics
-    /// If the cache cannot hold so many.
+    /// If the cache has no room for so many tokens.
     pub fn attend(&mut self, qkv: &[f32], length: usize) -> Buffer {
         let Heads { queries, keys, width, capacity } = self.heads;
         let stride = (queries + 2 * keys) * width;
@@ -73,7 +73,7 @@ impl Cache {
         out
     }
 
-    /// One head's queries, `stride` apart, against its keys `[capacity, width]` and values `[width, capacity]`.
+    /// Attention of one head's queries, `stride` apart, to its keys `[capacity, width]` and values `[width, capacity]`.
     fn head(&self, queries: &[f32], stride: usize, (keys, values): (&[f32], &[f32]), length: usize, out: &mut [f32]) {
         let Heads { width, capacity, .. } = self.heads;
         let rows = out.len() / width;
@@ -100,7 +100,8 @@ impl Cache {
 }
 
 wide! {
-    /// Rows of scores, the last of which sees all `columns` and each before it one less, to `softmax(scale · scores)`.
+    /// Replaces rows of scores by `softmax(scale · scores)`. The last row sees all `columns`, each row before it one
+    /// less.
     fn probabilities(scores: &mut [f32], columns: usize, scale: f32) {
         let rows = scores.len() / columns;
         for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
@@ -146,7 +147,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20))]
         #[test]
-        fn rows_at_once_and_one_by_one_see_what_they_may(
+        fn rows_fed_at_once_or_one_by_one_attend_causally(
             keys in 1usize..4, group in 1usize..4, width in 1usize..20, rows in 1usize..90, cut in 0usize..90, spare in 0usize..3,
         ) {
             let heads = Heads { queries: keys * group, keys, width, capacity: rows + spare };

@@ -1,31 +1,30 @@
-//! Products with weights, shared out among the threads of the current rayon pool.
+//! Linear layers, distributed over the threads of the current rayon pool.
 use crate::kernels::gemm::{matrix, matrix_mut, product};
 use crate::kernels::matrix_vector::matrix_vector;
 use contract::{Buffer, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Columns of the output that are one piece of work where there are several rows. Fixed, so that the number of threads
-/// changes no bit.
+/// Output columns per task when there are several rows. Fixed, so that results do not depend on the number of threads.
 const COLUMNS: usize = 128;
-/// Side of the squares that a transposition goes by.
+/// Side of the square blocks that a matrix is transposed in.
 const SQUARE: usize = 32;
 
 /// `y = W x + b`.
 pub struct Linear {
-    /// `[out, in]`: a thread that computes some of the outputs reads one run of memory.
+    /// `[out, in]`: a thread that computes some of the outputs reads one contiguous part of it.
     weight: Arc<Tensor>,
     bias: Option<Arc<Tensor>>,
 }
 
 impl Linear {
-    /// From a weight `[out, in]`, without a bias.
+    /// A layer with the weight `[out, in]` and no bias.
     pub fn new(weight: Arc<Tensor>) -> Self {
         Self { weight, bias: None }
     }
 
-    /// From the weights of one input, whose outputs become side by side: `[out, in]`, or `[in, out]` if `transposed`. A single
-    /// one that is not transposed is not copied.
+    /// One layer from several weights with the same input, whose outputs are concatenated. Each is `[out, in]`, or
+    /// `[in, out]` if `transposed`. A single weight that is not transposed is not copied.
     pub fn stacked(mut weights: Vec<Arc<Tensor>>, transposed: bool, bias: Option<Arc<Tensor>>) -> Self {
         if weights.len() == 1 && !transposed {
             return Self { weight: weights.remove(0), bias };
@@ -45,7 +44,7 @@ impl Linear {
         Self { weight: Arc::new(all), bias }
     }
 
-    /// Outputs a row.
+    /// Outputs per row.
     pub fn outputs(&self) -> usize {
         self.weight.shape[0]
     }
@@ -56,12 +55,12 @@ impl Linear {
         let rows = x.len() / inner;
         let mut out = Buffer::scratch(rows * outer);
         if rows == 1 {
-            // Several a thread, so that one that is held up is helped.
+            // Several tasks per thread, so that other threads can take over those of a delayed one.
             let share = outer.div_ceil(4 * rayon::current_num_threads()).max(1);
             let shares = out.par_chunks_mut(share).zip(self.weight.data.par_chunks(share * inner));
             shares.for_each(|(out, weight)| matrix_vector(weight, inner, x, out));
         } else {
-            // Threads write to pieces that lie apart, [out / COLUMNS][rows, COLUMNS]; then rows are put together.
+            // Threads write to separate pieces, [out / COLUMNS][rows, COLUMNS], which are then assembled into rows.
             let mut pieces = Buffer::scratch(rows * outer);
             let weights = self.weight.data.par_chunks(COLUMNS * inner);
             pieces.par_chunks_mut(rows * COLUMNS).zip(weights).for_each(|(piece, weight)| {
@@ -79,7 +78,7 @@ impl Linear {
     }
 }
 
-/// `out` `[columns, rows]` of `x` `[rows, columns]`, square by square.
+/// Transposes `x` `[rows, columns]` into `out` `[columns, rows]`, block by block.
 fn transpose(x: &Tensor, out: &mut [f32]) {
     let (inner, outer) = (x.shape[0], x.shape[1]);
     out.par_chunks_mut(SQUARE * inner).enumerate().for_each(|(band, rows)| {
@@ -93,7 +92,7 @@ fn transpose(x: &Tensor, out: &mut [f32]) {
     });
 }
 
-/// `out` `[rows, n]` of pieces `[rows, columns]` one after the other (the last may be narrower).
+/// Concatenates `pieces`, each `[rows, columns]` (the last may be narrower), into the rows of `out` `[rows, n]`.
 pub fn side_by_side(pieces: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
     let whole = out.len() / rows;
     for (index, piece) in pieces.chunks(rows * columns).enumerate() {

@@ -1,4 +1,4 @@
-//! A model's parameters, arranged for decoding: matrices `[out, in]`, those of one input stacked.
+//! Rearranges a model's parameters for decoding: matrices `[out, in]`, those with the same input stacked.
 use super::cache::Cache;
 use super::{Block, Decoder, Linear};
 use crate::kernels::rotary::Rotary;
@@ -6,7 +6,7 @@ use crate::models::architecture::{Architecture, LinearLayout, Positions, WeightL
 use contract::{Parameters, Tensor};
 use std::sync::Arc;
 
-/// A decoder that has seen nothing. Tensors that are rearranged are dropped block by block.
+/// A decoder with an empty cache. Tensors that have to be rearranged are dropped block by block.
 pub fn load(architecture: &Arc<Architecture>, rotary: Option<&Arc<Rotary>>, parameters: Parameters) -> Decoder {
     let mut all = parameters.0;
     let head = Linear::new(Arc::clone(&all[architecture.head()]));

@@ -1,12 +1,12 @@
-//! One sequence, continued: keys and values are cached, so that a new token costs one pass over the weights.
+//! Decoding of one sequence with a key-value cache, so that a new token costs one pass over the weights.
 //!
-//! - [`Linear`]: linear layers, shared out among threads
-//! - [`cache`]: keys, values, and attention to them
+//! - [`Linear`]: linear layers, distributed over threads
+//! - [`cache`]: the key-value cache, and attention to it
 //! - `load`: a model's parameters, arranged for decoding
 //!
-//! A [`Decoder`] reads the same [`Architecture`] as training. Its numbers are those of
-//! [`Model::forward`](super::Model::forward) up to rounding (sums are taken in another order), and do not depend on the number
-//! of threads, which is that of the current rayon pool.
+//! A [`Decoder`] reads the same [`Architecture`] as training. Its results equal those of
+//! [`Model::forward`](super::Model::forward) up to rounding (sums are taken in another order), and do not depend on the
+//! number of threads, which is that of the current rayon pool.
 pub mod cache;
 mod linear;
 mod load;
@@ -25,29 +25,30 @@ use std::sync::Arc;
 /// The weights of a block.
 struct Block {
     norm_1: Vec<Arc<Tensor>>,
-    /// To queries, keys and values, side by side.
+    /// The projections to queries, keys and values, side by side.
     qkv: Linear,
-    /// From the heads' outputs.
+    /// The projection of the heads' outputs.
     out: Linear,
     norm_2: Vec<Arc<Tensor>>,
-    /// Into the feed-forward part: up, or gate and up side by side; without a bias, which the activation function adds.
+    /// The projections into the feed-forward layer: up, or gate and up side by side. The activation function adds the
+    /// bias.
     up: Linear,
     /// `[inner]`: the bias, or zeros.
     up_bias: Arc<Tensor>,
-    /// Back to the residual stream.
+    /// The projection back to the residual stream.
     down: Linear,
 }
 
-/// A model and the keys and values of the tokens it has been fed.
+/// A model and the keys and values of the tokens processed so far.
 pub struct Decoder {
     architecture: Arc<Architecture>,
     rotary: Option<Arc<Rotary>>,
     /// `[vocabulary, width]`
     tokens: Arc<Tensor>,
-    /// `[length, width]`: added to the tokens', if positions are learned.
+    /// `[length, width]`: added to the token embeddings if positions are learned.
     positions: Option<Arc<Tensor>>,
     blocks: Vec<Block>,
-    /// The last normalisation.
+    /// The final normalisation.
     norm: Vec<Arc<Tensor>>,
     head: Linear,
     caches: Vec<Cache>,
@@ -61,7 +62,7 @@ impl Decoder {
         self.length
     }
 
-    /// Tokens that can be fed in all: the model's positions.
+    /// Largest number of tokens that can be fed: the model's context length.
     pub fn capacity(&self) -> usize {
         self.architecture.length
     }
@@ -81,12 +82,12 @@ impl Decoder {
         }
     }
 
-    /// Feeds the next tokens, all at once, and returns the logits `[vocabulary]` of the token after them.
+    /// Processes the next tokens, all at once, and returns the logits `[vocabulary]` of the token after them.
     ///
     /// # Panics
-    /// If there is no token, one is not in the vocabulary, or they are more than the model has positions for.
+    /// If `tokens` is empty, a token is not in the vocabulary, or the total exceeds the model's context length.
     pub fn feed(&mut self, tokens: &[u32]) -> Buffer {
-        assert!(!tokens.is_empty() && self.length + tokens.len() <= self.capacity(), "tokens that have room");
+        assert!(!tokens.is_empty() && self.length + tokens.len() <= self.capacity(), "tokens fit the context");
         let (heads, norm, width) = (self.heads(), self.architecture.norm, self.architecture.width);
         let mut x = self.embed(tokens);
         for (block, cache) in self.blocks.iter().zip(&mut self.caches) {
@@ -94,7 +95,7 @@ impl Decoder {
             if let Some(rotary) = &self.rotary {
                 let Heads { queries, keys, width, .. } = heads;
                 for (position, row) in (self.length..).zip(qkv.chunks_exact_mut((queries + 2 * keys) * width)) {
-                    rotary.turn(&mut row[..(queries + keys) * width], position);
+                    rotary.rotate(&mut row[..(queries + keys) * width], position);
                 }
             }
             let attended = block.out.apply(&cache.attend(&qkv, self.length));

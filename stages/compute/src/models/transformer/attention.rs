@@ -1,4 +1,4 @@
-//! The first part of a block: `x + out(attention(qkv(norm x)))`.
+//! The attention part of a block: `x + out(attention(qkv(norm x)))`.
 use super::context::BlockContext;
 use super::linear::Linear;
 use crate::kernels::attention;
@@ -8,12 +8,12 @@ use crate::models::saved::SavedActivation;
 use contract::Tensor;
 use std::sync::Arc;
 
-/// What attention saves for backward.
+/// The activations that the attention part saves for backward.
 pub struct SavedAttention {
     x_rc: SavedActivation,
-    /// Of the normalisation.
+    /// Statistics of the normalisation.
     statistics: Tensor,
-    /// `[rows, 3 · width]`: as [`attention::forward`] takes them, rotated and repeated for each head of a group.
+    /// `[rows, 3 · width]`: the input of [`attention::forward`], rotated, and repeated for each query head of a group.
     qkv: SavedActivation,
     /// `[sequences, heads, length]`: see [`attention::forward`].
     log_sums: Tensor,
@@ -21,7 +21,7 @@ pub struct SavedAttention {
 }
 
 impl SavedAttention {
-    /// The part's output, and what backward needs.
+    /// The output, and the activations that backward needs.
     pub fn forward(context: &BlockContext, weights: &[Arc<Tensor>], x_rc: Tensor) -> (Tensor, Self) {
         let (layout, rows, c) = (&context.layout, context.rows(), context.architecture.width);
         let (project, out) = (Linear::new(layout.qkv, weights), Linear::new(layout.out, weights));
@@ -45,7 +45,7 @@ impl SavedAttention {
         (out_rc, Self { x_rc, statistics, qkv, log_sums, attended_rc })
     }
 
-    /// Turns `d_rc` from the gradient at the part's output into the one at its input; `d_normal_rc` is scratch memory.
+    /// Turns `d_rc` from the gradient of the output into that of the input; `d_normal_rc` is scratch memory.
     pub fn backward(
         self,
         context: &BlockContext,

@@ -1,4 +1,4 @@
-//! What all blocks share during one batch.
+//! The state that all blocks share while one batch is computed.
 use crate::kernels::attention::Attention;
 use crate::kernels::rotary::Rotary;
 use crate::models::architecture::{Architecture, BlockLayout};
@@ -6,26 +6,26 @@ use crate::models::saved::SavedActivation;
 use contract::{Batch, Precision, Tensor};
 use std::sync::Arc;
 
-/// The batch and the model, without its parameters.
+/// The batch and the model, without the model's parameters.
 pub struct BlockContext {
     pub batch: Batch,
     pub architecture: Arc<Architecture>,
     pub layout: BlockLayout,
     /// For rotary positions.
     pub rotary: Option<Arc<Rotary>>,
-    /// To what the operands of products are rounded.
+    /// The precision that operands of matrix products are rounded to.
     pub precision: Precision,
-    /// To what activations that are saved for backward are rounded.
+    /// The precision that activations are saved for backward in.
     pub saving: Precision,
 }
 
 impl BlockContext {
-    /// Tokens of the batch.
+    /// Number of tokens in the batch.
     pub fn rows(&self) -> usize {
         self.batch.sequences * self.batch.length
     }
 
-    /// The normalised rows of `x_rc`, for products, and their statistics.
+    /// Normalises `x_rc` for a matrix product; returns the rows and their statistics.
     pub fn normalise(&self, parameters: &[Arc<Tensor>], x_rc: &Tensor) -> (SavedActivation, Tensor) {
         let (c, norm) = (self.architecture.width, self.architecture.norm);
         let n = norm.statistics();
@@ -37,18 +37,18 @@ impl BlockContext {
         (normal_rc, statistics)
     }
 
-    /// The normalised rows of `x_rc` once more.
+    /// Recomputes the normalised rows of `x_rc` from their statistics.
     pub fn normalise_again(&self, parameters: &[Arc<Tensor>], x_rc: &Tensor, statistics: &Tensor) -> SavedActivation {
         let (c, norm) = (self.architecture.width, self.architecture.norm);
         let n = norm.statistics();
         SavedActivation::computed(self.precision, self.rows(), c, |rows, out| {
             let x = &x_rc.data[rows.start * c..rows.end * c];
-            norm.again(parameters, x, &statistics.data[rows.start * n..rows.end * n], out);
+            norm.recompute(parameters, x, &statistics.data[rows.start * n..rows.end * n], out);
         })
     }
 
-    /// Adds the gradient at `x_rc` to `d_rc`, from `d_normal_rc`, the gradient at the output of the normalisation whose
-    /// parameters begin at index `first` of the block's `weights`.
+    /// Takes the gradient of the output of a normalisation in `d_normal_rc` and adds the gradient of `x_rc` to `d_rc`.
+    /// The normalisation's parameters start at index `first` of the block's `weights`.
     pub fn normalise_backward(
         &self,
         weights: &[Arc<Tensor>],
@@ -65,7 +65,7 @@ impl BlockContext {
         });
     }
 
-    /// The shape of attention.
+    /// The shape that the attention kernels need.
     pub fn attention(&self) -> Attention<'_> {
         let Batch { sequences, length, .. } = self.batch;
         let &Architecture { heads, width, document_mask, .. } = &*self.architecture;

@@ -1,4 +1,4 @@
-//! The second part of a block: `x + down(f(up(norm x)))`.
+//! The feed-forward part of a block: `x + down(f(up(norm x)))`.
 use super::context::BlockContext;
 use super::linear::Linear;
 use crate::kernels::gemm::{matrix, matrix_mut, product_in};
@@ -8,17 +8,17 @@ use contract::Tensor;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// What the feed-forward part saves for backward.
+/// The activations that the feed-forward part saves for backward.
 pub struct SavedFeedForward {
     x_rc: SavedActivation,
-    /// Of the normalisation.
+    /// Statistics of the normalisation.
     statistics: Tensor,
-    /// `[rows, projections · inner]`: what the activation function reads, before its bias.
+    /// `[rows, projections · inner]`: the input of the activation function, before the bias.
     up: SavedActivation,
 }
 
 impl SavedFeedForward {
-    /// The part's output, and what backward needs.
+    /// The output, and the activations that backward needs.
     pub fn forward(context: &BlockContext, weights: &[Arc<Tensor>], x_rc: Tensor) -> (Tensor, Self) {
         let layout = &context.layout;
         let (up, down) = (Linear::new(layout.up, weights), Linear::new(layout.down, weights));
@@ -33,7 +33,7 @@ impl SavedFeedForward {
         (out_rc, Self { x_rc, statistics, up })
     }
 
-    /// Turns `d_rc` from the gradient at the part's output into the one at its input; `d_normal_rc` is scratch memory.
+    /// Turns `d_rc` from the gradient of the output into that of the input; `d_normal_rc` is scratch memory.
     pub fn backward(
         self,
         context: &BlockContext,
@@ -61,8 +61,8 @@ impl SavedFeedForward {
     }
 }
 
-/// What is saved of the projection, and the output of the activation function, which is computed block by block while the
-/// projection is in cache.
+/// Returns the projection, saved for backward, and the output of the activation function, which is computed block by
+/// block while the projection is in cache.
 fn pointwise_forward(
     context: &BlockContext,
     kernel: &Pointwise,
@@ -83,7 +83,8 @@ fn pointwise_forward(
     (up_rf, inner_rf.finish())
 }
 
-/// The gradient at the projection, and the output of the activation function once more. Gives the bias's gradient.
+/// Returns the gradient of the projection and the recomputed output of the activation function; passes on the gradient
+/// of the bias.
 fn pointwise_backward(
     context: &BlockContext,
     kernel: &Pointwise,
@@ -110,7 +111,7 @@ fn pointwise_backward(
     (d_up_rf, inner_rf.finish())
 }
 
-/// As [`pointwise_forward`], row by row, since gate and value of a number are products of their own.
+/// As [`pointwise_forward`], but row by row, since gate and value are in different blocks of the projection.
 fn gated_forward(
     context: &BlockContext,
     kernel: &Gated,
@@ -125,7 +126,7 @@ fn gated_forward(
     (SavedActivation::new(context.saving, gate_up), inner_rf)
 }
 
-/// The gradient at gate and value, and the output of the activation function once more.
+/// Returns the gradient of gate and value, and the recomputed output of the activation function.
 fn gated_backward(
     context: &BlockContext,
     kernel: &Gated,
@@ -143,7 +144,7 @@ fn gated_backward(
     (gate_up, SavedActivation::new(context.precision, inner_rf))
 }
 
-/// The bias that the activation function adds.
+/// The bias of the projection, which the activation function adds.
 fn bias_or_zeros<'a>(up: &Linear<'a>, inner: usize) -> Cow<'a, [f32]> {
     up.bias(0).map_or_else(|| Cow::Owned(vec![0.0; inner]), Cow::Borrowed)
 }

@@ -1,4 +1,4 @@
-//! Linear layers: one projection, or several of the same input with their outputs side by side.
+//! Linear layers: one projection, or several of the same input with concatenated outputs.
 use super::context::BlockContext;
 use crate::kernels::bias;
 use crate::kernels::gemm::{MatRef, Matrix, OutputBlock, block_mut, matrix, matrix_mut, product_in, product_then};
@@ -15,7 +15,7 @@ pub struct Linear<'a> {
 }
 
 impl<'a> Linear<'a> {
-    /// The layer that has the tensors of `layout` among a block's `weights`.
+    /// The layer whose tensors are at the indices of `layout` in a block's `weights`.
     pub fn new(layout: LinearLayout, weights: &'a [Arc<Tensor>]) -> Self {
         Self { layout, weights }
     }
@@ -27,12 +27,12 @@ impl<'a> Linear<'a> {
         if self.layout.weights == WeightLayout::InOut { stored } else { stored.reversed_axes() }
     }
 
-    /// The bias of a projection, if layers have one.
+    /// The bias of a projection, if it has one.
     pub fn bias(&self, projection: usize) -> Option<&'a [f32]> {
         self.layout.bias.then(|| &self.weights[self.layout.matrix(projection) + 1].data[..])
     }
 
-    /// `x W + b` of all projections, side by side, saved in `saving`.
+    /// `x W + b` of all projections, concatenated, saved in the precision `saving`.
     pub fn forward_saved(&self, context: &BlockContext, x: SavedActivation, saving: Precision) -> SavedActivation {
         if self.layout.projections > 1 {
             return SavedActivation::new(saving, self.forward(context, x));
@@ -41,7 +41,7 @@ impl<'a> Linear<'a> {
         SavedActivation::product(saving, context.precision, x.matrix(), w, |block| add_bias(bias, block))
     }
 
-    /// `x W + b` of all projections, side by side.
+    /// `x W + b` of all projections, concatenated.
     pub fn forward(&self, context: &BlockContext, x: SavedActivation) -> Tensor {
         let x = x.matrix();
         let rows = x.dim().0;
@@ -57,7 +57,7 @@ impl<'a> Linear<'a> {
         y
     }
 
-    /// `residual + x W + b`, of a single projection.
+    /// `residual + x W + b` for a single projection.
     pub fn onto(&self, context: &BlockContext, x: MatRef<'_>, residual: &Tensor) -> Tensor {
         let (w, columns) = (self.matrix(0), residual.shape[1]);
         let Some(bias) = self.bias(0) else {
@@ -77,7 +77,8 @@ impl<'a> Linear<'a> {
         y
     }
 
-    /// From `d_y`, the gradient at the output: gives the gradients of the weights, and leaves the one at `x` in `d_x`.
+    /// Takes the gradient of the output in `d_y`; passes the gradients of the weights to `give` and writes that of `x`
+    /// to `d_x`.
     pub fn backward(
         &self,
         context: &BlockContext,
@@ -98,7 +99,7 @@ impl<'a> Linear<'a> {
         }
     }
 
-    /// Gives the gradient of a projection's weights.
+    /// Passes the gradient of a projection's weights to `give`.
     pub fn give_weight_gradient(
         &self,
         context: &BlockContext,
@@ -118,7 +119,7 @@ impl<'a> Linear<'a> {
         give(index, d_w);
     }
 
-    /// Gives the gradient of each bias, if there are any, from the gradient at the output.
+    /// Passes the gradient of each bias, if there are any, to `give`. Takes the gradient of the output in `d_y`.
     pub fn give_bias_gradient(&self, d_y: &[f32], give: &mut dyn FnMut(usize, Tensor)) {
         if !self.layout.bias {
             return;
@@ -129,7 +130,7 @@ impl<'a> Linear<'a> {
         self.give_bias(sums, give);
     }
 
-    /// Gives `d_bias`, the gradients of all biases side by side, if there are any.
+    /// Passes `d_bias`, the concatenated gradients of all biases, to `give`, if there are any.
     pub fn give_bias(&self, d_bias: Tensor, give: &mut dyn FnMut(usize, Tensor)) {
         match (self.layout.bias, self.layout.projections) {
             (false, _) => (),

@@ -1,8 +1,8 @@
-//! A transformer that trains: any [`Architecture`], forward and backward, whole micro-batches at a time.
+//! Training of any [`Architecture`]: forward and backward on whole micro-batches.
 //!
-//! - `context`: what all blocks share during a batch
+//! - `context`: the state that all blocks share while a batch is computed
 //! - `linear`: linear layers; `attention`, `feed_forward`: the two parts of a block
-//! - `tape`: the way back
+//! - `tape`: the backward pass
 mod attention;
 mod context;
 mod feed_forward;
@@ -21,7 +21,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use tape::{LastNorm, TransformerTape};
 
-/// A transformer: its description, and what follows from it.
+/// A transformer: its description and values derived from it.
 pub struct Transformer {
     architecture: Arc<Architecture>,
     rotary: Option<Arc<Rotary>>,
@@ -29,10 +29,11 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    /// The model that `architecture` describes, in f32; `config` is its Hugging Face configuration, `summary` a line about it.
+    /// The model that `architecture` describes, in f32. `config` is its Hugging Face configuration, `summary` a
+    /// one-line description.
     ///
     /// # Panics
-    /// If the description contradicts itself.
+    /// If the description is inconsistent.
     pub fn new(architecture: Architecture, config: Value, summary: String) -> Self {
         architecture.check();
         let facts = ModelFacts {
@@ -52,13 +53,13 @@ impl Transformer {
         Self { architecture: Arc::new(architecture), rotary, facts }
     }
 
-    /// The same model with the operands of its products rounded to `precision`.
+    /// The same model with operands of matrix products rounded to `precision`.
     #[must_use]
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { facts: ModelFacts { precision, ..self.facts }, ..self }
     }
 
-    /// The same model with attention that stops at the start of a token's document, or does not.
+    /// The same model with or without attention limited to a token's own document.
     #[must_use]
     pub fn with_document_mask(self, document_mask: bool) -> Self {
         let architecture = Architecture { document_mask, ..Architecture::clone(&self.architecture) };
@@ -92,15 +93,15 @@ impl Model for Transformer {
 
     fn forward(&self, parameters: &Parameters, batch: &Batch, keep: bool) -> Forward {
         let (architecture, all) = (&self.architecture, &parameters.0);
-        assert_eq!(all.len(), self.facts.parameters.len(), "the parameters are this model's");
-        assert!(batch.length <= architecture.length, "sequences are no longer than the model's positions");
+        assert_eq!(all.len(), self.facts.parameters.len(), "one tensor per parameter of this model");
+        assert!(batch.length <= architecture.length, "sequences fit the model's context");
         let context = BlockContext {
             batch: batch.clone(),
             architecture: Arc::clone(architecture),
             layout: architecture.block(),
             rotary: self.rotary.clone(),
             precision: self.facts.precision,
-            // What no backward pass will read is not rounded.
+            // Without a backward pass nothing is saved, so it need not be rounded.
             saving: if keep { self.facts.precision } else { Precision::F32 },
         };
         let mut x_rc = self.embed(all, batch);
@@ -129,12 +130,13 @@ impl Model for Transformer {
     }
 
     fn decoder(&self, parameters: Parameters) -> Decoder {
-        assert_eq!(parameters.0.len(), self.facts.parameters.len(), "the parameters are this model's");
+        assert_eq!(parameters.0.len(), self.facts.parameters.len(), "one tensor per parameter of this model");
         decode::load(&self.architecture, self.rotary.as_ref(), parameters)
     }
 }
 
-/// What a block saves for backward. The outputs of its normalisations and of its activation function are computed again.
+/// The activations that a block saves for backward, which recomputes the outputs of normalisations and of the
+/// activation function.
 struct SavedBlock {
     weights: Vec<Arc<Tensor>>,
     attention: SavedAttention,
@@ -142,15 +144,15 @@ struct SavedBlock {
 }
 
 impl SavedBlock {
-    /// The block's output, and what backward needs.
+    /// The output of the block, and the activations that backward needs.
     fn forward(context: &BlockContext, weights: &[Arc<Tensor>], x_rc: Tensor) -> (Tensor, Self) {
         let (middle_rc, attention) = SavedAttention::forward(context, weights, x_rc);
         let (out_rc, feed_forward) = SavedFeedForward::forward(context, weights, middle_rc);
         (out_rc, Self { weights: weights.to_vec(), attention, feed_forward })
     }
 
-    /// Turns `d_rc` from the gradient at the block's output into the one at its input, and passes the gradients of its tensors
-    /// to `give` by their index in the block.
+    /// Turns `d_rc` from the gradient of the block's output into that of its input, and passes the gradients of its
+    /// tensors to `give` by their index in the block.
     fn backward(self, context: &BlockContext, d_rc: &mut Tensor, give: &mut dyn FnMut(usize, Tensor)) {
         let mut d_normal_rc = Tensor::scratch(d_rc.shape.clone());
         self.feed_forward.backward(context, &self.weights, d_rc, &mut d_normal_rc, give);

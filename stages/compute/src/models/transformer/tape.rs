@@ -1,4 +1,4 @@
-//! The way back through a transformer, one block a turn.
+//! The backward pass of a transformer, one block per call.
 use super::SavedBlock;
 use super::context::BlockContext;
 use crate::kernels::embedding;
@@ -7,7 +7,7 @@ use crate::models::architecture::Positions;
 use contract::{Result, Tape, Tensor, Turn};
 use std::sync::Arc;
 
-/// What the last normalisation saves for backward.
+/// The activations that the final normalisation saves for backward.
 pub struct LastNorm {
     pub x_rc: Tensor,
     pub statistics: Tensor,
@@ -19,19 +19,20 @@ pub struct TransformerTape {
     context: BlockContext,
     blocks: Vec<SavedBlock>,
     last: Option<LastNorm>,
-    /// Gradient at the hidden states, then at each block's output on the way down.
+    /// Gradient of the hidden states, then of the output of each block, from the last to the first.
     d_rc: Option<Tensor>,
-    /// Gradient at the head's matrix.
+    /// Gradient of the head's matrix.
     d_head: Option<Tensor>,
 }
 
 impl TransformerTape {
-    /// What a forward pass has saved.
+    /// A tape of the activations that a forward pass has saved.
     pub fn new(context: BlockContext, blocks: Vec<SavedBlock>, last: LastNorm) -> Self {
         Self { context, blocks, last: Some(last), d_rc: None, d_head: None }
     }
 
-    /// Back through the last normalisation, to whose parameters a head of its own is next.
+    /// Backward of the final normalisation. Also passes on the gradient of an untied head, which follows it in
+    /// parameter order.
     fn last_norm(&mut self, d_rc: &mut Tensor, give: &mut dyn FnMut(usize, Tensor)) {
         let Some(LastNorm { x_rc, statistics, parameters }) = self.last.take() else { return };
         let architecture = &self.context.architecture;
@@ -48,7 +49,7 @@ impl TransformerTape {
         }
     }
 
-    /// Back through the embeddings. A tied head has left its share in the gradient of the tokens'.
+    /// Backward of the embeddings. If the head is tied, their gradient is added to that of the head.
     fn embeddings(&mut self, d_rc: &Tensor, give: &mut dyn FnMut(usize, Tensor)) {
         let (architecture, batch) = (&self.context.architecture, &self.context.batch);
         let width = architecture.width;
@@ -77,7 +78,7 @@ impl Tape for TransformerTape {
     }
 
     fn turn(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn> {
-        let mut d_rc = self.d_rc.take().expect("start comes before turn, and no turn after the last");
+        let mut d_rc = self.d_rc.take().expect("turn is called after start, and not after the last turn");
         self.last_norm(&mut d_rc, give);
         if let Some(block) = self.blocks.pop() {
             let first = self.context.architecture.first_of_block(self.blocks.len());

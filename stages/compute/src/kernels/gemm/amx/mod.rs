@@ -1,17 +1,18 @@
-//! The product for CPUs with AMX: operands as bfloat16 in tiles of 1 KB, 32 × 32 sums of `c` in tile registers.
+//! The backend for CPUs with AMX: operands are packed as bfloat16 in tiles of 1 KB, and 32 × 32 sums of `c` stay in
+//! tile registers.
 //!
-//! `tdpbf16ps` multiplies sixteen rows by sixteen columns over 32 steps of `k` in sixteen cycles, sixteen times the rate of
-//! AVX-512's two units in f32. Four tiles of sums, two of `a` and two of `b` fill the eight registers (Intel, *Optimization
-//! Reference Manual*, chapter 20). As in [`blocking`](super::blocking), an element is summed along `k` in blocks whose length
-//! depends on `k` alone.
+//! `tdpbf16ps` multiplies sixteen rows by sixteen columns over 32 steps of `k` in sixteen cycles, sixteen times the
+//! rate of AVX-512's two units in f32. Four tiles of sums, two of `a` and two of `b` fill the eight registers (Intel,
+//! *Optimization Reference Manual*, chapter 20). As in [`blocking`](super::blocking), an element is summed along `k` in
+//! blocks whose length depends on `k` alone.
 //!
-//! **Single precision** takes three bfloat16 a number, x = x₀ + x₁ + x₂ exactly (eight bits each; see `pack`), and of the
-//! nine products the six that matter: x₀y₂ + x₁y₁ + x₂y₀, x₀y₁ + x₁y₀, x₀y₀. What is left out, x₁y₂ + x₂y₁ + x₂y₂, is at
-//! most 2⁻²⁴ of |x y|, the rounding of one product in f32 (Henry, Tang and Heinecke 2019, *Leveraging the bfloat16
-//! Artificial Intelligence Datatype For Higher-Precision Computations*). Errors of a sum are about half of those of f32
-//! multiply-adds, and about as large where one product makes the sum; the test `three_parts_are_as_exact_as_f32` holds it
-//! to that. What differs: an operand that is infinite, or above 3.39e38, gives NaN, and numbers below 2⁻¹²⁶, parts
-//! included, count as zero.
+//! **Single precision** represents each number exactly as three bfloat16 parts, x = x₀ + x₁ + x₂ (eight bits each; see
+//! `pack`), and computes six of the nine products: x₀y₂ + x₁y₁ + x₂y₀, x₀y₁ + x₁y₀, x₀y₀. The omitted terms, x₁y₂ +
+//! x₂y₁ and x₂y₂, sum to at most 2⁻²⁴ of |x y|, the rounding error of one product in f32 (Henry, Tang and Heinecke
+//! 2019, *Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations*). The error of a
+//! sum is about half of that with f32 multiply-adds, and about equal where one product dominates the sum; the test
+//! `three_parts_are_as_exact_as_f32` checks this. Two things differ from f32: an operand that is infinite or above
+//! 3.39e38 gives NaN, and numbers below 2⁻¹²⁶ (also as parts of larger numbers) count as zero.
 
 mod pack;
 
@@ -29,20 +30,20 @@ use std::ops::Range;
 
 /// Rows and columns of a tile's sums, and pairs of steps in a tile.
 const TILE: usize = 16;
-/// Rows of a panel of `a`, columns of one of `b`: two tiles.
+/// Rows of a panel of `a`, and columns of a panel of `b`: two tiles.
 const PANEL: usize = 2 * TILE;
 /// Steps of `k` in a tile.
 const STEPS: usize = 32;
-/// Bytes of a tile, and of one of its rows.
+/// Bytes of a tile, and of a row of a tile.
 const BYTES: usize = 1024;
 const LINE: usize = 64;
-/// Columns of `b` that pass by at a time where `a` stays.
+/// Columns of `b` that are packed at a time while panels of `a` stay in cache.
 const PASSING: usize = 256;
-/// Most steps of `k` between two visits to `c`, times parts.
+/// Largest number of steps of `k` between two accesses to `c`, times the number of parts.
 const DEPTH: usize = 1152;
 
-/// The backend. Its panels are those of AVX-512 without `vdpbf16ps`: tiles are too large for them, and the instruction is slow
-/// on CPUs with AMX.
+/// The backend. Its panels are those of AVX-512 without `vdpbf16ps`: tiles are too large for them, and the instruction
+/// is slow on CPUs with AMX.
 pub(super) struct Amx;
 
 impl Backend for Amx {
@@ -62,7 +63,7 @@ impl Backend for Amx {
     }
 
     unsafe fn product(&self, precision: Precision, product: &mut Product<'_>) {
-        // SAFETY: as promised.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match precision {
                 Precision::F32 => single(product),
@@ -76,46 +77,46 @@ impl Backend for Amx {
     }
 }
 
-/// Both operands rounded to bfloat16.
+/// The product with both operands rounded to bfloat16.
 ///
 /// # Safety
 /// The backend must be available, and the operands and `c` must cover what the sizes say.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn rounded(product: &mut Product<'_>) {
     configure();
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { run::<1>(product, tiles_of_one) };
     release();
 }
 
-/// In single precision.
+/// The product in single precision.
 ///
 /// # Safety
 /// As [`rounded`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn single(product: &mut Product<'_>) {
     configure();
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { run::<3>(product, tiles_of_three) };
     release();
 }
 
-/// As [`rounded`] and [`single`] without tiles, so that packing and loops can be tested where the CPU lacks them.
+/// As [`rounded`] and [`single`] with the AMX instructions emulated, to test packing and loops on CPUs without AMX.
 ///
 /// # Safety
 /// The CPU must have AVX512-BF16, and the operands and `c` must cover what the sizes say.
 #[cfg(test)]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn emulated<const PARTS: usize>(product: &mut Product<'_>) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { run::<PARTS>(product, tiles_emulated::<PARTS>) }
 }
 
-/// Sums over some tiles of steps of a panel of `a` and one of `b`, into `c`, whose rows are that many bytes apart.
+/// Multiplies a panel of `a` by a panel of `b`: `(blocks of steps, a, b, c, bytes between rows of c)`.
 type Tiles = unsafe fn(usize, *const u8, *const u8, *mut f32, usize);
 
-/// Of one operand as many panels as the second cache takes stay, packed, while the other's pass by: which stays is what
-/// leaves less to pack.
+/// Keeps as many packed panels of one operand as fit in the L2 cache and multiplies them by all panels of the other. Of
+/// the two choices it takes the one with less packing.
 #[inline(always)]
 unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
     let depth = even(p.depth, DEPTH / PARTS, STEPS);
@@ -123,7 +124,7 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
     let most = (size_of::<f32>() * p.cached / line_bytes).max(PANEL);
     let times = |lines: usize| lines.div_ceil(most);
     let a_stays = p.rows + p.columns * times(p.rows) < p.columns + p.rows * times(p.columns);
-    // Lines of `a` and of `b` that are packed at a time.
+    // Rows of `a` and columns of `b` that are packed at a time.
     let (high, wide) = if a_stays {
         (even(p.rows, most, PANEL), PASSING.min(p.columns))
     } else {
@@ -156,7 +157,7 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
                 for (i, row) in rows.clone().step_by(PANEL).enumerate() {
                     for (j, column) in columns.clone().step_by(PANEL).enumerate() {
                         let (high, wide) = (PANEL.min(rows.end - row), PANEL.min(columns.end - column));
-                        // SAFETY: the panels lie in their buffers; of `c` only what is there is written.
+                        // SAFETY: the panels are inside their buffers; only existing elements of `c` are written.
                         unsafe {
                             let a = packed_a.as_ptr().cast::<u8>().add(i * panel_bytes);
                             let b = packed_b.as_ptr().cast::<u8>().add(j * panel_bytes);
@@ -182,7 +183,7 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
 /// As [`pack()`].
 #[inline(always)]
 unsafe fn pack_from<const PARTS: usize, const PAIRS: bool>(x: Operand, lines: usize, steps: usize, out: *mut u8) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match x {
             Operand::F32(x) => pack::<PARTS, f32, PAIRS>(x, lines, steps, out),
@@ -191,12 +192,12 @@ unsafe fn pack_from<const PARTS: usize, const PAIRS: bool>(x: Operand, lines: us
     }
 }
 
-/// `0..total` in pieces of `size`.
+/// Splits `0..total` into pieces of `size`.
 fn pieces((total, size): (usize, usize)) -> impl Iterator<Item = Range<usize>> {
     (0..total).step_by(size).map(move |from| from..total.min(from + size))
 }
 
-/// All eight tiles sixteen rows of 64 bytes.
+/// Configures all eight tiles as sixteen rows of 64 bytes.
 fn configure() {
     #[repr(C, align(64))]
     struct Configuration {
@@ -212,16 +213,16 @@ fn configure() {
         row_bytes: std::array::from_fn(|tile| u16::from(of(tile, 64))),
         rows: std::array::from_fn(|tile| of(tile, TILE as u8)),
     };
-    // SAFETY: the CPU has tiles, and the configuration is one.
+    // SAFETY: the CPU has AMX, and the configuration is valid.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, readonly)) }
 }
 
 fn release() {
-    // SAFETY: the CPU has tiles, and nobody else uses them.
+    // SAFETY: the CPU has AMX, and no other code uses the tiles.
     unsafe { asm!("tilerelease", options(nostack, nomem)) }
 }
 
-/// Loads both tiles of a part of `a`, `load_b` of `b`.
+/// Loads both tiles of a part of `a`; `load_b` does so for `b`.
 macro_rules! load_a {
     ($part:literal) => {
         concat!(
@@ -247,7 +248,7 @@ macro_rules! load_b {
     };
 }
 
-/// Adds their products to the four sums.
+/// Adds the products of the loaded tiles to the four tiles of sums.
 macro_rules! multiply {
     () => {
         "tdpbf16ps tmm0, tmm4, tmm6
@@ -257,11 +258,11 @@ macro_rules! multiply {
     };
 }
 
-/// A function of type [`Tiles`] that does `$block` for each tile of steps.
+/// Defines a function of type [`Tiles`] that runs `$block` for each block of steps.
 macro_rules! tiles {
     ($name:ident, $parts:literal: $($block:expr),*) => {
         unsafe fn $name(blocks: usize, a: *const u8, b: *const u8, c: *mut f32, stride: usize) {
-            // SAFETY: the caller's: `blocks` tiles of steps in each panel, room in `c`.
+            // SAFETY: the caller guarantees `blocks` blocks of steps in each panel, and room in `c`.
             unsafe {
                 asm!(
                     "tilezero tmm0",
@@ -294,7 +295,7 @@ macro_rules! tiles {
 }
 
 tiles!(tiles_of_one, 1: load_a!(0), load_b!(0), multiply!());
-// What is small comes first.
+// The smallest terms are added first.
 tiles!(tiles_of_three, 3:
     load_a!(0), load_b!(2), multiply!(),
     load_b!(1), multiply!(),
@@ -303,7 +304,7 @@ tiles!(tiles_of_three, 3:
     load_a!(2), multiply!(),
     load_a!(0), multiply!());
 
-/// What [`tiles_of_one`] and [`tiles_of_three`] do.
+/// Computes what [`tiles_of_one`] and [`tiles_of_three`] compute, without AMX.
 #[cfg(test)]
 unsafe fn tiles_emulated<const PARTS: usize>(blocks: usize, a: *const u8, b: *const u8, c: *mut f32, stride: usize) {
     let pairs: &[(usize, usize)] =
@@ -314,12 +315,13 @@ unsafe fn tiles_emulated<const PARTS: usize>(blocks: usize, a: *const u8, b: *co
             for block in 0..blocks {
                 for (of_a, of_b) in pairs {
                     let tile = |part: usize, line: usize| (block * PARTS + part) * 2 * BYTES + line / TILE * BYTES;
-                    // Of each tile the instruction sums first and second steps of pairs, and only then adds to `c`.
+                    // The instruction sums the first and the second steps of the pairs separately before it adds both
+                    // to `c`.
                     let mut sums = [0.0f32; 2];
                     for step in 0..STEPS {
                         let in_a = row % TILE * LINE + 2 * step;
                         let in_b = step / 2 * LINE + column % TILE * 4 + step % 2 * 2;
-                        // SAFETY: the caller's: the tiles lie in their panels.
+                        // SAFETY: the caller guarantees that the tiles are inside their panels.
                         let (x, y) = unsafe {
                             let (x, y) = (a.add(tile(*of_a, row) + in_a), b.add(tile(*of_b, column) + in_b));
                             (x.cast::<bf16>().read(), y.cast::<bf16>().read())
@@ -329,16 +331,16 @@ unsafe fn tiles_emulated<const PARTS: usize>(blocks: usize, a: *const u8, b: *co
                     sum += sums[0] + sums[1];
                 }
             }
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { *c.byte_add(row * stride).add(column) = sum };
         }
     }
 }
 
-/// `c = alpha · sums`, or `+=` if `add`, the first `high` rows and `wide` columns.
+/// `c = alpha · sums`, or `+=` if `add`, for the first `high` rows and `wide` columns.
 #[inline(always)]
 unsafe fn store(sums: *const f32, high: usize, wide: usize, alpha: f32, add: bool, c: *mut f32, stride: usize) {
-    // SAFETY: the caller's; masks keep to `wide`.
+    // SAFETY: guaranteed by the caller; masks exclude columns from `wide` on.
     unsafe {
         let alpha = _mm512_set1_ps(alpha);
         for row in 0..high {

@@ -1,8 +1,9 @@
-//! Packing: numbers become bfloat16, one or three each, in tiles.
+//! Packing: each number is converted to one or three bfloat16 parts and stored in tiles.
 //!
-//! A panel is 32 lines, of `a` rows, of `b` columns. For each 32 steps it has tiles of 1 KB, [first part: lines 0 to 15,
-//! lines 16 to 31; second part; third part]. A tile of `a` is sixteen rows of 32 steps; one of `b` is sixteen pairs of
-//! steps, in each sixteen columns with their two steps side by side. Zeros fill up.
+//! A panel has 32 lines, which are rows of `a` or columns of `b`. For each 32 steps of `k` it contains tiles of 1 KB:
+//! [first part: lines 0 to 15, lines 16 to 31; second part; third part]. A tile of `a` is sixteen rows of 32 steps. A
+//! tile of `b` is sixteen pairs of steps, each pair being sixteen columns with their two steps side by side. Incomplete
+//! tiles are padded with zeros.
 use super::{BYTES, LINE, PANEL, STEPS, TILE};
 use crate::kernels::gemm::avx512::transpose;
 use crate::kernels::gemm::load::{Load, interleave};
@@ -10,8 +11,8 @@ use crate::kernels::gemm::matrix::Strided;
 use crate::kernels::gemm::tile::LANES;
 use std::arch::x86_64::*;
 
-/// Packs the `lines` × `steps` of `x`, whose rows are lines, into panels at `out`; lines become columns of tiles if
-/// `PAIRS`, rows if not. Memory is read in the order in which it lies, as few rows of it at a time as can be.
+/// Packs `x` `[lines, steps]` into panels at `out`; lines become columns of tiles if `PAIRS`, rows if not. Memory is
+/// read in order, from as few rows at a time as possible.
 ///
 /// # Safety
 /// The CPU must have AVX-512 BW and BF16, `x` cover the sizes, and `out` hold the panels.
@@ -22,7 +23,7 @@ pub(super) unsafe fn pack<const PARTS: usize, E: Load, const PAIRS: bool>(
     steps: usize,
     out: *mut u8,
 ) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match (x.column == 1, PAIRS) {
             (true, false) => {
@@ -61,18 +62,19 @@ pub(super) unsafe fn pack<const PARTS: usize, E: Load, const PAIRS: bool>(
     }
 }
 
-/// Where the tile of the first part is that holds a line's step.
+/// Byte offset of the first part's tile that contains `step` of `line`.
 #[inline(always)]
 fn tile_at<const PARTS: usize>(line: usize, step: usize, steps: usize) -> usize {
     ((line / PANEL * steps.div_ceil(STEPS) + step / STEPS) * PARTS * 2 + line % PANEL / TILE) * BYTES
 }
 
-/// Of the tile that begins with `line` and `step`, the parts of 32 numbers as bfloat16: if `ALONG`, of sixteen steps of that
-/// line before those of the next sixteen; if not, of that step of sixteen lines and the next one, side by side. Zeros for
-/// what is not there.
+/// Loads 32 numbers, starting at `line` and `step`, as bfloat16 parts. If `ALONG`, they are 32 consecutive steps of
+/// `line`; if not, two consecutive steps of sixteen lines, the two steps of a line side by side. Numbers outside `x`
+/// are zeros.
 ///
-/// One part is what is nearest to a number, ties to even. Of three, the first is what is nearest to the number, the second
-/// what is nearest to the rest, the third the rest of that, which has eight bits.
+/// A single part is the number rounded to the nearest bfloat16, ties to even. Of three parts, the first is the number
+/// rounded to nearest, the second the remainder rounded to nearest, the third what then remains, which fits in eight
+/// bits.
 #[inline(always)]
 unsafe fn load<const PARTS: usize, E: Load, const ALONG: bool>(
     x: Strided<E>,
@@ -89,7 +91,7 @@ unsafe fn load<const PARTS: usize, E: Load, const ALONG: bool>(
         (true, true) => [steps, steps.saturating_sub(LANES)],
         (false, true) => [lines, if steps > 1 { lines } else { 0 }],
     };
-    // SAFETY: the caller's; what is left keeps loads inside `x`.
+    // SAFETY: guaranteed by the caller; `left` keeps loads inside `x`.
     unsafe {
         if PARTS == 1 {
             let halves = E::halves(from, left);
@@ -99,10 +101,10 @@ unsafe fn load<const PARTS: usize, E: Load, const ALONG: bool>(
     }
 }
 
-/// Three parts, as [`load`] gives them.
+/// Splits 32 numbers into parts, in the layout that [`load`] returns.
 #[inline(always)]
 unsafe fn split<const PARTS: usize, const ALONG: bool>(mut one: __m512, mut two: __m512) -> [__m512i; PARTS] {
-    // SAFETY: the caller's: the CPU has it; 512 bits are 512 bits.
+    // SAFETY: the caller guarantees the CPU features; both types of the transmute have 512 bits.
     unsafe {
         let mut parts = [_mm512_setzero_si512(); PARTS];
         let (upper, half) = (_mm512_set1_epi32(UPPER), _mm512_set1_epi32(0x8000));
@@ -112,7 +114,7 @@ unsafe fn split<const PARTS: usize, const ALONG: bool>(mut one: __m512, mut two:
             *part = if ALONG {
                 _mm512_permutex2var_epi16(bits[0], std::mem::transmute::<[u16; 32], __m512i>(UPPER_HALVES), bits[1])
             } else {
-                // The upper half of the second above that of the first.
+                // The upper half of the second number, with that of the first number below it.
                 _mm512_ternarylogic_epi32::<0xE4>(bits[1], _mm512_srli_epi32::<16>(bits[0]), upper)
             };
             if number + 1 < PARTS {
@@ -124,9 +126,9 @@ unsafe fn split<const PARTS: usize, const ALONG: bool>(mut one: __m512, mut two:
     }
 }
 
-/// The upper half of 32 bits.
+/// Mask of the upper half of 32 bits.
 const UPPER: i32 = -65536;
-/// The upper halves of sixteen numbers, and of sixteen more.
+/// Permutation that selects the upper halves of sixteen numbers, then those of sixteen more.
 const UPPER_HALVES: [u16; 32] = {
     let mut halves = [0; 32];
     let mut i = 0;
@@ -137,16 +139,16 @@ const UPPER_HALVES: [u16; 32] = {
     halves
 };
 
-/// Stores a row of a tile of each part.
+/// Stores one row of the tile of each part.
 #[inline(always)]
 unsafe fn put<const PARTS: usize>(out: *mut u8, parts: [__m512i; PARTS]) {
     for (number, part) in parts.into_iter().enumerate() {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm512_store_si512(out.add(number * 2 * BYTES).cast(), part) };
     }
 }
 
-/// The tile of each part where memory runs the other way than rows of the tile do.
+/// Packs the tile of each part where contiguous memory becomes columns of the tile.
 #[inline(always)]
 unsafe fn transposed<const PARTS: usize, E: Load, const ALONG: bool>(
     x: Strided<E>,
@@ -156,7 +158,7 @@ unsafe fn transposed<const PARTS: usize, E: Load, const ALONG: bool>(
     steps: usize,
     out: *mut u8,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let mut tiles = [[_mm512_setzero_ps(); TILE]; PARTS];
         for i in 0..TILE {
@@ -199,11 +201,11 @@ mod tests {
     }
 
     proptest! {
-        /// Tiles hold every number where the instruction looks for it, whatever lay in memory how: this needs no AMX.
+        /// Every number is stored where the instruction reads it, for every layout of the operand. Needs no AMX.
         #[test]
-        fn tiles_hold_what_lay_in_memory(lines in 1usize..70, steps in 1usize..70, pad in 0usize..3, along: bool, pairs: bool) {
+        fn packed_tiles_contain_the_operand(lines in 1usize..70, steps in 1usize..70, pad in 0usize..3, along: bool, pairs: bool) {
             if !crate::kernels::gemm::avx512::has_bf16() {
-                println!("skipped: this CPU does not round to bfloat16");
+                println!("skipped: this CPU has no AVX512-BF16");
                 return Ok(());
             }
             let (row, column) = if along { (steps + pad, 1) } else { (1, lines + pad) };

@@ -1,8 +1,8 @@
-//! The product for CPUs with AVX2 and FMA: tiles of 6 × 16 sums in twelve of the sixteen registers.
+//! The backend for CPUs with AVX2 and FMA: tiles of 6 × 16 sums in twelve of the sixteen registers.
 //!
-//! Each turn of `k` takes two loads and six broadcasts for twelve multiply-adds (Van Zee and van de Geijn 2015, *BLIS*, has
-//! the same tile). A panel of `b`, 16 KB, stays in the first cache, and those of a block of `a`, packed whatever way they
-//! lay, pass by it from the second; the block of `b` comes from the third.
+//! Each step of `k` takes two loads and six broadcasts for twelve multiply-adds (the tile of BLIS, Van Zee and van de
+//! Geijn 2015). A panel of `b`, 16 KB, stays in the L1 cache while all panels of a block of `a`, which is always
+//! packed, are read from the L2 cache; the block of `b` is in the L3 cache.
 mod pack;
 
 use super::backend::{Backend, Product};
@@ -39,7 +39,7 @@ impl Backend for Avx2 {
     }
 
     unsafe fn product(&self, precision: Precision, product: &mut Product<'_>) {
-        // SAFETY: as promised.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match precision {
                 Precision::F32 => single(product),
@@ -56,7 +56,7 @@ impl Backend for Avx2 {
     }
 }
 
-/// Packed as it is, or rounded to bfloat16.
+/// The tile kernel for operands packed unchanged, or rounded to bfloat16.
 struct Packed<const ROUNDED: bool>;
 
 impl<const ROUNDED: bool> TileKernel for Packed<ROUNDED> {
@@ -72,7 +72,7 @@ impl<const ROUNDED: bool> TileKernel for Packed<ROUNDED> {
 
     #[inline(always)]
     unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match a {
                 Operand::F32(a) => pack::<ROUNDED, f32, ROWS, ROWS>(a.transposed(), steps, rows, out),
@@ -83,7 +83,7 @@ impl<const ROUNDED: bool> TileKernel for Packed<ROUNDED> {
 
     #[inline(always)]
     unsafe fn round_rows(a: Operand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match a {
                 Operand::F32(a) => round_rows::<ROUNDED, f32>(a, rows, steps, out, apart),
@@ -99,7 +99,7 @@ impl<const ROUNDED: bool> TileKernel for Packed<ROUNDED> {
 
     #[inline(always)]
     unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { pack_b::<ROUNDED, LANES>(b, steps, columns, out) }
     }
 
@@ -113,7 +113,7 @@ impl<const ROUNDED: bool> TileKernel for Packed<ROUNDED> {
         to: &Tile,
         _: &mut Prefetch,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match high {
                 1 => sums::<1, ROW_MAJOR>(vectors, a, b, b_step, to),
@@ -127,7 +127,7 @@ impl<const ROUNDED: bool> TileKernel for Packed<ROUNDED> {
     }
 }
 
-/// As [`TileKernel::round_rows`].
+/// See [`TileKernel::round_rows`].
 #[inline(always)]
 unsafe fn round_rows<const ROUNDED: bool, E: Load>(
     a: Strided<E>,
@@ -138,7 +138,7 @@ unsafe fn round_rows<const ROUNDED: bool, E: Load>(
 ) {
     for row in 0..rows {
         for step in (0..steps).step_by(WIDTH) {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let line = load::<ROUNDED, E>(a.at(row, step).data, steps - step);
                 _mm256_storeu_ps(out.add(row * apart + step), line);
@@ -147,10 +147,10 @@ unsafe fn round_rows<const ROUNDED: bool, E: Load>(
     }
 }
 
-/// As [`TileKernel::pack_b`], into panels of `WIDE` columns.
+/// See [`TileKernel::pack_b`]; panels have `WIDE` columns.
 #[inline(always)]
 unsafe fn pack_b<const ROUNDED: bool, const WIDE: usize>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match b {
             Operand::F32(b) => pack::<ROUNDED, f32, WIDE, WIDTH>(b, steps, columns, out),
@@ -163,17 +163,17 @@ unsafe fn pack_b<const ROUNDED: bool, const WIDE: usize>(b: Operand, steps: usiz
 /// The backend must be available, and the operands and `c` must cover what the sizes say.
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn single(product: &mut Product<'_>) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { run::<Packed<false>>(product) }
 }
 
-/// Both operands rounded to bfloat16.
+/// The product with both operands rounded to bfloat16.
 ///
 /// # Safety
 /// As [`single`].
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn rounded(product: &mut Product<'_>) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { run::<Packed<true>>(product) }
 }
 
@@ -183,7 +183,7 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
 /// As [`single`], and `out` must hold the panels.
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { pack_b::<ROUNDED, TILE_COLUMNS>(b, steps, columns, out) }
 }
 
@@ -193,11 +193,11 @@ pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns
 /// As [`single`].
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut PanelProduct<'_>) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { blocking::multiply_panels::<Packed<ROUNDED>>(m) }
 }
 
-/// One turn of `k` at a time: with more, the compiler runs out of registers.
+/// Sums over `steps` of `k`, one step per iteration: unrolled further, the compiler would run out of registers.
 #[inline(always)]
 unsafe fn sums<const HIGH: usize, const ROW_MAJOR: bool>(
     steps: usize,
@@ -206,7 +206,7 @@ unsafe fn sums<const HIGH: usize, const ROW_MAJOR: bool>(
     b_step: usize,
     to: &Tile,
 ) {
-    // SAFETY: the caller's: `steps` vectors in each panel, and a tile inside `c`.
+    // SAFETY: the caller guarantees `steps` vectors in each panel and a tile inside `c`.
     unsafe {
         for row in 0..HIGH {
             _mm_prefetch::<_MM_HINT_T0>(to.c.wrapping_add(row * to.stride).cast());
@@ -226,7 +226,7 @@ unsafe fn sums<const HIGH: usize, const ROW_MAJOR: bool>(
         if to.width == LANES {
             store(&sums, to, to.c, to.stride);
         } else {
-            // Stores under a mask are slow, and what lies beside the tile is not ours.
+            // Masked stores are slow, and memory beside the tile must not be written, so go through a copy.
             let mut whole = [[0.0f32; LANES]; HIGH];
             for (row, whole) in whole.iter_mut().enumerate() {
                 to.c.add(row * to.stride).copy_to_nonoverlapping(whole.as_mut_ptr(), to.width);
@@ -239,10 +239,10 @@ unsafe fn sums<const HIGH: usize, const ROW_MAJOR: bool>(
     }
 }
 
-/// `c = alpha · sums`, or `+=` if told to, whole rows.
+/// `c = alpha · sums`, or `+=` if `to.add`, for whole rows.
 #[inline(always)]
 unsafe fn store<const HIGH: usize>(sums: &[[__m256; 2]; HIGH], to: &Tile, c: *mut f32, stride: usize) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let alpha = _mm256_set1_ps(to.alpha);
         for (row, sums) in sums.iter().enumerate() {

@@ -1,19 +1,21 @@
-//! Packing: a block of an operand is copied into panels, transposed on its way where its rows are not contiguous, rounded
-//! to bfloat16 where asked to.
+//! Packing: copies a block of an operand into panels, transposing it if its rows are not contiguous, and rounding it to
+//! bfloat16 if requested.
 use super::{ROWS, WIDTH};
 use crate::kernels::gemm::load::Load;
 use crate::kernels::gemm::matrix::Strided;
 use crate::kernels::gemm::tile::LANES;
 use std::arch::x86_64::*;
 
-/// Rows fetched ahead of packing.
+/// Distance of prefetching, in rows.
 const AHEAD: usize = 8;
 
-/// Packs `x` `[steps, columns]` into panels of `WIDE` columns, in each the columns of one step side by side, `AT_ONCE` of
-/// them (6 or 8) in a register: [`ROWS`] rows of `a`, transposed, or columns of `b`, the last panel of as many times
-/// sixteen as it needs. Zeros fill it up, and an odd step.
+/// Packs `x` `[steps, columns]` into panels of `WIDE` columns. In each, the columns of one step are adjacent, and
+/// `AT_ONCE` of them (6 or 8) are moved per register. Panels hold [`ROWS`] rows of `a`, transposed, or columns of `b`;
+/// the last panel of `b` is padded with zeros to a multiple of sixteen columns, and an odd number of steps to an even
+/// one.
 ///
-/// No closures in here or below: the compiler gives them no AVX2, and what they call would not be inlined.
+/// This function and those it calls use no closures: the compiler would not enable AVX2 in them, and their callees
+/// would not be inlined.
 #[inline(always)]
 pub(super) unsafe fn pack<const ROUNDED: bool, E: Load, const WIDE: usize, const AT_ONCE: usize>(
     x: Strided<E>,
@@ -23,14 +25,14 @@ pub(super) unsafe fn pack<const ROUNDED: bool, E: Load, const WIDE: usize, const
 ) {
     let depth = steps.next_multiple_of(2);
     let all = columns.next_multiple_of(if AT_ONCE == ROWS { ROWS } else { LANES });
-    // SAFETY: masks keep loads inside the block; the panels hold `all` columns.
+    // SAFETY: masks keep loads inside the block; the panels have room for `all` columns.
     unsafe {
         if x.column == 1 {
             for step in 0..depth {
                 for column in (0..all).step_by(AT_ONCE) {
                     let from = x.at(step, column).data;
                     _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * x.row).cast());
-                    // Eight at once where there are eight, though six are stored.
+                    // Loads eight columns if they exist, even when only six are stored.
                     let there = if step < steps { WIDTH.min(columns.saturating_sub(column)) } else { 0 };
                     let at = place::<WIDE>(depth, all, step, column);
                     put::<AT_ONCE>(out.add(at), load::<ROUNDED, E>(from, there));
@@ -56,17 +58,17 @@ pub(super) unsafe fn pack<const ROUNDED: bool, E: Load, const WIDE: usize, const
     }
 }
 
-/// Where in the panels a step of a column lies.
+/// Offset in the panels of a step of a column.
 #[inline(always)]
 fn place<const WIDE: usize>(depth: usize, all: usize, step: usize, column: usize) -> usize {
     let panel = column / WIDE * WIDE;
     panel * depth + step * WIDE.min(all - panel) + column - panel
 }
 
-/// Stores all of eight lanes, or the first six.
+/// Stores all eight lanes, or the first six.
 #[inline(always)]
 unsafe fn put<const AT_ONCE: usize>(out: *mut f32, lanes: __m256) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         if AT_ONCE == WIDTH {
             return _mm256_storeu_ps(out, lanes);
@@ -77,20 +79,20 @@ unsafe fn put<const AT_ONCE: usize>(out: *mut f32, lanes: __m256) {
     }
 }
 
-/// The first `there` of eight numbers, zeros for the others; rounded if asked to.
+/// Loads the first `there` of eight numbers, and zeros for the others; rounded to bfloat16 if `ROUNDED`.
 #[inline(always)]
 pub(super) unsafe fn load<const ROUNDED: bool, E: Load>(from: *const E, there: usize) -> __m256 {
-    // SAFETY: the caller's: that many may be read.
+    // SAFETY: the caller guarantees that this many numbers can be read.
     unsafe {
         let x = E::eight(from, there);
         if ROUNDED { round(x) } else { x }
     }
 }
 
-/// To the nearest bfloat16, ties to even; NaN stays NaN.
+/// Rounds to the nearest bfloat16, ties to even; NaN stays NaN.
 #[inline(always)]
 unsafe fn round(x: __m256) -> __m256 {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let bits = _mm256_castps_si256(x);
         let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
@@ -102,10 +104,10 @@ unsafe fn round(x: __m256) -> __m256 {
     }
 }
 
-/// Eight rows of eight become columns.
+/// Transposes an 8 × 8 matrix.
 #[inline(always)]
 unsafe fn transpose(rows: &mut [__m256; WIDTH]) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let mut t = [_mm256_setzero_ps(); WIDTH];
         for i in 0..4 {

@@ -1,43 +1,43 @@
-//! In what form operands lie in panels: as they are, or as bfloat16.
+//! The number formats of packed operands: unchanged, or as bfloat16.
 use crate::kernels::gemm::load::{Load, interleave};
 use crate::kernels::gemm::tile::LANES;
 use std::arch::x86_64::*;
 
-/// In what form packed operands lie, and how two of them are multiplied and added: a *pair* is two steps of `k`.
+/// The format of packed operands, and how two of them are multiplied and added. A *pair* is two steps of `k`.
 pub(super) trait Format {
-    /// Vectors that a pair of steps takes: one a step, if not told otherwise.
+    /// Vectors per pair of steps; by default one per step.
     const VECTORS: usize = 2;
-    /// See [`Kernel::UNCHANGED`](crate::kernels::gemm::tile::TileKernel::UNCHANGED).
+    /// See [`TileKernel::UNCHANGED`](crate::kernels::gemm::tile::TileKernel::UNCHANGED).
     const UNCHANGED: bool = false;
-    /// A pair of steps of sixteen columns, the first `left` of which are there: [`Self::VECTORS`] vectors.
+    /// Loads a pair of steps of sixteen columns, the first `left` of which exist, as [`Self::VECTORS`] vectors.
     unsafe fn pair<E: Load>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2];
-    /// One vector of the first `left` steps of a column, which lie side by side: sixteen of them, or sixteen pairs.
+    /// Loads one vector of the first `left` steps of a column, which are contiguous: sixteen steps, or sixteen pairs.
     unsafe fn line<E: Load>(from: *const E, left: usize) -> __m512;
-    /// `sum + a · b`, for each lane of one packed vector: single precision, if not told otherwise.
+    /// `sum + a · b` for each lane of a packed vector; by default in single precision.
     #[inline(always)]
     unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm512_fmadd_ps(a, b, sum) }
     }
 }
 
-/// As it is.
+/// Unchanged single precision.
 pub(super) struct Single;
-/// Rounded to bfloat16, multiplied in single precision: for CPUs that cannot multiply bfloat16, or not faster.
+/// Rounded to bfloat16, multiplied in single precision: for CPUs without a fast instruction for bfloat16.
 pub(super) struct Rounded;
-/// Two steps of `k` side by side in each lane, as bfloat16, multiplied by `vdpbf16ps`.
+/// Two adjacent steps of `k` in each lane, as bfloat16, multiplied by `vdpbf16ps`.
 pub(super) struct Pairs;
 
 impl Format for Single {
     const UNCHANGED: bool = true;
     #[inline(always)]
     unsafe fn pair<E: Load>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { [E::sixteen(from[0], left[0]), E::sixteen(from[1], left[1])] }
     }
     #[inline(always)]
     unsafe fn line<E: Load>(from: *const E, left: usize) -> __m512 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { E::sixteen(from, left) }
     }
 }
@@ -45,12 +45,12 @@ impl Format for Single {
 impl Format for Rounded {
     #[inline(always)]
     unsafe fn pair<E: Load>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { [round(E::sixteen(from[0], left[0])), round(E::sixteen(from[1], left[1]))] }
     }
     #[inline(always)]
     unsafe fn line<E: Load>(from: *const E, left: usize) -> __m512 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { round(E::sixteen(from, left)) }
     }
 }
@@ -59,18 +59,18 @@ impl Format for Pairs {
     const VECTORS: usize = 1;
     #[inline(always)]
     unsafe fn pair<E: Load>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { [_mm512_castsi512_ps(interleave(E::halves(from, left))), _mm512_setzero_ps()] }
     }
     #[inline(always)]
     unsafe fn line<E: Load>(from: *const E, left: usize) -> __m512 {
         let (from, left) = ([from, from.wrapping_add(LANES)], [left, left.saturating_sub(LANES)]);
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm512_castsi512_ps(E::halves(from, left)) }
     }
     #[inline(always)]
     unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the caller's; 512 bits are 512 bits.
+        // SAFETY: guaranteed by the caller; both types of the transmute have 512 bits.
         unsafe {
             _mm512_dpbf16_ps(
                 sum,
@@ -81,7 +81,7 @@ impl Format for Pairs {
     }
 }
 
-/// [`Pairs`] without the instruction, so that packing and loops can be tested where the CPU lacks it.
+/// [`Pairs`] with the instruction emulated, to test packing and loops on CPUs without it.
 #[cfg(test)]
 pub(super) struct PairsEmulated;
 
@@ -90,18 +90,18 @@ impl Format for PairsEmulated {
     const VECTORS: usize = 1;
     #[inline(always)]
     unsafe fn pair<E: Load>(from: [*const E; 2], left: [usize; 2]) -> [__m512; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { [_mm512_castsi512_ps(interleave(both(from, left))), _mm512_setzero_ps()] }
     }
     #[inline(always)]
     unsafe fn line<E: Load>(from: *const E, left: usize) -> __m512 {
         let (from, left) = ([from, from.wrapping_add(LANES)], [left, left.saturating_sub(LANES)]);
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm512_castsi512_ps(both(from, left)) }
     }
     #[inline(always)]
     unsafe fn add(sum: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let (a, b, upper) = (_mm512_castps_si512(a), _mm512_castps_si512(b), _mm512_set1_epi32(UPPER));
             let high = [_mm512_and_si512(a, upper), _mm512_and_si512(b, upper)].map(|x| _mm512_castsi512_ps(x));
@@ -111,13 +111,13 @@ impl Format for PairsEmulated {
     }
 }
 
-/// The upper half of 32 bits.
+/// Mask of the upper half of 32 bits.
 const UPPER: i32 = -65536;
 
-/// To the nearest bfloat16, ties to even; NaN stays NaN.
+/// Rounds to the nearest bfloat16, ties to even; NaN stays NaN.
 #[inline(always)]
 unsafe fn round(x: __m512) -> __m512 {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let bits = _mm512_castps_si512(x);
         let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
@@ -132,7 +132,7 @@ unsafe fn round(x: __m512) -> __m512 {
 #[cfg(test)]
 #[inline(always)]
 unsafe fn both<E: Load>(from: [*const E; 2], left: [usize; 2]) -> __m512i {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let [one, two] = [E::sixteen(from[0], left[0]), E::sixteen(from[1], left[1])]
             .map(|x| _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(round(x)))));

@@ -1,7 +1,7 @@
-//! The product for CPUs with AVX-512: tiles of 8 × 48 sums in 24 of the 32 registers.
+//! The backend for CPUs with AVX-512: tiles of 8 × 48 sums in 24 of the 32 registers.
 //!
-//! Each turn of `k` takes three loads and eight broadcasts. A panel of `a` stays in the first cache, a block of `b` in the
-//! second; see [`super::blocking`].
+//! Each step of `k` takes three loads and eight broadcasts. A panel of `a` stays in the L1 cache, a block of `b` in the
+//! L2 cache; see [`super::blocking`].
 mod format;
 mod pack;
 
@@ -18,9 +18,9 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-/// Turns of `k` after which some lines of `c` and of what is packed next are fetched: all of them at once would hold up
-/// what the next turns load.
-const FETCHING_TURNS: usize = 32;
+/// Steps of `k` between prefetches of some lines of `c` and of the block that is packed next. Prefetching all of them
+/// at once would delay the loads of the next steps.
+const PREFETCH_INTERVAL: usize = 32;
 
 /// The backend.
 pub(super) struct Avx512;
@@ -43,7 +43,7 @@ impl Backend for Avx512 {
     }
 
     unsafe fn product(&self, precision: Precision, product: &mut Product<'_>) {
-        // SAFETY: as promised.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match precision {
                 Precision::F32 => single(product),
@@ -58,7 +58,7 @@ impl Backend for Avx512 {
     }
 }
 
-/// Panels in f32, rounded or not.
+/// Panels stored in f32, rounded to bfloat16 or not.
 pub(super) fn panels(precision: Precision) -> PanelKernel {
     match precision {
         Precision::F32 => PanelKernel { pack: pack_panels::<false>, multiply: multiply_panels::<false> },
@@ -66,10 +66,10 @@ pub(super) fn panels(precision: Precision) -> PanelKernel {
     }
 }
 
-/// Panels of pairs of bfloat16, multiplied by `vdpbf16ps`: for CPUs that [have it](has_bf16).
+/// Panels of pairs of bfloat16, multiplied by `vdpbf16ps`; requires [`has_bf16`].
 pub(super) const PAIRS: PanelKernel = PanelKernel { pack: pack_pairs, multiply: multiply_pairs };
 
-/// In a [`Format`].
+/// The tile kernel for operands packed in the [`Format`] `F`.
 struct Packed<F>(PhantomData<F>);
 
 impl<F: Format> TileKernel for Packed<F> {
@@ -81,12 +81,12 @@ impl<F: Format> TileKernel for Packed<F> {
     const DEPTH: usize = 384;
     const BLOCK_ROWS: usize = 128;
     const BLOCK_CACHES: usize = 1;
-    const PREFETCH_B: Option<usize> = Some(FETCHING_TURNS);
+    const PREFETCH_B: Option<usize> = Some(PREFETCH_INTERVAL);
     const VECTORS: usize = F::VECTORS;
 
     #[inline(always)]
     unsafe fn pack_a(a: Operand, rows: usize, steps: usize, out: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match a {
                 Operand::F32(a) => pack::<F, f32, true>(a.transposed(), steps, rows, out),
@@ -97,7 +97,7 @@ impl<F: Format> TileKernel for Packed<F> {
 
     #[inline(always)]
     unsafe fn round_rows(a: Operand, rows: usize, steps: usize, out: *mut f32, apart: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match a {
                 Operand::F32(a) => round_rows::<F, f32>(a, rows, steps, out, apart),
@@ -113,7 +113,7 @@ impl<F: Format> TileKernel for Packed<F> {
 
     #[inline(always)]
     unsafe fn pack_b(b: Operand, steps: usize, columns: usize, out: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { pack_b::<F>(b, steps, columns, out) }
     }
 
@@ -127,18 +127,18 @@ impl<F: Format> TileKernel for Packed<F> {
         to: &Tile,
         ahead: &mut Prefetch,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { tile::<F, ROW_MAJOR>(high, vectors, a, b, b_step, to, ahead) }
     }
 }
 
-/// As [`TileKernel::round_rows`].
+/// See [`TileKernel::round_rows`].
 #[inline(always)]
 unsafe fn round_rows<F: Format, E: Load>(a: Strided<E>, rows: usize, steps: usize, out: *mut f32, apart: usize) {
     let together = 2 * LANES / F::VECTORS;
     for row in 0..rows {
         for step in (0..steps).step_by(together) {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let line = F::line::<E>(a.at(row, step).data, steps - step);
                 _mm512_storeu_ps(out.add(row * apart + step / 2 * F::VECTORS), line);
@@ -147,10 +147,10 @@ unsafe fn round_rows<F: Format, E: Load>(a: Strided<E>, rows: usize, steps: usiz
     }
 }
 
-/// As [`TileKernel::pack_b`].
+/// See [`TileKernel::pack_b`].
 #[inline(always)]
 unsafe fn pack_b<F: Format>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match b {
             Operand::F32(b) => pack::<F, f32, false>(b, steps, columns, out),
@@ -159,17 +159,18 @@ unsafe fn pack_b<F: Format>(b: Operand, steps: usize, columns: usize, out: *mut 
     }
 }
 
-/// Does this CPU have what [`single`] and [`rounded`] need?
+/// Whether this CPU has the features that [`single`] and [`rounded`] need.
 pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
 }
 
-/// Does this CPU have what [`pairs`] needs?
+/// Whether this CPU has the features that [`pairs`] needs.
 pub(super) fn has_bf16() -> bool {
     available() && is_x86_feature_detected!("avx512bf16")
 }
 
-/// Are [`pairs`] the fastest way to multiply bfloat16? Intel's cores have the instruction at half the rate of f32.
+/// Whether [`pairs`] is the fastest way to multiply bfloat16. Intel's cores run the instruction at half the rate of
+/// f32.
 fn has_fast_bf16() -> bool {
     static FAST: OnceLock<bool> = OnceLock::new();
     *FAST.get_or_init(|| has_bf16() && !crate::cpu::is_intel())
@@ -179,7 +180,7 @@ fn has_fast_bf16() -> bool {
 /// [`available`], and the operands and `c` must cover what the sizes say.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn single(product: &mut Product<'_>) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { run::<Packed<Single>>(product) }
 }
 
@@ -187,7 +188,7 @@ pub unsafe fn single(product: &mut Product<'_>) {
 /// As [`single`].
 #[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn rounded(product: &mut Product<'_>) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { run::<Packed<Rounded>>(product) }
 }
 
@@ -195,7 +196,7 @@ pub unsafe fn rounded(product: &mut Product<'_>) {
 /// As [`single`], and [`has_bf16`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn pairs(product: &mut Product<'_>) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { run::<Packed<Pairs>>(product) }
 }
 
@@ -204,7 +205,7 @@ pub unsafe fn pairs(product: &mut Product<'_>) {
 #[cfg(test)]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn pairs_emulated(product: &mut Product<'_>) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { run::<Packed<format::PairsEmulated>>(product) }
 }
 
@@ -214,7 +215,7 @@ pub unsafe fn pairs_emulated(product: &mut Product<'_>) {
 /// As [`single`], and `out` must hold the panels.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns: usize, out: *mut f32) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         if ROUNDED {
             pack_b::<Rounded>(b, steps, columns, out);
@@ -230,7 +231,7 @@ pub unsafe fn pack_panels<const ROUNDED: bool>(b: Operand, steps: usize, columns
 /// As [`single`].
 #[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut PanelProduct<'_>) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         if ROUNDED {
             blocking::multiply_panels::<Packed<Rounded>>(m);
@@ -246,17 +247,17 @@ pub unsafe fn multiply_panels<const ROUNDED: bool>(m: &mut PanelProduct<'_>) {
 /// As [`pairs`], and `out` must hold the panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn pack_pairs(b: Operand, steps: usize, columns: usize, out: *mut f32) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { pack_b::<Pairs>(b, steps, columns, out) }
 }
 
-/// As [`multiply_panels`], by what [`pack_pairs`] packed.
+/// As [`multiply_panels`], for panels from [`pack_pairs`].
 ///
 /// # Safety
 /// As [`pairs`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn multiply_pairs(m: &mut PanelProduct<'_>) {
-    // SAFETY: as promised.
+    // SAFETY: guaranteed by the caller.
     unsafe { blocking::multiply_panels::<Packed<Pairs>>(m) }
 }
 
@@ -273,9 +274,9 @@ unsafe fn tile<F: Format, const ROW_MAJOR: bool>(
     macro_rules! by_height {
         ($vectors:literal: $($rows:literal)*) => {
             match high {
-                // SAFETY: the caller's.
+                // SAFETY: guaranteed by the caller.
                 $($rows => unsafe { sums::<F, ROW_MAJOR, $rows, $vectors>(steps, a, b, b_step, to, ahead) },)*
-                // SAFETY: the caller's.
+                // SAFETY: guaranteed by the caller.
                 _ => unsafe { sums::<F, ROW_MAJOR, TILE_ROWS, $vectors>(steps, a, b, b_step, to, ahead) },
             }
         };
@@ -287,7 +288,7 @@ unsafe fn tile<F: Format, const ROW_MAJOR: bool>(
     }
 }
 
-/// `steps` of `k`. Of `a`, either steps or rows are neighbours; which, is `ROW_MAJOR`.
+/// Sums over `steps` of `k`. In `a`, steps are contiguous if `ROW_MAJOR`, otherwise rows are.
 #[inline(always)]
 unsafe fn sums<F: Format, const ROW_MAJOR: bool, const ROWS: usize, const VECTORS: usize>(
     steps: usize,
@@ -297,18 +298,18 @@ unsafe fn sums<F: Format, const ROW_MAJOR: bool, const ROWS: usize, const VECTOR
     to: &Tile,
     ahead: &mut Prefetch,
 ) {
-    // SAFETY: the caller's: `steps` vectors in each panel, and a tile inside `c`, whose last vector is masked.
+    // SAFETY: the caller guarantees `steps` vectors in each panel and a tile inside `c`; the last vector is masked.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-        let rows_at_once = ROWS.div_ceil(steps.div_ceil(FETCHING_TURNS).max(1));
-        for first in (0..steps).step_by(FETCHING_TURNS) {
+        let rows_at_once = ROWS.div_ceil(steps.div_ceil(PREFETCH_INTERVAL).max(1));
+        for first in (0..steps).step_by(PREFETCH_INTERVAL) {
             ahead.fetch();
-            for row in (first / FETCHING_TURNS * rows_at_once..ROWS).take(rows_at_once) {
+            for row in (first / PREFETCH_INTERVAL * rows_at_once..ROWS).take(rows_at_once) {
                 for vector in 0..VECTORS {
                     _mm_prefetch::<_MM_HINT_T0>(to.c.wrapping_add(row * to.stride + vector * LANES).cast());
                 }
             }
-            for _ in first..steps.min(first + FETCHING_TURNS) {
+            for _ in first..steps.min(first + PREFETCH_INTERVAL) {
                 let mut columns = [_mm512_setzero_ps(); VECTORS];
                 for (vector, column) in columns.iter_mut().enumerate() {
                     *column = _mm512_loadu_ps(b.add(vector * LANES));

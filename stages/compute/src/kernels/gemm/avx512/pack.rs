@@ -1,14 +1,14 @@
-//! Packing: a block of an operand is copied into panels, transposed on its way where its rows are not contiguous.
+//! Packing: copies a block of an operand into panels, transposing it if its rows are not contiguous.
 use super::format::Format;
 use crate::kernels::gemm::load::{Load, first};
 use crate::kernels::gemm::matrix::Strided;
 use crate::kernels::gemm::tile::{LANES, TILE_COLUMNS, TILE_ROWS};
 use std::arch::x86_64::*;
 
-/// Rows fetched ahead of packing.
+/// Distance of prefetching, in rows.
 const AHEAD: usize = 8;
 
-/// The panels that [`pack`] writes: where, how deep, over how many columns.
+/// The destination of [`pack`]: address, depth in vectors, and number of columns.
 #[derive(Clone, Copy)]
 struct Packed {
     out: *mut f32,
@@ -16,10 +16,11 @@ struct Packed {
     columns: usize,
 }
 
-/// Packs `x` `[steps, columns]` into panels: of rows of `a` if `A` (each as wide as it has columns, 8 at most), else of
-/// columns of `b` (whole vectors, 3 at most).
+/// Packs `x` `[steps, columns]` into panels: of rows of `a` if `A` (each as wide as its number of columns, at most 8),
+/// otherwise of columns of `b` (whole vectors, at most 3).
 ///
-/// No closures in here or below: the compiler gives them no AVX-512, and what they call would not be inlined.
+/// This function and those it calls use no closures: the compiler would not enable AVX-512 in them, and their callees
+/// would not be inlined.
 #[inline(always)]
 pub(super) unsafe fn pack<F: Format, E: Load, const A: bool>(
     x: Strided<E>,
@@ -47,7 +48,7 @@ pub(super) unsafe fn pack<F: Format, E: Load, const A: bool>(
                 }
             }
         } else {
-            // A column's steps lie side by side, two of them in a lane where a pair takes one vector.
+            // The steps of a column are adjacent, two of them in a lane if a pair takes one vector.
             let together = 2 * LANES / F::VECTORS;
             for column in (0..columns).step_by(LANES) {
                 let there = LANES.min(columns - column);
@@ -61,7 +62,7 @@ pub(super) unsafe fn pack<F: Format, E: Load, const A: bool>(
                         }
                     }
                     let mut rows = [_mm512_setzero_ps(); LANES];
-                    // Twice the same: with numbers that the compiler knows, nothing leaves the registers.
+                    // The loop is written twice: with constant bounds, the compiler keeps everything in registers.
                     if there == LANES && left >= together {
                         for (i, row) in rows.iter_mut().enumerate() {
                             *row = F::line::<E>(from.add(i * x.column), together);
@@ -85,7 +86,7 @@ pub(super) unsafe fn pack<F: Format, E: Load, const A: bool>(
     }
 }
 
-/// Stores sixteen columns of two steps.
+/// Loads and stores sixteen columns of two steps.
 #[inline(always)]
 unsafe fn put_pair<F: Format, E: Load, const A: bool>(
     to: &Packed,
@@ -94,7 +95,7 @@ unsafe fn put_pair<F: Format, E: Load, const A: bool>(
     from: [*const E; 2],
     left: [usize; 2],
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let vectors = F::pair::<E>(from, left);
         put::<A>(to, step / 2 * F::VECTORS, column, vectors[0]);
@@ -107,7 +108,7 @@ unsafe fn put_pair<F: Format, E: Load, const A: bool>(
 /// Stores sixteen columns of one vector.
 #[inline(always)]
 unsafe fn put<const A: bool>(to: &Packed, vector: usize, column: usize, v: __m512) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         if A {
             let left = to.columns - column;
@@ -134,10 +135,10 @@ unsafe fn put<const A: bool>(to: &Packed, vector: usize, column: usize, v: __m51
     }
 }
 
-/// Sixteen rows of sixteen become columns.
+/// Transposes a 16 × 16 matrix.
 #[inline(always)]
 pub(in crate::kernels::gemm) unsafe fn transpose(rows: &mut [__m512; LANES]) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let mut t = [_mm512_setzero_ps(); LANES];
         for i in 0..8 {
