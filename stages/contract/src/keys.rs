@@ -1,24 +1,24 @@
-//! The keys of a table of the configuration: documentation, default, range, and what each affects.
+//! The keys of a configuration table: documentation, default, range, and what each affects.
 use crate::settings::Problem;
 use serde_json::Value;
 
-/// A key of a table of the configuration.
+/// A key of a configuration table.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Key {
-    /// As it is written in the configuration.
+    /// Its name in the configuration.
     pub name: &'static str,
-    /// What it means, in a sentence or two: unit, range, and the default where the value itself does not tell.
+    /// Its meaning in a sentence or two: unit, range, and the default if the value itself does not show it.
     pub documentation: &'static str,
     /// What its value affects.
     pub effect: Effect,
-    /// The smallest number that is allowed.
+    /// The smallest allowed number.
     pub min: Option<f64>,
-    /// The largest number that is allowed.
+    /// The largest allowed number.
     pub max: Option<f64>,
 }
 
 impl Key {
-    /// What is wrong if `value`, or one of its items if it is a list, is a number out of range.
+    /// The problem if `value`, or an item of it if it is a list, is a number out of range.
     pub fn out_of_range(&self, value: &Value) -> Option<Problem> {
         if let Value::Array(items) = value {
             return items.iter().find_map(|item| self.out_of_range(item));
@@ -40,17 +40,17 @@ impl Key {
 pub enum Effect {
     /// Results.
     Results,
-    /// Whether the run fails. What of the input could not be read is known by its content.
+    /// Whether the run fails. The data that could not be read enters the fingerprint by its content.
     Failure,
-    /// Where files are. What is read from them is known by its content.
+    /// Where files are. What is read from them enters the fingerprint by its content.
     Location,
 }
 
-/// The keys of a table, one a field of its settings, in their order.
+/// The keys of a table, one per field of its settings, in the order of the fields.
 ///
-/// `#[derive(StageKeys)]` implements it: the doc comment of a field is the documentation of its key, and its default and
-/// range can stand beside it. All texts about keys are made from it: `pipeline stages`, `pipeline schema`, shell completion
-/// and the tables of the README.
+/// Derived with `#[derive(StageKeys)]`: the doc comment of a field is the documentation of its key, and its default and
+/// range can be given beside it. `pipeline stages`, `pipeline schema`, shell completion and the tables of the README
+/// are generated from it.
 ///
 /// ```
 /// # extern crate millrace_contract as contract;

@@ -1,16 +1,15 @@
-//! What a stage is: the whole vocabulary that stages and the engine share.
+//! The types that stages and the engine share.
 //!
-//! A stage is a plain value that is handed packets and gives packets. It knows nothing of the dataflow
-//! that carries them, so it can be unit-tested by calling it. In the order a reader needs them:
-//!
-//! - [`step`]: steps, lanes, leaves, and the [`Schedule`] that says what is due when
-//! - [`packet`]: what flows: one [`Packet`] variant a [`Kind`]
-//! - [`saved`]: what checkpoints hold; [`metrics`]: named numbers
-//! - [`tensor`]: dense f32 arrays in pooled buffers; [`pool`]: where those lie
-//! - [`parameters`]: what a model tells the rest: its [`ParameterSpec`]s, initial values, FLOPs
-//! - [`stage`]: the traits [`Stage`] and [`Source`], and [`Emit`] through which they give packets
-//! - [`settings`]: what a stage's TOML table says, and how it becomes a stage; [`keys`]: what the table may say
-//! - [`registry`]: the types of stages by name; [`pretrained`]: models of checkpoints
+//! A stage is a plain value that takes packets and emits packets. It knows nothing of the dataflow around it, so it can
+//! be unit-tested by calling it. In reading order:
+//! - [`step`]: steps, lanes, leaves, and the [`Schedule`] of validations and checkpoints
+//! - [`packet`]: the data between stages: one [`Packet`] variant per [`Kind`]
+//! - [`saved`]: the contents of checkpoints; [`metrics`]: named numbers
+//! - [`tensor`]: dense f32 arrays in pooled buffers; [`pool`]: their allocator
+//! - [`parameters`]: what a model declares about itself: its [`ParameterSpec`]s, initial values, FLOPs
+//! - [`stage`]: the traits [`Stage`] and [`Source`], and [`Emit`], through which they emit packets
+//! - [`settings`]: a stage's TOML table as a value, and how it is built into a stage; [`keys`]: the keys of the table
+//! - [`registry`]: the types of stages by name; [`pretrained`]: models from checkpoints
 //! - [`prepare`]: what stages do before the graph runs; [`resources`]: what they provide for each other
 //! - [`testing`]: an [`Emit`] that collects, for unit tests of stages
 #![forbid(unsafe_code)]

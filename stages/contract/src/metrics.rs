@@ -5,13 +5,13 @@ use crate::step::Lane;
 /// How the values of one name are combined over leaves and workers, in the order of [`Metrics::from`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gather {
-    /// Add up.
+    /// Sum.
     Sum,
-    /// Add up and divide by the sum of `targets`.
+    /// Sum, divided by the sum of `targets`.
     PerTarget,
-    /// The same everywhere: keep the first.
+    /// The same everywhere: take the first.
     First,
-    /// The largest.
+    /// Maximum.
     Max,
 }
 
@@ -29,9 +29,9 @@ pub struct Metric {
 /// Named numbers of one leaf's batch, or of one worker's step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics {
-    /// What was measured.
+    /// What was measured, and on which part of the data.
     pub purpose: Purpose,
-    /// Who measured: `(leaf, part)`; fixes the order of summation.
+    /// Where it was measured: `(leaf, part)`. Fixes the order of summation.
     pub from: (Lane, u32),
     /// The numbers.
     pub values: Vec<Metric>,

@@ -1,4 +1,4 @@
-//! What flows between stages: one variant of [`Packet`] a [`Kind`].
+//! Packets: the data that flows between stages. [`Packet`] has one variant per [`Kind`].
 use crate::metrics::Metrics;
 use crate::saved::{OptimizerState, Saved};
 use crate::step::{Lane, Turn};
@@ -13,19 +13,19 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A target that counts nowhere: neither in the loss nor in the number of targets.
+/// A target that is ignored: it counts neither in the loss nor in the number of targets.
 pub const IGNORED: u32 = u32::MAX;
 
-/// What documents, batches and losses are for.
+/// Whether documents, batches and losses belong to training or to validation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Purpose {
-    /// To learn from.
+    /// Parameters are trained on it.
     Train,
-    /// To measure on, with the parameters of the step.
+    /// The loss is measured on it, with the parameters of the step.
     Validate,
 }
 
-/// The kinds of [`Packet`]: what ports take and give.
+/// The kinds of [`Packet`]. Ports are declared in terms of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Documents as text.
@@ -34,19 +34,19 @@ pub enum Kind {
     Tokens,
     /// A micro-batch.
     Batch,
-    /// The model's parameters, a tensor a packet.
+    /// The model's parameters, one tensor per packet.
     Parameters,
-    /// Hidden states and what backward will need.
+    /// Hidden states, and what the backward pass needs.
     Activations,
-    /// The gradient of the loss at the hidden states.
+    /// The gradient of the loss with respect to the hidden states.
     LossGradient,
-    /// The gradient of one tensor, of one leaf or of the sum of several.
+    /// The gradient of one tensor, for one leaf or summed over several.
     Gradient,
     /// Squared norms of a summed gradient.
     Norms,
     /// One tensor with its optimizer state, for a checkpoint.
     OptimizerState,
-    /// A stage's own state of one lane, for a checkpoint.
+    /// The state of one lane of a stage, for a checkpoint.
     Saved,
     /// Named numbers.
     Metrics,
@@ -54,7 +54,7 @@ pub enum Kind {
     Records,
 }
 
-/// What flows on every edge. One type keeps the graph buildable from a configuration file.
+/// The type of all edges. A single type lets a graph be built from a configuration file.
 pub enum Packet {
     /// See [`Rows`].
     Rows(Rows),
@@ -87,7 +87,7 @@ pub enum Packet {
 pub struct Rows {
     /// The lane they belong to.
     pub lane: Lane,
-    /// What they are for.
+    /// Training or validation.
     pub purpose: Purpose,
     /// True on the last packet of a step's validation documents of this lane (which may be empty).
     pub last: bool,
@@ -95,42 +95,42 @@ pub struct Rows {
     pub records: RecordBatch,
 }
 
-/// What a graph that does not train has found out about the rows of one lane and step. The engine gathers records on
-/// worker 0 and returns them, in the order of steps and lanes, when the graph has ended.
+/// Results of a graph that does not train, for the rows of one lane and step. The engine gathers records on worker 0
+/// and returns them in the order of steps and lanes when the graph has ended.
 #[derive(Clone, Debug)]
 pub struct Records {
     /// The lane they belong to.
     pub lane: Lane,
-    /// Columns as giver and taker agree.
+    /// The columns are an agreement between the stage that emits the records and the code that reads them.
     pub records: RecordBatch,
 }
 
-/// Tokenized documents of one lane, in order. A stage between a source and `pack` gives one packet for each
-/// that it takes, if need be an empty one, so that `pack` can ask for more.
+/// Tokenized documents of one lane, in order. A stage between a source and `pack` emits exactly one packet for each
+/// packet that it takes, an empty one if necessary, so that `pack` can ask for more.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     /// The lane they belong to.
     pub lane: Lane,
-    /// What they are for.
+    /// Training or validation.
     pub purpose: Purpose,
     /// As in [`Rows`].
     pub last: bool,
-    /// One list of `UInt32` ids a document, without end-of-text token.
+    /// One list of `UInt32` ids per document, without the end-of-text token.
     pub documents: ListArray,
 }
 
 /// A micro-batch: `sequences × length` tokens, row-major.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// The leaf it is (equal to its lane).
+    /// Index of its leaf (equal to its lane).
     pub leaf: Lane,
-    /// What it is for.
+    /// Training or validation.
     pub purpose: Purpose,
-    /// Which of the lane's validation batches of this step it is; 0 for training.
+    /// Index among the lane's validation batches of this step; 0 for training.
     pub part: u32,
     /// Number of sequences. A validation batch may have fewer than the others.
     pub sequences: usize,
-    /// Tokens a sequence.
+    /// Tokens per sequence.
     pub length: usize,
     /// `[sequences, length]` token ids.
     pub tokens: ScalarBuffer<u32>,
@@ -140,7 +140,7 @@ pub struct Batch {
     pub document_starts: ScalarBuffer<u32>,
 }
 
-/// One tensor of the parameters of a step, shared, never copied.
+/// One parameter tensor at a step. Consumers share it; it is never copied.
 #[derive(Clone, Debug)]
 pub struct ParameterPiece {
     /// Index into [`ModelFacts::parameters`](crate::ModelFacts::parameters).
@@ -149,18 +149,19 @@ pub struct ParameterPiece {
     pub data: Arc<Tensor>,
 }
 
-/// What a model keeps of a forward pass to run it backward, one piece at a time.
+/// What a model saves during a forward pass in order to run it backward, one piece at a time.
 pub trait Tape: Send {
-    /// Begins backward. `hidden` `[rows, width]` is the gradient of the summed loss at the hidden states, `head`
-    /// `[vocabulary, width]` at the head's weights (with a tied head the model adds the embedding's share to it).
+    /// Starts the backward pass. `hidden` `[rows, width]` is the gradient of the summed loss with respect to the hidden
+    /// states, `head` `[vocabulary, width]` with respect to the head's weights (with a tied head the model adds the
+    /// embedding's share to it).
     fn start(&mut self, hidden: Tensor, head: Tensor);
-    /// Works one layer back and gives the gradients that are complete, as `(tensor index, gradient)`;
-    /// [`Turn::Done`] after the last.
+    /// Runs one layer backward and returns the gradients that are complete, as `(tensor index, gradient)`;
+    /// [`Turn::Done`] after the last layer.
     fn turn(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn>;
 }
 
-/// Runs a function when dropped. [`Activations`] and [`LossGradient`] carry one through, by which the stage that
-/// gave them knows that their memory is free and the next micro-batch may begin.
+/// Calls a function when dropped. [`Activations`] and [`LossGradient`] carry one: when it is dropped, the stage that
+/// emitted them knows that their memory is free and that the next micro-batch may begin.
 #[derive(Default)]
 pub struct Ticket(Option<Box<dyn FnOnce() + Send>>);
 
@@ -179,18 +180,18 @@ impl Drop for Ticket {
     }
 }
 
-/// To what the operands of products are rounded; sums, parameters and optimizer state are single precision always.
+/// The precision of the operands of matrix products. Sums, parameters and optimizer state always have single precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// IEEE single precision: not at all.
+    /// IEEE single precision: operands are not rounded.
     #[default]
     F32,
     /// bfloat16: the upper half of a single, 8 bits of precision.
     Bf16,
 }
 
-/// As in a configuration.
+/// Formats it as in a configuration.
 ///
 /// ```
 /// assert_eq!(millrace_contract::Precision::Bf16.to_string(), "bf16");
@@ -205,7 +206,7 @@ impl fmt::Display for Precision {
 pub struct Activations {
     /// The leaf.
     pub leaf: Lane,
-    /// What the batch is for.
+    /// Training or validation.
     pub purpose: Purpose,
     /// See [`Batch::part`].
     pub part: u32,
@@ -215,46 +216,46 @@ pub struct Activations {
     pub targets: ScalarBuffer<u32>,
     /// `[vocabulary, width]`: the matrix that turns hidden states into logits.
     pub head: Arc<Tensor>,
-    /// If set, products over the rows are to be made in groups of this many (`batching = "per_sequence"`).
+    /// If set, products over the rows are computed in groups of this many rows (`batching = "per_sequence"`).
     pub rows_at_once: Option<usize>,
-    /// Of the products with the head.
+    /// Precision of the products with the head.
     pub precision: Precision,
-    /// For backward; `None` when validating.
+    /// The input of the backward pass; `None` during validation.
     pub tape: Option<Box<dyn Tape>>,
     /// How long forward waited for the batch.
     pub waited: Duration,
-    /// Dropped last of all: fields drop in order.
+    /// The last field, because fields are dropped in order and this one must be dropped last.
     pub ticket: Ticket,
 }
 
-/// The result of the loss for one micro-batch: where backward starts.
+/// The result of the loss for one micro-batch: the input of the backward pass.
 pub struct LossGradient {
     /// The leaf.
     pub leaf: Lane,
-    /// Targets that counted.
+    /// Number of targets that are not ignored.
     pub targets: u64,
-    /// `[rows, width]`: gradient of the summed loss at the hidden states.
+    /// `[rows, width]`: gradient of the summed loss with respect to the hidden states.
     pub hidden: Tensor,
-    /// `[vocabulary, width]`: gradient of the summed loss at the head's weights.
+    /// `[vocabulary, width]`: gradient of the summed loss with respect to the head's weights.
     pub head: Tensor,
-    /// From [`Activations`].
+    /// Taken from [`Activations`].
     pub tape: Box<dyn Tape>,
-    /// From [`Activations`].
+    /// Taken from [`Activations`].
     pub ticket: Ticket,
 }
 
-/// The gradient of the *summed* loss over some leaves at one tensor.
+/// The gradient of the *summed* loss of some leaves with respect to one tensor.
 #[derive(Debug)]
 pub struct Gradient {
-    /// The leaves it sums over, a node of the fixed tree.
+    /// The leaves that it is summed over: a node of the fixed tree.
     pub leaves: Range<Lane>,
     /// Index into the model's parameters.
     pub tensor: usize,
     /// The worker that owns the tensor.
     pub owner: u32,
-    /// Targets that counted in these leaves.
+    /// Number of targets of these leaves that are not ignored.
     pub targets: u64,
-    /// The gradient, in the tensor's shape.
+    /// The gradient, with the tensor's shape.
     pub data: Tensor,
 }
 
@@ -263,14 +264,14 @@ pub struct Gradient {
 pub struct Norms {
     /// Index into the model's parameters.
     pub tensor: usize,
-    /// Targets of the global batch.
+    /// Number of targets of the global batch.
     pub targets: u64,
     /// Sum of squares of each block of 64 Ki elements, in order, in f64.
     pub blocks: Vec<f64>,
 }
 
 impl Packet {
-    /// Which kind it is.
+    /// Its kind.
     pub fn kind(&self) -> Kind {
         match self {
             Packet::Rows(_) => Kind::Rows,
@@ -288,8 +289,8 @@ impl Packet {
         }
     }
 
-    /// The worker to which a port with [`Route::Exchange`](crate::Route::Exchange) sends it: a gradient goes to
-    /// its tensor's owner, everything else to worker 0.
+    /// The worker that a port with [`Route::Exchange`](crate::Route::Exchange) sends it to: a gradient goes to the
+    /// owner of its tensor, everything else to worker 0.
     pub fn address(&self) -> usize {
         match self {
             Packet::Gradient(gradient) => gradient.owner as usize,
@@ -297,7 +298,7 @@ impl Packet {
         }
     }
 
-    /// Another handle to the same data, for a second consumer; `None` for kinds that have one owner.
+    /// Another handle to the same data, for a second consumer; `None` for kinds that have a single owner.
     pub fn share(&self) -> Option<Packet> {
         Some(match self {
             Packet::Rows(x) => Packet::Rows(x.clone()),
@@ -324,7 +325,7 @@ impl Packet {
         }
     }
 
-    /// Where the ticket of a packet that holds a micro-batch's memory is, if it holds one.
+    /// The ticket of a packet that holds a micro-batch's memory.
     pub fn ticket(&mut self) -> Option<&mut Ticket> {
         match self {
             Packet::Activations(a) => Some(&mut a.ticket),
@@ -335,7 +336,7 @@ impl Packet {
 }
 
 impl Kind {
-    /// Its name in the plan's messages.
+    /// The kind's name in messages about the plan.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Rows => "rows",

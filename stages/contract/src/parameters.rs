@@ -1,4 +1,4 @@
-//! What a model tells the rest of the graph about its parameters.
+//! What a model declares about its parameters.
 use crate::packet::Precision;
 use crate::tensor::Tensor;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ impl std::ops::Index<usize> for Parameters {
     }
 }
 
-/// How a parameter starts.
+/// How a parameter is initialised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
     /// All zeros.
     Zeros,
     /// All ones.
     Ones,
-    /// Normal around zero with this standard deviation.
+    /// Normally distributed around zero with this standard deviation.
     Normal(f32),
 }
 
@@ -30,13 +30,13 @@ pub enum Init {
 pub struct ParameterSpec {
     /// Its name in a Hugging Face checkpoint, for example `transformer.h.0.attn.c_attn.weight`.
     pub name: String,
-    /// Its shape there, which is also its shape here.
+    /// Its shape, the same here as in the checkpoint.
     pub shape: Vec<usize>,
-    /// Does weight decay apply? (Matrices and embeddings: yes; biases and gains: no.)
+    /// Whether weight decay applies. (Matrices and embeddings: yes; biases and gains: no.)
     pub decay: bool,
-    /// Is it a matrix inside a block (no embedding, no head)? Muon takes those.
+    /// Whether it is a matrix inside a block (neither embedding nor head). Muon updates those.
     pub hidden: bool,
-    /// How it starts.
+    /// How it is initialised.
     pub init: Init,
 }
 
@@ -46,12 +46,12 @@ impl ParameterSpec {
         self.shape.iter().product()
     }
 
-    /// True for a tensor without elements.
+    /// Whether the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The initial value, a function of `seed` and the name alone.
+    /// The initial value: a function of `seed` and the name alone.
     pub fn initial(&self, seed: u64) -> Tensor {
         let mut tensor = Tensor::scratch(self.shape.clone());
         match self.init {
@@ -63,32 +63,32 @@ impl ParameterSpec {
     }
 }
 
-/// What the model (the settings of `forward`) is, for those who need not know its maths.
+/// Facts about the model (the settings of `forward`) for stages that do not need its mathematics.
 #[derive(Clone, Debug)]
 pub struct ModelFacts {
     /// Every parameter tensor, in a fixed order: indices in packets are indices into this.
     pub parameters: Vec<ParameterSpec>,
     /// Index of the matrix `[vocabulary, width]` that turns hidden states into logits.
     pub head: usize,
-    /// FLOPs a trained token as PaLM (Chowdhery et al. 2022, appendix B) counts them:
-    /// 6 × weights in products + 12 × layers × sequence length × width.
+    /// FLOPs per trained token, counted as in PaLM (Chowdhery et al. 2022, appendix B): 6 × weights in products + 12 ×
+    /// layers × sequence length × width.
     pub flops_per_token: f64,
-    /// To what the operands of its products are rounded, the head's among them.
+    /// Precision of the operands of its products, including those of the head.
     pub precision: Precision,
     /// The `config.json` of a Hugging Face checkpoint of this model.
     pub config: serde_json::Value,
-    /// One line for people, for example `GPT-2, 2 layers, width 256, 8 heads`.
+    /// A description on one line, for example `GPT-2, 2 layers, width 256, 8 heads`.
     pub summary: String,
 }
 
 impl ModelFacts {
-    /// Parameters in all.
+    /// Total number of parameters.
     pub fn parameter_count(&self) -> usize {
         self.parameters.iter().map(ParameterSpec::len).sum()
     }
 
-    /// The worker that owns each tensor: longest first to the least loaded. A matter of balance only; results
-    /// do not depend on it.
+    /// The worker that owns each tensor: largest first, to the worker with the least. This only balances the load;
+    /// results do not depend on it.
     pub fn owners(&self, workers: usize) -> Vec<u32> {
         let mut by_size: Vec<usize> = (0..self.parameters.len()).collect();
         by_size.sort_by_key(|i| (std::cmp::Reverse(self.parameters[*i].len()), *i));
@@ -116,7 +116,7 @@ fn name_hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Box–Muller in f64 over SplitMix64: two values a pair of uniforms.
+/// Box–Muller in f64 over SplitMix64: two values per pair of uniforms.
 fn fill_normal(out: &mut [f32], seed: u64, deviation: f32) {
     let uniform = |i: u64| ((splitmix64(seed, i) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     for (pair, values) in out.chunks_mut(2).enumerate() {

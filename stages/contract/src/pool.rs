@@ -1,34 +1,34 @@
-//! The memory of large buffers: chunks that are cut into pieces and put together again, and are never given back to the
-//! system. What one phase of a step lets go of the next one uses, whatever the sizes: gradients lie where activations
-//! were.
+//! An allocator for large buffers. Chunks of memory are split into pieces and merged again, and are never returned to
+//! the operating system. Phases of a step reuse memory whatever the sizes of their buffers: gradients are placed where
+//! activations were.
 //!
-//! A piece is the smallest free one that is large enough, cut to size (best fit; Knuth, volume 1, section 2.5). Neighbours
-//! that are free become one piece at once.
+//! An allocation takes the smallest free piece that is large enough and splits it (best fit; Knuth, volume 1, section
+//! 2.5). Adjacent free pieces are merged immediately.
 use bytes::BytesMut;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Bytes of a cache line: pieces start and end at multiples of it.
 const LINE: usize = 64;
-/// Bytes between a piece's end and the next one. Sizes are often multiples of a page; if all pieces began at the start of
-/// one, equal places in them would fall into the same sets of the first cache.
+/// Gap between the end of a piece and the next piece, in bytes. Sizes are often multiples of a page; if all pieces
+/// started at a page boundary, the same offsets in them would map to the same sets of the L1 cache.
 const APART: usize = 5 * LINE;
 /// Bytes of a huge page: chunks start at multiples of it.
 const HUGE_PAGE: usize = 2 << 20;
-/// Bytes of a chunk, at least. Pages that have never been written to are not there.
+/// Minimum size of a chunk in bytes. Pages that have never been written to take no physical memory.
 const CHUNK: usize = 1 << 30;
 
-/// Where a piece lies: its chunk, and bytes from the chunk's start.
+/// The location of a piece: its chunk, and the offset in bytes from the chunk's start.
 type Place = (usize, usize);
 
-/// Part of a chunk, owned. It comes back to the pool when dropped.
+/// An owned part of a chunk. Dropping it returns it to the pool.
 pub struct Piece {
     place: Place,
     bytes: BytesMut,
 }
 
 impl Piece {
-    /// Of at least `bytes` bytes, initialised to anything.
+    /// Allocates at least `bytes` bytes. They are initialised, but with unspecified values.
     pub fn new(bytes: usize) -> Self {
         pool().take(bytes.next_multiple_of(LINE) + APART)
     }
@@ -38,7 +38,7 @@ impl Piece {
         &self.bytes
     }
 
-    /// Its bytes, to write.
+    /// Its bytes, mutable.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
@@ -50,19 +50,19 @@ impl Drop for Piece {
     }
 }
 
-/// Bytes that pieces have taken at most at one time, since the last [`watch`].
+/// Peak number of allocated bytes since the last call of [`watch`].
 pub fn most_bytes() -> u64 {
     pool().most as u64
 }
 
-/// From here on [`most_bytes`] counts anew; gives the bytes that are taken now.
+/// Resets [`most_bytes`]; returns the number of bytes that are allocated now.
 pub fn watch() -> u64 {
     let mut pool = pool();
     pool.most = pool.taken;
     pool.taken as u64
 }
 
-/// From here on `advise` is shown each new chunk, to ask the system for huge pages, say.
+/// Sets a function that is called with each new chunk from now on, for example to ask the system for huge pages.
 pub fn on_new_chunk(advise: fn(&mut [u8])) {
     let _ = ADVICE.set(advise);
 }
@@ -76,7 +76,7 @@ fn pool() -> MutexGuard<'static, Pool> {
 
 struct Pool {
     free: BTreeMap<Place, BytesMut>,
-    /// The same by size.
+    /// The free pieces by size.
     sizes: BTreeSet<(usize, Place)>,
     chunks: usize,
     taken: usize,
@@ -88,7 +88,7 @@ impl Pool {
         Self { free: BTreeMap::new(), sizes: BTreeSet::new(), chunks: 0, taken: 0, most: 0 }
     }
 
-    /// A piece of `need` bytes.
+    /// Allocates a piece of `need` bytes.
     fn take(&mut self, need: usize) -> Piece {
         let fit = self.sizes.range((need, (0, 0))..).next().copied();
         let (_, place) = fit.unwrap_or_else(|| self.grow(need));
@@ -117,7 +117,7 @@ impl Pool {
         self.insert(place, bytes);
     }
 
-    /// A new chunk with room for `need` bytes, free.
+    /// Adds a chunk with room for `need` bytes to the free pieces.
     fn grow(&mut self, need: usize) -> (usize, Place) {
         let size = need.next_multiple_of(HUGE_PAGE).max(CHUNK);
         let mut chunk = BytesMut::zeroed(size + HUGE_PAGE);
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Puts a piece back into a pool that is not the process's.
+    /// Returns a piece to a pool other than the process's own.
     fn back(pool: &mut Pool, mut piece: Piece) {
         pool.put(piece.place, std::mem::take(&mut piece.bytes));
         std::mem::forget(piece);
@@ -158,8 +158,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
-        /// Pieces do not overlap, are as large as asked for, keep what is written, and when all are back there is one
-        /// piece again, at the address of the first.
+        /// Pieces do not overlap, are as large as requested and keep their content. When all have been returned, there
+        /// is one piece again, at the address of the first.
         #[test]
         fn pieces_are_apart_and_join(steps in prop::collection::vec((1usize..400, 0usize..8, any::<bool>()), 1..120)) {
             let mut pool = Pool::new();

@@ -1,4 +1,4 @@
-//! What stages do before the graph runs: open files, convert, count, train a tokenizer.
+//! What stages do before the graph runs: open files, convert them, count, train a tokenizer.
 use crate::resources::Resources;
 use crate::settings::{Corpus, Facts, Settings};
 use anyhow::{Result, bail};
@@ -7,23 +7,25 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What the graph is for. It follows from the kinds of packets that flow in it.
+/// The purpose of a graph. It follows from the kinds of packets that flow in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
-    /// A stage takes gradients: it trains a model.
+    /// Some stage takes gradients: the graph trains a model.
     Train,
-    /// None does, and documents end in a stage that gives nothing but records: it prepares a corpus.
+    /// No stage takes gradients, and documents end in a stage that emits nothing but records: the graph prepares a
+    /// corpus.
     PrepareCorpus,
 }
 
-/// A stage from which packets reach the one that prepares.
+/// A stage upstream of the one that is being prepared.
 #[derive(Clone)]
 pub struct Upstream {
-    /// Its name in the plan.
+    /// Its id in the plan.
     pub id: String,
     /// Its settings.
     pub settings: Arc<dyn Settings>,
-    /// Its keys and values, without those that do not affect results: a name for what is made with it.
+    /// Its keys and values, without those that do not affect results. Part of the cache keys of what is made from its
+    /// output.
     pub table: String,
 }
 
@@ -32,57 +34,57 @@ pub struct Upstream {
 pub enum Unit {
     /// Bytes.
     Bytes,
-    /// Countable things, named in the plural.
+    /// Countable things, by their plural noun.
     Things(&'static str),
 }
 
-/// A graph that runs to its end before the graph of the plan does.
+/// A graph that a stage runs to the end before the graph of the plan starts.
 pub struct Graph {
-    /// Its stages, in the order of flow. Those of them that stand in the plan keep their names.
+    /// Its stages, in the order of data flow. Stages that are also in the plan keep their ids.
     pub stages: Vec<(String, Arc<dyn Settings>)>,
-    /// Lanes that its sources are asked for.
+    /// Number of lanes that its sources serve.
     pub lanes: u32,
-    /// Steps that it takes.
+    /// Number of steps that it runs.
     pub steps: u64,
-    /// What progress is called, and the number of rows after which it is complete.
+    /// The name of its progress bar, and the number of rows at which it is complete.
     pub progress: (&'static str, u64),
 }
 
-/// What the engine does for a stage that prepares.
+/// What the engine offers to a stage's [`Settings::prepare`].
 pub trait Host {
-    /// Shows that `done` of `total` is done.
+    /// Shows that `done` of `total` are done.
     fn progress(&mut self, verb: &str, unit: Unit, done: u64, total: u64);
 
-    /// Runs `graph` on all workers. Returns the [`Records`](crate::Records) that its stages give, in the order of steps
+    /// Runs `graph` on all workers. Returns the [`Records`](crate::Records) that its stages emit, in the order of steps
     /// and lanes.
     fn run(&mut self, graph: Graph, resources: &Resources) -> Result<Vec<RecordBatch>>;
 }
 
-/// What the stages of a plan have found out, together.
+/// What the stages of a plan have contributed while they were prepared.
 #[derive(Clone, Default)]
 pub struct Prepared {
-    /// What stages provide for the graph.
+    /// Resources that stages provide for the graph.
     pub resources: Resources,
-    /// The token ids that flow, and where there is one, the text of the tokenizer's `tokenizer.json`.
+    /// The vocabulary of the graph's tokens, and the text of the tokenizer's `tokenizer.json` if there is one.
     pub vocabulary: Option<(Facts, Option<String>)>,
-    /// The size of each source's part of the corpus, as the stage that makes tokens gets it.
+    /// The size of each source's part of the corpus, as seen by the stage that makes tokens.
     pub corpora: Vec<(String, Corpus)>,
-    /// What results follow from beside the configuration: names and hashes of what is read.
+    /// What results depend on besides the configuration: names and hashes of the inputs.
     pub fingerprint: Vec<(String, String)>,
-    /// Said before the run starts.
+    /// Messages to print before the run starts.
     pub notes: Vec<String>,
-    /// Documents that stages drop, by reason.
+    /// Number of documents that stages drop, by reason.
     pub dropped: BTreeMap<String, u64>,
 }
 
 impl Prepared {
-    /// The size of the whole corpus.
+    /// The total size of the corpus.
     pub fn corpus(&self) -> Corpus {
         self.corpora.iter().fold(Corpus::default(), |sum, (_, corpus)| sum.with(corpus))
     }
 }
 
-/// What a stage may use and say in [`Settings::prepare`].
+/// The context of [`Settings::prepare`].
 pub struct Prepare<'a> {
     id: &'a str,
     goal: Goal,
@@ -94,7 +96,7 @@ pub struct Prepare<'a> {
 }
 
 impl<'a> Prepare<'a> {
-    /// For the stage `this`, which packets reach from the stages `upstream`, in graph order.
+    /// Prepares the stage `this`. `upstream` are the stages whose packets reach it, in graph order.
     pub fn new(
         this: &'a Upstream,
         upstream: &'a [Upstream],
@@ -106,7 +108,7 @@ impl<'a> Prepare<'a> {
         Self { id: &this.id, goal, seed, upstream, this, prepared, host }
     }
 
-    /// The stage's name in the plan.
+    /// The stage's id in the plan.
     pub fn id(&self) -> &str {
         self.id
     }
@@ -116,7 +118,7 @@ impl<'a> Prepare<'a> {
         self.this
     }
 
-    /// What the graph is for.
+    /// The purpose of the graph.
     pub fn goal(&self) -> Goal {
         self.goal
     }
@@ -126,36 +128,37 @@ impl<'a> Prepare<'a> {
         self.seed
     }
 
-    /// What stages have provided so far.
+    /// The resources that have been provided so far.
     pub fn resources(&self) -> &Resources {
         &self.prepared.resources
     }
 
-    /// The stages from which packets reach this one, in graph order, sources first.
+    /// The stages whose packets reach this one, in graph order, sources first.
     pub fn upstream(&self) -> &'a [Upstream] {
         self.upstream
     }
 
-    /// Provides `value` under this stage's name.
+    /// Provides `value` as a resource of this stage.
     pub fn provide<T: Any + Send + Sync>(&mut self, value: Arc<T>) {
         self.prepared.resources.provide(self.id, value);
     }
 
-    /// Provides `value` under the name of the upstream stage `stage`, which finds it when it is built.
+    /// Provides `value` as a resource of the upstream stage `stage`, which finds it when it is built.
     pub fn provide_to<T: Any + Send + Sync>(&mut self, stage: &str, value: Arc<T>) {
         self.prepared.resources.provide(stage, value);
     }
 
-    /// Everything of type `T` that upstream stages provide, with the stage, in graph order.
+    /// All resources of type `T` that upstream stages provide, each with its stage, in graph order.
     pub fn found<T: Any + Send + Sync>(&self) -> Vec<(&'a str, Arc<T>)> {
         let of = |stage: &'a Upstream| Some((stage.id.as_str(), self.prepared.resources.of(&stage.id)?));
         self.upstream.iter().filter_map(of).collect()
     }
 
-    /// Says what token ids flow below this stage, and gives the text of the tokenizer's `tokenizer.json` if there is one.
+    /// Declares the vocabulary of the tokens downstream of this stage, with the text of the tokenizer's
+    /// `tokenizer.json` if there is one.
     ///
     /// # Errors
-    /// If another stage has said something else.
+    /// If another stage has declared a different vocabulary.
     pub fn vocabulary(&mut self, facts: Facts, tokenizer_json: Option<String>) -> Result<()> {
         match &self.prepared.vocabulary {
             Some((before, _)) if *before != facts => bail!(
@@ -175,37 +178,38 @@ impl<'a> Prepare<'a> {
         }
     }
 
-    /// Says how large the corpus of the source `source` is.
+    /// Declares the size of the corpus of the source `source`.
     pub fn corpus(&mut self, source: &str, corpus: Corpus) {
         self.prepared.corpora.push((source.to_owned(), corpus));
     }
 
-    /// Says that results follow from `value`. The name of the source is added where another one has used `name`.
+    /// Adds `value` to what results depend on. If another source has already used `name`, the source's id is appended
+    /// to it.
     pub fn fingerprint(&mut self, name: &str, source: &str, value: &str) {
         let taken = self.prepared.fingerprint.iter().any(|(other, _)| other == name);
         let name = if taken { format!("{name} ({source})") } else { name.to_owned() };
         self.prepared.fingerprint.push((name, value.to_owned()));
     }
 
-    /// Says something before the run starts.
+    /// Adds a message that is printed before the run starts.
     pub fn note(&mut self, note: impl Into<String>) {
         self.prepared.notes.push(note.into());
     }
 
-    /// Counts documents that stages drop, by reason.
+    /// Adds to the number of documents that stages drop, by reason.
     pub fn dropped(&mut self, reasons: &BTreeMap<String, u64>) {
         for (reason, documents) in reasons {
             *self.prepared.dropped.entry(reason.clone()).or_default() += documents;
         }
     }
 
-    /// Shows that `done` of `total` is done.
+    /// Shows that `done` of `total` are done.
     pub fn progress(&mut self, verb: &str, unit: Unit, done: u64, total: u64) {
         self.host.progress(verb, unit, done, total);
     }
 
-    /// Runs `graph` on all workers, with what stages have provided so far. Returns the
-    /// [`Records`](crate::Records) that its stages give, in the order of steps and lanes.
+    /// Runs `graph` on all workers, with the resources provided so far. Returns the [`Records`](crate::Records) that
+    /// its stages emit, in the order of steps and lanes.
     ///
     /// # Errors
     /// The first failure of any of its stages.

@@ -1,4 +1,4 @@
-//! An entry of the registry of stages: what a table with its `type` may say, and how it becomes settings.
+//! The registry of stages: one entry per `type`, with its keys and how a table is parsed into settings.
 use crate::keys::{Key, StageKeys};
 use crate::pretrained::Pretrained;
 use crate::settings::{Problem, Settings};
@@ -8,30 +8,30 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// Settings that can be read from a table: every key has a default and documentation.
+/// Settings that can be parsed from a table: every key has a default and documentation.
 pub trait StageSettings: Settings + StageKeys + Default + Serialize + DeserializeOwned + 'static {
-    /// What the stage does, in a line.
+    /// What the stage does, on one line.
     const SUMMARY: &'static str;
-    /// A table that parses, for `pipeline stages` (TOML, without the header).
+    /// A table that parses, shown by `pipeline stages` (TOML, without the header).
     const EXAMPLE: &'static str;
-    /// Does the stage only observe, so that nothing about it affects results?
+    /// Whether the stage only observes, so that none of its keys affects results.
     const OBSERVES: bool = false;
 
-    /// The same settings, told the value of `type` that they are registered with.
+    /// The same settings, given the `type` under which they are registered.
     #[must_use]
     fn named(self, _type_name: &'static str) -> Self {
         self
     }
 
-    /// The model that a checkpoint's `config.json` describes, or what of it is not supported; `None` if the stage is no
-    /// model, or one of another kind.
+    /// The model that a checkpoint's `config.json` describes, or an error that names what is not supported; `None` if
+    /// the stage is not a model, or is a model of another kind.
     fn from_config(_config: &Value) -> Option<Result<Pretrained>> {
         None
     }
 }
 
-/// What a member of a family of stages has besides what its family asks for: keys with defaults, and nothing that a thread
-/// could not have.
+/// What a family of stages requires of a member besides the family's own trait: keys with defaults, and types that can
+/// be shared between threads.
 pub trait Member: StageKeys + Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static {}
 
 impl<T: StageKeys + Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static> Member for T {}
@@ -60,22 +60,22 @@ impl StageType {
         (self.keys)()
     }
 
-    /// The key called `name`.
+    /// The key with name `name`.
     pub fn key(&self, name: &str) -> Option<Key> {
         self.keys().into_iter().find(|key| key.name == name)
     }
 
-    /// The default of every key, as an object.
+    /// The defaults of all keys, as an object.
     pub fn defaults(&self) -> Value {
         (self.defaults)()
     }
 
-    /// Settings from an object; keys that it lacks have their defaults.
+    /// Settings from an object; missing keys have their defaults.
     ///
     /// # Errors
-    /// serde's, about an unknown key or a value of another type.
+    /// serde's error for an unknown key or a value of the wrong type.
     pub fn parse(&self, table: Value) -> std::result::Result<Arc<dyn Settings>, String> {
-        // serde's `deny_unknown_fields` cannot do it where a family's keys stand beside a member's.
+        // serde's `deny_unknown_fields` does not work for a family, whose keys are in the same table as its member's.
         let known = self.keys();
         let unknown =
             table.as_object().into_iter().flatten().find(|(name, _)| known.iter().all(|key| key.name != *name));
@@ -86,14 +86,14 @@ impl StageType {
         (self.parse)(self.name, table).map_err(|error| error.to_string())
     }
 
-    /// What is wrong with `settings`, which were made of `table`: numbers out of their range, and what the stage itself finds.
+    /// Problems of `settings`, which were parsed from `table`: numbers out of range, and what the stage itself checks.
     pub fn check(&self, table: &Value, settings: &dyn Settings) -> Vec<Problem> {
         let ranges = self.keys().into_iter().filter_map(|key| key.out_of_range(&table[key.name]));
         ranges.chain(settings.check()).collect()
     }
 }
 
-/// The registry's entry for settings of type `S`, under the name `name`.
+/// The registry entry for settings of type `S`, with `type = name`.
 pub const fn stage_type<S: StageSettings>(name: &'static str) -> StageType {
     StageType {
         name,

@@ -1,9 +1,9 @@
-//! Things that one stage, or the run, provides and other stages use.
+//! Values that one stage, or the run, provides and other stages use.
 use std::any::{Any, TypeId};
 use std::sync::Arc;
 
-/// Values by the stage that provides them and their type: a tokenizer, an index of a corpus. Two stages can provide
-/// values of one type. What belongs to no stage, such as a reporter of progress, is provided by the run.
+/// Values by the stage that provides them and by type: a tokenizer, an index of a corpus. Two stages can provide values
+/// of the same type. What belongs to no stage, such as the progress display, is provided by the run.
 ///
 /// ```
 /// use millrace_contract::Resources;
@@ -22,22 +22,22 @@ pub struct Resources(Vec<Resource>);
 
 #[derive(Clone)]
 struct Resource {
-    /// Empty for those of the run.
+    /// The stage's id; empty for resources of the run.
     stage: Arc<str>,
     type_id: TypeId,
     value: Arc<dyn Any + Send + Sync>,
 }
 
-/// The owner of what belongs to no stage.
+/// The owner of resources that belong to no stage.
 const RUN: &str = "";
 
 impl Resources {
-    /// Provides `value` as the run's, in place of any other of its type.
+    /// Provides `value` as a resource of the run, replacing any other of its type.
     pub fn insert<T: Any + Send + Sync>(&mut self, value: Arc<T>) {
         self.provide(RUN, value);
     }
 
-    /// Provides `value` as that of `stage`, in place of any other of its type.
+    /// Provides `value` as a resource of `stage`, replacing any other of its type.
     pub fn provide<T: Any + Send + Sync>(&mut self, stage: &str, value: Arc<T>) {
         let type_id = TypeId::of::<T>();
         self.0.retain(|other| other.type_id != type_id || *other.stage != *stage);
@@ -56,7 +56,7 @@ impl Resources {
         Arc::clone(&found.value).downcast().ok()
     }
 
-    /// Every value of type `T` that a stage provides, with that stage, in the order in which they were provided.
+    /// All values of type `T` that stages provide, each with its stage, in the order in which they were provided.
     pub fn all<T: Any + Send + Sync>(&self) -> impl Iterator<Item = (&str, Arc<T>)> {
         let of_type = |resource: &&Resource| resource.type_id == TypeId::of::<T>() && *resource.stage != *RUN;
         self.0

@@ -1,11 +1,11 @@
-//! What checkpoints hold: the optimizer's tensors, and every stage's state of each lane.
+//! The contents of checkpoints: the optimizer's tensors, and the state of every stage's lanes.
 use crate::step::Lane;
 use crate::tensor::Tensor;
 use anyhow::Result;
 use std::sync::Arc;
 
-/// One tensor with its optimizer state, for a checkpoint. The optimizer gives these after every update; they leave
-/// it only where a checkpoint is due, which the engine knows.
+/// One tensor with its optimizer state, for a checkpoint. The optimizer emits these after every update; the engine
+/// forwards them only if a checkpoint is due.
 #[derive(Clone, Debug)]
 pub struct OptimizerState {
     /// Index into the model's parameters.
@@ -16,11 +16,11 @@ pub struct OptimizerState {
     pub state: Vec<(&'static str, Arc<Tensor>)>,
 }
 
-/// What one stage must find again to go on with one lane. Stages never make these: they implement
-/// [`Stage::save`](crate::Stage::save), and the engine asks after every step.
+/// What one stage needs in order to continue one lane. Stages never create these: they implement
+/// [`Stage::save`](crate::Stage::save), which the engine calls after every step.
 #[derive(Clone, Debug)]
 pub struct Saved {
-    /// The stage's name in the plan.
+    /// The stage's id in the plan.
     pub stage: String,
     /// The lane.
     pub lane: Lane,
@@ -28,23 +28,23 @@ pub struct Saved {
     pub state: Snapshot,
 }
 
-/// A stage's state of a lane as it was when this was taken. It is taken after every step, because a run may be
-/// stopped after any: so it must be cheap, a copy, and becomes JSON only where a checkpoint is written.
+/// A snapshot of a stage's state of a lane. One is taken after every step, because a run may be stopped after any step;
+/// so it must be cheap to take (a copy), and is converted to JSON only when a checkpoint is written.
 #[derive(Clone, Default)]
 pub struct Snapshot(Option<Arc<dyn Fn() -> Result<serde_json::Value> + Send + Sync>>);
 
 impl Snapshot {
-    /// Keeps `state`, which belongs to nobody else any more.
+    /// A snapshot of `state`, which it takes ownership of.
     pub fn of(state: impl serde::Serialize + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(move || Ok(serde_json::to_value(&state)?))))
     }
 
-    /// There is nothing to go on from: the lane has no state in this stage.
+    /// An empty snapshot: the stage has no state for the lane.
     pub fn is_nothing(&self) -> bool {
         self.0.is_none()
     }
 
-    /// As JSON; `Null` if it is nothing.
+    /// The snapshot as JSON; `Null` if it is empty.
     ///
     /// # Errors
     /// If the state cannot be written as JSON.

@@ -1,4 +1,4 @@
-//! What a stage's table in the configuration says, and how it becomes a stage.
+//! A stage's configuration table as a value, and how it is built into a stage.
 use crate::packet::Kind;
 use crate::parameters::ModelFacts;
 use crate::prepare::{Goal, Prepare};
@@ -11,39 +11,39 @@ use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// How packets get from the stage that gives them to the one that takes them.
+/// How packets travel from the stage that emits them to the one that takes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// To the same worker.
     Stay,
-    /// To the worker that [`Packet::address`](crate::Packet::address) names.
+    /// To the worker given by [`Packet::address`](crate::Packet::address).
     Exchange,
     /// To every worker.
     Broadcast,
 }
 
-/// What a port's packets are to the stage.
+/// The role of a port's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Work.
+    /// The work itself.
     Stream,
-    /// What the work of a step needs: all of it arrives before the step's first `Stream` packet.
+    /// State that the work of a step depends on: all of it arrives before the step's first `Stream` packet.
     State,
 }
 
 /// One input of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// What it takes.
+    /// The kind that it takes.
     pub kind: Kind,
-    /// How that comes here.
+    /// How packets reach it.
     pub route: Route,
-    /// What it is to the stage.
+    /// The role of its packets.
     pub role: Role,
 }
 
 impl Port {
-    /// A port for work made on the same worker.
+    /// A port for packets emitted on the same worker.
     pub const fn stream(kind: Kind) -> Self {
         Self { kind, route: Route::Stay, role: Role::Stream }
     }
@@ -59,10 +59,10 @@ impl Port {
     }
 }
 
-/// Something wrong with one key of a stage's settings.
+/// A problem with one key of a stage's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The key at fault; `None` if it is the table as a whole.
+    /// The key; `None` if the problem concerns the table as a whole.
     pub key: Option<&'static str>,
     /// What is wrong, and what would be right.
     pub message: String,
@@ -78,27 +78,27 @@ impl Problem {
 /// The shape of every training micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchShape {
-    /// Leaves of a global batch.
+    /// Leaves per global batch.
     pub micro_batches: u32,
-    /// Sequences in a micro-batch.
+    /// Sequences per micro-batch.
     pub sequences: usize,
-    /// Tokens in a sequence.
+    /// Tokens per sequence.
     pub length: usize,
 }
 
 impl BatchShape {
-    /// Tokens in a global batch.
+    /// Tokens per global batch.
     pub fn tokens(&self) -> u64 {
         u64::from(self.micro_batches) * (self.sequences * self.length) as u64
     }
 }
 
-/// What a model must know to say what it is.
+/// What a model needs to know to describe itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// Number of token ids.
     pub vocabulary: usize,
-    /// Tokens in a sequence.
+    /// Tokens per sequence.
     pub length: usize,
     /// Id of the token that ends a document.
     pub end_of_text: u32,
@@ -109,7 +109,7 @@ pub struct Facts {
 pub struct CorpusPart {
     /// Documents (or packed sequences).
     pub rows: u64,
-    /// Tokens, with one end-of-text token a document.
+    /// Tokens, including one end-of-text token per document.
     pub tokens: u64,
     /// Bytes of UTF-8 text; 0 if only tokens are known.
     pub bytes: u64,
@@ -118,14 +118,14 @@ pub struct CorpusPart {
 /// Size of the corpus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Corpus {
-    /// What is learned from.
+    /// The training part.
     pub train: CorpusPart,
-    /// What is held out.
+    /// The validation part.
     pub validation: CorpusPart,
 }
 
 impl Corpus {
-    /// Of both.
+    /// Tokens of both parts.
     #[must_use]
     pub fn with(self, other: &Self) -> Self {
         Self { train: self.train.with(&other.train), validation: self.validation.with(&other.validation) }
@@ -133,7 +133,7 @@ impl Corpus {
 }
 
 impl CorpusPart {
-    /// Of both.
+    /// Bytes of both parts.
     #[must_use]
     pub fn with(self, other: &Self) -> Self {
         let Self { rows, tokens, bytes } = self;
@@ -141,30 +141,30 @@ impl CorpusPart {
     }
 }
 
-/// Everything a stage may know when it is built. The same on every worker but for `worker`.
+/// The context in which a stage is built. The same on every worker except for `worker`.
 #[derive(Clone)]
 pub struct Env {
-    /// The stage's name in the plan.
+    /// The stage's id in the plan.
     pub stage: String,
-    /// The stages from which packets reach it within a step, nearest first.
+    /// The stages whose packets reach it within a step, nearest first.
     pub upstream: Vec<String>,
-    /// This worker.
+    /// The index of this worker.
     pub worker: usize,
-    /// Workers in all.
+    /// Number of workers.
     pub workers: usize,
     /// The run's seed.
     pub seed: u64,
-    /// What is due when.
+    /// When validations and checkpoints are due.
     pub schedule: Schedule,
     /// Shape of the micro-batches.
     pub shape: BatchShape,
-    /// The model, where there is one.
+    /// The model, if the graph has one.
     pub model: Option<Arc<ModelFacts>>,
-    /// Size of the corpus, where it is known.
+    /// The size of the corpus, if it is known.
     pub corpus: Option<Corpus>,
-    /// Where the run keeps its files, if it keeps any.
+    /// The run directory, if the run has one.
     pub run_dir: Option<PathBuf>,
-    /// Everything else.
+    /// Resources of stages and of the run.
     pub resources: Resources,
 }
 
@@ -175,26 +175,27 @@ impl Env {
         (0..leaves).filter(move |lane| leaf_owner(*lane, workers) == worker)
     }
 
-    /// The model, or an error that says that this stage needs one.
+    /// The model, or an error saying that this stage needs one.
     pub fn model(&self) -> Result<Arc<ModelFacts>> {
         self.model
             .clone()
             .ok_or_else(|| anyhow::anyhow!("there is no model: a stage that gives activations is missing"))
     }
 
-    /// What this stage provides of type `T`; else the nearest stage upstream that provides one; else the run.
+    /// The resource of type `T` that this stage provides; otherwise that of the nearest stage upstream that provides
+    /// one; otherwise that of the run.
     pub fn find<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         let stages = std::iter::once(&self.stage).chain(&self.upstream);
         stages.map(|stage| self.resources.of(stage)).find(Option::is_some).flatten().or_else(|| self.resources.get())
     }
 
-    /// As [`find`](Self::find), or an error that names what is missing.
+    /// Like [`find`](Self::find), but an error that names `what` if there is none.
     pub fn resource<T: Any + Send + Sync>(&self, what: &str) -> Result<Arc<T>> {
         self.find().ok_or_else(|| anyhow::anyhow!("{what} is missing"))
     }
 }
 
-/// Every how many steps something is due; `None`: never.
+/// The number of steps between validations and between checkpoints; `None`: never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Due {
     /// Validation.
@@ -203,100 +204,100 @@ pub struct Due {
     pub checkpoint: Option<u64>,
 }
 
-/// What settings become.
+/// What settings are built into.
 pub enum Built {
     /// An operator.
     Stage(Box<dyn Stage>),
-    /// Where data enters.
+    /// A source of data.
     Source(Box<dyn Source>),
 }
 
-/// What a stage's table says: plain data. One value a stage of the plan.
+/// The settings of a stage: its table as plain data. The plan has one value per stage.
 pub trait Settings: Any + Send + Sync {
     /// Its inputs; empty for a source.
     fn takes(&self) -> Vec<Port>;
-    /// The kinds it gives.
+    /// The kinds that it emits.
     fn gives(&self) -> Vec<Kind>;
-    /// What is wrong with the values, all of it. No I/O.
+    /// Problems with the values, all of them. No I/O.
     fn check(&self) -> Vec<Problem> {
         Vec::new()
     }
-    /// What is wrong with the stage in a graph with this goal. No I/O.
+    /// Problems with the stage in a graph with this goal. No I/O.
     fn check_goal(&self, _goal: Goal) -> Vec<Problem> {
         Vec::new()
     }
-    /// What is wrong with the files that the stage names, as far as that is seen without work: whether they exist, have a
+    /// Problems with the files that the stage names that can be seen without processing them: whether they exist, have a
     /// format that the stage reads, and fit its other keys. Looks at names and beginnings of files; `pipeline check` and
     /// `pipeline run` call it before anything is read.
     fn check_files(&self, _seed: u64) -> Vec<Problem> {
         Vec::new()
     }
-    /// Files that it reads, as far as the configuration tells. Lists folders, opens nothing.
+    /// The files that it reads, as far as the configuration tells. Lists folders but opens no file.
     fn reads(&self, _seed: u64) -> Result<Vec<PathBuf>> {
         Ok(Vec::new())
     }
-    /// The token ids that it gives, as far as they are known before [`prepare`](Self::prepare).
+    /// The vocabulary of the tokens that it emits, as far as it is known before [`prepare`](Self::prepare).
     fn vocabulary(&self, _seed: u64) -> Result<Option<Facts>> {
         Ok(None)
     }
     /// Called once, in graph order, before the schedule is known: opens and converts files, counts, trains a tokenizer.
-    /// What this and other stages need when they are built is provided; what results follow from is added to the
-    /// fingerprint.
+    /// Resources that this and other stages need when they are built are provided here; what results depend on is added
+    /// to the fingerprint.
     fn prepare(&self, _before: &mut Prepare) -> Result<()> {
         Ok(())
     }
-    /// Makes the stage of one worker. May open files.
+    /// Builds the stage of one worker. May open files.
     fn build(&self, env: &Env) -> Result<Built>;
 
-    /// Does it say [`Starved`](crate::Turn::Starved) to be given more by its source?
+    /// Whether it returns [`Starved`](crate::Turn::Starved) to request more from its source.
     fn pulls(&self) -> bool {
         false
     }
-    /// The micro-batches it makes (`pack`).
+    /// The shape of the micro-batches that it emits (`pack`).
     fn batch_shape(&self) -> Option<BatchShape> {
         None
     }
-    /// The model it is (`forward`).
+    /// The facts of the model that it computes (`forward`).
     fn model(&self, _facts: &Facts) -> Option<ModelFacts> {
         None
     }
-    /// What it makes due, and how often.
+    /// How often validation or a checkpoint is due, if the stage decides that.
     fn due(&self) -> Due {
         Due::default()
     }
-    /// Does it need all rows of the corpus at once, as one that compares documents does? Only a graph that prepares a
-    /// corpus has such a stage, and no stage that works row by row stands below it.
+    /// Whether it needs all rows of the corpus at once, like a stage that compares documents. Only a graph that
+    /// prepares a corpus has such a stage, and no stage that processes rows one by one may follow it.
     fn needs_whole_corpus(&self) -> bool {
         false
     }
-    /// Does it combine the rows or tokens of several sources? Other stages may not be fed by more than one.
+    /// Whether it combines the rows or tokens of several sources. Other stages accept only one source.
     fn mixes(&self) -> bool {
         false
     }
-    /// What its stages will hold at most, as far as `env` tells; resources may be missing. `pipeline explain` adds it up.
+    /// The peak memory of its stages, as far as `env` tells; resources may be missing. `pipeline explain` adds it up.
     fn memory(&self, _env: &Env) -> Memory {
         Memory::default()
     }
 }
 
-/// Bytes that the stages of a plan's entry hold at most, those of all workers together. What one phase of a step lets go
-/// of, the next one uses.
+/// Peak memory in bytes of the stages built from one entry of the plan, summed over all workers. Phases of a step reuse
+/// memory, so the peak of a step is that of its largest phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// All the time.
+    /// Allocated throughout the run.
     pub lasting: u64,
-    /// From the start of a micro-batch until backward has gone through it.
+    /// Allocated from the start of a micro-batch until its backward pass has ended.
     pub passing: u64,
-    /// Held when backward has gone through a micro-batch, and not before.
+    /// Grows during a micro-batch's backward pass, from nothing to this size.
     pub growing: u64,
-    /// Only while the stage works.
+    /// Allocated only while the stage is running.
     pub working: u64,
-    /// Only while the stage works where forward turns to backward, beside all that passes.
+    /// Allocated only while the stage runs at the turn from forward to backward, in addition to `passing`.
     pub turning: u64,
 }
 
 impl Memory {
-    /// Of both.
+    /// The memory of both together.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self {
@@ -308,19 +309,19 @@ impl Memory {
         }
     }
 
-    /// Beside what lasts, in each phase of a step, where forward turns to backward and where backward has been: what is
-    /// held all through it, and what only while a stage works.
+    /// Besides permanent memory, for each phase of a step (the turn from forward to backward, and the end of backward):
+    /// the bytes held throughout the phase, and those held only while a stage runs.
     pub fn phases(&self) -> [[u64; 2]; 2] {
         [[self.passing, self.turning.max(self.working)], [self.growing, self.working]]
     }
 
-    /// The phase in which there are most bytes: a place in [`Self::phases`].
+    /// The largest phase: an index into [`Self::phases`].
     pub fn fullest(&self) -> usize {
         let [turning, growing] = self.phases().map(|[held, working]| held + working);
         usize::from(growing > turning)
     }
 
-    /// The bytes of the phase in which there are most.
+    /// The bytes of the largest phase.
     pub fn most(&self) -> u64 {
         self.lasting + self.phases()[self.fullest()].iter().sum::<u64>()
     }

@@ -6,15 +6,15 @@
 //! and belong to a worker by [`leaf_owner`]. Nothing is ever derived from the number of workers.
 use std::time::Duration;
 
-/// The dataflow's timestamp: how many updates the parameters have seen when the step's batches meet them.
-/// Step `t` turns the parameters after `t` updates into those after `t + 1`.
+/// The dataflow's timestamp: the number of updates that the parameters have had when they are applied to the step's
+/// batches. Step `t` turns the parameters after `t` updates into those after `t + 1`.
 pub type Step = u64;
 
 /// Index of a stream of documents, equal to the index of the leaf that it fills.
 pub type Lane = u32;
 
-/// The worker that owns lane or leaf `leaf` among `workers`, who take turns: neighbours among
-/// leaves are worked on at the same time, and what belongs to them meets soon.
+/// The worker that owns lane or leaf `leaf`, out of `workers`. Leaves are assigned round-robin: adjacent leaves are
+/// computed at the same time, so their gradients can soon be summed.
 ///
 /// ```
 /// # use millrace_contract::leaf_owner;
@@ -36,43 +36,43 @@ pub struct At {
     pub waited: Duration,
 }
 
-/// What a stage says after it has been called.
+/// What a stage returns when it has been called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Done with this packet.
     Done,
-    /// Call me again with [`Stage::more`](crate::Stage::more): others have their turn in between.
+    /// Call [`Stage::more`](crate::Stage::more) to continue; other operators have their turn first.
     More,
-    /// Done with this packet, but the lane's step needs another one from its source
-    /// (only where [`Settings::pulls`](crate::Settings::pulls)).
+    /// Done with this packet, but the lane needs another one from its source for this step (only if
+    /// [`Settings::pulls`](crate::Settings::pulls)).
     Starved,
 }
 
-/// What is due at which step. Known before the graph runs, the same on every worker.
+/// When validations and checkpoints are due. Known before the graph runs, the same on every worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// The first step of this run: 0, or where the checkpoint it resumes from stands.
+    /// The first step of this run: 0, or the step of the checkpoint that it resumes from.
     pub first: Step,
     /// Updates in the whole run. Steps `first..=steps` pass through the graph; the last one only validates.
     pub steps: Step,
-    /// Validate before every so many updates, and after the last.
+    /// Number of updates between validations. There is always one after the last update.
     pub evaluate: Option<u64>,
-    /// Checkpoint after every so many updates, and after the last.
+    /// Number of updates between checkpoints. There is always one after the last update.
     pub checkpoint: Option<u64>,
 }
 
 impl Schedule {
-    /// Does step `step` train? All but the last do.
+    /// Whether step `step` trains. All but the last do.
     pub fn trains(&self, step: Step) -> bool {
         step < self.steps
     }
 
-    /// Do validation batches pass at `step`, with the parameters after `step` updates?
+    /// Whether validation batches are processed at `step`, with the parameters after `step` updates.
     pub fn validates(&self, step: Step) -> bool {
         due(self.evaluate, step, self.steps)
     }
 
-    /// Is the state after the update of `step` (that is, after `step + 1` updates) kept in a checkpoint?
+    /// Whether the state after the update of `step` (that is, after `step + 1` updates) is saved in a checkpoint.
     pub fn checkpoints(&self, step: Step) -> bool {
         step < self.steps && due(self.checkpoint, step + 1, self.steps)
     }

@@ -1,29 +1,29 @@
 //! Dense row-major f32 tensors in pooled, cache-line aligned buffers.
 //!
-//! A dropped [`Buffer`] goes back to a process-wide [`pool`](crate::pool), where the next ones come from, so after the
-//! first step a training run asks the system for no memory and meets no page fault.
+//! A dropped [`Buffer`] returns to a process-wide [`pool`](crate::pool), which serves the next ones. After its first
+//! step, a training run therefore requests no memory from the system and causes no page faults.
 use crate::pool::Piece;
 use std::ops::{Deref, DerefMut};
 
-/// Buffers shorter than this are not pooled: the allocator is as good.
+/// Buffers shorter than this are not pooled: the allocator is just as fast for them.
 const POOLED_FROM: usize = 1024;
-/// Floats in a cache line: every buffer starts on one.
+/// Floats per cache line: every buffer starts on a cache line.
 const LINE: usize = 16;
 
-/// Where floats lie.
+/// The memory of a buffer.
 enum Storage {
     Heap { data: Vec<f32>, start: usize },
     Pooled(Piece),
 }
 
-/// A run of f32 that starts on a cache line and returns to the pool when dropped.
+/// A contiguous `f32` array that starts on a cache line and returns to the pool when dropped.
 pub struct Buffer {
     storage: Storage,
     len: usize,
 }
 
 impl Buffer {
-    /// `len` floats of unspecified (but initialised) content: for results that are written whole.
+    /// `len` floats with unspecified (but initialised) values, for results that are overwritten completely.
     pub fn scratch(len: usize) -> Self {
         let storage = if len >= POOLED_FROM {
             Storage::Pooled(Piece::new(size_of::<f32>() * len))
@@ -88,7 +88,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor of unspecified content, to be written whole.
+    /// A tensor with unspecified values, to be overwritten completely.
     pub fn scratch(shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
         Self { data: Buffer::scratch(shape.iter().product()), shape }
@@ -103,7 +103,7 @@ impl Tensor {
     /// A tensor with these values.
     ///
     /// # Panics
-    /// If `values` has not as many elements as `shape` asks for.
+    /// If the length of `values` is not the product of `shape`.
     pub fn from_values(shape: impl Into<Vec<usize>>, values: &[f32]) -> Self {
         let mut tensor = Self::scratch(shape);
         tensor.data.copy_from_slice(values);

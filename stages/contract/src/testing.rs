@@ -1,10 +1,10 @@
-//! For unit tests of stages: hand a stage packets, look at what it gives.
+//! Helpers for unit tests of stages: pass packets to a stage and look at what it emits.
 use crate::packet::Packet;
 use crate::stage::Emit;
 use crate::step::{At, Step};
 use std::time::Duration;
 
-/// Keeps what a stage gives.
+/// Collects what a stage emits.
 #[derive(Default)]
 pub struct Collect(pub Vec<Packet>);
 
@@ -14,7 +14,7 @@ impl Emit for Collect {
     }
 }
 
-/// Arrival at port 0 of `step`.
+/// An arrival at port 0 at `step`.
 pub fn at(step: Step) -> At {
     At { step, port: 0, waited: Duration::ZERO }
 }
