@@ -67,9 +67,9 @@ impl Check<'_> {
     }
 
     fn unused(&self, problems: &mut Problems) {
-        // What the others say may go unheard: numbers about a step, and state that no checkpoint keeps. Records are the result
-        // of a preparation.
-        const HEARD: [Kind; 8] = [
+        // Packets of the other kinds may be unused: metrics, and state that no checkpoint saves. Records are the result of a
+        // preparation.
+        const MUST_BE_CONSUMED: [Kind; 8] = [
             Kind::Rows,
             Kind::Tokens,
             Kind::Batch,
@@ -81,8 +81,9 @@ impl Check<'_> {
         ];
         for (at, stage) in self.stages.iter().enumerate() {
             let is_result = |kind: &Kind| self.goal == Goal::PrepareCorpus && *kind == Kind::Records;
-            let unheard = stage.settings.gives().into_iter().filter(|kind| HEARD.contains(kind) && !is_result(kind));
-            for kind in unheard.filter(|kind| self.takers(at, *kind).next().is_none()) {
+            let unconsumed =
+                stage.settings.gives().into_iter().filter(|kind| MUST_BE_CONSUMED.contains(kind) && !is_result(kind));
+            for kind in unconsumed.filter(|kind| self.takers(at, *kind).next().is_none()) {
                 let (id, name) = (&stage.id, kind.name());
                 let problem = self.problem(at, format!("no stage uses the {name} of `{id}`"));
                 let other = (0..self.stages.len()).find(|to| *to != at && self.edges(*to, kind).next().is_some());

@@ -42,7 +42,7 @@ use text::input::quarantine_file::of_records;
 use text::prepare::catalog::{self, Catalog, Hash};
 use text::prepare::scan_rows::{Known, RowStore, ScanRows};
 use text::prepare::text_files::TextFiles;
-use text::prepare::write::{KeptRow, Shard, ShardWritten, Work};
+use text::prepare::write::{RowToWrite, Shard, ShardWritten, Work};
 use text::{Cache, DocumentStore, Quarantine, TokenStore, Tokenizer};
 use version::{Folder, Previous};
 
@@ -295,7 +295,8 @@ fn shards(
     }
     let shard = |number: &u32| {
         let kept = layout.kept[*number as usize].iter();
-        let kept = kept.map(|row| KeptRow { row: *row, tokens: tokens.get(&catalog.content(*row as usize)).copied() });
+        let kept =
+            kept.map(|row| RowToWrite { row: *row, tokens: tokens.get(&catalog.content(*row as usize)).copied() });
         let dropped = layout.dropped[*number as usize].iter();
         let dropped = dropped.map(|row| (*row, verdicts.reason(catalog, *row as usize).into_owned()));
         Shard { number: *number, kept: kept.collect(), dropped: dropped.collect() }

@@ -1,7 +1,7 @@
 //! Reads a MediaWiki dump and prints how long it takes to unpack it on every core, and to unpack it and make text of it:
 //! `cargo run --release -p millrace-text --example dump -- FILE`.
 use millrace_text::input::decompress::Decompressed;
-use millrace_text::input::document::Found;
+use millrace_text::input::document::ReaderItem;
 use millrace_text::input::mediawiki::dump;
 use std::path::Path;
 use std::time::Instant;
@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
         let start = Instant::now();
         let mut text = 0;
         let pages = dump::read(Decompressed::open(path)?, path, &mut |found| {
-            if let Found::Document(document) = found {
+            if let ReaderItem::Document(document) = found {
                 text += document.text.len();
             }
             Ok(())

@@ -1,4 +1,5 @@
-//! Stage `concat`: documents of a lane, end-of-text tokens between them, cut into micro-batches.
+//! Stage `concat`: concatenates the documents of a lane, separated by end-of-text tokens, and cuts them into
+//! micro-batches.
 use crate::tokenizer::Vocabulary;
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, AsArray};
@@ -83,7 +84,7 @@ impl Settings for Concat {
         true
     }
 
-    /// The sequences that lanes draw from, their snapshot, and that as JSON where a checkpoint is written.
+    /// The sequences that lanes draw from, their snapshot, and the snapshot as JSON when a checkpoint is written.
     fn memory(&self, env: &Env) -> Memory {
         let BatchShape { micro_batches, sequences, length } = env.shape;
         let tokens = micro_batches as usize * sequences * (self.shuffle + 1) * (length + 1);
@@ -109,30 +110,30 @@ struct Packer {
 
 #[derive(Default)]
 struct LaneState {
-    /// Training tokens not yet in a sequence.
+    /// Training tokens that are not part of a sequence yet.
     tokens: Vec<u32>,
-    /// Sequences to draw from, each with the token after it. Neighbours in a document are alike: a batch of them
-    /// would say less of the corpus than one of sequences from many documents.
+    /// Sequences to draw from, each with the token after it. Consecutive sequences of a document are similar: a batch
+    /// of them would represent the corpus less well than one of sequences from many documents.
     pool: Vec<u32>,
-    /// The last step that got its training batch.
+    /// The last step whose training batch has been emitted.
     made: Option<Step>,
-    /// Validation tokens of this step not yet in a batch.
+    /// Validation tokens of this step that are not part of a batch yet.
     held: Vec<u32>,
-    /// Validation batches of this step.
+    /// Number of validation batches of this step so far.
     parts: u32,
 }
 
-/// What a checkpoint keeps of a lane.
+/// A lane's part of a checkpoint.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Left {
+struct LaneSnapshot {
     tokens: Vec<u32>,
     pool: Vec<u32>,
 }
 
 impl Packer {
-    /// Takes the first `sequences` sequences away from `tokens`, each with the token after it, which also stays as the
-    /// first of what is left: `[sequences, length + 1]`.
+    /// Removes the first `sequences` sequences from `tokens`, each with the token after it, which also stays as the
+    /// first of the remaining tokens: `[sequences, length + 1]`.
     fn cut(&self, tokens: &mut Vec<u32>, sequences: usize) -> Vec<u32> {
         let length = self.shape.length;
         let starts = (0..sequences).map(|i| i * length);
@@ -141,7 +142,7 @@ impl Packer {
         windows
     }
 
-    /// The training sequences of a step; `None` while there are too few tokens to draw them from.
+    /// The training sequences of a step; `None` while there are too few tokens.
     fn draw(&self, state: &mut LaneState, lane: Lane, step: Step) -> Option<Vec<u32>> {
         let (wanted, window) = (self.shape.sequences, self.shape.length + 1);
         let whole = state.tokens.len().saturating_sub(1) / self.shape.length;
@@ -160,14 +161,14 @@ impl Packer {
             let left = state.pool.len() / window;
             let at = (splitmix64(key, i) % left as u64) as usize * window;
             drawn.extend_from_slice(&state.pool[at..at + window]);
-            // The last one takes its place.
+            // The last sequence takes its place.
             state.pool.copy_within((left - 1) * window.., at);
             state.pool.truncate((left - 1) * window);
         }
         Some(drawn)
     }
 
-    /// A batch of `windows`, `[sequences, length + 1]`.
+    /// Makes a batch of `windows`, `[sequences, length + 1]`.
     fn batch(&self, windows: &[u32], leaf: Lane, purpose: Purpose, part: u32) -> Batch {
         let length = self.shape.length;
         let sequences = windows.len() / (length + 1);
@@ -198,7 +199,7 @@ impl Packer {
         }
     }
 
-    /// Cuts validation batches: full ones, and at the end a smaller one of what is left, whole sequences only.
+    /// Cuts validation batches: full ones, and at the end a smaller one of the remaining whole sequences.
     fn validate(&self, lane: Lane, state: &mut LaneState, last: bool, out: &mut dyn Emit) {
         loop {
             let whole = state.held.len().saturating_sub(1) / self.shape.length;
@@ -226,7 +227,7 @@ impl Stage for Packer {
             Purpose::Validate => &mut state.held,
         };
         let ids = tokens.documents.values().as_primitive_opt::<UInt32Type>().context("token ids are not uint32")?;
-        // A null is a document that has been dropped.
+        // A null is a dropped document.
         let given = |(row, _): &(usize, _)| tokens.documents.is_valid(*row);
         for (_, bounds) in tokens.documents.value_offsets().windows(2).enumerate().filter(given) {
             stream.extend_from_slice(&ids.values()[bounds[0] as usize..bounds[1] as usize]);
@@ -255,12 +256,12 @@ impl Stage for Packer {
 
     fn save(&mut self, lane: Lane) -> Result<Snapshot> {
         let state = self.lanes.entry(lane).or_default();
-        Ok(Snapshot::of(Left { tokens: state.tokens.clone(), pool: state.pool.clone() }))
+        Ok(Snapshot::of(LaneSnapshot { tokens: state.tokens.clone(), pool: state.pool.clone() }))
     }
 
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
-        let left: Left = serde_json::from_value(state)
-            .with_context(|| format!("the checkpoint's state of lane {lane} is not a packer's"))?;
+        let left: LaneSnapshot = serde_json::from_value(state)
+            .with_context(|| format!("the checkpoint's state of lane {lane} was not saved by `pack`"))?;
         self.lanes.insert(lane, LaneState { tokens: left.tokens, pool: left.pool, ..LaneState::default() });
         Ok(())
     }

@@ -3,7 +3,7 @@ use crate::corpus::index::CorpusIndex;
 use crate::corpus::split::Part;
 use crate::corpus::survey::Survey;
 use crate::input::decompress::{Codec, Decompressed};
-use crate::input::document::{Found, Give};
+use crate::input::document::{EmitItem, ReaderItem};
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::Bad;
 use crate::parquet::decode::failing;
@@ -102,14 +102,14 @@ pub fn with_failing_reads<T: std::fmt::Debug>(f: impl Fn() -> Result<T>) -> (T, 
 pub fn found_at(
     content: &[u8],
     codec: Codec,
-    read: impl FnOnce(Decompressed, Give) -> Result<()>,
+    read: impl FnOnce(Decompressed, EmitItem) -> Result<()>,
 ) -> Result<(Vec<(u64, String)>, Vec<Bad>)> {
     let (mut documents, mut bad) = (Vec::new(), Vec::new());
     let input = Decompressed::new(Cursor::new(content.to_vec()), codec)?;
     read(input, &mut |found| {
         match found {
-            Found::Document(document) => documents.push((document.offset, document.text.to_string())),
-            Found::Bad(one) => bad.push(one),
+            ReaderItem::Document(document) => documents.push((document.offset, document.text.to_string())),
+            ReaderItem::Bad(one) => bad.push(one),
         }
         Ok(())
     })?;
@@ -120,7 +120,7 @@ pub fn found_at(
 pub fn found(
     content: &[u8],
     codec: Codec,
-    read: impl FnOnce(Decompressed, Give) -> Result<()>,
+    read: impl FnOnce(Decompressed, EmitItem) -> Result<()>,
 ) -> Result<(Vec<String>, Vec<Bad>)> {
     let (documents, bad) = found_at(content, codec, read)?;
     Ok((documents.into_iter().map(|(_, text)| text).collect(), bad))

@@ -2,7 +2,7 @@
 mod common;
 use common::{settings, shared, store, texts};
 use millrace_text::input::decompress::Decompressed;
-use millrace_text::input::document::Found;
+use millrace_text::input::document::ReaderItem;
 use millrace_text::input::ingest::DocumentFile;
 use millrace_text::{Cache, DocumentStore, ReadDocuments, Split, Survey, TextProblem, input::mediawiki::dump, silent};
 
@@ -94,11 +94,11 @@ fn the_shared_dumps_hold_what_is_said_of_them() {
         let (mut text, mut bad) = (0, Vec::new());
         let found = dump::read(Decompressed::open(&path).unwrap(), &path, &mut |found| {
             match found {
-                Found::Document(article) => {
+                ReaderItem::Document(article) => {
                     assert!(article.id.is_some() && article.revision.is_some(), "{name}: {}", article.title);
                     text += article.text.len();
                 }
-                Found::Bad(one) => bad.push(one),
+                ReaderItem::Bad(one) => bad.push(one),
             }
             Ok(())
         });

@@ -4,7 +4,7 @@ use arrow::array::AsArray;
 use common::shared;
 use millrace_text::clean::residue::residue;
 use millrace_text::input::decompress::Decompressed;
-use millrace_text::input::document::Found;
+use millrace_text::input::document::ReaderItem;
 use millrace_text::input::mediawiki::dump::{self, Pages};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::{BTreeMap, HashMap};
@@ -17,12 +17,12 @@ fn articles(path: &Path) -> (Pages, Vec<Article>) {
     let mut articles = Vec::new();
     let pages = dump::read(Decompressed::open(path).unwrap(), path, &mut |found| {
         match found {
-            Found::Document(d) => {
+            ReaderItem::Document(d) => {
                 // The wiki and the page's id.
                 let id = d.id.as_deref().and_then(|id| id.rsplit_once('-')).unwrap().1.to_string();
                 articles.push((id, d.title, d.text.to_string()));
             }
-            Found::Bad(bad) => panic!("{}: {bad:?}", path.display()),
+            ReaderItem::Bad(bad) => panic!("{}: {bad:?}", path.display()),
         }
         Ok(())
     })

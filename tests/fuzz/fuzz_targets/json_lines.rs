@@ -3,7 +3,7 @@
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
 use std::path::Path;
-use text::input::document::Found;
+use text::input::document::ReaderItem;
 use text::input::decompress::{Codec, Decompressed};
 
 fuzz_target!(|data: &[u8]| {
@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     let mut last = 0;
     let _ = text::input::json_lines::read(input, Path::new("fuzz.jsonl"), "text", &mut |found| {
         let at = match found {
-            Found::Document(document) => {
+            ReaderItem::Document(document) => {
                 let line = data[document.offset as usize..].split(|byte| *byte == b'\n').next().unwrap();
                 // Values that are passed over are not looked at as closely as by serde_json, which refuses 1e999.
                 if let Ok(value) = serde_json::from_slice::<serde_json::Value>(line) {
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
                 }
                 document.offset
             }
-            Found::Bad(bad) => bad.byte.unwrap(),
+            ReaderItem::Bad(bad) => bad.byte.unwrap(),
         };
         assert!(last <= at && at <= data.len() as u64);
         last = at;

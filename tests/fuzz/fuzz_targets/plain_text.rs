@@ -3,7 +3,7 @@
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
 use std::path::Path;
-use text::input::document::Found;
+use text::input::document::ReaderItem;
 use text::input::decompress::{Codec, Decompressed};
 
 fuzz_target!(|data: &[u8]| {
@@ -13,13 +13,13 @@ fuzz_target!(|data: &[u8]| {
     let mut last = 0;
     let read = text::input::plain_text::read(input, Path::new("fuzz.txt"), separator, &mut |found| {
         let end = match found {
-            Found::Document(document) => {
+            ReaderItem::Document(document) => {
                 assert!(data[document.offset as usize..].starts_with(document.text.as_bytes()));
                 assert!(last <= document.offset);
                 assert!(separator.is_none_or(|separator| !document.text.contains(separator)));
                 document.offset + document.text.len() as u64
             }
-            Found::Bad(bad) => bad.byte.unwrap(),
+            ReaderItem::Bad(bad) => bad.byte.unwrap(),
         };
         assert!(last <= end && end <= data.len() as u64);
         last = end;

@@ -3,7 +3,7 @@
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
 use std::path::Path;
-use text::input::document::Found;
+use text::input::document::ReaderItem;
 use text::input::decompress::{Codec, Decompressed};
 
 // Panics of the crates that are used are caught where they are called, and no failures here.
@@ -12,12 +12,12 @@ fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |data: &[u8]| {
     let mut last = 0;
     let _ = text::input::mediawiki::dump::read(input, Path::new("fuzz.xml"), &mut |found| {
         let at = match found {
-            Found::Document(article) => {
+            ReaderItem::Document(article) => {
                 assert!(data[article.offset as usize..].starts_with(b"<page>"));
                 assert!(!article.text.is_empty());
                 article.offset
             }
-            Found::Bad(bad) => bad.byte.unwrap(),
+            ReaderItem::Bad(bad) => bad.byte.unwrap(),
         };
         assert!(last <= at && at <= data.len() as u64);
         last = at;

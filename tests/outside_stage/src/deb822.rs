@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader};
 use text::corpus::read_records::RecordFormat;
 use text::input::decompress::Decompressed;
-use text::input::document::{Document, Found, Give};
+use text::input::document::{Document, EmitItem, ReaderItem};
 use text::input::quarantine::{Bad, Reason};
 
 /// The keys of `deb822`.
@@ -28,15 +28,15 @@ impl RecordFormat for Deb822 {
         empty.then(|| Problem::at("field", "is empty; name the key whose value is the text")).into_iter().collect()
     }
 
-    fn read(&self, input: Decompressed, give: Give) -> Result<()> {
-        let (watch, mut input) = (input.watch(), BufReader::new(input));
+    fn read(&self, input: Decompressed, emit: EmitItem) -> Result<()> {
+        let (state, mut input) = (input.state(), BufReader::new(input));
         let (mut offset, mut record) = (0, Vec::new());
         loop {
             let (end, read) = (record.len(), input.read_until(b'\n', &mut record)?);
             let blank = record[end..].trim_ascii().is_empty();
-            let cut = read == 0 && watch.damage().is_some();
+            let cut = read == 0 && state.damage().is_some();
             if blank && end > 0 && !cut {
-                self.record(&record[..end], offset, give)?;
+                self.record(&record[..end], offset, emit)?;
             }
             if read == 0 {
                 return Ok(());
@@ -49,12 +49,12 @@ impl RecordFormat for Deb822 {
 }
 
 impl Deb822 {
-    fn record(&self, record: &[u8], offset: u64, give: Give) -> Result<()> {
-        let bad = |reason| Found::Bad(Bad::at(offset, reason, ""));
+    fn record(&self, record: &[u8], offset: u64, emit: EmitItem) -> Result<()> {
+        let bad = |reason| ReaderItem::Bad(Bad::at(offset, reason, ""));
         match std::str::from_utf8(record).map(|record| self.text(record)) {
-            Ok(Some(text)) => give(Found::Document(Document { text: &text, offset, ..Document::default() })),
-            Ok(None) => give(bad(Reason::NoColumn)),
-            Err(_) => give(bad(Reason::NotUtf8)),
+            Ok(Some(text)) => emit(ReaderItem::Document(Document { text: &text, offset, ..Document::default() })),
+            Ok(None) => emit(bad(Reason::NoColumn)),
+            Err(_) => emit(bad(Reason::NotUtf8)),
         }
     }
 
@@ -82,14 +82,14 @@ mod tests {
         let input = Decompressed::new(Cursor::new(content), Codec::Plain).unwrap();
         let mut found = Vec::new();
         let deb822 = Deb822 { field: "Text".into() };
-        let mut give = |one: Found| {
+        let mut emit = |one: ReaderItem| {
             found.push(match one {
-                Found::Document(Document { text, offset, .. }) => (offset, text.to_owned()),
-                Found::Bad(bad) => (bad.byte.unwrap(), bad.reason.to_string()),
+                ReaderItem::Document(Document { text, offset, .. }) => (offset, text.to_owned()),
+                ReaderItem::Bad(bad) => (bad.byte.unwrap(), bad.reason.to_string()),
             });
             Ok(())
         };
-        deb822.read(input, &mut give).unwrap();
+        deb822.read(input, &mut emit).unwrap();
         let expected = [(1, "one"), (28, "no such column"), (38, "a\nb\n\nc"), (65, "not UTF-8"), (74, "last")];
         assert_eq!(found, expected.map(|(offset, text)| (offset, text.to_owned())));
     }

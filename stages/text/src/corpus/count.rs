@@ -1,16 +1,16 @@
-//! Stage `count`: how many tokens each row has, behind `scan` and a stage that tokenizes.
+//! Stage `count`: the number of tokens of each row, after `scan` and a stage that tokenizes.
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, UInt32Array};
 use arrow::datatypes::UInt32Type;
 use contract::{At, Built, Emit, Env, Kind, Packet, Port, Records, Settings, Stage, Turn};
 use std::sync::Arc;
 
-/// Settings of stage `count`, which stands in graphs made in code.
+/// Settings of stage `count`, which occurs only in graphs built in code.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Count;
 
 impl Count {
-    /// The counts in the records of a graph that ends in this stage, in the order of the rows.
+    /// The counts in the records of a graph that ends in this stage, in row order.
     pub fn counts(records: &[RecordBatch]) -> Vec<u32> {
         let counts = |batch: &RecordBatch| batch.column(0).as_primitive::<UInt32Type>().values().to_vec();
         records.iter().flat_map(counts).collect()
@@ -41,7 +41,7 @@ impl Stage for Count {
     }
 }
 
-/// Tokens of each document, the end-of-text token included; 0 for one that has been dropped.
+/// Tokens of each document, including the end-of-text token; 0 for a dropped document.
 fn counts(documents: &ListArray) -> Result<UInt32Array> {
     let count = |row: usize| match documents.is_null(row) {
         true => Some(0),

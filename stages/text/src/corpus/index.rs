@@ -1,4 +1,4 @@
-//! The index of a training corpus: the part and the tokens of every row.
+//! The index of a training corpus: the part and the number of tokens of each row.
 use crate::Progress;
 use crate::corpus::split::{Part, Split};
 use crate::corpus::survey::{Survey, Surveyor};
@@ -11,31 +11,31 @@ use contract::{Corpus, CorpusPart};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Rows after which progress is shown.
+/// Number of rows between progress updates.
 const CHUNK: u64 = 256;
 
-/// What is known of the corpus before training: rows, order and sizes.
+/// What is known about the corpus before training: rows, order and sizes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CorpusIndex {
-    /// Rows learned from, ascending.
+    /// Training rows, ascending.
     pub train: Vec<u64>,
-    /// Rows held out, ascending.
+    /// Validation rows, ascending.
     pub validation: Vec<u64>,
-    /// Tokens of every row, its end-of-text token included.
+    /// Tokens of each row, including its end-of-text token.
     pub tokens: Vec<u32>,
-    /// Bytes of every row.
+    /// Bytes of each row.
     pub bytes: Vec<u64>,
     /// Totals.
     pub corpus: Corpus,
-    /// Rows that are null, empty, or without a token.
+    /// Number of rows that are null, empty, or have no tokens.
     pub skipped: u64,
-    /// Rows that stages drop, by reason.
+    /// Number of rows that stages drop, by reason.
     pub dropped: BTreeMap<String, u64>,
 }
 
 impl CorpusIndex {
-    /// From a survey and the number of tokens of every row, the end-of-text token included. An error if nothing
-    /// is left to learn from.
+    /// From a survey and the number of tokens of each row, including the end-of-text token. An error if no training
+    /// rows are left.
     pub fn new(survey: Survey, tokens: Vec<u32>) -> Result<Self> {
         let Survey { parts, bytes, dropped, .. } = survey;
         let (rows, counted) = (parts.len(), tokens.len());
@@ -72,8 +72,8 @@ impl CorpusIndex {
         Ok(index)
     }
 
-    /// From token files. Where they say which texts their tokens were made of, the index is that of the texts; else
-    /// the lists say everything. Progress is in rows.
+    /// From token files. If they record the hashes of the texts that their tokens were made from, the index is that of
+    /// the texts; otherwise it depends on the token lists alone. Progress is in rows.
     pub fn of_tokens(store: &TokenStore, split: Split, progress: Progress) -> Result<Self> {
         let (mut surveyor, mut tokens, mut content) = (Surveyor::new(split), Vec::new(), Vec::new());
         let texts = store.texts()?;
@@ -94,14 +94,14 @@ impl CorpusIndex {
         Self::new(surveyor.finish(), tokens)
     }
 
-    /// Mean tokens of a row learned from, its end-of-text token included.
+    /// Mean number of tokens of a training row, including its end-of-text token.
     pub fn mean_tokens(&self) -> f64 {
         self.corpus.train.tokens as f64 / self.corpus.train.rows.max(1) as f64
     }
 
-    /// Writes it, whole or not at all.
+    /// Writes it to a file, atomically.
     pub fn save(&self, path: &Path) -> Result<()> {
-        // A row without even an end-of-text token has been dropped.
+        // A row without even an end-of-text token was dropped.
         let part = |tokens: &u32| if *tokens == 0 { Part::Dropped } else { Part::Skipped };
         let mut parts: Vec<Part> = self.tokens.iter().map(part).collect();
         self.train.iter().for_each(|row| parts[*row as usize] = Part::Train);
@@ -110,13 +110,14 @@ impl CorpusIndex {
         survey_file::write(path, &Survey { parts, bytes, dropped, bad: Vec::new() }, Some(&self.tokens))
     }
 
-    /// Where in the cache the index is kept of documents of this content
-    /// ([`SourceRows::content_key`](crate::corpus::source_rows::SourceRows::content_key)), with this tokenizer and split.
+    /// The path in the cache of the index of documents with this content
+    /// ([`SourceRows::content_key`](crate::corpus::source_rows::SourceRows::content_key)), for this tokenizer and
+    /// split.
     pub fn file(cache: &Cache, content_key: &str, tokenizer_hash: &str, split: Split) -> PathBuf {
         cache.file("indices", &key(&["index 1", content_key, tokenizer_hash, &split.key()]), "parquet")
     }
 
-    /// Reads what [`save`](Self::save) wrote; `None` if there is no such file.
+    /// Reads the file that [`save`](Self::save) wrote; `None` if there is none.
     pub fn load(path: &Path) -> Result<Option<Self>> {
         survey_file::read(path)?.map(|(survey, tokens)| Self::new(survey, tokens)).transpose()
     }

@@ -1,8 +1,8 @@
-//! Which rows a lane is given at a step: the part that every source of training data shares.
+//! Which rows a lane gets at a step: the part that all sources of training data share.
 //!
-//! Training rows stand in an endless order, one epoch's permutation after the other; lane `l` of `L` takes places
-//! `l`, `l + L`, `l + 2L` … of it. Validation rows are taken `l`, `l + L` … in file order, anew at every step that
-//! validates. Nothing depends on which worker serves a lane.
+//! Training rows form an endless sequence, one epoch's permutation after another; lane `l` of `L` takes positions `l`,
+//! `l + L`, `l + 2L` … of it. Of the validation rows it takes `l`, `l + L` … in file order, from the beginning at every
+//! step that validates. Nothing depends on which worker serves a lane.
 use crate::corpus::index::CorpusIndex;
 use crate::support::permutation::Permutation;
 use anyhow::{Context, Result};
@@ -12,9 +12,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Validation documents given at a time.
+/// Validation documents per packet.
 const VALIDATION_ROWS: usize = 64;
-/// Training documents given at a time at most.
+/// Maximum number of training documents per packet.
 const TRAINING_ROWS: usize = 4096;
 
 /// The rows of one packet.
@@ -22,32 +22,32 @@ const TRAINING_ROWS: usize = 4096;
 pub struct Chunk {
     /// Row numbers.
     pub rows: Vec<u64>,
-    /// What they are for.
+    /// Training or validation.
     pub purpose: Purpose,
-    /// Are they the last validation rows of the step?
+    /// Whether they are the last validation rows of the step.
     pub last: bool,
 }
 
-/// Hands rows to lanes.
+/// Assigns rows to lanes.
 pub struct LaneReader {
     index: Arc<CorpusIndex>,
     schedule: Schedule,
     seed: u64,
     lanes: u64,
-    /// Tokens that a step of a lane trains on.
+    /// Tokens that a lane trains on per step.
     a_step: u64,
     state: BTreeMap<Lane, LaneState>,
 }
 
-/// What a checkpoint keeps of a lane.
+/// A lane's part of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Cursor {
     /// Epoch of the next row.
     epoch: u64,
-    /// Its place in the epoch's order.
+    /// Its position in the epoch's order.
     position: u64,
-    /// Tokens given that no step has used. Only an estimate of what `pack` still has, to give as much as is needed
-    /// and not more: were it wrong, `pack` would ask again.
+    /// Tokens handed out that no step has used yet. This only estimates what `pack` still has, in order to hand out as
+    /// much as is needed and not more: if it is too low, `pack` asks again.
     ahead: u64,
 }
 
@@ -59,24 +59,24 @@ struct LaneState {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// So many validation rows of the lane have been given.
+    /// This many validation rows of the lane have been handed out.
     Validation(usize),
-    /// Training rows are due.
+    /// Training rows are next.
     Train,
-    /// Training rows have been given at this step.
+    /// Training rows have been handed out at this step.
     TrainAgain,
     Over,
 }
 
 impl LaneReader {
-    /// For the lanes of `env`. The index must have training rows.
+    /// A reader for the lanes of `env`. The index must have training rows.
     pub fn new(index: Arc<CorpusIndex>, env: &Env) -> Self {
         let a_step = (env.shape.sequences * env.shape.length) as u64;
         let (schedule, seed, lanes) = (env.schedule, env.seed, u64::from(env.shape.micro_batches));
         Self { index, schedule, seed, lanes, a_step, state: BTreeMap::new() }
     }
 
-    /// The next rows of `lane` at `step`; `None` when the step has no more.
+    /// The next rows of `lane` at `step`; `None` if there are no more for this step.
     pub fn next(&mut self, lane: Lane, step: Step) -> Option<Chunk> {
         let mut state = self.state(lane);
         let phase = match state.at {
@@ -105,7 +105,7 @@ impl LaneReader {
             Phase::Train => (Some(self.training(&mut state.cursor)), Phase::TrainAgain),
             Phase::TrainAgain => {
                 if state.cursor.ahead > self.a_step {
-                    // It was enough, and yet there was too little: the estimate is wrong.
+                    // The estimate was sufficient and yet tokens are missing: it was wrong.
                     state.cursor.ahead = 0;
                 }
                 (Some(self.training(&mut state.cursor)), Phase::TrainAgain)
@@ -117,7 +117,7 @@ impl LaneReader {
         chunk
     }
 
-    /// As many rows as a step needs beyond what is ahead: one micro-batch and the token after it.
+    /// The number of rows a step needs beyond what `pack` still has: enough for one micro-batch and the token after it.
     fn training(&self, cursor: &mut Cursor) -> Chunk {
         let n = self.index.train.len() as u64;
         let mut rows = Vec::new();
@@ -144,7 +144,7 @@ impl LaneReader {
         })
     }
 
-    /// The cursor after the step that the lane is at.
+    /// The cursor after the lane's current step.
     fn settled(&self, state: &LaneState) -> Cursor {
         let used = match state.at {
             Some((step, _)) if self.schedule.trains(step) => self.a_step,
@@ -161,11 +161,11 @@ impl LaneReader {
     /// See [`contract::Source::load`].
     pub fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
         let cursor: Cursor = serde_json::from_value(state)
-            .with_context(|| format!("the checkpoint's state of lane {lane} is not a reading position"))?;
+            .with_context(|| format!("the checkpoint's state of lane {lane} is not a position in the corpus"))?;
         let n = self.index.train.len() as u64;
         anyhow::ensure!(
             cursor.position < n,
-            "the checkpoint stands at row {} of an epoch, but the corpus has {n}: it is not the corpus that the run began with",
+            "the checkpoint is at row {} of an epoch, but the corpus has {n} rows: it is not the corpus that the run started with",
             cursor.position
         );
         self.state.insert(lane, LaneState { cursor, at: None });

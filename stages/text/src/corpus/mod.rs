@@ -1,11 +1,12 @@
 //! A training corpus: which rows belong to training and validation, how large they are, and the order they are read in.
 //!
-//! - [`survey`]: size and part (training or validation) of each row; [`index`]: with its tokens; [`survey_file`]: the file
-//!   of both
+//! - [`survey`]: size and part (training or validation) of each row; [`index`]: the same with token counts;
+//!   [`survey_file`]: the file format of both
 //! - [`split`]: the rule that assigns rows to parts
-//! - [`source_rows`]: what is found out of a source's documents before training; [`row_stages`]: the stages they pass
+//! - [`source_rows`]: what is determined about a source's documents before training; [`row_stages`]: the stages that
+//!   they pass
 //! - [`scan`], [`count`]: source and sink of the graph that counts tokens
-//! - [`train_tokenizer`]: a tokenizer trained on the documents that are learned from
+//! - [`train_tokenizer`]: trains a tokenizer on the training documents
 //! - [`lanes`]: the rows of a lane at a step
 //! - [`read_documents`], [`read_tokens`]: sources `documents` and `tokens`; [`read_records`]: sources of other formats
 pub mod count;

@@ -22,8 +22,9 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// One document in twenty: what breaks in storage or on the way is a few rows, or the end of a file; where more is bad,
-/// it is more likely that the file is not what it was taken for, and training on the rest is not what was wanted.
+/// 5 % of the documents. Damage in storage or in transit affects a few rows, or the end of a file. If more is
+/// unreadable, the file is probably not what the user thinks it is, and training on the rest would not be what they
+/// want.
 pub(crate) const MAX_BAD_FRACTION: f64 = 0.05;
 
 /// Settings of source `documents`.
@@ -79,7 +80,7 @@ impl StageSettings for ReadDocuments {
     const EXAMPLE: &'static str = "paths = [\"data/wiki/*.parquet\"]\ncolumn = \"text\"\nvalidation_fraction = 0.01\n";
 }
 
-/// What is wrong with `paths` and `sample`.
+/// Problems with `paths` and `sample`.
 pub(crate) fn check_paths(paths: &[String], sample: Option<u64>) -> Vec<Problem> {
     let mut problems = Vec::new();
     if paths.is_empty() {
@@ -91,13 +92,13 @@ pub(crate) fn check_paths(paths: &[String], sample: Option<u64>) -> Vec<Problem>
     problems
 }
 
-/// Why the files that `paths` names were not found.
+/// The problem if the files of `paths` could not be found.
 pub(crate) fn check_found<T>(found: Result<T>) -> Vec<Problem> {
     found.err().map(|error| Problem::at("paths", format!("{error:#}"))).into_iter().collect()
 }
 
 impl ReadDocuments {
-    /// What decides which documents are held out.
+    /// The rule for holding out documents.
     pub fn split(&self) -> Split {
         Split::of(self.validation_fraction, self.validation_every)
     }
@@ -107,10 +108,10 @@ impl ReadDocuments {
         Cache::new(self.cache.as_deref())
     }
 
-    /// Finds the files, and converts to document Parquet what is not Parquet. Progress is in bytes converted.
+    /// Finds the files, and converts those that are not Parquet to document Parquet. Progress is in bytes converted.
     ///
     /// # Errors
-    /// If there is no such file, or one cannot be read, or is damaged where that shall be an error.
+    /// If there is no such file, or one cannot be read, or one is damaged and `on_bad_data` is "stop".
     pub fn ingest(&self, seed: u64, progress: Progress) -> Result<SourceFiles> {
         let (inputs, cache) = (resolve(&self.paths, self.sample, seed)?, self.cache());
         let layout = Layout { column: &self.column, separator: self.separator.as_deref() };
@@ -170,7 +171,7 @@ impl Settings for ReadDocuments {
         Ok(resolve(&self.paths, self.sample, seed)?.files.into_iter().map(|file| file.path).collect())
     }
 
-    /// Finds the files and converts what has to be converted. Provides [`SourceFiles`], and whose text it is.
+    /// Finds the files and converts them if necessary. Provides [`SourceFiles`], and source and licence of the texts.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         let seed = before.seed();
         let ingested = self.ingest(seed, &mut |done, total| before.progress("Reading", Unit::Bytes, done, total))?;
@@ -181,7 +182,8 @@ impl Settings for ReadDocuments {
         Ok(Built::Source(Box::new(Reader::new(env)?)))
     }
 
-    /// Decoded row groups. Before the documents are opened, only what is Parquet already says how large those are.
+    /// Decoded row groups. Before the documents are opened, their size is known only for files that are Parquet
+    /// already.
     fn memory(&self, env: &Env) -> Memory {
         let closed = || {
             let inputs = resolve(&self.paths, self.sample, env.seed).ok()?;

@@ -4,7 +4,7 @@ use crate::corpus::source_rows::SourceFiles;
 use crate::corpus::split::Split;
 use crate::input::attribution::attributions;
 use crate::input::decompress::{Codec, Decompressed};
-use crate::input::document::Give;
+use crate::input::document::EmitItem;
 use crate::input::format::DocumentReader;
 use crate::input::ingest::{Ingested, Reading, ingest};
 use crate::input::paths::{Inputs, Recognizer, find};
@@ -39,8 +39,8 @@ pub trait RecordFormat: Member {
     /// Gives each document of a file's content, and each part that should have been one.
     ///
     /// # Errors
-    /// If the file cannot be read, or `give` fails.
-    fn read(&self, input: Decompressed, give: Give) -> Result<()>;
+    /// If the file cannot be read, or `emit` fails.
+    fn read(&self, input: Decompressed, emit: EmitItem) -> Result<()>;
 }
 
 /// The registry's entry for a source.
@@ -121,8 +121,8 @@ impl<R: RecordFormat> DocumentReader for RecordSettings<R> {
         format!("{} {} {keys}", self.type_name, R::VERSION)
     }
 
-    fn read(&self, input: Decompressed, _path: &Path, give: Give) -> Result<()> {
-        self.format.read(input, give)
+    fn read(&self, input: Decompressed, _path: &Path, emit: EmitItem) -> Result<()> {
+        self.format.read(input, emit)
     }
 }
 

@@ -65,7 +65,7 @@ impl StageSettings for ReadTokens {
 }
 
 impl ReadTokens {
-    /// What decides which documents are held out.
+    /// The rule for holding out documents.
     pub fn split(&self) -> Split {
         Split::of(self.validation_fraction, self.validation_every)
     }
@@ -75,7 +75,7 @@ impl ReadTokens {
         Cache::new(self.cache.as_deref())
     }
 
-    /// The tokenizer that the files must have been made with, opened.
+    /// Opens the tokenizer that the files must have been made with.
     ///
     /// # Errors
     /// If it cannot be read or has no such end-of-text token.
@@ -87,7 +87,7 @@ impl ReadTokens {
         }
     }
 
-    /// Finds and opens the files; they must agree among themselves and with `tokenizer`.
+    /// Finds and opens the files; they must agree with each other and with `tokenizer`.
     pub fn open(&self, seed: u64, tokenizer: Option<&Vocabulary>, cache: &Cache) -> Result<TokenStore> {
         let inputs = resolve(&self.paths, self.sample, seed)?;
         if let Some(other) = inputs.files.iter().find(|file| *file.format != Format::PARQUET) {
@@ -136,7 +136,7 @@ impl Settings for ReadTokens {
         Ok(Some(self.open(seed, None, &self.cache())?.vocabulary().facts()))
     }
 
-    /// Opens and counts the token lists. Provides them, their index and whose text it was.
+    /// Opens the token lists and counts them. Provides the lists, their index, and source and licence of the texts.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         let cache = self.cache();
         let tokenizer = self.tokenizer(&cache)?;
@@ -166,7 +166,7 @@ impl Settings for ReadTokens {
         Ok(Built::Source(Box::new(Reader { store, lanes })))
     }
 
-    /// Decoded row groups: all of the tokens, up to a limit.
+    /// Decoded row groups: all tokens, up to a limit.
     fn memory(&self, env: &Env) -> Memory {
         let tokens = |part: contract::CorpusPart| part.tokens * size_of::<u32>() as u64;
         let all = env.corpus.map_or(0, |corpus| tokens(corpus.train) + tokens(corpus.validation));

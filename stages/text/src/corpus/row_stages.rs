@@ -1,5 +1,5 @@
-//! The stages that take rows and give rows, between a source and a stage that prepares, called by hand: what survey,
-//! tokenizer training and token counts see of a document is what training will see of it.
+//! The stages that take and emit rows, between a source and a stage that is being prepared, called directly. The
+//! survey, tokenizer training and token counts therefore see a document exactly as training will.
 use crate::filter::{DROPPED, texts};
 use crate::parquet::columns::dropped;
 use crate::parquet::documents::{DocumentStore, records};
@@ -13,7 +13,7 @@ use contract::{
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The stages that rows pass on their way from a source, in order.
+/// The row stages downstream of a source, in order.
 #[derive(Clone, Default)]
 pub struct RowStages {
     stages: Vec<Upstream>,
@@ -22,7 +22,7 @@ pub struct RowStages {
 }
 
 impl RowStages {
-    /// Those between the source `source` and the stage that prepares.
+    /// The row stages between the source `source` and the stage that is being prepared.
     pub fn between(before: &Prepare, source: &str) -> Self {
         let passes = |stage: &&Upstream| {
             let rows = |kinds: Vec<Kind>| kinds.contains(&Kind::Rows);
@@ -34,12 +34,12 @@ impl RowStages {
         Self { stages, resources: before.resources().clone(), seed: before.seed() }
     }
 
-    /// Is there none?
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.stages.is_empty()
     }
 
-    /// A name for what they do to rows, for cache keys; empty if there is none.
+    /// A key for what they do to rows, for the cache; empty if there are none.
     pub fn key(&self) -> String {
         if self.is_empty() {
             return String::new();
@@ -48,12 +48,12 @@ impl RowStages {
         key(&std::iter::once(env!("CARGO_PKG_VERSION")).chain(tables).collect::<Vec<_>>())
     }
 
-    /// With their names, for a graph.
+    /// The stages with their ids, for a graph.
     pub fn named(&self) -> impl Iterator<Item = (String, Arc<dyn Settings>)> {
         self.stages.iter().map(|stage| (stage.id.clone(), Arc::clone(&stage.settings)))
     }
 
-    /// The stages, for one thread.
+    /// Builds the stages for one thread.
     ///
     /// # Errors
     /// If one cannot be built.
@@ -81,14 +81,14 @@ impl RowStages {
     }
 }
 
-/// The stages of one thread.
+/// The stages built for one thread.
 pub struct RowChain(Vec<(String, Box<dyn Stage>)>);
 
 impl RowChain {
-    /// `records` after the last of the stages: as many rows, dropped ones with the reason in the column [`DROPPED`].
+    /// `records` after the last stage: the same number of rows; dropped ones have the reason in the column [`DROPPED`].
     ///
     /// # Errors
-    /// If a stage fails, or takes rows away.
+    /// If a stage fails, or removes rows.
     pub fn apply(&mut self, mut records: RecordBatch) -> Result<RecordBatch> {
         for (id, stage) in &mut self.0 {
             let (at, rows) = (At { step: 0, port: 0, waited: Duration::ZERO }, records.num_rows());
@@ -109,7 +109,7 @@ impl RowChain {
         Ok(records)
     }
 
-    /// Calls `f` with each of `rows` of `store` after the stages: its text, and the reason if it is dropped.
+    /// Calls `f` with each of `rows` of `store` after the stages: its text, and the reason if it was dropped.
     ///
     /// # Errors
     /// If the rows cannot be read, or a stage fails.

@@ -1,27 +1,27 @@
-//! Source `scan`: every document once, in order, for graphs that prepare something.
+//! Source `scan`: every document once, in order, for graphs that prepare a corpus or count it.
 //!
-//! Documents go out in chunks of [`CHUNK`] rows: at step `s` lane `l` of `L` gives chunk `s × L + l`.
+//! Documents are emitted in chunks of [`CHUNK`] rows: at step `s` lane `l` of `L` emits chunk `s × L + l`.
 use crate::parquet::documents::{DocumentStore, records};
 use anyhow::Result;
 use contract::{Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, Step, Turn};
 use std::sync::Arc;
 
-/// Rows of a chunk.
+/// Rows per chunk.
 pub const CHUNK: u64 = 256;
 
-/// Settings of source `scan`, which stands in graphs made in code.
+/// Settings of source `scan`, which occurs only in graphs built in code.
 #[derive(Clone)]
 pub struct Scan {
     store: Arc<DocumentStore>,
 }
 
 impl Scan {
-    /// Over the documents of `store`.
+    /// A scan of the documents of `store`.
     pub fn new(store: Arc<DocumentStore>) -> Self {
         Self { store }
     }
 
-    /// Steps that it takes `lanes` lanes to pass over `rows` rows.
+    /// The number of steps that `lanes` lanes need for `rows` rows.
     pub fn steps(rows: u64, lanes: u32) -> u64 {
         rows.div_ceil(CHUNK).div_ceil(u64::from(lanes.max(1)))
     }

@@ -1,6 +1,6 @@
-//! What is known of the documents of a source before training: the files they are in, what of them is learned from, and
-//! how many tokens they have. A stage that tokenizes finds it out for all sources above it, because only there is it
-//! known what the stages in between make of a document.
+//! What is known about the documents of a source before training: their files, which of them are for training, and how
+//! many tokens they have. A tokenizing stage determines this for all sources upstream of it, because only there is it
+//! known how the stages in between change the documents.
 use crate::corpus::count::Count;
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::row_stages::RowStages;
@@ -17,33 +17,33 @@ use contract::{Graph, Prepare, Settings, Unit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Lanes of the counting graph: its result does not depend on them.
+/// Lanes of the counting graph; its result does not depend on them.
 const LANES: u32 = 16;
 
-/// What a source of documents provides when it is prepared: its files, none of them opened.
+/// What a source of documents provides when it is prepared: its files, not opened yet.
 pub struct SourceFiles {
-    /// Where the files were looked for, as the configuration has it.
+    /// The paths as given in the configuration.
     pub paths: Vec<String>,
-    /// Whose text it is.
+    /// Source and licence of the texts.
     pub attributions: Vec<Attribution>,
     /// Document Parquet.
     pub files: Vec<DocumentFile>,
-    /// What could not be converted to it.
+    /// What could not be converted to document Parquet.
     pub quarantine: Quarantine,
-    /// Use only so many documents of the only file.
+    /// Number of documents to use, if there is only one file and not all of it is used.
     pub sample: Option<u64>,
-    /// What decides which documents are held out.
+    /// The rule for holding out documents.
     pub split: Split,
     /// What to do with rows that cannot be read.
     pub on_bad_data: OnBadData,
     /// Share of the documents that may be unreadable.
     pub max_bad_fraction: f64,
-    /// Where what is made of the files is kept.
+    /// The cache for what is made from the files.
     pub cache: Cache,
 }
 
 impl SourceFiles {
-    /// Opens the documents, of which `seed` chooses where only some are used.
+    /// Opens the documents. If only some of them are used, `seed` selects them.
     ///
     /// # Errors
     /// If a file cannot be read, or does not have the column.
@@ -57,27 +57,27 @@ impl SourceFiles {
     }
 }
 
-/// The documents of a source, as the stages between it and a tokenizer leave them.
+/// The documents of a source, as changed by the stages between it and a tokenizer.
 pub struct SourceRows {
-    /// The source's name in the plan.
+    /// The source's id in the plan.
     pub id: String,
     /// The opened documents.
     pub store: Arc<DocumentStore>,
-    /// What is done to them before they are tokenized.
+    /// The stages that they pass before they are tokenized.
     pub stages: RowStages,
-    /// Which are learned from, and their sizes, after the stages.
+    /// Their parts and sizes, after the stages.
     pub survey: Survey,
-    /// What decides which documents are held out.
+    /// The rule for holding out documents.
     pub split: Split,
-    /// Where what is made of them is kept.
+    /// The cache for what is made from them.
     pub cache: Cache,
     /// Documents that cannot be read.
     pub unreadable: u64,
 }
 
 impl SourceRows {
-    /// Opens and surveys the documents of every source above the stage that prepares. Provides each source's documents
-    /// and what of them cannot be read.
+    /// Opens and surveys the documents of every source upstream of the stage that is being prepared. Provides each
+    /// source's documents, and reports those that cannot be read.
     ///
     /// # Errors
     /// If a file cannot be read, or more documents are unreadable than the source's settings allow.
@@ -105,7 +105,7 @@ impl SourceRows {
         Ok(Self { id: id.to_owned(), store, stages, survey, split: *split, cache: cache.clone(), unreadable })
     }
 
-    /// A name for the documents and what is done to them, for cache keys.
+    /// A key for the documents after the stages, for the cache.
     pub fn content_key(&self) -> String {
         match self.stages.is_empty() {
             true => self.store.content_hash().to_owned(),
@@ -113,11 +113,11 @@ impl SourceRows {
         }
     }
 
-    /// Counts the tokens of every document with the stage that prepares, whose tokenizer has the hash `tokenizer`, and
-    /// provides the source with its index.
+    /// Counts the tokens of each document with the stage that is being prepared, whose tokenizer has the hash
+    /// `tokenizer`, and provides the source with its index.
     ///
     /// # Errors
-    /// If a stage fails, or nothing is left to learn from.
+    /// If a stage fails, or no training rows are left.
     pub fn count(self, before: &mut Prepare, tokenizer: &str) -> Result<()> {
         let path = CorpusIndex::file(&self.cache, &self.content_key(), tokenizer, self.split);
         let index = match CorpusIndex::load(&path)? {
@@ -125,7 +125,7 @@ impl SourceRows {
             None => {
                 let rows = self.store.rows();
                 let this = before.this();
-                // A space in their names: those of a plan cannot have one.
+                // The ids contain a space, which ids of a plan cannot.
                 let mut stages: Vec<(String, Arc<dyn Settings>)> =
                     vec![("scan rows".into(), Arc::new(Scan::new(Arc::clone(&self.store))))];
                 stages.extend(self.stages.named());
@@ -149,7 +149,7 @@ impl SourceRows {
     }
 }
 
-/// Counts what stages drop, and says it.
+/// Adds up what stages drop, and notes it.
 fn note_dropped(before: &mut Prepare, dropped: &BTreeMap<String, u64>, documents: usize) {
     if dropped.is_empty() {
         return;

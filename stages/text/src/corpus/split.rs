@@ -1,26 +1,26 @@
-//! What decides which documents are held out.
+//! The rule that decides which documents are held out for validation.
 use contract::Problem;
 
-/// The fraction of the documents that is held out where the settings say nothing.
+/// The fraction of documents that is held out by default.
 const FRACTION: f64 = 0.01;
 
-/// What decides whether a document is held out for validation.
+/// The rule that decides whether a document is held out for validation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Split {
     /// Rows 0, n, 2n … of the files.
     Every(u64),
-    /// Documents whose content hash falls into this share of all hashes: equal documents stay together, and a
-    /// document stays where it is when others come or go.
+    /// Documents whose content hash falls into this fraction of all hashes: equal documents stay in the same part, and
+    /// a document does not change its part when others are added or removed.
     Fraction(f64),
 }
 
 impl Split {
-    /// What the keys `validation_fraction` and `validation_every` say.
+    /// The split that the keys `validation_fraction` and `validation_every` describe.
     pub fn of(fraction: Option<f64>, every: Option<u64>) -> Self {
         every.map_or(Self::Fraction(fraction.unwrap_or(FRACTION)), Self::Every)
     }
 
-    /// What is wrong with these keys.
+    /// Problems with these keys.
     pub(crate) fn check(fraction: Option<f64>, every: Option<u64>) -> Vec<Problem> {
         let mut problems = Vec::new();
         if let Some(fraction) = fraction.filter(|fraction| !(0.0..1.0).contains(fraction)) {
@@ -36,7 +36,7 @@ impl Split {
         problems
     }
 
-    /// A name for cache keys.
+    /// A string for cache keys.
     pub fn key(&self) -> String {
         format!("{self:?}")
     }
@@ -57,18 +57,18 @@ impl Split {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Part {
-    /// Learned from.
+    /// Training.
     Train = 0,
-    /// Held out.
+    /// Validation.
     Validation = 1,
     /// Neither: null or empty.
     Skipped = 2,
-    /// Neither: a stage drops it.
+    /// Neither: dropped by a stage.
     Dropped = 3,
 }
 
 impl Part {
-    /// All of them, by their number.
+    /// All parts, in the order of their numbers.
     pub const ALL: [Part; 4] = [Part::Train, Part::Validation, Part::Skipped, Part::Dropped];
 
     /// Its name in the files that preparation writes.

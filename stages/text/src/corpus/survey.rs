@@ -1,8 +1,8 @@
-//! Which rows are learned from, which are held out, and how large both are.
+//! Which rows are for training, which for validation, and how large both parts are.
 //!
-//! A [`Survey`] reads every text once: bytes and the part each belongs to. Counting tokens (by the graph `scan →
-//! tokenize → count`) makes it a [`CorpusIndex`](crate::corpus::index::CorpusIndex). Both are files in the cache
-//! ([`survey_file`]), so that the next run reads neither.
+//! A [`Survey`] reads every text once and records its size and the part it belongs to. Counting tokens (with the graph
+//! `scan → tokenize → count`) turns it into a [`CorpusIndex`](crate::corpus::index::CorpusIndex). Both are stored in
+//! the cache ([`survey_file`]), so that the next run reads neither texts nor tokens.
 use crate::Progress;
 use crate::corpus::row_stages::RowStages;
 use crate::corpus::split::{Part, Split};
@@ -15,19 +15,19 @@ use crate::support::problem::TextProblem;
 use anyhow::{Context, Error, Result};
 use std::collections::BTreeMap;
 
-/// Rows read at a time.
+/// Rows per read.
 const CHUNK: u64 = 256;
 
-/// Every row's part and size in bytes.
+/// The part and the size in bytes of each row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Survey {
     /// Part of each row.
     pub parts: Vec<Part>,
-    /// Bytes of each row's text (0 where only tokens are known).
+    /// Bytes of each row's text (0 if only tokens are known).
     pub bytes: Vec<u64>,
-    /// Rows and row groups that cannot be read; all of them are [`Part::Skipped`].
+    /// Rows and row groups that cannot be read; all their rows are [`Part::Skipped`].
     pub bad: Vec<Bad>,
-    /// Rows that stages drop, by reason; all of them are [`Part::Dropped`].
+    /// Number of rows that stages drop, by reason; these rows are [`Part::Dropped`].
     pub dropped: BTreeMap<String, u64>,
 }
 
@@ -47,14 +47,14 @@ impl Surveyor {
         self.hashed(file_row, (!content.is_empty()).then(|| content_hash(content)), bytes);
     }
 
-    /// A row that a stage drops.
+    /// Adds a row that a stage drops.
     fn dropped(&mut self, reason: &str) {
         self.survey.parts.push(Part::Dropped);
         self.survey.bytes.push(0);
         *self.survey.dropped.entry(reason.to_owned()).or_default() += 1;
     }
 
-    /// A row by the hash of its content; `None` if it is empty.
+    /// Adds a row by the hash of its content; `None` if it is empty.
     pub(super) fn hashed(&mut self, file_row: u64, hash: Option<u64>, bytes: u64) {
         let part = if let Some(hash) = hash {
             let index = self.survey.parts.len();
@@ -71,8 +71,8 @@ impl Surveyor {
         self.survey.bytes.push(bytes);
     }
 
-    /// A split that ought to hold something out but meets too few rows holds out the document of the least hash,
-    /// if another is left to learn from.
+    /// If a split should hold something out but found too few rows to do so, it holds out the document with the
+    /// smallest hash, provided that another one is left for training.
     pub(super) fn finish(mut self) -> Survey {
         let has = |survey: &Survey, part| survey.parts.contains(&part);
         if self.split.holds_out_something() && !has(&self.survey, Part::Validation) {
@@ -92,10 +92,10 @@ fn content_hash(content: &[u8]) -> u64 {
 }
 
 impl Survey {
-    /// Reads every document of `store` once. Progress is in rows.
+    /// Surveys every document of `store`, reading each once. Progress is in rows.
     ///
     /// # Errors
-    /// If a file cannot be read, or if bad data shall stop the run and there is some.
+    /// If a file cannot be read, or if there is bad data and the source is configured to stop on it.
     pub fn of(store: &DocumentStore, split: Split, progress: Progress) -> Result<Self> {
         let (mut surveyor, mut bad) = (Surveyor::new(split), Vec::new());
         let mut set_aside = |one: Bad| match store.on_bad_data() {
@@ -144,7 +144,7 @@ impl Survey {
         Ok(Self { bad, ..surveyor.finish() })
     }
 
-    /// As [`of`](Self::of), but from the cache if it is there, and kept there.
+    /// Like [`of`](Self::of), but taken from the cache if it is there, and stored there otherwise.
     pub fn cached(store: &DocumentStore, split: Split, cache: &Cache, progress: Progress) -> Result<Self> {
         let key = key(&["survey 2", store.content_hash(), &split.key()]);
         let path = cache.file("surveys", &key, "parquet");
@@ -168,8 +168,9 @@ impl Survey {
         Ok(survey)
     }
 
-    /// The survey of what `stages` leave of the documents of `store`, as if files of just those rows were surveyed: rows
-    /// that are dropped count nowhere, not even in [`Split::Every`]. Kept in the cache. Progress is in rows.
+    /// The survey of the documents of `store` after `stages`. It equals the survey of files that contain only the
+    /// remaining rows: dropped rows do not count, not even in [`Split::Every`]. Stored in the cache. Progress is in
+    /// rows.
     ///
     /// # Errors
     /// If a file cannot be read, or a stage fails.
@@ -200,23 +201,23 @@ impl Survey {
         Ok(survey)
     }
 
-    /// Rows learned from, ascending.
+    /// Training rows, ascending.
     pub fn train(&self) -> impl Iterator<Item = u64> {
         (0u64..).zip(&self.parts).filter(|(_, part)| **part == Part::Train).map(|(row, _)| row)
     }
 }
 
-/// What is left of a row after the stages.
+/// A row after the stages.
 enum SeenRow {
     Dropped(String),
-    /// `hash`: none of an empty text.
+    /// `hash`: none for an empty text.
     Kept {
         hash: Option<u64>,
         bytes: u64,
     },
 }
 
-/// Every row of `store` after `stages`, in order.
+/// The rows of `store` after `stages`, in order.
 fn see_all(stages: &RowStages, store: &DocumentStore, progress: Progress) -> Result<Vec<SeenRow>> {
     let starts: Vec<u64> = (0..store.rows()).step_by(CHUNK as usize).collect();
     let start = || Ok((stages.build()?, Vec::new()));

@@ -1,4 +1,4 @@
-//! The file of a survey, or of an index: a row for each row of the corpus, in Parquet.
+//! The Parquet file of a survey or an index: one row per row of the corpus.
 use crate::corpus::split::Part;
 use crate::corpus::survey::Survey;
 use crate::parquet::decode::{Damaged, Input, decode};
@@ -11,11 +11,11 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The key of the file's metadata under which the numbers of dropped rows are.
+/// The metadata key for the numbers of dropped rows.
 const DROPPED_ROWS: &str = "dropped";
 
-/// Writes `survey`, whole or not at all, with the tokens of every row if they are known. What cannot be read is kept
-/// elsewhere ([`quarantine`](crate::input::quarantine)).
+/// Writes `survey` atomically, with the number of tokens of each row if they are known. Unreadable data is stored in a
+/// file of its own ([`quarantine`](crate::input::quarantine)).
 pub fn write(path: &Path, survey: &Survey, tokens: Option<&[u32]>) -> Result<()> {
     let Survey { parts, bytes, dropped, .. } = survey;
     let tokens = tokens.map_or_else(|| vec![0; parts.len()], <[u32]>::to_vec);
@@ -38,8 +38,8 @@ pub fn write(path: &Path, survey: &Survey, tokens: Option<&[u32]>) -> Result<()>
     })
 }
 
-/// Reads what [`write()`] wrote: a survey and the tokens of every row, 0 where they were not known. `None` if there is no
-/// such file.
+/// Reads the file that [`write()`] wrote: a survey and the number of tokens of each row, 0 if they were not known.
+/// `None` if there is no such file.
 ///
 /// # Errors
 /// If the file cannot be read, or is damaged.

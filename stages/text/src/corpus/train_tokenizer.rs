@@ -1,4 +1,4 @@
-//! A tokenizer that is trained on the documents of a corpus.
+//! Trains a tokenizer on the documents of a corpus.
 use crate::Progress;
 use crate::corpus::source_rows::SourceRows;
 use crate::support::cache::{Cache, key, used};
@@ -7,8 +7,8 @@ use crate::tokenizer::Tokenizer;
 use crate::tokenizer::train::{TRAINER, WordCounts, learn, tokenizer_json};
 use anyhow::Result;
 
-/// A byte-level BPE of `size` ids trained on the documents of `sources` that are learned from, `end_of_text` as id 0.
-/// Kept in the cache under what it was made of. Progress is in rows, then in tokens.
+/// A byte-level BPE with `size` ids, trained on the training documents of `sources`, with `end_of_text` as id 0. Stored
+/// in the cache under a key of everything that it depends on. Progress is in rows, then in tokens.
 pub fn train_tokenizer(
     sources: &[SourceRows],
     size: usize,
@@ -39,7 +39,7 @@ pub fn train_tokenizer(
     Ok(tokenizer)
 }
 
-/// Counts words on every core: sums do not depend on who counted what.
+/// Counts words on every core: a sum does not depend on which thread counted what.
 fn count_words(source: &SourceRows, progress: Progress) -> Result<WordCounts> {
     const CHUNK: usize = 256;
     let rows: Vec<u64> = source.survey.train().collect();

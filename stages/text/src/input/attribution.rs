@@ -1,32 +1,32 @@
-//! Where a corpus comes from and under which licence: what notes beside the data say, or the head of a dump.
+//! Source and licence of a corpus: from notes next to the data, or from the header of a dump.
 use crate::input::decompress::Decompressed;
 use crate::input::paths::Inputs;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::Path;
 
-/// The note that a recipe leaves beside the data: an object with the keys of [`Attribution`].
+/// The note that a download recipe writes next to the data: an object with the keys of [`Attribution`].
 pub const SOURCE_FILE: &str = "SOURCE.json";
-/// Names of a licence's text.
+/// File names of licence texts.
 const LICENCE_FILES: [&str; 6] = ["LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md"];
-/// So much of a dump holds what it says of itself.
+/// Bytes at the beginning of a dump that contain its description.
 const HEAD: u64 = 64 << 10;
 
-/// A source of text, and what is owed to it.
+/// A source of text, with its licence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Attribution {
-    /// What it is.
+    /// Its name.
     pub name: String,
     /// Where it was obtained.
     pub url: String,
     /// Its licence.
     pub licence: String,
-    /// Who is to be named, and how.
+    /// Who has to be credited, and how.
     pub attribution: String,
 }
 
-/// What is known of the sources of `inputs`, each once, in their order. Files of which nothing is said add nothing.
+/// The known sources of `inputs`, each once, in order. Files without any information add nothing.
 pub fn attributions<F>(inputs: &Inputs<F>) -> Vec<Attribution> {
     let mut found = Vec::new();
     for file in &inputs.files {
@@ -37,7 +37,7 @@ pub fn attributions<F>(inputs: &Inputs<F>) -> Vec<Attribution> {
     found
 }
 
-/// All of it as text, for people.
+/// All sources as text, for display.
 pub fn text(sources: &[Attribution]) -> String {
     let lines = |source: &Attribution| {
         let labelled = [("from", &source.url), ("licence", &source.licence), ("attribution", &source.attribution)];
@@ -69,7 +69,7 @@ fn licence_file(folder: &Path) -> Option<Attribution> {
     Some(Attribution { name: folder.display().to_string(), licence, ..Default::default() })
 }
 
-/// What a MediaWiki dump says of itself before its first page.
+/// What the header of a MediaWiki dump says about it.
 fn dump(path: &Path) -> Option<Attribution> {
     let mut head = Vec::new();
     Decompressed::open(path).ok()?.take(HEAD).read_to_end(&mut head).ok()?;

@@ -1,9 +1,9 @@
-//! Files as streams of bytes: as they are, or out of gzip (RFC 1952), zstd (RFC 8878) or bzip2 (decoded on every core,
-//! [`crate::input::parallel_bzip2`]), of any number of members, frames or streams one after the other.
+//! Files as byte streams: uncompressed, or decompressed from gzip (RFC 1952), zstd (RFC 8878) or bzip2 (on every core,
+//! [`crate::input::parallel_bzip2`]), with any number of concatenated members, frames or streams.
 //!
-//! Damage is not an error but the end of the stream, with a [`Damage`] that says how far the bytes are known to be
-//! right: formats check sums only at the end of a block or a member, so what was given since may be wrong, and whoever
-//! used it reads again with that [`limit`](Decompressed::limited).
+//! Damage is not an error but ends the stream, with a [`Damage`] that says up to where the bytes are known to be
+//! correct. Formats have checksums only at the end of a block or a member, so what was returned after the last one may
+//! be wrong; the caller then reads the file again with that [`limit`](Decompressed::limited).
 use crate::input::parallel_bzip2::ParallelBzip2;
 use crate::input::quarantine::Reason;
 use crate::support::problem::{TextProblem, shielded};
@@ -16,13 +16,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A document, line or page longer than this is quarantined, since it must fit into memory.
+/// A document, line or page longer than this is quarantined, since it has to fit into memory.
 pub const LONGEST: usize = 256 << 20;
 
-/// How a file is packed.
+/// The compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
-    /// Not at all.
+    /// None.
     Plain,
     /// gzip.
     Gzip,
@@ -33,26 +33,26 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// All that are packed: ending and first bytes.
+    /// All compressed formats: suffix and first bytes.
     const KNOWN: [(Codec, &str, &[u8]); 3] = [
         (Codec::Gzip, ".gz", &[0x1f, 0x8b, 8]),
         (Codec::Zstd, ".zst", &[0x28, 0xb5, 0x2f, 0xfd]),
         (Codec::Bzip2, ".bz2", b"BZh"),
     ];
 
-    /// The endings of the names of compressed files.
+    /// The suffixes of compressed files.
     pub fn suffixes() -> impl Iterator<Item = &'static str> {
         Self::KNOWN.iter().map(|(_, ending, _)| *ending)
     }
 
-    /// A file's name without the ending that says how it is packed.
+    /// A file name without the suffix of its compression.
     pub fn stem(name: &str) -> (&str, Codec) {
         let known = Self::KNOWN.iter().find_map(|(codec, ending, _)| Some((name.strip_suffix(ending)?, *codec)));
         known.unwrap_or((name, Codec::Plain))
     }
 
-    /// By the first bytes of a file, whatever its name says. A name that promises a codec that the bytes do not have
-    /// is an error, unless there are too few bytes to tell.
+    /// Determined by the first bytes of a file, whatever its name says. If the name promises a codec that the bytes do
+    /// not have, that is an error, unless there are too few bytes to tell.
     pub fn of(path: &Path, head: &[u8]) -> Result<Codec> {
         if let Some((codec, ..)) = Self::KNOWN.iter().find(|(_, _, magic)| head.starts_with(magic)) {
             return Ok(*codec);
@@ -69,20 +69,20 @@ impl Codec {
     }
 }
 
-/// How a stream ended before its end.
+/// How a stream ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// Cut short or damaged.
+    /// Truncated or damaged.
     pub reason: Reason,
-    /// What the decoder said.
+    /// The decoder's message.
     pub detail: String,
-    /// So many unpacked bytes from the start are right.
+    /// The number of decompressed bytes from the start that are correct.
     pub intact: u64,
 }
 
-/// What is known of a stream while it is read.
+/// Counters and damage of a stream, shared with its reader.
 #[derive(Default)]
-pub struct Watch {
+pub struct StreamState {
     packed: Cell<u64>,
     given: Cell<u64>,
     verified: Cell<u64>,
@@ -91,34 +91,34 @@ pub struct Watch {
     damage: RefCell<Option<Damage>>,
 }
 
-impl Watch {
+impl StreamState {
     /// Bytes of the file read so far.
     pub fn packed(&self) -> u64 {
         self.packed.get()
     }
 
-    /// Decompressed bytes given so far.
+    /// Decompressed bytes returned so far.
     pub fn given(&self) -> u64 {
         self.given.get()
     }
 
-    /// How it ended, if not well.
+    /// How the stream ended, if it ended early.
     pub fn damage(&self) -> Option<Damage> {
         self.damage.borrow().clone()
     }
 }
 
-/// Decompressed bytes. Reading fails only where the file cannot be read.
+/// Decompressed bytes. Reading fails only if the file cannot be read.
 pub struct Decompressed {
     inner: Box<dyn Read>,
     codec: Codec,
-    watch: Rc<Watch>,
+    state: Rc<StreamState>,
     limit: u64,
     name: String,
 }
 
 impl Decompressed {
-    /// Opens a file; its first bytes say how it is packed.
+    /// Opens a file; its first bytes determine the compression.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let mut input = BufReader::with_capacity(1 << 18, file);
@@ -128,17 +128,17 @@ impl Decompressed {
         Ok(Self { name: path.display().to_string(), ..unpacked })
     }
 
-    /// Any input.
+    /// A stream over any input.
     pub fn new(input: impl BufRead + Send + 'static, codec: Codec) -> Result<Self> {
-        let watch = Rc::new(Watch::default());
-        let input = Watched { inner: input, watch: watch.clone() };
+        let state = Rc::new(StreamState::default());
+        let input = Watched { inner: input, state: state.clone() };
         let inner: Box<dyn Read> = match codec {
             Codec::Plain => Box::new(input),
-            Codec::Gzip => Box::new(Parts { open: open_gzip, part: Some(open_gzip(input)?), watch: watch.clone() }),
-            Codec::Zstd => Box::new(Parts { open: open_zstd, part: Some(open_zstd(input)?), watch: watch.clone() }),
-            Codec::Bzip2 => Box::new(Blocks::new(input.inner, watch.clone())),
+            Codec::Gzip => Box::new(Parts { open: open_gzip, part: Some(open_gzip(input)?), state: state.clone() }),
+            Codec::Zstd => Box::new(Parts { open: open_zstd, part: Some(open_zstd(input)?), state: state.clone() }),
+            Codec::Bzip2 => Box::new(Blocks::new(input.inner, state.clone())),
         };
-        Ok(Self { inner, codec, watch, limit: u64::MAX, name: "the input".into() })
+        Ok(Self { inner, codec, state, limit: u64::MAX, name: "the input".into() })
     }
 
     /// Ends after `limit` bytes, as if what follows were damaged.
@@ -147,65 +147,65 @@ impl Decompressed {
         self
     }
 
-    /// Is it packed, so that damage may still be found further on?
+    /// Whether it is compressed, so that damage may still be found later on.
     pub fn is_packed(&self) -> bool {
         self.codec != Codec::Plain
     }
 
-    /// What is known of it, also while somebody else reads it.
-    pub fn watch(&self) -> Rc<Watch> {
-        self.watch.clone()
+    /// Counters and damage, for use while the stream is being read.
+    pub fn state(&self) -> Rc<StreamState> {
+        self.state.clone()
     }
 
     fn ended(&self, reason: Reason, detail: String, intact: u64) -> io::Result<usize> {
-        self.watch.damage.borrow_mut().get_or_insert(Damage { reason, detail, intact });
+        self.state.damage.borrow_mut().get_or_insert(Damage { reason, detail, intact });
         Ok(0)
     }
 
-    /// Where nothing is cut off a gzip member, its last four bytes are its length: if they are about that and yet its
-    /// end was not found, its inside is damaged.
+    /// If a gzip member is not truncated, its last four bytes are its length. If that is about right and yet its end
+    /// was not found, the data inside is damaged.
     fn length_is_stated(&self) -> bool {
-        let length = (self.watch.given.get() - self.watch.verified.get()) as u32;
-        let stated = u32::from_le_bytes(self.watch.tail.get());
+        let length = (self.state.given.get() - self.state.verified.get()) as u32;
+        let stated = u32::from_le_bytes(self.state.tail.get());
         length > 0 && stated.abs_diff(length) < 1 << 20
     }
 }
 
 impl Read for Decompressed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let watch = self.watch.clone();
-        if watch.damage.borrow().is_some() {
+        let state = self.state.clone();
+        if state.damage.borrow().is_some() {
             return Ok(0);
         }
-        let room = (self.limit - watch.given.get()).min(buffer.len() as u64) as usize;
+        let room = (self.limit - state.given.get()).min(buffer.len() as u64) as usize;
         if room == 0 && !buffer.is_empty() {
             return self.ended(Reason::Damaged, String::new(), self.limit);
         }
         let read = shielded(|| Ok(self.inner.read(&mut buffer[..room])));
         match read {
             Ok(Ok(n)) => {
-                watch.given.set(watch.given.get() + n as u64);
+                state.given.set(state.given.get() + n as u64);
                 Ok(n)
             }
             Ok(Err(e)) if e.kind() == ErrorKind::Interrupted => Err(e),
-            Ok(Err(e)) if watch.failed.get() => {
+            Ok(Err(e)) if state.failed.get() => {
                 Err(io::Error::new(e.kind(), format!("cannot read {}: {e}", self.name)))
             }
             Ok(Err(e)) if e.kind() == ErrorKind::UnexpectedEof => {
                 let inside = self.codec == Codec::Gzip && self.length_is_stated();
-                let intact = if inside { watch.verified.get() } else { watch.given.get() };
+                let intact = if inside { state.verified.get() } else { state.given.get() };
                 self.ended(if inside { Reason::Damaged } else { Reason::Cut }, e.to_string(), intact)
             }
-            Ok(Err(e)) => self.ended(Reason::Damaged, e.to_string(), watch.verified.get()),
-            Err(panic) => self.ended(Reason::Damaged, panic.to_string(), watch.verified.get()),
+            Ok(Err(e)) => self.ended(Reason::Damaged, e.to_string(), state.verified.get()),
+            Err(panic) => self.ended(Reason::Damaged, panic.to_string(), state.verified.get()),
         }
     }
 }
 
-/// Counts what is read, and tells a file that cannot be read from one that holds nonsense.
+/// Counts what is read, and separates files that cannot be read from files with invalid content.
 struct Watched<R> {
     inner: R,
-    watch: Rc<Watch>,
+    state: Rc<StreamState>,
 }
 
 impl<R: BufRead> Read for Watched<R> {
@@ -218,25 +218,25 @@ impl<R: BufRead> Read for Watched<R> {
 
 impl<R: BufRead> BufRead for Watched<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        let watch = &self.watch;
-        self.inner.fill_buf().inspect_err(|e| watch.failed.set(e.kind() != ErrorKind::Interrupted))
+        let state = &self.state;
+        self.inner.fill_buf().inspect_err(|e| state.failed.set(e.kind() != ErrorKind::Interrupted))
     }
 
     fn consume(&mut self, n: usize) {
         if let (1.., Ok(buffer)) = (n, self.inner.fill_buf()) {
-            let mut tail = self.watch.tail.get();
+            let mut tail = self.state.tail.get();
             for byte in &buffer[n.saturating_sub(4)..n] {
                 tail.rotate_left(1);
                 tail[3] = *byte;
             }
-            self.watch.tail.set(tail);
+            self.state.tail.set(tail);
         }
-        self.watch.packed.set(self.watch.packed.get() + n as u64);
+        self.state.packed.set(self.state.packed.get() + n as u64);
         self.inner.consume(n);
     }
 }
 
-/// A gzip member or a zstd frame: reads to its own end and gives the input back.
+/// A gzip member or a zstd frame: reads up to its end and returns the input.
 trait Part: Read {
     type Input: BufRead;
     fn into_input(self) -> Self::Input;
@@ -257,7 +257,7 @@ impl<R: BufRead> Part for flate2::bufread::GzDecoder<R> {
 
 fn open_zstd<R: BufRead>(input: R) -> io::Result<zstd::Decoder<'static, R>> {
     let mut decoder = zstd::Decoder::with_buffer(input)?.single_frame();
-    // `zstd --long=31`: two gigabytes, if a file asks for them.
+    // For `zstd --long=31`: two gigabytes, if a file requires them.
     decoder.window_log_max(31)?;
     Ok(decoder)
 }
@@ -269,48 +269,48 @@ impl<R: BufRead> Part for zstd::Decoder<'static, R> {
     }
 }
 
-/// bzip2, on several threads: all that it gives is right.
+/// bzip2, on several threads: everything that it returns is correct.
 struct Blocks {
     inner: ParallelBzip2,
     packed: Arc<AtomicU64>,
-    watch: Rc<Watch>,
+    state: Rc<StreamState>,
 }
 
 impl Blocks {
-    fn new(input: impl Read + Send + 'static, watch: Rc<Watch>) -> Self {
+    fn new(input: impl Read + Send + 'static, state: Rc<StreamState>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let inner = ParallelBzip2::new(input, threads);
-        Self { packed: inner.packed(), inner, watch }
+        Self { packed: inner.packed(), inner, state }
     }
 }
 
 impl Read for Blocks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer);
-        self.watch.packed.set(self.packed.load(Ordering::Relaxed));
-        self.watch.verified.set(self.watch.given.get());
+        self.state.packed.set(self.packed.load(Ordering::Relaxed));
+        self.state.verified.set(self.state.given.get());
         read.inspect_err(|e| {
-            self.watch.failed.set(!matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof));
+            self.state.failed.set(!matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof));
         })
     }
 }
 
-/// One part after the other.
+/// Members or frames, one after the other.
 struct Parts<P: Part> {
     open: Opener<P>,
     part: Option<P>,
-    watch: Rc<Watch>,
+    state: Rc<StreamState>,
 }
 
 impl<P: Part> Read for Parts<P> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while let Some(part) = &mut self.part {
-            let given = self.watch.given.get();
+            let given = self.state.given.get();
             let n = part.read(buffer)?;
             if n > 0 || buffer.is_empty() {
                 return Ok(n);
             }
-            self.watch.verified.set(given);
+            self.state.verified.set(given);
             if let Some(mut input) = self.part.take().map(P::into_input)
                 && !input.fill_buf()?.is_empty()
             {
@@ -334,7 +334,7 @@ mod tests {
         let mut input = Decompressed::new(Cursor::new(packed), codec).unwrap();
         let mut found = Vec::new();
         input.read_to_end(&mut found).unwrap();
-        (found, input.watch().damage())
+        (found, input.state().damage())
     }
 
     fn text(lines: usize) -> Vec<u8> {

@@ -1,36 +1,36 @@
-//! What a reader yields: documents, and what should have been one.
+//! What a reader emits: documents, and what could not be read as one.
 use crate::input::quarantine::Bad;
 use anyhow::Result;
 
-/// A document as a converter finds it.
+/// A document as a reader finds it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Document<'a> {
-    /// Its name, where it has one.
+    /// Its id, if it has one.
     pub id: Option<String>,
-    /// Its address.
+    /// Its URL.
     pub url: Option<String>,
-    /// Its title, or nothing.
+    /// Its title, or empty.
     pub title: String,
     /// Its text.
     pub text: &'a str,
-    /// The collection it belongs to, where that is said.
+    /// The collection it belongs to, if known.
     pub source: Option<String>,
-    /// Of a wiki page: its revision.
+    /// For a wiki page: its revision.
     pub revision: Option<u64>,
-    /// The byte at which it starts in the unpacked file.
+    /// The offset in bytes of its start in the decompressed file.
     pub offset: u64,
-    /// Of a wiki page: what of its markup could not be handled, by kind.
+    /// For a wiki page: markup that could not be handled, by kind.
     pub unhandled: Option<String>,
 }
 
-/// What a converter finds.
+/// An item that a reader emits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found<'a> {
+pub enum ReaderItem<'a> {
     /// A document.
     Document(Document<'a>),
-    /// Something that should have been one.
+    /// Something that should have been a document but cannot be read.
     Bad(Bad),
 }
 
-/// Takes what a converter finds.
-pub type Give<'a> = &'a mut dyn FnMut(Found<'_>) -> Result<()>;
+/// The callback that receives the items of a reader.
+pub type EmitItem<'a> = &'a mut dyn FnMut(ReaderItem<'_>) -> Result<()>;

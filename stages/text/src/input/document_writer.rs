@@ -1,4 +1,4 @@
-//! Documents to Parquet, in the columns of `data/SCHEMA.md`.
+//! Writes documents to Parquet, with the columns of `data/SCHEMA.md`.
 use crate::input::document::Document;
 use crate::parquet::columns::UNHANDLED;
 use crate::support::cache_entries::SOURCE_KEY;
@@ -13,11 +13,11 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Part of the key of converted files in the cache. Changes when the same documents would become other files.
+/// Part of the cache key of converted files. Must change when the same documents would result in a different file.
 pub const VERSION: &str = "document parquet 3";
-/// Rows of a row group: a document is read by decoding its row group, so it is small.
+/// Rows per row group: small, because reading a document decodes its row group.
 const ROW_GROUP: usize = 256;
-/// Bytes of text after which a row group is closed earlier.
+/// Bytes of text after which a row group is closed early.
 const ROW_GROUP_BYTES: usize = 4 << 20;
 
 /// Writes documents in the schema of `data/SCHEMA.md`.
@@ -41,7 +41,7 @@ pub struct DocumentWriter<W: Write + Send> {
 }
 
 impl<W: Write + Send> DocumentWriter<W> {
-    /// For the documents of `source`.
+    /// A writer for the documents of `source`.
     pub fn new(out: W, source: &Path) -> Result<Self> {
         let field = |name, kind, null| Field::new(name, kind, null);
         let schema = Arc::new(Schema::new(vec![
@@ -82,7 +82,7 @@ impl<W: Write + Send> DocumentWriter<W> {
         })
     }
 
-    /// Adds a document. One without a name of its own is named after the file and its number.
+    /// Adds a document. A document without an id is named after the file and its number.
     pub fn push(&mut self, document: &Document) -> Result<()> {
         let source = document.source.as_deref().unwrap_or(&self.stem);
         match &document.id {

@@ -1,6 +1,7 @@
-//! What an input format is: one [`Format`] beside each reader. [`formats`](crate::input::formats) lists them.
+//! The definition of an input format: one [`Format`] next to each reader. [`formats`](crate::input::formats) lists
+//! them.
 use crate::input::decompress::Decompressed;
-use crate::input::document::Give;
+use crate::input::document::EmitItem;
 use anyhow::Result;
 use std::io::{self, BufRead};
 use std::path::Path;
@@ -9,44 +10,46 @@ use std::path::Path;
 pub struct Format {
     /// Its name in messages.
     pub name: &'static str,
-    /// Suffixes of its files' names, in lower case and without that of a compression. One that ends in `*` may stand
-    /// anywhere in a name.
+    /// Suffixes of its file names, in lower case and without the suffix of a compression. One that ends in `*` may
+    /// occur anywhere in a name.
     pub suffixes: &'static [&'static str],
-    /// What the decompressed content begins with, after a byte order mark and white space; empty if that varies.
+    /// The first bytes of the decompressed content, after a byte order mark and white space; empty if there are no
+    /// fixed ones.
     pub magic: &'static [u8],
-    /// How documents are read.
+    /// How its documents are read.
     pub access: Access,
 }
 
 /// How the documents of a format are read.
 pub enum Access {
-    /// By row, where they are.
+    /// By row, directly from the file.
     InPlace,
-    /// From the first byte to the last: they are converted to document Parquet once.
+    /// Sequentially: files are converted to document Parquet once.
     Stream(StreamReader),
 }
 
-/// Reads the documents of a format from the first byte to the last.
+/// Reads the documents of a format sequentially.
 pub struct StreamReader {
-    /// Part of the key of converted files in the cache: the version of the reader and what it uses of the layout. Changes
-    /// when the same file would give other documents.
+    /// Part of the cache key of converted files: the version of the reader, and the part of the layout that it uses.
+    /// Changes when the same file would yield different documents.
     pub version: fn(Layout) -> String,
-    /// Gives each document of the content of the file at a path, and what should have been one.
-    pub read: fn(Decompressed, &Path, Layout, Give) -> Result<()>,
+    /// Emits each document of a file, given its decompressed content and its path, and a bad item for what cannot be
+    /// read.
+    pub read: fn(Decompressed, &Path, Layout, EmitItem) -> Result<()>,
     /// How much of the decompressed bytes is text.
     pub share: TextShare,
 }
 
-/// Reads the documents of a file as the settings of its source say.
+/// Reads the documents of a file, configured by the settings of its source.
 pub trait DocumentReader {
-    /// Part of the key of converted files in the cache. Changes when the same file would give other documents.
+    /// Part of the cache key of converted files. Changes when the same file would yield different documents.
     fn version(&self) -> String;
 
-    /// Gives each document of the content of the file at `path`, and what should have been one.
+    /// Emits each document of the file at `path`, given its decompressed content, and a bad item for what cannot be read.
     ///
     /// # Errors
-    /// If the file cannot be read, or is as a whole not what it should be.
-    fn read(&self, input: Decompressed, path: &Path, give: Give) -> Result<()>;
+    /// If the file cannot be read, or is not of the format at all.
+    fn read(&self, input: Decompressed, path: &Path, emit: EmitItem) -> Result<()>;
 }
 
 /// The reader of a format, for a layout.
@@ -57,43 +60,43 @@ impl DocumentReader for LaidOut<'_> {
         (self.0.version)(self.1)
     }
 
-    fn read(&self, input: Decompressed, path: &Path, give: Give) -> Result<()> {
-        (self.0.read)(input, path, self.1, give)
+    fn read(&self, input: Decompressed, path: &Path, emit: EmitItem) -> Result<()> {
+        (self.0.read)(input, path, self.1, emit)
     }
 }
 
-/// How plain text and JSON Lines are taken apart.
+/// How plain text and JSON Lines are split into documents.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout<'a> {
-    /// The key of the text.
+    /// The key with the text.
     pub column: &'a str,
-    /// What stands between documents of plain text.
+    /// The separator between documents of plain text.
     pub separator: Option<&'a str>,
 }
 
 /// How much of a file's decompressed bytes is text, for estimates.
 pub enum TextShare {
-    /// About this fraction.
+    /// Approximately this fraction.
     Fraction(f64),
-    /// What stands under one key of its records: how much that is of the beginning of a file.
+    /// The strings under one key of its records; the function measures them at the beginning of a file.
     Keys(fn(&mut dyn BufRead) -> io::Result<KeySizes>),
 }
 
 /// Sizes of the texts in some records.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct KeySizes {
-    /// Keys with texts, in the order of their first appearance, and the bytes of these.
+    /// Keys with texts, in order of first appearance, and the bytes of these texts.
     pub keys: Vec<(String, u64)>,
-    /// Bytes of the records.
+    /// Bytes of the records in total.
     pub records: u64,
 }
 
 impl Format {
-    /// Parquet: what files of all other formats are converted to.
+    /// Parquet, which files of all other formats are converted to.
     pub const PARQUET: Self =
         Self { name: "Parquet", suffixes: &[".parquet"], magic: b"PAR1", access: Access::InPlace };
 
-    /// Is a file of this name, in lower case, of this format?
+    /// Whether a file with this name (in lower case) is of this format.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.suffixes.iter().any(|suffix| match suffix.strip_suffix('*') {
             Some(part) => name.contains(part),
@@ -101,13 +104,13 @@ impl Format {
         })
     }
 
-    /// Are files of this format read in place, and therefore not compressed?
+    /// Whether files of this format are read in place, and therefore not compressed.
     pub fn is_in_place(&self) -> bool {
         matches!(self.access, Access::InPlace)
     }
 }
 
-/// Formats are told apart by their names.
+/// Formats are identified by their names.
 impl PartialEq for Format {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name

@@ -1,4 +1,4 @@
-//! The formats that files may have, and which of them a file is of.
+//! The list of input formats, and how the format of a file is recognized.
 use crate::input::decompress::{Codec, Decompressed};
 use crate::input::format::Format;
 use crate::input::mediawiki::dump;
@@ -8,20 +8,20 @@ use anyhow::Result;
 use std::io::Read;
 use std::path::Path;
 
-/// Every format, in the order in which they are tried.
+/// All formats, in the order in which they are tried.
 pub static FORMATS: [&Format; 4] = [&Format::PARQUET, &json_lines::FORMAT, &plain_text::FORMAT, &dump::FORMAT];
 
-/// Bytes at the beginning of a file in which a format's magic is looked for.
+/// Bytes at the beginning of a file in which a format's magic bytes are looked for.
 const HEAD: u64 = 64;
 
-/// The format that a file's name promises.
+/// The format that a file's name indicates.
 pub fn by_name(path: &Path) -> Option<&'static Format> {
     let name = path.file_name()?.to_string_lossy().to_lowercase();
     let (stem, _) = Codec::stem(&name);
     FORMATS.into_iter().find(|format| format.has(if format.is_in_place() { &name } else { stem }))
 }
 
-/// The format of one file, by its name and, where that says nothing, by its first decompressed bytes.
+/// The format of a file: by its name or, if the name does not tell, by its first decompressed bytes.
 ///
 /// # Errors
 /// [`TextProblem::Format`] if neither tells, or if the file cannot be read.

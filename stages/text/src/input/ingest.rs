@@ -1,10 +1,11 @@
-//! Inputs without row addressing become document Parquet, once, in the cache, with what had to be set aside beside it.
+//! Converts inputs without row addressing to document Parquet, once. The result is stored in the cache, together with
+//! what had to be quarantined.
 use crate::Progress;
-use crate::input::document::Found;
+use crate::input::document::ReaderItem;
 use crate::input::document_writer::{self, DocumentWriter};
 use crate::input::format::DocumentReader;
 use crate::input::quarantine::{self, OnBadData, Quarantine};
-use crate::input::read::{Passed, convert};
+use crate::input::read::{ReadOutcome, convert};
 use crate::support::cache::{Cache, Stamp, key, used, write_whole};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
@@ -12,17 +13,17 @@ use std::path::{Path, PathBuf};
 /// A Parquet file with documents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocumentFile {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// The column with the text.
     pub column: String,
-    /// Its content hash, where that is known without reading it.
+    /// Its content hash, if it is known without reading the file.
     pub hash: Option<String>,
 }
 
-/// What [`ingest`] gives.
+/// The result of [`ingest`].
 pub struct Ingested {
-    /// Document Parquet of every file, in their order.
+    /// Document Parquet for every file, in order.
     pub files: Vec<DocumentFile>,
     /// What could not be converted.
     pub quarantine: Quarantine,
@@ -30,14 +31,14 @@ pub struct Ingested {
 
 /// How the documents of a file are read.
 pub enum Reading<'a> {
-    /// From its column of this name, where they are: it is Parquet.
+    /// In place, from its column of this name: it is Parquet.
     InPlace(&'a str),
-    /// By a reader, once.
+    /// By a reader, which converts it once.
     Converted(Box<dyn DocumentReader + 'a>),
 }
 
-/// Document Parquet for every file of `inputs`: Parquet as it is, everything else converted. Progress is in bytes of the
-/// files that have to be converted.
+/// Document Parquet for every file of `inputs`: Parquet files as they are, everything else converted. Progress is in
+/// bytes of the files that have to be converted.
 pub fn ingest(
     inputs: &[(&Path, Reading)],
     on_bad_data: OnBadData,
@@ -56,7 +57,7 @@ pub fn ingest(
                 continue;
             }
         };
-        // The name counts: rows say which file they come from, and it may say how the file is compressed.
+        // The name is part of the key: rows contain the file they come from, and the name may indicate the compression.
         let (name, stamp) = (input.file_name().unwrap_or_default().to_string_lossy(), Stamp::of(input)?);
         let key = key(&[document_writer::VERSION, &reader.version(), &name, &cache.hash_file(input)?]);
         let path = cache.file("documents", &key, "parquet");
@@ -78,8 +79,8 @@ pub fn ingest(
     Ok(Ingested { files, quarantine })
 }
 
-/// Converts `input`, which must still have `stamp` in the end, to `path`, and what is set aside to `kept`, which is there
-/// when `path` is.
+/// Converts `input`, whose `stamp` must not change meanwhile, to `path`, and writes quarantined entries to `kept`, which
+/// exists whenever `path` does.
 fn make(
     (input, reader, stamp): (&Path, &dyn DocumentReader, &Stamp),
     on_bad_data: OnBadData,
@@ -88,8 +89,8 @@ fn make(
     read: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let size = std::fs::metadata(input).map_or(0, |m| m.len());
-    // Where a stream turns out to be damaged, all of it up to what is known to be right is read once more.
-    let mut doubtful: Option<Passed> = None;
+    // If a stream turns out to be damaged, it is read once more, up to where it is known to be correct.
+    let mut doubtful: Option<ReadOutcome> = None;
     loop {
         let limit = doubtful.as_ref().and_then(|passed| passed.damage.as_ref()).map(|damage| damage.intact);
         let mut again = None;
@@ -101,8 +102,8 @@ fn make(
                     OnBadData::Stop => Err(bad.error(input).into()),
                 };
                 let passed = convert(input, reader, limit, read, &mut |found| match found {
-                    Found::Document(document) => writer.push(&document),
-                    Found::Bad(bad) => set_aside(bad),
+                    ReaderItem::Document(document) => writer.push(&document),
+                    ReaderItem::Bad(bad) => set_aside(bad),
                 })?;
                 let kept = passed.documents;
                 if doubtful.is_none() && passed.is_doubtful() {

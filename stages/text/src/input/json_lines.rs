@@ -1,10 +1,10 @@
-//! JSON Lines to documents: one JSON object a line (jsonlines.org), as Dolma and datatrove write them.
+//! JSON Lines to documents: one JSON object per line (jsonlines.org), as Dolma and datatrove write them.
 //!
-//! The text is a string under `read.column`. `id`, `url`, `title` and `source` are taken along where they are, from the
-//! object or from its `metadata`; no other value needs to be valid JSON. A null is an empty text, as in Parquet. Blank
-//! lines are no documents.
-use crate::input::decompress::{Decompressed, LONGEST, Watch};
-use crate::input::document::{Document, Found, Give};
+//! The text is a string under `read.column`. `id`, `url`, `title` and `source` are kept if present, from the object or
+//! from its `metadata`; no other value needs to be valid JSON. A null is an empty text, as in Parquet. Blank lines are
+//! skipped.
+use crate::input::decompress::{Decompressed, LONGEST, StreamState};
+use crate::input::document::{Document, EmitItem, ReaderItem};
 use crate::input::format::{Access, Format, KeySizes, StreamReader, TextShare};
 use crate::input::json_members::{members, object as json_object};
 use crate::input::quarantine::{Bad, Reason};
@@ -16,27 +16,27 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::rc::Rc;
 
-/// One JSON object a line.
+/// One JSON object per line.
 pub static FORMAT: Format = Format {
     name: "JSON Lines",
     suffixes: &[".jsonl", ".ndjson", ".json"],
     magic: b"{",
     access: Access::Stream(StreamReader {
         version: |layout| format!("JSON Lines 2 {:?}", layout.column),
-        read: |input, path, layout, give| read(input, path, layout.column, give),
+        read: |input, path, layout, emit| read(input, path, layout.column, emit),
         share: TextShare::Keys(key_sizes),
     }),
 };
 
-/// So many lines that are not JSON, and none that is: the file is not what its name says.
+/// If this many lines, and every one so far, are not JSON, the file is not what its name says.
 const HOPELESS: u64 = 1000;
 
-/// Gives each document of `input`, and each line that is none.
+/// Emits a document for each line of `input`, or a [`Bad`] entry if the line is not one.
 ///
 /// # Errors
-/// [`TextProblem::Column`] if most lines are JSON objects and not one has the column, [`TextProblem::NotOfFormat`] if it
-/// is something else than JSON Lines.
-pub fn read(input: Decompressed, path: &Path, column: &str, give: Give) -> Result<()> {
+/// [`TextProblem::Column`] if most lines are JSON objects but none has the column, [`TextProblem::NotOfFormat`] if the
+/// file is not JSON Lines.
+pub fn read(input: Decompressed, path: &Path, column: &str, emit: EmitItem) -> Result<()> {
     let mut lines = Lines::new(input);
     let (mut good, mut without, mut other, mut columns) = (0u64, 0u64, 0u64, Vec::new());
     while let Some(line) = lines.next()? {
@@ -53,7 +53,7 @@ pub fn read(input: Decompressed, path: &Path, column: &str, give: Give) -> Resul
         match row {
             Ok(row) => {
                 good += 1;
-                give(Found::Document(Document {
+                emit(ReaderItem::Document(Document {
                     id: row.id,
                     url: row.url,
                     title: row.title.unwrap_or_default(),
@@ -76,11 +76,11 @@ pub fn read(input: Decompressed, path: &Path, column: &str, give: Give) -> Resul
                 if good + without == 0 && other == HOPELESS && !lines.packed {
                     break;
                 }
-                give(Found::Bad(Bad { line: Some(number), ..Bad::at(offset, reason, detail) }))?;
+                emit(ReaderItem::Bad(Bad { line: Some(number), ..Bad::at(offset, reason, detail) }))?;
             }
         }
     }
-    if good > 0 || lines.watch.damage().is_some() {
+    if good > 0 || lines.state.damage().is_some() {
         return Ok(());
     }
     if without > other {
@@ -101,7 +101,7 @@ struct Line<'a> {
 
 struct Lines {
     input: BufReader<Decompressed>,
-    watch: Rc<Watch>,
+    state: Rc<StreamState>,
     packed: bool,
     buffer: Vec<u8>,
     number: u64,
@@ -110,8 +110,8 @@ struct Lines {
 
 impl Lines {
     fn new(input: Decompressed) -> Self {
-        let (watch, packed) = (input.watch(), input.is_packed());
-        Self { input: BufReader::with_capacity(1 << 16, input), watch, packed, buffer: Vec::new(), number: 0, next: 0 }
+        let (state, packed) = (input.state(), input.is_packed());
+        Self { input: BufReader::with_capacity(1 << 16, input), state, packed, buffer: Vec::new(), number: 0, next: 0 }
     }
 
     fn next(&mut self) -> Result<Option<Line<'_>>> {
@@ -122,8 +122,8 @@ impl Lines {
         if !whole {
             read += self.input.skip_until(b'\n')? as u64;
         }
-        // A line that damage cut off is not one that is wrong.
-        if read == 0 || self.watch.damage().is_some() && !self.buffer.ends_with(b"\n") {
+        // A line cut off by damage is not an invalid line.
+        if read == 0 || self.state.damage().is_some() && !self.buffer.ends_with(b"\n") {
             return Ok(None);
         }
         self.number += 1;
@@ -140,7 +140,7 @@ impl Lines {
     }
 }
 
-/// What is taken of an object.
+/// The members of an object that are used.
 #[derive(Default)]
 struct Row {
     text: String,
@@ -156,9 +156,9 @@ fn parse(line: &[u8], column: &str) -> Result<Row, (Reason, String)> {
         let mut json = serde_json::Deserializer::from_str(line);
         Object { column }.deserialize(&mut json).and_then(|row| json.end().map(|()| row))
     };
-    // Should it not be valid JSON as a whole, what is used of it may be.
+    // Even if the line as a whole is not valid JSON, the members that are used may be.
     let row = object(line).or_else(|e| used(line, column).and_then(|line| object(&line).ok()).ok_or(e));
-    // It would say `at line 1`.
+    // serde_json would say `at line 1`.
     let said = |e: serde_json::Error| e.to_string().replace(" at line 1 column", " at its column");
     let (text, row) = row.map_err(|e| (Reason::NotJson, said(e)))?;
     match text {
@@ -169,7 +169,7 @@ fn parse(line: &[u8], column: &str) -> Result<Row, (Reason, String)> {
     }
 }
 
-/// Keys that are taken along: of an object, and all but the first of its `metadata`.
+/// Keys that are kept: all of them from an object, and all but the first from its `metadata`.
 const TAKEN: [&str; 4] = ["id", "url", "title", "source"];
 
 /// An object with only those members of `line` that are used.
@@ -207,12 +207,12 @@ fn parse_keys(line: &[u8]) -> Vec<String> {
     object.map(|object| object.keys().cloned().collect()).unwrap_or_default()
 }
 
-/// Bytes of the strings of each key, in the objects of the whole lines of `input`.
+/// Bytes of the strings under each key, in the objects on the complete lines of `input`.
 fn key_sizes(input: &mut dyn BufRead) -> io::Result<KeySizes> {
     let mut sizes = KeySizes::default();
     for line in input.split(b'\n') {
         let line = line?;
-        // The last line may be cut off.
+        // The last line may be incomplete.
         let Ok(Value::Object(object)) = serde_json::from_slice(&line) else { continue };
         sizes.records += line.len() as u64 + 1;
         for (key, value) in object {
@@ -226,7 +226,7 @@ fn key_sizes(input: &mut dyn BufRead) -> io::Result<KeySizes> {
     Ok(sizes)
 }
 
-/// An object of which some keys are kept; the others are passed over as they are read.
+/// An object of which some keys are kept; the others are skipped while parsing.
 struct Object<'c> {
     column: &'c str,
 }
@@ -283,7 +283,7 @@ mod tests {
     use crate::testing::found;
 
     fn read_all(content: &[u8], column: &str) -> (Vec<String>, Vec<Bad>) {
-        found(content, Codec::Plain, |input, give| read(input, Path::new("a.jsonl"), column, give)).unwrap()
+        found(content, Codec::Plain, |input, emit| read(input, Path::new("a.jsonl"), column, emit)).unwrap()
     }
 
     #[test]
@@ -295,7 +295,7 @@ mod tests {
         let mut all = Vec::new();
         let input = Decompressed::new(std::io::Cursor::new(content.clone().into_bytes()), Codec::Plain).unwrap();
         read(input, Path::new("a.jsonl"), "text", &mut |found| {
-            let Found::Document(d) = found else { panic!() };
+            let ReaderItem::Document(d) = found else { panic!() };
             assert!(content[d.offset as usize..].starts_with('{'));
             all.push([d.id, d.url, Some(d.title), d.source, Some(d.text.to_string())].map(Option::unwrap_or_default));
             Ok(())
@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn a_file_that_is_something_else_is_refused() {
         let said = |content: &str, column: &str| {
-            let read = |input, give: Give| read(input, Path::new("a.jsonl"), column, give);
+            let read = |input, emit: EmitItem| read(input, Path::new("a.jsonl"), column, emit);
             found(content.as_bytes(), Codec::Plain, read).unwrap_err().to_string()
         };
         let rows = "{\"id\": 1, \"text\": \"a\"}\n".repeat(3);

@@ -1,8 +1,8 @@
-//! JSON objects of which only some members are read: the others need not be valid. Python, for one, writes `NaN` and
-//! `Infinity`, which JSON does not have.
+//! Parses JSON objects of which only some members are used; the others need not be valid. Python's `json` module, for
+//! example, writes `NaN` and `Infinity`, which are not JSON.
 
-/// The members of the object that `text` is, in order: each key, and its value as it is written. Values are only followed to
-/// their ends. `None` if that cannot be done.
+/// The members of the object `text`, in order: each key, and its value as written. Values are only scanned for their
+/// ends. `None` if that fails.
 pub fn members(text: &str) -> Option<Vec<(String, &str)>> {
     let mut scan = Scan { text, at: 0 };
     let mut members = Vec::new();
@@ -22,13 +22,13 @@ pub fn members(text: &str) -> Option<Vec<(String, &str)>> {
     (scan.at == text.len()).then_some(members)
 }
 
-/// An object of these members.
+/// An object with these members.
 pub fn object<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let member = |(key, value)| format!("{}:{value}", serde_json::Value::from(key));
     format!("{{{}}}", members.into_iter().map(member).collect::<Vec<_>>().join(","))
 }
 
-/// A place in a text.
+/// A position in a text.
 struct Scan<'a> {
     text: &'a str,
     at: usize,
@@ -45,7 +45,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Passes over `byte` and the space before it, if it is next.
+    /// Skips white space and `byte`, if it is next.
     fn byte(&mut self, byte: u8) -> Option<()> {
         self.space();
         let is_next = self.peek() == Some(byte);
@@ -65,7 +65,7 @@ impl<'a> Scan<'a> {
                     self.at += 1;
                     return Some(&self.text[start..self.at]);
                 }
-                // What is escaped is ASCII, or the string is not valid.
+                // Escape sequences are ASCII, or the string is invalid.
                 _ => self.at += 2,
             }
             if !self.text.is_char_boundary(self.at) {
@@ -74,11 +74,11 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// A value up to its end.
+    /// Skips a value.
     fn value(&mut self) -> Option<&'a str> {
         self.space();
         let start = self.at;
-        // The brackets that are to come.
+        // The closing brackets that are expected.
         let mut open = Vec::new();
         loop {
             match self.peek()? {
@@ -100,7 +100,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// A number, `true`, `NaN` or the like.
+    /// A number, `true`, `NaN` and so on.
     fn word(&mut self) -> Option<()> {
         let rest = &self.text.as_bytes()[self.at..];
         let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');

@@ -1,29 +1,29 @@
-//! Parallel decompression of bzip2, of one stream or many.
+//! Parallel decompression of bzip2 files of one or several streams.
 //!
-//! A bzip2 stream is blocks of up to 900 kB, each of which can be decoded alone: it begins with a magic number, at any
-//! bit. Blocks are cut out, each is made a stream of its own and decoded on one of several threads, and the results are
-//! given in order. Every block's check sum is compared, and blocks must follow each other without a gap; the check sum of
-//! a whole stream, which is made of those of its blocks, is not looked at.
-//! (The format: <https://github.com/dsnet/compress/blob/master/doc/bzip2-format.pdf>.)
+//! A bzip2 stream consists of blocks of up to 900 kB that can be decoded independently; each starts with a magic
+//! number, at any bit offset. One thread finds the blocks; each is wrapped as a stream of its own and decoded on one of
+//! several threads, and the results are returned in order. The checksum of every block is verified, and blocks must be
+//! adjacent; the checksum of a whole stream, which is computed from those of its blocks, is not verified. (The format:
+//! <https://github.com/dsnet/compress/blob/master/doc/bzip2-format.pdf>.)
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Read, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
-/// What a block begins with, and what a stream ends with: 48 bits.
+/// The magic numbers at the start of a block and at the end of a stream: 48 bits.
 const BLOCK: u64 = 0x3141_5926_5359;
 const END: u64 = 0x1772_4538_5090;
-/// Bits of a stream's header, and of its end: magic number and check sum.
+/// Bits of a stream's header, and of its trailer: magic number and checksum.
 const HEADER: u64 = 32;
 const FOOTER: u64 = 80;
-/// The longest that a block of 900 kB can be packed, and then some.
+/// An upper bound on the compressed size of a block of 900 kB.
 const LONGEST: usize = 2 << 20;
-/// Bytes read at a time.
+/// Bytes per read.
 const CHUNK: usize = 1 << 20;
 
-/// Decompressed bytes, in order. Reading fails where the file is damaged ([`ErrorKind::InvalidData`]) or cut off
-/// ([`ErrorKind::UnexpectedEof`]); all that was given before is right. Dropping it ends the threads.
+/// Decompressed bytes, in order. Reading fails if the file is damaged ([`ErrorKind::InvalidData`]) or truncated
+/// ([`ErrorKind::UnexpectedEof`]); everything returned before that is correct. Dropping it ends the threads.
 pub struct ParallelBzip2 {
     results: Option<Receiver<(u64, Result<Vec<u8>>)>>,
     early: BTreeMap<u64, Result<Vec<u8>>>,
@@ -34,7 +34,7 @@ pub struct ParallelBzip2 {
 }
 
 impl ParallelBzip2 {
-    /// Decodes `input` on so many threads; one more reads and cuts.
+    /// Decodes `input` on this many threads; one more thread reads it and finds the blocks.
     pub fn new(input: impl Read + Send + 'static, threads: usize) -> Self {
         let threads = threads.max(1);
         let (cut_in, cut_out) = sync_channel::<(u64, Result<Vec<u8>>)>(threads * 2);
@@ -63,7 +63,7 @@ impl ParallelBzip2 {
         Self { results: Some(results), early: BTreeMap::new(), next: 0, current: Vec::new(), at: 0, packed }
     }
 
-    /// Bytes of the file read so far: a count that others may look at.
+    /// Bytes of the file read so far: a counter that can be shared.
     pub fn packed(&self) -> Arc<AtomicU64> {
         self.packed.clone()
     }
@@ -100,26 +100,26 @@ impl Read for ParallelBzip2 {
     }
 }
 
-/// Cuts a file at the magic numbers.
+/// Splits a file at the magic numbers.
 struct Cutter {
     out: SyncSender<(u64, Result<Vec<u8>>)>,
     number: u64,
-    /// The bit of the file that `buffer` begins with.
+    /// The bit offset in the file at which `buffer` starts.
     start: u64,
     buffer: Vec<u8>,
 }
 
 impl Cutter {
-    /// Is anybody there to take it?
+    /// Whether the receiver still exists.
     fn send(&mut self, bits: Result<Vec<u8>>) -> bool {
         self.number += 1;
         self.out.send((self.number - 1, bits)).is_ok()
     }
 
     fn run(&mut self, mut input: impl Read, count: &AtomicU64) -> Result<()> {
-        // Bits of the buffer: where a block is open, and up to where it has been searched.
+        // Bit offsets in the buffer: the start of the current block, and how far has been searched.
         let (mut open, mut searched) = (None::<usize>, 0usize);
-        // Bit of the file at which the next stream's first block is.
+        // The bit offset in the file of the first block of the next stream.
         let mut expected = HEADER;
         loop {
             let more = input.by_ref().take(CHUNK as u64).read_to_end(&mut self.buffer)?;
@@ -170,11 +170,11 @@ fn damaged(why: &str) -> Error {
     Error::new(ErrorKind::InvalidData, why)
 }
 
-/// The next magic number from bit `from` on.
+/// The next magic number at or after bit `from`.
 fn find(bytes: &[u8], from: usize) -> Option<(usize, u64)> {
     let mut at = from / 8;
     while at + 8 <= bytes.len() {
-        // Wherever it begins in a byte, the byte after that is all its own.
+        // Whatever its bit offset, the magic number covers the whole byte after the one it starts in.
         if SECOND[usize::from(bytes[at + 1])] {
             let word = u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
             for shift in 0..8 {
@@ -186,7 +186,7 @@ fn find(bytes: &[u8], from: usize) -> Option<(usize, u64)> {
         }
         at += 1;
     }
-    // The last bytes, as if zeros followed.
+    // The last bytes, as if followed by zeros.
     while at + 6 <= bytes.len() {
         let mut last = [0; 8];
         last[..bytes.len() - at].copy_from_slice(&bytes[at..]);
@@ -203,7 +203,7 @@ fn find(bytes: &[u8], from: usize) -> Option<(usize, u64)> {
     None
 }
 
-/// Second bytes of a magic number at any bit.
+/// The values that the byte after a magic number's first may have, over all bit offsets.
 const SECOND: [bool; 256] = {
     let mut second = [false; 256];
     let mut shift = 0;
@@ -215,7 +215,7 @@ const SECOND: [bool; 256] = {
     second
 };
 
-/// Bits `from` to `to`, from the first bit of a byte on; zeros fill the last.
+/// Bits `from` to `to`, aligned to the first bit of a byte and padded with zeros at the end.
 fn bits(bytes: &[u8], from: usize, to: usize) -> Vec<u8> {
     let shift = from % 8;
     let length = to - from;
@@ -229,7 +229,7 @@ fn bits(bytes: &[u8], from: usize, to: usize) -> Vec<u8> {
     out
 }
 
-/// Decodes one block, made a stream: header, block, end, and its check sum, which is the block's.
+/// Decodes one block, wrapped as a stream: header, block, trailer, and its checksum, which equals the block's.
 fn decode(bits: &[u8]) -> Result<Vec<u8>> {
     let (over, block) = bits.split_last().ok_or_else(|| damaged("an empty block"))?;
     let check = block.get(6..10).ok_or_else(|| damaged("a block without check sum"))?;

@@ -1,4 +1,4 @@
-//! Paths, folders and patterns of the configuration to a list of files.
+//! Resolves paths, folders and patterns of the configuration to a list of files.
 use crate::input::attribution::SOURCE_FILE;
 use crate::input::format::Format;
 use crate::input::formats::{by_name, of_file, readable};
@@ -26,27 +26,27 @@ pub struct Inputs<F = &'static Format> {
     pub sample_documents: Option<u64>,
 }
 
-/// Which files are read, and what they hold.
+/// Determines which files are read, and their format `F`.
 pub struct Recognizer<'a, F> {
-    /// What a file's name promises; `None`: it is passed over in folders.
+    /// The format that a file's name indicates; `None`: the file is skipped in folders.
     pub by_name: &'a dyn Fn(&Path) -> Option<F>,
-    /// What a file is that is named outright.
+    /// The format of a file that is named explicitly.
     pub of_file: &'a dyn Fn(&Path) -> Result<F>,
     /// Suffixes of the files that are read, for messages.
     pub readable: String,
 }
 
-/// Files that `paths` (files, folders, patterns such as `data/**/*.parquet`) stand for, sorted within each and
-/// without repetition. `sample` keeps that many files if there are several, else that many documents.
+/// The files that `paths` (files, folders, patterns such as `data/**/*.parquet`) refer to, sorted within each path and
+/// without duplicates. `sample` limits the number of files if there are several, or else the number of documents.
 ///
-/// Folders, and folders that a pattern gives, are searched with all that is below them; what is hidden (`.` or `_` at
-/// the beginning), notes of the source ([`SOURCE_FILE`]), lists about other files (check sums, the index of a dump) and files
-/// of formats that are not read are passed over in them and in patterns, but a file named outright must be readable.
+/// Folders, including those that match a pattern, are searched recursively. Hidden entries (starting with `.` or `_`),
+/// notes about the source ([`SOURCE_FILE`]), metadata about other files (checksums, the index of a dump) and files of
+/// unsupported formats are skipped there and in patterns, but a file that is named explicitly must be readable.
 pub fn resolve(paths: &[String], sample: Option<u64>, seed: u64) -> Result<Inputs> {
     find(paths, sample, seed, &Recognizer { by_name: &by_name, of_file: &of_file, readable: readable() })
 }
 
-/// As [`resolve`], for the files that `recognizer` knows.
+/// Like [`resolve`], for the files that `recognizer` recognizes.
 pub fn find<F: Clone>(
     paths: &[String],
     sample: Option<u64>,
@@ -74,7 +74,7 @@ pub fn find<F: Clone>(
         if found.is_empty() {
             return Err(nothing(given.clone()).into());
         }
-        // By where it really is: patterns follow links, and links may lead back.
+        // Compared by canonical path: patterns follow links, and links may be cyclic.
         let real = |file: &InputFile<F>| file.path.canonicalize().unwrap_or_else(|_| file.path.clone());
         files.extend(found.into_iter().filter(|file| known.insert(real(file))));
     }
@@ -100,7 +100,7 @@ fn below<F>(mut paths: Vec<PathBuf>, recognizer: &Recognizer<F>) -> Result<Vec<I
     let (mut files, mut seen) = (Vec::new(), HashSet::new());
     while let Some(path) = paths.pop() {
         if path.is_dir() {
-            // A link may lead back to a folder that is being searched.
+            // A link may point to a folder that is being searched already.
             let at = || format!("cannot list {}", path.display());
             if seen.insert(path.canonicalize().with_context(at)?) {
                 for entry in std::fs::read_dir(&path).with_context(at)? {

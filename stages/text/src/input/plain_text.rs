@@ -1,11 +1,11 @@
 //! Plain text to documents.
 //!
-//! With a separator, documents are what stands between its occurrences. Without one, a file of up to 64 KiB is
-//! one document, and a larger one is cut at blank lines into documents of at least 4 KiB (at any line end from
-//! 64 KiB on, anywhere from 1 MiB on), so that there is something to shuffle and to hold out. Line breaks at a
-//! document's ends are dropped, everything else stays.
-use crate::input::decompress::{Decompressed, LONGEST, Watch};
-use crate::input::document::{Document, Found, Give};
+//! With a separator, documents are the text between its occurrences. Without one, a file of up to 64 KiB is one
+//! document, and a larger one is split at blank lines into documents of at least 4 KiB (at any line end from 64 KiB on,
+//! anywhere from 1 MiB on), so that there are documents to shuffle and to hold out. Line breaks at either end of a
+//! document are removed; everything else is kept.
+use crate::input::decompress::{Decompressed, LONGEST, StreamState};
+use crate::input::document::{Document, EmitItem, ReaderItem};
 use crate::input::format::{Access, Format, StreamReader, TextShare};
 use crate::input::quarantine::{Bad, Reason};
 use crate::support::problem::TextProblem;
@@ -22,7 +22,7 @@ pub static FORMAT: Format = Format {
     magic: b"",
     access: Access::Stream(StreamReader {
         version: |layout| format!("plain text 3 {:?}", layout.separator),
-        read: |input, path, layout, give| read(input, path, layout.separator, give),
+        read: |input, path, layout, emit| read(input, path, layout.separator, emit),
         share: TextShare::Fraction(1.0),
     }),
 };
@@ -31,12 +31,12 @@ const WHOLE: usize = 64 << 10;
 const AT_LEAST: usize = 4 << 10;
 const AT_MOST: usize = 1 << 20;
 
-/// Gives each document of `input`, the content of the file at `path`, and each that is not UTF-8.
+/// Emits each document of `input`, the content of the file at `path`, and a [`Bad`] entry for each that is not UTF-8.
 ///
 /// # Errors
-/// [`TextProblem::NotOfFormat`] if it begins as no text in UTF-8 does.
-pub fn read(mut input: Decompressed, path: &Path, separator: Option<&str>, give: Give) -> Result<()> {
-    let watch = input.watch();
+/// [`TextProblem::NotOfFormat`] if its beginning cannot be text in UTF-8.
+pub fn read(mut input: Decompressed, path: &Path, separator: Option<&str>, emit: EmitItem) -> Result<()> {
+    let state = input.state();
     let mut head = Vec::new();
     (&mut input).take(WHOLE as u64 + 1).read_to_end(&mut head)?;
     if let Some(why) = other_than_text(&head) {
@@ -45,7 +45,7 @@ pub fn read(mut input: Decompressed, path: &Path, separator: Option<&str>, give:
     }
     let small = head.len() <= WHOLE;
     let mut input = BufReader::with_capacity(1 << 16, Cursor::new(head).chain(input));
-    let mut cutter = Cutter { watch, give, start: 0, buffer: Vec::new(), overlong: false };
+    let mut cutter = Cutter { state, emit, start: 0, buffer: Vec::new(), overlong: false };
     if input.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
         input.consume(3);
         cutter.start = 3;
@@ -60,7 +60,7 @@ pub fn read(mut input: Decompressed, path: &Path, separator: Option<&str>, give:
         match &separator {
             Some(separator) => {
                 let length = separator.needle().len();
-                // A separator may have begun in an earlier line.
+                // A separator may have started in an earlier line.
                 let mut from = before.saturating_sub(length - 1);
                 while let Some(at) = separator.find(&cutter.buffer[from..]) {
                     cutter.cut(from + at, length)?;
@@ -87,8 +87,8 @@ pub fn read(mut input: Decompressed, path: &Path, separator: Option<&str>, give:
     cutter.end()
 }
 
-/// What a file that begins so appears to be, should it be no text in UTF-8. (UTF-16 of ASCII is valid UTF-8, with a NUL for
-/// every other letter.)
+/// What a file with this beginning appears to be, if it is not text in UTF-8. (UTF-16 of ASCII is valid UTF-8, with a
+/// NUL before or after every letter.)
 fn other_than_text(head: &[u8]) -> Option<&'static str> {
     if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
         return Some("it is UTF-16, by its byte order mark; `iconv -f UTF-16 -t UTF-8` makes it UTF-8");
@@ -98,16 +98,16 @@ fn other_than_text(head: &[u8]) -> Option<&'static str> {
 }
 
 struct Cutter<'a> {
-    watch: Rc<Watch>,
-    give: Give<'a>,
+    state: Rc<StreamState>,
+    emit: EmitItem<'a>,
     start: u64,
     buffer: Vec<u8>,
-    /// The document at hand has been given up.
+    /// The current document is too long and is being skipped.
     overlong: bool,
 }
 
 impl Cutter<'_> {
-    /// Gives what stands before `end` and drops `skip` bytes more.
+    /// Emits the text before `end` and removes `skip` more bytes.
     fn cut(&mut self, end: usize, skip: usize) -> Result<()> {
         match std::str::from_utf8(&self.buffer[..end]) {
             _ if self.overlong => {}
@@ -116,12 +116,12 @@ impl Cutter<'_> {
                 let document = text.trim_start_matches(['\n', '\r']);
                 if !document.trim().is_empty() {
                     let offset = self.start + (text.len() - document.len()) as u64;
-                    (self.give)(Found::Document(Document { text: document, offset, ..Document::default() }))?;
+                    (self.emit)(ReaderItem::Document(Document { text: document, offset, ..Document::default() }))?;
                 }
             }
             Err(e) => {
                 let at = self.start + e.valid_up_to() as u64;
-                (self.give)(Found::Bad(Bad::at(self.start, Reason::NotUtf8, format!("at byte {at}"))))?;
+                (self.emit)(ReaderItem::Bad(Bad::at(self.start, Reason::NotUtf8, format!("at byte {at}"))))?;
             }
         }
         self.overlong = false;
@@ -130,10 +130,10 @@ impl Cutter<'_> {
         Ok(())
     }
 
-    /// Drops a document that is too long, but for its last `keep` bytes.
+    /// Discards a document that is too long, except for its last `keep` bytes.
     fn give_up(&mut self, keep: usize) -> Result<()> {
         if !self.overlong {
-            (self.give)(Found::Bad(Bad::at(self.start, Reason::TooLong, "no separator in 256 MiB")))?;
+            (self.emit)(ReaderItem::Bad(Bad::at(self.start, Reason::TooLong, "no separator in 256 MiB")))?;
         }
         self.overlong = true;
         let end = self.buffer.len() - keep;
@@ -142,9 +142,9 @@ impl Cutter<'_> {
         Ok(())
     }
 
-    /// What remains is a document, unless damage has cut it off.
+    /// The remaining text is a document, unless damage has cut it off.
     fn end(mut self) -> Result<()> {
-        if self.watch.damage().is_none() { self.cut(self.buffer.len(), 0) } else { Ok(()) }
+        if self.state.damage().is_none() { self.cut(self.buffer.len(), 0) } else { Ok(()) }
     }
 }
 
@@ -156,7 +156,7 @@ mod tests {
 
     fn documents(content: &[u8], separator: Option<&str>) -> (Vec<(u64, String)>, Vec<Bad>) {
         let read_all = |content: &[u8], codec| {
-            found_at(&pack(codec, content), codec, |input, give| read(input, Path::new("a.txt"), separator, give))
+            found_at(&pack(codec, content), codec, |input, emit| read(input, Path::new("a.txt"), separator, emit))
                 .unwrap()
         };
         let (documents, bad) = read_all(content, Codec::Plain);
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn what_is_not_text_is_refused_as_a_whole() {
         let read_all =
-            |content: &[u8]| found_at(content, Codec::Plain, |input, give| read(input, Path::new("a.txt"), None, give));
+            |content: &[u8]| found_at(content, Codec::Plain, |input, emit| read(input, Path::new("a.txt"), None, emit));
         let little: Vec<u8> = "a b".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let marked = [b"\xff\xfe", &little[..]].concat();
         for (content, said) in [(marked, "a.txt is not plain text: it is UTF-16"), (little, "NUL bytes")] {

@@ -1,8 +1,9 @@
 //! Unreadable data: its positions, reasons and counts, and the limit on them.
 //!
-//! A [`Bad`] entry stands for one document, or for as many as a lost row group announces, or for what is estimated to
-//! be lost behind a damaged place of a packed stream. Entries are kept in the cache beside what was made without them,
-//! by the number of the file, so that a later run shows the same; a run's own `quarantine.parquet` names paths.
+//! A [`Bad`] entry stands for one document, for the rows that a lost row group declares, or for the estimated number of
+//! documents lost after a damaged position of a compressed stream. Entries are stored in the cache next to what was
+//! made without them, with the number of the file, so that a later run reports the same; a run's own
+//! `quarantine.parquet` contains paths.
 pub use crate::input::quarantine_file::{read, write};
 
 use crate::input::quarantine_file::write_named;
@@ -13,17 +14,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The file in a run's directory.
+/// The name of the file in a run directory.
 pub const FILE: &str = "quarantine.parquet";
 
 /// What to do with data that cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadData {
-    /// Set it aside and go on.
+    /// Skip it, record it, and continue.
     #[default]
     Quarantine,
-    /// Stop at the first.
+    /// Stop at the first unreadable piece of data.
     Stop,
 }
 
@@ -34,10 +35,10 @@ macro_rules! reasons {
         pub enum Reason { $(#[doc = $what] $name,)* }
 
         impl Reason {
-            /// All of them.
+            /// All reasons.
             pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
 
-            /// As it is written and counted.
+            /// The reason as it appears in files and messages.
             pub fn as_str(self) -> &'static str {
                 match self { $(Reason::$name => $text,)* }
             }
@@ -66,26 +67,26 @@ impl std::fmt::Display for Reason {
 /// A piece of unreadable data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bad {
-    /// Number of the file among those that were read together.
+    /// Index of the file among those that were read together.
     pub file: u64,
     /// The Parquet row group.
     pub row_group: Option<u64>,
     /// The row in it; `None` if it is the row group as a whole.
     pub row: Option<u64>,
-    /// The line, from 1.
+    /// The line number, from 1.
     pub line: Option<u64>,
-    /// The byte at which it starts, in the unpacked file.
+    /// The offset in bytes of its start in the decompressed file.
     pub byte: Option<u64>,
-    /// Documents that it counts as.
+    /// Number of documents that it counts as.
     pub documents: u64,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// More of it.
+    /// Details.
     pub detail: String,
 }
 
 impl Bad {
-    /// One document of the only file, at a byte.
+    /// An entry for one document at byte `byte`, when a single file is read.
     pub fn at(byte: u64, reason: Reason, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         Self { file: 0, row_group: None, row: None, line: None, byte: Some(byte), documents: 1, reason, detail }
@@ -104,13 +105,13 @@ impl Bad {
     }
 }
 
-/// File and number of the row groups among `bad`, which cannot be decoded.
+/// The row groups among `bad`, which cannot be decoded: index of the file and of the row group.
 pub fn lost_row_groups(bad: &[Bad]) -> impl Iterator<Item = (u64, u64)> {
     let lost = bad.iter().filter(|bad| bad.reason == Reason::RowGroup);
     lost.filter_map(|bad| Some((bad.file, bad.row_group?)))
 }
 
-/// Entries and documents of each reason.
+/// Entries and documents by reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts(BTreeMap<Reason, u64>);
 
@@ -120,12 +121,12 @@ impl Counts {
         *self.0.entry(bad.reason).or_default() += bad.documents;
     }
 
-    /// All, by reason.
+    /// The counts by reason.
     pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> {
         self.0.iter().map(|(reason, documents)| (*reason, *documents))
     }
 
-    /// Documents of all reasons.
+    /// Documents with any reason.
     pub fn documents(&self) -> u64 {
         self.0.values().sum()
     }
@@ -148,7 +149,7 @@ pub struct Quarantine {
 
 #[derive(Clone, Debug)]
 enum Part {
-    /// A file that [`write()`] made.
+    /// The entries are in a file written by [`write()`].
     Kept(PathBuf),
     Held(Arc<Vec<Bad>>),
 }
@@ -163,7 +164,7 @@ impl Part {
 }
 
 impl Quarantine {
-    /// Adds what a file that [`write()`] made holds, of the files `paths`.
+    /// Adds the entries in a file written by [`write()`]; they refer to the files `paths`.
     pub fn add(&mut self, kept: PathBuf, paths: Vec<PathBuf>) -> Result<()> {
         read(&kept, &mut |bad| {
             self.counts.add(&bad);
@@ -173,41 +174,41 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Adds entries of the files `paths`.
+    /// Adds entries that refer to the files `paths`.
     pub fn hold(&mut self, bad: Vec<Bad>, paths: Vec<PathBuf>) {
         bad.iter().for_each(|bad| self.counts.add(bad));
         self.parts.push((Part::Held(Arc::new(bad)), paths));
     }
 
-    /// Adds everything of `other`, which is of other files.
+    /// Adds everything in `other`, which is about other files.
     pub fn merge(&mut self, other: &Quarantine) {
         self.parts.extend(other.parts.iter().cloned());
         other.counts.0.iter().for_each(|(reason, documents)| *self.counts.0.entry(*reason).or_default() += documents);
         self.documents += other.documents;
     }
 
-    /// The same, out of so many documents, good and bad.
+    /// Sets the total number of documents, readable or not.
     pub fn among(self, documents: u64) -> Self {
         Self { documents, ..self }
     }
 
-    /// What there is, in a line: `2 of 120 documents cannot be read: 1 not JSON, 1 not UTF-8`.
+    /// A summary on one line: `2 of 120 documents cannot be read: 1 not JSON, 1 not UTF-8`.
     pub fn summary(&self) -> String {
         let (bad, all) = (self.counts.documents(), self.documents);
         format!("{bad} of {all} documents cannot be read: {}", self.counts)
     }
 
-    /// By reason.
+    /// Counts by reason.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// Is there nothing?
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.counts.documents() == 0
     }
 
-    /// Calls `f` with each entry and the file it is of.
+    /// Calls `f` with each entry and the path of its file.
     pub fn each(&self, f: &mut dyn FnMut(&Path, Bad) -> Result<()>) -> Result<()> {
         for (part, paths) in &self.parts {
             part.each(&mut |bad| f(paths.get(bad.file as usize).map_or(Path::new(""), PathBuf::as_path), bad))?;
@@ -215,7 +216,7 @@ impl Quarantine {
         Ok(())
     }
 
-    /// An error if that is more than this share of all.
+    /// An error if the unreadable fraction exceeds this limit.
     pub fn check(&self, limit: f64) -> Result<()> {
         let (bad, documents) = (self.counts.documents(), self.documents);
         if bad as f64 > limit * documents as f64 {
@@ -230,7 +231,7 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Writes all of it into `directory`, whole or not at all; nothing if there is nothing.
+    /// Writes all entries into `directory`, atomically; writes nothing if there are none.
     pub fn write(&self, directory: &Path) -> Result<()> {
         if self.is_empty() { Ok(()) } else { write_named(&directory.join(FILE), |push| self.each(push)) }
     }

@@ -1,4 +1,4 @@
-//! Unreadable data as a table: a file in the cache or in a run directory, or a packet of a graph.
+//! Unreadable data as a table: a file in the cache or in a run directory, or a packet.
 use crate::input::quarantine::{Bad, Reason};
 use crate::parquet::decode::{Damaged, Input, decode};
 use crate::support::cache::write_whole;
@@ -13,13 +13,13 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Entries of a row group.
+/// Entries per row group.
 const ROW_GROUP: usize = 4096;
 
-/// The column with the number of the file. In a run's directory it is `path`.
+/// The column with the number of the file. In a run directory it is `path` instead.
 pub const FILE_NUMBER: &str = "file";
 
-/// Writes entries for the cache.
+/// Writes entries to a file of the cache.
 pub fn write(path: &Path, entries: impl FnOnce(&mut dyn FnMut(Bad) -> Result<()>) -> Result<()>) -> Result<()> {
     write_whole(path, |out| {
         let mut writer = Writer::new(out, Entries::numbered())?;
@@ -28,7 +28,7 @@ pub fn write(path: &Path, entries: impl FnOnce(&mut dyn FnMut(Bad) -> Result<()>
     })
 }
 
-/// Writes entries with the path of the file that each is of.
+/// Writes entries with the paths of the files they belong to.
 pub fn write_named(
     path: &Path,
     entries: impl FnOnce(&mut dyn FnMut(&Path, Bad) -> Result<()>) -> Result<()>,
@@ -40,7 +40,7 @@ pub fn write_named(
     })
 }
 
-/// Reads what [`write()`] wrote.
+/// Reads the file that [`write()`] wrote.
 pub fn read(path: &Path, f: &mut dyn FnMut(Bad) -> Result<()>) -> Result<()> {
     let batches = |input: Input| {
         let reader = ParquetRecordBatchReaderBuilder::try_new(input)?.build()?;
@@ -57,7 +57,7 @@ pub fn records(bad: &[Bad]) -> Result<RecordBatch> {
     entries.finish()
 }
 
-/// The entries in a table that [`records`] made.
+/// The entries of a table that [`records`] made.
 ///
 /// # Errors
 /// If a reason is unknown.
@@ -138,7 +138,7 @@ impl Entries {
         self.len += 1;
     }
 
-    /// The entries since the last call.
+    /// The entries added since the last call.
     fn finish(&mut self) -> Result<RecordBatch> {
         let first: ArrayRef = match &mut self.paths {
             Some(paths) => Arc::new(paths.finish()),

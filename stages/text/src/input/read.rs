@@ -1,34 +1,34 @@
-//! From a file without row addressing to its documents, whatever it is and however it is packed.
+//! Reads the documents of a file without row addressing, whatever its format and compression.
 use crate::input::decompress::{Damage, Decompressed};
-use crate::input::document::{Found, Give};
+use crate::input::document::{EmitItem, ReaderItem};
 use crate::input::format::DocumentReader;
 use crate::input::quarantine::Bad;
 use anyhow::Result;
 use std::path::Path;
 
-/// How far a file was read, and why not further.
+/// How far a file was read, and why no further.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passed {
-    /// Documents found, good or bad.
+pub struct ReadOutcome {
+    /// Number of documents found, readable or not.
     pub documents: u64,
-    /// How it ended, if not well.
+    /// How the stream was damaged, if it was.
     pub damage: Option<Damage>,
-    /// Decompressed bytes that were looked at.
+    /// Decompressed bytes that were read.
     pub unpacked: u64,
-    /// Bytes of the file that were read.
+    /// Bytes of the compressed file that were read.
     pub packed: u64,
 }
 
-impl Passed {
-    /// Was anything given that may not be in the original? Then the file has to be read again, up to
+impl ReadOutcome {
+    /// Whether documents have been emitted that may not be in the original. If so, the file has to be read again, up to
     /// [`Damage::intact`].
     pub fn is_doubtful(&self) -> bool {
         self.damage.as_ref().is_some_and(|damage| damage.intact < self.unpacked)
     }
 
-    /// The entry for a stream of `size` bytes that ended badly, of which `kept` documents remained: it counts what was
-    /// given and taken back, and as many as the rest of the file would hold if it were like its beginning; at least
-    /// one.
+    /// The quarantine entry of a damaged stream of `size` bytes, of which `kept` documents remain. It counts the
+    /// documents that were emitted and withdrawn, and an estimate for the rest of the file, assuming that it is like
+    /// its beginning; at least one.
     pub fn entry(&self, size: u64, kept: u64) -> Option<Bad> {
         let damage = self.damage.as_ref()?;
         let unread = u128::from(size.saturating_sub(self.packed));
@@ -39,26 +39,26 @@ impl Passed {
     }
 }
 
-/// Gives what `reader` finds in the file at `path`, up to `limit` decompressed bytes. `read` is told how many bytes of the
-/// file have been read.
+/// Emits the documents that `reader` finds in the file at `path`, up to `limit` decompressed bytes. Calls `read` with
+/// the number of bytes of the file that have been read.
 ///
 /// # Errors
-/// If the file cannot be read, or is as a whole not what it should be.
+/// If the file cannot be read, or is not of the format at all.
 pub fn convert(
     path: &Path,
     reader: &dyn DocumentReader,
     limit: Option<u64>,
     read: &mut dyn FnMut(u64),
-    give: Give,
-) -> Result<Passed> {
+    emit: EmitItem,
+) -> Result<ReadOutcome> {
     let input = Decompressed::open(path)?.limited(limit.unwrap_or(u64::MAX));
-    let watch = input.watch();
+    let state = input.state();
     let mut documents = 0;
-    let mut counted = |found: Found| {
+    let mut counted = |found: ReaderItem| {
         documents += 1;
-        read(watch.packed());
-        give(found)
+        read(state.packed());
+        emit(found)
     };
     reader.read(input, path, &mut counted)?;
-    Ok(Passed { documents, damage: watch.damage(), unpacked: watch.given(), packed: watch.packed() })
+    Ok(ReadOutcome { documents, damage: state.damage(), unpacked: state.given(), packed: state.packed() })
 }

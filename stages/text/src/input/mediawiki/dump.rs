@@ -1,9 +1,10 @@
-//! MediaWiki dumps (XML export, packed or not, multistream or not) to documents, one page at a time.
+//! MediaWiki dumps (XML export, compressed or not, multistream or not) to documents, one page at a time.
 //!
-//! Each page is cut out ([`crate::input::mediawiki::split_pages`]) and, on one of several threads, parsed by itself ([`crate::input::mediawiki::page`])
-//! and made text ([`crate::wikitext`]); a page that is damaged costs no other.
+//! The dump is split into pages ([`crate::input::mediawiki::split_pages`]). Several threads parse them
+//! ([`crate::input::mediawiki::page`]) and convert them to text ([`crate::wikitext`]), each independently of all
+//! others, so damage is confined to a page.
 use crate::input::decompress::Decompressed;
-use crate::input::document::{Document, Found, Give};
+use crate::input::document::{Document, EmitItem, ReaderItem};
 use crate::input::format::{Access, Format, StreamReader, TextShare};
 use crate::input::mediawiki::page::{Page, SiteInfo};
 use crate::input::mediawiki::split_pages::{Cutter, Pieces};
@@ -22,34 +23,35 @@ pub static FORMAT: Format = Format {
     magic: b"<mediawiki",
     access: Access::Stream(StreamReader {
         version: |_| "millrace 3".into(),
-        read: |input, path, _, give| read(input, path, give).map(drop),
+        read: |input, path, _, emit| read(input, path, emit).map(drop),
         share: TextShare::Fraction(0.4),
     }),
 };
 
-/// What a dump held.
+/// Statistics of a dump.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
-    /// Pages in all, sound or not.
+    /// Number of pages, valid or not.
     pub pages: u64,
-    /// Given as articles.
+    /// Number of articles emitted.
     pub articles: u64,
     /// Redirects of the main namespace.
     pub redirects: u64,
     /// Pages of other namespaces.
     pub other_namespaces: u64,
-    /// Articles without text once the markup is gone.
+    /// Articles without text after the markup has been removed.
     pub without_text: u64,
-    /// What of the markup could not be handled, by kind.
+    /// Markup that could not be handled, by kind.
     pub unhandled: Kinds,
 }
 
-/// Gives each article (main namespace, not a redirect, some text) of `input`, and each page that cannot be read.
+/// Emits each article (main namespace, not a redirect, not empty) of `input`, and a [`Bad`] entry for each page that
+/// cannot be read.
 ///
 /// # Errors
-/// [`TextProblem::Corrupt`] if there is neither a page nor what a dump begins with.
-pub fn read(input: Decompressed, path: &Path, give: Give) -> Result<Pages> {
-    let watch = input.watch();
+/// [`TextProblem::Corrupt`] if there is neither a page nor the beginning of a dump.
+pub fn read(input: Decompressed, path: &Path, emit: EmitItem) -> Result<Pages> {
+    let state = input.state();
     let mut cutter = Cutter::new(input, path);
     let mut found = Pages::default();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -59,7 +61,7 @@ pub fn read(input: Decompressed, path: &Path, give: Give) -> Result<Pages> {
         for made in pages {
             found.pages += 1;
             match made {
-                Made::Bad(bad) => give(Found::Bad(bad))?,
+                Made::Bad(bad) => emit(ReaderItem::Bad(bad))?,
                 Made::OtherNamespace => found.other_namespaces += 1,
                 Made::Redirect => found.redirects += 1,
                 Made::Text { page, offset, unhandled } => {
@@ -71,7 +73,7 @@ pub fn read(input: Decompressed, path: &Path, give: Give) -> Result<Pages> {
                     found.articles += 1;
                     let source = if site.wiki.is_empty() { stem } else { &site.wiki };
                     let id = page.id.map_or(format!("{source}-at-{offset}"), |id| format!("{source}-{id}"));
-                    give(Found::Document(Document {
+                    emit(ReaderItem::Document(Document {
                         id: Some(id),
                         url: site.url(page.id),
                         title: page.title,
@@ -87,18 +89,18 @@ pub fn read(input: Decompressed, path: &Path, give: Give) -> Result<Pages> {
         Ok(())
     };
     in_order(threads, || cutter.some(), |(site, pieces)| (site.clone(), make(&site, pieces)), given)?;
-    if found.pages == 0 && !cutter.opened && watch.damage().is_none() {
+    if found.pages == 0 && !cutter.opened && state.damage().is_none() {
         let why = "there is no page in it: it is no MediaWiki dump".to_string();
         return Err(TextProblem::Corrupt { file: path.to_path_buf(), row_group: None, why }.into());
     }
-    if cutter.opened && !cutter.closed && watch.damage().is_none() && !cutter.ended_in_a_page {
+    if cutter.opened && !cutter.closed && state.damage().is_none() && !cutter.ended_in_a_page {
         let detail = format!("no </mediawiki> after {} pages", found.pages);
-        give(Found::Bad(Bad::at(cutter.start, Reason::Cut, detail)))?;
+        emit(ReaderItem::Bad(Bad::at(cutter.start, Reason::Cut, detail)))?;
     }
     Ok(found)
 }
 
-/// What a page is made.
+/// The result of converting a page.
 enum Made {
     /// Its text is plain.
     Text {
@@ -161,10 +163,10 @@ mod tests {
         let input = Decompressed::new(Cursor::new(content.to_vec()), codec)?;
         let pages = read(input, Path::new("x.xml"), &mut |found| {
             match found {
-                Found::Document(d) => {
+                ReaderItem::Document(d) => {
                     articles.push((d.id, d.revision, d.offset, d.title, d.text.to_string(), d.url));
                 }
-                Found::Bad(one) => bad.push(one),
+                ReaderItem::Bad(one) => bad.push(one),
             }
             Ok(())
         })?;

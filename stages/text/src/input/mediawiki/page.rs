@@ -1,4 +1,4 @@
-//! One page of a MediaWiki dump, and what stands before the pages: export versions 0.3 to 0.11
+//! One page of a MediaWiki dump, and the header before the pages: export versions 0.3 to 0.11
 //! (<https://www.mediawiki.org/wiki/Help:Export>).
 //!
 //! Old versions have no `<ns>`: the namespace follows from the title and the list of namespaces in `siteinfo`. From 0.11 on
@@ -8,10 +8,10 @@ use quick_xml::Reader;
 use quick_xml::events::Event;
 use std::collections::HashMap;
 
-/// What stands before the pages.
+/// The header before the pages.
 #[derive(Clone, Debug, Default)]
 pub struct SiteInfo {
-    /// Address of the main page.
+    /// URL of the main page.
     pub base: String,
     /// Short name of the wiki, for example `enwiki`; empty in old versions.
     pub wiki: String,
@@ -34,7 +34,7 @@ pub struct Page {
     pub title: String,
     /// Its namespace; 0 is the main one.
     pub namespace: i32,
-    /// Does it only lead to another page?
+    /// Whether it only redirects to another page.
     pub redirect: bool,
     /// The main slot's content model, for example `wikitext`.
     pub model: String,
@@ -43,7 +43,7 @@ pub struct Page {
 }
 
 impl SiteInfo {
-    /// From what stands before the first page; damage in it costs only what it would have said.
+    /// Parses the header before the first page; damage in it affects only what it would have contained.
     pub fn read(head: &[u8]) -> Self {
         let mut site = Self::default();
         let mut reader = Reader::from_reader(head);
@@ -82,7 +82,7 @@ impl SiteInfo {
         }
     }
 
-    /// The address of a page by its id.
+    /// The URL of a page by its id.
     pub fn url(&self, id: Option<u64>) -> Option<String> {
         let (folder, _) = self.base.rsplit_once('/')?;
         Some(format!("{folder}?curid={}", id?))
@@ -100,10 +100,10 @@ fn push_entity(value: &mut String, name: &[u8]) {
 }
 
 impl Page {
-    /// From `<page>…</page>`.
+    /// Parses `<page>…</page>`.
     ///
     /// # Errors
-    /// What in it is not sound XML, or missing.
+    /// A description of what is missing or is not well-formed XML.
     pub fn read(xml: &[u8], site: &SiteInfo) -> Result<Self, String> {
         let xml = std::str::from_utf8(xml).map_err(|e| format!("it is not UTF-8 (at its byte {})", e.valid_up_to()))?;
         let mut reader = Reader::from_str(xml);
@@ -173,20 +173,20 @@ impl Page {
         Ok(page)
     }
 
-    /// Is it an article in wikitext? (Modules, styles and data have other models.)
+    /// Whether it is an article in wikitext. (Modules, styles and data have other models.)
     pub fn is_article(&self) -> bool {
         self.namespace == 0 && !self.redirect && (self.model.is_empty() || self.model == "wikitext")
     }
 }
 
-/// Is this `#REDIRECT [[…]]`, in whatever language? The word follows the number sign at once, the link the word.
+/// Whether this is `#REDIRECT [[…]]`, in any language: the number sign, immediately a word, then the link.
 fn is_redirect(text: &str) -> bool {
     let Some(rest) = text.trim_start().strip_prefix('#') else { return false };
     let Some((word, link)) = rest.split_once("[[").filter(|(word, _)| word.len() <= 64) else { return false };
     let word = word.trim_end().trim_end_matches([':', '：']).trim_end();
     let is_word =
         !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || c.is_ascii_punctuation() || is_mark(c));
-    // An ordered list may begin with such a line; but more lines follow.
+    // An ordered list may start with such a line, but it has more lines.
     let lines =
         link.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with(['[', '{'])).count();
     is_word

@@ -1,7 +1,8 @@
-//! Cuts a MediaWiki dump into its pages without reading them.
+//! Splits a MediaWiki dump into its pages without parsing them.
 //!
-//! In a dump every `<` of a page's text is escaped, so that `<page>` and `</page>` are where pages begin and end. Dumps
-//! in another encoding than UTF-8 say so in their first line and are read as UTF-8 made of them, in which offsets count.
+//! In a dump every `<` in a page's text is escaped, so `<page>` and `</page>` always delimit pages. Dumps in an
+//! encoding other than UTF-8 declare it in their first line; they are converted to UTF-8 while reading, and offsets
+//! refer to the converted text.
 use crate::input::decompress::{Decompressed, LONGEST};
 use crate::input::mediawiki::page::SiteInfo;
 use crate::input::quarantine::Reason;
@@ -13,46 +14,46 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes of pages that a thread takes at a time.
+/// Bytes of pages that a thread processes at a time.
 const TAKEN: usize = 256 << 10;
-/// Bytes before the first page that are looked at.
+/// Maximum size of the header before the first page.
 const LONGEST_HEAD: usize = 1 << 20;
 const OPEN: &[u8] = b"<page>";
 const CLOSE: &[u8] = b"</page>";
 
-/// Pages as they stand in the dump: where, what, and whether it is whole.
+/// Raw pages: offset, XML, and whether the page is complete.
 pub type Pieces = Vec<(u64, Vec<u8>, Result<(), Reason>)>;
 
-/// A page as it stands in the dump.
+/// A raw page of the dump.
 struct Piece<'a> {
     offset: u64,
     content: &'a [u8],
     whole: Result<(), Reason>,
 }
 
-/// Cuts a dump into its pages.
+/// Splits a dump into its pages.
 pub struct Cutter {
     input: BufReader<Decompressed>,
     buffer: Vec<u8>,
-    /// Where `buffer` begins in the dump.
+    /// The offset of `buffer` in the dump.
     pub start: u64,
-    /// Bytes of `buffer` that have been given.
+    /// Bytes of `buffer` that have been consumed.
     used: usize,
-    /// `<mediawiki` was there.
+    /// `<mediawiki` has been found.
     pub opened: bool,
-    /// `</mediawiki>` was there.
+    /// `</mediawiki>` has been found.
     pub closed: bool,
-    /// The last page has no end.
+    /// The last page is incomplete.
     pub ended_in_a_page: bool,
-    /// What stands before the pages, once that is known.
+    /// The header before the pages, once it is complete.
     site: Option<Arc<SiteInfo>>,
-    /// If it is not UTF-8; `None` until the first bytes are seen.
+    /// The decoder if the dump is not UTF-8; `None` until the first bytes are seen.
     decoder: Option<Option<Decoder>>,
     path: PathBuf,
 }
 
 impl Cutter {
-    /// Of the dump `input`; `path` is for messages.
+    /// A splitter of the dump `input`; `path` is for messages.
     pub fn new(input: Decompressed, path: &Path) -> Self {
         let input = BufReader::with_capacity(1 << 16, input);
         let (site, decoder, path) = (None, None, path.to_path_buf());
@@ -60,10 +61,10 @@ impl Cutter {
         Self { input, buffer: Vec::new(), start: 0, used: 0, opened, closed, ended_in_a_page, site, decoder, path }
     }
 
-    /// Some pages, and what the dump says of itself; `None` at the end.
+    /// Some pages, and the header of the dump; `None` at the end.
     ///
     /// # Errors
-    /// [`TextProblem::Corrupt`] if the dump is in an encoding that is not known; if it cannot be read.
+    /// [`TextProblem::Corrupt`] if the encoding of the dump is unknown; or if it cannot be read.
     pub fn some(&mut self) -> Result<Option<(Arc<SiteInfo>, Pieces)>> {
         let (mut pieces, mut bytes) = (Vec::new(), 0);
         while bytes < TAKEN
@@ -79,11 +80,11 @@ impl Cutter {
     fn next(&mut self) -> Result<Option<Piece<'_>>> {
         self.drop_used();
         loop {
-            // Up to the next page.
+            // Skip to the next page.
             let open = memmem::find(&self.buffer, OPEN);
             let between = open.unwrap_or(self.buffer.len());
             self.look_at(between);
-            // What may be the beginning of a tag, or of something that is looked at, stays.
+            // Keep what may be the beginning of a tag or of another marker.
             if self.site.is_none() && (open.is_some() || between > LONGEST_HEAD) {
                 self.site = Some(Arc::new(SiteInfo::read(&self.buffer[..between])));
             }
@@ -108,7 +109,7 @@ impl Cutter {
             let from = searched.saturating_sub(CLOSE.len());
             let close = memmem::find(&self.buffer[from..], CLOSE).map(|at| from + at + CLOSE.len());
             let limit = close.unwrap_or(self.buffer.len());
-            // Another page that begins before this one has ended: its end is lost.
+            // If another page starts before this one has ended, the end of this one is lost.
             let next = memmem::find(&self.buffer[from.max(1)..limit], OPEN).map(|at| from.max(1) + at);
             let (end, whole) = match (next, close) {
                 (Some(next), _) => (next, Err(Reason::Page)),
@@ -120,8 +121,8 @@ impl Cutter {
                         continue;
                     }
                     self.ended_in_a_page = true;
-                    // What damage has cut off is counted there.
-                    if self.input.get_ref().watch().damage().is_some() {
+                    // A page cut off by damage is counted there.
+                    if self.input.get_ref().state().damage().is_some() {
                         return Ok(None);
                     }
                     (self.buffer.len(), Err(Reason::Cut))
@@ -132,7 +133,7 @@ impl Cutter {
         }
     }
 
-    /// Reads on; `false` at the end.
+    /// Reads more; `false` at the end.
     fn more(&mut self) -> Result<bool> {
         let more = self.input.fill_buf()?;
         let n = more.len();
@@ -153,7 +154,7 @@ impl Cutter {
                 let _ = decoder.decode_to_string(more, &mut text, n == 0);
                 self.buffer.extend_from_slice(text.as_bytes());
                 if n == 0 {
-                    // A decoder that has finished must not be asked again.
+                    // A decoder that has finished must not be called again.
                     self.decoder = Some(None);
                 }
             }
@@ -168,7 +169,7 @@ impl Cutter {
         self.used = 0;
     }
 
-    /// Notes what stands outside of pages.
+    /// Searches text outside of pages for the root element's tags.
     fn look_at(&mut self, end: usize) {
         let text = &self.buffer[..end];
         self.opened |= memmem::find(text, b"<mediawiki").is_some();
@@ -176,7 +177,7 @@ impl Cutter {
     }
 }
 
-/// The encoding that a file's first bytes declare, if it is not UTF-8; or the name of one that is not known.
+/// The encoding that a file's first bytes declare, if it is not UTF-8; or its name if it is unknown.
 fn declared(head: &[u8]) -> Result<Option<&'static Encoding>, String> {
     if let Some((encoding, _)) = Encoding::for_bom(head) {
         return Ok(Some(encoding).filter(|encoding| *encoding != encoding_rs::UTF_8));

@@ -11,7 +11,7 @@ pub mod work;
 pub mod written;
 
 pub use unwritten_rows::UnwrittenRows;
-pub use work::{KeptRow, Shard, Work};
+pub use work::{RowToWrite, Shard, Work};
 pub use written::ShardWritten;
 
 use anyhow::{Result, bail};

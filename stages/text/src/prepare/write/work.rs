@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// A document to be written.
 #[derive(Clone, Copy, Debug)]
-pub struct KeptRow {
+pub struct RowToWrite {
     /// Its row of the catalog.
     pub row: u32,
     /// Its row of [`Work::tokens`], if it has tokens already.
@@ -29,7 +29,7 @@ pub struct Shard {
     /// Its number.
     pub number: u32,
     /// Its documents, by id.
-    pub kept: Vec<KeptRow>,
+    pub kept: Vec<RowToWrite>,
     /// Rows of the catalog that go to `dropped-*.parquet`, by id, with the reason.
     pub dropped: Vec<(u32, String)>,
 }
