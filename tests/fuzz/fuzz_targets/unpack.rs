@@ -20,7 +20,7 @@ fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |data: &[u8]| {
         }
         found += n as u64;
     }
-    if let Some(damage) = input.watch().damage() {
+    if let Some(damage) = input.state().damage() {
         assert!(damage.intact <= found);
     }
 });

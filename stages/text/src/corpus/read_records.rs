@@ -1,4 +1,4 @@
-//! Sources of other formats: what another crate reads becomes documents as those of source `documents` are.
+//! The family of sources: formats that other crates read, with the keys and behaviour of source `documents`.
 use crate::corpus::read_documents::{MAX_BAD_FRACTION, Reader, check_found, check_goal, check_paths, provide};
 use crate::corpus::source_rows::SourceFiles;
 use crate::corpus::split::Split;
@@ -19,40 +19,41 @@ use contract::{
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// A member of the family of sources: a format of files with documents, its keys, and how it is read. Files may be
-/// compressed. What cannot be read is set aside.
+/// A member of the family of sources: a file format with documents, its keys, and its reader. Files may be compressed.
+/// What cannot be read is quarantined.
 pub trait RecordFormat: Member {
-    /// What it reads, in a line.
+    /// What it reads, on one line.
     const SUMMARY: &'static str;
     /// A table that parses, for `pipeline stages` (TOML, without the header).
     const EXAMPLE: &'static str;
-    /// Suffixes of the names of files that are read in folders, in lower case, without that of a compression.
+    /// Suffixes of the files that are read in folders, in lower case, without that of a compression.
     const SUFFIXES: &'static [&'static str];
-    /// To be raised when [`read`](Self::read) gives other documents for the same file: converted files are kept in the cache.
+    /// Must be increased when [`read`](Self::read) emits different documents for the same file: converted files are
+    /// cached.
     const VERSION: u32;
 
-    /// What is wrong with the values, beside numbers out of their range. No I/O.
+    /// Problems with the values, other than numbers out of range. No I/O.
     fn check(&self) -> Vec<Problem> {
         Vec::new()
     }
 
-    /// Gives each document of a file's content, and each part that should have been one.
+    /// Emits each document of a file's content, and a bad item for what cannot be read.
     ///
     /// # Errors
     /// If the file cannot be read, or `emit` fails.
     fn read(&self, input: Decompressed, emit: EmitItem) -> Result<()>;
 }
 
-/// The registry's entry for a source.
+/// The registry entry for a source.
 pub const fn source_type<R: RecordFormat>(name: &'static str) -> StageType {
     stage_type::<RecordSettings<R>>(name)
 }
 
-/// Settings of a source of any format: files in, rows out.
+/// Settings of a source of any format: files to rows.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
 #[serde(bound = "R: RecordFormat")]
 pub struct RecordSettings<R> {
-    /// The stage type, a part of the key of converted files.
+    /// The stage type, which is part of the cache key of converted files.
     #[serde(skip)]
     type_name: &'static str,
     /// What is read.
@@ -164,7 +165,7 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
         Ok(self.find(seed)?.files.into_iter().map(|file| file.path).collect())
     }
 
-    /// Finds the files and converts them. Provides [`SourceFiles`], and whose text it is.
+    /// Finds the files and converts them. Provides [`SourceFiles`], and source and licence of the texts.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         let (inputs, cache) = (self.find(before.seed())?, Cache::new(self.conversion.cache.as_deref()));
         let converted = |path| (path, Reading::Converted(Box::new(self.clone())));
@@ -189,7 +190,7 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
         Ok(Built::Source(Box::new(Reader::new(env)?)))
     }
 
-    /// Decoded row groups, once the documents are opened.
+    /// Decoded row groups, once the documents have been opened.
     fn memory(&self, env: &Env) -> Memory {
         let open = env.find::<DocumentStore>().map(|store| store.memory(env.workers));
         Memory { lasting: open.unwrap_or_default(), ..Memory::default() }
