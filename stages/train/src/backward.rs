@@ -1,4 +1,4 @@
-//! `backward`: the gradient goes back through the model, one layer a turn, one tensor a packet.
+//! `backward`: backpropagation through the model, one layer per turn, one packet per gradient.
 use anyhow::Result;
 use contract::{
     At, Built, Emit, Env, Gradient, Kind, LossGradient, Packet, Port, Settings, Stage, StageKeys, StageSettings, Step,

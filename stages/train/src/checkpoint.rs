@@ -1,8 +1,8 @@
 //! `checkpoint`: writes everything that is needed to resume a run, in a directory that Hugging Face's libraries load.
 //!
-//! All parts of a step arrive here: tensors from their owners, and the saved state of each lane. When the step is done
-//! on every worker, worker 0 writes them under a temporary name, syncs, and renames, so a checkpoint appears
-//! atomically. It contains the hash of every file, which reveals later corruption.
+//! The stage receives tensors from the workers that own them, and the saved state of each lane. When the step is done
+//! on every worker, worker 0 writes everything under a temporary name, syncs, and renames, so a checkpoint appears
+//! atomically. It contains the hash of every file, so that later corruption is detected.
 use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
 use anyhow::{Context, Result, bail, ensure};
 use contract::{
@@ -15,16 +15,16 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Folder of a run directory that holds its checkpoints.
+/// The subdirectory of a run directory for checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
 /// The file of a checkpoint with the state of the run.
 pub const STATE_FILE: &str = "state.json";
 /// The file of a checkpoint with the BLAKE3 hashes of the others, as `b3sum` writes and checks them.
 pub const SUMS_FILE: &str = "B3SUMS";
-/// Number of the layout of [`STATE_FILE`].
+/// Format version of [`STATE_FILE`].
 pub const FORMAT: u32 = 1;
 
-/// The text of a `tokenizer.json` to put into checkpoints, as a resource.
+/// The content of the `tokenizer.json` for checkpoints, as a resource.
 pub struct TokenizerJson(pub String);
 
 /// What must be the same for a resumed run to give the same bits, as a resource.
@@ -32,14 +32,14 @@ pub struct TokenizerJson(pub String);
 pub struct Fingerprint {
     /// Every setting that affects results, and the hashes of the input.
     pub configuration: BTreeMap<String, String>,
-    /// The GEMM backend: backends differ in their last bits.
+    /// The GEMM backend: results of different backends differ in the last bits.
     pub blas_core: String,
 }
 
 /// The state of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
-    /// Number of the layout.
+    /// Format version.
     pub format: u32,
     /// Updates so far.
     pub step: Step,
@@ -135,14 +135,14 @@ impl Stage for CheckpointStage {
         let (tensors, saved) = (std::mem::take(&mut self.tensors), std::mem::take(&mut self.saved));
         let Some(folder) = &self.folder else { return Ok(()) };
         if tensors.is_empty() {
-            return Ok(()); // none is due
+            return Ok(()); // no checkpoint is due
         }
         ensure!(tensors.len() == self.model.parameters.len(), "only {} tensors arrived", tensors.len());
         let name = name_of(step + 1);
         let temporary = folder.join(format!("{name}{UNFINISHED}"));
         let written = self.commit(&temporary, &folder.join(&name), tensors, saved, step + 1);
         if written.is_err() {
-            // What cannot be removed either is removed when the run goes on.
+            // If removing fails too, the resumed run removes it.
             let _ = fs::remove_dir_all(&temporary);
         }
         written.with_context(|| match before(folder, step + 1) {
@@ -204,7 +204,7 @@ impl CheckpointStage {
 }
 
 const UNFINISHED: &str = ".unfinished";
-/// Before the name of a checkpoint that a run was resumed from before.
+/// Name prefix of checkpoints that are later than the one a run was resumed from.
 const ABANDONED: &str = "abandoned-";
 
 fn name_of(step: Step) -> String {
@@ -217,9 +217,9 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// True if no value is infinite or no number.
+/// Whether no value is infinite or NaN.
 fn is_finite(values: &[f32]) -> bool {
-    // Of bits, so that it is a vector loop.
+    // Compares bits, so that the loop vectorises.
     values.iter().fold(0, |most, value| (value.to_bits() & 0x7fff_ffff).max(most)) < f32::INFINITY.to_bits()
 }
 
@@ -242,10 +242,10 @@ fn hash(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Is `checkpoint` what was written?
+/// Verifies the hashes of all files of `checkpoint`.
 ///
 /// # Errors
-/// If a file is missing or differs, with its name; if it is no checkpoint of ours.
+/// If a file is missing or differs (the message has its name), or the directory is not a checkpoint of this program.
 pub fn verify(checkpoint: &Path) -> Result<()> {
     let at = checkpoint.display();
     let Ok(listed) = fs::read_to_string(checkpoint.join(SUMS_FILE)) else {
@@ -269,7 +269,7 @@ pub fn verify(checkpoint: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The last whole checkpoint in `folder` of fewer than `step` updates.
+/// The last intact checkpoint in `folder` with fewer than `step` updates.
 pub fn before(folder: &Path, step: Step) -> Option<PathBuf> {
     let earlier = list(folder.parent()?).ok()?.into_iter().rev().filter(|(at, _)| *at < step);
     earlier.map(|(_, path)| path).find(|path| verify(path).is_ok())
@@ -278,7 +278,7 @@ pub fn before(folder: &Path, step: Step) -> Option<PathBuf> {
 /// The checkpoints of a run, oldest first.
 ///
 /// # Errors
-/// If the folder is there but cannot be read.
+/// If the folder exists but cannot be read.
 pub fn list(run_dir: &Path) -> Result<Vec<(Step, PathBuf)>> {
     let folder = run_dir.join(CHECKPOINTS);
     if !folder.exists() {
@@ -296,10 +296,10 @@ pub fn list(run_dir: &Path) -> Result<Vec<(Step, PathBuf)>> {
     Ok(found)
 }
 
-/// Reads where the run stood when `checkpoint` was written.
+/// Reads the state of the run at `checkpoint`.
 ///
 /// # Errors
-/// If it is no checkpoint of ours, or one of another format.
+/// If it is not a checkpoint of this program, or has another format version.
 pub fn read_state(checkpoint: &Path) -> Result<State> {
     let path = checkpoint.join(STATE_FILE);
     let text = fs::read_to_string(&path).with_context(|| {
@@ -319,7 +319,7 @@ fn prune(folder: &Path, keep: usize) -> Result<()> {
     Ok(())
 }
 
-/// Removes a checkpoint: under its name it is whole or not there, also when the process is killed in between.
+/// Removes a checkpoint. Even if the process is killed meanwhile, a checkpoint with this name is complete or missing.
 fn remove(checkpoint: &Path) -> Result<()> {
     let mut name = checkpoint.as_os_str().to_owned();
     name.push(UNFINISHED);
@@ -363,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_finite_is_seen() {
+    fn values_that_are_not_finite_are_detected() {
         assert!(is_finite(&[]) && is_finite(&[0.0, -0.0, f32::MAX, f32::MIN, f32::MIN_POSITIVE]));
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             assert!(!is_finite(&[1.0, bad, 2.0]), "{bad}");
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_seen_and_named() -> Result<()> {
+    fn damage_is_detected_and_named() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path();
         assert!(verify(path).unwrap_err().to_string().contains("not a checkpoint of this program"));

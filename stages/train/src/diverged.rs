@@ -2,10 +2,10 @@
 use anyhow::{Result, ensure};
 use contract::Step;
 
-/// Refuses a `what` of the step that is not finite.
+/// Returns an error if `value`, the `what` of the step, is not finite.
 ///
 /// # Errors
-/// If `value` is not, with the update that would have followed and what may help.
+/// If `value` is infinite or NaN; the message has the number of the update and suggestions.
 pub fn finite(what: &str, value: f64, step: Step) -> Result<()> {
     ensure!(
         value.is_finite(),

@@ -54,11 +54,12 @@ struct EvaluateStage {
     schedule: Schedule,
     corpus: Option<Corpus>,
     worker: usize,
-    /// `(leaf, part)` to summed loss and targets: a map, so that they are added in one order.
+    /// Summed loss and number of targets by `(leaf, part)`: an ordered map, so that they are always added in the same
+    /// order.
     parts: BTreeMap<(u32, u32), (f64, f64)>,
 }
 
-/// Bits per byte of text: nats a token over ln 2, times tokens a byte.
+/// Bits per byte of text: nats per token, divided by ln 2, times tokens per byte.
 pub fn bits_per_byte(loss: f64, tokens: u64, bytes: u64) -> f64 {
     loss / std::f64::consts::LN_2 * tokens as f64 / bytes as f64
 }
@@ -82,7 +83,7 @@ impl Stage for EvaluateStage {
         let (loss, targets) = parts.values().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
         if targets == 0.0 {
             bail!(
-                "nothing to validate on: the held-out documents do not fill one sequence a lane. Hold out more \
+                "nothing to validate on: the held-out documents do not fill one sequence per lane. Hold out more \
                  (`read.validation_fraction`), or set `evaluate.interval = 0`"
             );
         }

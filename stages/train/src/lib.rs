@@ -1,20 +1,22 @@
-//! Training, in the order a micro-batch meets it.
+//! The stages of training, in the order of a step.
 //!
 //! - [`forward`]: parameters and a batch become hidden states; models: [`gpt2`](forward::gpt2),
 //!   [`llama`](forward::llama)
 //! - [`loss`]: hidden states become a loss and its gradient
-//! - [`backward`]: the gradient goes back through the model, a layer a turn
-//! - [`reduce`]: the leaves' gradients are summed along a fixed [`tree`](reduce::tree), with their norms
-//! - [`optimize`]: clip and update ([`schedule`](optimize::schedule): the learning rate); gives the next step's
-//!   parameters; optimizers: [`adamw`](optimize::adamw), [`muon`](optimize::muon)
+//! - [`backward`]: backpropagation through the model, one layer per turn
+//! - [`reduce`]: sums the gradients of the leaves (micro-batches) along a fixed [`tree`](reduce::tree) and computes
+//!   norms
+//! - [`optimize`]: clips gradients and updates parameters; [`schedule`](optimize::schedule): the learning rate;
+//!   optimizers: [`adamw`](optimize::adamw), [`muon`](optimize::muon)
 //! - [`evaluate`]: validation loss and bits per byte
-//! - [`checkpoint`]: everything a run needs to go on, and what Hugging Face needs to load it ([`weights`])
-//! - [`diverged`]: what is said where a loss or gradient is not finite
-//! - [`record`]: `metrics.jsonl`, and what people see; [`tensorboard`](record::tensorboard): the same as event files;
-//!   [`clock`](record::clock): what a step took
+//! - [`checkpoint`]: everything needed to resume a run, in a format that Hugging Face's libraries load; [`weights`]:
+//!   safetensors files
+//! - [`diverged`]: the error for a loss or gradient that is not finite
+//! - [`record`]: `metrics.jsonl` and progress; [`tensorboard`](record::tensorboard): event files;
+//!   [`clock`](record::clock): the time of a step
 //!
-//! Losses, optimizers and models are families: a member of one supplies the mathematics and its own keys, the family
-//! makes a stage of it.
+//! Losses, optimizers and models are families: a member supplies the mathematics and its own configuration keys, and
+//! the family turns it into a stage.
 #![forbid(unsafe_code)]
 
 pub mod backward;

@@ -1,7 +1,7 @@
-//! `loss`: hidden states become logits, a loss and its gradient, a chunk of rows at a time.
+//! `loss`: computes logits, a loss and its gradient from hidden states, a chunk of rows at a time.
 //!
-//! A loss is a [`Loss`]: the value and gradient of one row of logits. [`LossSettings`] makes a stage of any.
-//! `tests/outside_stage` has one in a crate of its own.
+//! The trait [`Loss`] defines the value and gradient for one row of logits. [`LossSettings`] turns any loss into a
+//! stage. `tests/outside_stage` contains a loss in an external crate.
 use crate::diverged::finite;
 use anyhow::Result;
 use compute::kernels::cross_entropy::CrossEntropy;
@@ -15,24 +15,24 @@ use serde::{Deserialize, Serialize};
 pub use compute::kernels::cross_entropy::{log_sum_exp, softmax};
 pub use compute::kernels::head::RowLossValue;
 
-/// A member of the family of losses: its keys, and its mathematics.
+/// A member of the family of losses: its configuration keys and its mathematics.
 pub trait Loss: Member {
-    /// What it is, in a line.
+    /// A one-line description.
     const SUMMARY: &'static str;
-    /// A table that parses, for `pipeline stages` (TOML, without the header).
+    /// A valid example table for `pipeline stages` (TOML, without the header).
     const EXAMPLE: &'static str;
 
-    /// What is wrong with the values, beside numbers out of their range. No I/O.
+    /// Problems with the values, except for numbers out of range, which are found already. No I/O.
     fn check(&self) -> Vec<Problem> {
         Vec::new()
     }
 
-    /// The loss of one row of logits (`vocabulary` long); with `gradient`, overwrites `logits` with the gradient of the
+    /// The loss of one row of logits `[vocabulary]`. If `gradient` is set, overwrites `logits` with the gradient of the
     /// *trained* loss with respect to them.
     fn row(&self, logits: &mut [f32], target: u32, gradient: bool) -> RowLossValue;
 }
 
-/// The registry's entry for a loss.
+/// The registry entry of a loss.
 pub const fn loss_type<L: Loss>(name: &'static str) -> StageType {
     stage_type::<LossSettings<L>>(name)
 }
@@ -51,7 +51,7 @@ impl Loss for CrossEntropyLoss {
     }
 }
 
-/// Settings of any loss.
+/// The settings of a loss stage.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent, bound = "L: Loss")]
 pub struct LossSettings<L>(pub L);
@@ -84,7 +84,7 @@ impl<L: Loss> Settings for LossSettings<L> {
         Ok(Built::Stage(Box::new(LossStage(self.0.clone()))))
     }
 
-    /// A chunk of logits a worker, beside the gradient at the hidden states.
+    /// Memory of a chunk of logits per worker, and of the gradient of the hidden states.
     fn memory(&self, env: &Env) -> Memory {
         let Some(model) = &env.model else { return Memory::default() };
         let [vocabulary, width] = model.parameters[model.head].shape[..] else { return Memory::default() };
@@ -95,8 +95,8 @@ impl<L: Loss> Settings for LossSettings<L> {
     }
 }
 
-/// Trains with a loss. Plain cross-entropy is reported as `loss` whatever trains; a loss that differs from it is
-/// reported beside it as `trained_loss`.
+/// Computes a loss. Plain cross-entropy is always reported as `loss`; a loss that differs from it is reported in
+/// addition as `trained_loss`.
 struct LossStage<L>(L);
 
 impl<L: Loss> RowLoss for LossStage<L> {

@@ -1,4 +1,4 @@
-//! Tensors in safetensors files, one read at a time.
+//! Reading and writing tensors in safetensors files, one tensor at a time.
 use anyhow::{Context, Result, bail, ensure};
 use contract::{ParameterSpec, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, View};
@@ -9,20 +9,20 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// Parameters, under their Hugging Face names.
+/// The file of the parameters, under their Hugging Face names.
 pub const MODEL_FILE: &str = "model.safetensors";
-/// The optimizer's tensors, under `<parameter>.<name>`.
+/// The file of the optimizer state; tensors are named `<parameter>.<name>`.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 
-/// Where a run's parameters come from.
+/// The source of a run's initial parameters.
 #[derive(Clone, Debug, Default)]
 pub enum Start {
-    /// From the seed.
+    /// Random initialisation from the seed.
     #[default]
     Fresh,
-    /// From the model in this folder (ours or Hugging Face's), with a new optimizer state.
+    /// The model in this directory (of this program or from Hugging Face), with a new optimizer state.
     Weights(PathBuf),
-    /// From this checkpoint of ours, optimizer included.
+    /// This checkpoint of a run, including the optimizer state.
     Resume(PathBuf),
 }
 
@@ -34,7 +34,7 @@ pub enum Start {
 pub fn write(path: &Path, tensors: Vec<(String, &Tensor)>) -> Result<()> {
     let views = tensors.into_iter().map(|(name, tensor)| (name, Floats(tensor)));
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    // safetensors gives the file to its owner alone, whatever the umask.
+    // safetensors makes the file readable only by its owner, whatever the umask.
     let written = || -> Result<()> {
         let permissions = File::create(path)?.metadata()?.permissions();
         safetensors::serialize_to_file(views, Some(metadata), path)?;
@@ -61,7 +61,7 @@ impl View for Floats<'_> {
     }
 }
 
-/// A safetensors file whose tensors are read when asked for.
+/// A safetensors file whose tensors are read on demand.
 pub struct TensorFile {
     path: PathBuf,
     metadata: Metadata,
@@ -73,14 +73,17 @@ impl TensorFile {
     /// Opens `path` and reads its header.
     ///
     /// # Errors
-    /// If there is no such file, or its header is not that of a safetensors file.
+    /// If there is no such file, or its header is not a valid safetensors header.
     pub fn open(path: &Path) -> Result<Self> {
         let read = || -> Result<Self> {
             let mut file = File::open(path)?;
             let mut head = [0u8; 8];
             file.read_exact(&mut head).context("too short for a safetensors file")?;
             let length = u64::from_le_bytes(head);
-            ensure!(length <= file.metadata()?.len(), "not a safetensors file: a header of {length} bytes cannot be");
+            ensure!(
+                length <= file.metadata()?.len(),
+                "not a safetensors file: its header length, {length} bytes, exceeds the file"
+            );
             let mut header = vec![0; length as usize];
             file.read_exact(&mut header)?;
             let metadata: Metadata = serde_json::from_slice(&header).context("not a safetensors file")?;
@@ -95,7 +98,8 @@ impl TensorFile {
     /// The tensor called `name`, which must be f32 and have `shape`.
     ///
     /// # Errors
-    /// If it is missing or different, with the file, the tensor and what is there.
+    /// If it is missing, or its type or shape differs; the message has the file, the tensor, and the actual type or
+    /// shape.
     pub fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.try_read(name, shape).with_context(|| format!("cannot read tensor `{name}` of {}", self.path.display()))
     }
@@ -105,7 +109,7 @@ impl TensorFile {
         self.metadata.info(name).is_some()
     }
 
-    /// Every tensor's name, type, shape and place, in the order of their places.
+    /// Name, type, shape and offsets of every tensor, in order of offsets.
     pub fn tensors(&self) -> Vec<(String, TensorInfo)> {
         let mut all: Vec<(String, TensorInfo)> =
             self.metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
@@ -113,11 +117,10 @@ impl TensorFile {
         all
     }
 
-    /// Calls `each` with the values of the tensor called `name`, in pieces; false if it is of a type whose values are
-    /// not read.
+    /// Calls `each` with the values of the tensor called `name`, in pieces. Returns false if its type is not supported.
     ///
     /// # Errors
-    /// If there is no such tensor, or its place in the file does not fit its shape.
+    /// If there is no such tensor, or its offsets do not match its shape.
     pub fn values(&self, name: &str, each: &mut dyn FnMut(&[f64])) -> Result<bool> {
         let mut read = || -> Result<bool> {
             let info = self.metadata.info(name).context("there is no such tensor")?;
@@ -166,7 +169,7 @@ impl TensorFile {
     }
 }
 
-/// The files that [`Start`] names, opened.
+/// The opened files of a [`Start`].
 pub struct StartFiles {
     seed: u64,
     model: Option<TensorFile>,
@@ -174,10 +177,10 @@ pub struct StartFiles {
 }
 
 impl StartFiles {
-    /// Opens what `start` names.
+    /// Opens the files that `start` refers to.
     ///
     /// # Errors
-    /// If a file is missing or broken.
+    /// If a file is missing or invalid.
     pub fn open(start: &Start, seed: u64) -> Result<Self> {
         let (model, optimizer) = match start {
             Start::Fresh => (None, None),
@@ -196,13 +199,13 @@ impl StartFiles {
     /// If the file has no such tensor of this shape.
     pub fn parameter(&self, spec: &ParameterSpec) -> Result<Tensor> {
         let Some(file) = &self.model else { return Ok(spec.initial(self.seed)) };
-        // Models saved without their head carry no `transformer.` in front.
+        // Models that were saved without their head have no `transformer.` prefix.
         let bare = spec.name.strip_prefix("transformer.").unwrap_or(&spec.name);
         let name = if !file.has(&spec.name) && file.has(bare) { bare } else { &spec.name };
         file.read(name, &spec.shape)
     }
 
-    /// The optimizer's tensor `name` of the parameter that `spec` describes; zeros if its state is new.
+    /// The optimizer's tensor `name` for the parameter that `spec` describes; zeros if the optimizer state is new.
     ///
     /// # Errors
     /// If the file has no such tensor of this shape.
@@ -219,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tensors_come_back_and_a_broken_file_is_refused() -> Result<()> {
+    fn tensors_round_trip_and_truncated_files_are_rejected() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("x.safetensors");
         let tensor = Tensor::from_values([2, 3], &[1.0, -2.0, 3.5, f32::MIN_POSITIVE, 0.0, 7.0]);
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_every_width_are_read() -> Result<()> {
+    fn values_of_every_supported_type_are_read() -> Result<()> {
         use safetensors::tensor::TensorView;
         let bytes = |halves: [u16; 2]| halves.iter().flat_map(|half| half.to_le_bytes()).collect::<Vec<u8>>();
         let bf16 = bytes([half::bf16::from_f32(-1.5).to_bits(), half::bf16::INFINITY.to_bits()]);

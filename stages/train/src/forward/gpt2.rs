@@ -16,7 +16,7 @@ pub struct Gpt2 {
 }
 
 impl Gpt2 {
-    /// What the keys say.
+    /// The model shape that these settings describe.
     pub fn shape(&self, sizes: &Sizes, facts: &Facts) -> Gpt2Shape {
         let &Sizes { layers, heads, width } = sizes;
         let &Facts { vocabulary, length, end_of_text } = facts;

@@ -1,5 +1,5 @@
 //! The model `llama` (Touvron et al. 2023).
-use crate::forward::{ModelType, Sizes, those};
+use crate::forward::{ModelType, Sizes, candidates};
 use anyhow::Result;
 use compute::models::{LlamaShape, Transformer};
 use contract::{Facts, Problem, StageKeys};
@@ -34,12 +34,12 @@ impl ModelType for Llama {
         let &Sizes { heads, width, .. } = sizes;
         let mut problems = Vec::new();
         if heads > 0 && !width.is_multiple_of(2 * heads) {
-            let near = those(width, |heads| width.is_multiple_of(2 * heads));
+            let near = candidates(width, |heads| width.is_multiple_of(2 * heads));
             let message = format!("{heads} heads do not divide width {width} into an even width each; {near}");
             problems.push(Problem::at("heads", message));
         }
         if let Some(kv_heads) = self.kv_heads.filter(|n| *n > 0 && !heads.is_multiple_of(*n)) {
-            let near = those(heads, |n| heads.is_multiple_of(n));
+            let near = candidates(heads, |n| heads.is_multiple_of(n));
             problems.push(Problem::at("kv_heads", format!("{kv_heads} do not divide {heads} heads; {near}")));
         }
         problems

@@ -1,7 +1,7 @@
-//! `forward`: a batch and the parameters of its step become hidden states.
+//! `forward`: computes hidden states from a batch and the parameters of its step.
 //!
-//! A model is a [`ModelType`]: how its keys become a [`Transformer`]. [`ModelSettings`] makes a stage of any. Members
-//! are [`gpt2`] and [`llama`].
+//! The trait [`ModelType`] defines how configuration keys become a [`Transformer`]. [`ModelSettings`] turns any model
+//! into a stage. Members of the family are [`gpt2`] and [`llama`].
 pub mod gpt2;
 pub mod llama;
 
@@ -16,34 +16,35 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
 
-/// A member of the family of models: its keys, and the transformer that they describe.
+/// A member of the family of models: its configuration keys, and the transformer that they describe.
 pub trait ModelType: Member {
-    /// What it is, in a line.
+    /// A one-line description.
     const SUMMARY: &'static str;
-    /// A table that parses, for `pipeline stages` (TOML, without the header).
+    /// A valid example table for `pipeline stages` (TOML, without the header).
     const EXAMPLE: &'static str;
 
-    /// What is wrong with the values, beside numbers out of their range and heads that do not divide the width. No I/O.
+    /// Problems with the values, except for numbers out of range and heads that do not divide the width, which are
+    /// found already. No I/O.
     fn check(&self, _sizes: &Sizes) -> Vec<Problem> {
         Vec::new()
     }
 
-    /// The model of these sizes for a vocabulary and a length of sequences.
+    /// The model of these sizes, with the vocabulary and sequence length of `facts`.
     fn model(&self, sizes: &Sizes, facts: &Facts) -> Transformer;
 
-    /// The model that a checkpoint's `config.json` describes, or what of it is not supported; `None` if it is of
-    /// another kind. Without it `pipeline generate` cannot open checkpoints.
+    /// The model that a checkpoint's `config.json` describes, or an error if a property is not supported; `None` if it
+    /// is another type of model. Without this method `pipeline generate` cannot open checkpoints.
     fn from_config(_config: &Value) -> Option<Result<Transformer>> {
         None
     }
 }
 
-/// The registry's entry for a model.
+/// The registry entry of a model.
 pub const fn model_type<M: ModelType>(name: &'static str) -> StageType {
     stage_type::<ModelSettings<M>>(name)
 }
 
-/// Settings of any model.
+/// The settings of a model stage.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
 #[serde(bound = "M: ModelType")]
 pub struct ModelSettings<M> {
@@ -89,10 +90,10 @@ pub struct Computation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Batching {
-    /// All at once.
+    /// All sequences at once.
     #[default]
     Batched,
-    /// One after the other, as the trainer that this project began as did.
+    /// One sequence at a time, as in the trainer that this project started from.
     PerSequence,
 }
 
@@ -129,7 +130,7 @@ impl<M: ModelType> Settings for ModelSettings<M> {
         let Sizes { heads, width, .. } = self.sizes;
         let mut problems = self.model.check(&self.sizes);
         if heads > 0 && !width.is_multiple_of(heads) && problems.iter().all(|problem| problem.key != Some("heads")) {
-            let near = those(width, |heads| width.is_multiple_of(heads));
+            let near = candidates(width, |heads| width.is_multiple_of(heads));
             problems.push(Problem::at("heads", format!("{heads} heads do not divide width {width}; {near}")));
         }
         problems
@@ -140,14 +141,14 @@ impl<M: ModelType> Settings for ModelSettings<M> {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let facts = env.resource::<Facts>("what the tokenizer says of its vocabulary")?;
+        let facts = env.resource::<Facts>("the facts about the tokenizer's vocabulary")?;
         let model = Arc::new(self.model_for(&facts));
         let pieces = vec![None; model.facts().parameters.len()];
         let batching = self.computation.batching;
         Ok(Built::Stage(Box::new(Forward { model, batching, pieces, parameters: None })))
     }
 
-    /// The activations of a micro-batch a worker.
+    /// Memory of the activations of one micro-batch per worker.
     fn memory(&self, env: &Env) -> Memory {
         let Some(facts) = env.resources.get::<Facts>() else { return Memory::default() };
         let busy = env.workers.min(env.shape.micro_batches as usize);
@@ -158,13 +159,14 @@ impl<M: ModelType> Settings for ModelSettings<M> {
     }
 }
 
-/// The numbers up to `most` that fit, as a piece of a message.
-pub fn those(most: usize, fits: impl Fn(usize) -> bool) -> String {
+/// The numbers up to `most` that satisfy `fits`, as part of a message.
+pub fn candidates(most: usize, fits: impl Fn(usize) -> bool) -> String {
     let near: Vec<String> = (1..=most).filter(|n| fits(*n)).map(|n| n.to_string()).collect();
     if near.is_empty() { "none do".into() } else { format!("these do: {}", near.join(", ")) }
 }
 
-/// Runs a model forward on batches. It holds a step's parameters from their arrival to the step's end.
+/// Runs the forward pass of a model on batches. It holds the parameters of a step from their arrival to the end of the
+/// step.
 struct Forward {
     model: Arc<dyn Model>,
     batching: Batching,

@@ -23,7 +23,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// The weight decay of a parameter.
+    /// The weight decay that applies to a parameter.
     pub fn decay(&self, spec: &ParameterSpec) -> f64 {
         if spec.decay { self.weight_decay } else { 0.0 }
     }

@@ -1,7 +1,7 @@
-//! `optimize`: clips by the global norm and updates each tensor on the worker that owns it, in place.
+//! `optimize`: clips gradients by their global norm and updates each tensor in place, on the worker that owns it.
 //!
-//! An optimizer is an [`Optimizer`]: how one tensor is updated. [`OptimizerSettings`] makes a stage of any; norms,
-//! schedule, shards and checkpoints are the same for all. Members are [`adamw`] and [`muon`].
+//! The trait [`Optimizer`] defines how one tensor is updated. [`OptimizerSettings`] turns any optimizer into a stage,
+//! which handles norms, schedule, ownership and checkpoints. Members of the family are [`adamw`] and [`muon`].
 pub mod adamw;
 pub mod muon;
 pub mod schedule;
@@ -19,23 +19,24 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A member of the family of optimizers: its keys, and how one tensor is updated. Each tensor is updated whole, by its
-/// owner, so that a member knows nothing of workers.
+/// A member of the family of optimizers: its configuration keys, and how one tensor is updated. A tensor is always
+/// updated as a whole by the worker that owns it, so members need not know about workers.
 pub trait Optimizer: Member {
-    /// What it is, in a line.
+    /// A one-line description.
     const SUMMARY: &'static str;
-    /// A table that parses, for `pipeline stages` (TOML, without the header).
+    /// A valid example table for `pipeline stages` (TOML, without the header).
     const EXAMPLE: &'static str;
 
-    /// What is wrong with the values, beside numbers out of their range. No I/O.
+    /// Problems with the values, except for numbers out of range, which are found already. No I/O.
     fn check(&self) -> Vec<Problem> {
         Vec::new()
     }
 
-    /// The names of the tensors, of the parameter's shape, that it keeps; they start as zeros.
+    /// Names of the state tensors per parameter. They have the shape of the parameter and are initialised to zero.
     fn state(&self, spec: &ParameterSpec) -> &'static [&'static str];
 
-    /// Updates the parameter and its state, in the order of their names. `gradient` is of the summed loss.
+    /// Updates the parameter and its state tensors, which are in the order of [`Self::state`]. `gradient` is that of
+    /// the summed loss.
     fn update(
         &self,
         now: &Now,
@@ -46,23 +47,23 @@ pub trait Optimizer: Member {
     );
 }
 
-/// One update's numbers.
+/// The scalars of one update.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// Learning rate.
     pub rate: f64,
     /// Number of the update, from 1.
     pub update: f64,
-    /// What gradients are multiplied by first: the clipping factor over the number of targets.
+    /// Factor that gradients are multiplied by first: the clipping factor divided by the number of targets.
     pub scale: f64,
 }
 
-/// The registry's entry for an optimizer.
+/// The registry entry of an optimizer.
 pub const fn optimizer_type<O: Optimizer>(name: &'static str) -> StageType {
     stage_type::<OptimizerSettings<O>>(name)
 }
 
-/// Settings of any optimizer.
+/// The settings of an optimizer stage.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
 #[serde(bound = "O: Optimizer")]
 pub struct OptimizerSettings<O> {
@@ -154,7 +155,7 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
         })))
     }
 
-    /// Each parameter and its state.
+    /// Memory of each parameter and its optimizer state.
     fn memory(&self, env: &Env) -> Memory {
         let floats = |spec: &ParameterSpec| (1 + self.optimizer.state(spec).len()) * spec.len();
         let floats: usize = env.model.iter().flat_map(|model| &model.parameters).map(floats).sum();
@@ -162,7 +163,7 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
     }
 }
 
-/// A tensor of this worker, with its optimizer state and, once it has come, its summed gradient.
+/// A tensor that this worker owns, with its optimizer state and, once it has arrived, its summed gradient.
 struct Owned {
     parameter: Arc<Tensor>,
     state: Vec<(&'static str, Arc<Tensor>)>,
@@ -189,7 +190,7 @@ impl<O> Optimize<O> {
         }
     }
 
-    /// The norm of the mean gradient over all tensors and the number of targets, summed in one fixed order.
+    /// The global norm of the mean gradient, summed in a fixed order, and the number of targets.
     fn global_norm(&mut self) -> Result<(f64, u64)> {
         ensure!(self.norms.len() == self.tensors, "norms of {} of {} tensors arrived", self.norms.len(), self.tensors);
         let squares: f64 = self.norms.values().flat_map(|norms| &norms.blocks).sum();
@@ -223,14 +224,15 @@ impl<O: Optimizer> Stage for Optimize<O> {
             return Ok(());
         }
         let (norm, targets) = self.global_norm()?;
-        finite("gradient's norm", norm, step)?;
+        finite("gradient norm", norm, step)?;
         let clip = if self.clip_norm > 0.0 { (self.clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let rate = self.learning_rate.rate(step);
         let now = Now { rate, update: step as f64 + 1.0, scale: clip / targets as f64 };
         for owned in self.owned.values_mut() {
             let Some(gradient) = owned.gradient.take() else { continue };
-            // In place: whoever read this step's parameters has let go of them. Only a checkpoint that is still
-            // being written may hold on, and then keeps the old values.
+            // Updates in place, since all readers of this step's parameters have dropped their references. Only a
+            // checkpoint that is still being written may hold one; the tensor is then copied, and the checkpoint keeps
+            // the old values.
             let parameter = Arc::make_mut(&mut owned.parameter);
             let mut state: Vec<&mut Tensor> = owned.state.iter_mut().map(|(_, tensor)| Arc::make_mut(tensor)).collect();
             self.optimizer.update(&now, &owned.spec, parameter, &mut state, gradient);

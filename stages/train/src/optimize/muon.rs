@@ -1,12 +1,13 @@
 //! The optimizer `muon` (Jordan et al. 2024): orthogonalised momentum for the matrices inside blocks, AdamW for all
-//! else. Its step has the size that AdamW's has (Liu et al. 2025), so both share learning rate and weight decay.
+//! other parameters. Its updates are scaled to the size of AdamW's (Liu et al. 2025), so both share learning rate and
+//! weight decay.
 use crate::optimize::adamw::AdamW;
 use crate::optimize::{Now, Optimizer};
 use compute::kernels::newton_schulz::orthogonalise;
 use contract::{ParameterSpec, Problem, StageKeys, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// The size of AdamW's steps, root mean square, as a fraction of the learning rate.
+/// Root mean square of AdamW's updates, as a fraction of the learning rate.
 const STEP: f64 = 0.2;
 
 /// The member `muon`.
@@ -45,7 +46,7 @@ impl Optimizer for Muon {
     ) {
         let [momentum] = state else { return self.others.update(now, spec, parameter, state, gradient) };
         let (keep, scale) = (self.momentum as f32, now.scale as f32);
-        // Nesterov's: the direction looks one step ahead.
+        // Nesterov momentum.
         for (g, m) in gradient.data.iter_mut().zip(momentum.data.iter_mut()) {
             let fresh = *g * scale;
             *m = keep.mul_add(*m, fresh);

@@ -5,27 +5,27 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
-    /// It stays.
+    /// It stays constant.
     Constant,
-    /// It falls in a straight line.
+    /// It decreases linearly.
     Linear,
-    /// It falls as half a cosine wave (Loshchilov and Hutter 2017).
+    /// It decreases as half a cosine wave (Loshchilov and Hutter 2017).
     #[default]
     Cosine,
 }
 
-/// Warmup from `peak / warmup` in a straight line, then decay to `peak × floor` at the last step.
+/// Linear warmup from `peak / warmup` to `peak`, then decay to `peak × floor` at the last step.
 #[derive(Clone, Copy, Debug)]
 pub struct LearningRateSchedule {
     /// The highest learning rate.
     pub peak: f64,
     /// Updates until the peak is reached.
     pub warmup: u64,
-    /// Updates in all.
+    /// Total number of updates.
     pub steps: u64,
-    /// How the rate falls.
+    /// The shape of the decay.
     pub decay: Decay,
-    /// The last rate as a fraction of the peak.
+    /// The final rate as a fraction of the peak.
     pub floor: f64,
 }
 

@@ -1,31 +1,32 @@
-//! What a step's training takes, told from when its numbers come.
+//! Measures the training time of a step, without validation, from the arrival times of its metrics.
 use contract::Purpose;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// One step's.
+/// The clock of one step.
 pub struct Clock {
     /// When work on the step began.
     began: Instant,
-    /// When the last number of its training came, that of the update.
+    /// When the last training metrics of the step arrived, those of the update.
     trained: Instant,
-    /// When the last number of each worker's batches came, and what validation has taken of that worker.
+    /// For each worker: when the last metrics of its batches arrived, and the time it has spent on validation.
     workers: BTreeMap<usize, (Instant, Duration)>,
-    /// The longest of those, when the last number of training came: the others had to wait for that worker.
+    /// The longest validation time of a worker when the last training metrics arrived: the others had to wait for it.
     validation: Duration,
 }
 
 impl Clock {
-    /// For a step that begins now.
+    /// The clock of a step that begins at `began`.
     pub fn new(began: Instant) -> Self {
         Self { began, trained: began, workers: BTreeMap::new(), validation: Duration::ZERO }
     }
 
-    /// A number came. `worker`: whose batch it is of, if of one; since the one before, that worker worked on it.
-    pub fn hear(&mut self, now: Instant, purpose: Purpose, worker: Option<usize>) {
+    /// Records that metrics have arrived. If they belong to a batch, `worker` computed it, and has been working on it
+    /// since its previous metrics.
+    pub fn record(&mut self, now: Instant, purpose: Purpose, worker: Option<usize>) {
         if let Some(worker) = worker {
-            let (heard, validation) = self.workers.entry(worker).or_insert((self.began, Duration::ZERO));
-            let took = now - std::mem::replace(heard, now);
+            let (last, validation) = self.workers.entry(worker).or_insert((self.began, Duration::ZERO));
+            let took = now - std::mem::replace(last, now);
             if purpose == Purpose::Validate {
                 *validation += took;
             }
@@ -36,14 +37,14 @@ impl Clock {
         }
     }
 
-    /// What training has taken.
+    /// Training time of the step.
     pub fn training(&self) -> Duration {
         (self.trained - self.began).saturating_sub(self.validation)
     }
 
-    /// For the step after this one.
+    /// The clock of the next step.
     pub fn next(&self) -> Self {
-        Self::new(self.workers.values().map(|(heard, _)| *heard).fold(self.trained, Instant::max))
+        Self::new(self.workers.values().map(|(last, _)| *last).fold(self.trained, Instant::max))
     }
 }
 
@@ -52,13 +53,13 @@ mod tests {
     use super::*;
     use Purpose::{Train, Validate};
 
-    /// Milliseconds of training of two steps, whose numbers come at those milliseconds.
+    /// Training time of two steps in milliseconds, given the arrival times of their metrics in milliseconds.
     fn taken(steps: [&[(u64, Purpose, Option<usize>)]; 2]) -> [u128; 2] {
         let start = Instant::now();
         let mut clock = Clock::new(start);
         steps.map(|numbers| {
             for (at, purpose, worker) in numbers {
-                clock.hear(start + Duration::from_millis(*at), *purpose, *worker);
+                clock.record(start + Duration::from_millis(*at), *purpose, *worker);
             }
             let taken = clock.training().as_millis();
             clock = clock.next();
@@ -72,7 +73,7 @@ mod tests {
         assert_eq!(taken([&step(0), &step(100)]), [100, 100]);
     }
 
-    /// Before a step's training or after it, of a worker that others have to wait for.
+    /// Validation before the training of a step or after it, on a worker that the others have to wait for.
     #[test]
     fn validation_does_not_count() {
         let before = [

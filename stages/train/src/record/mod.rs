@@ -30,22 +30,22 @@ pub struct StepLine {
     pub epoch: f64,
     /// Training tokens so far.
     pub tokens: u64,
-    /// Mean cross-entropy of the step's batch, in nats a token.
+    /// Mean cross-entropy of the step's batch, in nats per token.
     pub loss: f64,
     /// Learning rate of the update.
     pub learning_rate: f64,
     /// Global norm of the gradient before clipping.
     pub gradient_norm: f64,
-    /// Tokens a second, from the update before to this one, without validation.
+    /// Tokens per second between the previous update and this one, without validation.
     pub tok_per_sec: f64,
-    /// Model FLOPs utilization, 0 to 1, relative to this machine's measured rate of large products.
+    /// Model FLOPs utilization (MFU), 0 to 1, relative to this machine's measured GEMM rate.
     pub mfu: f64,
-    /// Milliseconds per worker in which compute had no batch.
+    /// Milliseconds per worker in which compute waited for a batch.
     pub data_wait_ms: f64,
-    /// When the step was done, in seconds since 1970 (UTC).
+    /// Completion time of the step, in seconds since 1970 (UTC).
     #[serde(default)]
     pub time: f64,
-    /// Validation loss after the step, if it was computed.
+    /// Validation loss after the step, if computed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub validation_loss: Option<f64>,
     /// Validation bits per byte, if computed.
@@ -60,7 +60,7 @@ pub struct StepLine {
 pub trait Report: Send + Sync {
     /// A training step is done.
     fn step(&self, line: &StepLine);
-    /// `step` has been validated: the line now holds validation loss and bits per byte.
+    /// A step has been validated: the line now includes validation loss and bits per byte.
     fn validated(&self, line: &StepLine);
 }
 
@@ -115,7 +115,7 @@ impl Settings for Record {
     }
 }
 
-/// Values of one name by who measured them.
+/// Values of one metric by `(leaf, part)`.
 type Values = BTreeMap<(Lane, u32), f64>;
 
 struct RecordStage {
@@ -124,14 +124,14 @@ struct RecordStage {
     workers: usize,
     tokens_a_step: u64,
     tokens_an_epoch: Option<u64>,
-    /// Tokens a second at the limit.
+    /// Tokens per second at the machine's limit.
     full_speed: f64,
     path: Option<PathBuf>,
     reporter: Option<Arc<Reporter>>,
     file: Option<File>,
     events: Option<EventFile>,
     gathered: BTreeMap<(Purpose, &'static str), (Gather, Values)>,
-    /// The line of the last step, not written until the step is validated too.
+    /// The line of the last step; it is written after the step has been validated.
     last: Option<StepLine>,
     clock: Clock,
 }
@@ -159,7 +159,7 @@ impl RecordStage {
         let done = step + 1;
         let tokens = done * self.tokens_a_step;
         let seconds = self.clock.training().as_secs_f64();
-        // No time at all: no stage of this run says anything of training.
+        // No time has passed if no stage of the run reports training metrics.
         let tok_per_sec = if seconds > 0.0 { self.tokens_a_step as f64 / seconds } else { 0.0 };
         let mut line = StepLine {
             step: done,
@@ -181,7 +181,7 @@ impl RecordStage {
         line
     }
 
-    /// Writes the last step's line, now that nothing can be added to it.
+    /// Writes the line of the last step, which is now complete.
     fn write(&mut self) -> Result<()> {
         let (Some(line), Some(path)) = (self.last.take(), &self.path) else { return Ok(()) };
         let open = self.file.take();
@@ -198,11 +198,11 @@ impl RecordStage {
     }
 }
 
-/// The lines of a run's [`METRICS_FILE`], none where there is no such file. What is no line (its writer was killed
-/// in the middle) is left out.
+/// The lines of a run's [`METRICS_FILE`]; empty if there is no such file. Invalid lines (from a killed process) are
+/// skipped.
 ///
 /// # Errors
-/// If the file is there but cannot be read.
+/// If the file exists but cannot be read.
 pub fn read_metrics(path: &Path) -> Result<Vec<StepLine>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(bytes.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()),
@@ -211,7 +211,7 @@ pub fn read_metrics(path: &Path) -> Result<Vec<StepLine>> {
     }
 }
 
-/// Keeps the lines of steps before `step`: those of a run that was stopped later are made again.
+/// Keeps only the lines of steps before `step`: a run that resumes there writes the later ones again.
 fn keep_before(path: &Path, step: Step) -> Result<()> {
     let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
     let before = |line: &&str| serde_json::from_str::<StepLine>(line).is_ok_and(|line| line.step < step);
@@ -237,7 +237,7 @@ impl Stage for RecordStage {
     fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
         if let Packet::Metrics(Metrics { purpose, from, values }) = packet {
             let of_batch = values.iter().any(|metric| metric.name == "targets");
-            self.clock.hear(Instant::now(), purpose, of_batch.then(|| leaf_owner(from.0, self.workers)));
+            self.clock.record(Instant::now(), purpose, of_batch.then(|| leaf_owner(from.0, self.workers)));
             for metric in values {
                 let entry = self.gathered.entry((purpose, metric.name));
                 entry.or_insert_with(|| (metric.gather, Values::new())).1.insert(from, metric.value);
@@ -285,8 +285,8 @@ impl Stage for RecordStage {
         Ok(())
     }
 
-    /// A run that was stopped has not validated its last step: the line is written as it is, and once more, whole,
-    /// by the run that goes on.
+    /// The last step of a stopped run has not been validated: its line is written without validation, and the resumed
+    /// run writes it again, complete.
     fn finish(&mut self) -> Result<()> {
         self.write()
     }

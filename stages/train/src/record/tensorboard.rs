@@ -1,4 +1,4 @@
-//! TensorBoard event files: TFRecords of `Event` messages with scalars.
+//! TensorBoard event files: TFRecords of `Event` messages with scalar values.
 //!
 //! Formats: TensorFlow's `core/lib/io/record_writer.h` (records and their masked CRC32C, Castagnoli) and
 //! `core/util/event.proto`, `core/framework/summary.proto` (messages).
@@ -10,24 +10,24 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The folder of a run directory that `tensorboard --logdir` is shown.
+/// The subdirectory of a run directory to pass to `tensorboard --logdir`.
 pub const EVENTS_FOLDER: &str = "tb";
-/// What TensorBoard knows event files by, and what says that one is ours.
+/// Prefix that TensorBoard recognises event files by, and suffix of files that this program writes.
 const NAME: (&str, &str) = ("events.out.tfevents.", ".millrace");
 
-/// Something that happened. Fields and their numbers are TensorFlow's.
+/// An event; fields and their numbers are those of TensorFlow's `Event` message.
 #[derive(Clone, PartialEq, Message)]
 pub struct Event {
     /// Seconds since 1970.
     #[prost(double, tag = "1")]
     pub wall_time: f64,
-    /// Updates so far.
+    /// Number of updates so far.
     #[prost(int64, tag = "2")]
     pub step: i64,
-    /// In the first event of a file: the format.
+    /// The format version, in the first event of a file.
     #[prost(string, optional, tag = "3")]
     pub file_version: Option<String>,
-    /// What was measured.
+    /// The measured values.
     #[prost(message, optional, tag = "5")]
     pub summary: Option<Summary>,
     /// Marks the start of a session: TensorBoard discards earlier values from `step` on.
@@ -46,10 +46,10 @@ pub struct Summary {
 /// A measured value.
 #[derive(Clone, PartialEq, Message)]
 pub struct Scalar {
-    /// Its name.
+    /// The name of the value.
     #[prost(string, tag = "1")]
     pub tag: String,
-    /// The value: one of several kinds in TensorFlow's message, thus written also where it is 0.
+    /// The value. It is a variant of a `oneof` in TensorFlow's message and therefore written even if it is 0.
     #[prost(float, optional, tag = "2")]
     pub simple_value: Option<f32>,
 }
@@ -57,20 +57,20 @@ pub struct Scalar {
 /// The start of a session.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct SessionLog {
-    /// 1: it starts.
+    /// 1: start.
     #[prost(int32, tag = "1")]
     pub status: i32,
 }
 
-/// The event file of a running run.
+/// The event file of a run in progress.
 pub struct EventFile {
     path: PathBuf,
     file: File,
 }
 
 impl EventFile {
-    /// Creates a file in `folder` that replaces our earlier ones and contains the steps before the one that a run
-    /// resumes at.
+    /// Creates a file in `folder` that contains `steps`, those before the step that a run resumes at. It replaces
+    /// earlier event files of this program.
     ///
     /// # Errors
     /// If the file cannot be written or earlier ones cannot be removed.
@@ -83,7 +83,8 @@ impl EventFile {
                 name.starts_with(NAME.0) && name.ends_with(NAME.1)
             });
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            // A later name than all before it: TensorBoard reads files in the order of their names, and only forwards.
+            // The name sorts after all earlier ones: TensorBoard reads files in order of their names and never goes
+            // back.
             let path = (now.as_secs()..).map(|second| folder.join(format!("{}{second:010}{}", NAME.0, NAME.1)));
             let path = path.into_iter().find(|path| earlier.iter().all(|e| e < path)).unwrap_or_default();
             let first = Event { file_version: Some("brain.Event:2".into()), ..Event::default() };
@@ -105,7 +106,7 @@ impl EventFile {
         create().with_context(|| format!("cannot write event files in {}", folder.display()))
     }
 
-    /// Adds a step.
+    /// Appends a step.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -116,7 +117,7 @@ impl EventFile {
     }
 }
 
-/// The scalars of a step.
+/// The event with the scalars of a step.
 fn event(line: &StepLine) -> Event {
     let measured = [
         ("loss", Some(line.loss)),
@@ -135,7 +136,7 @@ fn event(line: &StepLine) -> Event {
     Event { wall_time: line.time, step: line.step as i64, summary, ..Event::default() }
 }
 
-/// Adds a message as a record: length, CRC of the length, message, CRC of the message; all little-endian.
+/// Appends a message as a record: length, CRC of the length, message, CRC of the message; all little-endian.
 fn record(event: &Event, to: &mut Vec<u8>) {
     let message = event.encode_to_vec();
     let length = (message.len() as u64).to_le_bytes();
@@ -145,27 +146,27 @@ fn record(event: &Event, to: &mut Vec<u8>) {
     to.extend(masked_crc(&message).to_le_bytes());
 }
 
-/// A CRC of data that holds CRCs would be weak: it is rotated and moved.
+/// The masked CRC of TFRecords: rotated and offset, since a CRC of data that contains CRCs would be weak.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// The events of a file. A record that its writer has not finished ends them.
+/// The events of a file, up to the first incomplete record.
 ///
 /// # Errors
-/// If the file cannot be read, a CRC does not fit, or a message is none.
+/// If the file cannot be read, a CRC does not match, or a message is not an `Event`.
 pub fn read_events(path: &Path) -> Result<Vec<Event>> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let (mut rest, mut events) = (&bytes[..], Vec::new());
     while let Some((head, after)) = rest.split_first_chunk::<12>() {
         let at = || format!("{}, byte {}", path.display(), bytes.len() - rest.len());
         let (length, crc) = head.split_at(8);
-        ensure!(masked_crc(length).to_le_bytes() == crc, "{}: the CRC of a record's length does not fit", at());
+        ensure!(masked_crc(length).to_le_bytes() == crc, "{}: the CRC of a record's length does not match", at());
         let length = length.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte));
         let Some((message, after)) = after.split_at_checked(length) else { break };
         let Some((crc, after)) = after.split_first_chunk::<4>() else { break };
-        ensure!(masked_crc(message).to_le_bytes() == *crc, "{}: the CRC of a record does not fit", at());
-        events.push(Event::decode(message).with_context(|| format!("{}: no event", at()))?);
+        ensure!(masked_crc(message).to_le_bytes() == *crc, "{}: the CRC of a record does not match", at());
+        events.push(Event::decode(message).with_context(|| format!("{}: not an event", at()))?);
         rest = after;
     }
     Ok(events)
@@ -187,11 +188,11 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_those_of_tensorflow() {
-        // CRC32C of RFC 3720, B.4: 32 bytes of zeros; masked as TensorFlow does.
+    fn records_equal_those_of_tensorflow() {
+        // CRC32C of 32 zero bytes from RFC 3720, B.4; masked as in TensorFlow.
         assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(masked_crc(&[0; 32]), 0x8a91_36aa_u32.rotate_right(15).wrapping_add(0xa282_ead8));
-        // The record that every file of TensorFlow's SummaryWriter begins with, but for the time.
+        // The first record of every file of TensorFlow's SummaryWriter, except for the time.
         let mut bytes = Vec::new();
         record(&Event { wall_time: 1.0, file_version: Some("brain.Event:2".into()), ..Event::default() }, &mut bytes);
         let message = [b"\x09\0\0\0\0\0\0\xf0\x3f\x1a\x0d", &b"brain.Event:2"[..]].concat();
@@ -201,17 +202,17 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_goes_on_is_seen_once() {
+    fn a_resumed_run_appears_once() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("events.out.tfevents.1.somebody"), "else's").unwrap();
+        fs::write(folder.path().join("events.out.tfevents.1.other"), "of another program").unwrap();
         let mut file = EventFile::create(folder.path(), &[]).unwrap();
         (1..=5).for_each(|step| file.add(&line(step)).unwrap());
         let before = files(folder.path());
         let mut file = EventFile::create(folder.path(), &[line(1), line(2), line(3)]).unwrap();
         file.add(&StepLine { validation_loss: Some(2.5), ..line(4) }).unwrap();
         let after = files(folder.path());
-        assert_eq!((before.len(), after.len()), (2, 2), "another's stays, ours is replaced");
-        assert!(after[1] > before[1], "by one of a later name");
+        assert_eq!((before.len(), after.len()), (2, 2), "files of other programs stay, ours is replaced");
+        assert!(after[1] > before[1], "the new name sorts after the old one");
         let events = read_events(&after[1]).unwrap();
         let steps: Vec<i64> = events.iter().filter(|e| e.summary.is_some()).map(|e| e.step).collect();
         assert_eq!(steps, [1, 2, 3, 4]);
@@ -219,13 +220,13 @@ mod tests {
         let last = events[5].summary.clone().unwrap().value;
         let value = |tag: &str| last.iter().find(|v| v.tag == tag).and_then(|v| v.simple_value);
         assert_eq!((value("validation_loss"), value("loss"), value("bits_per_byte")), (Some(2.5), Some(0.25), None));
-        assert_eq!(value("data_wait_ms"), Some(0.0), "a value of zero is one too");
+        assert_eq!(value("data_wait_ms"), Some(0.0), "zeros are written");
         assert_eq!(events[5].wall_time, 1e9 + 4.0);
     }
 
     proptest! {
         #[test]
-        fn a_changed_byte_is_seen_and_a_cut_file_gives_what_is_whole(steps in 1..6u64, at in any::<prop::sample::Index>()) {
+        fn corruption_is_detected_and_truncation_keeps_whole_records(steps in 1..6u64, at in any::<prop::sample::Index>()) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x");
             let mut bytes = Vec::new();

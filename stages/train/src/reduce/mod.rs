@@ -1,7 +1,8 @@
-//! `reduce`: sums the leaves' gradients of the tensors that this worker owns, and takes their norms.
+//! `reduce`: sums the gradients of all leaves for the tensors that this worker owns, and computes the norms of the
+//! sums.
 pub mod tree;
 
-use crate::reduce::tree::{Alive, Tree, most_alive};
+use crate::reduce::tree::{LiveGradients, Tree, peak_live_gradients};
 use anyhow::{Result, ensure};
 use contract::{
     At, Built, Emit, Env, Gradient, Kind, Memory, Norms, Packet, Port, Route, Settings, Stage, StageKeys,
@@ -35,10 +36,11 @@ impl Settings for Reduce {
         Ok(Built::Stage(Box::new(ReduceStage { leaves: env.shape.micro_batches, sums, steps: trains })))
     }
 
-    /// Of each gradient the parts that wait for their sibling; of the head's, those that backward holds too.
+    /// Memory of the partial sums that wait for their sibling, and for the head also of the gradients that backward
+    /// holds.
     fn memory(&self, env: &Env) -> Memory {
         let Some(model) = &env.model else { return Memory::default() };
-        let Alive { before, after, with_leaves } = most_alive(env.shape.micro_batches, env.workers);
+        let LiveGradients { before, after, with_leaves } = peak_live_gradients(env.shape.micro_batches, env.workers);
         let head = model.parameters[model.head].len();
         let others = model.parameter_count() - head;
         let bytes = |floats| (floats * size_of::<f32>()) as u64;
@@ -47,7 +49,7 @@ impl Settings for Reduce {
     }
 }
 
-/// The sum of one tensor's gradient, as far as it has got.
+/// The partial sums of one tensor's gradient.
 #[derive(Default)]
 struct Sum {
     mine: bool,

@@ -1,7 +1,7 @@
-//! The fixed binary tree along which leaves are summed.
+//! The fixed binary tree along which the gradients of leaves (micro-batches) are summed.
 //!
-//! `n` leaves split at the largest power of two below `n`, recursively. The shape follows from `n` alone, so a sum
-//! has the same bits whoever adds what and in whatever order the leaves arrive.
+//! `n` leaves are split at the largest power of two below `n`, recursively. The shape depends only on `n`, so a sum has
+//! the same bits whichever worker adds which parts, and in whatever order the leaves arrive.
 use compute::kernels::sum::{add, add_with_squares, block_squares};
 use contract::{Lane, Tensor, leaf_owner};
 use std::collections::{BTreeMap, VecDeque};
@@ -14,8 +14,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Adds the sum over `leaves` (a node of the tree over `all` leaves); returns the whole sum when complete, and its
-    /// squares in blocks.
+    /// Adds the sum over `leaves` (a node of the tree over `all` leaves). Returns the total when it is complete, and
+    /// its sums of squares by block.
     pub fn add(&mut self, all: u32, mut leaves: Range<Lane>, mut sum: Tensor) -> Option<(Tensor, Vec<f64>)> {
         while leaves != (0..all) {
             let sibling = sibling(all, &leaves);
@@ -24,7 +24,7 @@ impl Tree {
                 self.parts.insert(leaves.start, (leaves, sum));
                 return None;
             };
-            // The left part is always the one that is added to.
+            // The right part is always added to the left one.
             let (mut left, right) = if leaves.start < sibling.start { (sum, other) } else { (other, sum) };
             leaves = leaves.start.min(sibling.start)..leaves.end.max(sibling.end);
             if leaves == (0..all) {
@@ -39,22 +39,22 @@ impl Tree {
     }
 }
 
-/// Of one tensor's gradients, how many are alive at most.
+/// Peak number of gradients of one tensor that are in memory at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Alive {
-    /// Waiting in the tree when the workers turn to their next leaves.
+pub struct LiveGradients {
+    /// Partial sums that wait in the tree when the workers begin their next leaves.
     pub before: usize,
-    /// Waiting, or the whole sum, when they are through with them.
+    /// Partial sums that wait in the tree, or the total, when the workers have finished their leaves.
     pub after: usize,
-    /// If each worker holds that of its leaf all the while.
+    /// Partial sums in the tree plus one gradient per worker, if each worker holds that of its leaf all the time.
     pub with_leaves: usize,
 }
 
-/// Where `workers` go through their leaves side by side.
-pub fn most_alive(leaves: Lane, workers: usize) -> Alive {
+/// The peaks when `workers` process their leaves in lockstep.
+pub fn peak_live_gradients(leaves: Lane, workers: usize) -> LiveGradients {
     let mut own: Vec<VecDeque<Lane>> = vec![VecDeque::new(); workers];
     (0..leaves).for_each(|leaf| own[leaf_owner(leaf, workers)].push_back(leaf));
-    let (mut tree, mut alive) = (Tree::default(), Alive { before: 0, after: 1, with_leaves: 1 });
+    let (mut tree, mut alive) = (Tree::default(), LiveGradients { before: 0, after: 1, with_leaves: 1 });
     loop {
         let round: Vec<Lane> = own.iter_mut().filter_map(VecDeque::pop_front).collect();
         if round.is_empty() {
@@ -82,11 +82,11 @@ fn sibling(all: u32, node: &Range<Lane>) -> Range<Lane> {
             return left;
         }
         parent = if node.start < middle { left } else { right };
-        assert!(parent.end - parent.start > 1, "{node:?} is no node of the tree over {all} leaves");
+        assert!(parent.end - parent.start > 1, "{node:?} is not a node of the tree over {all} leaves");
     }
 }
 
-/// Leaves in the left child of a node of `leaves` leaves: the largest power of two below it.
+/// Number of leaves in the left child of a node with `leaves` leaves: the largest power of two below it.
 fn split(leaves: u32) -> u32 {
     debug_assert!(leaves > 1);
     1 << (leaves - 1).ilog2()
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The definition, read literally.
+    /// A literal implementation of the definition.
     fn reference(values: &[f32]) -> f32 {
         if values.len() == 1 {
             return values[0];
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn few_parts_are_alive() {
+    fn peak_live_gradients_grow_slowly() {
         for (leaves, workers, [before, after, with_leaves]) in [
             (1, 1, [0, 1, 1]),
             (2, 1, [1, 1, 2]),
@@ -122,8 +122,8 @@ mod tests {
             (8, 2, [2, 2, 4]),
             (3, 8, [0, 1, 3]),
         ] {
-            let expected = Alive { before, after, with_leaves };
-            assert_eq!(most_alive(leaves, workers), expected, "{leaves} leaves on {workers}");
+            let expected = LiveGradients { before, after, with_leaves };
+            assert_eq!(peak_live_gradients(leaves, workers), expected, "{leaves} leaves on {workers}");
         }
     }
 

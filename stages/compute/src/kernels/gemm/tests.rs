@@ -141,8 +141,8 @@ proptest! {
     }
 }
 
-/// A matrix as it lies in memory, its rows or columns `pad` further apart than they are long, and as far from the
-/// start.
+/// The memory of a test matrix, in row or column order, with `pad` unused elements before the first line and between
+/// lines.
 pub(super) struct Stored {
     single: Vec<f32>,
     half: Option<Vec<bf16>>,

@@ -145,7 +145,8 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
                 let (rows, columns) = if a_stays { (outer.clone(), inner) } else { (inner, outer.clone()) };
                 if !a_stays || number == 0 {
                     let (a, out) = (p.a.at(rows.start, k), packed_a.as_mut_ptr().cast());
-                    // SAFETY: the block lies in `a`, and the buffer holds its rows, rounded up to whole panels.
+                    // SAFETY: the block is inside `a`, and the buffer has room for its rows, rounded up to whole
+                    // panels.
                     unsafe { pack_from::<PARTS, false>(a, rows.len(), steps, out) };
                 }
                 if a_stays || number == 0 {
