@@ -13,7 +13,7 @@ fn the_cache_is_listed_and_cleared() {
 
     let listed = scratch.pipeline(&["cache"]).succeeds().stdout;
     assert!(listed.lines().all(|line| line.chars().count() <= 80), "{listed}");
-    for piece in ["documents", "corpus.txt", "surveys", "indices", "tokenizers", "today", "In all 4 entries"] {
+    for piece in ["documents", "corpus.txt", "surveys", "indices", "tokenizers", "today", "Total: 4 entries"] {
         assert!(listed.contains(piece), "{piece} in\n{listed}");
     }
     let lines = scratch.pipeline(&["cache", "--json"]).succeeds().stdout;

@@ -98,7 +98,7 @@ fn what_is_wrong_is_said() {
     let scratch = trained();
     generate(&scratch, "rum", &[]).fails(2, &["there is no run or checkpoint rum", "similar: run"]);
     scratch.write("run/checkpoints/notes.txt", "");
-    generate(&scratch, "run/checkpoints", &[]).fails(2, &["is no run and no checkpoint"]);
+    generate(&scratch, "run/checkpoints", &[]).fails(2, &["is neither a run nor a checkpoint"]);
     std::fs::create_dir(scratch.path("empty")).unwrap();
     scratch.write("empty/config.toml", "");
     generate(&scratch, "empty", &[]).fails(2, &["empty has no checkpoint yet"]);

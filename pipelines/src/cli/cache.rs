@@ -1,4 +1,4 @@
-//! `pipeline cache`: what the cache holds, and its removal.
+//! `pipeline cache`: lists and removes the entries of the cache.
 use super::{Command, Context};
 use crate::show::human::{bytes, count, end_of};
 use crate::show::{Align, table};
@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use text::Cache as Store;
 use text::support::cache_entries::Entry;
 
-/// Columns of what is printed.
+/// Width of the output in columns.
 const COLUMNS: usize = 80;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -42,16 +42,16 @@ impl Command for Cache {
             _ if self.json => {
                 return entries.iter().try_for_each(|entry| context.out.json(&as_json(entry, self.clear.is_some())));
             }
-            true => said("Removed", &entries, &store),
-            false if entries.is_empty() => said("Nothing:", &entries, &store),
-            false => format!("{}\n{}", listed(&entries, now), said("In all", &entries, &store)),
+            true => summary("Removed", &entries, &store),
+            false if entries.is_empty() => format!("No entries in {}", store.root().display()),
+            false => format!("{}\n{}", listed(&entries, now), summary("Total:", &entries, &store)),
         };
         context.out.line(&text)
     }
 }
 
 impl Cache {
-    /// The cache and its entries that the options name, removed if that is asked for.
+    /// The cache, and those of its entries that match the options; removed if requested.
     fn entries(&self, now: SystemTime) -> Result<(Store, Vec<Entry>)> {
         let folder = self.cache.as_ref().map(|folder| folder.to_string_lossy().into_owned());
         let store = Store::new(folder.as_deref());
@@ -75,9 +75,9 @@ fn kinds() -> impl clap::builder::TypedValueParser<Value = String> {
     PossibleValuesParser::new(kinds)
 }
 
-fn said(verb: &str, entries: &[Entry], cache: &Store) -> String {
+fn summary(label: &str, entries: &[Entry], cache: &Store) -> String {
     let size = entries.iter().map(|entry| entry.bytes).sum();
-    format!("{verb} {} entries, {}\n{}", count(entries.len() as u64), bytes(size), cache.root().display())
+    format!("{label} {} entries, {}\n{}", count(entries.len() as u64), bytes(size), cache.root().display())
 }
 
 fn listed(entries: &[Entry], now: SystemTime) -> String {

@@ -1,5 +1,5 @@
-//! `pipeline completions`, and what it makes shells ask for: commands, options, stage types, and the ids and keys of a
-//! configuration's stages.
+//! `pipeline completions`, and the completions that its scripts request: commands, options, stage types, and the ids
+//! and keys of a configuration's stages.
 use super::{Command, Context};
 use crate::plan::{self, RunSettings};
 use anyhow::{Context as _, Result};
@@ -10,7 +10,7 @@ use contract::{StageKeys, StageType};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// A shell's script sets it when it asks for completions.
+/// The environment variable that a shell's script sets when it requests completions.
 pub const VARIABLE: &str = "MILLRACE_COMPLETE";
 
 /// Print a completion script for bash, zsh, fish and other shells
@@ -27,7 +27,7 @@ pub struct Completions {
     shell: Shell,
 }
 
-/// A shell that completes.
+/// A supported shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Shell {
     /// Bash.
@@ -54,7 +54,8 @@ impl Command for Completions {
     }
 }
 
-/// `definition`, with what completes stage types, and stage ids and keys of the configuration on the command line.
+/// `definition` with completers for stage types, and for the stage ids and keys of the configuration on the command
+/// line.
 pub fn with_values(definition: clap::Command, stages: &[StageType]) -> clap::Command {
     let names: Vec<&str> = definition.get_subcommands().map(clap::Command::get_name).collect();
     let names: Vec<String> = names.into_iter().map(str::to_owned).collect();

@@ -43,17 +43,17 @@ struct Difference {
     pub to: String,
     /// Documents (and their tokens) that are the same in both.
     pub same: Sum,
-    /// Those that are in the newer one only.
+    /// Documents that are only in the newer version.
     pub added: Sum,
-    /// Those that are in the older one only.
+    /// Documents that are only in the older version.
     pub removed: Sum,
-    /// Those that are in both with different texts: the new ones.
+    /// Documents whose text differs: those of the newer version.
     pub replaced: Sum,
-    /// Tokens of the replaced ones before.
+    /// Tokens of the replaced documents in the older version.
     pub replaced_tokens_before: u64,
     /// Number of changes by reason.
     pub why: BTreeMap<String, u64>,
-    /// Each of them, by id.
+    /// All changes, by id.
     pub documents: Vec<Change>,
 }
 
@@ -73,13 +73,13 @@ struct Change {
     pub id: String,
     /// `added`, `removed` or `replaced`.
     pub change: &'static str,
-    /// Why: a kind of reason.
+    /// The kind of reason.
     pub why: String,
     /// The duplicate that is kept instead, or that this document replaces, if any.
     pub other: Option<String>,
-    /// Its tokens before.
+    /// Its tokens in the older version.
     pub tokens_before: u64,
-    /// Its tokens now.
+    /// Its tokens in the newer version.
     pub tokens: u64,
 }
 
@@ -107,7 +107,7 @@ impl Side {
         let version = Previous::read(0, path, false)?;
         let mut rows = HashMap::new();
         for row in 0..version.catalog.len() {
-            // Of rows with one id the first that was not dropped counts.
+            // If several rows have the same id, the first that was not dropped counts.
             if version.outcomes.value(row) != "duplicate id" {
                 let id = version.catalog.id(row).to_owned();
                 let dropped = version.outcomes.value(row) == "dropped";
@@ -123,7 +123,7 @@ impl Side {
         self.rows.get(id).copied().filter(|row| self.version.outcomes.value(*row) == "kept")
     }
 
-    /// Why it is not kept, and the other document.
+    /// Why it was not kept, and the duplicate that was kept instead.
     fn absent(&self, id: &str) -> (String, Option<String>) {
         let Some(row) = self.rows.get(id) else { return ("not in the input".into(), None) };
         match self.version.outcomes.value(*row) {

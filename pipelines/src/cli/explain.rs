@@ -19,7 +19,7 @@ pub struct Explain {
     /// The configuration (TOML)
     #[arg(value_name = "CONFIG")]
     config: PathBuf,
-    /// What it changes.
+    /// Changes to the configuration.
     #[command(flatten)]
     changes: Changes,
     /// Worker threads (default: one per core)

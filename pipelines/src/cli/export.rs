@@ -14,11 +14,11 @@ use text::parquet::table::read_parquet;
 use text::tokenizer::bin_files::{self, BinFormat};
 use text::{Cache, TokenStore};
 
-/// Export a prepared corpus to .bin files of nanoGPT or llm.c
+/// Export a prepared corpus to .bin files for nanoGPT or llm.c
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline export runs/prepare-wiki/v1 bin --format nanogpt")]
 pub struct Export {
-    /// A version of a prepared corpus, or a folder of versions: its last one
+    /// A version of a prepared corpus, or a folder of versions (the last one is used)
     #[arg(value_name = "CORPUS")]
     corpus: PathBuf,
     /// The folder for the files: train.bin and val.bin, or train_000000.bin, …
@@ -67,7 +67,7 @@ struct Exported {
     tokens: u64,
 }
 
-/// One line per file, and one for a part without files.
+/// One line per file; for a part without files, a line saying so.
 fn text(files: &[Exported]) -> String {
     let mut lines = Vec::new();
     for part in PARTS {
@@ -78,7 +78,7 @@ fn text(files: &[Exported]) -> String {
     lines.join("\n")
 }
 
-/// The part of the corpus.
+/// The part of the corpus with this name.
 const PARTS: [&str; 2] = ["train", "val"];
 
 /// Writes a version's tokens as `.bin` files.

@@ -1,4 +1,4 @@
-//! `pipeline generate`: a checkpoint continues a text.
+//! `pipeline generate`: continues a text with a model from a checkpoint.
 use super::{Command, Context};
 use crate::plan::types_giving;
 use crate::problem::Usage;
@@ -26,31 +26,31 @@ use train::weights::{Start, StartFiles};
   pipeline generate runs/wiki --prompt \"The history of\"
   pipeline generate runs/wiki --prompt \"The history of\" --temperature 0 --json")]
 pub struct Generate {
-    /// A run, for its last checkpoint; or a checkpoint, ours or Hugging Face's
+    /// A run (its last checkpoint is used), or a checkpoint, ours or Hugging Face's
     #[arg(value_name = "RUN_OR_CHECKPOINT")]
     model: PathBuf,
-    /// The text to go on from; an empty one is the start of a document
+    /// The text to continue; if empty, a new document is started
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
-    /// Most tokens to add
+    /// Maximum number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 100)]
     max_tokens: usize,
-    /// 1: as the model says; lower: more of what is likely; 0: only that
+    /// Sampling temperature; 1 leaves the distribution unchanged, lower values sharpen it, 0 is greedy
     #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = temperature)]
     temperature: f64,
-    /// Choose among the K most probable tokens; 0: among all
+    /// Sample from the K most probable tokens; 0: from all
     #[arg(long, value_name = "K", default_value_t = 40)]
     top_k: usize,
-    /// Choose among the most probable tokens that have probability P together
+    /// Sample from the most probable tokens whose total probability is P
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability)]
     top_p: f64,
-    /// The same seed gives the same text
+    /// Seed of the sampling; the same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
-    /// Threads (default: the cores); changes no token
+    /// Threads (default: one per core); does not affect the tokens
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Print one line of JSON at the end, instead of text as it comes
+    /// Print one line of JSON at the end instead of streaming the text
     #[arg(long)]
     json: bool,
 }
@@ -58,7 +58,7 @@ pub struct Generate {
 impl Command for Generate {
     const COMPUTES: bool = true;
 
-    /// Text goes to standard output as it comes, speeds to standard error.
+    /// The text is streamed to standard output; speeds are printed to standard error.
     fn run(&self, context: &Context) -> Result<()> {
         if self.json {
             return context.out.json(&generate(self, context.stages, &mut |_| Ok(()))?);
@@ -89,46 +89,46 @@ fn probability(text: &str) -> Result<f64, String> {
     value.filter(|p| *p > 0.0 && *p <= 1.0).ok_or_else(|| "give a number above 0, up to 1, for example 0.95".into())
 }
 
-/// Why a text ended.
+/// Why generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Stop {
-    /// The model said that it ends.
+    /// The model produced its end-of-text token.
     EndOfText,
-    /// As many tokens as were asked for.
+    /// The requested number of tokens has been generated.
     MaxTokens,
-    /// The model has no positions left.
+    /// The model's context is full.
     Context,
 }
 
-/// What was generated.
+/// The result.
 #[derive(Clone, Debug, Serialize)]
 struct Generated {
     /// The checkpoint.
     pub checkpoint: String,
-    /// What it went on from.
+    /// The prompt.
     pub prompt: String,
-    /// What it added.
+    /// The generated text.
     pub text: String,
-    /// The same as token ids.
+    /// The generated token ids.
     pub tokens: Vec<u32>,
-    /// Why it ended.
+    /// Why generation ended.
     pub stop: Stop,
-    /// Positions of the model: prompt and text have room there.
+    /// The size of the model's context, in tokens: prompt and generated text must fit into it.
     pub context: usize,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Speed of reading the prompt, which is one pass.
+    /// Speed of processing the prompt (in a single pass).
     pub prompt_tok_per_sec: f64,
-    /// Speed of adding tokens, one a pass.
+    /// Speed of generating tokens (one pass each).
     pub tok_per_sec: f64,
 }
 
-/// Continues the prompt; `show` is given the prompt and then text as it comes.
+/// Continues the prompt. `show` is called with the prompt, and then with text as it is generated.
 ///
 /// # Errors
-/// [`Usage`] if there is no such run or checkpoint, or the prompt has no room; if a file is missing or broken; if `show`
-/// fails.
+/// [`Usage`] if there is no such run or checkpoint, or the prompt does not fit the context; if a file is missing or
+/// corrupt; if `show` fails.
 fn generate(
     asked: &Generate,
     stages: &[StageType],
@@ -156,7 +156,7 @@ fn find(path: &Path) -> Result<PathBuf> {
     Err(Usage(if path.join(directory::CONFIG_FILE).exists() {
         format!("{at} has no checkpoint yet; see `checkpoint.interval`")
     } else if path.exists() {
-        format!("{at} is no run and no checkpoint: it has neither checkpoints/ nor config.json")
+        format!("{at} is neither a run nor a checkpoint: it has no checkpoints/ and no config.json")
     } else {
         let near =
             text::support::problem::similar_file(path).map(|name| format!("; similar: {name}")).unwrap_or_default();
@@ -168,7 +168,7 @@ fn find(path: &Path) -> Result<PathBuf> {
 fn open(folder: &Path, stages: &[StageType]) -> Result<(Box<dyn Decode>, Tokenizer)> {
     let text = std::fs::read_to_string(folder.join("config.json")).context("cannot read config.json")?;
     let config = serde_json::from_str(&text).context("config.json is not JSON")?;
-    let model = pretrained(&config, stages).context("config.json is of a model that is not known here")?;
+    let model = pretrained(&config, stages).context("config.json describes an unsupported model")?;
     let tokenizer = Tokenizer::from_folder(folder, end_of_text(&config))?;
     let files = StartFiles::open(&Start::Weights(folder.to_owned()), 0)?;
     let specs = &model.facts.parameters;
@@ -179,10 +179,10 @@ fn open(folder: &Path, stages: &[StageType]) -> Result<(Box<dyn Decode>, Tokeniz
     Ok((decoder, tokenizer))
 }
 
-/// The model that `config` describes, of the first of `stages` that has such a model.
+/// The model that `config` describes, from the first of `stages` that supports it.
 ///
 /// # Errors
-/// If there is none; then with the reason of a stage that has models of its kind.
+/// If there is none; with the reason given by a stage whose models are of its kind.
 fn pretrained(config: &Value, stages: &[StageType]) -> Result<Pretrained> {
     let mut reason = None;
     for stage_type in stages {
@@ -195,8 +195,8 @@ fn pretrained(config: &Value, stages: &[StageType]) -> Result<Pretrained> {
     let kind = &config["model_type"];
     let known = || types_giving(stages, Kind::Activations).join(", ");
     Err(reason.unwrap_or_else(|| match kind.as_str() {
-        Some(kind) => anyhow!("models of type `{kind}` are not known here; known: {}", known()),
-        None => anyhow!("it does not say its `model_type`"),
+        Some(kind) => anyhow!("models of type `{kind}` are not supported; supported: {}", known()),
+        None => anyhow!("it has no `model_type`"),
     }))
 }
 
@@ -235,7 +235,7 @@ fn go_on(
             break Stop::MaxTokens;
         }
         let Some(token) = sampler.next(&logits) else {
-            bail!("after {} tokens the model's logits are not numbers: its weights are broken", tokens.len())
+            bail!("after {} tokens the model's logits are not finite: its weights are corrupt", tokens.len())
         };
         if token == tokenizer.end_of_text() {
             break Stop::EndOfText;
@@ -265,7 +265,7 @@ fn go_on(
     })
 }
 
-/// Per second, to a tenth.
+/// Tokens per second, rounded to a tenth.
 fn rate(count: usize, time: Duration) -> f64 {
     (count as f64 / time.as_secs_f64().max(1e-9) * 10.0).round() / 10.0
 }

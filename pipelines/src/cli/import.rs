@@ -40,10 +40,10 @@ impl Command for Import {
     }
 }
 
-/// Writes the documents of `.bin` files as token Parquet; how many documents and tokens there are.
+/// Writes the documents of `.bin` files as token Parquet; returns the numbers of documents and tokens.
 ///
 /// # Errors
-/// If a file is not what it should be, was made with another tokenizer, or the output cannot be written.
+/// If a file is invalid or was made with another tokenizer, or the output cannot be written.
 fn import(asked: &Import) -> Result<(u64, u64)> {
     let tokenizer = match asked.tokenizer.as_str() {
         "gpt2" => Tokenizer::gpt2(&Cache::new(None), &asked.end_of_text)?,

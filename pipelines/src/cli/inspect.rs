@@ -1,4 +1,4 @@
-//! `pipeline inspect`: what is in a file.
+//! `pipeline inspect`: shows the content of a file.
 use super::{Command, Context};
 use anyhow::Result;
 use clap::Args;
@@ -20,8 +20,8 @@ pub struct Inspect {
     /// Rows of Parquet to show
     #[arg(long, value_name = "N", default_value_t = 3)]
     rows: usize,
-    /// Tokenizer that decodes token lists: gpt2, or a tokenizer.json
-    /// (default: the one that the file names, where it is found)
+    /// Tokenizer that decodes token lists: gpt2, or a tokenizer.json (default: the one that the file names, if it is
+    /// found)
     #[arg(long, value_name = "TOKENIZER")]
     tokenizer: Option<String>,
     /// Print one line of JSON

@@ -1,7 +1,7 @@
-//! The command line. A command is one file: its options, what it does, and its output as text and as JSON.
+//! The command line. Each command is one file: its options, its work, and its output as text and as JSON.
 //!
-//! - [`COMMANDS`]: all of them; [`Command`]: what one is
-//! - [`options`]: options that several share
+//! - [`COMMANDS`]: all commands; [`Command`]: the trait that each implements
+//! - [`options`]: options that several commands share
 //! - [`output`]: standard output, the one place through which commands print to it
 pub mod bench;
 mod cache;
@@ -137,7 +137,7 @@ pub fn definition(version: &'static str) -> clap::Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommands(COMMANDS.iter().map(|command| (command.options)(clap::Command::new(command.name))));
-    // The doc comment of the options is not that of the program.
+    // The doc comment of the options is not the description of the program.
     Global::augment_args(definition).about("Pretrains language models on CPUs, from raw text to checkpoints")
 }
 
@@ -154,7 +154,7 @@ pub fn parse<C: Command>(line: &str) -> clap::error::Result<C> {
 mod tests {
     use super::*;
 
-    /// What these print is for other programs already.
+    /// These commands print scripts and pages for other programs.
     const NO_JSON: [&str; 3] = ["completions", "man", "schema"];
 
     #[test]

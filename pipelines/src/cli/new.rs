@@ -1,4 +1,4 @@
-//! `pipeline new`: a configuration for data that is there.
+//! `pipeline new`: writes a configuration for existing data.
 use super::{Command, Context};
 use crate::plan::{Overrides, Plan};
 use crate::problem::Usage;
@@ -39,7 +39,7 @@ impl Command for New {
         let data = Data::of(&self.data)?;
         let text = configuration(&self.file, &self.data, &data);
         write_new(&self.file, &text)?;
-        // A name that cannot name a run, for example.
+        // For example, if the file name is not a valid name of a run.
         if let Err(problems) = Plan::load(&self.file, &Overrides::default(), context.stages) {
             let _ = fs::remove_file(&self.file);
             return Err(Error::new(problems));
@@ -65,7 +65,7 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
     file.write_all(text.as_bytes()).with_context(|| format!("cannot write {at}"))
 }
 
-/// What inspecting the data revealed.
+/// The result of inspecting the data.
 #[derive(Debug, Default)]
 struct Data {
     files: usize,
@@ -79,17 +79,17 @@ struct Data {
     is_tokens: bool,
 }
 
-/// Bytes of text in a byte of compressed text, about.
+/// Approximate number of bytes of text per byte of compressed text.
 const COMPRESSION: f64 = 3.5;
-/// Bytes of text behind a token, about.
+/// Approximate number of bytes of text per token.
 const BYTES_PER_TOKEN: u64 = 4;
-/// Bytes that are looked at for the keys of records.
+/// Bytes at the beginning of a file that are searched for the keys of records.
 const LOOK: u64 = 1 << 20;
-/// Names that a column of documents has, most telling first.
+/// Usual names of a column with documents, in order of preference.
 const TEXT_NAMES: [&str; 6] = ["text", "content", "body", "document", "markdown", "article"];
 
 impl Data {
-    /// Looks at what `path` (a file, a folder, a pattern) stands for.
+    /// Inspects the file, folder or pattern `path`.
     fn of(path: &str) -> Result<Self> {
         let inputs = text::resolve(&[path.to_owned()], None, 0)?;
         let mut data = Data { files: inputs.files.len(), ..Data::default() };
@@ -110,7 +110,7 @@ impl Data {
         Ok(data)
     }
 
-    /// The column of Parquet with the most text; or its tokens.
+    /// The text column with the most bytes in Parquet; or its tokens.
     fn look_at_columns(&mut self, path: &Path) -> Result<f64> {
         let reader = open(path)?;
         let schema = reader.metadata().file_metadata().schema_descr();
@@ -133,7 +133,7 @@ impl Data {
         Ok(1.0)
     }
 
-    /// The key of the first records with the most text, and its share of all bytes.
+    /// The key with the most text in the first records, and its share of all bytes.
     fn look_at_keys(&mut self, path: &Path, sizes: impl Fn(&mut dyn BufRead) -> io::Result<KeySizes>) -> Result<f64> {
         let mut start = BufReader::new(Decompressed::open(path)?.take(LOOK));
         let KeySizes { keys, records } =
@@ -142,7 +142,7 @@ impl Data {
         Ok(size as f64 / records.max(1) as f64)
     }
 
-    /// Of columns with their sizes the one with the documents, and its size.
+    /// The column with the documents, and its size, out of all columns with their sizes.
     fn choose(&mut self, columns: Vec<(String, u64)>, path: &Path) -> Result<u64> {
         let known = |name: &str| TEXT_NAMES.iter().rev().position(|known| known.eq_ignore_ascii_case(name));
         let Some((name, size)) = columns.iter().max_by_key(|(name, size)| (known(name), *size)).cloned() else {
@@ -154,7 +154,7 @@ impl Data {
         Ok(size)
     }
 
-    /// Its tokens, about.
+    /// Approximate number of tokens.
     fn tokens(&self, sizes: &Sizes) -> u64 {
         let bytes_per_token = if self.is_tokens { BYTES_PER_TOKEN as f64 } else { sizes.bytes_per_token };
         (self.text_bytes as f64 / bytes_per_token) as u64
@@ -186,7 +186,7 @@ fn open(path: &Path) -> Result<SerializedFileReader<File>> {
     SerializedFileReader::new(File::open(path).with_context(at)?).with_context(at)
 }
 
-/// Bytes of `column`, or of the text behind tokens.
+/// Bytes of `column`, or of the text that its tokens represent.
 fn column_bytes(path: &Path, is_tokens: bool, column: Option<&str>) -> Result<u64> {
     let reader = open(path)?;
     let chunks = reader.metadata().row_groups().iter().flat_map(|group| group.columns());
@@ -198,14 +198,14 @@ fn column_bytes(path: &Path, is_tokens: bool, column: Option<&str>) -> Result<u6
     Ok(size.sum::<i64>().unsigned_abs())
 }
 
-/// Bytes of a file, about as many as when it is decompressed.
+/// Approximate size of a file after decompression, in bytes.
 fn decompressed_bytes(path: &Path) -> Result<u64> {
     let size = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
     let packed = Decompressed::open(path)?.is_packed();
     Ok(if packed { (size as f64 * COMPRESSION) as u64 } else { size })
 }
 
-/// Sizes for so much text.
+/// Sizes for this amount of text.
 struct Sizes {
     up_to_bytes: u64,
     vocabulary: u64,
@@ -217,7 +217,7 @@ struct Sizes {
     learning_rate: &'static str,
 }
 
-/// Layers, heads, width. More text carries a larger model and vocabulary; little text is read several times.
+/// Layers, heads, width. More text supports a larger model and vocabulary; a small corpus is used for several epochs.
 const SIZES: [Sizes; 5] = [
     sizes(1_000_000, (1024, 2.6), [2, 4, 128], 64, (4, 8.0), "3e-3"),
     sizes(10_000_000, (4096, 3.3), [2, 8, 256], 128, (4, 4.0), "1e-3"),
@@ -237,7 +237,7 @@ const fn sizes(
     Sizes { up_to_bytes, vocabulary, bytes_per_token, model, length, leaves, epochs, learning_rate }
 }
 
-/// Tokens of a micro-batch: enough rows for products to be fast.
+/// Tokens per micro-batch: enough rows for matrix products to be efficient.
 const LEAF: u64 = 1024;
 
 /// The configuration, with comments.
@@ -250,7 +250,7 @@ fn configuration(file: &Path, path: &str, data: &Data) -> String {
     let parameters = count(ids * width + length * width + 12 * layers * width * width);
     let (file, summary, sequences) = (file.display(), data.summary(), LEAF / length);
     let (steps_said, batch, every) = (count(steps), count(leaves * LEAF), nice(steps / 20));
-    // Tokens need another graph than the built-in one, which tokenizes.
+    // The built-in graph tokenizes, so tokens need another one.
     let graph = if data.is_tokens { "" } else { "extends = \"builtin:base\"\n" };
     let mut text = format!(
         "# Written by `pipeline new`: a start for {summary}.
@@ -293,10 +293,10 @@ max_epochs = {epochs:.1}   # passes over the training documents, about {steps_sa
     text
 }
 
-/// Ids of GPT-2's tokenizer, which most token files were made with.
+/// Number of ids of GPT-2's tokenizer, which most token files were made with.
 const GPT2_IDS: u64 = 50_257;
 
-/// The keys of the stage that reads.
+/// The keys of the source.
 fn read_keys(path: &str, data: &Data) -> String {
     let others =
         if data.others.is_empty() { String::new() } else { format!("   # others: {}", data.others.join(", ")) };
@@ -308,7 +308,7 @@ fn read_keys(path: &str, data: &Data) -> String {
     )
 }
 
-/// A round number of steps of about this size, at least 10.
+/// A round number of steps close to this, at least 10.
 fn nice(steps: u64) -> u64 {
     let steps = steps.max(10);
     let power = 10u64.pow(steps.ilog10());

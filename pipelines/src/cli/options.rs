@@ -24,7 +24,7 @@ pub struct Global {
 /// When to use colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Color {
-    /// On a terminal that has it.
+    /// If it is a terminal that supports it.
     Auto,
     /// Always.
     Always,
@@ -37,7 +37,7 @@ pub enum Color {
 pub enum Shown {
     /// In place on a terminal, plain lines elsewhere.
     Auto,
-    /// Occasional plain lines.
+    /// Plain lines now and then.
     Plain,
     /// Not at all.
     None,
@@ -124,7 +124,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// The changes to the configuration.
+    /// The changes of the configuration.
     pub fn overrides(&self) -> Overrides {
         Overrides { set: self.set.clone(), stage: self.stage.clone(), ..Overrides::default() }
     }

@@ -1,4 +1,4 @@
-//! `pipeline report`: the page of a run, written again.
+//! `pipeline report`: writes the HTML report of a run again.
 use super::{Command, Context};
 use anyhow::Result;
 use clap::Args;

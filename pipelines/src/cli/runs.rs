@@ -1,4 +1,4 @@
-//! `pipeline runs`: what ran, and how it stands.
+//! `pipeline runs`: lists runs with their progress.
 use super::{Command, Context};
 use crate::problem::Usage;
 use crate::show::human::{ago, count, fit};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use train::checkpoint;
 use train::record::{METRICS_FILE, StepLine};
 
-/// Steps whose median is the speed of a run.
+/// Number of steps for the median speed of a run.
 const RECENT: usize = 20;
 
 /// List runs with state, step, loss, bits per byte and speed
@@ -60,15 +60,15 @@ pub struct Ran {
     pub validation_loss: Option<f64>,
     /// The last bits per byte.
     pub bits_per_byte: Option<f64>,
-    /// Median of the last steps.
+    /// Median speed of the last steps, in tokens per second.
     pub tok_per_sec: Option<f64>,
     /// The last checkpoint.
     pub checkpoint: Option<String>,
     /// When training last started, in seconds since 1970.
     pub started: Option<u64>,
-    /// Time of its last sign of life.
+    /// Time of the last update of its files, in seconds since 1970.
     pub seen: Option<u64>,
-    /// Why it failed.
+    /// The error, if it failed.
     pub error: Option<String>,
 }
 
@@ -146,7 +146,7 @@ pub fn look(folder: &Path) -> Result<Ran> {
         std::io::ErrorKind::NotFound => Ok(Vec::new()),
         _ => Err(error).with_context(|| format!("cannot read {}", path.display())),
     })?;
-    // From the end: a long run has many lines, and the last ones say it all.
+    // From the end: a long run has many lines, and the last ones suffice.
     let mut lines = text.rsplit(|b| *b == b'\n').filter_map(|line| serde_json::from_slice::<StepLine>(line).ok());
     let mut recent: Vec<StepLine> = lines.by_ref().take(RECENT).collect();
     let validated = recent.iter().find(|line| line.validation_loss.is_some()).cloned();

@@ -20,8 +20,8 @@ impl Command for Schema {
     }
 }
 
-/// The schema (draft 2020-12) of a configuration of stages of `registry`. `$defs.stage` is that of one stage's table, as
-/// `--stage` takes it from a file.
+/// The JSON Schema (draft 2020-12) of a configuration with the stages of `registry`. `$defs.stage` is the schema of a
+/// single stage's table, as in a file for `--stage`.
 fn schema(registry: &[StageType]) -> Value {
     let mut definitions = Map::new();
     definitions.insert("stage".into(), any_stage(registry));
@@ -49,8 +49,8 @@ fn schema(registry: &[StageType]) -> Value {
     })
 }
 
-/// A table that names its type has that type's keys. One that does not, because what it extends does, has those of some
-/// type.
+/// A table with a `type` has the keys of that type. A table without one, because the configuration it extends has it,
+/// may have the keys of any type.
 fn any_stage(registry: &[StageType]) -> Value {
     let names: Vec<&str> = registry.iter().map(|stage_type| stage_type.name).collect();
     let reference = |name: &&str| json!({ "$ref": format!("#/$defs/type.{name}") });
@@ -84,7 +84,7 @@ fn run() -> Value {
         Ok(Value::Object(defaults)) => defaults,
         _ => Map::new(),
     };
-    // It follows from the file's name.
+    // The default depends on the file's name.
     defaults.remove("name");
     let parses =
         |value: Value| serde_json::from_value::<RunSettings>(value).map(drop).map_err(|error| error.to_string());
@@ -117,20 +117,20 @@ fn keys(keys: &[Key], defaults: &Map<String, Value>, parses: Parses) -> Map<Stri
     keys.iter().map(property).collect()
 }
 
-/// Adds the range of `key` to the type of its numbers.
+/// Adds the range of `key` to the schema of its numbers.
 fn limit(property: &mut Map<String, Value>, key: &Key) {
     if let Some(Value::Object(items)) = property.get_mut("items") {
         limit(items, key);
     }
     if ["integer", "number"].iter().any(|number| property.get("type").is_some_and(|found| found == number)) {
         let bounds = [("minimum", key.min), ("maximum", key.max)];
-        // A whole number is written as one: 1, not 1.0.
+        // An integer is written as 1, not 1.0.
         let written = |bound: f64| if bound.fract() == 0.0 { json!(bound as i64) } else { json!(bound) };
         property.extend(bounds.into_iter().filter_map(|(name, bound)| Some((name.to_owned(), written(bound?)))));
     }
 }
 
-/// The type of a value, found by offering one of each type to the parser. An unknown type allows everything.
+/// The type of a value, found by passing one value of each type to the parser. An unknown type accepts everything.
 fn type_of(accepts: Parses) -> Map<String, Value> {
     let is = |value: Value| accepts(value).is_ok();
     let found = if is(json!(true)) {
@@ -161,7 +161,7 @@ fn text() -> Value {
     json!({ "type": "string" })
 }
 
-/// The values of an enum, which serde's error about another one lists in backquotes.
+/// The values of an enum, taken from serde's error about an unknown one, which lists them in backquotes.
 fn variants(error: &str) -> Option<Vec<&str>> {
     let (_, expected) = error.strip_prefix("unknown variant")?.split_once("expected ")?;
     Some(expected.split('`').skip(1).step_by(2).collect())
@@ -174,7 +174,7 @@ mod tests {
     use crate::plan::json_of_item;
     use std::path::Path;
 
-    /// Whether `value` is valid, for the keywords that [`schema`] uses; others are an error.
+    /// Whether `value` is valid. Supports the keywords that [`schema`] uses; others are an error.
     fn valid(root: &Value, schema: &Value, value: &Value) -> bool {
         let holds = |schema: &Value| valid(root, schema, value);
         let all = |schemas: &Value, value: &Value| {

@@ -1,4 +1,4 @@
-//! `pipeline stat`: what a version of a prepared corpus consists of.
+//! `pipeline stat`: statistics of a version of a prepared corpus.
 use super::{Command, Context};
 use crate::prepare::find_version;
 use crate::prepare::stats::{Amount, Stats};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline stat runs/prepare-wiki")]
 pub struct Stat {
-    /// A version, or a folder of versions: its last one
+    /// A version, or a folder of versions (the last one is used)
     #[arg(value_name = "OUT")]
     path: PathBuf,
     /// Print one line of JSON

@@ -17,7 +17,7 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 pub struct Job {
     /// The stages and how they are connected.
     pub stages: Vec<PlannedStage>,
-    /// What they may know, as worker 0 sees it.
+    /// Their environment, as worker 0 sees it.
     pub env: Env,
     /// State of stages from the checkpoint that this run resumes from.
     pub saved: Vec<Saved>,
@@ -93,7 +93,7 @@ fn work(worker: &mut Worker, job: &Job, failure: &Failure) -> WorkerTiming {
     timing
 }
 
-/// A stage of this worker, with what it saved for the lanes that the worker has now.
+/// A stage of this worker, with the saved state of the lanes that the worker owns now.
 fn restored(job: &Job, at: usize, env: &Env) -> Result<Built> {
     let stage = &job.stages[at];
     let upstream = upstream(&job.stages, at).into_iter().rev().map(|at| job.stages[at].id.clone()).collect();

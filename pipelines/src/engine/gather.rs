@@ -1,4 +1,4 @@
-//! Runs a graph whose result is what its stages find out, as [`Records`](contract::Records).
+//! Runs a graph whose results are emitted by its stages as [`Records`](contract::Records).
 use super::{Job, execute};
 use crate::plan::{Edge, Plan, PlannedStage};
 use anyhow::{Result, anyhow, bail, ensure};
@@ -9,17 +9,18 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
-/// Stages with their names, in the order of flow.
+/// Stages with their ids, in the order of data flow.
 pub type Stages = Vec<(String, Arc<dyn Settings>)>;
 
-/// Steps that sources may be ahead.
+/// Number of steps by which sources may be ahead.
 const PREFETCH: u64 = 2;
 
-/// Runs the stages, which are wired as a plan made in code is, to the end of the schedule of `env`. `watch` is given the
-/// records, on this thread, as they come. Returns those of all stages in the order of steps, lanes and stages.
+/// Runs the stages, connected like those of a plan built in code, up to the end of the schedule of `env`. `watch` is
+/// called with the records on this thread as they arrive. Returns the records of all stages in the order of steps,
+/// lanes and stages.
 ///
 /// # Errors
-/// If the stages cannot be wired, or the first failure of any of them.
+/// If the stages cannot be connected, or the first failure of any of them.
 pub fn gather(stages: Stages, env: Env, watch: &mut dyn FnMut(&RecordBatch)) -> Result<Vec<RecordBatch>> {
     let (send, receive) = channel();
     let mut stages = Plan::of(stages).map_err(anyhow::Error::new)?.stages;
@@ -41,7 +42,8 @@ pub fn gather(stages: Stages, env: Env, watch: &mut dyn FnMut(&RecordBatch)) -> 
 /// Records, with their step, lane and port.
 type Sent = ((Step, Lane, usize), RecordBatch);
 
-/// The stage that ends such a graph: it takes the records of each of `stages` that gives some, at a port of its own.
+/// The stage that ends such a graph: it takes the records of each stage in `stages` that emits any, at a port of its
+/// own.
 fn results(stages: &[PlannedStage], send: Sender<Sent>) -> Result<PlannedStage> {
     let givers = (0..stages.len()).filter(|at| stages[*at].settings.gives().contains(&Kind::Records));
     let inputs: Vec<Vec<Edge>> = givers.map(|from| vec![Edge { from, feedback: false }]).collect();
@@ -50,7 +52,7 @@ fn results(stages: &[PlannedStage], send: Sender<Sent>) -> Result<PlannedStage> 
     Ok(PlannedStage { id: "results".into(), type_name: "", keys: Some(Vec::new()), settings, inputs })
 }
 
-/// Worker 0 hands records to the thread that has started the graph.
+/// Worker 0 sends records to the thread that has started the graph.
 #[derive(Clone)]
 struct Results {
     ports: usize,

@@ -1,4 +1,4 @@
-//! Turns a plan into a timely dataflow and runs it. Nothing else knows timely, but for differential dataflow's part in
+//! Turns a plan into a timely dataflow and runs it. No other module uses timely, except differential dataflow's part in
 //! [`crate::prepare`].
 //!
 //! - [`stage_runner`]: the order in which a stage is called, without a dataflow

@@ -42,7 +42,7 @@ impl Stop {
     }
 }
 
-/// The last step of a run that is stopped, once this worker has been told. Shared by its operators.
+/// The last step of a run that is being stopped, once this worker knows it. Shared by its operators.
 #[derive(Clone, Default)]
 pub struct LastStep(Rc<Cell<Option<Step>>>);
 

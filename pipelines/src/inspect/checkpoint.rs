@@ -1,4 +1,4 @@
-//! A checkpoint's folder: where the run stood, and its tensors.
+//! The folder of a checkpoint: the state of the run, and its tensors.
 use super::{fact, tensors};
 use crate::problem::Usage;
 use anyhow::{Context, Result};

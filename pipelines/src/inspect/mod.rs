@@ -1,4 +1,4 @@
-//! `pipeline inspect`: what is in a file.
+//! `pipeline inspect`: shows the content of a file.
 //!
 //! - [`rows`]: Parquet; [`cell`]: one of its values
 //! - [`tensors`]: safetensors; [`checkpoint`]: a folder of them
@@ -17,10 +17,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Lines that a value may take.
+/// Maximum number of lines per value.
 const LINES: usize = 3;
 
-/// What was found.
+/// The content of a file.
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Inspected {
@@ -34,11 +34,11 @@ pub enum Inspected {
     Tokenizer(vocabulary::About),
 }
 
-/// Looks into a file, or into a checkpoint's folder. Of Parquet `shown` rows are read, token lists decoded with
-/// `tokenizer`, or with the one that the file names.
+/// Inspects a file, or the folder of a checkpoint. Of Parquet, `shown` rows are read, with token lists decoded by
+/// `tokenizer`, or by the one that the file names.
 ///
 /// # Errors
-/// [`Usage`] if there is no such file or it is of no kind that is known; otherwise what is wrong with it.
+/// [`Usage`] if there is no such file or its format is unknown; otherwise what is wrong with it.
 pub fn inspect(path: &Path, shown: usize, tokenizer: Option<&str>) -> Result<Inspected> {
     let at = path.display();
     if path.is_dir() {
@@ -64,7 +64,7 @@ pub fn inspect(path: &Path, shown: usize, tokenizer: Option<&str>) -> Result<Ins
 }
 
 impl Inspected {
-    /// For people, in at most `columns` columns.
+    /// The content as text, at most `columns` wide.
     pub fn text(&self, columns: usize) -> String {
         match self {
             Self::Parquet(table) => table.text(columns),
@@ -75,7 +75,7 @@ impl Inspected {
     }
 }
 
-/// `name  value`, the value in a few lines if it is long.
+/// `name  value`, with a long value on several lines.
 fn fact(name: &str, value: &str, indent: usize, columns: usize) -> String {
     let room = columns.saturating_sub(indent).max(20);
     let shown: String = value.chars().take(room * (LINES + 1)).collect();

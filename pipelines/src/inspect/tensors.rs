@@ -7,12 +7,12 @@ use serde::Serialize;
 use std::path::Path;
 use train::weights::TensorFile;
 
-/// What a safetensors file holds.
+/// The content of a safetensors file.
 #[derive(Debug, Serialize)]
 pub struct Tensors {
     file: String,
     bytes: u64,
-    /// Numbers in all tensors.
+    /// Number of values in all tensors.
     pub parameters: u64,
     tensors: Vec<One>,
 }
@@ -26,7 +26,7 @@ struct One {
     values: Option<Summary>,
 }
 
-/// A summary of numbers, those that are finite.
+/// A summary of the values that are finite.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Summary {
     min: f64,
@@ -40,7 +40,7 @@ struct Summary {
 /// Reads all of `path`.
 ///
 /// # Errors
-/// If it is no sound safetensors file.
+/// If it is not a valid safetensors file.
 pub fn open(path: &Path) -> Result<Tensors> {
     let file = TensorFile::open(path)?;
     let mut tensors = Vec::new();

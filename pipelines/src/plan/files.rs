@@ -1,17 +1,17 @@
-//! Configuration files: TOML with line numbers, `extends`, and what one table may hold.
+//! Configuration files: TOML with line numbers, `extends`, and the structure of a file.
 use super::values::{Entry, Table, json_of_item};
 use crate::problem::{Diagnostic, Origin, Problems, similar};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml_edit::{Document, Item};
 
-/// Configurations that are part of the program, by the names that `extends` knows them by.
+/// Built-in configurations, by the names that `extends` uses.
 const BUILT_IN: [(&str, &str); 1] = [("builtin:base", include_str!("../../../configs/base.toml"))];
 
-/// The keys at the top of a file.
+/// The top-level keys of a file.
 const TOP: [&str; 3] = ["extends", "run", "stage"];
 
-/// A configuration before anything in it is understood: tables of keys, in order, with origins.
+/// A parsed configuration, not validated yet: tables of keys, in order, with origins.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Raw {
     pub run: Table,
@@ -27,8 +27,8 @@ impl Raw {
         self.stages.iter_mut().find(|(name, _)| name == id).map(|(_, table)| table)
     }
 
-    /// Lays `upper` over this: key by key, except that a stage of another type takes the place of the old one, and that a
-    /// key takes the place of its alternative ([`ALTERNATIVES`]).
+    /// Applies `upper` to this configuration, key by key, except that a stage of another type replaces the old one, and
+    /// that a key replaces its alternative ([`ALTERNATIVES`]).
     pub(super) fn overlay(&mut self, upper: Raw) {
         merge(&mut self.run, upper.run);
         for (id, table) in upper.stages {
@@ -42,11 +42,11 @@ impl Raw {
     }
 }
 
-/// Keys that say the same thing in two ways, so that a table may have one of them: that of the file that extends others, or
-/// of the command line.
+/// Pairs of keys that are alternatives, so that a table may have only one of them: the one in the extending file or on
+/// the command line wins.
 const ALTERNATIVES: [[&str; 2]; 2] = [["max_steps", "max_epochs"], ["validation_fraction", "validation_every"]];
 
-/// Removes what `key` says from `table`, should it be said with another key there.
+/// Removes from `table` the alternative of `key`.
 pub(crate) fn remove_alternative(table: &mut Table, key: &str) {
     for keys in ALTERNATIVES.iter().filter(|keys| keys.contains(&key)) {
         keys.iter().filter(|other| **other != key).for_each(|other| drop(table.remove(other)));
@@ -61,7 +61,7 @@ fn merge(lower: &mut Table, upper: Table) {
     }
 }
 
-/// Reads `path` and what it extends. Returns what could be understood, and adds the rest to `problems`.
+/// Reads `path` and what it extends. Returns what could be parsed, and adds the rest to `problems`.
 pub(crate) fn load(path: &Path, problems: &mut Problems) -> Raw {
     let mut raw = Raw::default();
     for layer in layers(path, problems).into_iter().rev() {
@@ -70,7 +70,7 @@ pub(crate) fn load(path: &Path, problems: &mut Problems) -> Raw {
     raw
 }
 
-/// The file and what it extends, uppermost first.
+/// The file and those that it extends, the most general one first.
 fn layers(path: &Path, problems: &mut Problems) -> Vec<Raw> {
     let mut found = Vec::new();
     let mut seen: Vec<PathBuf> = Vec::new();
@@ -99,18 +99,18 @@ fn layers(path: &Path, problems: &mut Problems) -> Vec<Raw> {
     found
 }
 
-/// The text of a configuration that is part of the program, or a problem at the place that named it.
+/// The text of a built-in configuration, or a problem at the place that refers to it.
 fn built_in(name: &str, asked_by: Origin, problems: &mut Problems) -> Option<String> {
     let found = BUILT_IN.iter().find(|(known, _)| *known == name);
     if found.is_none() {
         let names = BUILT_IN.map(|(known, _)| known);
-        let problem = Diagnostic::new(format!("there is no configuration `{name}` in the program"), asked_by);
+        let problem = Diagnostic::new(format!("there is no built-in configuration `{name}`"), asked_by);
         problems.push(problem.similar_to(name, names).next(format!("there is {}", names.join(", "))));
     }
     found.map(|(_, text)| (*text).to_owned())
 }
 
-/// The text of a file, or a problem at the place that named it.
+/// The text of a file, or a problem at the place that refers to it.
 pub(crate) fn read(path: &Path, asked_by: Origin, problems: &mut Problems) -> Option<String> {
     let error = match std::fs::read_to_string(path) {
         Ok(text) => return Some(text),
@@ -143,7 +143,7 @@ fn missing(path: &Path, asked_by: Origin) -> Diagnostic {
     Diagnostic { similar: near, ..problem }.next(format!("`{}` holds {shown}", folder.display()))
 }
 
-/// The table of stage `id` that a whole file is (`--stage id=FILE`).
+/// The table of stage `id` from a file that consists of it (`--stage id=FILE`).
 pub(crate) fn load_table(id: &str, path: &Path, problems: &mut Problems) -> Option<Table> {
     let file = path.display().to_string();
     let origin = Origin::StageFile { file, line: 0 };
@@ -151,7 +151,7 @@ pub(crate) fn load_table(id: &str, path: &Path, problems: &mut Problems) -> Opti
     parse_table(id, &text, origin, problems)
 }
 
-/// The table of stage `id` that a whole text is.
+/// The table of stage `id` from a text that consists of it.
 pub(crate) fn parse_table(id: &str, text: &str, origin: Origin, problems: &mut Problems) -> Option<Table> {
     let document = document(text, &origin, problems)?;
     Some(table(id, document.as_table(), text, origin, problems))
@@ -232,7 +232,7 @@ fn document<'a>(text: &'a str, origin: &Origin, problems: &mut Problems) -> Opti
     None
 }
 
-/// The line of a key, or of the first thing in its table where it has no line of its own.
+/// The line of a key, or of the first key in its table if it has no line of its own.
 fn line_of(body: &dyn toml_edit::TableLike, key: &str, text: &str) -> usize {
     let item = body.get(key);
     let header = item.and_then(Item::as_table).filter(|table| !table.is_implicit() && !table.is_dotted());

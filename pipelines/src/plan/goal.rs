@@ -1,27 +1,27 @@
-//! What a graph is for, and whether each of its stages has a place in it.
+//! The purpose of a graph, and whether each of its stages fits it.
 //!
 //! - A graph in which a stage takes gradients trains a model; any other prepares a corpus.
-//! - What a stage gives must be taken: a filter that nothing reads from would drop nothing.
+//! - What a stage emits must be used: a filter whose output nobody reads would drop nothing.
 //! - Rows and tokens of several sources may only meet in a stage that mixes them.
-//! - A stage that needs the whole corpus stands in a preparation, below all stages that work row by row.
+//! - A stage that needs the whole corpus belongs to a preparation, below all stages that work row by row.
 use super::resolve::located;
 use super::{Edge, PlannedStage, Resolved, Table, order_of};
 use crate::problem::{Diagnostic, Origin, Problems};
 use contract::{Goal, Kind};
 use std::collections::BTreeSet;
 
-/// Does a stage end a preparation? It gives nothing, or says in records what it has written.
+/// Whether a stage ends a preparation: it emits nothing, or only records of what it has written.
 fn ends(stage: &PlannedStage) -> bool {
     stage.settings.gives().iter().all(|kind| *kind == Kind::Records)
 }
 
-/// What the graph of `stages` is for.
+/// The purpose of the graph of `stages`.
 pub(crate) fn goal(stages: &[PlannedStage]) -> Goal {
     let trains = stages.iter().flat_map(|stage| stage.settings.takes()).any(|port| port.kind == Kind::Gradient);
     if trains { Goal::Train } else { Goal::PrepareCorpus }
 }
 
-/// Checks stages that are wired without problems.
+/// Checks stages that have been connected without problems.
 pub(crate) fn check(stages: &[PlannedStage], resolved: &Resolved, problems: &mut Problems) {
     let plan = Check { stages, resolved, goal: goal(stages) };
     plan.unused(problems);
@@ -48,7 +48,7 @@ impl Check<'_> {
         self.resolved.stages.iter().find(|(other, _)| other == id).map_or(&NONE, |(_, table)| table)
     }
 
-    /// A problem with stage `at`, at its `inputs` if it has any.
+    /// A problem with stage `at`, located at its `inputs` if it has any.
     fn problem(&self, at: usize, message: String) -> Diagnostic {
         let table = self.table(&self.stages[at].id);
         let origin = table.get("inputs").map_or(&table.origin, |entry| &entry.origin);
@@ -171,7 +171,7 @@ impl Check<'_> {
         }
     }
 
-    /// Do rows of stage `from` reach stage `to`?
+    /// Whether rows of stage `from` reach stage `to`.
     fn reaches(&self, from: usize, to: usize) -> bool {
         self.edges(to, Kind::Rows).any(|edge| edge.from == from || self.reaches(from, edge.from))
     }

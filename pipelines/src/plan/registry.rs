@@ -1,4 +1,4 @@
-//! What every registered stage type owes its users.
+//! Checks that every registered stage type is complete.
 use super::files;
 use super::resolve;
 use crate::problem::{Diagnostic, Origin, Problems};
@@ -6,7 +6,7 @@ use contract::{Kind, StageType};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// The type called `name`, or a problem at `origin` with the near miss.
+/// The type called `name`, or a problem at `origin` with the closest match.
 pub fn find_type<'a>(registry: &'a [StageType], name: &str, origin: Origin) -> Result<&'a StageType, Problems> {
     registry.iter().find(|stage_type| stage_type.name == name).ok_or_else(|| {
         Diagnostic::new(format!("unknown stage type `{name}`"), origin)
@@ -16,13 +16,13 @@ pub fn find_type<'a>(registry: &'a [StageType], name: &str, origin: Origin) -> R
     })
 }
 
-/// Registered types that, with their defaults, give `kind`.
+/// Registered types that emit `kind` with their default settings.
 pub(crate) fn types_giving(registry: &[StageType], kind: Kind) -> Vec<String> {
     let gives = |t: &&StageType| t.parse(t.defaults()).is_ok_and(|settings| settings.gives().contains(&kind));
     registry.iter().filter(gives).map(|t| t.name.to_owned()).collect()
 }
 
-/// What is wrong with a registry: names must be unique, every key documented, defaults and examples must parse.
+/// Problems of a registry: names must be unique, every key documented, defaults and examples must parse.
 pub fn check_registry(registry: &[StageType]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut names = BTreeSet::new();

@@ -3,7 +3,7 @@ use super::Resolved;
 use super::values::{Table, toml_key, toml_of};
 use std::fmt::Write;
 
-/// Origins start at this column where the value leaves room.
+/// Column at which origins start, unless the value is too long.
 const COLUMN: usize = 48;
 
 impl Resolved {

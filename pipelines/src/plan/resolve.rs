@@ -1,26 +1,27 @@
-//! From tables of values to settings: every key known, every value of the right type, all problems kept.
+//! From tables of values to settings: every key is known and every value has the right type; all problems are
+//! collected.
 use super::values::{Entry, Table, shorten_floats};
 use crate::problem::{Diagnostic, Origin, Problems, similar};
 use contract::{Settings, StageType};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// Keys of every stage table that are not the stage's own.
+/// Keys that every stage table has besides the stage's own.
 pub(crate) const COMMON: [&str; 2] = ["type", "inputs"];
 
-/// What a table may hold.
+/// The schema of a table.
 pub(crate) struct Schema<'a> {
     /// The table's name in messages, for example `optimize`.
     pub name: &'a str,
     /// The default of every key.
     pub defaults: Map<String, Value>,
-    /// Where all keys are listed.
+    /// Where all keys are documented.
     pub listed: String,
-    /// Does an object of all keys parse?
+    /// Whether an object of all keys parses.
     pub parses: &'a dyn Fn(Value) -> Result<(), String>,
 }
 
-/// Lays `given` over the defaults. Values that do not parse become problems and are left at their default.
+/// Applies `given` to the defaults. Values that do not parse become problems and keep their default.
 pub(crate) fn fill(schema: &Schema, given: &Table, problems: &mut Problems) -> Table {
     let mut filled = Table { origin: given.origin.clone(), entries: Vec::new() };
     for (key, value) in &schema.defaults {
@@ -47,7 +48,7 @@ pub(crate) fn fill(schema: &Schema, given: &Table, problems: &mut Problems) -> T
     filled
 }
 
-/// All keys of a table as one object.
+/// All keys of a table as an object.
 pub(crate) fn object(table: &Table) -> Value {
     Value::Object(table.entries.iter().map(|(key, entry)| (key.clone(), entry.value.clone())).collect())
 }
@@ -60,8 +61,8 @@ pub(crate) fn defaults(stage_type: &StageType) -> Map<String, Value> {
     }
 }
 
-/// The settings of stage `id`, and its table with every key in it. After a problem these are the settings without
-/// the values at fault, if there are such: good enough to look for further problems, but not to run.
+/// The settings of stage `id`, and its table with all keys. If there are problems, the settings without the invalid
+/// values, if possible: sufficient to look for further problems, but not to run.
 pub(crate) fn stage(
     id: &str,
     given: &Table,
@@ -76,7 +77,7 @@ pub(crate) fn stage(
     let table = object(&filled);
     match stage_type.parse(table.clone()) {
         Ok(settings) => {
-            // Checks on values that replace faulty ones would mislead.
+            // Checks on defaults that replace invalid values would be misleading.
             let sound = problems.0.len() == before;
             let wrong = if sound { stage_type.check(&table, &*settings) } else { Vec::new() };
             for problem in wrong {
@@ -91,7 +92,7 @@ pub(crate) fn stage(
     }
 }
 
-/// A stage's own problem with the line of its key.
+/// A problem reported by a stage, with the line of its key.
 pub(super) fn located(id: &str, problem: contract::Problem, table: &Table) -> Diagnostic {
     let Some(key) = problem.key else {
         return Diagnostic::new(format!("`{id}`: {}", problem.message), table.origin.clone());
@@ -103,7 +104,7 @@ pub(super) fn located(id: &str, problem: contract::Problem, table: &Table) -> Di
     }
 }
 
-/// serde's error in the user's words, with the near miss if it lists what was expected.
+/// serde's error in the user's terms, with the closest match if it lists what was expected.
 fn explain(name: &str, error: &str, origin: Origin) -> Diagnostic {
     const WORDS: [(&str, &str); 12] = [
         ("invalid type: ", "is "),

@@ -1,4 +1,4 @@
-//! Values with their origins, and the way between TOML and JSON.
+//! Values with their origins, and conversion between TOML and JSON.
 use crate::problem::Origin;
 use serde_json::{Map, Value};
 
@@ -11,22 +11,22 @@ pub struct Entry {
     pub origin: Origin,
 }
 
-/// The keys of one table, in order.
+/// The keys of a table, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    /// Where the table begins.
+    /// Where the table starts.
     pub origin: Origin,
     /// Its keys.
     pub entries: Vec<(String, Entry)>,
 }
 
 impl Table {
-    /// What stands under `key`.
+    /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&Entry> {
         self.entries.iter().find(|(k, _)| k == key).map(|(_, entry)| entry)
     }
 
-    /// Sets `key`, in its old place if it had one.
+    /// Sets `key`, in its old position if it had one.
     pub fn set(&mut self, key: &str, entry: Entry) {
         match self.entries.iter_mut().find(|(k, _)| k == key) {
             Some((_, old)) => *old = entry,
@@ -34,19 +34,19 @@ impl Table {
         }
     }
 
-    /// Takes `key` out.
+    /// Removes `key`.
     pub fn remove(&mut self, key: &str) -> Option<Entry> {
         let at = self.entries.iter().position(|(k, _)| k == key)?;
         Some(self.entries.remove(at).1)
     }
 
-    /// Where `key` comes from, or the table if it is not there.
+    /// The origin of `key`, or of the table if the key is missing.
     pub(crate) fn origin_of(&self, key: &str) -> Origin {
         self.get(key).map_or_else(|| self.origin.clone(), |entry| entry.origin.clone())
     }
 }
 
-/// Tables are equal if they say the same, wherever it comes from.
+/// Tables are equal if their values are, whatever their origins.
 impl PartialEq for Table {
     fn eq(&self, other: &Self) -> bool {
         let same = |a: &(String, Entry), b: &(String, Entry)| a.0 == b.0 && a.1.value == b.1.value;
@@ -91,7 +91,7 @@ fn json_of_pairs<'a>(pairs: impl Iterator<Item = (&'a str, &'a toml_edit::Item)>
     Ok(Value::Object(pairs.map(pair).collect::<Result<Map<_, _>, String>>()?))
 }
 
-/// A JSON value in TOML's notation; `None` for `null`, which TOML has not.
+/// A JSON value in TOML's notation; `None` for `null`, which TOML does not have.
 pub(crate) fn toml_of(value: &Value) -> Option<String> {
     Some(match value {
         Value::Null => return None,
@@ -116,12 +116,12 @@ fn float_text(value: f64) -> String {
     if plain { format!("{value:e}") } else { format!("{value:?}") }
 }
 
-/// A key in TOML's notation, quoted if it has to be.
+/// A key in TOML's notation, quoted if necessary.
 pub(crate) fn toml_key(key: &str) -> String {
     toml_edit::Key::new(key).to_string()
 }
 
-/// Defaults that were `f32` (0.1 becomes 0.10000000149011612 on its way through JSON) as they were written.
+/// Prints defaults that are `f32` as they were written (0.1 becomes 0.10000000149011612 when converted to JSON).
 pub(crate) fn shorten_floats(value: Value) -> Value {
     match value {
         Value::Number(number) if number.is_f64() => {

@@ -1,25 +1,25 @@
-//! Which stage feeds which: the graph behind the list of stages.
+//! Connects the stages: derives the graph from the list of stages.
 //!
-//! - A port is fed by those of its stage's `inputs` that give its kind; failing that, by the nearest stage above
-//!   that gives it. Two stages above that give the same kind are ambiguous, unless one is fed by the other with
-//!   that kind (`read → clean → pack`: `clean` feeds `pack`).
-//! - A [`Role::State`] port whose kind is only given below (or by the stage itself) is fed back: what is given at
-//!   a step arrives at the next. No other edge may close a cycle.
-//! - Metrics are collected from every stage that gives them (a stage that makes metrics of metrics does not read
-//!   those of its like below); saved state comes from the engine.
+//! - A port is fed by those of its stage's `inputs` that emit its kind; by default, by the nearest stage above that
+//!   emits it. Two stages above that emit the same kind are ambiguous, unless one feeds the other with that kind (`read
+//!   → clean → pack`: `clean` feeds `pack`).
+//! - A [`Role::State`] port whose kind is only emitted below (or by the stage itself) is fed back: what is emitted at a
+//!   step arrives at the next. No other edge may close a cycle.
+//! - Metrics are collected from every stage that emits them (a stage that derives metrics from metrics does not read
+//!   those of similar stages below it); saved state comes from the engine.
 use crate::problem::{Diagnostic, Origin, Problems};
 use contract::{Kind, Port, Role, Route};
 
-/// Where a port's packets come from.
+/// The origin of a port's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
-    /// Index of the stage that gives them.
+    /// Index of the stage that emits them.
     pub from: usize,
-    /// Do they arrive one step later than they were given?
+    /// Whether they arrive one step after they were emitted.
     pub feedback: bool,
 }
 
-/// What wiring needs to know of a stage.
+/// The properties of a stage that wiring depends on.
 pub(crate) struct Node {
     pub id: String,
     pub takes: Vec<Port>,
@@ -40,10 +40,10 @@ impl Node {
     }
 }
 
-/// For every stage and port, the edges into it.
+/// For every stage and port, its incoming edges.
 pub(crate) type Wires = Vec<Vec<Vec<Edge>>>;
 
-/// Wires `nodes`. `types_giving` names registered types that give a kind.
+/// Connects `nodes`. `types_giving` returns the registered types that emit a kind.
 pub(crate) fn wire(nodes: &[Node], types_giving: &dyn Fn(Kind) -> Vec<String>, problems: &mut Problems) -> Wires {
     let all_known = nodes.iter().all(|node| node.known);
     let mut wires: Wires = Vec::new();
@@ -115,7 +115,7 @@ fn nearest(
     match kind {
         Kind::Saved => return Vec::new(),
         Kind::Metrics => {
-            // Two that take and give metrics must not wait for each other: those below read those above.
+            // Two stages that take and emit metrics must not wait for each other: the lower one reads the upper one.
             let takes = |node: &Node| node.takes.iter().any(|port| port.kind == Kind::Metrics);
             let later = |i: usize| i >= at && (i == at || node.gives(Kind::Metrics) && takes(&nodes[i]));
             return givers(0..nodes.len()).into_iter().filter(|i| !later(*i)).map(direct).collect();
@@ -156,7 +156,7 @@ fn nearest(
     Vec::new()
 }
 
-/// Does what `from` gives of `kind` reach `to` through stages that take and give `kind`?
+/// Whether `kind` from stage `from` reaches `to` through stages that take and emit `kind`.
 fn fed_by(wires: &Wires, nodes: &[Node], to: usize, from: usize, kind: Kind) -> bool {
     to == from
         || nodes[to]
@@ -167,7 +167,7 @@ fn fed_by(wires: &Wires, nodes: &[Node], to: usize, from: usize, kind: Kind) -> 
             .any(|(_, edges)| edges.iter().any(|edge| edge.from < to && fed_by(wires, nodes, edge.from, from, kind)))
 }
 
-/// Kinds that cannot be shared go to one stage.
+/// Kinds that cannot be shared have a single consumer.
 fn one_owner(nodes: &[Node], wires: &Wires, problems: &mut Problems) {
     let mut taken: Vec<(usize, Kind, usize)> = Vec::new();
     for (at, node) in nodes.iter().enumerate() {
@@ -191,13 +191,13 @@ fn names_of(kinds: impl Iterator<Item = Kind>) -> String {
     if names.is_empty() { "nothing".into() } else { names.join(", ") }
 }
 
-/// Those that feed stage `at` within a step.
+/// The stages that feed stage `at` within a step.
 pub(crate) fn feeds(wires: &Wires, at: usize) -> Vec<usize> {
     wires[at].iter().flatten().filter(|edge| !edge.feedback).map(|edge| edge.from).collect()
 }
 
-/// `stages` stages in an order in which every stage comes after those that feed it, as close to the written order as
-/// may be; or a cycle.
+/// An order of `stages` stages in which every stage comes after those that feed it, as close as possible to the written
+/// order; or a cycle.
 pub(crate) fn order(stages: usize, feeds: &dyn Fn(usize) -> Vec<usize>) -> Result<Vec<usize>, Vec<usize>> {
     let mut done: Vec<usize> = Vec::new();
     while done.len() < stages {
@@ -205,7 +205,7 @@ pub(crate) fn order(stages: usize, feeds: &dyn Fn(usize) -> Vec<usize>) -> Resul
         match next {
             Some(at) => done.push(at),
             None => {
-                // Everyone left is fed by someone left: walk back until somebody comes twice.
+                // Every remaining stage is fed by a remaining one: walk back until a stage occurs twice.
                 let mut path: Vec<usize> = (0..stages).filter(|at| !done.contains(at)).take(1).collect();
                 while let Some(from) =
                     path.last().and_then(|at| feeds(*at).into_iter().find(|from| !done.contains(from)))

@@ -1,4 +1,5 @@
-//! Who is kept: the catalog as collections of numbers for [`super::deduplicate`], and its verdicts as rows again.
+//! Decides which documents are kept: converts the catalog to collections of numbers for [`super::deduplicate`], and its
+//! verdicts back to rows.
 use super::Places;
 use super::deduplicate::{self, Content, Corpus, Outcome, Rank};
 use super::graph::Preparation;
@@ -14,7 +15,7 @@ use text::DocumentStore;
 use text::prepare::catalog::{Catalog, Hash};
 use text::prepare::deduplicate::{Deduplicate, Shingler, jaccard};
 
-/// Shingles that are kept in memory for the next comparison.
+/// Number of shingles that are kept in memory for the next comparison.
 const KEPT_SHINGLES: usize = 16 << 20;
 
 /// Decides for every row of `catalog` whether it is kept.
@@ -51,7 +52,7 @@ pub fn decide(
 /// The documents of one version of the corpus that take part in deduplication.
 struct Version<'a> {
     catalog: &'a Catalog,
-    /// Their rows of the catalog.
+    /// Their rows in the catalog.
     rows: Vec<u32>,
 }
 
@@ -67,11 +68,11 @@ impl<'a> Version<'a> {
     }
 }
 
-/// The ids and texts of both versions. In [`deduplicate`] each is the number of its place here.
+/// The ids and texts of both versions. [`deduplicate`] refers to each by its index here.
 struct Numbers<'a> {
-    /// In order, each once.
+    /// Sorted, without duplicates.
     ids: Vec<&'a str>,
-    /// In order, each once.
+    /// Sorted, without duplicates.
     texts: Vec<Hash>,
 }
 
@@ -95,7 +96,7 @@ impl<'a> Numbers<'a> {
         self.texts.binary_search(text).ok().map(|place| place as Content)
     }
 
-    /// The documents of a version as numbers, in order.
+    /// The documents of a version as indices, in order.
     fn documents(&self, version: &Version) -> Vec<(Content, Rank)> {
         let number = |(_, id, text): (u32, &str, Hash)| (self.content(&text).unwrap_or_default(), self.rank(id));
         let mut documents: Vec<_> = version.documents().map(number).collect();
@@ -104,7 +105,7 @@ impl<'a> Numbers<'a> {
     }
 }
 
-/// Similarities that the last version has computed and this one may need again.
+/// Similarities computed for the previous version that this one may need again.
 fn known_similarities(
     previous: Option<&Previous>,
     shingle_words: usize,
@@ -119,7 +120,7 @@ fn known_similarities(
     Ok(known)
 }
 
-/// Turns the verdicts on documents into verdicts on rows.
+/// Converts verdicts on documents to verdicts on rows.
 fn apply(outcome: &Outcome, new: &Version, numbers: &Numbers, rows: &mut [Verdict]) {
     let mut rows_of_ranks = vec![u32::MAX; numbers.ids.len()];
     new.documents().for_each(|(row, id, _)| rows_of_ranks[numbers.rank(id) as usize] = row);
@@ -143,7 +144,7 @@ fn pairs(outcome: &Outcome, corpus: &Texts, numbers: &Numbers) -> Result<Vec<(Ha
     pairs.collect()
 }
 
-/// What has to be added to (+1) and taken from (-1) `before` to get `now`; both sorted.
+/// The differences between `before` and `now` (both sorted): what is added (+1) and removed (-1).
 fn changes(before: &[(Content, Rank)], now: &[(Content, Rank)]) -> Vec<((Content, Rank), isize)> {
     let (old, new): (BTreeSet<_>, BTreeSet<_>) = (before.iter().collect(), now.iter().collect());
     let gone = old.difference(&new).map(|document| (**document, -1));
@@ -153,11 +154,11 @@ fn changes(before: &[(Content, Rank)], now: &[(Content, Rank)]) -> Vec<((Content
 struct Texts {
     before: Vec<(Content, Rank)>,
     changes: Vec<((Content, Rank), isize)>,
-    /// By text: a row of the old catalog or of the new one that has its bands.
+    /// By text: a row of the old or the new catalog that has its bands.
     bands: Vec<(bool, u32)>,
     catalogs: (Catalog, Option<Catalog>),
     texts: Arc<DocumentStore>,
-    /// By text: its row of `texts`.
+    /// By text: its row in `texts`.
     places: Vec<u64>,
     known: Mutex<HashMap<(Content, Content), f64>>,
     shingles: Mutex<Shingles>,
@@ -165,7 +166,7 @@ struct Texts {
     threshold: f64,
 }
 
-/// Shingle sets of texts that were compared last.
+/// Shingle sets of the texts that were compared most recently.
 #[derive(Default)]
 struct Shingles {
     sets: HashMap<Content, Arc<Vec<u64>>>,

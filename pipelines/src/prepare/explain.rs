@@ -1,4 +1,4 @@
-//! What `pipeline explain` and `pipeline run --dry-run` say of a preparation: the graphs that it runs.
+//! The graphs of a preparation, for `pipeline explain` and `pipeline run --dry-run`.
 use super::graph::Graphs;
 use crate::engine::Stages;
 use crate::plan::Plan;
@@ -6,10 +6,10 @@ use crate::show::{graph, human, inputs};
 use anyhow::{Error, Result};
 use std::path::Path;
 
-/// Explains a configuration that writes a version of a corpus, into `folder` if it is run, in lines of at most `columns`.
+/// Explains a configuration that writes a version of a corpus (into `folder`, if given), in lines of at most `columns`.
 ///
 /// # Errors
-/// If there is a folder, and files that would be read are not there.
+/// If a folder is given, and input files do not exist.
 pub fn explain(plan: &Plan, folder: Option<&Path>, columns: usize) -> Result<String> {
     let Graphs { rows, shards } = Graphs::of(plan);
     let source = plan.stages.iter().find(|stage| stage.settings.takes().is_empty());
@@ -19,28 +19,30 @@ pub fn explain(plan: &Plan, folder: Option<&Path>, columns: usize) -> Result<Str
         Some(stage) => {
             format!("`{}` compares the signatures of all documents and decides which of them are kept.", stage.id)
         }
-        None => "Of documents with the same id the first is kept.".to_owned(),
+        None => "Of documents with the same id, the first is kept.".to_owned(),
     };
     let (files, note) = match folder {
-        None => (String::new(), "it trains nothing; what it takes follows from the corpus".to_owned()),
+        None => (String::new(), "no model is trained; time and memory depend on the corpus".to_owned()),
         Some(folder) => {
-            let note = format!("nothing was read or written; a run would make a version in {}", folder.display());
+            let note = format!("nothing was read or written; a run would write a version into {}", folder.display());
             (inputs(plan, columns)?, note)
         }
     };
     let text = |text: &str| human::wrap(text, columns).join("\n");
     Ok([
-        text(&format!("1. Each row that `{source}` reads passes once, in chunks, unless the last version knows it:")),
+        text(&format!(
+            "1. Each row that `{source}` reads is processed once, in chunks, unless it is in the previous version:"
+        )),
         draw(plan, rows, columns)?,
         text(&format!("2. {decision}")),
-        text("3. Each shard that has changed since the last version is written; only texts without tokens are tokenized:"),
+        text("3. Shards that differ from the previous version are written; only texts without tokens are tokenized:"),
         draw(plan, shards, columns)?,
         format!("{files}{}", human::hang(&format!("Note     {note}"), columns)),
     ]
     .join("\n\n"))
 }
 
-/// One of the graphs, with the types of stages as `plan` has them.
+/// Draws one of the graphs, with the types of stages from `plan`.
 fn draw(plan: &Plan, stages: Stages, columns: usize) -> Result<String> {
     let mut drawn = Plan::of(stages).map_err(Error::new)?;
     for stage in &mut drawn.stages {
@@ -60,8 +62,8 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/prepare-wiki.toml");
         let plan = Plan::load(&path, &Overrides::default(), STAGES).unwrap();
         insta::assert_snapshot!(explain(&plan, None, 80).unwrap(), @r"
-        1. Each row that `read` reads passes once, in chunks, unless the last version
-        knows it:
+        1. Each row that `read` reads is processed once, in chunks, unless it is in the
+        previous version:
 
         ╭────────────────╮
         │ scan rows      │
@@ -90,8 +92,8 @@ mod tests {
         2. `deduplicate` compares the signatures of all documents and decides which of
         them are kept.
 
-        3. Each shard that has changed since the last version is written; only texts
-        without tokens are tokenized:
+        3. Shards that differ from the previous version are written; only texts without
+        tokens are tokenized:
 
         ╭───────────╮
         │ kept rows │
@@ -106,7 +108,7 @@ mod tests {
         │           │ ◀─ rows (stay, stream) ─ kept rows
         ╰───────────╯
 
-        Note     it trains nothing; what it takes follows from the corpus
+        Note     no model is trained; time and memory depend on the corpus
         ");
     }
 }

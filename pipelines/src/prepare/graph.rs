@@ -1,4 +1,4 @@
-//! The plan of a preparation, taken apart: what is done to every row, and what is done to those that are kept.
+//! Splits the plan of a preparation: what is done to every row, and what is done to those that are kept.
 use crate::engine::Stages;
 use crate::plan::Plan;
 use crate::problem::Usage;
@@ -10,17 +10,18 @@ use text::prepare::write::files::{FORMAT, Footer};
 use text::support::cache::key;
 use text::{Deduplicate, ScanRows, Signatures, SourceFiles, Tokenizer, Write};
 
-/// The two graphs that a preparation runs: lists of stages, in which those of the plan keep their names. The names of the
-/// others have a space, which those of a plan cannot have.
+/// The two graphs of a preparation: lists of stages. Stages of the plan keep their ids. The ids of the others contain a
+/// space, which those of a plan cannot.
 pub struct Graphs {
-    /// Every row passes once: `scan_rows → … → signatures`. The source of the plan has provided what is scanned.
+    /// Every row passes through it once: `scan_rows → … → signatures`. The source of the plan has provided the files to
+    /// scan.
     pub rows: Stages,
-    /// Shards are written of the rows that are kept: `kept → tokenize → parquet`.
+    /// Writes shards with the rows that are kept: `kept → tokenize → parquet`.
     pub shards: Stages,
 }
 
 impl Graphs {
-    /// Those of `plan`.
+    /// Splits `plan`.
     pub fn of(plan: &Plan) -> Self {
         let mut rows: Stages = vec![("scan rows".into(), Arc::new(ScanRows))];
         let mut shards: Stages = vec![("kept rows".into(), Arc::new(UnwrittenRows))];
@@ -38,26 +39,26 @@ impl Graphs {
 
 /// A preparation.
 pub struct Preparation {
-    /// What is read.
+    /// The input.
     pub read: Arc<SourceFiles>,
-    /// How near-duplicates are found, if they are.
+    /// The settings for finding near-duplicates, if that is done.
     pub deduplicate: Option<Arc<Deduplicate>>,
-    /// What makes tokens, if anything does.
+    /// The tokenizer, if there is one.
     pub tokenizer: Option<Arc<Tokenizer>>,
-    /// What is written.
+    /// The settings of the output.
     pub write: Arc<Write>,
     /// The two graphs.
     pub graphs: Graphs,
-    /// What the stages of the plan have provided.
+    /// Resources that the stages of the plan have provided.
     pub resources: Resources,
-    /// Names everything that a row's line of the catalog follows from, but for the row.
+    /// A key of everything that a row's entry in the catalog depends on, except the row itself.
     pub chain: String,
-    /// Names everything that the files follow from, but for what is read.
+    /// A key of everything that the files depend on, except the input.
     pub configuration: String,
 }
 
 impl Preparation {
-    /// Takes `plan` apart. `resources` are what its stages have provided: by them it is known what each is for.
+    /// Splits `plan`. `resources` have been provided by its stages; they determine the role of each.
     ///
     /// # Errors
     /// [`Usage`] if it is not a chain from documents to a stage that writes them.
@@ -94,14 +95,14 @@ impl Preparation {
         Ok(Self { read, deduplicate, tokenizer, write, graphs, resources, chain, configuration })
     }
 
-    /// What the footers of files say.
+    /// The metadata in the footers of files.
     pub fn footer(&self) -> Footer {
         let vocabulary = self.tokenizer.as_ref().map(|tokenizer| tokenizer.vocabulary().clone());
         Footer { vocabulary, configuration: self.configuration.clone() }
     }
 }
 
-/// The settings of stages in the order of the plan, but for where things are.
+/// The settings of stages in the order of the plan, except for locations.
 fn table(plan: &Plan, of: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
     for stage in plan.stages.iter().filter(|stage| of(&stage.id)) {

@@ -1,4 +1,4 @@
-//! What becomes of each row, and which shard it goes to.
+//! What happens to each row, and which shard it belongs to.
 use super::graph::Preparation;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -8,18 +8,18 @@ use text::prepare::write::ShardWritten;
 use text::prepare::write::files::{Footer, WRITER};
 use text::support::cache::key;
 
-/// What became of a row.
+/// What happens to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is kept.
     Kept,
-    /// A stage dropped it; the catalog says why.
+    /// A stage dropped it; the catalog contains the reason.
     Dropped,
-    /// A row above has the same id.
+    /// An earlier row has the same id.
     DuplicateId,
-    /// Another document has the same text: the row of the one kept, and of the one that it was compared with.
+    /// Another document has the same text: the row that is kept, and the row it was compared with.
     Exact(u32, u32),
-    /// Another document has nearly the same text: as above, and the bits of their similarity.
+    /// Another document has nearly the same text: the same two rows, and the bits of their similarity.
     Near(u32, u32, u64),
 }
 
@@ -36,7 +36,7 @@ impl Verdict {
     }
 }
 
-/// What became of all rows.
+/// The verdicts on all rows.
 pub struct Verdicts {
     /// By row of the catalog.
     pub rows: Vec<Verdict>,
@@ -54,8 +54,8 @@ impl Verdicts {
     }
 }
 
-/// Rows that go no further, before duplicates are looked for: those that a stage dropped, and those whose id another
-/// row above has.
+/// Rows that are excluded before duplicates are looked for: those dropped by a stage, and those whose id occurs in an
+/// earlier row.
 pub fn first_verdicts(catalog: &Catalog) -> Vec<Verdict> {
     let mut ids = HashSet::new();
     let verdict = |row| match catalog.dropped(row) {
@@ -68,20 +68,20 @@ pub fn first_verdicts(catalog: &Catalog) -> Vec<Verdict> {
 
 /// Rows of the catalog by shard, each sorted by id.
 pub struct Layout {
-    /// Those that are kept.
+    /// Rows that are kept.
     pub kept: Vec<Vec<u32>>,
-    /// Those whose texts are kept although they were dropped: near-duplicates, of which one may take the place of the
-    /// one kept in the next version, and all others if that is asked for.
+    /// Rows that are dropped but whose texts are stored: near-duplicates, one of which may replace the kept document in
+    /// the next version, and all others if requested.
     pub dropped: Vec<Vec<u32>>,
 }
 
 impl Layout {
-    /// Where the rows of `catalog` go.
+    /// Assigns the rows of `catalog` to shards.
     pub fn of(catalog: &Catalog, verdicts: &Verdicts, shards: u32, keep_dropped: bool) -> Self {
         Self::new(catalog, |row| verdicts.rows[row].name(), shards, keep_dropped)
     }
 
-    /// The same, by the names of the verdicts.
+    /// The same, from the names of the verdicts.
     pub fn new<'a>(catalog: &Catalog, name: impl Fn(usize) -> &'a str, shards: u32, keep_dropped: bool) -> Self {
         let empty = || vec![Vec::new(); shards as usize];
         let mut layout = Self { kept: empty(), dropped: empty() };
@@ -100,7 +100,7 @@ impl Layout {
         layout
     }
 
-    /// Names what each shard's files follow from.
+    /// A key for each shard of everything that its files depend on.
     pub fn keys(
         &self,
         catalog: &Catalog,
@@ -123,8 +123,8 @@ impl Layout {
         (0..self.kept.len() as u32).map(|number| (number, shard(number))).collect()
     }
 
-    /// The number of tokens of every row that is kept: of the shards in `written`, and of those in `same`, which are as in
-    /// the last version, whose layout and numbers of tokens are `previous`.
+    /// The number of tokens of every kept row: of the shards in `written`, and of those in `same`, which are unchanged
+    /// since the previous version, whose layout and token counts are `previous`.
     pub fn counts(
         &self,
         written: &BTreeMap<u32, ShardWritten>,
@@ -145,7 +145,7 @@ impl Layout {
     }
 }
 
-/// Everything that a row's columns follow from.
+/// Everything that a row's columns depend on.
 fn line(catalog: &Catalog, row: usize) -> String {
     let string = |name| catalog.string(name, row);
     let number = |name: &str| {

@@ -1,16 +1,16 @@
-//! A run whose graph ends in `parquet`: documents become a version of a corpus.
+//! Runs a graph that ends in `parquet`: turns documents into a version of a corpus.
 //!
-//! 1. [`mod@graph`]: the plan falls into what is done to every row, and what is done to those that are kept
-//! 2. [`version`]: the output folder and the version that is there already ([`tables`]: what is beside its shards)
-//! 3. `scan_rows → … → signatures`: new rows are worked on, the others are found in the last version's catalog
-//! 4. [`decide`]: who is kept ([`deduplicate`])
-//! 5. [`layout`]: which row goes to which shard; shards that would come out the same are linked
-//! 6. `kept → tokenize → parquet`: the others are written
-//! 7. [`stats`]: what is worth knowing; then the version appears
+//! 1. [`mod@graph`]: splits the plan into what is done to every row and what is done to those that are kept
+//! 2. [`version`]: the output folder and its previous version ([`tables`]: the files next to the shards)
+//! 3. `scan_rows → … → signatures`: processes new rows; the others are taken from the previous version's catalog
+//! 4. [`decide`]: decides which rows are kept ([`deduplicate`])
+//! 5. [`layout`]: assigns rows to shards; unchanged shards are hard-linked
+//! 6. `kept → tokenize → parquet`: writes the changed shards
+//! 7. [`stats`]: computes statistics; then the version is published
 //!
 //! [`mod@explain`] draws both graphs.
 //!
-//! Whatever is found in the last version is found by content, so that the result is that of a run from nothing.
+//! Results of the previous version are looked up by content, so the result equals that of a run from scratch.
 mod decide;
 mod deduplicate;
 pub mod explain;
@@ -46,10 +46,10 @@ use text::prepare::write::{RowToWrite, Shard, ShardWritten, Work};
 use text::{Cache, DocumentStore, Quarantine, TokenStore, Tokenizer};
 use version::{Folder, Previous};
 
-/// Lanes of the first graph, a worker: its result does not depend on them.
+/// Lanes of the first graph per worker; its result does not depend on them.
 const LANES: u32 = 4;
 
-/// The version that `path` is, or the last one of the folder that it is.
+/// The version at `path`, or the last version in the folder `path`.
 ///
 /// # Errors
 /// [`Usage`] if there is none.
@@ -63,7 +63,7 @@ pub fn find_version(path: &Path) -> Result<PathBuf> {
     Ok(last.ok_or_else(missing)?.1)
 }
 
-/// A version that was made.
+/// A version that was written.
 #[derive(Debug, Serialize)]
 pub struct Prepared {
     /// Its folder.
@@ -72,10 +72,10 @@ pub struct Prepared {
     stats: Stats,
 }
 
-/// Prepares what `plan` says into the next version of `folder`.
+/// Prepares the next version of `folder` according to `plan`.
 ///
 /// # Errors
-/// [`Usage`], or the first failure of any stage. The versions that are there stay as they are.
+/// [`Usage`], or the first failure of any stage. Existing versions are not changed.
 pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Result<Prepared> {
     let began = Instant::now();
     let folder = Folder::open(folder)?;
@@ -140,17 +140,17 @@ fn shown(line: &mut Line, verb: &str, done: u64, total: u64, unit: Unit, began: 
     line.work(&Doing { verb: verb.into(), done, total, unit, spent: began.elapsed() });
 }
 
-/// What the first graph finds out.
+/// The result of the first graph.
 struct Scanned {
     /// All rows that can be read.
     catalog: Catalog,
     /// Location of their stored texts, by input row: file and row.
     texts: HashMap<u64, (u32, u64)>,
-    /// What cannot be read, in the order of the input.
+    /// What cannot be read, in input order.
     bad: Vec<Bad>,
 }
 
-/// The first graph: new rows pass through the stages, the others are in the last version's catalog.
+/// Runs the first graph: new rows pass through the stages, the others are taken from the previous version's catalog.
 fn scan(
     prepared: &Preparation,
     store: &Arc<RowStore>,
@@ -181,7 +181,7 @@ fn scan(
     Ok(Scanned { texts: catalog::texts(&lines), catalog, bad })
 }
 
-/// What the stages of a graph may know.
+/// The environment of the stages of a graph.
 fn environment(prepared: &Preparation, workers: usize, lanes: u32, steps: u64) -> Env {
     without_training(workers, lanes, steps, prepared.resources.clone())
 }
@@ -211,16 +211,16 @@ fn set_aside(
 
 /// Location of texts: stored by this run, or in the files of the previous version.
 pub struct Places {
-    /// All of them.
+    /// All texts.
     pub texts: Arc<DocumentStore>,
-    /// By row of the catalog; `u64::MAX` where there is no text, and need not be.
+    /// By row of the catalog; `u64::MAX` if its text is neither stored nor needed.
     pub rows: Vec<u64>,
-    /// Of texts of the last version.
+    /// Texts of the previous version.
     pub old: HashMap<Hash, u64>,
 }
 
 impl Places {
-    /// Of the rows of `catalog`; `aside`: the files of this run, and where in them which rows are.
+    /// The texts of the rows of `catalog`; `aside`: this run's temporary files, and the location of each row in them.
     fn of(
         catalog: &Catalog,
         (files_aside, texts): (&TextFiles, &HashMap<u64, (u32, u64)>),
@@ -277,7 +277,7 @@ fn last_tokens(
     TokenStore::open(&paths, Some(tokenizer.vocabulary()), cache).map(Some)
 }
 
-/// What there is to write: the `changed` shards, with tokens where the last version has them.
+/// What has to be written: the `changed` shards, with tokens that the previous version has.
 fn shards(
     catalog: &Catalog,
     layout: &Layout,
@@ -305,7 +305,8 @@ fn shards(
     all.filter(|shard| !shard.kept.is_empty() || !shard.dropped.is_empty()).collect()
 }
 
-/// The second graph: writes the shards of `work`, which have `total` documents. What became of each, by number.
+/// Runs the second graph, which writes the shards of `work`, with `total` documents. Returns what was written, by
+/// number.
 fn write(
     prepared: &Preparation,
     work: &Arc<Work>,
@@ -316,7 +317,7 @@ fn write(
     if work.shards.is_empty() {
         return Ok(BTreeMap::new());
     }
-    // A lane a worker: one shard at a time is in memory there.
+    // One lane per worker: each has one shard in memory at a time.
     let lanes = workers.max(1) as u32;
     let mut env = environment(prepared, workers, lanes, (work.shards.len() as u64).div_ceil(u64::from(lanes)));
     env.resources.insert(Arc::clone(work));

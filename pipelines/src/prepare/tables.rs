@@ -1,4 +1,4 @@
-//! The tables of a version beside its shards.
+//! The tables of a version next to its shards.
 use super::layout::{Verdict, Verdicts};
 use anyhow::Result;
 use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, Float64Array, RecordBatch, StringArray, UInt32Array};
@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use text::prepare::catalog::{Catalog, Hash};
 
-/// What is known of every row.
+/// What is known about every row.
 pub const CATALOG: &str = "catalog.parquet";
-/// What was compared.
+/// The pairs that were compared.
 pub const PAIRS: &str = "pairs.parquet";
-/// Every duplicate with the document kept in its place.
+/// Every duplicate with the document that is kept instead.
 pub const DUPLICATES: &str = "duplicates.parquet";
 
-/// The catalog with what became of each row: `counts` are the tokens of those that are kept.
+/// The catalog with the verdict on each row; `counts` are the tokens of those that are kept.
 pub fn catalog_table(catalog: &Catalog, verdicts: &Verdicts, counts: &BTreeMap<u32, u32>) -> Result<RecordBatch> {
     let mut fields: Vec<Field> = catalog.rows.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     fields.push(Field::new("verdict", DataType::Utf8, false));

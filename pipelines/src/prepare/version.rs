@@ -157,7 +157,7 @@ impl Folder {
     }
 }
 
-/// Is it an error of the operating system, and not that a file is gone?
+/// Whether it is an error of the operating system other than a missing file.
 fn is_of_the_system(cause: &(dyn std::error::Error + 'static)) -> bool {
     let error: Option<&io::Error> = cause.downcast_ref();
     error.is_some_and(|error| error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound)
@@ -187,7 +187,7 @@ impl Draft {
         &self.aside
     }
 
-    /// Takes the files of `shards` over from `last`, without copying where the file system can.
+    /// Takes the files of `shards` over from `last`, by hard link if the file system supports it.
     pub fn link(&mut self, last: &Previous, shards: &[u32]) -> Result<()> {
         for shard in shards {
             for kind in ["documents", "sequences", "dropped"] {
@@ -203,7 +203,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Writes all that is not a shard, and makes everything durable.
+    /// Writes everything except the shards, and makes it durable.
     #[allow(clippy::too_many_arguments, reason = "one call site, every argument a different thing")]
     pub fn finish(
         &mut self,
@@ -264,7 +264,7 @@ impl Draft {
 }
 
 impl Drop for Draft {
-    /// What has failed leaves nothing: on a full disk its place is needed.
+    /// Removes a failed draft: its space may be needed on a full disk.
     fn drop(&mut self) {
         if !self.path.as_os_str().is_empty() {
             let _ = fs::remove_dir_all(&self.path);
@@ -273,7 +273,7 @@ impl Drop for Draft {
 }
 
 impl Previous {
-    /// Reads the version in `path`; if `whole`, every file of it must be as it was written.
+    /// Reads the version in `path`; if `whole`, every file is verified against its hash.
     ///
     /// # Errors
     /// If a file is missing or damaged.
@@ -297,23 +297,23 @@ impl Previous {
         let tokens = tokens.iter().map(Option::unwrap_or_default).collect();
         let columns = table.columns()[..catalog::schema().fields().len()].to_vec();
         let catalog = Catalog { rows: RecordBatch::try_new(catalog::schema(), columns)? };
-        // Where texts are follows from the verdicts, as it did when they were written.
+        // The locations of texts follow from the verdicts, as they did when they were written.
         let layout = Layout::new(&catalog, |row| outcomes.value(row), manifest.shards, manifest.keep_dropped);
         Ok(Self { number, path: path.to_path_buf(), manifest, catalog, outcomes, tokens, layout })
     }
 
-    /// Its file of `kind` and `shard`.
+    /// The path of its file of `kind` and `shard`.
     pub fn file(&self, kind: &str, shard: u32) -> PathBuf {
         self.path.join(format!("{kind}-{shard:05}.parquet"))
     }
 
-    /// Its rows by their hash as they were read. (A row with the id of another has left no text: it is not known.)
+    /// Its rows by their hash in the input. (A row whose id occurs earlier has no stored text, so it is not included.)
     pub fn known(&self) -> HashMap<Hash, u32> {
         let rows = (0..self.catalog.len()).filter(|row| self.outcomes.value(*row) != Verdict::DuplicateId.name());
         rows.map(|row| (self.catalog.input(row), row as u32)).collect()
     }
 
-    /// Has it tokens that `tokenizer` has made?
+    /// Whether it has tokens made by `tokenizer`.
     pub fn has_tokens_of(&self, tokenizer: &Tokenizer) -> bool {
         self.manifest.tokenizer.as_deref() == Some(tokenizer.hash())
     }
@@ -333,7 +333,7 @@ impl Previous {
         Ok((0..table.num_rows()).map(pair).collect())
     }
 
-    /// Every duplicate: what is kept in its place, its neighbour, and their similarity.
+    /// Every duplicate: what is kept in its place, the document it was compared with, and their similarity.
     pub fn duplicates(&self) -> Result<HashMap<String, (String, String, f64)>> {
         let table = read_parquet(&self.path.join(DUPLICATES), &duplicates_schema())?;
         let string = |name: &str, row: usize| table[name].as_string::<i32>().value(row).to_owned();

@@ -54,12 +54,12 @@ impl Training {
     /// The line in at most `columns` columns; the least important parts are left out first.
     pub fn render(&self, columns: usize) -> String {
         let share = if self.steps == 0 { 0.0 } else { 100.0 * self.step as f64 / self.steps as f64 };
-        // Where room is scarce, the bar alone says how much is done.
+        // If space is scarce, the bar alone shows the progress.
         let share = if columns < WIDE { String::new() } else { format!(" ({share:.1}%)") };
         let bar = bar(self.step, self.steps, if columns < NARROW { 5 } else { bar_width(columns) });
         let head = format!("Training {bar} {}/{}{share}", self.step, self.steps);
         let loss = |loss: f64| if loss.abs() < 10.0 { format!("{loss:.3}") } else { format!("{loss:.2}") };
-        // In the order in which they are shown; the number is how much each matters.
+        // In display order; the number is the priority.
         let parts = [
             (6, Some(format!("Loss: {}", loss(self.loss)))),
             (5, self.validation_loss.map(|value| format!("Val: {}", loss(value)))),

@@ -1,5 +1,5 @@
-//! Reads a MediaWiki dump and prints how long it takes to unpack it on every core, and to unpack it and make text of it:
-//! `cargo run --release -p millrace-text --example dump -- FILE`.
+//! Reads a MediaWiki dump and prints how long it takes to decompress it on every core, and to decompress it and convert
+//! it to text: `cargo run --release -p millrace-text --example dump -- FILE`.
 use millrace_text::input::decompress::Decompressed;
 use millrace_text::input::document::ReaderItem;
 use millrace_text::input::mediawiki::dump;

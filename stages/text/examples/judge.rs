@@ -1,5 +1,5 @@
-//! What the heuristic filters say of the first rows of a Parquet file, one line a row, as tab-separated values, to be
-//! compared with another implementation: `cargo run -p millrace-text --example judge -- FILE ROWS`.
+//! Prints the verdicts of the heuristic filters on the first rows of a Parquet file, one line per row, as tab-separated
+//! values, for comparison with another implementation: `cargo run -p millrace-text --example judge -- FILE ROWS`.
 use millrace_text::filter::{Rule, Verdict};
 use millrace_text::input::ingest::DocumentFile;
 use millrace_text::{C4, Cache, DocumentStore, FineWeb, GopherQuality, GopherRepetition};

@@ -1,4 +1,5 @@
-//! From files to micro-batches, in the order data meets the modules. No import cycle spans more than two files.
+//! From files to micro-batches; modules are listed in the order of data flow. No import cycle spans more than two
+//! files.
 //!
 //! | module | what |
 //! |---|---|

@@ -18,11 +18,11 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Concat {
-    /// Tokens in a sequence; 1 to 1048576.
+    /// Tokens per sequence; 1 to 1048576.
     pub sequence_length: usize,
-    /// Sequences in a micro-batch, the unit of work; 1 to 65536.
+    /// Sequences per micro-batch, the unit of work; 1 to 65536.
     pub micro_batch_size: usize,
-    /// Micro-batches in a step; 1 to 65536. The results depend on it, never on the number of workers.
+    /// Micro-batches per step; 1 to 65536. The results depend on it, never on the number of workers.
     pub micro_batches: u32,
     /// Do not predict the first token of a document from the document before.
     pub mask_across_documents: bool,

@@ -1,4 +1,4 @@
-//! For this crate's tests: an environment, a corpus, compressed and broken input.
+//! Helpers for this crate's tests: an environment, a corpus, compressed and damaged input.
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::split::Part;
 use crate::corpus::survey::Survey;
@@ -35,14 +35,14 @@ pub fn env(lanes: u32, sequences: usize, length: usize, steps: u64) -> Env {
     }
 }
 
-/// A corpus of training rows and then validation rows of so many tokens.
+/// A corpus of training rows followed by validation rows, with these numbers of tokens.
 pub fn index(train: &[u32], validation: &[u32]) -> Arc<CorpusIndex> {
     let parts = [vec![Part::Train; train.len()], vec![Part::Validation; validation.len()]].concat();
     let survey = Survey { bytes: vec![1; parts.len()], parts, ..Survey::default() };
     Arc::new(CorpusIndex::new(survey, [train, validation].concat()).unwrap())
 }
 
-/// `content` as one member, frame or stream, with its check sum.
+/// `content` as one member, frame or stream, with its checksum.
 pub fn pack(codec: Codec, content: &[u8]) -> Vec<u8> {
     match codec {
         Codec::Plain => content.to_vec(),
@@ -65,7 +65,7 @@ pub fn pack(codec: Codec, content: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Document Parquet with these row groups at `path`, as a preparation or a training reads it in place.
+/// Writes document Parquet with these row groups to `path`, like an input that is read in place.
 pub fn document_file(path: &Path, groups: &[Vec<String>]) -> DocumentFile {
     let batch = |texts: &Vec<String>| records(LargeStringArray::from_iter_values(texts)).unwrap();
     let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch(&groups[0]).schema(), None).unwrap();
@@ -77,8 +77,8 @@ pub fn document_file(path: &Path, groups: &[Vec<String>]) -> DocumentFile {
     DocumentFile { path: path.to_path_buf(), column: "text".into(), hash: None }
 }
 
-/// Runs `f` with each of its reads of Parquet failing in turn: all of these must end it with the error of the system.
-/// Returns its result without a failing read, and how many reads there are.
+/// Runs `f` once per read of Parquet, with that read failing: `f` must return the system's error each time. Returns the
+/// result without a failing read, and the number of reads.
 pub fn with_failing_reads<T: std::fmt::Debug>(f: impl Fn() -> Result<T>) -> (T, u64) {
     let mut sound = 0;
     loop {
@@ -98,7 +98,7 @@ pub fn with_failing_reads<T: std::fmt::Debug>(f: impl Fn() -> Result<T>) -> (T, 
     }
 }
 
-/// Places and texts of the documents that `read` finds in `content`, and what it sets aside.
+/// Offsets and texts of the documents that `read` emits for `content`, and its bad items.
 pub fn found_at(
     content: &[u8],
     codec: Codec,
@@ -116,7 +116,7 @@ pub fn found_at(
     Ok((documents, bad))
 }
 
-/// The same without the places.
+/// The same without the offsets.
 pub fn found(
     content: &[u8],
     codec: Codec,

@@ -1,11 +1,11 @@
-//! `bench --gemm all`: every GEMM backend that this CPU has, side by side.
+//! `bench --gemm all`: compares all GEMM backends that this CPU supports.
 use super::Context;
 use anyhow::Result;
 use compute::kernels::gemm;
 use contract::Precision;
 use serde::Serialize;
 
-/// What a product is, and its `[m, n, k]`: of `[m, k]` by `[k, n]`.
+/// A product's name and its `[m, n, k]`: `[m, k]` times `[k, n]`.
 const PRODUCTS: [(&str, [usize; 3]); 6] = [
     ("seed qkv", [1024, 768, 256]),
     ("small up", [1024, 1536, 384]),
@@ -15,7 +15,7 @@ const PRODUCTS: [(&str, [usize; 3]); 6] = [
     ("large", [1536, 1536, 1536]),
 ];
 
-/// One backend, one product.
+/// The measurement of one product on one backend.
 #[derive(Debug, Serialize)]
 struct Rate {
     product: &'static str,
@@ -26,8 +26,8 @@ struct Rate {
     gflops: f64,
 }
 
-/// Measures every available backend in both precisions, with `threads` products at a time, and prints a table, or one line
-/// of JSON a measurement.
+/// Measures every available backend in both precisions, computing `threads` products at a time. Prints a table, or one
+/// line of JSON per measurement.
 ///
 /// # Errors
 /// If standard output cannot be written.
@@ -53,7 +53,7 @@ pub fn compare(threads: usize, json: bool, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Two lines of what is measured, two of column names.
+/// Two header lines: what is measured, and the column names.
 fn heading(backends: &[&str], threads: usize) -> String {
     let threads = if threads == 1 { "1 product".to_owned() } else { format!("{threads} products") };
     let names: String = backends.iter().map(|name| format!("{name:>12}")).collect();

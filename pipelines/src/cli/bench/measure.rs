@@ -1,4 +1,4 @@
-//! One measurement: the graph that `run` runs, on synthetic tokens, with fixed splits.
+//! One measurement: the training graph of `run`, on synthetic tokens, with a fixed thread count.
 use crate::engine::{Job, execute};
 use crate::plan::Plan;
 use crate::process::peak_rss_mb;
@@ -19,7 +19,7 @@ use train::optimize::OptimizerSettings;
 use train::optimize::adamw::AdamW;
 use train::record::{Report, Reporter, StepLine};
 
-/// A model, a micro-batch and how many of them.
+/// A model, a micro-batch, and the number of micro-batches.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Its name on the command line.
@@ -50,7 +50,7 @@ const fn batch(micro_batches: u32, sequences: usize, length: usize) -> BatchShap
 }
 
 /// The shapes that are compared with other programs: layers, heads, width, vocabulary; leaves × sequences × tokens. A
-/// leaf is up to 1,024 tokens, which are enough rows for products to be fast, and a leaf a worker at least.
+/// leaf has up to 1,024 tokens, enough rows for efficient products, and every worker has at least one leaf.
 pub const SHAPES: [Shape; 4] = [
     shape("seed", [2, 8, 256, 10_000], batch(4, 8, 128)),
     shape("small", [6, 6, 384, 16_384], batch(4, 4, 256)),
@@ -58,7 +58,7 @@ pub const SHAPES: [Shape; 4] = [
     shape("long", [12, 12, 768, 50_257], batch(2, 1, 1024)),
 ];
 
-/// What `bench` prints.
+/// The output of `bench`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
     shape: &'static str,
@@ -67,19 +67,20 @@ pub struct Measured {
     workers: usize,
     /// Loss of the last step.
     loss: f64,
-    /// The backend of matrix products.
+    /// The GEMM backend.
     gemm: &'static str,
-    /// Median of the counted steps.
+    /// Median over the measured steps.
     pub(super) tok_per_sec: f64,
     best_tok_per_sec: f64,
-    /// Median, against `gemm_gflops`.
+    /// Median, relative to `gemm_gflops`.
     pub(super) mfu: f64,
-    /// Best of a list of large products in this process, both workers at once.
+    /// The best rate of a list of large products in this process, computed by all workers at once.
     gemm_gflops: f64,
     peak_rss_mb: u64,
 }
 
-/// Runs `warmup` steps that do not count and `steps` that do; `limit` gives what MFU is measured against, in GFLOP/s.
+/// Runs `warmup` steps that are not measured, and `steps` that are; `limit` returns the rate that MFU refers to, in
+/// GFLOP/s.
 ///
 /// # Errors
 /// If any stage fails.
@@ -124,7 +125,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         resources,
     };
     execute(Job { stages: plan.stages, env, saved: Vec::new(), prefetch: 2 })?;
-    // Before the products below, which are not part of the step.
+    // Before the products below, which are not part of a step.
     let peak_rss_mb = peak_rss_mb();
     let gemm_gflops = limit();
     let lines = lines.lock().unwrap_or_else(|e| e.into_inner());
@@ -147,7 +148,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
     Ok(measured)
 }
 
-/// Keeps every step's line.
+/// Keeps the metrics of every step.
 struct Lines(Arc<Mutex<Vec<StepLine>>>);
 
 impl Report for Lines {
@@ -157,7 +158,7 @@ impl Report for Lines {
     fn validated(&self, _line: &StepLine) {}
 }
 
-/// Batches of random tokens, one a lane and step.
+/// Batches of random tokens, one per lane and step.
 struct Synthetic {
     batch: BatchShape,
     vocabulary: u32,

@@ -14,14 +14,14 @@ use compute::kernels::gemm::{self, rate::gemm_gflops};
 use measure::{How, Measured, SHAPES, measure};
 use std::path::PathBuf;
 
-/// Measure training speed on synthetic tokens; one line of JSON
+/// Measure training speed on synthetic tokens and print one line of JSON
 #[derive(Debug, Args)]
 #[command(after_help = "Example: pipeline bench --shape seed --steps 5 --workers 2")]
 pub struct Bench {
     /// The model and its batch
     #[arg(long, value_enum, conflicts_with = "sweep")]
     shape: Option<Shape>,
-    /// Instead of one shape, vary width, length, batch and workers; print a table
+    /// Vary width, length, batch and workers instead of measuring one shape; print a table
     #[arg(long, conflicts_with_all = ["batching", "workers", "steps", "warmup"])]
     sweep: bool,
     /// Where `--sweep` writes plots of tokens/s and MFU, as a page for a browser
@@ -33,13 +33,13 @@ pub struct Bench {
     /// Steps to measure (default: 10)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
-    /// Warm-up steps before them (default: 2)
+    /// Warm-up steps before them, which are not measured (default: 2)
     #[arg(long, value_name = "W")]
     warmup: Option<u64>,
     /// Worker threads (default: one per core)
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Compute a micro-batch at once or sequence by sequence (default: batched)
+    /// Process a micro-batch at once or sequence by sequence (default: batched)
     #[arg(long, value_enum)]
     batching: Option<Batching>,
     /// GEMM backend: "auto" (the fastest available), "amx", "avx512", "avx2", "openblas" or "portable"; "all" compares large
@@ -71,7 +71,7 @@ impl Command for Bench {
 }
 
 impl Bench {
-    /// An option that was given and says something about a training step.
+    /// An option that was given and only applies to a training step.
     fn of_a_training_step(&self) -> Option<&'static str> {
         let given = [
             ("--shape", self.shape.is_some()),
@@ -84,10 +84,10 @@ impl Bench {
         given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
     }
 
-    /// Measures the shape that the options name.
+    /// Measures the shape given by the options.
     ///
     /// # Errors
-    /// [`Usage`] if they name none; otherwise if any stage fails.
+    /// [`Usage`] if no shape is given; otherwise if any stage fails.
     pub fn measure(&self) -> Result<Measured> {
         let Some(shape) = self.shape else {
             return Err(Usage("which --shape? (or --sweep, or --gemm all)".into()).into());
@@ -117,7 +117,7 @@ pub enum Shape {
     Long,
 }
 
-/// What numbers are computed in.
+/// The precision of products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
     /// 32-bit floating point
@@ -135,7 +135,7 @@ impl From<Precision> for contract::Precision {
     }
 }
 
-/// How a micro-batch is computed.
+/// How a micro-batch is processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum Batching {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use train::forward::Batching;
 
-/// From which one thing at a time departs.
+/// The base configuration, of which one value at a time is varied.
 const BASE: Shape = Shape {
     name: "sweep",
     layers: 4,
@@ -23,12 +23,12 @@ const BASE: Shape = Shape {
 const WIDTHS: [usize; 4] = [128, 256, 512, 768];
 const LENGTHS: [usize; 4] = [64, 256, 512, 1024];
 const SEQUENCES: [usize; 4] = [1, 4, 8, 16];
-/// Columns of a head.
+/// Width of a column.
 const HEAD: usize = 64;
 /// Characters of the longest bar.
 const BAR: usize = 30;
 
-/// What was measured at one value of what is varied.
+/// The measurement for one value of the varied quantity.
 #[derive(Serialize)]
 struct Point {
     varied: &'static str,
@@ -38,7 +38,7 @@ struct Point {
     mfu: f64,
 }
 
-/// Measures, and prints the table, MFU also as bars; writes plots where they are asked for.
+/// Measures, prints the table, with MFU also as bars, and writes plots if requested.
 ///
 /// # Errors
 /// If any stage fails, or the plots cannot be written.
@@ -54,7 +54,7 @@ pub fn sweep(asked: &Bench, context: &Context) -> Result<()> {
     runs.extend(WIDTHS.map(|width| ("width", width, with(&|s| (s.width, s.heads) = (width, width / HEAD)))));
     runs.extend(LENGTHS.map(|length| ("length", length, with(&|s| s.batch.length = length))));
     runs.extend(SEQUENCES.map(|n| ("batch", n, with(&|s| s.batch.sequences = n))));
-    // As many leaves as workers at most.
+    // At most as many leaves as workers.
     runs.extend((1..=cores.min(2)).map(|workers| ("workers", workers, (BASE, workers))));
     let mut limits = BTreeMap::new();
     let mut points = Vec::new();
@@ -78,7 +78,7 @@ pub fn sweep(asked: &Bench, context: &Context) -> Result<()> {
     }
 }
 
-/// A full bar is 100 % or, in bf16, what is fastest.
+/// The value of a full bar: 100 % or, in bf16, the highest measured one.
 fn listed(points: &[Point], columns: usize) -> String {
     let most = points.iter().map(|point| point.mfu).fold(100.0, f64::max);
     let row = |point: &Point| {
@@ -101,7 +101,7 @@ fn listed(points: &[Point], columns: usize) -> String {
     table(&heads, &points.iter().map(row).collect::<Vec<_>>(), columns)
 }
 
-/// Two plots for each of what is varied.
+/// Two plots per varied quantity.
 fn plots(points: &[Point]) -> Vec<Plot> {
     let titles = [
         ("width", "Tokens/s over width", "MFU over width"),

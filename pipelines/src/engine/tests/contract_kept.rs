@@ -1,4 +1,4 @@
-//! What the engine promises to stages, read off the log of their calls.
+//! The engine's guarantees to stages, checked in the log of their calls.
 use super::Setup;
 use super::toys::{Outcome, initial, training};
 use super::watch::Call;

@@ -1,4 +1,4 @@
-//! Graphs whose result is what their stages find out: token counts, preparation.
+//! Graphs whose results are emitted by their stages: token counts, preparation.
 use super::toys::batch;
 use super::within;
 use crate::engine::gather;

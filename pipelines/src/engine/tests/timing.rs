@@ -1,4 +1,4 @@
-//! The stopwatch adds up, and waiting costs nothing.
+//! Measured times add up, and waiting costs no CPU time.
 use super::Setup;
 use super::toys::{Outcome, batch, initial, training};
 use super::watch::Call;

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-/// What the pipeline leaves behind.
+/// The observable result of the pipeline.
 #[derive(Default)]
 pub struct Outcome {
     /// The last parameters.
     pub parameters: Mutex<BTreeMap<usize, Vec<f32>>>,
     /// At each checkpoint: what was saved, and the parameters.
     pub checkpoints: Mutex<BTreeMap<Step, (Vec<Saved>, BTreeMap<usize, Vec<f32>>)>>,
-    /// Activations alive on each worker, and the most there ever were.
+    /// Number of activations alive on each worker, and their maximum.
     alive: [AtomicUsize; 8],
     pub most_alive: AtomicUsize,
 }

@@ -1,9 +1,9 @@
-//! Stage `clean`: rows of any source without leftovers of markup, in tidy text.
+//! Stage `clean`: removes residue of markup from rows of any source, and normalizes their text.
 //!
-//! Pages of a dump are made text when they are read ([`crate::wikitext`]), since that takes the names that the wiki gives
-//! its namespaces. Text from elsewhere (WikiExtractor's, say) has leftovers; this stage takes them away: templates, tables,
-//! references, links' brackets, tags, entities, placeholders such as `formula_1`, holes such as `( ; )`. What remains is
-//! counted in the column `residue`.
+//! Pages of a dump are converted to text when they are read ([`crate::wikitext`]), since that requires the wiki's names
+//! for its namespaces. Text from elsewhere (for example from WikiExtractor) may contain residue, which this stage
+//! removes: templates, tables, references, link brackets, tags, entities, placeholders such as `formula_1`, gaps such
+//! as `( ; )`. What remains is counted in the column `residue`.
 pub mod residue;
 
 use crate::clean::residue::residue;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
-/// The column with what residue a text has all the same, by kind: `entity: 1; tag: 2`. Null: none.
+/// The column with the residue that remains in a text, by kind: `entity: 1; tag: 2`. Null: none.
 pub const RESIDUE: &str = "residue";
 
 /// Settings of stage `clean`.
@@ -32,7 +32,7 @@ pub struct Clean {
 }
 
 impl StageSettings for Clean {
-    const SUMMARY: &'static str = "removes leftovers of markup, and makes text Unicode NFC with single spaces";
+    const SUMMARY: &'static str = "removes residue of markup; normalizes to Unicode NFC with single spaces";
     const EXAMPLE: &'static str = "markup = true\n";
 }
 
@@ -50,7 +50,7 @@ impl Settings for Clean {
     }
 }
 
-/// `text` without leftovers of markup.
+/// `text` without residue of markup.
 pub fn clean(text: &str) -> String {
     static PLACEHOLDERS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\b(formula|codice)_\d+").ok());
     let decoded = html_escape::decode_html_entities(text);

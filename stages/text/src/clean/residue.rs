@@ -1,4 +1,4 @@
-//! What is no text but left over from markup: kinds of residue, each a pattern.
+//! Residue of markup in text: its kinds, each with a pattern.
 use crate::wikitext::Kinds;
 use regex::Regex;
 use std::sync::LazyLock;
@@ -28,7 +28,7 @@ static REGEXES: LazyLock<Vec<(&str, Regex)>> = LazyLock::new(|| {
     PATTERNS.iter().filter_map(|(kind, pattern)| Some((*kind, Regex::new(pattern).ok()?))).collect()
 });
 
-/// What residue `text` has, by kind.
+/// The residue in `text`, by kind.
 pub fn residue(text: &str) -> Kinds {
     let mut kinds = Kinds::default();
     for (kind, regex) in REGEXES.iter() {

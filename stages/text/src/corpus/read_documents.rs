@@ -38,15 +38,14 @@ pub struct ReadDocuments {
     /// The column (Parquet: string, large_string, string_view or a dictionary of them) or key (JSON Lines) with the
     /// text.
     pub column: String,
-    /// Use only so many files, or so many documents if there is one file, chosen by the seed; at least 1; all if not
-    /// given.
+    /// Number of files to use, or of documents if there is one file, selected by the seed; at least 1; all if not given.
     pub sample: Option<u64>,
     /// Fraction of the documents that is held out, by the hash of their content; from 0 to below 1; 0.01 if neither this
     /// nor `validation_every` is given.
     pub validation_fraction: Option<f64>,
     /// Hold out rows 0, n, 2n … of the files instead; at least 2.
     pub validation_every: Option<u64>,
-    /// Plain text: what separates documents; if not given, documents of about 4 KiB end at blank lines.
+    /// For plain text: the separator between documents; if not given, text is split at blank lines about every 4 KiB.
     pub separator: Option<String>,
     /// Folder for converted files; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
     #[key(location)]

@@ -74,8 +74,7 @@ struct Selection {
     /// Files, folders and patterns, at least one; also compressed: .gz, .zst or .bz2.
     #[key(location)]
     paths: Vec<String>,
-    /// Use only so many files, or so many documents if there is one file, chosen by the seed; at least 1; all if not
-    /// given.
+    /// Number of files to use, or of documents if there is one file, selected by the seed; at least 1; all if not given.
     sample: Option<u64>,
     /// Fraction of the documents that is held out, by the hash of their content; from 0 to below 1; 0.01 if neither this
     /// nor `validation_every` is given.

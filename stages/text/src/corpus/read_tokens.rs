@@ -28,7 +28,7 @@ pub struct ReadTokens {
     /// Files, folders and patterns: `.parquet` with a column `tokens`; at least one.
     #[key(location)]
     pub paths: Vec<String>,
-    /// Use only so many of the files, chosen by the seed, at least 1; all if not given.
+    /// Number of files to use, selected by the seed; at least 1; all if not given.
     pub sample: Option<u64>,
     /// The tokenizer that the files must have been made with: "gpt2" or the path of a `tokenizer.json`; the one that
     /// the files name if not given.
@@ -40,7 +40,7 @@ pub struct ReadTokens {
     pub validation_fraction: Option<f64>,
     /// Hold out rows 0, n, 2n … of the files instead; at least 2.
     pub validation_every: Option<u64>,
-    /// Folder for what is made once; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
+    /// Folder of the cache; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
     #[key(location)]
     pub cache: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Stage `block_list`: texts with words or phrases that one does not want.
+//! Stage `block_list`: drops texts that contain unwanted words or phrases.
 use super::{Filter, Rule, Verdict};
 use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::Context;
@@ -19,7 +19,7 @@ pub struct BlockList {
 }
 
 impl Filter for BlockList {
-    const SUMMARY: &'static str = "drops texts that hold words or phrases of a list";
+    const SUMMARY: &'static str = "drops texts that contain words or phrases of a list";
     const EXAMPLE: &'static str = "phrases = [\"lorem ipsum\"]\noccurrences = 1\n";
     type Rule = Listed;
 

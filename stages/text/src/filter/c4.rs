@@ -1,12 +1,12 @@
 //! Stage `c4`: the line and page heuristics of C4 (Raffel et al., 2020, "Exploring the Limits of Transfer Learning with
-//! a Unified Text-to-Text Transformer", section 2.2). Lines are removed from a text; a text that is left with too few
-//! sentences, or that has what no page may have, is dropped.
+//! a Unified Text-to-Text Transformer", section 2.2). Lines are removed from a text; a text with too few remaining
+//! sentences, or with content that is not allowed on any page, is dropped.
 use super::{Filter, Rule, Verdict, characters};
 use contract::{Result, StageKeys};
 use serde::{Deserialize, Serialize};
 use unicode_segmentation::UnicodeSegmentation;
 
-/// What a line must not be about.
+/// Lines that contain one of these are removed.
 const POLICIES: &[&str] =
     &["terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"];
 
@@ -20,7 +20,7 @@ pub struct C4 {
     /// Lines with fewer words are removed.
     #[key(default = 3)]
     pub min_words_per_line: usize,
-    /// Lines with a word of more characters are removed.
+    /// Lines that contain a word with more characters are removed.
     #[key(default = 1000)]
     pub max_word_length: usize,
     /// Remove lines that do not end with one of .?!"'
@@ -82,7 +82,7 @@ impl Rule for C4 {
     }
 }
 
-/// Without `[1]`, `[edit]` and `[citation needed]`.
+/// Removes `[1]`, `[edit]` and `[citation needed]`.
 fn without_citations(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;

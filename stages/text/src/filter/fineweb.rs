@@ -4,7 +4,7 @@ use super::{Filter, Rule, Verdict, characters, duplicates, ratio, words};
 use contract::{Result, StageKeys};
 use serde::{Deserialize, Serialize};
 
-/// What a line may end with: marks that end a sentence, of the Basic Multilingual Plane.
+/// The characters a line may end with: sentence-final marks of the Basic Multilingual Plane.
 const TERMINAL: &str = "\
     !.?։؝؞؟۔܀܁܂߹࠷࠹࠽࠾।॥၊။።፧፨᙮᜵᜶។៕៖៙៚᠃᠉᥄᥅᪨᪩᪪᪫᭚\
     ᭛᭞᭟᭽᭾᰻᰼᱾᱿‼‽⁇⁈⁉⸮⸼⹓⹔。꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗\
@@ -20,7 +20,7 @@ pub struct FineWeb {
     /// Largest fraction of short lines; 0 to 1.
     #[key(default = 0.67, min = 0, max = 1)]
     pub max_short_line_fraction: f64,
-    /// A line of so many characters or fewer is short.
+    /// A line of at most this many characters is short.
     #[key(default = 30)]
     pub short_line_characters: usize,
     /// Largest fraction of characters in lines that repeat an earlier line; 0 to 1.

@@ -74,7 +74,7 @@ impl Rule for GopherRepetition {
     }
 }
 
-/// Each word's number (equal words have the same) and its characters.
+/// Each word's index (equal words have the same) and its number of characters.
 fn numbered(words: &[&str]) -> (Vec<u32>, Vec<usize>) {
     let mut known: FxHashMap<&str, u32> = FxHashMap::default();
     let numbers = words.iter().map(|word| {
@@ -84,7 +84,7 @@ fn numbered(words: &[&str]) -> (Vec<u32>, Vec<usize>) {
     (numbers.collect(), words.iter().map(|word| characters(word)).collect())
 }
 
-/// Characters in the most frequent `n`-gram, the spaces between its words included; among equals the first counts.
+/// Characters in the most frequent `n`-gram, including the spaces between its words; the first one in case of a tie.
 fn top_ngram(numbers: &[u32], lengths: &[usize], n: usize) -> usize {
     let mut counts: FxHashMap<&[u32], (usize, usize)> = FxHashMap::default();
     counts.reserve(numbers.len());
@@ -95,7 +95,7 @@ fn top_ngram(numbers: &[u32], lengths: &[usize], n: usize) -> usize {
     top.map_or(0, |(count, at)| count * (lengths[at..at + n].iter().sum::<usize>() + n - 1))
 }
 
-/// Characters in `n`-grams that were there before; none counts twice.
+/// Characters in `n`-grams that have occurred before; none is counted twice.
 fn repeated_ngrams(numbers: &[u32], lengths: &[usize], n: usize) -> usize {
     let mut seen: FxHashSet<&[u32]> = FxHashSet::default();
     seen.reserve(numbers.len());

@@ -1,11 +1,11 @@
-//! Stage `language`: texts in other languages, as the trigrams of crate `whatlang` tell them (Cavnar and Trenkle, 1994,
-//! "N-Gram-Based Text Categorization").
+//! Stage `language`: drops texts in other languages, as identified by the trigrams of the crate `whatlang` (Cavnar and
+//! Trenkle, 1994, "N-Gram-Based Text Categorization").
 use super::{Filter, Rule, Verdict};
 use contract::{Problem, Result, StageKeys};
 use serde::{Deserialize, Serialize};
 use whatlang::Lang;
 
-/// So many bytes from a text's beginning are looked at.
+/// Bytes at the beginning of a text that are examined.
 const LOOKED_AT: usize = 16 << 10;
 
 /// Settings of stage `language`.
@@ -21,7 +21,7 @@ pub struct Language {
 }
 
 impl Filter for Language {
-    const SUMMARY: &'static str = "drops texts that are not in one of some languages";
+    const SUMMARY: &'static str = "drops texts in languages other than the given ones";
     const EXAMPLE: &'static str = "languages = [\"eng\"]\nmin_confidence = 0.5\n";
     type Rule = InLanguage;
 

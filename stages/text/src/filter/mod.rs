@@ -1,20 +1,20 @@
-//! Stages that drop rows, each by a published heuristic. A filter is a pure function of a row: how rows are batched and
-//! on which worker they are changes nothing.
+//! Stages that drop rows, each by a published heuristic. A filter is a pure function of a row: its result does not
+//! depend on how rows are batched or on which worker they are.
 //!
-//! A dropped row is not removed: its reason, `<stage>: <what>`, is written into the column [`DROPPED`] (null: kept), and
-//! later filters leave it alone, so that whoever counts or writes rows can tell why each is missing.
+//! A dropped row is not removed: its reason, `<stage>: <what>`, is written to the column [`DROPPED`] (null: kept), and
+//! later filters skip it, so that stages that count or write rows can tell why each is missing.
 //!
 //! | module | stage | heuristic |
 //! |---|---|---|
 //! | [`length`] | `length` | characters and words |
-//! | [`language`] | `language` | what language a text is in |
+//! | [`language`] | `language` | the language of a text |
 //! | [`gopher_quality`] | `gopher_quality` | Rae et al., 2021, table A1, quality |
 //! | [`gopher_repetition`] | `gopher_repetition` | Rae et al., 2021, table A1, repetition |
 //! | [`c4`] | `c4` | Raffel et al., 2020, section 2.2 |
 //! | [`fineweb`] | `fineweb` | Penedo et al., 2024, section 3.6 |
-//! | [`block_list`] | `block_list` | words and phrases of one's own |
+//! | [`block_list`] | `block_list` | the user's own words and phrases |
 //!
-//! Each is a [`Filter`], as is one of another crate: [`FilterSettings`] makes a stage of it.
+//! Each is a [`Filter`], and so are filters of other crates: [`FilterSettings`] turns them into stages.
 //!
 //! Words are those of Unicode Standard Annex 29, punctuation marks each being one.
 pub mod block_list;
@@ -39,24 +39,24 @@ use unicode_segmentation::UnicodeSegmentation;
 
 pub use crate::parquet::columns::DROPPED;
 
-/// What becomes of a row.
+/// What happens to a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It stays as it is.
+    /// It is kept unchanged.
     Keep,
-    /// It stays with another text.
+    /// It is kept with a changed text.
     Replace(String),
     /// It is dropped, for this reason.
     Drop(&'static str),
 }
 
-/// Decides on a text. A pure function: the same text, the same verdict.
+/// Judges a text. A pure function: the same text always gets the same verdict.
 pub trait Rule: Send + 'static {
     /// The verdict.
     fn judge(&self, text: &str) -> Verdict;
 }
 
-/// A member of the family of filters: its keys, and the rule that they make. Most are the rule themselves.
+/// A member of the family of filters: its keys, and the rule built from them. Most filters are their own rule.
 ///
 /// ```
 /// # extern crate millrace_contract as contract;
@@ -95,26 +95,26 @@ pub trait Rule: Send + 'static {
 /// # }
 /// ```
 pub trait Filter: Member {
-    /// What it drops, in a line.
+    /// What it drops, on one line.
     const SUMMARY: &'static str;
-    /// A table that parses, for `pipeline stages` (TOML, without the header).
+    /// A table that parses, shown by `pipeline stages` (TOML, without the header).
     const EXAMPLE: &'static str;
-    /// What decides.
+    /// The type of the rule.
     type Rule: Rule;
 
-    /// What is wrong with the values, beside numbers out of their range. No I/O.
+    /// Problems with the values, other than numbers out of range. No I/O.
     fn check(&self) -> Vec<Problem> {
         Vec::new()
     }
 
-    /// The rule, for one worker.
+    /// Builds the rule for one worker.
     ///
     /// # Errors
     /// If something that it needs cannot be read.
     fn rule(&self) -> Result<Self::Rule>;
 }
 
-/// The registry's entry for a filter.
+/// The registry entry for a filter.
 pub const fn filter_type<F: Filter>(name: &'static str) -> StageType {
     stage_type::<FilterSettings<F>>(name)
 }
@@ -123,14 +123,14 @@ pub const fn filter_type<F: Filter>(name: &'static str) -> StageType {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent, bound = "F: Filter")]
 pub struct FilterSettings<F> {
-    /// The stage type, with which reasons begin.
+    /// The stage type, which is the prefix of reasons.
     #[serde(skip)]
     type_name: &'static str,
     filter: F,
 }
 
 impl<F: Filter> FilterSettings<F> {
-    /// Of a filter that is registered as `type_name`.
+    /// The settings of a filter registered as `type_name`.
     pub fn new(type_name: &'static str, filter: F) -> Self {
         Self { type_name, filter }
     }
@@ -176,7 +176,7 @@ struct FilterStage<R> {
 }
 
 impl<R: Rule> FilterStage<R> {
-    /// The rows with their verdicts.
+    /// The rows with the verdicts applied.
     fn apply(&self, records: &RecordBatch) -> Result<RecordBatch> {
         let texts = texts(records)?;
         let before = records.column_by_name(DROPPED).map(|column| {
@@ -219,7 +219,7 @@ pub(crate) fn texts(records: &RecordBatch) -> Result<&arrow::array::LargeStringA
     column.as_string_opt::<i64>().context("the column `text` of rows is not large_string")
 }
 
-/// The rows with other texts in some of them, given in order.
+/// The rows with the texts of some of them replaced; the new texts are given in order.
 pub(crate) fn with_texts(records: &RecordBatch, replaced: Vec<(usize, String)>) -> Result<RecordBatch> {
     let mut built = LargeStringBuilder::new();
     let mut replaced = replaced.into_iter().peekable();
@@ -232,7 +232,7 @@ pub(crate) fn with_texts(records: &RecordBatch, replaced: Vec<(usize, String)>) 
     with_column(records, Field::new("text", DataType::LargeUtf8, false), Arc::new(built.finish()))
 }
 
-/// The rows with a column more, or with another in its place.
+/// The rows with an additional column, or with a column replaced.
 pub(crate) fn with_column(records: &RecordBatch, field: Field, column: ArrayRef) -> Result<RecordBatch> {
     let schema = records.schema();
     let mut fields: Vec<Arc<Field>> = schema.fields().to_vec();
@@ -256,7 +256,7 @@ fn characters(text: &str) -> usize {
     text.chars().count()
 }
 
-/// How many of `parts` were there before, and their characters.
+/// How many of `parts` have occurred before, and their characters.
 fn duplicates<'a>(parts: impl Iterator<Item = &'a str>) -> (usize, usize) {
     let mut seen = FxHashSet::default();
     let again: Vec<&str> = parts.filter(|part| !seen.insert(*part)).collect();

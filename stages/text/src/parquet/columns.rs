@@ -1,7 +1,7 @@
-//! The columns of document rows, from `read` to the files that `write` makes (`data/SCHEMA.md`).
+//! The columns of document rows, from `read` to the files that stage `parquet` writes (`data/SCHEMA.md`).
 //!
-//! A stage that takes rows and gives rows keeps columns that it does not know, and the number of rows. To drop a row it
-//! writes a reason into the column [`DROPPED`]; whoever finds one there leaves the row as it is.
+//! A stage that takes and emits rows preserves columns that it does not know, and the number of rows. To drop a row it
+//! writes a reason into the column [`DROPPED`]; later stages leave a row with a reason unchanged.
 use anyhow::{Context, Result, ensure};
 use arrow::array::{Array, ArrayRef, AsArray, LargeStringArray, RecordBatch, StringArray, StringBuilder, UInt64Array};
 use arrow::compute::{CastOptions, cast_with_options};
@@ -9,18 +9,17 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Why a row is dropped (string); null: it is kept. Rows without the column are all kept.
+/// Why a row is dropped (string); null: it is not. If the column is missing, no row is dropped.
 pub const DROPPED: &str = "dropped";
-/// Number of a row among all rows that are read (uint64): preparation finds rows again by it.
+/// Index of a row among all rows of the input (uint64), by which preparation identifies it.
 pub const INPUT_ROW: &str = "input_row";
-/// What of a wiki page's markup could not be handled when it was made text, by kind: `unclosed link: 1` (string); null:
-/// nothing.
+/// Markup of a wiki page that could not be converted to text, by kind: `unclosed link: 1` (string); null: none.
 pub const UNHANDLED: &str = "unhandled";
-/// Hash of a row as it was read (fixed_size_binary of 16).
+/// Hash of the row in the input (fixed_size_binary of 16).
 pub const INPUT_HASH: &str = "input_hash";
-/// The columns that say where a row was read: they are no part of [`INPUT_HASH`].
+/// The columns that contain a row's position; they are not part of [`INPUT_HASH`].
 pub const WHERE: [&str; 4] = ["source", "source_file", "source_offset", "row_group"];
-/// Keys of a row's MinHash bands ([`bands_type`]); none of a row that is dropped or empty.
+/// Keys of a row's MinHash bands ([`bands_type`]); none if the row is dropped or empty.
 pub const BANDS: &str = "bands";
 
 /// The type of the column [`BANDS`].
@@ -28,7 +27,7 @@ pub fn bands_type() -> DataType {
     DataType::List(Arc::new(Field::new_list_field(DataType::UInt64, false)))
 }
 
-/// The column with the reasons for which rows are dropped, where a stage has added it.
+/// The column with the reasons for which rows are dropped, if a stage has added it.
 pub fn dropped(records: &RecordBatch) -> Result<Option<&StringArray>> {
     let column = records.column_by_name(DROPPED);
     let string = |column: &'_ ArrayRef| column.as_string_opt::<i32>().is_some();
@@ -41,7 +40,7 @@ pub(crate) fn field(name: &str, kind: DataType, nullable: bool) -> Field {
     Field::new(name, kind, nullable)
 }
 
-/// What a document row holds apart from its text.
+/// The columns of a document row other than its text.
 pub fn about() -> Vec<Field> {
     vec![
         field("id", DataType::Utf8, false),
@@ -55,7 +54,7 @@ pub fn about() -> Vec<Field> {
     ]
 }
 
-/// A document row.
+/// The columns of a document row.
 pub fn documents() -> SchemaRef {
     let mut fields = about();
     fields.insert(3, field("text", DataType::LargeUtf8, false));
@@ -63,7 +62,7 @@ pub fn documents() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// Where a batch was read.
+/// The position of a batch in the input.
 pub struct Origin<'a> {
     /// The file.
     pub file: &'a Path,
@@ -71,12 +70,12 @@ pub struct Origin<'a> {
     pub column: &'a str,
     /// The row group.
     pub row_group: u64,
-    /// Number of the first row within the file.
+    /// Index of the first row within the file.
     pub first: u64,
 }
 
-/// Rows of any Parquet file with the columns of [`documents`]: what is missing follows from where they were read. A null
-/// text is an empty one.
+/// Rows of any Parquet file, with the columns of [`documents`]: values of missing columns follow from the position in
+/// the input. A null text becomes an empty one.
 pub fn of_any(batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
     let rows = batch.num_rows();
     let name = origin.file.file_name().unwrap_or_default().to_string_lossy();
@@ -102,7 +101,7 @@ pub fn of_any(batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(documents(), columns)?)
 }
 
-/// The name of a file without its endings: the source of rows that do not say theirs.
+/// The name of a file without its suffixes: the source of rows that do not name one.
 pub fn stem(file: &str) -> &str {
     file.split('.').next().unwrap_or_default()
 }
@@ -113,7 +112,7 @@ fn cast(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
         DataType::Dictionary(_, values) => &cast_with_options(column, values, &strict)?,
         _ => column,
     };
-    // A text must be text; what else cannot be what it is called is as if it were not there.
+    // The text must be a string; any other column with a wrong type is treated as missing.
     let cast = cast_with_options(plain, field.data_type(), &CastOptions { safe: field.name() != "text", ..strict });
     match cast {
         Err(_) if field.name() != "text" => Ok(arrow::array::new_null_array(field.data_type(), column.len())),

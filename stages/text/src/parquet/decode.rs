@@ -1,6 +1,7 @@
-//! Reads Parquet files, and tells damaged ones from errors of the operating system: after an error the file may be sound.
+//! Reads Parquet files, and distinguishes damaged files from errors of the operating system, after which a file may be
+//! fine.
 //!
-//! The crate `parquet` turns errors of reading into text on their way through Arrow, so they are noted where they occur.
+//! The `parquet` crate converts read errors to text on their way through Arrow, so they are recorded where they occur.
 use crate::support::problem::shielded;
 use anyhow::{Context, Error, Result};
 use bytes::Bytes;
@@ -15,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged(pub String);
 
-/// Opens the file at `path` and decodes something of it with `f`: whatever `f` fails or panics with, while all reading
-/// succeeds, is damage.
+/// Opens the file at `path` and decodes it with `f`. If `f` fails or panics although every read succeeded, the file is
+/// damaged.
 ///
 /// # Errors
 /// If the file cannot be opened or read.
@@ -30,12 +31,12 @@ pub fn decode<T>(path: &Path, f: impl FnOnce(Input) -> Result<T>) -> Result<Resu
     }
 }
 
-/// An open file, for readers of the crate `parquet`. All of them share one handle.
+/// An open file for readers of the `parquet` crate. All of them share one file handle.
 #[derive(Clone)]
 pub struct Input {
     file: Arc<Mutex<File>>,
     len: u64,
-    /// The first error of reading.
+    /// The first read error.
     failure: Arc<Mutex<Option<io::Error>>>,
 }
 
@@ -88,7 +89,7 @@ impl ChunkReader for Input {
     }
 }
 
-/// A file from a byte on.
+/// A file from an offset on.
 pub struct InputFrom {
     input: Input,
     at: u64,
@@ -102,7 +103,7 @@ impl Read for InputFrom {
     }
 }
 
-/// Reads that fail on request.
+/// Reads that fail on request, for tests.
 #[cfg(test)]
 pub(crate) mod failing {
     use std::cell::Cell;
@@ -112,10 +113,11 @@ pub(crate) mod failing {
         static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
     }
 
-    /// The error that such a read gives: EIO.
+    /// The error of such a read: EIO.
     pub const ERROR: i32 = 5;
 
-    /// Runs `f`, on whose thread the read after `sound` others fails. Also tells whether that many were tried.
+    /// Runs `f`. On its thread, one read fails after `sound` successful ones. Also returns whether that read was
+    /// reached.
     pub fn after<T>(sound: u64, f: impl FnOnce() -> T) -> (T, bool) {
         LEFT.set(Some(sound));
         let result = f();

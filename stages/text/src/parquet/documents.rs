@@ -18,13 +18,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The documents of a corpus, addressed by number. Reading is thread-safe.
+/// The documents of a corpus, addressed by row number. Reading is thread-safe.
 ///
-/// Numbers count every row of the files, null or not, or, where a sample was taken, the rows of the sample; a
-/// null is told apart from an empty text by [`get`](Self::get) and is an empty text to [`take`](Self::take).
+/// Numbers count every row of the files, null or not, or the rows of the sample, if there is one. [`get`](Self::get)
+/// distinguishes nulls from empty texts; for [`take`](Self::take) a null is an empty text.
 ///
-/// What cannot be read is told by [`each_seen`](Self::each_seen); for all others a text that is not UTF-8 is a null, and
-/// a row group that cannot be decoded is an error until [`lose`](Self::lose) has been told of it, and nulls then.
+/// Only [`each_seen`](Self::each_seen) reports what cannot be read. For all other methods a text that is not UTF-8 is a
+/// null, and a row group that cannot be decoded is an error until [`lose`](Self::lose) has been called for it; then its
+/// rows are nulls.
 pub struct DocumentStore {
     groups: RowGroups,
     sample: Option<Vec<u64>>,
@@ -36,31 +37,31 @@ pub struct DocumentStore {
     quarantine: Quarantine,
 }
 
-/// Said where a file that millrace made itself cannot be read.
+/// The hint in errors about a file that millrace made itself.
 pub const CACHE_IS_DAMAGED: &str =
     "a file of the cache is damaged; `pipeline cache --clear documents` removes it, and it is made again";
 
-/// Is it the file's own fault, and not that of the system?
+/// Whether the file is at fault, rather than the system.
 fn is_damage(error: &Error) -> bool {
     matches!(error.downcast_ref(), Some(TextProblem::Corrupt { .. }))
 }
 
-/// What a row holds.
+/// The content of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen<'a> {
     /// A text.
     Text(&'a str),
-    /// Nothing.
+    /// A null.
     Null,
-    /// Something that is not UTF-8 from this byte on.
+    /// Bytes that are not UTF-8 from this offset on.
     NotUtf8(usize),
-    /// Nobody knows: its row group has been given up.
+    /// Unknown: its row group has been given up.
     Lost,
 }
 
 impl DocumentStore {
-    /// Opens document files: each its own column, of string, large_string, string_view, binary (if it is UTF-8)
-    /// or a dictionary of one of them. Reads the files whole once to know their content hash.
+    /// Opens document files, each with its own column of type string, large_string, string_view, binary (if it is
+    /// UTF-8) or a dictionary of one of them. Reads the files completely once to compute their content hash.
     pub fn open(files: &[DocumentFile], cache: &Cache) -> Result<Self> {
         let mut open = Vec::new();
         let mut hashes = vec!["documents 1".to_string()];
@@ -90,30 +91,30 @@ impl DocumentStore {
         })
     }
 
-    /// With what was set aside when its files were made, and what to do with what cannot be read in them.
+    /// Sets the quarantine from the conversion of its files, and what to do with unreadable data.
     pub fn with_quarantine(self, quarantine: Quarantine, on_bad_data: OnBadData) -> Self {
         Self { quarantine, on_bad_data, ..self }
     }
 
-    /// What to do with what cannot be read.
+    /// What to do with unreadable data.
     pub fn on_bad_data(&self) -> OnBadData {
         self.on_bad_data
     }
 
-    /// What has been set aside: when its files were made, and `bad`, the rows that a survey has found to be unreadable.
+    /// The quarantine: from the conversion of its files, and `bad`, the rows that a survey has found to be unreadable.
     pub fn quarantine(&self, bad: &[Bad]) -> Quarantine {
         let mut quarantine = self.quarantine.clone();
         let converted = quarantine.counts().documents();
         quarantine.hold(bad.to_vec(), self.paths.clone());
-        // What was lost in making a file was lost of the whole file, not of a sample.
+        // What was lost during conversion was lost from the whole file, not from a sample.
         let rows = if converted > 0 { self.groups.rows() } else { self.rows() };
         quarantine.among(rows + converted)
     }
 
-    /// What could not be read, `bad` being what a survey has found; the row groups among it are given up.
+    /// The quarantine, with `bad` from a survey; the row groups in it are given up.
     ///
     /// # Errors
-    /// If it is more than this share of all documents.
+    /// If the unreadable fraction of all documents exceeds this limit.
     pub fn set_aside(&mut self, bad: &[Bad], max_bad_fraction: f64) -> Result<Quarantine> {
         let quarantine = self.quarantine(bad);
         quarantine.check(max_bad_fraction)?;
@@ -121,24 +122,24 @@ impl DocumentStore {
         Ok(quarantine)
     }
 
-    /// A file, by its number.
+    /// The file with this index.
     pub fn path(&self, file: u64) -> &Path {
         self.paths.get(file as usize).map_or(Path::new(""), PathBuf::as_path)
     }
 
-    /// Was the file made by millrace, in the cache?
+    /// Whether the file was made by millrace and is in the cache.
     pub fn is_converted(&self, file: u64) -> bool {
         self.converted.get(file as usize).copied().unwrap_or(false)
     }
 
-    /// Gives up row groups, named by file and row group: their rows are nulls.
+    /// Gives up row groups, by file and row group: their rows become nulls.
     pub fn lose(&mut self, groups: impl IntoIterator<Item = (u64, u64)>) {
         let all = (0..self.groups.row_groups()).map(|group| (self.groups.number(group), group));
         let number: BTreeMap<_, _> = all.map(|((file, index), group)| ((file as u64, index as u64), group)).collect();
         self.lost.extend(groups.into_iter().filter_map(|place| number.get(&place)));
     }
 
-    /// Keeps `wanted` rows, chosen by `seed`, in their order.
+    /// Keeps only `wanted` rows, selected by `seed`, in their order.
     pub fn sample(self, wanted: u64, seed: u64) -> Self {
         if wanted >= self.rows() {
             return self;
@@ -148,27 +149,27 @@ impl DocumentStore {
         Self { sample: Some(chosen), hash, ..self }
     }
 
-    /// Bytes that `threads` that read take at most.
+    /// Maximum memory in bytes when `threads` threads read.
     pub fn memory(&self, threads: usize) -> u64 {
         self.groups.memory(DEFAULT_BUDGET, threads)
     }
 
-    /// Rows there are.
+    /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.sample.as_ref().map_or(self.groups.rows(), |s| s.len() as u64)
     }
 
-    /// Names the content: the files', the columns', the sample's.
+    /// Identifies the content: files, columns and sample.
     pub fn content_hash(&self) -> &str {
         &self.hash
     }
 
-    /// Its number among all rows of the files.
+    /// The row's index among all rows of the files.
     pub fn file_row(&self, row: u64) -> u64 {
         self.sample.as_ref().map_or(row, |s| s[row as usize])
     }
 
-    /// Where `row` is, for messages.
+    /// The position of `row`, for messages.
     pub fn place(&self, row: u64) -> Option<Place> {
         self.groups.place(self.file_row(row))
     }
@@ -195,13 +196,13 @@ impl DocumentStore {
         })
     }
 
-    /// Calls `f` with each of `rows` and what it holds.
+    /// Calls `f` with each of `rows` and its content.
     pub fn each_seen(
         &self,
         rows: impl IntoIterator<Item = u64>,
         mut f: impl FnMut(u64, Seen) -> Result<()>,
     ) -> Result<()> {
-        // Neighbours are often in one row group: ask the store only when one leaves it.
+        // Consecutive rows are often in the same row group: the store is asked only when leaving it.
         let mut current: Option<(Range<u64>, Option<ArrayRef>)> = None;
         for row in rows {
             let known = self.sample.as_ref().is_none_or(|s| row < s.len() as u64);
@@ -228,8 +229,8 @@ impl DocumentStore {
         Ok(())
     }
 
-    /// Row group number, file and row group, rows of the row group that `row` is in, and where they stand among the
-    /// rows of the store.
+    /// The row group of `row`: its index, its file and index in the file, its rows, and their range among the rows of
+    /// the store.
     pub fn row_group(&self, row: u64) -> Option<RowGroup> {
         let (group, range) = self.groups.announced(self.file_row(row))?;
         let (file, index) = self.groups.number(group);
@@ -247,23 +248,24 @@ impl DocumentStore {
 /// A row group of a [`DocumentStore`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowGroup {
-    /// Number of the file.
+    /// Index of the file.
     pub file: u64,
-    /// Its number in the file.
+    /// Index in the file.
     pub row_group: u64,
-    /// Its first row among those of all files.
+    /// Index of its first row among those of all files.
     pub first: u64,
-    /// Its rows in the store: those of the sample, where there is one.
+    /// Its rows in the store (those in the sample, if there is one).
     pub rows: Range<u64>,
 }
 
-/// Bytes that `threads` that read documents from `files` in place take at most, by their footers; 0 if one cannot be read.
+/// Maximum memory in bytes when `threads` threads read documents from `files` in place, according to their footers; 0
+/// if a footer cannot be read.
 pub fn memory(files: &[PathBuf], column: &str, threads: usize) -> u64 {
     let open: Result<Vec<_>> = files.iter().map(|path| OpenFile::new(path, column, "string", is_text)).collect();
     open.map_or(0, |files| OpenFile::memory(&files, DEFAULT_BUDGET, threads))
 }
 
-/// Texts as [`Rows`](contract::Rows) carry them.
+/// Texts in the type that [`Rows`](contract::Rows) contain.
 pub fn records(texts: LargeStringArray) -> Result<RecordBatch> {
     let schema = Schema::new(vec![Field::new("text", DataType::LargeUtf8, false)]);
     Ok(RecordBatch::try_new(Arc::new(schema), vec![Arc::new(texts)])?)
@@ -278,7 +280,7 @@ pub(crate) fn is_text(field: &Field) -> bool {
     }
 }
 
-/// As bytes: which of them are UTF-8 is seen row by row.
+/// As bytes; UTF-8 is validated row by row.
 fn to_bytes(column: &ArrayRef) -> Result<ArrayRef> {
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     let plain = match column.data_type() {
@@ -288,7 +290,8 @@ fn to_bytes(column: &ArrayRef) -> Result<ArrayRef> {
     Ok(cast_with_options(plain, &DataType::LargeBinary, &strict)?)
 }
 
-/// A column of strings as bytes, past the check that all of them are UTF-8, which fails whole pages for one of them.
+/// Reads a column of strings as bytes. This bypasses the check that all of them are UTF-8, which fails whole pages
+/// because of one row.
 pub(crate) fn raw_column(input: Input, row_group: usize, column: usize) -> Result<ArrayRef> {
     let reader = SerializedFileReader::new(input)?;
     let schema = reader.metadata().file_metadata().schema_descr_ptr();

@@ -1,9 +1,9 @@
 //! Parquet files: random access by row, and the columns this crate reads and writes.
 //!
-//! - [`decode`](mod@decode): files, read such that errors of the system are told from damage
+//! - [`decode`](mod@decode): files, read such that system errors are distinguished from damage
 //! - [`columns`]: the columns of document rows
-//! - [`row_groups`]: any row of a list of files, one row group decoded at a time
-//! - [`table`]: small files, read whole; [`encoding`]: how files are written
+//! - [`row_groups`]: random access to the rows of a list of files, one row group decoded at a time
+//! - [`table`]: small files, read completely; [`encoding`]: how files are written
 //! - [`documents`]: texts by row number
 //! - [`tokens`]: token lists by row number, and their writer
 pub mod columns;

@@ -1,4 +1,5 @@
-//! Any row of a list of Parquet files by number: one column, decoded a row group at a time, the last ones kept.
+//! Random access to the rows of a list of Parquet files: one column, decoded one row group at a time, with a cache of
+//! recently used row groups.
 use crate::parquet::decode::{Damaged, Input, decode};
 use crate::support::problem::TextProblem;
 use anyhow::{Context, Error, Result};
@@ -12,20 +13,20 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-/// Memory that decoded row groups may take unless the caller says otherwise.
+/// Default memory limit of decoded row groups.
 pub const DEFAULT_BUDGET: usize = 256 << 20;
-/// Rows decoded at a time, so that no 32-bit offset overflows.
+/// Rows decoded at a time, small enough for 32-bit offsets not to overflow.
 const ROWS_AT_ONCE: usize = 1024;
 
-/// Turns the column as the file has it into the type that the owner wants, or says what is wrong with it.
+/// Converts the column to the type that the owner needs, or says what is wrong with it.
 pub type Convert = Box<dyn Fn(&ArrayRef) -> Result<ArrayRef> + Send + Sync>;
-/// Decodes a row group of `(file, row group, number of the column)` that could not be decoded, in another way, or does
-/// not find one.
+/// A second way to decode the row group `(file, row group, index of the column)`, used if the first one fails; an error
+/// if it fails as well.
 pub type Rescue = fn(Input, usize, usize) -> Result<ArrayRef>;
-/// Looks at the whole of a decoded row group of `(file, row group)`.
+/// Checks a whole decoded row group of `(file, row group)`.
 pub type Inspect = Box<dyn Fn(&Path, usize, &ArrayRef) -> Result<()> + Send + Sync>;
 
-/// One column of some Parquet files.
+/// One column of several Parquet files.
 pub struct RowGroups {
     files: Vec<OpenFile>,
     groups: Vec<Group>,
@@ -38,7 +39,7 @@ pub struct RowGroups {
 
 /// A Parquet file whose footer has been read.
 pub struct OpenFile {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Its footer.
     pub metadata: ArrowReaderMetadata,
@@ -51,14 +52,14 @@ struct Group {
     first: u64,
 }
 
-/// The place of a row, for messages.
+/// The position of a row, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The file.
     pub file: PathBuf,
     /// The row group in it.
     pub row_group: usize,
-    /// The row in that.
+    /// The row in that row group.
     pub row: usize,
 }
 
@@ -69,7 +70,7 @@ impl std::fmt::Display for Place {
 }
 
 impl OpenFile {
-    /// Reads the footer of `path` and finds `column` in it, whose type must please `accept`.
+    /// Reads the footer of `path` and finds `column` in it; `accept` checks its type.
     pub fn new(path: &Path, column: &str, expected: &'static str, accept: fn(&Field) -> bool) -> Result<Self> {
         let corrupt = |why: String| TextProblem::Corrupt { file: path.to_path_buf(), row_group: None, why };
         let metadata = decode(path, |input| Ok(ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?))?
@@ -87,8 +88,8 @@ impl OpenFile {
         Ok(Self { path: path.to_path_buf(), column: index, metadata })
     }
 
-    /// Bytes that reading takes at most, by what the footer says of the column: row groups are kept up to `budget`, and
-    /// one more is on its way in each of `threads`: decoded, converted and put together.
+    /// Maximum memory in bytes for reading, according to the column's sizes in the footer: cached row groups up to
+    /// `budget`, plus one in each of `threads` that is being decoded, converted and concatenated.
     pub fn memory(files: &[Self], budget: usize, threads: usize) -> u64 {
         let (mut kept, mut largest) = (0, 0);
         for file in files {
@@ -104,14 +105,14 @@ impl OpenFile {
         kept.min(budget as u64) + 3 * threads as u64 * largest
     }
 
-    /// The value of `key` in the footer.
+    /// The value of `key` in the footer's metadata.
     pub fn note(&self, key: &str) -> Option<&str> {
         let notes = self.metadata.metadata().file_metadata().key_value_metadata()?;
         notes.iter().find(|n| n.key == key)?.value.as_deref()
     }
 }
 
-/// Whatever else is damaged, numbers of rows must be right: memory is taken by them.
+/// Row counts must be correct even in a damaged file, because memory is allocated by them.
 fn check_rows(metadata: &ParquetMetaData, column: usize) -> Result<(), String> {
     let schema = metadata.file_metadata().schema_descr();
     let leaf = (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == column);
@@ -135,7 +136,7 @@ fn check_rows(metadata: &ParquetMetaData, column: usize) -> Result<(), String> {
 }
 
 impl RowGroups {
-    /// The rows of `files`, one file after the other. Decoded row groups are kept up to `budget` bytes.
+    /// The rows of `files`, concatenated. Decoded row groups are cached up to `budget` bytes.
     pub fn new(files: Vec<OpenFile>, budget: usize, convert: Convert, inspect: Option<Inspect>) -> Self {
         let (mut groups, mut rows) = (Vec::new(), 0);
         for (file, open) in files.iter().enumerate() {
@@ -150,12 +151,12 @@ impl RowGroups {
         Self { files, groups, rows, convert, inspect, rescue: None, kept: Mutex::new(Kept::new(budget)) }
     }
 
-    /// With a second way to decode what cannot be decoded in the usual one.
+    /// With a second way to decode row groups for which the first one fails.
     pub fn with_rescue(self, rescue: Rescue) -> Self {
         Self { rescue: Some(rescue), ..self }
     }
 
-    /// Has the file `path` the columns of `wanted`, of the same types?
+    /// Whether the file `path` has the columns of `wanted`, with the same types.
     pub fn has_columns(&self, path: &Path, wanted: &Schema) -> bool {
         let file = self.files.iter().find(|file| file.path == path);
         file.is_some_and(|file| {
@@ -169,38 +170,38 @@ impl RowGroups {
         OpenFile::memory(&self.files, budget, threads)
     }
 
-    /// Rows in all files.
+    /// Number of rows in all files.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Row groups with rows in all files.
+    /// Number of row groups that have rows, in all files.
     pub fn row_groups(&self) -> usize {
         self.groups.len()
     }
 
-    /// Where `row` is. Beyond the end: the end of the last row group.
+    /// The position of `row`. If it is past the end: the end of the last row group.
     pub fn place(&self, row: u64) -> Option<Place> {
         let (group, row) = self.locate(row)?;
         let group = &self.groups[group];
         Some(Place { file: self.files[group.file].path.clone(), row_group: group.index, row })
     }
 
-    /// The row group that `row` is in, decoded, and the row's index in it.
+    /// The decoded row group that contains `row`, and the row's index in it.
     pub fn find(&self, row: u64) -> Result<(ArrayRef, usize)> {
         anyhow::ensure!(row < self.rows, "row {row} of {} was asked for", self.rows);
         let (group, row) = self.locate(row).context("there are no rows")?;
         Ok((self.decoded(group)?, row))
     }
 
-    /// The number of the row group among those of all files that `row` is in, and the rows it announces.
+    /// The index, among the row groups of all files, of the one that contains `row`, and the rows it declares.
     pub fn announced(&self, row: u64) -> Option<(usize, Range<u64>)> {
         let (group, _) = self.locate(row)?;
         let end = self.groups.get(group + 1).map_or(self.rows, |next| next.first);
         Some((group, self.groups[group].first..end))
     }
 
-    /// File and row group of the row group of this number.
+    /// File and row group of the row group with this index.
     pub fn number(&self, group: usize) -> (usize, usize) {
         (self.groups[group].file, self.groups[group].index)
     }
@@ -226,7 +227,7 @@ impl RowGroups {
         if let Some(array) = self.kept().get(group) {
             return Ok(array);
         }
-        // Not under the lock: others may read meanwhile; two that want the same group both decode it.
+        // Not under the lock, so that others can read meanwhile; two threads that need the same group both decode it.
         let array = self.decode(group)?;
         self.kept().put(group, array.clone());
         Ok(array)
@@ -260,7 +261,7 @@ impl RowGroups {
         Ok(array)
     }
 
-    /// A row group as Arrow's reader decodes it.
+    /// A row group, decoded by Arrow's reader.
     fn usual(&self, input: Input, group: usize) -> Result<ArrayRef> {
         let Group { file, index, .. } = self.groups[group];
         let OpenFile { metadata, column, .. } = &self.files[file];
@@ -281,7 +282,7 @@ impl RowGroups {
     }
 }
 
-/// The row groups used last, under a budget in bytes.
+/// A cache of recently used row groups, with a limit in bytes.
 struct Kept {
     groups: HashMap<usize, (ArrayRef, u64)>,
     bytes: usize,

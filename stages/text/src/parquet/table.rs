@@ -1,4 +1,4 @@
-//! Small Parquet files, read whole.
+//! Small Parquet files, read completely.
 use crate::parquet::decode::{Damaged, Input, decode};
 use anyhow::{Context, Result, anyhow};
 use arrow::array::RecordBatch;
@@ -9,7 +9,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::path::Path;
 use std::sync::Arc;
 
-/// All rows of a Parquet file, those of `wanted` columns.
+/// All rows of a Parquet file, with the columns `wanted`.
 ///
 /// # Errors
 /// If it cannot be read, or is damaged, or a column is missing.

@@ -1,4 +1,4 @@
-//! Token Parquet: one list of ids a document, and in the footer what they were made with.
+//! Token Parquet: one list of ids per document, with the tokenizer's identity in the footer.
 //!
 //! Column `tokens` is `list<uint16>` or `list<uint32>`, without end-of-text tokens. The footer's keys are those of
 //! [`Vocabulary`] under `millrace.`, plus `millrace.layout = documents` and `millrace.token_type`.
@@ -18,7 +18,7 @@ use parquet::file::properties::WriterProperties;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Rows of a row group that [`write_tokens`] makes.
+/// Rows per row group of [`write_tokens`].
 const ROW_GROUP: usize = 256;
 
 /// The token lists of a corpus, addressed by row number.
@@ -30,7 +30,7 @@ pub struct TokenStore {
 }
 
 impl TokenStore {
-    /// Opens token files, which must agree on what they were made with, and with `tokenizer`, if one is given.
+    /// Opens token files. They must have been made with the same tokenizer, and with `tokenizer` if one is given.
     pub fn open(paths: &[PathBuf], tokenizer: Option<&Vocabulary>, cache: &Cache) -> Result<Self> {
         let mut expected = tokenizer.cloned();
         let mut open = Vec::new();
@@ -69,8 +69,8 @@ impl TokenStore {
         Ok(Self { groups, paths: paths.to_vec(), vocabulary, hash: key(&hashes) })
     }
 
-    /// Of every row the first 64 bits of its text's hash, and the text's size in bytes, where the files (those that
-    /// [`write`](mod@crate::prepare::write) makes) say so.
+    /// For each row, the first 64 bits of its text's hash and the text's size in bytes, if the files contain these
+    /// (those written by [`write`](mod@crate::prepare::write) do).
     pub fn texts(&self) -> Result<Option<Vec<(u64, u64)>>> {
         let schema = Schema::new(vec![
             Field::new("content_hash", DataType::FixedSizeBinary(16), false),
@@ -90,27 +90,27 @@ impl TokenStore {
         Ok(Some(texts))
     }
 
-    /// Rows there are.
+    /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.groups.rows()
     }
 
-    /// What the files were made with.
+    /// The vocabulary of the tokenizer that the files were made with.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
 
-    /// Names the content.
+    /// Identifies the content.
     pub fn content_hash(&self) -> &str {
         &self.hash
     }
 
-    /// Where `row` is, for messages.
+    /// The position of `row`, for messages.
     pub fn place(&self, row: u64) -> Option<Place> {
         self.groups.place(row)
     }
 
-    /// Calls `f` with the ids of each of `rows`; a null list is an empty one.
+    /// Calls `f` with the ids of each of `rows`; a null list counts as an empty one.
     pub fn each(&self, rows: impl IntoIterator<Item = u64>, mut f: impl FnMut(&[u32])) -> Result<()> {
         for row in rows {
             let (array, index) = self.groups.find(row)?;
@@ -148,7 +148,7 @@ fn to_lists(column: &ArrayRef) -> Result<ArrayRef> {
     Ok(lists)
 }
 
-/// What the footer of a token file says.
+/// The metadata in the footer of a token file.
 fn stated(file: &OpenFile) -> Result<Vocabulary> {
     let note = |key: &'static str| {
         file.note(key).ok_or_else(|| TextProblem::Mismatch {
@@ -183,8 +183,7 @@ fn stated(file: &OpenFile) -> Result<Vocabulary> {
     })
 }
 
-/// Writes a token file: `uint16` ids where the vocabulary allows it, row groups of 256 rows, zstd. Whole or not
-/// there.
+/// Writes a token file atomically: `uint16` ids if the vocabulary is small enough, row groups of 256 rows, zstd.
 pub fn write_tokens<D: AsRef<[u32]>>(
     path: &Path,
     vocabulary: &Vocabulary,
@@ -193,10 +192,10 @@ pub fn write_tokens<D: AsRef<[u32]>>(
     try_write_tokens(path, vocabulary, documents.into_iter().map(Ok))
 }
 
-/// The same of documents that may fail to come.
+/// The same for documents that may be errors.
 ///
 /// # Errors
-/// The first of `documents` that is one; or if the file cannot be written.
+/// The first error among `documents`; or if the file cannot be written.
 pub fn try_write_tokens<D: AsRef<[u32]>>(
     path: &Path,
     vocabulary: &Vocabulary,

@@ -1,5 +1,5 @@
-//! The catalog: what preparation knows of every input row, without its text. It lives in memory during a run, and as
-//! `catalog.parquet` in every version, from which the next run takes what has not changed.
+//! The catalog: what preparation knows about every input row, except its text. It is in memory during a run, and stored
+//! as `catalog.parquet` in every version; the next run reuses the rows that have not changed.
 use crate::clean::RESIDUE;
 use crate::parquet::columns::{self, BANDS, DROPPED, INPUT_HASH, INPUT_ROW, UNHANDLED, WHERE, bands_type, field};
 use anyhow::Result;
@@ -9,18 +9,18 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Typ
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// 128 bits of blake3.
+/// The type of hashes: 128 bits of blake3.
 pub type Hash = [u8; 16];
 
-/// The first 128 bits.
+/// The first 128 bits of blake3.
 pub fn short(hash: blake3::Hash) -> Hash {
     std::array::from_fn(|i| hash.as_bytes()[i])
 }
 
-/// Number of no row.
+/// Stands for "no row".
 pub const NONE: u32 = u32::MAX;
 
-/// The columns of the catalog: those of documents without the text, and what was found out.
+/// The columns of the catalog: those of documents without the text, and what preparation has determined.
 pub fn schema() -> SchemaRef {
     let mut fields = vec![field(INPUT_ROW, DataType::UInt64, false)];
     fields.extend(columns::about());
@@ -41,20 +41,20 @@ const TEXT_FILE: &str = "text_file";
 /// The row of that file (uint64).
 const TEXT_ROW: &str = "text_row";
 
-/// The columns of the records that the first graph of a preparation gives: those of the catalog, and where texts were put
-/// aside.
+/// The columns of the records that the first graph of a preparation emits: those of the catalog, and where texts are
+/// stored.
 pub fn lines() -> SchemaRef {
     let mut fields: Vec<Field> = schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     fields.extend([field(TEXT_FILE, DataType::UInt32, true), field(TEXT_ROW, DataType::UInt64, true)]);
     Arc::new(Schema::new(fields))
 }
 
-/// Are these records lines of the catalog ([`lines`])?
+/// Whether these records are rows of the catalog ([`lines`]).
 pub fn has_lines(records: &RecordBatch) -> bool {
     records.schema_ref().column_with_name(INPUT_ROW).is_some()
 }
 
-/// Location of the texts of `lines`, by the number of the row in the input: number of the file, and row in it.
+/// Location of the texts of `lines`, by index of the row in the input: number of the file, and row in it.
 pub fn texts(lines: &[RecordBatch]) -> HashMap<u64, (u32, u64)> {
     let texts = lines.iter().flat_map(|lines| {
         let [rows, places] = [INPUT_ROW, TEXT_ROW].map(|name| lines[name].as_primitive::<UInt64Type>());
@@ -66,15 +66,15 @@ pub fn texts(lines: &[RecordBatch]) -> HashMap<u64, (u32, u64)> {
     texts.collect()
 }
 
-/// Rows of the catalog with their columns at hand.
+/// Rows of the catalog, with typed access to their columns.
 #[derive(Clone, Debug)]
 pub struct Catalog {
-    /// In the order of the input.
+    /// In input order.
     pub rows: RecordBatch,
 }
 
 impl Catalog {
-    /// One of [`lines`], in the order of their input rows.
+    /// A catalog from records with the columns of [`lines`], in the order of their input rows.
     pub fn of(lines: &[RecordBatch]) -> Result<Self> {
         let columns: Vec<usize> = (0..schema().fields().len()).collect();
         let lines: Vec<RecordBatch> = lines.iter().map(|lines| lines.project(&columns)).collect::<Result<_, _>>()?;
@@ -83,12 +83,12 @@ impl Catalog {
         Ok(Self { rows: take_record_batch(&all, &order)? })
     }
 
-    /// Rows there are.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.rows.num_rows()
     }
 
-    /// Is it empty?
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -99,7 +99,7 @@ impl Catalog {
         column.is_valid(row).then(|| column.value(row))
     }
 
-    /// Its number among all rows of the input, of which those that cannot be read are not here.
+    /// The row's index among all rows of the input, including those that cannot be read, which the catalog omits.
     pub fn input_row(&self, row: usize) -> u64 {
         self.rows[INPUT_ROW].as_primitive::<UInt64Type>().value(row)
     }
@@ -114,12 +114,12 @@ impl Catalog {
         hash(&self.rows["content_hash"], row)
     }
 
-    /// Its hash as it was read.
+    /// Its hash in the input.
     pub fn input(&self, row: usize) -> Hash {
         hash(&self.rows[INPUT_HASH], row)
     }
 
-    /// Bytes of its text.
+    /// Size of its text in bytes.
     pub fn bytes(&self, row: usize) -> u64 {
         self.rows["bytes"].as_primitive::<UInt64Type>().value(row)
     }
@@ -129,15 +129,15 @@ impl Catalog {
         self.string(DROPPED, row)
     }
 
-    /// The keys of its bands.
+    /// The keys of its MinHash bands.
     pub fn bands(&self, row: usize) -> &[u64] {
         let lists = self.rows[BANDS].as_list::<i32>();
         let (start, end) = (lists.value_offsets()[row] as usize, lists.value_offsets()[row + 1] as usize);
         &lists.values().as_primitive::<UInt64Type>().values()[start..end]
     }
 
-    /// Rows of this catalog that are met again in a later input, as [`lines`] of the catalog to come. `known`: which;
-    /// `found`: their [`INPUT_ROW`] and where they are now ([`WHERE`]), in the same order.
+    /// Rows of this catalog that occur again in a later input, as [`lines`] of the new catalog. `known`: their rows in
+    /// this catalog; `found`: their [`INPUT_ROW`] and new positions ([`WHERE`]), in the same order.
     pub fn again(&self, known: &UInt32Array, found: &RecordBatch) -> Result<RecordBatch> {
         let rows = take_record_batch(&self.rows, known)?;
         let fields = lines();

@@ -1,9 +1,9 @@
 //! Corpus preparation: from rows to deduplicated, tokenized shards.
 //!
 //! - [`scan_rows`]: source of the first graph: every input row with all its columns
-//! - [`mod@deduplicate`]: stage `minhash`, the last one of those that work row by row: words, shingles, MinHash
-//! - [`signatures`]: end of the first graph: hashes, and texts stored by shard ([`text_files`])
-//! - [`catalog`]: what is known of each row, without its text
+//! - [`mod@deduplicate`]: stage `minhash`, the last stage that works row by row: words, shingles, MinHash
+//! - [`signatures`]: the end of the first graph: hashes, and texts stored by shard ([`text_files`])
+//! - [`catalog`]: what is known about each row, except its text
 //! - [`mod@write`]: source and sink of the second graph, which writes the shards
 pub mod catalog;
 pub mod deduplicate;

@@ -1,5 +1,6 @@
-//! Source `scan_rows`: every row with all its columns, once, in chunks, for preparation. A row that the last version of
-//! the corpus knows is not given: its line of the catalog is among the graph's results, and so is what cannot be read.
+//! Source `scan_rows`: every row once, with all its columns, in chunks, for preparation. A row that the previous
+//! version of the corpus contains is not emitted: its catalog row goes directly into the graph's results, and so does
+//! what cannot be read.
 use crate::filter::with_column;
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{Bad, OnBadData, Reason};
@@ -22,14 +23,14 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Rows of a chunk: few, so that workers finish together.
+/// Rows per chunk: few, so that workers finish at about the same time.
 const CHUNK: u64 = 64;
 
 /// The rows of document files with all their columns, in chunks.
 pub struct RowStore {
     files: Vec<(OpenFile, DocumentFile)>,
     chunks: Vec<Chunk>,
-    /// By row group: what it holds, while some of its chunks have not been read.
+    /// Decoded row groups, as long as some of their chunks have not been read.
     groups: Vec<Mutex<Option<(Decoded, u64)>>>,
     rows: u64,
     on_bad_data: OnBadData,
@@ -39,26 +40,26 @@ pub struct RowStore {
 #[derive(Clone)]
 struct Decoded {
     rows: RecordBatch,
-    /// Those that hold no text, although they should.
+    /// Rows whose text cannot be read.
     unreadable: BTreeSet<u64>,
 }
 
-/// A chunk as it is read.
+/// A chunk, as it is read.
 struct ChunkRead {
-    /// Number of its first row among all rows.
+    /// Index of its first row among all rows.
     first: u64,
     rows: RecordBatch,
-    /// Which of them can be read.
+    /// Which of its rows can be read.
     readable: BooleanArray,
-    /// What cannot be read in the row group, told with the first of its chunks that is read.
+    /// What cannot be read in the row group; reported with the first of its chunks that is read.
     bad: Vec<Bad>,
 }
 
 struct Chunk {
     file: usize,
-    /// Index into `groups`, and into the file's.
+    /// Index in `groups`, and in the file.
     group: (usize, usize),
-    /// First row of the group: in its file, and among all.
+    /// First row of the group: in its file, and among all rows.
     first: (u64, u64),
     start: u64,
     rows: u64,
@@ -92,17 +93,17 @@ impl RowStore {
         Ok(store)
     }
 
-    /// Rows there are.
+    /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Chunks there are.
+    /// Number of chunks.
     pub fn chunks(&self) -> u64 {
         self.chunks.len() as u64
     }
 
-    /// The rows of chunk `number`. A row group is kept until each of its chunks has been read once.
+    /// The rows of chunk `number`. A decoded row group is kept until each of its chunks has been read once.
     fn chunk(&self, number: usize) -> Result<ChunkRead> {
         let chunk = &self.chunks[number];
         let mut group = self.groups[chunk.group.0].lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,8 +124,8 @@ impl RowStore {
         Ok(ChunkRead { first: chunk.first.1 + chunk.start, rows: slice, readable, bad })
     }
 
-    /// A row group, and what of it cannot be read. One text that is not UTF-8 costs no other; anything else costs the row
-    /// group.
+    /// A row group, and what cannot be read in it. A text that is not UTF-8 affects only its own row; anything else
+    /// makes the row group unreadable.
     fn decode(&self, chunk: &Chunk) -> Result<(Decoded, Vec<Bad>)> {
         let (OpenFile { path, metadata, .. }, document) = &self.files[chunk.file];
         let entry = |row, documents, reason, detail: String| Bad {
@@ -160,8 +161,8 @@ impl RowStore {
         Ok((decoded, bad))
     }
 
-    /// A row group with texts that are read as bytes, and from which byte on which of them are not UTF-8; `None` if that is
-    /// not what is wrong with it.
+    /// A row group whose texts are read as bytes, with the rows that are not UTF-8 and the offset of the first invalid
+    /// byte; `None` if that is not what is wrong with it.
     fn readable(&self, chunk: &Chunk) -> Result<Option<(RecordBatch, BTreeMap<u64, usize>)>> {
         let (OpenFile { path, metadata, .. }, document) = &self.files[chunk.file];
         let (column, _) = metadata.schema().fields().find(&document.column).context("no such column")?;
@@ -184,7 +185,7 @@ impl RowStore {
         Ok(rows.ok().map(|rows| (rows, unreadable)))
     }
 
-    /// The columns of documents in a row group, with `texts` in place of the one with the text, if they are given.
+    /// The columns of documents in a row group; if `texts` are given, they replace the text column.
     fn columns(&self, chunk: &Chunk, texts: Option<ArrayRef>) -> Result<Result<RecordBatch, Damaged>> {
         let (OpenFile { path, metadata, .. }, DocumentFile { column, .. }) = &self.files[chunk.file];
         decode(path, |input| {
@@ -224,12 +225,12 @@ impl RowStore {
     }
 }
 
-/// The rows of the last version of the corpus, by their hash as they were read.
+/// The rows of the previous version of the corpus, by their hash in the input.
 #[derive(Default)]
 pub struct Known(Option<(Catalog, HashMap<Hash, u32>)>);
 
 impl Known {
-    /// The rows of `catalog` that `rows` names.
+    /// The rows of `catalog` with the indices `rows`.
     pub fn new(catalog: Catalog, rows: HashMap<Hash, u32>) -> Self {
         Self(Some((catalog, rows)))
     }
@@ -239,7 +240,7 @@ impl Known {
         self.0.as_ref()?.1.get(hash).copied()
     }
 
-    /// Lines of the catalog to come, for those of `rows` that are `met` again; `known` says as which.
+    /// Rows of the new catalog for those of `rows` that are in the previous version; `known` gives their rows there.
     fn lines(&self, rows: &RecordBatch, known: &UInt32Array, met: &BooleanArray) -> Result<RecordBatch> {
         let (catalog, _) = self.0.as_ref().context("a row is known without a last version")?;
         let known = filter(known, met)?;
@@ -247,11 +248,11 @@ impl Known {
     }
 }
 
-/// Settings of source `scan_rows`, which stands in graphs made in code.
+/// Settings of source `scan_rows`, which occurs only in graphs built in code.
 pub struct ScanRows;
 
 impl ScanRows {
-    /// Steps that it takes `lanes` lanes to pass over `store`.
+    /// Number of steps that `lanes` lanes need for `store`.
     pub fn steps(store: &RowStore, lanes: u32) -> u64 {
         store.chunks().div_ceil(u64::from(lanes.max(1)))
     }
@@ -315,7 +316,8 @@ fn project(rows: &RecordBatch, names: &[&str]) -> Result<RecordBatch> {
     Ok(rows.project(&columns)?)
 }
 
-/// Hashes of rows as they are read, by everything but where. A source that is but the name of the file is a where.
+/// Hashes of rows in the input, over everything except their position. A source that is only the name of the file
+/// counts as position.
 fn hashes(batch: &RecordBatch) -> Result<FixedSizeBinaryArray> {
     let string = |name: &str| batch[name].as_string::<i32>().clone();
     let strings = ["id", "url", "title", UNHANDLED].map(string);

@@ -1,4 +1,4 @@
-//! Stage `signatures`: produces a line of the catalog for every row that has passed the stages above, and stores its
+//! Stage `signatures`: emits a row of the catalog for every row that has passed the stages upstream, and stores its
 //! text.
 use crate::clean::RESIDUE;
 use crate::filter::texts;
@@ -15,7 +15,7 @@ use arrow::datatypes::{DataType, Field};
 use contract::{At, Built, Emit, Env, Kind, Packet, Port, Records, Rows, Settings, Stage, Turn};
 use std::sync::Arc;
 
-/// Settings of stage `signatures`, which stands in graphs made in code. It needs [`TextFiles`], and gives
+/// Settings of stage `signatures`, which occurs only in graphs built in code. It needs [`TextFiles`], and emits
 /// [`lines`] of the catalog.
 pub struct Signatures;
 
@@ -55,7 +55,7 @@ impl Stage for SignatureStage {
 }
 
 impl SignatureStage {
-    /// The lines of `rows`, whose texts are stored.
+    /// The catalog rows of `rows`, whose texts have been stored.
     fn lines(&mut self, rows: &RecordBatch) -> Result<RecordBatch> {
         let texts = texts(rows)?;
         let ids = column(rows, "id")?.as_string_opt::<i32>().context("the column `id` of rows is not string")?;

@@ -1,6 +1,6 @@
-//! Texts that the first graph of a preparation stores for the second: a Parquet file for each worker and shard, in a
-//! folder that is removed in the end. There may be more files than the system allows to be open, so each is open only
-//! while something is written to it.
+//! Texts that the first graph of a preparation stores for the second: one Parquet file per worker and shard, in a
+//! temporary folder. There may be more files than the system allows to be open at once, so each is opened only while it
+//! is written to.
 use anyhow::{Context, Result};
 use arrow::array::{LargeStringBuilder, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -13,9 +13,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Rows of a row group: one text is read by decoding its row group.
+/// Rows per row group: reading a text decodes its row group.
 const ROW_GROUP: usize = 64;
-/// Bytes of text after which a row group is closed earlier.
+/// Bytes of text after which a row group is closed early.
 const ROW_GROUP_BYTES: usize = 256 << 10;
 
 /// Which texts are stored, and where.
@@ -23,14 +23,14 @@ const ROW_GROUP_BYTES: usize = 256 << 10;
 pub struct TextFiles {
     /// The folder.
     pub folder: PathBuf,
-    /// The shards of the corpus.
+    /// The number of shards of the corpus.
     pub shards: u32,
-    /// Also texts of rows that a stage drops.
+    /// Whether to store the texts of dropped rows, too.
     pub keep_dropped: bool,
 }
 
 impl TextFiles {
-    /// The file of this number.
+    /// The path of the file with this number.
     pub fn path(&self, number: u32) -> PathBuf {
         self.folder.join(format!("texts-{number:06}.parquet"))
     }
@@ -47,7 +47,7 @@ pub fn shard_of(id: &str, shards: u32) -> u32 {
 pub(super) struct TextWriter {
     files: Arc<TextFiles>,
     worker: u32,
-    /// By number.
+    /// The files by number.
     open: BTreeMap<u32, ShardTexts>,
 }
 
@@ -56,7 +56,7 @@ impl TextWriter {
         Self { files, worker: worker as u32, open: BTreeMap::new() }
     }
 
-    /// Puts the text of the document `id` aside: the number of the file, and the row in it.
+    /// Stores the text of the document `id`: returns the number of the file, and the row in it.
     pub(super) fn put(&mut self, id: &str, text: &str) -> Result<(u32, u64)> {
         let number = self.worker * self.files.shards + shard_of(id, self.files.shards);
         if !self.open.contains_key(&number) {
@@ -72,7 +72,7 @@ impl TextWriter {
     }
 }
 
-/// Appends to a file that it opens for each write. The writer of Parquet writes a row group in few pieces.
+/// Appends to a file that is opened for each write. The Parquet writer writes a row group in few pieces.
 struct Appender {
     path: PathBuf,
 }
@@ -89,13 +89,13 @@ impl Write for Appender {
     }
 }
 
-/// Texts of one shard.
+/// The texts of one shard.
 struct ShardTexts {
     path: PathBuf,
     parquet: ArrowWriter<Appender>,
     schema: SchemaRef,
     texts: LargeStringBuilder,
-    /// Rows in all, those of the row group at hand, and their bytes.
+    /// Number of all rows, of rows in the current row group, and the latter's size in bytes.
     rows: u64,
     waiting: usize,
     bytes: usize,
@@ -113,7 +113,7 @@ impl ShardTexts {
         Ok(Self { path, parquet, schema, texts: LargeStringBuilder::new(), rows: 0, waiting: 0, bytes: 0 })
     }
 
-    /// Adds a text; its row.
+    /// Adds a text and returns its row.
     fn push(&mut self, text: &str) -> Result<u64> {
         self.texts.append_value(text);
         let row = self.rows;

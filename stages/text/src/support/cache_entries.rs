@@ -1,4 +1,4 @@
-//! What the cache holds: listed and removed.
+//! Lists and removes the entries of the cache.
 use crate::support::cache::Cache;
 use anyhow::{Context, Result};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -7,10 +7,10 @@ use std::fs::{File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// The key of the note in the footer of converted files that names the file they were made from.
+/// The footer metadata key of converted files that names the file they were made from.
 pub const SOURCE_KEY: &str = "millrace.source";
 
-/// Folders of the cache, and what is in them. Nothing else of the cache folder is looked at or removed.
+/// Folders of the cache, with a description of their content. Nothing else in the cache folder is read or removed.
 pub const KINDS: [(&str, &str); 6] = [
     ("documents", "dumps, JSON Lines and plain text, converted to Parquet"),
     ("surveys", "which rows are learned from, and their bytes"),
@@ -20,30 +20,30 @@ pub const KINDS: [(&str, &str); 6] = [
     ("machine", "rates of matrix products, measured once a day"),
 ];
 
-/// A file that is being written, or was when its program ended; it may be removed when it is older than this.
+/// Minimum age at which a temporary file may be removed: its program may still be running.
 const UNFINISHED: Duration = Duration::from_secs(3600);
 
-/// One thing in the cache: a file, and what belongs to it.
+/// An entry of the cache: a file, and the files that belong to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// One of [`KINDS`].
     pub kind: &'static str,
-    /// The first part of its files' names.
+    /// The common stem of its files' names.
     pub key: String,
     /// Its files.
     pub files: Vec<PathBuf>,
-    /// What it was made of, where that is known.
+    /// The file it was made from, if known.
     pub source: Option<String>,
-    /// Size of its files.
+    /// Total size of its files.
     pub bytes: u64,
-    /// When it was last used, or made.
+    /// When it was last used, or created.
     pub used: SystemTime,
-    /// Never completed.
+    /// Whether it is a temporary file.
     pub unfinished: bool,
 }
 
 impl Cache {
-    /// Everything that it holds, by kind, what was used last first.
+    /// All entries of the cache, by kind, the most recently used first.
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let mut all = Vec::new();
         for (kind, _) in KINDS {
@@ -52,7 +52,7 @@ impl Cache {
             let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
             for file in files {
                 let file = file.with_context(|| format!("cannot list {}", folder.display()))?;
-                // Others may be clearing it too.
+                // Another process may be clearing the cache, too.
                 let Ok(about) = file.metadata() else { continue };
                 if !about.is_file() {
                     continue;
@@ -91,7 +91,7 @@ impl Entry {
         now.duration_since(self.used).unwrap_or_default()
     }
 
-    /// May it be removed? Not what somebody may be writing.
+    /// Whether it may be removed, as no process can still be writing it.
     pub fn is_removable(&self, now: SystemTime) -> bool {
         !self.unfinished || self.idle(now) > UNFINISHED
     }
@@ -120,7 +120,7 @@ fn source(kind: &str, path: &Path) -> Option<String> {
     let file = File::open(path).ok()?;
     let used = file.metadata().and_then(|about| about.accessed());
     let reader = SerializedFileReader::new(file.try_clone().ok()?);
-    // Looking is not using.
+    // Looking at an entry must not count as using it.
     let _ = used.and_then(|used| file.set_times(FileTimes::new().set_accessed(used)));
     let reader = reader.ok()?;
     let notes = reader.metadata().file_metadata().key_value_metadata()?;

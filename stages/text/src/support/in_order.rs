@@ -1,11 +1,11 @@
-//! Work on several threads, results in the order of what was worked on.
+//! Parallel map over items, with results in the order of the items.
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
-/// Gives `work(item)` for each item that `next` returns, in order. `next` and `give` are called on this thread; at most
-/// `4 × threads` items are on their way. `work` must not panic.
+/// Calls `give` with `work(item)` for each item that `next` returns, in order. `next` and `give` are called on this
+/// thread; at most `4 × threads` items are in flight. `work` must not panic.
 pub fn in_order<T: Send, U: Send>(
     threads: usize,
     mut next: impl FnMut() -> Result<Option<T>>,
@@ -31,7 +31,7 @@ pub fn in_order<T: Send, U: Send>(
             });
         }
         drop(result_in);
-        // Dropped at the end of this closure, whatever happens: then the threads end.
+        // Dropped at the end of this closure in any case; the threads then end.
         let item_in = item_in;
         let (mut sent, mut given, mut ended) = (0, 0, false);
         let mut early = BTreeMap::new();

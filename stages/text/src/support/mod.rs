@@ -1,4 +1,4 @@
-//! What every other folder builds on; it imports nothing but this.
+//! What all other folders build on; it imports nothing from them.
 //!
 //! | module | what |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | [`cache`], [`cache_entries`] | files created once, named after the content they were made from; listing and removal |
 //! | [`in_order`] | parallel map whose results come out in input order |
 //! | [`normalize`] | plain-text normalization: Unicode NFC, white space |
-//! | [`on_all_cores`] | pieces of work on as many threads as there are cores |
+//! | [`on_all_cores`] | processes pieces of work on as many threads as there are cores |
 //! | [`permutation`] | random-access permutation of `0..n`, for the order of an epoch |
 //! | [`progress`] | the progress callback |
 pub mod cache;

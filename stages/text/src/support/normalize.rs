@@ -1,9 +1,9 @@
-//! Plain text as it should be: Unicode NFC (Unicode Standard Annex 15), one kind of space, no control characters, no
-//! empty lines but one between paragraphs, and none of the holes that dropped markup leaves: `( ; )`, `word ,`.
+//! Normalizes plain text: Unicode NFC (Unicode Standard Annex 15), one kind of space, no control characters, single
+//! empty lines between paragraphs only, and none of the gaps left by removed markup: `( ; )`, `word ,`.
 use std::borrow::Cow;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-/// `text` made tidy. What is tidy stays as it is.
+/// `text`, normalized. Normalized text is unchanged.
 pub fn normalize(text: &str) -> Cow<'_, str> {
     let mut out = String::with_capacity(text.len());
     let mut line_out = String::new();
@@ -25,7 +25,7 @@ pub fn normalize(text: &str) -> Cow<'_, str> {
     if out == text { Cow::Borrowed(text) } else { Cow::Owned(out) }
 }
 
-/// Without what cannot be seen, with one kind of space, in NFC.
+/// Removes invisible characters, unifies spaces, and applies NFC.
 fn composed(line: &str) -> Cow<'_, str> {
     if line.is_ascii() && !line.bytes().any(|b| b < b' ' || b == 0x7f) {
         return Cow::Borrowed(line);
@@ -44,8 +44,8 @@ fn composed(line: &str) -> Cow<'_, str> {
     }
 }
 
-/// Single spaces; none before a comma, a full stop or the end of parentheses; nothing but text after their beginning;
-/// none that are empty (but `f()`).
+/// Leaves single spaces; none before a comma, a full stop or a closing parenthesis; only text after an opening one; and
+/// removes empty parentheses (except in `f()`).
 fn normalize_line(line: &str, out: &mut String) {
     let mut open = 0usize;
     let mut chars = line.chars().peekable();

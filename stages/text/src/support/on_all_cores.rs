@@ -1,15 +1,15 @@
-//! Work on many pieces by as many threads as there are cores.
+//! Processes many pieces of work on as many threads as there are cores.
 use crate::{Progress, silent};
 use anyhow::{Error, Result};
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Does `work` for each of `pieces`, on as many threads as there are cores. `start` makes what a thread accumulates; the
-/// threads' accumulated values are returned, in no particular order. `work` also gets the number of the piece, and returns
-/// how much of `total` it was, for `progress`, which is called on this thread.
+/// Calls `work` for each of `pieces`, on as many threads as there are cores. `start` creates a thread's accumulator;
+/// the accumulators are returned in no particular order. `work` also gets the index of the piece, and returns how much
+/// of `total` it has completed, for `progress`, which is called on this thread.
 ///
 /// # Errors
-/// The first error in the order of the pieces; no piece is begun after an error.
+/// The first error in the order of the pieces; no further piece is started after an error.
 pub fn on_all_cores<P: Sync, A: Send>(
     pieces: &[P],
     progress: Progress,
@@ -61,7 +61,7 @@ mod tests {
         let (mut seen, start) = (0, || Ok(0));
         let (this, has_begun) = (std::thread::current().id(), AtomicBool::new(false));
         let add = |sum: &mut u64, at: usize, piece: &u64| {
-            // Progress is that of this thread, which must get a piece.
+            // Progress is reported by this thread, which must get a piece.
             has_begun.fetch_or(std::thread::current().id() == this, Ordering::Relaxed);
             while !has_begun.load(Ordering::Relaxed) {
                 std::thread::yield_now();

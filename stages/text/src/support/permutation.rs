@@ -1,10 +1,10 @@
-//! The order of an epoch: a keyed permutation of `0..n` that needs no memory, so that moving to any place in any
-//! epoch costs the same.
+//! The order of an epoch: a keyed permutation of `0..n` that needs no memory, so that seeking to any position in any
+//! epoch takes constant time.
 
 const ROUNDS: usize = 6;
 
-/// A pseudorandom permutation of `0..n`: a Feistel network over the next power of four, walked until it falls
-/// below `n`.
+/// A pseudorandom permutation of `0..n`: a Feistel network over the next power of four, applied repeatedly until the
+/// result is below `n` (cycle walking).
 ///
 /// ```
 /// # use millrace_text::support::permutation::Permutation;
@@ -35,7 +35,7 @@ impl Permutation {
         Self { n, half: bits.div_ceil(2).max(1), keys }
     }
 
-    /// Where `position` (below `n`) goes.
+    /// The image of `position` (below `n`).
     pub fn at(&self, position: u64) -> u64 {
         debug_assert!(position < self.n);
         let mut x = position;
@@ -57,7 +57,7 @@ impl Permutation {
     }
 }
 
-/// The finalizer of splitmix64, twice.
+/// The finalizer of SplitMix64, applied twice.
 fn mix(mut x: u64) -> u64 {
     for _ in 0..2 {
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,6 +1,6 @@
 //! The progress callback of long operations.
 
-/// Called with `(done, total)` from time to time.
+/// Called now and then with `(done, total)`.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
 /// A [`Progress`] that displays nothing.

@@ -1,4 +1,4 @@
-//! GPT-2's tokenizer, from the ranks that the crate `tiktoken-rs` carries.
+//! GPT-2's tokenizer, from the ranks in the crate `tiktoken-rs`.
 use crate::support::cache::{Cache, used};
 use crate::tokenizer::byte_bpe::letter;
 use crate::tokenizer::train::tokenizer_json;
@@ -6,14 +6,14 @@ use crate::tokenizer::{END_OF_TEXT, Tokenizer};
 use anyhow::{Context, Result};
 use std::collections::HashMap;
 
-/// Ids of GPT-2 without its end-of-text token.
+/// Number of GPT-2's ids without its end-of-text token.
 const IDS: u32 = 50_256;
 
 impl Tokenizer {
-    /// GPT-2's tokenizer; kept in the cache as `tokenizer.json`.
+    /// GPT-2's tokenizer; stored in the cache as `tokenizer.json`.
     ///
     /// # Errors
-    /// If `end_of_text` is no token of it.
+    /// If it has no token `end_of_text`.
     pub fn gpt2(cache: &Cache, end_of_text: &str) -> Result<Self> {
         let path = cache.file("tokenizers", "gpt2-1", "json");
         if let Ok(json) = std::fs::read_to_string(&path)
@@ -23,14 +23,14 @@ impl Tokenizer {
             return Ok(tokenizer);
         }
         let tokenizer = Self::from_json("gpt2", gpt2_json()?, end_of_text)?;
-        // Only a shortcut: without a writable cache it is made anew.
+        // The cache is only an optimisation: if it is not writable, the tokenizer is built anew.
         let _ = tokenizer.save(&path);
         Ok(tokenizer)
     }
 }
 
-/// GPT-2's `tokenizer.json`. A token's rank says when it was merged; of what, one finds by merging its bytes with
-/// all lower ranks.
+/// GPT-2's `tokenizer.json`. A token's rank is the position of its merge; the merged pair is found by merging the
+/// token's bytes with all lower ranks.
 fn gpt2_json() -> Result<String> {
     let ranks = tiktoken_rs::r50k_base().context("the GPT-2 ranks cannot be read")?;
     let bytes: Vec<Vec<u8>> = (0..IDS).map(|id| Ok(ranks.decode_bytes(&[id])?)).collect::<Result<_>>()?;
@@ -46,7 +46,7 @@ fn gpt2_json() -> Result<String> {
     Ok(tokenizer_json(&tokens, &merges, (END_OF_TEXT, IDS)))
 }
 
-/// The two tokens below `id` that `token` falls into when all merges below `id` are done.
+/// The two tokens that `token` consists of after all merges below `id` have been applied.
 fn last_merge<'a>(token: &'a [u8], id: u32, ids: &HashMap<&[u8], u32>) -> Option<(&'a [u8], &'a [u8])> {
     let mut cuts: Vec<usize> = (0..=token.len()).collect();
     while cuts.len() > 3 {

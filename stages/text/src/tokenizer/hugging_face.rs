@@ -1,4 +1,5 @@
-//! The tokenizer beside a model, in Hugging Face's layouts: `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`.
+//! The tokenizer in a model's folder, in Hugging Face's layouts: `tokenizer.json`, or GPT-2's `vocab.json` and
+//! `merges.txt`.
 use crate::support::problem::TextProblem;
 use crate::tokenizer::train::tokenizer_json;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
@@ -9,11 +10,11 @@ use std::fs::read_to_string;
 use std::path::Path;
 
 impl Tokenizer {
-    /// The tokenizer in `folder`; `end_of_text` is the id of the token that ends a text, where the model says it
+    /// The tokenizer in `folder`; `end_of_text` is the id of the token that ends a text, if the model specifies it
     /// (otherwise it is `<|endoftext|>`).
     ///
     /// # Errors
-    /// If there is none, or it is not a byte-level one.
+    /// If there is none, or it is not byte-level.
     pub fn from_folder(folder: &Path, end_of_text: Option<u32>) -> Result<Self> {
         let read = |path: &Path| read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
         let [json, vocabulary, merges] = ["tokenizer.json", "vocab.json", "merges.txt"].map(|name| folder.join(name));

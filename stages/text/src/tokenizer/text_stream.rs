@@ -1,17 +1,17 @@
-//! Text of ids that come one at a time: only whole characters, since a token may hold a part of one.
+//! Decodes ids one at a time. Only whole characters are returned, since a token may contain part of one.
 use crate::Tokenizer;
 use anyhow::Result;
 
-/// What is left when bytes are no UTF-8, or not yet.
+/// The replacement for bytes that are not UTF-8, or not yet.
 const REPLACEMENT: char = '\u{FFFD}';
 
-/// Decodes ids as they come. What [`push`](TextStream::push) and [`finish`](TextStream::finish) give, together, is
-/// [`Tokenizer::decode`] of all ids.
+/// Decodes ids incrementally. The concatenated results of [`push`](TextStream::push) and [`finish`](TextStream::finish)
+/// equal [`Tokenizer::decode`] of all ids.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     /// Ids since the text last ended with a whole character.
     ids: Vec<u32>,
-    /// Bytes of their text that have been given.
+    /// Bytes of their text that have been returned.
     given: usize,
 }
 
@@ -21,14 +21,15 @@ impl<'a> TextStream<'a> {
         Self { tokenizer, ids: Vec::new(), given: 0 }
     }
 
-    /// The text that `id` completes, which may be none.
+    /// The text that `id` completes, which may be empty.
     ///
     /// # Errors
-    /// If the tokenizer does not know what to make of it.
+    /// If the tokenizer cannot decode it.
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.ids.push(id);
         let text = self.tokenizer.decode(&self.ids)?;
-        // Several replacements in a row are bytes that are wrong for good; only the last may yet become a character.
+        // All but the last of several replacement characters are invalid for good; only the last may still become a
+        // character.
         let Some(sure) = text.strip_suffix(REPLACEMENT) else {
             let new = text[self.given..].to_owned();
             (self.ids, self.given) = (Vec::new(), 0);
@@ -39,10 +40,10 @@ impl<'a> TextStream<'a> {
         Ok(new)
     }
 
-    /// What is left: the mark of a character that was never completed.
+    /// The remaining text: the replacement of a character that was never completed.
     ///
     /// # Errors
-    /// As [`push`](TextStream::push).
+    /// Like [`push`](TextStream::push).
     pub fn finish(self) -> Result<String> {
         Ok(self.tokenizer.decode(&self.ids)?[self.given..].to_owned())
     }

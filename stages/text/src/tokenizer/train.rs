@@ -1,8 +1,8 @@
-//! Learning a byte-level BPE: the same merges from the same texts, whatever the order of a map or the threads.
+//! Trains a byte-level BPE. The same texts give the same merges, whatever the iteration order of maps and the threads.
 //!
-//! The rules are those of Hugging Face's trainer: words are what the GPT-2 pattern gives, the most frequent pair of
-//! neighbours is merged first, among equals the one of the least ids. (That trainer itself walks hash maps, and on
-//! some ties its merges depend on their order.)
+//! The rules are those of Hugging Face's trainer: words are matches of the GPT-2 pattern, and the most frequent
+//! adjacent pair is merged first, the one with the smallest ids in case of a tie. (That trainer itself iterates over
+//! hash maps, and for some ties its merges depend on their order.)
 use crate::tokenizer::byte_bpe::{Words, letter};
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
@@ -10,12 +10,12 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-/// Changes when the same texts would give other merges.
+/// Must change when the same texts would give different merges.
 pub const TRAINER: &str = "bpe 1";
 
 type Pair = (u32, u32);
 
-/// How often each word occurs.
+/// The number of occurrences of each word.
 #[derive(Clone, Debug, Default)]
 pub struct WordCounts(FxHashMap<Box<[u8]>, u64>);
 
@@ -38,15 +38,15 @@ impl WordCounts {
     }
 }
 
-/// Tokens in the order of their ids, and the merges in the order they are applied.
+/// Tokens in the order of their ids, and merges in the order in which they are applied.
 pub struct Learned {
-    /// Tokens: the special one, the 256 bytes, then one a merge.
+    /// Tokens: the special one, the 256 bytes, then one per merge.
     pub tokens: Vec<String>,
     /// Pairs of tokens.
     pub merges: Vec<(String, String)>,
 }
 
-/// Learns merges until there are `size` tokens, `special` as id 0 among them, or nothing is left to merge.
+/// Learns merges until there are `size` tokens, with `special` as id 0, or nothing is left to merge.
 pub fn learn(words: WordCounts, size: usize, special: &str, mut progress: impl FnMut(u64, u64)) -> Learned {
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
@@ -76,14 +76,15 @@ pub fn learn(words: WordCounts, size: usize, special: &str, mut progress: impl F
     Learned { tokens, merges }
 }
 
-/// Words as ids, and the pairs of neighbours in them.
+/// Words as ids, with an index of their adjacent pairs.
 struct Pairs {
-    /// With how often each occurs.
+    /// The words, each with its number of occurrences.
     words: Vec<(Vec<u32>, i64)>,
     counts: HashMap<Pair, i64>,
-    /// The words that a pair is, or was, in.
+    /// The words that contain a pair, or did once.
     places: HashMap<Pair, Vec<u32>>,
-    /// For every pair there is an entry of at least its count: a count that has fallen is put right when it comes up.
+    /// Every pair has an entry with at least its count: a count that has decreased is corrected when the entry is
+    /// popped.
     queue: BinaryHeap<(i64, Reverse<Pair>)>,
 }
 
@@ -100,7 +101,7 @@ impl Pairs {
         Self { words, counts, places, queue }
     }
 
-    /// Takes the most frequent pair, among equals that of the least ids; `None` if no pair is left.
+    /// Takes the most frequent pair, the one with the smallest ids in case of a tie; `None` if none is left.
     fn most_frequent(&mut self) -> Option<Pair> {
         loop {
             let (count, Reverse(pair)) = self.queue.pop()?;
@@ -161,7 +162,7 @@ fn merge(word: &mut Vec<u32>, pair: Pair, id: u32) {
     word.truncate(to);
 }
 
-/// A `tokenizer.json` as Hugging Face's library writes it for a byte-level BPE.
+/// A `tokenizer.json` as written by Hugging Face's library for a byte-level BPE.
 pub fn tokenizer_json(tokens: &[String], merges: &[(String, String)], special: (&str, u32)) -> String {
     let vocabulary: serde_json::Map<String, Value> =
         (0u32..).zip(tokens).map(|(id, token)| (token.clone(), id.into())).collect();
@@ -200,7 +201,7 @@ mod tests {
         words
     }
 
-    /// Text without exact ties that matter, so that Hugging Face's trainer has one answer as well.
+    /// Text without ties that matter, so that Hugging Face's trainer has a unique result as well.
     const TEXT: &str = "the theatre of the north: there they thought that the other three were thin. \
         Nine nice nights in the inn; singing, ringing, bringing things in the end.";
 

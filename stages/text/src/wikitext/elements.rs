@@ -1,22 +1,22 @@
-//! What is done with the tags of HTML and of MediaWiki's extensions.
+//! How tags of HTML and of MediaWiki's extensions are handled.
 use memchr::memmem;
 
-/// What is done with an element.
+/// How an element is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
-    /// Dropped with all that it holds, unread: nothing in it is markup.
+    /// Dropped with its content, which is not parsed: nothing in it is markup.
     Raw,
-    /// Kept as it is written.
+    /// Kept as written.
     Literal,
-    /// Dropped with all that it holds, which may hold the same again.
+    /// Dropped with its content, which may contain the same element again.
     Nested,
-    /// Its tags are dropped; a line ends there.
+    /// Its tags are dropped, and end a line.
     Line,
     /// Its tags are dropped.
     Tag,
 }
 
-/// What is done with the element of this name, in lower case; `None` if there is no such element.
+/// How the element with this name (in lower case) is handled; `None` if there is no such element.
 pub fn element(name: &str) -> Option<Element> {
     Some(match name {
         "ref" | "references" | "math" | "chem" | "ce" | "gallery" | "timeline" | "score" | "syntaxhighlight"
@@ -44,18 +44,18 @@ pub fn element(name: &str) -> Option<Element> {
 pub struct Tag<'a> {
     /// Its name, as written.
     pub name: &'a str,
-    /// Is it `</name>`?
+    /// Whether it is `</name>`.
     pub closes: bool,
-    /// Is it `<name/>`?
+    /// Whether it is `<name/>`.
     pub empty: bool,
     /// Its length in bytes.
     pub length: usize,
 }
 
-/// The longest tag there is.
+/// The maximum length of a tag.
 const LONGEST: usize = 4096;
 
-/// The tag that `text` begins with (with `<`), if it does.
+/// The tag that `text` (starting with `<`) begins with, if it is one.
 pub fn tag(text: &str) -> Option<Tag<'_>> {
     let bytes = text.as_bytes();
     let closes = bytes.get(1) == Some(&b'/');
@@ -82,12 +82,12 @@ pub fn tag(text: &str) -> Option<Tag<'_>> {
         }
         at += 1;
     }
-    // A quotation mark that is missing: the tag ends at the first `>`.
+    // If a quotation mark is missing, the tag ends at the first `>`.
     let end = bytes[to..].iter().take(LONGEST).position(|b| *b == b'>')?;
     Some(Tag { name: &text[from..to], closes, empty: false, length: to + end + 1 })
 }
 
-/// Where `</name>` is from `from` on: its beginning and its end.
+/// The range of `</name>` at or after `from`.
 pub fn end_of(text: &str, from: usize, name: &str) -> Option<(usize, usize)> {
     let bytes = text.as_bytes();
     let mut at = from;
@@ -104,7 +104,7 @@ pub fn end_of(text: &str, from: usize, name: &str) -> Option<(usize, usize)> {
     }
 }
 
-/// Characters that would be markup become entities, which are read last of all.
+/// Characters that would be markup become entities, which are decoded last.
 pub fn literal(text: &str, out: &mut String) {
     for c in text.chars() {
         match c {

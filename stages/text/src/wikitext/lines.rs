@@ -1,8 +1,8 @@
-//! Line by line: headings, list items, rules, and rows of tables that did not end.
+//! Line by line: headings, list items, rules, and rows of tables that are not closed.
 use super::Kinds;
 
-/// Text in which paragraphs are lines, list items too; headings stand between empty lines, and only if text follows
-/// before the next heading of their level.
+/// Text in which each paragraph and list item is a line. Headings are surrounded by empty lines, and kept only if text
+/// follows before the next heading of their level.
 pub fn lines(text: &str, unhandled: &mut Kinds) -> String {
     let mut out = String::with_capacity(text.len());
     let mut headings: Vec<(usize, &str)> = Vec::new();

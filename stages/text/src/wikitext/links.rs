@@ -1,7 +1,7 @@
 //! The text of a link to a page.
 use super::names::{Names, Prefix};
 
-/// The text of the link with `inside` between its brackets; `None` if it shows none, as a file or a category.
+/// The text of the link with `inside` between its brackets; `None` if it shows none, like a file or a category.
 pub fn link_text<'a>(inside: &'a str, names: &Names) -> Option<&'a str> {
     let (target, label) = match inside.split_once('|') {
         Some((target, label)) => (target.trim(), Some(label)),
@@ -19,7 +19,7 @@ pub fn link_text<'a>(inside: &'a str, names: &Names) -> Option<&'a str> {
     })
 }
 
-/// `Foo (bar)` and `Foo, bar` without what tells it from others: the text of `[[Foo (bar)|]]`.
+/// `Foo (bar)` and `Foo, bar` without the disambiguation: the text of `[[Foo (bar)|]]`.
 fn without_hint(target: &str) -> &str {
     let target = target.split_once(':').map_or(target, |(_, name)| name);
     match target.rfind(" (").filter(|_| target.ends_with(')')) {

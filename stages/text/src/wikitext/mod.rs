@@ -1,16 +1,16 @@
-//! Wikitext (the markup of MediaWiki pages) to plain text, in one pass and a time near its length, whatever it is.
+//! Wikitext (the markup of MediaWiki pages) to plain text, in one pass and in time close to linear for any input.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`names`] | what a wiki calls its namespaces: which links are files, categories, other languages |
-//! | [`elements`] | which tags are dropped with what they hold, and which alone |
+//! | [`names`] | a wiki's names for its namespaces: which links are files, categories, other languages |
+//! | [`elements`] | which elements are dropped with their content, and of which only the tags |
 //! | [`links`] | the text of a link |
-//! | [`scan`] | markup to text: templates, tables, references and files go, links and emphasis leave their text |
-//! | [`lines`] | headings, list items, what is left of tables; sections without text |
+//! | [`scan`] | markup to text: removes templates, tables, references and files; keeps the text of links and emphasis |
+//! | [`lines`] | headings, list items, remains of tables; removes sections without text |
 //!
-//! Templates are not expanded: that takes the wiki's own templates and modules, which a dump of articles has not. What
-//! cannot be handled (a template that does not end, …) is dropped as far as its place is clear, and counted by kind.
-//! The syntax: <https://www.mediawiki.org/wiki/Specs/wikitext/1.0.0>.
+//! Templates are not expanded: that requires the wiki's templates and modules, which a dump of articles does not
+//! contain. What cannot be handled (for example a template that is not closed) is dropped as far as its extent is
+//! clear, and counted by kind. The syntax: <https://www.mediawiki.org/wiki/Specs/wikitext/1.0.0>.
 pub mod elements;
 pub mod lines;
 pub mod links;
@@ -22,12 +22,12 @@ pub use names::Names;
 use crate::support::normalize::normalize;
 use std::collections::BTreeMap;
 
-/// How often each kind of thing was met.
+/// The number of occurrences of each kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kinds(BTreeMap<&'static str, u64>);
 
 impl Kinds {
-    /// Counts one.
+    /// Counts one occurrence.
     pub fn add(&mut self, kind: &'static str) {
         *self.0.entry(kind).or_default() += 1;
     }
@@ -39,17 +39,17 @@ impl Kinds {
         }
     }
 
-    /// Of one kind.
+    /// The number of one kind.
     pub fn count(&self, kind: &str) -> u64 {
         self.0.get(kind).copied().unwrap_or_default()
     }
 
-    /// All, by name.
+    /// All kinds and numbers, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.0.iter().map(|(kind, count)| (*kind, *count))
     }
 
-    /// Is there none?
+    /// Whether nothing was counted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

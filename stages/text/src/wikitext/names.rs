@@ -1,7 +1,7 @@
-//! What a wiki calls its namespaces.
+//! A wiki's names for its namespaces.
 use std::collections::HashSet;
 
-/// The file and media namespaces in large wikis, with older names that their dumps do not list.
+/// Names of the file and media namespaces in large wikis, including older names that their dumps do not list.
 const FILES: &[&str] = &[
     "file",
     "image",
@@ -109,7 +109,7 @@ const CATEGORIES: &[&str] = &[
     "kategorija",
     "kategoreja",
 ];
-/// Languages whose code has other than two or three letters, or that is a word.
+/// Language codes with more than three letters, or that are words.
 const LANGUAGES: &[&str] = &[
     "simple",
     "zh-yue",
@@ -127,7 +127,7 @@ const LANGUAGES: &[&str] = &[
     "tokipona",
 ];
 
-/// Prefixes of link targets that are no part of the text.
+/// Prefixes of link targets that are not part of the text.
 #[derive(Clone, Debug)]
 pub struct Names {
     files: HashSet<String>,
@@ -141,12 +141,12 @@ impl Default for Names {
     }
 }
 
-/// What a link with a prefix is.
+/// The kind of a link with a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefix {
     /// A file, shown as a picture.
     File,
-    /// The page's place in a category.
+    /// Membership of the page in a category.
     Category,
     /// The page in another language.
     Language,
@@ -155,7 +155,7 @@ pub enum Prefix {
 }
 
 impl Names {
-    /// Adds the name of a namespace, as a dump's `siteinfo` gives it.
+    /// Adds the name of a namespace from a dump's `siteinfo`.
     pub fn add(&mut self, key: i32, name: &str) {
         match key {
             -2 | 6 => drop(self.files.insert(name.to_lowercase())),
@@ -164,7 +164,7 @@ impl Names {
         }
     }
 
-    /// What a link to `target` is, by what stands before its first colon.
+    /// The kind of a link to `target`, by what precedes its first colon.
     pub fn prefix(&self, target: &str) -> Prefix {
         let Some((prefix, _)) = target.split_once(':').filter(|(prefix, _)| prefix.len() <= 64) else {
             return Prefix::Other;
@@ -182,8 +182,8 @@ impl Names {
     }
 }
 
-/// Two or three lower-case letters are a language, but for those that are other projects (`wikt:` is longer) or
-/// namespaces' short names.
+/// Two or three lower-case letters are a language, unless they are another project (`wikt:` is longer) or a short name
+/// of a namespace.
 fn is_language(prefix: &str) -> bool {
     let short = (2..=3).contains(&prefix.len()) && prefix.bytes().all(|b| b.is_ascii_lowercase());
     short && !matches!(prefix, "wp" | "wt" | "doi" | "rfc" | "rev" | "iso" | "mos" | "cat" | "vol")

@@ -1,17 +1,17 @@
-//! Markup to text, in one pass over the bytes with a stack of what is open: what an opened thing holds is written like
-//! anything else, and taken back, or made the text of a link, when it closes.
+//! Markup to text, in one pass over the bytes with a stack of open constructs. The content of a construct is written
+//! like other text, and removed, or turned into the text of a link, when the construct is closed.
 use super::elements::{Element, Tag, element, end_of, literal, tag};
 use super::links::link_text;
 use super::{Kinds, Names};
 use memchr::memmem;
 
-/// Links in links that are looked at; deeper ones only lose their brackets.
+/// Maximum nesting of links; deeper ones only lose their brackets.
 const DEEPEST_LINK: usize = 16;
 
-/// What is open, and where in the output it began.
+/// An open construct, and where in the output it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Open {
-    /// `{{` or `{{{`: so many braces.
+    /// `{{` or `{{{`, with the number of braces.
     Braces(usize),
     /// `{|`.
     Table,
@@ -28,15 +28,15 @@ struct Scanner<'a> {
     at: usize,
     out: String,
     stack: Vec<(Open, usize)>,
-    /// How many are on the stack: braces, tables, tables of HTML, links.
+    /// Numbers on the stack: braces, wiki tables, HTML tables, links.
     open: [usize; 5],
-    /// Names of elements that have no end from some place on.
+    /// Elements that have no end tag from some offset on.
     endless: Vec<String>,
     names: &'a Names,
     unhandled: &'a mut Kinds,
 }
 
-/// Text with headings, list markers and entities still in it, line by line.
+/// Text that still contains headings, list markers and entities, line by line.
 pub fn scan(text: &str, names: &Names, unhandled: &mut Kinds) -> String {
     let out = String::with_capacity(text.len());
     let (stack, endless) = (Vec::new(), Vec::new());
@@ -55,7 +55,7 @@ impl Scanner<'_> {
             let Some(byte) = rest.get(plain) else { break };
             match byte {
                 b'\n' => {
-                    // An address ends with its line, a link with its paragraph.
+                    // A URL ends with its line, a link with its paragraph.
                     let paragraph = rest.get(plain + 1) == Some(&b'\n');
                     while matches!(self.top(), Some(Open::External)) || paragraph && self.top() == Some(Open::Link) {
                         self.pop();
@@ -108,7 +108,8 @@ impl Scanner<'_> {
         self.stack.last().map(|(open, _)| *open)
     }
 
-    /// Closes everything down to the last open thing like `like`, which there must be, and takes back what it held.
+    /// Closes everything down to the topmost construct of the kind of `like`, which must exist, and removes its
+    /// content.
     fn drop_to(&mut self, like: Open) {
         while let Some((open, from)) = self.pop() {
             if slot(open) == slot(like) {
@@ -121,7 +122,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Tables begin and end at the beginning of a line.
+    /// Tables start and end at the beginning of a line.
     fn line_start(&mut self) {
         let bytes = self.text.as_bytes();
         let indent = bytes[self.at..].iter().take(64).take_while(|b| matches!(b, b' ' | b'\t' | b':')).count();
@@ -132,7 +133,7 @@ impl Scanner<'_> {
                 self.push(Open::Table);
                 self.at = at + 2;
             }
-            // `|}}` ends a template, unless none is open since the table.
+            // `|}}` ends a template, unless none has been opened since the table.
             (Some(b'|'), Some(b'}'), third)
                 if self.open[1] > 0 && (third != Some(&b'}') || self.top() == Some(Open::Table)) =>
             {
@@ -146,7 +147,7 @@ impl Scanner<'_> {
     fn open_braces(&mut self) {
         let run = self.rest().bytes().take_while(|b| *b == b'{').count();
         self.at += run;
-        // Three are a parameter; of more, the inner ones are.
+        // Three braces are a parameter; of more than three, the inner ones are.
         let mut left = run;
         while left >= 2 {
             let take = if left == 3 { 3 } else { 2 };
@@ -221,7 +222,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// The text of a link takes the link's place.
+    /// The text of a link replaces the link.
     fn close_link(&mut self) {
         let Some((_, from)) = self.pop() else { return };
         let text = link_text(&self.out[from..], self.names).map(str::to_owned);
@@ -234,7 +235,7 @@ impl Scanner<'_> {
         if rest.starts_with("<!--") {
             let end = memmem::find(rest.as_bytes(), b"-->").map_or(rest.len(), |end| end + 3);
             self.at += end;
-            // A comment that is a line of its own leaves no line.
+            // A comment on a line of its own does not leave an empty line.
             if self.out.ends_with('\n') && self.rest().starts_with('\n') {
                 self.at += 1;
                 self.line_start();
@@ -262,7 +263,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// An element whose inside is not read: dropped, or kept as it is.
+    /// An element whose content is not parsed: dropped, or kept as written.
     fn raw(&mut self, tag: Tag, keep: bool) {
         let name = tag.name.to_ascii_lowercase();
         let from = self.at + tag.length;
@@ -279,7 +280,7 @@ impl Scanner<'_> {
                 if ends {
                     self.endless.push(name);
                 }
-                // Until the end of its line: the rest is more likely text.
+                // Up to the end of its line: the rest is more likely to be text.
                 let line = &self.text.as_bytes()[from..];
                 let line = if keep { 0 } else { memchr::memchr2(b'\n', b'<', line).unwrap_or(line.len()) };
                 self.at = from + line;
@@ -348,7 +349,7 @@ fn slot(open: Open) -> usize {
     }
 }
 
-/// Bytes at which something may begin or end.
+/// Bytes at which a construct may start or end.
 const SPECIAL: [bool; 256] = {
     let mut special = [false; 256];
     let bytes = b"\n{}[]<'_-";

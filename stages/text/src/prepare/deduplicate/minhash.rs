@@ -1,19 +1,19 @@
-//! MinHash: a text's shingles to a few numbers, such that two texts agree in each with the probability of their
-//! Jaccard similarity (Broder 1997); banded, so that alike texts meet in a bucket (Leskovec et al., *Mining of Massive
-//! Datasets*, 3.4).
+//! MinHash: maps a text's shingles to a few numbers such that each agrees between two texts with a probability equal to
+//! their Jaccard similarity (Broder 1997). The numbers are grouped into bands, so that similar texts share a bucket
+//! (Leskovec et al., *Mining of Massive Datasets*, 3.4).
 use super::shingles::Shingler;
 use super::words::fold;
 
-/// Functions computed together: a multiple of what any CPU's vectors hold.
+/// Hash functions computed together: a multiple of the widest SIMD vector.
 const LANES: usize = 16;
 
-/// Makes a text's bands: `bands` keys, each of `rows` minima. Two texts of similarity *s* share a key with probability
-/// 1 − (1 − *s*^rows)^bands.
+/// Computes a text's bands: `bands` keys, each from `rows` minima. Two texts of similarity *s* share a key with
+/// probability 1 − (1 − *s*^rows)^bands.
 pub struct MinHasher {
     bands: usize,
     rows: usize,
     words: usize,
-    /// Factors of the hash functions, padded to whole [`LANES`].
+    /// Factors of the hash functions, padded to a multiple of [`LANES`].
     factors: [Vec<u32>; 2],
     shingler: Shingler,
     shingles: Vec<u64>,
@@ -21,7 +21,7 @@ pub struct MinHasher {
 }
 
 impl MinHasher {
-    /// `bands` × `rows` functions over shingles of `words` words.
+    /// `bands` × `rows` hash functions over shingles of `words` words.
     pub fn new(bands: usize, rows: usize, words: usize) -> Self {
         let padded = (bands * rows).next_multiple_of(LANES);
         let mut state = 0x6d69_6c6c_7261_6365_u64;
@@ -34,7 +34,7 @@ impl MinHasher {
         Self { bands, rows, words, factors, shingler, shingles, minima }
     }
 
-    /// Puts the keys of `text`'s bands into `keys`; none if it has no words.
+    /// Writes the keys of `text`'s bands to `keys`; none if it has no words.
     pub fn bands(&mut self, text: &str, keys: &mut Vec<u64>) {
         keys.clear();
         let Self { shingles, minima, factors: [low, high], .. } = self;
@@ -51,7 +51,7 @@ impl MinHasher {
     }
 }
 
-/// For every function the least of its values: both halves of a shingle times an odd factor each, added modulo 2³².
+/// The minimum of every function: each half of a shingle times an odd factor, added modulo 2³².
 #[multiversion::multiversion(targets(
     "x86_64+avx+avx2+fma+avx512f+avx512bw+avx512cd+avx512dq+avx512vl",
     "x86_64+avx+avx2+fma",
@@ -59,7 +59,7 @@ impl MinHasher {
 ))]
 fn least(shingles: &[u64], low: &[u32], high: &[u32], minima: &mut [u32]) {
     let functions = low.as_chunks::<LANES>().0.iter().zip(high.as_chunks::<LANES>().0);
-    // A register of minima stays where it is while all shingles pass.
+    // The minima stay in registers while the loop runs over all shingles.
     for ((low, high), minima) in functions.zip(minima.as_chunks_mut::<LANES>().0) {
         let mut least = *minima;
         for shingle in shingles {
@@ -78,7 +78,7 @@ mod tests {
     use super::super::shingles::jaccard;
     use super::*;
 
-    /// Texts of 200 random words, of which the second takes `same` over from the first.
+    /// Two texts of 200 random words; the second shares `same` of them with the first.
     fn pair(seed: u64, same: usize) -> (String, String) {
         let mut state = seed;
         let mut word = || {
@@ -103,7 +103,7 @@ mod tests {
                 agreed += a.iter().zip(&b).filter(|(a, b)| a == b).count() as f64 / 128.0 / 30.0;
                 expected += jaccard(&shingler.set(&first, 5), &shingler.set(&second, 5)) / 30.0;
             }
-            // 30 × 128 trials: a standard deviation is below 0.008.
+            // 30 × 128 trials: the standard deviation is below 0.008.
             assert!((agreed - expected).abs() < 0.03, "{agreed} where {expected} is expected");
         }
     }

@@ -1,10 +1,10 @@
-//! Stage `minhash`: what of documents is compared, and how.
+//! Stage `minhash`: which parts of documents are compared, and how.
 //!
-//! - [`words`]: what a word is
+//! - [`words`]: splits text into words
 //! - [`shingles`]: n words in a row, Jaccard similarity
 //! - [`minhash`]: signatures in bands
 //!
-//! Who meets whom, and who is kept, is decided by a fragment of differential dataflow in `pipelines`.
+//! A differential dataflow in `pipelines` decides which documents are compared and which are kept.
 pub mod minhash;
 pub mod shingles;
 pub mod words;
@@ -44,12 +44,12 @@ impl Default for Deduplicate {
 }
 
 impl Deduplicate {
-    /// What a document's bands follow from (the threshold is not part of it).
+    /// A string of everything that a document's bands depend on (not the threshold).
     pub fn signature_key(&self) -> String {
         format!("minhash 1 {} {} {}", self.bands, self.band_rows, self.shingle_words)
     }
 
-    /// Makes bands.
+    /// A builder of bands with these settings.
     pub fn hasher(&self) -> MinHasher {
         MinHasher::new(self.bands, self.band_rows, self.shingle_words)
     }
@@ -89,13 +89,13 @@ impl Settings for Deduplicate {
         true
     }
 
-    /// Provides the settings: documents are compared by them when all signatures are known.
+    /// Provides the settings: documents are compared with them when all signatures are known.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         before.provide(Arc::new(self.clone()));
         Ok(())
     }
 
-    /// The stage adds the signature of each row as a column [`BANDS`].
+    /// The stage adds each row's signature in the column [`BANDS`].
     fn build(&self, _: &Env) -> Result<Built> {
         Ok(Built::Stage(Box::new(Signer { hasher: self.hasher(), keys: Vec::new() })))
     }

@@ -1,8 +1,8 @@
-//! Shingles: hashes of `n` words in a row, and the similarity of two sets of them.
+//! Shingles: hashes of `n` consecutive words, and the similarity of two sets of them.
 use super::words::{each_word, fold};
 use std::cmp::Ordering;
 
-/// Makes shingles; keeps its buffers from text to text.
+/// Computes shingles, reusing its buffers.
 #[derive(Default)]
 pub struct Shingler {
     word: Vec<u8>,
@@ -10,8 +10,8 @@ pub struct Shingler {
 }
 
 impl Shingler {
-    /// Calls `f` with the hash of every `length` words in a row of `text`, repetitions included. A text of fewer words
-    /// is one shingle; a text without words has none.
+    /// Calls `f` with the hash of every `length` consecutive words of `text`, including repetitions. A text with fewer
+    /// words is one shingle; a text without words has none.
     pub fn each(&mut self, text: &str, length: usize, mut f: impl FnMut(u64)) {
         let Self { word, words } = self;
         words.clear();
@@ -27,7 +27,7 @@ impl Shingler {
         }
     }
 
-    /// The set of `text`'s shingles: sorted, each once.
+    /// The set of `text`'s shingles: sorted, without duplicates.
     pub fn set(&mut self, text: &str, length: usize) -> Vec<u64> {
         let mut set = Vec::new();
         self.each(text, length, |shingle| set.push(shingle));
@@ -37,8 +37,8 @@ impl Shingler {
     }
 }
 
-/// Jaccard similarity of two sets, each sorted and without repetition: members of both over members of either. Two
-/// empty sets have nothing in common.
+/// Jaccard similarity of two sets, each sorted and without duplicates: the size of the intersection over the size of
+/// the union. The similarity of two empty sets is 0.
 pub fn jaccard(a: &[u64], b: &[u64]) -> f64 {
     let (mut i, mut j, mut both) = (0, 0, 0_usize);
     while i < a.len() && j < b.len() {
@@ -57,7 +57,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// By the definition, with words for hashes.
+    /// By definition, with words instead of hashes.
     fn plain(text: &str, length: usize) -> BTreeSet<Vec<String>> {
         let text = text.to_lowercase();
         let words: Vec<String> = text.split_whitespace().map(str::to_string).collect();

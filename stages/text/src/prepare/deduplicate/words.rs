@@ -1,12 +1,12 @@
-//! Words, as near-duplicates are compared: runs of letters, numbers and `_` of the lower-cased text.
+//! Words for the comparison of near-duplicates: runs of letters, numbers and `_` in the lower-cased text.
 //!
-//! That is what Python's `re.findall(r"\w+", text.lower())` finds: letters and numbers are Unicode's general
-//! categories L* and N*, lower case is the full mapping (`İ` becomes two characters, `Σ` depends on its place).
+//! Equivalent to Python's `re.findall(r"\w+", text.lower())`: letters and numbers are Unicode's general categories L*
+//! and N*; lower-casing is the full mapping (`İ` becomes two characters, `Σ` depends on its position).
 use unicode_general_category::{GeneralCategory, get_general_category};
 
-/// Calls `f` with the hash of each word of `text`, in order. `word` is scratch space.
+/// Calls `f` with the hash of each word of `text`, in order. `word` is a scratch buffer.
 pub fn each_word(text: &str, word: &mut Vec<u8>, mut f: impl FnMut(u64)) {
-    // The one letter whose lower case depends on its neighbours; rare enough to pay for a copy.
+    // The one letter whose lower case depends on its context; rare enough to justify a copy of the text.
     if text.contains('Σ') {
         return words_of(&text.to_lowercase(), word, &mut f);
     }
@@ -63,7 +63,7 @@ fn in_word(letter: char) -> bool {
     letter == '_' || numbers_and_letters.contains(&get_general_category(letter))
 }
 
-/// 64 bits of a word: eight bytes at a time, folded products.
+/// A 64-bit hash of a word: eight bytes at a time, with folded multiplication.
 fn hash(word: &[u8]) -> u64 {
     let (chunks, rest) = word.as_chunks::<8>();
     let mut hash = word.len() as u64 ^ 0x9e37_79b9_7f4a_7c15;
@@ -75,7 +75,7 @@ fn hash(word: &[u8]) -> u64 {
     fold(hash ^ u64::from_le_bytes(last), 0xe703_7ed1_a0b4_28db)
 }
 
-/// Both halves of the 128-bit product, folded: a cheap, strong mixer.
+/// Both halves of the 128-bit product, combined: a cheap, strong mixing function.
 #[inline(always)]
 pub(super) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn words_are_those_of_python() {
-        // What `[w for w in re.findall(r"\w+", text.lower())]` gives.
+        // The results of `[w for w in re.findall(r"\w+", text.lower())]`.
         for (text, words) in [
             ("The river's Mill_2, 1900–1905!", "the river s mill_2 1900 1905"),
             ("ÉTÉ naïve Straße", "été naïve straße"),

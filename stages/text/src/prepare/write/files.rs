@@ -1,4 +1,4 @@
-//! Parquet shards: row groups of bounded size, zstd, and in the footer what they were made with.
+//! Parquet shards: row groups of bounded size, zstd, with the configuration and vocabulary in the footer.
 use crate::parquet::columns::{about, field};
 use crate::parquet::encoding::{TokenLists, encodings, token_type, vocabulary_notes};
 use crate::prepare::catalog::Catalog;
@@ -13,13 +13,13 @@ use parquet::file::properties::WriterProperties;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Rows of a row group: a document is read by decoding its row group, so it is small.
+/// Rows per row group: small, because reading a document decodes its row group.
 const ROW_GROUP: usize = 256;
-/// Bytes of text, or of tokens, after which a row group is closed earlier.
+/// Bytes of text, or of tokens, after which a row group is closed early.
 const ROW_GROUP_BYTES: usize = 4 << 20;
-/// Version of what is written.
+/// Version of the file format.
 pub const FORMAT: u32 = 1;
-/// Another number whenever the same rows become other bytes: what was written before is then written anew.
+/// Must change whenever the same rows would become different bytes: earlier files are then written again.
 pub const WRITER: u32 = 2;
 
 /// A file that has been written.
@@ -33,12 +33,12 @@ pub struct FileNote {
     pub blake3: String,
 }
 
-/// What the footers of a version's files say.
+/// The metadata in the footers of a version's files.
 #[derive(Clone, Debug, Default)]
 pub struct Footer {
-    /// What tokens were made with, if there are tokens.
+    /// The vocabulary of the tokens, if there are tokens.
     pub vocabulary: Option<Vocabulary>,
-    /// Hash of everything in the configuration that rows follow from.
+    /// Hash of everything in the configuration that rows depend on.
     pub configuration: String,
 }
 
@@ -57,7 +57,7 @@ impl Footer {
     }
 }
 
-/// A Parquet file in the making: row groups are kept in memory, encoded, until the file appears whole.
+/// A Parquet file being written: encoded row groups are kept in memory until the file is written atomically.
 struct Shard {
     name: String,
     folder: PathBuf,
@@ -125,7 +125,7 @@ impl Documents {
         })
     }
 
-    /// Adds the document of the catalog's `row`.
+    /// Adds the document in row `row` of the catalog.
     pub fn push(
         &mut self,
         catalog: &Catalog,
@@ -233,7 +233,7 @@ pub fn write_table(folder: &Path, name: &str, table: &RecordBatch) -> Result<Fil
     write_file(folder, name, &parquet.into_inner()?)
 }
 
-/// Writes a file. It is durable, and found under its place, when the folder is.
+/// Writes a file. It becomes durable, under its name, when the folder is synced.
 pub fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<FileNote> {
     let path = folder.join(name);
     std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;

@@ -1,9 +1,9 @@
 //! Stage `parquet`: the end of preparation. Rows and their tokens become the shards of a version.
 //!
-//! - [`work`]: which shards there are to write, and of what; [`written`]: what becomes of them
-//! - [`unwritten_rows`]: the source of preparation's second graph: the texts that have no tokens yet
+//! - [`work`]: the shards to write and their inputs; [`written`]: the shards that were written
+//! - [`unwritten_rows`]: the source of the second graph of a preparation: texts that have no tokens yet
 //! - [`files`]: `documents-*`, `sequences-*` and `dropped-*.parquet`
-//! - [`sequences`]: documents end to end, cut into sequences
+//! - [`sequences`]: concatenates documents and cuts them into sequences
 pub mod files;
 pub mod sequences;
 pub mod unwritten_rows;
@@ -32,7 +32,7 @@ pub struct Write {
     pub shards: u32,
     /// Write token ids too; needs a stage that tokenizes.
     pub tokens: bool,
-    /// Also write documents packed into sequences of so many tokens; 0: do not.
+    /// Also write documents packed into sequences of this many tokens; 0: do not.
     pub sequence_length: u32,
     /// Also write the rows that stages dropped, with the reason.
     pub keep_dropped: bool,
@@ -55,7 +55,7 @@ impl Settings for Write {
         [Port::stream(Kind::Rows)].into_iter().chain(tokens).collect()
     }
 
-    /// What became of each shard ([`ShardWritten`]).
+    /// The shards that were written ([`ShardWritten`]).
     fn gives(&self) -> Vec<Kind> {
         vec![Kind::Records]
     }
@@ -74,7 +74,7 @@ impl Settings for Write {
         problems
     }
 
-    /// Provides the settings: the preparation lays out the shards by them.
+    /// Provides the settings: the preparation assigns rows to shards with them.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         before.provide(Arc::new(self.clone()));
         Ok(())
@@ -87,7 +87,7 @@ impl Settings for Write {
     }
 }
 
-/// What has come of a shard, in the order of its rows.
+/// What has arrived of a shard, in row order.
 #[derive(Default)]
 struct Pending {
     rows: Vec<Rows>,
@@ -97,7 +97,7 @@ struct Pending {
 struct Writer {
     work: Arc<Work>,
     lanes: u64,
-    /// By step and lane: a shard each.
+    /// By step and lane: one shard each.
     pending: BTreeMap<(Step, Lane), Pending>,
 }
 

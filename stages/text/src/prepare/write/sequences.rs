@@ -1,7 +1,7 @@
-//! Documents end to end, cut into sequences.
+//! Concatenates documents and cuts them into sequences.
 use anyhow::Result;
 
-/// Sequences of one part of one shard.
+/// The sequences of one part of one shard.
 pub struct Packer {
     length: usize,
     end_of_text: u32,
@@ -9,11 +9,11 @@ pub struct Packer {
     starts: Vec<u32>,
 }
 
-/// Told each sequence: its tokens, and for each token where in the sequence its document starts.
+/// Called with each sequence: its tokens, and for each token the position in the sequence at which its document starts.
 pub type Sequence<'a> = &'a mut dyn FnMut(&[u32], &[u32]) -> Result<()>;
 
 impl Packer {
-    /// Of `length` tokens each, but for the last.
+    /// Sequences of `length` tokens each, except for the last.
     pub fn new(length: u32, end_of_text: u32) -> Self {
         Self { length: length as usize, end_of_text, tokens: Vec::new(), starts: Vec::new() }
     }
@@ -34,7 +34,7 @@ impl Packer {
         Ok(())
     }
 
-    /// Gives what is left: a shorter sequence, or none.
+    /// Emits the remaining tokens as a shorter sequence, if there are any.
     pub fn finish(self, full: Sequence) -> Result<()> {
         if self.tokens.is_empty() { Ok(()) } else { full(&self.tokens, &self.starts) }
     }

@@ -1,4 +1,4 @@
-//! Source `kept`: of every shard that is to be written, the texts that have no tokens yet, in the order of its rows.
+//! Source `kept`: the texts of each shard to write that have no tokens yet, in row order.
 use super::work::Work;
 use crate::parquet::documents::records;
 use anyhow::Result;
@@ -6,11 +6,11 @@ use contract::{Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settin
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Rows of a packet.
+/// Rows per packet.
 const CHUNK: usize = 128;
 
-/// Settings of source `kept`, which stands in graphs made in code. At step `s` lane `l` of `L` gives shard `s × L + l` of
-/// those to write.
+/// Settings of source `kept`, which occurs only in graphs built in code. At step `s` lane `l` of `L` emits the texts of
+/// shard `s × L + l` of those to write.
 pub struct UnwrittenRows;
 
 impl Settings for UnwrittenRows {
@@ -31,7 +31,7 @@ impl Settings for UnwrittenRows {
 struct Giver {
     work: Arc<Work>,
     lanes: u64,
-    /// By lane: which shard it is at, and how many of its texts have been given.
+    /// By lane: the current shard, and how many of its texts have been emitted.
     given: BTreeMap<Lane, (usize, usize)>,
 }
 
@@ -46,7 +46,7 @@ impl Source for Giver {
         let fresh = shard.kept.iter().filter(|kept| kept.tokens.is_none()).skip(given).take(CHUNK);
         let rows: Vec<u64> = fresh.map(|kept| self.work.text_row(kept.row)).collect::<Result<_>>()?;
         let count = rows.len();
-        // An empty packet as well: a shard without fresh texts is to be written, too.
+        // An empty packet is emitted as well: a shard without new texts must be written, too.
         let records = records(self.work.texts.take(rows)?)?;
         out.give(Packet::Rows(Rows { lane, purpose: Purpose::Train, last: false, records }));
         self.given.insert(lane, (index, given + count));

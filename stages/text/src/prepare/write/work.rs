@@ -1,5 +1,5 @@
-//! What there is to write, and how a shard comes together: columns from the catalog, texts from where they were put
-//! aside or from the last version, tokens made now or then.
+//! The shards to write, and how one is assembled: columns from the catalog, texts from this run's temporary files or
+//! from the previous version, tokens from this run or from the previous version.
 use super::files::{Documents, Footer, Sequences};
 use super::sequences::Packer;
 use super::written::ShardWritten;
@@ -14,7 +14,7 @@ use contract::Rows;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A document to be written.
+/// A document to write.
 #[derive(Clone, Copy, Debug)]
 pub struct RowToWrite {
     /// Its row of the catalog.
@@ -23,7 +23,7 @@ pub struct RowToWrite {
     pub tokens: Option<u64>,
 }
 
-/// A shard to be written.
+/// A shard to write.
 #[derive(Clone, Debug, Default)]
 pub struct Shard {
     /// Its number.
@@ -34,25 +34,25 @@ pub struct Shard {
     pub dropped: Vec<(u32, String)>,
 }
 
-/// All shards to be written, and what they are made of.
+/// All shards to write, and their inputs.
 pub struct Work {
     /// Where the files go.
     pub folder: PathBuf,
     /// The shards.
     pub shards: Vec<Shard>,
-    /// What is known of the documents.
+    /// The catalog of the documents.
     pub catalog: Catalog,
     /// Texts: those stored by this run, and those of the previous version.
     pub texts: Arc<DocumentStore>,
     /// By row of the catalog: its row of `texts`; `u64::MAX` if it has none.
     pub text_rows: Vec<u64>,
-    /// Tokens of the last version.
+    /// Tokens of the previous version.
     pub tokens: Option<TokenStore>,
-    /// What the footers say.
+    /// The metadata in the footers.
     pub footer: Footer,
     /// Tokens of a packed sequence; 0: no sequences.
     pub sequence_length: u32,
-    /// What is held out.
+    /// The rule for holding out documents.
     pub split: Split,
 }
 
@@ -63,7 +63,7 @@ impl Work {
         at.with_context(|| format!("the text of {} is nowhere (please report this)", self.catalog.id(row as usize)))
     }
 
-    /// Writes `shard`. `fresh` and `tokens` are the packets of its texts that had no tokens yet.
+    /// Writes `shard`. `fresh` and `tokens` are packets of the texts that had no tokens yet, and of their tokens.
     pub(super) fn write(&self, shard: &Shard, fresh: Vec<Rows>, tokens: &[ListArray]) -> Result<ShardWritten> {
         let mut written = ShardWritten::default();
         if !shard.kept.is_empty() {
@@ -141,7 +141,7 @@ impl Work {
     }
 }
 
-/// Texts and tokens that came in packets, one after the other.
+/// Texts and tokens from packets, one after the other.
 struct Fresh<'a> {
     rows: Vec<Rows>,
     tokens: &'a [ListArray],
@@ -162,7 +162,7 @@ impl<'a> Fresh<'a> {
         }
     }
 
-    /// The next text; its tokens go to `ids`.
+    /// The next text; its tokens are appended to `ids`.
     fn text(&mut self, ids: &mut Vec<u32>, with_tokens: bool) -> Result<String> {
         let rows = self.rows.get(self.packet).context("a text has not come (please report this)")?;
         let text = rows.records["text"].as_string::<i64>().value(self.row).to_owned();

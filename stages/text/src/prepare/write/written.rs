@@ -1,4 +1,4 @@
-//! What becomes of shards: the result of the second graph of a preparation.
+//! The shards that were written: the result of the second graph of a preparation.
 use super::files::FileNote;
 use anyhow::{Context, Result};
 use arrow::array::{
@@ -8,17 +8,17 @@ use arrow::datatypes::{UInt32Type, UInt64Type};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What became of a shard.
+/// A shard that was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardWritten {
-    /// Tokens of its documents in order, without the one that ends each.
+    /// Number of tokens of each document, in order, without end-of-text tokens.
     pub tokens: Vec<u32>,
     /// Its files, at least one.
     pub files: Vec<FileNote>,
 }
 
 impl ShardWritten {
-    /// As records: a row for each file, the first of which has the tokens of the documents.
+    /// As records: one row per file; the first one has the token counts of the documents.
     pub(super) fn records(&self, shard: u32) -> Result<RecordBatch> {
         let mut tokens = ListBuilder::new(UInt32Builder::new());
         for at in 0..self.files.len() {
@@ -37,10 +37,10 @@ impl ShardWritten {
         Ok(RecordBatch::try_from_iter(columns)?)
     }
 
-    /// The shards in records of this kind, by number.
+    /// The shards in such records, by number.
     ///
     /// # Errors
-    /// If the records are of another kind.
+    /// If the records have other columns.
     pub fn of_records(all: &[RecordBatch]) -> Result<BTreeMap<u32, Self>> {
         let mut shards: BTreeMap<u32, Self> = BTreeMap::new();
         for records in all {
@@ -58,7 +58,7 @@ impl ShardWritten {
         Ok(shards)
     }
 
-    /// Documents written, of records of this kind.
+    /// Number of documents written, from such records.
     pub fn documents(records: &RecordBatch) -> u64 {
         let tokens: Option<&ListArray> = records.column_by_name("tokens").and_then(|column| column.as_list_opt());
         tokens.map_or(0, |tokens| tokens.values().len() as u64)

@@ -1,8 +1,8 @@
-//! The letters that stand for bytes in byte-level vocabularies.
+//! The characters that represent bytes in byte-level vocabularies.
 use rustc_hash::FxHashMap;
 use std::sync::LazyLock;
 
-/// The letter that stands for a byte: itself if it is visible, else one from 256 on.
+/// The character for a byte: the byte itself if it is printable, otherwise one from 256 on.
 pub fn letter(byte: u8) -> char {
     let visible = |b: &u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
     if visible(&byte) {
@@ -12,7 +12,7 @@ pub fn letter(byte: u8) -> char {
     char::from_u32(256 + before).unwrap_or_default()
 }
 
-/// The byte that `of` is the letter of ([`letter`]).
+/// The byte that the character `of` represents; the inverse of [`letter`].
 pub fn byte(of: char) -> Option<u8> {
     static BYTES: LazyLock<FxHashMap<char, u8>> =
         LazyLock::new(|| (0..=255).map(|byte| (letter(byte), byte)).collect());

@@ -1,4 +1,4 @@
-//! Texts to ids, for one thread: a tokenizer and a cache of the words it has met. The cache changes no id.
+//! Texts to ids, for one thread: a tokenizer with a cache of words. The cache does not affect the ids.
 use super::model::Model;
 use super::words::Words;
 use crate::tokenizer::Tokenizer;
@@ -6,13 +6,13 @@ use anyhow::Result;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
-/// Places of the cache for short words, a power of two.
+/// Number of slots in the cache of short words, a power of two.
 const PLACES: usize = 1 << 15;
-/// The longest word of the cache for short words: with its length it makes 128 bits.
+/// Length of the longest word in the cache of short words: with its length it fits 128 bits.
 const SHORT: usize = 15;
-/// The longest word that is kept at all.
+/// Length of the longest word that is cached at all.
 const LONGEST: usize = 128;
-/// Ids after which the cache begins anew.
+/// Number of cached ids after which the cache is cleared.
 const KEPT: usize = 1 << 20;
 
 /// Encodes one text after the other.
@@ -22,7 +22,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Of this tokenizer.
+    /// An encoder for this tokenizer.
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
         Self { tokenizer, cache: Cache::new() }
     }
@@ -47,7 +47,7 @@ fn encode_with(model: &Model, cache: &mut Cache, text: &str, ids: &mut Vec<u32>)
     model.split(text, &mut (cache, ids), between, |(_, ids), id| ids.push(id));
 }
 
-/// A short word and its ids; if there are more than fit, where they are kept and how many.
+/// A short word and its ids or, if there are too many, where they are stored and how many.
 #[derive(Clone, Copy, Default)]
 struct Place {
     word: u128,
@@ -55,7 +55,7 @@ struct Place {
     ids: [u32; 3],
 }
 
-/// Short words in a table in which a new one takes the place of an old one, longer ones in a map.
+/// Short words are in a direct-mapped table, in which a new word replaces the old one; longer words are in a map.
 struct Cache {
     places: Vec<Place>,
     long: FxHashMap<Box<[u8]>, (u32, u32)>,
@@ -120,7 +120,7 @@ impl Cache {
         }
     }
 
-    /// Where `ids` are kept from now on.
+    /// The index at which `ids` are now stored.
     fn keep(&mut self, ids: &[u32]) -> u32 {
         if self.kept.len() + ids.len() > KEPT {
             self.kept.clear();
@@ -132,7 +132,7 @@ impl Cache {
     }
 }
 
-/// The word's bytes and, in the last, their number.
+/// The word's bytes, with their number in the last byte.
 #[inline]
 fn packed(text: &[u8], from: usize, to: usize) -> u128 {
     let length = to - from;

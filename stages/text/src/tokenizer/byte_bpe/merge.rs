@@ -1,5 +1,5 @@
-//! The merges of one word: of all neighbours that have a merge, the one of the lowest rank is merged first, among
-//! equals the leftmost, until none is left (Sennrich et al., 2016, "Neural Machine Translation of Rare Words with
+//! The merges of one word: of all adjacent pairs that have a merge, the one with the lowest rank is merged first, the
+//! leftmost in case of a tie, until none is left (Sennrich et al., 2016, "Neural Machine Translation of Rare Words with
 //! Subword Units").
 use rustc_hash::FxHashMap;
 use std::cmp::Reverse;
@@ -7,15 +7,15 @@ use std::collections::BinaryHeap;
 
 /// No rank, no symbol.
 const NONE: u32 = u32::MAX;
-/// Up to so many symbols the lowest rank is looked for anew each time: quadratic, and faster.
+/// Up to this many symbols, the lowest rank is searched from scratch each time: quadratic, but faster for short words.
 const SHORT: usize = 96;
 
 /// The merges of a vocabulary.
 #[derive(Clone, Debug, Default)]
 pub struct Merges {
-    /// Two ids to the rank of their merge.
+    /// The rank of the merge of two ids.
     ranks: FxHashMap<u64, u32>,
-    /// By rank: the two ids, and what they become.
+    /// By rank: the two ids, and the merged id.
     merged: Vec<[u32; 3]>,
 }
 
@@ -24,7 +24,7 @@ fn pair(left: u32, right: u32) -> u64 {
 }
 
 impl Merges {
-    /// From `(left, right, merged)` in the order of their ranks. Of a pair that is given twice the later rank counts.
+    /// From `(left, right, merged)` in the order of ranks. If a pair occurs twice, the later rank counts.
     pub fn new(merges: Vec<[u32; 3]>) -> Self {
         let ranks = (0..).zip(&merges).map(|(rank, [left, right, _])| (pair(*left, *right), rank)).collect();
         Self { ranks, merged: merges }
@@ -35,7 +35,7 @@ impl Merges {
         self.ranks.get(&pair(left, right)).copied().unwrap_or(NONE)
     }
 
-    /// Merges `symbols` to what they become. Of `n` symbols it takes a time near `n`, whatever they are.
+    /// Applies all merges to `symbols`. Takes time close to linear in the number of symbols, whatever they are.
     pub fn apply(&self, symbols: &mut Vec<u32>) {
         if symbols.len() <= SHORT { self.apply_short(symbols) } else { self.apply_long(symbols) }
     }
@@ -69,8 +69,9 @@ impl Merges {
         symbols.truncate(length);
     }
 
-    /// Symbols in a linked list, and for each rank the places where it may be merged. All places of a rank are worked
-    /// off before a higher one, unless a merge makes a pair of a lower rank: then that comes first, as it must.
+    /// Keeps symbols in a linked list, with a list of candidate positions per rank. All positions of a rank are
+    /// processed before those of a higher one, unless a merge creates a pair of a lower rank: that pair then comes
+    /// first, as required.
     fn apply_long(&self, symbols: &mut Vec<u32>) {
         let length = symbols.len();
         let mut next: Vec<u32> = (1..=length as u32).collect();
@@ -90,7 +91,7 @@ impl Merges {
             let mut list = list.into_iter();
             while let Some(at) = list.next() {
                 let (here, there) = (at as usize, next[at as usize] as usize);
-                // What stood here when the place was noted may have been merged otherwise since.
+                // The pair that was here when the position was recorded may have been merged differently since.
                 if symbols[here] != left || there >= length || symbols[there] != right {
                     continue;
                 }
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// As the definition says, without any haste.
+    /// The definition, literally.
     fn naive(merges: &Merges, symbols: &mut Vec<u32>) {
         loop {
             let found = symbols.windows(2).enumerate().map(|(at, two)| (merges.rank(two[0], two[1]), at)).min();
@@ -142,8 +143,8 @@ mod tests {
         }
     }
 
-    /// Merges of four letters, each of two tokens there are, in any order of ranks: also such in which a merge makes a
-    /// pair of a lower rank. Tokens stand for their spelling: two merges may give the same.
+    /// Merges over four letters, each of two existing tokens, in any order of ranks, including merges that create a
+    /// pair of a lower rank. Tokens are identified by their spelling: two merges may produce the same token.
     fn merges() -> impl Strategy<Value = Merges> {
         prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u32>()), 0..40)
             .prop_map(|choices| {

@@ -1,11 +1,11 @@
-//! Byte-level BPE, fast and exact: the ids of Hugging Face's library at many times its speed.
+//! Byte-level BPE: exactly the ids of Hugging Face's library, at many times its speed.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`alphabet`] | the letters that stand for bytes |
-//! | [`words`] | a text cut into words by GPT-2's pattern, by hand instead of by a regular expression |
+//! | [`alphabet`] | the characters that represent bytes |
+//! | [`words`] | splits a text into words by GPT-2's pattern, without a regular-expression engine |
 //! | [`merge`] | a word's merges, in time near linear in its length |
-//! | [`model`] | what a `tokenizer.json` says, if it says nothing that is not handled here |
+//! | [`model`] | parses a `tokenizer.json` whose features are all supported here |
 //! | [`encoder`] | texts to ids, with a cache of words |
 
 pub mod alphabet;

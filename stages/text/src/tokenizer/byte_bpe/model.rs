@@ -1,4 +1,4 @@
-//! What a `tokenizer.json` of Hugging Face says, if nothing in it is beyond what is handled here.
+//! Parses a `tokenizer.json` of Hugging Face, if it uses only features supported here.
 use super::alphabet::{byte, letter};
 use super::merge::Merges;
 use super::words::Words;
@@ -12,16 +12,16 @@ pub struct Model {
     /// The id of each byte.
     bytes: [u32; 256],
     merges: Merges,
-    /// Words that are one token, and are reached by merging.
+    /// Words that are a single token, and that merging produces.
     whole: FxHashMap<Box<[u8]>, u32>,
-    /// Tokens that are looked for in the text before anything else (the end of text), and their ids.
+    /// Tokens that are matched in the text before anything else (such as end of text), and their ids.
     added: Option<(AhoCorasick, Vec<u32>)>,
-    /// All tokens as they are spelled, by id.
+    /// The spelling of all tokens, by id.
     tokens: FxHashMap<u32, Box<str>>,
 }
 
 impl Model {
-    /// From a `tokenizer.json`; or what it has that only the library itself handles.
+    /// Parses a `tokenizer.json`; the error names the feature that only Hugging Face's library supports.
     pub fn from_json(json: &str) -> Result<Self, String> {
         let document: Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
         let model = &document["model"];
@@ -71,13 +71,13 @@ impl Model {
         self.tokens.keys().max().map_or(0, |id| id + 1)
     }
 
-    /// The id of `token`, spelled as in `tokenizer.json`. Every token is looked at.
+    /// The id of `token`, spelled as in `tokenizer.json`. A linear search.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.tokens.iter().find(|(_, spelled)| &***spelled == token).map(|(id, _)| *id)
     }
 
-    /// The text of `ids`, as Hugging Face's `ByteLevel` has it: bytes that are not UTF-8 become replacement characters,
-    /// ids that are none are left out.
+    /// The text of `ids`, as Hugging Face's `ByteLevel` decodes it: bytes that are not UTF-8 become replacement
+    /// characters, and unknown ids are skipped.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut text = Vec::new();
         for token in ids.iter().filter_map(|id| self.tokens.get(id)) {
@@ -119,7 +119,7 @@ impl Model {
         self.merges.apply(symbols);
     }
 
-    /// Calls `text` with what stands between added tokens, and `token` with each of those, in order.
+    /// Calls `text` with each stretch between added tokens, and `token` with each added token, in order.
     pub fn split<S>(&self, whole: &str, state: &mut S, text: impl Fn(&mut S, &str), token: impl Fn(&mut S, u32)) {
         let mut from = 0;
         if let Some((searcher, ids)) = &self.added {
@@ -132,13 +132,13 @@ impl Model {
         text(state, &whole[from..]);
     }
 
-    /// Tokens that are words, and that merging their bytes leads to.
+    /// Tokens that are words, and that merging their bytes produces.
     fn whole_words(&self, ids: &FxHashMap<&str, u32>) -> FxHashMap<Box<[u8]>, u32> {
         let mut symbols = Vec::new();
         let mut whole = FxHashMap::default();
         for (token, id) in ids {
             let spelled: Option<Vec<u8>> = token.chars().map(byte).collect();
-            // A piece of a character never is a word.
+            // A part of a character is never a word.
             let Some(spelled) = spelled.filter(|s| std::str::from_utf8(s).is_ok_and(|s| Words::new(s).count() == 1))
             else {
                 continue;
@@ -185,7 +185,7 @@ fn merges(merges: &Value, ids: &FxHashMap<&str, u32>) -> Result<Merges, String> 
         .map(Merges::new)
 }
 
-/// Added tokens and their ids. They are found anywhere, the longest at the leftmost place, as in `tokenizers`.
+/// Added tokens and their ids. They match anywhere, leftmost-longest, as in `tokenizers`.
 fn added<'a>(document: &'a Value, ids: &FxHashMap<&str, u32>) -> Result<(Vec<&'a str>, Vec<u32>), String> {
     let tokens = document["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
     let normalized = |token: &Value| token["normalized"] == true;
@@ -193,7 +193,7 @@ fn added<'a>(document: &'a Value, ids: &FxHashMap<&str, u32>) -> Result<(Vec<&'a
         return Err("added tokens of which some are `normalized` and some not".into());
     }
     let (mut spelled, mut found) = (Vec::new(), Vec::new());
-    // As the library has it, whatever the file says: the id of the vocabulary, or else the next one after it.
+    // As in the library, whatever the file says: the id in the vocabulary, or else the next free one.
     let mut next = ids.len() as u64;
     for token in tokens {
         if let Some(key) = ["single_word", "lstrip", "rstrip"].iter().find(|key| token[**key] == true) {

@@ -5,7 +5,8 @@
 //! 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 //! ```
 //!
-//! One pass, no backtracking but one step at the end of white space. Every byte of the text is in exactly one word.
+//! One pass, with no backtracking except for one step at the end of white space. Every byte of the text is in exactly
+//! one word.
 use std::sync::LazyLock;
 use tokenizers::tokenizer::pattern::Pattern;
 use tokenizers::utils::SysRegex;
@@ -14,18 +15,18 @@ const OTHER: u8 = 0;
 const LETTER: u8 = 1;
 const NUMBER: u8 = 2;
 const SPACE: u8 = 3;
-/// Code points from here on are all [`OTHER`]: private, unassigned or tags.
+/// All code points from here on are [`OTHER`]: private use, unassigned, or tags.
 const END: u32 = 0x4_0000;
 
-/// The class of each code point below [`END`], asked of the regular expressions that `tokenizers` uses, so that both
-/// follow the same version of Unicode.
+/// The class of each code point below [`END`], determined with the regular expressions that `tokenizers` uses, so that
+/// both follow the same version of Unicode.
 static CLASSES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let all: String = (0..END).filter_map(char::from_u32).collect();
     let mut classes = vec![OTHER; END as usize];
     for (pattern, class) in [(r"\p{L}+", LETTER), (r"\p{N}+", NUMBER), (r"\s+", SPACE)] {
         let found = SysRegex::new(pattern).map_err(|e| e.to_string());
         let found = found.and_then(|regex| regex_matches(&regex, &all));
-        // The patterns are constants: that they compile is what the tests of this file show.
+        // The patterns are constants; the tests of this file show that they compile.
         for (from, to) in found.unwrap_or_default() {
             for c in all[from..to].chars() {
                 classes[c as usize] = class;
@@ -48,12 +49,12 @@ pub struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// Of `text`.
+    /// The words of `text`.
     pub fn new(text: &'a str) -> Self {
         Self { bytes: text.as_bytes(), at: 0, classes: &CLASSES }
     }
 
-    /// The next word's place: from, to.
+    /// The range of the next word.
     #[inline]
     pub fn next_place(&mut self) -> Option<(usize, usize)> {
         let start = self.at;
@@ -83,8 +84,8 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// A space with the word behind it; or white space up to the character before the last, which may be the space of
-    /// the next word; or one character of white space; or all that is left.
+    /// A space with the word after it; or white space up to its second to last character, as the last may be the space
+    /// of the next word; or one white-space character; or everything that is left.
     fn white_space(&self, start: usize, first: u8) -> usize {
         if first == b' ' && start + 1 < self.bytes.len() {
             let (class, width) = self.class(start + 1);
@@ -103,7 +104,7 @@ impl<'a> Words<'a> {
         if last == start { end } else { last }
     }
 
-    /// Where the characters of `class` from `at` on end.
+    /// Where the run of characters of `class` that starts at `at` ends.
     #[inline]
     fn run(&self, mut at: usize, class: u8) -> usize {
         while let Some(byte) = self.bytes.get(at) {
@@ -130,7 +131,8 @@ impl<'a> Words<'a> {
         if byte < 0x80 { (self.classes[usize::from(byte)], 1) } else { self.wide(at) }
     }
 
-    /// The same for one that is not ASCII. The bytes are of a `str`: its first byte says how many follow.
+    /// The same for a character that is not ASCII. The bytes are those of a `str`: the first byte tells how many
+    /// follow.
     fn wide(&self, at: usize) -> (u8, usize) {
         let part = |n: usize| u32::from(self.bytes[at + n] & 0x3F);
         let first = u32::from(self.bytes[at]);
