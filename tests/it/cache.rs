@@ -6,7 +6,7 @@ use serde_json::Value;
 fn the_cache_is_listed_and_cleared() {
     let scratch = Scratch::new();
     let nothing = scratch.pipeline(&["cache"]).succeeds().stdout;
-    assert!(nothing.contains("0 entries, 0 B"), "{nothing}");
+    assert!(nothing.contains("No entries in "), "{nothing}");
     scratch.write("corpus.txt", corpus(120).join("|"));
     scratch.write("run.toml", tiny("paths = [\"corpus.txt\"]\nseparator = \"|\""));
     scratch.train("first", &[]);
@@ -29,6 +29,6 @@ fn the_cache_is_listed_and_cleared() {
     scratch.train("second", &[]);
     assert_eq!(scratch.numbers("first"), scratch.numbers("second"));
     assert!(scratch.pipeline(&["cache", "--clear"]).succeeds().stdout.contains("Removed 4 entries"));
-    assert!(scratch.pipeline(&["cache"]).succeeds().stdout.contains("0 entries"));
+    assert!(scratch.pipeline(&["cache"]).succeeds().stdout.contains("No entries in "));
     scratch.pipeline(&["cache", "--clear", "everything"]).fails(2, &["documents", "surveys", "indices", "tokenizers"]);
 }

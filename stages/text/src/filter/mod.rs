@@ -59,7 +59,6 @@ pub trait Rule: Send + 'static {
 /// A member of the family of filters: its keys, and the rule built from them. Most filters are their own rule.
 ///
 /// ```
-/// # extern crate millrace_contract as contract;
 /// use contract::{Result, StageKeys, StageType};
 /// use millrace_text::filter::{Filter, Rule, Verdict, filter_type};
 /// use serde::{Deserialize, Serialize};
