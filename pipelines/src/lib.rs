@@ -18,6 +18,7 @@ mod panics;
 pub mod plan;
 mod prepare;
 mod prepare_stages;
+mod pretrained;
 pub mod problem;
 mod process;
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod help;
 mod hugging_face;
 mod inspect;
 mod interruption;
+mod model_folder;
 mod near_duplicates;
 mod new;
 mod options;

@@ -1,24 +1,20 @@
 //! `pipeline generate`: continues a text with a model from a checkpoint.
 use super::{Command, Context};
-use crate::plan::types_giving;
+use crate::pretrained::ModelFolder;
 use crate::problem::Usage;
 use crate::process::cores;
 use crate::show;
 use crate::train_run::directory;
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
-use compute::models::config::end_of_text;
 use compute::models::sampling::Sampler;
-use contract::{Decode, Kind, Parameters, Pretrained, StageType};
+use contract::{Decode, StageType};
 use serde::Serialize;
-use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use text::Tokenizer;
 use text::tokenizer::text_stream::TextStream;
 use train::checkpoint;
-use train::weights::{Start, StartFiles};
 
 /// Continue a text with a trained model
 #[derive(Debug, Args)]
@@ -138,9 +134,9 @@ fn generate(
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")?;
     pool.install(|| {
         let checkpoint = find(&asked.model)?;
-        let (mut decoder, tokenizer) =
-            open(&checkpoint, stages).with_context(|| format!("cannot generate from {}", checkpoint.display()))?;
-        go_on(asked, &checkpoint, &mut *decoder, &tokenizer, show)
+        let opened = open(&checkpoint, stages);
+        let opened = opened.with_context(|| format!("cannot generate from {}", checkpoint.display()))?;
+        go_on(asked, &checkpoint, opened, show)
     })
 }
 
@@ -165,49 +161,32 @@ fn find(path: &Path) -> Result<PathBuf> {
     .into())
 }
 
-fn open(folder: &Path, stages: &[StageType]) -> Result<(Box<dyn Decode>, Tokenizer)> {
-    let text = std::fs::read_to_string(folder.join("config.json")).context("cannot read config.json")?;
-    let config = serde_json::from_str(&text).context("config.json is not JSON")?;
-    let model = pretrained(&config, stages).context("config.json describes an unsupported model")?;
-    let tokenizer = Tokenizer::from_folder(folder, end_of_text(&config))?;
-    let files = StartFiles::open(&Start::Weights(folder.to_owned()), 0)?;
-    let specs = &model.facts.parameters;
-    let parameters = specs.iter().map(|spec| files.parameter(spec).map(Arc::new)).collect::<Result<_>>()?;
-    let decoder = (model.decoder)(Parameters(parameters));
-    let (ids, there) = (tokenizer.vocabulary_size() as usize, decoder.vocabulary());
-    ensure!(ids <= there, "the tokenizer has {ids} ids, the model only {there}");
-    Ok((decoder, tokenizer))
+/// What texts are continued with.
+struct Opened {
+    decoder: Box<dyn Decode>,
+    tokenizer: Tokenizer,
+    /// Tokens that end a text.
+    ends: Vec<u32>,
 }
 
-/// The model that `config` describes, from the first of `stages` that supports it.
-///
-/// # Errors
-/// If there is none; with the reason given by a stage whose models are of its kind.
-fn pretrained(config: &Value, stages: &[StageType]) -> Result<Pretrained> {
-    let mut reason = None;
-    for stage_type in stages {
-        match (stage_type.from_config)(config) {
-            Some(Ok(model)) => return Ok(model),
-            Some(Err(error)) => reason = reason.or(Some(error)),
-            None => {}
-        }
-    }
-    let kind = &config["model_type"];
-    let known = || types_giving(stages, Kind::Activations).join(", ");
-    Err(reason.unwrap_or_else(|| match kind.as_str() {
-        Some(kind) => anyhow!("models of type `{kind}` are not supported; supported: {}", known()),
-        None => anyhow!("it has no `model_type`"),
-    }))
+fn open(folder: &Path, stages: &[StageType]) -> Result<Opened> {
+    let opened = ModelFolder::open(folder, stages)?;
+    let (tokenizer, parameters) = (opened.tokenizer()?, opened.parameters()?);
+    let ends = opened.ends_of_text(&tokenizer)?;
+    let decoder = (opened.model.decoder)(parameters);
+    let (ids, there) = (tokenizer.vocabulary_size() as usize, decoder.vocabulary());
+    ensure!(ids <= there, "the tokenizer has {ids} ids, the model only {there}");
+    Ok(Opened { decoder, tokenizer, ends })
 }
 
 fn go_on(
     asked: &Generate,
     checkpoint: &Path,
-    decoder: &mut dyn Decode,
-    tokenizer: &Tokenizer,
+    opened: Opened,
     show: &mut (dyn FnMut(&str) -> Result<()> + Send),
 ) -> Result<Generated> {
-    let mut prompt = tokenizer.encode(&asked.prompt)?;
+    let Opened { mut decoder, tokenizer, ends } = opened;
+    let mut prompt = tokenizer.encode_prompt(&asked.prompt)?;
     if prompt.is_empty() {
         prompt.push(tokenizer.end_of_text()); // after which documents begin
     }
@@ -222,7 +201,7 @@ fn go_on(
     let began = Instant::now();
     let mut logits = decoder.feed(&prompt);
     let prompt_time = began.elapsed();
-    let mut stream = TextStream::new(tokenizer);
+    let mut stream = TextStream::new(&tokenizer);
     let (mut text, mut tokens) = (String::new(), Vec::new());
     let mut say = |new: String| -> Result<()> {
         text.push_str(&new);
@@ -237,7 +216,7 @@ fn go_on(
         let Some(token) = sampler.next(&logits) else {
             bail!("after {} tokens the model's logits are not finite: its weights are corrupt", tokens.len())
         };
-        if token == tokenizer.end_of_text() {
+        if ends.contains(&token) {
             break Stop::EndOfText;
         }
         tokens.push(token);

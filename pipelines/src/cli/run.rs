@@ -64,7 +64,13 @@ impl Command for Run {
             return context.out.answer(self.json, &explanation, |_| text);
         }
         let program = format!("millrace {}", context.version);
-        let options = train_run::Options { resume: self.resume.clone(), run_dir, workers, program };
+        let options = train_run::Options {
+            resume: self.resume.clone(),
+            run_dir,
+            workers,
+            stages: context.stages.to_vec(),
+            program,
+        };
         let trained = train_run::train(plan, &options, context.line());
         // A run that was stopped has results too.
         let has_results = trained.as_ref().err().is_none_or(|error| error.is::<Interrupted>());

@@ -25,6 +25,8 @@ pub struct RunSettings {
     pub workers: Option<usize>,
     /// Directory of a model in Hugging Face's layout to start from; random weights if not given.
     pub initial_checkpoint: Option<String>,
+    /// What may differ between the run and the model of `initial_checkpoint`: keys of its config.json, or "tokenizer".
+    pub accept_differences: Vec<String>,
     /// Backend of matrix products: "amx", "avx512", "avx2", "openblas", "portable", or "auto", the fastest that this CPU
     /// has. Bits are reproducible per backend.
     pub gemm: String,
@@ -41,6 +43,7 @@ impl Default for RunSettings {
             max_epochs: None,
             workers: None,
             initial_checkpoint: None,
+            accept_differences: Vec::new(),
             gemm: gemm::backends::AUTO.into(),
             prefetch: 2,
         }
@@ -82,6 +85,9 @@ impl RunSettings {
         }
         if self.workers == Some(0) {
             wrong("workers", "must be at least 1");
+        }
+        if self.initial_checkpoint.is_none() && !self.accept_differences.is_empty() {
+            wrong("accept_differences", "is about `run.initial_checkpoint`, which is not given");
         }
         if self.prefetch == 0 {
             wrong("prefetch", "must be at least 1");

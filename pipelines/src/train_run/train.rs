@@ -7,14 +7,15 @@ use super::{calibrate, directory, explain, speed};
 use crate::engine::{Job, Stop, execute};
 use crate::plan::Plan;
 use crate::prepare_stages::prepare;
+use crate::pretrained::ModelFolder;
 use crate::problem::Usage;
 use crate::process::cores;
 use crate::report;
 use crate::show::{Banner, Explanation, Line, banner};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use compute::cpu;
 use compute::kernels::gemm;
-use contract::{Saved, Snapshot};
+use contract::{Saved, Snapshot, StageType};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -32,6 +33,8 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// Worker threads.
     pub workers: usize,
+    /// The registry of stages.
+    pub stages: Vec<StageType>,
     /// The program and its version.
     pub program: String,
 }
@@ -95,7 +98,7 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
 
 /// Everything that is done before training: the session, and the state that stages resume from.
 fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Vec<Saved>)> {
-    let Options { resume, run_dir, workers, program } = options;
+    let Options { resume, run_dir, workers, stages, program } = options;
     let from = match resume {
         Some(checkpoint) => directory::resumed(run_dir, checkpoint.as_deref())?,
         None => None,
@@ -108,7 +111,7 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
             .notes
             .push(format!("{} has no checkpoint to resume from: the run starts from the beginning", run_dir.display()));
     }
-    let saved = begin(&mut session, plan, from)?;
+    let saved = begin(&mut session, plan, stages, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
     session.env.resources.insert(Arc::new(Limit { gemm_gflops: speed::full_speed(*workers) }));
     directory::describe(run_dir, program, plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
@@ -143,9 +146,15 @@ pub fn dry_run(plan: &Plan, workers: usize, run_dir: &Path, mut line: Line) -> R
 }
 
 /// Sets where the run starts: at a checkpoint, from a model's weights, or from the seed.
-fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> Result<Vec<Saved>> {
+fn begin(
+    session: &mut Session,
+    plan: &Plan,
+    stages: &[StageType],
+    from: Option<(PathBuf, State)>,
+) -> Result<Vec<Saved>> {
     let Some((checkpoint, state)) = from else {
-        if let Some(folder) = &plan.run.initial_checkpoint {
+        if let Some(folder) = plan.run.initial_checkpoint.as_ref().map(Path::new) {
+            compare_model(session, plan, stages, folder)?;
             session.env.resources.insert(Arc::new(Start::Weights(folder.into())));
         }
         return Ok(Vec::new());
@@ -166,6 +175,32 @@ fn begin(session: &mut Session, plan: &Plan, from: Option<(PathBuf, State)>) -> 
     session.env.schedule.first = state.step;
     session.env.resources.insert(Arc::new(Start::Resume(checkpoint)));
     Ok(state.saved.into_iter().map(|(stage, lane, state)| Saved { stage, lane, state: Snapshot::of(state) }).collect())
+}
+
+/// Refuses weights that mean something else in the run's model than in the one that they are from.
+///
+/// # Errors
+/// [`Usage`] with every difference that `run.accept_differences` does not name, or with a name there that differs not; if
+/// the model cannot be read.
+fn compare_model(session: &mut Session, plan: &Plan, stages: &[StageType], folder: &Path) -> Result<()> {
+    let at = folder.display();
+    let key = "run.initial_checkpoint";
+    let model = ModelFolder::open(folder, stages).with_context(|| format!("`{key}`: cannot start from {at}"))?;
+    let tokenizer = session.env.resources.get::<TokenizerJson>();
+    let differences = model.differences(&session.model.config, tokenizer.as_ref().map(|json| &*json.0))?;
+    let accepted = &plan.run.accept_differences;
+    if let Some(name) = accepted.iter().find(|name| differences.iter().all(|(other, _)| other != *name)) {
+        return Err(Usage(format!("`run.accept_differences` names {name:?}, which does not differ from {at}")).into());
+    }
+    let (accepted, refused): (Vec<_>, Vec<_>) = differences.into_iter().partition(|(name, _)| accepted.contains(name));
+    session.notes.extend(accepted.into_iter().map(|(_, how)| format!("{how} (`run.accept_differences`)")));
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let list: String = refused.iter().map(|(_, how)| format!("  {how}\n")).collect();
+    let names: Vec<String> = refused.iter().map(|(name, _)| format!("{name:?}")).collect();
+    let next = format!("Change the run, or accept it: --set 'run.accept_differences=[{}]'", names.join(", "));
+    Err(Usage(format!("the weights of `{key}` {at} would mean something else in this run:\n{list}{next}")).into())
 }
 
 fn introduction(session: &Session, plan: &Plan, run_dir: &Path) -> Banner {

@@ -3,7 +3,7 @@ use anyhow::{Context, Result, bail, ensure};
 use contract::{ParameterSpec, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, View};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -203,6 +203,35 @@ impl StartFiles {
         let bare = spec.name.strip_prefix("transformer.").unwrap_or(&spec.name);
         let name = if !file.has(&spec.name) && file.has(bare) { bare } else { &spec.name };
         file.read(name, &spec.shape)
+    }
+
+    /// Names of the model file's tensors that are none of `specs`. Masks and frequencies that older versions of transformers
+    /// saved are no parameters, and neither is a head that repeats the embedding.
+    pub fn unused(&self, specs: &[ParameterSpec]) -> Vec<String> {
+        const BUFFERS: [&str; 4] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", "lm_head.weight"];
+        let bare = |name: &str| name.strip_prefix("transformer.").unwrap_or(name).to_owned();
+        let used: HashSet<String> = specs.iter().map(|spec| bare(&spec.name)).collect();
+        let all = self.model.iter().flat_map(TensorFile::tensors).map(|(name, _)| name);
+        all.filter(|name| !used.contains(&bare(name)) && !BUFFERS.iter().any(|buffer| name.ends_with(buffer))).collect()
+    }
+
+    /// Is the model's head its token embedding: is there no tensor `lm_head.weight`, or one with the same values?
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn is_tied(&self) -> Result<bool> {
+        const HEAD: &str = "lm_head.weight";
+        let Some(file) = self.model.as_ref().filter(|file| file.has(HEAD)) else { return Ok(true) };
+        let names = ["transformer.wte.weight", "wte.weight", "model.embed_tokens.weight"];
+        let Some(embedding) = names.into_iter().find(|name| file.has(name)) else { return Ok(false) };
+        let hash = |name: &str| -> Result<blake3::Hash> {
+            let mut hasher = blake3::Hasher::new();
+            file.values(name, &mut |values| {
+                hasher.update(bytemuck::cast_slice(values));
+            })?;
+            Ok(hasher.finalize())
+        };
+        Ok(hash(HEAD)? == hash(embedding)?)
     }
 
     /// The optimizer's tensor `name` for the parameter that `spec` describes; zeros if the optimizer state is new.

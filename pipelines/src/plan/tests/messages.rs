@@ -34,7 +34,7 @@ clip = nan
     error: unknown key `runs`
       wiki.toml:2   similar: run   (a file has `extends`, `[run]` and `[stage.NAME]`)
     error: unknown key `run.max_step`
-      wiki.toml:4   similar: max_steps   (keys: name, seed, max_steps, max_epochs, workers, initial_checkpoint, gemm, prefetch)
+      wiki.toml:4   similar: max_steps   (keys: name, seed, max_steps, max_epochs, workers, initial_checkpoint, accept_differences, gemm, prefetch)
     error: `run.seed` is the number `-1`, expected a whole number
       wiki.toml:5
     error: `read.paths` is string "data", expected a list

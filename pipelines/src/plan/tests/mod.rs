@@ -209,6 +209,7 @@ fn the_resolved_configuration_says_where_values_come_from() {
     max_epochs = 2.0                                 # --epochs 2.0
     # workers is not set                             # default
     # initial_checkpoint is not set                  # default
+    accept_differences = []                          # default
     gemm = "auto"                                    # default
     prefetch = 2                                     # default
 

@@ -5,7 +5,7 @@ use crate::tokenizer::train::tokenizer_json;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
 use anyhow::{Context, Result};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::read_to_string;
 use std::path::Path;
 
@@ -54,17 +54,85 @@ impl Tokenizer {
     }
 }
 
-/// The special token with this id.
+/// The token with this id, which need not be among the added ones.
 fn spelled(json: &str, id: u32) -> Option<String> {
     let json: Value = serde_json::from_str(json).ok()?;
-    let token = json["added_tokens"].as_array()?.iter().find(|token| token["id"] == id)?;
-    Some(token["content"].as_str()?.to_owned())
+    tokens(&json).into_iter().find(|(_, other)| *other == id).map(|(token, _)| token)
+}
+
+/// All tokens of a `tokenizer.json` with their ids.
+fn tokens(json: &Value) -> BTreeMap<String, u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let model = json["model"]["vocab"].as_object().into_iter().flatten();
+    let model = model.filter_map(|(token, value)| Some((token.clone(), id(value)?)));
+    let added = json["added_tokens"].as_array().into_iter().flatten();
+    let added = added.filter_map(|token| Some((token["content"].as_str()?.to_owned(), id(&token["id"])?)));
+    model.chain(added).collect()
+}
+
+/// How two `tokenizer.json` differ in a way that gives a text other ids, or an id another text; `None` if they do not.
+///
+/// # Errors
+/// If one of them is not JSON.
+pub fn difference(one: &str, other: &str) -> Result<Option<String>> {
+    if one == other {
+        return Ok(None);
+    }
+    let parse = |text| serde_json::from_str::<Value>(text).context("a tokenizer.json is not JSON");
+    let (one, other) = (parse(one)?, parse(other)?);
+    let [tokens_1, tokens_2] = [&one, &other].map(tokens);
+    if tokens_1.len() != tokens_2.len() {
+        return Ok(Some(format!("{} and {} tokens", tokens_1.len(), tokens_2.len())));
+    }
+    if let Some((token, id)) = tokens_1.iter().find(|(token, id)| tokens_2.get(*token) != Some(id)) {
+        let there = tokens_2.get(token).map_or("missing".into(), |id| format!("id {id}"));
+        return Ok(Some(format!("token {token:?} is id {id} and {there}")));
+    }
+    // Older files have a merge as one string.
+    let merges = |json: &Value| -> Vec<String> {
+        let merges = json["model"]["merges"].as_array().into_iter().flatten();
+        merges
+            .map(|merge| {
+                merge.as_str().map_or_else(|| format!("{} {}", text(&merge[0]), text(&merge[1])), str::to_owned)
+            })
+            .collect()
+    };
+    if merges(&one) != merges(&other) {
+        return Ok(Some("their merges".into()));
+    }
+    let parts = ["normalizer", "pre_tokenizer"];
+    Ok(parts.into_iter().find(|part| one[part] != other[part]).map(|part| format!("`{part}`")))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Cache;
+
+    #[test]
+    fn tokenizers_are_compared_by_what_they_do() {
+        let cache = tempfile::tempdir().unwrap();
+        let gpt2 = Tokenizer::gpt2(&Cache::new(cache.path().to_str()), END_OF_TEXT).unwrap();
+        let json: Value = serde_json::from_str(gpt2.json()).unwrap();
+        let changed = |change: &dyn Fn(&mut Value)| {
+            let mut other = json.clone();
+            change(&mut other);
+            difference(gpt2.json(), &other.to_string()).unwrap()
+        };
+        assert_eq!(changed(&|_| ()), None);
+        assert_eq!(changed(&|json| json["post_processor"] = Value::Null), None);
+        let merges = changed(&|json| json["model"]["merges"].as_array_mut().unwrap().swap(0, 1));
+        assert_eq!(merges.as_deref(), Some("their merges"));
+        let swapped = changed(&|json| {
+            let vocabulary = &mut json["model"]["vocab"];
+            (vocabulary["a"], vocabulary["b"]) = (vocabulary["b"].clone(), vocabulary["a"].clone());
+        });
+        assert_eq!(swapped.as_deref(), Some("token \"a\" is id 64 and id 65"));
+    }
 
     #[test]
     fn both_layouts_give_the_same_ids() {

@@ -125,7 +125,20 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The same by Hugging Face's library: what [`encode`](Self::encode) is measured against, and what it falls back
+    /// Ids of a prompt, with what the tokenizer adds to every text (a token that begins it).
+    ///
+    /// # Errors
+    /// If the library cannot encode it.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let library = self.library()?;
+        if library.get_post_processor().is_none() {
+            return self.encode(text);
+        }
+        let encoding = library.encode(text, true);
+        Ok(encoding.map_err(|e| anyhow::anyhow!("cannot tokenize the prompt: {e}"))?.get_ids().to_vec())
+    }
+
+    /// [`encode`](Self::encode) by Hugging Face's library: what it is measured against, and what it falls back
     /// to.
     pub fn encode_slowly(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.library()?.encode_fast(text, false);

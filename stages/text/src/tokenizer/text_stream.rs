@@ -9,7 +9,8 @@ const REPLACEMENT: char = '\u{FFFD}';
 /// equal [`Tokenizer::decode`] of all ids.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// Ids since the text last ended with a whole character.
+    /// Ids since the text last ended with a whole character, and the one before them: the text of an id may depend on
+    /// whether it is the first (`Metaspace` drops the space there).
     ids: Vec<u32>,
     /// Bytes of their text that have been returned.
     given: usize,
@@ -32,7 +33,8 @@ impl<'a> TextStream<'a> {
         // character.
         let Some(sure) = text.strip_suffix(REPLACEMENT) else {
             let new = text[self.given..].to_owned();
-            (self.ids, self.given) = (Vec::new(), 0);
+            self.ids = vec![id];
+            self.given = self.tokenizer.decode(&self.ids)?.len();
             return Ok(new);
         };
         let new = sure[self.given..].to_owned();
@@ -77,6 +79,23 @@ mod tests {
         assert!(pieces.iter().all(|piece| !piece.contains(REPLACEMENT)), "{pieces:?}");
         let cut = GPT2.decode(&ids[..2]).unwrap();
         assert_eq!(self::pieces(&ids[..2]).concat(), cut);
+    }
+
+    #[test]
+    fn spaces_between_words_stay_where_the_decoder_drops_the_first() {
+        let mut json: serde_json::Value = serde_json::from_str(GPT2.json()).unwrap();
+        let byte_level = json["decoder"].take();
+        json["decoder"] = serde_json::json!({
+            "type": "Sequence",
+            "decoders": [byte_level, {"type": "Strip", "content": " ", "start": 1, "stop": 0}],
+        });
+        let tokenizer = Tokenizer::from_json("stripping", json.to_string(), END_OF_TEXT).unwrap();
+        let ids = tokenizer.encode(" The old mill 漢 turns").unwrap();
+        let mut stream = TextStream::new(&tokenizer);
+        let mut text: String = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+        text += &stream.finish().unwrap();
+        assert_eq!(text, "The old mill 漢 turns");
+        assert_eq!(text, tokenizer.decode(&ids).unwrap());
     }
 
     proptest! {

@@ -1,0 +1,135 @@
+//! A model in a folder in Hugging Face's layout: what `generate` continues texts with, and what a run may start from.
+use crate::plan::types_giving;
+use anyhow::{Context, Result, anyhow, bail};
+use compute::models::config::end_of_text;
+use contract::{Kind, Parameters, Pretrained, StageType};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use text::Tokenizer;
+use train::weights::{Start, StartFiles};
+
+/// Keys of `config.json` without which the weights mean the same: positions are bounded by the shapes of tensors where they
+/// have any, and the end of a text is compared with the tokenizer.
+const MEANINGLESS: [&str; 4] = ["max_position_embeddings", "n_ctx", "bos_token_id", "eos_token_id"];
+
+/// A model in a folder: `config.json`, `model.safetensors` and a tokenizer.
+pub struct ModelFolder {
+    folder: PathBuf,
+    config: Value,
+    files: StartFiles,
+    /// The model that `config.json` describes.
+    pub model: Pretrained,
+}
+
+impl ModelFolder {
+    /// Opens the model in `folder`, of one of the types `stages`. All tensors of `model.safetensors` belong to it.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or the model is one that no type of `stages` describes completely.
+    pub fn open(folder: &Path, stages: &[StageType]) -> Result<Self> {
+        let mut config = json(&folder.join("config.json"))?;
+        let files = StartFiles::open(&Start::Weights(folder.to_owned()), 0)?;
+        if config["tie_word_embeddings"] == true && !files.is_tied()? {
+            // As transformers does where both matrices are there and differ.
+            config["tie_word_embeddings"] = false.into();
+        }
+        let model = of_config(&config, stages).context("config.json describes an unsupported model")?;
+        let unused = files.unused(&model.facts.parameters);
+        if !unused.is_empty() {
+            let some = unused.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+            let more = if unused.len() > 3 { ", …" } else { "" };
+            let kind = &config["model_type"];
+            bail!(
+                "model.safetensors has {} tensors that are no part of a model of type {kind} here: {some}{more}",
+                unused.len()
+            );
+        }
+        Ok(Self { folder: folder.to_owned(), config, files, model })
+    }
+
+    /// All parameters of the model.
+    ///
+    /// # Errors
+    /// If one is missing or has another shape.
+    pub fn parameters(&self) -> Result<Parameters> {
+        let specs = &self.model.facts.parameters;
+        Ok(Parameters(specs.iter().map(|spec| self.files.parameter(spec).map(Arc::new)).collect::<Result<_>>()?))
+    }
+
+    /// The tokenizer beside the model.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be used here.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::from_folder(&self.folder, end_of_text(&self.config))
+    }
+
+    /// The tokens that end a text: those of `generation_config.json`, or else of `config.json`, or else `<|endoftext|>`.
+    ///
+    /// # Errors
+    /// If `generation_config.json` is there and cannot be read.
+    pub fn ends_of_text(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let path = self.folder.join("generation_config.json");
+        let generation = if path.exists() { json(&path)? } else { Value::Null };
+        let given = [&generation, &self.config].into_iter().map(|config| ids(&config["eos_token_id"]));
+        let given = given.into_iter().find(|ids| !ids.is_empty());
+        Ok(given.unwrap_or_else(|| vec![tokenizer.end_of_text()]))
+    }
+
+    /// What in `config` and `tokenizer`, those of a run, differs from this model in a way that gives its weights another
+    /// meaning: the name and how it differs.
+    ///
+    /// # Errors
+    /// If the model's tokenizer is there and cannot be read.
+    pub fn differences(&self, config: &Value, tokenizer: Option<&str>) -> Result<Vec<(String, String)>> {
+        let theirs = &self.model.facts.config;
+        let pairs = |config: &Value| config.as_object().cloned().unwrap_or_default();
+        let mut keys: Vec<String> = pairs(theirs).into_iter().chain(pairs(config)).map(|(key, _)| key).collect();
+        keys.sort();
+        keys.dedup();
+        let mut differences: Vec<(String, String)> = keys
+            .into_iter()
+            .filter(|key| theirs[key] != config[key] && !MEANINGLESS.contains(&&**key))
+            .map(|key| (key.clone(), format!("{key} is {} in the model, {} in the run", theirs[&key], config[&key])))
+            .collect();
+        let has_tokenizer = ["tokenizer.json", "vocab.json"].iter().any(|name| self.folder.join(name).exists());
+        if let (Some(json), true) = (tokenizer, has_tokenizer) {
+            let difference = text::tokenizer::hugging_face::difference(self.tokenizer()?.json(), json)?;
+            differences.extend(difference.map(|how| ("tokenizer".into(), format!("the tokenizers differ: {how}"))));
+        }
+        Ok(differences)
+    }
+}
+
+fn json(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
+}
+
+/// One id, or a list of them.
+fn ids(value: &Value) -> Vec<u32> {
+    let one = |value: &Value| value.as_u64().and_then(|id| id.try_into().ok());
+    value.as_array().map_or_else(|| one(value).into_iter().collect(), |list| list.iter().filter_map(one).collect())
+}
+
+/// The model that `config` describes, of the first of `stages` that has such a model.
+///
+/// # Errors
+/// If there is none; then with the reason of a stage that has models of its kind.
+fn of_config(config: &Value, stages: &[StageType]) -> Result<Pretrained> {
+    let mut reason = None;
+    for stage_type in stages {
+        match (stage_type.from_config)(config) {
+            Some(Ok(model)) => return Ok(model),
+            Some(Err(error)) => reason = reason.or(Some(error)),
+            None => {}
+        }
+    }
+    let kind = &config["model_type"];
+    let known = || types_giving(stages, Kind::Activations).join(", ");
+    Err(reason.unwrap_or_else(|| match kind.as_str() {
+        Some(kind) => anyhow!("models of type `{kind}` are not supported; supported: {}", known()),
+        None => anyhow!("it has no `model_type`"),
+    }))
+}
