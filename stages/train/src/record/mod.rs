@@ -1,9 +1,11 @@
-//! `record`: writes one line of `metrics.jsonl` per step and the same for TensorBoard, and reports progress.
+//! `record`: writes the metrics of each step to every [`Sink`], and reports progress.
 pub mod clock;
+pub mod jsonl;
 pub mod tensorboard;
 
+pub use jsonl::{METRICS_FILE, read_metrics};
+
 use crate::record::clock::Clock;
-use crate::record::tensorboard::{EVENTS_FOLDER, EventFile};
 use anyhow::{Context, Result};
 use contract::{
     At, Built, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Purpose, Route, Schedule, Settings, Snapshot,
@@ -12,14 +14,24 @@ use contract::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// The file of a run directory with one JSON object per step.
-pub const METRICS_FILE: &str = "metrics.jsonl";
+/// Where the metrics of a run are written: one file of code, and one line in [`SINKS`].
+trait Sink: Send {
+    /// Writes the metrics of a step, in the order of the steps.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn write(&mut self, line: &StepLine) -> Result<()>;
+}
+
+/// Opens a sink of the run in a directory, which starts at a step; what was written of later steps is replaced.
+type OpenSink = fn(&Path, Step) -> Result<Box<dyn Sink>>;
+
+/// All sinks, in the order in which they are opened and written. TensorBoard's begins with what `metrics.jsonl` holds.
+const SINKS: [OpenSink; 2] = [jsonl::open, tensorboard::open];
 
 /// The metrics of a step. Serializes to a line of [`METRICS_FILE`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -104,10 +116,9 @@ impl Settings for Record {
             tokens_a_step: env.shape.tokens(),
             tokens_an_epoch: env.corpus.map(|corpus| corpus.train.tokens),
             full_speed: limit / flops,
-            path: env.run_dir.as_ref().map(|dir| dir.join(METRICS_FILE)),
+            run_dir: env.run_dir.clone(),
             reporter: env.resources.get(),
-            file: None,
-            events: None,
+            sinks: Vec::new(),
             gathered: BTreeMap::new(),
             last: None,
             clock: Clock::new(Instant::now()),
@@ -126,10 +137,10 @@ struct RecordStage {
     tokens_an_epoch: Option<u64>,
     /// Tokens per second at the machine's limit.
     full_speed: f64,
-    path: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
     reporter: Option<Arc<Reporter>>,
-    file: Option<File>,
-    events: Option<EventFile>,
+    /// Those of worker 0 in a run that has a directory.
+    sinks: Vec<Box<dyn Sink>>,
     gathered: BTreeMap<(Purpose, &'static str), (Gather, Values)>,
     /// The line of the last step; it is written after the step has been validated.
     last: Option<StepLine>,
@@ -183,52 +194,17 @@ impl RecordStage {
 
     /// Writes the line of the last step, which is now complete.
     fn write(&mut self) -> Result<()> {
-        let (Some(line), Some(path)) = (self.last.take(), &self.path) else { return Ok(()) };
-        let open = self.file.take();
-        let write = || -> Result<File> {
-            let mut file = match open {
-                Some(file) => file,
-                None => OpenOptions::new().create(true).append(true).open(path)?,
-            };
-            file.write_all(format!("{}\n", serde_json::to_string(&line)?).as_bytes())?;
-            Ok(file)
-        };
-        self.file = Some(write().with_context(|| format!("cannot write {}", path.display()))?);
-        self.events.as_mut().map_or(Ok(()), |events| events.add(&line))
+        let Some(line) = self.last.take() else { return Ok(()) };
+        self.sinks.iter_mut().try_for_each(|sink| sink.write(&line))
     }
-}
-
-/// The lines of a run's [`METRICS_FILE`]; empty if there is no such file. Invalid lines (from a killed process) are
-/// skipped.
-///
-/// # Errors
-/// If the file exists but cannot be read.
-pub fn read_metrics(path: &Path) -> Result<Vec<StepLine>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(bytes.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
-}
-
-/// Keeps only the lines of steps before `step`: a run that resumes there writes the later ones again.
-fn keep_before(path: &Path, step: Step) -> Result<()> {
-    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
-    let before = |line: &&str| serde_json::from_str::<StepLine>(line).is_ok_and(|line| line.step < step);
-    let kept: String = text.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
-    let temporary = path.with_extension("jsonl.tmp");
-    std::fs::write(&temporary, kept)
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 impl Stage for RecordStage {
     fn start(&mut self, _out: &mut dyn Emit) -> Result<()> {
         if self.worker == 0
-            && let Some(path) = &self.path
+            && let Some(run_dir) = &self.run_dir
         {
-            keep_before(path, self.schedule.first)?;
-            self.events = Some(EventFile::create(&path.with_file_name(EVENTS_FOLDER), &read_metrics(path)?)?);
+            self.sinks = SINKS.iter().map(|open| open(run_dir, self.schedule.first)).collect::<Result<_>>()?;
         }
         self.clock = Clock::new(Instant::now());
         Ok(())
@@ -252,7 +228,7 @@ impl Stage for RecordStage {
         }
         if self.schedule.validates(step) {
             let values = self.combined(Purpose::Validate);
-            if self.path.is_none() {
+            if self.run_dir.is_none() {
                 self.last.get_or_insert(StepLine { step, ..StepLine::default() });
             }
             if let Some(line) = &mut self.last {

@@ -2,8 +2,9 @@
 //!
 //! Formats: TensorFlow's `core/lib/io/record_writer.h` (records and their masked CRC32C, Castagnoli) and
 //! `core/util/event.proto`, `core/framework/summary.proto` (messages).
-use crate::record::StepLine;
+use super::{METRICS_FILE, Sink, StepLine, read_metrics};
 use anyhow::{Context, Result, ensure};
+use contract::Step;
 use prost::Message;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -62,6 +63,14 @@ pub struct SessionLog {
     pub status: i32,
 }
 
+/// Opens an event file of the run in `run_dir` with the steps of its `metrics.jsonl`, which end before step `first`.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub(super) fn open(run_dir: &Path, _first: Step) -> Result<Box<dyn Sink>> {
+    Ok(Box::new(EventFile::create(&run_dir.join(EVENTS_FOLDER), &read_metrics(&run_dir.join(METRICS_FILE))?)?))
+}
+
 /// The event file of a run in progress.
 pub struct EventFile {
     path: PathBuf,
@@ -105,12 +114,10 @@ impl EventFile {
         };
         create().with_context(|| format!("cannot write event files in {}", folder.display()))
     }
+}
 
-    /// Appends a step.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn add(&mut self, line: &StepLine) -> Result<()> {
+impl Sink for EventFile {
+    fn write(&mut self, line: &StepLine) -> Result<()> {
         let mut bytes = Vec::new();
         record(&event(line), &mut bytes);
         self.file.write_all(&bytes).with_context(|| format!("cannot write {}", self.path.display()))
@@ -206,10 +213,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("events.out.tfevents.1.other"), "of another program").unwrap();
         let mut file = EventFile::create(folder.path(), &[]).unwrap();
-        (1..=5).for_each(|step| file.add(&line(step)).unwrap());
+        (1..=5).for_each(|step| file.write(&line(step)).unwrap());
         let before = files(folder.path());
         let mut file = EventFile::create(folder.path(), &[line(1), line(2), line(3)]).unwrap();
-        file.add(&StepLine { validation_loss: Some(2.5), ..line(4) }).unwrap();
+        file.write(&StepLine { validation_loss: Some(2.5), ..line(4) }).unwrap();
         let after = files(folder.path());
         assert_eq!((before.len(), after.len()), (2, 2), "files of other programs stay, ours is replaced");
         assert!(after[1] > before[1], "the new name sorts after the old one");
