@@ -13,7 +13,8 @@ use std::time::Instant;
 /// If a file is missing or broken, or the parts do not fit each other.
 pub fn prepare(plan: &Plan, workers: usize, line: &mut Line) -> Result<Prepared> {
     let mut prepared = Prepared::default();
-    let all: Vec<Upstream> = plan.stages.iter().map(|stage| described(plan, stage)).collect();
+    let all: Vec<Upstream> =
+        plan.stages.iter().map(|stage| described(plan, stage, &mut prepared)).collect::<Result<_>>()?;
     let mut engine = Engine { workers, line, work: (String::new(), Instant::now()), last: Instant::now() };
     for at in plan.order() {
         let above: Vec<Upstream> = upstream(&plan.stages, at).into_iter().map(|from| all[from].clone()).collect();
@@ -24,9 +25,15 @@ pub fn prepare(plan: &Plan, workers: usize, line: &mut Line) -> Result<Prepared>
     Ok(prepared)
 }
 
-fn described(plan: &Plan, stage: &PlannedStage) -> Upstream {
-    let table = plan.values(&stage.id, &[Effect::Results]).map(|(key, value)| format!("{key} = {value}\n")).collect();
-    Upstream { id: stage.id.clone(), settings: stage.settings.clone(), table }
+/// A stage as others see it. What it depends on is added to the fingerprint.
+fn described(plan: &Plan, stage: &PlannedStage, prepared: &mut Prepared) -> Result<Upstream> {
+    let values = plan.values(&stage.id, &[Effect::Results]);
+    let mut table: String = values.map(|(key, value)| format!("{key} = {value}\n")).collect();
+    for (name, value) in stage.settings.dependencies()? {
+        table += &format!("{name}: {value}\n");
+        prepared.fingerprint.push((format!("{}: {name}", stage.id), value));
+    }
+    Ok(Upstream { id: stage.id.clone(), settings: stage.settings.clone(), table })
 }
 
 /// What this program does for stages that prepare.

@@ -112,3 +112,67 @@ fn a_corpus_of_which_stages_leave_nothing_is_an_error() {
     let arguments = ["run", "run.toml", "--run-dir", "none", "--set", "long.min_characters=100000"];
     scratch.pipeline(&arguments).fails(2, &["160 are dropped by stages", "the corpus is empty"]);
 }
+
+/// A dry run of `run.toml` says that stages drop `number` of the 160 documents.
+#[track_caller]
+fn drops(scratch: &Scratch, number: usize) {
+    let dry = scratch.pipeline(&["run", "run.toml", "--dry-run"]).succeeds().stdout;
+    let flat = dry.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains(&format!("{number} of 160 documents are dropped")), "{dry}");
+}
+
+/// Documents of which every second one contains "lantern" and every fifth one "anchor".
+fn listed() -> Scratch {
+    let scratch = Scratch::new();
+    let word = |i: usize, n: usize, word: &'static str| if i.is_multiple_of(n) { word } else { "" };
+    let documents: Vec<String> = corpus(160)
+        .iter()
+        .enumerate()
+        .map(|(i, text)| format!("{text} {} {}", word(i, 2, "lantern"), word(i, 5, "anchor")))
+        .collect();
+    scratch.documents("corpus.parquet", &documents);
+    let stage = "\n[stage.listed]\ntype = \"block_list\"\npath = \"words.txt\"\ninputs = [\"read\"]\n";
+    let tokenize = "[stage.tokenize]\ninputs = [\"listed\"]\n";
+    let all = tiny("paths = [\"corpus.parquet\"]").replace("[stage.tokenize]\n", tokenize) + stage;
+    scratch.write("run.toml", all);
+    scratch.write("words.txt", "lantern\n");
+    scratch
+}
+
+#[test]
+fn a_list_that_was_edited_is_another_list() {
+    let scratch = listed();
+    drops(&scratch, 80);
+    scratch.train("run", &["--set", "run.max_steps=3"]);
+    scratch.write("words.txt", "anchor\n");
+    drops(&scratch, 32);
+    let again = ["run", "run.toml", "--run-dir", "run", "--set", "run.max_steps=6", "--resume"];
+    scratch.pipeline(&again).fails(2, &["listed: content of `path` was "]);
+    scratch.write("words.txt", "lantern\n");
+    std::fs::rename(scratch.path("words.txt"), scratch.path("moved.txt")).unwrap();
+    let moved = [&again[..], &["--set", "listed.path=moved.txt"]].concat();
+    scratch.pipeline(&moved).succeeds();
+    scratch.pipeline(&["check", "run.toml"]).fails(2, &["run.toml:", "words.txt"]);
+}
+
+#[test]
+fn a_preparation_with_an_edited_list_equals_one_from_nothing() {
+    let scratch = listed();
+    let prepare = "[stage.read]\ntype = \"documents\"\npaths = [\"corpus.parquet\"]\nvalidation_fraction = 0.2\n\
+         [stage.listed]\ntype = \"block_list\"\npath = \"words.txt\"\n[stage.tokenize]\ntype = \"bpe\"\n[stage.write]\ntype = \"parquet\"\nshards = 3\n";
+    scratch.write("prepare.toml", prepare);
+    let run = |folder| scratch.pipeline(&["run", "prepare.toml", "--run-dir", folder]).succeeds();
+    run("updated");
+    scratch.write("words.txt", "anchor\n");
+    run("updated");
+    run("fresh");
+    let names = std::fs::read_dir(scratch.path("fresh/v1")).unwrap().map(|entry| entry.unwrap().file_name());
+    let shards: Vec<_> =
+        names.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with("parquet")).collect();
+    assert!(shards.len() >= 3, "{shards:?}");
+    for name in shards {
+        let [updated, fresh] =
+            ["updated/v2", "fresh/v1"].map(|of| std::fs::read(scratch.path(&format!("{of}/{name}"))));
+        assert!(updated.unwrap() == fresh.unwrap(), "{name} differs");
+    }
+}

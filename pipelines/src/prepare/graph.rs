@@ -61,7 +61,8 @@ impl Preparation {
     /// Splits `plan`. `resources` have been provided by its stages; they determine the role of each.
     ///
     /// # Errors
-    /// [`Usage`] if it is not a chain from documents to a stage that writes them.
+    /// [`Usage`] if it is not a chain from documents to a stage that writes them; if a file that a stage depends on cannot
+    /// be read.
     pub fn of(plan: &Plan, resources: &Resources) -> Result<Self> {
         let (mut read, mut write, mut deduplicate, mut tokenizer) = (None, None, None, None);
         let mut chain = vec![format!("rows {FORMAT} {}", env!("CARGO_PKG_VERSION"))];
@@ -77,7 +78,9 @@ impl Preparation {
             } else if let Some(found) = resources.of::<Tokenizer>(id) {
                 tokenizer = Some(found);
             } else if stage.settings.gives() == [Kind::Rows] && !stage.settings.takes().is_empty() {
-                chain.push(table(plan, |other| other == *id));
+                let dependencies = stage.settings.dependencies()?;
+                let lines = dependencies.iter().map(|(name, value)| format!("{id}: {name}: {value}\n"));
+                chain.push(table(plan, |other| other == *id) + &lines.collect::<String>());
             } else {
                 let why = format!("`{id}` (type `{}`) provides nothing that a preparation works with", stage.type_name);
                 return Err(Usage(why).into());

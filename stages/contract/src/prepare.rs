@@ -24,8 +24,8 @@ pub struct Upstream {
     pub id: String,
     /// Its settings.
     pub settings: Arc<dyn Settings>,
-    /// Its keys and values, without those that do not affect results. Part of the cache keys of what is made from its
-    /// output.
+    /// Its keys and values, without those that do not affect results, and its [dependencies](Settings::dependencies). Part
+    /// of the cache keys of what is made from its output.
     pub table: String,
 }
 

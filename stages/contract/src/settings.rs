@@ -236,6 +236,12 @@ pub trait Settings: Any + Send + Sync {
     fn reads(&self, _seed: u64) -> Result<Vec<PathBuf>> {
         Ok(Vec::new())
     }
+    /// What its results depend on besides the values of its keys and its input, by name: the version of its code, hashes of
+    /// files that it reads when it is built. Part of cache keys of what is made from its output and of the fingerprint of
+    /// checkpoints. May read those files.
+    fn dependencies(&self) -> Result<Vec<(String, String)>> {
+        Ok(Vec::new())
+    }
     /// The vocabulary of the tokens that it emits, as far as it is known before [`prepare`](Self::prepare).
     fn vocabulary(&self, _seed: u64) -> Result<Option<Facts>> {
         Ok(None)

@@ -4,10 +4,11 @@ use arrow::array::{Array, AsArray, LargeStringArray, RecordBatch};
 use arrow::compute::concat_batches;
 use common::env;
 use contract::testing::{Collect, at};
-use contract::{BatchShape, Built, Packet, Purpose, Resources, Rows, Schedule, Settings};
-use millrace_text::filter::{DROPPED, Filter, FilterSettings};
+use contract::{BatchShape, Built, Packet, Purpose, Resources, Result, Rows, Schedule, Settings, StageKeys};
+use millrace_text::filter::{DROPPED, Filter, FilterSettings, Rule, Verdict};
 use millrace_text::{BlockList, C4, Clean, FineWeb, GopherQuality, GopherRepetition, Language, Length};
 use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 fn rows(texts: &[&str]) -> RecordBatch {
@@ -142,6 +143,40 @@ fn a_block_list_may_be_a_file_and_its_absence_is_said() {
     let schedule = Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None };
     let said = missing.build(&env(0, 1, shape, schedule, &Resources::default())).err().unwrap().to_string();
     assert!(said.contains("cannot read `path` /nowhere"), "{said}");
+    let wrong = missing.check_files(0);
+    assert_eq!(wrong[0].key.as_deref(), Some("path"), "{wrong:?}");
+}
+
+#[test]
+fn results_depend_on_the_version_of_a_rule_and_on_what_its_files_contain() {
+    #[derive(Clone, Default, Serialize, Deserialize, StageKeys)]
+    struct Second {}
+    impl Filter for Second {
+        const SUMMARY: &'static str = "drops nothing";
+        const EXAMPLE: &'static str = "";
+        const VERSION: u32 = 2;
+        type Rule = Self;
+        fn rule(&self) -> Result<Self> {
+            Ok(Self {})
+        }
+    }
+    impl Rule for Second {
+        fn judge(&self, _: &str) -> Verdict {
+            Verdict::Keep
+        }
+    }
+    assert_eq!(filter("second", Second {}).dependencies().unwrap(), [("version".to_owned(), "2".to_owned())]);
+    assert!(filter("length", Length::default()).dependencies().unwrap().is_empty());
+
+    let list = tempfile::NamedTempFile::new().unwrap();
+    let path = list.path().display().to_string();
+    let list = filter("block_list", BlockList { path: path.clone(), ..BlockList::default() });
+    let of = |content: &str| {
+        std::fs::write(&path, content).unwrap();
+        list.dependencies().unwrap()
+    };
+    let (one, other) = (of("one"), of("two"));
+    assert!(one != other && one == of("one"));
 }
 
 proptest! {

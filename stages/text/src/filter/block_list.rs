@@ -4,6 +4,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::Context;
 use contract::{Problem, Result, StageKeys};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Settings of stage `block_list`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
@@ -12,6 +13,7 @@ pub struct BlockList {
     /// Words and phrases, found as whole words in any case.
     pub phrases: Vec<String>,
     /// A file with more of them, one a line; none if empty.
+    #[key(location)]
     pub path: String,
     /// Occurrences of any of them from which on a text is dropped; at least 1.
     #[key(default = 1)]
@@ -22,6 +24,10 @@ impl Filter for BlockList {
     const SUMMARY: &'static str = "drops texts that contain words or phrases of a list";
     const EXAMPLE: &'static str = "phrases = [\"lorem ipsum\"]\noccurrences = 1\n";
     type Rule = Listed;
+
+    fn files(&self) -> Vec<(&'static str, PathBuf)> {
+        (!self.path.is_empty()).then(|| ("path", PathBuf::from(&self.path))).into_iter().collect()
+    }
 
     fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();

@@ -25,6 +25,8 @@ pub mod gopher_repetition;
 pub mod language;
 pub mod length;
 
+use crate::support::cache::hash_of;
+use crate::support::problem::{TextProblem, similar_file};
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, ArrayRef, AsArray, LargeStringBuilder, RecordBatch, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -34,6 +36,7 @@ use contract::{
 };
 use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::sync::Arc;
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -98,8 +101,15 @@ pub trait Filter: Member {
     const SUMMARY: &'static str;
     /// A table that parses, shown by `pipeline stages` (TOML, without the header).
     const EXAMPLE: &'static str;
+    /// The version of the rule's code. Results are cached: raise it whenever the same text may get another verdict.
+    const VERSION: u32 = 0;
     /// The type of the rule.
     type Rule: Rule;
+
+    /// The files that the rule is built from, each with the key that names it. Results are cached under their content.
+    fn files(&self) -> Vec<(&'static str, PathBuf)> {
+        Vec::new()
+    }
 
     /// Problems with the values, other than numbers out of range. No I/O.
     fn check(&self) -> Vec<Problem> {
@@ -161,6 +171,27 @@ impl<F: Filter> Settings for FilterSettings<F> {
 
     fn check(&self) -> Vec<Problem> {
         self.filter.check()
+    }
+
+    fn check_files(&self, _: u64) -> Vec<Problem> {
+        let missing = |(key, path): (&'static str, PathBuf)| {
+            let similar = similar_file(&path);
+            (!path.is_file()).then(|| Problem::at(key, TextProblem::Missing { path, similar }.to_string()))
+        };
+        self.filter.files().into_iter().filter_map(missing).collect()
+    }
+
+    fn reads(&self, _: u64) -> Result<Vec<PathBuf>> {
+        Ok(self.filter.files().into_iter().map(|(_, path)| path).collect())
+    }
+
+    fn dependencies(&self) -> Result<Vec<(String, String)>> {
+        let version = (F::VERSION > 0).then(|| Ok(("version".to_owned(), F::VERSION.to_string())));
+        let content = |(key, path): (&str, PathBuf)| {
+            let content = std::fs::read(&path).with_context(|| format!("`{key}`: cannot read {}", path.display()))?;
+            Ok((format!("content of `{key}`"), hash_of(&content)))
+        };
+        version.into_iter().chain(self.filter.files().into_iter().map(content)).collect()
     }
 
     fn build(&self, _: &Env) -> Result<Built> {
