@@ -125,7 +125,7 @@ fn exit_code(error: &Error) -> u8 {
         return interrupted.code;
     }
     let usage = error.chain().any(|cause| {
-        cause.is::<Problems>()
+        cause.downcast_ref::<Problems>().is_some_and(|problems| !problems.failed())
             || cause.is::<Usage>()
             || cause.downcast_ref::<TextProblem>().is_some_and(TextProblem::is_usage)
     });

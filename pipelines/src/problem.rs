@@ -86,12 +86,14 @@ pub struct Diagnostic {
     pub next: Option<String>,
     /// Lines of the file around it, already laid out.
     pub excerpt: Option<String>,
+    /// Whether the system failed, and nothing has to be corrected: exit code 1 instead of 2.
+    pub failed: bool,
 }
 
 impl Diagnostic {
     /// `message` at `origin`.
     pub fn new(message: impl Into<String>, origin: Origin) -> Self {
-        Self { message: message.into(), origin, similar: Vec::new(), next: None, excerpt: None }
+        Self { message: message.into(), origin, similar: Vec::new(), next: None, excerpt: None, failed: false }
     }
 
     /// Adds those of `known` that look like `wrong`.
@@ -136,6 +138,11 @@ impl Problems {
     /// True if nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether the system failed to read what would be checked.
+    pub(crate) fn failed(&self) -> bool {
+        self.0.iter().any(|problem| problem.failed)
     }
 
     /// Orders them by file and line; those of the command line come last.

@@ -1,6 +1,7 @@
 //! Configuration files: TOML with line numbers, `extends`, and the structure of a file.
 use super::values::{Entry, Table, json_of_item};
 use crate::problem::{Diagnostic, Origin, Problems, similar};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml_edit::{Document, Item};
@@ -118,9 +119,13 @@ pub(crate) fn read(path: &Path, asked_by: Origin, problems: &mut Problems) -> Op
     };
     let name = path.display();
     problems.push(match error.kind() {
-        std::io::ErrorKind::NotFound => missing(path, asked_by),
-        std::io::ErrorKind::InvalidData => Diagnostic::new(format!("`{name}` is not UTF-8 text"), asked_by),
-        _ => Diagnostic::new(format!("cannot read `{name}`: {error}"), asked_by),
+        ErrorKind::NotFound => missing(path, asked_by),
+        ErrorKind::InvalidData => Diagnostic::new(format!("`{name}` is not UTF-8 text"), asked_by),
+        kind => {
+            let named = [ErrorKind::PermissionDenied, ErrorKind::IsADirectory, ErrorKind::NotADirectory];
+            let problem = Diagnostic::new(format!("cannot read `{name}`: {error}"), asked_by);
+            Diagnostic { failed: !named.contains(&kind), ..problem }
+        }
     });
     None
 }
