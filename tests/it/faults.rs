@@ -83,6 +83,16 @@ fn an_update() {
     disturb(&Scenario { ready, command: &PREPARE, again: &PREPARE, outcome: prepared });
 }
 
+#[test]
+fn a_configuration_that_the_system_fails_to_read_is_not_wrong() {
+    let scratch = Scratch::new();
+    // Reading the memory of a process at address 0 is an I/O error.
+    for command in ["check", "run"] {
+        scratch.pipeline(&[command, "/proc/self/mem"]).fails(1, &["cannot read `/proc/self/mem`: Input/output error"]);
+        scratch.pipeline(&[command, "."]).fails(2, &["cannot read `.`: Is a directory"]);
+    }
+}
+
 fn sources(scratch: &Scratch) {
     scratch.write("prepare.toml", PREPARATION);
     let lines: Vec<String> = corpus(150)[120..]

@@ -144,7 +144,7 @@ fn a_block_list_may_be_a_file_and_its_absence_is_said() {
     let said = missing.build(&env(0, 1, shape, schedule, &Resources::default())).err().unwrap().to_string();
     assert!(said.contains("cannot read `path` /nowhere"), "{said}");
     let wrong = missing.check_files(0);
-    assert_eq!(wrong[0].key.as_deref(), Some("path"), "{wrong:?}");
+    assert_eq!(wrong[0].key, Some("path"), "{wrong:?}");
 }
 
 #[test]
