@@ -1,6 +1,6 @@
 //! The model `relu2_gpt2`: GPT-2 with ReLU² (So et al. 2021, Primer) in place of GELU. An activation function is a kernel and a
 //! value: [`RELU2`]. transformers has it as `relu2`, so it loads these checkpoints as well.
-use compute::models::feed_forward::{FeedForward, Pointwise};
+use compute::models::activation::{Activation, Pointwise};
 use compute::models::{Architecture, Gpt2Shape, Transformer};
 use contract::{Facts, Result, StageKeys};
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ impl ModelType for Relu2Gpt2 {
 fn with_relu2(shape: &Gpt2Shape) -> Transformer {
     let mut config = shape.config();
     config["activation_function"] = "relu2".into();
-    let architecture = Architecture { feed_forward: FeedForward::Pointwise(&RELU2), ..shape.architecture() };
+    let architecture = Architecture { activation: Activation::Pointwise(&RELU2), ..shape.architecture() };
     let Gpt2Shape { layers, heads, width, .. } = shape;
     Transformer::new(architecture, config, format!("GPT-2 with ReLU², {layers} layers, width {width}, {heads} heads"))
 }

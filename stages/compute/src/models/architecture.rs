@@ -1,6 +1,6 @@
 //! The description of a transformer. Training, decoding and the memory estimate all read it, so a new activation or
 //! normalisation is one kernel and one enum variant.
-use super::feed_forward::FeedForward;
+use super::activation::Activation;
 use super::norm::Norm;
 use contract::{Init, ParameterSpec};
 
@@ -25,8 +25,8 @@ pub struct Architecture {
     pub norm: Norm,
     /// How positions are encoded.
     pub positions: Positions,
-    /// The feed-forward layer.
-    pub feed_forward: FeedForward,
+    /// The activation function of the feed-forward layer.
+    pub activation: Activation,
     /// How the weights of linear layers are stored.
     pub weights: WeightLayout,
     /// Whether linear layers have a bias.
@@ -132,7 +132,7 @@ impl Architecture {
         let rotary = self.positions != Positions::Learned;
         assert!(!rotary || self.head_width().is_multiple_of(2), "rotary positions need an even head width");
         assert!(rotary || self.kv_heads == self.heads, "grouped queries need rotary positions");
-        assert_eq!(self.names.up.len(), self.feed_forward.projections(), "one name per projection");
+        assert_eq!(self.names.up.len(), self.activation.projections(), "one name per projection");
     }
 
     /// Columns per head.
@@ -229,7 +229,7 @@ impl Architecture {
     pub fn flops_per_token(&self) -> f64 {
         let (c, inner) = (self.width, self.inner);
         let attention = 2 * c * c + 2 * c * self.kv_width();
-        let feed_forward = (self.feed_forward.projections() + 1) * c * inner;
+        let feed_forward = (self.activation.projections() + 1) * c * inner;
         let in_products = self.layers * (attention + feed_forward) + self.vocabulary * c;
         6.0 * in_products as f64 + 12.0 * (self.layers * self.length * c) as f64
     }

@@ -1,6 +1,6 @@
 //! GPT-2 (Radford et al. 2019) with Hugging Face's names and layouts.
+use super::activation::{Activation, GELU};
 use super::architecture::{Architecture, Names, Positions, WeightLayout};
-use super::feed_forward::{FeedForward, GELU};
 use super::norm::Norm;
 use super::transformer::Transformer;
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ impl Gpt2Shape {
             length,
             norm: Norm::Layer,
             positions: Positions::Learned,
-            feed_forward: FeedForward::Pointwise(&GELU),
+            activation: Activation::Pointwise(&GELU),
             weights: WeightLayout::InOut,
             bias: true,
             tied_head: true,

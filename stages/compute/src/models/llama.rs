@@ -1,7 +1,7 @@
 //! Llama (Touvron et al. 2023) with Hugging Face's names and layouts: RMS normalisation, rotary positions,
 //! grouped-query attention, SwiGLU, no biases; the head is tied to the token embedding or separate.
+use super::activation::{Activation, SWIGLU};
 use super::architecture::{Architecture, Names, Positions, WeightLayout};
-use super::feed_forward::{FeedForward, SWIGLU};
 use super::norm::Norm;
 use super::transformer::Transformer;
 use serde_json::json;
@@ -66,7 +66,7 @@ impl LlamaShape {
             length,
             norm: Norm::Rms { epsilon: self.rms_epsilon as f32 },
             positions: Positions::Rotary { theta: self.rope_theta },
-            feed_forward: FeedForward::Gated(&SWIGLU),
+            activation: Activation::Gated(&SWIGLU),
             weights: WeightLayout::OutIn,
             bias: false,
             tied_head,

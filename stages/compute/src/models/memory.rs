@@ -1,23 +1,23 @@
 //! Estimates the memory that the activations of a batch need, from the description of the model.
+use super::activation::Activation;
 use super::architecture::Architecture;
-use super::feed_forward::FeedForward;
 use super::{ActivationMemory, Positions, saved};
 use contract::Precision;
 
 /// Memory for the activations of a batch of `rows` tokens. `tests/activations*.rs` compare it with actual allocations.
 pub fn activations(architecture: &Architecture, precision: Precision, rows: usize) -> ActivationMemory {
     let &Architecture { layers, heads, width: c, inner, norm, .. } = architecture;
-    let projections = architecture.feed_forward.projections();
+    let projections = architecture.activation.projections();
     let up = projections * inner;
     // A layer saves statistics and log-sums in f32, and in `precision` the inputs of its two parts, the inputs and the
     // output of attention, and the input of the activation function. The tape saves its input and that of the head.
     let layer = rows * (2 * norm.statistics() + heads) + saved::floats(precision, rows * (2 * c + 3 * c + c + up));
     // The gradients of the residual stream and of the normalised activations reuse the memory of the tape's input and
     // of the head's. The peak in addition is either the output of the activation function and its gradient, or …
-    let feed_forward = match (architecture.feed_forward, precision) {
-        (FeedForward::Pointwise(_), _) => 2 * inner,
-        (FeedForward::Gated(_), Precision::F32) => inner,
-        (FeedForward::Gated(_), Precision::Bf16) => 3 * inner / 2,
+    let feed_forward = match (architecture.activation, precision) {
+        (Activation::Pointwise(_), _) => 2 * inner,
+        (Activation::Gated(_), Precision::F32) => inner,
+        (Activation::Gated(_), Precision::Bf16) => 3 * inner / 2,
     };
     // … the gradient of the inputs of attention (and, in bfloat16, the output of attention in f32), when the
     // feed-forward part of the layer has been freed, while gradients of matrices wait to be reduced.

@@ -1,15 +1,15 @@
 //! Models: compute hidden states from a batch, and gradients by backpropagation.
 //!
-//! - [`architecture`], [`norm`], [`feed_forward`]: the description of a transformer, which all of the following read
+//! - [`architecture`], with its [`norm`] and [`activation`]: the description of a transformer, which the others read
 //! - [`transformer`]: training on whole micro-batches; [`decode`]: decoding one sequence; `memory`: the memory that
 //!   activations need
-//! - [`gpt2`], [`llama`]: two such descriptions; [`config`]: reads their shapes from Hugging Face's `config.json`
+//! - [`gpt2`], [`llama`]: types of models, which are such descriptions; [`config`]: reads their shapes from Hugging Face's `config.json`
 //! - `saved`: activations that are saved for backward; [`sampling`]: selection of the next token
 //! - [`per_sequence`]: runs any model on one sequence of the batch at a time, as a baseline
+pub mod activation;
 pub mod architecture;
 pub mod config;
 pub mod decode;
-pub mod feed_forward;
 pub mod gpt2;
 pub mod llama;
 mod memory;

@@ -11,8 +11,8 @@ pub mod cache;
 mod linear;
 mod load;
 
+use super::activation::Activation;
 use super::architecture::Architecture;
-use super::feed_forward::FeedForward;
 use super::norm::Norm;
 use crate::kernels::rotary::Rotary;
 use crate::kernels::sum::add;
@@ -100,7 +100,7 @@ impl Decoder {
             }
             let attended = block.out.apply(&cache.attend(&qkv, self.length));
             add(&mut x, &attended);
-            let out = block.feed_forward(self.architecture.feed_forward, &normalise(norm, &block.norm_2, &x));
+            let out = block.feed_forward(self.architecture.activation, &normalise(norm, &block.norm_2, &x));
             add(&mut x, &out);
         }
         self.length += tokens.len();
@@ -140,13 +140,13 @@ impl Decode for Decoder {
 }
 
 impl Block {
-    fn feed_forward(&self, part: FeedForward, x: &[f32]) -> Buffer {
+    fn feed_forward(&self, activation: Activation, x: &[f32]) -> Buffer {
         let up = self.up.apply(x);
         let width = self.up_bias.data.len();
-        let mut inner = Buffer::scratch(up.len() / part.projections());
-        match part {
-            FeedForward::Pointwise(kernel) => (kernel.forward)(&up, &self.up_bias.data, &mut inner),
-            FeedForward::Gated(kernel) => (kernel.forward)(&up, width, &mut inner),
+        let mut inner = Buffer::scratch(up.len() / activation.projections());
+        match activation {
+            Activation::Pointwise(kernel) => (kernel.forward)(&up, &self.up_bias.data, &mut inner),
+            Activation::Gated(kernel) => (kernel.forward)(&up, width, &mut inner),
         }
         self.down.apply(&inner)
     }

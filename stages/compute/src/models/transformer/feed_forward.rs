@@ -2,7 +2,7 @@
 use super::context::BlockContext;
 use super::linear::Linear;
 use crate::kernels::gemm::{matrix, matrix_mut, product_in};
-use crate::models::feed_forward::{FeedForward, Gated, Pointwise};
+use crate::models::activation::{Activation, Gated, Pointwise};
 use crate::models::saved::{SavedActivation, SavedBuilder};
 use contract::Tensor;
 use std::borrow::Cow;
@@ -23,9 +23,9 @@ impl SavedFeedForward {
         let layout = &context.layout;
         let (up, down) = (Linear::new(layout.up, weights), Linear::new(layout.down, weights));
         let (normal_rc, statistics) = context.normalise(&weights[layout.norm_2..], &x_rc);
-        let (up, inner_rf) = match context.architecture.feed_forward {
-            FeedForward::Pointwise(kernel) => pointwise_forward(context, kernel, &up, normal_rc),
-            FeedForward::Gated(kernel) => gated_forward(context, kernel, &up, normal_rc),
+        let (up, inner_rf) = match context.architecture.activation {
+            Activation::Pointwise(kernel) => pointwise_forward(context, kernel, &up, normal_rc),
+            Activation::Gated(kernel) => gated_forward(context, kernel, &up, normal_rc),
         };
         let out_rc = down.onto(context, inner_rf.matrix(), &x_rc);
         drop(inner_rf);
@@ -46,9 +46,9 @@ impl SavedFeedForward {
         let layout = &context.layout;
         let (up, down) = (Linear::new(layout.up, weights), Linear::new(layout.down, weights));
         down.give_bias_gradient(&d_rc.data, give);
-        let (d_up, inner_rf) = match context.architecture.feed_forward {
-            FeedForward::Pointwise(kernel) => pointwise_backward(context, kernel, (&up, &down), saved_up, d_rc, give),
-            FeedForward::Gated(kernel) => gated_backward(context, kernel, &down, saved_up, d_rc),
+        let (d_up, inner_rf) = match context.architecture.activation {
+            Activation::Pointwise(kernel) => pointwise_backward(context, kernel, (&up, &down), saved_up, d_rc, give),
+            Activation::Gated(kernel) => gated_backward(context, kernel, &down, saved_up, d_rc),
         };
         let d_out = matrix(&d_rc.data, context.architecture.width).into();
         down.give_weight_gradient(context, 0, inner_rf.matrix(), d_out, give);

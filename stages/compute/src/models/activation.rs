@@ -1,9 +1,10 @@
-//! The feed-forward layers that a block can use, as kernels and names.
+//! The activation functions of feed-forward layers. A type of model chooses one in its
+//! [`Architecture`](super::architecture::Architecture), and training, decoding and the memory estimate follow it.
 use crate::kernels::{gelu, swiglu};
 
-/// A feed-forward layer, which processes each token separately.
+/// The activation function of a feed-forward layer, which also determines how many projections go into the layer.
 #[derive(Clone, Copy, Debug)]
-pub enum FeedForward {
+pub enum Activation {
     /// `down(f(up x + bias))`
     Pointwise(&'static Pointwise),
     /// `down(f(gate x, up x))`
@@ -35,7 +36,7 @@ pub static GELU: Pointwise = Pointwise { forward: gelu::forward, backward: gelu:
 /// SwiGLU (Shazeer 2020): `silu(gate) · up`; `silu` in Hugging Face's configurations.
 pub static SWIGLU: Gated = Gated { forward: swiglu::forward, backward: swiglu::backward };
 
-impl FeedForward {
+impl Activation {
     /// Number of projections into the layer: up, or gate and up.
     pub fn projections(&self) -> usize {
         match self {
