@@ -1,26 +1,26 @@
 //! From a configuration file to a finished run.
 //!
-//! - [`App`]: the program; [`cli`]: its commands, a file each; [`STAGES`]: the stage types it comes with
-//! - [`mod@panics`]: bugs, reported with their line
-//! - [`plan`]: TOML to a checked plan; [`problem`]: what is wrong with it, all at once
-//! - [`engine`]: a plan as a timely dataflow
-//! - [`prepare_stages`]: what stages do before the graph runs
+//! - [`App`]: the program; [`cli`]: its commands, one file each; [`STAGES`]: the stage types that it comes with
+//! - [`plan`]: from TOML to a checked plan; [`problem`]: configuration problems, reported together
+//! - [`prepare_stages`]: what stages prepare before the graph runs
+//! - [`engine`]: runs a plan as a timely dataflow
 //! - [`train_run`]: a training run; [`prepare`]: a version of a prepared corpus
-//! - [`mod@inspect`]: what is in a file
-//! - [`show`]: what people see; [`report`]: the page that a run leaves behind
+//! - [`mod@inspect`]: the contents of files
+//! - [`show`]: output in the terminal; [`report`]: `report.html`
+//! - [`machine`]: cores and memory; [`mod@panics`]: panics become error messages
 #![forbid(unsafe_code)]
 
 mod app;
 pub mod cli;
 pub mod engine;
 mod inspect;
+mod machine;
 mod panics;
 pub mod plan;
 mod prepare;
 mod prepare_stages;
 mod pretrained;
 pub mod problem;
-mod process;
 #[cfg(test)]
 mod readme;
 pub mod report;

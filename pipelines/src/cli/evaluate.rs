@@ -1,10 +1,10 @@
 //! `pipeline evaluate`: validation loss of the last checkpoint of a run.
 use super::{Command, Context};
 use crate::engine::{Job, execute};
+use crate::machine::cores;
 use crate::plan::{Overrides, Plan};
 use crate::prepare_stages::prepare;
 use crate::problem::Usage;
-use crate::process::cores;
 use crate::show::human::count;
 use crate::train_run::session::Session;
 use crate::train_run::{choose_gemm, directory};

@@ -1,8 +1,8 @@
 //! `pipeline generate`: continues a text with a model from a checkpoint.
 use super::{Command, Context};
+use crate::machine::cores;
 use crate::pretrained::ModelFolder;
 use crate::problem::Usage;
-use crate::process::cores;
 use crate::show;
 use crate::train_run::directory;
 use anyhow::{Context as _, Result, bail, ensure};

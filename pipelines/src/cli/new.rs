@@ -1,8 +1,8 @@
 //! `pipeline new`: writes a configuration for existing data.
 use super::{Command, Context};
+use crate::machine::cores;
 use crate::plan::{Overrides, Plan};
 use crate::problem::Usage;
-use crate::process::cores;
 use crate::show::human::{bytes, count};
 use anyhow::{Context as _, Error, Result};
 use clap::Args;

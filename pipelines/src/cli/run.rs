@@ -1,10 +1,10 @@
 //! `pipeline run`: trains, or prepares a corpus.
 use super::runs::look;
 use super::{Changes, Command, Context};
+use crate::machine::cores;
 use crate::plan::{Overrides, Plan};
 use crate::prepare;
 use crate::problem::Usage;
-use crate::process::cores;
 use crate::train_run::{self, Interrupted, explain};
 use anyhow::{Error, Result};
 use clap::Args;

@@ -42,7 +42,7 @@ pub fn program(workers: usize) -> u64 {
             }
         });
     }
-    (crate::process::rss_mb() << 20) + STRUCTURES
+    (crate::machine::rss_mb() << 20) + STRUCTURES
 }
 
 /// Estimates the speed of `plan` from the forward and backward pass of one micro-batch per worker if that fits into free
@@ -56,7 +56,7 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
     let tokens = (env.shape.sequences * env.shape.length) as f64;
     let guess = rate * USUAL_SHARE / model.flops_per_token;
     let a_micro_batch = tokens * busy as f64 / guess;
-    if peak > crate::process::available_memory() || 2.0 * a_micro_batch > PATIENCE.as_secs_f64() {
+    if peak > crate::machine::available_memory() || 2.0 * a_micro_batch > PATIENCE.as_secs_f64() {
         let measured = format!("at {:.0} % of the rate of large products, as is usual", 100.0 * USUAL_SHARE);
         return Ok(Speed { tok_per_sec: guess, measured, beside: busy as u64 * USUAL_BESIDE });
     }

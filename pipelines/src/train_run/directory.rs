@@ -136,7 +136,7 @@ pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, t
     let environment = json!({
         "program": program,
         "cpu": cpu::description(),
-        "cores": crate::process::cores(),
+        "cores": crate::machine::cores(),
         "workers": session.env.workers,
         "products": gemm::description(session.model.precision),
         "gemm": gemm::chosen(),

@@ -1,9 +1,9 @@
 //! The output of `pipeline explain` and `pipeline run --dry-run`: the graph, and estimates of memory and time.
 use super::calibrate;
 use super::session::{Session, batch_shape, due};
+use crate::machine::cores;
 use crate::plan::Plan;
 use crate::problem::Usage;
-use crate::process::cores;
 use crate::show::{Explanation, Length, graph, inputs};
 use anyhow::Result;
 use contract::{BatchShape, Env, Facts, Memory, ModelFacts, Resources, Schedule};

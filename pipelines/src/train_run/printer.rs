@@ -1,7 +1,7 @@
 //! Prints the progress and results of a run.
 use super::session::Session;
 use crate::engine::WorkerTiming;
-use crate::process::peak_rss_mb;
+use crate::machine::peak_rss_mb;
 use crate::show::human::time;
 use crate::show::{Line, StageTime, Times, Training, Wait, stage_times};
 use contract::Facts;

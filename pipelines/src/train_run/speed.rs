@@ -1,5 +1,5 @@
 //! The GEMM rate of the machine, relative to which MFU is given. It is measured once a day per CPU and cached.
-use crate::process::cores;
+use crate::machine::cores;
 use compute::cpu;
 use compute::kernels::gemm;
 use contract::Precision;

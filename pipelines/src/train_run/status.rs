@@ -74,13 +74,13 @@ impl Status {
     /// It failed before training started.
     pub fn failed(error: &anyhow::Error) -> Self {
         let (state, error) = (State::Failed, Some(format!("{error:#}")));
-        Self { state, error, ended: Some(now()), peak_rss_mb: crate::process::peak_rss_mb(), ..Self::begin(0, 0) }
+        Self { state, error, ended: Some(now()), peak_rss_mb: crate::machine::peak_rss_mb(), ..Self::begin(0, 0) }
     }
 
     /// It ended now, at `step`, with this result.
     pub fn end(&mut self, came: &Result<Times>, step: u64) {
         self.ended = Some(now());
-        self.peak_rss_mb = crate::process::peak_rss_mb();
+        self.peak_rss_mb = crate::machine::peak_rss_mb();
         self.times = came.as_ref().ok().cloned();
         self.error = came.as_ref().err().map(|error| format!("{error:#}"));
         self.state = match came {

@@ -1,7 +1,7 @@
 //! One measurement: the training graph of `run`, on synthetic tokens, with a fixed thread count.
 use crate::engine::{Job, execute};
+use crate::machine::peak_rss_mb;
 use crate::plan::Plan;
-use crate::process::peak_rss_mb;
 use anyhow::Result;
 use arrow::buffer::ScalarBuffer;
 use compute::kernels::gemm;

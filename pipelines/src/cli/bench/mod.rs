@@ -6,8 +6,8 @@ mod measure;
 mod sweep;
 
 use super::{Command, Context};
+use crate::machine::cores;
 use crate::problem::Usage;
-use crate::process::cores;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use compute::kernels::gemm::{self, rate::gemm_gflops};

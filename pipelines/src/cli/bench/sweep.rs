@@ -1,7 +1,7 @@
 //! `pipeline bench --sweep`: how speed depends on width, length, batch and workers, one of them varied at a time.
 use super::measure::{How, Shape, measure};
 use super::{Bench, Context};
-use crate::process::cores;
+use crate::machine::cores;
 use crate::report::{self, Plot, Series, Style};
 use crate::show::{Align, table};
 use anyhow::Result;

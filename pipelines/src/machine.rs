@@ -1,4 +1,4 @@
-//! What this process may use, and what it has used.
+//! Cores and memory of the machine that this process may use, and the memory that it uses.
 
 /// Cores that this process may use.
 pub fn cores() -> usize {
