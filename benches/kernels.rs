@@ -92,7 +92,8 @@ fn heads(c: &mut Criterion) {
     });
 }
 
-fn loops(c: &mut Criterion) {
+/// The elementwise kernels of a GPT-2 block.
+fn elementwise(c: &mut Criterion) {
     let bytes = |floats: usize| Throughput::Bytes(4 * floats as u64);
     let (x, d) = (numbers(&[ROWS, FEED_FORWARD]), numbers(&[ROWS, FEED_FORWARD]));
     let (mut y, row) = (numbers(&[ROWS, FEED_FORWARD]), numbers(&[FEED_FORWARD]));
@@ -139,16 +140,21 @@ fn loops(c: &mut Criterion) {
     });
     biases.bench_function("column sums", |b| b.iter(|| bias::column_sums(&x.data[..part], &mut d_gain.data)));
     biases.finish();
+}
 
+/// The embedding, and the update of its weights.
+fn embedding_and_update(c: &mut Criterion) {
+    let bytes = |floats: usize| Throughput::Bytes(4 * floats as u64);
+    let (d, mut x) = (numbers(&[ROWS, WIDTH]), numbers(&[ROWS, WIDTH]));
     let (wte, wpe) = (numbers(&[VOCABULARY, WIDTH]), numbers(&[LENGTH, WIDTH]));
     let (mut d_wte, mut d_wpe) = (wte.clone(), wpe.clone());
     let tokens: Vec<u32> = (0..ROWS).map(|i| (i * 7919 % VOCABULARY) as u32).collect();
-    let mut embeddings = group(c, "embedding", bytes(part));
+    let mut embeddings = group(c, "embedding", bytes(ROWS * WIDTH));
     embeddings.bench_function("forward", |b| {
-        b.iter(|| embedding::forward(&tokens, LENGTH, &wte.data, &wpe.data, WIDTH, &mut y.data[..part]))
+        b.iter(|| embedding::forward(&tokens, LENGTH, &wte.data, &wpe.data, WIDTH, &mut x.data))
     });
     embeddings.bench_function("backward", |b| {
-        b.iter(|| embedding::backward(&tokens, LENGTH, &x.data[..part], WIDTH, &mut d_wte.data, &mut d_wpe.data))
+        b.iter(|| embedding::backward(&tokens, LENGTH, &d.data, WIDTH, &mut d_wte.data, &mut d_wpe.data))
     });
     embeddings.finish();
 
@@ -171,7 +177,7 @@ fn loops(c: &mut Criterion) {
     });
 }
 
-/// What Llama, decoding and Muon need beside all that.
+/// Kernels that only Llama, decoding or Muon use.
 fn others(c: &mut Criterion) {
     let bytes = |floats: usize| Throughput::Bytes(4 * floats as u64);
     let part = ROWS * WIDTH;
@@ -213,5 +219,5 @@ fn others(c: &mut Criterion) {
         .bench_function("five steps", |b| b.iter(|| newton_schulz::orthogonalise(&mut matrix)));
 }
 
-criterion_group!(benches, products, attention_kernels, heads, loops, others);
+criterion_group!(benches, products, attention_kernels, heads, elementwise, embedding_and_update, others);
 criterion_main!(benches);

@@ -1,12 +1,14 @@
-//! Each stage alone, handed packets as the engine would, on one thread: one leaf of the shape `seed` (16 sequences of
-//! 128 tokens, 2 layers, width 256, vocabulary 10,000). Rates are in tokens, or in bytes of text.
+//! Each stage alone, on one thread, with the packets of one leaf of the shape `seed` (16 sequences of 128 tokens, 2
+//! layers, width 256, vocabulary 10,000). Rates are in tokens, or in bytes of text.
 use arrow::array::{LargeStringArray, ListArray, ListBuilder, RecordBatch, UInt32Builder};
 use contract::testing::{Collect, at};
 use contract::{
     At, Batch, BatchShape, Built, Env, Facts, Gradient, Norms, Packet, ParameterPiece, Purpose, Resources, Rows,
     Schedule, Settings, Stage, Step, Tensor, Tokens, Turn,
 };
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use std::ops::Range;
 use std::sync::Arc;
 use text::tokenizer::END_OF_TEXT;
 use text::{Cache, Concat, Tokenize, Tokenizer, Vocabulary};
@@ -52,7 +54,7 @@ fn stage(settings: &dyn Settings, env: &Env) -> Box<dyn Stage> {
     }
 }
 
-/// Hands `packet` to `stage` and lets it finish; what it gave.
+/// Passes `packet` to `stage` until it has processed it. Returns the packets that the stage emits.
 fn give(stage: &mut dyn Stage, at: At, packet: Packet) -> Vec<Packet> {
     let mut out = Collect::default();
     let mut turn = stage.packet(at, packet, &mut out).expect("the stage works");
@@ -120,12 +122,39 @@ fn batch() -> Batch {
     }
 }
 
-fn compute_stages(c: &mut Criterion) {
+/// The gradients of one leaf: the index of each tensor, and its gradient.
+struct Gradients(Vec<(usize, Tensor)>);
+
+impl Gradients {
+    /// The same gradients as packets, as if they were the sums of `leaves`.
+    fn of(&self, leaves: Range<u32>) -> Vec<Packet> {
+        let gradient = |(tensor, data): &(usize, Tensor)| {
+            let (leaves, data) = (leaves.clone(), data.clone());
+            Packet::Gradient(Gradient { leaves, tensor: *tensor, owner: 0, targets: TOKENS as u64, data })
+        };
+        self.0.iter().map(gradient).collect()
+    }
+}
+
+fn train_stages(c: &mut Criterion) {
     let env = env();
+    let gradients = model_stages(c, &env);
+    reduce_stage(c, &env, &gradients);
+    optimize_stage(c, &env, &gradients);
+}
+
+fn train_group(c: &mut Criterion) -> BenchmarkGroup<'_, WallTime> {
+    let mut group = c.benchmark_group("train");
+    group.throughput(Throughput::Elements(TOKENS as u64)).sample_size(20);
+    group
+}
+
+/// `forward`, `loss` and `backward`. Returns the gradients of the leaf.
+fn model_stages(c: &mut Criterion, env: &Env) -> Gradients {
     let model = env.model().expect("there is a model");
-    let mut forward = stage(&ModelSettings::<Gpt2>::default(), &env);
-    let mut loss = stage(&LossSettings::<CrossEntropyLoss>::default(), &env);
-    let mut backward = stage(&Backward::default(), &env);
+    let mut forward = stage(&ModelSettings::<Gpt2>::default(), env);
+    let mut loss = stage(&LossSettings::<CrossEntropyLoss>::default(), env);
+    let mut backward = stage(&Backward::default(), env);
     for (tensor, spec) in model.parameters.iter().enumerate() {
         let piece = ParameterPiece { tensor, data: Arc::new(spec.initial(1)) };
         give(&mut *forward, At { port: 1, ..at(0) }, Packet::Parameters(piece));
@@ -133,8 +162,7 @@ fn compute_stages(c: &mut Criterion) {
     let batch = batch();
     let mut activations = || give(&mut *forward, at(0), Packet::Batch(batch.clone())).remove(0);
 
-    let mut group = c.benchmark_group("train");
-    group.throughput(Throughput::Elements(TOKENS as u64)).sample_size(20);
+    let mut group = train_group(c);
     group.bench_function("forward", |b| b.iter(&mut activations));
     group.bench_function("loss", |b| {
         b.iter_batched(&mut activations, |packet| give(&mut *loss, at(0), packet), BatchSize::PerIteration)
@@ -144,22 +172,21 @@ fn compute_stages(c: &mut Criterion) {
         b.iter_batched(&mut at_loss, |packet| give(&mut *backward, at(0), packet), BatchSize::PerIteration)
     });
 
-    let gradients: Vec<(usize, Tensor)> = give(&mut *backward, at(0), at_loss())
-        .into_iter()
-        .filter_map(|packet| if let Packet::Gradient(g) = packet { Some((g.tensor, g.data)) } else { None })
-        .collect();
-    let of_leaf = |leaf: u32| -> Vec<Packet> {
-        let gradient = |(tensor, data): &(usize, Tensor)| {
-            let (data, targets) = (data.clone(), TOKENS as u64);
-            Packet::Gradient(Gradient { leaves: leaf..leaf + 1, tensor: *tensor, owner: 0, targets, data })
-        };
-        gradients.iter().map(gradient).collect()
-    };
-    let mut reduce = stage(&Reduce::default(), &env);
+    let packets = give(&mut *backward, at(0), at_loss()).into_iter();
+    Gradients(
+        packets
+            .filter_map(|packet| if let Packet::Gradient(g) = packet { Some((g.tensor, g.data)) } else { None })
+            .collect(),
+    )
+}
+
+fn reduce_stage(c: &mut Criterion, env: &Env, gradients: &Gradients) {
+    let mut reduce = stage(&Reduce::default(), env);
     let mut step = 0;
+    let mut group = train_group(c);
     group.bench_function("reduce, two leaves", |b| {
         b.iter_batched(
-            || of_leaf(0).into_iter().chain(of_leaf(1)).collect::<Vec<_>>(),
+            || gradients.of(0..1).into_iter().chain(gradients.of(1..2)).collect::<Vec<_>>(),
             |packets| {
                 let sums: Vec<Packet> = packets.into_iter().flat_map(|p| give(&mut *reduce, at(step), p)).collect();
                 reduce.step_done(step, &mut Collect::default()).expect("the sums are complete");
@@ -169,21 +196,21 @@ fn compute_stages(c: &mut Criterion) {
             BatchSize::PerIteration,
         )
     });
+}
 
+fn optimize_stage(c: &mut Criterion, env: &Env, gradients: &Gradients) {
+    let tensors = env.model().expect("there is a model").parameters.len();
     let mut settings = OptimizerSettings::<AdamW>::default();
     settings.rate.learning_rate = 1e-6;
-    let mut optimize = stage(&settings, &env);
+    let mut optimize = stage(&settings, env);
     let mut step = 0;
+    let mut group = train_group(c);
     group.bench_function("optimize", |b| {
         b.iter_batched(
             || {
-                let whole = of_leaf(0).into_iter().map(|packet| match packet {
-                    Packet::Gradient(g) => Packet::Gradient(Gradient { leaves: 0..SHAPE.micro_batches, ..g }),
-                    other => other,
-                });
-                let norms = (0..model.parameters.len())
+                let norms = (0..tensors)
                     .map(|tensor| Packet::Norms(Norms { tensor, targets: TOKENS as u64, blocks: vec![1.0] }));
-                whole.chain(norms).collect::<Vec<_>>()
+                gradients.of(0..SHAPE.micro_batches).into_iter().chain(norms).collect::<Vec<_>>()
             },
             |packets| {
                 for packet in packets {
@@ -200,5 +227,5 @@ fn compute_stages(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, text_stages, compute_stages);
+criterion_group!(benches, text_stages, train_stages);
 criterion_main!(benches);

@@ -120,17 +120,49 @@ fn random(shape: &[usize]) -> Tensor {
     t
 }
 
-fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, usize, usize, usize, usize), step: f64) {
-    let (r, f, l) = (sequences * length, 4 * c, layers as f64);
-    let (x, mut y, mut z) = (random(&[r, f]), random(&[r, f]), random(&[r, f]));
-    let (w, mut row, mut row_2) = (random(&[c, f]), random(&[f]), random(&[f]));
-    let mut total = 0.0;
-    let mut report = |name: &str, seconds: f64, flops: f64| {
-        total += seconds;
-        let speed = if flops > 0.0 { format!("{:.0} GFLOP/s", flops / seconds / 1e9) } else { String::new() };
-        println!("  {:5.1} % {:8.2} ms  {name} {speed}", 100.0 * seconds / step, 1e3 * seconds);
-    };
+/// A row of [`SHAPES`], as sizes that products have.
+#[derive(Clone, Copy)]
+struct Sizes {
+    layers: f64,
+    heads: usize,
+    /// Width of the residual stream.
+    c: usize,
+    /// Width of the feed-forward layer.
+    f: usize,
+    length: usize,
+    sequences: usize,
+    /// Tokens of the micro-batch.
+    r: usize,
+    /// Token ids.
+    v: usize,
+}
 
+/// Prints the time of each kernel as a part of that of a step, and adds them up.
+struct Report {
+    step: f64,
+    total: f64,
+}
+
+impl Report {
+    fn line(&mut self, name: &str, seconds: f64, flops: f64) {
+        self.total += seconds;
+        let speed = if flops > 0.0 { format!("{:.0} GFLOP/s", flops / seconds / 1e9) } else { String::new() };
+        println!("  {:5.1} % {:8.2} ms  {name} {speed}", 100.0 * seconds / self.step, 1e3 * seconds);
+    }
+}
+
+fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, usize, usize, usize, usize), step: f64) {
+    let sizes = Sizes { layers: layers as f64, heads, c, f: 4 * c, length, sequences, r: sequences * length, v };
+    let mut report = Report { step, total: 0.0 };
+    linear_layers(sizes, &mut report);
+    head_and_embeddings(sizes, &mut report);
+    attention_kernels(sizes, &mut report);
+    elementwise(sizes, &mut report);
+    println!("  {:5.1} % {:8.2} ms  total", 100.0 * report.total / step, 1e3 * report.total);
+}
+
+fn linear_layers(Sizes { layers: l, c, f, r, .. }: Sizes, report: &mut Report) {
+    let (x, mut y, w) = (random(&[r, f]), random(&[r, f]), random(&[c, f]));
     for (name, inner, outer) in [("c_attn", c, 3 * c), ("c_proj", c, c), ("mlp.c_fc", c, f), ("mlp.c_proj", f, c)] {
         let (x, w) = (gemm::matrix(&x.data[..r * inner], inner), gemm::matrix(&w.data[..inner * outer], outer));
         let d = random(&[r, outer]);
@@ -141,11 +173,13 @@ fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, u
         let forward = time(|| gemm::product(1.0, x, w, 0.0, gemm::matrix_mut(&mut y[..r * outer], outer)));
         let back = time(|| gemm::product(1.0, d, w.t(), 0.0, gemm::matrix_mut(&mut y[..r * inner], inner)));
         let weight = time(|| gemm::product(1.0, x.t(), d, 0.0, gemm::matrix_mut(&mut d_w.data, outer)));
-        report(&format!("{name}: y = x·w"), forward * l, flops);
-        report(&format!("{name}: dx = dy·wᵀ"), back * l, flops);
-        report(&format!("{name}: dw = xᵀ·dy"), weight * l, flops);
+        report.line(&format!("{name}: y = x·w"), forward * l, flops);
+        report.line(&format!("{name}: dx = dy·wᵀ"), back * l, flops);
+        report.line(&format!("{name}: dw = xᵀ·dy"), weight * l, flops);
     }
+}
 
+fn head_and_embeddings(Sizes { c, r, v, length, .. }: Sizes, report: &mut Report) {
     let (hidden, wte) = (random(&[r, c]), random(&[v, c]));
     let targets: Vec<u32> = (0..r).map(|i| (i * 7919 % v) as u32).collect();
     let ce = cross_entropy::CrossEntropy;
@@ -157,36 +191,48 @@ fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, u
         }
     }) * r as f64
         / 64.0;
-    report("head: products", whole - rows, 6.0 * (r * v * c) as f64);
-    report("head: cross-entropy", rows, 0.0);
+    report.line("head: products", whole - rows, 6.0 * (r * v * c) as f64);
+    report.line("head: cross-entropy", rows, 0.0);
+    let (wpe, mut d_wpe, mut d_wte) = (random(&[length, c]), random(&[length, c]), random(&[v, c]));
+    let mut x = random(&[r, c]);
+    let embeddings = time(|| {
+        embedding::forward(&targets, length, &wte.data, &wpe.data, c, &mut x.data);
+        embedding::backward(&targets, length, &x.data, c, &mut d_wte.data, &mut d_wpe.data);
+    });
+    report.line("embeddings", embeddings, 0.0);
+}
 
+fn attention_kernels(Sizes { layers: l, heads, c, length, sequences, r, .. }: Sizes, report: &mut Report) {
     let shape = attention::Attention { sequences, length, heads, width: c, starts: None, precision: Precision::F32 };
     let (qkv, mut out, mut sums) = (random(&[r, 3 * c]), random(&[r, c]), random(&[r, heads]));
-    let mut d_qkv = random(&[r, 3 * c]);
+    let (mut d_qkv, d_out) = (random(&[r, 3 * c]), random(&[r, c]));
     let causal = 4.0 * (r * c) as f64 * length as f64 / 2.0 * l;
     let forward = time(|| attention::forward(&shape, (&qkv).into(), &mut out.data, &mut sums.data));
-    report("attention: forward (half of the square)", forward * l, causal);
-    let back =
-        time(|| attention::backward(&shape, (&qkv).into(), &out.data, &sums.data, &x.data[..r * c], &mut d_qkv.data));
-    report("attention: backward", back * l, 2.5 * causal);
+    report.line("attention: forward (half of the square)", forward * l, causal);
+    let back = time(|| attention::backward(&shape, (&qkv).into(), &out.data, &sums.data, &d_out.data, &mut d_qkv.data));
+    report.line("attention: backward", back * l, 2.5 * causal);
+}
 
+fn elementwise(Sizes { layers: l, c, f, r, .. }: Sizes, report: &mut Report) {
+    let (x, mut y, mut z) = (random(&[r, f]), random(&[r, f]), random(&[r, f]));
+    let (w, mut row, mut row_2, mut d_qkv) = (random(&[c, f]), random(&[f]), random(&[f]), random(&[r, 3 * c]));
     let norm = time(|| {
         layer_norm::forward(&x.data[..r * c], &row.data[..c], &w.data[..c], &mut y.data[..r * c], &mut z.data[..2 * r])
     });
-    report("layer norm: forward", norm * (2.0 * l + 1.0), 0.0);
+    report.line("layer norm: forward", norm * (2.0 * l + 1.0), 0.0);
     let stats = z.data[..2 * r].to_vec();
     let recompute =
         time(|| layer_norm::recompute(&x.data[..r * c], &row.data[..c], &w.data[..c], &stats, &mut y.data[..r * c]));
-    report("layer norm: recompute", recompute * 2.0 * l, 0.0);
+    report.line("layer norm: recompute", recompute * 2.0 * l, 0.0);
     let gain = &w.data[..c];
     let norm = time(|| {
         let (d, d_x) = (&x.data[..r * c], &mut y.data[..r * c]);
         layer_norm::backward(&x.data[..r * c], gain, &stats, d, d_x, &mut row.data[..c], &mut row_2.data[..c]);
     });
-    report("layer norm: backward", norm * (2.0 * l + 1.0), 0.0);
-    report("gelu: forward", time(|| gelu::forward(&x.data, &w.data[..f], &mut y.data)) * l, 0.0);
+    report.line("layer norm: backward", norm * (2.0 * l + 1.0), 0.0);
+    report.line("gelu: forward", time(|| gelu::forward(&x.data, &w.data[..f], &mut y.data)) * l, 0.0);
     let back = time(|| gelu::backward(&x.data, &w.data[..f], &mut z.data, &mut y.data, &mut row.data));
-    report("gelu: backward", back * l, 0.0);
+    report.line("gelu: backward", back * l, 0.0);
     let biases = time(|| {
         for row in d_qkv.data.chunks_exact_mut(3 * c) {
             bias::add(&w.data[..3 * c], row);
@@ -200,12 +246,5 @@ fn kernels(&(_, layers, heads, c, length, sequences, v): &(&str, usize, usize, u
         bias::column_sums(&x.data[..r * c], &mut row.data[..c]);
         bias::column_sums(&d_qkv.data, &mut row.data[..3 * c]);
     });
-    report("biases and residuals", biases * l, 0.0);
-    let (wpe, mut d_wpe, mut d_wte) = (random(&[length, c]), random(&[length, c]), random(&[v, c]));
-    let embeddings = time(|| {
-        embedding::forward(&targets, length, &wte.data, &wpe.data, c, &mut y.data[..r * c]);
-        embedding::backward(&targets, length, &y.data[..r * c], c, &mut d_wte.data, &mut d_wpe.data);
-    });
-    report("embeddings", embeddings, 0.0);
-    println!("  {:5.1} % {:8.2} ms  total", 100.0 * total / step, 1e3 * total);
+    report.line("biases and residuals", biases * l, 0.0);
 }
