@@ -4,11 +4,10 @@
 //! A C library is compiled and preloaded for that (`faults/inject.c`). A few calls are chosen by a seed, which a failure
 //! prints: `MILLRACE_FAULT_SEED=N cargo test --test it faults::` repeats it. With `MILLRACE_SOAK=1` every call fails in turn.
 #![cfg(target_os = "linux")]
-use crate::support::{Ran, Scratch, corpus};
+use crate::support::{Ran, Random, Scratch, corpus};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
 
 /// Kinds of calls, and errors that they fail with: the number, and what the system calls it.
 const FAULTS: [(&str, i32, &str); 8] = [
@@ -181,19 +180,15 @@ fn disturb(scenario: &Scenario) {
     let (ran, calls) = run(&whole, &library, scenario.command, None);
     ran.succeeds();
     let expected = (scenario.outcome)(&whole);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let seed = std::env::var("MILLRACE_FAULT_SEED").ok().map_or(now.as_nanos() as u64, |seed| seed.parse().unwrap());
-    let mut state = seed;
-    let mut below = move |n: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % n
-    };
+    let seed = std::env::var("MILLRACE_FAULT_SEED").ok().map(|seed| Random(seed.parse().unwrap()));
+    let mut random = seed.unwrap_or_else(Random::from_clock);
+    let seed = random.0;
     for (op, code, message) in FAULTS {
         let there = calls.get(op).copied().unwrap_or(0);
         assert!(there > 0, "no call of {op} was seen: {calls:?}");
         let chosen: Vec<u64> = match std::env::var_os("MILLRACE_SOAK") {
             Some(_) => (1..=there).collect(),
-            None => (0..2).map(|_| 1 + below(there)).collect(),
+            None => (0..2).map(|_| 1 + random.below(there as usize) as u64).collect(),
         };
         for at in chosen {
             println!("MILLRACE_FAULT_SEED={seed}: call {at} of {there} of {op} fails with {code}");

@@ -1,5 +1,5 @@
 //! A directory like a fresh clone in which `data/fetch-wiki.sh` has been run, but with a smaller wiki.
-use crate::support::words;
+use crate::support::{Random, words};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -55,13 +55,12 @@ pub fn wiki_dump() -> String {
         "<mediawiki xmlns=\"http://www.mediawiki.org/xml/export-0.11/\" version=\"0.11\" xml:lang=\"en\">\n\
          <siteinfo><sitename>Test</sitename><dbname>testwiki</dbname></siteinfo>\n",
     );
-    let mut state = 1u64;
+    let mut random = Random(1);
     for page in 1..=200 {
         write!(xml, "<page><title>Mill {page}</title><ns>0</ns><id>{page}</id><revision><id>{page}</id>").unwrap();
         write!(xml, "<model>wikitext</model><format>text/x-wiki</format><text>'''Mill {page}''' ").unwrap();
         for _ in 0..150 {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            write!(xml, "{} ", WORDS[(state >> 33) as usize % WORDS.len()]).unwrap();
+            write!(xml, "{} ", WORDS[random.below(WORDS.len())]).unwrap();
         }
         xml.push_str("</text></revision></page>\n");
     }

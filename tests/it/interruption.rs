@@ -1,10 +1,10 @@
 //! Signals: a run that is asked to stop finishes its step, keeps it, and goes on later to the same bits.
 #![cfg(unix)]
 use crate::support;
-use crate::support::{Ran, Scratch};
+use crate::support::{Ran, Random, Scratch};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 const LONG: [&str; 4] = ["--set", "run.max_steps=40", "--set", "pack.micro_batches=3"];
 
@@ -41,12 +41,7 @@ fn until(reader: &mut impl BufRead, text: &str) -> String {
 fn stopped_at_random_moments_it_goes_on_to_the_same_bits() {
     let scratch = Scratch::new();
     scratch.train("whole", &LONG);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let mut seed = now.as_nanos() as u64;
-    let mut below = move |n: u64| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (seed >> 33) % n
-    };
+    let mut random = Random::from_clock();
     let mut stopped = 0;
     for (round, workers) in ["1", "2", "3", "2", "1", "3"].iter().enumerate() {
         let mut more = vec!["--workers", workers];
@@ -57,7 +52,7 @@ fn stopped_at_random_moments_it_goes_on_to_the_same_bits() {
         let mut child = start(&scratch, "r", &more);
         let mut reader = BufReader::new(child.stderr.take().expect("its output"));
         let said = until(&mut reader, "Files ");
-        std::thread::sleep(Duration::from_millis(below(60)));
+        std::thread::sleep(Duration::from_millis(random.below(60) as u64));
         let (name, code) = [("INT", 130), ("TERM", 143)][round % 2];
         signal(&child, name);
         let ran = end(child, reader, said);

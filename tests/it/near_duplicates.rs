@@ -1,4 +1,4 @@
-//! Near-duplicates of real text, against all pairs of it: nothing is found that is not there, and little is missed.
+//! Deduplication of real text, compared with the true similarities of all its pairs: precision and recall.
 use crate::support::{Scratch, repository};
 use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
@@ -18,10 +18,10 @@ shards = 4
 tokens = false
 "#;
 
-/// The least similarity of the pairs in the file with the truth.
+/// The smallest similarity of the pairs in the file of true similarities.
 const LEAST: f64 = 0.7;
 
-/// Calls `f` with every batch of a file of the version.
+/// Calls `f` with every batch of a file of the prepared version.
 fn batches(scratch: &Scratch, name: &str, mut f: impl FnMut(arrow::array::RecordBatch)) {
     let file = std::fs::File::open(scratch.path(&format!("out/v1/{name}"))).unwrap();
     ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().for_each(|batch| f(batch.unwrap()));
@@ -34,7 +34,7 @@ fn root(parents: &[usize], mut at: usize) -> usize {
     at
 }
 
-/// Prints the curve of recall over thresholds as benches/README.md has it.
+/// Also prints the table of recall by threshold for benches/README.md.
 #[test]
 fn what_is_found_is_true_and_almost_all_is_found() {
     let shared = repository().join("../shared/data/corpus");
@@ -48,7 +48,7 @@ fn what_is_found_is_true_and_almost_all_is_found() {
     let paths = format!("read.paths=[{corpus:?}]");
     scratch.pipeline(&["run", "prepare.toml", "--run-dir", "out", "--set", &paths]).succeeds();
 
-    // Of every document its text; of every two texts that were compared their similarity.
+    // The number of each document's text, and the similarity of every two texts that were compared.
     let (mut texts, mut numbers) = (HashMap::<String, usize>::new(), HashMap::<Vec<u8>, usize>::new());
     batches(&scratch, "catalog.parquet", |batch| {
         let (ids, hashes) = (batch["id"].as_string::<i32>(), batch["content_hash"].as_fixed_size_binary());
@@ -75,7 +75,7 @@ fn what_is_found_is_true_and_almost_all_is_found() {
         true_pairs.insert((a.min(b), a.max(b)), similarity);
     }
 
-    // Every similarity is that of the sets of word 5-grams.
+    // Every similarity is the Jaccard similarity of the sets of word 5-grams.
     for (pair, similarity) in compared.iter().filter(|(_, similarity)| **similarity >= LEAST + 1e-6) {
         let expected = true_pairs.get(pair).unwrap_or_else(|| panic!("{pair:?} is not {similarity} alike"));
         assert!((similarity - expected).abs() < 1e-6, "{similarity} where {expected} is true");
@@ -96,10 +96,12 @@ fn what_is_found_is_true_and_almost_all_is_found() {
         println!("| {threshold:.2} | {} | {:.2} % | {:.2} % |", above.len(), 100.0 * share(met), 100.0 * share(joined));
         assert!(threshold < 0.8 || share(joined) >= 0.98, "{joined} of {} pairs at {threshold}", above.len());
     }
+    clusters_consist_of_pairs_above_the_threshold(&scratch);
+}
 
-    // The program's own clusters are those, at its threshold.
+fn clusters_consist_of_pairs_above_the_threshold(scratch: &Scratch) {
     let mut kept: HashMap<String, String> = HashMap::new();
-    batches(&scratch, "duplicates.parquet", |batch| {
+    batches(scratch, "duplicates.parquet", |batch| {
         let string = |name: &str, row: usize| batch[name].as_string::<i32>().value(row).to_owned();
         kept.extend((0..batch.num_rows()).map(|row| (string("id", row), string("kept", row))));
         let similarities = batch["similarity"].as_primitive::<Float64Type>();

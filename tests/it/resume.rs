@@ -1,9 +1,9 @@
 //! A run killed at any instant and resumed is, bit for bit, the run that was never killed.
 use crate::support;
-use crate::support::Scratch;
+use crate::support::{Random, Scratch};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 const LONG: [&str; 4] = ["--set", "run.max_steps=40", "--set", "pack.micro_batches=3"];
 
@@ -25,12 +25,7 @@ fn is_the_whole_run(scratch: &Scratch, directory: &str) {
 fn killed_at_random_instants() {
     let scratch = Scratch::new();
     whole(&scratch);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let mut seed = now.as_nanos() as u64;
-    let mut below = move |n: u64| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (seed >> 33) % n
-    };
+    let mut random = Random::from_clock();
     let mut kills = Vec::new();
     for (round, workers) in ["1", "2", "3", "2", "1", "3", "2", "1"].iter().enumerate() {
         let mut arguments = vec!["run", "run.toml", "--run-dir", "killed", "--workers", workers];
@@ -39,7 +34,7 @@ fn killed_at_random_instants() {
             arguments.push("--resume");
         }
         // Some lines of output place the kill in the run's course, some milliseconds within a step.
-        let (lines, after) = (below(22) as usize, Duration::from_micros(below(20_000)));
+        let (lines, after) = (random.below(22), Duration::from_micros(random.below(20_000) as u64));
         let mut command = scratch.command(&arguments);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let said = BufReader::new(child.stderr.take().expect("its output"));

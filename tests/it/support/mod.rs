@@ -1,4 +1,8 @@
 //! What the tests of the program share: a scratch directory, a small corpus, a tiny configuration, and running it.
+mod random;
+
+pub use random::Random;
+
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
@@ -209,11 +213,8 @@ keep = 2
 /// Documents of made-up words, some of them frequent: something to learn. The same every time.
 pub fn corpus(documents: usize) -> Vec<String> {
     const SYLLABLES: [&str; 12] = ["ka", "mo", "ri", "te", "su", "no", "la", "vi", "en", "dor", "pa", "gu"];
-    let mut state = 1u64;
-    let mut below = move |n: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % n
-    };
+    let mut random = Random(1);
+    let mut below = move |n: usize| random.below(n);
     let words: Vec<String> =
         (0..150).map(|_| (0..1 + below(4)).map(|_| SYLLABLES[below(SYLLABLES.len())]).collect()).collect();
     let mut document = || {
