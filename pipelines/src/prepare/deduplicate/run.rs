@@ -1,17 +1,19 @@
-//! Runs the fragment over two versions of a corpus: the last one, and what has changed since.
+//! Runs the dataflow on a corpus in two versions: the documents of the previous version, then what has changed since.
 use super::fragment::{Content, Rank, Verdict, deduplicate};
 use crate::engine::{finish, threads};
 use anyhow::Result;
 use differential_dataflow::consolidation::consolidate;
 use differential_dataflow::input::Input;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use timely::dataflow::operators::capture::{Capture, Event};
 
 /// A corpus in two versions.
 pub trait Corpus: Send + Sync + 'static {
-    /// Documents of the last version: each with its text.
+    /// Documents of the previous version, each with its text.
     fn before(&self) -> &[(Content, Rank)];
-    /// Documents of this version that were not in the last (+1), and those that were and are not any more (-1).
+    /// Documents that are new in this version (+1), and those of the previous version that are gone (-1).
     fn changes(&self) -> &[((Content, Rank), isize)];
     /// The keys of a text's bands.
     fn bands(&self, text: Content) -> Vec<u64>;
@@ -20,38 +22,33 @@ pub trait Corpus: Send + Sync + 'static {
     /// # Errors
     /// If a text cannot be read.
     fn similarity(&self, a: Content, b: Content) -> Result<f64>;
-    /// From which similarity on two texts are near-duplicates.
+    /// The smallest similarity of near-duplicates.
     fn threshold(&self) -> f64;
 }
 
-/// What holds in this version.
+/// The result for this version.
 #[derive(Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// Every dropped document, with why.
+    /// Dropped documents, with the reason.
     pub dropped: BTreeMap<Rank, Verdict>,
-    /// Texts that share a bucket.
+    /// Pairs of texts that were compared.
     pub compared: Vec<(Content, Content)>,
-    /// Documents that have come to be kept (+1), or are kept no longer (-1), since the last version.
+    /// Documents that are kept in this version but not in the previous one (+1), or the other way round (-1).
     pub changes: Vec<(Rank, isize)>,
 }
 
-/// The version of a change: 0 for the last one's documents, 1 for what is new.
+/// Changes of a collection that the dataflow emits: `(data, version, difference)`, where version 0 is the previous one.
 type Changes<D> = Vec<(D, u64, isize)>;
 
-#[derive(Default)]
-struct Seen {
-    kept: Changes<Rank>,
-    dropped: Changes<(Rank, Verdict)>,
-    compared: Changes<(Content, Content)>,
-}
-
-/// Who is kept of `corpus`.
+/// Decides which documents of `corpus` are kept.
 ///
 /// # Errors
 /// If a text cannot be read.
 pub fn run<C: Corpus>(corpus: &Arc<C>, workers: usize) -> Result<Outcome> {
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let (all, corpus) = (Arc::clone(&seen), Arc::clone(corpus));
+    let (kept, captured_kept) = channel();
+    let (dropped, captured_dropped) = channel();
+    let (compared, captured_compared) = channel();
+    let corpus = Arc::clone(corpus);
     threads(workers, move |worker, failure| {
         let (index, peers) = (worker.index(), worker.peers());
         let (bands, similarity, noted) = (Arc::clone(&corpus), Arc::clone(&corpus), failure.clone());
@@ -61,22 +58,13 @@ pub fn run<C: Corpus>(corpus: &Arc<C>, workers: usize) -> Result<Outcome> {
             let result = deduplicate(
                 documents,
                 move |text| bands.bands(text),
-                // What fails, or panics, ends the run; until then nothing is alike.
+                // A failure or panic ends the run, so the value that stands for its result does not matter.
                 move |a, b| noted.guard("deduplicate", None, || similarity.similarity(a, b)).unwrap_or(0.0),
                 threshold,
             );
-            macro_rules! gather {
-                ($collection:expr, $field:ident) => {{
-                    let all = Arc::clone(&all);
-                    $collection.inspect_batch(move |_, changes| {
-                        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-                        all.$field.extend(changes.iter().cloned());
-                    });
-                }};
-            }
-            gather!(result.kept, kept);
-            gather!(result.dropped, dropped);
-            gather!(result.compared, compared);
+            result.kept.inner.capture_into(kept.clone());
+            result.dropped.inner.capture_into(dropped.clone());
+            result.compared.inner.capture_into(compared.clone());
             input
         });
         let mine = |rank: Rank| rank as usize % peers == index;
@@ -88,17 +76,25 @@ pub fn run<C: Corpus>(corpus: &Arc<C>, workers: usize) -> Result<Outcome> {
         finish(worker, failure);
         Ok(())
     })?;
-    let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
-    let mut changes =
-        seen.kept.into_iter().filter(|(_, version, _)| *version == 1).map(|(rank, _, n)| (rank, n)).collect();
+    let new = all(&captured_kept).filter(|(_, version, _)| *version == 1);
+    let mut changes = new.map(|(rank, _, difference)| (rank, difference)).collect();
     consolidate(&mut changes);
-    let (dropped, compared) = (now(seen.dropped).collect(), now(seen.compared).collect());
+    let (dropped, compared) = (accumulated(&captured_dropped).collect(), accumulated(&captured_compared).collect());
     Ok(Outcome { dropped, compared, changes })
 }
 
-/// What is there after all changes, in order.
-fn now<D: Ord>(changes: Changes<D>) -> impl Iterator<Item = D> {
-    let mut sum: Vec<(D, isize)> = changes.into_iter().map(|(data, _, change)| (data, change)).collect();
+/// The changes that all workers have captured, in any order.
+fn all<D>(captured: &Receiver<Event<u64, Changes<D>>>) -> impl Iterator<Item = (D, u64, isize)> {
+    let batches = captured.try_iter().filter_map(|event| match event {
+        Event::Messages(_, changes) => Some(changes),
+        Event::Progress(_) => None,
+    });
+    batches.flatten()
+}
+
+/// The content of the collection after all changes, in order.
+fn accumulated<D: Ord>(captured: &Receiver<Event<u64, Changes<D>>>) -> impl Iterator<Item = D> {
+    let mut sum: Vec<(D, isize)> = all(captured).map(|(data, _, difference)| (data, difference)).collect();
     consolidate(&mut sum);
     sum.into_iter().map(|(data, _)| data)
 }
