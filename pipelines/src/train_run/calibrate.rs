@@ -70,9 +70,9 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
     let trained = plan.stages.iter().filter(|stage| {
         stage.settings.takes().iter().any(|port| [Kind::Batch, Kind::Activations].contains(&port.kind))
     });
-    let said = trained.map(|stage| stage.settings.memory(env)).fold(Memory::default(), Memory::with);
+    let estimate = trained.map(|stage| stage.settings.memory(env)).fold(Memory::default(), Memory::with);
     let tensors = model.parameter_count() + busy * model.parameters[model.head].len();
-    let beside = taken.saturating_sub(said.most() + (tensors * size_of::<f32>()) as u64);
+    let beside = taken.saturating_sub(estimate.peak() + (tensors * size_of::<f32>()) as u64);
     Ok(Speed { tok_per_sec, measured: "one micro-batch a worker, forward and backward".into(), beside })
 }
 

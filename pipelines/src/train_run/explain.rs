@@ -1,6 +1,6 @@
 //! The output of `pipeline explain` and `pipeline run --dry-run`: the graph, and estimates of memory and time.
 use super::calibrate;
-use super::session::{Session, batch_shape, due};
+use super::session::{NO_MODEL, Session, batch_shape, due};
 use crate::machine::cores;
 use crate::plan::Plan;
 use crate::problem::Usage;
@@ -92,7 +92,7 @@ fn vocabulary(plan: &Plan) -> Result<Facts> {
 
 fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanation> {
     let Some(model) = &env.model else {
-        return Err(Usage("there is no model: add a stage of type `gpt2`".into()).into());
+        return Err(Usage(NO_MODEL.into()).into());
     };
     let mut memory = vec![("program".to_owned(), program)];
     memory.extend(memory_of_stages(plan, env));
@@ -102,7 +102,7 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
     memory.push(("other buffers".to_owned(), speed.beside + between));
     // Before it trains, a run measures the machine: a small model takes less than that.
     let sources = plan.stages.iter().filter(|stage| stage.settings.takes().is_empty());
-    let before = program + sources.map(|stage| stage.settings.memory(env).lasting).sum::<u64>();
+    let before = program + sources.map(|stage| stage.settings.memory(env).permanent).sum::<u64>();
     let measuring = (before + super::speed::full_speed_bytes(env.workers)).saturating_sub(sum(&memory));
     memory.push(("measuring the machine, before".to_owned(), measuring));
     memory.retain(|(_, bytes)| *bytes > 0);
@@ -131,11 +131,12 @@ const BETWEEN_BUFFERS: u64 = 12;
 fn memory_of_stages(plan: &Plan, env: &Env) -> Vec<(String, u64)> {
     let all: Vec<Memory> = plan.stages.iter().map(|stage| stage.settings.memory(env)).collect();
     let sum = all.iter().copied().fold(Memory::default(), Memory::with);
-    let phase = sum.fullest();
-    let mut most = Some(sum.phases()[phase][1]);
+    let phase = sum.largest_phase();
+    // Scratch memory is reused, so only one stage, the one that needs the most, counts with it.
+    let mut scratch = Some(sum.phases()[phase][1]);
     let here = |memory: &Memory| {
-        let [held, working] = memory.phases()[phase];
-        memory.lasting + held + most.take_if(|most| *most == working).unwrap_or_default()
+        let [held, own_scratch] = memory.phases()[phase];
+        memory.permanent + held + scratch.take_if(|most| *most == own_scratch).unwrap_or_default()
     };
     plan.stages.iter().map(|stage| stage.id.clone()).zip(all.iter().map(here)).collect()
 }

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use text::{Attribution, Quarantine};
 use train::checkpoint::{Fingerprint, TokenizerJson};
 
+/// The error for a graph without a model. (A graph in which no stage computes activations is not a plan.)
+pub const NO_MODEL: &str = "no stage has a model: use a stage type that has one (`pipeline stages` lists all types)";
+
 /// Everything that is known about a run once its data is prepared.
 pub struct Session {
     /// The environment of stages, for worker 0.
@@ -41,7 +44,7 @@ impl Session {
         let facts = Facts { length: shape.length, ..vocabulary };
         let model = plan.stages.iter().find_map(|stage| stage.settings.model(&facts));
         let Some(model) = model.map(Arc::new) else {
-            return Err(Usage("there is no model: add a stage of type `gpt2` or `llama`".into()).into());
+            return Err(Usage(NO_MODEL.into()).into());
         };
         let mut notes = std::mem::take(&mut prepared.notes);
         let mut quarantine = Quarantine::default();
@@ -99,7 +102,7 @@ pub fn due(plan: &Plan) -> Due {
 
 pub fn batch_shape(plan: &Plan) -> Result<BatchShape> {
     let shape = plan.stages.iter().find_map(|stage| stage.settings.batch_shape());
-    shape.ok_or_else(|| Usage("no stage produces batches: add a stage of type `concat`".into()).into())
+    shape.ok_or_else(|| Usage("no stage produces batches: add one that packs tokens into sequences (`pipeline stages` lists all types)".into()).into())
 }
 
 /// Number of updates: `max_steps`, or as many as `max_epochs` passes over the training documents take.

@@ -61,7 +61,7 @@ fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: 
         let after_loss = seconds() - begin;
         let mut tape = forward.tape.expect("forward was called with keep");
         tape.start(d_hidden, d_head);
-        while tape.turn(&mut |_, _| ()).expect("backward succeeds") == Turn::More {}
+        while tape.backward_layer(&mut |_, _| ()).expect("backward succeeds") == Turn::More {}
         let all = seconds() - begin;
         times.push(all);
         if all < best {

@@ -149,15 +149,15 @@ pub struct ParameterPiece {
     pub data: Arc<Tensor>,
 }
 
-/// What a model saves during a forward pass in order to run it backward, one piece at a time.
+/// What a forward pass saves for the backward pass, which runs one layer at a time.
 pub trait Tape: Send {
     /// Starts the backward pass. `hidden` `[rows, width]` is the gradient of the summed loss with respect to the hidden
     /// states, `head` `[vocabulary, width]` with respect to the head's weights (with a tied head the model adds the
     /// embedding's share to it).
     fn start(&mut self, hidden: Tensor, head: Tensor);
-    /// Runs one layer backward and returns the gradients that are complete, as `(tensor index, gradient)`;
-    /// [`Turn::Done`] after the last layer.
-    fn turn(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn>;
+    /// Runs the backward pass of one layer and passes each gradient that is complete to `give`, with the index of its
+    /// tensor. Returns [`Turn::Done`] after the last layer, [`Turn::More`] after the others.
+    fn backward_layer(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn>;
 }
 
 /// Calls a function when dropped. [`Activations`] and [`LossGradient`] carry one: when it is dropped, the stage that

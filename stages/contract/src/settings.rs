@@ -287,19 +287,19 @@ pub trait Settings: Any + Send + Sync {
 }
 
 /// Peak memory in bytes of the stages built from one entry of the plan, summed over all workers. Phases of a step reuse
-/// memory, so the peak of a step is that of its largest phase.
+/// memory, so peak memory is that of the largest phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Allocated throughout the run.
-    pub lasting: u64,
-    /// Allocated from the start of a micro-batch until its backward pass has ended.
-    pub passing: u64,
-    /// Grows during a micro-batch's backward pass, from nothing to this size.
-    pub growing: u64,
-    /// Allocated only while the stage is running.
-    pub working: u64,
-    /// Allocated only while the stage runs at the turn from forward to backward, in addition to `passing`.
-    pub turning: u64,
+    /// Allocated throughout the run: parameters, optimizer state, buffers of sources.
+    pub permanent: u64,
+    /// Activations of a micro-batch: allocated in its forward pass and released during its backward pass.
+    pub activations: u64,
+    /// Gradients of a micro-batch: grow during its backward pass, from nothing to this size.
+    pub gradients: u64,
+    /// Allocated only while the stage is running, in either pass.
+    pub scratch: u64,
+    /// Allocated only while the loss is computed, between the forward and the backward pass.
+    pub loss: u64,
 }
 
 impl Memory {
@@ -307,28 +307,29 @@ impl Memory {
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self {
-            lasting: self.lasting + other.lasting,
-            passing: self.passing + other.passing,
-            growing: self.growing + other.growing,
-            working: self.working.max(other.working),
-            turning: self.turning.max(other.turning),
+            permanent: self.permanent + other.permanent,
+            activations: self.activations + other.activations,
+            gradients: self.gradients + other.gradients,
+            scratch: self.scratch.max(other.scratch),
+            loss: self.loss.max(other.loss),
         }
     }
 
-    /// Besides permanent memory, for each phase of a step (the turn from forward to backward, and the end of backward):
-    /// the bytes held throughout the phase, and those held only while a stage runs.
+    /// The bytes that a step needs in addition to permanent memory, in two phases: when the loss is computed, and at the
+    /// end of the backward pass. For each phase: the bytes that stay allocated throughout it, and those that are allocated
+    /// only while a stage is running.
     pub fn phases(&self) -> [[u64; 2]; 2] {
-        [[self.passing, self.turning.max(self.working)], [self.growing, self.working]]
+        [[self.activations, self.loss.max(self.scratch)], [self.gradients, self.scratch]]
     }
 
-    /// The largest phase: an index into [`Self::phases`].
-    pub fn fullest(&self) -> usize {
-        let [turning, growing] = self.phases().map(|[held, working]| held + working);
-        usize::from(growing > turning)
+    /// The phase that needs the most memory: an index into [`Self::phases`].
+    pub fn largest_phase(&self) -> usize {
+        let [loss, end_of_backward] = self.phases().map(|[held, scratch]| held + scratch);
+        usize::from(end_of_backward > loss)
     }
 
-    /// The bytes of the largest phase.
-    pub fn most(&self) -> u64 {
-        self.lasting + self.phases()[self.fullest()].iter().sum::<u64>()
+    /// Peak memory: that of the largest phase, and permanent memory.
+    pub fn peak(&self) -> u64 {
+        self.permanent + self.phases()[self.largest_phase()].iter().sum::<u64>()
     }
 }

@@ -91,7 +91,7 @@ impl<L: Loss> Settings for LossSettings<L> {
         let busy = env.workers.min(env.shape.micro_batches as usize);
         let rows = env.shape.sequences * env.shape.length;
         let floats = rows_alive(rows, vocabulary, None, model.precision) * vocabulary + rows * width;
-        Memory { turning: (busy * floats * size_of::<f32>()) as u64, ..Memory::default() }
+        Memory { loss: (busy * floats * size_of::<f32>()) as u64, ..Memory::default() }
     }
 }
 

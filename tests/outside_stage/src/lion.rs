@@ -1,7 +1,7 @@
 //! The optimizer `lion` (Chen et al. 2023, algorithm 2): the sign of a mean of gradients, one tensor of state.
 use contract::{ParameterSpec, StageKeys, Tensor};
 use serde::{Deserialize, Serialize};
-use train::optimize::{Now, Optimizer};
+use train::optimize::{Optimizer, UpdateScalars};
 
 /// Lion.
 #[derive(Clone, Serialize, Deserialize, StageKeys)]
@@ -28,17 +28,17 @@ impl Optimizer for Lion {
 
     fn update(
         &self,
-        now: &Now,
+        scalars: &UpdateScalars,
         spec: &ParameterSpec,
         parameter: &mut Tensor,
         state: &mut [&mut Tensor],
         gradient: Tensor,
     ) {
         let [momentum] = state else { return };
-        let (rate, decay) = (now.rate as f32, if spec.decay { self.weight_decay } else { 0.0 });
+        let (rate, decay) = (scalars.learning_rate as f32, if spec.decay { self.weight_decay } else { 0.0 });
         let values = parameter.data.iter_mut().zip(momentum.data.iter_mut()).zip(gradient.data.iter());
         for ((p, m), gradient) in values {
-            let g = gradient * now.scale as f32;
+            let g = gradient * scalars.gradient_scale as f32;
             let direction = self.beta1 * *m + (1.0 - self.beta1) * g;
             let sign = if direction == 0.0 { 0.0 } else { direction.signum() };
             *p -= rate * (sign + decay * *p);
@@ -57,8 +57,8 @@ mod tests {
         let spec = ParameterSpec { name: "w".into(), shape: vec![3], decay: true, hidden: true, init: Init::Zeros };
         let (mut w, mut m) = (Tensor::from_values([3], &[1.0, -2.0, 0.5]), Tensor::from_values([3], &[0.0, 1.0, 0.0]));
         let lion = Lion { beta1: 0.9, beta2: 0.99, weight_decay: 0.5 };
-        let now = Now { rate: 0.1, update: 1.0, scale: 0.5 };
-        lion.update(&now, &spec, &mut w, &mut [&mut m], Tensor::from_values([3], &[-4.0, 2.0, 0.0]));
+        let scalars = UpdateScalars { learning_rate: 0.1, number: 1.0, gradient_scale: 0.5 };
+        lion.update(&scalars, &spec, &mut w, &mut [&mut m], Tensor::from_values([3], &[-4.0, 2.0, 0.0]));
         // Gradients -2, 1, 0; directions -0.2, 1, 0.
         for (value, expected) in w.data.iter().zip([1.0 + 0.1 - 0.05, -2.0 - 0.1 + 0.1, 0.5 - 0.025]) {
             assert!((value - expected).abs() < 1e-6, "{value} is not {expected}");

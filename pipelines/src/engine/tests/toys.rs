@@ -145,7 +145,7 @@ struct Memory {
 
 impl Tape for Memory {
     fn start(&mut self, _: Tensor, _: Tensor) {}
-    fn turn(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn> {
+    fn backward_layer(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn> {
         let t = self.next;
         give(t, Tensor::from_values([WIDTH], &gradient(&self.parameters[t].data, t, &self.tokens)));
         self.next += 1;
@@ -211,7 +211,7 @@ impl Stage for Backward {
             anyhow::bail!("called without work")
         };
         let (leaves, workers) = (leaf..leaf + 1, self.workers);
-        let turn = tape.turn(&mut |tensor, data| {
+        let turn = tape.backward_layer(&mut |tensor, data| {
             let owner = (tensor % workers) as u32;
             out.give(Packet::Gradient(Gradient { leaves: leaves.clone(), tensor, owner, targets: 1, data }));
         })?;

@@ -73,10 +73,10 @@ impl Tape for PerSequence {
         self.next();
     }
 
-    fn turn(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn> {
+    fn backward_layer(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn> {
         let gradients = &mut self.gradients;
         if let Some(tape) = &mut self.current {
-            let turn = tape.turn(&mut |index, gradient| match &mut gradients[index] {
+            let turn = tape.backward_layer(&mut |index, gradient| match &mut gradients[index] {
                 Some(sum) => add(&mut sum.data, &gradient.data),
                 empty => *empty = Some(gradient),
             })?;

@@ -59,7 +59,7 @@ pub fn learn(
         assert_eq!(gradient.shape, parameters[index].shape);
         assert!(gradients[index].replace(gradient).is_none(), "tensor {index} was given twice");
     };
-    while tape.turn(&mut give).expect("backward succeeds") == Turn::More {}
+    while tape.backward_layer(&mut give).expect("backward succeeds") == Turn::More {}
     (loss.trained, loss.targets, gradients.into_iter().map(|g| g.expect("every tensor has a gradient")).collect())
 }
 
@@ -115,7 +115,7 @@ pub fn check_memory_estimate(model: &dyn Model, sequences: usize, length: usize,
     tape.start(d_hidden, d_head);
     // The gradients of a layer are alive until the next layer is done, since they are reduced meanwhile.
     let (mut before, mut given) = (Vec::new(), Vec::new());
-    while tape.turn(&mut |_, gradient| given.push(gradient)).unwrap() == Turn::More {
+    while tape.backward_layer(&mut |_, gradient| given.push(gradient)).unwrap() == Turn::More {
         before = std::mem::take(&mut given);
     }
     drop(before);

@@ -1,5 +1,5 @@
 //! The optimizer `adamw` (Loshchilov and Hutter 2019).
-use crate::optimize::{Now, Optimizer};
+use crate::optimize::{Optimizer, UpdateScalars};
 use compute::kernels::adamw::{self, adamw};
 use contract::{ParameterSpec, StageKeys, Tensor};
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,7 @@ impl Optimizer for AdamW {
 
     fn update(
         &self,
-        now: &Now,
+        scalars: &UpdateScalars,
         spec: &ParameterSpec,
         parameter: &mut Tensor,
         state: &mut [&mut Tensor],
@@ -51,10 +51,10 @@ impl Optimizer for AdamW {
             beta2: self.beta2 as f32,
             epsilon: self.epsilon as f32,
             decay: self.decay(spec) as f32,
-            rate: now.rate as f32,
-            bias1: (1.0 - self.beta1.powf(now.update)) as f32,
-            bias2: (1.0 - self.beta2.powf(now.update)) as f32,
-            scale: now.scale as f32,
+            rate: scalars.learning_rate as f32,
+            bias1: (1.0 - self.beta1.powf(scalars.number)) as f32,
+            bias2: (1.0 - self.beta2.powf(scalars.number)) as f32,
+            scale: scalars.gradient_scale as f32,
         };
         adamw(&numbers, &mut parameter.data, &mut m.data, &mut v.data, &gradient.data);
     }

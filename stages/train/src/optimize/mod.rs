@@ -39,7 +39,7 @@ pub trait Optimizer: Member {
     /// the summed loss.
     fn update(
         &self,
-        now: &Now,
+        scalars: &UpdateScalars,
         spec: &ParameterSpec,
         parameter: &mut Tensor,
         state: &mut [&mut Tensor],
@@ -47,15 +47,15 @@ pub trait Optimizer: Member {
     );
 }
 
-/// The scalars of one update.
+/// The numbers that an update uses for all tensors.
 #[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Learning rate.
-    pub rate: f64,
-    /// Number of the update, from 1.
-    pub update: f64,
-    /// Factor that gradients are multiplied by first: the clipping factor divided by the number of targets.
-    pub scale: f64,
+pub struct UpdateScalars {
+    /// The learning rate of this step.
+    pub learning_rate: f64,
+    /// The number of this update, from 1.
+    pub number: f64,
+    /// The factor by which the gradient must be multiplied: the clipping factor divided by the number of targets.
+    pub gradient_scale: f64,
 }
 
 /// The registry entry of an optimizer.
@@ -159,7 +159,7 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
     fn memory(&self, env: &Env) -> Memory {
         let floats = |spec: &ParameterSpec| (1 + self.optimizer.state(spec).len()) * spec.len();
         let floats: usize = env.model.iter().flat_map(|model| &model.parameters).map(floats).sum();
-        Memory { lasting: (floats * size_of::<f32>()) as u64, ..Memory::default() }
+        Memory { permanent: (floats * size_of::<f32>()) as u64, ..Memory::default() }
     }
 }
 
@@ -226,8 +226,9 @@ impl<O: Optimizer> Stage for Optimize<O> {
         let (norm, targets) = self.global_norm()?;
         finite("gradient norm", norm, step)?;
         let clip = if self.clip_norm > 0.0 { (self.clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        let rate = self.learning_rate.rate(step);
-        let now = Now { rate, update: step as f64 + 1.0, scale: clip / targets as f64 };
+        let learning_rate = self.learning_rate.rate(step);
+        let (number, gradient_scale) = (step as f64 + 1.0, clip / targets as f64);
+        let scalars = UpdateScalars { learning_rate, number, gradient_scale };
         for owned in self.owned.values_mut() {
             let Some(gradient) = owned.gradient.take() else { continue };
             // Updates in place, since all readers of this step's parameters have dropped their references. Only a
@@ -235,7 +236,7 @@ impl<O: Optimizer> Stage for Optimize<O> {
             // the old values.
             let parameter = Arc::make_mut(&mut owned.parameter);
             let mut state: Vec<&mut Tensor> = owned.state.iter_mut().map(|(_, tensor)| Arc::make_mut(tensor)).collect();
-            self.optimizer.update(&now, &owned.spec, parameter, &mut state, gradient);
+            self.optimizer.update(&scalars, &owned.spec, parameter, &mut state, gradient);
         }
         self.give_parameters(out);
         for (tensor, owned) in &self.owned {
@@ -244,7 +245,7 @@ impl<O: Optimizer> Stage for Optimize<O> {
         }
         if self.worker == 0 {
             let first = |name, value| Metric { name, gather: Gather::First, value };
-            let values = vec![first("learning_rate", rate), first("gradient_norm", norm)];
+            let values = vec![first("learning_rate", learning_rate), first("gradient_norm", norm)];
             out.give(Packet::Metrics(Metrics { purpose: Purpose::Train, from: (0, 0), values }));
         }
         Ok(())

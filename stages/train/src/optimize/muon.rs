@@ -2,7 +2,7 @@
 //! other parameters. Its updates are scaled to the size of AdamW's (Liu et al. 2025), so both share learning rate and
 //! weight decay.
 use crate::optimize::adamw::AdamW;
-use crate::optimize::{Now, Optimizer};
+use crate::optimize::{Optimizer, UpdateScalars};
 use compute::kernels::newton_schulz::orthogonalise;
 use contract::{ParameterSpec, Problem, StageKeys, Tensor};
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub struct Muon {
 }
 
 impl Optimizer for Muon {
-    const SUMMARY: &'static str = "Muon (Jordan et al. 2024) for matrices inside blocks, AdamW for all else";
+    const SUMMARY: &'static str = "Muon (Jordan et al. 2024) for matrices inside blocks, AdamW for the other parameters";
     const EXAMPLE: &'static str = "type = \"muon\"\nlearning_rate = 1e-3\nwarmup_steps = 100\nmomentum = 0.95\n";
 
     fn check(&self) -> Vec<Problem> {
@@ -38,14 +38,14 @@ impl Optimizer for Muon {
 
     fn update(
         &self,
-        now: &Now,
+        scalars: &UpdateScalars,
         spec: &ParameterSpec,
         parameter: &mut Tensor,
         state: &mut [&mut Tensor],
         mut gradient: Tensor,
     ) {
-        let [momentum] = state else { return self.others.update(now, spec, parameter, state, gradient) };
-        let (keep, scale) = (self.momentum as f32, now.scale as f32);
+        let [momentum] = state else { return self.others.update(scalars, spec, parameter, state, gradient) };
+        let (keep, scale) = (self.momentum as f32, scalars.gradient_scale as f32);
         // Nesterov momentum.
         for (g, m) in gradient.data.iter_mut().zip(momentum.data.iter_mut()) {
             let fresh = *g * scale;
@@ -54,8 +54,8 @@ impl Optimizer for Muon {
         }
         orthogonalise(&mut gradient);
         let longest = spec.shape.iter().copied().max().unwrap_or_default() as f64;
-        let step = -(now.rate * STEP * longest.sqrt()) as f32;
-        let shrink = (1.0 - now.rate * self.others.decay(spec)) as f32;
+        let step = -(scalars.learning_rate * STEP * longest.sqrt()) as f32;
+        let shrink = (1.0 - scalars.learning_rate * self.others.decay(spec)) as f32;
         for (p, direction) in parameter.data.iter_mut().zip(&gradient.data[..]) {
             *p = step.mul_add(*direction, *p * shrink);
         }

@@ -77,8 +77,8 @@ impl Tape for TransformerTape {
         (self.d_rc, self.d_head) = (Some(hidden), Some(head));
     }
 
-    fn turn(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn> {
-        let mut d_rc = self.d_rc.take().expect("turn is called after start, and not after the last turn");
+    fn backward_layer(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn> {
+        let mut d_rc = self.d_rc.take().expect("called after start, and not again after Turn::Done");
         self.last_norm(&mut d_rc, give);
         if let Some(block) = self.blocks.pop() {
             let first = self.context.architecture.first_of_block(self.blocks.len());
