@@ -106,7 +106,7 @@ fn set(raw: &mut Raw, text: &str, origin: Origin, registry: &[StageType], proble
     let Some(table) = table else {
         let names = full_names(raw, registry);
         return problems
-            .push(wrong(format!("`{path}` names no key")).similar_to(path, names.iter().map(String::as_str)));
+            .push(wrong(format!("there is no key `{path}`")).similar_to(path, names.iter().map(String::as_str)));
     };
     remove_alternative(table, &keys[1]);
     if let Err(message) = assign(table, &keys[1..], entry, &defaults) {

@@ -17,20 +17,21 @@ pub struct RunSettings {
     pub name: String,
     /// Seed of all randomness.
     pub seed: u64,
-    /// Length in optimizer steps, at least 1; this or `max_epochs`.
+    /// Length of the run in optimizer steps, at least 1. Give this or `max_epochs`.
     pub max_steps: Option<u64>,
-    /// Length in passes over the training split, more than 0; this or `max_steps`.
+    /// Length of the run in passes over the training split, more than 0. Give this or `max_steps`.
     pub max_epochs: Option<f64>,
-    /// Worker threads; one a core if not given. Results do not depend on it.
+    /// Worker threads; one per core if not given. Results do not depend on it.
     pub workers: Option<usize>,
     /// Directory of a model in Hugging Face's layout to start from; random weights if not given.
     pub initial_checkpoint: Option<String>,
-    /// What may differ between the run and the model of `initial_checkpoint`: keys of its config.json, or "tokenizer".
+    /// Differences between this run and the model of `initial_checkpoint` to accept: keys of its config.json, or
+    /// "tokenizer".
     pub accept_differences: Vec<String>,
-    /// Backend of matrix products: "amx", "avx512", "avx2", "openblas", "portable", or "auto", the fastest that this CPU
-    /// has. Bits are reproducible per backend.
+    /// Backend of matrix products: "amx", "avx512", "avx2", "openblas", "portable", or "auto" (the fastest that this
+    /// CPU supports). Results of different backends differ in the last bits.
     pub gemm: String,
-    /// Steps that reading may be ahead of the optimizer; at least 1.
+    /// How many steps ahead of the optimizer data may be read; at least 1.
     pub prefetch: u64,
 }
 

@@ -22,12 +22,12 @@ pub struct Concat {
     pub sequence_length: usize,
     /// Sequences per micro-batch, the unit of work; 1 to 65536.
     pub micro_batch_size: usize,
-    /// Micro-batches per step; 1 to 65536. The results depend on it, never on the number of workers.
+    /// Micro-batches per step; 1 to 65536. Results depend on it, but not on the number of workers.
     pub micro_batches: u32,
-    /// Do not predict the first token of a document from the document before.
+    /// Do not train on predicting a document's first token from the previous document.
     pub mask_across_documents: bool,
-    /// Micro-batches' worth of sequences that a lane holds to draw its next ones from; 0: sequences in the documents'
-    /// order.
+    /// Size, in micro-batches, of the pool from which sequences are drawn at random; 0: sequences keep the order of the
+    /// documents.
     pub shuffle: usize,
 }
 
@@ -88,8 +88,8 @@ impl Settings for Concat {
     fn memory(&self, env: &Env) -> Memory {
         let BatchShape { micro_batches, sequences, length } = env.shape;
         let tokens = micro_batches as usize * sequences * (self.shuffle + 1) * (length + 1);
-        let lasting = (tokens * (2 * size_of::<u32>() + size_of::<Value>() + 8)) as u64;
-        Memory { lasting, ..Memory::default() }
+        let permanent = (tokens * (2 * size_of::<u32>() + size_of::<Value>() + 8)) as u64;
+        Memory { permanent, ..Memory::default() }
     }
 
     fn batch_shape(&self) -> Option<BatchShape> {

@@ -1,4 +1,4 @@
-//! `backward`: backpropagation through the model, one layer per turn, one packet per gradient.
+//! `backward`: backpropagation through the model, one layer per call, one packet per gradient.
 use anyhow::Result;
 use contract::{
     At, Built, Emit, Env, Gradient, Kind, LossGradient, Packet, Port, Settings, Stage, StageKeys, StageSettings, Step,
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct Backward {}
 
 impl StageSettings for Backward {
-    const SUMMARY: &'static str = "gradients of every parameter, one layer a turn";
+    const SUMMARY: &'static str = "computes the gradients of all parameters, layer by layer";
     const EXAMPLE: &'static str = "type = \"backward\"\n";
 }
 
@@ -50,7 +50,7 @@ impl Stage for BackwardStage {
     fn more(&mut self, _step: Step, out: &mut dyn Emit) -> Result<Turn> {
         let Some(running) = &mut self.running else { return Ok(Turn::Done) };
         let (leaf, targets, owners) = (running.leaf, running.targets, &self.owners);
-        let turn = running.tape.turn(&mut |tensor, data| {
+        let turn = running.tape.backward_layer(&mut |tensor, data| {
             let owner = owners[tensor];
             out.give(Packet::Gradient(Gradient { leaves: leaf..leaf + 1, tensor, owner, targets, data }));
         })?;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Evaluate {
-    /// Steps between validations; there is one at the end too; 0: none at all.
+    /// Steps between validations. There is also one at the end of the run; 0: none, not even at the end.
     pub interval: u64,
 }
 
@@ -22,7 +22,7 @@ impl Default for Evaluate {
 }
 
 impl StageSettings for Evaluate {
-    const SUMMARY: &'static str = "validation loss (nats a token) and bits per byte on the held-out documents";
+    const SUMMARY: &'static str = "validation loss (nats per token) and bits per byte on the held-out documents";
     const OBSERVES: bool = true;
     const EXAMPLE: &'static str = "type = \"evaluate\"\ninterval = 100\n";
 }

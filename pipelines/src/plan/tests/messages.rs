@@ -164,9 +164,9 @@ fn the_command_line_is_named() {
       --stage z.toml:2   similar: chunk   (`pipeline stages cross_entropy` lists all)
     error: there is no stage `los` to replace
       --stage los=z.toml   similar: loss   (write --stage STAGE=FILE)
-    error: `optimise.learning_rate` names no key
+    error: there is no key `optimise.learning_rate`
       --set optimise.learning_rate=1   similar: optimize.learning_rate   (write STAGE.KEY=VALUE, for example optimize.learning_rate=3e-4)
-    error: `learning_rate` names no key
+    error: there is no key `learning_rate`
       --set learning_rate=1   similar: optimize.learning_rate   (write STAGE.KEY=VALUE, for example optimize.learning_rate=3e-4)
     error: `forward.layers.x`: there is no `x` in a value like 2
       --set forward.layers.x=1   (write STAGE.KEY=VALUE, for example optimize.learning_rate=3e-4)

@@ -84,7 +84,7 @@ fn a_training_graph() {
     tokenize  bpe            rows ← read
     pack      concat         tokens ← tokenize
     forward   gpt2           batch ← pack
-                             parameters ← optimize (the step before)
+                             parameters ← optimize (previous step)
     loss      cross_entropy  activations ← forward
     backward  backward       loss gradient ← loss
     reduce    tree           gradient ← backward

@@ -38,14 +38,16 @@ pub struct ReadDocuments {
     /// The column (Parquet: string, large_string, string_view or a dictionary of them) or key (JSON Lines) with the
     /// text.
     pub column: String,
-    /// Number of files to use, or of documents if there is one file, selected by the seed; at least 1; all if not given.
+    /// How many files to use, or how many documents if there is only one file; selected by the seed, at least 1. All if
+    /// not given.
     pub sample: Option<u64>,
-    /// Fraction of the documents that is held out, by the hash of their content; from 0 to below 1; 0.01 if neither this
-    /// nor `validation_every` is given.
+    /// Fraction of the documents to hold out for validation, selected by a hash of their content; at least 0, below 1.
+    /// 0.01 if neither this nor `validation_every` is given.
     pub validation_fraction: Option<f64>,
-    /// Hold out rows 0, n, 2n … of the files instead; at least 2.
+    /// Hold out every n-th row of the files instead (rows 0, n, 2n, …); at least 2.
     pub validation_every: Option<u64>,
-    /// For plain text: the separator between documents; if not given, text is split at blank lines about every 4 KiB.
+    /// For plain text: the separator between documents. If not given, text is split at blank lines into documents of at
+    /// least 4 KiB.
     pub separator: Option<String>,
     /// Folder for converted files; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
     #[key(location)]
@@ -53,7 +55,7 @@ pub struct ReadDocuments {
     /// What to do with rows, lines and pages that cannot be read: "quarantine" (skip and list them) or "stop".
     #[key(failure)]
     pub on_bad_data: OnBadData,
-    /// Fraction of the documents that may be unreadable, 0 to 1; a lost row group counts with all its rows.
+    /// Largest fraction of the documents that may be unreadable; 0 to 1. A lost row group counts with all its rows.
     #[key(failure)]
     pub max_bad_fraction: f64,
 }
@@ -190,7 +192,7 @@ impl Settings for ReadDocuments {
             Some(memory(&paths, &self.column, env.workers))
         };
         let open = env.find::<DocumentStore>().map(|store| store.memory(env.workers));
-        Memory { lasting: open.or_else(closed).unwrap_or_default(), ..Memory::default() }
+        Memory { permanent: open.or_else(closed).unwrap_or_default(), ..Memory::default() }
     }
 }
 

@@ -74,12 +74,13 @@ struct Selection {
     /// Files, folders and patterns, at least one; also compressed: .gz, .zst or .bz2.
     #[key(location)]
     paths: Vec<String>,
-    /// Number of files to use, or of documents if there is one file, selected by the seed; at least 1; all if not given.
+    /// How many files to use, or how many documents if there is only one file; selected by the seed, at least 1. All if
+    /// not given.
     sample: Option<u64>,
-    /// Fraction of the documents that is held out, by the hash of their content; from 0 to below 1; 0.01 if neither this
-    /// nor `validation_every` is given.
+    /// Fraction of the documents to hold out for validation, selected by a hash of their content; at least 0, below 1.
+    /// 0.01 if neither this nor `validation_every` is given.
     validation_fraction: Option<f64>,
-    /// Hold out documents 0, n, 2n … of the files instead; at least 2.
+    /// Hold out every n-th document of the files instead (documents 0, n, 2n, …); at least 2.
     validation_every: Option<u64>,
 }
 
@@ -93,7 +94,7 @@ struct Conversion {
     /// What to do with records that cannot be read: "quarantine" (skip and list them) or "stop".
     #[key(failure)]
     on_bad_data: OnBadData,
-    /// Fraction of the documents that may be unreadable, 0 to 1.
+    /// Largest fraction of the documents that may be unreadable; 0 to 1.
     #[key(failure, default = MAX_BAD_FRACTION, min = 0, max = 1)]
     max_bad_fraction: f64,
 }
@@ -192,6 +193,6 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
     /// Decoded row groups, once the documents have been opened.
     fn memory(&self, env: &Env) -> Memory {
         let open = env.find::<DocumentStore>().map(|store| store.memory(env.workers));
-        Memory { lasting: open.unwrap_or_default(), ..Memory::default() }
+        Memory { permanent: open.unwrap_or_default(), ..Memory::default() }
     }
 }

@@ -28,17 +28,17 @@ pub struct ReadTokens {
     /// Files, folders and patterns: `.parquet` with a column `tokens`; at least one.
     #[key(location)]
     pub paths: Vec<String>,
-    /// Number of files to use, selected by the seed; at least 1; all if not given.
+    /// How many files to use; selected by the seed, at least 1. All if not given.
     pub sample: Option<u64>,
     /// The tokenizer that the files must have been made with: "gpt2" or the path of a `tokenizer.json`; the one that
     /// the files name if not given.
     pub tokenizer: Option<String>,
     /// The token of that tokenizer that ends a document.
     pub end_of_text: String,
-    /// Fraction of the documents that is held out, by the hash of their content; from 0 to below 1; 0.01 if neither this
-    /// nor `validation_every` is given.
+    /// Fraction of the documents to hold out for validation, selected by a hash of their content; at least 0, below 1.
+    /// 0.01 if neither this nor `validation_every` is given.
     pub validation_fraction: Option<f64>,
-    /// Hold out rows 0, n, 2n … of the files instead; at least 2.
+    /// Hold out every n-th row of the files instead (rows 0, n, 2n, …); at least 2.
     pub validation_every: Option<u64>,
     /// Folder of the cache; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
     #[key(location)]
@@ -170,7 +170,7 @@ impl Settings for ReadTokens {
     fn memory(&self, env: &Env) -> Memory {
         let tokens = |part: contract::CorpusPart| part.tokens * size_of::<u32>() as u64;
         let all = env.corpus.map_or(0, |corpus| tokens(corpus.train) + tokens(corpus.validation));
-        Memory { lasting: all.min(DEFAULT_BUDGET as u64), ..Memory::default() }
+        Memory { permanent: all.min(DEFAULT_BUDGET as u64), ..Memory::default() }
     }
 }
 

@@ -10,12 +10,12 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
 pub struct BlockList {
-    /// Words and phrases, found as whole words in any case.
+    /// Words and phrases; they match whole words, in upper or lower case.
     pub phrases: Vec<String>,
-    /// A file with more of them, one a line; none if empty.
+    /// A file with more words and phrases, one per line; none if empty.
     #[key(location)]
     pub path: String,
-    /// Occurrences of any of them from which on a text is dropped; at least 1.
+    /// Drop a text that contains at least this many occurrences of them, counted together; at least 1.
     #[key(default = 1)]
     pub occurrences: usize,
 }

@@ -14,7 +14,7 @@ const POLICIES: &[&str] =
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
 pub struct C4 {
-    /// Fewest sentences in the lines that are kept.
+    /// Minimum number of sentences in the lines that are kept.
     #[key(default = 5)]
     pub min_sentences: usize,
     /// Lines with fewer words are removed.

@@ -26,7 +26,7 @@ pub struct FineWeb {
     /// Largest fraction of characters in lines that repeat an earlier line; 0 to 1.
     #[key(default = 0.01, min = 0, max = 1)]
     pub max_duplicate_line_character_fraction: f64,
-    /// Most line breaks per word; 0 to 1.
+    /// Maximum number of line breaks per word; 0 to 1.
     #[key(default = 0.3, min = 0, max = 1)]
     pub max_line_break_word_ratio: f64,
 }

@@ -11,10 +11,10 @@ const STOP_WORDS: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
 pub struct GopherQuality {
-    /// Fewest words; punctuation marks do not count.
+    /// Minimum number of words; punctuation marks do not count.
     #[key(default = 50)]
     pub min_words: usize,
-    /// Most words; punctuation marks do not count.
+    /// Maximum number of words; punctuation marks do not count.
     #[key(default = 100_000)]
     pub max_words: usize,
     /// Smallest mean length of a word, in characters.
@@ -23,7 +23,7 @@ pub struct GopherQuality {
     /// Largest mean length of a word, in characters.
     #[key(default = 10.0)]
     pub max_mean_word_length: f64,
-    /// Most `#`, and most `...`, per word.
+    /// Maximum number of `#` per word, and of `...` per word.
     #[key(default = 0.1, min = 0, max = 1)]
     pub max_symbol_word_ratio: f64,
     /// Largest fraction of lines that begin with a bullet.
@@ -35,7 +35,7 @@ pub struct GopherQuality {
     /// Smallest fraction of words that contain a letter.
     #[key(default = 0.8, min = 0, max = 1)]
     pub min_alphabetic_word_fraction: f64,
-    /// Fewest different stop words in a text.
+    /// Minimum number of different stop words in a text.
     #[key(default = 2)]
     pub min_stop_words: usize,
     /// The stop words.

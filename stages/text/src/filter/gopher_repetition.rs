@@ -15,10 +15,10 @@ pub struct GopherRepetition {
     /// Largest fraction of paragraphs that repeat an earlier paragraph; 0 to 1.
     #[key(default = 0.3, min = 0, max = 1)]
     pub max_duplicate_paragraph_fraction: f64,
-    /// Largest fraction of characters in such lines; 0 to 1.
+    /// Largest fraction of characters in lines that repeat an earlier line; 0 to 1.
     #[key(default = 0.2, min = 0, max = 1)]
     pub max_duplicate_line_character_fraction: f64,
-    /// Largest fraction of characters in such paragraphs; 0 to 1.
+    /// Largest fraction of characters in paragraphs that repeat an earlier paragraph; 0 to 1.
     #[key(default = 0.2, min = 0, max = 1)]
     pub max_duplicate_paragraph_character_fraction: f64,
     /// Largest fractions of characters in the most frequent 2-gram, 3-gram, 4-gram, …; 0 to 1 each.

@@ -15,7 +15,7 @@ pub struct Language {
     /// ISO 639-3 codes of the languages to keep, for example `["eng", "deu"]`.
     #[key(default = vec!["eng".into()])]
     pub languages: Vec<String>,
-    /// Least confidence of the detected language; 0 to 1.
+    /// Minimum confidence of the detected language; 0 to 1.
     #[key(default = 0.5, min = 0, max = 1)]
     pub min_confidence: f64,
 }

@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
 pub struct Length {
-    /// Fewest characters.
+    /// Minimum number of characters.
     #[key(default = 1)]
     pub min_characters: usize,
-    /// Most characters; any number if not given.
+    /// Maximum number of characters; unlimited if not given.
     pub max_characters: Option<usize>,
-    /// Fewest words (Unicode Standard Annex 29; punctuation marks count).
+    /// Minimum number of words (Unicode Standard Annex 29; punctuation marks count).
     pub min_words: usize,
-    /// Most words; any number if not given.
+    /// Maximum number of words; unlimited if not given.
     pub max_words: Option<usize>,
 }
 

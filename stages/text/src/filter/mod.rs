@@ -69,7 +69,7 @@ pub trait Rule: Send + 'static {
 /// #[derive(Clone, Serialize, Deserialize, StageKeys)]
 /// #[serde(default)]
 /// struct Polite {
-///     /// Most exclamation marks.
+///     /// Maximum number of exclamation marks.
 ///     #[key(default = 3)]
 ///     max_exclamations: usize,
 /// }
@@ -93,7 +93,7 @@ pub trait Rule: Send + 'static {
 ///
 /// const POLITE: StageType = filter_type::<Polite>("polite");
 /// # fn main() {
-/// assert_eq!(POLITE.keys()[0].documentation, "Most exclamation marks.");
+/// assert_eq!(POLITE.keys()[0].documentation, "Maximum number of exclamation marks.");
 /// # }
 /// ```
 pub trait Filter: Member {

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// All formats, in the order in which they are tried.
-pub static FORMATS: [&Format; 4] = [&Format::PARQUET, &json_lines::FORMAT, &plain_text::FORMAT, &dump::FORMAT];
+pub static FORMATS: &[&Format] = &[&Format::PARQUET, &json_lines::FORMAT, &plain_text::FORMAT, &dump::FORMAT];
 
 /// Bytes at the beginning of a file in which a format's magic bytes are looked for.
 const HEAD: u64 = 64;
@@ -18,7 +18,7 @@ const HEAD: u64 = 64;
 pub fn by_name(path: &Path) -> Option<&'static Format> {
     let name = path.file_name()?.to_string_lossy().to_lowercase();
     let (stem, _) = Codec::stem(&name);
-    FORMATS.into_iter().find(|format| format.has(if format.is_in_place() { &name } else { stem }))
+    FORMATS.iter().copied().find(|format| format.has(if format.is_in_place() { &name } else { stem }))
 }
 
 /// The format of a file: by its name or, if the name does not tell, by its first decompressed bytes.
@@ -32,7 +32,7 @@ pub fn of_file(path: &Path) -> Result<&'static Format> {
     let mut head = Vec::new();
     Decompressed::open(path)?.take(HEAD).read_to_end(&mut head)?;
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start();
-    let found = FORMATS.into_iter().find(|format| !format.magic.is_empty() && head.starts_with(format.magic));
+    let found = FORMATS.iter().copied().find(|format| !format.magic.is_empty() && head.starts_with(format.magic));
     found.ok_or_else(|| {
         let why = "neither its name nor its first bytes say what it is".into();
         TextProblem::Format { path: path.to_path_buf(), why, readable: readable() }.into()

@@ -22,11 +22,11 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tokenize {
-    /// "gpt2" (built in), the path of a `tokenizer.json`, or "train"; if empty, "train" where `vocabulary_size` is
-    /// given, else "gpt2".
+    /// "gpt2" (built in), the path of a `tokenizer.json`, or "train". If empty: "train" if `vocabulary_size` is given,
+    /// else "gpt2".
     pub tokenizer: String,
-    /// Token ids of a tokenizer to train on the training split, at least 257; for any other tokenizer, the number that
-    /// it must have.
+    /// With "train": the number of token ids to train, at least 257. Otherwise: the number of ids that the tokenizer
+    /// must have.
     pub vocabulary_size: Option<u32>,
     /// The token that ends a document.
     pub end_of_text: String,
@@ -147,7 +147,7 @@ impl Settings for Tokenize {
         }
         let sources = SourceRows::all(before)?;
         let mut shown =
-            |done, total| before.progress("Training the tokenizer", Unit::Things("rows and ids"), done, total);
+            |done, total| before.progress("Training the tokenizer", Unit::Things("rows, then token ids"), done, total);
         let tokenizer = Arc::new(self.open(&sources, &cache, &mut shown)?);
         if let Some(why) = tokenizer.slow_because() {
             before.note(format!("the tokenizer is one for Hugging Face's library, which is slower: {why}"));

@@ -58,9 +58,9 @@ pub struct State {
 #[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Steps between checkpoints; there is one at the end too; 0: none at all.
+    /// Steps between checkpoints. There is also one at the end of the run; 0: none, not even at the end.
     pub interval: u64,
-    /// How many of the last checkpoints are kept; at least 1.
+    /// How many checkpoints to keep, the latest ones; at least 1.
     pub keep: usize,
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
 pub struct Llama {
-    /// Key and value heads a block; they divide `heads`; as many as `heads` if not given.
+    /// Heads of keys and of values per block; must divide `heads`. The same number as `heads` if not given.
     #[key(min = 1)]
     pub kv_heads: Option<usize>,
     /// Width of the feed-forward layer; 8/3 × `width`, rounded up to a multiple of 32, if not given.

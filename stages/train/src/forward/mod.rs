@@ -66,7 +66,7 @@ pub struct Sizes {
     /// Transformer blocks.
     #[key(default = 2, min = 1)]
     pub layers: usize,
-    /// Heads of attention (of queries) a block; they divide `width`.
+    /// Attention heads per block (query heads, if `kv_heads` is given); must divide `width`.
     #[key(default = 8, min = 1)]
     pub heads: usize,
     /// Width of the residual stream.
@@ -80,9 +80,9 @@ pub struct Sizes {
 pub struct Computation {
     /// Attend only within a token's own document.
     pub document_mask: bool,
-    /// "batched", or "per_sequence": one sequence at a time, to measure what batching is worth.
+    /// "batched", or "per_sequence": one sequence at a time, as a baseline that shows the benefit of batching.
     pub batching: Batching,
-    /// "f32", or "bf16": operands of products are rounded to bfloat16, sums are in f32.
+    /// "f32", or "bf16": operands of matrix products are rounded to bfloat16, sums are f32.
     pub precision: Precision,
 }
 
@@ -155,7 +155,7 @@ impl<M: ModelType> Settings for ModelSettings<M> {
         let model = self.model_for(&facts);
         let ActivationMemory { saved, temporary } = model.activations(env.shape.sequences, env.shape.length);
         let bytes = |floats| (busy * floats * size_of::<f32>()) as u64;
-        Memory { passing: bytes(saved), working: bytes(temporary), ..Memory::default() }
+        Memory { activations: bytes(saved), scratch: bytes(temporary), ..Memory::default() }
     }
 }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub struct Reduce {}
 
 impl StageSettings for Reduce {
-    const SUMMARY: &'static str = "sums leaves along a fixed binary tree, same bits on any number of workers";
+    const SUMMARY: &'static str = "sums the gradients of micro-batches in a fixed order, for any number of workers";
     const EXAMPLE: &'static str = "type = \"tree_sum\"\n";
 }
 
@@ -44,8 +44,8 @@ impl Settings for Reduce {
         let head = model.parameters[model.head].len();
         let others = model.parameter_count() - head;
         let bytes = |floats| (floats * size_of::<f32>()) as u64;
-        let lasting = bytes(before * others + with_leaves * head);
-        Memory { lasting, growing: bytes((after - before) * others), ..Memory::default() }
+        let permanent = bytes(before * others + with_leaves * head);
+        Memory { permanent, gradients: bytes((after - before) * others), ..Memory::default() }
     }
 }
 

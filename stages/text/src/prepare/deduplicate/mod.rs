@@ -27,13 +27,14 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Deduplicate {
-    /// Jaccard similarity of the word shingles from which on two documents are near-duplicates; 0 to 1.
+    /// Texts are near-duplicates if the Jaccard similarity of their sets of shingles is at least this; above 0, up to
+    /// 1.
     pub threshold: f64,
-    /// Bands of the MinHash signature; more bands find more pairs.
+    /// Bands of the MinHash signature. With more bands, fewer near-duplicates are missed.
     pub bands: usize,
-    /// Minima in a band; more of them find fewer dissimilar pairs.
+    /// Hash minima per band. With more of them, fewer pairs of dissimilar texts are compared.
     pub band_rows: usize,
-    /// Consecutive lower-cased words in a shingle.
+    /// Words per shingle: a shingle is a sequence of consecutive lower-cased words.
     pub shingle_words: usize,
 }
 

@@ -28,7 +28,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
 pub struct Write {
-    /// Files of documents, 1 to 4096; a document's file follows from its id.
+    /// Number of document files, 1 to 4096. The id of a document determines its file.
     pub shards: u32,
     /// Write token ids too; needs a stage that tokenizes.
     pub tokens: bool,
