@@ -19,39 +19,39 @@ pub struct Stats {
     pub read: Amount,
     /// Documents that are kept.
     pub kept: Amount,
-    /// Of these, documents to learn from.
+    /// Kept documents of the training part.
     pub train: Amount,
-    /// Of these, documents that are held out.
+    /// Kept documents of the validation part.
     pub validation: Amount,
     /// Documents that could not be read (`quarantine.parquet`), by reason.
     #[serde(default)]
     pub unreadable: BTreeMap<String, u64>,
-    /// What was dropped, by reason.
+    /// Dropped rows, by reason.
     pub dropped: BTreeMap<String, Amount>,
-    /// Documents kept, by their tokens: from the key on, below twice as many.
+    /// Histogram of the kept documents by number of tokens. A bin contains values from its key to below twice its key.
     pub documents_by_tokens: BTreeMap<u64, u64>,
-    /// Documents kept, by the bytes of their text: as above.
+    /// Histogram of the kept documents by bytes of text, with the same bins.
     pub documents_by_bytes: BTreeMap<u64, u64>,
-    /// Documents kept in place of others, by how many documents they stand for, themselves included: as above.
+    /// Histogram of the clusters of duplicates by number of documents, with the same bins.
     pub clusters_by_size: BTreeMap<u64, u64>,
-    /// Of wiki pages that are kept: what of their markup could not be handled, by kind.
+    /// Markup in kept wiki pages that was not understood, by kind.
     #[serde(default)]
     pub unhandled_markup: BTreeMap<String, u64>,
-    /// Of documents that are kept: what stage `clean` has found left over of markup, by kind.
+    /// Markup that remains in kept documents after stage `clean`, by kind.
     #[serde(default)]
     pub residue: BTreeMap<String, u64>,
-    /// Pairs of texts that were compared, by the tenths of their similarity.
+    /// Histogram of the compared pairs of texts by similarity, in bins of 0.1.
     pub pairs_by_similarity: BTreeMap<String, u64>,
 }
 
-/// So many of something.
+/// A number of documents and their size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Amount {
     /// Documents.
     pub documents: u64,
-    /// Bytes of their texts.
+    /// Bytes of text.
     pub bytes: u64,
-    /// Their tokens, without those that end them.
+    /// Tokens, without end-of-text tokens.
     pub tokens: u64,
 }
 
@@ -63,7 +63,8 @@ impl Amount {
     }
 }
 
-/// What is worth knowing of a catalog. `counts` are the tokens of its rows, `unreadable` what is not among them.
+/// The statistics of a version. `counts` are the numbers of tokens of rows, `unreadable` the input that is not in the
+/// catalog because it could not be read.
 pub fn stats(
     catalog: &Catalog,
     verdicts: &Verdicts,
@@ -110,9 +111,9 @@ pub fn stats(
     stats
 }
 
-/// Adds the counts of a column whose values look like `unclosed link: 1; stray ]]: 2`.
-fn add_kinds(sum: &mut BTreeMap<String, u64>, said: Option<&str>) {
-    for (kind, count) in said.iter().flat_map(|said| said.split("; ")).filter_map(|one| one.rsplit_once(": ")) {
+/// Adds the counts in a value of a column whose values look like `unclosed link: 1; stray ]]: 2`.
+fn add_kinds(sum: &mut BTreeMap<String, u64>, value: Option<&str>) {
+    for (kind, count) in value.iter().flat_map(|value| value.split("; ")).filter_map(|one| one.rsplit_once(": ")) {
         *sum.entry(kind.to_owned()).or_default() += count.parse::<u64>().unwrap_or_default();
     }
 }

@@ -22,11 +22,11 @@ pub struct Explanation {
     pub length: Length,
     /// Peak memory in bytes: of the program, then of each stage.
     pub memory: Vec<(String, u64)>,
-    /// Their sum, in MB of 2^20 bytes.
+    /// The sum of `memory`, in MB of 2^20 bytes.
     pub peak_mb: u64,
     /// Tokens per second.
     pub tok_per_sec: f64,
-    /// How it was determined.
+    /// How `tok_per_sec` was determined.
     pub measured: String,
     /// The corpus, if known.
     pub corpus: Option<Corpus>,
@@ -73,7 +73,7 @@ impl Explanation {
             (
                 "Compute",
                 format!(
-                    "{}FLOP a token, {}FLOP a step",
+                    "{}FLOP per token, {}FLOP per step",
                     spaced(self.flops_per_token),
                     spaced(self.flops_per_token * tokens as f64)
                 ),
@@ -99,7 +99,7 @@ fn threads(n: usize) -> String {
     if n == 1 { "1 worker".into() } else { format!("{n} workers") }
 }
 
-/// `25.6 M`, ready for a unit.
+/// A number before a unit, with a space if it has no prefix: `25.6 M`, `12 `.
 fn spaced(n: f64) -> String {
     let text = count(n as u64);
     if text.contains(' ') { text } else { text + " " }
@@ -111,7 +111,7 @@ mod tests {
     use contract::CorpusPart;
 
     #[test]
-    fn what_is_known_is_said() {
+    fn estimates_are_rendered() {
         let mut known = Explanation {
             model: "GPT-2, 2 layers, width 256, 8 heads".into(),
             parameters: vec![("transformer.wte".into(), 2_560_000), ("transformer.h".into(), 1_579_000)],
@@ -132,7 +132,7 @@ mod tests {
         insta::assert_snapshot!(known.render(80), @r"
         Model    GPT-2, 2 layers, width 256, 8 heads, 4.1 M parameters: transformer.wte
                  2.6 M, transformer.h 1.6 M
-        Compute  25.6 MFLOP a token, 104.9 GFLOP a step
+        Compute  25.6 MFLOP per token, 104.9 GFLOP per step
         Step     4.1 k tokens: 2 micro-batches of 16 sequences of 128
         Length   600 steps, 0.34 epochs
         Corpus   7.2 M tokens in 9.5 k rows, 32.0 MB; validation 380.0 k tokens

@@ -1,4 +1,4 @@
-//! What `pipeline check` and `pipeline stages` print.
+//! The output of `pipeline check` and `pipeline stages`.
 use super::human::{width, wrap};
 use super::table::{Align, table};
 use crate::plan::{Plan, PlannedStage, find_type};
@@ -17,12 +17,12 @@ pub fn plan_summary(plan: &Plan) -> String {
         let mut lines: Vec<String> = Vec::new();
         for (port, edges) in stage.settings.takes().iter().zip(&stage.inputs) {
             let from = edges.iter().map(|edge| {
-                let when = if edge.feedback { " (the step before)" } else { "" };
+                let when = if edge.feedback { " (previous step)" } else { "" };
                 format!("{}{when}", plan.stages[edge.from].id)
             });
             let from = match port.kind {
                 Kind::Saved => "every stage".into(),
-                _ if edges.is_empty() => "nobody".into(),
+                _ if edges.is_empty() => "no stage".into(),
                 _ => from.collect::<Vec<_>>().join(", "),
             };
             lines.extend(wrap(&format!("{} ← {from}", port.kind.name()), room.max(20)));

@@ -12,7 +12,7 @@ pub enum Align {
     Right,
 }
 
-/// An aligned table, at most `columns` wide: the widest text column is shortened.
+/// An aligned table. If it is wider than `columns`, the widest text columns are shortened.
 pub fn table(heads: &[(&str, Align)], rows: &[Vec<String>], columns: usize) -> String {
     const GAP: usize = 2;
     let cell = |row: &'_ Vec<String>, i: usize| row.get(i).map_or(0, |text| width(text));
@@ -44,7 +44,7 @@ pub fn table(heads: &[(&str, Align)], rows: &[Vec<String>], columns: usize) -> S
     lines.join("\n")
 }
 
-/// Time of one stage, over all workers.
+/// Time of one stage, summed over all workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageTime {
     /// The stage.
@@ -70,18 +70,18 @@ pub struct Times {
     pub waits: Vec<Wait>,
 }
 
-/// Idle time, over all workers.
+/// Time in which workers had nothing to do, summed over all workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Wait {
-    /// The cause.
+    /// What they waited for.
     pub what: String,
-    /// How long.
+    /// The sum of their waiting times.
     #[serde(rename = "seconds", with = "seconds")]
     pub time: Duration,
 }
 
 impl Times {
-    /// Time of the workers that is neither spent in stages nor waiting.
+    /// Time of the workers that is spent neither in stages nor waiting.
     pub fn rest(&self) -> Duration {
         let known = self.stages.iter().map(|s| s.time).chain(self.waits.iter().map(|w| w.time));
         self.wall.saturating_mul(self.workers as u32).saturating_sub(known.sum())
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_the_time_went() {
+    fn stage_times_are_rendered() {
         let stage = |stage: &str, ms, calls| StageTime { stage: stage.into(), time: Duration::from_millis(ms), calls };
         let times = Times {
             stages: vec![stage("read", 12, 1200), stage("forward", 81_000, 1200), stage("backward", 159_000, 7200)],
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn words_give_way() {
+    fn text_columns_are_shortened() {
         let row = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
         let heads = [("what", Align::Left), ("n", Align::Right)];
         let text = table(&heads, &[row("a long description of things", "123456"), row("b", "7")], 20);
