@@ -102,7 +102,13 @@ pub fn due(plan: &Plan) -> Due {
 
 pub fn batch_shape(plan: &Plan) -> Result<BatchShape> {
     let shape = plan.stages.iter().find_map(|stage| stage.settings.batch_shape());
-    shape.ok_or_else(|| Usage("no stage produces batches: add one that packs tokens into sequences (`pipeline stages` lists all types)".into()).into())
+    shape.ok_or_else(|| {
+        Usage(
+            "no stage produces batches: add one that packs tokens into sequences (`pipeline stages` lists all types)"
+                .into(),
+        )
+        .into()
+    })
 }
 
 /// Number of updates: `max_steps`, or as many as `max_epochs` passes over the training documents take.

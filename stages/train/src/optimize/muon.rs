@@ -23,7 +23,8 @@ pub struct Muon {
 }
 
 impl Optimizer for Muon {
-    const SUMMARY: &'static str = "Muon (Jordan et al. 2024) for matrices inside blocks, AdamW for the other parameters";
+    const SUMMARY: &'static str =
+        "Muon (Jordan et al. 2024) for matrices inside blocks, AdamW for the other parameters";
     const EXAMPLE: &'static str = "type = \"muon\"\nlearning_rate = 1e-3\nwarmup_steps = 100\nmomentum = 0.95\n";
 
     fn check(&self) -> Vec<Problem> {
