@@ -3,7 +3,7 @@
 mod common;
 use common::check_memory_estimate;
 use contract::Precision;
-use millrace_compute::models::LlamaShape;
+use millrace_compute::models::{Architecture, LlamaShape, Norm, Transformer};
 
 #[test]
 fn llama_memory_matches_the_estimate() {
@@ -28,7 +28,11 @@ fn llama_memory_matches_the_estimate() {
             document_mask,
         };
         for precision in [Precision::F32, Precision::Bf16] {
-            check_memory_estimate(&shape.clone().model().with_precision(precision), sequences, length, vocabulary);
+            check_memory_estimate(&shape.model().with_precision(precision), sequences, length, vocabulary);
+            let query_key_norm = Some(Norm::Rms { epsilon: 1e-6 });
+            let architecture = Architecture { query_key_norm, ..shape.architecture() };
+            let normalised = Transformer::new(architecture, shape.config(), "with norms of heads".into());
+            check_memory_estimate(&normalised.with_precision(precision), sequences, length, vocabulary);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Decoding with a key-value cache gives the tokens that full forward passes give.
 use compute::kernels::gemm::{matrix, matrix_mut, product};
-use compute::models::{Gpt2Shape, LlamaShape, Model, Transformer};
+use compute::models::{Architecture, Gpt2Shape, LlamaShape, Model, Norm, Transformer};
 use contract::{Batch, Init, ModelFacts, Parameters, Purpose, Tensor};
 use millrace_compute as compute;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn gpt2() -> Transformer {
     .model()
 }
 
-fn llama(tied_head: bool) -> Transformer {
+fn llama_shape(tied_head: bool) -> LlamaShape {
     LlamaShape {
         layers: 3,
         heads: 4,
@@ -37,7 +37,10 @@ fn llama(tied_head: bool) -> Transformer {
         end_of_text: 0,
         document_mask: false,
     }
-    .model()
+}
+
+fn llama(tied_head: bool) -> Transformer {
+    llama_shape(tied_head).model()
 }
 
 /// Parameters that are larger than at initialisation, and no term trivial.
@@ -127,4 +130,13 @@ fn llama_continues() {
     check_decoding_against_forward(&llama(true));
     check_decoding_against_forward(&llama(false));
     check_that_bits_do_not_depend_on_threads(&llama(false));
+}
+
+#[test]
+fn a_model_that_normalises_queries_and_keys_continues() {
+    let shape = llama_shape(true);
+    for norm in [Norm::Rms { epsilon: 1e-6 }, Norm::Layer] {
+        let architecture = Architecture { query_key_norm: Some(norm), ..shape.architecture() };
+        check_decoding_against_forward(&Transformer::new(architecture, shape.config(), format!("{norm:?}")));
+    }
 }

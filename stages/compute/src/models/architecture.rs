@@ -23,6 +23,9 @@ pub struct Architecture {
     pub length: usize,
     /// The normalisation before each part of a block and before the head.
     pub norm: Norm,
+    /// The normalisation of each query head and each key head, before they are rotated (Henry et al. 2020), with
+    /// parameters that all heads of a block share.
+    pub query_key_norm: Option<Norm>,
     /// How positions are encoded.
     pub positions: Positions,
     /// The activation function of the feed-forward layer.
@@ -73,6 +76,8 @@ pub struct Names {
     pub norm_1: &'static str,
     /// The projections to queries, keys and values: one combined, or three.
     pub qkv: &'static [&'static str],
+    /// The normalisations of query heads and of key heads, for [`Architecture::query_key_norm`].
+    pub query_key_norms: [&'static str; 2],
     /// The projection from the heads' outputs back to the residual stream.
     pub out: &'static str,
     /// The normalisation before the feed-forward layer.
@@ -108,6 +113,8 @@ pub struct BlockLayout {
     pub norm_1: usize,
     /// The projections to queries, keys and values.
     pub qkv: LinearLayout,
+    /// The normalisations of query heads and of key heads, if there are any.
+    pub query_key_norms: [usize; 2],
     /// The projection back to the residual stream.
     pub out: LinearLayout,
     /// The normalisation before the feed-forward layer.
@@ -168,10 +175,12 @@ impl Architecture {
         };
         let norm_1 = 0;
         let (qkv, next) = linear(norm_1 + self.norm.tensors(), self.names.qkv.len());
-        let (out, norm_2) = linear(next, 1);
+        let per_head = self.query_key_norm.map_or(0, Norm::tensors);
+        let query_key_norms = [next, next + per_head];
+        let (out, norm_2) = linear(next + 2 * per_head, 1);
         let (up, next) = linear(norm_2 + self.norm.tensors(), self.names.up.len());
         let (down, tensors) = linear(next, 1);
-        BlockLayout { norm_1, qkv, out, norm_2, up, down, tensors }
+        BlockLayout { norm_1, qkv, query_key_norms, out, norm_2, up, down, tensors }
     }
 
     /// The parameters in order, with Hugging Face's names. Weight decay applies to matrices, not to vectors.
@@ -185,7 +194,7 @@ impl Architecture {
         for index in 0..self.layers {
             self.block_parameters(&format!("{}.{index}.", names.block), &mut all);
         }
-        self.norm_parameters(names.norm, &mut all);
+        norm_parameters(self.norm, names.norm, self.width, &mut all);
         if !self.tied_head {
             all.matrix(names.head, [self.vocabulary, self.width], INIT, false);
         }
@@ -205,24 +214,20 @@ impl Architecture {
                 all.vector(&format!("{name}.bias"), outputs, Init::Zeros);
             }
         };
-        self.norm_parameters(&format!("{prefix}{}", names.norm_1), all);
+        norm_parameters(self.norm, &format!("{prefix}{}", names.norm_1), c, all);
         match names.qkv {
             [one] => linear(all, one, c, c + 2 * self.kv_width(), INIT),
             several => several.iter().zip([c, self.kv_width(), self.kv_width()]).for_each(|(name, outputs)| {
                 linear(all, name, c, outputs, INIT);
             }),
         }
+        for (norm, name) in self.query_key_norm.iter().flat_map(|norm| names.query_key_norms.map(|name| (norm, name))) {
+            norm_parameters(*norm, &format!("{prefix}{name}"), self.head_width(), all);
+        }
         linear(all, names.out, c, c, onto_residual);
-        self.norm_parameters(&format!("{prefix}{}", names.norm_2), all);
+        norm_parameters(self.norm, &format!("{prefix}{}", names.norm_2), c, all);
         names.up.iter().for_each(|name| linear(all, name, c, self.inner, INIT));
         linear(all, names.down, self.inner, c, onto_residual);
-    }
-
-    fn norm_parameters(&self, name: &str, all: &mut Specs) {
-        all.vector(&format!("{name}.weight"), self.width, Init::Ones);
-        if self.norm.tensors() > 1 {
-            all.vector(&format!("{name}.bias"), self.width, Init::Zeros);
-        }
     }
 
     /// FLOPs per training token, counted as in PaLM: 6 × the weights of matrix products + 12 × layers × length × width.
@@ -244,6 +249,13 @@ impl LinearLayout {
     /// Index of the matrix of a projection; its bias follows.
     pub fn matrix(&self, projection: usize) -> usize {
         self.first + projection * self.tensors_each()
+    }
+}
+
+fn norm_parameters(norm: Norm, name: &str, width: usize, all: &mut Specs) {
+    all.vector(&format!("{name}.weight"), width, Init::Ones);
+    if norm.tensors() > 1 {
+        all.vector(&format!("{name}.bias"), width, Init::Zeros);
     }
 }
 

@@ -4,7 +4,7 @@ use super::activation::{Activation, SWIGLU};
 use super::architecture::{Architecture, Names, Positions, WeightLayout};
 use super::norm::Norm;
 use super::transformer::Transformer;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The sizes and constants of a Llama.
 #[derive(Clone, Debug)]
@@ -41,6 +41,7 @@ const NAMES: Names = Names {
     block: "model.layers",
     norm_1: "input_layernorm",
     qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    query_key_norms: ["self_attn.q_norm", "self_attn.k_norm"],
     out: "self_attn.o_proj",
     norm_2: "post_attention_layernorm",
     up: &["mlp.gate_proj", "mlp.up_proj"],
@@ -55,8 +56,15 @@ impl LlamaShape {
     /// # Panics
     /// If the heads do not divide the width into heads of an even width, or `kv_heads` does not divide the heads.
     pub fn model(&self) -> Transformer {
+        let &Self { layers, heads, kv_heads, width, .. } = self;
+        let summary = format!("Llama, {layers} layers, width {width}, {heads} heads, {kv_heads} of keys and values");
+        Transformer::new(self.architecture(), self.config(), summary)
+    }
+
+    /// The description of the architecture.
+    pub fn architecture(&self) -> Architecture {
         let &Self { layers, heads, kv_heads, width, feed_forward, vocabulary, length, tied_head, .. } = self;
-        let architecture = Architecture {
+        Architecture {
             layers,
             heads,
             kv_heads,
@@ -65,6 +73,7 @@ impl LlamaShape {
             vocabulary,
             length,
             norm: Norm::Rms { epsilon: self.rms_epsilon as f32 },
+            query_key_norm: None,
             positions: Positions::Rotary { theta: self.rope_theta },
             activation: Activation::Gated(&SWIGLU),
             weights: WeightLayout::OutIn,
@@ -72,8 +81,13 @@ impl LlamaShape {
             tied_head,
             document_mask: self.document_mask,
             names: &NAMES,
-        };
-        let config = json!({
+        }
+    }
+
+    /// The content of Hugging Face's `config.json`.
+    pub fn config(&self) -> Value {
+        let &Self { layers, heads, kv_heads, width, feed_forward, vocabulary, length, tied_head, .. } = self;
+        json!({
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
             "vocab_size": vocabulary,
@@ -95,9 +109,7 @@ impl LlamaShape {
             "eos_token_id": self.end_of_text,
             "tie_word_embeddings": tied_head,
             "torch_dtype": "float32",
-        });
-        let summary = format!("Llama, {layers} layers, width {width}, {heads} heads, {kv_heads} of keys and values");
-        Transformer::new(architecture, config, summary)
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Estimates the memory that the activations of a batch need, from the description of the model.
 use super::activation::Activation;
 use super::architecture::Architecture;
+use super::norm::Norm;
 use super::{ActivationMemory, Positions, saved};
 use contract::Precision;
 
@@ -11,7 +12,9 @@ pub fn activations(architecture: &Architecture, precision: Precision, rows: usiz
     let up = projections * inner;
     // A layer saves statistics and log-sums in f32, and in `precision` the inputs of its two parts, the inputs and the
     // output of attention, and the input of the activation function. The tape saves its input and that of the head.
-    let layer = rows * (2 * norm.statistics() + heads) + saved::floats(precision, rows * (2 * c + 3 * c + c + up));
+    let layer = rows * (2 * norm.statistics() + heads)
+        + of_head_norms(architecture, precision, rows)
+        + saved::floats(precision, rows * (2 * c + 3 * c + c + up));
     // The gradients of the residual stream and of the normalised activations reuse the memory of the tape's input and
     // of the head's. The peak in addition is either the output of the activation function and its gradient, or …
     let feed_forward = match (architecture.activation, precision) {
@@ -33,4 +36,14 @@ pub fn activations(architecture: &Architecture, precision: Precision, rows: usiz
         saved: layers * layer + rows * (2 * c + norm.statistics()),
         temporary: temporary + saved::waiting_gradients(layers, layer, all),
     }
+}
+
+/// Floats that a layer saves if queries and keys are normalised: the heads before that, and statistics.
+fn of_head_norms(architecture: &Architecture, precision: Precision, rows: usize) -> usize {
+    let &Architecture { heads, kv_heads, width, query_key_norm, .. } = architecture;
+    let of = |norm: Norm| {
+        rows * (heads + kv_heads) * norm.statistics()
+            + saved::floats(precision, rows * (width + architecture.kv_width()))
+    };
+    query_key_norm.map_or(0, of)
 }

@@ -23,6 +23,7 @@ pub use architecture::{Architecture, Positions};
 pub use decode::Decoder;
 pub use gpt2::Gpt2Shape;
 pub use llama::LlamaShape;
+pub use norm::Norm;
 pub use per_sequence::forward_per_sequence;
 pub use transformer::Transformer;
 

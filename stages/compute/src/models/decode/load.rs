@@ -3,6 +3,7 @@ use super::cache::Cache;
 use super::{Block, Decoder, Linear};
 use crate::kernels::rotary::Rotary;
 use crate::models::architecture::{Architecture, LinearLayout, Positions, WeightLayout};
+use crate::models::norm::Norm;
 use contract::{Parameters, Tensor};
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ pub fn load(architecture: &Arc<Architecture>, rotary: Option<&Arc<Rotary>>, para
 fn block(architecture: &Architecture, weights: &[Arc<Tensor>]) -> Block {
     let layout = architecture.block();
     let norm = |first: usize| weights[first..first + architecture.norm.tensors()].to_vec();
+    let per_head = architecture.query_key_norm.map_or(0, Norm::tensors);
     let biased = |layout: LinearLayout| linear(layout, weights, layout.bias);
     let up_bias = match layout.up.bias {
         true => Arc::clone(&weights[layout.up.matrix(0) + 1]),
@@ -46,6 +48,7 @@ fn block(architecture: &Architecture, weights: &[Arc<Tensor>]) -> Block {
     Block {
         norm_1: norm(layout.norm_1),
         qkv: biased(layout.qkv),
+        query_key_norms: layout.query_key_norms.map(|first| weights[first..first + per_head].to_vec()),
         out: biased(layout.out),
         norm_2: norm(layout.norm_2),
         up: linear(layout.up, weights, false),

@@ -27,6 +27,8 @@ struct Block {
     norm_1: Vec<Arc<Tensor>>,
     /// The projections to queries, keys and values, side by side.
     qkv: Linear,
+    /// The normalisations of query heads and of key heads.
+    query_key_norms: [Vec<Arc<Tensor>>; 2],
     /// The projection of the heads' outputs.
     out: Linear,
     norm_2: Vec<Arc<Tensor>>,
@@ -92,6 +94,9 @@ impl Decoder {
         let mut x = self.embed(tokens);
         for (block, cache) in self.blocks.iter().zip(&mut self.caches) {
             let mut qkv = block.qkv.apply(&normalise(norm, &block.norm_1, &x));
+            if let Some(norm) = self.architecture.query_key_norm {
+                block.normalise_heads(norm, heads, &mut qkv);
+            }
             if let Some(rotary) = &self.rotary {
                 let Heads { queries, keys, width, .. } = heads;
                 for (position, row) in (self.length..).zip(qkv.chunks_exact_mut((queries + 2 * keys) * width)) {
@@ -140,6 +145,18 @@ impl Decode for Decoder {
 }
 
 impl Block {
+    /// Normalises the queries and keys of each row of `qkv`.
+    fn normalise_heads(&self, norm: Norm, heads: Heads, qkv: &mut [f32]) {
+        let Heads { queries, keys, width, .. } = heads;
+        for row in qkv.chunks_exact_mut((queries + 2 * keys) * width) {
+            let (queries, rest) = row.split_at_mut(queries * width);
+            for (part, parameters) in [queries, &mut rest[..keys * width]].into_iter().zip(&self.query_key_norms) {
+                let normal = normalise(norm, parameters, part);
+                part.copy_from_slice(&normal);
+            }
+        }
+    }
+
     fn feed_forward(&self, activation: Activation, x: &[f32]) -> Buffer {
         let up = self.up.apply(x);
         let width = self.up_bias.data.len();

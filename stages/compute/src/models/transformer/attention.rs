@@ -1,5 +1,6 @@
 //! The attention part of a block: `x + out(attention(qkv(norm x)))`.
 use super::context::BlockContext;
+use super::head_norm::SavedHeadNorms;
 use super::linear::Linear;
 use crate::kernels::attention;
 use crate::kernels::gemm::{matrix, matrix_mut, product_in};
@@ -13,7 +14,10 @@ pub struct SavedAttention {
     x_rc: SavedActivation,
     /// Statistics of the normalisation.
     statistics: Tensor,
-    /// `[rows, 3 · width]`: the input of [`attention::forward`], rotated, and repeated for each query head of a group.
+    /// If queries and keys are normalised.
+    head_norms: Option<SavedHeadNorms>,
+    /// `[rows, 3 · width]`: the input of [`attention::forward`], with queries and keys normalised
+    /// and rotated, and keys and values repeated for each query head of a group, if the model does so.
     qkv: SavedActivation,
     /// `[sequences, heads, length]`: see [`attention::forward`].
     log_sums: Tensor,
@@ -26,15 +30,20 @@ impl SavedAttention {
         let (layout, rows, c) = (&context.layout, context.rows(), context.architecture.width);
         let (project, out) = (Linear::new(layout.qkv, weights), Linear::new(layout.out, weights));
         let (normal_rc, statistics) = context.normalise(&weights[layout.norm_1..], &x_rc);
-        let qkv = match &context.rotary {
-            None => project.forward_saved(context, normal_rc, context.saving),
-            Some(rotary) => {
-                let projected = project.forward(context, normal_rc);
-                let mut qkv = Tensor::scratch([rows, 3 * c]);
-                rotary.forward(groups(context), context.batch.length, &projected.data, &mut qkv.data);
-                drop(projected);
-                SavedActivation::new(context.saving, qkv)
-            }
+        let (qkv, head_norms) = if context.rotary.is_none() && context.architecture.query_key_norm.is_none() {
+            (project.forward_saved(context, normal_rc, context.saving), None)
+        } else {
+            let mut projected = project.forward(context, normal_rc);
+            let head_norms = SavedHeadNorms::forward(context, weights, &mut projected);
+            let qkv = match &context.rotary {
+                None => projected,
+                Some(rotary) => {
+                    let mut qkv = Tensor::scratch([rows, 3 * c]);
+                    rotary.forward(groups(context), context.batch.length, &projected.data, &mut qkv.data);
+                    qkv
+                }
+            };
+            (SavedActivation::new(context.saving, qkv), head_norms)
         };
         let mut log_sums = Tensor::scratch([context.batch.sequences, context.architecture.heads, context.batch.length]);
         let mut attended_rc = Tensor::scratch([rows, c]);
@@ -42,7 +51,7 @@ impl SavedAttention {
         let attended_rc = SavedActivation::new(context.saving, attended_rc);
         let out_rc = out.onto(context, attended_rc.matrix(), &x_rc);
         let x_rc = SavedActivation::new(context.saving, x_rc);
-        (out_rc, Self { x_rc, statistics, qkv, log_sums, attended_rc })
+        (out_rc, Self { x_rc, statistics, head_norms, qkv, log_sums, attended_rc })
     }
 
     /// Turns `d_rc` from the gradient of the output into that of the input; `d_normal_rc` is scratch memory.
@@ -54,7 +63,7 @@ impl SavedAttention {
         d_normal_rc: &mut Tensor,
         give: &mut dyn FnMut(usize, Tensor),
     ) {
-        let Self { x_rc, statistics, qkv, log_sums, attended_rc } = self;
+        let Self { x_rc, statistics, head_norms, qkv, log_sums, attended_rc } = self;
         let (layout, rows, c) = (&context.layout, context.rows(), context.architecture.width);
         let (project, out) = (Linear::new(layout.qkv, weights), Linear::new(layout.out, weights));
         out.give_bias_gradient(&d_rc.data, give);
@@ -78,6 +87,9 @@ impl SavedAttention {
             let mut d_projected = Tensor::scratch([rows, c + 2 * context.architecture.kv_width()]);
             rotary.backward(groups(context), context.batch.length, &d_qkv.data, &mut d_projected.data);
             d_qkv = d_projected;
+        }
+        if let Some(head_norms) = head_norms {
+            head_norms.backward(context, weights, &mut d_qkv, give);
         }
         project.give_bias_gradient(&d_qkv.data, give);
         let (d_qkv, x_rc) = (SavedActivation::new(context.precision, d_qkv), x_rc.widen());

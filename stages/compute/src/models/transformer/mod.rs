@@ -2,10 +2,12 @@
 //!
 //! - `context`: the state that all blocks share while a batch is computed
 //! - `linear`: linear layers; `attention`, `feed_forward`: the two parts of a block
+//! - `head_norm`: normalisation of queries and keys
 //! - `tape`: the backward pass
 mod attention;
 mod context;
 mod feed_forward;
+mod head_norm;
 mod linear;
 mod tape;
 
