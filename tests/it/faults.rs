@@ -94,6 +94,7 @@ fn a_configuration_that_the_system_fails_to_read_is_not_wrong() {
 
 fn sources(scratch: &Scratch) {
     scratch.write("prepare.toml", PREPARATION);
+    scratch.write("SOURCE.json", r#"{"name": "two files", "licence": "CC0"}"#);
     let lines: Vec<String> = corpus(150)[120..]
         .iter()
         .enumerate()

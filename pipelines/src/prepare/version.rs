@@ -5,14 +5,13 @@ use super::stats::Stats;
 use super::tables::{
     CATALOG, DUPLICATES, PAIRS, catalog_table, duplicates_schema, duplicates_table, pairs_schema, pairs_table,
 };
-use crate::problem::Usage;
+use crate::problem::{Usage, is_of_the_system};
 use anyhow::{Context, Result, ensure};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, UInt32Type};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
-use std::io;
 use std::path::{Path, PathBuf};
 use text::Tokenizer;
 use text::parquet::table::read_parquet;
@@ -127,7 +126,7 @@ impl Folder {
                 ));
                 Ok(None)
             }
-            Err(error) if error.chain().any(is_of_the_system) => Err(error),
+            Err(error) if is_of_the_system(&error) => Err(error),
             Err(error) => {
                 note(&format!("{} is damaged, so everything is made anew ({error:#})", path.display()));
                 Ok(None)
@@ -155,12 +154,6 @@ impl Folder {
         }
         Ok(path)
     }
-}
-
-/// Whether it is an error of the operating system other than a missing file.
-fn is_of_the_system(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let error: Option<&io::Error> = cause.downcast_ref();
-    error.is_some_and(|error| error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound)
 }
 
 /// Versions in `folder`, by number.

@@ -5,7 +5,7 @@
 use super::session::Session;
 use super::status::LOCK_FILE;
 use crate::plan::Plan;
-use crate::problem::Usage;
+use crate::problem::{Usage, is_of_the_system};
 use anyhow::{Context, Result, anyhow};
 use compute::cpu;
 use compute::kernels::gemm;
@@ -86,6 +86,7 @@ pub fn resumed(run_dir: &Path, asked: Option<&Path>) -> Result<Option<(PathBuf, 
     };
     match checkpoint::verify(&path).and_then(|()| checkpoint::read_state(&path)) {
         Ok(state) => Ok(Some((path, state))),
+        Err(error) if is_of_the_system(&error) => Err(error),
         Err(error) => {
             let all = checkpoint::list(run_dir)?;
             let step = all.iter().find(|(_, other)| other.file_name() == path.file_name()).map(|(step, _)| *step);

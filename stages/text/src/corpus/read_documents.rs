@@ -124,7 +124,7 @@ impl ReadDocuments {
         let Ingested { files, quarantine } = ingest(&files, self.on_bad_data, &cache, progress)?;
         Ok(SourceFiles {
             paths: self.paths.clone(),
-            attributions: attributions(&inputs),
+            attributions: attributions(&inputs)?,
             files,
             quarantine,
             sample: inputs.sample_documents,

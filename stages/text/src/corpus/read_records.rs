@@ -174,7 +174,7 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
         let Ingested { files, quarantine } = ingest(&files, self.conversion.on_bad_data, &cache, &mut progress)?;
         let found = SourceFiles {
             paths: self.selection.paths.clone(),
-            attributions: attributions(&inputs),
+            attributions: attributions(&inputs)?,
             files,
             quarantine,
             sample: inputs.sample_documents,

@@ -153,7 +153,7 @@ impl Settings for ReadTokens {
         before.vocabulary(vocabulary.facts(), tokenizer.map(|tokenizer| tokenizer.json().to_owned()))?;
         before.corpus(&id, index.corpus);
         before.provide(Arc::new(vocabulary.clone()));
-        before.provide(Arc::new(attributions(&inputs)));
+        before.provide(Arc::new(attributions(&inputs)?));
         before.provide(Arc::new(cache));
         before.provide(Arc::new(index));
         before.provide(store);

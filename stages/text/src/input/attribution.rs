@@ -1,8 +1,10 @@
 //! Source and licence of a corpus: from notes next to the data, or from the header of a dump.
 use crate::input::decompress::Decompressed;
 use crate::input::paths::Inputs;
+use crate::support::problem::TextProblem;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 /// The note that a download recipe writes next to the data: an object with the keys of [`Attribution`].
@@ -27,14 +29,20 @@ pub struct Attribution {
 }
 
 /// The known sources of `inputs`, each once, in order. Files without any information add nothing.
-pub fn attributions<F>(inputs: &Inputs<F>) -> Vec<Attribution> {
+///
+/// # Errors
+/// If a note, a licence or the beginning of a file cannot be read.
+pub fn attributions<F>(inputs: &Inputs<F>) -> Result<Vec<Attribution>> {
     let mut found = Vec::new();
     for file in &inputs.files {
         let folder = file.path.parent().unwrap_or(Path::new("."));
-        let said = source_note(folder).or_else(|| licence_file(folder)).or_else(|| dump(&file.path));
+        let said = match (source_note(folder)?, licence_file(folder)?) {
+            (None, None) => dump(&file.path)?,
+            (note, licence) => note.or(licence),
+        };
         found.extend(said.filter(|said| !found.contains(said)));
     }
-    found
+    Ok(found)
 }
 
 /// All sources as text, for display.
@@ -48,32 +56,52 @@ pub fn text(sources: &[Attribution]) -> String {
     sources.iter().map(lines).collect::<Vec<_>>().join("\n")
 }
 
-fn source_note(folder: &Path) -> Option<Attribution> {
+fn source_note(folder: &Path) -> Result<Option<Attribution>> {
     let path = folder.join(SOURCE_FILE);
-    let text = std::fs::read_to_string(&path).ok()?;
+    let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
     let name = path.display().to_string();
-    Some(match serde_json::from_str::<Attribution>(&text) {
+    Ok(Some(match serde_json::from_slice::<Attribution>(&bytes) {
         Ok(said) if !said.name.is_empty() => said,
         Ok(said) => Attribution { name, ..said },
         Err(error) => {
             Attribution { name, licence: format!("unknown: the note is unreadable ({error})"), ..Default::default() }
         }
-    })
+    }))
 }
 
-fn licence_file(folder: &Path) -> Option<Attribution> {
-    let path = LICENCE_FILES.iter().map(|name| folder.join(name)).find(|path| path.is_file())?;
-    let text = std::fs::read_to_string(&path).ok()?;
-    let title = text.lines().map(str::trim).find(|line| !line.is_empty())?;
-    let licence = format!("{title} (see {})", path.display());
-    Some(Attribution { name: folder.display().to_string(), licence, ..Default::default() })
+fn licence_file(folder: &Path) -> Result<Option<Attribution>> {
+    for path in LICENCE_FILES.iter().map(|name| folder.join(name)) {
+        let Some(bytes) = read_if_there(&path)? else { continue };
+        let text = String::from_utf8_lossy(&bytes);
+        let Some(title) = text.lines().map(str::trim).find(|line| !line.is_empty()) else { continue };
+        let licence = format!("{title} (see {})", path.display());
+        return Ok(Some(Attribution { name: folder.display().to_string(), licence, ..Default::default() }));
+    }
+    Ok(None)
+}
+
+/// The content of a file, if there is one.
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// What the header of a MediaWiki dump says about it.
-fn dump(path: &Path) -> Option<Attribution> {
+fn dump(path: &Path) -> Result<Option<Attribution>> {
     let mut head = Vec::new();
-    Decompressed::open(path).ok()?.take(HEAD).read_to_end(&mut head).ok()?;
-    let head = String::from_utf8_lossy(&head);
+    match Decompressed::open(path) {
+        Ok(file) => file.take(HEAD).read_to_end(&mut head)?,
+        // A file that is no archive, whatever its name says.
+        Err(error) if error.is::<TextProblem>() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(dump_header(&String::from_utf8_lossy(&head)))
+}
+
+fn dump_header(head: &str) -> Option<Attribution> {
     let head = head.trim_start().strip_prefix("<mediawiki")?;
     let said = |tag: &str| {
         let after = head.split_once(&format!("<{tag}>"))?.1;
@@ -121,7 +149,7 @@ mod tests {
             std::fs::write(folder.path().join(name), content).unwrap();
         }
         let inputs = resolve(&[folder.path().join(read).display().to_string()], None, 1).unwrap();
-        let mut found = attributions(&inputs);
+        let mut found = attributions(&inputs).unwrap();
         // The folder has another name every time.
         let place = folder.path().display().to_string();
         for source in &mut found {

@@ -3,6 +3,7 @@ use super::{CHECKPOINTS, FORMAT, STATE_FILE, SUMS_FILE, State};
 use anyhow::{Context, Result, bail, ensure};
 use contract::Step;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Name suffix of a checkpoint that is being written or removed.
@@ -40,12 +41,17 @@ fn hash(path: &Path) -> Result<String> {
 /// If a file is missing or differs (the message has its name), or the directory is not a checkpoint of this program.
 pub fn verify(checkpoint: &Path) -> Result<()> {
     let at = checkpoint.display();
-    let Ok(listed) = fs::read_to_string(checkpoint.join(SUMS_FILE)) else {
-        ensure!(
-            checkpoint.join(STATE_FILE).exists(),
-            "{at} is not a checkpoint of this program: it has no {STATE_FILE}"
-        );
-        bail!("checkpoint {at} is damaged: its {SUMS_FILE} is missing or unreadable");
+    let listed = match fs::read_to_string(checkpoint.join(SUMS_FILE)) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let whole = checkpoint.join(STATE_FILE).exists();
+            ensure!(whole, "{at} is not a checkpoint of this program: it has no {STATE_FILE}");
+            bail!("checkpoint {at} is damaged: its {SUMS_FILE} is missing");
+        }
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            bail!("checkpoint {at} is damaged: its {SUMS_FILE} is not text");
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot read {at}/{SUMS_FILE}")),
     };
     for line in listed.lines() {
         let Some((written, name)) = line.split_once("  ") else {
@@ -94,9 +100,13 @@ pub fn list(run_dir: &Path) -> Result<Vec<(Step, PathBuf)>> {
 /// If it is not a checkpoint of this program, or has another format version.
 pub fn read_state(checkpoint: &Path) -> Result<State> {
     let path = checkpoint.join(STATE_FILE);
-    let text = fs::read_to_string(&path).with_context(|| {
-        format!("{} is not a checkpoint of this program: it has no {STATE_FILE}", checkpoint.display())
-    })?;
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("{} is not a checkpoint of this program: it has no {STATE_FILE}", checkpoint.display())
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
     let state: State = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(state.format == FORMAT, "{} has format {}; this program reads {FORMAT}", path.display(), state.format);
     Ok(state)
@@ -195,6 +205,23 @@ mod tests {
         assert!(verify(path).unwrap_err().to_string().contains("model.safetensors is not what was written"));
         fs::remove_file(path.join(MODEL_FILE))?;
         assert!(verify(path).unwrap_err().to_string().contains("model.safetensors is missing"));
+        fs::write(path.join(SUMS_FILE), [0xff])?;
+        assert!(verify(path).unwrap_err().to_string().contains("its B3SUMS is not text"));
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_the_system_fails_to_read_is_not_damaged() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        // Reading the memory of a process at address 0 is an I/O error.
+        for (name, of) in
+            [(SUMS_FILE, verify as fn(&Path) -> Result<()>), (STATE_FILE, |path| read_state(path).map(drop))]
+        {
+            std::os::unix::fs::symlink("/proc/self/mem", folder.path().join(name))?;
+            let said = format!("{:#}", of(folder.path()).unwrap_err());
+            assert!(said.starts_with("cannot read") && said.contains(name) && !said.contains("damaged"), "{said}");
+        }
         Ok(())
     }
 }

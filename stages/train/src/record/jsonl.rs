@@ -3,7 +3,7 @@ use super::{Sink, StepLine};
 use anyhow::{Context, Result};
 use contract::Step;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// The file of a run directory with one JSON object per step.
@@ -55,7 +55,11 @@ pub fn read_metrics(path: &Path) -> Result<Vec<StepLine>> {
 
 /// Keeps only the lines of steps before `step`: a run that resumes there writes the later ones again.
 fn keep_before(path: &Path, step: Step) -> Result<()> {
-    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
+    let text = match std::fs::read(path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
     let before = |line: &&str| serde_json::from_str::<StepLine>(line).is_ok_and(|line| line.step < step);
     let kept: String = text.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
     let temporary = path.with_extension("jsonl.tmp");
