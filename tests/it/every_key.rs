@@ -232,6 +232,7 @@ const ELSEWHERE: &[&str] = &[
     "parquet.tokens",
     "parquet.sequence_length",
     "parquet.keep_dropped",
+    "parquet.repeated_ids",
 ];
 
 #[test]

@@ -1,5 +1,6 @@
 //! Preparation of a corpus: an update gives the same files as a run from scratch, for any edits and number of workers.
 mod clusters;
+mod ids;
 mod readers;
 mod versions;
 use crate::support::{Ran, Random, Scratch, corpus};

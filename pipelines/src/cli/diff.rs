@@ -109,10 +109,17 @@ impl Side {
         for row in 0..version.catalog.len() {
             // If several rows have the same id, the first that was not dropped counts.
             if version.outcomes.value(row) != "duplicate id" {
-                let id = version.catalog.id(row).to_owned();
+                let id = version.catalog.id(row);
                 let dropped = version.outcomes.value(row) == "dropped";
-                if !dropped || !rows.contains_key(&id) {
-                    rows.insert(id, row);
+                let seen = rows.get(id).is_some_and(|other| version.outcomes.value(*other) != "dropped");
+                match (dropped, seen) {
+                    // Several documents may have one id (`repeated_ids = "keep"`).
+                    (false, true) => {
+                        let numbered = (2..).map(|number: u64| format!("{id} ({number})"));
+                        rows.extend(numbered.into_iter().find(|id| !rows.contains_key(id)).map(|id| (id, row)));
+                    }
+                    (true, _) if rows.contains_key(id) => {}
+                    _ => drop(rows.insert(id.to_owned(), row)),
                 }
             }
         }

@@ -101,7 +101,7 @@ impl Data {
                 TextShare::Keys(sizes) => data.look_at_keys(&first.path, sizes)?,
             },
         };
-        for InputFile { path, format } in &inputs.files {
+        for InputFile { path, format, .. } in &inputs.files {
             data.text_bytes += match format.is_in_place() {
                 true => column_bytes(path, data.is_tokens, data.column.as_deref())?,
                 false => (decompressed_bytes(path)? as f64 * share) as u64,

@@ -3,7 +3,7 @@
 use super::Places;
 use super::deduplicate::{self, Content, Corpus, Outcome, Rank};
 use super::graph::Preparation;
-use super::layout::{Verdict, Verdicts, first_verdicts};
+use super::layout::{Verdict, Verdicts};
 use super::shown;
 use super::version::Previous;
 use crate::show::{Line, Unit};
@@ -18,19 +18,19 @@ use text::prepare::deduplicate::{Deduplicate, Shingler, jaccard};
 /// Number of shingles that are kept in memory for the next comparison.
 const KEPT_SHINGLES: usize = 16 << 20;
 
-/// Decides for every row of `catalog` whether it is kept.
+/// Decides for every row of `catalog` whether it is kept, given the [`first_verdicts`](super::layout::first_verdicts).
 ///
 /// # Errors
 /// If texts of either version cannot be read.
 pub fn decide(
     prepared: &Preparation,
     catalog: &Catalog,
+    mut rows: Vec<Verdict>,
     previous: Option<&Previous>,
     places: &Places,
     workers: usize,
     line: &mut Line,
 ) -> Result<Verdicts> {
-    let mut rows = first_verdicts(catalog);
     let Some(settings) = &prepared.deduplicate else { return Ok(Verdicts { rows, pairs: Vec::new() }) };
     let began = Instant::now();
     let documents = catalog.len() as u64;
@@ -68,10 +68,10 @@ impl<'a> Version<'a> {
     }
 }
 
-/// The ids and texts of both versions. [`deduplicate`] refers to each by its index here.
+/// The documents and texts of both versions. [`deduplicate`] refers to each by its index here.
 struct Numbers<'a> {
-    /// Sorted, without duplicates.
-    ids: Vec<&'a str>,
+    /// Id and text of each document, sorted, without duplicates.
+    documents: Vec<(&'a str, Hash)>,
     /// Sorted, without duplicates.
     texts: Vec<Hash>,
 }
@@ -79,17 +79,17 @@ struct Numbers<'a> {
 impl<'a> Numbers<'a> {
     fn of(new: &Version<'a>, old: Option<&Version<'a>>) -> Self {
         let documents = || old.into_iter().flat_map(Version::documents).chain(new.documents());
-        let mut ids: Vec<&str> = documents().map(|(_, id, _)| id).collect();
-        ids.sort_unstable();
-        ids.dedup();
+        let mut identities: Vec<(&str, Hash)> = documents().map(|(_, id, text)| (id, text)).collect();
+        identities.sort_unstable();
+        identities.dedup();
         let mut texts: Vec<Hash> = documents().map(|(_, _, text)| text).collect();
         texts.sort_unstable();
         texts.dedup();
-        Self { ids, texts }
+        Self { documents: identities, texts }
     }
 
-    fn rank(&self, id: &str) -> Rank {
-        self.ids.binary_search(&id).unwrap_or_default() as Rank
+    fn rank(&self, id: &str, text: Hash) -> Rank {
+        self.documents.binary_search(&(id, text)).unwrap_or_default() as Rank
     }
 
     fn content(&self, text: &Hash) -> Option<Content> {
@@ -98,7 +98,7 @@ impl<'a> Numbers<'a> {
 
     /// The documents of a version as indices, in order.
     fn documents(&self, version: &Version) -> Vec<(Content, Rank)> {
-        let number = |(_, id, text): (u32, &str, Hash)| (self.content(&text).unwrap_or_default(), self.rank(id));
+        let number = |(_, id, text): (u32, &str, Hash)| (self.content(&text).unwrap_or_default(), self.rank(id, text));
         let mut documents: Vec<_> = version.documents().map(number).collect();
         documents.sort_unstable();
         documents
@@ -122,8 +122,8 @@ fn known_similarities(
 
 /// Converts verdicts on documents to verdicts on rows.
 fn apply(outcome: &Outcome, new: &Version, numbers: &Numbers, rows: &mut [Verdict]) {
-    let mut rows_of_ranks = vec![u32::MAX; numbers.ids.len()];
-    new.documents().for_each(|(row, id, _)| rows_of_ranks[numbers.rank(id) as usize] = row);
+    let mut rows_of_ranks = vec![u32::MAX; numbers.documents.len()];
+    new.documents().for_each(|(row, id, text)| rows_of_ranks[numbers.rank(id, text) as usize] = row);
     let row = |rank: Rank| rows_of_ranks[rank as usize];
     let content = |rank: Rank| new.catalog.content(row(rank) as usize);
     for (dropped, (kept, neighbour, bits)) in &outcome.dropped {

@@ -47,6 +47,8 @@ pub struct Preparation {
     pub tokenizer: Option<Arc<Tokenizer>>,
     /// The settings of the output.
     pub write: Arc<Write>,
+    /// The id of the stage with these settings.
+    pub write_id: String,
     /// The two graphs.
     pub graphs: Graphs,
     /// Resources that the stages of the plan have provided.
@@ -74,7 +76,7 @@ impl Preparation {
             } else if let Some(found) = resources.of::<Deduplicate>(id) {
                 deduplicate = Some(found);
             } else if let Some(found) = resources.of::<Write>(id) {
-                write = Some(found);
+                write = Some((found, id.clone()));
             } else if let Some(found) = resources.of::<Tokenizer>(id) {
                 tokenizer = Some(found);
             } else if stage.settings.gives() == [Kind::Rows] && !stage.settings.takes().is_empty() {
@@ -86,7 +88,7 @@ impl Preparation {
                 return Err(Usage(why).into());
             }
         }
-        let (Some(read), Some(write)) = (read, write) else {
+        let (Some(read), Some((write, write_id))) = (read, write) else {
             let why = "a preparation begins with a stage that reads documents and ends in one of type `parquet`";
             return Err(Usage(why.into()).into());
         };
@@ -95,7 +97,7 @@ impl Preparation {
         let chain = key(&chain.iter().map(String::as_str).collect::<Vec<_>>());
         let configuration = key(&[&table(plan, |_| true)]);
         let (graphs, resources) = (Graphs::of(plan), resources.clone());
-        Ok(Self { read, deduplicate, tokenizer, write, graphs, resources, chain, configuration })
+        Ok(Self { read, deduplicate, tokenizer, write, write_id, graphs, resources, chain, configuration })
     }
 
     /// The metadata in the footers of files.

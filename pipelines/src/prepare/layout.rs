@@ -1,11 +1,11 @@
 //! What happens to each row, and which shard it belongs to.
 use super::graph::Preparation;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use text::prepare::catalog::{Catalog, Hash};
 use text::prepare::text_files::shard_of;
-use text::prepare::write::ShardWritten;
 use text::prepare::write::files::{Footer, WRITER};
+use text::prepare::write::{RepeatedIds, ShardWritten};
 use text::support::cache::key;
 
 /// What happens to a row.
@@ -15,7 +15,7 @@ pub enum Verdict {
     Kept,
     /// A stage dropped it; the catalog contains the reason.
     Dropped,
-    /// An earlier row has the same id.
+    /// An earlier row has the same id, and the text does not count or is the same.
     DuplicateId,
     /// Another document has the same text: the row that is kept, and the row it was compared with.
     Exact(u32, u32),
@@ -54,16 +54,44 @@ impl Verdicts {
     }
 }
 
-/// Rows that are excluded before duplicates are looked for: those dropped by a stage, and those whose id occurs in an
-/// earlier row.
-pub fn first_verdicts(catalog: &Catalog) -> Vec<Verdict> {
-    let mut ids = HashSet::new();
-    let verdict = |row| match catalog.dropped(row) {
-        Some(_) => Verdict::Dropped,
-        None if ids.insert(catalog.id(row)) => Verdict::Kept,
-        None => Verdict::DuplicateId,
-    };
-    (0..catalog.len()).map(verdict).collect()
+/// Documents with the id of an earlier one but another text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeated {
+    /// Their number.
+    pub documents: u64,
+    /// Rows of the catalog: the first such document, and the earlier one with its id.
+    pub example: (usize, usize),
+}
+
+/// Excludes rows before duplicates are looked for: those dropped by a stage, and those that repeat the id of an earlier
+/// row, unless their text is another one and `policy` keeps them.
+pub fn first_verdicts(catalog: &Catalog, policy: RepeatedIds) -> (Vec<Verdict>, Option<Repeated>) {
+    // The rows of each id: its first, and the others with other texts.
+    let mut ids: HashMap<&str, Vec<usize>> = HashMap::new();
+    let (mut rows, mut repeated) = (Vec::with_capacity(catalog.len()), None);
+    for row in 0..catalog.len() {
+        if catalog.dropped(row).is_some() {
+            rows.push(Verdict::Dropped);
+            continue;
+        }
+        let earlier = ids.entry(catalog.id(row)).or_default();
+        if earlier.is_empty() {
+            earlier.push(row);
+            rows.push(Verdict::Kept);
+            continue;
+        }
+        let is_new = earlier.iter().all(|other| catalog.content(*other) != catalog.content(row));
+        if is_new {
+            let repeated = repeated.get_or_insert(Repeated { documents: 0, example: (row, earlier[0]) });
+            repeated.documents += 1;
+        }
+        let is_kept = is_new && policy == RepeatedIds::Keep;
+        if is_kept {
+            earlier.push(row);
+        }
+        rows.push(if is_kept { Verdict::Kept } else { Verdict::DuplicateId });
+    }
+    (rows, repeated)
 }
 
 /// Rows of the catalog by shard, each sorted by id.

@@ -29,7 +29,7 @@ use anyhow::Result;
 use arrow::array::RecordBatch;
 use contract::Env;
 use graph::Preparation;
-use layout::{Layout, Verdicts};
+use layout::{Layout, Verdict, Verdicts};
 use serde::Serialize;
 use stats::Stats;
 use std::collections::{BTreeMap, HashMap};
@@ -42,8 +42,8 @@ use text::input::quarantine_file::of_records;
 use text::prepare::catalog::{self, Catalog, Hash};
 use text::prepare::scan_rows::{Known, RowStore, ScanRows};
 use text::prepare::text_files::TextFiles;
-use text::prepare::write::{RowToWrite, Shard, ShardWritten, Work};
-use text::{Cache, DocumentStore, Quarantine, TokenStore, Tokenizer};
+use text::prepare::write::{RepeatedIds, RowToWrite, Shard, ShardWritten, Work};
+use text::{Cache, DocumentStore, Quarantine, TextProblem, TokenStore, Tokenizer};
 use version::{Folder, Previous};
 
 /// Lanes of the first graph per worker; its result does not depend on them.
@@ -95,7 +95,8 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     let Scanned { catalog, texts, bad } = scan(&prepared, &store, previous.as_ref(), &aside, workers, line)?;
     let quarantine = set_aside(&prepared, bad, &catalog, draft.path(), line)?;
     let places = Places::of(&catalog, (&aside, &texts), previous.as_ref(), cache)?;
-    let verdicts = decide::decide(&prepared, &catalog, previous.as_ref(), &places, workers, line)?;
+    let first = first_verdicts(&catalog, &store, &prepared, line)?;
+    let verdicts = decide::decide(&prepared, &catalog, first, previous.as_ref(), &places, workers, line)?;
     let layout = Layout::of(&catalog, &verdicts, prepared.write.shards, prepared.write.keep_dropped);
 
     let (footer, tokenizer) = (prepared.footer(), prepared.tokenizer.as_deref());
@@ -200,13 +201,43 @@ fn set_aside(
     let quarantine = quarantine.among(catalog.len() as u64 + lost);
     quarantine.check(prepared.read.max_bad_fraction)?;
     if catalog.is_empty() {
-        return Err(text::TextProblem::Empty { why: "its files have no rows".into() }.into());
+        return Err(TextProblem::Empty { why: "its files have no rows".into() }.into());
     }
     if !quarantine.is_empty() {
         line.note(&format!("note: {} (see {})", quarantine.summary(), text::input::quarantine::FILE));
         quarantine.write(folder)?;
     }
     Ok(quarantine)
+}
+
+/// The verdicts before duplicates are looked for. Warns of documents with the id of an earlier one but another text, or
+/// fails because of them.
+fn first_verdicts(
+    catalog: &Catalog,
+    store: &RowStore,
+    prepared: &Preparation,
+    line: &mut Line,
+) -> Result<Vec<Verdict>> {
+    let policy = prepared.write.repeated_ids.unwrap_or_default();
+    let (verdicts, repeated) = layout::first_verdicts(catalog, policy);
+    let Some(layout::Repeated { documents, example: (second, first) }) = repeated else { return Ok(verdicts) };
+    let place = |row: usize| match store.place(catalog.input_row(row)) {
+        Some((file, row)) => format!("row {row} of {file}"),
+        None => format!("row {row}"),
+    };
+    let (id, first, second) = (catalog.id(second), place(first), place(second));
+    let have = if documents == 1 { "1 document has".to_owned() } else { format!("{documents} documents have") };
+    let summary =
+        format!("{have} the id of an earlier one but another text, for example `{id}` in {first} and in {second}");
+    let key = format!("{}.repeated_ids", prepared.write_id);
+    match policy {
+        RepeatedIds::Error => return Err(TextProblem::RepeatedIds { summary, key }.into()),
+        RepeatedIds::Drop => {
+            line.note(&format!("warning: {summary}; the first of each id is kept (`{key} = \"keep\"` keeps all)"));
+        }
+        RepeatedIds::Keep => line.note(&format!("note: {summary}; all are kept (`{key}`)")),
+    }
+    Ok(verdicts)
 }
 
 /// Location of texts: stored by this run, or in the files of the previous version.
@@ -229,7 +260,7 @@ impl Places {
     ) -> Result<Self> {
         let mut files = Vec::new();
         let mut push = |path: &Path| {
-            files.push(DocumentFile { path: path.into(), column: "text".into(), hash: Some(String::new()) });
+            files.push(DocumentFile { hash: Some(String::new()), ..DocumentFile::new(path, "text") });
         };
         let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
         texts.values().for_each(|(file, _)| *counts.entry(*file).or_default() += 1);

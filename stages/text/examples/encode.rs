@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
         None => Tokenizer::gpt2(&cache, END_OF_TEXT)?,
     };
     let tokenizer = Arc::new(tokenizer);
-    let store = DocumentStore::open(&[DocumentFile { path: file.into(), column: "text".into(), hash: None }], &cache)?;
+    let store = DocumentStore::open(&[DocumentFile::new(file, "text")], &cache)?;
     let mut texts = Vec::new();
     store.each(0..store.rows(), |text| texts.push(text.unwrap_or_default().to_string()))?;
     let bytes: usize = texts.iter().map(String::len).sum();

@@ -10,7 +10,7 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("usage: judge FILE.parquet ROWS")
     };
     let cache = Cache::new(None);
-    let store = DocumentStore::open(&[DocumentFile { path: file.into(), column: "text".into(), hash: None }], &cache)?;
+    let store = DocumentStore::open(&[DocumentFile::new(file, "text")], &cache)?;
     let rules: [&dyn Rule; 4] =
         [&GopherQuality::default(), &GopherRepetition::default(), &C4::default(), &FineWeb::default()];
     store.each(0..rows.parse::<u64>()?.min(store.rows()), |text| {

@@ -74,7 +74,7 @@ pub fn document_file(path: &Path, groups: &[Vec<String>]) -> DocumentFile {
         writer.flush().unwrap();
     }
     writer.close().unwrap();
-    DocumentFile { path: path.to_path_buf(), column: "text".into(), hash: None }
+    DocumentFile::new(path, "text")
 }
 
 /// Runs `f` once per read of Parquet, with that read failing: `f` must return the system's error each time. Returns the

@@ -91,7 +91,7 @@ fn every_document_of_the_corpus() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::new(folder.path().to_str());
     let open = |column: &str| {
-        let file = DocumentFile { path: corpus.clone(), column: column.into(), hash: None };
+        let file = DocumentFile::new(&corpus, column);
         DocumentStore::open(&[file], &cache).unwrap()
     };
     let (names, texts) = (open("id"), open("text"));
@@ -134,7 +134,7 @@ fn training_gives_the_merges_of_hugging_face() {
     };
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::new(folder.path().to_str());
-    let file = DocumentFile { path: corpus, column: "text".into(), hash: None };
+    let file = DocumentFile::new(corpus, "text");
     let store = DocumentStore::open(&[file], &cache).unwrap();
     let survey = Survey::of(&store, Split::Fraction(0.0), &mut silent()).unwrap();
     let sources = [SourceRows {

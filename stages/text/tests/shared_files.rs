@@ -18,11 +18,11 @@ fn no_file_of_the_apache_collection_makes_it_panic() {
                 continue;
             }
             files += 1;
-            let missing = DocumentFile { path: path.clone(), column: "no such column".into(), hash: None };
+            let missing = DocumentFile::new(&path, "no such column");
             let error = DocumentStore::open(&[missing], &cache).err().unwrap().to_string();
             let columns = error.split_once("; columns: ").map_or("", |(_, c)| c.split(';').next().unwrap());
             for column in columns.split(", ") {
-                let file = DocumentFile { path: path.clone(), column: column.into(), hash: None };
+                let file = DocumentFile::new(&path, column);
                 let result = DocumentStore::open(&[file], &cache)
                     .and_then(|store| Survey::of(&store, Split::Every(2), &mut silent()));
                 match result {
@@ -95,7 +95,8 @@ fn the_shared_dumps_hold_what_is_said_of_them() {
         let found = dump::read(Decompressed::open(&path).unwrap(), &path, &mut |found| {
             match found {
                 ReaderItem::Document(article) => {
-                    assert!(article.id.is_some() && article.revision.is_some(), "{name}: {}", article.title);
+                    let id = article.id.or(article.id_in_file);
+                    assert!(id.is_some() && article.revision.is_some(), "{name}: {}", article.title);
                     text += article.text.len();
                 }
                 ReaderItem::Bad(one) => bad.push(one),

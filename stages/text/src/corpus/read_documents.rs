@@ -120,7 +120,7 @@ impl ReadDocuments {
             Access::InPlace => Reading::InPlace(&self.column),
             Access::Stream(reader) => Reading::Converted(Box::new(LaidOut(reader, layout))),
         };
-        let files: Vec<_> = inputs.files.iter().map(|file| (&*file.path, reading(file))).collect();
+        let files: Vec<_> = inputs.files.iter().map(|file| (file, reading(file))).collect();
         let Ingested { files, quarantine } = ingest(&files, self.on_bad_data, &cache, progress)?;
         Ok(SourceFiles {
             paths: self.paths.clone(),

@@ -168,8 +168,8 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
     /// Finds the files and converts them. Provides [`SourceFiles`], and source and licence of the texts.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         let (inputs, cache) = (self.find(before.seed())?, Cache::new(self.conversion.cache.as_deref()));
-        let converted = |path| (path, Reading::Converted(Box::new(self.clone())));
-        let files: Vec<_> = inputs.files.iter().map(|file| converted(&*file.path)).collect();
+        let converted = || Reading::Converted(Box::new(self.clone()));
+        let files: Vec<_> = inputs.files.iter().map(|file| (file, converted())).collect();
         let mut progress = |done, total| before.progress("Reading", Unit::Bytes, done, total);
         let Ingested { files, quarantine } = ingest(&files, self.conversion.on_bad_data, &cache, &mut progress)?;
         let found = SourceFiles {

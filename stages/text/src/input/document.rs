@@ -7,6 +7,8 @@ use anyhow::Result;
 pub struct Document<'a> {
     /// Its id, if it has one.
     pub id: Option<String>,
+    /// If not: what identifies it within its file, if anything other than its number does.
+    pub id_in_file: Option<String>,
     /// Its URL.
     pub url: Option<String>,
     /// Its title, or empty.

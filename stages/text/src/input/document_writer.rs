@@ -1,6 +1,6 @@
 //! Writes documents to Parquet, with the columns of `data/SCHEMA.md`.
 use crate::input::document::Document;
-use crate::parquet::columns::UNHANDLED;
+use crate::parquet::columns::{self, ID_IN_FILE, UNHANDLED};
 use crate::support::cache_entries::SOURCE_KEY;
 use anyhow::Result;
 use arrow::array::{ArrayRef, LargeStringBuilder, RecordBatch, StringBuilder, UInt64Builder};
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Part of the cache key of converted files. Must change when the same documents would result in a different file.
-pub const VERSION: &str = "document parquet 3";
+pub const VERSION: &str = "document parquet 4";
 /// Rows per row group: small, because reading a document decodes its row group.
 const ROW_GROUP: usize = 256;
 /// Bytes of text after which a row group is closed early.
@@ -26,8 +26,8 @@ pub struct DocumentWriter<W: Write + Send> {
     schema: Arc<Schema>,
     source_file: String,
     stem: String,
-    written: u64,
     id: StringBuilder,
+    id_in_file: StringBuilder,
     url: StringBuilder,
     title: StringBuilder,
     text: LargeStringBuilder,
@@ -45,7 +45,8 @@ impl<W: Write + Send> DocumentWriter<W> {
     pub fn new(out: W, source: &Path) -> Result<Self> {
         let field = |name, kind, null| Field::new(name, kind, null);
         let schema = Arc::new(Schema::new(vec![
-            field("id", DataType::Utf8, false),
+            field("id", DataType::Utf8, true),
+            field(ID_IN_FILE, DataType::Utf8, true),
             field("url", DataType::Utf8, true),
             field("title", DataType::Utf8, false),
             field("text", DataType::LargeUtf8, false),
@@ -61,14 +62,14 @@ impl<W: Write + Send> DocumentWriter<W> {
             .set_key_value_metadata(Some(vec![KeyValue::new(SOURCE_KEY.into(), from.display().to_string())]))
             .build();
         let source_file = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let stem = source_file.split('.').next().unwrap_or_default().to_string();
+        let stem = columns::stem(&source_file).to_owned();
         Ok(Self {
             parquet: ArrowWriter::try_new(out, schema.clone(), Some(properties))?,
             schema,
             source_file,
             stem,
-            written: 0,
             id: StringBuilder::new(),
+            id_in_file: StringBuilder::new(),
             url: StringBuilder::new(),
             title: StringBuilder::new(),
             text: LargeStringBuilder::new(),
@@ -82,13 +83,12 @@ impl<W: Write + Send> DocumentWriter<W> {
         })
     }
 
-    /// Adds a document. A document without an id is named after the file and its number.
+    /// Adds a document. If it has no id, it is given one when it is read ([`columns::of_any`]), which depends on where the
+    /// file is among the input.
     pub fn push(&mut self, document: &Document) -> Result<()> {
         let source = document.source.as_deref().unwrap_or(&self.stem);
-        match &document.id {
-            Some(id) => self.id.append_value(id),
-            None => self.id.append_value(format!("{}-{}", self.stem, self.written)),
-        }
+        self.id.append_option(document.id.as_deref());
+        self.id_in_file.append_option(document.id_in_file.as_deref());
         self.url.append_option(document.url.as_deref());
         self.title.append_value(&document.title);
         self.text.append_value(document.text);
@@ -97,7 +97,6 @@ impl<W: Write + Send> DocumentWriter<W> {
         self.file.append_value(&self.source_file);
         self.offset.append_value(document.offset);
         self.unhandled.append_option(document.unhandled.as_deref());
-        self.written += 1;
         self.bytes += document.text.len();
         self.rows += 1;
         if self.rows >= ROW_GROUP || self.bytes >= ROW_GROUP_BYTES { self.flush() } else { Ok(()) }
@@ -106,6 +105,7 @@ impl<W: Write + Send> DocumentWriter<W> {
     fn flush(&mut self) -> Result<()> {
         let columns: Vec<ArrayRef> = vec![
             Arc::new(self.id.finish()),
+            Arc::new(self.id_in_file.finish()),
             Arc::new(self.url.finish()),
             Arc::new(self.title.finish()),
             Arc::new(self.text.finish()),

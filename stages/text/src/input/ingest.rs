@@ -4,6 +4,7 @@ use crate::Progress;
 use crate::input::document::ReaderItem;
 use crate::input::document_writer::{self, DocumentWriter};
 use crate::input::format::DocumentReader;
+use crate::input::paths::InputFile;
 use crate::input::quarantine::{self, OnBadData, Quarantine};
 use crate::input::read::{ReadOutcome, convert};
 use crate::support::cache::{Cache, Stamp, key, used, write_whole};
@@ -15,10 +16,22 @@ use std::path::{Path, PathBuf};
 pub struct DocumentFile {
     /// Its path.
     pub path: PathBuf,
+    /// The name of the file it was made from among the input ([`InputFile::name`]): rows without an id are identified by
+    /// it.
+    pub name: String,
     /// The column with the text.
     pub column: String,
     /// Its content hash, if it is known without reading the file.
     pub hash: Option<String>,
+}
+
+impl DocumentFile {
+    /// The Parquet file at `path`, named by its file name, whose texts are in `column`.
+    pub fn new(path: impl Into<PathBuf>, column: &str) -> Self {
+        let path = path.into();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { path, name, column: column.to_owned(), hash: None }
+    }
 }
 
 /// The result of [`ingest`].
@@ -39,21 +52,21 @@ pub enum Reading<'a> {
 
 /// Document Parquet for every file of `inputs`: Parquet files as they are, everything else converted. Progress is in
 /// bytes of the files that have to be converted.
-pub fn ingest(
-    inputs: &[(&Path, Reading)],
+pub fn ingest<F>(
+    inputs: &[(&InputFile<F>, Reading)],
     on_bad_data: OnBadData,
     cache: &Cache,
     progress: Progress,
 ) -> Result<Ingested> {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
     let converted = inputs.iter().filter(|(_, reading)| matches!(reading, Reading::Converted(_)));
-    let total = converted.map(|(path, _)| size(path)).sum();
+    let total = converted.map(|(input, _)| size(&input.path)).sum();
     let (mut done, mut files, mut quarantine) = (0, Vec::new(), Quarantine::default());
-    for (input, reading) in inputs {
+    for (InputFile { path: input, name: among, .. }, reading) in inputs {
         let reader = match reading {
             Reading::Converted(reader) => &**reader,
             Reading::InPlace(column) => {
-                files.push(DocumentFile { path: input.to_path_buf(), column: column.to_string(), hash: None });
+                files.push(DocumentFile { name: among.clone(), ..DocumentFile::new(input, column) });
                 continue;
             }
         };
@@ -74,7 +87,7 @@ pub fn ingest(
         done += size(input);
         progress(done, total);
         quarantine.add(kept, vec![input.to_path_buf()])?;
-        files.push(DocumentFile { path, column: "text".into(), hash: Some(key) });
+        files.push(DocumentFile { path, name: among.clone(), column: "text".into(), hash: Some(key) });
     }
     Ok(Ingested { files, quarantine })
 }

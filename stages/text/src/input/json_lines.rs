@@ -10,8 +10,11 @@ use crate::input::json_members::{members, object as json_object};
 use crate::input::quarantine::{Bad, Reason};
 use crate::support::problem::TextProblem;
 use anyhow::Result;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::rc::Rc;
@@ -22,7 +25,7 @@ pub static FORMAT: Format = Format {
     suffixes: &[".jsonl", ".ndjson", ".json"],
     magic: b"{",
     access: Access::Stream(StreamReader {
-        version: |layout| format!("JSON Lines 2 {:?}", layout.column),
+        version: |layout| format!("JSON Lines 3 {:?}", layout.column),
         read: |input, path, layout, emit| read(input, path, layout.column, emit),
         share: TextShare::Keys(key_sizes),
     }),
@@ -55,6 +58,7 @@ pub fn read(input: Decompressed, path: &Path, column: &str, emit: EmitItem) -> R
                 good += 1;
                 emit(ReaderItem::Document(Document {
                     id: row.id,
+                    id_in_file: None,
                     url: row.url,
                     title: row.title.unwrap_or_default(),
                     text: &row.text,
@@ -250,29 +254,32 @@ impl<'de> Visitor<'de> for Object<'_> {
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 key if key == self.column => text = Some(map.next_value()?),
-                "id" => row.id = scalar(map.next_value()?),
-                "url" => row.url = scalar(map.next_value()?),
-                "title" => row.title = scalar(map.next_value()?),
-                "source" => row.source = scalar(map.next_value()?),
-                "metadata" => metadata = Some(map.next_value()?),
+                "id" => row.id = scalar(map.next_value()?)?,
+                "url" => row.url = scalar(map.next_value()?)?,
+                "title" => row.title = scalar(map.next_value()?)?,
+                "source" => row.source = scalar(map.next_value()?)?,
+                "metadata" => metadata = Some(map.next_value::<&RawValue>()?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        if let Some(Value::Object(mut metadata)) = metadata {
-            let mut from = |key: &str| metadata.get_mut(key).map(Value::take).and_then(scalar);
+        if let Some(metadata) = metadata.filter(|metadata| metadata.get().starts_with('{')) {
+            let metadata: HashMap<Cow<str>, &RawValue> = serde_json::from_str(metadata.get()).map_err(Error::custom)?;
             for (slot, key) in [(&mut row.url, "url"), (&mut row.title, "title"), (&mut row.source, "source")] {
-                *slot = slot.take().or_else(|| from(key));
+                if let (None, Some(value)) = (&slot, metadata.get(key)) {
+                    *slot = scalar(value)?;
+                }
             }
         }
         Ok((text, row))
     }
 }
 
-fn scalar(value: Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
+/// A string, or a number as it is written: as an integer or a float of 64 bits it could become another one.
+fn scalar<E: Error>(value: &RawValue) -> Result<Option<String>, E> {
+    match value.get().as_bytes() {
+        [b'"', ..] => serde_json::from_str(value.get()).map(Some).map_err(E::custom),
+        [b'-' | b'0'..=b'9', ..] => Ok(Some(value.get().to_owned())),
+        _ => Ok(None),
     }
 }
 
@@ -340,6 +347,18 @@ mod tests {
         assert_eq!(good, ["a", "b"]);
         let bad: Vec<_> = bad.iter().map(|bad| (bad.line, bad.reason)).collect();
         assert_eq!(bad, [3, 4, 5].map(|line| (Some(line), Reason::NotJson)));
+    }
+
+    #[test]
+    fn numbers_are_kept_as_they_are_written() {
+        // 2^53 + 1 and 2^64 + 1 have no float of 64 bits.
+        let numbers =
+            ["9007199254740993", "18446744073709551617", "123456789012345678901234567890", "-7", "1.50", "1e999"];
+        for number in numbers {
+            let line = format!(r#"{{"id": {number}, "text": "a", "metadata": {{"source": {number}, "url": [1]}}}}"#);
+            let row = parse(line.as_bytes(), "text").unwrap();
+            assert_eq!((row.id.as_deref(), row.source.as_deref(), row.url), (Some(number), Some(number), None));
+        }
     }
 
     #[test]

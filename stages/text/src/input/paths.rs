@@ -6,13 +6,17 @@ use crate::support::permutation::choose;
 use crate::support::problem::{TextProblem, similar_file};
 use anyhow::{Context, Result};
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// One file to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputFile<F = &'static Format> {
     /// Where it is.
     pub path: PathBuf,
+    /// Its path relative to the root of the input, which is the innermost folder that contains everything that `paths`
+    /// names: each folder, what precedes the first wildcard of a pattern, and the folder of each file. Components are
+    /// separated by `/`. It identifies the file among the others, and does not change if the root is moved.
+    pub name: String,
     /// What it holds. How it is compressed is seen when it is read.
     pub format: F,
 }
@@ -60,7 +64,7 @@ pub fn find<F: Clone>(
         let found = if path.is_dir() {
             below(vec![path.to_path_buf()], recognizer)?
         } else if path.is_file() {
-            vec![InputFile { path: path.to_path_buf(), format: (recognizer.of_file)(path)? }]
+            vec![InputFile { path: path.to_path_buf(), name: String::new(), format: (recognizer.of_file)(path)? }]
         } else if path.exists() {
             let why = "a pipe or a device cannot be read twice; write its content to a file".to_owned();
             return Err(TextProblem::NotOfFormat { path: path.to_path_buf(), format: "a regular file", why }.into());
@@ -84,6 +88,7 @@ pub fn find<F: Clone>(
     if sample == Some(0) {
         return Err(TextProblem::Empty { why: "`sample` is 0".into() }.into());
     }
+    name(&mut files, paths);
     let mut sample_documents = sample;
     if files.len() > 1
         && let Some(wanted) = sample
@@ -95,6 +100,38 @@ pub fn find<F: Clone>(
     Ok(Inputs { files, sample_documents })
 }
 
+/// Sets the names of `files`, which `paths` refer to.
+fn name<F>(files: &mut [InputFile<F>], paths: &[String]) {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let common = |a: PathBuf, b: PathBuf| {
+        a.components().zip(b.components()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
+    };
+    let root: PathBuf =
+        paths.iter().map(|given| folder_of(&absolute(Path::new(given)))).reduce(common).unwrap_or_default();
+    for file in files {
+        let path = absolute(&file.path);
+        let components = path.strip_prefix(&root).unwrap_or(&path).components();
+        let component = |component: Component| match component.as_os_str().to_str() {
+            Some(name) => name.to_owned(),
+            None => component.as_os_str().as_encoded_bytes().escape_ascii().to_string(),
+        };
+        file.name = components.map(component).collect::<Vec<_>>().join("/");
+    }
+}
+
+/// The innermost folder that contains everything that `given`, a file, folder or pattern, refers to.
+fn folder_of(given: &Path) -> PathBuf {
+    if given.is_dir() {
+        return given.to_path_buf();
+    }
+    let folder = given.parent().unwrap_or(given);
+    let is_pattern = |component: &Component| component.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    match given.is_file() {
+        true => folder.to_path_buf(),
+        false => folder.components().take_while(|component| !is_pattern(component)).collect(),
+    }
+}
+
 /// The files that are read among `paths` and in the folders among them, sorted.
 fn below<F>(mut paths: Vec<PathBuf>, recognizer: &Recognizer<F>) -> Result<Vec<InputFile<F>>> {
     let (mut files, mut seen) = (Vec::new(), HashSet::new());
@@ -103,16 +140,18 @@ fn below<F>(mut paths: Vec<PathBuf>, recognizer: &Recognizer<F>) -> Result<Vec<I
             // A link may point to a folder that is being searched already.
             let at = || format!("cannot list {}", path.display());
             if seen.insert(path.canonicalize().with_context(at)?) {
-                for entry in std::fs::read_dir(&path).with_context(at)? {
-                    paths.push(entry.with_context(at)?.path());
-                    paths.pop_if(|path| !is_visible(path));
-                }
+                let entries = std::fs::read_dir(&path).with_context(at)?;
+                let mut entries: Vec<PathBuf> =
+                    entries.map(|entry| Ok(entry.with_context(at)?.path())).collect::<Result<_>>()?;
+                // In order, so that the file system does not decide through which of two links a folder is found.
+                entries.sort_by(|a, b| b.cmp(a));
+                paths.extend(entries.into_iter().filter(|path| is_visible(path)));
             }
         } else if path.is_file()
             && !is_about_others(&path)
             && let Some(format) = (recognizer.by_name)(&path)
         {
-            files.push(InputFile { path, format });
+            files.push(InputFile { path, name: String::new(), format });
         }
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
@@ -180,6 +219,29 @@ mod tests {
         let formats: Vec<_> = all.files.iter().map(|f| f.format.name).collect();
         assert_eq!(formats, ["JSON Lines", "plain text", "JSON Lines", "JSON Lines", "MediaWiki dump"]);
         assert_eq!(names(&resolve(&[at("**/*.jsonl*"), at("z*")], None, 1).unwrap()), ["c.jsonl.zst", "f.xml.bz2"]);
+    }
+
+    #[test]
+    fn a_file_is_named_by_its_path_below_what_paths_have_in_common() {
+        let folder = folder(&[]);
+        for path in ["data/en/x.txt", "data/en/deep/y.txt", "data/fr/x.txt", "other/x.txt"] {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"x").unwrap();
+        }
+        let named = |paths: &[&str]| -> Vec<String> {
+            let paths: Vec<String> = paths.iter().map(|path| format!("{}/{path}", folder.path().display())).collect();
+            let mut files = resolve(&paths, None, 1).unwrap().files;
+            assert!(files.iter().all(|file| file.path.ends_with(&file.name)), "{files:?}");
+            files.drain(..).map(|file| file.name).collect()
+        };
+        assert_eq!(named(&["data/en/x.txt"]), ["x.txt"]);
+        assert_eq!(named(&["data/*/x.txt"]), ["en/x.txt", "fr/x.txt"]);
+        assert_eq!(named(&["data/f*/x.txt"]), ["fr/x.txt"], "a folder that is added to the pattern renames no file");
+        assert_eq!(named(&["data"]), ["en/deep/y.txt", "en/x.txt", "fr/x.txt"]);
+        assert_eq!(named(&["data/fr/x.txt", "data/en/*.txt"]), ["fr/x.txt", "en/x.txt"]);
+        assert_eq!(named(&["data/./fr", "other/x.txt"]), ["data/fr/x.txt", "other/x.txt"]);
+        assert_eq!(named(&["data/**/*.txt"]), ["en/deep/y.txt", "en/x.txt", "fr/x.txt"]);
     }
 
     #[test]

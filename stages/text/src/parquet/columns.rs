@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Why a row is dropped (string); null: it is not. If the column is missing, no row is dropped.
 pub const DROPPED: &str = "dropped";
+/// What identifies a document without an id within its file (string); null: its number does. Only in converted files.
+pub const ID_IN_FILE: &str = "id_in_file";
 /// Index of a row among all rows of the input (uint64), by which preparation identifies it.
 pub const INPUT_ROW: &str = "input_row";
 /// Markup of a wiki page that could not be converted to text, by kind: `unclosed link: 1` (string); null: none.
@@ -64,8 +66,10 @@ pub fn documents() -> SchemaRef {
 
 /// The position of a batch in the input.
 pub struct Origin<'a> {
-    /// The file.
+    /// The file from which the rows come.
     pub file: &'a Path,
+    /// Its path relative to the root of the input.
+    pub name: &'a str,
     /// Its column with the text.
     pub column: &'a str,
     /// The row group.
@@ -75,12 +79,17 @@ pub struct Origin<'a> {
 }
 
 /// Rows of any Parquet file, with the columns of [`documents`]: values of missing columns follow from the position in
-/// the input. A null text becomes an empty one.
+/// the input. A null text becomes an empty one. A row without an id gets `<path>/<row>`, as in datatrove: the path of its
+/// file relative to the root of the input, and its number in the file.
 pub fn of_any(batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
     let rows = batch.num_rows();
-    let name = origin.file.file_name().unwrap_or_default().to_string_lossy();
-    let stem = stem(&name);
-    let numbered = |row: usize| format!("{stem}-{}", origin.first + row as u64);
+    let file = origin.file.file_name().unwrap_or_default().to_string_lossy();
+    let stem = stem(&file);
+    let in_file = batch.column_by_name(ID_IN_FILE).and_then(|ids| ids.as_string_opt::<i32>());
+    let generated = |row: usize| match in_file.filter(|ids| ids.is_valid(row)) {
+        Some(ids) => format!("{}/{}", origin.name, ids.value(row)),
+        None => format!("{}/{}", origin.name, origin.first + row as u64),
+    };
     let has_offset = batch.column_by_name("source_offset").is_some();
     let mut columns: Vec<ArrayRef> = Vec::new();
     for field in documents().fields() {
@@ -88,10 +97,10 @@ pub fn of_any(batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
         let found = batch.column_by_name(from).map(|column| cast(column, field)).transpose()?;
         columns.push(match (field.name().as_str(), found) {
             ("text", found) => filled_text(found.with_context(|| format!("no column {from}"))?),
-            ("id", found) => Arc::new(filled(rows, found, numbered)),
+            ("id", found) => Arc::new(filled(rows, found, generated)),
             ("source" | "source_file", Some(found)) if found.null_count() == 0 => found,
             ("source", found) => Arc::new(filled(rows, found, |_| stem.to_owned())),
-            ("source_file", found) => Arc::new(filled(rows, found, |_| name.clone().into_owned())),
+            ("source_file", found) => Arc::new(filled(rows, found, |_| file.clone().into_owned())),
             ("title", found) => Arc::new(filled(rows, found, |_| String::new())),
             ("row_group", None) if !has_offset => Arc::new(UInt64Array::from(vec![origin.row_group; rows])),
             (_, Some(found)) => found,
@@ -149,10 +158,16 @@ mod tests {
         let ids: ArrayRef = Arc::new(Int64Array::from(vec![Some(7), None]));
         let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None]));
         let batch = RecordBatch::try_from_iter([("id", ids), ("content", texts)]).unwrap();
-        let origin = Origin { file: Path::new("x/some.parquet"), column: "content", row_group: 3, first: 40 };
+        let origin = Origin {
+            file: Path::new("x/some.parquet"),
+            column: "content",
+            row_group: 3,
+            first: 40,
+            name: "en/some.parquet",
+        };
         let rows = of_any(&batch, &origin).unwrap();
         let string = |name: &str| rows.column_by_name(name).unwrap().as_string::<i32>().clone();
-        assert_eq!(string("id").iter().flatten().collect::<Vec<_>>(), ["7", "some-41"]);
+        assert_eq!(string("id").iter().flatten().collect::<Vec<_>>(), ["7", "en/some.parquet/41"]);
         assert_eq!((string("source").value(0), string("source_file").value(1)), ("some", "some.parquet"));
         assert_eq!(string("url").null_count(), 2);
         assert_eq!(rows.column_by_name("text").unwrap().as_string::<i64>().value(1), "");

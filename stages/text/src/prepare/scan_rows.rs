@@ -5,7 +5,7 @@ use crate::filter::with_column;
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{Bad, OnBadData, Reason};
 use crate::input::quarantine_file;
-use crate::parquet::columns::{self, INPUT_HASH, INPUT_ROW, Origin, UNHANDLED, WHERE, field};
+use crate::parquet::columns::{self, ID_IN_FILE, INPUT_HASH, INPUT_ROW, Origin, UNHANDLED, WHERE, field};
 use crate::parquet::decode::{Damaged, decode};
 use crate::parquet::documents::{CACHE_IS_DAMAGED, is_text, raw_column};
 use crate::parquet::row_groups::OpenFile;
@@ -98,6 +98,12 @@ impl RowStore {
         self.rows
     }
 
+    /// The file of a row, as it is called among the input, and the row's number in that file.
+    pub fn place(&self, row: u64) -> Option<(&str, u64)> {
+        let chunk = self.chunks[..self.chunks.partition_point(|chunk| chunk.first.1 + chunk.start <= row)].last()?;
+        Some((&self.files[chunk.file].1.name, chunk.first.0 + row - chunk.first.1))
+    }
+
     /// Number of chunks.
     pub fn chunks(&self) -> u64 {
         self.chunks.len() as u64
@@ -187,15 +193,15 @@ impl RowStore {
 
     /// The columns of documents in a row group; if `texts` are given, they replace the text column.
     fn columns(&self, chunk: &Chunk, texts: Option<ArrayRef>) -> Result<Result<RecordBatch, Damaged>> {
-        let (OpenFile { path, metadata, .. }, DocumentFile { column, .. }) = &self.files[chunk.file];
+        let (OpenFile { path, metadata, .. }, DocumentFile { column, name, .. }) = &self.files[chunk.file];
         decode(path, |input| {
             let wanted = columns::documents();
             let schema = metadata.schema();
             let roots = (0..schema.fields().len()).filter(|i| {
-                let name = schema.field(*i).name();
-                match name == column {
+                let found = schema.field(*i).name();
+                match found == column {
                     true => texts.is_none(),
-                    false => name != "text" && wanted.column_with_name(name).is_some(),
+                    false => found == ID_IN_FILE || found != "text" && wanted.column_with_name(found).is_some(),
                 }
             });
             let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
@@ -213,7 +219,7 @@ impl RowStore {
                     let field = Field::new(column, DataType::LargeUtf8, true);
                     batch = with_column(&batch, field, texts.slice(start, rows))?;
                 }
-                let origin = Origin { file: path, column, row_group: chunk.group.1 as u64, first };
+                let origin = Origin { file: path, name, column, row_group: chunk.group.1 as u64, first };
                 first += batch.num_rows() as u64;
                 pieces.push(columns::of_any(&batch, &origin)?);
             }

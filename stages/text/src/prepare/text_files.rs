@@ -159,7 +159,7 @@ mod tests {
         writers.iter_mut().for_each(|writer| writer.close().unwrap());
         for (at, (id, text)) in places.iter().zip(&texts) {
             assert_eq!(at.0 % 7, shard_of(id, 7));
-            let file = DocumentFile { path: files.path(at.0), column: "text".into(), hash: Some(String::new()) };
+            let file = DocumentFile { hash: Some(String::new()), ..DocumentFile::new(files.path(at.0), "text") };
             let store = DocumentStore::open(&[file], &Cache::new(folder.path().to_str())).unwrap();
             assert_eq!(store.get(at.1).unwrap().as_ref(), Some(text), "{id}");
         }

@@ -126,6 +126,14 @@ pub enum TextProblem {
         /// Where the first is, and what is wrong with it.
         first: String,
     },
+    /// Documents with the id of an earlier one but another text, with `repeated_ids = "error"`.
+    #[error("{summary}; `{key} = \"drop\"` keeps the first of each id, `{key} = \"keep\"` all")]
+    RepeatedIds {
+        /// How many there are, and an example.
+        summary: String,
+        /// The key that decides, with its stage.
+        key: String,
+    },
     /// A token id that the vocabulary has not.
     #[error("{}, row group {row_group}, row {row}: token id {id} is not below the vocabulary size {vocabulary}", file.display())]
     Id {
@@ -145,7 +153,8 @@ pub enum TextProblem {
 impl TextProblem {
     /// Can it be mended in the configuration (exit code 2), rather than in the data (1)?
     pub fn is_usage(&self) -> bool {
-        !matches!(self, Self::Corrupt { .. } | Self::Stopped { .. } | Self::TooBad { .. } | Self::Id { .. })
+        use TextProblem::*;
+        !matches!(self, Corrupt { .. } | Stopped { .. } | TooBad { .. } | RepeatedIds { .. } | Id { .. })
     }
 
     /// Of [`Stopped`](Self::Stopped): without the advice.

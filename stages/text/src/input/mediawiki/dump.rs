@@ -72,9 +72,15 @@ pub fn read(input: Decompressed, path: &Path, emit: EmitItem) -> Result<Pages> {
                     }
                     found.articles += 1;
                     let source = if site.wiki.is_empty() { stem } else { &site.wiki };
-                    let id = page.id.map_or(format!("{source}-at-{offset}"), |id| format!("{source}-{id}"));
+                    // An id of a page is unique in its wiki; if the dump does not name that, only in the file.
+                    let (id, id_in_file) = match page.id {
+                        Some(id) if !site.wiki.is_empty() => (Some(format!("{source}-{id}")), None),
+                        Some(id) => (None, Some(id.to_string())),
+                        None => (None, Some(format!("at-{offset}"))),
+                    };
                     emit(ReaderItem::Document(Document {
-                        id: Some(id),
+                        id,
+                        id_in_file,
                         url: site.url(page.id),
                         title: page.title,
                         text: &page.text,

@@ -36,11 +36,27 @@ pub struct Write {
     pub sequence_length: u32,
     /// Also write the rows that stages dropped, with the reason.
     pub keep_dropped: bool,
+    /// What to do with documents that have the id of an earlier one but another text: "drop" (and warn), "keep" or
+    /// "error"; "drop" if not given.
+    pub repeated_ids: Option<RepeatedIds>,
+}
+
+/// What to do with documents that have the id of an earlier one but another text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RepeatedIds {
+    /// Drop them, and warn.
+    #[default]
+    Drop,
+    /// Keep them: id and text identify a document.
+    Keep,
+    /// Fail.
+    Error,
 }
 
 impl Default for Write {
     fn default() -> Self {
-        Self { shards: 256, tokens: true, sequence_length: 0, keep_dropped: false }
+        Self { shards: 256, tokens: true, sequence_length: 0, keep_dropped: false, repeated_ids: None }
     }
 }
 
