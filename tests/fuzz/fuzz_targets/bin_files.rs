@@ -1,4 +1,4 @@
-//! A `.bin` file is refused, or gives documents that hold as many ids as it does, all of them below the vocabulary's size.
+//! Reading a `.bin` file returns an error, or documents with all ids of the file, each below the vocabulary size.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use text::Vocabulary;
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(document.iter().all(|id| *id < 50_256));
         (ids, documents) = (ids + document.len(), documents + 1);
     }
-    // Each document but for one at an end has a token that ends it.
+    // Each document has an end-of-text token, except possibly the first or the last.
     let (header, width) = match found.format() {
         Some(BinFormat::LlmC) => (1024, if data[0] == 0x88 { 2 } else { 4 }),
         _ => (0, 2),

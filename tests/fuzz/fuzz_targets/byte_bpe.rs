@@ -1,4 +1,4 @@
-//! Any text gives the ids that Hugging Face's library gives.
+//! Our encoder returns the same ids as Hugging Face's library, for any text.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use std::sync::{Arc, LazyLock};

@@ -1,4 +1,4 @@
-//! JSON Lines give documents that serde_json finds too, and bad lines, in order.
+//! Reading JSON Lines returns the same texts as serde_json, and unreadable lines, in order.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
         let at = match found {
             ReaderItem::Document(document) => {
                 let line = data[document.offset as usize..].split(|byte| *byte == b'\n').next().unwrap();
-                // Values that are passed over are not looked at as closely as by serde_json, which refuses 1e999.
+                // Values that are skipped are checked less strictly than by serde_json, which refuses 1e999.
                 if let Ok(value) = serde_json::from_slice::<serde_json::Value>(line) {
                     assert_eq!(value["text"].as_str().unwrap_or_default(), document.text);
                 }

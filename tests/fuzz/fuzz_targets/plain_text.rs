@@ -1,4 +1,4 @@
-//! Plain text gives documents that stand in it, at their places, in order; the first byte chooses a separator.
+//! Plain text is split into documents in order, each with its position. The first byte selects a separator.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
@@ -25,6 +25,6 @@ fuzz_target!(|data: &[u8]| {
         last = end;
         Ok(())
     });
-    // What is not text is refused.
+    // Only input that is not text is refused.
     assert!(read.is_ok() || data.contains(&0) || data.starts_with(b"\xff\xfe") || data.starts_with(b"\xfe\xff"));
 });

@@ -1,4 +1,4 @@
-//! A configuration in TOML is a plan, or is refused with a list of problems that can be printed.
+//! A configuration in TOML becomes a plan, or a list of problems that can be printed.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use millrace_pipelines::STAGES;
@@ -8,11 +8,11 @@ fuzz_target!(|data: &[u8]| {
     let path = std::env::temp_dir().join(format!("millrace-fuzz-{}.toml", std::process::id()));
     std::fs::write(&path, data).unwrap();
     match Plan::load(&path, &Overrides::default(), STAGES) {
-        // What a run leaves behind as its configuration must be one.
+        // The configuration that a run writes must be valid.
         Ok(plan) => {
             std::fs::write(&path, plan.resolved.to_toml()).unwrap();
             if let Err(problems) = Plan::load(&path, &Overrides::default(), STAGES) {
-                panic!("{problems}\nof what was written:\n{}", plan.resolved.to_toml());
+                panic!("{problems}\nin the written configuration:\n{}", plan.resolved.to_toml());
             }
         }
         Err(problems) => assert!(!problems.to_string().is_empty()),

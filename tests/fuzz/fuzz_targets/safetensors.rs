@@ -1,4 +1,4 @@
-//! A safetensors file is refused, or gives a tensor of the shape that was asked for.
+//! Reading a safetensors file returns an error, or a tensor of the requested shape.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use train::weights::TensorFile;

@@ -1,4 +1,4 @@
-//! A dump gives articles and bad pages, each at its place, in order.
+//! Reading a dump returns articles and unreadable pages in order, each with its position.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
@@ -6,7 +6,7 @@ use std::path::Path;
 use text::input::document::ReaderItem;
 use text::input::decompress::{Codec, Decompressed};
 
-// Panics of the crates that are used are caught where they are called, and no failures here.
+// Panics of dependencies are caught where they are called, so they are not failures of the target.
 fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |data: &[u8]| {
     let input = Decompressed::new(Cursor::new(data.to_vec()), Codec::Plain).unwrap();
     let mut last = 0;

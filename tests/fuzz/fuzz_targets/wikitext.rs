@@ -1,4 +1,4 @@
-//! Any wikitext gives text, which tidying does not change; so does text with leftovers of markup.
+//! Any wikitext, and any text with remains of markup, becomes text that a second normalization does not change.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use text::support::normalize::normalize;

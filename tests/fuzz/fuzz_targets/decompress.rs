@@ -1,18 +1,18 @@
-//! Whatever stands in a packed stream, it ends; what is called intact is the beginning of what was given. The first
-//! byte chooses the codec.
+//! Reading any compressed stream ends, and no more bytes are reported as intact than were returned. The first byte
+//! selects the codec.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use std::io::{Cursor, Read};
 use text::input::decompress::{Codec, Decompressed};
 
-// Panics of the crates that are used are caught where they are called, and no failures here.
+// Panics of dependencies are caught where they are called, so they are not failures of the target.
 fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |data: &[u8]| {
     let Some((choice, data)) = data.split_first() else { return };
     let codec = [Codec::Gzip, Codec::Zstd, Codec::Bzip2][usize::from(*choice) % 3];
     let mut input = Decompressed::new(Cursor::new(data.to_vec()), codec).unwrap();
     let mut found = 0;
     let mut buffer = [0; 4096];
-    // A few bytes may unpack to gigabytes.
+    // A few bytes may decompress to gigabytes.
     while found < 1 << 24 {
         let n = input.read(&mut buffer).unwrap();
         if n == 0 {
