@@ -39,7 +39,7 @@ pub fn plots(path: &Path, title: &str, about: &str, figures: &[Plot]) -> Result<
     let [name, about] = [title, about].map(html::escape);
     let body =
         format!("<header><h1>{name}</h1><p>{about}</p></header>\n<section class=\"plots\">\n{figures}</section>\n");
-    text::support::cache::write_whole(path, |out| Ok(out.write_all(page::document(title, &body).as_bytes())?))?;
+    contract::files::write_whole(path, |out| Ok(out.write_all(page::document(title, &body).as_bytes())?))?;
     Ok(())
 }
 
@@ -66,6 +66,6 @@ pub fn write(run_dir: &Path) -> Result<PathBuf> {
     };
     let path = run_dir.join(REPORT_FILE);
     let html = page::page(&seen);
-    text::support::cache::write_whole(&path, |out| Ok(out.write_all(html.as_bytes())?))?;
+    contract::files::write_whole(&path, |out| Ok(out.write_all(html.as_bytes())?))?;
     Ok(path)
 }

@@ -50,8 +50,8 @@ pub fn open(run_dir: &Path) -> Result<()> {
         .with_context(|| format!("cannot write into the run directory {at}"))
 }
 
-/// Rejects a directory in which another run has left files, unless that run is resumed; removes what a killed process was
-/// writing. The caller must hold the lock of the directory.
+/// Rejects a directory in which another run has left files, unless that run is resumed; removes what a killed process
+/// was writing. The caller must hold the lock of the directory.
 ///
 /// # Errors
 /// [`Usage`] if there is another run.
@@ -63,7 +63,7 @@ pub fn claim(run_dir: &Path, goes_on: bool) -> Result<()> {
         return Err(Usage(format!("{at} already holds a run: {how}")).into());
     }
     for entry in fs::read_dir(run_dir).with_context(|| format!("cannot read {at}"))?.flatten() {
-        // `text::support::cache::write_whole` names it so.
+        // The temporary name that `contract::files::write_whole` uses.
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with('.') && name.ends_with(".part") {
             let _ = fs::remove_file(entry.path());
@@ -165,5 +165,5 @@ pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, t
 
 /// Writes a file atomically.
 fn write(path: &Path, text: &str) -> Result<()> {
-    text::support::cache::write_whole(path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
+    contract::files::write_whole(path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
 }

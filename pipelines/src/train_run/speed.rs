@@ -3,19 +3,20 @@ use crate::machine::cores;
 use compute::cpu;
 use compute::kernels::gemm;
 use contract::Precision;
+use contract::files::write_whole;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use text::Cache;
-use text::support::cache::{hash_of, write_whole};
+use text::support::cache::hash_of;
 
 /// How long a measured rate is valid.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
 
 /// A cached measurement.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Kept {
+struct CachedRate {
     cpu: String,
     gemm: String,
     threads: usize,
@@ -32,8 +33,13 @@ pub fn full_speed(workers: usize) -> f64 {
         return known;
     }
     let gflops = gemm::rate::gemm_gflops(threads);
-    let kept =
-        Kept { cpu: cpu::description(), gemm: gemm::description(Precision::F32), threads, gflops, measured: now() };
+    let kept = CachedRate {
+        cpu: cpu::description(),
+        gemm: gemm::description(Precision::F32),
+        threads,
+        gflops,
+        measured: now(),
+    };
     // A rate that cannot be kept is measured again next time.
     let _ = keep(&file(threads), &kept);
     gflops
@@ -52,12 +58,12 @@ fn known(threads: usize) -> Option<f64> {
 
 /// The rate in `file`, if it was measured within a day before `now`.
 fn fresh(file: &Path, now: u64) -> Option<f64> {
-    let kept: Kept = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    let kept: CachedRate = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
     let age = now.checked_sub(kept.measured)?;
     (age < FRESH.as_secs() && kept.gflops > 0.0).then_some(kept.gflops)
 }
 
-fn keep(file: &Path, kept: &Kept) -> anyhow::Result<()> {
+fn keep(file: &Path, kept: &CachedRate) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(kept)?;
     write_whole(file, |out| Ok(out.write_all(text.as_bytes())?))
 }
@@ -82,7 +88,7 @@ mod tests {
         let file = folder.path().join("machine/rate.json");
         assert_eq!(fresh(&file, 0), None);
         let (cpu, gemm) = ("x".to_owned(), "AVX2, f32".to_owned());
-        keep(&file, &Kept { cpu, gemm, threads: 2, gflops: 123.5, measured: 1_000_000 }).unwrap();
+        keep(&file, &CachedRate { cpu, gemm, threads: 2, gflops: 123.5, measured: 1_000_000 }).unwrap();
         assert_eq!(fresh(&file, 1_000_000 + 86_399), Some(123.5));
         assert_eq!(fresh(&file, 1_000_000 + 86_400), None);
         assert_eq!(fresh(&file, 999_999), None, "from the future: a clock was set");

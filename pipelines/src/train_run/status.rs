@@ -1,5 +1,5 @@
-//! The state of a run. `status.json` contains what its process last wrote; a lock that the process holds tells whether it
-//! is still alive, however it ended.
+//! The state of a run: `status.json`, and a lock that the process of the run holds, which shows whether it is still
+//! alive however it ended.
 use crate::problem::Usage;
 use crate::show::Times;
 use anyhow::{Context, Result};
@@ -112,7 +112,7 @@ impl Hold {
                 let at = run_dir.display();
                 Err(Usage(format!("another process is using {at}: wait for it, or choose another --run-dir")).into())
             }
-            // A file system without locks: nobody can tell whether the run is alive, but it can run.
+            // On a file system without locks a run works, but `pipeline runs` cannot show whether it is alive.
             Err(TryLockError::Error(_)) => Ok(Self { path: run_dir.join(STATUS_FILE), _lock: None }),
         }
     }
@@ -123,7 +123,7 @@ impl Hold {
     /// If the file cannot be written.
     pub fn tell(&self, status: &Status) -> Result<()> {
         let text = serde_json::to_string_pretty(status)?;
-        text::support::cache::write_whole(&self.path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
+        contract::files::write_whole(&self.path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
     }
 
     /// Writes `status` if there is none yet. Ignores errors, since the original error matters more.

@@ -11,9 +11,11 @@
 //! - [`settings`]: a stage's TOML table as a value, and how it is built into a stage; [`keys`]: the keys of the table
 //! - [`registry`]: the types of stages by name; [`pretrained`]: models from checkpoints
 //! - [`prepare`]: what stages do before the graph runs; [`resources`]: what they provide for each other
+//! - [`files`]: files that appear complete or not at all
 //! - [`testing`]: an [`Emit`] that collects, for unit tests of stages
 #![forbid(unsafe_code)]
 
+pub mod files;
 pub mod keys;
 pub mod metrics;
 pub mod packet;

@@ -1,28 +1,30 @@
-//! A folder of files that are made once: each is named after the content it was made of, and is whole or not there.
+//! A folder of derived files, each named by a hash of the data that it was made from.
+pub use contract::files::write_whole;
+
 use crate::support::cache_entries::KINDS;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::fs::{File, FileTimes};
-use std::io::{BufWriter, ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// From this size on, a file's hash is remembered together with its size and time of change.
+/// Hashes of files of at least this size, in bytes, are cached by the stamp of the file.
 const REMEMBER_FROM: u64 = 64 << 20;
 
 /// The cache folder.
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
-    /// Kind and path of files that were not there when they were asked for.
+    /// Kind and path of files that did not exist when their path was requested.
     missing: Arc<Mutex<Vec<(&'static str, PathBuf)>>>,
 }
 
 impl Cache {
-    /// `folder`, or `$MILLRACE_CACHE`, or `$XDG_CACHE_HOME/millrace`, or `~/.cache/millrace`, or for a user without a home
-    /// `.millrace-cache` here: never a folder that others may have filled. Made when first written to.
+    /// The cache in `folder`, or else in `$MILLRACE_CACHE`, `$XDG_CACHE_HOME/millrace` or `~/.cache/millrace`. For a
+    /// user without a home directory it is `.millrace-cache` in the current directory, never a directory that other
+    /// users can write to. The folder is created by the first write.
     pub fn new(folder: Option<&str>) -> Self {
         let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let root = folder
@@ -34,7 +36,7 @@ impl Cache {
         Self { root, missing: Arc::default() }
     }
 
-    /// Where the file `key` of `kind` (one of [`KINDS`]) is or would be.
+    /// The path of the file `key` of `kind` (one of [`KINDS`]), whether or not it exists.
     pub fn file(&self, kind: &str, key: &str, extension: &str) -> PathBuf {
         let known = KINDS.iter().find(|(known, _)| *known == kind).map(|(known, _)| *known);
         debug_assert!(known.is_some(), "`{kind}` is not among cache_entries::KINDS");
@@ -45,7 +47,7 @@ impl Cache {
         path
     }
 
-    /// The kinds of the files that were missing when they were asked for, by this or a clone, and are there now.
+    /// The kinds of files that did not exist when their path was requested (from this value or a clone), and exist now.
     pub fn made(&self) -> BTreeSet<&'static str> {
         let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         missing.iter().filter(|(_, path)| path.exists()).map(|(kind, _)| *kind).collect()
@@ -87,21 +89,21 @@ impl Cache {
     }
 }
 
-/// What tells a file from what it was before, without reading it: its name, size and times, and on Unix its inode.
+/// Identifies the content of a file without reading it: by name, size and times, and on Unix by inode.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stamp(String);
 
 impl Stamp {
-    /// That of the file at `path`.
+    /// The stamp of the file at `path`.
     ///
     /// # Errors
-    /// If the system does not tell.
+    /// If the system cannot read it.
     pub fn of(path: &Path) -> Result<Self> {
         let about = std::fs::metadata(path).with_context(|| format!("cannot stat {}", path.display()))?;
         let changed = about.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos());
         let name = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         let mut stamp = format!("{} {changed} {}", about.len(), name.display());
-        // Who sets the time of modification back does not set these.
+        // Programs that restore the time of modification cannot restore these.
         #[cfg(unix)]
         {
             use std::os::unix::fs::MetadataExt;
@@ -110,10 +112,10 @@ impl Stamp {
         Ok(Self(stamp))
     }
 
-    /// An error if the file at `path` is another now.
+    /// Checks that the file at `path` still has this stamp.
     ///
     /// # Errors
-    /// If it is, or is gone.
+    /// If it has changed or no longer exists.
     pub fn check(&self, path: &Path) -> Result<()> {
         anyhow::ensure!(Self::of(path)? == *self, "{} has changed while it was read; run it again", path.display());
         Ok(())
@@ -125,16 +127,16 @@ pub fn hash_of(content: &[u8]) -> String {
     blake3::hash(content).to_hex().to_string()
 }
 
-/// Notes that files of the cache have just been used: their time of access, which `pipeline cache` shows.
+/// Sets the time of access of files of the cache, which `pipeline cache` shows, to now.
 pub fn used(paths: &[&Path]) {
     for path in paths {
         let now = FileTimes::new().set_accessed(SystemTime::now());
-        // Only a note: a cache that may only be read is as good.
+        // Errors are ignored, so that a read-only cache works.
         let _ = File::open(path).and_then(|file| file.set_times(now));
     }
 }
 
-/// A key made of several parts.
+/// The hash of several parts, which differs for any other division into parts.
 pub fn key(parts: &[&str]) -> String {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
@@ -144,78 +146,9 @@ pub fn key(parts: &[&str]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Writes a file that appears whole or not at all: temporary name, fsync, rename. An existing regular file is replaced.
-///
-/// # Errors
-/// If something other than a regular file is at `path`: renaming would destroy a device, or a link instead of what it
-/// leads to. If `write` fails or the file cannot be written; then nothing is left of it.
-pub fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    replaceable(path)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let (temporary, file) = temporary(folder, path)?;
-    let mut out = BufWriter::new(file);
-    let written = write(&mut out).and_then(|()| {
-        let done = out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| std::fs::rename(&temporary, path));
-        done.with_context(|| format!("cannot write {}", path.display()))
-    });
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    } else if let Ok(folder) = File::open(folder) {
-        // The name is durable when the folder is; some file systems cannot say so.
-        let _ = folder.sync_all();
-    }
-    written
-}
-
-/// Checks that a file may be written at `path`: there is none, or a regular one.
-///
-/// # Errors
-/// If something else is there, or it cannot be examined.
-pub fn replaceable(path: &Path) -> Result<()> {
-    let kind = match std::fs::symlink_metadata(path) {
-        Ok(found) => found.file_type(),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot write {}", path.display())),
-    };
-    let what = match (kind.is_file(), kind.is_symlink(), kind.is_dir()) {
-        (true, ..) => return Ok(()),
-        (_, true, _) => "a symbolic link: name the file it leads to, or remove it",
-        (.., true) => "a folder",
-        _ => "a device, pipe or socket: name a file",
-    };
-    bail!("cannot write {}: it is {what}", path.display())
-}
-
-/// A new file in `folder`, hidden, for what will be `path`. No other process has it, in whatever container it runs.
-fn temporary(folder: &Path, path: &Path) -> Result<(PathBuf, File)> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    loop {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let temporary = folder.join(format!(".{name}.{}.{number}.part", std::process::id()));
-        match File::create_new(&temporary) {
-            Ok(file) => return Ok((temporary, file)),
-            // That of another container whose process has the same number, or of a killed one.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot write {}", temporary.display())),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_failed_write_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a/b.txt");
-        assert!(write_whole(&path, |_| anyhow::bail!("no")).is_err());
-        assert_eq!(std::fs::read_dir(folder.path().join("a")).unwrap().count(), 0);
-        write_whole(&path, |out| Ok(out.write_all(b"yes")?)).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"yes");
-    }
 
     #[test]
     fn a_file_that_changes_has_another_stamp() {
@@ -230,40 +163,6 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
         let said = stamp.check(&path).unwrap_err().to_string();
         assert!(said.contains("has changed while it was read"), "{said}");
-    }
-
-    #[test]
-    fn only_regular_files_are_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let [file, link, dangling, inner] = ["a", "link", "dangling", "folder"].map(|name| folder.path().join(name));
-        std::fs::write(&file, "before").unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        std::os::unix::fs::symlink(folder.path().join("nowhere"), &dangling).unwrap();
-        std::fs::create_dir(&inner).unwrap();
-        for (path, why) in [(&link, "a symbolic link"), (&dangling, "a symbolic link"), (&inner, "a folder")] {
-            let error = write_whole(path, |_| panic!("not called")).unwrap_err().to_string();
-            assert!(error.contains(why), "{error}");
-        }
-        let error = write_whole(Path::new("/dev/null"), |_| panic!("not called")).unwrap_err().to_string();
-        assert!(error.contains("/dev/null: it is a device"), "{error}");
-        assert_eq!(std::fs::read(&file).unwrap(), b"before");
-        write_whole(&file, |out| Ok(out.write_all(b"after")?)).unwrap();
-        assert_eq!(std::fs::read(&file).unwrap(), b"after");
-    }
-
-    #[test]
-    fn a_temporary_file_of_another_container_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        let (first, _file) = temporary(folder.path(), &path).unwrap();
-        let number: u64 = first.to_str().unwrap().rsplit('.').nth(1).unwrap().parse().unwrap();
-        for taken in number..number + 50 {
-            let _ = std::fs::write(folder.path().join(format!(".a.{}.{taken}.part", std::process::id())), "theirs");
-        }
-        write_whole(&path, |out| Ok(out.write_all(b"ours")?)).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"ours");
-        let theirs = std::fs::read_dir(folder.path()).unwrap().flatten().filter(|entry| entry.path() != path);
-        assert_eq!(theirs.filter(|entry| std::fs::read(entry.path()).unwrap() == b"theirs").count(), 50);
     }
 
     #[test]

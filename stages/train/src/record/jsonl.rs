@@ -2,6 +2,7 @@
 use super::{Sink, StepLine};
 use anyhow::{Context, Result};
 use contract::Step;
+use contract::files::write_whole;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use std::path::{Path, PathBuf};
 /// The file of a run directory with one JSON object per step.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 
-/// Opens the file of a run that starts at step `first`; lines of later steps are removed. It is created with its first line.
+/// Opens the file of a run that starts at step `first`; lines of later steps are removed. It is created with its first
+/// line.
 ///
 /// # Errors
 /// If the file cannot be rewritten.
@@ -62,8 +64,5 @@ fn keep_before(path: &Path, step: Step) -> Result<()> {
     };
     let before = |line: &&str| serde_json::from_str::<StepLine>(line).is_ok_and(|line| line.step < step);
     let kept: String = text.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
-    let temporary = path.with_extension("jsonl.tmp");
-    std::fs::write(&temporary, kept)
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .with_context(|| format!("cannot write {}", path.display()))
+    write_whole(path, |out| Ok(out.write_all(kept.as_bytes())?))
 }

@@ -5,6 +5,7 @@
 use super::{METRICS_FILE, Sink, StepLine, read_metrics};
 use anyhow::{Context, Result, ensure};
 use contract::Step;
+use contract::files::write_whole;
 use prost::Message;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -87,10 +88,7 @@ impl EventFile {
         let create = || -> Result<Self> {
             fs::create_dir_all(folder)?;
             let mut earlier: Vec<PathBuf> = fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
-            earlier.retain(|path| {
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                name.starts_with(NAME.0) && name.ends_with(NAME.1)
-            });
+            earlier.retain(|path| is_ours(&path.file_name().unwrap_or_default().to_string_lossy()));
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             // The name sorts after all earlier ones: TensorBoard reads files in order of their names and never goes
             // back.
@@ -103,9 +101,7 @@ impl EventFile {
                 record(&Event { wall_time: now.as_secs_f64(), ..event }, &mut bytes);
             }
             steps.iter().for_each(|line| record(&event(line), &mut bytes));
-            let temporary = folder.join(".events.part");
-            fs::write(&temporary, bytes)?;
-            fs::rename(&temporary, &path)?;
+            write_whole(&path, |out| Ok(out.write_all(&bytes)?))?;
             for path in &earlier {
                 fs::remove_file(path)?;
             }
@@ -114,6 +110,12 @@ impl EventFile {
         };
         create().with_context(|| format!("cannot write event files in {}", folder.display()))
     }
+}
+
+/// Whether a file is an event file of this program, or a temporary one that a killed process has left.
+fn is_ours(name: &str) -> bool {
+    let (visible, hidden) = (name.ends_with(NAME.1), name.starts_with('.') && name.ends_with(".part"));
+    name.trim_start_matches('.').starts_with(NAME.0) && (visible || hidden)
 }
 
 impl Sink for EventFile {
