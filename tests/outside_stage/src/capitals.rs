@@ -1,5 +1,5 @@
-//! The filter `capitals`: lists, headlines and boilerplate have many capitals. RefinedWeb (Penedo et al. 2023, appendix G.2)
-//! removes lines that are mainly upper case; this drops texts that are.
+//! The filter `capitals`: drops texts in which too many letters are capitals, as in lists, headlines and boilerplate.
+//! (RefinedWeb, Penedo et al. 2023, appendix G.2, removes single lines that are mainly upper case.)
 use contract::{Result, StageKeys};
 use serde::{Deserialize, Serialize};
 use text::filter::{Filter, Rule, Verdict};

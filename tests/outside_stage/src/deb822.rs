@@ -1,5 +1,6 @@
-//! The source `deb822`: records of `Key: value` lines between blank lines, as Debian's control files have them. A value goes on
-//! in lines that begin with a space, one of which is empty if it is a dot; lines that begin with # are comments.
+//! The source `deb822`: records of `Key: value` lines, separated by blank lines, as in Debian's control files. A value
+//! continues on lines that begin with a space (a single dot stands for an empty line); lines that begin with # are
+//! comments.
 use contract::{Problem, Result, StageKeys};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,4 @@
-//! The optimizer `lion` (Chen et al. 2023, algorithm 2): the sign of a mean of gradients, one tensor of state.
+//! The optimizer `lion` (Chen et al. 2023, algorithm 2): updates by the sign of a running mean of gradients.
 use contract::{ParameterSpec, StageKeys, Tensor};
 use serde::{Deserialize, Serialize};
 use train::optimize::{Optimizer, UpdateScalars};

@@ -1,4 +1,4 @@
-//! `pipeline` with a stage more of every kind, from a crate of its own. A file a stage; this is all else that it takes.
+//! `pipeline` with five additional stage types, each in a file of its own. This is the whole program.
 mod capitals;
 mod deb822;
 mod lion;

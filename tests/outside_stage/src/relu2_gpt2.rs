@@ -1,5 +1,5 @@
-//! The model `relu2_gpt2`: GPT-2 with ReLU² (So et al. 2021, Primer) in place of GELU. An activation function is a kernel and a
-//! value: [`RELU2`]. transformers has it as `relu2`, so it loads these checkpoints as well.
+//! The model `relu2_gpt2`: GPT-2 with ReLU² (So et al. 2021, Primer) instead of GELU. The activation function is a
+//! kernel and a value, [`RELU2`]. `transformers` calls it `relu2` and therefore loads these checkpoints too.
 use compute::models::activation::{Activation, Pointwise};
 use compute::models::{Architecture, Gpt2Shape, Transformer};
 use contract::{Facts, Result, StageKeys};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use train::forward::gpt2::Gpt2;
 use train::forward::{ModelType, Sizes};
 
-/// GPT-2 with ReLU²: it has the keys of `gpt2`.
+/// GPT-2 with ReLU². It has the same keys as `gpt2`.
 #[derive(Clone, Default, Serialize, Deserialize, StageKeys)]
 pub struct Relu2Gpt2 {
     #[serde(flatten)]
@@ -16,7 +16,7 @@ pub struct Relu2Gpt2 {
 }
 
 impl ModelType for Relu2Gpt2 {
-    const SUMMARY: &'static str = "GPT-2 with ReLU² (So et al. 2021) in place of GELU";
+    const SUMMARY: &'static str = "GPT-2 with ReLU² (So et al. 2021) instead of GELU";
     const EXAMPLE: &'static str = "type = \"relu2_gpt2\"\nlayers = 6\nheads = 6\nwidth = 384\n";
 
     fn model(&self, sizes: &Sizes, facts: &Facts) -> Transformer {
