@@ -11,7 +11,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use text::TextProblem;
 
-/// A `pipeline` with the stages it knows. A crate with a stage of its own has a `main` of one line:
+/// The program `pipeline` with a list of stage types. A crate that adds stage types has a `main` of one line:
 ///
 /// ```no_run
 /// # use millrace_pipelines::{App, STAGES};
@@ -94,7 +94,8 @@ fn is_closed_pipe(error: &Error) -> bool {
     error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed_pipe)
 }
 
-/// Prints an error on standard error, in lines that fit the terminal. Does not panic if standard error cannot be written.
+/// Prints an error on standard error, in lines that fit the terminal. Does not panic if standard error cannot be
+/// written.
 fn complain(text: &str) {
     let mut err = std::io::stderr();
     let color = Color::of(std::env::args_os()).on(err.is_terminal());

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use text::Tokenizer;
 use train::weights::{Start, StartFiles};
 
-/// Keys of `config.json` without which the weights mean the same: positions are bounded by the shapes of tensors where they
-/// have any, and the end of a text is compared with the tokenizer.
+/// Keys of `config.json` without which the weights mean the same: positions are bounded by the shapes of tensors where
+/// they have any, and the end of a text is compared with the tokenizer.
 const MEANINGLESS: [&str; 4] = ["max_position_embeddings", "n_ctx", "bos_token_id", "eos_token_id"];
 
 /// A model in a folder: `config.json`, `model.safetensors` and a tokenizer.
@@ -60,12 +60,13 @@ impl ModelFolder {
     /// The tokenizer beside the model.
     ///
     /// # Errors
-    /// If there is none, or it cannot be used here.
+    /// If there is none, or it is not supported.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Tokenizer::from_folder(&self.folder, end_of_text(&self.config))
     }
 
-    /// The tokens that end a text: those of `generation_config.json`, or else of `config.json`, or else `<|endoftext|>`.
+    /// The tokens that end a text: those of `generation_config.json`, or else of `config.json`, or else
+    /// `<|endoftext|>`.
     ///
     /// # Errors
     /// If `generation_config.json` is there and cannot be read.
@@ -77,8 +78,8 @@ impl ModelFolder {
         Ok(given.unwrap_or_else(|| vec![tokenizer.end_of_text()]))
     }
 
-    /// What in `config` and `tokenizer`, those of a run, differs from this model in a way that gives its weights another
-    /// meaning: the name and how it differs.
+    /// What in `config` and `tokenizer`, those of a run, differs from this model in a way that gives its weights
+    /// another meaning: the name and how it differs.
     ///
     /// # Errors
     /// If the model's tokenizer is there and cannot be read.
@@ -116,7 +117,7 @@ fn ids(value: &Value) -> Vec<u32> {
 /// The model that `config` describes, of the first of `stages` that has such a model.
 ///
 /// # Errors
-/// If there is none; then with the reason of a stage that has models of its kind.
+/// If no stage has such a model. If one has models of this kind, the error is its reason for rejecting `config`.
 fn of_config(config: &Value, stages: &[StageType]) -> Result<Pretrained> {
     let mut reason = None;
     for stage_type in stages {

@@ -1,6 +1,6 @@
-//! Problems a user can mend: what is wrong, where, the near miss, and the next move.
+//! Problems that a user can correct: what is wrong, where, the closest valid name, and what to do next.
 //!
-//! Everything wrong with a configuration is collected in [`Problems`] and shown at once:
+//! All problems of a configuration are collected in [`Problems`] and printed together:
 //!
 //! ```
 //! # use millrace_pipelines::problem::{Diagnostic, Origin, Problems};
@@ -21,26 +21,26 @@ use std::path::Path;
 /// Where a value comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody gave it.
+    /// The default.
     #[default]
     Default,
     /// A line of a file.
     File {
-        /// The file, as it was named.
+        /// The file, as the user named it.
         file: String,
         /// The line, from 1; 0 means the file as a whole.
         line: usize,
     },
-    /// A line of a file that an option brought in (`--stage`).
+    /// A line of a file that the option `--stage` names.
     StageFile {
-        /// The file, as it was named.
+        /// The file, as the user named it.
         file: String,
         /// The line, from 1; 0 means the file as a whole.
         line: usize,
     },
-    /// An option of the command line, as it was written.
+    /// An option of the command line, as written.
     Option(String),
-    /// Nowhere: the plan was made in code.
+    /// None: the plan was made in code.
     Code,
 }
 
@@ -50,7 +50,7 @@ impl Origin {
         Self::File { file: file.into(), line: 0 }
     }
 
-    /// The same file, another line; anything that is not a file stays what it is.
+    /// The same file with another line. Origins that are not files are returned unchanged.
     pub(crate) fn on_line(&self, line: usize) -> Self {
         match self {
             Self::File { file, .. } => Self::File { file: file.clone(), line },
@@ -74,36 +74,36 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// What is wrong, in a line.
+    /// What is wrong, on one line.
     pub message: String,
     /// Where.
     pub origin: Origin,
-    /// What may have been meant instead, best first.
+    /// Valid names that are similar, the most similar first.
     pub similar: Vec<String>,
-    /// What to do now.
+    /// What to do next.
     pub next: Option<String>,
-    /// Lines of the file around it, already laid out.
+    /// The lines of the file around it, formatted.
     pub excerpt: Option<String>,
     /// Whether the system failed, and nothing has to be corrected: exit code 1 instead of 2.
     pub failed: bool,
 }
 
 impl Diagnostic {
-    /// `message` at `origin`.
+    /// A problem with `message` at `origin`.
     pub fn new(message: impl Into<String>, origin: Origin) -> Self {
         Self { message: message.into(), origin, similar: Vec::new(), next: None, excerpt: None, failed: false }
     }
 
-    /// Adds those of `known` that look like `wrong`.
+    /// Adds the names in `known` that are similar to `wrong`.
     pub fn similar_to<'a>(mut self, wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         self.similar = similar(wrong, known);
         self
     }
 
-    /// Adds the next move.
+    /// Adds what to do next.
     pub fn next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());
         self
@@ -126,17 +126,17 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Everything that is wrong, in the order in which it was found.
+/// All problems, in the order in which they were found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems(pub Vec<Diagnostic>);
 
 impl Problems {
-    /// Adds one.
+    /// Adds a problem.
     pub fn push(&mut self, problem: Diagnostic) {
         self.0.push(problem);
     }
 
-    /// True if nothing is wrong.
+    /// Whether there are no problems.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -155,7 +155,7 @@ impl Problems {
         });
     }
 
-    /// `value` if nothing is wrong.
+    /// Returns `value` if there are no problems.
     pub fn or<T>(self, value: T) -> Result<T, Problems> {
         if self.is_empty() { Ok(value) } else { Err(self) }
     }
@@ -181,13 +181,14 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// A command that cannot be carried out as it was given: exit code 2.
+/// An error in how the program was called, which exits with code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
 
 impl Usage {
-    /// `why` of a path and, if there is no such file, the name in its folder that is most like it.
+    /// The error that `path` followed by `why` states. If there is no such file, the most similar name in its folder is
+    /// added.
     pub(crate) fn of(path: &Path, why: &str) -> Self {
         let near = text::support::problem::similar_file(path).filter(|_| !path.exists());
         Self(format!("{} {why}{}", path.display(), near.map(|name| format!("; similar: {name}")).unwrap_or_default()))
@@ -203,7 +204,7 @@ pub fn is_of_the_system(error: &anyhow::Error) -> bool {
     error.chain().any(of_the_system)
 }
 
-/// Those of `known` that `wrong` may have been meant to be, best first, at most three.
+/// Up to three names in `known` that are similar to `wrong`, the most similar first.
 pub fn similar<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let plain = |s: &str| s.to_lowercase().replace('-', "_");
     let wrong = plain(wrong);

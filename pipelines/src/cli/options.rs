@@ -37,7 +37,7 @@ pub enum Color {
 pub enum Shown {
     /// In place on a terminal, plain lines elsewhere.
     Auto,
-    /// Plain lines now and then.
+    /// Plain lines from time to time.
     Plain,
     /// Not at all.
     None,

@@ -1,4 +1,4 @@
-//! Runs a graph on worker threads until it is finished, or anything has failed anywhere.
+//! Runs a graph on worker threads until it is finished, or until anything fails on any of them.
 use super::failure::Failure;
 use super::graph::build;
 use super::timing::{StageTiming, Stopwatch, WorkerTiming};
@@ -10,10 +10,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use timely::worker::Worker;
 
-/// How often a parked worker looks whether another has failed.
-const LOOK_UP: Duration = Duration::from_millis(50);
+/// How often a parked worker checks whether another worker has failed.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A graph and how to run it.
+/// A graph and its environment.
 pub struct Job {
     /// The stages and how they are connected.
     pub stages: Vec<PlannedStage>,
@@ -21,7 +21,7 @@ pub struct Job {
     pub env: Env,
     /// State of stages from the checkpoint that this run resumes from.
     pub saved: Vec<Saved>,
-    /// How many steps sources may be ahead; at least 1.
+    /// How many steps ahead of the optimizer sources may read; at least 1.
     pub prefetch: u64,
 }
 
@@ -33,10 +33,10 @@ pub fn execute(job: Job) -> Result<Vec<WorkerTiming>> {
     threads(job.env.workers, move |worker, failure| Ok(work(worker, &job, failure)))
 }
 
-/// Runs `work`, which builds dataflows and [steps](finish) until they are finished, on `workers` threads.
+/// Runs `work` on `workers` threads. `work` builds dataflows and [runs](finish) them until they are finished.
 ///
 /// # Errors
-/// The first failure noted on any worker; all of them stop.
+/// The first failure on any worker; all workers stop.
 pub fn threads<R: Default + Send + 'static>(
     workers: usize,
     work: impl Fn(&mut Worker, &Failure) -> Result<R> + Send + Sync + 'static,
@@ -45,7 +45,7 @@ pub fn threads<R: Default + Send + 'static>(
     let noted = failure.clone();
     let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
     let guards = timely::execute(config, move |worker| {
-        // Whatever a panic outside a stage leaves half-built must go, or timely would wait for it for ever.
+        // timely would wait for ever for a dataflow that a panic has left incomplete, so all are dropped.
         let result = failure.guard("(engine)", None, || work(worker, &failure));
         for dataflow in worker.installed_dataflows() {
             failure.guard("(engine)", None, || {
@@ -60,7 +60,7 @@ pub fn threads<R: Default + Send + 'static>(
     for guard in guards.join() {
         match guard {
             Ok(result) => results.push(result),
-            // timely passes on only that a worker panicked.
+            // timely reports only that a worker panicked, not the message.
             Err(_) => noted.note(panics::last().context("in a worker")),
         }
     }
@@ -70,12 +70,12 @@ pub fn threads<R: Default + Send + 'static>(
     }
 }
 
-/// Steps until the worker's dataflows are finished or anything has failed anywhere.
+/// Steps until the worker's dataflows are finished, or until anything fails on any worker.
 pub fn finish(worker: &mut Worker, failure: &Failure) {
-    while !failure.happened() && worker.step_or_park(Some(LOOK_UP)) {}
+    while !failure.happened() && worker.step_or_park(Some(CHECK_INTERVAL)) {}
 }
 
-/// What one worker does.
+/// The work of one worker.
 fn work(worker: &mut Worker, job: &Job, failure: &Failure) -> WorkerTiming {
     let ids: Vec<String> = job.stages.iter().map(|stage| stage.id.clone()).collect();
     let env = Env { worker: worker.index(), ..job.env.clone() };
@@ -93,7 +93,7 @@ fn work(worker: &mut Worker, job: &Job, failure: &Failure) -> WorkerTiming {
     timing
 }
 
-/// A stage of this worker, with the saved state of the lanes that the worker owns now.
+/// Builds a stage of this worker and loads the saved state of the lanes that the worker owns.
 fn restored(job: &Job, at: usize, env: &Env) -> Result<Built> {
     let stage = &job.stages[at];
     let upstream = upstream(&job.stages, at).into_iter().rev().map(|at| job.stages[at].id.clone()).collect();

@@ -26,12 +26,12 @@ struct Connection {
     feedback: bool,
 }
 
-/// An edge of the graph: the index of its connection, and whether it is the initial edge, without the delay of one step,
-/// that a connection with feedback has besides its own.
+/// An edge of the graph: the index of its connection, and whether it is the initial edge, without the delay of one
+/// step, that a connection with feedback has besides its own.
 type EdgeKey = (usize, bool);
 
-/// Builds the graph of `stages` in `scope`; `built` are this worker's stages, in the same order. Returns the counters of
-/// the time (ns) that sources work on their threads, by stage.
+/// Builds the graph of `stages` in `scope`; `built` are this worker's stages, in the same order. Returns the counters
+/// of the time (ns) that sources work on their threads, by stage.
 pub fn build<'scope>(
     scope: Scope<'scope, Step>,
     stages: &[PlannedStage],
@@ -42,13 +42,13 @@ pub fn build<'scope>(
 ) -> Vec<(String, Arc<AtomicU64>)> {
     let connections = connections(stages);
     let mut graph = GraphBuilder::new(scope, stages, &connections, env, prefetch, failure);
-    // The ends of loops come first: their edges are there before the operators that feed them.
+    // Feedback edges come first, because an edge must exist before the operators that it connects.
     graph.add_feedback();
     for (source, _) in built.iter().enumerate().filter(|(_, built)| matches!(built, Built::Source(_))) {
         graph.add_source_inputs(source);
     }
     let inputs = |to: usize| connections.iter().filter(|c| c.to == to && !c.feedback).map(|c| c.from).collect();
-    // Plans have no cycle within a step, and edges of saved state lead to stages that save nothing.
+    // There is no cycle: plans have none within a step, and edges of saved state lead to stages that save nothing.
     let order = order(stages.len(), &inputs).unwrap_or_else(|cycle| panic!("a cycle within a step: {cycle:?}"));
     // timely schedules operators in the order in which their builders are made. Downstream stages come first, so that
     // work that is there gets done (gradients are summed, also those of other workers) before more is begun.
@@ -233,8 +233,8 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
         }
     }
 
-    /// Does the stage directly feed the one that updates? When all of those are done with a step, it can still become
-    /// the last.
+    /// Whether the stage directly feeds the stage that updates parameters. When all such stages are done with a step,
+    /// the step can still become the last one.
     fn feeds_updates(&self, s: usize) -> bool {
         self.updates.is_some_and(|updates| {
             let direct = |c: &Connection| c.from == s && c.to == updates && !c.feedback && c.kind != Kind::Saved;
@@ -276,7 +276,7 @@ fn connections(stages: &[PlannedStage]) -> Vec<Connection> {
     connections
 }
 
-/// Stage `s` and the stages from which something flows to it within a step.
+/// Stage `s` and the stages whose packets reach it within a step.
 fn upstream(connections: &[Connection], s: usize) -> Vec<usize> {
     let mut seen = vec![s];
     let mut at = 0;

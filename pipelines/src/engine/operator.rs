@@ -117,7 +117,7 @@ pub fn stage_operator<'scope>(
 
     let mut ports: Vec<usize> = inputs.iter().map(|input| input.port).collect();
     let inputs = inputs.into_iter().map(|input| packet_input(&mut builder, input.edge, input.route)).collect();
-    // The decision counts as a stream port of its own: it keeps the step open until it has arrived.
+    // The decision is an additional stream port: the step stays open until it has arrived.
     let decisions = decisions.map(|decisions| {
         ports.push(roles.len());
         roles.push(Role::Stream);
@@ -355,7 +355,7 @@ impl MicroBatchInFlight {
         let (flag, wake) = (Arc::clone(&self.flag), self.wake.clone());
         Ticket::new(move || {
             flag.store(false, Ordering::Release);
-            // Fails if the worker has ended, and then there is nothing to wake.
+            // Fails if the worker has ended; then there is no operator to wake.
             let _ = wake.activate();
         })
     }

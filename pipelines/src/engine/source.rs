@@ -19,8 +19,8 @@ use timely::scheduling::SyncActivator;
 pub struct SourceSpec<'scope> {
     /// The source.
     pub source: Box<dyn Source>,
-    /// The demand of the stages that pull, one for each packet, in order. Without it, a lane's step ends when the source
-    /// says so.
+    /// The demand of the stages that pull, one for each packet, in order. Without it, a lane's step ends when the
+    /// source says so.
     pub demands: Option<Demands<'scope>>,
     /// Its frontier is one step after the one that the slowest worker is working on.
     pub throttle: Stream<'scope, Step, Vec<()>>,
@@ -151,14 +151,14 @@ impl SourceOperator {
         state.unanswered += packets.iter().filter(|packet| packet.lane().is_some()).count();
         packets.into_iter().for_each(|packet| self.outputs.send(packet, state.step, true));
         let more = turn == Turn::More;
-        // Otherwise `take_demand` goes on.
+        // Otherwise `take_demand` calls `go_on`.
         if self.demands.is_none() || state.unanswered == 0 {
             self.go_on(lane, more);
         }
     }
 
-    /// Goes on with a lane once the last packet of a reply has been answered. The answers to the others do not count: how
-    /// often the source is called must not depend on how fast its packets are processed.
+    /// Goes on with a lane once the last packet of a reply has been answered. The answers to the others do not count:
+    /// how often the source is called must not depend on how fast its packets are processed.
     fn take_demand(&mut self, demand: Demand) {
         let Some(state) = self.lanes.get_mut(&demand.lane) else { return };
         if state.done || demand.step != state.step {

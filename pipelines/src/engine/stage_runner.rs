@@ -15,7 +15,7 @@ struct Inbox {
 /// What a call to [`StageRunner::run_once`] did.
 #[derive(Debug, PartialEq)]
 pub enum Ran {
-    /// Nothing: there is nothing to do until another packet arrives.
+    /// Nothing, because there is nothing to do until another packet arrives.
     Idle,
     /// It called the stage.
     Called {

@@ -86,7 +86,7 @@ impl std::fmt::Debug for PlannedStage {
     }
 }
 
-/// A configuration with every value in it. Two are equal if they say the same, wherever it comes from.
+/// A complete configuration. Two are equal if their values are, whatever the origins of the values.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resolved {
     /// The `[run]` table.
@@ -192,8 +192,8 @@ impl Plan {
         problems.or(Plan { run: RunSettings::default(), stages, resolved: Resolved::default(), goal })
     }
 
-    /// Indices of [`stages`](Plan::stages) such that every stage comes after those that feed it, but for
-    /// feedback. The written order wherever that is such an order.
+    /// Indices of [`stages`](Plan::stages) in an order in which every stage follows those that feed it, except through
+    /// feedback. This is the order of the configuration if that is such an order.
     pub fn order(&self) -> Vec<usize> {
         order_of(&self.stages)
     }

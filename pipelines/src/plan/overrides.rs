@@ -1,4 +1,5 @@
-//! What the command line changes: `--stage`, `--set`, `--sample`, `--epochs`, `--workers`, in this order.
+//! Options of the command line that change the configuration: `--stage`, `--set`, `--sample`, `--epochs` and
+//! `--workers`, applied in this order.
 use super::files::{Raw, load_table, remove_alternative};
 use super::values::{Entry, Table, json_of_value};
 use crate::problem::{Diagnostic, Origin, Problems};
@@ -6,12 +7,13 @@ use contract::{StageKeys, StageType};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// What the command line changes in a configuration.
+/// Changes of a configuration by the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `--set`: `STAGE.KEY=VALUE` or `run.KEY=VALUE`. The value is TOML, or else a string.
     pub set: Vec<String>,
-    /// `--stage`: a stage and the file that takes the place of its table. Its `inputs` stay if the file has none.
+    /// `--stage`: a stage, and the file that replaces its table. If the file has no `inputs`, those of the stage are
+    /// kept.
     pub stage: Vec<(String, PathBuf)>,
     /// `--sample`: the same as `--set read.sample=N`.
     pub sample: Option<u64>,
@@ -52,7 +54,7 @@ impl Overrides {
     }
 }
 
-/// Does `--set` with `text` set `key` of the `[run]` table?
+/// Whether `--set` with `text` sets `key` of the `[run]` table.
 fn sets(text: &str, key: &str) -> bool {
     let path = text.split_once('=').map_or(text, |(path, _)| path);
     path.trim().strip_prefix("run.").is_some_and(|rest| rest.trim() == key)
@@ -88,7 +90,7 @@ fn set(raw: &mut Raw, text: &str, origin: Origin, registry: &[StageType], proble
     };
     let keys: Vec<String> = match toml_edit::Key::parse(path.trim()) {
         Ok(keys) => keys.iter().map(|key| key.get().to_owned()).collect(),
-        Err(_) => return problems.push(wrong(format!("`{path}` is no key"))),
+        Err(_) => return problems.push(wrong(format!("`{path}` is not a key"))),
     };
     let mut keys: &[String] = &keys;
     if keys.len() > 2 && keys[0] == "stage" && raw.stage("stage").is_none() {
@@ -114,7 +116,7 @@ fn set(raw: &mut Raw, text: &str, origin: Origin, registry: &[StageType], proble
     }
 }
 
-/// Sets `keys[0]` of `table`, or a place inside its value (which starts from the default).
+/// Sets `keys[0]` of `table`, or with more keys a part of its value, of which the rest is as before or the default.
 fn assign(table: &mut Table, keys: &[String], entry: Entry, defaults: &Value) -> Result<(), String> {
     let Some((key, inner)) = keys.split_first() else { return Ok(()) };
     if inner.is_empty() {
@@ -140,7 +142,7 @@ fn defaults_of(table: &Table, registry: &[StageType]) -> Value {
     registry.iter().find(|t| t.name == name).map(|t| t.defaults()).unwrap_or_default()
 }
 
-/// Every key that `--set` could name.
+/// All keys that `--set` can set.
 fn full_names(raw: &Raw, registry: &[StageType]) -> Vec<String> {
     let mut names: Vec<String> = super::RunSettings::keys().iter().map(|key| format!("run.{}", key.name)).collect();
     for (id, table) in &raw.stages {

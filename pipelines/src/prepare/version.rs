@@ -100,7 +100,7 @@ impl Folder {
                 );
                 return Err(Usage(why).into());
             }
-            // Some file systems cannot lock; then it is as if nobody else were there.
+            // Some file systems cannot lock; then other runs go unnoticed.
             Err(TryLockError::Error(_)) => {}
         }
         for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?.flatten() {

@@ -1,7 +1,6 @@
 //! Text in HTML.
 
-/// `text` such that it is text wherever it stands in HTML, also between double quotes. Characters that HTML cannot
-/// hold become `�`.
+/// Escapes `text` for use in HTML, also in attributes in double quotes. Characters that HTML does not allow become `�`.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

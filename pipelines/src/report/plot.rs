@@ -12,7 +12,7 @@ const LEFT: f64 = 52.0;
 const TOP: f64 = 8.0;
 const RIGHT: f64 = 16.0;
 const BOTTOM: f64 = 22.0;
-/// From so many points on, a share of outliers may lie beyond the vertical scale.
+/// With at least this many points, a fraction of outliers may lie outside the vertical range.
 const CLIP_FROM: usize = 50;
 
 /// How a line is drawn.

@@ -125,7 +125,7 @@ impl Line {
         Self::new(Box::new(std::io::stderr()), std::io::stderr().is_terminal(), style)
     }
 
-    /// Anywhere; text is laid out for standard error's terminal if `out` is one.
+    /// On `out`. If `out` is a terminal, it must be that of standard error, whose width is used.
     pub fn new(out: Box<dyn Write + Send>, terminal: bool, style: Style) -> Self {
         let cadence = Cadence::new(style.progress == Progress::InPlace);
         Self { out, terminal, style, began: Instant::now(), cadence, drawn: false, shown: None }
@@ -180,7 +180,7 @@ impl Line {
     }
 
     fn show(&mut self, shown: Shown) {
-        // Another kind of work begins a line of its own.
+        // Another kind of work begins a new line.
         if self.shown.as_ref().is_none_or(|before| before.verb() != shown.verb()) {
             self.finish();
         }

@@ -1,12 +1,13 @@
-//! What people see. Everything is a pure function to text, but for [`Line`], which writes.
+//! Output in the terminal. Everything is a pure function that returns text, except for [`Line`], which writes.
 //!
-//! - [`Training`], [`Work`]: the progress line, and [`Line`], which draws it on a terminal or now and then in a log
-//! - [`banner()`]: what a run says before it starts
+//! - [`Training`], [`Work`]: the progress line; [`Line`]: draws it on a terminal, or prints it from time to time to a
+//!   log
+//! - [`banner()`]: the facts that a run prints before it starts
 //! - [`table()`], [`stage_times`]: plain tables
-//! - [`graph`](graph()): the graph of a plan, drawn; [`Explanation`]: what `pipeline explain` says below it;
+//! - [`graph`](graph()): a drawing of a plan; [`Explanation`]: the estimates that `pipeline explain` prints below it;
 //!   [`inputs`](inputs()): the files that a plan reads
-//! - [`plan_summary`], [`stages`]: what `pipeline check` and `pipeline stages` print
-//! - [`human`]: numbers as people read them
+//! - [`plan_summary`], [`stages`]: the output of `pipeline check` and `pipeline stages`
+//! - [`human`]: numbers with units
 mod banner;
 mod explanation;
 mod graph;

@@ -1,8 +1,8 @@
-//! SIGINT, SIGTERM and SIGHUP: the first one ends training after its step, with a checkpoint. A second SIGINT or SIGTERM, or
-//! any of them while there is nothing to keep yet, ends the program at once.
+//! SIGINT, SIGTERM and SIGHUP: the first one ends training after the current step, with a checkpoint. A second SIGINT
+//! or SIGTERM exits immediately, and so does any of the three before training starts.
 //!
-//! SIGHUP says that the terminal is gone, and a shell may pass it on once more; a second one changes nothing. Where it is
-//! ignored (`nohup`), it stays ignored.
+//! SIGHUP means that the terminal was closed. A shell may send it twice, so a second one changes nothing. If it is
+//! ignored when the program starts (`nohup`), it stays ignored.
 use crate::engine::Stop;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -83,7 +83,7 @@ impl Interruption {
         Ok(())
     }
 
-    /// Training is over: there is nothing to wait for any more.
+    /// To be called after training: from then on, any signal exits immediately.
     pub fn over(&self) {
         self.set(true);
     }
@@ -111,7 +111,8 @@ impl Interruption {
     }
 }
 
-/// Does this process ignore SIGHUP, as under `nohup`? Where the system does not say, it does as far as we are concerned.
+/// Does this process ignore SIGHUP, as under `nohup`? Where the system does not say, it does as far as we are
+/// concerned.
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -59,7 +59,7 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
     };
     let introduction = banner(&introduction(&session, &plan, run_dir), line.columns());
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
-    // From what is said next on, a signal waits for the step.
+    // From here on, a signal ends the run after the current step.
     let (stop, noted) = (Arc::new(Stop::default()), Arc::clone(&printer));
     interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.warn(note))?;
     lock(&printer).line.note(&introduction);
@@ -180,8 +180,8 @@ fn begin(
 /// Refuses weights that mean something else in the run's model than in the one that they are from.
 ///
 /// # Errors
-/// [`Usage`] with every difference that `run.accept_differences` does not name, or with a name there that differs not; if
-/// the model cannot be read.
+/// [`Usage`] with every difference that `run.accept_differences` does not name, or with a name there that differs not;
+/// if the model cannot be read.
 fn compare_model(session: &mut Session, plan: &Plan, stages: &[StageType], folder: &Path) -> Result<()> {
     let at = folder.display();
     let key = "run.initial_checkpoint";

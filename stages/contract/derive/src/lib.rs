@@ -1,7 +1,7 @@
 //! `#[derive(StageKeys)]`: the keys of a stage's table, read from its settings struct.
 //!
-//! The doc comment of a field is the documentation of its key, and the only place where it is documented. Its default and
-//! its range can stand there too.
+//! The doc comment of a field is the only documentation of its key. An attribute of the field can state the default and
+//! the range of the key.
 #![forbid(unsafe_code)]
 
 use proc_macro2::TokenStream;
@@ -11,15 +11,15 @@ use syn::meta::ParseNestedMeta;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Data, DeriveInput, Error, Expr, ExprUnary, Field, Fields, Lit, Meta, Result, Token, Type, UnOp};
 
-/// Implements `contract::StageKeys` for a struct with named fields: one key a field, in their order.
+/// Implements `contract::StageKeys` for a struct with named fields: one key per field, in the same order.
 ///
-/// - The lines of the doc comment are joined by spaces. A field without one does not compile.
-/// - `#[serde(rename = "…")]` renames the key too; a field with `#[serde(skip)]` is none; the keys of one with
-///   `#[serde(flatten)]` are those of its type.
-/// - `#[key(min = 0, max = 1)]`: the least and the largest number, both allowed.
-/// - `#[key(default = 0.5)]`: the default. Where a field has one, `Default` is implemented too; the other fields are those of
-///   their type's `Default`.
-/// - `#[key(location)]` and `#[key(failure)]` are for keys that do not affect results: `contract::Effect`.
+/// - Every field needs a doc comment. Its lines are joined by spaces.
+/// - `#[serde(rename = "…")]` also renames the key. A field with `#[serde(skip)]` is not a key. A field with
+///   `#[serde(flatten)]` stands for the keys of its type.
+/// - `#[key(min = 0, max = 1)]` sets the smallest and the largest valid number.
+/// - `#[key(default = 0.5)]` sets the default. If any field has one, `Default` is implemented for the struct; fields
+///   without this attribute get the default of their type.
+/// - `#[key(location)]` and `#[key(failure)]` mark keys that do not affect results (`contract::Effect`).
 #[proc_macro_derive(StageKeys, attributes(key))]
 pub fn stage_keys(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = syn::parse_macro_input!(input as DeriveInput);
@@ -31,9 +31,9 @@ pub fn stage_keys(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
 #[derive(Debug, PartialEq)]
 enum Item {
     Key(Key),
-    /// Of this type, whose keys stand here.
+    /// The keys of this type.
     Flattened(Box<Type>),
-    /// No key.
+    /// Not a key.
     Skipped,
 }
 
@@ -44,7 +44,7 @@ struct Key {
     attributes: KeyAttributes,
 }
 
-/// What `#[key(…)]` says.
+/// The arguments of `#[key(…)]`.
 #[derive(Debug, PartialEq)]
 struct KeyAttributes {
     /// A variant of `contract::Effect`.
@@ -107,7 +107,7 @@ fn implementation(input: &DeriveInput, items: &[Item]) -> TokenStream {
     }
 }
 
-/// `impl Default`, if a key has a default.
+/// `impl Default`, if any key has a default.
 fn default(input: &DeriveInput, items: &[Item]) -> Option<TokenStream> {
     let Data::Struct(data) = &input.data else { return None };
     let of = |item: &Item| match item {
@@ -132,7 +132,7 @@ fn default(input: &DeriveInput, items: &[Item]) -> Option<TokenStream> {
     })
 }
 
-/// The fields of a struct, or what is wrong with all of them.
+/// The fields of a struct, or the errors of all of them.
 fn items(input: &DeriveInput) -> Result<Vec<Item>> {
     let Data::Struct(data) = &input.data else {
         return Err(Error::new_spanned(&input.ident, "StageKeys is derived for structs: a field is a key"));
@@ -185,7 +185,7 @@ fn documentation(attributes: &[Attribute]) -> String {
     lines.join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The value of a string literal. One that a declarative macro has passed on stands in an invisible group.
+/// The value of a string literal, which is in an invisible group if a declarative macro has passed it on.
 fn text(value: &Expr) -> Option<String> {
     match value {
         Expr::Lit(literal) => match &literal.lit {
@@ -197,7 +197,7 @@ fn text(value: &Expr) -> Option<String> {
     }
 }
 
-/// What `#[serde(…)]` says that matters here.
+/// The arguments of `#[serde(…)]` that affect keys.
 #[derive(Default)]
 struct SerdeAttributes {
     rename: Option<String>,

@@ -1,18 +1,18 @@
-//! What can be wrong with input. Each message says what, where, the near miss and the next move.
+//! Problems with input. Each message says what is wrong, where, the most similar name, and what to do next.
 use std::path::{Path, PathBuf};
 
-/// A problem with input that its user can mend. In an [`anyhow::Error`] it is found with `downcast_ref`.
+/// A problem with input that the user can correct. `downcast_ref` finds it in an [`anyhow::Error`].
 #[derive(Debug, thiserror::Error)]
 pub enum TextProblem {
-    /// A path of the configuration leads nowhere.
+    /// A path in the configuration does not exist.
     #[error("there is no file or folder {}{}{}", path.display(), near(similar), elsewhere(path))]
     Missing {
         /// The path.
         path: PathBuf,
-        /// A name beside it that is like it.
+        /// The most similar name in its folder.
         similar: Option<String>,
     },
-    /// A folder or pattern that gives no file.
+    /// A folder or pattern without files to read.
     #[error("{place} holds no file to read; what can be read: {readable}")]
     Nothing {
         /// The folder or pattern.
@@ -151,13 +151,13 @@ pub enum TextProblem {
 }
 
 impl TextProblem {
-    /// Can it be mended in the configuration (exit code 2), rather than in the data (1)?
+    /// Whether it is a problem of the configuration (exit code 2), not of the data (1).
     pub fn is_usage(&self) -> bool {
         use TextProblem::*;
         !matches!(self, Corrupt { .. } | Stopped { .. } | TooBad { .. } | RepeatedIds { .. } | Id { .. })
     }
 
-    /// Of [`Stopped`](Self::Stopped): without the advice.
+    /// The message; that of [`Stopped`](Self::Stopped) without the advice.
     pub fn place_and_cause(&self) -> String {
         match self {
             Self::Stopped { file, row_group, why } => format!("{}{}: {why}", file.display(), place(*row_group)),
@@ -170,7 +170,7 @@ fn near(similar: &Option<String>) -> String {
     similar.as_ref().map(|name| format!("; similar: {name}")).unwrap_or_default()
 }
 
-/// What to do about a path that is none of this file system.
+/// The advice for a path that looks like a URL, or like the name of something on the Hugging Face hub.
 fn elsewhere(path: &Path) -> &'static str {
     let text = path.to_string_lossy();
     let is_name = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));

@@ -130,8 +130,9 @@ fn remove(checkpoint: &Path) -> Result<()> {
     Ok(fs::remove_dir_all(&name)?)
 }
 
-/// Renames the checkpoints of `run_dir` that were written after `step`, because the run goes on from `step`: they are
-/// no longer part of it, are not counted by `keep`, and are not the model. Returns their new paths, oldest first.
+/// Renames the checkpoints of `run_dir` that were written after `step`, because the run resumes from `step`. They are
+/// no longer part of the run: `keep` does not count them, and no command uses them as the model. Returns their new
+/// paths, oldest first.
 ///
 /// # Errors
 /// If one cannot be renamed.
