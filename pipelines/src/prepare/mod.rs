@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use text::input::ingest::DocumentFile;
-use text::input::quarantine::Bad;
+use text::input::quarantine::Unreadable;
 use text::input::quarantine_file::of_records;
 use text::prepare::catalog::{self, Catalog, Hash};
 use text::prepare::scan_rows::{Known, RowStore, ScanRows};
@@ -148,7 +148,7 @@ struct Scanned {
     /// Location of their stored texts, by input row: file and row.
     texts: HashMap<u64, (u32, u64)>,
     /// What cannot be read, in input order.
-    bad: Vec<Bad>,
+    bad: Vec<Unreadable>,
 }
 
 /// Runs the first graph: new rows pass through the stages, the others are taken from the previous version's catalog.
@@ -173,8 +173,8 @@ fn scan(
         shown(line, "Reading", done, rows, Unit::Things("documents"), began);
     })?;
     let (lines, rest): (Vec<RecordBatch>, Vec<RecordBatch>) = records.into_iter().partition(catalog::has_lines);
-    let entries = rest.iter().map(of_records).collect::<Result<Vec<Vec<Bad>>>>()?;
-    let mut bad: Vec<Bad> = entries.into_iter().flatten().collect();
+    let entries = rest.iter().map(of_records).collect::<Result<Vec<Vec<Unreadable>>>>()?;
+    let mut bad: Vec<Unreadable> = entries.into_iter().flatten().collect();
     bad.sort_by_key(|bad| (bad.file, bad.row_group, bad.row));
     let catalog = Catalog::of(&lines)?;
     let (left, lost) = (catalog.len() as u64, bad.iter().map(|bad| bad.documents).sum::<u64>());
@@ -190,7 +190,7 @@ fn environment(prepared: &Preparation, workers: usize, lanes: u32, steps: u64) -
 /// Reports and writes the input that could not be read, and fails if it exceeds the limit.
 fn set_aside(
     prepared: &Preparation,
-    bad: Vec<Bad>,
+    bad: Vec<Unreadable>,
     catalog: &Catalog,
     folder: &Path,
     line: &mut Line,

@@ -5,7 +5,7 @@ use crate::corpus::survey::Survey;
 use crate::input::decompress::{Codec, Decompressed};
 use crate::input::document::{EmitItem, ReaderItem};
 use crate::input::ingest::DocumentFile;
-use crate::input::quarantine::Bad;
+use crate::input::quarantine::Unreadable;
 use crate::parquet::decode::failing;
 use crate::parquet::documents::records;
 use crate::support::problem::TextProblem;
@@ -103,13 +103,13 @@ pub fn found_at(
     content: &[u8],
     codec: Codec,
     read: impl FnOnce(Decompressed, EmitItem) -> Result<()>,
-) -> Result<(Vec<(u64, String)>, Vec<Bad>)> {
+) -> Result<(Vec<(u64, String)>, Vec<Unreadable>)> {
     let (mut documents, mut bad) = (Vec::new(), Vec::new());
     let input = Decompressed::new(Cursor::new(content.to_vec()), codec)?;
     read(input, &mut |found| {
         match found {
             ReaderItem::Document(document) => documents.push((document.offset, document.text.to_string())),
-            ReaderItem::Bad(one) => bad.push(one),
+            ReaderItem::Unreadable(one) => bad.push(one),
         }
         Ok(())
     })?;
@@ -121,7 +121,7 @@ pub fn found(
     content: &[u8],
     codec: Codec,
     read: impl FnOnce(Decompressed, EmitItem) -> Result<()>,
-) -> Result<(Vec<String>, Vec<Bad>)> {
+) -> Result<(Vec<String>, Vec<Unreadable>)> {
     let (documents, bad) = found_at(content, codec, read)?;
     Ok((documents.into_iter().map(|(_, text)| text).collect(), bad))
 }

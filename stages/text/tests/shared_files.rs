@@ -99,7 +99,7 @@ fn the_shared_dumps_hold_what_is_said_of_them() {
                     assert!(id.is_some() && article.revision.is_some(), "{name}: {}", article.title);
                     text += article.text.len();
                 }
-                ReaderItem::Bad(one) => bad.push(one),
+                ReaderItem::Unreadable(one) => bad.push(one),
             }
             Ok(())
         });

@@ -22,7 +22,7 @@ fn articles(path: &Path) -> (Pages, Vec<Article>) {
                 let id = d.id.as_deref().and_then(|id| id.rsplit_once('-')).unwrap().1.to_string();
                 articles.push((id, d.title, d.text.to_string()));
             }
-            ReaderItem::Bad(bad) => panic!("{}: {bad:?}", path.display()),
+            ReaderItem::Unreadable(bad) => panic!("{}: {bad:?}", path.display()),
         }
         Ok(())
     })

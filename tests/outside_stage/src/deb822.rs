@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use text::corpus::read_records::RecordFormat;
 use text::input::decompress::Decompressed;
 use text::input::document::{Document, EmitItem, ReaderItem};
-use text::input::quarantine::{Bad, Reason};
+use text::input::quarantine::{Reason, Unreadable};
 
 /// The keys of `deb822`.
 #[derive(Clone, Serialize, Deserialize, StageKeys)]
@@ -51,7 +51,7 @@ impl RecordFormat for Deb822 {
 
 impl Deb822 {
     fn record(&self, record: &[u8], offset: u64, emit: EmitItem) -> Result<()> {
-        let bad = |reason| ReaderItem::Bad(Bad::at(offset, reason, ""));
+        let bad = |reason| ReaderItem::Unreadable(Unreadable::at(offset, reason, ""));
         match std::str::from_utf8(record).map(|record| self.text(record)) {
             Ok(Some(text)) => emit(ReaderItem::Document(Document { text: &text, offset, ..Document::default() })),
             Ok(None) => emit(bad(Reason::NoColumn)),
@@ -86,7 +86,7 @@ mod tests {
         let mut emit = |one: ReaderItem| {
             found.push(match one {
                 ReaderItem::Document(Document { text, offset, .. }) => (offset, text.to_owned()),
-                ReaderItem::Bad(bad) => (bad.byte.unwrap(), bad.reason.to_string()),
+                ReaderItem::Unreadable(bad) => (bad.byte.unwrap(), bad.reason.to_string()),
             });
             Ok(())
         };

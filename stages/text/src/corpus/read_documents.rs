@@ -5,7 +5,7 @@ use crate::corpus::lanes::LaneReader;
 use crate::corpus::source_rows::SourceFiles;
 use crate::corpus::split::Split;
 use crate::input::attribution::attributions;
-use crate::input::format::{Access, LaidOut, Layout};
+use crate::input::format::{Access, Layout, WithLayout};
 use crate::input::ingest::{Ingested, Reading, ingest};
 use crate::input::paths::{InputFile, resolve};
 use crate::input::quarantine::OnBadData;
@@ -118,7 +118,7 @@ impl ReadDocuments {
         let layout = Layout { column: &self.column, separator: self.separator.as_deref() };
         let reading = |file: &'_ InputFile| match &file.format.access {
             Access::InPlace => Reading::InPlace(&self.column),
-            Access::Stream(reader) => Reading::Converted(Box::new(LaidOut(reader, layout))),
+            Access::Stream(reader) => Reading::Converted(Box::new(WithLayout(reader, layout))),
         };
         let files: Vec<_> = inputs.files.iter().map(|file| (file, reading(file))).collect();
         let Ingested { files, quarantine } = ingest(&files, self.on_bad_data, &cache, progress)?;

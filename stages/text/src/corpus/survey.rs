@@ -7,7 +7,7 @@ use crate::Progress;
 use crate::corpus::row_stages::RowStages;
 use crate::corpus::split::{Part, Split};
 use crate::corpus::survey_file;
-use crate::input::quarantine::{self, Bad, OnBadData, Reason};
+use crate::input::quarantine::{self, OnBadData, Reason, Unreadable};
 use crate::parquet::documents::{CACHE_IS_DAMAGED, DocumentStore, RowGroup, Seen};
 use crate::support::cache::{Cache, key, used};
 use crate::support::on_all_cores::on_all_cores;
@@ -26,7 +26,7 @@ pub struct Survey {
     /// Bytes of each row's text (0 if only tokens are known).
     pub bytes: Vec<u64>,
     /// Rows and row groups that cannot be read; all their rows are [`Part::Skipped`].
-    pub bad: Vec<Bad>,
+    pub bad: Vec<Unreadable>,
     /// Number of rows that stages drop, by reason; these rows are [`Part::Dropped`].
     pub dropped: BTreeMap<String, u64>,
 }
@@ -98,7 +98,7 @@ impl Survey {
     /// If a file cannot be read, or if there is bad data and the source is configured to stop on it.
     pub fn of(store: &DocumentStore, split: Split, progress: Progress) -> Result<Self> {
         let (mut surveyor, mut bad) = (Surveyor::new(split), Vec::new());
-        let mut set_aside = |one: Bad| match store.on_bad_data() {
+        let mut set_aside = |one: Unreadable| match store.on_bad_data() {
             OnBadData::Quarantine => {
                 bad.push(one);
                 Ok(())
@@ -114,8 +114,8 @@ impl Survey {
                     Seen::NotUtf8(byte) => {
                         let RowGroup { file, row_group, first, .. } = store.row_group(row).context("a row was read")?;
                         let (row, detail) = (Some(store.file_row(row) - first), format!("at its byte {byte}"));
-                        let bad = Bad { byte: None, ..Bad::at(0, Reason::NotUtf8, detail) };
-                        set_aside(Bad { file, row_group: Some(row_group), row, ..bad })?;
+                        let bad = Unreadable { byte: None, ..Unreadable::at(0, Reason::NotUtf8, detail) };
+                        set_aside(Unreadable { file, row_group: Some(row_group), row, ..bad })?;
                         ""
                     }
                 };
@@ -132,9 +132,9 @@ impl Survey {
                     return Err(e.context(CACHE_IS_DAMAGED));
                 }
                 let detail = why.trim_start_matches("cannot be decoded: ");
-                let lost = Bad { byte: None, ..Bad::at(0, Reason::RowGroup, detail) };
+                let lost = Unreadable { byte: None, ..Unreadable::at(0, Reason::RowGroup, detail) };
                 let documents = rows.end - next;
-                set_aside(Bad { file, row_group: Some(row_group), documents, ..lost })?;
+                set_aside(Unreadable { file, row_group: Some(row_group), documents, ..lost })?;
                 for row in std::mem::replace(&mut next, rows.end)..rows.end {
                     surveyor.row(store.file_row(row), b"", 0);
                 }

@@ -1,5 +1,5 @@
 //! What a reader emits: documents, and what could not be read as one.
-use crate::input::quarantine::Bad;
+use crate::input::quarantine::Unreadable;
 use anyhow::Result;
 
 /// A document as a reader finds it.
@@ -30,8 +30,8 @@ pub struct Document<'a> {
 pub enum ReaderItem<'a> {
     /// A document.
     Document(Document<'a>),
-    /// Something that should have been a document but cannot be read.
-    Bad(Bad),
+    /// A piece of input that cannot be read.
+    Unreadable(Unreadable),
 }
 
 /// The callback that receives the items of a reader.

@@ -33,8 +33,8 @@ pub struct StreamReader {
     /// Part of the cache key of converted files: the version of the reader, and the part of the layout that it uses.
     /// Changes when the same file would yield different documents.
     pub version: fn(Layout) -> String,
-    /// Emits each document of a file, given its decompressed content and its path, and a bad item for what cannot be
-    /// read.
+    /// Emits each document of a file, given its decompressed content and its path, and an item for each piece
+    /// that cannot be read.
     pub read: fn(Decompressed, &Path, Layout, EmitItem) -> Result<()>,
     /// How much of the decompressed bytes is text.
     pub share: TextShare,
@@ -45,17 +45,18 @@ pub trait DocumentReader {
     /// Part of the cache key of converted files. Changes when the same file would yield different documents.
     fn version(&self) -> String;
 
-    /// Emits each document of the file at `path`, given its decompressed content, and a bad item for what cannot be read.
+    /// Emits each document of the file at `path`, given its decompressed content, and an item for each piece that
+    /// cannot be read.
     ///
     /// # Errors
     /// If the file cannot be read, or is not of the format at all.
     fn read(&self, input: Decompressed, path: &Path, emit: EmitItem) -> Result<()>;
 }
 
-/// The reader of a format, for a layout.
-pub struct LaidOut<'a>(pub &'a StreamReader, pub Layout<'a>);
+/// The reader of a format, combined with the layout that the settings describe.
+pub struct WithLayout<'a>(pub &'a StreamReader, pub Layout<'a>);
 
-impl DocumentReader for LaidOut<'_> {
+impl DocumentReader for WithLayout<'_> {
     fn version(&self) -> String {
         (self.0.version)(self.1)
     }

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 pub struct DocumentFile {
     /// Its path.
     pub path: PathBuf,
-    /// The name of the file it was made from among the input ([`InputFile::name`]): rows without an id are identified by
-    /// it.
+    /// The name of the file it was made from among the input ([`InputFile::name`]): rows without an id are identified
+    /// by it.
     pub name: String,
     /// The column with the text.
     pub column: String,
@@ -92,8 +92,8 @@ pub fn ingest<F>(
     Ok(Ingested { files, quarantine })
 }
 
-/// Converts `input`, whose `stamp` must not change meanwhile, to `path`, and writes quarantined entries to `kept`, which
-/// exists whenever `path` does.
+/// Converts `input`, whose `stamp` must not change meanwhile, to `path`, and writes quarantined entries to `kept`,
+/// which exists whenever `path` does.
 fn make(
     (input, reader, stamp): (&Path, &dyn DocumentReader, &Stamp),
     on_bad_data: OnBadData,
@@ -110,13 +110,13 @@ fn make(
         let written = write_whole(path, |out| {
             let mut writer = DocumentWriter::new(out, input)?;
             quarantine::write(kept, |set_aside| {
-                let mut set_aside = |bad: quarantine::Bad| match on_bad_data {
+                let mut set_aside = |bad: quarantine::Unreadable| match on_bad_data {
                     OnBadData::Quarantine => set_aside(bad),
                     OnBadData::Stop => Err(bad.error(input).into()),
                 };
                 let passed = convert(input, reader, limit, read, &mut |found| match found {
                     ReaderItem::Document(document) => writer.push(&document),
-                    ReaderItem::Bad(bad) => set_aside(bad),
+                    ReaderItem::Unreadable(bad) => set_aside(bad),
                 })?;
                 let kept = passed.documents;
                 if doubtful.is_none() && passed.is_doubtful() {

@@ -7,7 +7,7 @@ use crate::input::decompress::{Decompressed, LONGEST, StreamState};
 use crate::input::document::{Document, EmitItem, ReaderItem};
 use crate::input::format::{Access, Format, KeySizes, StreamReader, TextShare};
 use crate::input::json_members::{members, object as json_object};
-use crate::input::quarantine::{Bad, Reason};
+use crate::input::quarantine::{Reason, Unreadable};
 use crate::support::problem::TextProblem;
 use anyhow::Result;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
@@ -34,7 +34,7 @@ pub static FORMAT: Format = Format {
 /// If this many lines, and every one so far, are not JSON, the file is not what its name says.
 const HOPELESS: u64 = 1000;
 
-/// Emits a document for each line of `input`, or a [`Bad`] entry if the line is not one.
+/// Emits a document for each line of `input`, or an [`Unreadable`] entry if the line is not one.
 ///
 /// # Errors
 /// [`TextProblem::Column`] if most lines are JSON objects but none has the column, [`TextProblem::NotOfFormat`] if the
@@ -80,7 +80,10 @@ pub fn read(input: Decompressed, path: &Path, column: &str, emit: EmitItem) -> R
                 if good + without == 0 && other == HOPELESS && !lines.packed {
                     break;
                 }
-                emit(ReaderItem::Bad(Bad { line: Some(number), ..Bad::at(offset, reason, detail) }))?;
+                emit(ReaderItem::Unreadable(Unreadable {
+                    line: Some(number),
+                    ..Unreadable::at(offset, reason, detail)
+                }))?;
             }
         }
     }
@@ -289,7 +292,7 @@ mod tests {
     use crate::input::decompress::Codec;
     use crate::testing::found;
 
-    fn read_all(content: &[u8], column: &str) -> (Vec<String>, Vec<Bad>) {
+    fn read_all(content: &[u8], column: &str) -> (Vec<String>, Vec<Unreadable>) {
         found(content, Codec::Plain, |input, emit| read(input, Path::new("a.jsonl"), column, emit)).unwrap()
     }
 

@@ -7,7 +7,7 @@
 use crate::input::decompress::{Decompressed, LONGEST, StreamState};
 use crate::input::document::{Document, EmitItem, ReaderItem};
 use crate::input::format::{Access, Format, StreamReader, TextShare};
-use crate::input::quarantine::{Bad, Reason};
+use crate::input::quarantine::{Reason, Unreadable};
 use crate::support::problem::TextProblem;
 use anyhow::Result;
 use memchr::memmem::Finder;
@@ -31,7 +31,8 @@ const WHOLE: usize = 64 << 10;
 const AT_LEAST: usize = 4 << 10;
 const AT_MOST: usize = 1 << 20;
 
-/// Emits each document of `input`, the content of the file at `path`, and a [`Bad`] entry for each that is not UTF-8.
+/// Emits each document of `input`, the content of the file at `path`, and an [`Unreadable`] entry for each that is not
+/// UTF-8.
 ///
 /// # Errors
 /// [`TextProblem::NotOfFormat`] if its beginning cannot be text in UTF-8.
@@ -121,7 +122,11 @@ impl Cutter<'_> {
             }
             Err(e) => {
                 let at = self.start + e.valid_up_to() as u64;
-                (self.emit)(ReaderItem::Bad(Bad::at(self.start, Reason::NotUtf8, format!("at byte {at}"))))?;
+                (self.emit)(ReaderItem::Unreadable(Unreadable::at(
+                    self.start,
+                    Reason::NotUtf8,
+                    format!("at byte {at}"),
+                )))?;
             }
         }
         self.overlong = false;
@@ -133,7 +138,11 @@ impl Cutter<'_> {
     /// Discards a document that is too long, except for its last `keep` bytes.
     fn give_up(&mut self, keep: usize) -> Result<()> {
         if !self.overlong {
-            (self.emit)(ReaderItem::Bad(Bad::at(self.start, Reason::TooLong, "no separator in 256 MiB")))?;
+            (self.emit)(ReaderItem::Unreadable(Unreadable::at(
+                self.start,
+                Reason::TooLong,
+                "no separator in 256 MiB",
+            )))?;
         }
         self.overlong = true;
         let end = self.buffer.len() - keep;
@@ -154,7 +163,7 @@ mod tests {
     use crate::input::decompress::Codec;
     use crate::testing::{found_at, pack};
 
-    fn documents(content: &[u8], separator: Option<&str>) -> (Vec<(u64, String)>, Vec<Bad>) {
+    fn documents(content: &[u8], separator: Option<&str>) -> (Vec<(u64, String)>, Vec<Unreadable>) {
         let read_all = |content: &[u8], codec| {
             found_at(&pack(codec, content), codec, |input, emit| read(input, Path::new("a.txt"), separator, emit))
                 .unwrap()
@@ -210,6 +219,6 @@ mod tests {
     fn a_document_in_another_encoding_is_set_aside_with_the_place() {
         let (found, bad) = documents(b"one|caf\xe9 au lait|three", Some("|"));
         assert_eq!(found, [(0, "one".to_string()), (17, "three".to_string())]);
-        assert_eq!(bad, [Bad::at(4, Reason::NotUtf8, "at byte 7")]);
+        assert_eq!(bad, [Unreadable::at(4, Reason::NotUtf8, "at byte 7")]);
     }
 }

@@ -1,8 +1,8 @@
 //! Unreadable data: its positions, reasons and counts, and the limit on them.
 //!
-//! A [`Bad`] entry stands for one document, for the rows that a lost row group declares, or for the estimated number of
-//! documents lost after a damaged position of a compressed stream. Entries are stored in the cache next to what was
-//! made without them, with the number of the file, so that a later run reports the same; a run's own
+//! A [`Unreadable`] entry stands for one document, for the rows that a lost row group declares, or for the estimated
+//! number of documents lost after a damaged position of a compressed stream. Entries are stored in the cache next to
+//! what was made without them, with the number of the file, so that a later run reports the same; a run's own
 //! `quarantine.parquet` contains paths.
 pub use crate::input::quarantine_file::{read, write};
 
@@ -64,9 +64,9 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// A piece of unreadable data.
+/// A piece of input that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bad {
+pub struct Unreadable {
     /// Index of the file among those that were read together.
     pub file: u64,
     /// The Parquet row group.
@@ -85,7 +85,7 @@ pub struct Bad {
     pub detail: String,
 }
 
-impl Bad {
+impl Unreadable {
     /// An entry for one document at byte `byte`, when a single file is read.
     pub fn at(byte: u64, reason: Reason, detail: impl Into<String>) -> Self {
         let detail = detail.into();
@@ -106,7 +106,7 @@ impl Bad {
 }
 
 /// The row groups among `bad`, which cannot be decoded: index of the file and of the row group.
-pub fn lost_row_groups(bad: &[Bad]) -> impl Iterator<Item = (u64, u64)> {
+pub fn lost_row_groups(bad: &[Unreadable]) -> impl Iterator<Item = (u64, u64)> {
     let lost = bad.iter().filter(|bad| bad.reason == Reason::RowGroup);
     lost.filter_map(|bad| Some((bad.file, bad.row_group?)))
 }
@@ -117,7 +117,7 @@ pub struct Counts(BTreeMap<Reason, u64>);
 
 impl Counts {
     /// Counts one entry.
-    pub fn add(&mut self, bad: &Bad) {
+    pub fn add(&mut self, bad: &Unreadable) {
         *self.0.entry(bad.reason).or_default() += bad.documents;
     }
 
@@ -151,11 +151,11 @@ pub struct Quarantine {
 enum Part {
     /// The entries are in a file written by [`write()`].
     Kept(PathBuf),
-    Held(Arc<Vec<Bad>>),
+    Held(Arc<Vec<Unreadable>>),
 }
 
 impl Part {
-    fn each(&self, f: &mut dyn FnMut(Bad) -> Result<()>) -> Result<()> {
+    fn each(&self, f: &mut dyn FnMut(Unreadable) -> Result<()>) -> Result<()> {
         match self {
             Part::Kept(path) => read(path, f),
             Part::Held(bad) => bad.iter().cloned().try_for_each(f),
@@ -175,7 +175,7 @@ impl Quarantine {
     }
 
     /// Adds entries that refer to the files `paths`.
-    pub fn hold(&mut self, bad: Vec<Bad>, paths: Vec<PathBuf>) {
+    pub fn hold(&mut self, bad: Vec<Unreadable>, paths: Vec<PathBuf>) {
         bad.iter().for_each(|bad| self.counts.add(bad));
         self.parts.push((Part::Held(Arc::new(bad)), paths));
     }
@@ -209,7 +209,7 @@ impl Quarantine {
     }
 
     /// Calls `f` with each entry and the path of its file.
-    pub fn each(&self, f: &mut dyn FnMut(&Path, Bad) -> Result<()>) -> Result<()> {
+    pub fn each(&self, f: &mut dyn FnMut(&Path, Unreadable) -> Result<()>) -> Result<()> {
         for (part, paths) in &self.parts {
             part.each(&mut |bad| f(paths.get(bad.file as usize).map_or(Path::new(""), PathBuf::as_path), bad))?;
         }
@@ -226,7 +226,7 @@ impl Quarantine {
                 Ok(())
             })?;
             let (summary, first) = (self.summary(), first.unwrap_or_default());
-            return Err(TextProblem::TooBad { summary, limit, first }.into());
+            return Err(TextProblem::TooMuchUnreadable { summary, limit, first }.into());
         }
         Ok(())
     }
@@ -247,8 +247,12 @@ mod tests {
     fn what_is_written_is_read_and_counted() {
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("kept.parquet");
-        let group = Bad { file: 1, row_group: Some(3), documents: 20, ..Bad::at(0, Reason::RowGroup, "no") };
-        let bad = [Bad { line: Some(7), ..Bad::at(99, Reason::NotJson, "eof") }, Bad { byte: None, ..group }];
+        let group =
+            Unreadable { file: 1, row_group: Some(3), documents: 20, ..Unreadable::at(0, Reason::RowGroup, "no") };
+        let bad = [
+            Unreadable { line: Some(7), ..Unreadable::at(99, Reason::NotJson, "eof") },
+            Unreadable { byte: None, ..group },
+        ];
         write(&kept, |push| bad.iter().cloned().try_for_each(push)).unwrap();
         let mut quarantine = Quarantine::default();
         assert!(quarantine.is_empty() && quarantine.check(0.0).is_ok());

@@ -1,5 +1,5 @@
 //! Unreadable data as a table: a file in the cache or in a run directory, or a packet.
-use crate::input::quarantine::{Bad, Reason};
+use crate::input::quarantine::{Reason, Unreadable};
 use crate::parquet::decode::{Damaged, Input, decode};
 use crate::support::cache::write_whole;
 use anyhow::{Context, Result, anyhow};
@@ -20,7 +20,7 @@ const ROW_GROUP: usize = 4096;
 pub const FILE_NUMBER: &str = "file";
 
 /// Writes entries to a file of the cache.
-pub fn write(path: &Path, entries: impl FnOnce(&mut dyn FnMut(Bad) -> Result<()>) -> Result<()>) -> Result<()> {
+pub fn write(path: &Path, entries: impl FnOnce(&mut dyn FnMut(Unreadable) -> Result<()>) -> Result<()>) -> Result<()> {
     write_whole(path, |out| {
         let mut writer = Writer::new(out, Entries::numbered())?;
         entries(&mut |bad| writer.push("", &bad))?;
@@ -31,7 +31,7 @@ pub fn write(path: &Path, entries: impl FnOnce(&mut dyn FnMut(Bad) -> Result<()>
 /// Writes entries with the paths of the files they belong to.
 pub fn write_named(
     path: &Path,
-    entries: impl FnOnce(&mut dyn FnMut(&Path, Bad) -> Result<()>) -> Result<()>,
+    entries: impl FnOnce(&mut dyn FnMut(&Path, Unreadable) -> Result<()>) -> Result<()>,
 ) -> Result<()> {
     write_whole(path, |out| {
         let mut writer = Writer::new(out, Entries::named())?;
@@ -41,7 +41,7 @@ pub fn write_named(
 }
 
 /// Reads the file that [`write()`] wrote.
-pub fn read(path: &Path, f: &mut dyn FnMut(Bad) -> Result<()>) -> Result<()> {
+pub fn read(path: &Path, f: &mut dyn FnMut(Unreadable) -> Result<()>) -> Result<()> {
     let batches = |input: Input| {
         let reader = ParquetRecordBatchReaderBuilder::try_new(input)?.build()?;
         reader.map(|batch| of_records(&batch?)).collect::<Result<Vec<_>>>()
@@ -51,7 +51,7 @@ pub fn read(path: &Path, f: &mut dyn FnMut(Bad) -> Result<()>) -> Result<()> {
 }
 
 /// Entries as a table.
-pub fn records(bad: &[Bad]) -> Result<RecordBatch> {
+pub fn records(bad: &[Unreadable]) -> Result<RecordBatch> {
     let mut entries = Entries::numbered();
     bad.iter().for_each(|bad| entries.push("", bad));
     entries.finish()
@@ -61,7 +61,7 @@ pub fn records(bad: &[Bad]) -> Result<RecordBatch> {
 ///
 /// # Errors
 /// If a reason is unknown.
-pub fn of_records(batch: &RecordBatch) -> Result<Vec<Bad>> {
+pub fn of_records(batch: &RecordBatch) -> Result<Vec<Unreadable>> {
     let number = |column: usize, row: usize| {
         let values = batch.column(column).as_primitive::<UInt64Type>();
         values.is_valid(row).then(|| values.value(row))
@@ -69,7 +69,7 @@ pub fn of_records(batch: &RecordBatch) -> Result<Vec<Bad>> {
     let text = |column: usize, row: usize| batch.column(column).as_string::<i32>().value(row).to_string();
     let entry = |row: usize| {
         let reason = Reason::ALL.iter().find(|reason| reason.as_str() == text(6, row));
-        Ok(Bad {
+        Ok(Unreadable {
             file: number(0, row).unwrap_or_default(),
             row_group: number(1, row),
             row: number(2, row),
@@ -126,7 +126,7 @@ impl Entries {
         }
     }
 
-    fn push(&mut self, path: &str, bad: &Bad) {
+    fn push(&mut self, path: &str, bad: &Unreadable) {
         match &mut self.paths {
             Some(paths) => paths.append_value(path),
             None => self.file.append_value(bad.file),
@@ -164,7 +164,7 @@ impl<W: Write + Send> Writer<W> {
         Ok(Self { parquet: ArrowWriter::try_new(out, entries.schema.clone(), Some(properties))?, entries })
     }
 
-    fn push(&mut self, path: &str, bad: &Bad) -> Result<()> {
+    fn push(&mut self, path: &str, bad: &Unreadable) -> Result<()> {
         self.entries.push(path, bad);
         if self.entries.len >= ROW_GROUP { self.flush() } else { Ok(()) }
     }
@@ -190,9 +190,14 @@ mod tests {
 
     #[test]
     fn entries_become_records_and_entries_again() {
-        let group =
-            Bad { file: 1, row_group: Some(3), documents: 20, byte: None, ..Bad::at(0, Reason::RowGroup, "no") };
-        let line = Bad { line: Some(7), ..Bad::at(99, Reason::NotJson, "") };
+        let group = Unreadable {
+            file: 1,
+            row_group: Some(3),
+            documents: 20,
+            byte: None,
+            ..Unreadable::at(0, Reason::RowGroup, "no")
+        };
+        let line = Unreadable { line: Some(7), ..Unreadable::at(99, Reason::NotJson, "") };
         let bad = vec![group, line];
         assert_eq!(of_records(&records(&bad).unwrap()).unwrap(), bad);
         assert_eq!(of_records(&records(&[]).unwrap()).unwrap(), []);

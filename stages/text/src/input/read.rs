@@ -2,7 +2,7 @@
 use crate::input::decompress::{Damage, Decompressed};
 use crate::input::document::{EmitItem, ReaderItem};
 use crate::input::format::DocumentReader;
-use crate::input::quarantine::Bad;
+use crate::input::quarantine::Unreadable;
 use anyhow::Result;
 use std::path::Path;
 
@@ -29,13 +29,13 @@ impl ReadOutcome {
     /// The quarantine entry of a damaged stream of `size` bytes, of which `kept` documents remain. It counts the
     /// documents that were emitted and withdrawn, and an estimate for the rest of the file, assuming that it is like
     /// its beginning; at least one.
-    pub fn entry(&self, size: u64, kept: u64) -> Option<Bad> {
+    pub fn entry(&self, size: u64, kept: u64) -> Option<Unreadable> {
         let damage = self.damage.as_ref()?;
         let unread = u128::from(size.saturating_sub(self.packed));
         let beyond = u128::from(self.documents) * unread / u128::from(self.packed.max(1));
         let documents = (beyond as u64).max(1) + (self.documents - kept.min(self.documents));
         let detail = format!("{}; the rest is left out", damage.detail);
-        Some(Bad { documents, ..Bad::at(damage.intact, damage.reason, detail) })
+        Some(Unreadable { documents, ..Unreadable::at(damage.intact, damage.reason, detail) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Texts by row number, over Parquet files that are read in place.
 use crate::input::ingest::DocumentFile;
-use crate::input::quarantine::{Bad, OnBadData, Quarantine, lost_row_groups};
+use crate::input::quarantine::{OnBadData, Quarantine, Unreadable, lost_row_groups};
 use crate::parquet::decode::Input;
 use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
 use crate::support::cache::{Cache, key};
@@ -102,7 +102,7 @@ impl DocumentStore {
     }
 
     /// The quarantine: from the conversion of its files, and `bad`, the rows that a survey has found to be unreadable.
-    pub fn quarantine(&self, bad: &[Bad]) -> Quarantine {
+    pub fn quarantine(&self, bad: &[Unreadable]) -> Quarantine {
         let mut quarantine = self.quarantine.clone();
         let converted = quarantine.counts().documents();
         quarantine.hold(bad.to_vec(), self.paths.clone());
@@ -115,7 +115,7 @@ impl DocumentStore {
     ///
     /// # Errors
     /// If the unreadable fraction of all documents exceeds this limit.
-    pub fn set_aside(&mut self, bad: &[Bad], max_bad_fraction: f64) -> Result<Quarantine> {
+    pub fn set_aside(&mut self, bad: &[Unreadable], max_bad_fraction: f64) -> Result<Quarantine> {
         let quarantine = self.quarantine(bad);
         quarantine.check(max_bad_fraction)?;
         self.lose(lost_row_groups(bad));

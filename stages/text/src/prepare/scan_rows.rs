@@ -3,7 +3,7 @@
 //! what cannot be read.
 use crate::filter::with_column;
 use crate::input::ingest::DocumentFile;
-use crate::input::quarantine::{Bad, OnBadData, Reason};
+use crate::input::quarantine::{OnBadData, Reason, Unreadable};
 use crate::input::quarantine_file;
 use crate::parquet::columns::{self, ID_IN_FILE, INPUT_HASH, INPUT_ROW, Origin, UNHANDLED, WHERE, field};
 use crate::parquet::decode::{Damaged, decode};
@@ -52,7 +52,7 @@ struct ChunkRead {
     /// Which of its rows can be read.
     readable: BooleanArray,
     /// What cannot be read in the row group; reported with the first of its chunks that is read.
-    bad: Vec<Bad>,
+    bad: Vec<Unreadable>,
 }
 
 struct Chunk {
@@ -132,15 +132,15 @@ impl RowStore {
 
     /// A row group, and what cannot be read in it. A text that is not UTF-8 affects only its own row; anything else
     /// makes the row group unreadable.
-    fn decode(&self, chunk: &Chunk) -> Result<(Decoded, Vec<Bad>)> {
+    fn decode(&self, chunk: &Chunk) -> Result<(Decoded, Vec<Unreadable>)> {
         let (OpenFile { path, metadata, .. }, document) = &self.files[chunk.file];
-        let entry = |row, documents, reason, detail: String| Bad {
+        let entry = |row, documents, reason, detail: String| Unreadable {
             file: chunk.file as u64,
             row_group: Some(chunk.group.1 as u64),
             row,
             byte: None,
             documents,
-            ..Bad::at(0, reason, detail)
+            ..Unreadable::at(0, reason, detail)
         };
         let (decoded, bad) = match self.columns(chunk, None)? {
             Ok(rows) => return Ok((Decoded { rows, unreadable: BTreeSet::new() }, Vec::new())),

@@ -118,7 +118,7 @@ pub enum TextProblem {
     },
     /// More data that cannot be read than is allowed.
     #[error("{summary}; more than `max_bad_fraction` = {limit} allows; the first: {first}")]
-    TooBad {
+    TooMuchUnreadable {
         /// How many of how many documents, by reason.
         summary: String,
         /// What is allowed.
@@ -154,7 +154,7 @@ impl TextProblem {
     /// Whether it is a problem of the configuration (exit code 2), not of the data (1).
     pub fn is_usage(&self) -> bool {
         use TextProblem::*;
-        !matches!(self, Corrupt { .. } | Stopped { .. } | TooBad { .. } | RepeatedIds { .. } | Id { .. })
+        !matches!(self, Corrupt { .. } | Stopped { .. } | TooMuchUnreadable { .. } | RepeatedIds { .. } | Id { .. })
     }
 
     /// The message; that of [`Stopped`](Self::Stopped) without the advice.

@@ -8,7 +8,7 @@ use crate::input::document::{Document, EmitItem, ReaderItem};
 use crate::input::format::{Access, Format, StreamReader, TextShare};
 use crate::input::mediawiki::page::{Page, SiteInfo};
 use crate::input::mediawiki::split_pages::{Cutter, Pieces};
-use crate::input::quarantine::{Bad, Reason};
+use crate::input::quarantine::{Reason, Unreadable};
 use crate::support::in_order::in_order;
 use crate::support::problem::{TextProblem, shielded};
 use crate::wikitext::{Kinds, plain};
@@ -45,8 +45,8 @@ pub struct Pages {
     pub unhandled: Kinds,
 }
 
-/// Emits each article (main namespace, not a redirect, not empty) of `input`, and a [`Bad`] entry for each page that
-/// cannot be read.
+/// Emits each article (main namespace, not a redirect, not empty) of `input`, and an [`Unreadable`] entry for each page
+/// that cannot be read.
 ///
 /// # Errors
 /// [`TextProblem::Corrupt`] if there is neither a page nor the beginning of a dump.
@@ -61,7 +61,7 @@ pub fn read(input: Decompressed, path: &Path, emit: EmitItem) -> Result<Pages> {
         for made in pages {
             found.pages += 1;
             match made {
-                Made::Bad(bad) => emit(ReaderItem::Bad(bad))?,
+                Made::Unreadable(bad) => emit(ReaderItem::Unreadable(bad))?,
                 Made::OtherNamespace => found.other_namespaces += 1,
                 Made::Redirect => found.redirects += 1,
                 Made::Text { page, offset, unhandled } => {
@@ -101,7 +101,7 @@ pub fn read(input: Decompressed, path: &Path, emit: EmitItem) -> Result<Pages> {
     }
     if cutter.opened && !cutter.closed && state.damage().is_none() && !cutter.ended_in_a_page {
         let detail = format!("no </mediawiki> after {} pages", found.pages);
-        emit(ReaderItem::Bad(Bad::at(cutter.start, Reason::Cut, detail)))?;
+        emit(ReaderItem::Unreadable(Unreadable::at(cutter.start, Reason::Cut, detail)))?;
     }
     Ok(found)
 }
@@ -116,12 +116,12 @@ enum Made {
     },
     Redirect,
     OtherNamespace,
-    Bad(Bad),
+    Unreadable(Unreadable),
 }
 
 fn make(site: &SiteInfo, pieces: Pieces) -> Vec<Made> {
     let one = |(offset, xml, whole): (u64, Vec<u8>, Result<(), Reason>)| {
-        let bad = |reason, detail: String| Made::Bad(Bad::at(offset, reason, detail));
+        let bad = |reason, detail: String| Made::Unreadable(Unreadable::at(offset, reason, detail));
         if let Err(reason) = whole {
             return bad(reason, String::new());
         }
@@ -164,7 +164,7 @@ mod tests {
     /// Id, revision, offset, title, text, url.
     type Article = (Option<String>, Option<u64>, u64, String, String, Option<String>);
 
-    fn articles(codec: Codec, content: &[u8]) -> Result<(Pages, Vec<Article>, Vec<Bad>)> {
+    fn articles(codec: Codec, content: &[u8]) -> Result<(Pages, Vec<Article>, Vec<Unreadable>)> {
         let (mut articles, mut bad) = (Vec::new(), Vec::new());
         let input = Decompressed::new(Cursor::new(content.to_vec()), codec)?;
         let pages = read(input, Path::new("x.xml"), &mut |found| {
@@ -172,7 +172,7 @@ mod tests {
                 ReaderItem::Document(d) => {
                     articles.push((d.id, d.revision, d.offset, d.title, d.text.to_string(), d.url));
                 }
-                ReaderItem::Bad(one) => bad.push(one),
+                ReaderItem::Unreadable(one) => bad.push(one),
             }
             Ok(())
         })?;
@@ -199,7 +199,7 @@ mod tests {
     fn a_dump_that_ends_early_gives_what_is_whole() {
         let at = DUMP.rfind("<page>").unwrap();
         let (_, found, bad) = articles(Codec::Plain, &DUMP.as_bytes()[..DUMP.len() - 40]).unwrap();
-        assert_eq!((found.len(), bad), (1, vec![Bad::at(at as u64, Reason::Cut, "")]));
+        assert_eq!((found.len(), bad), (1, vec![Unreadable::at(at as u64, Reason::Cut, "")]));
         let (_, found, bad) = articles(Codec::Plain, &DUMP.as_bytes()[..at]).unwrap();
         assert_eq!((found.len(), bad[0].reason, bad.len()), (1, Reason::Cut, 1));
         let none = articles(Codec::Plain, b"<rss></rss>").unwrap_err().to_string();
