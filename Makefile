@@ -14,12 +14,13 @@ PEERS := ../shared/peers
 TEST_PYTHON := $(or $(MILLRACE_PYTHON),python3)
 PEERS_PYTHON := $(or $(MILLRACE_PYTHON),target/peers/bin/python)
 
-.PHONY: help run build test lint results bench bench-peers clean system system-python
+.PHONY: help run build test soak lint results bench bench-peers clean system system-python
 
 help:
 	@echo "make run          install what is missing, build, fetch a small wiki dump, train on it, write text"
 	@echo "make build        the program, optimised: $(PIPELINE)"
 	@echo "make test         everything CI checks"
+	@echo "make soak         every system call of short runs fails in turn; fifty schedules of faults and kills"
 	@echo "make lint         formatting, clippy, documentation, licences"
 	@echo "make results BASE=PROGRAM  are the results those of another build, bit for bit? (tests/results.py)"
 	@echo "make bench        criterion benchmarks of kernels, stages and the step (benches/README.md)"
@@ -62,6 +63,10 @@ test: lint
 	done
 	@for program in chromium debootstrap; do command -v $$program >/dev/null \
 		|| echo "note: no $$program here: what needs it was not tested"; done
+
+# An hour or so: tests/it/faults.rs. CI runs a few of these, chosen at random.
+soak: system
+	MILLRACE_SOAK=1 cargo test --locked --test it faults:: -- --nocapture
 
 lint: system
 	cargo fmt --all --check

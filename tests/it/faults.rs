@@ -1,8 +1,9 @@
 //! One system call fails, at any place of a run: the run ends with the same bits or with an error that names what the
 //! system said, and the same command, given again, ends with the bits of a run that nothing disturbed.
 //!
-//! A C library is compiled and preloaded for that (`faults/inject.c`). A few calls are chosen by a seed, which a failure
-//! prints: `MILLRACE_FAULT_SEED=N cargo test --test it faults::` repeats it. With `MILLRACE_SOAK=1` every call fails in turn.
+//! A C library is compiled and preloaded for that (`faults/inject.c`). A few calls are chosen by a seed, and so is a
+//! schedule of several faults and kills. A failure prints the seed: `MILLRACE_FAULT_SEED=N cargo test --test it faults::`
+//! repeats it. With `MILLRACE_SOAK=1` (`make soak`) every call fails in turn, and fifty schedules are run.
 #![cfg(target_os = "linux")]
 use crate::support::{Ran, Random, Scratch, corpus};
 use std::collections::BTreeMap;
@@ -20,6 +21,9 @@ const FAULTS: [(&str, i32, &str); 8] = [
     ("rename", 5, "Input/output error"),
     ("mkdir", 28, "No space left on device"),
 ];
+
+/// The error number with which a fault kills the process instead.
+const KILL: i32 = 0;
 
 /// What is disturbed.
 struct Scenario {
@@ -55,10 +59,22 @@ shards = 3
 sequence_length = 64
 "#;
 
+const TRAINING: Scenario = Scenario { ready: |_| (), command: &TRAIN, again: &RESUME, outcome: trained };
+const PREPARING: Scenario = Scenario { ready: sources, command: &PREPARE, again: &PREPARE, outcome: prepared };
+
 #[test]
 fn training() {
-    let scenario = Scenario { ready: |_| (), command: &TRAIN, again: &RESUME, outcome: trained };
-    disturb(&scenario);
+    disturb(&TRAINING);
+}
+
+#[test]
+fn a_training_that_is_killed_and_disturbed_again_and_again() {
+    follow_schedules(&TRAINING);
+}
+
+#[test]
+fn a_preparation_that_is_killed_and_disturbed_again_and_again() {
+    follow_schedules(&PREPARING);
 }
 
 #[test]
@@ -69,7 +85,7 @@ fn going_on_with_a_run() {
 
 #[test]
 fn a_preparation() {
-    disturb(&Scenario { ready: sources, command: &PREPARE, again: &PREPARE, outcome: prepared });
+    disturb(&PREPARING);
 }
 
 #[test]
@@ -169,51 +185,109 @@ fn run(
     (ran, calls.collect())
 }
 
-fn disturb(scenario: &Scenario) {
-    let tools = tempfile::tempdir().unwrap();
-    let Some(library) = library(tools.path()) else { return };
-    let fresh = || {
-        let scratch = Scratch::new();
-        (scenario.ready)(&scratch);
-        scratch
-    };
-    let whole = fresh();
-    let (ran, calls) = run(&whole, &library, scenario.command, None);
-    ran.succeeds();
-    let expected = (scenario.outcome)(&whole);
-    let seed = std::env::var("MILLRACE_FAULT_SEED").ok().map(|seed| Random(seed.parse().unwrap()));
-    let mut random = seed.unwrap_or_else(Random::from_clock);
-    let seed = random.0;
-    for (op, code, message) in FAULTS {
-        let there = calls.get(op).copied().unwrap_or(0);
-        assert!(there > 0, "no call of {op} was seen: {calls:?}");
-        let chosen: Vec<u64> = match std::env::var_os("MILLRACE_SOAK") {
-            Some(_) => (1..=there).collect(),
-            None => (0..2).map(|_| 1 + random.below(there as usize) as u64).collect(),
-        };
-        for at in chosen {
-            println!("MILLRACE_FAULT_SEED={seed}: call {at} of {there} of {op} fails with {code}");
-            one_fault(scenario, &fresh(), &library, (op, code, at), message, &expected);
+/// A scenario, and what it does if nothing disturbs it.
+struct Undisturbed<'a> {
+    scenario: &'a Scenario,
+    library: PathBuf,
+    calls: BTreeMap<String, u64>,
+    outcome: BTreeMap<String, Vec<u8>>,
+}
+
+impl<'a> Undisturbed<'a> {
+    /// `None` if the library cannot be compiled here, in `tools`.
+    fn of(scenario: &'a Scenario, tools: &Path) -> Option<Self> {
+        let (library, whole) = (library(tools)?, scenario.fresh());
+        let (ran, calls) = run(&whole, &library, scenario.command, None);
+        ran.succeeds();
+        Some(Self { scenario, library, calls, outcome: (scenario.outcome)(&whole) })
+    }
+
+    fn calls_of(&self, op: &str) -> usize {
+        let there = self.calls.get(op).copied().unwrap_or(0);
+        assert!(there > 0, "no call of {op} was seen: {:?}", self.calls);
+        there as usize
+    }
+
+    /// Everything in `scratch` is as if nothing had happened.
+    fn check(&self, scratch: &Scratch, what: &str) {
+        let found = (self.scenario.outcome)(scratch);
+        assert_eq!(found.keys().collect::<Vec<_>>(), self.outcome.keys().collect::<Vec<_>>());
+        for (name, content) in &self.outcome {
+            assert!(found[name] == *content, "{name} differs after {what}");
         }
     }
 }
 
-fn one_fault(
-    scenario: &Scenario,
-    scratch: &Scratch,
-    library: &Path,
-    fault: (&str, i32, u64),
-    message: &str,
-    expected: &BTreeMap<String, Vec<u8>>,
-) {
-    let (ran, _) = run(scratch, library, scenario.command, Some(fault));
+impl Scenario {
+    fn fresh(&self) -> Scratch {
+        let scratch = Scratch::new();
+        (self.ready)(&scratch);
+        scratch
+    }
+}
+
+fn soak() -> bool {
+    std::env::var_os("MILLRACE_SOAK").is_some()
+}
+
+fn random() -> Random {
+    std::env::var("MILLRACE_FAULT_SEED").map_or_else(|_| Random::from_clock(), |seed| Random(seed.parse().unwrap()))
+}
+
+fn disturb(scenario: &Scenario) {
+    let tools = tempfile::tempdir().unwrap();
+    let Some(whole) = Undisturbed::of(scenario, tools.path()) else { return };
+    let mut random = random();
+    let seed = random.0;
+    for (op, code, message) in FAULTS {
+        let there = whole.calls_of(op);
+        let chosen: Vec<usize> = match soak() {
+            true => (1..=there).collect(),
+            false => (0..2).map(|_| 1 + random.below(there)).collect(),
+        };
+        for at in chosen {
+            println!("MILLRACE_FAULT_SEED={seed}: call {at} of {there} of {op} fails with {code}");
+            one_fault(&whole, (op, code, at as u64), message);
+        }
+    }
+}
+
+fn one_fault(whole: &Undisturbed, fault: (&str, i32, u64), message: &str) {
+    let (scenario, scratch) = (whole.scenario, whole.scenario.fresh());
+    let (ran, _) = run(&scratch, &whole.library, scenario.command, Some(fault));
     if ran.code != Some(0) {
         ran.fails(1, &["error: ", message]);
         scratch.pipeline(scenario.again).succeeds();
     }
-    let found = (scenario.outcome)(scratch);
-    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-    for (name, content) in expected {
-        assert!(found[name] == *content, "{name} differs after {fault:?}");
+    whole.check(&scratch, &format!("{fault:?}"));
+}
+
+/// Faults and kills at random calls, one after the other, in the same directory.
+fn follow_schedules(scenario: &Scenario) {
+    let tools = tempfile::tempdir().unwrap();
+    let Some(whole) = Undisturbed::of(scenario, tools.path()) else { return };
+    let mut seeds = random();
+    for _ in 0..if soak() { 50 } else { 2 } {
+        let mut random = Random(seeds.0);
+        println!("MILLRACE_FAULT_SEED={}: a schedule", seeds.0);
+        seeds.below(1);
+        let scratch = scenario.fresh();
+        let mut schedule = Vec::new();
+        for _ in 0..8 {
+            let (op, error, message) = FAULTS[random.below(FAULTS.len())];
+            let code = if random.below(2) == 0 { KILL } else { error };
+            let fault = (op, code, 1 + random.below(whole.calls_of(op)) as u64);
+            schedule.push(fault);
+            println!("{fault:?}");
+            let command = if schedule.len() == 1 { scenario.command } else { scenario.again };
+            let (ran, _) = run(&scratch, &whole.library, command, Some(fault));
+            match ran.code {
+                None => assert_eq!(code, KILL, "{} was killed: {}", ran.command, ran.stderr),
+                Some(0) => {}
+                Some(_) => drop(ran.fails(1, &["error: ", message])),
+            }
+        }
+        scratch.pipeline(scenario.again).succeeds();
+        whole.check(&scratch, &format!("{schedule:?}"));
     }
 }

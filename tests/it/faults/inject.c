@@ -1,10 +1,12 @@
-/* Makes one system call on a file below $FAULT_ROOT fail: call number $FAULT_AT of kind $FAULT_OP, with errno $FAULT_ERRNO.
+/* Makes one system call on a file below $FAULT_ROOT fail: call number $FAULT_AT of kind $FAULT_OP, with errno $FAULT_ERRNO;
+ * if that is 0, the process is killed there.
  * At the end of the process the number of calls of each kind is appended to $FAULT_LOG. Preloaded with LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -48,6 +50,7 @@ __attribute__((destructor)) static void end(void) {
 static int fails(enum op op) {
     long number = atomic_fetch_add(&calls[op], 1) + 1;
     if ((int)op != failing || number != at) return 0;
+    if (!code) kill(getpid(), SIGKILL);
     errno = code;
     return 1;
 }
