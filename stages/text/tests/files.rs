@@ -3,8 +3,8 @@ mod common;
 use arrow::array::{ArrayRef, DictionaryArray, LargeStringArray, RecordBatch, StringArray, StringViewArray};
 use arrow::array::{BinaryArray, Int64Array};
 use arrow::datatypes::Int32Type;
-use common::{pack_all, settings, store, texts, write_parquet, write_texts};
-use millrace_text::input::quarantine::{OnBadData, Reason};
+use common::{pack_all, separated, settings, stopping, store, texts, with_limit, write_parquet, write_texts};
+use millrace_text::input::quarantine::Reason;
 use millrace_text::{
     CorpusIndex, Part, ReadDocuments, ReadTokens, Split, Survey, TextProblem, Vocabulary, silent, write_tokens,
 };
@@ -88,7 +88,7 @@ fn a_damaged_row_group_is_set_aside_and_the_others_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.parquet");
     let all = with_a_damaged_row_group(&path);
-    let settings = ReadDocuments { max_bad_fraction: 0.25, ..settings(&[&path], &folder.path().join("cache")) };
+    let settings = with_limit(0.25, settings(&[&path], &folder.path().join("cache")));
     let mut first = None;
     for run in ["made", "from the cache"] {
         let mut store = settings.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap();
@@ -96,22 +96,24 @@ fn a_damaged_row_group_is_set_aside_and_the_others_are_read() {
         let error = store.get(150).unwrap_err();
         assert!(!error.downcast_ref::<TextProblem>().unwrap().is_usage());
         assert!(error.to_string().contains("a.parquet, row group 1: cannot be decoded"), "{error}");
-        let survey = Survey::cached(&store, Split::Every(9), &settings.cache(), &mut silent()).unwrap();
+        let survey = Survey::cached(&store, Split::Every(9), &settings.conversion.cache(), &mut silent()).unwrap();
         assert!((100..200).all(|row| survey.parts[row] == Part::Skipped && survey.bytes[row] == 0));
         assert!((200..400).all(|row| survey.parts[row] != Part::Skipped));
         let bad = &survey.bad[0];
         assert_eq!((survey.bad.len(), bad.reason, bad.row_group, bad.row), (1, Reason::RowGroup, Some(1), None));
         assert_eq!(bad.documents, 100);
-        let strict = ReadDocuments { max_bad_fraction: 0.24, ..settings.clone() };
-        let said = store.set_aside(&survey.bad, strict.max_bad_fraction).unwrap_err().to_string();
+        let strict = with_limit(0.24, settings.clone());
+        let said = store.set_aside(&survey.bad, strict.conversion.max_bad_fraction).unwrap_err().to_string();
         assert!(said.starts_with("100 of 400 documents cannot be read: 100 row group cannot be decoded;"), "{said}");
         assert!(said.contains("a.parquet, row group 1: row group cannot be decoded"), "{said}");
-        let quarantine = store.set_aside(&survey.bad, settings.max_bad_fraction).unwrap();
+        let quarantine = store.set_aside(&survey.bad, settings.conversion.max_bad_fraction).unwrap();
         assert_eq!((quarantine.counts().documents(), store.get(150).unwrap()), (100, None));
         assert_eq!(first.get_or_insert(survey.clone()), &survey, "{run}");
-        let strict = ReadDocuments { on_bad_data: OnBadData::Stop, ..settings.clone() };
+        let strict = stopping(settings.clone());
         let store = strict.ingest(1, &mut silent()).and_then(|found| found.open(1)).unwrap();
-        let said = Survey::cached(&store, Split::Every(9), &settings.cache(), &mut silent()).unwrap_err().to_string();
+        let said = Survey::cached(&store, Split::Every(9), &settings.conversion.cache(), &mut silent())
+            .unwrap_err()
+            .to_string();
         assert!(said.contains("a.parquet, row group 1: row group cannot be decoded"), "{said}");
     }
 }
@@ -127,7 +129,7 @@ fn of_a_sample_only_what_is_in_it_counts() {
     let lost = (0..40).filter(|row| (100..200).contains(&store.file_row(*row))).count() as u64;
     let summary = store.quarantine(&survey.bad).summary();
     assert!(summary.starts_with(&format!("{lost} of 40 documents cannot be read: ")), "{summary}");
-    assert!(lost > 0 && store.set_aside(&survey.bad, settings.max_bad_fraction).is_err());
+    assert!(lost > 0 && store.set_aside(&survey.bad, settings.conversion.max_bad_fraction).is_err());
 }
 
 #[test]
@@ -172,10 +174,6 @@ fn every_format(n: usize) -> Vec<(String, Vec<u8>)> {
     all
 }
 
-fn separated(settings: ReadDocuments) -> ReadDocuments {
-    ReadDocuments { separator: Some("\n===\n".into()), ..settings }
-}
-
 #[test]
 fn all_formats_in_one_corpus() {
     let folder = tempfile::tempdir().unwrap();
@@ -192,7 +190,7 @@ fn all_formats_in_one_corpus() {
     assert_eq!(found.len(), 13 * 20);
     found.chunks(20).for_each(|file| assert_eq!(file, expected));
     let survey = Survey::of(&store, Split::Fraction(0.1), &mut silent()).unwrap();
-    assert!(store.set_aside(&survey.bad, settings.max_bad_fraction).unwrap().is_empty());
+    assert!(store.set_aside(&survey.bad, settings.conversion.max_bad_fraction).unwrap().is_empty());
 }
 
 /// Have all of its members, frames or streams an end? Then nobody can tell that others followed.
@@ -325,11 +323,11 @@ fn what_is_set_aside_is_remembered() {
         let survey = Survey::of(&store, Split::Every(2), &mut silent()).unwrap();
         let summary = store.quarantine(&survey.bad).summary();
         assert_eq!(summary, "1 of 2 documents cannot be read: 1 cut short", "{run}");
-        let strict = ReadDocuments { on_bad_data: OnBadData::Stop, ..settings(&[&path], &cache) };
+        let strict = stopping(settings(&[&path], &cache));
         let said = strict.ingest(1, &mut silent()).and_then(|found| found.open(1)).err().unwrap().to_string();
         assert!(said.contains("wiki.xml: byte 97: cut short"), "{said}");
     }
-    let fresh = ReadDocuments { on_bad_data: OnBadData::Stop, ..settings(&[&path], &folder.path().join("fresh")) };
+    let fresh = stopping(settings(&[&path], &folder.path().join("fresh")));
     assert!(
         fresh
             .ingest(1, &mut silent())

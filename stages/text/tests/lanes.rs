@@ -6,6 +6,7 @@ use contract::testing::{Collect, at};
 use contract::{
     At, BatchShape, Built, Lane, Packet, Purpose, Resources, Schedule, Settings, Source, Stage, Step, Turn,
 };
+use millrace_text::corpus::source_keys::Conversion;
 use millrace_text::corpus::train_tokenizer::train_tokenizer;
 use millrace_text::tokenizer::END_OF_TEXT;
 use millrace_text::{
@@ -79,11 +80,12 @@ static CORPUS: LazyLock<Resources> = LazyLock::new(|| {
 
 fn prepared(path: &Path, cache: &Path) -> Resources {
     let text = |p: &Path| p.to_str().unwrap().to_string();
-    let read = ReadDocuments { paths: vec![text(path)], cache: Some(text(cache)), ..Default::default() };
+    let conversion = Conversion { cache: Some(text(cache)), ..Default::default() };
+    let read = ReadDocuments { paths: vec![text(path)], conversion, ..Default::default() };
     let store = read.ingest(42, &mut silent()).and_then(|found| found.open(42)).unwrap();
     let survey = Survey::of(&store, Split::Every(9), &mut silent()).unwrap();
     for _ in 0..2 {
-        assert_eq!(Survey::cached(&store, Split::Every(9), &read.cache(), &mut silent()).unwrap(), survey);
+        assert_eq!(Survey::cached(&store, Split::Every(9), &read.conversion.cache(), &mut silent()).unwrap(), survey);
     }
     let sources = [SourceRows {
         id: "read".into(),
@@ -91,10 +93,10 @@ fn prepared(path: &Path, cache: &Path) -> Resources {
         stages: RowStages::default(),
         survey,
         split: Split::Every(9),
-        cache: read.cache(),
+        cache: read.conversion.cache(),
         unreadable: 0,
     }];
-    let train = || train_tokenizer(&sources, 290, END_OF_TEXT, &read.cache(), &mut silent()).unwrap();
+    let train = || train_tokenizer(&sources, 290, END_OF_TEXT, &read.conversion.cache(), &mut silent()).unwrap();
     let tokenizer = train();
     assert_eq!((train().hash(), tokenizer.vocabulary_size(), tokenizer.end_of_text()), (tokenizer.hash(), 290, 0));
     let [SourceRows { store, survey, .. }] = sources;

@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
                 }
                 document.offset
             }
-            ReaderItem::Bad(bad) => bad.byte.unwrap(),
+            ReaderItem::Unreadable(bad) => bad.byte.unwrap(),
         };
         assert!(last <= at && at <= data.len() as u64);
         last = at;

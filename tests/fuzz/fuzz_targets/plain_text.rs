@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
                 assert!(separator.is_none_or(|separator| !document.text.contains(separator)));
                 document.offset + document.text.len() as u64
             }
-            ReaderItem::Bad(bad) => bad.byte.unwrap(),
+            ReaderItem::Unreadable(bad) => bad.byte.unwrap(),
         };
         assert!(last <= end && end <= data.len() as u64);
         last = end;

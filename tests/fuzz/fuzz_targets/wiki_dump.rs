@@ -17,7 +17,7 @@ fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |data: &[u8]| {
                 assert!(!article.text.is_empty());
                 article.offset
             }
-            ReaderItem::Bad(bad) => bad.byte.unwrap(),
+            ReaderItem::Unreadable(bad) => bad.byte.unwrap(),
         };
         assert!(last <= at && at <= data.len() as u64);
         last = at;

@@ -8,7 +8,8 @@
 //! - [`scan`], [`count`]: source and sink of the graph that counts tokens
 //! - [`train_tokenizer`]: trains a tokenizer on the training documents
 //! - [`lanes`]: the rows of a lane at a step
-//! - [`read_documents`], [`read_tokens`]: sources `documents` and `tokens`; [`read_records`]: sources of other formats
+//! - [`read_documents`], [`read_tokens`]: sources `documents` and `tokens`; [`read_records`]: sources of other formats;
+//!   [`source_keys`]: keys that they share
 pub mod count;
 pub mod index;
 pub mod lanes;
@@ -17,6 +18,7 @@ pub mod read_records;
 pub mod read_tokens;
 pub mod row_stages;
 pub mod scan;
+pub mod source_keys;
 pub mod source_rows;
 pub mod split;
 pub mod survey;

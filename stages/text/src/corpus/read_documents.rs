@@ -2,15 +2,12 @@
 use crate::Progress;
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
+use crate::corpus::source_keys::{Conversion, HoldOut};
 use crate::corpus::source_rows::SourceFiles;
-use crate::corpus::split::Split;
-use crate::input::attribution::attributions;
 use crate::input::format::{Access, Layout, WithLayout};
-use crate::input::ingest::{Ingested, Reading, ingest};
+use crate::input::ingest::Reading;
 use crate::input::paths::{InputFile, resolve};
-use crate::input::quarantine::OnBadData;
 use crate::parquet::documents::{DocumentStore, memory, records};
-use crate::support::cache::Cache;
 use crate::support::problem::TextProblem;
 use anyhow::Result;
 use contract::{
@@ -22,14 +19,9 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// 5 % of the documents. Damage in storage or in transit affects a few rows, or the end of a file. If more is
-/// unreadable, the file is probably not what the user thinks it is, and training on the rest would not be what they
-/// want.
-pub(crate) const MAX_BAD_FRACTION: f64 = 0.05;
-
 /// Settings of source `documents`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct ReadDocuments {
     /// Files, folders and patterns, at least one: .parquet, .jsonl, .ndjson, .json, .txt and .xml (MediaWiki dumps);
     /// all but .parquet also as .gz, .zst or .bz2.
@@ -37,43 +29,20 @@ pub struct ReadDocuments {
     pub paths: Vec<String>,
     /// The column (Parquet: string, large_string, string_view or a dictionary of them) or key (JSON Lines) with the
     /// text.
+    #[key(default = "text".into())]
     pub column: String,
     /// How many files to use, or how many documents if there is only one file; selected by the seed, at least 1. All if
     /// not given.
     pub sample: Option<u64>,
-    /// Fraction of the documents to hold out for validation, selected by a hash of their content; at least 0, below 1.
-    /// 0.01 if neither this nor `validation_every` is given.
-    pub validation_fraction: Option<f64>,
-    /// Hold out every n-th row of the files instead (rows 0, n, 2n, …); at least 2.
-    pub validation_every: Option<u64>,
+    /// The validation split.
+    #[serde(flatten)]
+    pub hold_out: HoldOut,
     /// For plain text: the separator between documents. If not given, text is split at blank lines into documents of at
     /// least 4 KiB.
     pub separator: Option<String>,
-    /// Folder for converted files; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
-    #[key(location)]
-    pub cache: Option<String>,
-    /// What to do with rows, lines and pages that cannot be read: "quarantine" (skip and list them) or "stop".
-    #[key(failure)]
-    pub on_bad_data: OnBadData,
-    /// Largest fraction of the documents that may be unreadable; 0 to 1. A lost row group counts with all its rows.
-    #[key(failure)]
-    pub max_bad_fraction: f64,
-}
-
-impl Default for ReadDocuments {
-    fn default() -> Self {
-        Self {
-            paths: Vec::new(),
-            column: "text".into(),
-            sample: None,
-            validation_fraction: None,
-            validation_every: None,
-            separator: None,
-            cache: None,
-            on_bad_data: OnBadData::Quarantine,
-            max_bad_fraction: MAX_BAD_FRACTION,
-        }
-    }
+    /// Conversion to document Parquet.
+    #[serde(flatten)]
+    pub conversion: Conversion,
 }
 
 impl StageSettings for ReadDocuments {
@@ -99,40 +68,18 @@ pub(crate) fn check_found<T>(found: Result<T>) -> Vec<Problem> {
 }
 
 impl ReadDocuments {
-    /// The rule for holding out documents.
-    pub fn split(&self) -> Split {
-        Split::of(self.validation_fraction, self.validation_every)
-    }
-
-    /// The cache.
-    pub fn cache(&self) -> Cache {
-        Cache::new(self.cache.as_deref())
-    }
-
     /// Finds the files, and converts those that are not Parquet to document Parquet. Progress is in bytes converted.
     ///
     /// # Errors
     /// If there is no such file, or one cannot be read, or one is damaged and `on_bad_data` is "stop".
     pub fn ingest(&self, seed: u64, progress: Progress) -> Result<SourceFiles> {
-        let (inputs, cache) = (resolve(&self.paths, self.sample, seed)?, self.cache());
+        let inputs = resolve(&self.paths, self.sample, seed)?;
         let layout = Layout { column: &self.column, separator: self.separator.as_deref() };
-        let reading = |file: &'_ InputFile| match &file.format.access {
+        let reading = |file: &InputFile| match &file.format.access {
             Access::InPlace => Reading::InPlace(&self.column),
             Access::Stream(reader) => Reading::Converted(Box::new(WithLayout(reader, layout))),
         };
-        let files: Vec<_> = inputs.files.iter().map(|file| (file, reading(file))).collect();
-        let Ingested { files, quarantine } = ingest(&files, self.on_bad_data, &cache, progress)?;
-        Ok(SourceFiles {
-            paths: self.paths.clone(),
-            attributions: attributions(&inputs)?,
-            files,
-            quarantine,
-            sample: inputs.sample_documents,
-            split: self.split(),
-            on_bad_data: self.on_bad_data,
-            max_bad_fraction: self.max_bad_fraction,
-            cache,
-        })
+        self.conversion.convert(&self.paths, &inputs, self.hold_out.split(), reading, progress)
     }
 }
 
@@ -147,21 +94,18 @@ impl Settings for ReadDocuments {
 
     fn check(&self) -> Vec<Problem> {
         let mut problems = check_paths(&self.paths, self.sample);
-        problems.extend(Split::check(self.validation_fraction, self.validation_every));
+        problems.extend(self.hold_out.check());
         if self.column.is_empty() {
             problems.push(Problem::at("column", "is empty; name the column with the text"));
         }
         if self.separator.as_deref() == Some("") {
             problems.push(Problem::at("separator", "is empty; leave it out to cut at blank lines"));
         }
-        if !(0.0..=1.0).contains(&self.max_bad_fraction) {
-            problems.push(Problem::at("max_bad_fraction", format!("{} is not from 0 to 1", self.max_bad_fraction)));
-        }
         problems
     }
 
     fn check_goal(&self, goal: Goal) -> Vec<Problem> {
-        check_goal(goal, self.validation_every)
+        self.hold_out.check_goal(goal)
     }
 
     fn check_files(&self, seed: u64) -> Vec<Problem> {
@@ -196,14 +140,7 @@ impl Settings for ReadDocuments {
     }
 }
 
-/// What is wrong with `validation_every` in a graph with this goal.
-pub(crate) fn check_goal(goal: Goal, validation_every: Option<u64>) -> Vec<Problem> {
-    let by_place = goal == Goal::PrepareCorpus && validation_every.is_some();
-    let why = "holds out rows by their place, which changes with the input of a preparation: use `validation_fraction`";
-    by_place.then(|| Problem::at("validation_every", why)).into_iter().collect()
-}
-
-/// Provides the files of a source, and whose text they hold.
+/// Provides the files of a source, and source and licence of the texts.
 pub(crate) fn provide(before: &mut Prepare, files: SourceFiles) -> Result<()> {
     if before.goal() == Goal::PrepareCorpus && files.sample.is_some() {
         let why = "`sample` of documents is for training; a preparation reads whole files";

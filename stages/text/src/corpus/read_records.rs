@@ -1,16 +1,12 @@
 //! The family of sources: formats that other crates read, with the keys and behaviour of source `documents`.
-use crate::corpus::read_documents::{MAX_BAD_FRACTION, Reader, check_found, check_goal, check_paths, provide};
-use crate::corpus::source_rows::SourceFiles;
-use crate::corpus::split::Split;
-use crate::input::attribution::attributions;
+use crate::corpus::read_documents::{Reader, check_found, check_paths, provide};
+use crate::corpus::source_keys::{Conversion, HoldOut};
 use crate::input::decompress::{Codec, Decompressed};
 use crate::input::document::EmitItem;
 use crate::input::format::DocumentReader;
-use crate::input::ingest::{Ingested, Reading, ingest};
+use crate::input::ingest::Reading;
 use crate::input::paths::{Inputs, Recognizer, find};
-use crate::input::quarantine::OnBadData;
 use crate::parquet::documents::DocumentStore;
-use crate::support::cache::Cache;
 use anyhow::Result;
 use contract::{
     Built, Env, Goal, Kind, Member, Memory, Port, Prepare, Problem, Settings, StageKeys, StageSettings, StageType,
@@ -37,7 +33,7 @@ pub trait RecordFormat: Member {
         Vec::new()
     }
 
-    /// Emits each document of a file's content, and a bad item for what cannot be read.
+    /// Emits each document of a file's content, and an item for each piece that cannot be read.
     ///
     /// # Errors
     /// If the file cannot be read, or `emit` fails.
@@ -56,18 +52,21 @@ pub struct RecordSettings<R> {
     /// The stage type, which is part of the cache key of converted files.
     #[serde(skip)]
     type_name: &'static str,
-    /// What is read.
+    /// Files and documents.
     #[serde(flatten)]
     selection: Selection,
-    /// The format's own.
+    /// The validation split.
+    #[serde(flatten)]
+    hold_out: HoldOut,
+    /// The keys of the format.
     #[serde(flatten)]
     format: R,
-    /// What becomes of it.
+    /// Conversion to document Parquet.
     #[serde(flatten)]
     conversion: Conversion,
 }
 
-/// The keys that say which files and documents are used.
+/// The keys that select files and documents.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
 struct Selection {
@@ -77,26 +76,6 @@ struct Selection {
     /// How many files to use, or how many documents if there is only one file; selected by the seed, at least 1. All if
     /// not given.
     sample: Option<u64>,
-    /// Fraction of the documents to hold out for validation, selected by a hash of their content; at least 0, below 1.
-    /// 0.01 if neither this nor `validation_every` is given.
-    validation_fraction: Option<f64>,
-    /// Hold out every n-th document of the files instead (documents 0, n, 2n, …); at least 2.
-    validation_every: Option<u64>,
-}
-
-/// The keys of conversion to document Parquet.
-#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
-#[serde(default)]
-struct Conversion {
-    /// Folder for converted files; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
-    #[key(location)]
-    cache: Option<String>,
-    /// What to do with records that cannot be read: "quarantine" (skip and list them) or "stop".
-    #[key(failure)]
-    on_bad_data: OnBadData,
-    /// Largest fraction of the documents that may be unreadable; 0 to 1.
-    #[key(failure, default = MAX_BAD_FRACTION, min = 0, max = 1)]
-    max_bad_fraction: f64,
 }
 
 impl<R: RecordFormat> RecordSettings<R> {
@@ -109,10 +88,6 @@ impl<R: RecordFormat> RecordSettings<R> {
         let readable = format!("{}, also compressed", R::SUFFIXES.join(", "));
         let recognizer = Recognizer { by_name: &has_suffix, of_file: &|_| Ok(()), readable };
         find(&self.selection.paths, self.selection.sample, seed, &recognizer)
-    }
-
-    fn split(&self) -> Split {
-        Split::of(self.selection.validation_fraction, self.selection.validation_every)
     }
 }
 
@@ -146,15 +121,14 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let Selection { paths, sample, validation_fraction, validation_every } = &self.selection;
-        let mut problems = check_paths(paths, *sample);
-        problems.extend(Split::check(*validation_fraction, *validation_every));
+        let mut problems = check_paths(&self.selection.paths, self.selection.sample);
+        problems.extend(self.hold_out.check());
         problems.extend(self.format.check());
         problems
     }
 
     fn check_goal(&self, goal: Goal) -> Vec<Problem> {
-        check_goal(goal, self.selection.validation_every)
+        self.hold_out.check_goal(goal)
     }
 
     fn check_files(&self, seed: u64) -> Vec<Problem> {
@@ -167,22 +141,11 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
 
     /// Finds the files and converts them. Provides [`SourceFiles`], and source and licence of the texts.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
-        let (inputs, cache) = (self.find(before.seed())?, Cache::new(self.conversion.cache.as_deref()));
-        let converted = || Reading::Converted(Box::new(self.clone()));
-        let files: Vec<_> = inputs.files.iter().map(|file| (file, converted())).collect();
+        let inputs = self.find(before.seed())?;
+        let reading = |_: &_| Reading::Converted(Box::new(self.clone()));
         let mut progress = |done, total| before.progress("Reading", Unit::Bytes, done, total);
-        let Ingested { files, quarantine } = ingest(&files, self.conversion.on_bad_data, &cache, &mut progress)?;
-        let found = SourceFiles {
-            paths: self.selection.paths.clone(),
-            attributions: attributions(&inputs)?,
-            files,
-            quarantine,
-            sample: inputs.sample_documents,
-            split: self.split(),
-            on_bad_data: self.conversion.on_bad_data,
-            max_bad_fraction: self.conversion.max_bad_fraction,
-            cache,
-        };
+        let (paths, split) = (&self.selection.paths, self.hold_out.split());
+        let found = self.conversion.convert(paths, &inputs, split, reading, &mut progress)?;
         provide(before, found)
     }
 

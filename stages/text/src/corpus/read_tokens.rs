@@ -2,7 +2,7 @@
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
 use crate::corpus::read_documents::{check_found, check_paths};
-use crate::corpus::split::Split;
+use crate::corpus::source_keys::HoldOut;
 use crate::input::attribution::attributions;
 use crate::input::format::Format;
 use crate::input::paths::resolve;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 /// Settings of source `tokens`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct ReadTokens {
     /// Files, folders and patterns: `.parquet` with a column `tokens`; at least one.
     #[key(location)]
@@ -34,29 +34,14 @@ pub struct ReadTokens {
     /// the files name if not given.
     pub tokenizer: Option<String>,
     /// The token of that tokenizer that ends a document.
+    #[key(default = END_OF_TEXT.into())]
     pub end_of_text: String,
-    /// Fraction of the documents to hold out for validation, selected by a hash of their content; at least 0, below 1.
-    /// 0.01 if neither this nor `validation_every` is given.
-    pub validation_fraction: Option<f64>,
-    /// Hold out every n-th row of the files instead (rows 0, n, 2n, …); at least 2.
-    pub validation_every: Option<u64>,
+    /// The validation split.
+    #[serde(flatten)]
+    pub hold_out: HoldOut,
     /// Folder of the cache; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
     #[key(location)]
     pub cache: Option<String>,
-}
-
-impl Default for ReadTokens {
-    fn default() -> Self {
-        Self {
-            paths: Vec::new(),
-            sample: None,
-            tokenizer: None,
-            end_of_text: END_OF_TEXT.into(),
-            validation_fraction: None,
-            validation_every: None,
-            cache: None,
-        }
-    }
 }
 
 impl StageSettings for ReadTokens {
@@ -65,11 +50,6 @@ impl StageSettings for ReadTokens {
 }
 
 impl ReadTokens {
-    /// The rule for holding out documents.
-    pub fn split(&self) -> Split {
-        Split::of(self.validation_fraction, self.validation_every)
-    }
-
     /// The cache.
     pub fn cache(&self) -> Cache {
         Cache::new(self.cache.as_deref())
@@ -111,7 +91,7 @@ impl Settings for ReadTokens {
 
     fn check(&self) -> Vec<Problem> {
         let mut problems = check_paths(&self.paths, self.sample);
-        problems.extend(Split::check(self.validation_fraction, self.validation_every));
+        problems.extend(self.hold_out.check());
         if self.tokenizer.is_none() && self.end_of_text != END_OF_TEXT {
             let why = "names a token of `tokenizer`, which is not given; without one, the files say which token it is";
             problems.push(Problem::at("end_of_text", why));
@@ -143,7 +123,7 @@ impl Settings for ReadTokens {
         let inputs = resolve(&self.paths, self.sample, before.seed())?;
         let store = Arc::new(self.open(before.seed(), tokenizer.as_ref().map(Tokenizer::vocabulary), &cache)?);
         let mut shown = |done, total| before.progress("Counting", Unit::Things("documents"), done, total);
-        let index = CorpusIndex::of_tokens(&store, self.split(), &mut shown)?;
+        let index = CorpusIndex::of_tokens(&store, self.hold_out.split(), &mut shown)?;
         if index.skipped > 0 {
             before.note(format!("{} empty documents are passed over", index.skipped));
         }

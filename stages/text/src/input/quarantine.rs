@@ -1,6 +1,6 @@
 //! Unreadable data: its positions, reasons and counts, and the limit on them.
 //!
-//! A [`Unreadable`] entry stands for one document, for the rows that a lost row group declares, or for the estimated
+//! An [`Unreadable`] entry stands for one document, for the rows that a lost row group declares, or for the estimated
 //! number of documents lost after a damaged position of a compressed stream. Entries are stored in the cache next to
 //! what was made without them, with the number of the file, so that a later run reports the same; a run's own
 //! `quarantine.parquet` contains paths.

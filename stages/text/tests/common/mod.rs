@@ -2,6 +2,8 @@
 #![allow(dead_code)] // each of them uses a part
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use contract::{BatchShape, Env, Resources, Schedule};
+use millrace_text::corpus::source_keys::Conversion;
+use millrace_text::input::quarantine::OnBadData;
 use millrace_text::{DocumentStore, ReadDocuments, silent};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
@@ -74,7 +76,24 @@ pub fn pack_all(content: &[u8]) -> [(&'static str, Vec<u8>); 3] {
 /// Settings that read `paths`, with a cache of the test.
 pub fn settings(paths: &[&Path], cache: &Path) -> ReadDocuments {
     let text = |p: &Path| p.to_str().unwrap().to_string();
-    ReadDocuments { paths: paths.iter().map(|p| text(p)).collect(), cache: Some(text(cache)), ..Default::default() }
+    let conversion = Conversion { cache: Some(text(cache)), ..Default::default() };
+    ReadDocuments { paths: paths.iter().map(|p| text(p)).collect(), conversion, ..Default::default() }
+}
+
+/// The same settings with another `max_bad_fraction`.
+pub fn with_limit(max_bad_fraction: f64, settings: ReadDocuments) -> ReadDocuments {
+    ReadDocuments { conversion: Conversion { max_bad_fraction, ..settings.conversion }, ..settings }
+}
+
+/// The same settings with a `separator`.
+pub fn separated(settings: ReadDocuments) -> ReadDocuments {
+    ReadDocuments { separator: Some("\n===\n".into()), ..settings }
+}
+
+/// The same settings with `on_bad_data = "stop"`.
+pub fn stopping(settings: ReadDocuments) -> ReadDocuments {
+    let conversion = Conversion { on_bad_data: OnBadData::Stop, ..settings.conversion };
+    ReadDocuments { conversion, ..settings }
 }
 
 /// Their documents.
