@@ -6,6 +6,7 @@
 //! | [`elements`] | which elements are dropped with their content, and of which only the tags |
 //! | [`links`] | the text of a link |
 //! | [`scan`] | markup to text: removes templates, tables, references and files; keeps the text of links and emphasis |
+//! | [`variants`] | the text of what has several variants of a language |
 //! | [`lines`] | headings, list items, remains of tables; removes sections without text |
 //!
 //! Templates are not expanded: that requires the wiki's templates and modules, which a dump of articles does not
@@ -16,6 +17,7 @@ pub mod lines;
 pub mod links;
 pub mod names;
 pub mod scan;
+pub mod variants;
 
 pub use names::Names;
 
@@ -108,6 +110,8 @@ mod tests {
         assert_eq!(text("{{Infobox|a={{b|{{{c|d}}}}}\n|e=[[f]]}}'''A''' is {{convert|5|km}}."), "A is.");
         assert_eq!(text("a\n{| class=\"x\"\n|-\n| b || {{c|}}\n|}\nd\n:{|\n|e\n{|\n|f\n|}\n|}\ng"), "a\n\nd\n\ng");
         assert_eq!(text("[[File:A.jpg|thumb|left|A [[b|c]] of ''d''.]]E [[Category:F]][[de:G]][[Datei:H.png]]"), "E");
+        assert_eq!(text("[[File:A.jpg|thumb|b [[c]]\nd\n\ne]]\nF."), "F.");
+        assert_eq!(text("[[b c\n\nd]] e"), "b c\n\nd e");
         assert_eq!(text("a <math>\\frac{a}{b}</math> b<gallery>\nFile:A.jpg|b\n</gallery> __NOTOC__"), "a b");
         assert_eq!(text("H<sub>2</sub>O <span style=\"x\">y</span><br />z <s>q</s>"), "H2O y\nz q");
         assert_eq!(text("1 < 2 and <3, a<b>c</b>"), "1 < 2 and <3, ac");
@@ -133,6 +137,9 @@ mod tests {
         assert_eq!(unhandled("a <ref>b\n\nd"), "unclosed element: 1");
         assert_eq!(text("a <ref>b\nd"), "a\nd");
         assert_eq!(text("a\n{|\n|b\n! c\nd"), "a\n\nd");
+        assert_eq!(text("a\n{| class=\"x\" style=\"y\"\n|-\n| b\n\nc"), "a\n\nc");
+        assert_eq!(text("a\n{| class={{b|\n|c}}\n| d\n|}\ne"), "a\n\ne");
+        assert_eq!(text("[[File:a|thumb|b\n\nc"), "File:a|thumb|b\n\nc");
         assert_eq!(unhandled("a\n{|\n|b"), "table row: 1; unclosed table: 1");
         assert_eq!(text("[[a [[b]] c]] [http://x y\nz"), "a b c y\nz");
     }
@@ -178,6 +185,9 @@ mod tests {
             "=",
             "{|\n{{",
             "[[File:a|",
+            "[[File:a|\n\n",
+            "[[File:a|\n\n]]",
+            "{| a=b ",
             "\u{301}",
             "a\u{301}",
             " ",

@@ -2,6 +2,8 @@
 //! like other text, and removed, or turned into the text of a link, when the construct is closed.
 use super::elements::{Element, Tag, element, end_of, literal, tag};
 use super::links::link_text;
+use super::names::Prefix;
+use super::variants::variant_text;
 use super::{Kinds, Names};
 use memchr::memmem;
 
@@ -32,6 +34,8 @@ struct Scanner<'a> {
     open: [usize; 5],
     /// Elements that have no end tag from some offset on.
     endless: Vec<String>,
+    /// The next `]]` at or after the offset at which it was looked for: the offset of that, and of the `]]`, if any.
+    next_close: Option<(usize, Option<usize>)>,
     names: &'a Names,
     unhandled: &'a mut Kinds,
 }
@@ -40,7 +44,7 @@ struct Scanner<'a> {
 pub fn scan(text: &str, names: &Names, unhandled: &mut Kinds) -> String {
     let out = String::with_capacity(text.len());
     let (stack, endless) = (Vec::new(), Vec::new());
-    let mut scanner = Scanner { text, at: 0, out, stack, open: [0; 5], endless, names, unhandled };
+    let mut scanner = Scanner { text, at: 0, out, stack, open: [0; 5], endless, next_close: None, names, unhandled };
     scanner.run();
     scanner.out
 }
@@ -55,9 +59,8 @@ impl Scanner<'_> {
             let Some(byte) = rest.get(plain) else { break };
             match byte {
                 b'\n' => {
-                    // A URL ends with its line, a link with its paragraph.
                     let paragraph = rest.get(plain + 1) == Some(&b'\n');
-                    while matches!(self.top(), Some(Open::External)) || paragraph && self.top() == Some(Open::Link) {
+                    while self.ends_with_line(paragraph) {
                         self.pop();
                         self.unhandled.add("unclosed link");
                     }
@@ -108,6 +111,31 @@ impl Scanner<'_> {
         self.stack.last().map(|(open, _)| *open)
     }
 
+    /// Whether the innermost construct ends with its line, which may end a paragraph: a URL does, and a link does at the
+    /// end of a paragraph. Only the caption of a file may have several paragraphs.
+    fn ends_with_line(&mut self, paragraph: bool) -> bool {
+        match self.stack.last() {
+            Some((Open::External, _)) => true,
+            Some((Open::Link, from)) if paragraph => {
+                let target = self.out[*from..].split('|').next().unwrap_or_default();
+                self.names.prefix(target) != Prefix::File || self.next_close().is_none()
+            }
+            _ => false,
+        }
+    }
+
+    /// The offset of the next `]]`.
+    fn next_close(&mut self) -> Option<usize> {
+        match self.next_close {
+            Some((looked, found)) if looked <= self.at && found.is_none_or(|found| found >= self.at) => found,
+            _ => {
+                let found = memmem::find(self.rest().as_bytes(), b"]]").map(|offset| self.at + offset);
+                self.next_close = Some((self.at, found));
+                found
+            }
+        }
+    }
+
     /// Closes everything down to the topmost construct of the kind of `like`, which must exist, and removes its
     /// content.
     fn drop_to(&mut self, like: Open) {
@@ -131,7 +159,9 @@ impl Scanner<'_> {
         match two {
             (Some(b'{'), Some(b'|'), third) if third != Some(&b'}') => {
                 self.push(Open::Table);
-                self.at = at + 2;
+                // The rest of the line is attributes, which would be left if the table were not closed.
+                let attributes = &bytes[at + 2..];
+                self.at = at + 2 + memchr::memchr3(b'\n', b'{', b'<', attributes).unwrap_or(attributes.len());
             }
             // `|}}` ends a template, unless none has been opened since the table.
             (Some(b'|'), Some(b'}'), third)
@@ -317,7 +347,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// `-{zh-hans:…; zh-hant:…}-`: the text of the first variant.
+    /// `-{…}-`: one text for each variant of a language.
     fn variant(&mut self) {
         let rest = &self.text[self.at..];
         if !rest.starts_with("-{") || rest.starts_with("-{{") {
@@ -327,14 +357,7 @@ impl Scanner<'_> {
         let Some(end) = memmem::find(inside, b"}-") else {
             return self.copy(2);
         };
-        let inside = &rest[2..2 + end];
-        let inside = inside.rsplit_once('|').map_or(inside, |(_, inside)| inside);
-        let first = inside.split(';').next().unwrap_or_default();
-        let text = match first.split_once(':') {
-            Some((variant, text)) if variant.trim().starts_with("zh") || variant.trim().len() == 2 => text.trim(),
-            _ => inside,
-        };
-        self.out.push_str(text);
+        self.out.push_str(variant_text(&rest[2..2 + end]));
         self.at += 2 + end + 2;
     }
 }

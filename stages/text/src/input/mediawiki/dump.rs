@@ -22,7 +22,7 @@ pub static FORMAT: Format = Format {
     suffixes: &[".xml", ".xml-p*"],
     magic: b"<mediawiki",
     access: Access::Stream(StreamReader {
-        version: |_| "millrace 3".into(),
+        version: |_| "millrace 4".into(),
         read: |input, path, _, emit| read(input, path, emit).map(drop),
         share: TextShare::Fraction(0.4),
     }),
