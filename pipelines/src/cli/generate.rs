@@ -106,7 +106,7 @@ struct Generated {
     pub prompt: String,
     /// The generated text.
     pub text: String,
-    /// The generated token ids.
+    /// The generated token ids. If one of them ends the text, it is the last, and not part of `text`.
     pub tokens: Vec<u32>,
     /// Why generation ended.
     pub stop: Stop,
@@ -216,10 +216,10 @@ fn go_on(
         let Some(token) = sampler.next(&logits) else {
             bail!("after {} tokens the model's logits are not finite: its weights are corrupt", tokens.len())
         };
+        tokens.push(token);
         if ends.contains(&token) {
             break Stop::EndOfText;
         }
-        tokens.push(token);
         say(stream.push(token)?)?;
         if decoder.length() == context {
             break Stop::Context;
