@@ -1,6 +1,6 @@
 # `make` lists the targets.
 
-# Homebrew keeps its OpenBLAS where pkg-config does not look.
+# pkg-config does not search the folder of Homebrew's OpenBLAS.
 BREW_OPENBLAS := $(shell brew --prefix openblas 2>/dev/null)
 ifneq ($(BREW_OPENBLAS),)
 export PKG_CONFIG_PATH := $(BREW_OPENBLAS)/lib/pkgconfig:$(PKG_CONFIG_PATH)
@@ -9,23 +9,23 @@ endif
 PIPELINE := target/release/pipeline
 WIKI := data/cache/wiki
 PEERS := ../shared/peers
-# What tests and bench-peers compare with runs in $MILLRACE_PYTHON; without it, in python3 as far as that has it, and
-# bench-peers sets one up in target/peers.
+# The Python with the libraries that tests and bench-peers compare with: $MILLRACE_PYTHON. Without it, tests use python3
+# and skip what it lacks, and bench-peers creates an environment in target/peers.
 TEST_PYTHON := $(or $(MILLRACE_PYTHON),python3)
 PEERS_PYTHON := $(or $(MILLRACE_PYTHON),target/peers/bin/python)
 
 .PHONY: help run build test soak lint results bench bench-peers clean system system-python
 
 help:
-	@echo "make run          install what is missing, build, fetch a small wiki dump, train on it, write text"
-	@echo "make build        the program, optimised: $(PIPELINE)"
-	@echo "make test         everything CI checks"
-	@echo "make soak         every system call of short runs fails in turn; fifty schedules of faults and kills"
-	@echo "make lint         formatting, clippy, documentation, licences"
-	@echo "make results BASE=PROGRAM  are the results those of another build, bit for bit? (tests/results.py)"
-	@echo "make bench        criterion benchmarks of kernels, stages and the step (benches/README.md)"
-	@echo "make bench-peers  the same training step here and in PyTorch, in turn"
-	@echo "make clean        removes what was built; runs/ and data/cache/ stay"
+	@echo "make run          installs missing packages, builds, downloads a small wiki dump, trains on it, generates text"
+	@echo "make build        builds the optimised program: $(PIPELINE)"
+	@echo "make test         runs everything that CI checks"
+	@echo "make soak         fails every system call of short runs in turn; runs fifty schedules of faults and kills"
+	@echo "make lint         checks formatting, clippy, documentation, licences"
+	@echo "make results BASE=PROGRAM  compares results with those of another build, bit for bit (tests/results.py)"
+	@echo "make bench        runs criterion benchmarks of kernels, stages and training steps (benches/README.md)"
+	@echo "make bench-peers  measures the same training step in Millrace and in PyTorch, in turn"
+	@echo "make clean        removes build output, but not runs/ and data/cache/"
 
 # A second run resumes runs/wiki from its last checkpoint, or prints that it is complete.
 run: system-python build
@@ -44,13 +44,13 @@ run: system-python build
 	@echo "The report is runs/wiki/report.html"
 	@echo "More text: $(PIPELINE) generate runs/wiki --prompt TEXT"
 
-# Incremental builds split crates into more units, between which little is inlined: the program would be 15 % slower.
+# Incremental builds split crates into more units, with little inlining between them: the program would be 15 % slower.
 build bench bench-peers: export CARGO_INCREMENTAL := 0
 
 build: system
 	cargo build --release --locked
 
-# One profile for all tests (dev, which is optimised), and the release build once, for what is too slow without it.
+# All tests use one profile (dev, which is optimised). The release build is measured once.
 test: lint
 	cargo test --workspace --locked
 	$(MAKE) build
@@ -59,10 +59,10 @@ test: lint
 	@cat target/bench.json
 	@for module in torch transformers pyarrow duckdb datasets tensorboard; do \
 		$(TEST_PYTHON) -c "import $$module" 2>/dev/null \
-			|| echo "note: $(TEST_PYTHON) has no $$module: what needs it was not tested (MILLRACE_PYTHON=...)"; \
+			|| echo "note: $(TEST_PYTHON) has no $$module: tests that need it were skipped (MILLRACE_PYTHON=...)"; \
 	done
 	@for program in chromium debootstrap; do command -v $$program >/dev/null \
-		|| echo "note: no $$program here: what needs it was not tested"; done
+		|| echo "note: $$program is not installed: tests that need it were skipped"; done
 
 # An hour or so: tests/it/faults.rs. CI runs a few of these, chosen at random.
 soak: system

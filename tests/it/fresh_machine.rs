@@ -95,7 +95,7 @@ fn another_user_goes_through_sudo_or_is_told_what_root_has_to_run() {
     let (code, said, asked) = machine.system(&[]);
     assert_eq!(code, 0, "{said}");
     assert!(asked.len() == 2 && asked.iter().all(|line| line.starts_with("sudo apt-get ")), "{asked:?}");
-    assert!(said.contains("Going to run:\n  sudo apt-get update -qq\n"), "{said}");
+    assert!(said.contains("Running:\n  sudo apt-get update -qq\n"), "{said}");
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_new_debian_gets_what_it_needs_fetches_a_dump_and_trains() {
     std::fs::create_dir_all(root.folder.path().join("opt/rust")).unwrap();
     symlink("/bin/true", root.folder.path().join("opt/rust/cargo")).unwrap();
     let first = root.shell(".ci/system python");
-    assert!(first.contains("Going to run:\n  apt-get update -qq\n  apt-get install -y"), "{first}");
+    assert!(first.contains("Running:\n  apt-get update -qq\n  apt-get install -y"), "{first}");
     let root = root.online(); // what was installed may have brought certificates of its own
     assert_eq!(root.shell(".ci/system python"), "", "what is there is not installed again");
     root.shell("echo 'int main(void) { return 0; }' > a.c; cc a.c $(pkg-config --cflags --libs openblas); ./a.out");
