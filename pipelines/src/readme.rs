@@ -1,5 +1,6 @@
-//! What README.md says of the code is what the code says: its tables of stages and keys are those of the registry, its loss is
-//! the file of `tests/outside_stage`. `MILLRACE_BLESS=1 cargo test -p millrace-pipelines readme` writes them.
+//! Tests that the generated parts of README.md are current: the tables of stages and keys, which are made from the
+//! registry, and the loss, which is a file of `tests/outside_stage`. `MILLRACE_BLESS=1 cargo test -p millrace-pipelines
+//! readme` writes them.
 use crate::STAGES;
 use crate::plan::{RunSettings, defaults, toml_of};
 use contract::{Key, StageKeys};
@@ -10,7 +11,7 @@ const TABLES: &str = "<!-- Generated from the doc comments of the settings: begi
 const LOSS: &str = "<!-- tests/outside_stage/src/z_loss.rs: begin -->\n";
 const END: &str = "<!-- Generated: end -->\n";
 
-/// A cell of a table: one that holds `|` would be two.
+/// The text of a cell of a table, with `|` escaped.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
@@ -50,7 +51,7 @@ fn loss() -> String {
 }
 
 #[test]
-fn what_the_readme_says_of_the_code_is_current() {
+fn generated_parts_of_the_readme_are_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
     let written = std::fs::read_to_string(path).unwrap();
     let mut current = written.clone();

@@ -1,4 +1,5 @@
-//! The documentation for contributors is current: files that it names exist, and code that it shows is that of the files.
+//! The documentation for contributors is current: files that it names exist, and code that it shows is that of the
+//! files.
 use std::path::{Path, PathBuf};
 
 const PAGES: [&str; 2] = ["CONTRIBUTING.md", "ARCHITECTURE.md"];

@@ -7,7 +7,8 @@ use serde_json::Value;
 const MEASURED: &str = "small, and the machine is measured";
 
 /// What differs from `run.toml` in each run: options of `explain` and of `run` alike. Small and large, short and long,
-/// few and many ids, more and fewer leaves than workers, either model and optimizer, checkpoints written while it trains.
+/// few and many ids, more and fewer leaves than workers, either model and optimizer, checkpoints written while it
+/// trains.
 const SHAPES: [(&str, &str); 11] = [
     (MEASURED, ""),
     ("two workers", "forward.width=192 forward.heads=4 pack.micro_batch_size=8 pack.sequence_length=128"),
@@ -79,8 +80,8 @@ fn the_estimate_of_memory_is_within_15_percent_of_what_happens() {
         };
         let said: Value = serde_json::from_slice(&pipeline(&["explain", "run.toml", "--json"])).expect("JSON");
         let said_mb = said["peak_mb"].as_f64().unwrap();
-        // On a machine that does other things, workers may take turns and never hold their most at once: the peak is that
-        // of several runs.
+        // On a machine that does other things, workers may take turns and never hold their most at once: the peak is
+        // that of several runs.
         let mut taken_mb: f64 = 0.0;
         for attempt in 0..3 {
             let directory = format!("run-{number}-{attempt}");

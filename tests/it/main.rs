@@ -1,7 +1,7 @@
 //! Tests of the program as people use it: one binary, a module per subject, so that a change is linked once.
 //!
-//! One subject: `cargo test --test it resume::`. Tests start `pipeline` as a process of its own in a scratch directory, so
-//! environment variables, signals and peak memory are those of that process.
+//! One subject: `cargo test --test it resume::`. Tests start `pipeline` as a process of its own in a scratch directory,
+//! so environment variables, signals and peak memory are those of that process.
 mod fresh_clone;
 mod support;
 

@@ -76,8 +76,8 @@ pub struct OutputPort {
 }
 
 impl OutputPort {
-    /// Adds an output to the operator being built; returns it and its edge. In timely's eyes an initial output depends on
-    /// no input.
+    /// Adds an output to the operator being built; returns it and its edge. In timely's eyes an initial output depends
+    /// on no input.
     pub fn new<'scope>(builder: &mut OperatorBuilder<'scope, Step>, spec: OutputSpec) -> (Self, Edge<'scope>) {
         let (output, edge): (Output<Step, PacketBatch>, _) = if spec.initial {
             builder.new_output_connection([] as [(usize, Antichain<Step>); 0])
@@ -129,8 +129,8 @@ impl OutputPorts {
         Self { ports, worker }
     }
 
-    /// Sends `packet` at `step` to every consumer of its kind. With `initial`, a kind that is fed back goes to this step
-    /// instead of the next one.
+    /// Sends `packet` at `step` to every consumer of its kind. With `initial`, a kind that is fed back goes to this
+    /// step instead of the next one.
     pub fn send(&mut self, packet: Packet, step: Step, initial: bool) {
         let (kind, worker) = (packet.kind(), self.worker);
         let initial = initial && self.ports.iter().any(|port| port.spec.kind == kind && port.spec.initial);

@@ -1,9 +1,10 @@
 //! How a run that is asked to stop ends after the same step on every worker.
 //!
-//! Worker 0 decides whether step `s` is the last, when every worker has summed its gradients of `s` and no parameter has
-//! been updated. The decision is sent to all workers at time `s`, on an edge whose frontier `optimize` waits for: no worker
-//! updates parameters at `s` before it knows, and none is past `s`. A checkpoint is due there. Stages above `optimize` may
-//! be some steps ahead, but their saved state as of `s` has been sent already, as it is after every step.
+//! Worker 0 decides whether step `s` is the last, when every worker has summed its gradients of `s` and no parameter
+//! has been updated. The decision is sent to all workers at time `s`, on an edge whose frontier `optimize` waits for:
+//! no worker updates parameters at `s` before it knows, and none is past `s`. A checkpoint is due there. Stages above
+//! `optimize` may be some steps ahead, but their saved state as of `s` has been sent already, as it is after every
+//! step.
 use super::ports::reader;
 use contract::{Schedule, Step};
 use std::cell::Cell;

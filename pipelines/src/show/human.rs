@@ -70,8 +70,8 @@ pub fn left(spent: Duration, done: u64, total: u64) -> Option<Duration> {
     (done > 0).then(|| Duration::try_from_secs_f64(spent.as_secs_f64() * rest / done as f64).unwrap_or(Duration::MAX))
 }
 
-/// `text` without control characters, which would move a terminal's cursor or reprogram it: file names, keys and messages
-/// from data may hold any. Each becomes a replacement character; tabs and ends of lines stay.
+/// `text` without control characters, which would move a terminal's cursor or reprogram it: file names, keys and
+/// messages from data may hold any. Each becomes a replacement character; tabs and ends of lines stay.
 pub fn printable(text: &str) -> Cow<'_, str> {
     let unsafe_to_print = |c: char| c.is_control() && c != '\n' && c != '\t';
     match text.contains(unsafe_to_print) {
@@ -120,8 +120,8 @@ pub fn wrap(text: &str, room: usize) -> Vec<String> {
     lines
 }
 
-/// `text` with every line in at most `room` columns: broken between words, with continuation lines indented. A word that has
-/// no room stays whole, so that it can be copied.
+/// `text` with every line in at most `room` columns: broken between words, with continuation lines indented. A word
+/// that has no room stays whole, so that it can be copied.
 pub fn hang(text: &str, room: usize) -> String {
     let mut lines = Vec::new();
     for line in text.lines() {

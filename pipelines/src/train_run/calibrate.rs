@@ -45,8 +45,8 @@ pub fn program(workers: usize) -> u64 {
     (crate::machine::rss_mb() << 20) + STRUCTURES
 }
 
-/// Estimates the speed of `plan` from the forward and backward pass of one micro-batch per worker if that fits into free
-/// memory and takes a short time, else from the rate of large products. `peak`: bytes that the run will use.
+/// Estimates the speed of `plan` from the forward and backward pass of one micro-batch per worker if that fits into
+/// free memory and takes a short time, else from the rate of large products. `peak`: bytes that the run will use.
 ///
 /// # Errors
 /// If a stage fails.

@@ -55,11 +55,11 @@ pub fn explain(plan: &Plan) -> Result<Explanation> {
     Ok(explanation)
 }
 
-/// Explains a run whose data is prepared. `made`: what had to be made for it and is in the cache now; `program`: what
-/// the program took before ([`calibrate::program`]).
+/// Explains a run whose data is prepared. `made`: the derived data that had to be computed and is in the cache now;
+/// `program`: the bytes that the program used before ([`calibrate::program`]).
 ///
 /// # Errors
-/// If a file that was read before is gone.
+/// If a file that was read before no longer exists.
 pub fn dry_run(
     plan: &Plan,
     session: &Session,
@@ -81,7 +81,7 @@ pub fn dry_run(
     Ok((explanation, text))
 }
 
-/// Ids there will be, from the configuration alone.
+/// The vocabulary, as far as the configuration alone determines it.
 fn vocabulary(plan: &Plan) -> Result<Facts> {
     let known = plan.stages.iter().map(|stage| stage.settings.vocabulary(plan.run.seed));
     match known.filter_map(Result::transpose).next() {
@@ -100,7 +100,7 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
     let speed = calibrate::speed(plan, env, model, sum(&memory))?;
     let between = (sum(&memory) - program) / BETWEEN_BUFFERS;
     memory.push(("other buffers".to_owned(), speed.beside + between));
-    // Before it trains, a run measures the machine: a small model takes less than that.
+    // A run measures the machine before it trains, which needs more memory than training a small model.
     let sources = plan.stages.iter().filter(|stage| stage.settings.takes().is_empty());
     let before = program + sources.map(|stage| stage.settings.memory(env).permanent).sum::<u64>();
     let measuring = (before + super::speed::full_speed_bytes(env.workers)).saturating_sub(sum(&memory));
@@ -124,7 +124,7 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
     })
 }
 
-/// One in so many bytes of the pool lies between pieces that are in use, and is too small for what is asked for.
+/// The fraction of the pool, as 1 in this many bytes, that is unused because the gaps between pieces are too small.
 const BETWEEN_BUFFERS: u64 = 12;
 
 /// Memory of each stage in the phase of a step that needs the most memory in total.

@@ -226,9 +226,9 @@ pub trait Settings: Any + Send + Sync {
     fn check_goal(&self, _goal: Goal) -> Vec<Problem> {
         Vec::new()
     }
-    /// Problems with the files that the stage names that can be seen without processing them: whether they exist, have a
-    /// format that the stage reads, and fit its other keys. Looks at names and beginnings of files; `pipeline check` and
-    /// `pipeline run` call it before anything is read.
+    /// Problems with the files that the stage names that can be seen without processing them: whether they exist, have
+    /// a format that the stage reads, and fit its other keys. Looks at names and beginnings of files; `pipeline check`
+    /// and `pipeline run` call it before anything is read.
     fn check_files(&self, _seed: u64) -> Vec<Problem> {
         Vec::new()
     }
@@ -236,9 +236,9 @@ pub trait Settings: Any + Send + Sync {
     fn reads(&self, _seed: u64) -> Result<Vec<PathBuf>> {
         Ok(Vec::new())
     }
-    /// What its results depend on besides the values of its keys and its input, by name: the version of its code, hashes of
-    /// files that it reads when it is built. Part of cache keys of what is made from its output and of the fingerprint of
-    /// checkpoints. May read those files.
+    /// What its results depend on besides the values of its keys and its input, by name: the version of its code,
+    /// hashes of files that it reads when it is built. Part of cache keys of what is made from its output and of the
+    /// fingerprint of checkpoints. May read those files.
     fn dependencies(&self) -> Result<Vec<(String, String)>> {
         Ok(Vec::new())
     }
@@ -315,9 +315,9 @@ impl Memory {
         }
     }
 
-    /// The bytes that a step needs in addition to permanent memory, in two phases: when the loss is computed, and at the
-    /// end of the backward pass. For each phase: the bytes that stay allocated throughout it, and those that are allocated
-    /// only while a stage is running.
+    /// The bytes that a step needs in addition to permanent memory, in two phases: when the loss is computed, and at
+    /// the end of the backward pass. For each phase: the bytes that stay allocated throughout it, and those that are
+    /// allocated only while a stage is running.
     pub fn phases(&self) -> [[u64; 2]; 2] {
         [[self.activations, self.loss.max(self.scratch)], [self.gradients, self.scratch]]
     }

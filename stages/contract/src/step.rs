@@ -32,7 +32,8 @@ pub struct At {
     pub step: Step,
     /// Index into the settings' [`takes`](crate::Settings::takes).
     pub port: usize,
-    /// How long the stage had nothing to do before this packet came (zero unless it takes [`Role::State`](crate::Role::State)).
+    /// How long the stage had nothing to do before this packet came (zero unless it takes
+    /// [`Role::State`](crate::Role::State)).
     pub waited: Duration,
 }
 

@@ -205,8 +205,8 @@ impl StartFiles {
         file.read(name, &spec.shape)
     }
 
-    /// Names of the model file's tensors that are none of `specs`. Masks and frequencies that older versions of transformers
-    /// saved are no parameters, and neither is a head that repeats the embedding.
+    /// Names of the model file's tensors that are none of `specs`. Masks and frequencies that older versions of
+    /// transformers saved are no parameters, and neither is a head that repeats the embedding.
     pub fn unused(&self, specs: &[ParameterSpec]) -> Vec<String> {
         const BUFFERS: [&str; 4] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", "lm_head.weight"];
         let bare = |name: &str| name.strip_prefix("transformer.").unwrap_or(name).to_owned();

@@ -1,5 +1,5 @@
-//! Stages of another crate, one of each family, work like those that come with the program: in every command, together in
-//! one graph, and none of them longer than it may be.
+//! Stages of another crate, one of each family, work like those that come with the program: in every command, together
+//! in one graph, and none of them longer than it may be.
 #[allow(dead_code, reason = "it uses a part of what the tests of the program share")]
 #[path = "../../it/support/mod.rs"]
 mod support;

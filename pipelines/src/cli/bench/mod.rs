@@ -42,8 +42,8 @@ pub struct Bench {
     /// Process a micro-batch at once or sequence by sequence (default: batched)
     #[arg(long, value_enum)]
     batching: Option<Batching>,
-    /// GEMM backend: "auto" (the fastest available), "amx", "avx512", "avx2", "openblas" or "portable"; "all" compares large
-    /// products on all of them
+    /// GEMM backend: "auto" (the fastest available), "amx", "avx512", "avx2", "openblas" or "portable"; "all" compares
+    /// large products on all of them
     #[arg(long, value_name = "NAME", default_value = "auto")]
     gemm: String,
     /// Print one line of JSON per measurement; without --sweep there is no other output

@@ -1,4 +1,5 @@
-//! Decides which documents are kept, as a fragment of differential dataflow: a function from collections to collections.
+//! Decides which documents are kept, as a fragment of differential dataflow: a function from collections to
+//! collections.
 use differential_dataflow::VecCollection;
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
@@ -91,8 +92,8 @@ fn candidate_pairs<'scope, T: Timestamp + Lattice + TotalOrder>(
 
 /// Labels every text that is similar to another with the first text of its connected component.
 ///
-/// Labels spread to neighbours, and each text also takes over its label's label (pointer jumping), so that a chain of *n*
-/// texts takes O(log *n*) rounds.
+/// Labels spread to neighbours, and each text also takes over its label's label (pointer jumping), so that a chain of
+/// *n* texts takes O(log *n*) rounds.
 fn connected_components<'scope, T: Timestamp + Lattice + TotalOrder>(
     similar: VecCollection<'scope, T, (Content, (Content, u64))>,
 ) -> VecCollection<'scope, T, (Content, Content)> {
@@ -137,7 +138,8 @@ fn near_duplicates<'scope, T: Timestamp + Lattice + TotalOrder>(
     first: ByKey<'scope, T, Content, Rank>,
     kept_of_text: ByKey<'scope, T, Content, Rank>,
 ) -> VecCollection<'scope, T, (Rank, Verdict)> {
-    // The bits of similarities, which are positive, are in the order of the numbers; inverted, the greatest is the least.
+    // The bits of similarities, which are positive, are in the order of the numbers; inverted, the greatest is the
+    // least.
     let nearest = similar
         .map(|(a, (b, s))| (b, (a, s)))
         .arrange_by_key_named("Neighbours")

@@ -5,12 +5,12 @@
 //! | [`write`] | writes files, for `pipeline export` |
 //! | [`read`] | reads documents from files, for `pipeline import` |
 //!
-//! - **nanoGPT** ([`data/openwebtext/prepare.py`](https://github.com/karpathy/nanoGPT)): uint16 ids without a header. Each
-//!   document is followed by its end-of-text token. There is one file, however large.
+//! - **nanoGPT** ([`data/openwebtext/prepare.py`](https://github.com/karpathy/nanoGPT)): uint16 ids without a header.
+//!   Each document is followed by its end-of-text token. There is one file, however large.
 //! - **llm.c** ([`dev/data/data_common.py`, `dev/data/fineweb.py`](https://github.com/karpathy/llm.c)): a header of 256
-//!   int32 (magic number, version, number of ids, zeros), then the ids. Each document is preceded by an end-of-text token.
-//!   Magic number 20240520 with version 1 means uint16 ids; 20240801 with version 7 means uint32. Every file except the
-//!   last has the same number of ids, so a document may begin in one file and end in the next.
+//!   int32 (magic number, version, number of ids, zeros), then the ids. Each document is preceded by an end-of-text
+//!   token. Magic number 20240520 with version 1 means uint16 ids; 20240801 with version 7 means uint32. Every file
+//!   except the last has the same number of ids, so a document may begin in one file and end in the next.
 mod read;
 #[cfg(test)]
 mod tests;

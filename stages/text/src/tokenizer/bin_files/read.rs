@@ -192,7 +192,8 @@ fn other_format(bytes: &[u8]) -> Option<&'static str> {
     if let Some((_, what)) = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic)) {
         return Some(what);
     }
-    // If a wider id is read two bytes at a time, the numbers after the first are its upper bytes: 0 for ids below 65,536.
+    // If a wider id is read two bytes at a time, the numbers after the first are its upper bytes: 0 for ids below
+    // 65,536.
     let ids: Vec<&[u8]> = bytes.chunks_exact(2).collect();
     let zero = |first: usize, step: usize| ids.iter().skip(first).step_by(step).all(|id| *id == [0, 0]);
     match ids.len() >= 32 && !zero(0, 1) {

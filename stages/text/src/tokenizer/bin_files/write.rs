@@ -18,8 +18,8 @@ pub struct BinFile {
     pub tokens: u64,
 }
 
-/// Writes `rows` of `store` to `folder`, each file atomically. `part` (`train` or `val`) begins the file names. Files in
-/// llm.c's format have `file_tokens` ids each.
+/// Writes `rows` of `store` to `folder`, each file atomically. `part` (`train` or `val`) begins the file names. Files
+/// in llm.c's format have `file_tokens` ids each.
 ///
 /// # Errors
 /// If the format cannot hold the vocabulary, or a file cannot be written.
