@@ -35,7 +35,7 @@ pub use corpus::index::CorpusIndex;
 pub use corpus::read_documents::ReadDocuments;
 pub use corpus::read_tokens::ReadTokens;
 pub use corpus::row_stages::RowStages;
-pub use corpus::scan::Scan;
+pub use corpus::scan::{Chunks, Scan};
 pub use corpus::source_rows::{SourceFiles, SourceRows};
 pub use corpus::split::{Part, Split};
 pub use corpus::survey::Survey;

@@ -141,6 +141,7 @@ fn training_gives_the_merges_of_hugging_face() {
         id: "read".into(),
         store: Arc::new(store),
         stages: RowStages::default(),
+        chunks: Default::default(),
         survey,
         split: Split::Fraction(0.0),
         cache: cache.clone(),

@@ -10,8 +10,8 @@ use millrace_text::corpus::source_keys::Conversion;
 use millrace_text::corpus::train_tokenizer::train_tokenizer;
 use millrace_text::tokenizer::END_OF_TEXT;
 use millrace_text::{
-    Concat, CorpusIndex, Count, DocumentStore, ReadDocuments, RowStages, Scan, SourceRows, Split, Survey, Tokenize,
-    silent,
+    Chunks, Concat, CorpusIndex, Count, DocumentStore, ReadDocuments, RowStages, Scan, SourceRows, Split, Survey,
+    Tokenize, silent,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -34,15 +34,17 @@ fn source(settings: &dyn Settings, env: &contract::Env) -> Box<dyn Source> {
 }
 
 /// Counts as the counting graph does, on so many workers.
-fn counted(resources: &Resources, rows: u64, workers: usize) -> Vec<u32> {
+fn counted(resources: &Resources, chunks: &Arc<Chunks>, workers: usize) -> Vec<u32> {
     let shape = BatchShape { micro_batches: 3, sequences: 1, length: 1 };
-    let schedule = Schedule { first: 0, steps: Scan::steps(rows, 3), evaluate: None, checkpoint: None };
+    let schedule = Schedule { first: 0, steps: chunks.steps(3), evaluate: None, checkpoint: None };
     let env = |worker| env(worker, workers, shape, schedule, resources);
     let mut found = BTreeMap::new();
     let store = resources.get::<DocumentStore>().unwrap();
     for worker in (0..workers).rev() {
-        let (mut scan, mut bpe) =
-            (source(&Scan::new(Arc::clone(&store)), &env(worker)), stage(&Tokenize::default(), &env(worker)));
+        let (mut scan, mut bpe) = (
+            source(&Scan::new(Arc::clone(&store), Arc::clone(chunks)), &env(worker)),
+            stage(&Tokenize::default(), &env(worker)),
+        );
         let mut count = stage(&Count, &env(worker));
         for step in 0..schedule.steps {
             for lane in env(worker).lanes() {
@@ -91,6 +93,7 @@ fn prepared(path: &Path, cache: &Path) -> Resources {
         id: "read".into(),
         store: Arc::new(store),
         stages: RowStages::default(),
+        chunks: Arc::new(Chunks::of(&survey.bytes)),
         survey,
         split: Split::Every(9),
         cache: read.conversion.cache(),
@@ -99,14 +102,14 @@ fn prepared(path: &Path, cache: &Path) -> Resources {
     let train = || train_tokenizer(&sources, 290, END_OF_TEXT, &read.conversion.cache(), &mut silent()).unwrap();
     let tokenizer = train();
     assert_eq!((train().hash(), tokenizer.vocabulary_size(), tokenizer.end_of_text()), (tokenizer.hash(), 290, 0));
-    let [SourceRows { store, survey, .. }] = sources;
+    let [SourceRows { store, survey, chunks, .. }] = sources;
     let rows = store.rows();
     let mut resources = Resources::default();
     resources.insert(store);
     resources.insert(Arc::new(tokenizer.vocabulary().clone()));
     resources.insert(Arc::new(tokenizer));
-    let counts = counted(&resources, rows, 1);
-    assert_eq!(counts, counted(&resources, rows, 3));
+    let counts = counted(&resources, &chunks, 1);
+    assert_eq!(counts, counted(&resources, &chunks, 3));
     assert_eq!(counts.len() as u64, rows);
     let index = CorpusIndex::new(survey, counts).unwrap();
     assert!(index.skipped >= 81 && index.train.len() > 600 && index.validation.len() > 80);

@@ -4,6 +4,7 @@
 //! `l + L`, `l + 2L` … of it. Of the validation rows it takes `l`, `l + L` … in file order, from the beginning at every
 //! step that validates. Nothing depends on which worker serves a lane.
 use crate::corpus::index::CorpusIndex;
+use crate::parquet::documents::BATCH_BYTES;
 use crate::support::permutation::Permutation;
 use anyhow::{Context, Result};
 use contract::{Env, Lane, Purpose, Schedule, Snapshot, Step};
@@ -12,7 +13,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Validation documents per packet.
+/// Maximum number of validation documents per packet.
 const VALIDATION_ROWS: usize = 64;
 /// Maximum number of training documents per packet.
 const TRAINING_ROWS: usize = 4096;
@@ -95,7 +96,13 @@ impl LaneReader {
         let (chunk, phase) = match phase {
             Phase::Validation(given) => {
                 let mine = self.index.validation.iter().skip(lane as usize).step_by(self.lanes as usize);
-                let rows: Vec<u64> = mine.clone().skip(given).take(VALIDATION_ROWS).copied().collect();
+                let mut bytes = 0;
+                let fits = |at: usize, row: u64| {
+                    bytes += self.index.bytes[row as usize].max(4 * u64::from(self.index.tokens[row as usize]));
+                    at == 0 || bytes <= BATCH_BYTES as u64
+                };
+                let rest = mine.clone().skip(given).take(VALIDATION_ROWS).copied().enumerate();
+                let rows = rest.scan(fits, |fits, (at, row)| fits(at, row).then_some(row)).collect::<Vec<u64>>();
                 let given = given + rows.len();
                 let last = given == mine.len();
                 let then = if self.schedule.trains(step) { Phase::Train } else { Phase::Over };

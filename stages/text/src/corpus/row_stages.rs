@@ -2,7 +2,7 @@
 //! survey, tokenizer training and token counts therefore see a document exactly as training will.
 use crate::filter::{DROPPED, texts};
 use crate::parquet::columns::dropped;
-use crate::parquet::documents::{DocumentStore, records};
+use crate::parquet::documents::{BATCH_BYTES, DocumentStore, records};
 use crate::support::cache::key;
 use anyhow::{Context, Result, bail, ensure};
 use arrow::array::{Array, RecordBatch};
@@ -119,12 +119,14 @@ impl RowChain {
         rows: impl IntoIterator<Item = u64>,
         mut f: impl FnMut(&str, Option<&str>),
     ) -> Result<()> {
-        let given = self.apply(records(store.take(rows)?)?)?;
-        let dropped = dropped(&given)?;
-        for (row, text) in texts(&given)?.iter().enumerate() {
-            let reason = dropped.filter(|reasons| reasons.is_valid(row)).map(|reasons| reasons.value(row));
-            f(text.unwrap_or_default(), reason);
-        }
-        Ok(())
+        store.batches(rows, BATCH_BYTES, |taken| {
+            let given = self.apply(records(taken)?)?;
+            let dropped = dropped(&given)?;
+            for (row, text) in texts(&given)?.iter().enumerate() {
+                let reason = dropped.filter(|reasons| reasons.is_valid(row)).map(|reasons| reasons.value(row));
+                f(text.unwrap_or_default(), reason);
+            }
+            Ok(())
+        })
     }
 }

@@ -4,7 +4,7 @@
 use crate::corpus::count::Count;
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::row_stages::RowStages;
-use crate::corpus::scan::Scan;
+use crate::corpus::scan::{Chunks, Scan};
 use crate::corpus::split::Split;
 use crate::corpus::survey::Survey;
 use crate::input::attribution::Attribution;
@@ -67,6 +67,8 @@ pub struct SourceRows {
     pub stages: RowStages,
     /// Their parts and sizes, after the stages.
     pub survey: Survey,
+    /// Chunks in which they are read to be counted.
+    pub chunks: Arc<Chunks>,
     /// The rule for holding out documents.
     pub split: Split,
     /// The cache for what is made from them.
@@ -93,6 +95,7 @@ impl SourceRows {
         let mut survey = Survey::cached(&store, *split, cache, &mut shown)?;
         let quarantine = store.set_aside(&survey.bad, *max_bad_fraction)?;
         let unreadable = survey.bad.iter().map(|bad| bad.documents).sum();
+        let chunks = Arc::new(Chunks::of(&survey.bytes));
         let stages = RowStages::between(before, id);
         if !stages.is_empty() {
             let mut shown = |done, total| before.progress("Filtering", Unit::Things("documents"), done, total);
@@ -102,7 +105,7 @@ impl SourceRows {
         before.provide_to(id, Arc::new(quarantine));
         before.provide_to(id, Arc::clone(&store));
         before.fingerprint("content of documents", id, store.content_hash());
-        Ok(Self { id: id.to_owned(), store, stages, survey, split: *split, cache: cache.clone(), unreadable })
+        Ok(Self { id: id.to_owned(), store, stages, survey, chunks, split: *split, cache: cache.clone(), unreadable })
     }
 
     /// A key for the documents after the stages, for the cache.
@@ -127,12 +130,12 @@ impl SourceRows {
                 let this = before.this();
                 // The ids contain a space, which ids of a plan cannot.
                 let mut stages: Vec<(String, Arc<dyn Settings>)> =
-                    vec![("scan rows".into(), Arc::new(Scan::new(Arc::clone(&self.store))))];
+                    vec![("scan rows".into(), Arc::new(Scan::new(Arc::clone(&self.store), Arc::clone(&self.chunks))))];
                 stages.extend(self.stages.named());
                 stages.push((this.id.clone(), Arc::clone(&this.settings)));
                 stages.push(("count tokens".into(), Arc::new(Count)));
                 let progress = ("Counting tokens", rows);
-                let graph = Graph { stages, lanes: LANES, steps: Scan::steps(rows, LANES), progress };
+                let graph = Graph { stages, lanes: LANES, steps: self.chunks.steps(LANES), progress };
                 let index = CorpusIndex::new(self.survey, Count::counts(&before.run(graph)?))?;
                 index.save(&path)?;
                 index

@@ -1,18 +1,15 @@
 //! Texts by row number, over Parquet files that are read in place.
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{OnBadData, Quarantine, Unreadable, lost_row_groups};
-use crate::parquet::decode::Input;
-use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
+use crate::parquet::pieces::TextColumn;
+use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Piece, Place, RowGroups};
 use crate::support::cache::{Cache, key};
 use crate::support::permutation::choose;
 use crate::support::problem::TextProblem;
 use anyhow::{Context, Error, Result};
-use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryBuilder, LargeStringArray, LargeStringBuilder};
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::array::{Array, ArrayRef, AsArray, LargeStringArray, LargeStringBuilder};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
-use parquet::column::reader::ColumnReader;
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -36,6 +33,9 @@ pub struct DocumentStore {
     on_bad_data: OnBadData,
     quarantine: Quarantine,
 }
+
+/// Bytes of text after which a batch of rows ends: those that stages process at once take a multiple of it in memory.
+pub const BATCH_BYTES: usize = 4 << 20;
 
 /// The hint in errors about a file that millrace made itself.
 pub const CACHE_IS_DAMAGED: &str =
@@ -78,7 +78,7 @@ impl DocumentStore {
             });
         }
         let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
-        let groups = RowGroups::new(open, DEFAULT_BUDGET, Box::new(to_bytes), None).with_rescue(raw_column);
+        let groups = RowGroups::new(open, DEFAULT_BUDGET, Box::new(TextColumn));
         Ok(Self {
             groups,
             sample: None,
@@ -188,6 +188,23 @@ impl DocumentStore {
         Ok(texts.finish())
     }
 
+    /// Calls `f` with the texts of `rows`, in that order, nulls as empty texts, in batches that end when they have `bytes`
+    /// bytes.
+    pub fn batches(
+        &self,
+        rows: impl IntoIterator<Item = u64>,
+        bytes: usize,
+        mut f: impl FnMut(LargeStringArray) -> Result<()>,
+    ) -> Result<()> {
+        let mut texts = LargeStringBuilder::new();
+        self.each_seen(rows, |_, seen| {
+            texts.append_value(if let Seen::Text(text) = seen { text } else { "" });
+            if texts.values_slice().len() >= bytes { f(texts.finish()) } else { Ok(()) }
+        })?;
+        let rest = texts.finish();
+        if rest.is_empty() { Ok(()) } else { f(rest) }
+    }
+
     /// Calls `f` with each text of `rows`, `None` for a null.
     pub fn each(&self, rows: impl IntoIterator<Item = u64>, mut f: impl FnMut(Option<&str>)) -> Result<()> {
         self.each_seen(rows, |_, seen| {
@@ -202,7 +219,7 @@ impl DocumentStore {
         rows: impl IntoIterator<Item = u64>,
         mut f: impl FnMut(u64, Seen) -> Result<()>,
     ) -> Result<()> {
-        // Consecutive rows are often in the same row group: the store is asked only when leaving it.
+        // Consecutive rows are often in the same piece: the store is asked only when leaving it.
         let mut current: Option<(Range<u64>, Option<ArrayRef>)> = None;
         for row in rows {
             let known = self.sample.as_ref().is_none_or(|s| row < s.len() as u64);
@@ -210,10 +227,15 @@ impl DocumentStore {
             let at = self.file_row(row);
             if !current.as_ref().is_some_and(|(range, _)| range.contains(&at)) {
                 let (group, range) = self.groups.announced(at).context("there are no rows")?;
-                let array = if self.lost.contains(&group) { None } else { Some(self.groups.find(at)?.0) };
-                current = Some((range, array));
+                current = Some(match self.lost.contains(&group) {
+                    true => (range, None),
+                    false => {
+                        let Piece { array, rows } = self.groups.find(at)?;
+                        (rows, Some(array))
+                    }
+                });
             }
-            let (range, array) = current.as_ref().context("a row group was just found")?;
+            let (range, array) = current.as_ref().context("a piece was just found")?;
             let Some(array) = array else {
                 f(row, Seen::Lost)?;
                 continue;
@@ -277,43 +299,5 @@ pub(crate) fn is_text(field: &Field) -> bool {
     match field.data_type() {
         Dictionary(_, values) => plain(values),
         other => plain(other),
-    }
-}
-
-/// As bytes; UTF-8 is validated row by row.
-fn to_bytes(column: &ArrayRef) -> Result<ArrayRef> {
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
-    let plain = match column.data_type() {
-        DataType::Dictionary(_, values) => &cast_with_options(column, values, &strict)?,
-        _ => column,
-    };
-    Ok(cast_with_options(plain, &DataType::LargeBinary, &strict)?)
-}
-
-/// Reads a column of strings as bytes. This bypasses the check that all of them are UTF-8, which fails whole pages
-/// because of one row.
-pub(crate) fn raw_column(input: Input, row_group: usize, column: usize) -> Result<ArrayRef> {
-    let reader = SerializedFileReader::new(input)?;
-    let schema = reader.metadata().file_metadata().schema_descr_ptr();
-    let leaf = (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == column);
-    let leaf = leaf.context("no such column")?;
-    let described = schema.column(leaf);
-    anyhow::ensure!(described.max_rep_level() == 0, "a column of lists");
-    let ColumnReader::ByteArrayColumnReader(mut values) = reader.get_row_group(row_group)?.get_column_reader(leaf)?
-    else {
-        anyhow::bail!("not a column of bytes");
-    };
-    let mut texts = LargeBinaryBuilder::new();
-    loop {
-        let (mut levels, mut some) = (Vec::new(), Vec::new());
-        let (records, _, _) = values.read_records(1024, Some(&mut levels), None, &mut some)?;
-        if records == 0 {
-            return Ok(Arc::new(texts.finish()));
-        }
-        let mut some = some.iter();
-        for record in 0..records {
-            let is_null = levels.get(record).is_some_and(|level| *level < described.max_def_level());
-            texts.append_option(if is_null { None } else { Some(some.next().context("a value is missing")?.data()) });
-        }
     }
 }

@@ -1,40 +1,34 @@
-//! Random access to the rows of a list of Parquet files: one column, decoded one row group at a time, with a cache of
-//! recently used row groups.
-use crate::parquet::decode::{Damaged, Input, decode};
+//! Random access to the rows of a list of Parquet files, decoded a piece of a row group at a time, with a cache of
+//! recently used pieces.
+use crate::parquet::decode::{Damaged, decode};
+use crate::parquet::pieces::{Decoder, Pieces};
 use crate::support::problem::TextProblem;
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, ensure};
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{Field, Schema};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::ParquetMetaData;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Default memory limit of decoded row groups.
+/// Default memory limit of decoded pieces.
 pub const DEFAULT_BUDGET: usize = 256 << 20;
-/// Rows decoded at a time, small enough for 32-bit offsets not to overflow.
-const ROWS_AT_ONCE: usize = 1024;
+/// Default size of a piece in bytes.
+pub const PIECE_BYTES: usize = 8 << 20;
+/// Number of locks that keep threads from decoding the same rows at the same time.
+const LOCKS: usize = 64;
 
-/// Converts the column to the type that the owner needs, or says what is wrong with it.
-pub type Convert = Box<dyn Fn(&ArrayRef) -> Result<ArrayRef> + Send + Sync>;
-/// A second way to decode the row group `(file, row group, index of the column)`, used if the first one fails; an error
-/// if it fails as well.
-pub type Rescue = fn(Input, usize, usize) -> Result<ArrayRef>;
-/// Checks a whole decoded row group of `(file, row group)`.
-pub type Inspect = Box<dyn Fn(&Path, usize, &ArrayRef) -> Result<()> + Send + Sync>;
-
-/// One column of several Parquet files.
+/// Rows of several Parquet files.
 pub struct RowGroups {
     files: Vec<OpenFile>,
     groups: Vec<Group>,
     rows: u64,
-    convert: Convert,
-    inspect: Option<Inspect>,
-    rescue: Option<Rescue>,
+    decoder: Box<dyn Decoder>,
+    piece_bytes: usize,
     kept: Mutex<Kept>,
+    locks: Vec<Mutex<()>>,
 }
 
 /// A Parquet file whose footer has been read.
@@ -50,6 +44,17 @@ struct Group {
     file: usize,
     index: usize,
     first: u64,
+    /// The first row of each piece, in the group, or why it cannot be decoded; set when it has been decoded as a whole.
+    pieces: OnceLock<Result<Arc<[u64]>, String>>,
+}
+
+/// Some decoded rows of a row group.
+#[derive(Clone)]
+pub struct Piece {
+    /// The rows.
+    pub array: ArrayRef,
+    /// Their numbers, among the rows of all files.
+    pub rows: Range<u64>,
 }
 
 /// The position of a row, for messages.
@@ -88,8 +93,19 @@ impl OpenFile {
         Ok(Self { path: path.to_path_buf(), column: index, metadata })
     }
 
-    /// Maximum memory in bytes for reading, according to the column's sizes in the footer: cached row groups up to
-    /// `budget`, plus one in each of `threads` that is being decoded, converted and concatenated.
+    /// The column's index among those with values, if it is not nested.
+    pub(crate) fn leaf(&self) -> Option<usize> {
+        let schema = self.metadata.metadata().file_metadata().schema_descr();
+        (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == self.column)
+    }
+
+    /// The column's index in the schema.
+    pub(crate) fn column(&self) -> usize {
+        self.column
+    }
+
+    /// Maximum memory in bytes for reading, according to the column's sizes in the footer: cached pieces up to `budget`,
+    /// plus one in each of `threads` that is being decoded and concatenated.
     pub fn memory(files: &[Self], budget: usize, threads: usize) -> u64 {
         let (mut kept, mut largest) = (0, 0);
         for file in files {
@@ -102,7 +118,7 @@ impl OpenFile {
                 (kept, largest) = (kept + bytes, largest.max(bytes));
             }
         }
-        kept.min(budget as u64) + 3 * threads as u64 * largest
+        kept.min(budget as u64) + 3 * threads as u64 * largest.min(PIECE_BYTES as u64)
     }
 
     /// The value of `key` in the footer's metadata.
@@ -136,24 +152,26 @@ fn check_rows(metadata: &ParquetMetaData, column: usize) -> Result<(), String> {
 }
 
 impl RowGroups {
-    /// The rows of `files`, concatenated. Decoded row groups are cached up to `budget` bytes.
-    pub fn new(files: Vec<OpenFile>, budget: usize, convert: Convert, inspect: Option<Inspect>) -> Self {
+    /// The rows of `files`, concatenated. Decoded pieces are cached up to `budget` bytes.
+    pub fn new(files: Vec<OpenFile>, budget: usize, decoder: Box<dyn Decoder>) -> Self {
         let (mut groups, mut rows) = (Vec::new(), 0);
         for (file, open) in files.iter().enumerate() {
             for (index, group) in open.metadata.metadata().row_groups().iter().enumerate() {
                 let count = group.num_rows().unsigned_abs();
                 if count > 0 {
-                    groups.push(Group { file, index, first: rows });
+                    groups.push(Group { file, index, first: rows, pieces: OnceLock::new() });
                     rows += count;
                 }
             }
         }
-        Self { files, groups, rows, convert, inspect, rescue: None, kept: Mutex::new(Kept::new(budget)) }
+        let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
+        Self { files, groups, rows, decoder, piece_bytes: PIECE_BYTES, kept: Mutex::new(Kept::new(budget)), locks }
     }
 
-    /// With a second way to decode row groups for which the first one fails.
-    pub fn with_rescue(self, rescue: Rescue) -> Self {
-        Self { rescue: Some(rescue), ..self }
+    /// With pieces of up to `bytes` bytes.
+    #[cfg(test)]
+    pub fn with_piece_bytes(self, bytes: usize) -> Self {
+        Self { piece_bytes: bytes, ..self }
     }
 
     /// Whether the file `path` has the columns of `wanted`, with the same types.
@@ -187,11 +205,14 @@ impl RowGroups {
         Some(Place { file: self.files[group.file].path.clone(), row_group: group.index, row })
     }
 
-    /// The decoded row group that contains `row`, and the row's index in it.
-    pub fn find(&self, row: u64) -> Result<(ArrayRef, usize)> {
-        anyhow::ensure!(row < self.rows, "row {row} of {} was asked for", self.rows);
+    /// The piece that contains `row`.
+    ///
+    /// # Errors
+    /// [`TextProblem::Corrupt`] if any row of its row group cannot be decoded; or if the file cannot be read.
+    pub fn find(&self, row: u64) -> Result<Piece> {
+        ensure!(row < self.rows, "row {row} of {} was asked for", self.rows);
         let (group, row) = self.locate(row).context("there are no rows")?;
-        Ok((self.decoded(group)?, row))
+        self.decoded(group, row as u64)
     }
 
     /// The index, among the row groups of all files, of the one that contains `row`, and the rows it declares.
@@ -206,14 +227,14 @@ impl RowGroups {
         (self.groups[group].file, self.groups[group].index)
     }
 
-    /// `range` as slices of row groups, in order.
+    /// `range` as slices of pieces, in order.
     pub fn slices(&self, range: Range<u64>) -> Result<Vec<ArrayRef>> {
         let (mut slices, mut row) = (Vec::new(), range.start);
         while row < range.end {
-            let (array, start) = self.find(row)?;
-            let count = (array.len() - start).min((range.end - row) as usize);
-            slices.push(array.slice(start, count));
-            row += count as u64;
+            let Piece { array, rows } = self.find(row)?;
+            let end = rows.end.min(range.end);
+            slices.push(array.slice((row - rows.start) as usize, (end - row) as usize));
+            row = end;
         }
         Ok(slices)
     }
@@ -223,68 +244,98 @@ impl RowGroups {
         Some((group, (row - self.groups[group].first) as usize))
     }
 
-    fn decoded(&self, group: usize) -> Result<ArrayRef> {
-        if let Some(array) = self.kept().get(group) {
-            return Ok(array);
+    /// The piece with row `row` of a group.
+    fn decoded(&self, number: usize, row: u64) -> Result<Piece> {
+        let group = &self.groups[number];
+        // Two threads that need the same rows do not both decode them.
+        let busy = self.locks[number % LOCKS].lock().unwrap_or_else(PoisonError::into_inner);
+        let pieces = match group.pieces.get() {
+            Some(Ok(pieces)) => Arc::clone(pieces),
+            Some(Err(why)) => return Err(self.corrupt(group, why)),
+            None => return self.decode_group(number, row),
+        };
+        let at = pieces.partition_point(|start| *start <= row).saturating_sub(1);
+        let rows = pieces[at]..pieces.get(at + 1).copied().unwrap_or_else(|| self.announced_rows(group));
+        if let Some(array) = self.kept().get((number, rows.start)) {
+            return Ok(self.piece(group, array, rows));
         }
-        // Not under the lock, so that others can read meanwhile; two threads that need the same group both decode it.
-        let array = self.decode(group)?;
-        self.kept().put(group, array.clone());
-        Ok(array)
+        drop(busy);
+        let _busy = self.locks[(number + at) % LOCKS].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(array) = self.kept().get((number, rows.start)) {
+            return Ok(self.piece(group, array, rows));
+        }
+        let decoded = decode(&self.files[group.file].path, |input| {
+            self.pieces(input, group, rows.start)?.next().context("there are no rows")?
+        })?;
+        let array = decoded.map_err(|Damaged(why)| self.corrupt(group, &why))?;
+        if array.len() as u64 != rows.end - rows.start {
+            return Err(self.corrupt(group, "it has changed"));
+        }
+        self.kept().put((number, rows.start), array.clone());
+        Ok(self.piece(group, array, rows))
+    }
+
+    /// Decodes a group as a whole, a piece at a time, which says whether all of it can be decoded, and where its pieces
+    /// begin. Returns the one with row `row`.
+    fn decode_group(&self, number: usize, row: u64) -> Result<Piece> {
+        let group = &self.groups[number];
+        let file = &self.files[group.file];
+        let (mut starts, mut next, mut found, mut refused) = (Vec::new(), 0, None, None);
+        let decoded = decode(&file.path, |input| {
+            for array in self.pieces(input, group, 0)? {
+                let array = array?;
+                if let Err(error) = self.decoder.check(file, group.index, next, &array) {
+                    refused = Some(error);
+                    return Ok(());
+                }
+                let rows = next..next + array.len() as u64;
+                self.kept().put((number, next), array.clone());
+                starts.push(next);
+                next = rows.end;
+                if rows.contains(&row) {
+                    found = Some(self.piece(group, array, rows));
+                }
+            }
+            let announced = self.announced_rows(group);
+            ensure!(next == announced, "{next} rows, but {announced} are announced");
+            Ok(())
+        })?;
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let _ = group.pieces.set(decoded.map(|()| starts.into()).map_err(|Damaged(why)| why));
+        match (group.pieces.get(), found) {
+            (Some(Err(why)), _) => Err(self.corrupt(group, why)),
+            (_, found) => found.with_context(|| format!("row {row} was asked for")),
+        }
+    }
+
+    fn pieces(&self, input: crate::parquet::decode::Input, group: &Group, skip: u64) -> Result<Pieces<'_>> {
+        let batches = self.decoder.batches(input, group.file, &self.files[group.file], group.index, skip)?;
+        Ok(Pieces::new(&*self.decoder, batches, self.piece_bytes))
+    }
+
+    fn piece(&self, group: &Group, array: ArrayRef, rows: Range<u64>) -> Piece {
+        Piece { array, rows: group.first + rows.start..group.first + rows.end }
+    }
+
+    fn announced_rows(&self, group: &Group) -> u64 {
+        self.files[group.file].metadata.metadata().row_group(group.index).num_rows().unsigned_abs()
+    }
+
+    fn corrupt(&self, group: &Group, why: &str) -> Error {
+        let (file, why) = (self.files[group.file].path.clone(), format!("cannot be decoded: {why}"));
+        Error::new(TextProblem::Corrupt { file, row_group: Some(group.index), why })
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn decode(&self, group: usize) -> Result<ArrayRef> {
-        let Group { file, index, .. } = self.groups[group];
-        let OpenFile { path, metadata, column } = &self.files[file];
-        let corrupt = |why: String| {
-            let why = format!("cannot be decoded: {why}");
-            Error::new(TextProblem::Corrupt { file: path.clone(), row_group: Some(index), why })
-        };
-        let array = match (decode(path, |input| self.usual(input, group))?, self.rescue) {
-            (Err(Damaged(why)), Some(rescue)) => {
-                let rescued = decode(path, |input| (self.convert)(&rescue(input, index, *column)?))?;
-                rescued.map_err(|_| corrupt(why))?
-            }
-            (decoded, _) => decoded.map_err(|Damaged(why)| corrupt(why))?,
-        };
-        let announced = metadata.metadata().row_group(index).num_rows();
-        if array.len() as i64 != announced {
-            return Err(corrupt(format!("{} rows, but {announced} are announced", array.len())));
-        }
-        if let Some(inspect) = &self.inspect {
-            inspect(path, index, &array)?;
-        }
-        Ok(array)
-    }
-
-    /// A row group, decoded by Arrow's reader.
-    fn usual(&self, input: Input, group: usize) -> Result<ArrayRef> {
-        let Group { file, index, .. } = self.groups[group];
-        let OpenFile { metadata, column, .. } = &self.files[file];
-        let mask = ProjectionMask::roots(metadata.parquet_schema(), [*column]);
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata.clone())
-            .with_projection(mask)
-            .with_row_groups(vec![index])
-            .with_batch_size(ROWS_AT_ONCE)
-            .build()?;
-        let mut pieces = Vec::new();
-        for batch in reader {
-            pieces.push((self.convert)(batch?.column(0))?);
-        }
-        let announced = metadata.metadata().row_group(index).num_rows();
-        anyhow::ensure!(!pieces.is_empty(), "no rows, but {announced} are announced");
-        let pieces: Vec<&dyn Array> = pieces.iter().map(|p| p.as_ref()).collect();
-        Ok(arrow::compute::concat(&pieces)?)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A cache of recently used row groups, with a limit in bytes.
+/// A cache of recently used pieces, by row group and first row, with a limit in bytes.
 struct Kept {
-    groups: HashMap<usize, (ArrayRef, u64)>,
+    groups: HashMap<(usize, u64), (ArrayRef, u64)>,
     bytes: usize,
     budget: usize,
     clock: u64,
@@ -295,14 +346,14 @@ impl Kept {
         Self { groups: HashMap::new(), bytes: 0, budget, clock: 0 }
     }
 
-    fn get(&mut self, group: usize) -> Option<ArrayRef> {
+    fn get(&mut self, group: (usize, u64)) -> Option<ArrayRef> {
         self.clock += 1;
         let (array, used) = self.groups.get_mut(&group)?;
         *used = self.clock;
         Some(array.clone())
     }
 
-    fn put(&mut self, group: usize, array: ArrayRef) {
+    fn put(&mut self, group: (usize, u64), array: ArrayRef) {
         self.clock += 1;
         self.bytes += array.get_array_memory_size();
         if let Some((old, _)) = self.groups.insert(group, (array, self.clock)) {
@@ -322,18 +373,101 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::UInt8Array;
-    use std::sync::Arc;
+    use crate::input::ingest::DocumentFile;
+    use crate::parquet::documents::{is_text, records};
+    use crate::parquet::pieces::TextColumn;
+    use crate::testing::document_file;
+    use arrow::array::{AsArray, LargeStringArray, UInt8Array};
+    use parquet::arrow::ArrowWriter;
+    use parquet::basic::{Compression, ZstdLevel};
+    use parquet::file::properties::{EnabledStatistics, WriterProperties};
+
+    fn texts(file: &DocumentFile, piece_bytes: usize) -> RowGroups {
+        let open = OpenFile::new(&file.path, "text", "string", is_text).unwrap();
+        RowGroups::new(vec![open], 0, Box::new(TextColumn)).with_piece_bytes(piece_bytes)
+    }
+
+    #[test]
+    fn pieces_are_bounded_and_hold_every_row_once() {
+        let folder = tempfile::tempdir().unwrap();
+        // Offsets count as 8 bytes for each row; the groups are read in both directions, so pieces are decoded again.
+        let sizes = |of: usize| (0..200).map(move |row: usize| "x".repeat(if row % 41 == of { 900 } else { row % 7 }));
+        let groups = [sizes(1).collect(), sizes(40).collect::<Vec<_>>()];
+        let file = document_file(&folder.path().join("a.parquet"), &groups);
+        for limit in [64, 1000, 1 << 20] {
+            let read = texts(&file, limit);
+            let mut largest = 0;
+            for row in (0..400).chain((0..400).rev()) {
+                let Piece { array, rows } = read.find(row).unwrap();
+                let found = array.as_binary::<i64>();
+                let bytes = found.value_data().len() + 8 * found.len();
+                assert!(bytes <= limit || rows.end - rows.start == 1, "{bytes} bytes for row {row}, limit {limit}");
+                assert_eq!(found.len() as u64, rows.end - rows.start);
+                let expected = &groups[row as usize / 200][row as usize % 200];
+                assert_eq!(found.value((row - rows.start) as usize), expected.as_bytes());
+                largest = largest.max(bytes);
+            }
+            assert!(largest > limit.min(2000) / 2, "{largest} bytes of {limit}");
+        }
+    }
+
+    #[test]
+    fn damage_anywhere_loses_the_whole_row_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = |of: &str| (0..3000).map(|row: u64| format!("{of} {}", row * row * 0x9e37_79b9)).collect();
+        let file = document_file(&folder.path().join("a.parquet"), &[group("a"), group("b")]);
+        let end = {
+            let open = OpenFile::new(&file.path, "text", "string", is_text).unwrap();
+            let (start, length) = open.metadata.metadata().row_group(0).column(0).byte_range();
+            (start + length) as usize
+        };
+        let mut content = std::fs::read(&file.path).unwrap();
+        content[end - 30_000..end].fill(0xff);
+        std::fs::write(&file.path, content).unwrap();
+        let read = texts(&file, 1000);
+        for row in [0, 2999, 0] {
+            let error = read.find(row).err().unwrap();
+            assert!(matches!(error.downcast_ref(), Some(TextProblem::Corrupt { row_group: Some(0), .. })), "{error:#}");
+        }
+        assert!(read.find(3000).is_ok());
+    }
+
+    /// 2.5 GiB: one text of 1 MiB, 2,560 times, in a file of a few kilobytes.
+    #[test]
+    fn a_row_group_of_more_than_2_gib_is_read_in_pieces() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let text = "0123456789abcdef".repeat(1 << 16);
+        let batch = records(LargeStringArray::from_iter_values(std::iter::repeat_n(&text, 64))).unwrap();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_dictionary_page_size_limit(4 << 20)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .set_max_row_group_bytes(None)
+            .build();
+        let file = std::fs::File::create(&path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+        (0..40).for_each(|_| writer.write(&batch).unwrap());
+        assert_eq!(writer.close().unwrap().num_row_groups(), 1);
+        assert!(std::fs::metadata(&path).unwrap().len() < 1 << 20);
+        let read = texts(&DocumentFile::new(&path, "text"), PIECE_BYTES);
+        for row in [0, 2559] {
+            let Piece { array, rows } = read.find(row).unwrap();
+            let texts = array.as_binary::<i64>();
+            assert!(texts.value_data().len() <= PIECE_BYTES && rows.contains(&row));
+            assert_eq!(texts.value((row - rows.start) as usize), text.as_bytes());
+        }
+    }
 
     #[test]
     fn the_least_recently_used_goes_first() {
         let array = || Arc::new(UInt8Array::from(vec![0u8; 1 << 12])) as ArrayRef;
         let mut kept = Kept::new(2 * array().get_array_memory_size());
-        for group in 0..2 {
-            kept.put(group, array());
+        for group in 0..2usize {
+            kept.put((group, 0), array());
         }
-        assert!(kept.get(0).is_some());
-        kept.put(2, array());
-        assert!(kept.get(0).is_some() && kept.get(1).is_none() && kept.get(2).is_some());
+        assert!(kept.get((0, 0)).is_some());
+        kept.put((2, 0), array());
+        assert!(kept.get((0, 0)).is_some() && kept.get((1, 0)).is_none() && kept.get((2, 0)).is_some());
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Column `tokens` is `list<uint16>` or `list<uint32>`, without end-of-text tokens. The footer's keys are those of
 //! [`Vocabulary`] under `millrace.`, plus `millrace.layout = documents` and `millrace.token_type`.
+use crate::parquet::decode::Input;
 use crate::parquet::encoding::{TokenLists, encodings, token_type, vocabulary_notes};
-use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Place, RowGroups};
+use crate::parquet::pieces::{Batches, Decoder};
+use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Piece, Place, RowGroups};
 use crate::parquet::table::read_parquet;
 use crate::support::cache::{Cache, key, write_whole};
 use crate::support::problem::TextProblem;
@@ -12,12 +14,15 @@ use anyhow::{Context, Result};
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, ListBuilder, RecordBatch, UInt32Builder};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
-use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelector};
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Number of ids that are decoded at once, on average.
+const TOKENS_AT_ONCE: u64 = 1 << 20;
 /// Rows per row group of [`write_tokens`].
 const ROW_GROUP: usize = 256;
 
@@ -55,16 +60,7 @@ impl TokenStore {
             hashes.push(cache.hash_file(path)?);
         }
         let vocabulary = expected.ok_or_else(|| TextProblem::Empty { why: "no token file is given".into() })?;
-        let size = vocabulary.size;
-        let inspect = move |file: &Path, row_group: usize, lists: &ArrayRef| {
-            let lists = lists.as_list::<i32>();
-            let ids = lists.values().as_primitive::<UInt32Type>().values();
-            let Some(at) = ids.iter().position(|id| *id >= size) else { return Ok(()) };
-            let row = lists.value_offsets().partition_point(|start| *start as usize <= at).saturating_sub(1);
-            let (file, id) = (file.to_path_buf(), ids[at]);
-            Err(TextProblem::Id { file, row_group, row, id, vocabulary: size }.into())
-        };
-        let groups = RowGroups::new(open, DEFAULT_BUDGET, Box::new(to_lists), Some(Box::new(inspect)));
+        let groups = RowGroups::new(open, DEFAULT_BUDGET, Box::new(TokenColumn { size: vocabulary.size }));
         let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
         Ok(Self { groups, paths: paths.to_vec(), vocabulary, hash: key(&hashes) })
     }
@@ -112,9 +108,13 @@ impl TokenStore {
 
     /// Calls `f` with the ids of each of `rows`; a null list counts as an empty one.
     pub fn each(&self, rows: impl IntoIterator<Item = u64>, mut f: impl FnMut(&[u32])) -> Result<()> {
+        let mut current: Option<Piece> = None;
         for row in rows {
-            let (array, index) = self.groups.find(row)?;
-            let lists = array.as_list::<i32>();
+            if !current.as_ref().is_some_and(|piece| piece.rows.contains(&row)) {
+                current = Some(self.groups.find(row)?);
+            }
+            let piece = current.as_ref().context("a piece was just found")?;
+            let (lists, index) = (piece.array.as_list::<i32>(), (row - piece.rows.start) as usize);
             if lists.is_null(index) {
                 f(&[]);
             } else {
@@ -139,6 +139,45 @@ fn is_token_list(field: &Field) -> bool {
     use DataType::*;
     let unsigned = |item: &Field| matches!(item.data_type(), UInt16 | UInt32);
     matches!(field.data_type(), List(item) | LargeList(item) if unsigned(item))
+}
+
+/// Decodes lists of token ids (list of uint32).
+struct TokenColumn {
+    /// The size of the vocabulary.
+    size: u32,
+}
+
+impl Decoder for TokenColumn {
+    fn batches(&self, input: Input, _: usize, file: &OpenFile, group: usize, skip: u64) -> Result<Batches> {
+        let about = file.metadata.metadata().row_group(group);
+        // The footer states the number of ids, so it is known how many rows can be decoded at once.
+        let ids = file.leaf().map_or(0, |leaf| about.column(leaf).num_values().unsigned_abs());
+        let rows = about.num_rows().unsigned_abs();
+        let at_once = (TOKENS_AT_ONCE * rows / ids.max(1)).clamp(1, 1024) as usize;
+        let selection = [RowSelector::skip(skip as usize), RowSelector::select(rows.saturating_sub(skip) as usize)];
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, file.metadata.clone())
+            .with_projection(ProjectionMask::roots(file.metadata.parquet_schema(), [file.column()]))
+            .with_row_groups(vec![group])
+            .with_row_selection(selection.to_vec().into())
+            .with_batch_size(at_once)
+            .build()?;
+        Ok(Box::new(reader.map(|batch| to_lists(batch?.column(0)))))
+    }
+
+    fn size(&self, rows: &ArrayRef, row: usize) -> usize {
+        (rows.as_list::<i32>().value_length(row) as usize + 1) * size_of::<u32>()
+    }
+
+    fn check(&self, file: &OpenFile, row_group: usize, first: u64, lists: &ArrayRef) -> Result<()> {
+        let lists = lists.as_list::<i32>();
+        let ids = lists.values().as_primitive::<UInt32Type>().values();
+        let (start, end) = (lists.value_offsets()[0] as usize, lists.value_offsets()[lists.len()] as usize);
+        let Some(at) = ids[start..end].iter().position(|id| *id >= self.size) else { return Ok(()) };
+        let at = start + at;
+        let row = lists.value_offsets().partition_point(|start| *start as usize <= at).saturating_sub(1);
+        let (file, id, row) = (file.path.clone(), ids[at], first as usize + row);
+        Err(TextProblem::Id { file, row_group, row, id, vocabulary: self.size }.into())
+    }
 }
 
 fn to_lists(column: &ArrayRef) -> Result<ArrayRef> {

@@ -6,102 +6,99 @@ use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{OnBadData, Reason, Unreadable};
 use crate::input::quarantine_file;
 use crate::parquet::columns::{self, ID_IN_FILE, INPUT_HASH, INPUT_ROW, Origin, UNHANDLED, WHERE, field};
-use crate::parquet::decode::{Damaged, decode};
-use crate::parquet::documents::{CACHE_IS_DAMAGED, is_text, raw_column};
-use crate::parquet::row_groups::OpenFile;
+use crate::parquet::decode::Input;
+use crate::parquet::documents::{CACHE_IS_DAMAGED, is_text};
+use crate::parquet::pieces::{Batches, Decoder, ROWS_AT_ONCE, TextColumn};
+use crate::parquet::row_groups::{OpenFile, RowGroups};
 use crate::prepare::catalog::{Catalog, Hash, short};
-use anyhow::{Context, Result, anyhow};
+use crate::support::problem::TextProblem;
+use anyhow::{Context, Result, ensure};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, LargeStringBuilder,
-    RecordBatch, UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, LargeStringArray,
+    LargeStringBuilder, RecordBatch, StructArray, UInt32Array, UInt64Array, UInt64Builder,
 };
 use arrow::compute::{and, filter, filter_record_batch, is_not_null, is_null};
-use arrow::datatypes::{DataType, Field, UInt64Type};
+use arrow::datatypes::{DataType, UInt64Type};
 use contract::{Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Records, Rows, Settings, Source, Step, Turn};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelector};
+use parquet::file::metadata::RowGroupMetaData;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 
-/// Rows per chunk: few, so that workers finish at about the same time.
+/// Maximum number of rows of a chunk: few, so that workers finish at about the same time.
 const CHUNK: u64 = 64;
+/// Bytes of a chunk, for rows of average size.
+const CHUNK_BYTES: u64 = 4 << 20;
+/// Memory limit of decoded pieces of row groups.
+const BUDGET: usize = 128 << 20;
 
 /// The rows of document files with all their columns, in chunks.
 pub struct RowStore {
-    files: Vec<(OpenFile, DocumentFile)>,
+    groups: RowGroups,
+    files: Vec<DocumentFile>,
     chunks: Vec<Chunk>,
-    /// Decoded row groups, as long as some of their chunks have not been read.
-    groups: Vec<Mutex<Option<(Decoded, u64)>>>,
-    rows: u64,
     on_bad_data: OnBadData,
 }
 
-/// The rows of a row group; none if it is lost.
-#[derive(Clone)]
-struct Decoded {
-    rows: RecordBatch,
-    /// Rows whose text cannot be read.
-    unreadable: BTreeSet<u64>,
-}
-
-/// A chunk, as it is read.
-struct ChunkRead {
-    /// Index of its first row among all rows.
+/// Some rows of a chunk, as they are read.
+struct RowsRead {
+    /// Index of the first one among all rows.
     first: u64,
     rows: RecordBatch,
-    /// Which of its rows can be read.
+    /// Which of them can be read.
     readable: BooleanArray,
-    /// What cannot be read in the row group; reported with the first of its chunks that is read.
-    bad: Vec<Unreadable>,
 }
 
 struct Chunk {
+    /// Its rows, among those of all files.
+    rows: Range<u64>,
+    /// Index of the file.
     file: usize,
-    /// Index in `groups`, and in the file.
-    group: (usize, usize),
-    /// First row of the group: in its file, and among all rows.
-    first: (u64, u64),
-    start: u64,
-    rows: u64,
-    chunks_in_group: u64,
+    /// Index of the row group in the file.
+    group: usize,
+    /// The rows of the row group, among those of all files.
+    group_rows: Range<u64>,
+    /// Index of the first row of the file among those of all files.
+    file_start: u64,
 }
 
 impl RowStore {
     /// Reads the footers of `files`.
     pub fn open(files: &[DocumentFile], on_bad_data: OnBadData) -> Result<Self> {
-        let mut store = Self { files: Vec::new(), chunks: Vec::new(), groups: Vec::new(), rows: 0, on_bad_data };
+        Self::with_budget(files, on_bad_data, BUDGET)
+    }
+
+    fn with_budget(files: &[DocumentFile], on_bad_data: OnBadData, budget: usize) -> Result<Self> {
+        let (mut open, mut chunks, mut next) = (Vec::new(), Vec::new(), 0);
         for (file, document) in files.iter().enumerate() {
-            let open = OpenFile::new(&document.path, &document.column, "string", is_text)?;
-            let mut first = 0;
-            for (index, group) in open.metadata.metadata().row_groups().iter().enumerate() {
-                let count = group.num_rows().unsigned_abs();
-                for start in (0..count).step_by(CHUNK as usize) {
-                    store.chunks.push(Chunk {
-                        file,
-                        group: (store.groups.len(), index),
-                        first: (first, store.rows),
-                        start,
-                        rows: CHUNK.min(count - start),
-                        chunks_in_group: count.div_ceil(CHUNK),
-                    });
+            let opened = OpenFile::new(&document.path, &document.column, "string", is_text)?;
+            let file_start = next;
+            for (group, about) in opened.metadata.metadata().row_groups().iter().enumerate() {
+                let group_rows = next..next + about.num_rows().unsigned_abs();
+                next = group_rows.end;
+                for start in group_rows.clone().step_by(rows_per_chunk(about) as usize) {
+                    let rows = start..next.min(start + rows_per_chunk(about));
+                    chunks.push(Chunk { rows, file, group, group_rows: group_rows.clone(), file_start });
                 }
-                store.groups.push(Mutex::new(None));
-                (first, store.rows) = (first + count, store.rows + count);
             }
-            store.files.push((open, document.clone()));
+            open.push(opened);
         }
-        Ok(store)
+        let decoder = DocumentRows(files.to_vec());
+        let groups = RowGroups::new(open, budget, Box::new(decoder));
+        Ok(Self { groups, files: files.to_vec(), chunks, on_bad_data })
     }
 
     /// Number of rows.
     pub fn rows(&self) -> u64 {
-        self.rows
+        self.groups.rows()
     }
 
     /// The file of a row, as it is called among the input, and the row's number in that file.
     pub fn place(&self, row: u64) -> Option<(&str, u64)> {
-        let chunk = self.chunks[..self.chunks.partition_point(|chunk| chunk.first.1 + chunk.start <= row)].last()?;
-        Some((&self.files[chunk.file].1.name, chunk.first.0 + row - chunk.first.1))
+        let chunk = self.chunks[..self.chunks.partition_point(|chunk| chunk.rows.start <= row)].last()?;
+        Some((&self.files[chunk.file].name, row - chunk.file_start))
     }
 
     /// Number of chunks.
@@ -109,126 +106,129 @@ impl RowStore {
         self.chunks.len() as u64
     }
 
-    /// The rows of chunk `number`. A decoded row group is kept until each of its chunks has been read once.
-    fn chunk(&self, number: usize) -> Result<ChunkRead> {
-        let chunk = &self.chunks[number];
-        let mut group = self.groups[chunk.group.0].lock().unwrap_or_else(PoisonError::into_inner);
-        let ((decoded, left), bad) = match group.take() {
-            Some(kept) => (kept, Vec::new()),
-            None => {
-                let (decoded, bad) = self.decode(chunk)?;
-                ((decoded, chunk.chunks_in_group), bad)
-            }
-        };
-        let lost = decoded.rows.num_rows() == 0;
-        let (start, rows) = if lost { (0, 0) } else { (chunk.start, chunk.rows) };
-        let readable = (start..start + rows).map(|row| Some(!decoded.unreadable.contains(&row))).collect();
-        let slice = decoded.rows.slice(start as usize, rows as usize);
-        if left > 1 {
-            *group = Some((decoded, left - 1));
-        }
-        Ok(ChunkRead { first: chunk.first.1 + chunk.start, rows: slice, readable, bad })
-    }
-
-    /// A row group, and what cannot be read in it. A text that is not UTF-8 affects only its own row; anything else
-    /// makes the row group unreadable.
-    fn decode(&self, chunk: &Chunk) -> Result<(Decoded, Vec<Unreadable>)> {
-        let (OpenFile { path, metadata, .. }, document) = &self.files[chunk.file];
+    /// The rows of chunk `number`, and what cannot be read in it. A text that is not UTF-8 affects only its own row;
+    /// anything else makes the row group unreadable, which is reported with its first chunk.
+    fn chunk(&self, number: usize) -> Result<(Vec<RowsRead>, Vec<Unreadable>)> {
+        let Chunk { rows, file, group, group_rows, .. } = &self.chunks[number];
         let entry = |row, documents, reason, detail: String| Unreadable {
-            file: chunk.file as u64,
-            row_group: Some(chunk.group.1 as u64),
+            file: *file as u64,
+            row_group: Some(*group as u64),
             row,
             byte: None,
             documents,
             ..Unreadable::at(0, reason, detail)
         };
-        let (decoded, bad) = match self.columns(chunk, None)? {
-            Ok(rows) => return Ok((Decoded { rows, unreadable: BTreeSet::new() }, Vec::new())),
-            Err(Damaged(why)) if document.hash.is_some() => return Err(anyhow!(why).context(CACHE_IS_DAMAGED)),
-            Err(Damaged(why)) => match self.readable(chunk)? {
-                Some((rows, unreadable)) => {
-                    let one = |(row, byte): (&u64, &usize)| {
-                        entry(Some(*row), 1, Reason::NotUtf8, format!("at its byte {byte}"))
-                    };
-                    let bad = unreadable.iter().map(one).collect();
-                    (Decoded { rows, unreadable: unreadable.into_keys().collect() }, bad)
+        let (mut read, mut bad, mut first) = (Vec::new(), Vec::new(), rows.start);
+        match self.groups.slices(rows.clone()) {
+            Ok(slices) => {
+                for slice in slices {
+                    let (rows, invalid) = parts(&slice)?;
+                    for row in (0..rows.num_rows()).filter(|row| invalid.is_valid(*row)) {
+                        let (row, byte) = (Some(first + row as u64 - group_rows.start), invalid.value(row));
+                        bad.push(entry(row, 1, Reason::NotUtf8, format!("at its byte {byte}")));
+                    }
+                    let (next, readable) = (first + rows.num_rows() as u64, is_null(&invalid)?);
+                    read.push(RowsRead { first, rows, readable });
+                    first = next;
                 }
-                None => {
-                    let announced = metadata.metadata().row_group(chunk.group.1).num_rows().unsigned_abs();
-                    let rows = RecordBatch::new_empty(columns::documents());
-                    let lost = entry(None, announced, Reason::RowGroup, why);
-                    (Decoded { rows, unreadable: BTreeSet::new() }, vec![lost])
+            }
+            Err(error) => {
+                let Some(TextProblem::Corrupt { why, .. }) = error.downcast_ref() else { return Err(error) };
+                if self.files[*file].hash.is_some() {
+                    return Err(error.context(CACHE_IS_DAMAGED));
                 }
-            },
+                if rows.start == group_rows.start {
+                    let why = why.trim_start_matches("cannot be decoded: ").to_owned();
+                    bad.push(entry(None, group_rows.end - group_rows.start, Reason::RowGroup, why));
+                }
+            }
+        }
+        match (self.on_bad_data, bad.first()) {
+            (OnBadData::Stop, Some(first)) => Err(first.error(&self.files[*file].path).into()),
+            _ => Ok((read, bad)),
+        }
+    }
+}
+
+/// The number of rows of a chunk of a row group: fewer if they are large on average.
+fn rows_per_chunk(group: &RowGroupMetaData) -> u64 {
+    let bytes = group.total_byte_size().unsigned_abs() / group.num_rows().unsigned_abs().max(1);
+    (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK)
+}
+
+/// The column with the offset of the first byte of a text that is not UTF-8 (uint64); null: it is UTF-8.
+const INVALID: &str = "invalid";
+
+/// Rows and their column [`INVALID`].
+fn parts(rows: &ArrayRef) -> Result<(RecordBatch, UInt64Array)> {
+    let mut rows = RecordBatch::from(rows.as_struct());
+    let at = rows.schema_ref().index_of(INVALID)?;
+    let invalid = rows.remove_column(at);
+    Ok((rows, invalid.as_primitive::<UInt64Type>().clone()))
+}
+
+/// Decodes all columns of documents in these files, with [`INVALID`].
+struct DocumentRows(Vec<DocumentFile>);
+
+impl Decoder for DocumentRows {
+    fn batches(&self, input: Input, number: usize, file: &OpenFile, group: usize, skip: u64) -> Result<Batches> {
+        let DocumentFile { name, column, .. } = self.0[number].clone();
+        let (schema, wanted) = (file.metadata.schema(), columns::documents());
+        let roots = (0..schema.fields().len()).filter(|root| {
+            let found = schema.field(*root).name();
+            *found != column && found != "text" && (found == ID_IN_FILE || wanted.column_with_name(found).is_some())
+        });
+        let (metadata, path) = (file.metadata.metadata(), file.path.clone());
+        let in_group = |group: usize| metadata.row_group(group).num_rows().unsigned_abs();
+        let mut first = (0..group).map(in_group).sum::<u64>() + skip;
+        let left = in_group(group).saturating_sub(skip) as usize;
+        let rest = ParquetRecordBatchReaderBuilder::new_with_metadata(input.clone(), file.metadata.clone())
+            .with_projection(ProjectionMask::roots(file.metadata.parquet_schema(), roots))
+            .with_row_groups(vec![group])
+            .with_row_selection(vec![RowSelector::skip(skip as usize), RowSelector::select(left)].into())
+            .with_batch_size(ROWS_AT_ONCE)
+            .build()?;
+        let mut texts = TextColumn.batches(input, number, file, group, skip)?;
+        let (mut rest, mut others) = (rest.fuse(), None);
+        let mut batch = move || {
+            let Some(texts) = texts.next().transpose()? else { return Ok(None) };
+            let left = match others.take() {
+                Some(left) => left,
+                None => rest.next().context("a column has fewer rows than the text")??,
+            };
+            let rows = texts.len();
+            ensure!(rows <= left.num_rows(), "{rows} texts of {} rows", left.num_rows());
+            others = (rows < left.num_rows()).then(|| left.slice(rows, left.num_rows() - rows));
+            let (rest, (texts, invalid)) = (left.slice(0, rows), strings(&texts));
+            let rows = with_column(&rest, field(&column, DataType::LargeUtf8, false), Arc::new(texts))?;
+            let origin = Origin { file: &path, name: &name, column: &column, row_group: group as u64, first };
+            first += rows.num_rows() as u64;
+            let rows = columns::of_any(&rows, &origin)?;
+            let rows = with_column(&rows, field(INVALID, DataType::UInt64, true), Arc::new(invalid))?;
+            Ok(Some(Arc::new(StructArray::from(rows)) as ArrayRef))
         };
-        if let (OnBadData::Stop, Some(first)) = (self.on_bad_data, bad.first()) {
-            return Err(first.error(path).into());
-        }
-        Ok((decoded, bad))
+        Ok(Box::new(std::iter::from_fn(move || batch().transpose())))
     }
 
-    /// A row group whose texts are read as bytes, with the rows that are not UTF-8 and the offset of the first invalid
-    /// byte; `None` if that is not what is wrong with it.
-    fn readable(&self, chunk: &Chunk) -> Result<Option<(RecordBatch, BTreeMap<u64, usize>)>> {
-        let (OpenFile { path, metadata, .. }, document) = &self.files[chunk.file];
-        let (column, _) = metadata.schema().fields().find(&document.column).context("no such column")?;
-        let Ok(bytes) = decode(path, |input| raw_column(input, chunk.group.1, column))? else { return Ok(None) };
-        let (mut texts, mut unreadable) = (LargeStringBuilder::new(), BTreeMap::new());
-        for (row, bytes) in (0..).zip(bytes.as_binary::<i64>()) {
-            match bytes.map(std::str::from_utf8) {
-                None => texts.append_value(""),
-                Some(Ok(text)) => texts.append_value(text),
-                Some(Err(e)) => {
-                    unreadable.insert(row, e.valid_up_to());
-                    texts.append_value("");
-                }
-            }
-        }
-        if unreadable.is_empty() {
-            return Ok(None);
-        }
-        let rows = self.columns(chunk, Some(Arc::new(texts.finish())))?;
-        Ok(rows.ok().map(|rows| (rows, unreadable)))
+    fn size(&self, rows: &ArrayRef, row: usize) -> usize {
+        let size = |column: &ArrayRef| match column.data_type() {
+            DataType::LargeUtf8 => column.as_string::<i64>().value_length(row) as usize + size_of::<i64>(),
+            DataType::Utf8 => column.as_string::<i32>().value_length(row) as usize + size_of::<i32>(),
+            _ => size_of::<u64>(),
+        };
+        rows.as_struct().columns().iter().map(size).sum()
     }
+}
 
-    /// The columns of documents in a row group; if `texts` are given, they replace the text column.
-    fn columns(&self, chunk: &Chunk, texts: Option<ArrayRef>) -> Result<Result<RecordBatch, Damaged>> {
-        let (OpenFile { path, metadata, .. }, DocumentFile { column, name, .. }) = &self.files[chunk.file];
-        decode(path, |input| {
-            let wanted = columns::documents();
-            let schema = metadata.schema();
-            let roots = (0..schema.fields().len()).filter(|i| {
-                let found = schema.field(*i).name();
-                match found == column {
-                    true => texts.is_none(),
-                    false => found == ID_IN_FILE || found != "text" && wanted.column_with_name(found).is_some(),
-                }
-            });
-            let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
-            let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata.clone())
-                .with_projection(mask)
-                .with_row_groups(vec![chunk.group.1])
-                .with_batch_size(1024)
-                .build()?;
-            let (mut pieces, mut first) = (Vec::new(), chunk.first.0);
-            for batch in reader {
-                let mut batch = batch?;
-                if let Some(texts) = &texts {
-                    let (start, rows) = ((first - chunk.first.0) as usize, batch.num_rows());
-                    anyhow::ensure!(start + rows <= texts.len(), "only {} texts", texts.len());
-                    let field = Field::new(column, DataType::LargeUtf8, true);
-                    batch = with_column(&batch, field, texts.slice(start, rows))?;
-                }
-                let origin = Origin { file: path, name, column, row_group: chunk.group.1 as u64, first };
-                first += batch.num_rows() as u64;
-                pieces.push(columns::of_any(&batch, &origin)?);
-            }
-            let batch = arrow::compute::concat_batches(&wanted, &pieces)?;
-            let announced = metadata.metadata().row_group(chunk.group.1).num_rows();
-            anyhow::ensure!(batch.num_rows() as i64 == announced, "{} rows, not {announced}", batch.num_rows());
-            Ok(batch)
-        })
+/// Texts, and the offset of the first byte that is not UTF-8 of those that are not. They and nulls become empty.
+fn strings(texts: &ArrayRef) -> (LargeStringArray, UInt64Array) {
+    let (mut strings, mut invalid) = (LargeStringBuilder::new(), UInt64Builder::new());
+    for text in texts.as_binary::<i64>() {
+        let text = std::str::from_utf8(text.unwrap_or_default());
+        strings.append_value(text.unwrap_or_default());
+        invalid.append_option(text.err().map(|error| error.valid_up_to() as u64));
     }
+    (strings.finish(), invalid.finish())
 }
 
 /// The rows of the previous version of the corpus, by their hash in the input.
@@ -292,10 +292,18 @@ impl Source for Scanner {
         if number >= self.store.chunks() {
             return Ok(Turn::Done);
         }
-        let ChunkRead { first, rows, readable, bad } = self.store.chunk(number as usize)?;
+        let (read, bad) = self.store.chunk(number as usize)?;
         if !bad.is_empty() {
             out.give(Packet::Records(Records { lane, records: quarantine_file::records(&bad)? }));
         }
+        read.into_iter().try_for_each(|read| self.give(lane, read, out))?;
+        Ok(Turn::Done)
+    }
+}
+
+impl Scanner {
+    /// Emits rows, and the lines of the catalog of those that are known.
+    fn give(&self, lane: Lane, RowsRead { first, rows, readable }: RowsRead, out: &mut dyn Emit) -> Result<()> {
         let hashes = hashes(&rows)?;
         let known: UInt32Array = hashes.iter().map(|hash| self.known.row(hash.unwrap_or_default())).collect();
         let met = and(&is_not_null(&known)?, &readable)?;
@@ -312,7 +320,7 @@ impl Source for Scanner {
             let records = if fresh.true_count() < fresh.len() { filter_record_batch(&rows, &fresh)? } else { rows };
             out.give(Packet::Rows(Rows { lane, purpose: Purpose::Train, last: false, records }));
         }
-        Ok(Turn::Done)
+        Ok(())
     }
 }
 
@@ -354,16 +362,41 @@ mod tests {
     use crate::testing::{document_file, with_failing_reads};
 
     #[test]
+    fn rows_are_the_same_in_pieces_of_any_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = |of: &str| (0..150).map(|row| format!("{of} {row} ").repeat(row % 9)).collect();
+        let files = [document_file(&folder.path().join("a.parquet"), &[group("a"), group("b")])];
+        let read = |bytes: usize| {
+            let mut store = RowStore::open(&files, OnBadData::Quarantine).unwrap();
+            store.groups = store.groups.with_piece_bytes(bytes);
+            let (mut batches, mut largest) = (Vec::new(), 0);
+            for chunk in 0..store.chunks() {
+                let (read, bad) = store.chunk(chunk as usize).unwrap();
+                assert!(bad.is_empty());
+                let size = |rows: &RecordBatch| rows["text"].as_string::<i64>().iter().flatten().map(str::len).sum();
+                largest = read.iter().map(|read| size(&read.rows)).fold(largest, usize::max);
+                batches.extend(read.into_iter().map(|read| read.rows));
+            }
+            assert_eq!(store.place(170), Some(("a.parquet", 170)));
+            (arrow::compute::concat_batches(&columns::documents(), &batches).unwrap(), largest)
+        };
+        let (all, _) = read(1 << 20);
+        assert_eq!((all.num_rows(), all["id"].as_string::<i32>().value(299)), (300, "a.parquet/299"));
+        let (pieces, largest) = read(700);
+        assert_eq!(pieces, all);
+        assert!((100..=700).contains(&largest), "{largest} bytes of text in one batch");
+    }
+
+    #[test]
     fn a_read_that_fails_ends_the_scan() {
         let folder = tempfile::tempdir().unwrap();
         let group = |of: &str| (0..100).map(|row| format!("text {row} of {of}")).collect();
         let file = document_file(&folder.path().join("a.parquet"), &[group("a"), group("b")]);
         let scan = || {
             let store = RowStore::open(std::slice::from_ref(&file), OnBadData::Quarantine)?;
-            let chunks: Vec<ChunkRead> =
-                (0..store.chunks()).map(|chunk| store.chunk(chunk as usize)).collect::<Result<_>>()?;
-            let bad = chunks.iter().map(|chunk| chunk.bad.len()).sum::<usize>();
-            Ok((chunks.iter().map(|chunk| chunk.rows.num_rows()).sum::<usize>(), bad))
+            let chunks: Vec<_> = (0..store.chunks()).map(|chunk| store.chunk(chunk as usize)).collect::<Result<_>>()?;
+            let bad = chunks.iter().map(|(_, bad)| bad.len()).sum::<usize>();
+            Ok((chunks.iter().flat_map(|(read, _)| read).map(|read| read.rows.num_rows()).sum::<usize>(), bad))
         };
         let (found, reads) = with_failing_reads(scan);
         assert_eq!(found, (200, 0));

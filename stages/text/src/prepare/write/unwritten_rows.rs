@@ -1,12 +1,12 @@
 //! Source `kept`: the texts of each shard to write that have no tokens yet, in row order.
 use super::work::Work;
-use crate::parquet::documents::records;
+use crate::parquet::documents::{BATCH_BYTES, records};
 use anyhow::Result;
 use contract::{Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, Step, Turn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Rows per packet.
+/// Maximum number of rows per packet.
 const CHUNK: usize = 128;
 
 /// Settings of source `kept`, which occurs only in graphs built in code. At step `s` lane `l` of `L` emits the texts of
@@ -43,13 +43,21 @@ impl Source for Giver {
             Some((at, given)) if *at == index => *given,
             _ => 0,
         };
-        let fresh = shard.kept.iter().filter(|kept| kept.tokens.is_none()).skip(given).take(CHUNK);
-        let rows: Vec<u64> = fresh.map(|kept| self.work.text_row(kept.row)).collect::<Result<_>>()?;
-        let count = rows.len();
+        let mut fresh = shard.kept.iter().filter(|kept| kept.tokens.is_none()).skip(given).peekable();
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while let Some(kept) = fresh.peek() {
+            bytes += self.work.catalog.bytes(kept.row as usize);
+            if rows.len() == CHUNK || !rows.is_empty() && bytes > BATCH_BYTES as u64 {
+                break;
+            }
+            rows.push(self.work.text_row(kept.row)?);
+            fresh.next();
+        }
+        let (count, is_done) = (rows.len(), fresh.peek().is_none());
         // An empty packet is emitted as well: a shard without new texts must be written, too.
         let records = records(self.work.texts.take(rows)?)?;
         out.give(Packet::Rows(Rows { lane, purpose: Purpose::Train, last: false, records }));
         self.given.insert(lane, (index, given + count));
-        Ok(if count == CHUNK { Turn::More } else { Turn::Done })
+        Ok(if is_done { Turn::Done } else { Turn::More })
     }
 }
