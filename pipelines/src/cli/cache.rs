@@ -37,12 +37,12 @@ pub struct Cache {
 impl Command for Cache {
     fn run(&self, context: &Context) -> Result<()> {
         let now = SystemTime::now();
-        let (store, entries) = self.entries(now)?;
+        let (store, entries, in_use) = self.entries(now)?;
         let text = match self.clear.is_some() {
             _ if self.json => {
                 return entries.iter().try_for_each(|entry| context.out.json(&as_json(entry, self.clear.is_some())));
             }
-            true => summary("Removed", &entries, &store),
+            true => format!("{}{}", summary("Removed", &entries, &store), kept(in_use)),
             false if entries.is_empty() => format!("No entries in {}", store.root().display()),
             false => format!("{}\n{}", listed(&entries, now), summary("Total:", &entries, &store)),
         };
@@ -51,21 +51,24 @@ impl Command for Cache {
 }
 
 impl Cache {
-    /// The cache, and those of its entries that match the options; removed if requested.
-    fn entries(&self, now: SystemTime) -> Result<(Store, Vec<Entry>)> {
+    /// The cache, and those of its entries that match the options; if they are to be removed, this is done, except for
+    /// those that running processes use, whose number is the last value.
+    fn entries(&self, now: SystemTime) -> Result<(Store, Vec<Entry>, u64)> {
         let folder = self.cache.as_ref().map(|folder| folder.to_string_lossy().into_owned());
         let store = Store::new(folder.as_deref());
         let kind = self.clear.as_ref().and_then(Option::as_deref);
         let is_meant = |entry: &Entry| {
             kind.is_none_or(|kind| entry.kind == kind)
                 && self.older_than.is_none_or(|days| entry.idle(now).as_secs() / DAY.as_secs() >= days)
-                && (self.clear.is_none() || entry.is_removable(now))
         };
-        let entries: Vec<Entry> = store.entries()?.into_iter().filter(is_meant).collect();
+        let mut entries: Vec<Entry> = store.entries()?.into_iter().filter(is_meant).collect();
+        let mut in_use = 0;
         if self.clear.is_some() {
+            in_use = entries.iter().filter(|entry| entry.in_use).count() as u64;
+            entries.retain(|entry| entry.is_removable(now));
             entries.iter().try_for_each(Entry::remove)?;
         }
-        Ok((store, entries))
+        Ok((store, entries, in_use))
     }
 }
 
@@ -78,6 +81,15 @@ fn kinds() -> impl clap::builder::TypedValueParser<Value = String> {
 fn summary(label: &str, entries: &[Entry], cache: &Store) -> String {
     let size = entries.iter().map(|entry| entry.bytes).sum();
     format!("{label} {} entries, {}\n{}", count(entries.len() as u64), bytes(size), cache.root().display())
+}
+
+/// A line about entries that were not removed.
+fn kept(in_use: u64) -> String {
+    match in_use {
+        0 => String::new(),
+        1 => "\nKept 1 entry that a running process uses".into(),
+        more => format!("\nKept {} entries that running processes use", count(more)),
+    }
 }
 
 fn listed(entries: &[Entry], now: SystemTime) -> String {
@@ -113,6 +125,7 @@ fn as_json(entry: &Entry, cleared: bool) -> Value {
         "bytes": entry.bytes,
         "last_used": used,
         "files": entry.files,
+        "in_use": entry.in_use,
         "removed": cleared,
     })
 }
@@ -124,7 +137,7 @@ mod tests {
     fn entry(kind: &'static str, source: Option<&str>, days: u64, unfinished: bool) -> Entry {
         let (key, source) = ("0123456789abcdef".to_string(), source.map(str::to_string));
         let used = SystemTime::UNIX_EPOCH + DAY * 100 - DAY * days as u32;
-        Entry { kind, key, files: vec![], source, bytes: 1_234_567 * (days + 1), used, unfinished }
+        Entry { kind, key, files: vec![], source, bytes: 1_234_567 * (days + 1), used, unfinished, in_use: false }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use text::parquet::table::read_parquet;
 use text::tokenizer::bin_files::{self, BinFormat};
@@ -27,6 +28,9 @@ pub struct Export {
     /// The program that reads them
     #[arg(long, value_enum)]
     format: Format,
+    /// Remove the files of an earlier export from OUT
+    #[arg(long)]
+    overwrite: bool,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
@@ -84,7 +88,8 @@ const PARTS: [&str; 2] = ["train", "val"];
 /// Writes a version's tokens as `.bin` files.
 ///
 /// # Errors
-/// [`Usage`] if there is no version or it has no tokens; or if a file cannot be read or written.
+/// [`Usage`] if there is no version, it has no tokens, or there are files of an earlier export that are not to be
+/// replaced; or if a file cannot be read or written.
 fn export(asked: &Export) -> Result<Vec<Exported>> {
     let version = find_version(&asked.corpus)?;
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&version)
@@ -113,10 +118,42 @@ fn export(asked: &Export) -> Result<Vec<Exported>> {
         }
     }
     let store = TokenStore::open(&paths, None, &Cache::new(None))?;
+    let earlier = earlier_files(&asked.out)?;
+    if let (false, [first, ..]) = (asked.overwrite, &earlier[..]) {
+        return Err(Usage(format!("{} is of an earlier export: --overwrite replaces that", first.display())).into());
+    }
     let (format, mut written) = (BinFormat::from(asked.format), Vec::new());
     for (part, rows) in PARTS.into_iter().zip([train, held_out]).filter(|(_, rows)| !rows.is_empty()) {
         let files = bin_files::write(&store, &rows, format, &asked.out, part, bin_files::FILE_TOKENS)?;
         written.extend(files.into_iter().map(|file| Exported { path: file.path, part, tokens: file.tokens }));
     }
+    for path in earlier.iter().filter(|path| !written.iter().any(|file: &Exported| file.path == **path)) {
+        std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
     Ok(written)
+}
+
+/// The files of an earlier export in `out`, which readers would take for a part of this one.
+///
+/// # Errors
+/// If the folder cannot be listed.
+fn earlier_files(out: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot list {}", out.display())),
+    };
+    let mut earlier = Vec::new();
+    for entry in entries {
+        let name = entry.with_context(|| format!("cannot list {}", out.display()))?.file_name();
+        earlier.extend(name.to_str().filter(|name| is_exported(name)).map(|name| out.join(name)));
+    }
+    earlier.sort();
+    Ok(earlier)
+}
+
+/// `train.bin`, `val_000003.bin` and the like.
+fn is_exported(name: &str) -> bool {
+    let part = name.strip_suffix(".bin").map(|name| name.split_once('_').unwrap_or((name, "000000")));
+    part.is_some_and(|(part, number)| PARTS.contains(&part) && number.len() == 6 && number.parse::<u32>().is_ok())
 }

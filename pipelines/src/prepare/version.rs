@@ -20,6 +20,10 @@ use text::prepare::write::files::{FORMAT, FileNote, write_file, write_table};
 
 /// What a version is and what it consists of.
 pub const MANIFEST: &str = "version.json";
+/// What the name of an unfinished version begins with.
+const DRAFT: &str = ".draft-";
+/// The file that is locked by the run that writes.
+const LOCK: &str = ".lock";
 /// What is worth knowing.
 pub const STATS: &str = "stats.json";
 
@@ -87,10 +91,11 @@ impl Folder {
     /// Opens `path`, which is made if it is not there, for writing, and removes what a killed run has left.
     ///
     /// # Errors
-    /// [`Usage`] if another process writes to it.
+    /// [`Usage`] if it contains anything but versions, or if another process writes to it.
     pub fn open(path: &Path) -> Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("cannot make the output folder {}", path.display()))?;
-        let lock = File::create(path.join(".lock")).with_context(|| format!("cannot write to {}", path.display()))?;
+        only_versions(path)?;
+        let lock = File::create(path.join(LOCK)).with_context(|| format!("cannot write to {}", path.display()))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -104,7 +109,7 @@ impl Folder {
             Err(TryLockError::Error(_)) => {}
         }
         for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(".draft-") {
+            if entry.file_name().to_string_lossy().strip_prefix(DRAFT).is_some_and(|name| number(name).is_some()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -137,7 +142,7 @@ impl Folder {
     /// Begins the next version.
     pub fn draft(&self) -> Result<Draft> {
         let number = versions(&self.path)?.pop().map_or(1, |(number, _)| number + 1);
-        let path = self.path.join(format!(".draft-v{number}"));
+        let path = self.path.join(format!("{DRAFT}v{number}"));
         let aside = path.join("aside");
         fs::create_dir_all(&aside).with_context(|| format!("cannot make the folder {}", aside.display()))?;
         Ok(Draft { path, aside, number, linked: BTreeMap::new() })
@@ -156,14 +161,39 @@ impl Folder {
     }
 }
 
+/// Checks that the folder at `path` is empty or one of versions, since drafts in it are removed.
+fn only_versions(path: &Path) -> Result<()> {
+    let mut others = Vec::new();
+    for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))? {
+        let entry = entry.with_context(|| format!("cannot list {}", path.display()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_version = number(&name).is_some() && entry.path().is_dir();
+        if !is_version && !name.starts_with('.') {
+            others.push(name);
+        }
+    }
+    others.sort();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let (more, some) = (if others.len() > 3 { ", …" } else { "" }, others[..others.len().min(3)].join(", "));
+    let why = "a preparation has a folder of its own; choose another with --run-dir";
+    Err(Usage(format!("{} is not a folder of versions; it contains {some}{more}: {why}", path.display())).into())
+}
+
+/// The number of the version whose folder has this name.
+fn number(name: &str) -> Option<u64> {
+    name.strip_prefix('v')?.parse().ok()
+}
+
 /// Versions in `folder`, by number.
 ///
 /// # Errors
 /// If the folder cannot be listed.
 pub fn versions(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix('v')?.parse::<u64>().ok();
-    let mut found: Vec<_> = entries.flatten().filter_map(|e| Some((number(&e.path())?, e.path()))).collect();
+    let mut found: Vec<_> =
+        entries.flatten().filter_map(|e| Some((number(&e.file_name().to_string_lossy())?, e.path()))).collect();
     found.retain(|(_, path)| path.is_dir());
     found.sort();
     Ok(found)

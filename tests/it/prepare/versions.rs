@@ -81,6 +81,12 @@ fn what_is_wrong_is_said() {
     prepare(&scratch, "file/out", &[]).fails(1, &["cannot make the output folder file/out"]);
     scratch.pipeline(&["stat", "nowhere"]).fails(2, &["nowhere holds no version"]);
     scratch.pipeline(&["diff", "nowhere", "out"]).fails(2, &["nowhere is not a version"]);
+    // A folder of something else is left as it is.
+    std::fs::create_dir_all(scratch.path("other/.draft-mine")).unwrap();
+    scratch.write("other/config.toml", "");
+    scratch.write("other/.draft-mine/text", "mine");
+    prepare(&scratch, "other", &[]).fails(2, &["other is not a folder of versions; it contains config.toml"]);
+    assert_eq!(scratch.read("other/.draft-mine/text"), "mine");
     // A damaged version is not built upon.
     set(&[]).succeeds();
     let catalog = scratch.path("out/v1/catalog.parquet");
@@ -128,4 +134,23 @@ fn a_run_that_is_killed_leaves_what_was_there() {
             .to_string_lossy()
             .starts_with(".draft"))
     );
+}
+
+#[test]
+fn an_export_leaves_no_files_of_an_earlier_one() {
+    let scratch = Scratch::new();
+    scratch.write("prepare.toml", PLAN);
+    write(&scratch, "in.parquet", &documents(30, &mut Random(1)));
+    prepare(&scratch, "out", &[]).succeeds();
+    let export =
+        |format, more: &[&str]| scratch.pipeline(&[&["export", "out", "ids", "--format", format], more].concat());
+    export("llm.c", &[]).succeeds();
+    scratch.write("ids/notes.txt", "mine");
+    export("nanogpt", &[]).fails(2, &["ids/train_000000.bin is of an earlier export", "--overwrite"]);
+    export("nanogpt", &["--overwrite"]).succeeds();
+    let names = std::fs::read_dir(scratch.path("ids")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    assert_eq!(names, ["notes.txt", "train.bin", "val.bin"]);
+    export("nanogpt", &["--overwrite"]).succeeds();
 }

@@ -2,6 +2,7 @@
 pub use contract::files::write_whole;
 
 use crate::support::cache_entries::KINDS;
+use crate::support::cache_in_use::hold;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::fs::{File, FileTimes};
@@ -36,7 +37,8 @@ impl Cache {
         Self { root, missing: Arc::default() }
     }
 
-    /// The path of the file `key` of `kind` (one of [`KINDS`]), whether or not it exists.
+    /// The path of the file `key` of `kind` (one of [`KINDS`]), whether or not it exists. From then on this process
+    /// [uses](hold) it.
     pub fn file(&self, kind: &str, key: &str, extension: &str) -> PathBuf {
         let known = KINDS.iter().find(|(known, _)| *known == kind).map(|(known, _)| *known);
         debug_assert!(known.is_some(), "`{kind}` is not among cache_entries::KINDS");
@@ -44,6 +46,7 @@ impl Cache {
         if let Some(kind) = known.filter(|_| !path.exists()) {
             self.missing.lock().unwrap_or_else(PoisonError::into_inner).push((kind, path.clone()));
         }
+        hold(&self.root, &path);
         path
     }
 

@@ -1,5 +1,6 @@
 //! Lists and removes the entries of the cache.
 use crate::support::cache::Cache;
+use crate::support::cache_in_use::held;
 use anyhow::{Context, Result};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::collections::BTreeMap;
@@ -20,7 +21,8 @@ pub const KINDS: [(&str, &str); 6] = [
     ("machine", "rates of matrix products, measured once a day"),
 ];
 
-/// Minimum age at which a temporary file may be removed: its program may still be running.
+/// Minimum age at which a temporary file may be removed although no process seems to use it: the file system may not
+/// support locks.
 const UNFINISHED: Duration = Duration::from_secs(3600);
 
 /// An entry of the cache: a file, and the files that belong to it.
@@ -40,11 +42,14 @@ pub struct Entry {
     pub used: SystemTime,
     /// Whether it is a temporary file.
     pub unfinished: bool,
+    /// Whether a running process uses or writes it.
+    pub in_use: bool,
 }
 
 impl Cache {
     /// All entries of the cache, by kind, the most recently used first.
     pub fn entries(&self) -> Result<Vec<Entry>> {
+        let held = held(self.root()).with_context(|| format!("cannot read {}", self.root().display()))?;
         let mut all = Vec::new();
         for (kind, _) in KINDS {
             let folder = self.root().join(kind);
@@ -70,7 +75,9 @@ impl Cache {
                     bytes: 0,
                     used,
                     unfinished,
+                    in_use: false,
                 });
+                entry.in_use |= held.contains(&path) || unfinished_of(&path).is_some_and(|path| held.contains(&path));
                 entry.source = entry.source.take().or_else(|| source(kind, &path));
                 entry.files.push(path);
                 entry.bytes += about.len();
@@ -91,9 +98,9 @@ impl Entry {
         now.duration_since(self.used).unwrap_or_default()
     }
 
-    /// Whether it may be removed, as no process can still be writing it.
+    /// Whether it may be removed, as no process uses it or can still be writing it.
     pub fn is_removable(&self, now: SystemTime) -> bool {
-        !self.unfinished || self.idle(now) > UNFINISHED
+        !self.in_use && (!self.unfinished || self.idle(now) > UNFINISHED)
     }
 
     /// Removes its files.
@@ -108,6 +115,13 @@ impl Entry {
         }
         Ok(())
     }
+}
+
+/// The file that the temporary file `path` is going to be, if it is one: see [`contract::files::write_whole`].
+fn unfinished_of(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?.strip_prefix('.')?.strip_suffix(".part")?;
+    let name = name.rsplitn(3, '.').nth(2)?;
+    Some(path.with_file_name(name))
 }
 
 fn source(kind: &str, path: &Path) -> Option<String> {
@@ -148,7 +162,7 @@ mod tests {
         })
         .unwrap();
         write_whole(&kept, |_| Ok(())).unwrap();
-        let part = cache.file("surveys", ".x.1.0", "part");
+        let part = folder.path().join("surveys/.x.1.0.part");
         write_whole(&part, |_| Ok(())).unwrap();
         std::fs::write(folder.path().join("mine.txt"), "kept").unwrap();
         let old = SystemTime::now() - Duration::from_secs(10 * 24 * 3600);
@@ -166,7 +180,14 @@ mod tests {
             );
             assert!(entries[1].unfinished && entries[1].is_removable(SystemTime::now()));
             assert!(!entries[1].is_removable(old));
+            // This process has asked for their paths.
+            assert!(entries[0].in_use && !entries[0].is_removable(SystemTime::now()) && !entries[1].in_use);
         }
+        let writing = folder.path().join("documents/.k.parquet.77.3.part");
+        std::fs::write(&writing, "").unwrap();
+        let unfinished = |entry: &&Entry| entry.files.contains(&writing);
+        assert!(cache.entries().unwrap().iter().find(unfinished).unwrap().in_use);
+        std::fs::remove_file(&writing).unwrap();
         used(&[&made]);
         let entries = cache.entries().unwrap();
         assert!(entries[0].idle(SystemTime::now()) < Duration::from_secs(60));
