@@ -7,9 +7,8 @@
 //! - [`source`]: any source as an operator with a thread behind it
 //! - [`graph`]: the operators and edges of a plan, with feedback, demand and throttle
 //! - [`stop`]: how a run ends early, after the same step on every worker
-//! - [`execute`](mod@execute): worker threads, failures, the end
+//! - [`workers`]: worker threads (one process today), failures, the end
 //! - [`timing`]: time per stage from timely's log
-mod execute;
 mod failure;
 mod gather;
 mod graph;
@@ -20,12 +19,13 @@ mod source;
 pub mod stage_runner;
 mod stop;
 pub mod timing;
+mod workers;
 
-pub use execute::{Job, execute, finish, threads};
 pub use failure::Failure;
 pub use gather::{Stages, gather};
 pub use stop::Stop;
 pub use timing::{StageTiming, WorkerTiming};
+pub use workers::{Job, execute, finish, threads};
 
 #[cfg(test)]
 mod tests;

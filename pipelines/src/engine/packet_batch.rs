@@ -56,7 +56,7 @@ impl PushInto<Envelope> for PacketBatch {
 }
 
 /// timely requires this of every container that may be sent to another worker, although all workers are threads of one
-/// process and containers are moved as they are. [`execute`](super::execute()) only starts threads, so none of these
+/// process and containers are moved as they are. [`execute`](super::execute) only starts threads, so none of these
 /// methods is ever called.
 impl ContainerBytes for PacketBatch {
     fn from_bytes(_: Bytes) -> Self {
