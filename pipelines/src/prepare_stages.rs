@@ -7,12 +7,13 @@ use arrow::array::RecordBatch;
 use contract::{BatchShape, Effect, Env, Graph, Host, Prepare, Prepared, Resources, Schedule, Upstream};
 use std::time::Instant;
 
-/// Lets every stage of `plan` prepare: files are opened, converted and counted, a tokenizer is trained.
+/// Lets every stage of `plan` prepare: files are opened, converted and counted, a tokenizer is trained. Resources in
+/// `known` need not be made again.
 ///
 /// # Errors
 /// If a file is missing or broken, or the parts do not fit each other.
-pub fn prepare(plan: &Plan, workers: usize, line: &mut Line) -> Result<Prepared> {
-    let mut prepared = Prepared::default();
+pub fn prepare(plan: &Plan, known: Resources, workers: usize, line: &mut Line) -> Result<Prepared> {
+    let mut prepared = Prepared { resources: known, ..Prepared::default() };
     let all: Vec<Upstream> =
         plan.stages.iter().map(|stage| described(plan, stage, &mut prepared)).collect::<Result<_>>()?;
     let mut engine = Engine { workers, line, work: (String::new(), Instant::now()), last: Instant::now() };

@@ -11,6 +11,7 @@ mod cache;
 mod completions;
 mod determinism;
 mod docs;
+mod elsewhere;
 mod every_key;
 mod explain;
 mod faults;

@@ -62,19 +62,21 @@ struct Evaluated {
 /// # Errors
 /// If there is no run or no checkpoint, or if its input is missing or has changed.
 fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
+    let (given, at) = (run, run.display());
+    let run = &std::path::absolute(run)?;
     let config = run.join(directory::CONFIG_FILE);
-    let at = run.display();
     if !config.exists() {
-        return Err(Usage::of(run, &format!("is not a run: it has no {}", directory::CONFIG_FILE)).into());
+        return Err(Usage::of(given, &format!("is not a run: it has no {}", directory::CONFIG_FILE)).into());
     }
     let Some((checkpoint, state)) = directory::resumed(run, None)? else {
         return Err(Usage(format!("{at} has no checkpoint yet; see `checkpoint.interval`")).into());
     };
+    directory::enter(run)?;
     let mut plan = Plan::load(&config, &Overrides::default(), context.stages).map_err(anyhow::Error::new)?;
     let workers = plan.run.workers.unwrap_or_else(cores);
     choose_gemm(&plan)?;
     let mut line = context.line();
-    let prepared = prepare(&plan, workers, &mut line)?;
+    let prepared = prepare(&plan, directory::known(run)?, workers, &mut line)?;
     line.finish();
     let mut session = Session::new(&plan, prepared, workers, None)?;
     directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;

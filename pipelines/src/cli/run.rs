@@ -53,8 +53,17 @@ impl Command for Run {
 
     fn run(&self, context: &Context) -> Result<()> {
         let plan = Plan::load(&self.config, &self.overrides(), context.stages).map_err(Error::new)?;
+        let mut run_dir = self.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
+        let mut resume = self.resume.clone();
+        if resume.is_some() {
+            let from = (std::path::absolute(&run_dir)?, resume.clone().flatten().map(std::path::absolute).transpose()?);
+            if let Some(started_in) = train_run::directory::enter(&from.0)? {
+                context
+                    .say(&format!("note: relative paths start from {}, as when the run began", started_in.display()));
+                (run_dir, resume) = (from.0, Some(from.1));
+            }
+        }
         plan.check_files().map_err(Error::new)?;
-        let run_dir = self.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
         let workers = plan.run.workers.unwrap_or_else(cores);
         if plan.goal == Goal::PrepareCorpus {
             return self.prepare(&plan, &run_dir, workers, context);
@@ -64,13 +73,7 @@ impl Command for Run {
             return context.out.answer(self.json, &explanation, |_| text);
         }
         let program = format!("millrace {}", context.version);
-        let options = train_run::Options {
-            resume: self.resume.clone(),
-            run_dir,
-            workers,
-            stages: context.stages.to_vec(),
-            program,
-        };
+        let options = train_run::Options { resume, run_dir, workers, stages: context.stages.to_vec(), program };
         let trained = train_run::train(plan, &options, context.line());
         // A run that was stopped has results too.
         let has_results = trained.as_ref().err().is_none_or(|error| error.is::<Interrupted>());

@@ -27,7 +27,7 @@ use crate::problem::Usage;
 use crate::show::{Line, Unit, Work as Doing};
 use anyhow::Result;
 use arrow::array::RecordBatch;
-use contract::Env;
+use contract::{Env, Resources};
 use graph::Preparation;
 use layout::{Layout, Verdict, Verdicts};
 use serde::Serialize;
@@ -81,7 +81,7 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     let folder = Folder::open(folder)?;
     let previous = folder.last(&mut |note| line.note(&format!("note: {note}")))?;
     let mut draft = folder.draft()?;
-    let prepared = prepare(plan, workers, line)?;
+    let prepared = prepare(plan, Resources::default(), workers, line)?;
     let prepared = Preparation::of(plan, &prepared.resources)?;
     let (cache, files) = (&prepared.read.cache, &prepared.read.files);
 

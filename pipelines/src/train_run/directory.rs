@@ -9,9 +9,13 @@ use crate::problem::{Usage, is_of_the_system};
 use anyhow::{Context, Result, anyhow};
 use compute::cpu;
 use compute::kernels::gemm;
+use contract::Resources;
 use serde_json::json;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use text::tokenizer::stage::TrainedTokenizer;
 use train::checkpoint::{self, Fingerprint, State};
 use train::record::{Limit, METRICS_FILE};
 
@@ -19,6 +23,8 @@ use train::record::{Limit, METRICS_FILE};
 pub const CONFIG_FILE: &str = "config.toml";
 /// The machine, the program and the GEMM backend.
 pub const ENVIRONMENT_FILE: &str = "environment.json";
+/// The tokenizer, in Hugging Face's format.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Source and licence of the corpus.
 pub const ATTRIBUTION_FILE: &str = "attribution.txt";
 
@@ -158,8 +164,45 @@ pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, t
         write(&run_dir.join(ATTRIBUTION_FILE), &text::input::attribution::text(&session.sources))?;
     }
     match tokenizer {
-        Some(json) => write(&run_dir.join("tokenizer.json"), json),
+        Some(json) => write(&run_dir.join(TOKENIZER_FILE), json),
         None => Ok(()),
+    }
+}
+
+/// Changes to the directory in which the run in `run_dir` was started, from which the relative paths of its configuration
+/// start. Returns it if it is another one than the current directory. Does nothing if it no longer exists.
+///
+/// # Errors
+/// If [`ENVIRONMENT_FILE`] cannot be read, or the directory cannot be entered.
+pub fn enter(run_dir: &Path) -> Result<Option<PathBuf>> {
+    let Some(text) = read_if_there(&run_dir.join(ENVIRONMENT_FILE))? else { return Ok(None) };
+    let environment: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let Some(started_in) = environment["directory"].as_str().map(PathBuf::from) else { return Ok(None) };
+    if !started_in.is_dir() || std::env::current_dir().is_ok_and(|here| here == started_in) {
+        return Ok(None);
+    }
+    std::env::set_current_dir(&started_in).with_context(|| format!("cannot change to {}", started_in.display()))?;
+    Ok(Some(started_in))
+}
+
+/// What need not be made again for the run in `run_dir`: its tokenizer.
+///
+/// # Errors
+/// If a file is there and cannot be read.
+pub fn known(run_dir: &Path) -> Result<Resources> {
+    let mut known = Resources::default();
+    let path = run_dir.join(TOKENIZER_FILE);
+    if let Some(json) = read_if_there(&path)? {
+        known.insert(Arc::new(TrainedTokenizer { name: path.display().to_string(), json }));
+    }
+    Ok(known)
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::show::{Banner, Explanation, Line, banner};
 use anyhow::{Context, Result};
 use compute::cpu;
 use compute::kernels::gemm;
-use contract::{Saved, Snapshot, StageType};
+use contract::{Resources, Saved, Snapshot, StageType};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -103,7 +103,8 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
         Some(checkpoint) => directory::resumed(run_dir, checkpoint.as_deref())?,
         None => None,
     };
-    let prepared = prepare(plan, *workers, line)?;
+    let known = if from.is_some() { directory::known(run_dir)? } else { Resources::default() };
+    let prepared = prepare(plan, known, *workers, line)?;
     line.finish();
     let mut session = Session::new(plan, prepared, *workers, Some(run_dir.clone()))?;
     if resume.is_some() && from.is_none() {
@@ -137,7 +138,7 @@ pub fn dry_run(plan: &Plan, workers: usize, run_dir: &Path, mut line: Line) -> R
     choose_gemm(plan)?;
     let _interruption = Interruption::at_once()?;
     let program = calibrate::program(workers);
-    let prepared = prepare(plan, workers, &mut line)?;
+    let prepared = prepare(plan, Resources::default(), workers, &mut line)?;
     line.finish();
     let made: BTreeSet<&str> = prepared.resources.all::<Cache>().flat_map(|(_, cache)| cache.made()).collect();
     let made: Vec<String> = made.into_iter().map(str::to_owned).collect();

@@ -81,6 +81,15 @@ impl Tokenize {
     }
 }
 
+/// A resource of the run: the tokenizer that it has trained earlier, so that it is not trained again. Its hash is part of
+/// the fingerprint, so another one is rejected.
+pub struct TrainedTokenizer {
+    /// The name of the file, for messages.
+    pub name: String,
+    /// The content of `tokenizer.json`.
+    pub json: String,
+}
+
 impl StageSettings for Tokenize {
     const SUMMARY: &'static str = "turns documents into token ids with a byte-level BPE";
     const EXAMPLE: &'static str = "tokenizer = \"train\"\nvocabulary_size = 10000\n";
@@ -146,9 +155,16 @@ impl Settings for Tokenize {
             return Ok(());
         }
         let sources = SourceRows::all(before)?;
+        let trained = before.resources().get::<TrainedTokenizer>();
         let mut shown =
             |done, total| before.progress("Training the tokenizer", Unit::Things("rows, then token ids"), done, total);
-        let tokenizer = Arc::new(self.open(&sources, &cache, &mut shown)?);
+        let tokenizer = match (trained, self.choice()) {
+            (Some(trained), Choice::Train(_)) => {
+                Tokenizer::from_json(&trained.name, trained.json.clone(), &self.end_of_text)?
+            }
+            _ => self.open(&sources, &cache, &mut shown)?,
+        };
+        let tokenizer = Arc::new(tokenizer);
         if let Some(why) = tokenizer.slow_because() {
             before.note(format!("the tokenizer is one for Hugging Face's library, which is slower: {why}"));
         }
