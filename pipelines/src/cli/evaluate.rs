@@ -107,7 +107,7 @@ fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
 impl Evaluated {
     fn text(&self) -> String {
         let mut text = format!(
-            "{} after {} steps\n  validation data  {} documents, {} tokens\n  validation loss  {:.4} nats a token",
+            "{} after {} steps\n  validation data  {} documents, {} tokens\n  validation loss  {:.4} nats per token",
             self.run,
             self.step,
             count(self.documents),

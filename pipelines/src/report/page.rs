@@ -127,7 +127,7 @@ fn plots(metrics: &[StepLine]) -> String {
         let mean = Series::new(format!("mean of {window}"), Style::Smooth, smoothed(&raw.points, window));
         Plot { title, unit, along: "step", wide: false, from_zero, clip: true, series: vec![raw, mean] }
     };
-    let mut loss = course("Loss", "nats a token", false, |line| line.loss);
+    let mut loss = course("Loss", "nats per token", false, |line| line.loss);
     (loss.clip, loss.wide) = (false, true);
     loss.series[0].name = "training".into();
     let validation = |value: fn(&StepLine) -> Option<f64>| {

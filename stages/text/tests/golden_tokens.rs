@@ -1,7 +1,7 @@
 //! The built-in GPT-2 tokenizer against every golden vector of the shared data.
 mod common;
 use common::shared;
-use millrace_text::corpus::train_tokenizer::train_tokenizer;
+use millrace_text::corpus::train_tokenizer::{no_progress, train_tokenizer};
 use millrace_text::input::ingest::DocumentFile;
 use millrace_text::parquet::documents::DocumentStore;
 use millrace_text::tokenizer::END_OF_TEXT;
@@ -147,7 +147,7 @@ fn training_gives_the_merges_of_hugging_face() {
         cache: cache.clone(),
         unreadable: 0,
     }];
-    let ours = train_tokenizer(&sources, 10_000, END_OF_TEXT, &cache, &mut silent()).unwrap();
+    let ours = train_tokenizer(&sources, 10_000, END_OF_TEXT, &cache, &mut no_progress()).unwrap();
     let model = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap()["model"].clone();
     let (ours, theirs) = (model(ours.json()), model(&std::fs::read_to_string(theirs).unwrap()));
     assert_eq!(ours["merges"].as_array().unwrap().len(), 9_743);

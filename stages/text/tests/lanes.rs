@@ -7,7 +7,7 @@ use contract::{
     At, BatchShape, Built, Lane, Packet, Purpose, Resources, Schedule, Settings, Source, Stage, Step, Turn,
 };
 use millrace_text::corpus::source_keys::Conversion;
-use millrace_text::corpus::train_tokenizer::train_tokenizer;
+use millrace_text::corpus::train_tokenizer::{no_progress, train_tokenizer};
 use millrace_text::tokenizer::END_OF_TEXT;
 use millrace_text::{
     Chunks, Concat, CorpusIndex, Count, DocumentStore, ReadDocuments, RowStages, Scan, SourceRows, Split, Survey,
@@ -99,7 +99,7 @@ fn prepared(path: &Path, cache: &Path) -> Resources {
         cache: read.conversion.cache(),
         unreadable: 0,
     }];
-    let train = || train_tokenizer(&sources, 290, END_OF_TEXT, &read.conversion.cache(), &mut silent()).unwrap();
+    let train = || train_tokenizer(&sources, 290, END_OF_TEXT, &read.conversion.cache(), &mut no_progress()).unwrap();
     let tokenizer = train();
     assert_eq!((train().hash(), tokenizer.vocabulary_size(), tokenizer.end_of_text()), (tokenizer.hash(), 290, 0));
     let [SourceRows { store, survey, chunks, .. }] = sources;

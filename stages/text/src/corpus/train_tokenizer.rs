@@ -1,20 +1,29 @@
 //! Trains a tokenizer on the documents of a corpus.
-use crate::Progress;
 use crate::corpus::source_rows::SourceRows;
 use crate::support::cache::{Cache, key, used};
 use crate::support::on_all_cores::on_all_cores;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::train::{TRAINER, WordCounts, learn, tokenizer_json};
 use anyhow::Result;
+use contract::Unit;
+
+/// The progress of training, as [`contract::Prepare::progress`] takes it: the work, its unit, how much is done, and of
+/// how much.
+pub type TrainingProgress<'a> = &'a mut dyn FnMut(&'static str, Unit, u64, u64);
+
+/// A [`TrainingProgress`] that displays nothing.
+pub fn no_progress() -> impl FnMut(&'static str, Unit, u64, u64) {
+    |_, _, _, _| {}
+}
 
 /// A byte-level BPE with `size` ids, trained on the training documents of `sources`, with `end_of_text` as id 0. Stored
-/// in the cache under a key of everything that it depends on. Progress is in rows, then in tokens.
+/// in the cache under a key of everything that it depends on.
 pub fn train_tokenizer(
     sources: &[SourceRows],
     size: usize,
     end_of_text: &str,
     cache: &Cache,
-    progress: Progress,
+    progress: TrainingProgress,
 ) -> Result<Tokenizer> {
     let mut made_of = vec![TRAINER.to_owned()];
     for source in sources {
@@ -32,7 +41,8 @@ pub fn train_tokenizer(
     for source in sources {
         words.merge(count_words(source, progress)?);
     }
-    let learned = learn(words, size, end_of_text, progress);
+    let mut shown = |done, total| progress("Training the tokenizer", Unit::Things("token ids"), done, total);
+    let learned = learn(words, size, end_of_text, &mut shown);
     let json = tokenizer_json(&learned.tokens, &learned.merges, (end_of_text, 0));
     let tokenizer = Tokenizer::from_json("trained", json, end_of_text)?;
     tokenizer.save(&path)?;
@@ -40,12 +50,13 @@ pub fn train_tokenizer(
 }
 
 /// Counts words on every core: a sum does not depend on which thread counted what.
-fn count_words(source: &SourceRows, progress: Progress) -> Result<WordCounts> {
+fn count_words(source: &SourceRows, progress: TrainingProgress) -> Result<WordCounts> {
     const CHUNK: usize = 256;
     let rows: Vec<u64> = source.survey.train().collect();
     let chunks: Vec<&[u64]> = rows.chunks(CHUNK).collect();
     let start = || Ok((source.stages.build()?, WordCounts::default()));
-    let counts = on_all_cores(&chunks, progress, rows.len() as u64, start, |(stages, words), _, rows| {
+    let mut shown = |done, total| progress("Counting words", Unit::Things("documents"), done, total);
+    let counts = on_all_cores(&chunks, &mut shown, rows.len() as u64, start, |(stages, words), _, rows| {
         stages.each(&source.store, rows.iter().copied(), |text, _| words.add(text))?;
         Ok(rows.len() as u64)
     })?;

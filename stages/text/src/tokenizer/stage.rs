@@ -1,18 +1,18 @@
 //! Stage `bpe`: texts to token ids.
+use crate::Cache;
 use crate::corpus::source_rows::{SourceFiles, SourceRows};
-use crate::corpus::train_tokenizer::train_tokenizer;
+use crate::corpus::train_tokenizer::{TrainingProgress, no_progress, train_tokenizer};
 use crate::parquet::columns::dropped;
 use crate::support::problem::TextProblem;
 use crate::tokenizer::byte_bpe::Encoder;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
-use crate::{Cache, Progress, silent};
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, AsArray, ListArray, UInt32Array};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field};
 use contract::{
     At, Built, Emit, Env, Facts, Goal, Kind, Packet, Port, Prepare, Problem, Settings, Stage, StageKeys, StageSettings,
-    Tokens, Turn, Unit,
+    Tokens, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -54,7 +54,7 @@ impl Tokenize {
     ///
     /// # Errors
     /// If it cannot be read, or has another size than `vocabulary_size` says.
-    pub fn open(&self, sources: &[SourceRows], cache: &Cache, progress: Progress) -> Result<Tokenizer> {
+    pub fn open(&self, sources: &[SourceRows], cache: &Cache, progress: TrainingProgress) -> Result<Tokenizer> {
         let tokenizer = match self.choice() {
             Choice::Gpt2 => Tokenizer::gpt2(cache, &self.end_of_text)?,
             Choice::File(path) => Tokenizer::from_file(&path, &self.end_of_text)?,
@@ -134,14 +134,14 @@ impl Settings for Tokenize {
 
     fn check_files(&self, _: u64) -> Vec<Problem> {
         let trains = matches!(self.choice(), Choice::Train(_));
-        let opened = if trains { Ok(()) } else { self.open(&[], &Cache::new(None), &mut silent()).map(drop) };
+        let opened = if trains { Ok(()) } else { self.open(&[], &Cache::new(None), &mut no_progress()).map(drop) };
         opened.err().map(|error| Problem::at("tokenizer", format!("{error:#}"))).into_iter().collect()
     }
 
     fn vocabulary(&self, _: u64) -> Result<Option<Facts>> {
         Ok(Some(match self.choice() {
             Choice::Train(size) => Facts { vocabulary: size as usize, length: 0, end_of_text: 0 },
-            _ => self.open(&[], &Cache::new(None), &mut silent())?.vocabulary().facts(),
+            _ => self.open(&[], &Cache::new(None), &mut no_progress())?.vocabulary().facts(),
         }))
     }
 
@@ -151,13 +151,12 @@ impl Settings for Tokenize {
         let cache =
             before.found::<SourceFiles>().first().map_or_else(|| Cache::new(None), |(_, from)| from.cache.clone());
         if before.goal() == Goal::PrepareCorpus {
-            before.provide(Arc::new(self.open(&[], &cache, &mut silent())?));
+            before.provide(Arc::new(self.open(&[], &cache, &mut no_progress())?));
             return Ok(());
         }
         let sources = SourceRows::all(before)?;
         let trained = before.resources().get::<TrainedTokenizer>();
-        let mut shown =
-            |done, total| before.progress("Training the tokenizer", Unit::Things("rows, then token ids"), done, total);
+        let mut shown = |verb, unit, done, total| before.progress(verb, unit, done, total);
         let tokenizer = match (trained, self.choice()) {
             (Some(trained), Choice::Train(_)) => {
                 Tokenizer::from_json(&trained.name, trained.json.clone(), &self.end_of_text)?
