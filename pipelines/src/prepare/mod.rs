@@ -96,6 +96,8 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     let quarantine = set_aside(&prepared, bad, &catalog, draft.path(), line)?;
     let places = Places::of(&catalog, (&aside, &texts), previous.as_ref(), cache)?;
     let first = first_verdicts(&catalog, &store, &prepared, line)?;
+    // The row groups that it has decoded are not needed any more.
+    drop(store);
     let verdicts = decide::decide(&prepared, &catalog, first, previous.as_ref(), &places, workers, line)?;
     let layout = Layout::of(&catalog, &verdicts, prepared.write.shards, prepared.write.keep_dropped);
 

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use text::Tokenizer;
+use text::input::quarantine;
 use text::parquet::table::read_parquet;
 use text::prepare::catalog::{self, Catalog, Hash};
 use text::prepare::write::files::{FORMAT, FileNote, write_file, write_table};
@@ -240,6 +241,9 @@ impl Draft {
         tokenizer: Option<&Tokenizer>,
     ) -> Result<()> {
         let mut new = written;
+        if self.path.join(quarantine::FILE).exists() {
+            new.push(FileNote::of(&self.path, quarantine::FILE)?);
+        }
         let tables = [
             (CATALOG, catalog_table(catalog, verdicts, counts)?),
             (PAIRS, pairs_table(verdicts)?),

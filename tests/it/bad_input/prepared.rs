@@ -41,6 +41,8 @@ fn holds(scratch: &Scratch, out: &str, number: u32, documents: u64, bad: &[(u64,
     let listed = if bad.is_empty() { Vec::new() } else { quarantine(scratch, &version) };
     let found: Vec<_> = listed.iter().map(|bad| (bad.4, bad.5.as_str())).collect();
     assert_eq!(found, bad);
+    let manifest: serde_json::Value = serde_json::from_str(&scratch.read(&format!("{version}/version.json"))).unwrap();
+    assert_eq!(manifest["files"].get("quarantine.parquet").is_some(), !bad.is_empty(), "{manifest}");
     for (documents, reason) in bad {
         assert!(stat["unreadable"][reason].as_u64().unwrap() >= *documents, "{stat}");
     }

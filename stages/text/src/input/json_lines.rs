@@ -42,6 +42,7 @@ const HOPELESS: u64 = 1000;
 pub fn read(input: Decompressed, path: &Path, column: &str, emit: EmitItem) -> Result<()> {
     let mut lines = Lines::new(input);
     let (mut good, mut without, mut other, mut columns) = (0u64, 0u64, 0u64, Vec::new());
+    let mut found = None;
     while let Some(line) = lines.next()? {
         let Line { number, offset, content } = line;
         if content.as_ref().is_ok_and(|content| content.trim_ascii().is_empty()) {
@@ -72,7 +73,7 @@ pub fn read(input: Decompressed, path: &Path, column: &str, emit: EmitItem) -> R
                 if reason == Reason::NoColumn {
                     without += 1;
                     if columns.is_empty() {
-                        columns = parse_keys(&lines.buffer);
+                        (columns, found) = parse_keys(&lines.buffer, column);
                     }
                 } else {
                     other += 1;
@@ -91,7 +92,15 @@ pub fn read(input: Decompressed, path: &Path, column: &str, emit: EmitItem) -> R
         return Ok(());
     }
     if without > other {
-        return Err(TextProblem::Column { file: path.to_path_buf(), column: column.into(), columns }.into());
+        let (file, column) = (path.to_path_buf(), column.to_owned());
+        return Err(match found {
+            Some(found) => {
+                let found = found.trim_start_matches("an ").trim_start_matches("a ").to_owned();
+                TextProblem::Type { file, column, found, expected: "string" }
+            }
+            None => TextProblem::Column { file, column, columns },
+        }
+        .into());
     }
     if other >= HOPELESS {
         let why = format!("not one of its first {other} lines is a JSON object");
@@ -208,10 +217,10 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The keys of an object, for a message.
-fn parse_keys(line: &[u8]) -> Vec<String> {
-    let object: Option<serde_json::Map<String, Value>> = serde_json::from_slice(line).ok();
-    object.map(|object| object.keys().cloned().collect()).unwrap_or_default()
+/// The keys of an object, and what is found under `column`, for a message.
+fn parse_keys(line: &[u8], column: &str) -> (Vec<String>, Option<&'static str>) {
+    let object: serde_json::Map<String, Value> = serde_json::from_slice(line).unwrap_or_default();
+    (object.keys().cloned().collect(), object.get(column).map(kind))
 }
 
 /// Bytes of the strings under each key, in the objects on the complete lines of `input`.
@@ -379,6 +388,8 @@ mod tests {
             found(content.as_bytes(), Codec::Plain, read).unwrap_err().to_string()
         };
         let rows = "{\"id\": 1, \"text\": \"a\"}\n".repeat(3);
+        let numbers = "{\"id\": 1, \"text\": [\"a\"]}\n".repeat(3);
+        assert_eq!(said(&numbers, "text"), "column \"text\" of a.jsonl is of type array, not string");
         assert_eq!(said(&rows, "txt"), "no column \"txt\" in a.jsonl; columns: id, text; similar: text");
         assert!(said(&"plain text\n".repeat(2000), "text").contains("first 1000 lines is a JSON object"));
         let (good, bad) = read_all(b"[\n{\"text\": \"a\"},\n{\"text\": \"b\"}\n]", "text");

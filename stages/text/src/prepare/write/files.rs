@@ -33,6 +33,18 @@ pub struct FileNote {
     pub blake3: String,
 }
 
+impl FileNote {
+    /// The file `name` of `folder`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn of(folder: &Path, name: &str) -> Result<Self> {
+        let path = folder.join(name);
+        let content = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Self { name: name.into(), bytes: content.len() as u64, blake3: hash_of(&content) })
+    }
+}
+
 /// The metadata in the footers of a version's files.
 #[derive(Clone, Debug, Default)]
 pub struct Footer {
