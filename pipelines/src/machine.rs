@@ -20,6 +20,12 @@ pub fn available_memory() -> u64 {
     kilobytes("/proc/meminfo", "MemAvailable:").map_or(u64::MAX, |kilobytes| kilobytes * 1024)
 }
 
+/// Bytes of memory and swap of the machine; `u64::MAX` where the system does not say.
+pub fn total_memory() -> u64 {
+    let total = ["MemTotal:", "SwapTotal:"].map(|line| kilobytes("/proc/meminfo", line));
+    total[0].map_or(u64::MAX, |memory| (memory + total[1].unwrap_or(0)) * 1024)
+}
+
 fn kilobytes(file: &str, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix("kB")?.trim().parse().ok()

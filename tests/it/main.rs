@@ -8,6 +8,7 @@ mod support;
 mod bad_input;
 mod bench;
 mod cache;
+mod check;
 mod completions;
 mod determinism;
 mod docs;

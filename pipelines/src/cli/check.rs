@@ -1,6 +1,6 @@
 //! `pipeline check`: everything that is wrong with a configuration.
 use super::{Changes, Command, Context};
-use crate::plan::{Plan, PlannedStage};
+use crate::plan::{Plan, PlannedStage, Scope};
 use crate::problem::{Diagnostic, Origin, Problems};
 use crate::show;
 use anyhow::{Error, Result};
@@ -26,9 +26,12 @@ pub struct Check {
 
 impl Command for Check {
     fn run(&self, context: &Context) -> Result<()> {
-        let plan = Plan::load(&self.config, &self.changes.overrides(), context.stages);
-        match plan.and_then(|plan| plan.check_files().map(|()| plan)) {
-            Ok(plan) => context.out.answer(self.json, &sound(&plan), |_| show::plan_summary(&plan)),
+        match Plan::checked(&self.config, &self.changes.overrides(), context.stages, Scope::Run) {
+            Ok(plan) => {
+                context.out.answer(self.json, &sound(&plan), |_| show::plan_summary(&plan))?;
+                plan.notes(plan.run.max_steps).iter().for_each(|note| context.say(&format!("note: {note}")));
+                Ok(())
+            }
             Err(problems) => {
                 if self.json {
                     context.out.json(&unsound(&problems))?;
@@ -41,7 +44,8 @@ impl Command for Check {
 
 fn sound(plan: &Plan) -> Value {
     let stages: Vec<Value> = plan.stages.iter().map(|stage| as_json(plan, stage)).collect();
-    json!({ "ok": true, "steps": plan.run.max_steps, "epochs": plan.run.max_epochs, "stages": stages })
+    json!({ "ok": true, "steps": plan.run.max_steps, "epochs": plan.run.max_epochs, "stages": stages,
+        "notes": plan.notes(plan.run.max_steps) })
 }
 
 fn as_json(plan: &Plan, stage: &PlannedStage) -> Value {

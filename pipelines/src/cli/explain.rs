@@ -1,6 +1,6 @@
 //! `pipeline explain`: the graph, and what a run takes.
 use super::{Changes, Command, Context};
-use crate::plan::{Overrides, Plan};
+use crate::plan::{Overrides, Plan, Scope};
 use crate::prepare;
 use crate::problem::Usage;
 use crate::show;
@@ -35,7 +35,7 @@ impl Command for Explain {
 
     fn run(&self, context: &Context) -> Result<()> {
         let overrides = Overrides { workers: self.workers, ..self.changes.overrides() };
-        let plan = Plan::load(&self.config, &overrides, context.stages).map_err(Error::new)?;
+        let plan = Plan::checked(&self.config, &overrides, context.stages, Scope::Estimate).map_err(Error::new)?;
         if plan.goal == Goal::PrepareCorpus {
             return match self.json {
                 true => Err(Usage("preparing a corpus trains nothing, so --json has nothing to report".into()).into()),

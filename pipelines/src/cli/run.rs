@@ -2,7 +2,7 @@
 use super::runs::look;
 use super::{Changes, Command, Context};
 use crate::machine::cores;
-use crate::plan::{Overrides, Plan};
+use crate::plan::{Overrides, Plan, Scope};
 use crate::prepare;
 use crate::problem::Usage;
 use crate::train_run::{self, Interrupted, explain};
@@ -52,9 +52,14 @@ impl Command for Run {
     const COMPUTES: bool = true;
 
     fn run(&self, context: &Context) -> Result<()> {
-        let plan = Plan::load(&self.config, &self.overrides(), context.stages).map_err(Error::new)?;
+        let (scope, mut resume) = (if self.dry_run { Scope::Estimate } else { Scope::Run }, self.resume.clone());
+        // The paths of a run that is resumed start where it began.
+        let plan = match resume.is_some() {
+            true => Plan::load(&self.config, &self.overrides(), context.stages),
+            false => Plan::checked(&self.config, &self.overrides(), context.stages, scope),
+        };
+        let plan = plan.map_err(Error::new)?;
         let mut run_dir = self.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(&plan.run.name));
-        let mut resume = self.resume.clone();
         if resume.is_some() {
             let from = (std::path::absolute(&run_dir)?, resume.clone().flatten().map(std::path::absolute).transpose()?);
             if let Some(started_in) = train_run::directory::enter(&from.0)? {
@@ -62,8 +67,8 @@ impl Command for Run {
                     .say(&format!("note: relative paths start from {}, as when the run began", started_in.display()));
                 (run_dir, resume) = (from.0, Some(from.1));
             }
+            plan.check_whole(context.stages, scope).map_err(Error::new)?;
         }
-        plan.check_files().map_err(Error::new)?;
         let workers = plan.run.workers.unwrap_or_else(cores);
         if plan.goal == Goal::PrepareCorpus {
             return self.prepare(&plan, &run_dir, workers, context);

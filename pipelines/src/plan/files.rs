@@ -17,6 +17,8 @@ const TOP: [&str; 3] = ["extends", "run", "stage"];
 pub(crate) struct Raw {
     pub run: Table,
     pub stages: Vec<(String, Table)>,
+    /// Whether a file could not be read or parsed.
+    pub incomplete: bool,
 }
 
 impl Raw {
@@ -31,6 +33,7 @@ impl Raw {
     /// Applies `upper` to this configuration, key by key, except that a stage of another type replaces the old one, and
     /// that a key replaces its alternative ([`ALTERNATIVES`]).
     pub(super) fn overlay(&mut self, upper: Raw) {
+        self.incomplete |= upper.incomplete;
         merge(&mut self.run, upper.run);
         for (id, table) in upper.stages {
             let type_of = |table: &Table| table.get("type").map(|entry| entry.value.clone());
@@ -88,7 +91,10 @@ fn layers(path: &Path, problems: &mut Problems) -> Vec<Raw> {
             Some(name) => built_in(name, asked_by, problems),
             None => read(&path, asked_by, problems),
         };
-        let Some(text) = text else { break };
+        let Some(text) = text else {
+            found.push(Raw { incomplete: true, ..Raw::default() });
+            break;
+        };
         let (raw, extends) = parse(&path, &text, problems);
         found.push(raw);
         next = extends.map(|entry| {
@@ -166,7 +172,10 @@ fn parse(path: &Path, text: &str, problems: &mut Problems) -> (Raw, Option<Entry
     let origin = Origin::file(path.display().to_string());
     let mut raw = Raw::default();
     let mut extends = None;
-    let Some(document) = document(text, &origin, problems) else { return (raw, None) };
+    let Some(document) = document(text, &origin, problems) else {
+        raw.incomplete = true;
+        return (raw, None);
+    };
     for (key, item) in document.iter() {
         let at = origin.on_line(line_of(document.as_table(), key, text));
         match (key, item) {
@@ -182,11 +191,19 @@ fn parse(path: &Path, text: &str, problems: &mut Problems) -> (Raw, Option<Entry
                 Some(body) => stages(body, text, &origin, &mut raw, problems),
                 None => problems.push(Diagnostic::new("`stage` must be a table", at).next("write `[stage.NAME]`")),
             },
-            _ => problems.push(
-                Diagnostic::new(format!("unknown key `{key}`"), at)
-                    .similar_to(key, TOP)
-                    .next("a file has `extends`, `[run]` and `[stage.NAME]`"),
-            ),
+            (_, item) => {
+                let problem = Diagnostic::new(format!("unknown key `{key}`"), at).similar_to(key, TOP);
+                let near = problem.similar.first().cloned().unwrap_or_default();
+                problems.push(match item.as_table_like() {
+                    Some(_) if near.is_empty() => problem.next(format!("write `[stage.{key}]`")),
+                    _ => problem.next("a file has `extends`, `[run]` and `[stage.NAME]`"),
+                });
+                // Read as what is meant, so that nothing is reported as missing.
+                match item.as_table_like() {
+                    Some(body) if near == "stage" => stages(body, text, &origin, &mut raw, problems),
+                    _ => {}
+                }
+            }
         }
     }
     (raw, extends)
@@ -230,9 +247,13 @@ fn document<'a>(text: &'a str, origin: &Origin, problems: &mut Problems) -> Opti
     let gutter = line.to_string();
     let caret = " ".repeat(gutter.len() + column.min(101) + 2);
     let message = error.message().trim().replace('\n', ", ");
+    let next = match super::syntax::advice(text, line, &message) {
+        Some(advice) => format!("column {column}; {advice}"),
+        None => format!("column {column}"),
+    };
     problems.push(Diagnostic {
         excerpt: Some(format!("{gutter} | {content}\n{caret}^")),
-        ..Diagnostic::new(format!("not TOML: {message}"), origin.on_line(line)).next(format!("column {column}"))
+        ..Diagnostic::new(format!("not TOML: {message}"), origin.on_line(line)).next(next)
     });
     None
 }

@@ -5,11 +5,13 @@
 //! - `resolve`: every key known, every value of its type, defaults filled in
 //! - [`RunSettings`]: the `[run]` table
 //! - `wire`: which stage feeds which; `goal`: what the graph is for, and whether each stage has a place in it
+//! - `whole`: checks of files, sizes and memory, which `check`, `run`, `explain` and `--dry-run` share
 //! - `render`: the resolved configuration as TOML, each value with its origin
 //! - [`check_registry`]: what every registered stage type owes its users
 //!
 //! Paths in a configuration are kept as written: relative ones are relative to the current directory, but for
 //! `extends`, which is relative to the file that says it.
+mod aliases;
 mod files;
 mod goal;
 mod overrides;
@@ -17,17 +19,20 @@ mod registry;
 mod render;
 mod resolve;
 mod run;
+mod syntax;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(crate) mod toys;
 mod values;
+mod whole;
 mod wire;
 
 pub use overrides::Overrides;
 pub use registry::{check_registry, find_type};
 pub use run::RunSettings;
 pub use values::{Entry, Table};
+pub use whole::Scope;
 pub use wire::Edge;
 
 pub(crate) use registry::types_giving;
@@ -95,11 +100,35 @@ pub struct Resolved {
     pub stages: Vec<(String, Table)>,
 }
 
+/// A plan as far as it can be read.
+struct Draft {
+    plan: Plan,
+    /// What is wrong with it.
+    problems: Problems,
+    /// Stages with wrong values, in place of which their settings have the defaults.
+    unsound: Vec<String>,
+}
+
 impl Plan {
-    /// Reads the configuration `path` with what the command line changes. All problems are reported at once.
+    /// Reads the configuration `path` with what the command line changes. All problems are reported at once. Looks at no
+    /// other file: see [`checked`](Self::checked).
     pub fn load(path: &Path, overrides: &Overrides, registry: &[StageType]) -> Result<Plan, Problems> {
+        let Draft { plan, mut problems, .. } = Self::read(path, overrides, registry)?;
+        problems.sort();
+        problems.or(plan)
+    }
+
+    /// The plan as far as it can be read.
+    ///
+    /// # Errors
+    /// The problems, if no plan can be made of the rest.
+    fn read(path: &Path, overrides: &Overrides, registry: &[StageType]) -> Result<Draft, Problems> {
         let mut problems = Problems::default();
         let mut raw = files::load(path, &mut problems);
+        if raw.incomplete {
+            // What is missing would be reported as well.
+            return Err(problems);
+        }
         if raw.stages.is_empty() {
             if problems.is_empty() {
                 let message = "there is no stage in the configuration";
@@ -110,17 +139,29 @@ impl Plan {
             }
             return Err(problems);
         }
+        if raw.stages.len() > 1 && raw.stages.iter().all(|(_, table)| table.get("type").is_none()) {
+            let ids: Vec<String> = raw.stages.iter().map(|(id, _)| format!("`{id}`")).collect();
+            let message = format!("no stage has a `type`: {}", ids.join(", "));
+            problems.push(
+                Diagnostic::new(message, raw.stages[0].1.origin.clone()).next(
+                    "begin the file with extends = \"builtin:base\", or another configuration that has the types",
+                ),
+            );
+            return Err(problems);
+        }
         overrides.apply(&mut raw, registry, &mut problems);
-        let (run_table, run) = run_settings(path, &raw.run, &mut problems);
-        let mut stages = Vec::new();
+        let everywhere = everywhere(&raw, registry);
+        let (run_table, run) = run_settings(path, &raw.run, &everywhere, &mut problems);
+        let (mut stages, mut unsound) = (Vec::new(), Vec::new());
         let mut nodes = Vec::new();
         let mut resolved = Resolved { run: run_table, stages: Vec::new() };
         for (id, table) in &raw.stages {
             check_id(id, table, &mut problems);
             let inputs = inputs_of(id, table, &mut problems);
-            let known = type_of(id, table, registry, &mut problems);
+            let before = problems.0.len();
+            let known = type_of(id, table, &raw, registry, &mut problems);
             let (filled, settings) = match known {
-                Some(stage_type) => resolve::stage(id, table, stage_type, &mut problems),
+                Some(stage_type) => resolve::stage(id, table, stage_type, &everywhere, &mut problems),
                 None => (Table::default(), None),
             };
             nodes.push(wire::Node {
@@ -136,6 +177,9 @@ impl Plan {
                 let (type_name, inputs) = (stage_type.name, Vec::new());
                 let keys = (!stage_type.observes).then(|| stage_type.keys());
                 stages.push(PlannedStage { id: id.clone(), type_name, keys, settings, inputs });
+                if problems.0.len() > before {
+                    unsound.push(id.clone());
+                }
             }
         }
         let wires = wire::wire(&nodes, &|kind| registry::types_giving(registry, kind), &mut problems);
@@ -145,26 +189,8 @@ impl Plan {
         if problems.is_empty() {
             goal::check(&stages, &resolved, &mut problems);
         }
-        problems.sort();
         let goal = goal::goal(&stages);
-        problems.or(Plan { run, stages, resolved, goal })
-    }
-
-    /// Checks the files that the plan names, without reading them: see [`Settings::check_files`].
-    ///
-    /// # Errors
-    /// All problems at once.
-    pub fn check_files(&self) -> Result<(), Problems> {
-        let mut problems = Problems::default();
-        for stage in &self.stages {
-            let table = self.resolved.stages.iter().find(|(id, _)| *id == stage.id).map(|(_, table)| table.clone());
-            let table = table.unwrap_or_default();
-            let wrong = stage.settings.check_files(self.run.seed).into_iter();
-            problems.0.extend(wrong.map(|problem| resolve::located(&stage.id, problem, &table)));
-        }
-        self.run.check_files(&self.resolved.run, &mut problems);
-        problems.sort();
-        problems.or(())
+        Ok(Draft { plan: Plan { run, stages, resolved, goal }, problems, unsound })
     }
 
     /// A plan made in code: only the wiring is worked out and checked.
@@ -237,7 +263,25 @@ fn order_of(stages: &[PlannedStage]) -> Vec<usize> {
     wire::order(stages.len(), &|at| wire::feeds(&wires, at)).unwrap_or_default()
 }
 
-fn run_settings(path: &Path, given: &Table, problems: &mut Problems) -> (Table, RunSettings) {
+/// Every key of every table of the configuration: the table, as a file writes it, and the key.
+fn everywhere(raw: &files::Raw, registry: &[StageType]) -> Vec<(String, &'static str)> {
+    let mut all: Vec<(String, &'static str)> =
+        RunSettings::keys().iter().map(|key| ("[run]".to_owned(), key.name)).collect();
+    for (id, table) in &raw.stages {
+        let name = table.get("type").and_then(|entry| entry.value.as_str());
+        let known = registry.iter().find(|known| Some(known.name) == name);
+        let keys = known.map(StageType::keys).unwrap_or_default();
+        all.extend(keys.iter().map(|key| (format!("[stage.{id}]"), key.name)));
+    }
+    all
+}
+
+fn run_settings(
+    path: &Path,
+    given: &Table,
+    everywhere: &[(String, &'static str)],
+    problems: &mut Problems,
+) -> (Table, RunSettings) {
     let before = problems.0.len();
     let mut defaults = match serde_json::to_value(RunSettings::default()) {
         Ok(Value::Object(map)) => map,
@@ -247,7 +291,8 @@ fn run_settings(path: &Path, given: &Table, problems: &mut Problems) -> (Table, 
     defaults.insert("name".into(), stem.into());
     let parses = |value| serde_json::from_value::<RunSettings>(value).map(drop).map_err(|error| error.to_string());
     let keys: Vec<&str> = RunSettings::keys().iter().map(|key| key.name).collect();
-    let schema = Schema { name: "run", defaults, listed: format!("keys: {}", keys.join(", ")), parses: &parses };
+    let listed = format!("keys: {}", keys.join(", "));
+    let schema = Schema { name: "run", defaults, keys: RunSettings::keys(), everywhere, listed, parses: &parses };
     let filled = resolve::fill(&schema, given, problems);
     let run: RunSettings = serde_json::from_value(resolve::object(&filled)).unwrap_or_default();
     if problems.0.len() == before {
@@ -256,16 +301,30 @@ fn run_settings(path: &Path, given: &Table, problems: &mut Problems) -> (Table, 
     (filled, run)
 }
 
-fn type_of<'a>(id: &str, table: &Table, registry: &'a [StageType], problems: &mut Problems) -> Option<&'a StageType> {
+fn type_of<'a>(
+    id: &str,
+    table: &Table,
+    raw: &files::Raw,
+    registry: &'a [StageType],
+    problems: &mut Problems,
+) -> Option<&'a StageType> {
     let entry = table.get("type");
     let Some(name) = entry.and_then(|entry| entry.value.as_str()) else {
         let message = match entry {
             Some(_) => format!("`{id}.type` must be the name of a stage type, in quotes"),
             None => format!("stage `{id}` has no `type`"),
         };
-        let names = registry.iter().map(|t| t.name);
-        let problem = Diagnostic::new(message, table.origin_of("type")).similar_to(id, names);
-        problems.push(problem.next("`pipeline stages` lists all"));
+        let problem = Diagnostic::new(message, table.origin_of("type"));
+        // The name is more often wrong than the type forgotten: the tables of stages that `extends` provides have types.
+        let typed = raw.stages.iter().filter(|(_, other)| other.get("type").is_some()).map(|(id, _)| id.as_str());
+        let stages = problem.clone().similar_to(id, typed);
+        problems.push(match stages.similar.first() {
+            Some(stage) if entry.is_none() => {
+                let next = format!("for the stage `{stage}` write [stage.{stage}]; a new stage needs a type");
+                stages.next(next)
+            }
+            _ => problem.similar_to(id, registry.iter().map(|t| t.name)).next("`pipeline stages` lists all"),
+        });
         return None;
     };
     match find_type(registry, name, table.origin_of("type")) {

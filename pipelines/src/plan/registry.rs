@@ -41,7 +41,7 @@ pub fn check_registry(registry: &[StageType]) -> Vec<String> {
         let mut problems = Problems::default();
         let place = Origin::file(format!("example of `{name}`"));
         if let Some(table) = files::parse_table(name, stage_type.example, place, &mut problems) {
-            resolve::stage(name, &table, stage_type, &mut problems);
+            resolve::stage(name, &table, stage_type, &[], &mut problems);
         }
         wrong.extend(problems.0.iter().map(|problem| problem.to_string()));
     }

@@ -1,8 +1,10 @@
 //! From tables of values to settings: every key is known and every value has the right type; all problems are
 //! collected.
+use super::aliases;
+use super::syntax::written_out;
 use super::values::{Entry, Table, shorten_floats};
 use crate::problem::{Diagnostic, Origin, Problems, similar};
-use contract::{Settings, StageType};
+use contract::{Key, Settings, StageType};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -15,6 +17,10 @@ pub(crate) struct Schema<'a> {
     pub name: &'a str,
     /// The default of every key.
     pub defaults: Map<String, Value>,
+    /// Its keys.
+    pub keys: Vec<Key>,
+    /// The keys of all tables of the configuration, with the table of each.
+    pub everywhere: &'a [(String, &'static str)],
     /// Where all keys are documented.
     pub listed: String,
     /// Whether an object of all keys parses.
@@ -33,19 +39,35 @@ pub(crate) fn fill(schema: &Schema, given: &Table, problems: &mut Problems) -> T
         }
         let full = format!("{}.{key}", schema.name);
         if !schema.defaults.contains_key(key) {
-            let known = schema.defaults.keys().map(String::as_str);
-            let problem = Diagnostic::new(format!("unknown key `{full}`"), entry.origin.clone());
-            problems.push(problem.similar_to(key, known).next(schema.listed.clone()));
+            problems.push(unknown(schema, key, Diagnostic::new(format!("unknown key `{full}`"), entry.origin.clone())));
             continue;
         }
         let mut object = schema.defaults.clone();
         object.insert(key.clone(), entry.value.clone());
         match (schema.parses)(Value::Object(object)) {
             Ok(()) => filled.set(key, entry.clone()),
-            Err(error) => problems.push(explain(&full, &error, entry.origin.clone())),
+            Err(error) => {
+                let known = schema.keys.iter().find(|known| known.name == key);
+                problems.push(explain_value(&full, &error, entry, known.and_then(|known| known.min)));
+            }
         }
     }
     filled
+}
+
+/// Adds to a problem with the unknown `key` what is meant: another program's name of a key, a similar key, or a key of
+/// another table.
+fn unknown(schema: &Schema, key: &str, problem: Diagnostic) -> Diagnostic {
+    let own = |name: &str| schema.defaults.contains_key(name);
+    if let Some(ours) = aliases::keys(key).find(|ours| own(ours)) {
+        return Diagnostic { similar: vec![ours.to_owned()], ..problem }.next(schema.listed.clone());
+    }
+    let elsewhere = |name: &str| schema.everywhere.iter().find(|(_, other)| *other == name);
+    let other = elsewhere(key).or_else(|| aliases::keys(key).find_map(elsewhere));
+    if let Some((table, name)) = other {
+        return problem.next(format!("`{name}` is a key of `{table}`"));
+    }
+    problem.similar_to(key, schema.defaults.keys().map(String::as_str)).next(schema.listed.clone())
 }
 
 /// All keys of a table as an object.
@@ -67,13 +89,16 @@ pub(crate) fn stage(
     id: &str,
     given: &Table,
     stage_type: &StageType,
+    everywhere: &[(String, &'static str)],
     problems: &mut Problems,
 ) -> (Table, Option<Arc<dyn Settings>>) {
     let before = problems.0.len();
     let defaults = defaults(stage_type);
     let parses = |value: Value| stage_type.parse(value).map(drop);
     let listed = format!("`pipeline stages {}` lists all", stage_type.name);
-    let filled = fill(&Schema { name: id, defaults: defaults.clone(), listed, parses: &parses }, given, problems);
+    let keys = stage_type.keys();
+    let schema = Schema { name: id, defaults: defaults.clone(), keys, everywhere, listed, parses: &parses };
+    let filled = fill(&schema, given, problems);
     let table = object(&filled);
     match stage_type.parse(table.clone()) {
         Ok(settings) => {
@@ -104,9 +129,46 @@ pub(super) fn located(id: &str, problem: contract::Problem, table: &Table) -> Di
     }
 }
 
+/// A problem with a value of the wrong type, with what to write instead where that is clear. `min`: the smallest number
+/// allowed.
+fn explain_value(name: &str, error: &str, entry: &Entry, min: Option<f64>) -> Diagnostic {
+    let whole = ["usize", "u64", "u32", "i64"].iter().any(|kind| error.contains(&format!("expected {kind}")));
+    let number = whole || ["f32", "f64"].iter().any(|kind| error.contains(&format!("expected {kind}")));
+    let (value, origin) = (&entry.value, entry.origin.clone());
+    if whole && value.as_i64().is_some_and(|value| value < 0) {
+        let least = min.unwrap_or(0.0).max(0.0);
+        return Diagnostic::new(format!("`{name}` is {value}, but must be at least {least}"), origin);
+    }
+    if whole && value.is_u64() {
+        return Diagnostic::new(format!("`{name}` is {value}, which is too large"), origin);
+    }
+    let problem = explain(name, error, origin);
+    match value {
+        Value::Number(number) if whole && number.as_f64().is_some_and(|n| n.fract() == 0.0 && n.abs() < 1e15) => {
+            problem.next(format!("write {}", number.as_f64().unwrap_or_default()))
+        }
+        Value::String(text) if number => match (text.trim().parse::<f64>(), written_out(text.trim())) {
+            _ if text.len() > 18 && text.chars().all(|c| c.is_ascii_digit()) => {
+                problem.next(format!("the largest whole number is {}", i64::MAX))
+            }
+            (Ok(value), _) if value.is_finite() => problem.next(format!("write it without quotes: {}", text.trim())),
+            (_, Some(number)) => problem.next(format!("write {number}")),
+            _ => problem,
+        },
+        Value::String(text) if error.starts_with("unknown variant") => match aliases::value(text) {
+            Some((ours, why)) if error.contains(&format!("`{ours}`")) => {
+                Diagnostic { similar: vec![ours.to_owned()], ..problem }.next(why)
+            }
+            _ => problem,
+        },
+        _ => problem,
+    }
+}
+
 /// serde's error in the user's terms, with the closest match if it lists what was expected.
 fn explain(name: &str, error: &str, origin: Origin) -> Diagnostic {
-    const WORDS: [(&str, &str); 12] = [
+    const WORDS: [(&str, &str); 13] = [
+        ("unknown variant ", "there is no "),
         ("invalid type: ", "is "),
         ("invalid value: ", "is "),
         ("expected a sequence", "expected a list"),

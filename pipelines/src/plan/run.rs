@@ -1,13 +1,25 @@
 //! The `[run]` table: what a run is, apart from its stages.
+use crate::pretrained::ModelFolder;
 use crate::problem::{Diagnostic, Problems};
 use compute::kernels::gemm;
-use contract::StageKeys;
+use contract::{StageKeys, StageType};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use text::support::problem::{TextProblem, similar_file};
 use train::weights::MODEL_FILE;
 
 use super::values::Table;
+
+/// Bytes of the longest name of a run: names of files have at most 255, and temporary ones are longer than the name.
+const LONGEST_NAME: usize = 200;
+/// Most optimizer steps.
+const MOST_STEPS: u64 = 1_000_000_000_000;
+/// Most passes over the corpus.
+const MOST_EPOCHS: f64 = 1e6;
+/// Most worker threads.
+const MOST_WORKERS: usize = 1024;
+/// Most steps that data is read ahead: all of it is in memory.
+const MOST_PREFETCH: u64 = 1024;
 
 /// The `[run]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
@@ -21,7 +33,7 @@ pub struct RunSettings {
     pub max_steps: Option<u64>,
     /// Length of the run in passes over the training split, more than 0. Give this or `max_steps`.
     pub max_epochs: Option<f64>,
-    /// Worker threads; one per core if not given. Results do not depend on it.
+    /// Worker threads, at most 1024; one per core if not given. Results do not depend on it.
     pub workers: Option<usize>,
     /// Directory of a model in Hugging Face's layout to start from; random weights if not given.
     pub initial_checkpoint: Option<String>,
@@ -31,7 +43,7 @@ pub struct RunSettings {
     /// Backend of matrix products: "amx", "avx512", "avx2", "openblas", "portable", or "auto" (the fastest that this
     /// CPU supports). Results of different backends differ in the last bits.
     pub gemm: String,
-    /// How many steps ahead of the optimizer data may be read; at least 1.
+    /// How many steps ahead of the optimizer data may be read; 1 to 1024.
     pub prefetch: u64,
 }
 
@@ -52,8 +64,8 @@ impl Default for RunSettings {
 }
 
 impl RunSettings {
-    /// Is there a model where the run is to start from one?
-    pub(crate) fn check_files(&self, table: &Table, problems: &mut Problems) {
+    /// Is there a model, of a type that `registry` has, where the run is to start from one?
+    pub(crate) fn check_files(&self, table: &Table, registry: &[StageType], problems: &mut Problems) {
         let Some(folder) = self.initial_checkpoint.as_deref().map(Path::new) else { return };
         let missing = ["config.json", MODEL_FILE].into_iter().find(|name| !folder.join(name).is_file());
         let message = match missing {
@@ -61,7 +73,10 @@ impl RunSettings {
                 TextProblem::Missing { path: folder.into(), similar: similar_file(folder) }.to_string()
             }
             Some(name) => format!("{} is no model in Hugging Face's layout: it has no {name}", folder.display()),
-            None => return,
+            None => match ModelFolder::open(folder, registry) {
+                Ok(_) => return,
+                Err(error) => format!("cannot start from {}: {error:#}", folder.display()),
+            },
         };
         let message = format!("`run.initial_checkpoint`: {message}");
         problems.push(Diagnostic::new(message, table.origin_of("initial_checkpoint")));
@@ -75,23 +90,32 @@ impl RunSettings {
         if self.name.is_empty() || self.name.starts_with('.') || self.name.contains(['/', '\\', '\0']) {
             wrong("name", "must be a file name: it names the run's directory");
         }
+        if self.name.len() > LONGEST_NAME {
+            wrong("name", &format!("has {} bytes; at most {LONGEST_NAME} fit into a file name", self.name.len()));
+        }
         if self.max_steps == Some(0) {
             wrong("max_steps", "must be at least 1");
+        }
+        if self.max_steps.is_some_and(|steps| steps > MOST_STEPS) {
+            wrong("max_steps", &format!("must be at most {MOST_STEPS}"));
         }
         if self.max_epochs.is_some_and(|epochs| epochs <= 0.0) {
             wrong("max_epochs", "must be more than 0");
         }
+        if self.max_epochs.is_some_and(|epochs| epochs > MOST_EPOCHS) {
+            wrong("max_epochs", &format!("must be at most {MOST_EPOCHS}"));
+        }
         if self.max_steps.is_some() && self.max_epochs.is_some() {
             wrong("max_epochs", "and `run.max_steps` are both given: the run has one length");
         }
-        if self.workers == Some(0) {
-            wrong("workers", "must be at least 1");
+        if self.workers.is_some_and(|workers| !(1..=MOST_WORKERS).contains(&workers)) {
+            wrong("workers", &format!("must be from 1 to {MOST_WORKERS}"));
         }
         if self.initial_checkpoint.is_none() && !self.accept_differences.is_empty() {
             wrong("accept_differences", "is about `run.initial_checkpoint`, which is not given");
         }
-        if self.prefetch == 0 {
-            wrong("prefetch", "must be at least 1");
+        if !(1..=MOST_PREFETCH).contains(&self.prefetch) {
+            wrong("prefetch", &format!("must be from 1 to {MOST_PREFETCH}"));
         }
         if let Err(error) = gemm::backends::check(&self.gemm) {
             let problem = Diagnostic::new(format!("`run.gemm`: {error}"), table.origin_of("gemm"));

@@ -60,6 +60,7 @@ impl Session {
             evaluate = None;
         }
         let steps = steps(plan, shape, corpus.train.tokens)?;
+        notes.extend(plan.notes(Some(steps)));
         let fingerprint = Arc::new(Fingerprint {
             configuration: deciding(plan, &prepared.fingerprint),
             blas_core: gemm::description(model.precision),

@@ -232,6 +232,11 @@ pub trait Settings: Any + Send + Sync {
     fn check_files(&self, _seed: u64) -> Vec<Problem> {
         Vec::new()
     }
+    /// What is allowed in a run of `steps` updates, if the length is known, but most likely not meant. `pipeline check`
+    /// and `pipeline run` print it and go on. No I/O.
+    fn notes(&self, _steps: Option<u64>) -> Vec<Problem> {
+        Vec::new()
+    }
     /// The files that it reads, as far as the configuration tells. Lists folders but opens no file.
     fn reads(&self, _seed: u64) -> Result<Vec<PathBuf>> {
         Ok(Vec::new())

@@ -14,6 +14,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+/// Most tokens of a micro-batch.
+const MOST_MICRO_BATCH: usize = 1 << 24;
+/// Most tokens of a batch.
+const MOST_BATCH: u64 = 1 << 30;
+
 /// Settings of stage `concat`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
@@ -63,6 +68,20 @@ impl Settings for Concat {
         range("micro_batches", self.micro_batches as usize, 1 << 16);
         if self.shuffle > 1 << 16 {
             problems.push(Problem::at("shuffle", format!("{} is not from 0 to {}", self.shuffle, 1 << 16)));
+        }
+        // Each fits, and the products fit into memory's addresses: so many tokens are more than any published batch.
+        if problems.is_empty() {
+            let micro_batch = self.sequence_length * self.micro_batch_size;
+            let batch = micro_batch as u64 * u64::from(self.micro_batches);
+            if micro_batch > MOST_MICRO_BATCH {
+                let why = format!(
+                    "times `sequence_length` is {micro_batch} tokens; at most {MOST_MICRO_BATCH} can be computed at once"
+                );
+                problems.push(Problem::at("micro_batch_size", why));
+            } else if batch > MOST_BATCH {
+                let why = format!("make a batch of {batch} tokens; at most {MOST_BATCH} are possible");
+                problems.push(Problem::at("micro_batches", why));
+            }
         }
         problems
     }

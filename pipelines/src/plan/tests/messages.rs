@@ -35,7 +35,7 @@ clip = nan
       wiki.toml:2   similar: run   (a file has `extends`, `[run]` and `[stage.NAME]`)
     error: unknown key `run.max_step`
       wiki.toml:4   similar: max_steps   (keys: name, seed, max_steps, max_epochs, workers, initial_checkpoint, accept_differences, gemm, prefetch)
-    error: `run.seed` is the number `-1`, expected a whole number
+    error: `run.seed` is -1, but must be at least 0
       wiki.toml:5
     error: `read.paths` is string "data", expected a list
       wiki.toml:8
@@ -47,7 +47,7 @@ clip = nan
       wiki.toml:16   similar: width   (`pipeline stages gpt2` lists all)
     error: `forward.heads` is string "four", expected a whole number
       wiki.toml:17
-    error: `optimize.schedule`: unknown variant `linaer`, expected `constant` or `linear`
+    error: `optimize.schedule`: there is no `linaer`, expected `constant` or `linear`
       wiki.toml:20   similar: linear
     error: `optimize.clip`: NaN is not a finite number
       wiki.toml:21
@@ -108,7 +108,7 @@ fn bad_toml_is_shown() {
     ");
     insta::assert_snapshot!(problems("[run]\nseed = 1\nseed = 2\n"), @r"
     error: not TOML: duplicate key
-      wiki.toml:3   (column 1)
+      wiki.toml:3   (column 1; `seed` is already on line 2)
       3 | seed = 2
           ^
     ");

@@ -1,6 +1,7 @@
 //! Tests of the plan as a whole, on toy stages.
 mod hostile;
 mod messages;
+mod whole;
 mod wiring;
 
 use super::toys::{Optimize, Read, Schedule, TOYS};

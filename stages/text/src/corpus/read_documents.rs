@@ -109,7 +109,9 @@ impl Settings for ReadDocuments {
     }
 
     fn check_files(&self, seed: u64) -> Vec<Problem> {
-        check_found(resolve(&self.paths, self.sample, seed))
+        let mut problems = check_found(resolve(&self.paths, self.sample, seed));
+        problems.extend(self.conversion.check_files());
+        problems
     }
 
     fn reads(&self, seed: u64) -> Result<Vec<PathBuf>> {

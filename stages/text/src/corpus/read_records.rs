@@ -132,7 +132,9 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
     }
 
     fn check_files(&self, seed: u64) -> Vec<Problem> {
-        check_found(self.find(seed))
+        let mut problems = check_found(self.find(seed));
+        problems.extend(self.conversion.check_files());
+        problems
     }
 
     fn reads(&self, seed: u64) -> Result<Vec<PathBuf>> {

@@ -3,7 +3,7 @@ pub use contract::files::write_whole;
 
 use crate::support::cache_entries::KINDS;
 use crate::support::cache_in_use::hold;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::fs::{File, FileTimes};
 use std::io::{Read, Write};
@@ -54,6 +54,23 @@ impl Cache {
     pub fn made(&self) -> BTreeSet<&'static str> {
         let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         missing.iter().filter(|(_, path)| path.exists()).map(|(kind, _)| *kind).collect()
+    }
+
+    /// Checks that the folder is there or can be made, as far as that can be seen without making it.
+    ///
+    /// # Errors
+    /// If something else is at its place or above it, or it is missing and cannot be made.
+    pub fn check_folder(&self) -> Result<()> {
+        let at = self.root.display();
+        let there = self.root.ancestors().find(|folder| folder.as_os_str().is_empty() || folder.exists());
+        let Some(there) = there.filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+        ensure!(there.is_dir(), "the cache cannot be in {at}: {} is not a folder", there.display());
+        if there != self.root {
+            let probe = there.join(format!(".millrace-{}", std::process::id()));
+            let made = std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe));
+            made.with_context(|| format!("the cache {at} does not exist and cannot be made: {}", there.display()))?;
+        }
+        Ok(())
     }
 
     /// The folder.

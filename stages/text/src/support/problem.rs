@@ -185,7 +185,8 @@ fn elsewhere(path: &Path) -> &'static str {
         }
         _ if text.contains("://") => "; only local files are read: download it first",
         Some((user, name)) if is_name(user) && is_name(name) && !has_suffix(path) => {
-            "; if it is a name on the Hugging Face hub, download it and give the path of the file"
+            "; if it is a name on the Hugging Face hub, download it (`hf download NAME tokenizer.json`) and give the path of \
+             the file"
         }
         _ => "",
     }

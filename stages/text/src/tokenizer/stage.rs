@@ -27,6 +27,7 @@ pub struct Tokenize {
     pub tokenizer: String,
     /// With "train": the number of token ids to train, at least 257. Otherwise: the number of ids that the tokenizer
     /// must have.
+    #[key(max = 16_777_216)]
     pub vocabulary_size: Option<u32>,
     /// The token that ends a document.
     pub end_of_text: String,
@@ -64,7 +65,10 @@ impl Tokenize {
         };
         match self.vocabulary_size {
             Some(size) if size != tokenizer.vocabulary_size() => {
-                let why = format!("it has {} ids, not {size} as vocabulary_size says", tokenizer.vocabulary_size());
+                let there = tokenizer.vocabulary_size();
+                let why = format!(
+                    "it has {there} ids, not {size} as `vocabulary_size` says; that key is for a tokenizer to train: remove it"
+                );
                 Err(TextProblem::Tokenizer { name: self.tokenizer.clone(), why }.into())
             }
             _ => Ok(tokenizer),

@@ -11,7 +11,7 @@ use serde_json::Value;
 #[serde(default)]
 pub struct Gpt2 {
     /// Width of the feed-forward layer; 4 × `width` if not given.
-    #[key(min = 1)]
+    #[key(min = 1, max = 1_048_576)]
     pub feed_forward: Option<usize>,
 }
 

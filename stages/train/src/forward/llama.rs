@@ -11,10 +11,10 @@ use serde_json::Value;
 #[serde(default)]
 pub struct Llama {
     /// Heads of keys and of values per block; must divide `heads`. The same number as `heads` if not given.
-    #[key(min = 1)]
+    #[key(min = 1, max = 65_536)]
     pub kv_heads: Option<usize>,
     /// Width of the feed-forward layer; 8/3 × `width`, rounded up to a multiple of 32, if not given.
-    #[key(min = 1)]
+    #[key(min = 1, max = 1_048_576)]
     pub feed_forward: Option<usize>,
     /// The output head shares the token embedding instead of having a matrix of its own.
     pub tied_head: bool,
@@ -33,7 +33,7 @@ impl ModelType for Llama {
     fn check(&self, sizes: &Sizes) -> Vec<Problem> {
         let &Sizes { heads, width, .. } = sizes;
         let mut problems = Vec::new();
-        if heads > 0 && !width.is_multiple_of(2 * heads) {
+        if heads > 0 && !width.is_multiple_of(heads.saturating_mul(2)) {
             let near = candidates(width, |heads| width.is_multiple_of(2 * heads));
             let message = format!("{heads} heads do not divide width {width} into an even width each; {near}");
             problems.push(Problem::at("heads", message));

@@ -64,13 +64,13 @@ pub struct ModelSettings<M> {
 #[serde(default)]
 pub struct Sizes {
     /// Transformer blocks.
-    #[key(default = 2, min = 1)]
+    #[key(default = 2, min = 1, max = 10_000)]
     pub layers: usize,
     /// Attention heads per block (query heads, if `kv_heads` is given); must divide `width`.
-    #[key(default = 8, min = 1)]
+    #[key(default = 8, min = 1, max = 65_536)]
     pub heads: usize,
     /// Width of the residual stream.
-    #[key(default = 256, min = 1)]
+    #[key(default = 256, min = 1, max = 1_048_576)]
     pub width: usize,
 }
 
@@ -159,9 +159,15 @@ impl<M: ModelType> Settings for ModelSettings<M> {
     }
 }
 
-/// The numbers up to `most` that satisfy `fits`, as part of a message.
+/// The smallest numbers up to `most` that satisfy `fits`, as part of a message. (Looks at no more than the range of the
+/// keys of [`Sizes`]: a value out of range is reported as well.)
 pub fn candidates(most: usize, fits: impl Fn(usize) -> bool) -> String {
-    let near: Vec<String> = (1..=most).filter(|n| fits(*n)).map(|n| n.to_string()).collect();
+    const SHOWN: usize = 24;
+    let mut near: Vec<String> =
+        (1..=most.min(1 << 20)).filter(|n| fits(*n)).map(|n| n.to_string()).take(SHOWN + 1).collect();
+    if near.len() > SHOWN {
+        near[SHOWN] = "…".into();
+    }
     if near.is_empty() { "none do".into() } else { format!("these do: {}", near.join(", ")) }
 }
 

@@ -95,6 +95,9 @@ pub struct RateSettings {
     pub final_fraction: f64,
 }
 
+/// Learning rates above it are accepted with a note: published runs of AdamW and of Muon stay below.
+const UNUSUAL_RATE: f64 = 0.1;
+
 /// The key of clipping.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
@@ -120,6 +123,24 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
 
     fn check(&self) -> Vec<Problem> {
         self.optimizer.check()
+    }
+
+    fn notes(&self, steps: Option<u64>) -> Vec<Problem> {
+        let RateSettings { warmup_steps, learning_rate, .. } = self.rate;
+        let mut notes = Vec::new();
+        if learning_rate > UNUSUAL_RATE {
+            let why = format!("{learning_rate} is above {UNUSUAL_RATE}, at which models seldom learn anything");
+            notes.push(Problem::at("learning_rate", why));
+        }
+        if let Some(steps) = steps.filter(|steps| *steps < warmup_steps) {
+            let reached = learning_rate * steps as f64 / warmup_steps as f64;
+            let why = format!(
+                "the warmup takes {warmup_steps} steps, longer than the run of {steps}: the learning rate ends at \
+                 {reached:.2e} instead of {learning_rate:e}"
+            );
+            notes.push(Problem::at("warmup_steps", why));
+        }
+        notes
     }
 
     fn build(&self, env: &Env) -> Result<Built> {

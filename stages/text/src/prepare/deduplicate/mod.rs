@@ -79,7 +79,7 @@ impl Settings for Deduplicate {
         for (key, value) in positive.into_iter().filter(|(_, value)| *value == 0 || *value > 4096) {
             problems.push(Problem::at(key, format!("{value} is not from 1 to 4096")));
         }
-        if self.bands * self.band_rows > 1 << 14 {
+        if self.bands.saturating_mul(self.band_rows) > 1 << 14 {
             let functions = self.bands.saturating_mul(self.band_rows);
             problems.push(Problem::at("bands", format!("times band_rows is {functions}; at most 16384 make sense")));
         }

@@ -1,0 +1,162 @@
+//! What can be seen before any work: files, sizes and memory. `pipeline check`, `run`, `run --dry-run` and `explain`
+//! report it together with the problems of the configuration itself.
+use super::resolve::located;
+use super::{Draft, Overrides, Plan, Table};
+use crate::machine::total_memory;
+use crate::problem::{Diagnostic, Origin, Problems, is_of_the_system};
+use crate::show::human;
+use contract::{Env, Facts, Goal, Memory, ModelFacts, Resources, Schedule, StageType};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Most parameters of a model: 1 TiB of `f32`.
+const MOST_PARAMETERS: u64 = 1 << 38;
+
+/// What a plan is checked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// To be estimated, perhaps for another machine.
+    Estimate,
+    /// To be run on this machine.
+    Run,
+}
+
+impl Plan {
+    /// Reads the configuration `path`, as [`load`](Self::load) does, and checks the files that it names, without
+    /// processing them, and the size of the model. For [`Scope::Run`] it must fit into this machine's memory.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn checked(path: &Path, overrides: &Overrides, registry: &[StageType], scope: Scope) -> Result<Plan, Problems> {
+        let Draft { plan, mut problems, unsound } = Self::read(path, overrides, registry)?;
+        plan.check_rest(&unsound, registry, scope, &mut problems);
+        problems.sort();
+        problems.or(plan)
+    }
+
+    /// The checks that [`checked`](Self::checked) makes besides [`load`](Self::load).
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn check_whole(&self, registry: &[StageType], scope: Scope) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        self.check_rest(&[], registry, scope, &mut problems);
+        problems.sort();
+        problems.or(())
+    }
+
+    fn check_rest(&self, unsound: &[String], registry: &[StageType], scope: Scope, problems: &mut Problems) {
+        let sound = problems.is_empty();
+        self.check_files(unsound, registry, problems);
+        if sound && self.goal == Goal::Train {
+            self.check_size(scope, problems);
+        }
+    }
+
+    /// What is most likely not meant in a run of `steps` updates: see [`contract::Settings::notes`].
+    pub fn notes(&self, steps: Option<u64>) -> Vec<String> {
+        let all =
+            self.stages.iter().flat_map(|stage| stage.settings.notes(steps).into_iter().map(move |note| (stage, note)));
+        let text = |diagnostic: Diagnostic| match &diagnostic.origin {
+            Origin::Code => diagnostic.message,
+            origin => format!("{} ({origin})", diagnostic.message),
+        };
+        all.map(|(stage, note)| text(located(&stage.id, note, &self.table(&stage.id)))).collect()
+    }
+
+    fn table(&self, id: &str) -> Table {
+        let found = self.resolved.stages.iter().find(|(other, _)| other == id).map(|(_, table)| table.clone());
+        found.unwrap_or(Table { origin: Origin::Code, entries: Vec::new() })
+    }
+
+    fn check_files(&self, unsound: &[String], registry: &[StageType], problems: &mut Problems) {
+        for stage in self.stages.iter().filter(|stage| !unsound.contains(&stage.id)) {
+            let table = self.table(&stage.id);
+            for problem in stage.settings.check_files(self.run.seed) {
+                let beside = problem.key.and_then(|key| beside_configuration(&table, key));
+                let problem = located(&stage.id, problem, &table);
+                problems.push(match beside {
+                    Some(next) => problem.next(next),
+                    None => problem,
+                });
+            }
+        }
+        self.run.check_files(&self.resolved.run, registry, problems);
+    }
+
+    /// Checks that the model is not too large.
+    fn check_size(&self, scope: Scope, problems: &mut Problems) {
+        let Some(shape) = self.stages.iter().find_map(|stage| stage.settings.batch_shape()) else { return };
+        let known = self.stages.iter().map(|stage| (stage, stage.settings.vocabulary(self.run.seed)));
+        let vocabulary = match known.into_iter().find(|(_, known)| !matches!(known, Ok(None))) {
+            Some((_, Ok(Some(vocabulary)))) => vocabulary,
+            // Otherwise the file from which it is read has been reported.
+            Some((stage, Err(error))) if problems.is_empty() => {
+                let failed = is_of_the_system(&error);
+                let problem = Diagnostic::new(format!("`{}`: {error:#}", stage.id), self.table(&stage.id).origin);
+                return problems.push(Diagnostic { failed, ..problem });
+            }
+            _ => return,
+        };
+        let facts = Facts { length: shape.length, ..vocabulary };
+        let model = self.stages.iter().find_map(|stage| Some((stage, stage.settings.model(&facts)?)));
+        let Some((stage, model)) = model else { return };
+        let mut wrong = |message: String, next: &str| {
+            let origin = self.table(&stage.id).origin;
+            problems.push(Diagnostic::new(format!("`{}`: {message}", stage.id), origin).next(next));
+        };
+        let parameters = parameters(&model);
+        if parameters > MOST_PARAMETERS {
+            let count = human::count(parameters);
+            let most = human::count(MOST_PARAMETERS);
+            let next = "lower `width` or `layers`, or the vocabulary";
+            return wrong(format!("the model would have {count} parameters; at most {most} are possible"), next);
+        }
+        if scope == Scope::Run {
+            let mut resources = Resources::default();
+            resources.insert(Arc::new(facts));
+            // With one worker, because each worker needs more.
+            let env = Env {
+                stage: String::new(),
+                upstream: Vec::new(),
+                worker: 0,
+                workers: 1,
+                seed: self.run.seed,
+                schedule: Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None },
+                shape,
+                model: Some(Arc::new(model)),
+                corpus: None,
+                run_dir: None,
+                resources,
+            };
+            let stages = self.stages.iter().filter(|stage| !stage.settings.takes().is_empty());
+            let needed = stages.map(|stage| stage.settings.memory(&env)).fold(Memory::default(), Memory::with).peak();
+            if needed > total_memory() {
+                let (needed, there) = (human::bytes(needed), human::bytes(total_memory()));
+                let next = "`pipeline explain` shows what needs it";
+                wrong(format!("training takes {needed} of memory, and this machine has {there}"), next);
+            }
+        }
+    }
+}
+
+/// Number of parameters, or `u64::MAX` if there are more than that.
+fn parameters(model: &ModelFacts) -> u64 {
+    let tensor = |shape: &[usize]| shape.iter().fold(1u64, |all, size| all.saturating_mul(*size as u64));
+    model.parameters.iter().fold(0u64, |all, spec| all.saturating_add(tensor(&spec.shape)))
+}
+
+/// Advice if a relative path that `key` names is not in the current folder but beside the configuration.
+fn beside_configuration(table: &Table, key: &str) -> Option<String> {
+    let entry = table.get(key)?;
+    let (Origin::File { file, .. } | Origin::StageFile { file, .. }) = &entry.origin else { return None };
+    let folder = Path::new(file).parent().filter(|folder| !folder.as_os_str().is_empty())?;
+    let one = entry.value.as_str();
+    let mut names =
+        one.into_iter().chain(entry.value.as_array().into_iter().flatten().filter_map(|name| name.as_str()));
+    let name = names.find(|name| {
+        Path::new(name).is_relative() && !name.is_empty() && !Path::new(name).exists() && folder.join(name).exists()
+    })?;
+    let found = folder.join(name);
+    Some(format!("paths start in the current folder; beside the configuration there is {}", found.display()))
+}

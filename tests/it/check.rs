@@ -1,0 +1,49 @@
+//! `check` refuses what `run` refuses, in the same words, and before `run` has read anything.
+use crate::support::Scratch;
+
+/// Faulty changes of a sound configuration, and a part of the message.
+const FAULTY: &[(&[&str], &str)] = &[
+    (&["forward.layers=1000000000000"], "`forward.layers`"),
+    (&["forward.width=99999999999"], "`forward.width`"),
+    (&["forward.layers=-1"], "at least 1"),
+    (&["pack.micro_batch_size=65536", "pack.sequence_length=1048576"], "`pack.micro_batch_size`"),
+    (&["optimize.learning_rate=-1"], "`optimize.learning_rate`"),
+    (&["optimize.learning_rate=nan"], "not a finite number"),
+    (&["run.workers=100000"], "`run.workers`"),
+    (&["run.initial_checkpoint=nowhere"], "`run.initial_checkpoint`"),
+    (&["run.initial_checkpoint=broken"], "config.json is not JSON"),
+    (&["read.paths=[\"nowhere.jsonl\"]"], "`read.paths`"),
+    (&["read.cache=run.toml"], "is not a folder"),
+    (&["tokenize.tokenizer=nowhere.json"], "`tokenize.tokenizer`"),
+    (&["tokenize.tokenizer=gpt2"], "remove it"),
+];
+
+#[test]
+fn check_refuses_what_run_refuses() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path("broken")).unwrap();
+    scratch.write("broken/config.json", "no JSON");
+    scratch.write("broken/model.safetensors", "");
+    for (changes, said) in FAULTY {
+        let sets: Vec<&str> = changes.iter().flat_map(|change| ["--set", change]).collect();
+        let refused = |command: &[&str]| {
+            let line: Vec<&str> = command.iter().chain(&sets).copied().collect();
+            scratch.pipeline(&line).fails(2, &["error: ", said]).stderr
+        };
+        let checked = refused(&["check", "run.toml"]);
+        for command in [&["run", "run.toml"][..], &["run", "run.toml", "--dry-run"], &["explain", "run.toml"]] {
+            assert_eq!(refused(command), checked, "{command:?}");
+        }
+    }
+    assert!(!scratch.path("runs").exists(), "no run was begun");
+}
+
+#[test]
+fn doubtful_values_are_noted_by_check_and_run() {
+    let scratch = Scratch::new();
+    let change = ["--set", "optimize.warmup_steps=1000"];
+    let note = "longer than the run of";
+    let checked = scratch.pipeline(&[&["check", "run.toml"], &change[..]].concat()).succeeds();
+    assert!(checked.stderr.contains(note), "{}", checked.stderr);
+    assert!(scratch.train("runs/warm", &change).stderr.contains(note));
+}
