@@ -104,8 +104,8 @@ fn the_estimate_of_memory_is_within_15_percent_of_what_happens() {
 #[test]
 fn it_draws_the_graph_and_reads_nothing() {
     let scratch = Scratch::new();
-    scratch.write("run.toml", tiny("paths = [\"not-there-yet.parquet\"]"));
     let said = scratch.pipeline(&["explain", "run.toml", "--workers", "1"]).succeeds().stdout;
+    assert!(!scratch.path("cache/tokens").exists() && !scratch.path("cache/tokenizers").exists());
     for piece in [
         "│ forward",
         "gpt2",
@@ -117,6 +117,8 @@ fn it_draws_the_graph_and_reads_nothing() {
     }
     assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
     scratch.pipeline(&["explain", "run.toml", "--set", "forward.heads=7"]).fails(2, &["7 heads do not divide"]);
+    scratch.write("run.toml", tiny("paths = [\"not-there-yet.parquet\"]"));
+    scratch.pipeline(&["explain", "run.toml"]).fails(2, &["`read.paths`", "not-there-yet.parquet", "run.toml:8"]);
 }
 
 #[test]
