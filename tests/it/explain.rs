@@ -105,7 +105,7 @@ fn the_estimate_of_memory_is_within_15_percent_of_what_happens() {
 fn it_draws_the_graph_and_reads_nothing() {
     let scratch = Scratch::new();
     let said = scratch.pipeline(&["explain", "run.toml", "--workers", "1"]).succeeds().stdout;
-    assert!(!scratch.path("cache/tokens").exists() && !scratch.path("cache/tokenizers").exists());
+    assert!(!scratch.path("cache/surveys").exists() && !scratch.path("cache/indices").exists());
     for piece in [
         "│ forward",
         "gpt2",
