@@ -79,7 +79,9 @@ fn a_preparation_that_is_killed_and_disturbed_again_and_again() {
 
 #[test]
 fn going_on_with_a_run() {
-    let ready = |scratch: &Scratch| drop(scratch.train("r", &["--set", "run.max_steps=4"]));
+    let ready = |scratch: &Scratch| {
+        drop(scratch.train("r", &["--set", "run.max_steps=4", "--set", "optimize.schedule_steps=6"]))
+    };
     disturb(&Scenario { ready, command: &RESUME, again: &RESUME, outcome: trained });
 }
 

@@ -179,3 +179,42 @@ fn what_is_no_checkpoint_is_refused() {
     scratch.write("r/checkpoints/step-00000003/model.safetensors", &model[..model.len() - 1]);
     resume("r/checkpoints/step-00000003").fails(1, &["step-00000003 is damaged: its model.safetensors"]);
 }
+
+/// `run.toml` has a warmup of 2 steps to 0.01, then a cosine to a tenth of it. At step 3 of 6, a quarter of the cosine is
+/// done: 0.01 (0.1 + 0.9 (1 + cos π/4) / 2) = 8.6820e-3; of 12 steps, a tenth is: 9.7798e-3.
+#[test]
+fn a_longer_run_keeps_its_learning_rate_or_is_refused() {
+    let scratch = Scratch::new();
+    scratch.train("r", &[]);
+    let longer = ["run", "run.toml", "--run-dir", "r", "--set", "run.max_steps=12"];
+    let refused = ["8.6820e-3 was planned for step 3", "would be 9.7798e-3", "--set optimize.schedule_steps=6"];
+    let from_the_third = [&longer[..], &["--resume=r/checkpoints/step-00000003"]].concat();
+    scratch.pipeline(&from_the_third).fails(2, &refused);
+    assert_eq!(scratch.checkpoints("r"), ["step-00000003", "step-00000006"], "nothing was moved");
+    // A shorter run decays faster.
+    let shorter = ["run", "run.toml", "--run-dir", "r", "--resume=r/checkpoints/step-00000003", "--set"];
+    scratch.pipeline(&[&shorter[..], &["run.max_steps=5"]].concat()).fails(2, &["optimize.schedule_steps=6"]);
+    // What it says to type: the rate stays at its last value, and the run is the one that was never interrupted.
+    let kept = ["--set", "run.max_steps=12", "--set", "optimize.schedule_steps=6"];
+    scratch.train("r", &[&kept[..], &["--resume"]].concat());
+    scratch.train("never-interrupted", &kept);
+    assert!(scratch.last("r", "model.safetensors") == scratch.last("never-interrupted", "model.safetensors"));
+    let rates: Vec<f64> =
+        scratch.metrics("r").iter().filter_map(|line| line["learning_rate"].as_f64()).skip(6).collect();
+    assert!(rates.len() == 6 && rates.iter().all(|rate| (rate - 1e-3).abs() < 1e-9), "{rates:?}");
+    // The checkpoint remembers the schedule and not the length of the run.
+    let again = ["run", "run.toml", "--run-dir", "r", "--resume", "--set", "run.max_steps=20"];
+    scratch.pipeline(&again).fails(2, &["decays over 6 steps", "of this run decays over 20", "schedule_steps=6"]);
+}
+
+#[test]
+fn a_constant_learning_rate_may_go_on_for_longer() {
+    let scratch = Scratch::new();
+    let constant = ["--set", "optimize.schedule=constant"];
+    scratch.train("whole", &constant);
+    scratch.train("parts", &[&constant[..], &["--set", "run.max_steps=3"]].concat());
+    scratch.train("parts", &[&constant[..], &["--resume"]].concat());
+    assert!(scratch.last("whole", "model.safetensors") == scratch.last("parts", "model.safetensors"));
+    let useless = [&["check", "run.toml", "--set", "optimize.schedule_steps=9"][..], &constant].concat();
+    scratch.pipeline(&useless).fails(2, &["schedule_steps", "a constant learning rate does not decay"]);
+}

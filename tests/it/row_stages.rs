@@ -84,7 +84,7 @@ fn training_through_stages_is_training_on_what_they_leave() {
 fn a_resumed_run_goes_on_through_the_same_stages() {
     let scratch = both();
     scratch.train("whole", &["--set", "run.max_steps=6"]);
-    scratch.train("parts", &["--set", "run.max_steps=3"]);
+    scratch.train("parts", &["--set", "run.max_steps=3", "--set", "optimize.schedule_steps=6"]);
     scratch.train("parts", &["--set", "run.max_steps=6", "--resume"]);
     assert!(scratch.last("whole", "model.safetensors") == scratch.last("parts", "model.safetensors"));
     let other = ["--set", "run.max_steps=9", "--set", "long.min_characters=250", "--resume"];
@@ -143,7 +143,7 @@ fn listed() -> Scratch {
 fn a_list_that_was_edited_is_another_list() {
     let scratch = listed();
     drops(&scratch, 80);
-    scratch.train("run", &["--set", "run.max_steps=3"]);
+    scratch.train("run", &["--set", "run.max_steps=3", "--set", "optimize.schedule_steps=6"]);
     scratch.write("words.txt", "anchor\n");
     drops(&scratch, 32);
     let again = ["run", "run.toml", "--run-dir", "run", "--set", "run.max_steps=6", "--resume"];

@@ -13,10 +13,12 @@ use contract::Resources;
 use serde_json::json;
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use text::tokenizer::stage::TrainedTokenizer;
 use train::checkpoint::{self, Fingerprint, State};
+use train::optimize::schedule::LearningRateSchedule;
 use train::record::{Limit, METRICS_FILE};
 
 /// The resolved configuration.
@@ -135,6 +137,42 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
     Ok(notes)
 }
 
+/// Rejects a run in which the learning rate of one of `steps` (all that are left) is not the one that was planned when the
+/// checkpoint was written; returns a note if that is not known. `rate` is determined by the keys of `stage`.
+///
+/// # Errors
+/// [`Usage`] with both learning rates, and how to keep the one that was planned.
+pub fn compare_learning_rate(
+    checkpoint: &Path,
+    then: &Fingerprint,
+    stage: &str,
+    rate: &LearningRateSchedule,
+    steps: Range<u64>,
+) -> Result<Option<String>> {
+    let at = checkpoint.display();
+    let Some(planned) = then.schedule_steps else {
+        let depends = rate.first_difference(u64::MAX, steps).is_some();
+        let note = "does not record the length of its learning-rate schedule";
+        return Ok(depends.then(|| format!("{at} {note}, here {} steps: see `{stage}.schedule_steps`", rate.steps)));
+    };
+    let first = steps.start;
+    let Some(differs) = rate.first_difference(planned, steps) else { return Ok(None) };
+    let rates = |step| {
+        let before = LearningRateSchedule { steps: planned, ..*rate }.rate(step);
+        format!("{before:.4e} was planned for step {step}, and it would be {:.4e}", rate.rate(step))
+    };
+    let later = if differs > first { format!("\n  {}", rates(differs)) } else { String::new() };
+    Err(Usage(format!(
+        "the learning rate would leave the schedule of the checkpoint {at}, which decays over {planned} steps; that of this \
+         run decays over {}:\n  {}{later}\n\
+         Keep the schedule of the checkpoint with --set {stage}.schedule_steps={planned}, or start a new run from its \
+         weights with `run.initial_checkpoint`",
+        rate.steps,
+        rates(first)
+    ))
+    .into())
+}
+
 /// Writes the files that describe the run.
 ///
 /// # Errors
@@ -209,4 +247,32 @@ fn read_if_there(path: &Path) -> Result<Option<String>> {
 /// Writes a file atomically.
 fn write(path: &Path, text: &str) -> Result<()> {
     contract::files::write_whole(path, |out| Ok(std::io::Write::write_all(out, text.as_bytes())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use train::optimize::schedule::Decay;
+
+    #[test]
+    fn a_checkpoint_that_does_not_record_its_schedule_is_resumed_with_a_note() {
+        let old = r#"{"configuration": {}, "blas_core": "portable"}"#;
+        let mut then: Fingerprint = serde_json::from_str(old).unwrap();
+        let rate = LearningRateSchedule { peak: 1.0, warmup: 2, steps: 12, decay: Decay::Linear, floor: 0.0 };
+        let compare = |then: &Fingerprint, rate, steps| {
+            compare_learning_rate(Path::new("c"), then, "optimize", rate, steps).map_err(|error| error.to_string())
+        };
+        let note = compare(&then, &rate, 4..12).unwrap().unwrap();
+        assert!(note.contains("here 12 steps: see `optimize.schedule_steps`"), "{note}");
+        let constant = LearningRateSchedule { decay: Decay::Constant, ..rate };
+        assert_eq!(compare(&then, &constant, 4..12), Ok(None));
+        then.schedule_steps = Some(7);
+        // After step 4, two fifths of the one decay and a fifth of the other are done.
+        let refused = compare(&then, &rate, 4..12).unwrap_err();
+        assert!(refused.contains("6.0000e-1 was planned for step 4, and it would be 8.0000e-1"), "{refused}");
+        assert_eq!(compare(&then, &rate, 12..12), Ok(None));
+        // At the peak, both are the same, and at the next step no longer.
+        let later = compare(&then, &rate, 2..12).unwrap_err();
+        assert!(later.contains("planned for step 2") && later.contains("8.0000e-1 was planned for step 3"), "{later}");
+    }
 }

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use text::{Attribution, Quarantine};
 use train::checkpoint::{Fingerprint, TokenizerJson};
+use train::optimize::RateSettings;
+use train::optimize::schedule::LearningRateSchedule;
 
 /// The error for a graph without a model. (A graph in which no stage computes activations is not a plan.)
 pub const NO_MODEL: &str = "no stage has a model: use a stage type that has one (`pipeline stages` lists all types)";
@@ -21,6 +23,8 @@ pub struct Session {
     pub model: Arc<ModelFacts>,
     /// What must not change when the run is resumed.
     pub fingerprint: Arc<Fingerprint>,
+    /// The stage that determines the learning rate, and the learning rate.
+    pub learning_rate: Option<(String, LearningRateSchedule)>,
     /// Source and licence of the corpus.
     pub sources: Vec<Attribution>,
     /// Documents that stages drop, by reason.
@@ -61,9 +65,17 @@ impl Session {
         }
         let steps = steps(plan, shape, corpus.train.tokens)?;
         notes.extend(plan.notes(Some(steps)));
+        let rate = prepared.resources.all::<RateSettings>().next();
+        let learning_rate = rate.map(|(stage, rate)| (stage.to_owned(), rate.over(steps)));
+        let mut configuration = deciding(plan, &prepared.fingerprint);
+        if let Some((stage, _)) = &learning_rate {
+            // Whether it is given or follows from the length of the run makes no difference.
+            configuration.remove(&format!("{stage}.schedule_steps"));
+        }
         let fingerprint = Arc::new(Fingerprint {
-            configuration: deciding(plan, &prepared.fingerprint),
+            configuration,
             blas_core: gemm::description(model.precision),
+            schedule_steps: learning_rate.as_ref().map(|(_, rate)| rate.steps),
         });
         let sources = prepared.resources.all::<Vec<Attribution>>().flat_map(|(_, all)| (*all).clone());
         let mut sources: Vec<Attribution> = sources.collect();
@@ -88,7 +100,7 @@ impl Session {
             run_dir,
             resources,
         };
-        Ok(Self { env, model, fingerprint, sources, dropped: prepared.dropped, notes })
+        Ok(Self { env, model, fingerprint, learning_rate, sources, dropped: prepared.dropped, notes })
     }
 }
 

@@ -167,6 +167,10 @@ fn begin(
         let (done, asked) = (state.step, session.env.schedule.steps);
         return Err(Usage(format!("the checkpoint is at step {done}, past the end of the run at {asked}")).into());
     }
+    if let (Some(then), Some((stage, rate))) = (&state.fingerprint, &session.learning_rate) {
+        let steps = state.step..session.env.schedule.steps;
+        session.notes.extend(directory::compare_learning_rate(&checkpoint, then, stage, rate, steps)?);
+    }
     if let Some(run_dir) = &session.env.run_dir {
         let aside = train::checkpoint::set_aside_after(run_dir, state.step)?;
         let moved =

@@ -39,6 +39,10 @@ pub struct Fingerprint {
     pub configuration: BTreeMap<String, String>,
     /// The GEMM backend: results of different backends differ in the last bits.
     pub blas_core: String,
+    /// Updates until the decay of the learning rate is complete, which may depend on the length of the run. `None` in
+    /// checkpoints that were written before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_steps: Option<u64>,
 }
 
 /// The state of a run.

@@ -12,8 +12,8 @@ use crate::weights::{Start, StartFiles};
 use anyhow::{Result, ensure};
 use contract::{
     At, Built, Emit, Env, Gather, Kind, Member, Memory, Metric, Metrics, Norms, OptimizerState, Packet, ParameterPiece,
-    ParameterSpec, Port, Problem, Purpose, Route, Schedule, Settings, Stage, StageKeys, StageSettings, StageType, Step,
-    Tensor, Turn, stage_type,
+    ParameterSpec, Port, Prepare, Problem, Purpose, Route, Schedule, Settings, Stage, StageKeys, StageSettings,
+    StageType, Step, Tensor, Turn, stage_type,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -90,6 +90,9 @@ pub struct RateSettings {
     pub warmup_steps: u64,
     /// The learning rate after warmup: "constant", "linear" or "cosine".
     pub schedule: Decay,
+    /// Updates until the decay is complete, after which the rate is constant; if not given, the length of the run.
+    #[key(min = 1)]
+    pub schedule_steps: Option<u64>,
     /// Last learning rate as a fraction of the peak; 0 to 1.
     #[key(default = 0.1, min = 0, max = 1)]
     pub final_fraction: f64,
@@ -97,6 +100,25 @@ pub struct RateSettings {
 
 /// Learning rates above it are accepted with a note: published runs of AdamW and of Muon stay below.
 const UNUSUAL_RATE: f64 = 0.1;
+impl RateSettings {
+    /// The learning rate of a run of `steps` updates.
+    pub fn over(&self, steps: u64) -> LearningRateSchedule {
+        LearningRateSchedule {
+            peak: self.learning_rate,
+            warmup: self.warmup_steps,
+            steps: self.schedule_steps.unwrap_or(steps),
+            decay: self.schedule,
+            floor: self.final_fraction,
+        }
+    }
+
+    fn check(&self) -> Option<Problem> {
+        let ignored = self.schedule == Decay::Constant && self.schedule_steps.is_some();
+        let why =
+            "a constant learning rate does not decay: leave it out, or set `schedule` to \"linear\" or \"cosine\"";
+        ignored.then(|| Problem::at("schedule_steps", why))
+    }
+}
 
 /// The key of clipping.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, StageKeys)]
@@ -122,7 +144,13 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
     }
 
     fn check(&self) -> Vec<Problem> {
-        self.optimizer.check()
+        self.optimizer.check().into_iter().chain(self.rate.check()).collect()
+    }
+
+    /// Provides [`RateSettings`], from which a resumed run knows whether its learning rate is the one that was planned.
+    fn prepare(&self, before: &mut Prepare) -> Result<()> {
+        before.provide(Arc::new(self.rate));
+        Ok(())
     }
 
     fn notes(&self, steps: Option<u64>) -> Vec<Problem> {
@@ -157,17 +185,10 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
                 owned.insert(tensor, Owned { parameter, state, spec: spec.clone(), gradient: None });
             }
         }
-        let learning_rate = LearningRateSchedule {
-            peak: self.rate.learning_rate,
-            warmup: self.rate.warmup_steps,
-            steps: env.schedule.steps,
-            decay: self.rate.schedule,
-            floor: self.rate.final_fraction,
-        };
         Ok(Built::Stage(Box::new(Optimize {
             optimizer: self.optimizer.clone(),
             clip_norm: self.clipping.clip_norm,
-            learning_rate,
+            learning_rate: self.rate.over(env.schedule.steps),
             schedule: env.schedule,
             worker: env.worker,
             tensors: model.parameters.len(),

@@ -1,5 +1,6 @@
 //! The learning rate of each step.
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// What happens to the learning rate after warmup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,14 +15,15 @@ pub enum Decay {
     Cosine,
 }
 
-/// Linear warmup from `peak / warmup` to `peak`, then decay to `peak × floor` at the last step.
+/// Linear warmup from `peak / warmup` to `peak`, then decay to `peak × floor` at update `steps`, from which on it is
+/// constant.
 #[derive(Clone, Copy, Debug)]
 pub struct LearningRateSchedule {
     /// The highest learning rate.
     pub peak: f64,
     /// Updates until the peak is reached.
     pub warmup: u64,
-    /// Total number of updates.
+    /// Updates until the decay is complete.
     pub steps: u64,
     /// The shape of the decay.
     pub decay: Decay,
@@ -49,5 +51,50 @@ impl LearningRateSchedule {
             Decay::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
         };
         self.peak * (self.floor + (1.0 - self.floor) * left)
+    }
+
+    /// The first of `steps` at which the rate would be another one if the decay were complete after `other` updates.
+    ///
+    /// ```
+    /// # use millrace_train::optimize::schedule::{Decay, LearningRateSchedule};
+    /// let s = LearningRateSchedule { peak: 1.0, warmup: 2, steps: 6, decay: Decay::Linear, floor: 0.0 };
+    /// assert_eq!(s.first_difference(10, 0..6), Some(3)); // 0.75 and 0.875
+    /// assert_eq!(s.first_difference(10, 0..3), None); // the warmup and the peak
+    /// assert_eq!(s.first_difference(10, 10..20), None); // both are complete
+    /// ```
+    pub fn first_difference(&self, other: u64, steps: Range<u64>) -> Option<u64> {
+        let span = |steps: u64| steps.saturating_sub(self.warmup).max(1);
+        let (this, other) = (span(self.steps), span(other));
+        let constant = self.decay == Decay::Constant || self.floor == 1.0 || self.peak == 0.0;
+        if constant || this == other {
+            return None;
+        }
+        // The update after the peak is the first one that depends on the span.
+        let first = steps.start.max(self.warmup + 1);
+        (first < steps.end && first < self.warmup + this.max(other)).then_some(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_the_first_step_whose_rates_differ() {
+        let mut found = [0, 0];
+        for decay in [Decay::Constant, Decay::Linear, Decay::Cosine] {
+            for floor in [0.0, 0.1, 1.0] {
+                for case in 0..4 * 8 * 8 * 12 * 3 {
+                    let (warmup, one, two) = (case % 4, case / 4 % 8, case / 32 % 8);
+                    let (start, steps) = (case / 256 % 12, case / 3072 * 5);
+                    let range = start..start + steps;
+                    let of = |steps| LearningRateSchedule { peak: 0.01, warmup, steps, decay, floor };
+                    let expected = range.clone().find(|step| of(one).rate(*step) != of(two).rate(*step));
+                    assert_eq!(of(one).first_difference(two, range.clone()), expected, "{:?} {two} {range:?}", of(one));
+                    found[usize::from(expected.is_some())] += 1;
+                }
+            }
+        }
+        assert!(found.iter().all(|found| *found > 1000), "{found:?}");
     }
 }
