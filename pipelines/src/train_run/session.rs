@@ -1,4 +1,5 @@
 //! A plan together with its prepared data.
+use super::validation;
 use crate::plan::Plan;
 use crate::problem::Usage;
 use anyhow::Result;
@@ -65,6 +66,9 @@ impl Session {
         }
         let steps = steps(plan, shape, corpus.train.tokens)?;
         notes.extend(plan.notes(Some(steps)));
+        if evaluate.is_some() {
+            notes.extend(validation::check(plan, &prepared.resources, shape)?);
+        }
         let rate = prepared.resources.all::<RateSettings>().next();
         let learning_rate = rate.map(|(stage, rate)| (stage.to_owned(), rate.over(steps)));
         let mut configuration = deciding(plan, &prepared.fingerprint);

@@ -268,6 +268,10 @@ pub trait Settings: Any + Send + Sync {
     fn batch_shape(&self) -> Option<BatchShape> {
         None
     }
+    /// The number of sequences that it cuts from the `tokens` validation tokens of one lane, if it cuts any (`pack`).
+    fn validation_sequences(&self, _tokens: u64) -> Option<u64> {
+        None
+    }
     /// The facts of the model that it computes (`forward`).
     fn model(&self, _facts: &Facts) -> Option<ModelFacts> {
         None

@@ -115,6 +115,11 @@ impl Settings for Concat {
         let Self { sequence_length: length, micro_batch_size: sequences, micro_batches, .. } = *self;
         Some(BatchShape { micro_batches, sequences, length })
     }
+
+    /// Each sequence is followed by one more token, its last target.
+    fn validation_sequences(&self, tokens: u64) -> Option<u64> {
+        Some(tokens.saturating_sub(1) / self.sequence_length as u64)
+    }
 }
 
 struct Packer {

@@ -72,6 +72,15 @@ impl CorpusIndex {
         Ok(index)
     }
 
+    /// The number of validation tokens of each of `lanes` lanes: lane *l* has the rows *l*, *l + lanes*, ….
+    pub fn validation_tokens(&self, lanes: u32) -> Vec<u64> {
+        let mut tokens = vec![0; lanes as usize];
+        for (rank, row) in self.validation.iter().enumerate() {
+            tokens[rank % lanes as usize] += u64::from(self.tokens[*row as usize]);
+        }
+        tokens
+    }
+
     /// From token files. If they record the hashes of the texts that their tokens were made from, the index is that of
     /// the texts; otherwise it depends on the token lists alone. Progress is in rows.
     pub fn of_tokens(store: &TokenStore, split: Split, progress: Progress) -> Result<Self> {
@@ -134,6 +143,7 @@ mod tests {
         let index = CorpusIndex::new(survey, vec![2, 3, 1, 4, 5]).unwrap();
         assert_eq!((index.train.clone(), index.validation.clone(), index.skipped), (vec![1, 4], vec![0, 3], 1));
         assert_eq!((index.corpus.train.tokens, index.corpus.validation.bytes), (8, 2));
+        assert_eq!((index.validation_tokens(2), index.validation_tokens(3)), (vec![2, 4], vec![2, 4, 0]));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.parquet");
         assert!(CorpusIndex::load(&path).unwrap().is_none());
