@@ -61,13 +61,10 @@ impl Cache {
             kind.is_none_or(|kind| entry.kind == kind)
                 && self.older_than.is_none_or(|days| entry.idle(now).as_secs() / DAY.as_secs() >= days)
         };
-        let mut entries: Vec<Entry> = store.entries()?.into_iter().filter(is_meant).collect();
-        let mut in_use = 0;
-        if self.clear.is_some() {
-            in_use = entries.iter().filter(|entry| entry.in_use).count() as u64;
-            entries.retain(|entry| entry.is_removable(now));
-            entries.iter().try_for_each(Entry::remove)?;
-        }
+        let (entries, in_use) = match self.clear.is_some() {
+            true => store.remove(is_meant, now)?,
+            false => (store.entries()?.into_iter().filter(is_meant).collect(), 0),
+        };
         Ok((store, entries, in_use))
     }
 }

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
+use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use text::parquet::table::read_parquet;
@@ -145,8 +146,11 @@ fn earlier_files(out: &Path) -> Result<Vec<PathBuf>> {
     };
     let mut earlier = Vec::new();
     for entry in entries {
-        let name = entry.with_context(|| format!("cannot list {}", out.display()))?.file_name();
-        earlier.extend(name.to_str().filter(|name| is_exported(name)).map(|name| out.join(name)));
+        let path = entry.with_context(|| format!("cannot list {}", out.display()))?.path();
+        let name = path.file_name().and_then(OsStr::to_str);
+        if name.is_some_and(is_exported) && !path.is_dir() {
+            earlier.push(path);
+        }
     }
     earlier.sort();
     Ok(earlier)

@@ -1,5 +1,6 @@
 //! The graphs of a preparation, for `pipeline explain` and `pipeline run --dry-run`.
 use super::graph::Graphs;
+use super::version::is_ours;
 use crate::engine::Stages;
 use crate::plan::Plan;
 use crate::show::{graph, human, inputs};
@@ -9,7 +10,7 @@ use std::path::Path;
 /// Explains a configuration that writes a version of a corpus (into `folder`, if given), in lines of at most `columns`.
 ///
 /// # Errors
-/// If a folder is given, and input files do not exist.
+/// If a folder is given that is not one of versions, or whose input files do not exist.
 pub fn explain(plan: &Plan, folder: Option<&Path>, columns: usize) -> Result<String> {
     let Graphs { rows, shards } = Graphs::of(plan);
     let source = plan.stages.iter().find(|stage| stage.settings.takes().is_empty());
@@ -24,6 +25,7 @@ pub fn explain(plan: &Plan, folder: Option<&Path>, columns: usize) -> Result<Str
     let (files, note) = match folder {
         None => (String::new(), "no model is trained; time and memory depend on the corpus".to_owned()),
         Some(folder) => {
+            is_ours(folder)?;
             let note = format!("nothing was read or written; a run would write a version into {}", folder.display());
             (inputs(plan, columns)?, note)
         }

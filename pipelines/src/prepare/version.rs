@@ -23,6 +23,8 @@ use text::prepare::write::files::{FORMAT, FileNote, write_file, write_table};
 pub const MANIFEST: &str = "version.json";
 /// What the name of an unfinished version begins with.
 const DRAFT: &str = ".draft-";
+/// The folder of an unfinished version for texts that are put aside.
+const ASIDE: &str = "aside";
 /// The file that is locked by the run that writes.
 const LOCK: &str = ".lock";
 /// What is worth knowing.
@@ -95,8 +97,13 @@ impl Folder {
     /// [`Usage`] if it contains anything but versions, or if another process writes to it.
     pub fn open(path: &Path) -> Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("cannot make the output folder {}", path.display()))?;
-        only_versions(path)?;
-        let lock = File::create(path.join(LOCK)).with_context(|| format!("cannot write to {}", path.display()))?;
+        is_ours(path)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK))
+            .with_context(|| format!("cannot write to {}", path.display()))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -110,7 +117,7 @@ impl Folder {
             Err(TryLockError::Error(_)) => {}
         }
         for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?.flatten() {
-            if entry.file_name().to_string_lossy().strip_prefix(DRAFT).is_some_and(|name| number(name).is_some()) {
+            if drafted(&entry.file_name().to_string_lossy()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -144,7 +151,7 @@ impl Folder {
     pub fn draft(&self) -> Result<Draft> {
         let number = versions(&self.path)?.pop().map_or(1, |(number, _)| number + 1);
         let path = self.path.join(format!("{DRAFT}v{number}"));
-        let aside = path.join("aside");
+        let aside = path.join(ASIDE);
         fs::create_dir_all(&aside).with_context(|| format!("cannot make the folder {}", aside.display()))?;
         Ok(Draft { path, aside, number, linked: BTreeMap::new() })
     }
@@ -162,14 +169,25 @@ impl Folder {
     }
 }
 
-/// Checks that the folder at `path` is empty or one of versions, since drafts in it are removed.
-fn only_versions(path: &Path) -> Result<()> {
+/// Checks that the folder at `path`, if it exists, has versions or is empty, except for what a killed run has left before
+/// it had a first version. In any other folder, a preparation could remove files of somebody else.
+///
+/// # Errors
+/// [`Usage`] if it has something else; if it cannot be listed.
+pub fn is_ours(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
     let mut others = Vec::new();
     for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))? {
         let entry = entry.with_context(|| format!("cannot list {}", path.display()))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_version = number(&name).is_some() && entry.path().is_dir();
-        if !is_version && !name.starts_with('.') {
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        if number(&name).is_some() && path.join(MANIFEST).is_file() {
+            return Ok(());
+        }
+        let is_draft = drafted(&name) && path.join(ASIDE).is_dir();
+        let is_lock = name == LOCK && path.metadata().is_ok_and(|lock| lock.is_file() && lock.len() == 0);
+        if !(is_draft || is_lock) {
             others.push(name);
         }
     }
@@ -184,7 +202,12 @@ fn only_versions(path: &Path) -> Result<()> {
 
 /// The number of the version whose folder has this name.
 fn number(name: &str) -> Option<u64> {
-    name.strip_prefix('v')?.parse().ok()
+    name.strip_prefix('v').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
+}
+
+/// Whether an unfinished version has this name.
+fn drafted(name: &str) -> bool {
+    name.strip_prefix(DRAFT).is_some_and(|name| number(name).is_some())
 }
 
 /// Versions in `folder`, by number.

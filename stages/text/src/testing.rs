@@ -2,7 +2,8 @@
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::split::Part;
 use crate::corpus::survey::Survey;
-use crate::input::decompress::{Codec, Decompressed};
+use crate::input::codec::Codec;
+use crate::input::decompress::Decompressed;
 use crate::input::document::{EmitItem, ReaderItem};
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::Unreadable;

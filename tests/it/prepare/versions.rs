@@ -85,8 +85,17 @@ fn what_is_wrong_is_said() {
     std::fs::create_dir_all(scratch.path("other/.draft-mine")).unwrap();
     scratch.write("other/config.toml", "");
     scratch.write("other/.draft-mine/text", "mine");
-    prepare(&scratch, "other", &[]).fails(2, &["other is not a folder of versions; it contains config.toml"]);
+    for more in [&[][..], &["--dry-run"]] {
+        prepare(&scratch, "other", more)
+            .fails(2, &["other is not a folder of versions; it contains .draft-mine, config"]);
+    }
     assert_eq!(scratch.read("other/.draft-mine/text"), "mine");
+    for (folder, file) in [("a", ".lock"), ("b", ".draft-v3/x"), ("c", "v1/main.c"), ("d", "v+1/x"), ("e", ".env")] {
+        std::fs::create_dir_all(scratch.path(&format!("{folder}/{file}")).parent().unwrap()).unwrap();
+        scratch.write(&format!("{folder}/{file}"), "precious");
+        prepare(&scratch, folder, &[]).fails(2, &["is not a folder of versions"]);
+        assert_eq!(scratch.read(&format!("{folder}/{file}")), "precious");
+    }
     // A damaged version is not built upon.
     set(&[]).succeeds();
     let catalog = scratch.path("out/v1/catalog.parquet");

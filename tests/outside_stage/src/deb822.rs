@@ -74,7 +74,7 @@ impl Deb822 {
 mod tests {
     use super::*;
     use std::io::Cursor;
-    use text::input::decompress::Codec;
+    use text::input::codec::Codec;
 
     #[test]
     fn records_become_documents_or_are_set_aside() {

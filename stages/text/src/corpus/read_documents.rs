@@ -189,7 +189,7 @@ impl Source for Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::decompress::Codec;
+    use crate::input::codec::Codec;
     use crate::input::formats::FORMATS;
 
     #[test]

@@ -1,7 +1,8 @@
 //! The family of sources: formats that other crates read, with the keys and behaviour of source `documents`.
 use crate::corpus::read_documents::{Reader, check_found, check_paths, provide};
 use crate::corpus::source_keys::{Conversion, HoldOut};
-use crate::input::decompress::{Codec, Decompressed};
+use crate::input::codec::Codec;
+use crate::input::decompress::Decompressed;
 use crate::input::document::EmitItem;
 use crate::input::format::DocumentReader;
 use crate::input::ingest::Reading;

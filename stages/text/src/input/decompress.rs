@@ -4,9 +4,10 @@
 //! Damage is not an error but ends the stream, with a [`Damage`] that says up to where the bytes are known to be
 //! correct. Formats have checksums only at the end of a block or a member, so what was returned after the last one may
 //! be wrong; the caller then reads the file again with that [`limit`](Decompressed::limited).
+use crate::input::codec::Codec;
 use crate::input::parallel_bzip2::ParallelBzip2;
 use crate::input::quarantine::Reason;
-use crate::support::problem::{TextProblem, shielded};
+use crate::support::problem::shielded;
 use anyhow::{Context, Result};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -18,56 +19,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A document, line or page longer than this is quarantined, since it has to fit into memory.
 pub const LONGEST: usize = 256 << 20;
-
-/// The compression of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Codec {
-    /// None.
-    Plain,
-    /// gzip.
-    Gzip,
-    /// Zstandard.
-    Zstd,
-    /// bzip2.
-    Bzip2,
-}
-
-impl Codec {
-    /// All compressed formats: suffix and first bytes.
-    const KNOWN: [(Codec, &str, &[u8]); 3] = [
-        (Codec::Gzip, ".gz", &[0x1f, 0x8b, 8]),
-        (Codec::Zstd, ".zst", &[0x28, 0xb5, 0x2f, 0xfd]),
-        (Codec::Bzip2, ".bz2", b"BZh"),
-    ];
-
-    /// The suffixes of compressed files.
-    pub fn suffixes() -> impl Iterator<Item = &'static str> {
-        Self::KNOWN.iter().map(|(_, ending, _)| *ending)
-    }
-
-    /// A file name without the suffix of its compression.
-    pub fn stem(name: &str) -> (&str, Codec) {
-        let known = Self::KNOWN.iter().find_map(|(codec, ending, _)| Some((name.strip_suffix(ending)?, *codec)));
-        known.unwrap_or((name, Codec::Plain))
-    }
-
-    /// Determined by the first bytes of a file, whatever its name says. If the name promises a codec that the bytes do
-    /// not have, that is an error, unless there are too few bytes to tell.
-    pub fn of(path: &Path, head: &[u8]) -> Result<Codec> {
-        if let Some((codec, ..)) = Self::KNOWN.iter().find(|(_, _, magic)| head.starts_with(magic)) {
-            return Ok(*codec);
-        }
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        match Self::KNOWN.iter().find(|(_, ending, _)| name.ends_with(ending)) {
-            None => Ok(Codec::Plain),
-            Some((codec, _, magic)) if magic.starts_with(head) => Ok(*codec),
-            Some((_, ending, _)) => {
-                let why = format!("its name ends in {ending}, but its first bytes are not of that format");
-                Err(TextProblem::Corrupt { file: path.to_path_buf(), row_group: None, why }.into())
-            }
-        }
-    }
-}
 
 /// How a stream ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -366,13 +317,9 @@ mod tests {
     }
 
     #[test]
-    fn names_and_first_bytes() {
-        let of = |name: &str, head: &[u8]| Codec::of(Path::new(name), head);
-        assert_eq!(of("a.txt.gz", &pack(Codec::Zstd, b"x")).unwrap(), Codec::Zstd);
-        assert_eq!(of("a.txt", &pack(Codec::Gzip, b"x")).unwrap(), Codec::Gzip);
-        assert_eq!(of("a.gz", &[0x1f]).unwrap(), Codec::Gzip);
-        assert!(of("a.gz", b"plain text").unwrap_err().to_string().contains("its name ends in .gz"));
-        assert_eq!(Codec::stem("wiki.xml.bz2"), ("wiki.xml", Codec::Bzip2));
+    fn a_frame_to_skip_is_skipped() {
+        let packed = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4], &*pack(Codec::Zstd, b"x")].concat();
+        assert_eq!(unpack(packed, Codec::Zstd), (b"x".to_vec(), None));
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! The list of input formats, and how the format of a file is recognized.
-use crate::input::decompress::{Codec, Decompressed};
+use crate::input::codec::Codec;
+use crate::input::decompress::Decompressed;
 use crate::input::format::Format;
 use crate::input::mediawiki::dump;
 use crate::input::{json_lines, plain_text};

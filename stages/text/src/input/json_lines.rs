@@ -298,7 +298,7 @@ fn scalar<E: Error>(value: &RawValue) -> Result<Option<String>, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::decompress::Codec;
+    use crate::input::codec::Codec;
     use crate::testing::found;
 
     fn read_all(content: &[u8], column: &str) -> (Vec<String>, Vec<Unreadable>) {

@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`paths`] | paths, folders and glob patterns to a list of files |
-//! | [`decompress`], [`parallel_bzip2`] | files as byte streams, decompressed from gzip, zstd and bzip2 |
+//! | [`codec`], [`decompress`], [`parallel_bzip2`] | files as byte streams, decompressed from gzip, zstd and bzip2 |
 //! | [`format`](mod@format), [`formats`] | what a format is; the list of all, and which of them a file is of |
 //! | [`document`] | what a reader of any format yields |
 //! | [`json_lines`] (with [`json_members`]), [`plain_text`], [`mediawiki`] | the readers, one per format |
@@ -12,6 +12,7 @@
 //! | [`quarantine`], [`quarantine_file`] | unreadable documents: their counts and table |
 //! | [`attribution`] | source and licence of the data |
 pub mod attribution;
+pub mod codec;
 pub mod decompress;
 pub mod document;
 pub mod document_writer;

@@ -5,11 +5,12 @@
 //! several threads, and the results are returned in order. The checksum of every block is verified, and blocks must be
 //! adjacent; the checksum of a whole stream, which is computed from those of its blocks, is not verified. (The format:
 //! <https://github.com/dsnet/compress/blob/master/doc/bzip2-format.pdf>.)
+use crate::support::problem::shielded;
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Read, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// The magic numbers at the start of a block and at the end of a stream: 48 bits.
 const BLOCK: u64 = 0x3141_5926_5359;
@@ -28,6 +29,8 @@ pub struct ParallelBzip2 {
     results: Option<Receiver<(u64, Result<Vec<u8>>)>>,
     early: BTreeMap<u64, Result<Vec<u8>>>,
     next: u64,
+    /// The number of results, once the last piece has been cut.
+    total: Arc<OnceLock<u64>>,
     current: Vec<u8>,
     at: usize,
     packed: Arc<AtomicU64>,
@@ -41,12 +44,14 @@ impl ParallelBzip2 {
         let (result_in, results) = sync_channel(threads * 2);
         let cut_out = Arc::new(Mutex::new(cut_out));
         let packed = Arc::new(AtomicU64::new(0));
-        let count = packed.clone();
+        let total = Arc::new(OnceLock::new());
+        let (count, all) = (packed.clone(), total.clone());
         std::thread::spawn(move || {
             let mut cutter = Cutter { out: cut_in, number: 0, start: 0, buffer: Vec::new() };
             if let Err(e) = cutter.run(input, &count) {
                 cutter.send(Err(e));
             }
+            let _ = all.set(cutter.number);
         });
         for _ in 0..threads {
             let (cut_out, result_in) = (cut_out.clone(), result_in.clone());
@@ -54,13 +59,13 @@ impl ParallelBzip2 {
                 loop {
                     let cut = cut_out.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
                     let Ok((number, bits)) = cut else { return };
-                    if result_in.send((number, bits.and_then(|bits| decode(&bits)))).is_err() {
+                    if result_in.send((number, bits.and_then(|bits| decoded(&bits)))).is_err() {
                         return;
                     }
                 }
             });
         }
-        Self { results: Some(results), early: BTreeMap::new(), next: 0, current: Vec::new(), at: 0, packed }
+        Self { results: Some(results), early: BTreeMap::new(), next: 0, total, current: Vec::new(), at: 0, packed }
     }
 
     /// Bytes of the file read so far: a counter that can be shared.
@@ -75,8 +80,12 @@ impl ParallelBzip2 {
                 self.next += 1;
                 return Some(found);
             }
-            let (number, decoded) = self.results.as_ref()?.recv().ok()?;
-            self.early.insert(number, decoded);
+            match self.results.as_ref()?.recv() {
+                Ok((number, decoded)) => drop(self.early.insert(number, decoded)),
+                // All threads have ended.
+                Err(_) if self.total.get() == Some(&self.next) => return None,
+                Err(_) => return Some(Err(Error::other("a thread that decompresses bzip2 has died"))),
+            }
         }
     }
 }
@@ -229,6 +238,11 @@ fn bits(bytes: &[u8], from: usize, to: usize) -> Vec<u8> {
     out
 }
 
+/// [`decode`]; if the decoder panics, the block is damaged.
+fn decoded(bits: &[u8]) -> Result<Vec<u8>> {
+    shielded(|| Ok(decode(bits))).unwrap_or_else(|panic| Err(damaged(&panic.to_string())))
+}
+
 /// Decodes one block, wrapped as a stream: header, block, trailer, and its checksum, which equals the block's.
 fn decode(bits: &[u8]) -> Result<Vec<u8>> {
     let (over, block) = bits.split_last().ok_or_else(|| damaged("an empty block"))?;
@@ -304,6 +318,23 @@ mod tests {
             assert!(bytes.starts_with(&out) && why == Some(ErrorKind::UnexpectedEof), "{length}");
         }
         assert_eq!(unpacked(b"this is not bzip2 at all".to_vec(), 2).1, Some(ErrorKind::InvalidData));
+    }
+
+    #[test]
+    fn the_death_of_a_thread_is_not_the_end_of_the_file() {
+        struct Dies(Cursor<Vec<u8>>);
+        impl Read for Dies {
+            fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+                match self.0.read(buffer)? {
+                    0 => panic!("reading dies here"),
+                    n => Ok(n),
+                }
+            }
+        }
+        let mut found = Vec::new();
+        let packed = packed(&noise(200_000), 1);
+        let ended = ParallelBzip2::new(Dies(Cursor::new(packed)), 2).read_to_end(&mut found);
+        assert_eq!(ended.unwrap_err().to_string(), "a thread that decompresses bzip2 has died");
     }
 
     proptest! {

@@ -160,7 +160,7 @@ impl Cutter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::decompress::Codec;
+    use crate::input::codec::Codec;
     use crate::testing::{found_at, pack};
 
     fn documents(content: &[u8], separator: Option<&str>) -> (Vec<(u64, String)>, Vec<Unreadable>) {

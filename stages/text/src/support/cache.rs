@@ -40,13 +40,14 @@ impl Cache {
     /// The path of the file `key` of `kind` (one of [`KINDS`]), whether or not it exists. From then on this process
     /// [uses](hold) it.
     pub fn file(&self, kind: &str, key: &str, extension: &str) -> PathBuf {
+        let path = self.root.join(kind).join(format!("{key}.{extension}"));
+        // Before its existence is tested: from here on it is not removed.
+        hold(&self.root, &path);
         let known = KINDS.iter().find(|(known, _)| *known == kind).map(|(known, _)| *known);
         debug_assert!(known.is_some(), "`{kind}` is not among cache_entries::KINDS");
-        let path = self.root.join(kind).join(format!("{key}.{extension}"));
         if let Some(kind) = known.filter(|_| !path.exists()) {
             self.missing.lock().unwrap_or_else(PoisonError::into_inner).push((kind, path.clone()));
         }
-        hold(&self.root, &path);
         path
     }
 

@@ -1,9 +1,9 @@
 //! Lists and removes the entries of the cache.
 use crate::support::cache::Cache;
-use crate::support::cache_in_use::held;
+use crate::support::cache_in_use::{clearing, held};
 use anyhow::{Context, Result};
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -49,7 +49,26 @@ pub struct Entry {
 impl Cache {
     /// All entries of the cache, by kind, the most recently used first.
     pub fn entries(&self) -> Result<Vec<Entry>> {
-        let held = held(self.root()).with_context(|| format!("cannot read {}", self.root().display()))?;
+        self.entries_among(&held(self.root())?)
+    }
+
+    /// Removes the entries that `is_meant` selects, except for those that running processes use or may be writing. Returns
+    /// the removed entries, and how many were in use.
+    ///
+    /// # Errors
+    /// If an entry cannot be listed or removed.
+    pub fn remove(&self, is_meant: impl Fn(&Entry) -> bool, now: SystemTime) -> Result<(Vec<Entry>, u64)> {
+        clearing(self.root(), |held| {
+            let mut meant = self.entries_among(held)?;
+            meant.retain(is_meant);
+            let in_use = meant.iter().filter(|entry| entry.in_use).count() as u64;
+            meant.retain(|entry| entry.is_removable(now));
+            meant.iter().try_for_each(Entry::remove)?;
+            Ok((meant, in_use))
+        })
+    }
+
+    fn entries_among(&self, held: &BTreeSet<PathBuf>) -> Result<Vec<Entry>> {
         let mut all = Vec::new();
         for (kind, _) in KINDS {
             let folder = self.root().join(kind);

@@ -2,14 +2,21 @@
 //!
 //! Each process has a file in the folder `in-use` of the cache, locked for as long as the process lives, in which it
 //! lists the files that it uses or is going to write. A file that can be locked belongs to a process that has ended.
+//! Nothing is added to a list while entries are removed ([`clearing`]).
+use anyhow::{Context, Result};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// The folder of these files.
 const FOLDER: &str = "in-use";
+/// The file in it that is locked exclusively while entries are removed, and shared while a list grows.
+const GATE: &str = "gate";
+/// Age from which a list is ignored on a file system that does not support locks.
+const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The list of this process for one cache. Closing the file at the end of the process unlocks it.
 struct List {
@@ -27,12 +34,29 @@ pub fn hold(root: &Path, path: &Path) {
     let list = lists.get_or_insert_default().entry(root.to_owned()).or_insert_with(|| List::new(root).ok());
     let (Some(list), Ok(inside)) = (list, path.strip_prefix(root)) else { return };
     if list.listed.insert(inside.to_owned()) {
+        let gate = gate(root);
+        let _shared = gate.as_ref().map(File::lock_shared);
         let _ = list.file.write_all(format!("{}\n", inside.display()).as_bytes());
     }
 }
 
+/// Runs `remove`, which is given the files that running processes use, while no process begins to use another.
+///
+/// # Errors
+/// Those of [`held`] and `remove`.
+pub fn clearing<T>(root: &Path, remove: impl FnOnce(&BTreeSet<PathBuf>) -> Result<T>) -> Result<T> {
+    let gate = gate(root);
+    let _exclusive = gate.as_ref().map(File::lock);
+    remove(&held(root)?)
+}
+
+/// `None` if the cache cannot be written.
+fn gate(root: &Path) -> Option<File> {
+    File::options().create(true).truncate(false).write(true).open(root.join(FOLDER).join(GATE)).ok()
+}
+
 impl List {
-    fn new(root: &Path) -> std::io::Result<Self> {
+    fn new(root: &Path) -> io::Result<Self> {
         let folder = root.join(FOLDER);
         fs::create_dir_all(&folder)?;
         // Lists of ended processes.
@@ -42,7 +66,7 @@ impl List {
             let file = match File::create_new(&path) {
                 Ok(file) => file,
                 // Of another container, or of an ended process with this number.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error),
             };
             file.lock()?;
@@ -59,25 +83,34 @@ impl List {
 ///
 /// # Errors
 /// If a list cannot be read.
-pub fn held(root: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
+pub fn held(root: &Path) -> Result<BTreeSet<PathBuf>> {
     let mut all = BTreeSet::new();
+    let cannot = || format!("cannot read {}", root.join(FOLDER).display());
     let lists = match fs::read_dir(root.join(FOLDER)) {
         Ok(lists) => lists,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(all),
-        Err(error) => return Err(error),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(all),
+        Err(error) => return Err(error).with_context(cannot),
     };
     for list in lists {
-        let path = list?.path();
+        let path = list.with_context(cannot)?.path();
+        if path.ends_with(GATE) {
+            continue;
+        }
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(cannot),
         };
-        match file.try_lock() {
-            Ok(()) => drop(fs::remove_file(&path)),
-            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {
-                all.extend(fs::read_to_string(&path)?.lines().map(|inside| root.join(inside)));
-            }
+        let age = || file.metadata().and_then(|about| about.modified()).ok().and_then(|then| then.elapsed().ok());
+        let has_ended = match file.try_lock() {
+            Ok(()) => true,
+            Err(TryLockError::WouldBlock) => false,
+            Err(TryLockError::Error(_)) => age().is_some_and(|age| age > FORGOTTEN),
+        };
+        if has_ended {
+            let _ = fs::remove_file(&path);
+        } else {
+            all.extend(fs::read_to_string(&path).with_context(cannot)?.lines().map(|inside| root.join(inside)));
         }
     }
     Ok(all)
@@ -95,7 +128,7 @@ mod tests {
         hold(root, &path);
         hold(root, &path);
         assert_eq!(held(root).unwrap(), BTreeSet::from([path.clone()]));
-        let lists = || fs::read_dir(root.join(FOLDER)).unwrap().count();
+        let lists = || fs::read_dir(root.join(FOLDER)).unwrap().count() - 1;
         fs::write(root.join(FOLDER).join("1-0"), "documents/other.parquet\n").unwrap();
         assert_eq!((held(root).unwrap(), lists()), (BTreeSet::from([path]), 1));
         LISTS.lock().unwrap().as_mut().unwrap().remove(root);

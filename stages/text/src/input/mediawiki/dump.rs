@@ -148,7 +148,7 @@ fn make(site: &SiteInfo, pieces: Pieces) -> Vec<Made> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::decompress::Codec;
+    use crate::input::codec::Codec;
     use crate::testing::pack;
     use std::io::Cursor;
 

@@ -99,6 +99,9 @@ fn push_entity(value: &mut String, name: &[u8]) {
     value.push_str(&html_escape::decode_html_entities(&entity));
 }
 
+/// The greatest depth of an element that is read.
+const DEEPEST: usize = 4;
+
 impl Page {
     /// Parses `<page>…</page>`.
     ///
@@ -137,7 +140,8 @@ impl Page {
                     },
                 },
                 Event::End(_) => {
-                    let inside: Vec<&[u8]> = path.iter().map(Vec::as_slice).collect();
+                    // None of the elements that count is deeper.
+                    let inside: Vec<&[u8]> = path.iter().take(DEEPEST + 1).map(Vec::as_slice).collect();
                     let main = role.is_empty() || role == "main";
                     match inside.as_slice() {
                         [b"page", b"title"] => {
@@ -260,6 +264,8 @@ mod tests {
         let site = SiteInfo::default();
         let said = |inside: &str| page(inside, &site).unwrap_err();
         assert_eq!(said("<ns>0</ns>"), "it has no title");
+        // In time that is linear in the depth.
+        assert_eq!(said(&("<a>".repeat(200_000) + &"</a>".repeat(200_000))), "it has no title");
         assert!(said("<title>A</titel>").contains("at its byte"));
         assert_eq!(said("<title>A&foo;</title>"), "unknown entity &foo;");
         assert_eq!(Page::read(b"<page><title>A</title>", &site).unwrap_err(), "it is cut off");
