@@ -3,7 +3,8 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use std::io::{Cursor, Read};
-use text::input::decompress::{Codec, Decompressed};
+use text::input::codec::Codec;
+use text::input::decompress::Decompressed;
 
 // Panics of dependencies are caught where they are called, so they are not failures of the target.
 fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |data: &[u8]| {

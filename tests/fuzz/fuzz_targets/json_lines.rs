@@ -4,7 +4,8 @@ use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
 use std::path::Path;
 use text::input::document::ReaderItem;
-use text::input::decompress::{Codec, Decompressed};
+use text::input::codec::Codec;
+use text::input::decompress::Decompressed;
 
 fuzz_target!(|data: &[u8]| {
     let input = Decompressed::new(Cursor::new(data.to_vec()), Codec::Plain).unwrap();

@@ -4,7 +4,8 @@ use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
 use std::path::Path;
 use text::input::document::ReaderItem;
-use text::input::decompress::{Codec, Decompressed};
+use text::input::codec::Codec;
+use text::input::decompress::Decompressed;
 
 // Panics of dependencies are caught where they are called, so they are not failures of the target.
 fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |data: &[u8]| {
