@@ -100,6 +100,7 @@ pub struct RateSettings {
 
 /// Learning rates above it are accepted with a note: published runs of AdamW and of Muon stay below.
 const UNUSUAL_RATE: f64 = 0.1;
+
 impl RateSettings {
     /// The learning rate of a run of `steps` updates.
     pub fn over(&self, steps: u64) -> LearningRateSchedule {
