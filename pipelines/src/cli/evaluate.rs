@@ -62,16 +62,16 @@ struct Evaluated {
 /// # Errors
 /// If there is no run or no checkpoint, or if its input is missing or has changed.
 fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
-    let (given, at) = (run, run.display());
-    let run = &std::path::absolute(run)?;
-    let config = run.join(directory::CONFIG_FILE);
-    if !config.exists() {
-        return Err(Usage::of(given, &format!("is not a run: it has no {}", directory::CONFIG_FILE)).into());
+    let at = run.display();
+    if !run.join(directory::CONFIG_FILE).exists() {
+        return Err(Usage::of(run, &format!("is not a run: it has no {}", directory::CONFIG_FILE)).into());
     }
+    let absolute = std::path::absolute(run)?;
+    let run = if directory::enter(&absolute)?.is_some() { &absolute } else { run };
+    let config = run.join(directory::CONFIG_FILE);
     let Some((checkpoint, state)) = directory::resumed(run, None)? else {
         return Err(Usage(format!("{at} has no checkpoint yet; see `checkpoint.interval`")).into());
     };
-    directory::enter(run)?;
     let mut plan = Plan::load(&config, &Overrides::default(), context.stages).map_err(anyhow::Error::new)?;
     let workers = plan.run.workers.unwrap_or_else(cores);
     choose_gemm(&plan)?;

@@ -18,8 +18,9 @@ fn articles(path: &Path) -> (Pages, Vec<Article>) {
     let pages = dump::read(Decompressed::open(path).unwrap(), path, &mut |found| {
         match found {
             ReaderItem::Document(d) => {
-                // The wiki and the page's id.
-                let id = d.id.as_deref().and_then(|id| id.rsplit_once('-')).unwrap().1.to_string();
+                // The wiki and the page's id, or only that if the dump does not name its wiki.
+                let id = d.id.as_deref().and_then(|id| Some(id.rsplit_once('-')?.1)).or(d.id_in_file.as_deref());
+                let id = id.unwrap().to_string();
                 articles.push((id, d.title, d.text.to_string()));
             }
             ReaderItem::Unreadable(bad) => panic!("{}: {bad:?}", path.display()),
