@@ -142,7 +142,7 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
         Ok(self.find(seed)?.files.into_iter().map(|file| file.path).collect())
     }
 
-    /// Finds the files and converts them. Provides [`SourceFiles`], and source and licence of the texts.
+    /// Finds the files and converts them. Provides [`SourceFiles`](crate::corpus::source_rows::SourceFiles), and source and licence of the texts.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         let inputs = self.find(before.seed())?;
         let reading = |_: &_| Reading::Converted(Box::new(self.clone()));

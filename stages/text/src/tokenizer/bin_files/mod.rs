@@ -2,7 +2,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`write`] | writes files, for `pipeline export` |
+//! | [`mod@write`] | writes files, for `pipeline export` |
 //! | [`read`] | reads documents from files, for `pipeline import` |
 //!
 //! - **nanoGPT** ([`data/openwebtext/prepare.py`](https://github.com/karpathy/nanoGPT)): uint16 ids without a header.
