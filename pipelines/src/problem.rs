@@ -15,7 +15,6 @@
 //! );
 //! ```
 use std::fmt;
-use std::io;
 use std::path::Path;
 
 /// Where a value comes from.
@@ -193,15 +192,6 @@ impl Usage {
         let near = text::support::problem::similar_file(path).filter(|_| !path.exists());
         Self(format!("{} {why}{}", path.display(), near.map(|name| format!("; similar: {name}")).unwrap_or_default()))
     }
-}
-
-/// Whether the operating system failed, other than for a missing file, so that the error says nothing about data.
-pub fn is_of_the_system(error: &anyhow::Error) -> bool {
-    let of_the_system = |cause: &(dyn std::error::Error + 'static)| {
-        let error: Option<&io::Error> = cause.downcast_ref();
-        error.is_some_and(|error| error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound)
-    };
-    error.chain().any(of_the_system)
 }
 
 /// Up to three names in `known` that are similar to `wrong`, the most similar first.

@@ -1,6 +1,7 @@
 //! Configuration files: TOML with line numbers, `extends`, and the structure of a file.
 use super::values::{Entry, Table, json_of_item};
 use crate::problem::{Diagnostic, Origin, Problems, similar};
+use contract::files::is_not_of_the_configuration;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -127,10 +128,9 @@ pub(crate) fn read(path: &Path, asked_by: Origin, problems: &mut Problems) -> Op
     problems.push(match error.kind() {
         ErrorKind::NotFound => missing(path, asked_by),
         ErrorKind::InvalidData => Diagnostic::new(format!("`{name}` is not UTF-8 text"), asked_by),
-        kind => {
-            let named = [ErrorKind::PermissionDenied, ErrorKind::IsADirectory, ErrorKind::NotADirectory];
+        _ => {
             let problem = Diagnostic::new(format!("cannot read `{name}`: {error}"), asked_by);
-            Diagnostic { failed: !named.contains(&kind), ..problem }
+            Diagnostic { failed: is_not_of_the_configuration(&error.into()), ..problem }
         }
     });
     None

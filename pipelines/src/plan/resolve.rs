@@ -123,10 +123,11 @@ pub(super) fn located(id: &str, problem: contract::Problem, table: &Table) -> Di
         return Diagnostic::new(format!("`{id}`: {}", problem.message), table.origin.clone());
     };
     let message = format!("`{id}.{key}`: {}", problem.message);
-    match table.get(key) {
+    let diagnostic = match table.get(key) {
         Some(entry) if entry.origin != Origin::Default => Diagnostic::new(message, entry.origin.clone()),
         _ => Diagnostic::new(message, table.origin.clone()).next("its default"),
-    }
+    };
+    Diagnostic { failed: problem.failed, ..diagnostic }
 }
 
 /// A problem with a value of the wrong type, with what to write instead where that is clear. `min`: the smallest number

@@ -2,6 +2,7 @@
 use crate::pretrained::ModelFolder;
 use crate::problem::{Diagnostic, Problems};
 use compute::kernels::gemm;
+use contract::files::is_not_of_the_configuration;
 use contract::{StageKeys, StageType};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -68,6 +69,7 @@ impl RunSettings {
     pub(crate) fn check_files(&self, table: &Table, registry: &[StageType], problems: &mut Problems) {
         let Some(folder) = self.initial_checkpoint.as_deref().map(Path::new) else { return };
         let missing = ["config.json", MODEL_FILE].into_iter().find(|name| !folder.join(name).is_file());
+        let mut failed = false;
         let message = match missing {
             _ if !folder.exists() => {
                 TextProblem::Missing { path: folder.into(), similar: similar_file(folder) }.to_string()
@@ -75,11 +77,14 @@ impl RunSettings {
             Some(name) => format!("{} is no model in Hugging Face's layout: it has no {name}", folder.display()),
             None => match ModelFolder::open(folder, registry) {
                 Ok(_) => return,
-                Err(error) => format!("cannot start from {}: {error:#}", folder.display()),
+                Err(error) => {
+                    failed = is_not_of_the_configuration(&error);
+                    format!("cannot start from {}: {error:#}", folder.display())
+                }
             },
         };
         let message = format!("`run.initial_checkpoint`: {message}");
-        problems.push(Diagnostic::new(message, table.origin_of("initial_checkpoint")));
+        problems.push(Diagnostic { failed, ..Diagnostic::new(message, table.origin_of("initial_checkpoint")) });
     }
 
     /// What is wrong with the values; `table` says where they stand.

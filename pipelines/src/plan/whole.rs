@@ -3,8 +3,9 @@
 use super::resolve::located;
 use super::{Draft, Overrides, Plan, Table};
 use crate::machine::total_memory;
-use crate::problem::{Diagnostic, Origin, Problems, is_of_the_system};
+use crate::problem::{Diagnostic, Origin, Problems};
 use crate::show::human;
+use contract::files::is_not_of_the_configuration;
 use contract::{Env, Facts, Goal, Memory, ModelFacts, Resources, Schedule, StageType};
 use std::path::Path;
 use std::sync::Arc;
@@ -92,7 +93,7 @@ impl Plan {
             Some((_, Ok(Some(vocabulary)))) => vocabulary,
             // Otherwise the file from which it is read has been reported.
             Some((stage, Err(error))) if problems.is_empty() => {
-                let failed = is_of_the_system(&error);
+                let failed = is_not_of_the_configuration(&error);
                 let problem = Diagnostic::new(format!("`{}`: {error:#}", stage.id), self.table(&stage.id).origin);
                 return problems.push(Diagnostic { failed, ..problem });
             }

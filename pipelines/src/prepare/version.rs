@@ -5,10 +5,11 @@ use super::stats::Stats;
 use super::tables::{
     CATALOG, DUPLICATES, PAIRS, catalog_table, duplicates_schema, duplicates_table, pairs_schema, pairs_table,
 };
-use crate::problem::{Usage, is_of_the_system};
+use crate::problem::Usage;
 use anyhow::{Context, Result, ensure};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, UInt32Type};
+use contract::files::is_of_the_system;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
@@ -23,8 +24,6 @@ use text::prepare::write::files::{FORMAT, FileNote, write_file, write_table};
 pub const MANIFEST: &str = "version.json";
 /// What the name of an unfinished version begins with.
 const DRAFT: &str = ".draft-";
-/// The folder of an unfinished version for texts that are put aside.
-const ASIDE: &str = "aside";
 /// The file that is locked by the run that writes.
 const LOCK: &str = ".lock";
 /// What is worth knowing.
@@ -151,7 +150,7 @@ impl Folder {
     pub fn draft(&self) -> Result<Draft> {
         let number = versions(&self.path)?.pop().map_or(1, |(number, _)| number + 1);
         let path = self.path.join(format!("{DRAFT}v{number}"));
-        let aside = path.join(ASIDE);
+        let aside = path.join("aside");
         fs::create_dir_all(&aside).with_context(|| format!("cannot make the folder {}", aside.display()))?;
         Ok(Draft { path, aside, number, linked: BTreeMap::new() })
     }
@@ -178,16 +177,16 @@ pub fn is_ours(path: &Path) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
+    // Made before the first draft.
+    let locked = path.join(LOCK).metadata().is_ok_and(|lock| lock.is_file() && lock.len() == 0);
     let mut others = Vec::new();
     for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))? {
         let entry = entry.with_context(|| format!("cannot list {}", path.display()))?;
-        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
-        if number(&name).is_some() && path.join(MANIFEST).is_file() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if number(&name).is_some() && entry.path().join(MANIFEST).is_file() {
             return Ok(());
         }
-        let is_draft = drafted(&name) && path.join(ASIDE).is_dir();
-        let is_lock = name == LOCK && path.metadata().is_ok_and(|lock| lock.is_file() && lock.len() == 0);
-        if !(is_draft || is_lock) {
+        if !(locked && (name == LOCK || drafted(&name))) {
             others.push(name);
         }
     }

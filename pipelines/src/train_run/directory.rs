@@ -5,11 +5,12 @@
 use super::session::Session;
 use super::status::LOCK_FILE;
 use crate::plan::Plan;
-use crate::problem::{Usage, is_of_the_system};
+use crate::problem::Usage;
 use anyhow::{Context, Result, anyhow};
 use compute::cpu;
 use compute::kernels::gemm;
 use contract::Resources;
+use contract::files::is_of_the_system;
 use serde_json::json;
 use std::fs;
 use std::io::ErrorKind;

@@ -63,6 +63,23 @@ fn temporary(folder: &Path, path: &Path) -> Result<(PathBuf, File)> {
     }
 }
 
+/// Whether the operating system failed, other than for a missing file, so that the error says nothing about the data.
+pub fn is_of_the_system(error: &anyhow::Error) -> bool {
+    system_errors(error).any(|kind| kind != ErrorKind::NotFound)
+}
+
+/// Whether the operating system failed to read a file that a configuration names, so that nothing has to be corrected
+/// there. If the file is missing, may not be read, or is a folder, it is the wrong file.
+pub fn is_not_of_the_configuration(error: &anyhow::Error) -> bool {
+    use ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    system_errors(error).any(|kind| !matches!(kind, NotFound | PermissionDenied | IsADirectory | NotADirectory))
+}
+
+fn system_errors(error: &anyhow::Error) -> impl Iterator<Item = ErrorKind> {
+    let errors = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    errors.filter(|error| error.raw_os_error().is_some()).map(std::io::Error::kind)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,5 @@
 //! A stage's configuration table as a value, and how it is built into a stage.
+use crate::files::is_not_of_the_configuration;
 use crate::packet::Kind;
 use crate::parameters::ModelFacts;
 use crate::prepare::{Goal, Prepare};
@@ -66,12 +67,19 @@ pub struct Problem {
     pub key: Option<&'static str>,
     /// What is wrong, and what would be right.
     pub message: String,
+    /// Whether the operating system failed, so that nothing has to be corrected.
+    pub failed: bool,
 }
 
 impl Problem {
     /// A problem with `key`.
     pub fn at(key: &'static str, message: impl Into<String>) -> Self {
-        Self { key: Some(key), message: message.into() }
+        Self { key: Some(key), message: message.into(), failed: false }
+    }
+
+    /// A problem with a file that `key` names, or the failure of the operating system to read it.
+    pub fn with_file(key: &'static str, error: &anyhow::Error) -> Self {
+        Self { failed: is_not_of_the_configuration(error), ..Self::at(key, format!("{error:#}")) }
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn check_paths(paths: &[String], sample: Option<u64>) -> Vec<Problem>
 
 /// The problem if the files of `paths` could not be found.
 pub(crate) fn check_found<T>(found: Result<T>) -> Vec<Problem> {
-    found.err().map(|error| Problem::at("paths", format!("{error:#}"))).into_iter().collect()
+    found.err().map(|error| Problem::with_file("paths", &error)).into_iter().collect()
 }
 
 impl ReadDocuments {

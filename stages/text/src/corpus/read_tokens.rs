@@ -101,7 +101,10 @@ impl Settings for ReadTokens {
 
     fn check_goal(&self, goal: Goal) -> Vec<Problem> {
         let why = "reads tokens, and a preparation begins with documents: use type = \"documents\"";
-        (goal == Goal::PrepareCorpus).then(|| Problem { key: None, message: why.into() }).into_iter().collect()
+        (goal == Goal::PrepareCorpus)
+            .then(|| Problem { key: None, message: why.into(), failed: false })
+            .into_iter()
+            .collect()
     }
 
     fn check_files(&self, seed: u64) -> Vec<Problem> {

@@ -69,7 +69,7 @@ impl Conversion {
 
     /// The problem if there can be no cache in the folder.
     pub fn check_files(&self) -> Vec<Problem> {
-        self.cache().check_folder().err().map(|error| Problem::at("cache", format!("{error:#}"))).into_iter().collect()
+        self.cache().check_folder().err().map(|error| Problem::with_file("cache", &error)).into_iter().collect()
     }
 
     /// Converts the files of `inputs` that are not read in place, which were found at `paths`. Progress is in bytes
