@@ -26,17 +26,16 @@ impl SavedHeadNorms {
     pub fn forward(context: &BlockContext, weights: &[Arc<Tensor>], projected: &mut Tensor) -> Option<Self> {
         let norm = context.architecture.query_key_norm?;
         let width = context.architecture.head_width();
-        let parts = columns(context).into_iter().zip(context.layout.query_key_norms);
-        let saved = parts.map(|(columns, first)| {
+        let mut normalise = |columns: Range<usize>, first: usize| {
             let heads = copied(projected, &columns);
             let mut statistics = Tensor::scratch([heads.data.len() / width * norm.statistics()]);
             let mut normal = Tensor::scratch(heads.shape.clone());
             norm.forward(&weights[first..], &heads.data, &mut normal.data, &mut statistics.data);
             replace(projected, &columns, &normal);
             SavedHeads { heads: SavedActivation::new(context.saving, heads), statistics }
-        });
-        let saved: Vec<_> = saved.collect();
-        Some(Self { norm, saved: saved.try_into().ok()? })
+        };
+        let ([queries, keys], [of_queries, of_keys]) = (columns(context), context.layout.query_key_norms);
+        Some(Self { norm, saved: [normalise(queries, of_queries), normalise(keys, of_keys)] })
     }
 
     /// Turns the queries and keys in `d_projected` from the gradient of the normalised heads into that of the heads.
