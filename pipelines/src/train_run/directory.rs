@@ -10,10 +10,9 @@ use anyhow::{Context, Result, anyhow};
 use compute::cpu;
 use compute::kernels::gemm;
 use contract::Resources;
-use contract::files::is_of_the_system;
+use contract::files::{is_of_the_system, read_if_there};
 use serde_json::json;
 use std::fs;
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -214,7 +213,7 @@ pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, t
 /// # Errors
 /// If [`ENVIRONMENT_FILE`] cannot be read, or the directory cannot be entered.
 pub fn enter(run_dir: &Path) -> Result<Option<PathBuf>> {
-    let Some(text) = read_if_there(&run_dir.join(ENVIRONMENT_FILE))? else { return Ok(None) };
+    let Some(text) = text_if_there(&run_dir.join(ENVIRONMENT_FILE))? else { return Ok(None) };
     let environment: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     let Some(started_in) = environment["directory"].as_str().map(PathBuf::from) else { return Ok(None) };
     if !started_in.is_dir() || std::env::current_dir().is_ok_and(|here| here == started_in) {
@@ -231,18 +230,15 @@ pub fn enter(run_dir: &Path) -> Result<Option<PathBuf>> {
 pub fn known(run_dir: &Path) -> Result<Resources> {
     let mut known = Resources::default();
     let path = run_dir.join(TOKENIZER_FILE);
-    if let Some(json) = read_if_there(&path)? {
+    if let Some(json) = text_if_there(&path)? {
         known.insert(Arc::new(TrainedTokenizer { name: path.display().to_string(), json }));
     }
     Ok(known)
 }
 
-fn read_if_there(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
+fn text_if_there(path: &Path) -> Result<Option<String>> {
+    let text = read_if_there(path)?.map(String::from_utf8).transpose();
+    text.with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Writes a file atomically.

@@ -63,6 +63,18 @@ fn temporary(folder: &Path, path: &Path) -> Result<(PathBuf, File)> {
     }
 }
 
+/// The content of the file `path`; `None` if there is none.
+///
+/// # Errors
+/// If it is there and cannot be read.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 /// Whether the operating system failed, other than for a missing file, so that the error says nothing about the data.
 pub fn is_of_the_system(error: &anyhow::Error) -> bool {
     system_errors(error).any(|kind| kind != ErrorKind::NotFound)

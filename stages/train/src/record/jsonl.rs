@@ -2,9 +2,9 @@
 use super::{Sink, StepLine};
 use anyhow::{Context, Result};
 use contract::Step;
-use contract::files::write_whole;
+use contract::files::{read_if_there, write_whole};
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The file of a run directory with one JSON object per step.
@@ -48,20 +48,14 @@ impl Sink for JsonLines {
 /// # Errors
 /// If the file exists but cannot be read.
 pub fn read_metrics(path: &Path) -> Result<Vec<StepLine>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(bytes.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
+    let bytes = read_if_there(path)?.unwrap_or_default();
+    Ok(bytes.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 /// Keeps only the lines of steps before `step`: a run that resumes there writes the later ones again.
 fn keep_before(path: &Path, step: Step) -> Result<()> {
-    let text = match std::fs::read(path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
+    let Some(bytes) = read_if_there(path)? else { return Ok(()) };
+    let text = String::from_utf8_lossy(&bytes);
     let before = |line: &&str| serde_json::from_str::<StepLine>(line).is_ok_and(|line| line.step < step);
     let kept: String = text.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
     write_whole(path, |out| Ok(out.write_all(kept.as_bytes())?))
