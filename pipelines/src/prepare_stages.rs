@@ -4,7 +4,7 @@ use crate::plan::{Plan, PlannedStage, upstream};
 use crate::show::{Line, Unit, Work};
 use anyhow::Result;
 use arrow::array::RecordBatch;
-use contract::{BatchShape, Effect, Env, Graph, Host, Prepare, Prepared, Resources, Schedule, Upstream};
+use contract::{Effect, Env, Graph, Host, Prepare, Prepared, Resources, Upstream};
 use std::time::Instant;
 
 /// Lets every stage of `plan` prepare: files are opened, converted and counted, a tokenizer is trained. Resources in
@@ -57,28 +57,11 @@ impl Host for Engine<'_> {
 
     fn run(&mut self, graph: Graph, resources: &Resources) -> Result<Vec<RecordBatch>> {
         let Graph { stages, lanes, steps, progress: (verb, total) } = graph;
-        let env = without_training(self.workers, lanes, steps, resources.clone());
+        let env = Env::without_training(self.workers, lanes, steps, resources.clone());
         let mut done = 0;
         gather(stages, env, &mut |records| {
             done += records.num_rows() as u64;
             self.progress(verb, Unit::Things("documents"), done, total);
         })
-    }
-}
-
-/// What the stages of a graph that does not train may know: `steps` steps of `lanes` lanes, and `resources`.
-pub fn without_training(workers: usize, lanes: u32, steps: u64, resources: Resources) -> Env {
-    Env {
-        stage: String::new(),
-        upstream: Vec::new(),
-        worker: 0,
-        workers,
-        seed: 0,
-        schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
-        shape: BatchShape { micro_batches: lanes, sequences: 0, length: 0 },
-        model: None,
-        corpus: None,
-        run_dir: None,
-        resources,
     }
 }

@@ -6,7 +6,7 @@ use crate::machine::total_memory;
 use crate::problem::{Diagnostic, Origin, Problems};
 use crate::show::human;
 use contract::files::is_not_of_the_configuration;
-use contract::{Env, Facts, Goal, Memory, ModelFacts, Resources, Schedule, StageType};
+use contract::{Env, Facts, Goal, Memory, ModelFacts, Resources, StageType};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -117,19 +117,8 @@ impl Plan {
             let mut resources = Resources::default();
             resources.insert(Arc::new(facts));
             // With one worker, because each worker needs more.
-            let env = Env {
-                stage: String::new(),
-                upstream: Vec::new(),
-                worker: 0,
-                workers: 1,
-                seed: self.run.seed,
-                schedule: Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None },
-                shape,
-                model: Some(Arc::new(model)),
-                corpus: None,
-                run_dir: None,
-                resources,
-            };
+            let env = Env::without_training(1, shape.micro_batches, 1, resources);
+            let env = Env { seed: self.run.seed, shape, model: Some(Arc::new(model)), ..env };
             let stages = self.stages.iter().filter(|stage| !stage.settings.takes().is_empty());
             let needed = stages.map(|stage| stage.settings.memory(&env)).fold(Memory::default(), Memory::with).peak();
             if needed > total_memory() {

@@ -22,7 +22,7 @@ pub(crate) mod version;
 
 use crate::engine::gather;
 use crate::plan::Plan;
-use crate::prepare_stages::{prepare, without_training};
+use crate::prepare_stages::prepare;
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work as Doing};
 use anyhow::Result;
@@ -186,7 +186,7 @@ fn scan(
 
 /// The environment of the stages of a graph.
 fn environment(prepared: &Preparation, workers: usize, lanes: u32, steps: u64) -> Env {
-    without_training(workers, lanes, steps, prepared.resources.clone())
+    Env::without_training(workers, lanes, steps, prepared.resources.clone())
 }
 
 /// Reports and writes the input that could not be read, and fails if it exceeds the limit.

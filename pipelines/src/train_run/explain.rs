@@ -23,24 +23,10 @@ pub fn explain(plan: &Plan) -> Result<Explanation> {
     let facts = Facts { length: shape.length, ..vocabulary(plan)? };
     let mut resources = Resources::default();
     resources.insert(Arc::new(facts));
-    let env = Env {
-        stage: String::new(),
-        upstream: Vec::new(),
-        worker: 0,
-        workers,
-        seed: plan.run.seed,
-        schedule: Schedule {
-            first: 0,
-            steps: plan.run.max_steps.unwrap_or(0),
-            evaluate: due(plan).evaluate,
-            checkpoint: None,
-        },
-        shape,
-        model: plan.stages.iter().find_map(|stage| stage.settings.model(&facts)).map(Arc::new),
-        corpus: None,
-        run_dir: None,
-        resources,
-    };
+    let model = plan.stages.iter().find_map(|stage| stage.settings.model(&facts)).map(Arc::new);
+    let env = Env::without_training(workers, shape.micro_batches, plan.run.max_steps.unwrap_or(0), resources);
+    let schedule = Schedule { evaluate: due(plan).evaluate, ..env.schedule };
+    let env = Env { seed: plan.run.seed, schedule, shape, model, ..env };
     let length = Length { steps: plan.run.max_steps, epochs: plan.run.max_epochs };
     let mut explanation = of(plan, &env, length, calibrate::program(workers))?;
     if !plan

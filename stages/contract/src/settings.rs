@@ -177,6 +177,24 @@ pub struct Env {
 }
 
 impl Env {
+    /// What a stage may know in a graph of `steps` steps of `lanes` lanes that does not train: no model, no corpus, no
+    /// run directory. It is the environment of the first worker, with seed 0.
+    pub fn without_training(workers: usize, lanes: u32, steps: u64, resources: Resources) -> Self {
+        Self {
+            stage: String::new(),
+            upstream: Vec::new(),
+            worker: 0,
+            workers,
+            seed: 0,
+            schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
+            shape: BatchShape { micro_batches: lanes, sequences: 0, length: 0 },
+            model: None,
+            corpus: None,
+            run_dir: None,
+            resources,
+        }
+    }
+
     /// The lanes (and leaves) of this worker.
     pub fn lanes(&self) -> impl Iterator<Item = Lane> + use<> {
         let (worker, workers, leaves) = (self.worker, self.workers, self.shape.micro_batches);

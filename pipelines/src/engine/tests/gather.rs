@@ -2,7 +2,6 @@
 use super::toys::batch;
 use super::within;
 use crate::engine::gather;
-use crate::prepare_stages::without_training;
 use anyhow::{Result, bail};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::datatypes::UInt32Type;
@@ -85,7 +84,7 @@ fn run(workers: usize, lanes: u32, fails: Option<Step>) -> (Result<Vec<Vec<u32>>
     within(Duration::from_secs(20), move || {
         let stages: Vec<(String, Arc<dyn Settings>)> =
             vec![("read".into(), Arc::new(Read::default())), ("pass".into(), Arc::new(Pass { fails }))];
-        let env = without_training(workers, lanes, STEPS, Resources::default());
+        let env = Env::without_training(workers, lanes, STEPS, Resources::default());
         let mut seen = 0;
         let found = gather(stages, env, &mut |records| seen += records.num_rows());
         let numbers = |records: &RecordBatch| records["number"].as_primitive::<UInt32Type>().values().to_vec();
@@ -112,6 +111,6 @@ fn a_failure_is_the_result() {
         assert!(error.contains("pass") && error.contains("asked to fail"), "{error}");
     }
     let sink: Vec<(String, Arc<dyn Settings>)> = vec![];
-    let error = gather(sink, without_training(1, 1, 1, Resources::default()), &mut |_| {}).unwrap_err();
+    let error = gather(sink, Env::without_training(1, 1, 1, Resources::default()), &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("no stage of the graph gives records"));
 }

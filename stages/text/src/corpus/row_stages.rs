@@ -7,9 +7,7 @@ use crate::support::cache::key;
 use anyhow::{Context, Result, bail, ensure};
 use arrow::array::{Array, RecordBatch};
 use contract::testing::Collect;
-use contract::{
-    At, BatchShape, Built, Env, Kind, Packet, Prepare, Purpose, Resources, Rows, Schedule, Settings, Stage, Upstream,
-};
+use contract::{At, Built, Env, Kind, Packet, Prepare, Purpose, Resources, Rows, Settings, Stage, Upstream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,19 +57,8 @@ impl RowStages {
     /// If one cannot be built.
     pub fn build(&self) -> Result<RowChain> {
         let build = |stage: &Upstream| {
-            let env = Env {
-                stage: stage.id.clone(),
-                upstream: Vec::new(),
-                worker: 0,
-                workers: 1,
-                seed: self.seed,
-                schedule: Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None },
-                shape: BatchShape { micro_batches: 1, sequences: 0, length: 0 },
-                model: None,
-                corpus: None,
-                run_dir: None,
-                resources: self.resources.clone(),
-            };
+            let env = Env::without_training(1, 1, 1, self.resources.clone());
+            let env = Env { stage: stage.id.clone(), seed: self.seed, ..env };
             match stage.settings.build(&env).with_context(|| format!("stage `{}`", stage.id))? {
                 Built::Stage(built) => Ok((stage.id.clone(), built)),
                 Built::Source(_) => bail!("`{}` takes rows, but is built as a source", stage.id),
