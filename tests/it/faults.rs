@@ -232,7 +232,8 @@ fn soak() -> bool {
     std::env::var_os("MILLRACE_SOAK").is_some()
 }
 
-/// Seeded by the environment, by the clock in a soak, and otherwise always the same, so that a failure is one of the change.
+/// Seeded by the environment, by the clock in a soak, and otherwise always the same, so that whatever fails was caused by
+/// the change.
 fn random() -> Random {
     match std::env::var("MILLRACE_FAULT_SEED") {
         Ok(seed) => Random(seed.parse().unwrap()),
