@@ -56,8 +56,8 @@ fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: 
         let forward = model.forward(&parameters, &batch, true);
         let after_forward = seconds() - begin;
         let ce = cross_entropy::CrossEntropy;
-        let (_, d_hidden, d_head) =
-            head::head_loss(&ce, &forward.hidden, &parameters[0], &batch.targets, None, Precision::F32);
+        let logits = head::Logits::new(&forward.hidden, &parameters[0]);
+        let (_, d_hidden, d_head) = head::head_loss(&ce, &logits, &batch.targets);
         let after_loss = seconds() - begin;
         let mut tape = forward.tape.expect("forward was called with keep");
         tape.start(d_hidden, d_head);
@@ -183,7 +183,7 @@ fn head_and_embeddings(Sizes { c, r, v, length, .. }: Sizes, report: &mut Report
     let (hidden, wte) = (random(&[r, c]), random(&[v, c]));
     let targets: Vec<u32> = (0..r).map(|i| (i * 7919 % v) as u32).collect();
     let ce = cross_entropy::CrossEntropy;
-    let whole = time(|| drop(head::head_loss(&ce, &hidden, &wte, &targets, None, Precision::F32)));
+    let whole = time(|| drop(head::head_loss(&ce, &head::Logits::new(&hidden, &wte), &targets)));
     let mut logits = random(&[64, v]);
     let rows = time(|| {
         for logits in logits.data.chunks_exact_mut(v) {

@@ -1,6 +1,7 @@
 //! Decoding with a key-value cache gives the tokens that full forward passes give.
 use compute::kernels::gemm::{matrix, matrix_mut, product};
-use compute::models::{Architecture, Gpt2Shape, LlamaShape, Model, Norm, Transformer};
+use compute::kernels::softcap;
+use compute::models::{Architecture, Gpt2Shape, LlamaShape, Model, NanoChatShape, Norm, Qwen3Shape, Transformer};
 use contract::{Batch, Init, ModelFacts, Parameters, Purpose, Tensor};
 use millrace_compute as compute;
 use std::sync::Arc;
@@ -43,6 +44,25 @@ fn llama(tied_head: bool) -> Transformer {
     llama_shape(tied_head).model()
 }
 
+fn nanochat(tied_head: bool) -> Transformer {
+    NanoChatShape {
+        layers: 3,
+        heads: 4,
+        kv_heads: 2,
+        width: 48,
+        feed_forward: 150,
+        vocabulary: VOCABULARY,
+        length: LENGTH,
+        tied_head,
+        rms_epsilon: 1e-6,
+        rope_theta: 10_000.0,
+        logit_softcap: Some(3.0),
+        end_of_text: 0,
+        document_mask: false,
+    }
+    .model()
+}
+
 /// Parameters that are larger than at initialisation, and no term trivial.
 fn parameters(facts: &ModelFacts) -> Parameters {
     let tensor = |spec: &contract::ParameterSpec| {
@@ -74,6 +94,9 @@ fn whole(model: &dyn Model, parameters: &Parameters, tokens: &[u32]) -> Vec<f32>
     let mut logits = vec![0.0; VOCABULARY];
     let last = matrix(&hidden.data[(tokens.len() - 1) * width..], width);
     product(1.0, last, matrix(&head.data, width).reversed_axes(), 0.0, matrix_mut(&mut logits, VOCABULARY));
+    if let Some(cap) = model.facts().logit_softcap {
+        softcap::forward(cap, &mut logits);
+    }
     logits
 }
 
@@ -130,6 +153,20 @@ fn llama_continues() {
     check_decoding_against_forward(&llama(true));
     check_decoding_against_forward(&llama(false));
     check_that_bits_do_not_depend_on_threads(&llama(false));
+}
+
+#[test]
+fn qwen3_continues() {
+    let model = Qwen3Shape { llama: llama_shape(true), head_width: 16 }.model();
+    check_decoding_against_forward(&model);
+    check_that_bits_do_not_depend_on_threads(&model);
+}
+
+#[test]
+fn nanochat_continues() {
+    check_decoding_against_forward(&nanochat(true));
+    check_decoding_against_forward(&nanochat(false));
+    check_that_bits_do_not_depend_on_threads(&nanochat(false));
 }
 
 #[test]

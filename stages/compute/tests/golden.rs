@@ -1,13 +1,13 @@
 //! Compares GPT-2 with PyTorch: logits, gradients and ten steps. The expected numbers come from
 //! `tests/golden/make_golden.py`.
 mod common;
-use common::{bytes, floats, ids, on_every_backend, relative_error};
+use common::{assert_logits, bytes, floats, ids, learn, on_every_backend, relative_error};
 use compute::kernels::adamw::{AdamW, adamw};
 use compute::kernels::cross_entropy::CrossEntropy;
 use compute::kernels::gemm::with_backend;
-use compute::kernels::head::head_value;
+use compute::kernels::head::{Logits, head_value};
 use compute::kernels::sum::{add, block_squares};
-use compute::models::{Forward, Gpt2Shape, Model, Transformer, forward_per_sequence};
+use compute::models::{Gpt2Shape, Model, Transformer, forward_per_sequence};
 use contract::{Batch, IGNORED, Parameters, Precision, Purpose, Tensor};
 use millrace_compute as compute;
 use safetensors::SafeTensors;
@@ -56,18 +56,6 @@ fn batch(step: usize, from: usize, to: usize, masked: bool) -> Batch {
     }
 }
 
-fn learn(forward: Forward, parameters: &Parameters, batch: &Batch) -> (f64, u64, Vec<Tensor>) {
-    learn_in(Precision::F32, forward, parameters, batch)
-}
-
-fn learn_in(precision: Precision, forward: Forward, parameters: &Parameters, batch: &Batch) -> (f64, u64, Vec<Tensor>) {
-    common::learn(forward, parameters, 0, batch, precision)
-}
-
-fn assert_logits(hidden: &Tensor, parameters: &Parameters, expected: &[f32]) {
-    common::assert_logits(hidden, &parameters[0], expected);
-}
-
 #[test]
 fn logits_and_all_gradients_match_pytorch() {
     on_every_backend(|_| {
@@ -75,8 +63,8 @@ fn logits_and_all_gradients_match_pytorch() {
         let parameters = parameters(&model);
         let batch = batch(0, 0, SEQUENCES, false);
         let forward = model.forward(&parameters, &batch, true);
-        assert_logits(&forward.hidden, &parameters, &floats(&bytes("logits.safetensors"), "plain"));
-        let (_, targets, got) = learn(forward, &parameters, &batch);
+        assert_logits(&forward.hidden, &parameters, model.facts(), &floats(&bytes("logits.safetensors"), "plain"));
+        let (_, targets, got) = learn(forward, &parameters, model.facts(), &batch);
         for (spec, got) in model.facts().parameters.iter().zip(got) {
             let error = relative_error(&got.data, &floats(&gradients, &spec.name), 1.0 / targets as f64);
             println!("{error:.1e} {}", spec.name);
@@ -93,8 +81,7 @@ fn gradients_in_bfloat16_are_close_to_f32() {
         let model = model(false).with_precision(Precision::Bf16);
         let (gradients, parameters, batch) =
             (bytes("gradients.safetensors"), parameters(&model), batch(0, 0, SEQUENCES, false));
-        let (_, targets, got) =
-            learn_in(Precision::Bf16, model.forward(&parameters, &batch, true), &parameters, &batch);
+        let (_, targets, got) = learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch);
         let mut rounded = 0;
         for (spec, got) in model.facts().parameters.iter().zip(got) {
             let error = relative_error(&got.data, &floats(&gradients, &spec.name), 1.0 / targets as f64);
@@ -115,8 +102,8 @@ fn documents_are_masked_and_ignored_targets_do_not_count() {
         let batch = batch(0, 0, SEQUENCES, true);
         assert!(batch.targets.contains(&IGNORED));
         let forward = model.forward(&parameters, &batch, true);
-        assert_logits(&forward.hidden, &parameters, &floats(&bytes("logits.safetensors"), "masked"));
-        let (loss, targets, got) = learn(forward, &parameters, &batch);
+        assert_logits(&forward.hidden, &parameters, model.facts(), &floats(&bytes("logits.safetensors"), "masked"));
+        let (loss, targets, got) = learn(forward, &parameters, model.facts(), &batch);
         assert_eq!(targets, golden["masked_targets"].as_u64().expect("a count"));
         let expected = golden["masked_loss"].as_f64().expect("a loss");
         assert!((loss / targets as f64 - expected).abs() < 1e-5 * expected);
@@ -150,7 +137,7 @@ fn ten_steps_match_pytorch() {
             // Two micro-batches of two sequences.
             let leaf = |from: usize| {
                 let batch = batch(step, from, from + 2, false);
-                learn(model.forward(&parameters, &batch, true), &parameters, &batch)
+                learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch)
             };
             let ((loss_a, targets_a, mut gradients), (loss_b, targets_b, other)) = (leaf(0), leaf(2));
             gradients.iter_mut().zip(&other).for_each(|(a, b)| add(&mut a.data, &b.data));
@@ -186,9 +173,10 @@ fn one_sequence_at_a_time_gives_the_same_gradients() {
             let model: Arc<dyn Model> = Arc::new(model(mask));
             let parameters = parameters(&*model);
             let batch = batch(0, 0, SEQUENCES, mask);
-            let (loss, targets, whole) = learn(model.forward(&parameters, &batch, true), &parameters, &batch);
+            let (loss, targets, whole) =
+                learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch);
             let forward = forward_per_sequence(&model, &parameters, &batch, true);
-            let (same, same_targets, single) = learn(forward, &parameters, &batch);
+            let (same, same_targets, single) = learn(forward, &parameters, model.facts(), &batch);
             assert_eq!(targets, same_targets);
             assert!((loss - same).abs() < 1e-5 * loss);
             for (whole, single) in whole.iter().zip(&single) {
@@ -206,7 +194,7 @@ fn validation_gives_the_training_loss_and_runs_repeat_bit_for_bit() {
         let batch = batch(3, 1, 4, false);
         let run = {
             let (model, parameters, batch) = (model.clone(), parameters.clone(), batch.clone());
-            move || learn(model.forward(&parameters, &batch, true), &parameters, &batch)
+            move || learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch)
         };
         let (loss, _, first) = run.clone()();
         let (again, _, second) = std::thread::spawn(move || with_backend(backend, run))
@@ -219,7 +207,7 @@ fn validation_gives_the_training_loss_and_runs_repeat_bit_for_bit() {
         }
         let forward = model.forward(&parameters, &batch, false);
         assert!(forward.tape.is_none());
-        let value = head_value(&CrossEntropy, &forward.hidden, &parameters[0], &batch.targets, None, Precision::F32);
+        let value = head_value(&CrossEntropy, &Logits::new(&forward.hidden, &parameters[0]), &batch.targets);
         assert_eq!(value.trained.to_bits(), loss.to_bits());
     });
 }

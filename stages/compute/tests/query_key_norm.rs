@@ -3,7 +3,7 @@
 mod common;
 use common::{learn, on_every_backend};
 use compute::models::{Architecture, Gpt2Shape, LlamaShape, Model, Norm, Transformer};
-use contract::{Batch, Init, ParameterSpec, Parameters, Precision, Purpose, Tensor};
+use contract::{Batch, Init, ParameterSpec, Parameters, Purpose, Tensor};
 use millrace_compute as compute;
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ fn batch() -> Batch {
 fn loss_and_gradients(model: &dyn Model, parameters: &Parameters) -> (f64, Vec<Tensor>) {
     let batch = batch();
     let forward = model.forward(parameters, &batch, true);
-    let (loss, _, gradients) = learn(forward, parameters, model.facts().head, &batch, Precision::F32);
+    let (loss, _, gradients) = learn(forward, parameters, model.facts(), &batch);
     (loss, gradients)
 }
 

@@ -216,6 +216,8 @@ pub struct Activations {
     pub targets: ScalarBuffer<u32>,
     /// `[vocabulary, width]`: the matrix that turns hidden states into logits.
     pub head: Arc<Tensor>,
+    /// See [`ModelFacts::logit_softcap`](crate::ModelFacts::logit_softcap).
+    pub logit_softcap: Option<f32>,
     /// If set, products over the rows are computed in groups of this many rows (`batching = "per_sequence"`).
     pub rows_at_once: Option<usize>,
     /// Precision of the products with the head.

@@ -23,6 +23,8 @@ pub enum Init {
     Ones,
     /// Normally distributed around zero with this standard deviation.
     Normal(f32),
+    /// Uniformly distributed between minus and plus this number.
+    Uniform(f32),
 }
 
 /// One parameter tensor.
@@ -58,6 +60,7 @@ impl ParameterSpec {
             Init::Zeros => tensor.data.fill(0.0),
             Init::Ones => tensor.data.fill(1.0),
             Init::Normal(deviation) => fill_normal(&mut tensor.data, seed ^ name_hash(&self.name), deviation),
+            Init::Uniform(bound) => fill_uniform(&mut tensor.data, seed ^ name_hash(&self.name), bound),
         }
         tensor
     }
@@ -73,6 +76,8 @@ pub struct ModelFacts {
     /// FLOPs per trained token, counted as in PaLM (Chowdhery et al. 2022, appendix B): 6 × weights in products + 12 ×
     /// layers × sequence length × width.
     pub flops_per_token: f64,
+    /// If set, logits are `cap · tanh(hidden · headᵀ / cap)`, with this cap.
+    pub logit_softcap: Option<f32>,
     /// Precision of the operands of its products, including those of the head.
     pub precision: Precision,
     /// The `config.json` of a Hugging Face checkpoint of this model.
@@ -129,6 +134,13 @@ fn fill_normal(out: &mut [f32], seed: u64, deviation: f32) {
     }
 }
 
+fn fill_uniform(out: &mut [f32], seed: u64, bound: f32) {
+    for (index, value) in out.iter_mut().enumerate() {
+        let unit = (splitmix64(seed, index as u64) >> 11) as f64 / (1u64 << 53) as f64;
+        *value = (f64::from(bound) * (2.0 * unit - 1.0)) as f32;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,5 +162,16 @@ mod tests {
         let variance = a.data.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
         assert!(mean.abs() < 3e-4, "{mean}");
         assert!((variance.sqrt() / 0.02 - 1.0).abs() < 0.01, "{}", variance.sqrt());
+    }
+
+    #[test]
+    fn uniform_values_fill_their_range_evenly() {
+        let init = Init::Uniform(0.5);
+        let spec = ParameterSpec { name: "w".into(), shape: vec![100, 100], decay: true, hidden: true, init };
+        let values = spec.initial(7).data;
+        let mut tenths = [0; 10];
+        values.iter().for_each(|x| tenths[((x + 0.5) * 10.0) as usize] += 1);
+        // 1,000 each, with a standard deviation of 30.
+        assert!(tenths.iter().all(|n| (850..1150).contains(n)), "{tenths:?}");
     }
 }

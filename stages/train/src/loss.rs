@@ -5,7 +5,7 @@
 use crate::diverged::finite;
 use anyhow::Result;
 use compute::kernels::cross_entropy::CrossEntropy;
-use compute::kernels::head::{RowLoss, head_loss, head_value, rows_alive};
+use compute::kernels::head::{Logits, RowLoss, head_loss, head_value, rows_alive};
 use contract::{
     At, Built, Emit, Env, Gather, Key, Kind, LossGradient, Member, Memory, Metric, Metrics, Packet, Port, Problem,
     Settings, Stage, StageKeys, StageSettings, StageType, Turn, stage_type,
@@ -110,15 +110,21 @@ impl<L: Loss> Stage for LossStage<L> {
         let Packet::Activations(activations) = packet else { return Ok(Turn::Done) };
         let a = *activations;
         let (rows, what) = (a.targets.len(), if a.tape.is_some() { "loss" } else { "validation loss" });
+        let logits = Logits {
+            hidden: &a.hidden,
+            head: &a.head,
+            softcap: a.logit_softcap,
+            precision: a.precision,
+            rows_at_once: a.rows_at_once,
+        };
         let summed = match a.tape {
             Some(tape) => {
-                let (summed, hidden, head) =
-                    head_loss(self, &a.hidden, &a.head, &a.targets, a.rows_at_once, a.precision);
+                let (summed, hidden, head) = head_loss(self, &logits, &a.targets);
                 let (leaf, targets, ticket) = (a.leaf, summed.targets, a.ticket);
                 out.give(Packet::LossGradient(Box::new(LossGradient { leaf, targets, hidden, head, tape, ticket })));
                 summed
             }
-            None => head_value(self, &a.hidden, &a.head, &a.targets, a.rows_at_once, a.precision),
+            None => head_value(self, &logits, &a.targets),
         };
         finite(what, summed.trained + summed.cross_entropy, at.step)?;
         let metric = |name, gather, value| Metric { name, gather, value };

@@ -177,6 +177,7 @@ impl Stage for Forward {
                     hidden: Tensor::zeros([1]),
                     targets: batch.targets,
                     head,
+                    logit_softcap: None,
                     rows_at_once: None,
                     precision: Default::default(),
                     tape: Some(Box::new(tape)),

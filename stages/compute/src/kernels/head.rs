@@ -1,6 +1,7 @@
 //! The output head: computes logits, the loss of each row and its gradient in chunks of rows, so that the logits of a
 //! whole batch are never stored.
 use crate::kernels::gemm::{MatRef, bf16, block, matrix, matrix_mut, product_in, round_in_place};
+use crate::kernels::softcap;
 use contract::{Buffer, IGNORED, Precision, Tensor};
 
 /// The loss of one row, in nats.
@@ -41,25 +42,32 @@ fn least_rows(precision: Precision) -> usize {
     }
 }
 
-/// The loss, and the gradients of the summed loss with respect to `hidden` `[rows, width]` and `head` `[vocabulary,
-/// width]`.
-///
-/// `rows_at_once` limits the number of rows per chunk; `None` derives it from the size of the vocabulary.
+/// The hidden states of a batch, and how they become logits.
+#[derive(Clone, Copy)]
+pub struct Logits<'a> {
+    /// `[rows, width]`: hidden states after the final normalisation.
+    pub hidden: &'a Tensor,
+    /// `[vocabulary, width]`: the matrix of the head.
+    pub head: &'a Tensor,
+    /// If set, logits are `cap · tanh(hidden · headᵀ / cap)`; see [`softcap`].
+    pub softcap: Option<f32>,
+    /// The precision that operands of products are rounded to.
+    pub precision: Precision,
+    /// Limits the number of rows per chunk; `None` derives it from the size of the vocabulary.
+    pub rows_at_once: Option<usize>,
+}
+
+/// The loss, and the gradients of the summed loss with respect to the hidden states `[rows, width]` and the head
+/// `[vocabulary, width]`.
 ///
 /// # Panics
 /// If shapes do not match, or a target that is not ignored is not in the vocabulary.
-pub fn head_loss(
-    loss: &dyn RowLoss,
-    hidden: &Tensor,
-    head: &Tensor,
-    targets: &[u32],
-    rows_at_once: Option<usize>,
-    precision: Precision,
-) -> (HeadLoss, Tensor, Tensor) {
+pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (HeadLoss, Tensor, Tensor) {
+    let &Logits { hidden, head, precision, .. } = logits;
     let (mut d_hidden, mut d_head) = (Tensor::scratch(hidden.shape.clone()), Tensor::scratch(head.shape.clone()));
     let width = head.shape[1];
     let mut beta = 0.0;
-    let total = chunks(loss, hidden, head, targets, rows_at_once, precision, true, |first, d_logits| {
+    let total = logits.chunks(loss, targets, true, |first, d_logits| {
         let rows = first * width..(first + d_logits.dim().0) * width;
         let d_hidden = matrix_mut(&mut d_hidden.data[rows.clone()], width);
         product_in(precision, d_logits, matrix(&head.data, width), 0.0, d_hidden);
@@ -74,15 +82,8 @@ pub fn head_loss(
 }
 
 /// The loss without gradients, for validation; see [`head_loss`].
-pub fn head_value(
-    loss: &dyn RowLoss,
-    hidden: &Tensor,
-    head: &Tensor,
-    targets: &[u32],
-    rows_at_once: Option<usize>,
-    precision: Precision,
-) -> HeadLoss {
-    chunks(loss, hidden, head, targets, rows_at_once, precision, false, |_, _| ())
+pub fn head_value(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> HeadLoss {
+    logits.chunks(loss, targets, false, |_, _| ())
 }
 
 /// Number of rows of logits that are stored at once.
@@ -92,53 +93,80 @@ pub fn rows_alive(rows: usize, vocabulary: usize, rows_at_once: Option<usize>, p
     rows.div_ceil(groups).max(1)
 }
 
-/// Computes the logits of each chunk, passes them to `loss`, and then calls `chunk` with the index of its first row and
-/// its logits, which `loss` has replaced by their gradient if `gradient` is set.
-#[allow(clippy::too_many_arguments)]
-fn chunks(
-    loss: &dyn RowLoss,
-    hidden: &Tensor,
-    head: &Tensor,
-    targets: &[u32],
-    rows_at_once: Option<usize>,
-    precision: Precision,
-    gradient: bool,
-    mut chunk: impl FnMut(usize, MatRef<'_>),
-) -> HeadLoss {
-    let (vocabulary, width) = (head.shape[0], head.shape[1]);
-    assert_eq!(hidden.shape, [targets.len(), width], "the shapes of hidden states, targets and head match");
-    let group = rows_alive(targets.len(), vocabulary, rows_at_once, precision);
-    let mut scratch = Buffer::scratch(group * vocabulary);
-    let halved = gradient && precision == Precision::Bf16;
-    let mut total = HeadLoss::default();
-    for (index, targets) in targets.chunks(group).enumerate() {
-        let (first, rows) = (index * group, targets.len());
-        let logits = &mut scratch[..rows * vocabulary];
-        let hidden = matrix(&hidden.data[first * width..(first + rows) * width], width);
-        product_in(precision, hidden, matrix(&head.data, width).reversed_axes(), 0.0, matrix_mut(logits, vocabulary));
-        for (logits, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
-            if *target == IGNORED {
-                logits.fill(0.0);
-                continue;
-            }
-            let value = loss.row(logits, *target, gradient);
-            if halved {
-                round_in_place(logits);
-            }
-            total.trained += f64::from(value.trained);
-            total.cross_entropy += f64::from(value.cross_entropy);
-            total.targets += 1;
-        }
-        chunk(
-            first,
-            if halved {
-                block::<bf16>(bytemuck::cast_slice(logits), 0, rows, vocabulary, 2 * vocabulary).into()
-            } else {
-                matrix(logits, vocabulary).into()
-            },
-        );
+impl<'a> Logits<'a> {
+    /// Logits without a cap, in f32.
+    pub fn new(hidden: &'a Tensor, head: &'a Tensor) -> Self {
+        Self { hidden, head, softcap: None, precision: Precision::F32, rows_at_once: None }
     }
-    total
+
+    /// Computes the logits of each chunk, passes them to `loss`, and then calls `chunk` with the index of its first row
+    /// and its logits, which have been replaced by their gradient if `gradient` is set.
+    fn chunks(
+        &self,
+        loss: &dyn RowLoss,
+        targets: &[u32],
+        gradient: bool,
+        mut chunk: impl FnMut(usize, MatRef<'_>),
+    ) -> HeadLoss {
+        let &Self { hidden, head, precision, .. } = self;
+        let (vocabulary, width) = (head.shape[0], head.shape[1]);
+        assert_eq!(hidden.shape, [targets.len(), width], "the shapes of hidden states, targets and head match");
+        let group = rows_alive(targets.len(), vocabulary, self.rows_at_once, precision);
+        let mut scratch = Buffer::scratch(group * vocabulary);
+        let mut capped = self.softcap.map(|cap| (cap, vec![0.0; vocabulary]));
+        let halved = gradient && precision == Precision::Bf16;
+        let mut total = HeadLoss::default();
+        for (index, targets) in targets.chunks(group).enumerate() {
+            let (first, rows) = (index * group, targets.len());
+            let logits = &mut scratch[..rows * vocabulary];
+            let hidden = matrix(&hidden.data[first * width..(first + rows) * width], width);
+            let back = matrix(&head.data, width).reversed_axes();
+            product_in(precision, hidden, back, 0.0, matrix_mut(logits, vocabulary));
+            for (logits, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
+                if *target == IGNORED {
+                    logits.fill(0.0);
+                    continue;
+                }
+                let value = row(loss, logits, *target, gradient, &mut capped);
+                if halved {
+                    round_in_place(logits);
+                }
+                total.trained += f64::from(value.trained);
+                total.cross_entropy += f64::from(value.cross_entropy);
+                total.targets += 1;
+            }
+            chunk(
+                first,
+                if halved {
+                    block::<bf16>(bytemuck::cast_slice(logits), 0, rows, vocabulary, 2 * vocabulary).into()
+                } else {
+                    matrix(logits, vocabulary).into()
+                },
+            );
+        }
+        total
+    }
+}
+
+/// The loss of a row of logits before their cap, which become their gradient if `gradient` is set. `capped` is the cap
+/// and scratch memory for a row.
+fn row(
+    loss: &dyn RowLoss,
+    logits: &mut [f32],
+    target: u32,
+    gradient: bool,
+    capped: &mut Option<(f32, Vec<f32>)>,
+) -> RowLossValue {
+    let Some((cap, capped)) = capped else { return loss.row(logits, target, gradient) };
+    softcap::forward(*cap, logits);
+    if gradient {
+        capped.copy_from_slice(logits);
+    }
+    let value = loss.row(logits, target, gradient);
+    if gradient {
+        softcap::backward(*cap, capped, logits);
+    }
+    value
 }
 
 #[cfg(test)]
@@ -149,10 +177,12 @@ mod tests {
     use contract::Precision::{Bf16, F32};
     use proptest::prelude::*;
 
-    fn reference(hidden: &[f64], head: &[f64], width: usize, targets: &[u32]) -> f64 {
+    fn reference(hidden: &[f64], head: &[f64], width: usize, softcap: Option<f32>, targets: &[u32]) -> f64 {
         let mut total = 0.0;
+        let capped = |x: f64| softcap.map_or(x, |cap| f64::from(cap) * (x / f64::from(cap)).tanh());
         for (h, target) in hidden.chunks(width).zip(targets).filter(|(_, t)| **t != IGNORED) {
-            let logits: Vec<f64> = head.chunks(width).map(|w| w.iter().zip(h).map(|(w, h)| w * h).sum()).collect();
+            let logit = |w: &[f64]| capped(w.iter().zip(h).map(|(w, h)| w * h).sum());
+            let logits: Vec<f64> = head.chunks(width).map(logit).collect();
             total += logits.iter().map(|x| x.exp()).sum::<f64>().ln() - logits[*target as usize];
         }
         total
@@ -162,19 +192,21 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(20))]
         #[test]
         fn agrees_with_the_reference(rows in 1usize..9, width in 1usize..12, vocabulary in 1usize..20,
-                                     ignored in 0usize..9, rows_at_once in prop::option::of(1usize..5)) {
-            let hidden = Tensor::from_values([rows, width], &random(1, rows * width));
-            let head = Tensor::from_values([vocabulary, width], &random(2, vocabulary * width));
+                                     ignored in 0usize..9, rows_at_once in prop::option::of(1usize..5),
+                                     softcap in prop::option::of(0.3f32..4.0)) {
+            let hidden = &Tensor::from_values([rows, width], &random(1, rows * width));
+            let head = &Tensor::from_values([vocabulary, width], &random(2, vocabulary * width));
             let targets: Vec<u32> =
                 (0..rows).map(|r| if r == ignored { IGNORED } else { (r * 7 % vocabulary) as u32 }).collect();
             let (h64, w64) = (wide(&hidden.data), wide(&head.data));
-            let (total, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &head, &targets, rows_at_once, F32);
-            prop_assert_eq!(total, head_value(&CrossEntropy, &hidden, &head, &targets, rows_at_once, F32));
+            let logits = Logits { hidden, head, softcap, precision: F32, rows_at_once };
+            let (total, d_hidden, d_head) = head_loss(&CrossEntropy, &logits, &targets);
+            prop_assert_eq!(total, head_value(&CrossEntropy, &logits, &targets));
             prop_assert_eq!(total.targets as usize, rows - usize::from(ignored < rows));
-            let expected = reference(&h64, &w64, width, &targets);
+            let expected = reference(&h64, &w64, width, softcap, &targets);
             prop_assert!((total.trained - expected).abs() <= 1e-5 * expected.abs().max(1.0));
-            assert_close(&d_hidden.data, &gradient(&hidden.data, |h| reference(h, &w64, width, &targets)), 1e-4);
-            assert_close(&d_head.data, &gradient(&head.data, |w| reference(&h64, w, width, &targets)), 1e-4);
+            assert_close(&d_hidden.data, &gradient(&hidden.data, |h| reference(h, &w64, width, softcap, &targets)), 1e-4);
+            assert_close(&d_head.data, &gradient(&head.data, |w| reference(&h64, w, width, softcap, &targets)), 1e-4);
         }
 
         /// Gradients of logits are rounded in place: the same bits as if the products rounded them.
@@ -185,8 +217,9 @@ mod tests {
             let head = Tensor::from_values([vocabulary, width], &random(2, vocabulary * width));
             let targets: Vec<u32> =
                 (0..rows).map(|r| if r == ignored { IGNORED } else { (r * 7 % vocabulary) as u32 }).collect();
-            let (total, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &head, &targets, None, Bf16);
-            prop_assert_eq!(total, head_value(&CrossEntropy, &hidden, &head, &targets, None, Bf16));
+            let logits = Logits { precision: Bf16, ..Logits::new(&hidden, &head) };
+            let (total, d_hidden, d_head) = head_loss(&CrossEntropy, &logits, &targets);
+            prop_assert_eq!(total, head_value(&CrossEntropy, &logits, &targets));
             let (h, w) = (matrix(&hidden.data, width), matrix(&head.data, width));
             let mut d = vec![f32::NAN; rows * vocabulary];
             product_in(Bf16, h, w.reversed_axes(), 0.0, matrix_mut(&mut d, vocabulary));

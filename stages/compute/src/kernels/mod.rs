@@ -16,8 +16,10 @@ pub mod head;
 pub mod layer_norm;
 pub mod matrix_vector;
 pub mod newton_schulz;
+pub mod relu2;
 pub mod rms_norm;
 pub mod rotary;
+pub mod softcap;
 pub mod sum;
 pub mod swiglu;
 

@@ -40,6 +40,13 @@ impl Rotary {
         Self { head_width, turns }
     }
 
+    /// The rotation by the same angles in the other direction.
+    #[must_use]
+    pub fn reversed(mut self) -> Self {
+        self.turns.iter_mut().for_each(|(_, sin)| *sin = -*sin);
+        self
+    }
+
     /// Rotates adjacent heads by the angles of `position`.
     pub fn rotate(&self, heads: &mut [f32], position: usize) {
         self.each(heads, position, 1.0);

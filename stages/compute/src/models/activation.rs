@@ -1,6 +1,6 @@
 //! The activation functions of feed-forward layers. A type of model chooses one in its
 //! [`Architecture`](super::architecture::Architecture), and training, decoding and the memory estimate follow it.
-use crate::kernels::{gelu, swiglu};
+use crate::kernels::{gelu, relu2, swiglu};
 
 /// The activation function of a feed-forward layer, which also determines how many projections go into the layer.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,9 @@ pub struct Gated {
 
 /// GELU, approximated with tanh (Hendrycks and Gimpel 2016); `gelu_new` in Hugging Face's configurations.
 pub static GELU: Pointwise = Pointwise { forward: gelu::forward, backward: gelu::backward };
+
+/// ReLU² (So et al. 2021); `relu2` in Hugging Face's configurations.
+pub static RELU2: Pointwise = Pointwise { forward: relu2::forward, backward: relu2::backward };
 
 /// SwiGLU (Shazeer 2020): `silu(gate) · up`; `silu` in Hugging Face's configurations.
 pub static SWIGLU: Gated = Gated { forward: swiglu::forward, backward: swiglu::backward };

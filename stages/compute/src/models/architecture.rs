@@ -9,10 +9,12 @@ use contract::{Init, ParameterSpec};
 pub struct Architecture {
     /// Number of blocks.
     pub layers: usize,
-    /// Number of query heads; divides `width`.
+    /// Number of query heads.
     pub heads: usize,
     /// Number of key heads and of value heads; divides `heads`. If smaller than `heads`, positions must be rotary.
     pub kv_heads: usize,
+    /// Columns per head, usually `width / heads`. If another number, positions must be rotary.
+    pub head_width: usize,
     /// Width of the residual stream.
     pub width: usize,
     /// Width of the feed-forward layer.
@@ -26,6 +28,10 @@ pub struct Architecture {
     /// The normalisation of each query head and each key head, before they are rotated (Henry et al. 2020), with
     /// parameters that all heads of a block share.
     pub query_key_norm: Option<Norm>,
+    /// If set, embeddings are normalised by RMSNorm with a gain of 1 and this epsilon before the first block.
+    pub embedding_epsilon: Option<f32>,
+    /// If set, logits are limited to ±this number: `cap · tanh(logits / cap)` (Gemma Team 2024).
+    pub logit_softcap: Option<f32>,
     /// How positions are encoded.
     pub positions: Positions,
     /// The activation function of the feed-forward layer.
@@ -38,8 +44,23 @@ pub struct Architecture {
     pub tied_head: bool,
     /// Whether a token attends only to its own document.
     pub document_mask: bool,
+    /// The distributions of the initial weights.
+    pub initial: InitialWeights,
     /// Names of the parameters.
     pub names: &'static Names,
+}
+
+/// The distributions of a model's initial weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InitialWeights {
+    /// Of the token and position embeddings.
+    pub embeddings: Init,
+    /// Of the head, if it is not tied.
+    pub head: Init,
+    /// Of the projections inside blocks, except those onto the residual stream.
+    pub projections: Init,
+    /// Of the projections onto the residual stream.
+    pub onto_residual: Init,
 }
 
 /// How a model encodes positions.
@@ -51,6 +72,8 @@ pub enum Positions {
     Rotary {
         /// Base of the rotary frequencies.
         theta: f64,
+        /// Whether the angles are negative, as in NanoChat.
+        clockwise: bool,
     },
 }
 
@@ -127,29 +150,42 @@ pub struct BlockLayout {
     pub tensors: usize,
 }
 
-/// Standard deviation of initial weights.
-const INIT: f32 = 0.02;
+impl InitialWeights {
+    /// As in GPT-2: normally distributed with standard deviation 0.02; projections onto the residual stream are smaller
+    /// by the square root of their number.
+    pub fn gpt2(layers: usize) -> Self {
+        let normal = Init::Normal(0.02);
+        let onto_residual = Init::Normal(0.02 / (2.0 * layers as f32).sqrt());
+        Self { embeddings: normal, head: normal, projections: normal, onto_residual }
+    }
+}
 
 impl Architecture {
     /// # Panics
     /// If heads and widths do not match, or the parts cannot be combined.
     pub fn check(&self) {
-        assert!(self.heads > 0 && self.width.is_multiple_of(self.heads), "heads must divide the width");
+        assert!(self.heads > 0, "there are heads");
         assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "kv_heads must divide heads");
         let rotary = self.positions != Positions::Learned;
-        assert!(!rotary || self.head_width().is_multiple_of(2), "rotary positions need an even head width");
+        assert!(!rotary || self.head_width.is_multiple_of(2), "rotary positions need an even head width");
         assert!(rotary || self.kv_heads == self.heads, "grouped queries need rotary positions");
+        assert!(rotary || self.query_width() == self.width, "heads of another width need rotary positions");
         assert_eq!(self.names.up.len(), self.activation.projections(), "one name per projection");
     }
 
-    /// Columns per head.
-    pub fn head_width(&self) -> usize {
-        self.width / self.heads
+    /// Columns of all query heads.
+    pub fn query_width(&self) -> usize {
+        self.heads * self.head_width
+    }
+
+    /// The normalisation of the embeddings.
+    pub fn embedding_norm(&self) -> Option<Norm> {
+        self.embedding_epsilon.map(|epsilon| Norm::UnitRms { epsilon })
     }
 
     /// Columns of all key heads, which is also that of all value heads.
     pub fn kv_width(&self) -> usize {
-        self.kv_heads * self.head_width()
+        self.kv_heads * self.head_width
     }
 
     /// Number of tensors before the first block: the embeddings.
@@ -187,56 +223,56 @@ impl Architecture {
     pub fn parameters(&self) -> Vec<ParameterSpec> {
         let names = self.names;
         let mut all = Specs(Vec::new());
-        all.matrix(names.tokens, [self.vocabulary, self.width], INIT, false);
+        all.matrix(names.tokens, [self.vocabulary, self.width], self.initial.embeddings, false);
         if self.positions == Positions::Learned {
-            all.matrix(names.positions, [self.length, self.width], INIT, false);
+            all.matrix(names.positions, [self.length, self.width], self.initial.embeddings, false);
         }
         for index in 0..self.layers {
             self.block_parameters(&format!("{}.{index}.", names.block), &mut all);
         }
         norm_parameters(self.norm, names.norm, self.width, &mut all);
         if !self.tied_head {
-            all.matrix(names.head, [self.vocabulary, self.width], INIT, false);
+            all.matrix(names.head, [self.vocabulary, self.width], self.initial.head, false);
         }
         all.0
     }
 
-    /// Adds the parameters of a block. As in GPT-2, projections to the residual stream are initialised smaller, by the
-    /// square root of their number.
+    /// Adds the parameters of a block.
     fn block_parameters(&self, prefix: &str, all: &mut Specs) {
-        let (names, c) = (self.names, self.width);
-        let onto_residual = INIT / (2.0 * self.layers as f32).sqrt();
-        let linear = |all: &mut Specs, name: &str, inputs: usize, outputs: usize, deviation: f32| {
+        let (names, c, q) = (self.names, self.width, self.query_width());
+        let InitialWeights { projections, onto_residual, .. } = self.initial;
+        let linear = |all: &mut Specs, name: &str, inputs: usize, outputs: usize, init: Init| {
             let name = format!("{prefix}{name}");
             let shape = if self.weights == WeightLayout::InOut { [inputs, outputs] } else { [outputs, inputs] };
-            all.matrix(&name, shape, deviation, true);
+            all.matrix(&name, shape, init, true);
             if self.bias {
                 all.vector(&format!("{name}.bias"), outputs, Init::Zeros);
             }
         };
         norm_parameters(self.norm, &format!("{prefix}{}", names.norm_1), c, all);
         match names.qkv {
-            [one] => linear(all, one, c, c + 2 * self.kv_width(), INIT),
-            several => several.iter().zip([c, self.kv_width(), self.kv_width()]).for_each(|(name, outputs)| {
-                linear(all, name, c, outputs, INIT);
+            [one] => linear(all, one, c, q + 2 * self.kv_width(), projections),
+            several => several.iter().zip([q, self.kv_width(), self.kv_width()]).for_each(|(name, outputs)| {
+                linear(all, name, c, outputs, projections);
             }),
         }
         for (norm, name) in self.query_key_norm.iter().flat_map(|norm| names.query_key_norms.map(|name| (norm, name))) {
-            norm_parameters(*norm, &format!("{prefix}{name}"), self.head_width(), all);
+            norm_parameters(*norm, &format!("{prefix}{name}"), self.head_width, all);
         }
-        linear(all, names.out, c, c, onto_residual);
+        linear(all, names.out, q, c, onto_residual);
         norm_parameters(self.norm, &format!("{prefix}{}", names.norm_2), c, all);
-        names.up.iter().for_each(|name| linear(all, name, c, self.inner, INIT));
+        names.up.iter().for_each(|name| linear(all, name, c, self.inner, projections));
         linear(all, names.down, self.inner, c, onto_residual);
     }
 
-    /// FLOPs per training token, counted as in PaLM: 6 × the weights of matrix products + 12 × layers × length × width.
+    /// FLOPs per training token, counted as in PaLM: 6 × the weights of matrix products + 12 × layers × length × width
+    /// of all query heads.
     pub fn flops_per_token(&self) -> f64 {
-        let (c, inner) = (self.width, self.inner);
-        let attention = 2 * c * c + 2 * c * self.kv_width();
+        let (c, q, inner) = (self.width, self.query_width(), self.inner);
+        let attention = 2 * c * q + 2 * c * self.kv_width();
         let feed_forward = (self.activation.projections() + 1) * c * inner;
         let in_products = self.layers * (attention + feed_forward) + self.vocabulary * c;
-        6.0 * in_products as f64 + 12.0 * (self.layers * self.length * c) as f64
+        6.0 * in_products as f64 + 12.0 * (self.layers * self.length * q) as f64
     }
 }
 
@@ -253,7 +289,9 @@ impl LinearLayout {
 }
 
 fn norm_parameters(norm: Norm, name: &str, width: usize, all: &mut Specs) {
-    all.vector(&format!("{name}.weight"), width, Init::Ones);
+    if norm.tensors() > 0 {
+        all.vector(&format!("{name}.weight"), width, Init::Ones);
+    }
     if norm.tensors() > 1 {
         all.vector(&format!("{name}.bias"), width, Init::Zeros);
     }
@@ -263,8 +301,8 @@ fn norm_parameters(norm: Norm, name: &str, width: usize, all: &mut Specs) {
 struct Specs(Vec<ParameterSpec>);
 
 impl Specs {
-    fn matrix(&mut self, name: &str, shape: [usize; 2], deviation: f32, hidden: bool) {
-        let (name, init) = (format!("{name}.weight"), Init::Normal(deviation));
+    fn matrix(&mut self, name: &str, shape: [usize; 2], init: Init, hidden: bool) {
+        let name = format!("{name}.weight");
         self.0.push(ParameterSpec { name, shape: shape.into(), decay: true, hidden, init });
     }
 

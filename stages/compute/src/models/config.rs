@@ -1,6 +1,6 @@
 //! Models from the `config.json` of a Hugging Face checkpoint, written either by transformers or by this program from
 //! [`ModelFacts::config`](contract::ModelFacts).
-use super::{Gpt2Shape, LlamaShape};
+use super::{Gpt2Shape, LlamaShape, NanoChatShape, Qwen3Shape};
 use anyhow::{Context, ensure};
 use contract::Result;
 use serde_json::Value;
@@ -37,22 +37,67 @@ impl LlamaShape {
     /// # Errors
     /// If a size is missing, or a property has an unsupported value.
     pub fn from_config(config: &Value) -> Result<Self> {
+        let shape = Self::without_head_width(config)?;
+        must_be(config, "head_dim", &[heads_of(shape.width, shape.heads)?.into()])?;
+        Ok(shape)
+    }
+
+    /// What `config` says about all but the width of the heads.
+    fn without_head_width(config: &Value) -> Result<Self> {
         must_be(config, "hidden_act", &["silu".into()])?;
         must_be(config, "attention_bias", &[false.into()])?;
         must_be(config, "mlp_bias", &[false.into()])?;
-        must_be(config, "rope_scaling", &[])?;
-        // Recent versions of transformers write the parameters of rotary embeddings into a separate table.
-        let rope = &config["rope_parameters"];
-        must_be(rope, "rope_type", &["default".into()])?;
-        let theta = [config, rope].into_iter().find_map(|of| of["rope_theta"].as_f64());
-        let (width, heads) = (size(config, "hidden_size")?, size(config, "num_attention_heads")?);
-        let kv_heads = optional_size(config, "num_key_value_heads")?.unwrap_or(heads);
+        let (heads, kv_heads) = heads(config)?;
+        Ok(Self {
+            layers: size(config, "num_hidden_layers")?,
+            heads,
+            kv_heads,
+            width: size(config, "hidden_size")?,
+            feed_forward: size(config, "intermediate_size")?,
+            vocabulary: size(config, "vocab_size")?,
+            length: size(config, "max_position_embeddings")?,
+            tied_head: config["tie_word_embeddings"].as_bool().unwrap_or(false),
+            rms_epsilon: config["rms_norm_eps"].as_f64().unwrap_or(1e-6),
+            rope_theta: rope_theta(config)?,
+            end_of_text: end_of_text(config).unwrap_or(0),
+            document_mask: false,
+        })
+    }
+}
+
+impl Qwen3Shape {
+    /// The Qwen 3 that `config` describes.
+    ///
+    /// # Errors
+    /// If a size is missing, or a property has an unsupported value.
+    pub fn from_config(config: &Value) -> Result<Self> {
+        must_be(config, "use_sliding_window", &[false.into()])?;
+        for kind in config["layer_types"].as_array().into_iter().flatten() {
+            ensure!(kind == "full_attention", "`layer_types` has {kind}; models here have \"full_attention\"");
+        }
+        // The default of transformers does not depend on the other sizes.
+        let head_width = optional_size(config, "head_dim")?.unwrap_or(128);
+        ensure!(head_width.is_multiple_of(2), "`head_dim` is {head_width}; rotary positions need an even width");
+        Ok(Self { llama: LlamaShape::without_head_width(config)?, head_width })
+    }
+}
+
+impl NanoChatShape {
+    /// The NanoChat that `config` describes.
+    ///
+    /// # Errors
+    /// If a size is missing, or a property has an unsupported value.
+    pub fn from_config(config: &Value) -> Result<Self> {
+        must_be(config, "hidden_act", &["relu2".into()])?;
+        must_be(config, "attention_bias", &[false.into()])?;
+        let (width, (heads, kv_heads)) = (size(config, "hidden_size")?, heads(config)?);
+        must_be(config, "head_dim", &[heads_of(width, heads)?.into()])?;
+        let softcap = &config["final_logit_softcapping"];
+        let logit_softcap = softcap.as_f64().filter(|cap| *cap > 0.0 && (*cap as f32).is_finite());
         ensure!(
-            width.is_multiple_of(2 * heads) && heads.is_multiple_of(kv_heads),
-            "width {width} (`hidden_size`), {heads} heads (`num_attention_heads`) and {kv_heads} of keys and values \
-             (`num_key_value_heads`) do not fit each other"
+            softcap.is_null() || logit_softcap.is_some(),
+            "`final_logit_softcapping` is {softcap}, which is no limit"
         );
-        must_be(config, "head_dim", &[(width / heads).into()])?;
         Ok(Self {
             layers: size(config, "num_hidden_layers")?,
             heads,
@@ -63,11 +108,42 @@ impl LlamaShape {
             length: size(config, "max_position_embeddings")?,
             tied_head: config["tie_word_embeddings"].as_bool().unwrap_or(false),
             rms_epsilon: config["rms_norm_eps"].as_f64().unwrap_or(1e-6),
-            rope_theta: theta.unwrap_or(1e4),
+            rope_theta: rope_theta(config)?,
+            logit_softcap,
             end_of_text: end_of_text(config).unwrap_or(0),
             document_mask: false,
         })
     }
+}
+
+/// The number of query heads, and of key heads, which divides it.
+fn heads(config: &Value) -> Result<(usize, usize)> {
+    let heads = size(config, "num_attention_heads")?;
+    let kv_heads = optional_size(config, "num_key_value_heads")?.unwrap_or(heads);
+    ensure!(
+        heads.is_multiple_of(kv_heads),
+        "{kv_heads} heads of keys and values (`num_key_value_heads`) do not divide {heads} heads \
+         (`num_attention_heads`)"
+    );
+    Ok((heads, kv_heads))
+}
+
+/// The even width of each of `heads` heads that share `width`.
+fn heads_of(width: usize, heads: usize) -> Result<usize> {
+    ensure!(
+        width.is_multiple_of(2 * heads),
+        "{heads} heads (`num_attention_heads`) do not divide width {width} (`hidden_size`) into an even width each"
+    );
+    Ok(width / heads)
+}
+
+/// The base of the rotary frequencies, which are not scaled.
+fn rope_theta(config: &Value) -> Result<f64> {
+    must_be(config, "rope_scaling", &[])?;
+    // Recent versions of transformers write the parameters of rotary embeddings into a separate table.
+    let rope = &config["rope_parameters"];
+    must_be(rope, "rope_type", &["default".into()])?;
+    Ok([config, rope].into_iter().find_map(|of| of["rope_theta"].as_f64()).unwrap_or(1e4))
 }
 
 /// Id of the end-of-text token, if `config` has one.
@@ -106,9 +182,11 @@ mod tests {
 
     /// Parses `config` and returns the configuration of the resulting model.
     fn from_config(config: &Value) -> Result<Value> {
-        let model = match config["model_type"] == "gpt2" {
-            true => Gpt2Shape::from_config(config)?.model(),
-            false => LlamaShape::from_config(config)?.model(),
+        let model = match config["model_type"].as_str() {
+            Some("gpt2") => Gpt2Shape::from_config(config)?.model(),
+            Some("qwen3") => Qwen3Shape::from_config(config)?.model(),
+            Some("nanochat") => NanoChatShape::from_config(config)?.model(),
+            _ => LlamaShape::from_config(config)?.model(),
         };
         Ok(model.facts().config.clone())
     }
@@ -120,8 +198,8 @@ mod tests {
         shape.model().facts().config.clone()
     }
 
-    fn llama(tied_head: bool) -> Value {
-        let shape = LlamaShape {
+    fn llama_shape(tied_head: bool) -> LlamaShape {
+        LlamaShape {
             layers: 3,
             heads: 4,
             kv_heads: 2,
@@ -134,13 +212,39 @@ mod tests {
             rope_theta: 5e5,
             end_of_text: 29,
             document_mask: false,
+        }
+    }
+
+    fn llama(tied_head: bool) -> Value {
+        llama_shape(tied_head).model().facts().config.clone()
+    }
+
+    fn qwen3() -> Value {
+        Qwen3Shape { llama: llama_shape(true), head_width: 6 }.model().facts().config.clone()
+    }
+
+    fn nanochat(logit_softcap: Option<f64>) -> Value {
+        let shape = NanoChatShape {
+            layers: 3,
+            heads: 4,
+            kv_heads: 2,
+            width: 16,
+            feed_forward: 20,
+            vocabulary: 30,
+            length: 7,
+            tied_head: false,
+            rms_epsilon: 1e-6,
+            rope_theta: 5e5,
+            logit_softcap,
+            end_of_text: 29,
+            document_mask: false,
         };
         shape.model().facts().config.clone()
     }
 
     #[test]
     fn the_configuration_of_a_model_round_trips() {
-        for config in [gpt2(), llama(false), llama(true)] {
+        for config in [gpt2(), llama(false), llama(true), qwen3(), nanochat(None), nanochat(Some(15.0))] {
             assert_eq!(from_config(&config).unwrap(), config);
             assert_eq!(end_of_text(&config), Some(29));
         }
@@ -155,9 +259,15 @@ mod tests {
             (gpt2(), "n_layer", 0.into(), "`n_layer` is 0"),
             (gpt2(), "n_layer", (1u64 << 40).into(), "no size"),
             (gpt2(), "n_head", 3.into(), "3 heads"),
-            (llama(true), "num_key_value_heads", 3.into(), "3 of keys and values"),
+            (llama(true), "num_key_value_heads", 3.into(), "3 heads of keys and values"),
             (llama(true), "num_attention_heads", 16.into(), "16 heads"),
             (llama(true), "head_dim", 64.into(), "`head_dim` is 64"),
+            (qwen3(), "head_dim", 7.into(), "`head_dim` is 7"),
+            (qwen3(), "use_sliding_window", true.into(), "`use_sliding_window` is true"),
+            (qwen3(), "layer_types", serde_json::json!(["full_attention", "sliding_attention"]), "sliding_attention"),
+            (nanochat(None), "hidden_act", "silu".into(), "`hidden_act` is \"silu\""),
+            (nanochat(None), "final_logit_softcapping", 0.into(), "`final_logit_softcapping` is 0"),
+            (nanochat(None), "rope_parameters", serde_json::json!({"rope_type": "linear"}), "`rope_type`"),
             (llama(true), "rope_scaling", serde_json::json!({"type": "linear"}), "`rope_scaling`"),
             (llama(true), "rope_parameters", serde_json::json!({"rope_type": "yarn"}), "`rope_type` is \"yarn\""),
         ] {

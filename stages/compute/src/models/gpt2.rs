@@ -1,6 +1,6 @@
 //! GPT-2 (Radford et al. 2019) with Hugging Face's names and layouts.
 use super::activation::{Activation, GELU};
-use super::architecture::{Architecture, Names, Positions, WeightLayout};
+use super::architecture::{Architecture, InitialWeights, Names, Positions, WeightLayout};
 use super::norm::Norm;
 use super::transformer::Transformer;
 use serde_json::{Value, json};
@@ -59,18 +59,22 @@ impl Gpt2Shape {
             layers,
             heads,
             kv_heads: heads,
+            head_width: width / heads,
             width,
             inner: feed_forward,
             vocabulary,
             length,
             norm: Norm::Layer,
             query_key_norm: None,
+            embedding_epsilon: None,
+            logit_softcap: None,
             positions: Positions::Learned,
             activation: Activation::Pointwise(&GELU),
             weights: WeightLayout::InOut,
             bias: true,
             tied_head: true,
             document_mask,
+            initial: InitialWeights::gpt2(layers),
             names: &NAMES,
         }
     }

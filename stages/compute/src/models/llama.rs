@@ -1,7 +1,7 @@
 //! Llama (Touvron et al. 2023) with Hugging Face's names and layouts: RMS normalisation, rotary positions,
 //! grouped-query attention, SwiGLU, no biases; the head is tied to the token embedding or separate.
 use super::activation::{Activation, SWIGLU};
-use super::architecture::{Architecture, Names, Positions, WeightLayout};
+use super::architecture::{Architecture, InitialWeights, Names, Positions, WeightLayout};
 use super::norm::Norm;
 use super::transformer::Transformer;
 use serde_json::{Value, json};
@@ -68,18 +68,22 @@ impl LlamaShape {
             layers,
             heads,
             kv_heads,
+            head_width: width / heads,
             width,
             inner: feed_forward,
             vocabulary,
             length,
             norm: Norm::Rms { epsilon: self.rms_epsilon as f32 },
             query_key_norm: None,
-            positions: Positions::Rotary { theta: self.rope_theta },
+            embedding_epsilon: None,
+            logit_softcap: None,
+            positions: Positions::Rotary { theta: self.rope_theta, clockwise: false },
             activation: Activation::Gated(&SWIGLU),
             weights: WeightLayout::OutIn,
             bias: false,
             tied_head,
             document_mask: self.document_mask,
+            initial: InitialWeights::gpt2(layers),
             names: &NAMES,
         }
     }

@@ -8,13 +8,14 @@ use contract::Precision;
 /// Memory for the activations of a batch of `rows` tokens. `tests/activations*.rs` compare it with actual allocations.
 pub fn activations(architecture: &Architecture, precision: Precision, rows: usize) -> ActivationMemory {
     let &Architecture { layers, heads, width: c, inner, norm, .. } = architecture;
+    let q = architecture.query_width();
     let projections = architecture.activation.projections();
     let up = projections * inner;
     // A layer saves statistics and log-sums in f32, and in `precision` the inputs of its two parts, the inputs and the
     // output of attention, and the input of the activation function. The tape saves its input and that of the head.
     let layer = rows * (2 * norm.statistics() + heads)
         + of_head_norms(architecture, precision, rows)
-        + saved::floats(precision, rows * (2 * c + 3 * c + c + up));
+        + saved::floats(precision, rows * (2 * c + 3 * q + q + up));
     // The gradients of the residual stream and of the normalised activations reuse the memory of the tape's input and
     // of the head's. The peak in addition is either the output of the activation function and its gradient, or …
     let feed_forward = match (architecture.activation, precision) {
@@ -25,25 +26,27 @@ pub fn activations(architecture: &Architecture, precision: Precision, rows: usiz
     // … the gradient of the inputs of attention (and, in bfloat16, the output of attention in f32), when the
     // feed-forward part of the layer has been freed, while gradients of matrices wait to be reduced.
     let attention = match (precision, architecture.positions) {
-        (Precision::F32, _) => (2 * c).saturating_sub(up),
-        (Precision::Bf16, Positions::Learned) => (3 * c).saturating_sub(up / 2),
-        (Precision::Bf16, Positions::Rotary { .. }) => (7 * c / 2).saturating_sub(up / 2),
+        (Precision::F32, _) => (2 * q).saturating_sub(up),
+        (Precision::Bf16, Positions::Learned) => (3 * q).saturating_sub(up / 2),
+        (Precision::Bf16, Positions::Rotary { .. }) => (7 * q / 2).saturating_sub(up / 2),
     };
-    let waiting = (projections + 1) * c * inner + c * c;
+    let waiting = (projections + 1) * c * inner + c * q;
     let temporary = (rows * feed_forward).max(rows * attention + waiting);
-    let all = waiting + c * (c + 2 * architecture.kv_width());
+    let all = waiting + c * (q + 2 * architecture.kv_width());
+    let embedding_norm =
+        architecture.embedding_norm().map_or(0, |norm| rows * norm.statistics() + saved::floats(precision, rows * c));
     ActivationMemory {
-        saved: layers * layer + rows * (2 * c + norm.statistics()),
+        saved: layers * layer + rows * (2 * c + norm.statistics()) + embedding_norm,
         temporary: temporary + saved::waiting_gradients(layers, layer, all),
     }
 }
 
 /// Floats that a layer saves if queries and keys are normalised: the heads before that, and statistics.
 fn of_head_norms(architecture: &Architecture, precision: Precision, rows: usize) -> usize {
-    let &Architecture { heads, kv_heads, width, query_key_norm, .. } = architecture;
+    let &Architecture { heads, kv_heads, query_key_norm, .. } = architecture;
     let of = |norm: Norm| {
         rows * (heads + kv_heads) * norm.statistics()
-            + saved::floats(precision, rows * (width + architecture.kv_width()))
+            + saved::floats(precision, rows * (architecture.query_width() + architecture.kv_width()))
     };
     query_key_norm.map_or(0, of)
 }

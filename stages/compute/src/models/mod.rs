@@ -3,7 +3,7 @@
 //! - [`architecture`], with its [`norm`] and [`activation`]: the description of a transformer, which the others read
 //! - [`transformer`]: training on whole micro-batches; [`decode`]: decoding one sequence; `memory`: the memory that
 //!   activations need
-//! - [`gpt2`], [`llama`]: types of models, which are such descriptions; [`config`]: reads their shapes from Hugging
+//! - [`gpt2`], [`llama`], [`qwen3`], [`nanochat`]: types of models, which are such descriptions; [`config`]: reads their shapes from Hugging
 //!   Face's `config.json`
 //! - `saved`: activations that are saved for backward; [`sampling`]: selection of the next token
 //! - [`per_sequence`]: runs any model on one sequence of the batch at a time, as a baseline
@@ -14,8 +14,10 @@ pub mod decode;
 pub mod gpt2;
 pub mod llama;
 mod memory;
+pub mod nanochat;
 pub mod norm;
 pub mod per_sequence;
+pub mod qwen3;
 pub mod sampling;
 mod saved;
 pub mod transformer;
@@ -24,8 +26,10 @@ pub use architecture::{Architecture, Positions};
 pub use decode::Decoder;
 pub use gpt2::Gpt2Shape;
 pub use llama::LlamaShape;
+pub use nanochat::NanoChatShape;
 pub use norm::Norm;
 pub use per_sequence::forward_per_sequence;
+pub use qwen3::Qwen3Shape;
 pub use transformer::Transformer;
 
 use contract::{Batch, ModelFacts, Parameters, Tape, Tensor};

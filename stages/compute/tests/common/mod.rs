@@ -1,9 +1,10 @@
 //! Helpers for comparisons with PyTorch: golden files, a full forward and backward pass, and relative errors.
 #![allow(dead_code)] // each test file uses only some of these
-use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn, pool};
+use contract::{Batch, ModelFacts, Parameters, Purpose, Tensor, Turn, pool};
 use millrace_compute::kernels::cross_entropy::CrossEntropy;
 use millrace_compute::kernels::gemm::{available, matrix, matrix_mut, product, with_backend};
-use millrace_compute::kernels::head::{head_loss, rows_alive};
+use millrace_compute::kernels::head::{Logits, head_loss, rows_alive};
+use millrace_compute::kernels::softcap;
 use millrace_compute::models::{ActivationMemory, Forward, Model};
 use safetensors::SafeTensors;
 use std::path::Path;
@@ -42,17 +43,15 @@ pub fn on_every_backend(test: impl Fn(&'static str)) {
 }
 
 /// Loss, number of targets, and all gradients of the summed loss; `head` is the index of the head.
-pub fn learn(
-    forward: Forward,
-    parameters: &Parameters,
-    head: usize,
-    batch: &Batch,
-    precision: Precision,
-) -> (f64, u64, Vec<Tensor>) {
+pub fn learn(forward: Forward, parameters: &Parameters, facts: &ModelFacts, batch: &Batch) -> (f64, u64, Vec<Tensor>) {
     let Forward { hidden, tape } = forward;
     let mut tape = tape.expect("forward was called with keep");
-    let (loss, d_hidden, d_head) =
-        head_loss(&CrossEntropy, &hidden, &parameters[head], &batch.targets, None, precision);
+    let logits = Logits {
+        softcap: facts.logit_softcap,
+        precision: facts.precision,
+        ..Logits::new(&hidden, &parameters[facts.head])
+    };
+    let (loss, d_hidden, d_head) = head_loss(&CrossEntropy, &logits, &batch.targets);
     tape.start(d_hidden, d_head);
     let mut gradients: Vec<Option<Tensor>> = parameters.0.iter().map(|_| None).collect();
     let mut give = |index: usize, gradient: Tensor| {
@@ -75,12 +74,16 @@ pub fn relative_error(actual: &[f32], expected: &[f32], scale: f64) -> f64 {
 }
 
 /// Asserts that the logits of the first rows equal `expected` within 2e-5 of the largest.
-pub fn assert_logits(hidden: &Tensor, head: &Tensor, expected: &[f32]) {
+pub fn assert_logits(hidden: &Tensor, parameters: &Parameters, facts: &ModelFacts, expected: &[f32]) {
+    let head = &parameters[facts.head];
     let (vocabulary, width) = (head.shape[0], head.shape[1]);
     let rows = expected.len() / vocabulary;
     let mut logits = vec![0.0; expected.len()];
     let (hidden, head) = (matrix(&hidden.data[..rows * width], width), matrix(&head.data, width));
     product(1.0, hidden, head.reversed_axes(), 0.0, matrix_mut(&mut logits, vocabulary));
+    if let Some(cap) = facts.logit_softcap {
+        softcap::forward(cap, &mut logits);
+    }
     let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     let off = logits.iter().zip(expected).fold(0.0f32, |m, (a, e)| m.max((a - e).abs()));
     println!("logits off by {:.1e} of the largest", off / largest);
@@ -109,7 +112,9 @@ pub fn check_memory_estimate(model: &dyn Model, sequences: usize, length: usize,
     let taken = || (pool::most_bytes() - before) as usize / size_of::<f32>();
     let forward = model.forward(&Parameters(parameters.clone()), &batch, true);
     let (hidden, mut tape) = (forward.hidden, forward.tape.unwrap());
-    let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &hidden, &parameters[0], &ids, None, model.facts().precision);
+    let facts = model.facts();
+    let logits = Logits { precision: facts.precision, ..Logits::new(&hidden, &parameters[facts.head]) };
+    let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &logits, &ids);
     drop(hidden);
     let (head, until_loss) = (d_head.data.len(), taken());
     tape.start(d_hidden, d_head);

@@ -215,6 +215,7 @@ impl Stage for Forward {
                     hidden,
                     targets: batch.targets,
                     head,
+                    logit_softcap: self.model.facts().logit_softcap,
                     precision: self.model.facts().precision,
                     rows_at_once: (self.batching == Batching::PerSequence).then_some(batch.length),
                     tape,

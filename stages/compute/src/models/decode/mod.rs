@@ -15,6 +15,7 @@ use super::activation::Activation;
 use super::architecture::Architecture;
 use super::norm::Norm;
 use crate::kernels::rotary::Rotary;
+use crate::kernels::softcap;
 use crate::kernels::sum::add;
 use cache::{Cache, Heads};
 use contract::{Buffer, Decode, Tensor};
@@ -79,7 +80,7 @@ impl Decoder {
         Heads {
             queries: architecture.heads,
             keys: architecture.kv_heads,
-            width: architecture.head_width(),
+            width: architecture.head_width,
             capacity: architecture.length,
         }
     }
@@ -93,7 +94,7 @@ impl Decoder {
         let (heads, norm, width) = (self.heads(), self.architecture.norm, self.architecture.width);
         let mut x = self.embed(tokens);
         for (block, cache) in self.blocks.iter().zip(&mut self.caches) {
-            let mut qkv = block.qkv.apply(&normalise(norm, &block.norm_1, &x));
+            let mut qkv = block.qkv.apply(&normalise(norm, &block.norm_1, width, &x));
             if let Some(norm) = self.architecture.query_key_norm {
                 block.normalise_heads(norm, heads, &mut qkv);
             }
@@ -105,11 +106,15 @@ impl Decoder {
             }
             let attended = block.out.apply(&cache.attend(&qkv, self.length));
             add(&mut x, &attended);
-            let out = block.feed_forward(self.architecture.activation, &normalise(norm, &block.norm_2, &x));
+            let out = block.feed_forward(self.architecture.activation, &normalise(norm, &block.norm_2, width, &x));
             add(&mut x, &out);
         }
         self.length += tokens.len();
-        self.head.apply(&normalise(norm, &self.norm, &x[x.len() - width..]))
+        let mut logits = self.head.apply(&normalise(norm, &self.norm, width, &x[x.len() - width..]));
+        if let Some(cap) = self.architecture.logit_softcap {
+            softcap::forward(cap, &mut logits);
+        }
+        logits
     }
 
     /// `[tokens, width]`
@@ -122,7 +127,10 @@ impl Decoder {
                 add(x, &positions.data[position * width..][..width]);
             }
         }
-        x
+        match self.architecture.embedding_norm() {
+            Some(norm) => normalise(norm, &[], width, &x),
+            None => x,
+        }
     }
 }
 
@@ -151,7 +159,7 @@ impl Block {
         for row in qkv.chunks_exact_mut((queries + 2 * keys) * width) {
             let (queries, rest) = row.split_at_mut(queries * width);
             for (part, parameters) in [queries, &mut rest[..keys * width]].into_iter().zip(&self.query_key_norms) {
-                let normal = normalise(norm, parameters, part);
+                let normal = normalise(norm, parameters, width, part);
                 part.copy_from_slice(&normal);
             }
         }
@@ -169,9 +177,9 @@ impl Block {
     }
 }
 
-fn normalise(norm: Norm, parameters: &[Arc<Tensor>], x: &[f32]) -> Buffer {
+fn normalise(norm: Norm, parameters: &[Arc<Tensor>], width: usize, x: &[f32]) -> Buffer {
     let mut out = Buffer::scratch(x.len());
-    let mut statistics = Buffer::scratch(norm.statistics() * x.len() / parameters[0].data.len());
-    norm.forward(parameters, x, &mut out, &mut statistics);
+    let mut statistics = Buffer::scratch(norm.statistics() * x.len() / width);
+    norm.forward(parameters, width, x, &mut out, &mut statistics);
     out
 }

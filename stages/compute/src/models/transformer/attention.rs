@@ -16,18 +16,18 @@ pub struct SavedAttention {
     statistics: Tensor,
     /// If queries and keys are normalised.
     head_norms: Option<SavedHeadNorms>,
-    /// `[rows, 3 · width]`: the input of [`attention::forward`], with queries and keys normalised
+    /// `[rows, 3 · query width]`: the input of [`attention::forward`], with queries and keys normalised
     /// and rotated, and keys and values repeated for each query head of a group, if the model does so.
     qkv: SavedActivation,
     /// `[sequences, heads, length]`: see [`attention::forward`].
     log_sums: Tensor,
-    attended_rc: SavedActivation,
+    attended_rq: SavedActivation,
 }
 
 impl SavedAttention {
     /// The output, and the activations that backward needs.
     pub fn forward(context: &BlockContext, weights: &[Arc<Tensor>], x_rc: Tensor) -> (Tensor, Self) {
-        let (layout, rows, c) = (&context.layout, context.rows(), context.architecture.width);
+        let (layout, rows, q) = (&context.layout, context.rows(), context.architecture.query_width());
         let (project, out) = (Linear::new(layout.qkv, weights), Linear::new(layout.out, weights));
         let (normal_rc, statistics) = context.normalise(&weights[layout.norm_1..], &x_rc);
         let (qkv, head_norms) = if context.rotary.is_none() && context.architecture.query_key_norm.is_none() {
@@ -38,7 +38,7 @@ impl SavedAttention {
             let qkv = match &context.rotary {
                 None => projected,
                 Some(rotary) => {
-                    let mut qkv = Tensor::scratch([rows, 3 * c]);
+                    let mut qkv = Tensor::scratch([rows, 3 * q]);
                     rotary.forward(groups(context), context.batch.length, &projected.data, &mut qkv.data);
                     qkv
                 }
@@ -46,12 +46,12 @@ impl SavedAttention {
             (SavedActivation::new(context.saving, qkv), head_norms)
         };
         let mut log_sums = Tensor::scratch([context.batch.sequences, context.architecture.heads, context.batch.length]);
-        let mut attended_rc = Tensor::scratch([rows, c]);
-        attention::forward(&context.attention(), qkv.slice(), &mut attended_rc.data, &mut log_sums.data);
-        let attended_rc = SavedActivation::new(context.saving, attended_rc);
-        let out_rc = out.onto(context, attended_rc.matrix(), &x_rc);
+        let mut attended_rq = Tensor::scratch([rows, q]);
+        attention::forward(&context.attention(), qkv.slice(), &mut attended_rq.data, &mut log_sums.data);
+        let attended_rq = SavedActivation::new(context.saving, attended_rq);
+        let out_rc = out.onto(context, attended_rq.matrix(), &x_rc);
         let x_rc = SavedActivation::new(context.saving, x_rc);
-        (out_rc, Self { x_rc, statistics, head_norms, qkv, log_sums, attended_rc })
+        (out_rc, Self { x_rc, statistics, head_norms, qkv, log_sums, attended_rq })
     }
 
     /// Turns `d_rc` from the gradient of the output into that of the input; `d_normal_rc` is scratch memory.
@@ -63,28 +63,30 @@ impl SavedAttention {
         d_normal_rc: &mut Tensor,
         give: &mut dyn FnMut(usize, Tensor),
     ) {
-        let Self { x_rc, statistics, head_norms, qkv, log_sums, attended_rc } = self;
+        let Self { x_rc, statistics, head_norms, qkv, log_sums, attended_rq } = self;
         let (layout, rows, c) = (&context.layout, context.rows(), context.architecture.width);
+        let q = context.architecture.query_width();
         let (project, out) = (Linear::new(layout.qkv, weights), Linear::new(layout.out, weights));
         out.give_bias_gradient(&d_rc.data, give);
-        out.give_weight_gradient(context, 0, attended_rc.matrix(), matrix(&d_rc.data, c).into(), give);
-        let d_attended_rc = &mut *d_normal_rc;
+        out.give_weight_gradient(context, 0, attended_rq.matrix(), matrix(&d_rc.data, c).into(), give);
+        let mut other_width = (q != c).then(|| Tensor::scratch([rows, q]));
+        let d_attended_rq = other_width.as_mut().unwrap_or(&mut *d_normal_rc);
         let back = out.matrix(0).reversed_axes();
-        product_in(context.precision, matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut d_attended_rc.data, c));
-        let attended_rc = attended_rc.widen();
-        let mut d_qkv = Tensor::scratch([rows, 3 * c]);
-        let (attended, log_sums) = (&attended_rc.data, &log_sums.data);
+        product_in(context.precision, matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut d_attended_rq.data, q));
+        let attended_rq = attended_rq.widen();
+        let mut d_qkv = Tensor::scratch([rows, 3 * q]);
+        let (attended, log_sums) = (&attended_rq.data, &log_sums.data);
         attention::backward(
             &context.attention(),
             qkv.slice(),
             attended,
             log_sums,
-            &d_attended_rc.data,
+            &d_attended_rq.data,
             &mut d_qkv.data,
         );
-        drop((qkv, attended_rc));
+        drop((qkv, attended_rq, other_width));
         if let Some(rotary) = &context.rotary {
-            let mut d_projected = Tensor::scratch([rows, c + 2 * context.architecture.kv_width()]);
+            let mut d_projected = Tensor::scratch([rows, q + 2 * context.architecture.kv_width()]);
             rotary.backward(groups(context), context.batch.length, &d_qkv.data, &mut d_projected.data);
             d_qkv = d_projected;
         }

@@ -32,7 +32,7 @@ impl BlockContext {
         let mut statistics = Tensor::scratch([self.rows() * n]);
         let normal_rc = SavedActivation::computed(self.precision, self.rows(), c, |rows, out| {
             let x = &x_rc.data[rows.start * c..rows.end * c];
-            norm.forward(parameters, x, out, &mut statistics.data[rows.start * n..rows.end * n]);
+            norm.forward(parameters, c, x, out, &mut statistics.data[rows.start * n..rows.end * n]);
         });
         (normal_rc, statistics)
     }
@@ -43,7 +43,7 @@ impl BlockContext {
         let n = norm.statistics();
         SavedActivation::computed(self.precision, self.rows(), c, |rows, out| {
             let x = &x_rc.data[rows.start * c..rows.end * c];
-            norm.recompute(parameters, x, &statistics.data[rows.start * n..rows.end * n], out);
+            norm.recompute(parameters, c, x, &statistics.data[rows.start * n..rows.end * n], out);
         })
     }
 
@@ -59,8 +59,8 @@ impl BlockContext {
         give: &mut dyn FnMut(usize, Tensor),
     ) {
         let (x, d_normal, d) = (&x_rc.data, &d_normal_rc.data, &mut d_rc.data);
-        let norm = self.architecture.norm;
-        norm.backward(&weights[first..], x, &statistics.data, d_normal, d, &mut |index, gradient| {
+        let (c, norm) = (self.architecture.width, self.architecture.norm);
+        norm.backward(&weights[first..], c, x, &statistics.data, d_normal, d, &mut |index, gradient| {
             give(first + index, gradient);
         });
     }
@@ -68,7 +68,8 @@ impl BlockContext {
     /// The shape that the attention kernels need.
     pub fn attention(&self) -> Attention<'_> {
         let Batch { sequences, length, .. } = self.batch;
-        let &Architecture { heads, width, document_mask, .. } = &*self.architecture;
+        let &Architecture { heads, document_mask, .. } = &*self.architecture;
+        let width = self.architecture.query_width();
         let starts = document_mask.then_some(&self.batch.document_starts[..]);
         Attention { sequences, length, heads, width, starts, precision: self.precision }
     }

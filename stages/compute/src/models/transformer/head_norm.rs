@@ -25,12 +25,12 @@ impl SavedHeadNorms {
     /// does not do that.
     pub fn forward(context: &BlockContext, weights: &[Arc<Tensor>], projected: &mut Tensor) -> Option<Self> {
         let norm = context.architecture.query_key_norm?;
-        let width = context.architecture.head_width();
+        let width = context.architecture.head_width;
         let mut normalise = |columns: Range<usize>, first: usize| {
             let heads = copied(projected, &columns);
             let mut statistics = Tensor::scratch([heads.data.len() / width * norm.statistics()]);
             let mut normal = Tensor::scratch(heads.shape.clone());
-            norm.forward(&weights[first..], &heads.data, &mut normal.data, &mut statistics.data);
+            norm.forward(&weights[first..], width, &heads.data, &mut normal.data, &mut statistics.data);
             replace(projected, &columns, &normal);
             SavedHeads { heads: SavedActivation::new(context.saving, heads), statistics }
         };
@@ -46,13 +46,14 @@ impl SavedHeadNorms {
         d_projected: &mut Tensor,
         give: &mut dyn FnMut(usize, Tensor),
     ) {
+        let width = context.architecture.head_width;
         let parts = columns(context).into_iter().zip(context.layout.query_key_norms);
         for ((columns, first), SavedHeads { heads, statistics }) in parts.zip(self.saved) {
             let (heads, d_normal) = (heads.widen(), copied(d_projected, &columns));
             let mut d_heads = Tensor::zeros(heads.shape.clone());
             let give = &mut |index: usize, gradient: Tensor| give(first + index, gradient);
             let (x, d_x) = (&heads.data, &mut d_heads.data);
-            self.norm.backward(&weights[first..], x, &statistics.data, &d_normal.data, d_x, give);
+            self.norm.backward(&weights[first..], width, x, &statistics.data, &d_normal.data, d_x, give);
             replace(d_projected, &columns, &d_heads);
         }
     }
@@ -60,7 +61,7 @@ impl SavedHeadNorms {
 
 /// The columns of all query heads, and those of all key heads.
 fn columns(context: &BlockContext) -> [Range<usize>; 2] {
-    let (queries, keys) = (context.architecture.width, context.architecture.kv_width());
+    let (queries, keys) = (context.architecture.query_width(), context.architecture.kv_width());
     [0..queries, queries..queries + keys]
 }
 

@@ -12,6 +12,7 @@ mod linear;
 mod tape;
 
 use super::architecture::{Architecture, Positions};
+use super::saved::SavedActivation;
 use super::{ActivationMemory, Decoder, Forward, Model, decode, memory};
 use crate::kernels::embedding;
 use crate::kernels::rotary::Rotary;
@@ -21,7 +22,7 @@ use contract::{Batch, ModelFacts, Parameters, Precision, Tape, Tensor};
 use feed_forward::SavedFeedForward;
 use serde_json::Value;
 use std::sync::Arc;
-use tape::{LastNorm, TransformerTape};
+use tape::{EmbeddingNorm, LastNorm, TransformerTape};
 
 /// A transformer: its description and values derived from it.
 pub struct Transformer {
@@ -42,14 +43,16 @@ impl Transformer {
             parameters: architecture.parameters(),
             head: architecture.head(),
             flops_per_token: architecture.flops_per_token(),
+            logit_softcap: architecture.logit_softcap,
             precision: Precision::F32,
             config,
             summary,
         };
         let rotary = match architecture.positions {
             Positions::Learned => None,
-            Positions::Rotary { theta } => {
-                Some(Arc::new(Rotary::new(architecture.head_width(), architecture.length, theta)))
+            Positions::Rotary { theta, clockwise } => {
+                let rotary = Rotary::new(architecture.head_width, architecture.length, theta);
+                Some(Arc::new(if clockwise { rotary.reversed() } else { rotary }))
             }
         };
         Self { architecture: Arc::new(architecture), rotary, facts }
@@ -106,7 +109,7 @@ impl Model for Transformer {
             // Without a backward pass nothing is saved, so it need not be rounded.
             saving: if keep { self.facts.precision } else { Precision::F32 },
         };
-        let mut x_rc = self.embed(all, batch);
+        let (mut x_rc, embedding_norm) = normalise_embeddings(&context, self.embed(all, batch));
         let (first, last) = (architecture.embeddings(), architecture.first_of_block(architecture.layers));
         let mut blocks = Vec::new();
         for weights in all[first..last].chunks_exact(context.layout.tensors) {
@@ -119,10 +122,10 @@ impl Model for Transformer {
         let parameters = &all[last..last + architecture.norm.tensors()];
         let mut hidden = Tensor::scratch(x_rc.shape.clone());
         let mut statistics = Tensor::scratch([context.rows() * architecture.norm.statistics()]);
-        architecture.norm.forward(parameters, &x_rc.data, &mut hidden.data, &mut statistics.data);
+        architecture.norm.forward(parameters, architecture.width, &x_rc.data, &mut hidden.data, &mut statistics.data);
         let tape = keep.then(|| -> Box<dyn Tape> {
             let last = LastNorm { x_rc, statistics, parameters: parameters.to_vec() };
-            Box::new(TransformerTape::new(context, blocks, last))
+            Box::new(TransformerTape::new(context, embedding_norm, blocks, last))
         });
         Forward { hidden, tape }
     }
@@ -135,6 +138,15 @@ impl Model for Transformer {
         assert_eq!(parameters.0.len(), self.facts.parameters.len(), "one tensor per parameter of this model");
         decode::load(&self.architecture, self.rotary.as_ref(), parameters)
     }
+}
+
+/// Normalises the embeddings `x_rc` if the model does that; returns also what backward needs.
+fn normalise_embeddings(context: &BlockContext, x_rc: Tensor) -> (Tensor, Option<EmbeddingNorm>) {
+    let Some(norm) = context.architecture.embedding_norm() else { return (x_rc, None) };
+    let mut normal_rc = Tensor::scratch(x_rc.shape.clone());
+    let mut statistics = Tensor::scratch([context.rows() * norm.statistics()]);
+    norm.forward(&[], context.architecture.width, &x_rc.data, &mut normal_rc.data, &mut statistics.data);
+    (normal_rc, Some(EmbeddingNorm { x_rc: SavedActivation::new(context.saving, x_rc), statistics }))
 }
 
 /// The activations that a block saves for backward, which recomputes the outputs of normalisations and of the

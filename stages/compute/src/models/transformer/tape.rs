@@ -4,6 +4,7 @@ use super::context::BlockContext;
 use crate::kernels::embedding;
 use crate::kernels::sum::add;
 use crate::models::architecture::Positions;
+use crate::models::saved::SavedActivation;
 use contract::{Result, Tape, Tensor, Turn};
 use std::sync::Arc;
 
@@ -14,9 +15,17 @@ pub struct LastNorm {
     pub parameters: Vec<Arc<Tensor>>,
 }
 
+/// The activations that the normalisation of the embeddings saves for backward.
+pub struct EmbeddingNorm {
+    pub x_rc: SavedActivation,
+    pub statistics: Tensor,
+}
+
 /// The saved activations of a batch.
 pub struct TransformerTape {
     context: BlockContext,
+    /// If the embeddings are normalised.
+    first: Option<EmbeddingNorm>,
     blocks: Vec<SavedBlock>,
     last: Option<LastNorm>,
     /// Gradient of the hidden states, then of the output of each block, from the last to the first.
@@ -27,8 +36,8 @@ pub struct TransformerTape {
 
 impl TransformerTape {
     /// A tape of the activations that a forward pass has saved.
-    pub fn new(context: BlockContext, blocks: Vec<SavedBlock>, last: LastNorm) -> Self {
-        Self { context, blocks, last: Some(last), d_rc: None, d_head: None }
+    pub fn new(context: BlockContext, first: Option<EmbeddingNorm>, blocks: Vec<SavedBlock>, last: LastNorm) -> Self {
+        Self { context, first, blocks, last: Some(last), d_rc: None, d_head: None }
     }
 
     /// Backward of the final normalisation. Also passes on the gradient of an untied head, which follows it in
@@ -39,14 +48,34 @@ impl TransformerTape {
         let d_out_rc = std::mem::replace(d_rc, Tensor::zeros(x_rc.shape.clone()));
         let first = architecture.first_of_block(architecture.layers);
         let (x, d_out, d_x) = (&x_rc.data, &d_out_rc.data, &mut d_rc.data);
-        architecture.norm.backward(&parameters, x, &statistics.data, d_out, d_x, &mut |index, gradient| {
-            give(first + index, gradient);
-        });
+        architecture.norm.backward(
+            &parameters,
+            architecture.width,
+            x,
+            &statistics.data,
+            d_out,
+            d_x,
+            &mut |index, gradient| {
+                give(first + index, gradient);
+            },
+        );
         if !architecture.tied_head
             && let Some(d_head) = self.d_head.take()
         {
             give(architecture.head(), d_head);
         }
+    }
+
+    /// Backward of the normalisation of the embeddings.
+    fn first_norm(&mut self, d_rc: &mut Tensor) {
+        let (Some(norm), Some(EmbeddingNorm { x_rc, statistics })) =
+            (self.context.architecture.embedding_norm(), self.first.take())
+        else {
+            return;
+        };
+        let (x_rc, width) = (x_rc.widen(), self.context.architecture.width);
+        let d_out_rc = std::mem::replace(d_rc, Tensor::zeros(x_rc.shape.clone()));
+        norm.backward(&[], width, &x_rc.data, &statistics.data, &d_out_rc.data, &mut d_rc.data, &mut |_, _| {});
     }
 
     /// Backward of the embeddings. If the head is tied, their gradient is added to that of the head.
@@ -86,6 +115,7 @@ impl Tape for TransformerTape {
             self.d_rc = Some(d_rc);
             return Ok(Turn::More);
         }
+        self.first_norm(&mut d_rc);
         self.embeddings(&d_rc, give);
         Ok(Turn::Done)
     }

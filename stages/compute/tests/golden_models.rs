@@ -1,34 +1,71 @@
-//! Compares Llama with transformers: logits, gradients and ten steps, with a tied and with a separate head. The
-//! expected numbers come from `tests/golden/make_golden_llama.py`.
+//! Compares Llama, Qwen 3 and NanoChat with transformers: logits, gradients and ten steps, with a tied and with a
+//! separate head. The expected numbers come from `tests/golden/make_golden_models.py`.
 mod common;
 use common::{assert_logits, bytes, floats, ids, learn, on_every_backend, relative_error};
 use compute::kernels::adamw::{AdamW, adamw};
 use compute::kernels::sum::{add, block_squares};
-use compute::models::{LlamaShape, Model, Transformer, forward_per_sequence};
+use compute::models::{LlamaShape, Model, NanoChatShape, Qwen3Shape, Transformer, forward_per_sequence};
 use contract::{Batch, IGNORED, Parameters, Precision, Purpose, Tensor};
 use millrace_compute as compute;
+use serde_json::Value;
 use std::sync::Arc;
 
 const LENGTH: usize = 24;
 const SEQUENCES: usize = 4;
-const KINDS: [&str; 2] = ["tied", "untied"];
+/// Types of models, and whether the head is tied.
+const KINDS: [(&str, &str); 6] = [
+    ("llama", "tied"),
+    ("llama", "untied"),
+    ("qwen3", "tied"),
+    ("qwen3", "untied"),
+    ("nanochat", "tied"),
+    ("nanochat", "untied"),
+];
 
-fn model(kind: &str, document_mask: bool) -> Transformer {
-    LlamaShape {
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        width: 32,
-        feed_forward: 40,
-        vocabulary: 61,
-        length: LENGTH,
-        tied_head: kind == "tied",
-        rms_epsilon: 1e-5,
-        rope_theta: 10_000.0,
-        end_of_text: 0,
+fn model((name, head): (&str, &str), document_mask: bool) -> Transformer {
+    let (layers, heads, kv_heads, width, feed_forward, vocabulary, length) = (2, 4, 2, 32, 40, 61, LENGTH);
+    let (tied_head, rope_theta, end_of_text) = (head == "tied", 10_000.0, 0);
+    let rms_epsilon = if name == "llama" { 1e-5 } else { 1e-6 };
+    let llama = LlamaShape {
+        layers,
+        heads,
+        kv_heads,
+        width,
+        feed_forward,
+        vocabulary,
+        length,
+        tied_head,
+        rms_epsilon,
+        rope_theta,
+        end_of_text,
         document_mask,
+    };
+    match name {
+        "llama" => llama.model(),
+        "qwen3" => Qwen3Shape { llama, head_width: 12 }.model(),
+        _ => NanoChatShape {
+            layers,
+            heads,
+            kv_heads,
+            width,
+            feed_forward,
+            vocabulary,
+            length,
+            tied_head,
+            rms_epsilon,
+            rope_theta,
+            logit_softcap: Some(2.5),
+            end_of_text,
+            document_mask,
+        }
+        .model(),
     }
-    .model()
+}
+
+/// The golden tensors and numbers of a type of model.
+fn golden(name: &str) -> (Vec<u8>, Value) {
+    let numbers = serde_json::from_slice(&bytes(&format!("{name}.json"))).expect("JSON");
+    (bytes(&format!("{name}.safetensors")), numbers)
 }
 
 fn parameters(file: &[u8], kind: &str, model: &dyn Model) -> Parameters {
@@ -60,26 +97,45 @@ fn batch(file: &[u8], step: usize, from: usize, to: usize, masked: bool) -> Batc
 #[test]
 fn logits_and_all_gradients_match_transformers() {
     on_every_backend(|_| {
-        let file = bytes("llama.safetensors");
-        let golden: serde_json::Value = serde_json::from_slice(&bytes("llama.json")).expect("llama.json");
-        for (kind, masked) in KINDS.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
-            let model = model(kind, masked);
+        for ((name, kind), masked) in KINDS.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+            let ((file, golden), model) = (golden(name), model((name, kind), masked));
             let (parameters, batch) = (parameters(&file, kind, &model), batch(&file, 0, 0, SEQUENCES, masked));
             assert_eq!(masked, batch.targets.contains(&IGNORED));
             let prefix = format!("{kind}.{}", if masked { "masked." } else { "" });
             let forward = model.forward(&parameters, &batch, true);
-            let head = model.facts().head;
-            assert_logits(&forward.hidden, &parameters[head], &floats(&file, &format!("{prefix}logits")));
-            let (loss, targets, got) = learn(forward, &parameters, head, &batch, Precision::F32);
+            let expected = floats(&file, &format!("{prefix}logits"));
+            assert_logits(&forward.hidden, &parameters, model.facts(), &expected);
+            let (loss, targets, got) = learn(forward, &parameters, model.facts(), &batch);
             let expected = if masked { &golden[kind]["masked_loss"] } else { &golden[kind]["losses"][0] };
             let expected = expected.as_f64().expect("a loss");
-            assert!((loss / targets as f64 - expected).abs() < 1e-5 * expected, "{prefix}loss {loss}");
+            assert!((loss / targets as f64 - expected).abs() < 1e-5 * expected, "{name} {prefix}loss {loss}");
             for (spec, got) in model.facts().parameters.iter().zip(got) {
                 let expected = floats(&file, &format!("{prefix}gradients.{}", spec.name));
                 let error = relative_error(&got.data, &expected, 1.0 / targets as f64);
-                println!("{error:.1e} {prefix}{}", spec.name);
-                assert!(error <= 1e-4, "{prefix}{}: {error}", spec.name);
+                println!("{error:.1e} {name} {prefix}{}", spec.name);
+                assert!(error <= 1e-4, "{name} {prefix}{}: {error}", spec.name);
             }
+        }
+    });
+}
+
+/// As for GPT-2, the errors of products in bfloat16 are some tenths of a percent, those of gradients a few times that.
+#[test]
+fn gradients_in_bfloat16_are_close_to_transformers() {
+    on_every_backend(|_| {
+        for (name, kind) in KINDS {
+            let ((file, _), model) = (golden(name), model((name, kind), false).with_precision(Precision::Bf16));
+            let (parameters, batch) = (parameters(&file, kind, &model), batch(&file, 0, 0, SEQUENCES, false));
+            let (_, targets, got) = learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch);
+            let mut rounded = 0;
+            for (spec, got) in model.facts().parameters.iter().zip(got) {
+                let expected = floats(&file, &format!("{kind}.gradients.{}", spec.name));
+                let error = relative_error(&got.data, &expected, 1.0 / targets as f64);
+                println!("{error:.1e} {name} {kind} {}", spec.name);
+                assert!(error <= 6e-2, "{name} {kind} {}: {error}", spec.name);
+                rounded += usize::from(error > 1e-4);
+            }
+            assert!(rounded > 10, "too few gradients differ from f32: {rounded}");
         }
     });
 }
@@ -87,13 +143,12 @@ fn logits_and_all_gradients_match_transformers() {
 #[test]
 fn ten_steps_match_transformers() {
     on_every_backend(|_| {
-        let file = bytes("llama.safetensors");
-        let golden: serde_json::Value = serde_json::from_slice(&bytes("llama.json")).expect("llama.json");
-        let optimizer: serde_json::Value = serde_json::from_slice(&bytes("golden.json")).expect("golden.json");
+        let optimizer: Value = serde_json::from_slice(&bytes("golden.json")).expect("golden.json");
         let option = |name: &str| optimizer["optimizer"][name].as_f64().expect("a number");
-        for kind in KINDS {
+        for (name, kind) in KINDS {
+            let (file, golden) = golden(name);
             let of = |name: &str, step: usize| golden[kind][name][step].as_f64().expect("a number");
-            let model = model(kind, false);
+            let model = model((name, kind), false);
             let mut parameters = parameters(&file, kind, &model);
             let specs = &model.facts().parameters;
             let zeros = || -> Vec<Tensor> { specs.iter().map(|p| Tensor::zeros(p.shape.clone())).collect() };
@@ -102,21 +157,19 @@ fn ten_steps_match_transformers() {
                 // Two micro-batches of two sequences.
                 let leaf = |from: usize| {
                     let batch = batch(&file, step, from, from + 2, false);
-                    learn(
-                        model.forward(&parameters, &batch, true),
-                        &parameters,
-                        model.facts().head,
-                        &batch,
-                        Precision::F32,
-                    )
+                    learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch)
                 };
                 let ((loss_a, targets_a, mut gradients), (loss_b, targets_b, other)) = (leaf(0), leaf(2));
                 gradients.iter_mut().zip(&other).for_each(|(a, b)| add(&mut a.data, &b.data));
                 let targets = (targets_a + targets_b) as f64;
                 let loss = (loss_a + loss_b) / targets;
-                assert!((loss - of("losses", step)).abs() <= 1e-4, "{kind} {step}: {loss}, not {}", of("losses", step));
+                assert!(
+                    (loss - of("losses", step)).abs() <= 1e-4,
+                    "{name} {kind} {step}: {loss}, not {}",
+                    of("losses", step)
+                );
                 let norm = gradients.iter().flat_map(|g| block_squares(&g.data)).sum::<f64>().sqrt() / targets;
-                assert!((norm / of("gradient_norms", step) - 1.0).abs() <= 1e-4, "{kind} {step}: norm {norm}");
+                assert!((norm / of("gradient_norms", step) - 1.0).abs() <= 1e-4, "{name} {kind} {step}: norm {norm}");
                 let t = step as i32 + 1;
                 let rate = optimizer["learning_rates"][step].as_f64().expect("a rate");
                 for (index, spec) in specs.iter().enumerate() {
@@ -148,15 +201,14 @@ fn ten_steps_match_transformers() {
 #[test]
 fn one_sequence_at_a_time_gives_the_same_gradients() {
     on_every_backend(|_| {
-        let file = bytes("llama.safetensors");
-        for kind in KINDS {
-            let model: Arc<dyn Model> = Arc::new(model(kind, false));
+        for (name, kind) in KINDS {
+            let (file, _) = golden(name);
+            let model: Arc<dyn Model> = Arc::new(model((name, kind), false));
             let (parameters, batch) = (parameters(&file, kind, &*model), batch(&file, 0, 0, SEQUENCES, false));
-            let head = model.facts().head;
             let (loss, targets, whole) =
-                learn(model.forward(&parameters, &batch, true), &parameters, head, &batch, Precision::F32);
+                learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch);
             let forward = forward_per_sequence(&model, &parameters, &batch, true);
-            let (same, same_targets, single) = learn(forward, &parameters, head, &batch, Precision::F32);
+            let (same, same_targets, single) = learn(forward, &parameters, model.facts(), &batch);
             assert_eq!(targets, same_targets);
             assert!((loss - same).abs() < 1e-5 * loss);
             for (whole, single) in whole.iter().zip(&single) {

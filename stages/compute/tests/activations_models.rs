@@ -1,12 +1,12 @@
-//! Compares Llama's estimate of activation memory with actual allocations. A separate test binary, since the buffer
+//! Compares the estimates of activation memory of Llama, Qwen 3 and NanoChat with actual allocations. A separate test binary, since the buffer
 //! pool is shared by a process.
 mod common;
 use common::check_memory_estimate;
 use contract::Precision;
-use millrace_compute::models::{Architecture, LlamaShape, Norm, Transformer};
+use millrace_compute::models::{LlamaShape, NanoChatShape, Qwen3Shape};
 
 #[test]
-fn llama_memory_matches_the_estimate() {
+fn memory_matches_the_estimate() {
     // Shapes with distinct sizes, since the pool reuses buffers of equal size.
     let (vocabulary, end_of_text, document_mask) = (311, 0, false);
     let (tied_head, rms_epsilon, rope_theta) = (true, 1e-5, 1e4);
@@ -29,10 +29,24 @@ fn llama_memory_matches_the_estimate() {
         };
         for precision in [Precision::F32, Precision::Bf16] {
             check_memory_estimate(&shape.model().with_precision(precision), sequences, length, vocabulary);
-            let query_key_norm = Some(Norm::Rms { epsilon: 1e-6 });
-            let architecture = Architecture { query_key_norm, ..shape.architecture() };
-            let normalised = Transformer::new(architecture, shape.config(), "with norms of heads".into());
-            check_memory_estimate(&normalised.with_precision(precision), sequences, length, vocabulary);
+            let qwen3 = Qwen3Shape { llama: shape.clone(), head_width: width / heads + 10 };
+            check_memory_estimate(&qwen3.model().with_precision(precision), sequences, length, vocabulary);
+            let nanochat = NanoChatShape {
+                layers,
+                heads,
+                kv_heads,
+                width,
+                feed_forward,
+                vocabulary,
+                length,
+                tied_head,
+                rms_epsilon,
+                rope_theta,
+                logit_softcap: Some(15.0),
+                end_of_text,
+                document_mask,
+            };
+            check_memory_estimate(&nanochat.model().with_precision(precision), sequences, length, vocabulary);
         }
     }
 }
