@@ -24,6 +24,8 @@ pub const STAGES: &[StageType] = &[
     stage_type::<text::Write>("parquet"),
     model_type::<train::forward::gpt2::Gpt2>("gpt2"),
     model_type::<train::forward::llama::Llama>("llama"),
+    model_type::<train::forward::qwen3::Qwen3>("qwen3"),
+    model_type::<train::forward::nanochat::NanoChat>("nanochat"),
     loss_type::<train::loss::CrossEntropyLoss>("cross_entropy"),
     stage_type::<train::backward::Backward>("backward"),
     stage_type::<train::reduce::Reduce>("tree_sum"),

@@ -3,7 +3,8 @@
     python tests/golden/make_golden_greedy.py       # needs torch, transformers, tokenizers; writes beside itself
 
 greedy-gpt2/    config.json, model.safetensors, vocab.json and merges.txt: as GPT-2's own checkpoints lie on the hub
-greedy-llama/   config.json, model.safetensors, tokenizer.json; four heads of queries to two of keys and values
+greedy-llama/   config.json, model.safetensors, tokenizer.json; four heads of queries to two of keys and values;
+                likewise greedy-qwen3/, whose heads are wider than their share, and greedy-nanochat/
 greedy.json     the prompt, and for each its ids, and the ids that `model.generate(do_sample=False)` adds to them
 
 Weights are random, but large: the text does not go round in circles. Of the seeds that give 200 tokens the first is
@@ -36,6 +37,22 @@ def llama(sizes: dict) -> torch.nn.Module:
     return transformers.LlamaForCausalLM(config)
 
 
+def qwen3(sizes: dict) -> torch.nn.Module:
+    config = transformers.Qwen3Config(
+        hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        max_position_embeddings=256, rope_theta=5e4, tie_word_embeddings=True, **sizes,
+    )
+    return transformers.Qwen3ForCausalLM(config)
+
+
+def nanochat(sizes: dict) -> torch.nn.Module:
+    config = transformers.NanoChatConfig(
+        hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=256, tie_word_embeddings=False, pad_token_id=None, **sizes,
+    )
+    return transformers.NanoChatForCausalLM(config)
+
+
 def greedy(model: torch.nn.Module, ids: list[int]) -> tuple[list[int], float]:
     prompt = torch.tensor([ids])
     out = model.generate(
@@ -53,7 +70,7 @@ def main() -> None:
     sizes = dict(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, initializer_range=0.8)
     versions = {"transformers": transformers.__version__, "torch": torch.__version__, "tokenizers": tokenizers.__version__}
     golden = versions | {"prompt": PROMPT, "prompt_ids": ids}
-    for name, build in [("gpt2", gpt2), ("llama", llama)]:
+    for name, build in [("gpt2", gpt2), ("llama", llama), ("qwen3", qwen3), ("nanochat", nanochat)]:
         for seed in range(1000):
             torch.manual_seed(seed)
             model = build(sizes).eval()

@@ -182,6 +182,28 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("llama.rope_theta", LLAMA, "forward.rope_theta=100.0"),
     ("llama.document_mask", LLAMA, "forward.document_mask=true"),
     ("llama.precision", LLAMA, "forward.precision=bf16"),
+    ("qwen3.layers", QWEN3, "forward.layers=1"),
+    ("qwen3.heads", QWEN3, "forward.heads=8"),
+    ("qwen3.kv_heads", QWEN3, "forward.kv_heads=4"),
+    ("qwen3.width", QWEN3, "forward.width=16"),
+    ("qwen3.head_width", QWEN3, "forward.head_width=10"),
+    ("qwen3.feed_forward", QWEN3, "forward.feed_forward=48"),
+    ("qwen3.tied_head", QWEN3, "forward.tied_head=true"),
+    ("qwen3.rms_epsilon", QWEN3, "forward.rms_epsilon=0.1"),
+    ("qwen3.rope_theta", QWEN3, "forward.rope_theta=100.0"),
+    ("qwen3.document_mask", QWEN3, "forward.document_mask=true"),
+    ("qwen3.precision", QWEN3, "forward.precision=bf16"),
+    ("nanochat.layers", NANOCHAT, "forward.layers=1"),
+    ("nanochat.heads", NANOCHAT, "forward.heads=8"),
+    ("nanochat.kv_heads", NANOCHAT, "forward.kv_heads=4"),
+    ("nanochat.width", NANOCHAT, "forward.width=16"),
+    ("nanochat.logit_softcap", NANOCHAT, "forward.logit_softcap=1.0"),
+    ("nanochat.feed_forward", NANOCHAT, "forward.feed_forward=48"),
+    ("nanochat.tied_head", NANOCHAT, "forward.tied_head=true"),
+    ("nanochat.rms_epsilon", NANOCHAT, "forward.rms_epsilon=0.1"),
+    ("nanochat.rope_theta", NANOCHAT, "forward.rope_theta=100.0"),
+    ("nanochat.document_mask", NANOCHAT, "forward.document_mask=true"),
+    ("nanochat.precision", NANOCHAT, "forward.precision=bf16"),
     ("adamw.learning_rate", &[], "optimize.learning_rate=0.02"),
     ("adamw.warmup_steps", &[], "optimize.warmup_steps=3"),
     ("adamw.schedule", &[], "optimize.schedule=constant"),
@@ -216,6 +238,8 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
 ];
 /// Other configurations that both runs have.
 const LLAMA: &[&str] = &["--stage", "forward=llama.toml"];
+const QWEN3: &[&str] = &["--stage", "forward=qwen3.toml"];
+const NANOCHAT: &[&str] = &["--stage", "forward=nanochat.toml"];
 const MUON: &[&str] = &["--stage", "optimize=muon.toml"];
 const TOKENS: &[&str] = &["--config", "tokens.toml"];
 const FRACTION: &[&str] = &["--config", "fraction.toml"];
@@ -225,6 +249,8 @@ const BAD: &[&str] = &["read.paths=[\"bad.jsonl\"]"];
 const ELSEWHERE: &[&str] = &[
     "gpt2.batching",     // how fast: tests/it/bench.rs
     "llama.batching",    // the same
+    "qwen3.batching",
+    "nanochat.batching",
     "block_list.path",   // a file: stages/text/tests/filters.rs
     "minhash.threshold", // preparations: tests/it/near_duplicates.rs, stages/text/src/prepare/deduplicate
     "minhash.bands",

@@ -52,14 +52,14 @@ fn a_seed_gives_one_text_whatever_the_workers() {
     assert_eq!(text(&["--top-p", "1e-9", "--top-k", "0", "--seed", "9"]), greedy);
 }
 
-/// What transformers gave, kept by `tests/golden/make_golden_greedy.py`: GPT-2 with `vocab.json` and `merges.txt`, Llama
-/// with `tokenizer.json`.
+/// What transformers gave, kept by `tests/golden/make_golden_greedy.py`: GPT-2 with `vocab.json` and `merges.txt`, the
+/// others with `tokenizer.json`.
 #[test]
 fn greedy_text_is_the_200_tokens_of_transformers() {
     let scratch = Scratch::new();
     let golden = support::repository().join("tests/golden");
     let known: Value = serde_json::from_slice(&std::fs::read(golden.join("greedy.json")).unwrap()).unwrap();
-    for model in ["gpt2", "llama"] {
+    for model in ["gpt2", "llama", "qwen3", "nanochat"] {
         let folder = golden.join(format!("greedy-{model}")).display().to_string();
         let greedy =
             ["--temperature", "0", "--max-tokens", "200", "--json", "--prompt", known["prompt"].as_str().unwrap()];

@@ -172,10 +172,16 @@ for tied in (False, True):
 }
 
 #[test]
-fn transformers_loads_a_llama_and_computes_the_same_loss_and_text() {
-    for head in ["forward.tied_head=false", "forward.tied_head=true"] {
+fn transformers_loads_other_models_and_computes_the_same_loss_and_text() {
+    for (stage, head) in [
+        ("forward=llama.toml", "forward.tied_head=false"),
+        ("forward=llama.toml", "forward.tied_head=true"),
+        ("forward=qwen3.toml", "forward.head_width=10"),
+        ("forward=nanochat.toml", "forward.tied_head=false"),
+        ("forward=nanochat.toml", "forward.tied_head=true"),
+    ] {
         let scratch = Scratch::new();
-        let model = ["--stage", "forward=llama.toml", "--set", head];
+        let model = ["--stage", stage, "--set", head];
         scratch.train("first", &[&model[..], &["--set", "run.max_steps=20"]].concat());
         let sentence = sentence(&scratch);
         scratch.write("sentence.txt", &sentence);

@@ -51,7 +51,10 @@ impl Scratch {
         let scratch = Self { folder: tempfile::tempdir().expect("a scratch directory"), program: program.into() };
         scratch.documents("corpus.parquet", &corpus(120));
         scratch.write("run.toml", tiny("paths = [\"corpus.parquet\"]"));
-        scratch.write("llama.toml", "type = \"llama\"\nlayers = 2\nheads = 4\nkv_heads = 2\nwidth = 32\n");
+        for model in ["llama", "qwen3", "nanochat"] {
+            let keys = "layers = 2\nheads = 4\nkv_heads = 2\nwidth = 32\n";
+            scratch.write(&format!("{model}.toml"), format!("type = \"{model}\"\n{keys}"));
+        }
         scratch.write("muon.toml", "type = \"muon\"\nlearning_rate = 1e-2\nwarmup_steps = 2\n");
         scratch
     }

@@ -31,21 +31,21 @@ impl ModelType for Llama {
     const EXAMPLE: &'static str = "type = \"llama\"\nlayers = 6\nheads = 6\nkv_heads = 2\nwidth = 384\n";
 
     fn check(&self, sizes: &Sizes) -> Vec<Problem> {
-        let &Sizes { heads, width, .. } = sizes;
-        let mut problems = Vec::new();
-        if heads > 0 && !width.is_multiple_of(heads.saturating_mul(2)) {
-            let near = candidates(width, |heads| width.is_multiple_of(2 * heads));
-            let message = format!("{heads} heads do not divide width {width} into an even width each; {near}");
-            problems.push(Problem::at("heads", message));
-        }
-        if let Some(kv_heads) = self.kv_heads.filter(|n| *n > 0 && !heads.is_multiple_of(*n)) {
-            let near = candidates(heads, |n| heads.is_multiple_of(n));
-            problems.push(Problem::at("kv_heads", format!("{kv_heads} do not divide {heads} heads; {near}")));
-        }
-        problems
+        [check_heads(sizes), check_kv_heads(sizes, self.kv_heads)].into_iter().flatten().collect()
     }
 
     fn model(&self, sizes: &Sizes, facts: &Facts) -> Transformer {
+        self.shape(sizes, facts).model()
+    }
+
+    fn from_config(config: &Value) -> Option<Result<Transformer>> {
+        (config["model_type"] == "llama").then(|| Ok(LlamaShape::from_config(config)?.model()))
+    }
+}
+
+impl Llama {
+    /// The model shape that these settings describe.
+    pub fn shape(&self, sizes: &Sizes, facts: &Facts) -> LlamaShape {
         let &Sizes { layers, heads, width } = sizes;
         let &Facts { vocabulary, length, end_of_text } = facts;
         LlamaShape {
@@ -62,10 +62,24 @@ impl ModelType for Llama {
             end_of_text,
             document_mask: false,
         }
-        .model()
     }
+}
 
-    fn from_config(config: &Value) -> Option<Result<Transformer>> {
-        (config["model_type"] == "llama").then(|| Ok(LlamaShape::from_config(config)?.model()))
+/// A problem if the heads do not share the width evenly, with an even width each for rotary positions.
+pub(super) fn check_heads(sizes: &Sizes) -> Option<Problem> {
+    let &Sizes { heads, width, .. } = sizes;
+    if heads == 0 || width.is_multiple_of(heads.saturating_mul(2)) {
+        return None;
     }
+    let near = candidates(width, |heads| width.is_multiple_of(2 * heads));
+    let message = format!("{heads} heads do not divide width {width} into an even width each; {near}");
+    Some(Problem::at("heads", message))
+}
+
+/// A problem if query heads cannot be divided among `kv_heads`.
+pub(super) fn check_kv_heads(sizes: &Sizes, kv_heads: Option<usize>) -> Option<Problem> {
+    let heads = sizes.heads;
+    let kv_heads = kv_heads.filter(|n| *n > 0 && !heads.is_multiple_of(*n))?;
+    let near = candidates(heads, |n| heads.is_multiple_of(n));
+    Some(Problem::at("kv_heads", format!("{kv_heads} do not divide {heads} heads; {near}")))
 }

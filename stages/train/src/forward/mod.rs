@@ -1,9 +1,12 @@
 //! `forward`: computes hidden states from a batch and the parameters of its step.
 //!
 //! The trait [`ModelType`] defines how configuration keys become a [`Transformer`]. [`ModelSettings`] turns any model
-//! into a stage. Members of the family are [`gpt2`] and [`llama`].
+//! into a stage. Members of the family are [`gpt2`], [`llama`], [`qwen3`] and
+//! [`nanochat`].
 pub mod gpt2;
 pub mod llama;
+pub mod nanochat;
+pub mod qwen3;
 
 use anyhow::{Result, ensure};
 use compute::models::{ActivationMemory, Forward as Forwarded, Model, Transformer, forward_per_sequence};
@@ -27,6 +30,11 @@ pub trait ModelType: Member {
     /// found already. No I/O.
     fn check(&self, _sizes: &Sizes) -> Vec<Problem> {
         Vec::new()
+    }
+
+    /// The columns per head, if they are not `width / heads`.
+    fn head_width(&self) -> Option<usize> {
+        None
     }
 
     /// The model of these sizes, with the vocabulary and sequence length of `facts`.
@@ -129,7 +137,8 @@ impl<M: ModelType> Settings for ModelSettings<M> {
     fn check(&self) -> Vec<Problem> {
         let Sizes { heads, width, .. } = self.sizes;
         let mut problems = self.model.check(&self.sizes);
-        if heads > 0 && !width.is_multiple_of(heads) && problems.iter().all(|problem| problem.key != Some("heads")) {
+        let shared = self.model.head_width().is_none();
+        if shared && heads > 0 && !width.is_multiple_of(heads) && problems.iter().all(|problem| problem.key != Some("heads")) {
             let near = candidates(width, |heads| width.is_multiple_of(heads));
             problems.push(Problem::at("heads", format!("{heads} heads do not divide width {width}; {near}")));
         }
