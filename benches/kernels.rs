@@ -83,12 +83,12 @@ fn heads(c: &mut Criterion) {
     let product = (2 * ROWS * WIDTH * VOCABULARY) as u64;
     let mut with = group(c, "head, loss and gradients", Throughput::Elements(3 * product));
     with.bench_function("cross-entropy", |b| {
-        b.iter(|| head::head_loss(&CrossEntropy, &Logits::new(&hidden, &wte), &targets))
+        b.iter(|| head::head_loss(&CrossEntropy, &head::Logits::new(&hidden, &wte), &targets))
     });
     with.finish();
     let mut without = group(c, "head, loss only", Throughput::Elements(product));
     without.bench_function("cross-entropy", |b| {
-        b.iter(|| head::head_value(&CrossEntropy, &Logits::new(&hidden, &wte), &targets))
+        b.iter(|| head::head_value(&CrossEntropy, &head::Logits::new(&hidden, &wte), &targets))
     });
 }
 

@@ -247,8 +247,8 @@ const PLAIN: &[&str] = &["read.paths=[\"plain.txt\"]"];
 const BAD: &[&str] = &["read.paths=[\"bad.jsonl\"]"];
 /// Keys that change no result, and whose effect other tests show.
 const ELSEWHERE: &[&str] = &[
-    "gpt2.batching",     // how fast: tests/it/bench.rs
-    "llama.batching",    // the same
+    "gpt2.batching",  // how fast: tests/it/bench.rs
+    "llama.batching", // the same
     "qwen3.batching",
     "nanochat.batching",
     "block_list.path",   // a file: stages/text/tests/filters.rs

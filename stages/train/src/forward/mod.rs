@@ -138,7 +138,11 @@ impl<M: ModelType> Settings for ModelSettings<M> {
         let Sizes { heads, width, .. } = self.sizes;
         let mut problems = self.model.check(&self.sizes);
         let shared = self.model.head_width().is_none();
-        if shared && heads > 0 && !width.is_multiple_of(heads) && problems.iter().all(|problem| problem.key != Some("heads")) {
+        if shared
+            && heads > 0
+            && !width.is_multiple_of(heads)
+            && problems.iter().all(|problem| problem.key != Some("heads"))
+        {
             let near = candidates(width, |heads| width.is_multiple_of(heads));
             problems.push(Problem::at("heads", format!("{heads} heads do not divide width {width}; {near}")));
         }

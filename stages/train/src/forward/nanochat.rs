@@ -31,8 +31,7 @@ pub struct NanoChat {
 }
 
 impl ModelType for NanoChat {
-    const SUMMARY: &'static str =
-        "NanoChat (Karpathy 2025): RMSNorm without gains, also of queries, keys and embeddings; rotary positions, ReLU²";
+    const SUMMARY: &'static str = "NanoChat (Karpathy 2025): RMSNorm without gains, also of queries, keys and embeddings; rotary positions, ReLU²";
     const EXAMPLE: &'static str = "type = \"nanochat\"\nlayers = 6\nheads = 6\nwidth = 384\n";
 
     fn check(&self, sizes: &Sizes) -> Vec<Problem> {

@@ -19,7 +19,8 @@ pub struct Qwen3 {
 }
 
 impl ModelType for Qwen3 {
-    const SUMMARY: &'static str = "Qwen 3 (Yang et al. 2025): Llama with normalised queries and keys, heads of any width";
+    const SUMMARY: &'static str =
+        "Qwen 3 (Yang et al. 2025): Llama with normalised queries and keys, heads of any width";
     const EXAMPLE: &'static str = "type = \"qwen3\"\nlayers = 6\nheads = 6\nkv_heads = 2\nwidth = 384\n";
 
     fn check(&self, sizes: &Sizes) -> Vec<Problem> {
