@@ -1,4 +1,7 @@
 //! Cores and memory of the machine that this process may use, and the memory that it uses.
+mod cgroup;
+
+use std::path::Path;
 
 /// Cores that this process may use.
 pub fn cores() -> usize {
@@ -15,15 +18,19 @@ pub fn rss_mb() -> u64 {
     kilobytes("/proc/self/status", "VmRSS:").unwrap_or(0) / 1024
 }
 
-/// Bytes that can be allocated without swapping; `u64::MAX` where the system does not say.
+/// Bytes that can be allocated without swapping; `u64::MAX` where the system does not say. At most what is left of the
+/// limits of this process's control groups.
 pub fn available_memory() -> u64 {
-    kilobytes("/proc/meminfo", "MemAvailable:").map_or(u64::MAX, |kilobytes| kilobytes * 1024)
+    let available = kilobytes("/proc/meminfo", "MemAvailable:").map_or(u64::MAX, |kilobytes| kilobytes * 1024);
+    available.min(cgroup::memory(Path::new("/")).available)
 }
 
-/// Bytes of memory and swap of the machine; `u64::MAX` where the system does not say.
+/// Bytes of memory and swap of the machine, at most the limit of this process's control groups; `u64::MAX` where the
+/// system does not say.
 pub fn total_memory() -> u64 {
     let total = ["MemTotal:", "SwapTotal:"].map(|line| kilobytes("/proc/meminfo", line));
-    total[0].map_or(u64::MAX, |memory| (memory + total[1].unwrap_or(0)) * 1024)
+    let total = total[0].map_or(u64::MAX, |memory| (memory + total[1].unwrap_or(0)) * 1024);
+    total.min(cgroup::memory(Path::new("/")).limit)
 }
 
 fn kilobytes(file: &str, name: &str) -> Option<u64> {
