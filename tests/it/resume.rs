@@ -15,10 +15,12 @@ fn whole(scratch: &Scratch) {
 #[track_caller]
 fn is_the_whole_run(scratch: &Scratch, directory: &str) {
     assert_eq!(scratch.numbers(directory), scratch.numbers("whole"), "metrics.jsonl of {directory}");
-    for file in ["model.safetensors", "optimizer.safetensors", "tokenizer.json", "config.json"] {
-        assert!(scratch.last(directory, file) == scratch.last("whole", file), "{file} of {directory} differs");
-    }
     assert_eq!(scratch.checkpoints(directory), ["step-00000039", "step-00000040"], "of {directory}");
+    let (files, whole) = (scratch.checkpoint_files(directory), scratch.checkpoint_files("whole"));
+    for (name, content) in &whole {
+        assert!(files.get(name) == Some(content), "{name} of {directory} differs");
+    }
+    assert_eq!((files.len(), whole.len()), (12, 12), "each has weights, optimizer, state, config, tokenizer, hashes");
 }
 
 #[test]

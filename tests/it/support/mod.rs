@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -141,6 +142,19 @@ impl Scratch {
         names.retain(|name| !name.starts_with("abandoned-"));
         names.sort();
         names
+    }
+
+    /// Every file of a run's checkpoints, by its path among them.
+    pub fn checkpoint_files(&self, directory: &str) -> BTreeMap<String, Vec<u8>> {
+        let of_one = |name: String| {
+            let folder = format!("{directory}/checkpoints/{name}");
+            let files = std::fs::read_dir(self.path(&folder)).expect("a checkpoint").map(move |file| {
+                let file = file.unwrap().file_name().into_string().unwrap();
+                (format!("{name}/{file}"), self.bytes(&format!("{folder}/{file}")))
+            });
+            files.collect::<Vec<_>>()
+        };
+        self.checkpoints(directory).into_iter().flat_map(of_one).collect()
     }
 
     /// A file of a run's last checkpoint.

@@ -25,6 +25,14 @@ trait Sink: Send {
     /// # Errors
     /// If they cannot be written.
     fn write(&mut self, line: &StepLine) -> Result<()>;
+
+    /// Receives the metrics of a step that may still be validated; [`write`](Self::write) follows.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn expect(&mut self, _line: &StepLine) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Opens a sink of the run in a directory, which starts at a step; what was written of later steps is replaced.
@@ -66,6 +74,13 @@ pub struct StepLine {
     /// Other metrics of stages.
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+impl StepLine {
+    /// The line without what depends on the machine and its load. Metrics of other stages may, too.
+    fn reproducible(self) -> Self {
+        Self { tok_per_sec: 0.0, mfu: 0.0, data_wait_ms: 0.0, time: 0.0, other: Map::new(), ..self }
+    }
 }
 
 /// Receives the metrics of each step, for example to print them.
@@ -142,7 +157,7 @@ struct RecordStage {
     /// Those of worker 0 in a run that has a directory.
     sinks: Vec<Box<dyn Sink>>,
     gathered: BTreeMap<(Purpose, &'static str), (Gather, Values)>,
-    /// The line of the last step; it is written after the step has been validated.
+    /// The line of the last step; it is complete after the step has been validated.
     last: Option<StepLine>,
     clock: Clock,
 }
@@ -204,6 +219,14 @@ impl Stage for RecordStage {
         if self.worker == 0
             && let Some(run_dir) = &self.run_dir
         {
+            // The checkpoint contains only what is reproducible of the last line, which was written before it. It is
+            // validated again if this run validates after that step.
+            if let Some(last) = &mut self.last {
+                let mut written = read_metrics(&run_dir.join(METRICS_FILE))?.into_iter();
+                if let Some(line) = written.find(|line| line.step == last.step && line.loss == last.loss) {
+                    *last = StepLine { validation_loss: None, bits_per_byte: None, ..line };
+                }
+            }
             self.sinks = SINKS.iter().map(|open| open(run_dir, self.schedule.first)).collect::<Result<_>>()?;
         }
         self.clock = Clock::new(Instant::now());
@@ -245,6 +268,7 @@ impl Stage for RecordStage {
             if let Some(reporter) = &self.reporter {
                 reporter.0.step(&line);
             }
+            self.sinks.iter_mut().try_for_each(|sink| sink.expect(&line))?;
             self.last = Some(line);
         }
         self.gathered.clear();
@@ -252,8 +276,10 @@ impl Stage for RecordStage {
         Ok(())
     }
 
+    /// The line of the last step, as far as it is the same in every run of a configuration.
     fn save(&mut self, lane: Lane) -> Result<Snapshot> {
-        Ok(if lane == 0 { Snapshot::of(self.last.clone()) } else { Snapshot::default() })
+        let line = self.last.clone().map(StepLine::reproducible);
+        Ok(if lane == 0 { Snapshot::of(line) } else { Snapshot::default() })
     }
 
     fn load(&mut self, _lane: Lane, state: Value) -> Result<()> {

@@ -64,12 +64,14 @@ pub struct SessionLog {
     pub status: i32,
 }
 
-/// Opens an event file of the run in `run_dir` with the steps of its `metrics.jsonl`, which end before step `first`.
+/// Opens an event file of the run in `run_dir` with the steps of its `metrics.jsonl` before step `first`.
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub(super) fn open(run_dir: &Path, _first: Step) -> Result<Box<dyn Sink>> {
-    Ok(Box::new(EventFile::create(&run_dir.join(EVENTS_FOLDER), &read_metrics(&run_dir.join(METRICS_FILE))?)?))
+pub(super) fn open(run_dir: &Path, first: Step) -> Result<Box<dyn Sink>> {
+    let mut steps = read_metrics(&run_dir.join(METRICS_FILE))?;
+    steps.retain(|line| line.step < first);
+    Ok(Box::new(EventFile::create(&run_dir.join(EVENTS_FOLDER), &steps)?))
 }
 
 /// The event file of a run in progress.
