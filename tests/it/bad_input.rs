@@ -26,6 +26,7 @@ const USAGE: &[(&[&str], &[&str])] = &[
     (&["--fast"], &["unexpected argument '--fast'"]),
     (&["--workers", "0"], &["workers"]),
     (&["--epochs", "-1"], &["-1"]),
+    (&["--epochs", "nan"], &["--epochs", "not a finite number"]),
     (&["--epochs", "1", "--set", "run.max_steps=3"], &["--epochs 1", "are both given", "leave out one"]),
 ];
 
@@ -184,7 +185,10 @@ fn a_corpus_shorter_than_one_sequence() {
     scratch.documents("corpus.parquet", &vec!["ka mo".to_owned(); 4]);
     for length in [&["--epochs", "1"], &["--set", "run.max_steps=6"]] {
         let more = [&length[..], &["--set", "pack.sequence_length=512"]].concat();
-        run(&scratch, &more).fails(2, &["fewer than one sequence of 512", "pack.sequence_length"]);
+        let ran = run(&scratch, &more).fails(2, &["fewer than one sequence of 512", "pack.sequence_length"]);
+        let dry = run(&scratch, &[&more[..], &["--dry-run"]].concat()).fails(2, &[]);
+        let error = |said: &str| said.lines().rfind(|line| line.starts_with("error: ")).map(str::to_owned);
+        assert_eq!(error(&ran.stderr), error(&dry.stderr));
     }
     assert!(!scratch.path("r/metrics.jsonl").exists(), "nothing ran");
 }

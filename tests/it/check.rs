@@ -16,6 +16,13 @@ const FAULTY: &[(&[&str], &str)] = &[
     (&["read.cache=run.toml"], "is not a folder"),
     (&["tokenize.tokenizer=nowhere.json"], "`tokenize.tokenizer`"),
     (&["tokenize.tokenizer=gpt2"], "remove it"),
+    (&["read.column=txt"], "columns: id, text; similar: text"),
+    (&["read.column=id"], "is of type Int64, not string"),
+    (&["read.separator=x"], "none of the files is"),
+    (&["read.paths=[\"lines.jsonl\"]", "read.column=body"], "no column \"body\" in lines.jsonl; columns: text"),
+    // 30 lines of 100 bytes.
+    (&["read.paths=[\"lines.jsonl\"]", "pack.sequence_length=3001"], "at most 3001 tokens: fewer than one sequence"),
+    (&["read.paths=[\"wide.txt\"]"], "it is UTF-16"),
 ];
 
 #[test]
@@ -24,6 +31,8 @@ fn check_refuses_what_run_refuses() {
     std::fs::create_dir(scratch.path("broken")).unwrap();
     scratch.write("broken/config.json", "no JSON");
     scratch.write("broken/model.safetensors", "");
+    scratch.write("lines.jsonl", format!("{{\"text\": \"{}\"}}\n", "ka mo ".repeat(15)[..87].to_owned()).repeat(30));
+    scratch.write("wide.txt", [0xff, 0xfe, b'a', 0]);
     for (changes, said) in FAULTY {
         let sets: Vec<&str> = changes.iter().flat_map(|change| ["--set", change]).collect();
         let refused = |command: &[&str]| {

@@ -126,6 +126,10 @@ fn evaluate_measures_what_the_run_measured_last() {
     let said = scratch.pipeline(&["evaluate", "r"]).succeeds().stdout;
     assert!(said.contains("validation loss") && said.contains("bits per byte"), "{said}");
     scratch.pipeline(&["evaluate", "nowhere"]).fails(2, &["nowhere is not a run"]);
+    // What is missing is reported as `run` reports it, before any work.
+    std::fs::remove_file(scratch.path("corpus.parquet")).unwrap();
+    let missing = "`read.paths`: there is no file or folder corpus.parquet";
+    scratch.pipeline(&["evaluate", "r"]).fails(2, &[missing, "r/config.toml:"]);
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use super::resolve::located;
 use super::{Draft, Overrides, Plan, Table};
 use crate::machine::total_memory;
+use crate::pretrained::ModelFolder;
 use crate::problem::{Diagnostic, Origin, Problems};
 use crate::show::human;
 use contract::files::is_not_of_the_configuration;
-use contract::{Env, Facts, Goal, Memory, ModelFacts, Resources, StageType};
+use contract::{Env, Facts, Goal, Memory, ModelFacts, Problem, Resources, StageType};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,11 +21,28 @@ pub enum Scope {
     Estimate,
     /// To be run on this machine.
     Run,
+    /// To be resumed from a checkpoint on this machine.
+    Resume,
+    /// To be evaluated at a checkpoint.
+    Evaluate,
+}
+
+impl Scope {
+    /// Whether it trains on this machine.
+    fn trains_here(self) -> bool {
+        matches!(self, Self::Run | Self::Resume)
+    }
+
+    /// Whether the weights are those of a checkpoint, so that where they came from at first does not matter.
+    fn has_weights(self) -> bool {
+        matches!(self, Self::Resume | Self::Evaluate)
+    }
 }
 
 impl Plan {
     /// Reads the configuration `path`, as [`load`](Self::load) does, and checks the files that it names, without
-    /// processing them, and the size of the model. For [`Scope::Run`] it must fit into this machine's memory.
+    /// processing them, the length of sequences, and the size of the model. If it is to be trained here, it must fit into
+    /// this machine's memory.
     ///
     /// # Errors
     /// All problems at once.
@@ -48,9 +66,10 @@ impl Plan {
 
     fn check_rest(&self, unsound: &[String], registry: &[StageType], scope: Scope, problems: &mut Problems) {
         let sound = problems.is_empty();
-        self.check_files(unsound, registry, problems);
+        self.check_files(unsound, registry, scope, problems);
         if sound && self.goal == Goal::Train {
-            self.check_size(scope, problems);
+            self.check_length(problems);
+            self.check_size(registry, scope, problems);
         }
     }
 
@@ -70,7 +89,7 @@ impl Plan {
         found.unwrap_or(Table { origin: Origin::Code, entries: Vec::new() })
     }
 
-    fn check_files(&self, unsound: &[String], registry: &[StageType], problems: &mut Problems) {
+    fn check_files(&self, unsound: &[String], registry: &[StageType], scope: Scope, problems: &mut Problems) {
         for stage in self.stages.iter().filter(|stage| !unsound.contains(&stage.id)) {
             let table = self.table(&stage.id);
             for problem in stage.settings.check_files(self.run.seed) {
@@ -82,11 +101,30 @@ impl Plan {
                 });
             }
         }
-        self.run.check_files(&self.resolved.run, registry, problems);
+        if !scope.has_weights() {
+            self.run.check_files(&self.resolved.run, registry, problems);
+        }
+    }
+
+    /// Checks that the corpus can fill a sequence, as far as that is known without reading it.
+    fn check_length(&self, problems: &mut Problems) {
+        let mut most: Vec<Option<u64>> = vec![None; self.stages.len()];
+        for at in self.order() {
+            let stage = &self.stages[at];
+            let edges = stage.inputs.iter().flatten().filter(|edge| !edge.feedback);
+            let Some(input) = edges.map(|edge| most[edge.from]).sum::<Option<u64>>() else { continue };
+            most[at] = stage.settings.most_tokens(self.run.seed, input);
+            let Some(shape) = stage.settings.batch_shape() else { continue };
+            if let Some(why) = shape.unfilled(input) {
+                let why = format!("the training documents have at most {why}");
+                let problem = located(&stage.id, Problem::at("sequence_length", why), &self.table(&stage.id));
+                problems.push(problem.next("set it lower or read more"));
+            }
+        }
     }
 
     /// Checks that the model is not too large.
-    fn check_size(&self, scope: Scope, problems: &mut Problems) {
+    fn check_size(&self, registry: &[StageType], scope: Scope, problems: &mut Problems) {
         let Some(shape) = self.stages.iter().find_map(|stage| stage.settings.batch_shape()) else { return };
         let known = self.stages.iter().map(|stage| (stage, stage.settings.vocabulary(self.run.seed)));
         let vocabulary = match known.into_iter().find(|(_, known)| !matches!(known, Ok(None))) {
@@ -102,6 +140,9 @@ impl Plan {
         let facts = Facts { length: shape.length, ..vocabulary };
         let model = self.stages.iter().find_map(|stage| Some((stage, stage.settings.model(&facts)?)));
         let Some((stage, model)) = model else { return };
+        if !scope.has_weights() {
+            self.check_differences(&model, registry, problems);
+        }
         let mut wrong = |message: String, next: &str| {
             let origin = self.table(&stage.id).origin;
             problems.push(Diagnostic::new(format!("`{}`: {message}", stage.id), origin).next(next));
@@ -113,7 +154,7 @@ impl Plan {
             let next = "lower `width` or `layers`, or the vocabulary";
             return wrong(format!("the model would have {count} parameters; at most {most} are possible"), next);
         }
-        if scope == Scope::Run {
+        if scope.trains_here() {
             let mut resources = Resources::default();
             resources.insert(Arc::new(facts));
             // With one worker, because each worker needs more.
@@ -124,8 +165,29 @@ impl Plan {
             if needed > total_memory() {
                 let (needed, there) = (human::bytes(needed), human::bytes(total_memory()));
                 let next = "`pipeline explain` shows what needs it";
-                wrong(format!("training takes {needed} of memory, and this machine has {there}"), next);
+                wrong(format!("training takes {needed} of memory, and this process may use {there}"), next);
             }
+        }
+    }
+
+    /// Checks that the weights of `run.initial_checkpoint` mean the same in `model`, the run's, as far as that is known
+    /// before the tokenizer is: it may be trained, and then it can have fewer ids than it was to have.
+    fn check_differences(&self, model: &ModelFacts, registry: &[StageType], problems: &mut Problems) {
+        let Some(folder) = self.run.initial_checkpoint.as_deref() else { return };
+        // Otherwise it has been reported.
+        let Ok(pretrained) = ModelFolder::open(Path::new(folder), registry) else { return };
+        let Ok(differences) = pretrained.differences(&model.config, None) else { return };
+        let refused = differences.into_iter();
+        let refused = refused.filter(|(name, _)| name != "vocab_size" && !self.run.accept_differences.contains(name));
+        let (names, how): (Vec<String>, Vec<String>) = refused.map(|(name, how)| (format!("{name:?}"), how)).unzip();
+        if !how.is_empty() {
+            let message = format!(
+                "`run.initial_checkpoint`: the weights of {folder} would mean something else in this run: {}",
+                how.join("; ")
+            );
+            let next = format!("change the run, or accept it: --set 'run.accept_differences=[{}]'", names.join(", "));
+            let origin = self.resolved.run.origin_of("initial_checkpoint");
+            problems.push(Diagnostic::new(message, origin).next(next));
         }
     }
 }

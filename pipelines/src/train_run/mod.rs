@@ -17,7 +17,7 @@ pub(crate) mod session;
 pub(crate) mod speed;
 pub mod status;
 mod train;
-mod validation;
+pub(crate) mod validation;
 
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use interruption::Interrupted;

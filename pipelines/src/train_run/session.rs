@@ -130,9 +130,9 @@ pub fn batch_shape(plan: &Plan) -> Result<BatchShape> {
 
 /// Number of updates: `max_steps`, or as many as `max_epochs` passes over the training documents take.
 fn steps(plan: &Plan, shape: BatchShape, tokens: u64) -> Result<u64> {
-    if tokens < (shape.length + 1) as u64 {
-        let why = format!("the training documents have {tokens} tokens: fewer than one sequence of {}", shape.length);
-        return Err(Usage(format!("{why}; set `pack.sequence_length` lower or read more")).into());
+    if let Some(why) = shape.unfilled(tokens) {
+        let next = "set `pack.sequence_length` lower or read more";
+        return Err(Usage(format!("the training documents have {why}; {next}")).into());
     }
     let epochs = match (plan.run.max_steps, plan.run.max_epochs) {
         (Some(steps), _) => return Ok(steps),

@@ -67,7 +67,7 @@ pub struct Problem {
     pub key: Option<&'static str>,
     /// What is wrong, and what would be right.
     pub message: String,
-    /// Whether the operating system failed, so that nothing has to be corrected.
+    /// Whether the operating system failed or data is damaged, so that nothing has to be corrected in the configuration.
     pub failed: bool,
 }
 
@@ -98,6 +98,13 @@ impl BatchShape {
     /// Tokens per global batch.
     pub fn tokens(&self) -> u64 {
         u64::from(self.micro_batches) * (self.sequences * self.length) as u64
+    }
+
+    /// Why so many `tokens` do not fill a sequence, which takes one more than its length: its targets are those that
+    /// follow.
+    pub fn unfilled(&self, tokens: u64) -> Option<String> {
+        let length = self.length;
+        (tokens <= length as u64).then(|| format!("{tokens} tokens: fewer than one sequence of {length}"))
     }
 }
 
@@ -276,6 +283,11 @@ pub trait Settings: Any + Send + Sync {
     /// The vocabulary of the tokens that it emits, as far as it is known before [`prepare`](Self::prepare).
     fn vocabulary(&self, _seed: u64) -> Result<Option<Facts>> {
         Ok(None)
+    }
+    /// The most tokens in one pass over what it emits, if its inputs have at most `input` (0 for a source), as far as it
+    /// is known before [`prepare`](Self::prepare). A byte of text counts as a token, and so does the end of a document.
+    fn most_tokens(&self, _seed: u64, _input: u64) -> Option<u64> {
+        None
     }
     /// Called once, in graph order, before the schedule is known: opens and converts files, counts, trains a tokenizer.
     /// Resources that this and other stages need when they are built are provided here; what results depend on is added

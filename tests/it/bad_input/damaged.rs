@@ -173,12 +173,17 @@ fn a_dump_that_is_cut_within_a_page() {
 #[test]
 fn nothing_in_any_format_is_an_empty_corpus() {
     let scratch = Scratch::new();
-    for (name, content) in
-        [("a.jsonl", vec![]), ("a.txt", b"\n \n".to_vec()), ("a.ndjson.gz", gzip(b"")), ("a.json.zst", zstd(b"\n"))]
-    {
+    // Nothing is unpacked to see that.
+    let (plain, packed) = ("fewer than one sequence of 32", "the corpus is empty");
+    for (name, content, said) in [
+        ("a.jsonl", vec![], plain),
+        ("a.txt", b"\n \n".to_vec(), plain),
+        ("a.ndjson.gz", gzip(b""), packed),
+        ("a.json.zst", zstd(b"\n"), packed),
+    ] {
         scratch.write(name, content);
         scratch.write("run.toml", tiny(&format!("paths = [\"{name}\"]")));
-        run(&scratch, &[]).fails(2, &["the corpus is empty"]);
+        run(&scratch, &[]).fails(2, &[said]);
     }
     scratch.write("a.txt.gz", "not gzip");
     scratch.write("run.toml", tiny("paths = [\"a.txt.gz\"]"));

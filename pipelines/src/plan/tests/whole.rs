@@ -25,7 +25,7 @@ warmup_steps = 1
 fn checked(text: &str, changes: &Overrides, scope: Scope) -> Result<Plan, String> {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().display().to_string();
-    std::fs::write(folder.path().join("d.jsonl"), "{\"text\": \"a\"}\n").unwrap();
+    std::fs::write(folder.path().join("d.jsonl"), "{\"text\": \"a\"}\n".repeat(20)).unwrap();
     let file = folder.path().join("run.toml");
     std::fs::write(&file, text.replace("DIR", &dir)).unwrap();
     Plan::checked(&file, changes, STAGES, scope)
@@ -174,7 +174,7 @@ fn sizes_are_bounded() {
     let large = ["forward.width=40000", "forward.layers=2"];
     assert!(checked(RUN, &sets(&large), Scope::Estimate).is_ok());
     if crate::machine::total_memory() < 300 << 30 {
-        assert!(checked(RUN, &sets(&large), Scope::Run).unwrap_err().contains("of memory, and this machine has"));
+        assert!(checked(RUN, &sets(&large), Scope::Run).unwrap_err().contains("of memory, and this process may use"));
     }
 }
 
@@ -195,4 +195,44 @@ fn a_path_beside_the_configuration_is_pointed_out() {
     error: `read.paths`: there is no file or folder d.jsonl
       run.toml:5   (paths start in the current folder; beside the configuration there is d.jsonl)
     ");
+}
+
+#[test]
+fn a_wrong_column_is_seen_in_the_first_rows() {
+    insta::assert_snapshot!(problems(&RUN.replace("d.jsonl\"]", "d.jsonl\"]\ncolumn = \"txt\"")), @r#"
+    error: `read.column`: no column "txt" in d.jsonl; columns: text; similar: text
+      run.toml:6
+    "#);
+    let text = RUN.replace("d.jsonl\"]", "d.jsonl\"]\nseparator = \"|\"");
+    insta::assert_snapshot!(problems(&text), @r"
+    error: `read.separator`: is for plain text, and none of the files is; remove it
+      run.toml:6
+    ");
+}
+
+/// 20 lines of 14 bytes each, `{"text": "a"}` and a line feed, are at most 280 tokens, one more that ends the last
+/// document: a sequence of n needs n + 1.
+#[test]
+fn a_sequence_that_the_corpus_cannot_fill() {
+    let of = |length: &str| RUN.replace("sequence_length = 16", length);
+    assert_eq!(problems(&of("sequence_length = 280")), "no problem");
+    insta::assert_snapshot!(problems(&of("sequence_length = 281")), @r"
+    error: `pack.sequence_length`: the training documents have at most 281 tokens: fewer than one sequence of 281
+      run.toml:9   (set it lower or read more)
+    ");
+    // Another tokenizer may insert tokens; `clean` may make a text longer; what is filtered is not longer.
+    let filtered = "[stage.long]\ntype = \"length\"\ninputs = [\"read\"]\n[stage.tokenize]\ninputs = [\"long\"]";
+    let text = of("sequence_length = 281").replace("[stage.tokenize]", filtered);
+    assert!(problems(&text).contains("at most 281 tokens"), "{}", problems(&text));
+    assert_eq!(problems(&text.replace("\"length\"", "\"clean\"")), "no problem");
+}
+
+#[test]
+fn what_a_run_at_a_checkpoint_does_not_read_may_be_missing() {
+    let text = RUN.replace("max_steps = 3", "max_steps = 3\ninitial_checkpoint = \"DIR/model\"");
+    for (scope, refused) in
+        [(Scope::Estimate, true), (Scope::Run, true), (Scope::Resume, false), (Scope::Evaluate, false)]
+    {
+        assert_eq!(checked(&text, &Overrides::default(), scope).is_err(), refused, "{scope:?}");
+    }
 }

@@ -2,11 +2,14 @@
 use crate::Progress;
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
-use crate::corpus::source_keys::{Conversion, HoldOut};
+use crate::corpus::source_keys::{Conversion, HoldOut, input_problem, look_at};
 use crate::corpus::source_rows::SourceFiles;
-use crate::input::format::{Access, Layout, WithLayout};
+use crate::input::decompress::Decompressed;
+use crate::input::format::{Access, Format, Layout, StreamReader, WithLayout};
 use crate::input::ingest::Reading;
-use crate::input::paths::{InputFile, resolve};
+use crate::input::paths::{InputFile, Inputs, resolve};
+use crate::input::plain_text::MIN_BYTES;
+use crate::input::{json_lines, plain_text};
 use crate::parquet::documents::{DocumentStore, memory, records};
 use crate::support::problem::TextProblem;
 use anyhow::Result;
@@ -18,6 +21,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Files with more bytes are not opened to tell whether they are compressed: they fill any sequence.
+const MOST_COUNTED: u64 = 64 << 20;
 
 /// Settings of source `documents`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
@@ -62,11 +68,6 @@ pub(crate) fn check_paths(paths: &[String], sample: Option<u64>) -> Vec<Problem>
     problems
 }
 
-/// The problem if the files of `paths` could not be found.
-pub(crate) fn check_found<T>(found: Result<T>) -> Vec<Problem> {
-    found.err().map(|error| Problem::with_file("paths", &error)).into_iter().collect()
-}
-
 impl ReadDocuments {
     /// Finds the files, and converts those that are not Parquet to document Parquet. Progress is in bytes converted.
     ///
@@ -74,13 +75,46 @@ impl ReadDocuments {
     /// If there is no such file, or one cannot be read, or one is damaged and `on_bad_data` is "stop".
     pub fn ingest(&self, seed: u64, progress: Progress) -> Result<SourceFiles> {
         let inputs = resolve(&self.paths, self.sample, seed)?;
+        self.conversion.convert(&self.paths, &inputs, self.hold_out.split(), |file| self.reading(file), progress)
+    }
+
+    fn reading(&self, file: &InputFile) -> Reading<'_> {
         let layout = Layout { column: &self.column, separator: self.separator.as_deref() };
-        let reading = |file: &InputFile| match &file.format.access {
+        match &file.format.access {
             Access::InPlace => Reading::InPlace(&self.column),
             Access::Stream(reader) => Reading::Converted(Box::new(WithLayout(reader, layout))),
-        };
-        self.conversion.convert(&self.paths, &inputs, self.hold_out.split(), reading, progress)
+        }
     }
+
+    /// Problems with keys that none of the files needs.
+    fn check_needed(&self, inputs: &Inputs) -> Vec<Problem> {
+        let is_any = |formats: &[&Format]| inputs.files.iter().any(|file| formats.contains(&file.format));
+        let mut problems = Vec::new();
+        if self.separator.is_some() && !is_any(&[&plain_text::FORMAT]) {
+            problems.push(Problem::at("separator", "is for plain text, and none of the files is; remove it"));
+        }
+        if self.column != Self::default().column && !is_any(&[&Format::PARQUET, &json_lines::FORMAT]) {
+            let why = "is for Parquet and JSON Lines, and none of the files is; remove it";
+            problems.push(Problem::at("column", why));
+        }
+        problems
+    }
+}
+
+/// The most tokens of plain text and JSON Lines that are not compressed: each byte of a text is one, and one ends each document.
+/// `None`: not known, or more than any sequence.
+fn most_tokens(inputs: &Inputs) -> Option<u64> {
+    let mut tokens = 0u64;
+    for file in &inputs.files {
+        let Access::Stream(StreamReader { is_verbatim: true, .. }) = &file.format.access else { return None };
+        let bytes = std::fs::metadata(&file.path).ok()?.len();
+        // A document of plain text has a separator, or 4 KiB, or is the last of its file.
+        tokens += bytes + bytes / MIN_BYTES as u64 + 1;
+        if tokens > MOST_COUNTED || Decompressed::open(&file.path).ok()?.is_packed() {
+            return None;
+        }
+    }
+    Some(tokens)
 }
 
 impl Settings for ReadDocuments {
@@ -109,9 +143,20 @@ impl Settings for ReadDocuments {
     }
 
     fn check_files(&self, seed: u64) -> Vec<Problem> {
-        let mut problems = check_found(resolve(&self.paths, self.sample, seed));
+        let mut problems = match resolve(&self.paths, self.sample, seed) {
+            Err(error) => vec![input_problem(&error, "column")],
+            Ok(inputs) => {
+                let looked = look_at(&inputs, |file| self.reading(file));
+                let content = looked.err().map(|error| input_problem(&error, "column"));
+                content.into_iter().chain(self.check_needed(&inputs)).collect()
+            }
+        };
         problems.extend(self.conversion.check_files());
         problems
+    }
+
+    fn most_tokens(&self, seed: u64, _: u64) -> Option<u64> {
+        most_tokens(&resolve(&self.paths, self.sample, seed).ok()?)
     }
 
     fn reads(&self, seed: u64) -> Result<Vec<PathBuf>> {

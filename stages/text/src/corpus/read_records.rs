@@ -1,6 +1,6 @@
 //! The family of sources: formats that other crates read, with the keys and behaviour of source `documents`.
-use crate::corpus::read_documents::{Reader, check_found, check_paths, provide};
-use crate::corpus::source_keys::{Conversion, HoldOut};
+use crate::corpus::read_documents::{Reader, check_paths, provide};
+use crate::corpus::source_keys::{Conversion, HoldOut, input_problem, look_at};
 use crate::input::codec::Codec;
 use crate::input::decompress::Decompressed;
 use crate::input::document::EmitItem;
@@ -90,6 +90,10 @@ impl<R: RecordFormat> RecordSettings<R> {
         let recognizer = Recognizer { by_name: &has_suffix, of_file: &|_| Ok(()), readable };
         find(&self.selection.paths, self.selection.sample, seed, &recognizer)
     }
+
+    fn reading(&self) -> Reading<'static> {
+        Reading::Converted(Box::new(self.clone()))
+    }
 }
 
 impl<R: RecordFormat> DocumentReader for RecordSettings<R> {
@@ -133,7 +137,8 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
     }
 
     fn check_files(&self, seed: u64) -> Vec<Problem> {
-        let mut problems = check_found(self.find(seed));
+        let looked = self.find(seed).and_then(|inputs| look_at(&inputs, |_| self.reading()));
+        let mut problems: Vec<_> = looked.err().map(|error| input_problem(&error, "paths")).into_iter().collect();
         problems.extend(self.conversion.check_files());
         problems
     }
@@ -145,10 +150,9 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
     /// Finds the files and converts them. Provides [`SourceFiles`](crate::corpus::source_rows::SourceFiles), and source and licence of the texts.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         let inputs = self.find(before.seed())?;
-        let reading = |_: &_| Reading::Converted(Box::new(self.clone()));
         let mut progress = |done, total| before.progress("Reading", Unit::Bytes, done, total);
         let (paths, split) = (&self.selection.paths, self.hold_out.split());
-        let found = self.conversion.convert(paths, &inputs, split, reading, &mut progress)?;
+        let found = self.conversion.convert(paths, &inputs, split, |_| self.reading(), &mut progress)?;
         provide(before, found)
     }
 

@@ -1,13 +1,13 @@
 //! Source `tokens`: token lists for every lane and step, from token Parquet.
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
-use crate::corpus::read_documents::{check_found, check_paths};
-use crate::corpus::source_keys::HoldOut;
+use crate::corpus::read_documents::check_paths;
+use crate::corpus::source_keys::{HoldOut, input_problem};
 use crate::input::attribution::attributions;
 use crate::input::format::Format;
 use crate::input::paths::resolve;
 use crate::parquet::row_groups::DEFAULT_BUDGET;
-use crate::parquet::tokens::TokenStore;
+use crate::parquet::tokens::{TokenFiles, TokenStore};
 use crate::support::cache::Cache;
 use crate::support::problem::TextProblem;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer, Vocabulary};
@@ -69,14 +69,23 @@ impl ReadTokens {
 
     /// Finds and opens the files; they must agree with each other and with `tokenizer`.
     pub fn open(&self, seed: u64, tokenizer: Option<&Vocabulary>, cache: &Cache) -> Result<TokenStore> {
+        TokenStore::open(&self.find(seed)?, tokenizer, cache)
+    }
+
+    /// Finds the files.
+    fn find(&self, seed: u64) -> Result<Vec<PathBuf>> {
         let inputs = resolve(&self.paths, self.sample, seed)?;
         if let Some(other) = inputs.files.iter().find(|file| *file.format != Format::PARQUET) {
             let why = "tokens are read from Parquet; for text use type = \"documents\"".into();
             let format = Format::PARQUET.name;
             return Err(TextProblem::NotOfFormat { path: other.path.clone(), format, why }.into());
         }
-        let paths: Vec<_> = inputs.files.into_iter().map(|f| f.path).collect();
-        TokenStore::open(&paths, tokenizer, cache)
+        Ok(inputs.files.into_iter().map(|file| file.path).collect())
+    }
+
+    /// Reads the footers of the files, which must agree with each other and with `tokenizer`.
+    fn footers(&self, seed: u64, tokenizer: Option<&Vocabulary>) -> Result<TokenFiles> {
+        TokenFiles::open(&self.find(seed)?, tokenizer)
     }
 }
 
@@ -108,7 +117,19 @@ impl Settings for ReadTokens {
     }
 
     fn check_files(&self, seed: u64) -> Vec<Problem> {
-        check_found(resolve(&self.paths, self.sample, seed))
+        let cache = self.cache();
+        let folder = cache.check_folder().err().map(|error| Problem::with_file("cache", &error));
+        let (tokenizer, of_tokenizer) = match self.tokenizer(&cache) {
+            Ok(tokenizer) => (tokenizer, None),
+            Err(error) => (None, Some(Problem::with_file("tokenizer", &error))),
+        };
+        let opened = self.footers(seed, tokenizer.as_ref().map(Tokenizer::vocabulary));
+        let of_files = opened.err().map(|error| input_problem(&error, "paths"));
+        folder.into_iter().chain(of_tokenizer).chain(of_files).collect()
+    }
+
+    fn most_tokens(&self, seed: u64, _: u64) -> Option<u64> {
+        Some(self.footers(seed, None).ok()?.most_tokens())
     }
 
     fn reads(&self, seed: u64) -> Result<Vec<PathBuf>> {
@@ -116,7 +137,7 @@ impl Settings for ReadTokens {
     }
 
     fn vocabulary(&self, seed: u64) -> Result<Option<Facts>> {
-        Ok(Some(self.open(seed, None, &self.cache())?.vocabulary().facts()))
+        Ok(Some(self.footers(seed, None)?.vocabulary.facts()))
     }
 
     /// Opens the token lists and counts them. Provides the lists, their index, and source and licence of the texts.

@@ -6,7 +6,11 @@ use crate::input::attribution::attributions;
 use crate::input::ingest::{Ingested, Reading, ingest};
 use crate::input::paths::{InputFile, Inputs};
 use crate::input::quarantine::OnBadData;
+use crate::input::read::look;
+use crate::parquet::documents::open;
 use crate::support::cache::Cache;
+use crate::support::problem::TextProblem;
+use contract::files::is_not_of_the_configuration;
 use contract::{Goal, Problem, Result, StageKeys};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +18,40 @@ use serde::{Deserialize, Serialize};
 /// unreadable, the file is probably not what the user thinks it is, and training on the rest would not be what they
 /// want.
 const MAX_BAD_FRACTION: f64 = 0.05;
+
+/// Number of files whose beginnings are looked at before any work. Of Parquet, the footers of all files are read.
+const FIRST_FILES: usize = 16;
+
+/// Looks at the footers of Parquet files and at the beginnings of the first other ones.
+///
+/// # Errors
+/// If a file cannot be read, is not of its format, or lacks its column.
+pub fn look_at<'a, F>(inputs: &Inputs<F>, reading: impl Fn(&InputFile<F>) -> Reading<'a>) -> Result<()> {
+    let mut looked = 0;
+    for file in &inputs.files {
+        match reading(file) {
+            Reading::InPlace(column) => drop(open(&file.path, column)?),
+            Reading::Converted(_) if looked == FIRST_FILES => {}
+            Reading::Converted(reader) => {
+                looked += 1;
+                look(&file.path, &*reader)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The problem that finding the files of `paths`, or looking at them, has shown; with the key `column` if they lack what
+/// that names.
+pub fn input_problem(error: &anyhow::Error, column: &'static str) -> Problem {
+    let problem = error.downcast_ref::<TextProblem>();
+    let key = match problem {
+        Some(TextProblem::Column { .. } | TextProblem::Type { .. }) => column,
+        _ => "paths",
+    };
+    let failed = is_not_of_the_configuration(error) || problem.is_some_and(|problem| !problem.is_usage());
+    Problem { failed, ..Problem::with_file(key, error) }
+}
 
 /// The keys that select the documents for validation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, StageKeys)]

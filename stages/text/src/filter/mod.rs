@@ -178,7 +178,18 @@ impl<F: Filter> Settings for FilterSettings<F> {
             let similar = similar_file(&path);
             (!path.is_file()).then(|| Problem::at(key, TextProblem::Missing { path, similar }.to_string()))
         };
-        self.filter.files().into_iter().filter_map(missing).collect()
+        let files = self.filter.files();
+        let named = files.first().map(|(key, _)| *key);
+        let mut problems: Vec<Problem> = files.into_iter().filter_map(missing).collect();
+        // What is in the files is seen by building the rule from them.
+        if let (Some(key), true) = (named, problems.is_empty()) {
+            problems.extend(self.filter.rule().err().map(|error| Problem::with_file(key, &error)));
+        }
+        problems
+    }
+
+    fn most_tokens(&self, _: u64, input: u64) -> Option<u64> {
+        Some(input)
     }
 
     fn reads(&self, _: u64) -> Result<Vec<PathBuf>> {

@@ -65,6 +65,8 @@ pub struct Decompressed {
     codec: Codec,
     state: Rc<StreamState>,
     limit: u64,
+    /// Whether the end at `limit` counts as that of the file.
+    is_beginning: bool,
     name: String,
 }
 
@@ -89,13 +91,18 @@ impl Decompressed {
             Codec::Zstd => Box::new(Parts { open: open_zstd, part: Some(open_zstd(input)?), state: state.clone() }),
             Codec::Bzip2 => Box::new(Blocks::new(input.inner, state.clone())),
         };
-        Ok(Self { inner, codec, state, limit: u64::MAX, name: "the input".into() })
+        Ok(Self { inner, codec, state, limit: u64::MAX, is_beginning: false, name: "the input".into() })
     }
 
     /// Ends after `limit` bytes, as if what follows were damaged.
     pub fn limited(mut self, limit: u64) -> Self {
         self.limit = limit;
         self
+    }
+
+    /// Ends after `bytes` bytes, as if the file ended there.
+    pub fn beginning(self, bytes: u64) -> Self {
+        Self { limit: bytes, is_beginning: true, ..self }
     }
 
     /// Whether it is compressed, so that damage may still be found later on.
@@ -130,6 +137,9 @@ impl Read for Decompressed {
         }
         let room = (self.limit - state.given.get()).min(buffer.len() as u64) as usize;
         if room == 0 && !buffer.is_empty() {
+            if self.is_beginning {
+                return Ok(0);
+            }
             return self.ended(Reason::Damaged, String::new(), self.limit);
         }
         let read = shielded(|| Ok(self.inner.read(&mut buffer[..room])));

@@ -38,6 +38,8 @@ pub struct StreamReader {
     pub read: fn(Decompressed, &Path, Layout, EmitItem) -> Result<()>,
     /// How much of the decompressed bytes is text.
     pub share: TextShare,
+    /// The documents have at most as many bytes as the decompressed file.
+    pub is_verbatim: bool,
 }
 
 /// Reads the documents of a file, configured by the settings of its source.

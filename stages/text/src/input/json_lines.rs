@@ -28,6 +28,7 @@ pub static FORMAT: Format = Format {
         version: |layout| format!("JSON Lines 3 {:?}", layout.column),
         read: |input, path, layout, emit| read(input, path, layout.column, emit),
         share: TextShare::Keys(key_sizes),
+        is_verbatim: true,
     }),
 };
 

@@ -24,11 +24,13 @@ pub static FORMAT: Format = Format {
         version: |layout| format!("plain text 3 {:?}", layout.separator),
         read: |input, path, layout, emit| read(input, path, layout.separator, emit),
         share: TextShare::Fraction(1.0),
+        is_verbatim: true,
     }),
 };
 
 const WHOLE: usize = 64 << 10;
-const AT_LEAST: usize = 4 << 10;
+/// The least bytes of a document that is cut at a blank line.
+pub(crate) const MIN_BYTES: usize = 4 << 10;
 const AT_MOST: usize = 1 << 20;
 
 /// Emits each document of `input`, the content of the file at `path`, and an [`Unreadable`] entry for each that is not
@@ -74,7 +76,7 @@ pub fn read(mut input: Decompressed, path: &Path, separator: Option<&str>, emit:
             None if small => {}
             None => {
                 let blank = line.iter().all(u8::is_ascii_whitespace);
-                let full = blank && buffer.len() >= AT_LEAST || buffer.len() >= WHOLE && line.ends_with(b"\n");
+                let full = blank && buffer.len() >= MIN_BYTES || buffer.len() >= WHOLE && line.ends_with(b"\n");
                 if full || buffer.len() >= AT_MOST {
                     let whole = match std::str::from_utf8(buffer) {
                         Err(e) if e.error_len().is_none() => e.valid_up_to(),

@@ -66,8 +66,7 @@ impl DocumentStore {
         let mut open = Vec::new();
         let mut hashes = vec!["documents 1".to_string()];
         for file in files {
-            let opened = OpenFile::new(&file.path, &file.column, "string", is_text);
-            open.push(opened.map_err(|error| match file.hash {
+            open.push(self::open(&file.path, &file.column).map_err(|error| match file.hash {
                 Some(_) if is_damage(&error) => error.context(CACHE_IS_DAMAGED),
                 _ => error,
             })?);
@@ -283,8 +282,16 @@ pub struct RowGroup {
 /// Maximum memory in bytes when `threads` threads read documents from `files` in place, according to their footers; 0
 /// if a footer cannot be read.
 pub fn memory(files: &[PathBuf], column: &str, threads: usize) -> u64 {
-    let open: Result<Vec<_>> = files.iter().map(|path| OpenFile::new(path, column, "string", is_text)).collect();
+    let open: Result<Vec<_>> = files.iter().map(|path| open(path, column)).collect();
     open.map_or(0, |files| OpenFile::memory(&files, DEFAULT_BUDGET, threads))
+}
+
+/// Opens a file for the texts in its column of this name: reads its footer.
+///
+/// # Errors
+/// If it cannot be read, is not sound, or has no such column of texts.
+pub(crate) fn open(path: &Path, column: &str) -> Result<OpenFile> {
+    OpenFile::new(path, column, "string", is_text)
 }
 
 /// Texts in the type that [`Rows`](contract::Rows) contain.

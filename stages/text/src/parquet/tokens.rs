@@ -16,7 +16,7 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelector};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{KeyValue, RowGroupMetaData};
 use parquet::file::properties::WriterProperties;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,12 +34,22 @@ pub struct TokenStore {
     hash: String,
 }
 
-impl TokenStore {
-    /// Opens token files. They must have been made with the same tokenizer, and with `tokenizer` if one is given.
-    pub fn open(paths: &[PathBuf], tokenizer: Option<&Vocabulary>, cache: &Cache) -> Result<Self> {
+/// Token files whose footers have been read.
+pub struct TokenFiles {
+    files: Vec<OpenFile>,
+    /// The vocabulary of the tokenizer that all of them were made with.
+    pub vocabulary: Vocabulary,
+}
+
+impl TokenFiles {
+    /// Reads the footers of token files. They must have been made with the same tokenizer, and with `tokenizer` if one is
+    /// given.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is no token file, or was made with another tokenizer.
+    pub fn open(paths: &[PathBuf], tokenizer: Option<&Vocabulary>) -> Result<Self> {
         let mut expected = tokenizer.cloned();
-        let mut open = Vec::new();
-        let mut hashes = vec!["tokens 1".to_string()];
+        let mut files = Vec::new();
         for path in paths {
             let file = OpenFile::new(path, "tokens", "list<uint16> or list<uint32>", is_token_list)?;
             let found = stated(&file)?;
@@ -56,11 +66,34 @@ impl TokenStore {
             if found.end_of_text != expected.end_of_text {
                 return disagrees("end-of-text id", found.end_of_text.to_string(), expected.end_of_text.to_string());
             }
-            open.push(file);
-            hashes.push(cache.hash_file(path)?);
+            files.push(file);
         }
         let vocabulary = expected.ok_or_else(|| TextProblem::Empty { why: "no token file is given".into() })?;
-        let groups = RowGroups::new(open, DEFAULT_BUDGET, Box::new(TokenColumn { size: vocabulary.size }));
+        Ok(Self { files, vocabulary })
+    }
+
+    /// The most tokens that the documents have, with one that ends each: the number of ids, and that of rows. An empty
+    /// list counts as an id.
+    pub fn most_tokens(&self) -> u64 {
+        let of_file = |file: &OpenFile| {
+            let groups = file.metadata.metadata().row_groups().iter();
+            let ids = |group: &RowGroupMetaData| file.leaf().map_or(0, |leaf| group.column(leaf).num_values());
+            groups.map(|group| (ids(group) + group.num_rows()).unsigned_abs()).sum::<u64>()
+        };
+        self.files.iter().map(of_file).sum()
+    }
+}
+
+impl TokenStore {
+    /// Opens token files. They must have been made with the same tokenizer, and with `tokenizer` if one is given. Reads
+    /// the files completely once to compute their content hash.
+    pub fn open(paths: &[PathBuf], tokenizer: Option<&Vocabulary>, cache: &Cache) -> Result<Self> {
+        let TokenFiles { files, vocabulary } = TokenFiles::open(paths, tokenizer)?;
+        let mut hashes = vec!["tokens 1".to_string()];
+        for path in paths {
+            hashes.push(cache.hash_file(path)?);
+        }
+        let groups = RowGroups::new(files, DEFAULT_BUDGET, Box::new(TokenColumn { size: vocabulary.size }));
         let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
         Ok(Self { groups, paths: paths.to_vec(), vocabulary, hash: key(&hashes) })
     }

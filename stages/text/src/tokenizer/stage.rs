@@ -149,6 +149,11 @@ impl Settings for Tokenize {
         }))
     }
 
+    /// GPT-2's tokenizer and those that are trained make at least one byte a token. Others may insert something.
+    fn most_tokens(&self, _: u64, input: u64) -> Option<u64> {
+        (!matches!(self.choice(), Choice::File(_))).then_some(input)
+    }
+
     /// Opens or trains the tokenizer; in a graph that trains, surveys the documents of all sources above before, and
     /// counts their tokens after.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {

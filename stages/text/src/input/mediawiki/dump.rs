@@ -25,6 +25,7 @@ pub static FORMAT: Format = Format {
         version: |_| "millrace 4".into(),
         read: |input, path, _, emit| read(input, path, emit).map(drop),
         share: TextShare::Fraction(0.4),
+        is_verbatim: false,
     }),
 };
 
