@@ -2,12 +2,12 @@
 use super::{Command, Context};
 use crate::engine::{Job, execute};
 use crate::machine::cores;
-use crate::plan::{Overrides, Plan};
+use crate::plan::{Overrides, Plan, Scope};
 use crate::prepare_stages::prepare;
 use crate::problem::Usage;
 use crate::show::human::count;
 use crate::train_run::session::Session;
-use crate::train_run::{choose_gemm, directory};
+use crate::train_run::{choose_gemm, directory, validation};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use contract::Schedule;
@@ -72,7 +72,8 @@ fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
     let Some((checkpoint, state)) = directory::resumed(run, None)? else {
         return Err(Usage(format!("{at} has no checkpoint yet; see `checkpoint.interval`")).into());
     };
-    let mut plan = Plan::load(&config, &Overrides::default(), context.stages).map_err(anyhow::Error::new)?;
+    let plan = Plan::checked(&config, &Overrides::default(), context.stages, Scope::Evaluate);
+    let mut plan = plan.map_err(anyhow::Error::new)?;
     let workers = plan.run.workers.unwrap_or_else(cores);
     choose_gemm(&plan)?;
     let mut line = context.line();
@@ -84,6 +85,7 @@ fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
     if corpus.validation.rows == 0 {
         return Err(Usage("there are no validation documents to evaluate on".into()).into());
     }
+    validation::check(&plan, &session.env.resources, session.env.shape)?;
     // One step that only validates.
     session.env.schedule = Schedule { first: state.step, steps: state.step, evaluate: Some(1), checkpoint: None };
     session.env.resources.insert(Arc::new(Start::Weights(checkpoint)));

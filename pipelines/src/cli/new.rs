@@ -1,7 +1,7 @@
 //! `pipeline new`: writes a configuration for existing data.
 use super::{Command, Context};
 use crate::machine::cores;
-use crate::plan::{Overrides, Plan};
+use crate::plan::{Overrides, Plan, Scope};
 use crate::problem::Usage;
 use crate::show::human::{bytes, count};
 use anyhow::{Context as _, Error, Result};
@@ -39,8 +39,8 @@ impl Command for New {
         let data = Data::of(&self.data)?;
         let text = configuration(&self.file, &self.data, &data);
         write_new(&self.file, &text)?;
-        // For example, if the file name is not a valid name of a run.
-        if let Err(problems) = Plan::load(&self.file, &Overrides::default(), context.stages) {
+        // For example, if the file name is not a valid name of a run, or a file of the data is damaged.
+        if let Err(problems) = Plan::checked(&self.file, &Overrides::default(), context.stages, Scope::Run) {
             let _ = fs::remove_file(&self.file);
             return Err(Error::new(problems));
         }

@@ -29,7 +29,7 @@ pub struct Run {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     sample: Option<u64>,
     /// Train for this many passes over the corpus
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = finite)]
     epochs: Option<f64>,
     /// Worker threads (default: one per core); does not affect results
     #[arg(long, value_name = "N")]
@@ -46,6 +46,12 @@ pub struct Run {
     /// Print one line of JSON at the end: run, step, loss, bits_per_byte, checkpoint
     #[arg(long)]
     json: bool,
+}
+
+/// A number, which is finite as those of configurations are.
+fn finite(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    number.is_finite().then_some(number).ok_or_else(|| "not a finite number".to_owned())
 }
 
 impl Command for Run {
@@ -67,6 +73,8 @@ impl Command for Run {
                     .say(&format!("note: relative paths start from {}, as when the run began", started_in.display()));
                 (run_dir, resume) = (from.0, Some(from.1));
             }
+            let begun = resume.iter().any(Option::is_some) || !train::checkpoint::list(&run_dir)?.is_empty();
+            let scope = if begun { Scope::Resume } else { scope };
             plan.check_whole(context.stages, scope).map_err(Error::new)?;
         }
         let workers = plan.run.workers.unwrap_or_else(cores);
