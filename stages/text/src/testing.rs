@@ -36,11 +36,12 @@ pub fn env(lanes: u32, sequences: usize, length: usize, steps: u64) -> Env {
     }
 }
 
-/// A corpus of training rows followed by validation rows, with these numbers of tokens.
+/// A corpus of training documents followed by validation documents, with these numbers of tokens.
 pub fn index(train: &[u32], validation: &[u32]) -> Arc<CorpusIndex> {
     let parts = [vec![Part::Train; train.len()], vec![Part::Validation; validation.len()]].concat();
-    let survey = Survey { bytes: vec![1; parts.len()], parts, ..Survey::default() };
-    Arc::new(CorpusIndex::new(survey, [train, validation].concat()).unwrap())
+    let (all_rows, bytes) = (parts.len() as u64, vec![1; parts.len()]);
+    let survey = Survey { all_rows, rows: (0..all_rows).collect(), bytes, parts, ..Survey::default() };
+    Arc::new(CorpusIndex::new(&survey, &[train, validation].concat()).unwrap())
 }
 
 /// `content` as one member, frame or stream, with its checksum.

@@ -35,7 +35,8 @@ fn every_string_type_and_nulls() {
         assert_eq!(store.place(4).unwrap().to_string(), format!("{}, row group 2, row 0", path.display()));
         assert!(store.get(5).is_err());
         let survey = Survey::of(&store, Split::Every(5), &mut silent()).unwrap();
-        assert_eq!(survey.parts, [Part::Validation, Part::Skipped, Part::Train, Part::Skipped, Part::Train]);
+        assert_eq!((survey.all_rows, survey.rows), (5, vec![0, 2, 4]));
+        assert_eq!(survey.parts, [Part::Validation, Part::Train, Part::Train]);
     }
 }
 
@@ -97,8 +98,8 @@ fn a_damaged_row_group_is_set_aside_and_the_others_are_read() {
         assert!(!error.downcast_ref::<TextProblem>().unwrap().is_usage());
         assert!(error.to_string().contains("a.parquet, row group 1: cannot be decoded"), "{error}");
         let survey = Survey::cached(&store, Split::Every(9), &settings.conversion.cache(), &mut silent()).unwrap();
-        assert!((100..200).all(|row| survey.parts[row] == Part::Skipped && survey.bytes[row] == 0));
-        assert!((200..400).all(|row| survey.parts[row] != Part::Skipped));
+        assert_eq!(survey.all_rows, 400);
+        assert!(survey.rows.iter().copied().eq((0..100).chain(200..400)));
         let bad = &survey.bad[0];
         assert_eq!((survey.bad.len(), bad.reason, bad.row_group, bad.row), (1, Reason::RowGroup, Some(1), None));
         assert_eq!(bad.documents, 100);
@@ -262,7 +263,7 @@ proptest! {
             Ok((survey, texts(&store).len()))
         });
         match read {
-            Ok((survey, rows)) => prop_assert!(!cut && rows == n && survey.parts.len() == n),
+            Ok((survey, rows)) => prop_assert!(!cut && rows == n && survey.all_rows == n as u64),
             Err(e) => prop_assert!(e.downcast_ref::<TextProblem>().is_some(), "{:#}", e),
         }
     }
@@ -377,7 +378,9 @@ fn token_files_agree_with_their_tokenizer_or_are_refused() {
         store.each(0..3, |ids| found.push(ids.to_vec())).unwrap();
         assert_eq!((found.as_slice(), store.vocabulary()), (documents.as_slice(), &made));
         let index = CorpusIndex::of_tokens(&store, Split::Every(3), &mut silent()).unwrap();
-        assert_eq!((index.train, index.validation, index.tokens), (vec![2], vec![0], vec![4, 1, 6]));
+        assert_eq!((index.train.rows, index.train.tokens), (vec![2], vec![6]));
+        assert_eq!((index.validation.rows, index.validation.tokens), (vec![0], vec![4]));
+        assert_eq!((index.rows, index.skipped), (3, 1));
         let said = read(&path, Some(&vocabulary(size, "y"))).err().unwrap().to_string();
         assert!(said.contains("its tokenizer (blake3) is x, but y is expected"), "{said}");
         assert!(read(&path, Some(&vocabulary(size + 1, "x"))).err().unwrap().to_string().contains("vocabulary size"));

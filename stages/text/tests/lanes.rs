@@ -93,7 +93,7 @@ fn prepared(path: &Path, cache: &Path) -> Resources {
         id: "read".into(),
         store: Arc::new(store),
         stages: RowStages::default(),
-        chunks: Arc::new(Chunks::of(&survey.bytes)),
+        chunks: Arc::new(Chunks::of(&survey, &survey)),
         survey,
         split: Split::Every(9),
         cache: read.conversion.cache(),
@@ -103,16 +103,15 @@ fn prepared(path: &Path, cache: &Path) -> Resources {
     let tokenizer = train();
     assert_eq!((train().hash(), tokenizer.vocabulary_size(), tokenizer.end_of_text()), (tokenizer.hash(), 290, 0));
     let [SourceRows { store, survey, chunks, .. }] = sources;
-    let rows = store.rows();
     let mut resources = Resources::default();
     resources.insert(store);
     resources.insert(Arc::new(tokenizer.vocabulary().clone()));
     resources.insert(Arc::new(tokenizer));
     let counts = counted(&resources, &chunks, 1);
     assert_eq!(counts, counted(&resources, &chunks, 3));
-    assert_eq!(counts.len() as u64, rows);
-    let index = CorpusIndex::new(survey, counts).unwrap();
-    assert!(index.skipped >= 81 && index.train.len() > 600 && index.validation.len() > 80);
+    assert_eq!(counts.len(), survey.rows.len());
+    let index = CorpusIndex::new(&survey, &counts).unwrap();
+    assert!(index.skipped >= 81 && index.train.rows.len() > 600 && index.validation.rows.len() > 80);
     resources.insert(Arc::new(index));
     resources
 }

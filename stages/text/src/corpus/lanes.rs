@@ -95,14 +95,16 @@ impl LaneReader {
         };
         let (chunk, phase) = match phase {
             Phase::Validation(given) => {
-                let mine = self.index.validation.iter().skip(lane as usize).step_by(self.lanes as usize);
-                let mut bytes = 0;
-                let fits = |at: usize, row: u64| {
-                    bytes += self.index.bytes[row as usize].max(4 * u64::from(self.index.tokens[row as usize]));
-                    at == 0 || bytes <= BATCH_BYTES as u64
-                };
-                let rest = mine.clone().skip(given).take(VALIDATION_ROWS).copied().enumerate();
-                let rows = rest.scan(fits, |fits, (at, row)| fits(at, row).then_some(row)).collect::<Vec<u64>>();
+                let documents = &self.index.validation;
+                let mine = (0..documents.rows.len()).skip(lane as usize).step_by(self.lanes as usize);
+                let (mut bytes, mut rows) = (0, Vec::new());
+                for document in mine.clone().skip(given).take(VALIDATION_ROWS) {
+                    bytes += documents.bytes[document].max(4 * u64::from(documents.tokens[document]));
+                    if !rows.is_empty() && bytes > BATCH_BYTES as u64 {
+                        break;
+                    }
+                    rows.push(documents.rows[document]);
+                }
                 let given = given + rows.len();
                 let last = given == mine.len();
                 let then = if self.schedule.trains(step) { Phase::Train } else { Phase::Over };
@@ -126,26 +128,27 @@ impl LaneReader {
 
     /// The number of rows a step needs beyond what `pack` still has: enough for one micro-batch and the token after it.
     fn training(&self, cursor: &mut Cursor) -> Chunk {
-        let n = self.index.train.len() as u64;
+        let documents = &self.index.train;
+        let n = documents.rows.len() as u64;
         let mut rows = Vec::new();
         let mut order = Permutation::new(n, self.seed, cursor.epoch);
         while n > 0 && cursor.ahead <= self.a_step && rows.len() < TRAINING_ROWS {
-            let row = self.index.train[order.at(cursor.position) as usize];
-            cursor.ahead += u64::from(self.index.tokens[row as usize]);
+            let document = order.at(cursor.position) as usize;
+            cursor.ahead += u64::from(documents.tokens[document]);
             cursor.position += self.lanes;
             if cursor.position >= n {
                 cursor.epoch += cursor.position / n;
                 cursor.position %= n;
                 order = Permutation::new(n, self.seed, cursor.epoch);
             }
-            rows.push(row);
+            rows.push(documents.rows[document]);
         }
         Chunk { rows, purpose: Purpose::Train, last: false }
     }
 
     fn state(&self, lane: Lane) -> LaneState {
         self.state.get(&lane).cloned().unwrap_or_else(|| {
-            let n = (self.index.train.len() as u64).max(1);
+            let n = (self.index.train.rows.len() as u64).max(1);
             let (epoch, position) = (u64::from(lane) / n, u64::from(lane) % n);
             LaneState { cursor: Cursor { epoch, position, ahead: 0 }, at: None }
         })
@@ -169,7 +172,7 @@ impl LaneReader {
     pub fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
         let cursor: Cursor = serde_json::from_value(state)
             .with_context(|| format!("the checkpoint's state of lane {lane} is not a position in the corpus"))?;
-        let n = self.index.train.len() as u64;
+        let n = self.index.train.rows.len() as u64;
         anyhow::ensure!(
             cursor.position < n,
             "the checkpoint is at row {} of an epoch, but the corpus has {n} rows: it is not the corpus that the run started with",

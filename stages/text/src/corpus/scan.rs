@@ -1,34 +1,41 @@
 //! Source `scan`: every document once, in order, for graphs that prepare a corpus or count it.
 //!
-//! Documents are emitted in [`Chunks`]: at step `s` lane `l` of `L` emits chunk `s × L + l`.
+//! Documents are emitted in [`Chunks`]: at step `s` lane `l` of `L` emits chunk `s × L + l`. Rows that are no documents
+//! are not emitted.
+use crate::corpus::survey::Survey;
 use crate::parquet::documents::{BATCH_BYTES, DocumentStore, records};
 use anyhow::Result;
 use contract::{Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Rows, Settings, Source, Step, Turn};
-use std::ops::Range;
 use std::sync::Arc;
 
-/// Maximum number of rows of a chunk.
-const CHUNK: u64 = 256;
+/// Maximum number of documents of a chunk.
+const CHUNK: usize = 256;
 
-/// Rows in chunks of bounded size: the first row of each, and their number.
+/// The documents of a survey in chunks of bounded size.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chunks {
-    starts: Vec<u64>,
-    rows: u64,
+    /// The rows of the documents.
+    rows: Vec<u64>,
+    /// The first document of each chunk.
+    starts: Vec<usize>,
 }
 
 impl Chunks {
-    /// Chunks of rows of these sizes in bytes, of at most [`CHUNK`] rows. A chunk of more than [`BATCH_BYTES`] is one row.
-    pub fn of(sizes: &[u64]) -> Self {
+    /// Chunks of the documents of `survey`, of at most [`CHUNK`]. `read` surveys the same rows as they are read, before
+    /// any stage: a chunk of which more than [`BATCH_BYTES`] are read is one document.
+    pub fn of(survey: &Survey, read: &Survey) -> Self {
         let (mut starts, mut bytes, mut first) = (Vec::new(), 0, 0);
-        for (row, size) in (0..).zip(sizes) {
-            if starts.is_empty() || bytes + size > BATCH_BYTES as u64 || row - first >= CHUNK {
-                starts.push(row);
-                (bytes, first) = (0, row);
+        let mut sizes = read.rows.iter().zip(&read.bytes).peekable();
+        for (document, row) in survey.rows.iter().enumerate() {
+            while sizes.next_if(|(other, _)| *other < row).is_some() {}
+            let size = sizes.next_if(|(other, _)| *other == row).map_or(0, |(_, size)| *size);
+            if starts.is_empty() || bytes + size > BATCH_BYTES as u64 || document - first >= CHUNK {
+                starts.push(document);
+                (bytes, first) = (0, document);
             }
             bytes += size;
         }
-        Self { starts, rows: sizes.len() as u64 }
+        Self { rows: survey.rows.clone(), starts }
     }
 
     /// The number of steps that `lanes` lanes need.
@@ -37,9 +44,9 @@ impl Chunks {
     }
 
     /// The rows of chunk `number`; none after the last one.
-    fn rows(&self, number: u64) -> Range<u64> {
-        let start = |number: u64| self.starts.get(number as usize).copied().unwrap_or(self.rows);
-        start(number)..start(number + 1)
+    fn rows(&self, number: u64) -> &[u64] {
+        let start = |number: u64| self.starts.get(number as usize).copied().unwrap_or(self.rows.len());
+        &self.rows[start(number)..start(number + 1)]
     }
 }
 
@@ -81,7 +88,7 @@ impl Source for Scanner {
     fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
         let rows = self.scan.chunks.rows(step * self.lanes + u64::from(lane));
         if !rows.is_empty() {
-            let records = records(self.scan.store.take(rows)?)?;
+            let records = records(self.scan.store.take(rows.iter().copied())?)?;
             out.give(Packet::Rows(Rows { lane, purpose: Purpose::Train, last: false, records }));
         }
         Ok(Turn::Done)
@@ -92,15 +99,30 @@ impl Source for Scanner {
 mod tests {
     use super::*;
 
+    fn survey(sizes: &[u64]) -> Survey {
+        // Two rows in three are no documents.
+        let rows = (0..sizes.len() as u64).map(|document| 3 * document + 1).collect();
+        Survey { all_rows: 3 * sizes.len() as u64, rows, bytes: sizes.to_vec(), ..Survey::default() }
+    }
+
     #[test]
-    fn chunks_are_bounded_by_rows_and_bytes() {
+    fn chunks_are_bounded_by_documents_and_bytes() {
         let (mega, limit) = (1 << 20, BATCH_BYTES as u64);
-        let starts = |sizes: &[u64]| Chunks::of(sizes).starts;
+        let chunks = |sizes: &[u64]| Chunks::of(&survey(sizes), &survey(sizes));
+        let starts = |sizes: &[u64]| chunks(sizes).starts;
         assert_eq!(starts(&[10; 600]), [0, 256, 512]);
         assert_eq!(starts(&[2 * mega; 5]), [0, 2, 4], "4 MiB each");
-        assert_eq!(starts(&[1, limit, 1, 3 * limit, 0, 1]), [0, 1, 2, 3, 4], "a large row is a chunk of its own");
-        let chunks = Chunks::of(&[2 * mega; 5]);
-        assert_eq!((0..4).map(|number| chunks.rows(number)).collect::<Vec<_>>(), [0..2, 2..4, 4..5, 5..5]);
-        assert_eq!((chunks.steps(2), Chunks::of(&[]).steps(2)), (2, 0));
+        assert_eq!(starts(&[1, limit, 1, 3 * limit, 0, 1]), [0, 1, 2, 3, 4], "a large document is a chunk of its own");
+        let large = chunks(&[2 * mega; 5]);
+        let rows: Vec<&[u64]> = (0..4).map(|number| large.rows(number)).collect();
+        assert_eq!(rows, [&[1, 4][..], &[7, 10], &[13], &[]]);
+        assert_eq!((large.steps(2), chunks(&[]).steps(2)), (2, 0));
+    }
+
+    #[test]
+    fn the_size_that_counts_is_the_one_before_stages() {
+        let read = survey(&[3 << 20; 4]);
+        let after = Survey { rows: vec![1, 7, 8], bytes: vec![1; 3], ..Survey::default() };
+        assert_eq!(Chunks::of(&after, &read).starts, [0, 1], "row 8 is empty when it is read");
     }
 }

@@ -7,6 +7,7 @@ use crate::corpus::row_stages::RowStages;
 use crate::corpus::scan::{Chunks, Scan};
 use crate::corpus::split::Split;
 use crate::corpus::survey::Survey;
+use crate::corpus::survey_file;
 use crate::input::attribution::Attribution;
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{OnBadData, Quarantine};
@@ -95,12 +96,17 @@ impl SourceRows {
         let mut survey = Survey::cached(&store, *split, cache, &mut shown)?;
         let quarantine = store.set_aside(&survey.bad, *max_bad_fraction)?;
         let unreadable = survey.bad.iter().map(|bad| bad.documents).sum();
-        let chunks = Arc::new(Chunks::of(&survey.bytes));
         let stages = RowStages::between(before, id);
-        if !stages.is_empty() {
+        let chunks = if stages.is_empty() {
+            Chunks::of(&survey, &survey)
+        } else {
             let mut shown = |done, total| before.progress("Filtering", Unit::Things("documents"), done, total);
-            survey = Survey::after(&stages, &store, *split, cache, &mut shown)?;
-        }
+            let after = Survey::after(&stages, &store, *split, cache, &mut shown)?;
+            let chunks = Chunks::of(&after, &survey);
+            survey = after;
+            chunks
+        };
+        let chunks = Arc::new(chunks);
         let store = Arc::new(store);
         before.provide_to(id, Arc::new(quarantine));
         before.provide_to(id, Arc::clone(&store));
@@ -126,7 +132,7 @@ impl SourceRows {
         let index = match CorpusIndex::load(&path)? {
             Some(index) => index,
             None => {
-                let rows = self.store.rows();
+                let documents = self.survey.rows.len() as u64;
                 let this = before.this();
                 // The ids contain a space, which ids of a plan cannot.
                 let mut stages: Vec<(String, Arc<dyn Settings>)> =
@@ -134,10 +140,11 @@ impl SourceRows {
                 stages.extend(self.stages.named());
                 stages.push((this.id.clone(), Arc::clone(&this.settings)));
                 stages.push(("count tokens".into(), Arc::new(Count)));
-                let progress = ("Counting tokens", rows);
+                let progress = ("Counting tokens", documents);
                 let graph = Graph { stages, lanes: LANES, steps: self.chunks.steps(LANES), progress };
-                let index = CorpusIndex::new(self.survey, Count::counts(&before.run(graph)?))?;
-                index.save(&path)?;
+                let counts = Count::counts(&before.run(graph)?);
+                let index = CorpusIndex::new(&self.survey, &counts)?;
+                survey_file::write(&path, &self.survey, Some(&counts))?;
                 index
             }
         };
@@ -145,7 +152,7 @@ impl SourceRows {
             0 => {}
             empty => before.note(format!("{empty} empty documents are passed over")),
         }
-        note_dropped(before, &index.dropped, index.tokens.len());
+        note_dropped(before, &index.dropped, index.rows);
         before.corpus(&self.id, index.corpus);
         before.provide_to(&self.id, Arc::new(index));
         Ok(())
@@ -153,7 +160,7 @@ impl SourceRows {
 }
 
 /// Adds up what stages drop, and notes it.
-fn note_dropped(before: &mut Prepare, dropped: &BTreeMap<String, u64>, documents: usize) {
+fn note_dropped(before: &mut Prepare, dropped: &BTreeMap<String, u64>, documents: u64) {
     if dropped.is_empty() {
         return;
     }

@@ -53,7 +53,7 @@ impl Split {
     }
 }
 
-/// The part of the corpus a row belongs to.
+/// The part of the corpus a document belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Part {
@@ -61,23 +61,14 @@ pub enum Part {
     Train = 0,
     /// Validation.
     Validation = 1,
-    /// Neither: null or empty.
-    Skipped = 2,
-    /// Neither: dropped by a stage.
-    Dropped = 3,
 }
 
 impl Part {
-    /// All parts, in the order of their numbers.
-    pub const ALL: [Part; 4] = [Part::Train, Part::Validation, Part::Skipped, Part::Dropped];
-
     /// Its name in the files that preparation writes.
     pub fn name(self) -> &'static str {
         match self {
             Part::Train => "train",
             Part::Validation => "validation",
-            Part::Skipped => "skipped",
-            Part::Dropped => "dropped",
         }
     }
 }

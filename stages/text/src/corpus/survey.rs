@@ -3,6 +3,9 @@
 //! A [`Survey`] reads every text once and records its size and the part it belongs to. Counting tokens (with the graph
 //! `scan → tokenize → count`) turns it into a [`CorpusIndex`](crate::corpus::index::CorpusIndex). Both are stored in
 //! the cache ([`survey_file`]), so that the next run reads neither texts nor tokens.
+//!
+//! Both list documents, not rows: a row that is null, empty, unreadable or dropped takes no memory, because a Parquet
+//! file of a few kilobytes may have millions of them.
 use crate::Progress;
 use crate::corpus::row_stages::RowStages;
 use crate::corpus::split::{Part, Split};
@@ -10,24 +13,31 @@ use crate::corpus::survey_file;
 use crate::input::quarantine::{self, OnBadData, Reason, Unreadable};
 use crate::parquet::documents::{CACHE_IS_DAMAGED, DocumentStore, RowGroup, Seen};
 use crate::support::cache::{Cache, key, used};
-use crate::support::on_all_cores::on_all_cores;
+use crate::support::in_order::in_order;
 use crate::support::problem::TextProblem;
 use anyhow::{Context, Error, Result};
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 /// Rows per read.
 const CHUNK: u64 = 256;
 
-/// The part and the size in bytes of each row.
+/// The documents of a corpus: its rows that are not empty, can be read, and are not dropped by a stage. The part and the
+/// size of each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Survey {
-    /// Part of each row.
+    /// Number of all rows, documents or not.
+    pub all_rows: u64,
+    /// The row of each document, ascending.
+    pub rows: Vec<u64>,
+    /// Part of each document.
     pub parts: Vec<Part>,
-    /// Bytes of each row's text (0 if only tokens are known).
+    /// Bytes of each document's text (0 if only tokens are known).
     pub bytes: Vec<u64>,
-    /// Rows and row groups that cannot be read; all their rows are [`Part::Skipped`].
+    /// Rows and row groups that cannot be read.
     pub bad: Vec<Unreadable>,
-    /// Number of rows that stages drop, by reason; these rows are [`Part::Dropped`].
+    /// Number of rows that stages drop, by reason.
     pub dropped: BTreeMap<String, u64>,
 }
 
@@ -35,6 +45,7 @@ pub struct Survey {
 pub(super) struct Surveyor {
     split: Split,
     survey: Survey,
+    /// The smallest hash, and the indices of the documents that have it.
     least: Option<(u64, Vec<usize>)>,
 }
 
@@ -47,38 +58,44 @@ impl Surveyor {
         self.hashed(file_row, (!content.is_empty()).then(|| content_hash(content)), bytes);
     }
 
+    /// Adds rows that are no documents.
+    fn skip(&mut self, rows: u64) {
+        self.survey.all_rows += rows;
+    }
+
     /// Adds a row that a stage drops.
     fn dropped(&mut self, reason: &str) {
-        self.survey.parts.push(Part::Dropped);
-        self.survey.bytes.push(0);
-        *self.survey.dropped.entry(reason.to_owned()).or_default() += 1;
+        self.skip(1);
+        match self.survey.dropped.get_mut(reason) {
+            Some(rows) => *rows += 1,
+            None => _ = self.survey.dropped.insert(reason.to_owned(), 1),
+        }
     }
 
     /// Adds a row by the hash of its content; `None` if it is empty.
     pub(super) fn hashed(&mut self, file_row: u64, hash: Option<u64>, bytes: u64) {
-        let part = if let Some(hash) = hash {
-            let index = self.survey.parts.len();
-            match &mut self.least {
-                Some((least, rows)) if *least == hash => rows.push(index),
-                Some((least, _)) if *least < hash => {}
-                other => *other = Some((hash, vec![index])),
-            }
-            if self.split.holds_out(file_row, hash) { Part::Validation } else { Part::Train }
-        } else {
-            Part::Skipped
-        };
-        self.survey.parts.push(part);
+        let row = self.survey.all_rows;
+        self.skip(1);
+        let Some(hash) = hash else { return };
+        let index = self.survey.rows.len();
+        match &mut self.least {
+            Some((least, documents)) if *least == hash => documents.push(index),
+            Some((least, _)) if *least < hash => {}
+            other => *other = Some((hash, vec![index])),
+        }
+        let is_held_out = self.split.holds_out(file_row, hash);
+        self.survey.rows.push(row);
+        self.survey.parts.push(if is_held_out { Part::Validation } else { Part::Train });
         self.survey.bytes.push(bytes);
     }
 
     /// If a split should hold something out but found too few rows to do so, it holds out the document with the
     /// smallest hash, provided that another one is left for training.
     pub(super) fn finish(mut self) -> Survey {
-        let has = |survey: &Survey, part| survey.parts.contains(&part);
-        if self.split.holds_out_something() && !has(&self.survey, Part::Validation) {
-            let rows = self.least.map(|(_, rows)| rows).unwrap_or_default();
-            if self.survey.parts.iter().filter(|p| **p == Part::Train).count() > rows.len() {
-                rows.iter().for_each(|row| self.survey.parts[*row] = Part::Validation);
+        if self.split.holds_out_something() && !self.survey.parts.contains(&Part::Validation) {
+            let least = self.least.map(|(_, documents)| documents).unwrap_or_default();
+            if self.survey.parts.len() > least.len() {
+                least.iter().for_each(|document| self.survey.parts[*document] = Part::Validation);
             }
         }
         self.survey
@@ -86,7 +103,7 @@ impl Surveyor {
 }
 
 /// The first 64 bits of blake3, little-endian.
-fn content_hash(content: &[u8]) -> u64 {
+pub(super) fn content_hash(content: &[u8]) -> u64 {
     let hash = blake3::hash(content);
     u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]))
 }
@@ -135,9 +152,8 @@ impl Survey {
                 let lost = Unreadable { byte: None, ..Unreadable::at(0, Reason::RowGroup, detail) };
                 let documents = rows.end - next;
                 set_aside(Unreadable { file, row_group: Some(row_group), documents, ..lost })?;
-                for row in std::mem::replace(&mut next, rows.end)..rows.end {
-                    surveyor.row(store.file_row(row), b"", 0);
-                }
+                surveyor.skip(documents);
+                next = rows.end;
             }
             progress(next, store.rows());
         }
@@ -146,7 +162,7 @@ impl Survey {
 
     /// Like [`of`](Self::of), but taken from the cache if it is there, and stored there otherwise.
     pub fn cached(store: &DocumentStore, split: Split, cache: &Cache, progress: Progress) -> Result<Self> {
-        let key = key(&["survey 2", store.content_hash(), &split.key()]);
+        let key = key(&["survey 3", store.content_hash(), &split.key()]);
         let path = cache.file("surveys", &key, "parquet");
         let kept = cache.file("surveys", &key, "quarantine.parquet");
         if kept.exists()
@@ -181,29 +197,27 @@ impl Survey {
         cache: &Cache,
         progress: Progress,
     ) -> Result<Self> {
-        let key = key(&["survey after 1", store.content_hash(), &split.key(), &stages.key()]);
+        let key = key(&["survey after 2", store.content_hash(), &split.key(), &stages.key()]);
         let path = cache.file("surveys", &key, "parquet");
         if let Some((survey, _)) = survey_file::read(&path)? {
             return Ok(survey);
         }
         let (mut surveyor, mut rows) = (Surveyor::new(split), 0);
-        for seen in see_all(stages, store, progress)? {
-            match seen {
-                SeenRow::Dropped(reason) => surveyor.dropped(&reason),
-                SeenRow::Kept { hash, bytes } => {
-                    surveyor.hashed(rows, hash, bytes);
-                    rows += 1;
-                }
+        see_all(stages, store, progress, &mut |seen| match seen {
+            SeenRow::Dropped(reason) => surveyor.dropped(&reason),
+            SeenRow::Kept { hash, bytes } => {
+                surveyor.hashed(rows, hash, bytes);
+                rows += 1;
             }
-        }
+        })?;
         let survey = surveyor.finish();
         survey_file::write(&path, &survey, None)?;
         Ok(survey)
     }
 
-    /// Training rows, ascending.
+    /// Rows of the documents for training, ascending.
     pub fn train(&self) -> impl Iterator<Item = u64> {
-        (0u64..).zip(&self.parts).filter(|(_, part)| **part == Part::Train).map(|(row, _)| row)
+        self.rows.iter().zip(&self.parts).filter(|(_, part)| **part == Part::Train).map(|(row, _)| *row)
     }
 }
 
@@ -217,24 +231,36 @@ enum SeenRow {
     },
 }
 
-/// The rows of `store` after `stages`, in order.
-fn see_all(stages: &RowStages, store: &DocumentStore, progress: Progress) -> Result<Vec<SeenRow>> {
-    let starts: Vec<u64> = (0..store.rows()).step_by(CHUNK as usize).collect();
-    let start = || Ok((stages.build()?, Vec::new()));
-    let seen = on_all_cores(&starts, progress, store.rows(), start, |(stages, chunks), at, start| {
-        let rows = *start..store.rows().min(start + CHUNK);
-        let (count, mut seen) = (rows.end - rows.start, Vec::new());
+/// Calls `each` with the rows of `store` after `stages`, in order. Every core processes some.
+fn see_all(stages: &RowStages, store: &DocumentStore, progress: Progress, each: &mut dyn FnMut(SeenRow)) -> Result<()> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let built = (0..threads).map(|_| stages.build()).collect::<Result<Vec<_>>>()?;
+    let built = Mutex::new(built);
+    let see = |rows: Range<u64>| -> Result<Vec<SeenRow>> {
+        let idle = || built.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stages = idle().pop().context("as many stages as threads")?;
+        let mut seen = Vec::new();
         stages.each(store, rows, |text, dropped| {
             let hash = (!text.is_empty()).then(|| content_hash(text.as_bytes()));
             let kept = SeenRow::Kept { hash, bytes: text.len() as u64 };
             seen.push(dropped.map_or(kept, |reason| SeenRow::Dropped(reason.to_owned())));
         })?;
-        chunks.push((at, seen));
-        Ok(count)
-    })?;
-    let mut chunks: Vec<_> = seen.into_iter().flat_map(|(_, chunks)| chunks).collect();
-    chunks.sort_by_key(|(at, _)| *at);
-    Ok(chunks.into_iter().flat_map(|(_, seen)| seen).collect())
+        idle().push(stages);
+        Ok(seen)
+    };
+    let (mut next, mut done, all) = (0, 0, store.rows());
+    let chunk = || {
+        let rows = next..all.min(next + CHUNK);
+        next = rows.end;
+        Ok((!rows.is_empty()).then_some(rows))
+    };
+    in_order(threads, chunk, see, |seen| {
+        let seen = seen?;
+        done += seen.len() as u64;
+        seen.into_iter().for_each(&mut *each);
+        progress(done, all);
+        Ok(())
+    })
 }
 
 /// The survey of `texts`.
@@ -250,17 +276,20 @@ pub(super) fn surveyed(split: Split, texts: &[&str]) -> Survey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::corpus::index::CorpusIndex;
+    use crate::corpus::scan::Chunks;
+    use crate::input::ingest::DocumentFile;
     use crate::testing::{document_file, with_failing_reads};
-
-    fn parts(split: Split, texts: &[&str]) -> Vec<Part> {
-        surveyed(split, texts).parts
-    }
+    use arrow::array::{ArrayRef, RecordBatch, StringArray};
+    use parquet::arrow::ArrowWriter;
+    use std::sync::Arc;
 
     #[test]
     fn every_third_row_is_held_out() {
         use Part::*;
-        let expected = [Validation, Train, Skipped, Validation, Train];
-        assert_eq!(parts(Split::Every(3), &["a", "b", "", "c", "d"]), expected);
+        let Survey { all_rows, rows, parts, bytes, .. } = surveyed(Split::Every(3), &["a", "bc", "", "d", "e"]);
+        assert_eq!((all_rows, rows, bytes), (5, vec![0, 1, 3, 4], vec![1, 2, 1, 1]));
+        assert_eq!(parts, [Validation, Train, Validation, Train]);
     }
 
     #[test]
@@ -268,11 +297,43 @@ mod tests {
         let texts: Vec<String> = (0..2000).map(|i| format!("document {i}")).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let held = |share, n: usize| {
-            let parts = parts(Split::Fraction(share), &texts[..n]);
-            parts.iter().filter(|p| **p == Part::Validation).count()
+            let survey = surveyed(Split::Fraction(share), &texts[..n]);
+            survey.parts.iter().filter(|p| **p == Part::Validation).count()
         };
         assert!((150..250).contains(&held(0.1, 2000)));
         assert_eq!((held(0.0001, 3), held(0.0001, 1), held(0.0, 2000)), (1, 0, 0));
+    }
+
+    #[test]
+    fn rows_that_are_no_documents_take_no_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        // Two documents, a million nulls and empty texts, and one more document.
+        let texts = |row: u64| match row {
+            0 | 1 | 1_000_002 => Some(format!("text {row}")),
+            _ => row.is_multiple_of(3).then(String::new),
+        };
+        let column: ArrayRef = Arc::new((0..1_000_003).map(texts).collect::<StringArray>());
+        let batch = RecordBatch::try_from_iter([("text", column)]).unwrap();
+        let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let cache = Cache::new(folder.path().to_str());
+        let store = DocumentStore::open(&[DocumentFile::new(&path, "text")], &cache).unwrap();
+        let survey = Survey::cached(&store, Split::Every(3), &cache, &mut |_, _| {}).unwrap();
+        assert_eq!(
+            (survey.all_rows, &survey.rows[..], &survey.bytes[..]),
+            (1_000_003, &[0, 1, 1_000_002][..], &[6, 6, 12][..])
+        );
+        assert_eq!(survey.parts, [Part::Validation, Part::Train, Part::Validation]);
+        let capacity = survey.rows.capacity() + survey.bytes.capacity() + survey.parts.capacity();
+        assert!(capacity < 64, "{capacity}");
+        assert_eq!(Chunks::of(&survey, &survey).steps(1), 1);
+        let index = CorpusIndex::new(&survey, &[3, 3, 4]).unwrap();
+        assert_eq!((index.rows, index.skipped, index.corpus.train.rows), (1_000_003, 1_000_000, 1));
+        let file =
+            cache.root().join("surveys").read_dir().unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        assert!(file.sum::<u64>() < 8192);
     }
 
     #[test]
@@ -288,7 +349,7 @@ mod tests {
         };
         // Of the documents, then of what is kept in the cache.
         let (first, reads) = with_failing_reads(|| survey(false));
-        assert_eq!((first.parts.len(), first.bad.len()), (900, 0));
+        assert_eq!((first.all_rows, first.rows.len(), first.bad.len()), (900, 900, 0));
         assert!(reads > 6, "{reads} reads");
         let (again, reads) = with_failing_reads(|| survey(true));
         assert_eq!(again, first);

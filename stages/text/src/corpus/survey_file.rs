@@ -1,44 +1,66 @@
-//! The Parquet file of a survey or an index: one row per row of the corpus.
+//! The Parquet file of a survey or an index: one row per document of the corpus.
 use crate::corpus::split::Part;
 use crate::corpus::survey::Survey;
 use crate::parquet::decode::{Damaged, Input, decode};
 use crate::support::cache::{used, write_whole};
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
-use arrow::datatypes::{UInt8Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, Field, Schema, UInt8Type, UInt32Type, UInt64Type};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Encoding;
+use parquet::file::properties::WriterProperties;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The metadata key for the number of all rows.
+const ALL_ROWS: &str = "rows";
 /// The metadata key for the numbers of dropped rows.
 const DROPPED_ROWS: &str = "dropped";
+/// Documents per write.
+const CHUNK: usize = 1 << 16;
 
-/// Writes `survey` atomically, with the number of tokens of each row if they are known. Unreadable data is stored in a
-/// file of its own ([`quarantine`](crate::input::quarantine)).
+/// Writes `survey` atomically, with the number of tokens of each document if they are known. Unreadable data is stored
+/// in a file of its own ([`quarantine`](crate::input::quarantine)).
 pub fn write(path: &Path, survey: &Survey, tokens: Option<&[u32]>) -> Result<()> {
-    let Survey { parts, bytes, dropped, .. } = survey;
-    let tokens = tokens.map_or_else(|| vec![0; parts.len()], <[u32]>::to_vec);
-    let columns: [(&str, ArrayRef); 3] = [
-        ("part", Arc::new(UInt8Array::from_iter_values(parts.iter().map(|part| *part as u8)))),
-        ("bytes", Arc::new(UInt64Array::from(bytes.clone()))),
-        ("tokens", Arc::new(UInt32Array::from(tokens))),
-    ];
-    let batch = RecordBatch::try_from_iter(columns)?;
-    let mut schema = batch.schema().as_ref().clone();
-    if !dropped.is_empty() {
-        schema.metadata.insert(DROPPED_ROWS.to_owned(), serde_json::to_string(dropped)?);
+    let mut metadata = HashMap::from([(ALL_ROWS.to_owned(), survey.all_rows.to_string())]);
+    if !survey.dropped.is_empty() {
+        metadata.insert(DROPPED_ROWS.to_owned(), serde_json::to_string(&survey.dropped)?);
     }
-    let batch = batch.with_schema(Arc::new(schema))?;
+    let column = |name: &str, of: DataType| Field::new(name, of, false);
+    let columns = [
+        column("row", DataType::UInt64),
+        column("part", DataType::UInt8),
+        column("bytes", DataType::UInt64),
+        column("tokens", DataType::UInt32),
+    ];
+    let schema = Arc::new(Schema::new_with_metadata(columns.to_vec(), metadata));
+    // Rows ascend, so their differences take little space.
+    let properties = WriterProperties::builder()
+        .set_column_dictionary_enabled("row".into(), false)
+        .set_column_encoding("row".into(), Encoding::DELTA_BINARY_PACKED)
+        .build();
     write_whole(path, |out| {
-        let mut writer = ArrowWriter::try_new(out, batch.schema(), None)?;
-        writer.write(&batch)?;
+        let mut writer = ArrowWriter::try_new(out, schema.clone(), Some(properties))?;
+        for start in (0..survey.rows.len()).step_by(CHUNK) {
+            let range = start..survey.rows.len().min(start + CHUNK);
+            let counts = tokens.map_or_else(|| vec![0; range.len()], |tokens| tokens[range.clone()].to_vec());
+            let parts = survey.parts[range.clone()].iter().map(|part| *part as u8);
+            let columns: [ArrayRef; 4] = [
+                Arc::new(UInt64Array::from(survey.rows[range.clone()].to_vec())),
+                Arc::new(UInt8Array::from_iter_values(parts)),
+                Arc::new(UInt64Array::from(survey.bytes[range].to_vec())),
+                Arc::new(UInt32Array::from(counts)),
+            ];
+            writer.write(&RecordBatch::try_new(schema.clone(), columns.to_vec())?)?;
+        }
         writer.close()?;
         Ok(())
     })
 }
 
-/// Reads the file that [`write()`] wrote: a survey and the number of tokens of each row, 0 if they were not known.
+/// Reads the file that [`write()`] wrote: a survey and the number of tokens of each document, 0 if they were not known.
 /// `None` if there is no such file.
 ///
 /// # Errors
@@ -51,15 +73,18 @@ pub fn read(path: &Path) -> Result<Option<(Survey, Vec<u32>)>> {
     let read = |input: Input| {
         let (mut survey, mut tokens) = (Survey::default(), Vec::new());
         let file = ParquetRecordBatchReaderBuilder::try_new(input)?;
-        if let Some(dropped) = file.schema().metadata.get(DROPPED_ROWS) {
+        let metadata = &file.schema().metadata;
+        survey.all_rows = metadata.get(ALL_ROWS).context("the number of rows is missing")?.parse()?;
+        if let Some(dropped) = metadata.get(DROPPED_ROWS) {
             survey.dropped = serde_json::from_str(dropped)?;
         }
         for batch in file.build()? {
             let batch = batch?;
-            let part = |code: &u8| Part::ALL[usize::from(*code).min(3)];
-            survey.parts.extend(batch.column(0).as_primitive::<UInt8Type>().values().iter().map(part));
-            survey.bytes.extend(batch.column(1).as_primitive::<UInt64Type>().values());
-            tokens.extend(batch.column(2).as_primitive::<UInt32Type>().values());
+            let part = |code: &u8| if *code == Part::Validation as u8 { Part::Validation } else { Part::Train };
+            survey.rows.extend(batch.column(0).as_primitive::<UInt64Type>().values());
+            survey.parts.extend(batch.column(1).as_primitive::<UInt8Type>().values().iter().map(part));
+            survey.bytes.extend(batch.column(2).as_primitive::<UInt64Type>().values());
+            tokens.extend(batch.column(3).as_primitive::<UInt32Type>().values());
         }
         Ok((survey, tokens))
     };

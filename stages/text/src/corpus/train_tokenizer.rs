@@ -27,8 +27,9 @@ pub fn train_tokenizer(
 ) -> Result<Tokenizer> {
     let mut made_of = vec![TRAINER.to_owned()];
     for source in sources {
-        let parts: Vec<u8> = source.survey.parts.iter().map(|part| *part as u8).collect();
-        made_of.extend([source.content_key(), blake3::hash(&parts).to_hex().to_string()]);
+        let mut rows = blake3::Hasher::new();
+        source.survey.train().for_each(|row| _ = rows.update(&row.to_le_bytes()));
+        made_of.extend([source.content_key(), rows.finalize().to_hex().to_string()]);
     }
     made_of.extend([size.to_string(), end_of_text.to_owned()]);
     let key = key(&made_of.iter().map(String::as_str).collect::<Vec<_>>());

@@ -1,11 +1,13 @@
 //! Parallel map over items, with results in the order of the items.
 use anyhow::Result;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
+use std::thread::Result as Outcome;
 
 /// Calls `give` with `work(item)` for each item that `next` returns, in order. `next` and `give` are called on this
-/// thread; at most `4 × threads` items are in flight. `work` must not panic.
+/// thread; at most `4 × threads` items are in flight. A panic of `work` continues on this thread.
 pub fn in_order<T: Send, U: Send>(
     threads: usize,
     mut next: impl FnMut() -> Result<Option<T>>,
@@ -14,7 +16,7 @@ pub fn in_order<T: Send, U: Send>(
 ) -> Result<()> {
     let threads = threads.max(1);
     let (item_in, item_out) = channel::<(u64, T)>();
-    let (result_in, result_out) = channel::<(u64, U)>();
+    let (result_in, result_out) = channel::<(u64, Outcome<U>)>();
     let item_out = Mutex::new(item_out);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -24,7 +26,8 @@ pub fn in_order<T: Send, U: Send>(
                 loop {
                     let item = item_out.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
                     let Ok((number, item)) = item else { return };
-                    if result_in.send((number, work(item))).is_err() {
+                    let outcome = catch_unwind(AssertUnwindSafe(|| work(item)));
+                    if result_in.send((number, outcome)).is_err() {
                         return;
                     }
                 }
@@ -49,7 +52,7 @@ pub fn in_order<T: Send, U: Send>(
                 return Ok(());
             }
             let (number, result) = result_out.recv()?;
-            early.insert(number, result);
+            early.insert(number, result.unwrap_or_else(|panic| resume_unwind(panic)));
             while let Some(result) = early.remove(&given) {
                 given += 1;
                 give(result)?;
@@ -83,6 +86,8 @@ mod tests {
             assert_eq!(seen, (1..=100).map(|n| n * 2).collect::<Vec<i32>>());
             let stopped = in_order(threads, || Ok(Some(1)), |n| n, |_| anyhow::bail!("no more"));
             assert_eq!(stopped.unwrap_err().to_string(), "no more");
+            let panicked = catch_unwind(|| in_order(threads, || Ok(Some(1)), |_| panic!("oh"), |()| Ok(())));
+            assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"oh"));
         }
     }
 }
