@@ -131,7 +131,7 @@ fn cast(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
 
 fn filled(rows: usize, found: Option<ArrayRef>, default: impl Fn(usize) -> String) -> StringArray {
     let found = found.as_ref().map(|found| found.as_string::<i32>());
-    let mut built = StringBuilder::new();
+    let mut built = StringBuilder::with_capacity(rows, 0);
     for row in 0..rows {
         match found.filter(|found| found.is_valid(row)) {
             Some(found) => built.append_value(found.value(row)),

@@ -122,19 +122,24 @@ impl Decoder for TextColumn {
 
 type TextReader = parquet::column::reader::ColumnReaderImpl<ByteArrayType>;
 
-/// How many texts are read at once: [`ROWS_AT_ONCE`], but fewer after large ones. No batch crosses a multiple of
-/// [`ROWS_AT_ONCE`], so that it can be combined with other columns, which are decoded that many rows at once.
+/// How many texts are read at once: one at first, as nothing is known about their size, then up to twice as many as last
+/// time, up to [`ROWS_AT_ONCE`], but fewer after large ones. No batch crosses a multiple of [`ROWS_AT_ONCE`], so that it
+/// can be combined with other columns, which are decoded that many rows at once.
 #[derive(Default)]
 struct NextBatch {
     /// Rows so far.
     row: usize,
+    /// Number of rows of the last batch that was not cut at a multiple of [`ROWS_AT_ONCE`].
+    last: usize,
     /// Size of the largest text of the last batch.
     largest: usize,
 }
 
 impl NextBatch {
-    fn rows(&self) -> usize {
-        (TEXT_AT_ONCE / self.largest.max(1)).clamp(1, ROWS_AT_ONCE - self.row % ROWS_AT_ONCE)
+    /// The number of rows to read next.
+    fn rows(&mut self) -> usize {
+        self.last = (TEXT_AT_ONCE / self.largest.max(1)).min(2 * self.last).clamp(1, ROWS_AT_ONCE);
+        self.last.min(ROWS_AT_ONCE - self.row % ROWS_AT_ONCE)
     }
 }
 
@@ -147,10 +152,39 @@ fn text_batch(reader: &mut TextReader, nullable: i16, next: &mut NextBatch) -> R
     if rows == 0 {
         return Ok(None);
     }
-    let (mut texts, mut values) = (LargeBinaryBuilder::new(), values.iter());
+    // Not the builder's default capacity: many small batches wait until they are concatenated.
+    let bytes = values.iter().map(|value| value.len()).sum();
+    let (mut texts, mut values) = (LargeBinaryBuilder::with_capacity(rows, bytes), values.iter());
     for row in 0..rows {
         let is_null = levels.get(row).is_some_and(|level| *level < nullable);
         texts.append_option(if is_null { None } else { Some(values.next().context("a value is missing")?.data()) });
     }
     Ok(Some(Arc::new(texts.finish())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parquet::decode::decode;
+    use crate::testing::document_file;
+    use arrow::datatypes::DataType;
+
+    #[test]
+    fn few_large_texts_are_decoded_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches = |sizes: &[usize]| -> Vec<usize> {
+            let texts = sizes.iter().map(|size| "x".repeat(*size)).collect();
+            let file = document_file(&folder.path().join("a.parquet"), &[texts]);
+            let open = OpenFile::new(&file.path, "text", "string", |field| *field.data_type() == DataType::LargeUtf8);
+            let open = open.unwrap();
+            let rows = |input| TextColumn.batches(input, 0, &open, 0, 0)?.map(|batch| Ok(batch?.len())).collect();
+            decode(&file.path, rows).unwrap().unwrap()
+        };
+        assert_eq!(batches(&[10; 70]), [1, 2, 4, 8, 16, 1, 32, 6]);
+        assert_eq!(batches(&[TEXT_AT_ONCE; 3]), [1, 1, 1]);
+        assert_eq!(batches(&[TEXT_AT_ONCE / 4; 9]), [1, 2, 4, 2]);
+        // Two small ones, a large one beside a small one, then large ones only.
+        let large = 2 * TEXT_AT_ONCE;
+        assert_eq!(batches(&[1, 1, large, large, large]), [1, 2, 1, 1]);
+    }
 }
