@@ -60,8 +60,9 @@ impl Host for Engine<'_> {
         let env = Env::without_training(self.workers, lanes, steps, resources.clone());
         let mut done = 0;
         gather(stages, env, &mut |records| {
-            done += records.num_rows() as u64;
+            done += records.iter().map(|records| records.num_rows() as u64).sum::<u64>();
             self.progress(verb, Unit::Things("documents"), done, total);
+            Ok(records)
         })
     }
 }

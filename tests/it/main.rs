@@ -25,6 +25,7 @@ mod interruption;
 mod model_folder;
 mod near_duplicates;
 mod new;
+mod null_rows;
 mod options;
 mod output;
 mod prepare;

@@ -1,6 +1,6 @@
 //! `pipeline diff`: the documents that differ between two versions, and why.
 use super::{Command, Context};
-use crate::prepare::version::{MANIFEST, Previous};
+use crate::prepare::version::{MANIFEST, Previous, ReadFor};
 use crate::problem::Usage;
 use crate::show::{Align, table};
 use anyhow::Result;
@@ -104,7 +104,7 @@ impl Side {
             let at = path.display();
             return Err(Usage(format!("{at} is not a version of a corpus; give one, for example OUT/v1")).into());
         }
-        let version = Previous::read(0, path, false)?;
+        let version = Previous::read(0, path, ReadFor::Comparison)?;
         let mut rows = HashMap::new();
         for row in 0..version.catalog.len() {
             // If several rows have the same id, the first that was not dropped counts.

@@ -7,7 +7,7 @@ use contract::{At, Built, Emit, Env, Kind, Lane, Packet, Port, Route, Settings, 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Stages with their ids, in the order of data flow.
 pub type Stages = Vec<(String, Arc<dyn Settings>)>;
@@ -15,32 +15,56 @@ pub type Stages = Vec<(String, Arc<dyn Settings>)>;
 /// Number of steps by which sources may be ahead.
 const PREFETCH: u64 = 2;
 
-/// Runs the stages, connected like those of a plan built in code, up to the end of the schedule of `env`. `watch` is
-/// called with the records on this thread as they arrive. Returns the records of all stages in the order of steps,
-/// lanes and stages.
+/// Called with the records of a step, in the order of lanes and stages; what it returns is kept.
+pub type Take<'a> = &'a mut dyn FnMut(Vec<RecordBatch>) -> Result<Vec<RecordBatch>>;
+
+/// Runs the stages, connected like those of a plan built in code, up to the end of the schedule of `env`. `take` is
+/// called on this thread when a step has ended, in the order of steps. Returns everything that `take` returned.
 ///
 /// # Errors
-/// If the stages cannot be connected, or the first failure of any of them.
-pub fn gather(stages: Stages, env: Env, watch: &mut dyn FnMut(&RecordBatch)) -> Result<Vec<RecordBatch>> {
+/// If the stages cannot be connected, or the first failure of any of them or of `take`.
+pub fn gather(stages: Stages, env: Env, take: Take) -> Result<Vec<RecordBatch>> {
     let (send, receive) = channel();
     let mut stages = Plan::of(stages).map_err(anyhow::Error::new)?.stages;
     stages.push(results(&stages, send)?);
     let job = Job { stages, env, saved: Vec::new(), prefetch: PREFETCH };
     std::thread::scope(|scope| {
         let running = scope.spawn(|| execute(job));
-        let mut found = BTreeMap::<(Step, Lane, usize), Vec<RecordBatch>>::new();
-        // Ends when the graph has: it owns the only senders.
-        for (place, records) in receive {
-            watch(&records);
-            found.entry(place).or_default().push(records);
-        }
-        running.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-        Ok(found.into_values().flatten().collect())
+        let taken = take_steps(receive, take);
+        let ended = running.join().unwrap_or_else(|panic| resume_unwind(panic));
+        // If records could not be taken, the graph has failed only because of that.
+        let taken = taken?;
+        ended.map(|_| taken)
     })
 }
 
-/// Records, with their step, lane and port.
-type Sent = ((Step, Lane, usize), RecordBatch);
+/// Takes the records of one step after the other, until the graph, which owns the only senders, has ended.
+fn take_steps(receive: Receiver<Sent>, take: Take) -> Result<Vec<RecordBatch>> {
+    let (mut waiting, mut kept) = (BTreeMap::<Place, Vec<RecordBatch>>::new(), Vec::new());
+    for sent in receive {
+        match sent {
+            Sent::Records(place, records) => waiting.entry(place).or_default().push(records),
+            Sent::StepDone(step) => {
+                let later = waiting.split_off(&(step + 1, 0, 0));
+                let records: Vec<_> = std::mem::replace(&mut waiting, later).into_values().flatten().collect();
+                if !records.is_empty() {
+                    kept.extend(take(records)?);
+                }
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// Step, lane and port.
+type Place = (Step, Lane, usize);
+
+/// What the last stage sends.
+enum Sent {
+    Records(Place, RecordBatch),
+    /// All records of the step have been sent.
+    StepDone(Step),
+}
 
 /// The stage that ends such a graph: it takes the records of each stage in `stages` that emits any, at a port of its
 /// own.
@@ -48,7 +72,7 @@ fn results(stages: &[PlannedStage], send: Sender<Sent>) -> Result<PlannedStage> 
     let givers = (0..stages.len()).filter(|at| stages[*at].settings.gives().contains(&Kind::Records));
     let inputs: Vec<Vec<Edge>> = givers.map(|from| vec![Edge { from, feedback: false }]).collect();
     ensure!(!inputs.is_empty(), "no stage of the graph gives records");
-    let settings = Arc::new(Results { ports: inputs.len(), send });
+    let settings = Arc::new(Results { ports: inputs.len(), send, worker: 0 });
     Ok(PlannedStage { id: "results".into(), type_name: "", keys: Some(Vec::new()), settings, inputs })
 }
 
@@ -57,6 +81,13 @@ fn results(stages: &[PlannedStage], send: Sender<Sent>) -> Result<PlannedStage> 
 struct Results {
     ports: usize,
     send: Sender<Sent>,
+    worker: usize,
+}
+
+impl Results {
+    fn send(&self, what: Sent) -> Result<()> {
+        self.send.send(what).map_err(|_| anyhow!("nobody waits for results"))
+    }
 }
 
 impl Settings for Results {
@@ -68,16 +99,20 @@ impl Settings for Results {
         Vec::new()
     }
 
-    fn build(&self, _: &Env) -> Result<Built> {
-        Ok(Built::Stage(Box::new(self.clone())))
+    fn build(&self, env: &Env) -> Result<Built> {
+        Ok(Built::Stage(Box::new(Self { worker: env.worker, ..self.clone() })))
     }
 }
 
 impl Stage for Results {
     fn packet(&mut self, at: At, packet: Packet, _: &mut dyn Emit) -> Result<Turn> {
         let Packet::Records(records) = packet else { bail!("results are records, not {}", packet.kind().name()) };
-        let place = (at.step, records.lane, at.port);
-        self.send.send((place, records.records)).map_err(|_| anyhow!("nobody waits for results"))?;
+        self.send(Sent::Records((at.step, records.lane, at.port), records.records))?;
         Ok(Turn::Done)
+    }
+
+    fn step_done(&mut self, step: Step, _: &mut dyn Emit) -> Result<()> {
+        // The records of all workers go to the first one.
+        if self.worker == 0 { self.send(Sent::StepDone(step)) } else { Ok(()) }
     }
 }

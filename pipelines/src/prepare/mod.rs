@@ -37,12 +37,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use text::input::ingest::DocumentFile;
-use text::input::quarantine::Unreadable;
+use text::input::quarantine;
 use text::input::quarantine_file::of_records;
 use text::prepare::catalog::{self, Catalog, Hash};
+use text::prepare::dropped_lines::{DroppedLines, DroppedLinesWriter};
 use text::prepare::scan_rows::{Known, RowStore, ScanRows};
 use text::prepare::text_files::TextFiles;
-use text::prepare::write::{RepeatedIds, RowToWrite, Shard, ShardWritten, Work};
+use text::prepare::write::{Pieces, RepeatedIds, RowToWrite, Shard, ShardWritten, Work};
 use text::{Cache, DocumentStore, Quarantine, TextProblem, TokenStore, Tokenizer};
 use version::{Folder, Previous};
 
@@ -92,8 +93,9 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
         shards: prepared.write.shards,
         keep_dropped: prepared.write.keep_dropped,
     };
-    let Scanned { catalog, texts, bad } = scan(&prepared, &store, previous.as_ref(), &aside, workers, line)?;
-    let quarantine = set_aside(&prepared, bad, &catalog, draft.path(), line)?;
+    let Scanned { catalog, texts, dropped, unreadable } =
+        scan(&prepared, &store, previous.as_ref(), &aside, workers, line)?;
+    let quarantine = set_aside(&prepared, unreadable, store.rows(), draft.path(), line)?;
     let places = Places::of(&catalog, (&aside, &texts), previous.as_ref(), cache)?;
     let first = first_verdicts(&catalog, &store, &prepared, line)?;
     // The row groups that it has decoded are not needed any more.
@@ -113,6 +115,8 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     let kept: u64 = shards.iter().map(|shard| shard.kept.len() as u64).sum();
     let work = Arc::new(Work {
         folder: draft.path().to_path_buf(),
+        // One lane per worker: each writes one shard at a time.
+        pieces: Pieces::of(&shards, |row| catalog.bytes(row as usize), workers.max(1) as u32),
         shards,
         catalog: catalog.clone(),
         texts: Arc::clone(&places.texts),
@@ -125,8 +129,8 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     let written = write(&prepared, &work, kept, workers, line)?;
     let counts = layout.counts(&written, previous.as_ref().map(|last| (&last.layout, &last.tokens[..])), &same);
     let files = written.into_values().flat_map(|shard| shard.files).collect();
-    let stats = stats::stats(&catalog, &verdicts, &counts, &work, quarantine.counts());
-    draft.finish(&prepared, &catalog, &verdicts, &counts, keys, files, &stats, tokenizer)?;
+    let stats = stats::stats(&catalog, &dropped, &verdicts, &counts, &work, quarantine.counts());
+    draft.finish(&prepared, (&catalog, &dropped), &verdicts, &counts, keys, files, &stats, tokenizer)?;
     let done = folder.appear(draft)?;
     line.finish();
     line.note(&stats::summary(
@@ -145,12 +149,14 @@ fn shown(line: &mut Line, verb: &str, done: u64, total: u64, unit: Unit, began: 
 
 /// The result of the first graph.
 struct Scanned {
-    /// All rows that can be read.
+    /// All rows that can be read, except for those in `dropped`.
     catalog: Catalog,
     /// Location of their stored texts, by input row: file and row.
     texts: HashMap<u64, (u32, u64)>,
-    /// What cannot be read, in input order.
-    bad: Vec<Unreadable>,
+    /// Rows that are dropped and whose texts are not stored.
+    dropped: DroppedLines,
+    /// The file with what cannot be read, in input order.
+    unreadable: PathBuf,
 }
 
 /// Runs the first graph: new rows pass through the stages, the others are taken from the previous version's catalog.
@@ -169,19 +175,25 @@ fn scan(
     env.resources.insert(Arc::clone(store));
     env.resources.insert(Arc::new(known));
     env.resources.insert(Arc::new(aside.clone()));
-    let (began, rows, mut done) = (Instant::now(), store.rows(), 0);
-    let records = gather(prepared.graphs.rows.clone(), env, &mut |records| {
-        done += if catalog::has_lines(records) { records.num_rows() as u64 } else { 0 };
-        shown(line, "Reading", done, rows, Unit::Things("documents"), began);
+    let (began, rows, mut done, mut lost) = (Instant::now(), store.rows(), 0, 0);
+    let mut dropped = DroppedLinesWriter::create(&aside.folder.join("dropped-lines.parquet"), aside.keep_dropped)?;
+    let (unreadable, mut lines) = (aside.folder.join("unreadable.parquet"), Vec::new());
+    quarantine::write(&unreadable, |push| {
+        lines = gather(prepared.graphs.rows.clone(), env, &mut |records| {
+            let (lines, rest): (Vec<RecordBatch>, Vec<RecordBatch>) = records.into_iter().partition(catalog::has_lines);
+            for bad in rest.iter().map(of_records).collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+                lost += bad.documents;
+                push(bad)?;
+            }
+            done += lines.iter().map(|lines| lines.num_rows() as u64).sum::<u64>();
+            shown(line, "Reading", done, rows, Unit::Things("documents"), began);
+            let kept = dropped.separate(&lines)?;
+            Ok((kept.num_rows() > 0).then_some(kept).into_iter().collect())
+        })?;
+        Ok(())
     })?;
-    let (lines, rest): (Vec<RecordBatch>, Vec<RecordBatch>) = records.into_iter().partition(catalog::has_lines);
-    let entries = rest.iter().map(of_records).collect::<Result<Vec<Vec<Unreadable>>>>()?;
-    let mut bad: Vec<Unreadable> = entries.into_iter().flatten().collect();
-    bad.sort_by_key(|bad| (bad.file, bad.row_group, bad.row));
-    let catalog = Catalog::of(&lines)?;
-    let (left, lost) = (catalog.len() as u64, bad.iter().map(|bad| bad.documents).sum::<u64>());
-    anyhow::ensure!(left + lost == rows, "a stage has lost rows: {left} of {} are left", rows - lost);
-    Ok(Scanned { texts: catalog::texts(&lines), catalog, bad })
+    anyhow::ensure!(done + lost == rows, "a stage has lost rows: {done} of {} are left", rows - lost);
+    Ok(Scanned { texts: catalog::texts(&lines), catalog: Catalog::of(&lines)?, dropped: dropped.finish()?, unreadable })
 }
 
 /// The environment of the stages of a graph.
@@ -189,24 +201,26 @@ fn environment(prepared: &Preparation, workers: usize, lanes: u32, steps: u64) -
     Env::without_training(workers, lanes, steps, prepared.resources.clone())
 }
 
-/// Reports and writes the input that could not be read, and fails if it exceeds the limit.
+/// Reports and writes the input of `rows` rows that could not be read, and fails if it exceeds the limit.
 fn set_aside(
     prepared: &Preparation,
-    bad: Vec<Unreadable>,
-    catalog: &Catalog,
+    unreadable: PathBuf,
+    rows: u64,
     folder: &Path,
     line: &mut Line,
 ) -> Result<Quarantine> {
     let mut quarantine = prepared.read.quarantine.clone();
-    quarantine.hold(bad, prepared.read.files.iter().map(|file| file.path.clone()).collect());
-    let lost = quarantine.counts().documents();
-    let quarantine = quarantine.among(catalog.len() as u64 + lost);
+    // What was lost when files were converted is not among their rows.
+    let converted = quarantine.counts().documents();
+    quarantine.add(unreadable, prepared.read.files.iter().map(|file| file.path.clone()).collect())?;
+    let (lost, documents) = (quarantine.counts().documents(), rows + converted);
+    let quarantine = quarantine.among(documents);
     quarantine.check(prepared.read.max_bad_fraction)?;
-    if catalog.is_empty() {
+    if documents == lost {
         return Err(TextProblem::Empty { why: "its files have no rows".into() }.into());
     }
     if !quarantine.is_empty() {
-        line.note(&format!("note: {} (see {})", quarantine.summary(), text::input::quarantine::FILE));
+        line.note(&format!("note: {} (see {})", quarantine.summary(), quarantine::FILE));
         quarantine.write(folder)?;
     }
     Ok(quarantine)
@@ -350,14 +364,13 @@ fn write(
     if work.shards.is_empty() {
         return Ok(BTreeMap::new());
     }
-    // One lane per worker: each has one shard in memory at a time.
-    let lanes = workers.max(1) as u32;
-    let mut env = environment(prepared, workers, lanes, (work.shards.len() as u64).div_ceil(u64::from(lanes)));
+    let mut env = environment(prepared, workers, workers.max(1) as u32, work.pieces.steps());
     env.resources.insert(Arc::clone(work));
     let (began, mut done) = (Instant::now(), 0);
     let records = gather(prepared.graphs.shards.clone(), env, &mut |records| {
-        done += ShardWritten::documents(records);
+        done += records.iter().map(ShardWritten::documents).sum::<u64>();
         shown(line, "Writing", done, total, Unit::Things("documents"), began);
+        Ok(records)
     })?;
     ShardWritten::of_records(&records)
 }

@@ -10,6 +10,7 @@ use text::corpus::split::Part;
 use text::input::quarantine::Counts;
 use text::parquet::columns::UNHANDLED;
 use text::prepare::catalog::Catalog;
+use text::prepare::dropped_lines::DroppedLines;
 use text::prepare::write::Work;
 
 /// `stats.json`.
@@ -63,10 +64,11 @@ impl Amount {
     }
 }
 
-/// The statistics of a version. `counts` are the numbers of tokens of rows, `unreadable` the input that is not in the
-/// catalog because it could not be read.
+/// The statistics of a version. `dropped` are the rows that are not in `catalog`, `counts` the numbers of tokens of rows,
+/// `unreadable` the input that could not be read.
 pub fn stats(
     catalog: &Catalog,
+    dropped: &DroppedLines,
     verdicts: &Verdicts,
     counts: &BTreeMap<u32, u32>,
     work: &Work,
@@ -101,6 +103,11 @@ pub fn stats(
         }
         if let Verdict::Exact(kept, _) | Verdict::Near(kept, ..) = verdict {
             *clusters.entry(*kept).or_insert(1) += 1;
+        }
+    }
+    for (reason, (documents, bytes)) in &dropped.sums {
+        for sum in [&mut stats.read, stats.dropped.entry(reason.clone()).or_default()] {
+            (sum.documents, sum.bytes) = (sum.documents + documents, sum.bytes + bytes);
         }
     }
     clusters.values().for_each(|size| *stats.clusters_by_size.entry(power(*size)).or_default() += 1);

@@ -3,12 +3,12 @@ use super::graph::Preparation;
 use super::layout::{Layout, Verdict, Verdicts};
 use super::stats::Stats;
 use super::tables::{
-    CATALOG, DUPLICATES, PAIRS, catalog_table, duplicates_schema, duplicates_table, pairs_schema, pairs_table,
+    DUPLICATES, PAIRS, duplicates_schema, duplicates_table, pairs_schema, pairs_table, read_catalog, write_catalog,
 };
 use crate::problem::Usage;
 use anyhow::{Context, Result, ensure};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Float64Type, Schema, UInt32Type};
+use arrow::datatypes::{Float64Type, UInt32Type};
 use contract::files::is_of_the_system;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -18,7 +18,9 @@ use text::Tokenizer;
 use text::input::quarantine;
 use text::parquet::table::read_parquet;
 use text::prepare::catalog::{self, Catalog, Hash};
+use text::prepare::dropped_lines::DroppedLines;
 use text::prepare::write::files::{FORMAT, FileNote, write_file, write_table};
+use text::support::cache::hash_of_file;
 
 /// What a version is and what it consists of.
 pub const MANIFEST: &str = "version.json";
@@ -70,6 +72,15 @@ pub struct Draft {
     aside: PathBuf,
     number: u64,
     linked: BTreeMap<String, (u64, String)>,
+}
+
+/// What a version is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFor {
+    /// To make the next one.
+    Update,
+    /// To compare it with another one.
+    Comparison,
 }
 
 /// The last version.
@@ -129,7 +140,7 @@ impl Folder {
     /// If it cannot be read although it is there: it may be whole.
     pub fn last(&self, note: &mut dyn FnMut(&str)) -> Result<Option<Previous>> {
         let Some((number, path)) = versions(&self.path)?.pop() else { return Ok(None) };
-        match Previous::read(number, &path, true) {
+        match Previous::read(number, &path, ReadFor::Update) {
             Ok(previous) if previous.manifest.format == FORMAT => Ok(Some(previous)),
             Ok(_) => {
                 note(&format!(
@@ -254,7 +265,7 @@ impl Draft {
     pub fn finish(
         &mut self,
         prepared: &Preparation,
-        catalog: &Catalog,
+        (catalog, dropped): (&Catalog, &DroppedLines),
         verdicts: &Verdicts,
         counts: &BTreeMap<u32, u32>,
         shard_keys: BTreeMap<u32, String>,
@@ -266,11 +277,8 @@ impl Draft {
         if self.path.join(quarantine::FILE).exists() {
             new.push(FileNote::of(&self.path, quarantine::FILE)?);
         }
-        let tables = [
-            (CATALOG, catalog_table(catalog, verdicts, counts)?),
-            (PAIRS, pairs_table(verdicts)?),
-            (DUPLICATES, duplicates_table(catalog, verdicts)?),
-        ];
+        new.push(write_catalog(&self.path, (catalog, dropped), verdicts, counts)?);
+        let tables = [(PAIRS, pairs_table(verdicts)?), (DUPLICATES, duplicates_table(catalog, verdicts)?)];
         for (name, table) in tables {
             new.push(write_table(&self.path, name, &table)?);
         }
@@ -322,25 +330,22 @@ impl Drop for Draft {
 }
 
 impl Previous {
-    /// Reads the version in `path`; if `whole`, every file is verified against its hash.
+    /// Reads the version in `path`. For an update, every file is verified against its hash, and rows that were dropped
+    /// although there was nothing in them are left out: they are processed again, which takes less than finding them.
     ///
     /// # Errors
     /// If a file is missing or damaged.
-    pub fn read(number: u64, path: &Path, whole: bool) -> Result<Self> {
+    pub fn read(number: u64, path: &Path, purpose: ReadFor) -> Result<Self> {
         let at = path.join(MANIFEST);
         let text = fs::read_to_string(&at).with_context(|| format!("cannot read {}", at.display()))?;
         let manifest: Manifest =
             serde_json::from_str(&text).with_context(|| format!("cannot understand {}", at.display()))?;
-        for (name, (bytes, blake3)) in manifest.files.iter().filter(|_| whole) {
+        for (name, (bytes, blake3)) in manifest.files.iter().filter(|_| purpose == ReadFor::Update) {
             let path = path.join(name);
-            let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let same = content.len() as u64 == *bytes && text::support::cache::hash_of(&content) == *blake3;
+            let same = hash_of_file(&path)? == (*bytes, blake3.clone());
             ensure!(same, "{} is not as it was written", path.display());
         }
-        let mut fields: Vec<Field> = catalog::schema().fields().iter().map(|field| field.as_ref().clone()).collect();
-        fields.push(Field::new("verdict", DataType::Utf8, false));
-        fields.push(Field::new("n_tokens", DataType::UInt32, true));
-        let table = read_parquet(&path.join(CATALOG), &Schema::new(fields))?;
+        let table = read_catalog(path, purpose == ReadFor::Comparison || manifest.keep_dropped)?;
         let outcomes = table["verdict"].as_string::<i32>().clone();
         let tokens = table["n_tokens"].as_primitive::<UInt32Type>();
         let tokens = tokens.iter().map(Option::unwrap_or_default).collect();

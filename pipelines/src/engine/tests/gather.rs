@@ -86,7 +86,10 @@ fn run(workers: usize, lanes: u32, fails: Option<Step>) -> (Result<Vec<Vec<u32>>
             vec![("read".into(), Arc::new(Read::default())), ("pass".into(), Arc::new(Pass { fails }))];
         let env = Env::without_training(workers, lanes, STEPS, Resources::default());
         let mut seen = 0;
-        let found = gather(stages, env, &mut |records| seen += records.num_rows());
+        let found = gather(stages, env, &mut |records| {
+            seen += records.iter().map(RecordBatch::num_rows).sum::<usize>();
+            Ok(records)
+        });
         let numbers = |records: &RecordBatch| records["number"].as_primitive::<UInt32Type>().values().to_vec();
         (found.map(|found| found.iter().map(numbers).collect()), seen)
     })
@@ -111,6 +114,26 @@ fn a_failure_is_the_result() {
         assert!(error.contains("pass") && error.contains("asked to fail"), "{error}");
     }
     let sink: Vec<(String, Arc<dyn Settings>)> = vec![];
-    let error = gather(sink, Env::without_training(1, 1, 1, Resources::default()), &mut |_| {}).unwrap_err();
+    let error = gather(sink, Env::without_training(1, 1, 1, Resources::default()), &mut Ok).unwrap_err();
     assert!(error.to_string().contains("no stage of the graph gives records"));
+}
+
+#[test]
+fn records_are_taken_step_by_step_and_only_what_is_given_back_is_kept() {
+    let gathered = |take: fn(Vec<RecordBatch>) -> Result<Vec<RecordBatch>>| {
+        within(Duration::from_secs(20), move || {
+            let stages: Vec<(String, Arc<dyn Settings>)> =
+                vec![("read".into(), Arc::new(Read::default())), ("pass".into(), Arc::new(Pass { fails: None }))];
+            gather(stages, Env::without_training(2, 3, STEPS, Resources::default()), &mut { take })
+        })
+    };
+    // Three records of each lane at each step; the first of them is kept.
+    let kept = gathered(|records| {
+        assert_eq!(records.len(), 9);
+        Ok(records.into_iter().take(1).collect())
+    });
+    let steps = kept.unwrap().into_iter().map(|records| records["number"].as_primitive::<UInt32Type>().value(1));
+    assert!(steps.eq(0..STEPS as u32));
+    let error = gathered(|_| bail!("no room")).unwrap_err();
+    assert_eq!(error.to_string(), "no room");
 }

@@ -1,12 +1,12 @@
 //! Unreadable data as a table: a file in the cache or in a run directory, or a packet.
 use crate::input::quarantine::{Reason, Unreadable};
-use crate::parquet::decode::{Damaged, Input, decode};
+use crate::parquet::decode::RecordBatches;
 use crate::support::cache::write_whole;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, UInt64Builder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+use contract::files::is_of_the_system;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use std::io::Write;
@@ -40,14 +40,16 @@ pub fn write_named(
     })
 }
 
-/// Reads the file that [`write()`] wrote.
+/// Reads the file that [`write()`] wrote, one row group at a time.
 pub fn read(path: &Path, f: &mut dyn FnMut(Unreadable) -> Result<()>) -> Result<()> {
-    let batches = |input: Input| {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(input)?.build()?;
-        reader.map(|batch| of_records(&batch?)).collect::<Result<Vec<_>>>()
+    let damaged = |error: Error| match is_of_the_system(&error) {
+        true => error,
+        false => error.context(format!("{} is damaged; remove it", path.display())),
     };
-    let damaged = |Damaged(why)| anyhow!("{} is damaged; remove it: {why}", path.display());
-    decode(path, batches)?.map_err(damaged)?.into_iter().flatten().try_for_each(f)
+    for batch in RecordBatches::open(path, &Entries::numbered().schema, ROW_GROUP).map_err(damaged)? {
+        of_records(&batch.map_err(damaged)?).map_err(damaged)?.into_iter().try_for_each(&mut *f)?;
+    }
+    Ok(())
 }
 
 /// Entries as a table.

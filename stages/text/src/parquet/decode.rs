@@ -4,12 +4,16 @@
 //! The `parquet` crate converts read errors to text on their way through Arrow, so they are recorded where they occur.
 use crate::support::problem::shielded;
 use anyhow::{Context, Error, Result};
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
 use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why a file could not be decoded although it could be read.
@@ -31,13 +35,62 @@ pub fn decode<T>(path: &Path, f: impl FnOnce(Input) -> Result<T>) -> Result<Resu
     }
 }
 
+/// The record batches of a file, decoded one at a time.
+pub struct RecordBatches {
+    path: PathBuf,
+    failure: Failure,
+    reader: ParquetRecordBatchReader,
+}
+
+impl RecordBatches {
+    /// Opens the file at `path`, and reads the columns `wanted`, which become those of the batches, of up to `rows` rows.
+    ///
+    /// # Errors
+    /// If it cannot be opened or is damaged, or a column is missing.
+    pub fn open(path: &Path, wanted: &Schema, rows: usize) -> Result<Self> {
+        let input = Input::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let failure = Arc::clone(&input.failure);
+        let begun = shielded(|| {
+            let builder = ParquetRecordBatchReaderBuilder::try_new(input)?;
+            let there = builder.schema().fields().iter().map(|field| field.name().as_str());
+            let index = |name: &str| there.clone().position(|there| there == name);
+            let roots = wanted.fields().iter().map(|field| field.name());
+            let roots: Vec<usize> =
+                roots.map(|name| index(name).with_context(|| format!("no column {name}"))).collect::<Result<_>>()?;
+            let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+            Ok(builder.with_projection(mask).with_batch_size(rows).build()?)
+        });
+        let path = path.to_path_buf();
+        let reader = settled(&path, &failure, begun)?;
+        Ok(Self { path, failure, reader })
+    }
+}
+
+impl Iterator for RecordBatches {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = shielded(|| Ok(self.reader.next().transpose()?));
+        settled(&self.path, &self.failure, batch).transpose()
+    }
+}
+
+/// What was decoded, unless the system has failed. Otherwise `decoded` says what is wrong with the file.
+fn settled<T>(path: &Path, failure: &Failure, decoded: Result<T>) -> Result<T> {
+    let failed = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let decoded = failed.map_or(decoded, |error| Err(Error::new(error)));
+    decoded.with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The first read error.
+type Failure = Arc<Mutex<Option<io::Error>>>;
+
 /// An open file for readers of the `parquet` crate. All of them share one file handle.
 #[derive(Clone)]
 pub struct Input {
     file: Arc<Mutex<File>>,
     len: u64,
-    /// The first read error.
-    failure: Arc<Mutex<Option<io::Error>>>,
+    failure: Failure,
 }
 
 impl Input {
@@ -143,9 +196,9 @@ pub(crate) mod failing {
 mod tests {
     use super::*;
     use crate::parquet::documents::records;
+    use crate::testing::with_failing_reads;
     use arrow::array::LargeStringArray;
     use parquet::arrow::ArrowWriter;
-    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     fn rows(input: Input) -> Result<usize> {
         let mut rows = 0;
@@ -165,6 +218,12 @@ mod tests {
         writer.write(&batch).unwrap();
         let whole = writer.into_inner().unwrap();
         std::fs::write(&path, &whole).unwrap();
+        let in_batches = || -> Result<usize> {
+            let batches = RecordBatches::open(&path, &batch.schema(), 100)?;
+            batches.map(|batch| Ok(batch?.num_rows())).sum()
+        };
+        let (all, reads) = with_failing_reads(in_batches);
+        assert!(all == 500 && reads > 3, "{all} rows, {reads} reads");
         let mut tried = 0;
         loop {
             let (read, failed) = failing::after(tried, || decode(&path, rows));
@@ -183,6 +242,7 @@ mod tests {
         for damaged in [&whole[..whole.len() / 2], &whole[1..], b"", b"no Parquet"] {
             std::fs::write(&path, damaged).unwrap();
             assert!(decode(&path, rows).unwrap().is_err());
+            assert!(format!("{:#}", in_batches().unwrap_err()).contains("cannot read"));
         }
     }
 }

@@ -1,35 +1,40 @@
 //! Small Parquet files, read completely.
-use crate::parquet::decode::{Damaged, Input, decode};
-use anyhow::{Context, Result, anyhow};
+use crate::parquet::decode::RecordBatches;
+use anyhow::Result;
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
-use arrow::datatypes::Schema;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{Field, Schema};
 use std::path::Path;
 use std::sync::Arc;
+
+/// Rows that are decoded at once.
+const ROWS_AT_ONCE: usize = 8192;
 
 /// All rows of a Parquet file, with the columns `wanted`.
 ///
 /// # Errors
 /// If it cannot be read, or is damaged, or a column is missing.
 pub fn read_parquet(path: &Path, wanted: &Schema) -> Result<RecordBatch> {
-    let read = |input: Input| {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(input)?;
-        let fields = reader.schema().fields().iter().enumerate();
-        let roots: Vec<_> =
-            fields.filter(|(_, f)| wanted.column_with_name(f.name()).is_some()).map(|(i, _)| i).collect();
-        let mask = ProjectionMask::roots(reader.parquet_schema(), roots);
-        let mut pieces = Vec::new();
-        for batch in reader.with_projection(mask).with_batch_size(8192).build()? {
-            let batch = batch?;
-            let columns = wanted.fields().iter().map(|field| {
-                let column = batch.column_by_name(field.name()).with_context(|| format!("no column {}", field.name()));
-                Ok(arrow::compute::cast(column?, field.data_type())?)
-            });
-            pieces.push(RecordBatch::try_new(Arc::new(wanted.clone()), columns.collect::<Result<_>>()?)?);
-        }
-        Ok(concat_batches(&Arc::new(wanted.clone()), &pieces)?)
-    };
-    decode(path, read)?.map_err(|Damaged(why)| anyhow!("cannot read {}: {why}", path.display()))
+    read_parquet_rows(path, wanted, Ok)
+}
+
+/// The same for the rows of a larger file that `select` takes from each batch.
+///
+/// # Errors
+/// If the file cannot be read, or is damaged, or a column is missing; if `select` fails.
+pub fn read_parquet_rows(
+    path: &Path,
+    wanted: &Schema,
+    select: impl Fn(RecordBatch) -> Result<RecordBatch>,
+) -> Result<RecordBatch> {
+    let schema = Arc::new(wanted.clone());
+    let mut pieces = Vec::new();
+    for batch in RecordBatches::open(path, wanted, ROWS_AT_ONCE)? {
+        let batch = batch?;
+        let column = |field: &Field| Ok(cast(&batch[field.name().as_str()], field.data_type())?);
+        let columns = wanted.fields().iter().map(|field| column(field)).collect::<Result<_>>()?;
+        let selected = select(RecordBatch::try_new(schema.clone(), columns)?)?;
+        pieces.extend((selected.num_rows() > 0).then_some(selected));
+    }
+    Ok(concat_batches(&schema, &pieces)?)
 }

@@ -38,7 +38,7 @@ const BUDGET: usize = 128 << 20;
 pub struct RowStore {
     groups: RowGroups,
     files: Vec<DocumentFile>,
-    chunks: Vec<Chunk>,
+    row_groups: Vec<Group>,
     on_bad_data: OnBadData,
 }
 
@@ -51,43 +51,50 @@ struct RowsRead {
     readable: BooleanArray,
 }
 
-struct Chunk {
+/// A row group with rows, and how it is cut into chunks.
+struct Group {
     /// Its rows, among those of all files.
     rows: Range<u64>,
+    /// Number of its first chunk.
+    first_chunk: u64,
+    /// Rows of each chunk, except for the last.
+    rows_per_chunk: u64,
     /// Index of the file.
     file: usize,
     /// Index of the row group in the file.
-    group: usize,
-    /// The rows of the row group, among those of all files.
-    group_rows: Range<u64>,
+    index: usize,
     /// Index of the first row of the file among those of all files.
     file_start: u64,
+}
+
+impl Group {
+    fn chunks(&self) -> u64 {
+        (self.rows.end - self.rows.start).div_ceil(self.rows_per_chunk)
+    }
 }
 
 impl RowStore {
     /// Reads the footers of `files`.
     pub fn open(files: &[DocumentFile], on_bad_data: OnBadData) -> Result<Self> {
-        Self::with_budget(files, on_bad_data, BUDGET)
-    }
-
-    fn with_budget(files: &[DocumentFile], on_bad_data: OnBadData, budget: usize) -> Result<Self> {
-        let (mut open, mut chunks, mut next) = (Vec::new(), Vec::new(), 0);
+        let (mut open, mut row_groups, mut next, mut first_chunk) = (Vec::new(), Vec::new(), 0, 0);
         for (file, document) in files.iter().enumerate() {
             let opened = OpenFile::new(&document.path, &document.column, "string", is_text)?;
             let file_start = next;
-            for (group, about) in opened.metadata.metadata().row_groups().iter().enumerate() {
-                let group_rows = next..next + about.num_rows().unsigned_abs();
-                next = group_rows.end;
-                for start in group_rows.clone().step_by(rows_per_chunk(about) as usize) {
-                    let rows = start..next.min(start + rows_per_chunk(about));
-                    chunks.push(Chunk { rows, file, group, group_rows: group_rows.clone(), file_start });
+            for (index, about) in opened.metadata.metadata().row_groups().iter().enumerate() {
+                let rows = next..next + about.num_rows().unsigned_abs();
+                next = rows.end;
+                if !rows.is_empty() {
+                    let rows_per_chunk = rows_per_chunk(about);
+                    let group = Group { rows, first_chunk, rows_per_chunk, file, index, file_start };
+                    first_chunk += group.chunks();
+                    row_groups.push(group);
                 }
             }
             open.push(opened);
         }
         let decoder = DocumentRows(files.to_vec());
-        let groups = RowGroups::new(open, budget, Box::new(decoder));
-        Ok(Self { groups, files: files.to_vec(), chunks, on_bad_data })
+        let groups = RowGroups::new(open, BUDGET, Box::new(decoder));
+        Ok(Self { groups, files: files.to_vec(), row_groups, on_bad_data })
     }
 
     /// Number of rows.
@@ -97,19 +104,28 @@ impl RowStore {
 
     /// The file of a row, as it is called among the input, and the row's number in that file.
     pub fn place(&self, row: u64) -> Option<(&str, u64)> {
-        let chunk = self.chunks[..self.chunks.partition_point(|chunk| chunk.rows.start <= row)].last()?;
-        Some((&self.files[chunk.file].name, row - chunk.file_start))
+        let group = self.row_groups[..self.row_groups.partition_point(|group| group.rows.start <= row)].last()?;
+        Some((&self.files[group.file].name, row - group.file_start))
     }
 
     /// Number of chunks.
     pub fn chunks(&self) -> u64 {
-        self.chunks.len() as u64
+        self.row_groups.last().map_or(0, |group| group.first_chunk + group.chunks())
+    }
+
+    /// The row group of chunk `number`, and the rows of the chunk.
+    fn find(&self, number: u64) -> Option<(&Group, Range<u64>)> {
+        let after = self.row_groups.partition_point(|group| group.first_chunk <= number);
+        let group = self.row_groups[..after].last()?;
+        let start = group.rows.start + (number - group.first_chunk) * group.rows_per_chunk;
+        Some((group, start..group.rows.end.min(start + group.rows_per_chunk)))
     }
 
     /// The rows of chunk `number`, and what cannot be read in it. A text that is not UTF-8 affects only its own row;
     /// anything else makes the row group unreadable, which is reported with its first chunk.
-    fn chunk(&self, number: usize) -> Result<(Vec<RowsRead>, Vec<Unreadable>)> {
-        let Chunk { rows, file, group, group_rows, .. } = &self.chunks[number];
+    fn chunk(&self, number: u64) -> Result<(Vec<RowsRead>, Vec<Unreadable>)> {
+        let (Group { rows: group_rows, file, index: group, .. }, rows) =
+            self.find(number).context("there are no chunks")?;
         let entry = |row, documents, reason, detail: String| Unreadable {
             file: *file as u64,
             row_group: Some(*group as u64),
@@ -222,8 +238,11 @@ impl Decoder for DocumentRows {
 
 /// Texts, and the offset of the first byte that is not UTF-8 of those that are not. They and nulls become empty.
 fn strings(texts: &ArrayRef) -> (LargeStringArray, UInt64Array) {
-    let (mut strings, mut invalid) = (LargeStringBuilder::new(), UInt64Builder::new());
-    for text in texts.as_binary::<i64>() {
+    let texts = texts.as_binary::<i64>();
+    let bytes = texts.value_offsets().last().zip(texts.value_offsets().first()).map_or(0, |(end, start)| end - start);
+    let mut strings = LargeStringBuilder::with_capacity(texts.len(), bytes as usize);
+    let mut invalid = UInt64Builder::with_capacity(texts.len());
+    for text in texts {
         let text = std::str::from_utf8(text.unwrap_or_default());
         strings.append_value(text.unwrap_or_default());
         invalid.append_option(text.err().map(|error| error.valid_up_to() as u64));
@@ -292,7 +311,7 @@ impl Source for Scanner {
         if number >= self.store.chunks() {
             return Ok(Turn::Done);
         }
-        let (read, bad) = self.store.chunk(number as usize)?;
+        let (read, bad) = self.store.chunk(number)?;
         if !bad.is_empty() {
             out.give(Packet::Records(Records { lane, records: quarantine_file::records(&bad)? }));
         }

@@ -99,7 +99,7 @@ fn column<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
 }
 
 /// The column [`BANDS`] of rows that are not compared.
-fn no_bands(rows: usize) -> ArrayRef {
+pub(super) fn no_bands(rows: usize) -> ArrayRef {
     let (item, none) = (Arc::new(Field::new_list_field(DataType::UInt64, false)), new_empty_array(&DataType::UInt64));
     Arc::new(ListArray::new(item, OffsetBuffer::new_zeroed(rows), none, None))
 }

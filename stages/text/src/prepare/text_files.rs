@@ -1,6 +1,6 @@
 //! Texts that the first graph of a preparation stores for the second: one Parquet file per worker and shard, in a
-//! temporary folder. There may be more files than the system allows to be open at once, so each is opened only while it
-//! is written to.
+//! temporary folder.
+use crate::prepare::append::Appender;
 use anyhow::{Context, Result};
 use arrow::array::{LargeStringBuilder, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -8,8 +8,6 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -72,23 +70,6 @@ impl TextWriter {
     }
 }
 
-/// Appends to a file that is opened for each write. The Parquet writer writes a row group in few pieces.
-struct Appender {
-    path: PathBuf,
-}
-
-impl Write for Appender {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
-        file.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The texts of one shard.
 struct ShardTexts {
     path: PathBuf,
@@ -109,7 +90,7 @@ impl ShardTexts {
             .set_dictionary_enabled(false)
             .set_statistics_enabled(EnabledStatistics::None)
             .build();
-        let parquet = ArrowWriter::try_new(Appender { path: path.clone() }, schema.clone(), Some(properties))?;
+        let parquet = ArrowWriter::try_new(Appender::new(path.clone()), schema.clone(), Some(properties))?;
         Ok(Self { path, parquet, schema, texts: LargeStringBuilder::new(), rows: 0, waiting: 0, bytes: 0 })
     }
 

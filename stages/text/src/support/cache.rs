@@ -92,17 +92,8 @@ impl Cache {
             used(&[&note]);
             return Ok(known);
         }
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let n = file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
-            if n == 0 {
-                break;
-            }
-            hasher.update(&buffer[..n]);
-        }
+        let (_, hash) = hash_to_end(&mut file, path)?;
         stamp.check(path)?;
-        let hash = hasher.finalize().to_hex().to_string();
         if remember {
             write_whole(&note, |out| Ok(out.write_all(hash.as_bytes())?))?;
         }
@@ -140,6 +131,26 @@ impl Stamp {
     pub fn check(&self, path: &Path) -> Result<()> {
         anyhow::ensure!(Self::of(path)? == *self, "{} has changed while it was read; run it again", path.display());
         Ok(())
+    }
+}
+
+/// The size of the file at `path`, and the blake3 hash of its content, in hexadecimal.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn hash_of_file(path: &Path) -> Result<(u64, String)> {
+    hash_to_end(&mut File::open(path).with_context(|| format!("cannot open {}", path.display()))?, path)
+}
+
+fn hash_to_end(file: &mut File, path: &Path) -> Result<(u64, String)> {
+    let (mut hasher, mut buffer, mut bytes) = (blake3::Hasher::new(), vec![0; 1 << 20], 0);
+    loop {
+        let n = file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
+        if n == 0 {
+            return Ok((bytes, hasher.finalize().to_hex().to_string()));
+        }
+        hasher.update(&buffer[..n]);
+        bytes += n as u64;
     }
 }
 

@@ -12,7 +12,7 @@ fn rows_are_the_same_in_pieces_of_any_size() {
         store.groups = store.groups.with_piece_bytes(bytes);
         let (mut batches, mut largest) = (Vec::new(), 0);
         for chunk in 0..store.chunks() {
-            let (read, bad) = store.chunk(chunk as usize).unwrap();
+            let (read, bad) = store.chunk(chunk).unwrap();
             assert!(bad.is_empty());
             let size = |rows: &RecordBatch| rows["text"].as_string::<i64>().iter().flatten().map(str::len).sum();
             largest = read.iter().map(|read| size(&read.rows)).fold(largest, usize::max);
@@ -35,7 +35,7 @@ fn a_read_that_fails_ends_the_scan() {
     let file = document_file(&folder.path().join("a.parquet"), &[group("a"), group("b")]);
     let scan = || {
         let store = RowStore::open(std::slice::from_ref(&file), OnBadData::Quarantine)?;
-        let chunks: Vec<_> = (0..store.chunks()).map(|chunk| store.chunk(chunk as usize)).collect::<Result<_>>()?;
+        let chunks: Vec<_> = (0..store.chunks()).map(|chunk| store.chunk(chunk)).collect::<Result<_>>()?;
         let bad = chunks.iter().map(|(_, bad)| bad.len()).sum::<usize>();
         Ok((chunks.iter().flat_map(|(read, _)| read).map(|read| read.rows.num_rows()).sum::<usize>(), bad))
     };

@@ -1,15 +1,16 @@
 //! Parquet shards: row groups of bounded size, zstd, with the configuration and vocabulary in the footer.
 use crate::parquet::columns::{about, field};
 use crate::parquet::encoding::{TokenLists, encodings, token_type, vocabulary_notes};
+use crate::prepare::append::{Appender, Hashed};
 use crate::prepare::catalog::Catalog;
-use crate::support::cache::hash_of;
+use crate::support::cache::{hash_of, hash_of_file};
 use crate::tokenizer::vocabulary::Vocabulary;
 use anyhow::{Context, Result};
 use arrow::array::{ArrayRef, LargeStringBuilder, ListBuilder, RecordBatch, StringBuilder, UInt32Builder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{DEFAULT_MAX_ROW_GROUP_ROW_COUNT, WriterProperties};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,9 +40,8 @@ impl FileNote {
     /// # Errors
     /// If it cannot be read.
     pub fn of(folder: &Path, name: &str) -> Result<Self> {
-        let path = folder.join(name);
-        let content = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Self { name: name.into(), bytes: content.len() as u64, blake3: hash_of(&content) })
+        let (bytes, blake3) = hash_of_file(&folder.join(name))?;
+        Ok(Self { name: name.into(), bytes, blake3 })
     }
 }
 
@@ -69,39 +69,64 @@ impl Footer {
     }
 }
 
-/// A Parquet file being written: encoded row groups are kept in memory until the file is written atomically.
-struct Shard {
+/// Rows of a row group of [`TableFile::create`]. A large table is written that many rows at a time: where the pages of a
+/// file end depends on where writes begin.
+pub const ROW_GROUP_ROWS: usize = DEFAULT_MAX_ROW_GROUP_ROW_COUNT;
+
+/// A Parquet file being written. It becomes durable when the folder is synced.
+pub struct TableFile {
     name: String,
-    folder: PathBuf,
+    path: PathBuf,
     schema: SchemaRef,
-    parquet: ArrowWriter<Vec<u8>>,
+    parquet: ArrowWriter<Hashed<Appender>>,
 }
 
-impl Shard {
-    fn create(folder: &Path, kind: &str, number: u32, fields: Vec<Field>, notes: Vec<KeyValue>) -> Result<Self> {
-        let schema = Arc::new(Schema::new(fields));
-        let properties = encodings(WriterProperties::builder())?
-            .set_max_row_group_row_count(Some(usize::MAX >> 1))
-            .set_key_value_metadata(Some(notes))
-            .build();
-        let parquet = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))?;
-        let name = format!("{kind}-{number:05}.parquet");
-        Ok(Self { folder: folder.to_path_buf(), name, schema, parquet })
+impl TableFile {
+    /// The file `name` of `folder`, zstd, with columns of `schema`. It does not exist yet.
+    pub fn create(folder: &Path, name: &str, schema: SchemaRef) -> Result<Self> {
+        Self::with(folder, name, schema, encodings(WriterProperties::builder())?.build())
     }
 
+    fn with(folder: &Path, name: &str, schema: SchemaRef, properties: WriterProperties) -> Result<Self> {
+        let path = folder.join(name);
+        let out = Hashed::new(Appender::new(path.clone()));
+        let parquet = ArrowWriter::try_new(out, schema.clone(), Some(properties));
+        let parquet = parquet.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { name: name.into(), path, schema, parquet })
+    }
+
+    /// Adds rows.
+    pub fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.parquet.write(rows).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// Adds rows that become a row group.
     fn row_group(&mut self, columns: Vec<ArrayRef>) -> Result<()> {
-        self.parquet.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
-        Ok(self.parquet.flush()?)
+        self.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
+        self.parquet.flush().with_context(|| format!("cannot write {}", self.path.display()))
     }
 
-    fn close(self) -> Result<FileNote> {
-        write_file(&self.folder, &self.name, &self.parquet.into_inner()?)
+    /// Completes the file.
+    pub fn close(self) -> Result<FileNote> {
+        let Self { name, path, parquet, .. } = self;
+        let out = parquet.into_inner().with_context(|| format!("cannot write {}", path.display()))?;
+        let (bytes, blake3) = out.finish();
+        Ok(FileNote { name, bytes, blake3 })
     }
+}
+
+/// A file of a shard, with row groups of bounded size.
+fn shard_file(folder: &Path, kind: &str, number: u32, fields: Vec<Field>, notes: Vec<KeyValue>) -> Result<TableFile> {
+    let properties = encodings(WriterProperties::builder())?
+        .set_max_row_group_row_count(Some(usize::MAX >> 1))
+        .set_key_value_metadata(Some(notes))
+        .build();
+    TableFile::with(folder, &format!("{kind}-{number:05}.parquet"), Arc::new(Schema::new(fields)), properties)
 }
 
 /// A file of documents, kept or dropped.
 pub struct Documents {
-    shard: Shard,
+    file: TableFile,
     rows: Vec<u32>,
     texts: LargeStringBuilder,
     labels: StringBuilder,
@@ -127,7 +152,7 @@ impl Documents {
             fields.push(field("n_tokens", DataType::UInt32, false));
         }
         Ok(Self {
-            shard: Shard::create(folder, kind, number, fields, footer.notes(kind))?,
+            file: shard_file(folder, kind, number, fields, footer.notes(kind))?,
             rows: Vec::new(),
             texts: LargeStringBuilder::new(),
             labels: StringBuilder::new(),
@@ -138,14 +163,7 @@ impl Documents {
     }
 
     /// Adds the document in row `row` of the catalog.
-    pub fn push(
-        &mut self,
-        catalog: &Catalog,
-        row: u32,
-        text: &str,
-        tokens: Option<&Vec<u32>>,
-        label: &str,
-    ) -> Result<()> {
+    pub fn push(&mut self, catalog: &Catalog, row: u32, text: &str, tokens: Option<&[u32]>, label: &str) -> Result<()> {
         self.rows.push(row);
         self.texts.append_value(text);
         self.labels.append_value(label);
@@ -168,7 +186,7 @@ impl Documents {
         }
         self.rows.clear();
         self.bytes = 0;
-        self.shard.row_group(columns)
+        self.file.row_group(columns)
     }
 
     /// Writes the file.
@@ -176,13 +194,13 @@ impl Documents {
         if !self.rows.is_empty() {
             self.flush(catalog)?;
         }
-        self.shard.close()
+        self.file.close()
     }
 }
 
 /// A file of packed sequences.
 pub struct Sequences {
-    shard: Shard,
+    file: TableFile,
     tokens: TokenLists,
     starts: ListBuilder<UInt32Builder>,
     parts: StringBuilder,
@@ -202,7 +220,7 @@ impl Sequences {
         let mut notes = footer.notes("sequences");
         notes.push(KeyValue::new("millrace.sequence_length".into(), length.to_string()));
         Ok(Self {
-            shard: Shard::create(folder, "sequences", number, fields, notes)?,
+            file: shard_file(folder, "sequences", number, fields, notes)?,
             tokens: TokenLists::new(vocabulary),
             starts: ListBuilder::new(UInt32Builder::new()),
             parts: StringBuilder::new(),
@@ -225,7 +243,7 @@ impl Sequences {
     fn flush(&mut self) -> Result<()> {
         self.rows = 0;
         let (tokens, starts) = (self.tokens.finish(), Arc::new(self.starts.finish()));
-        self.shard.row_group(vec![tokens, starts, Arc::new(self.parts.finish())])
+        self.file.row_group(vec![tokens, starts, Arc::new(self.parts.finish())])
     }
 
     /// Writes the file.
@@ -233,16 +251,15 @@ impl Sequences {
         if self.rows > 0 {
             self.flush()?;
         }
-        self.shard.close()
+        self.file.close()
     }
 }
 
 /// Writes a table as the file `name` of `folder`, zstd.
 pub fn write_table(folder: &Path, name: &str, table: &RecordBatch) -> Result<FileNote> {
-    let properties = encodings(WriterProperties::builder())?.build();
-    let mut parquet = ArrowWriter::try_new(Vec::new(), table.schema(), Some(properties))?;
-    parquet.write(table)?;
-    write_file(folder, name, &parquet.into_inner()?)
+    let mut file = TableFile::create(folder, name, table.schema())?;
+    file.write(table)?;
+    file.close()
 }
 
 /// Writes a file. It becomes durable, under its name, when the folder is synced.
@@ -250,4 +267,33 @@ pub fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<FileNote> {
     let path = folder.join(name);
     std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(FileNote { name: name.into(), bytes: bytes.len() as u64, blake3: hash_of(bytes) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{StringArray, UInt64Array, UInt64Builder};
+
+    #[test]
+    fn a_table_is_the_same_file_if_it_is_written_a_row_group_at_a_time() {
+        let rows = ROW_GROUP_ROWS as u64 + 3000;
+        let ids: ArrayRef =
+            Arc::new((0..rows).map(|row| (row % 5 > 0).then(|| format!("id {row}"))).collect::<StringArray>());
+        let numbers: ArrayRef = Arc::new(UInt64Array::from_iter_values((0..rows).map(|row| row * row)));
+        let mut lists = ListBuilder::new(UInt64Builder::new());
+        for row in 0..rows {
+            (0..row % 4).for_each(|item| lists.values().append_value(row ^ item));
+            lists.append(true);
+        }
+        let lists: ArrayRef = Arc::new(lists.finish());
+        let table = RecordBatch::try_from_iter([("id", ids), ("number", numbers), ("bands", lists)]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let whole = write_table(folder.path(), "whole", &table).unwrap();
+        let mut file = TableFile::create(folder.path(), "parts", table.schema()).unwrap();
+        file.write(&table.slice(0, ROW_GROUP_ROWS)).unwrap();
+        file.write(&table.slice(ROW_GROUP_ROWS, 3000)).unwrap();
+        let parts = file.close().unwrap();
+        assert_eq!((parts.bytes, &parts.blake3), (whole.bytes, &whole.blake3));
+        assert_eq!(FileNote::of(folder.path(), "parts").unwrap(), parts);
+    }
 }

@@ -1,17 +1,19 @@
 //! Stage `parquet`: the end of preparation. Rows and their tokens become the shards of a version.
 //!
-//! - [`work`]: the shards to write and their inputs; [`written`]: the shards that were written
+//! - [`work`]: the shards to write and their inputs; [`shard_files`]: a shard while it is written; [`written`]: the
+//!   shards that were written
 //! - [`unwritten_rows`]: the source of the second graph of a preparation: texts that have no tokens yet
 //! - [`files`]: `documents-*`, `sequences-*` and `dropped-*.parquet`
 //! - [`sequences`]: concatenates documents and cuts them into sequences
 pub mod files;
 pub mod sequences;
+mod shard_files;
 pub mod unwritten_rows;
 pub mod work;
 pub mod written;
 
 pub use unwritten_rows::UnwrittenRows;
-pub use work::{RowToWrite, Shard, Work};
+pub use work::{Pieces, RowToWrite, Shard, Work};
 pub use written::ShardWritten;
 
 use anyhow::{Result, bail};
@@ -21,8 +23,10 @@ use contract::{
     StageSettings, Step, Tokens, Turn,
 };
 use serde::{Deserialize, Serialize};
+use shard_files::ShardFiles;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use work::Piece;
 
 /// Settings of stage `parquet`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
@@ -98,12 +102,12 @@ impl Settings for Write {
 
     fn build(&self, env: &Env) -> Result<Built> {
         let work: Arc<Work> = env.resource("what there is to write (Work)")?;
-        let lanes = u64::from(env.shape.micro_batches);
-        Ok(Built::Stage(Box::new(Writer { work, lanes, pending: BTreeMap::new() })))
+        let lanes = env.lanes().collect();
+        Ok(Built::Stage(Box::new(Writer { work, lanes, pending: BTreeMap::new(), begun: BTreeMap::new() })))
     }
 }
 
-/// What has arrived of a shard, in row order.
+/// What has arrived of a piece of a shard, in row order.
 #[derive(Default)]
 struct Pending {
     rows: Vec<Rows>,
@@ -112,9 +116,11 @@ struct Pending {
 
 struct Writer {
     work: Arc<Work>,
-    lanes: u64,
-    /// By step and lane: one shard each.
+    /// The lanes of this worker.
+    lanes: Vec<Lane>,
     pending: BTreeMap<(Step, Lane), Pending>,
+    /// By lane: the shard that is being written.
+    begun: BTreeMap<Lane, ShardFiles>,
 }
 
 impl Stage for Writer {
@@ -130,13 +136,18 @@ impl Stage for Writer {
     }
 
     fn step_done(&mut self, step: Step, out: &mut dyn Emit) -> Result<()> {
-        let ready: Vec<_> = self.pending.range((step, 0)..=(step, Lane::MAX)).map(|(key, _)| *key).collect();
-        for key in ready {
-            let pending = self.pending.remove(&key).unwrap_or_default();
-            let (_, lane) = key;
-            let shard = &self.work.shards[(step * self.lanes + u64::from(lane)) as usize];
-            let written = self.work.write(shard, pending.rows, &pending.tokens)?;
-            out.give(Packet::Records(Records { lane, records: written.records(shard.number)? }));
+        for lane in &self.lanes {
+            let Some(Piece { shard, kept, is_last }) = self.work.pieces.get(*lane, step) else { continue };
+            let shard = &self.work.shards[*shard];
+            let Pending { rows, tokens } = self.pending.remove(&(step, *lane)).unwrap_or_default();
+            let mut files = self.begun.remove(lane).unwrap_or_default();
+            files.write(&self.work, shard, &shard.kept[kept.clone()], &rows, &tokens)?;
+            if *is_last {
+                let records = files.close(&self.work, shard)?.records(shard.number)?;
+                out.give(Packet::Records(Records { lane: *lane, records }));
+            } else {
+                self.begun.insert(*lane, files);
+            }
         }
         Ok(())
     }

@@ -1,16 +1,12 @@
-//! The shards to write, and how one is assembled: columns from the catalog, texts from this run's temporary files or
-//! from the previous version, tokens from this run or from the previous version.
-use super::files::{Documents, Footer, Sequences};
-use super::sequences::Packer;
-use super::written::ShardWritten;
+//! The shards to write, in pieces of bounded size, and their inputs.
+use super::files::Footer;
 use crate::corpus::split::{Part, Split};
-use crate::parquet::documents::DocumentStore;
+use crate::parquet::documents::{BATCH_BYTES, DocumentStore};
 use crate::parquet::tokens::TokenStore;
 use crate::prepare::catalog::Catalog;
-use anyhow::{Context, Result, ensure};
-use arrow::array::{Array, AsArray, ListArray};
-use arrow::datatypes::UInt32Type;
-use contract::Rows;
+use anyhow::{Context, Result};
+use contract::{Lane, Step};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -34,12 +30,65 @@ pub struct Shard {
     pub dropped: Vec<(u32, String)>,
 }
 
+/// Maximum number of documents of a piece.
+const PIECE: usize = 128;
+
+/// Documents of a shard that are read, tokenized and written at one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Index of the shard among those to write.
+    pub shard: usize,
+    /// Which of its documents.
+    pub kept: Range<usize>,
+    /// Whether the shard ends with it.
+    pub is_last: bool,
+}
+
+/// What each lane writes, by lane and step. Shards are written one after the other; lane `l` of `L` has the shards `l`,
+/// `l + L`, ….
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pieces(Vec<Vec<Piece>>);
+
+impl Pieces {
+    /// Pieces of `shards` of at most [`PIECE`] documents and [`BATCH_BYTES`], or one document, for `lanes` lanes. `bytes`:
+    /// the size of a row's text.
+    pub fn of(shards: &[Shard], bytes: impl Fn(u32) -> u64, lanes: u32) -> Self {
+        let mut pieces = vec![Vec::new(); lanes.max(1) as usize];
+        for (number, shard) in shards.iter().enumerate() {
+            let lane = number % pieces.len();
+            let (mut first, mut size) = (0, 0);
+            for (document, kept) in shard.kept.iter().enumerate() {
+                let more = bytes(kept.row);
+                if document > first && (document - first == PIECE || size + more > BATCH_BYTES as u64) {
+                    pieces[lane].push(Piece { shard: number, kept: first..document, is_last: false });
+                    (first, size) = (document, 0);
+                }
+                size += more;
+            }
+            pieces[lane].push(Piece { shard: number, kept: first..shard.kept.len(), is_last: true });
+        }
+        Self(pieces)
+    }
+
+    /// The number of steps until all shards have been written.
+    pub fn steps(&self) -> u64 {
+        self.0.iter().map(|pieces| pieces.len() as u64).max().unwrap_or_default()
+    }
+
+    /// What `lane` writes at `step`.
+    pub fn get(&self, lane: Lane, step: Step) -> Option<&Piece> {
+        self.0.get(lane as usize)?.get(step as usize)
+    }
+}
+
 /// All shards to write, and their inputs.
 pub struct Work {
     /// Where the files go.
     pub folder: PathBuf,
     /// The shards.
     pub shards: Vec<Shard>,
+    /// The order in which they are written.
+    pub pieces: Pieces,
     /// The catalog of the documents.
     pub catalog: Catalog,
     /// Texts: those stored by this run, and those of the previous version.
@@ -63,76 +112,6 @@ impl Work {
         at.with_context(|| format!("the text of {} is nowhere (please report this)", self.catalog.id(row as usize)))
     }
 
-    /// Writes `shard`. `fresh` and `tokens` are packets of the texts that had no tokens yet, and of their tokens.
-    pub(super) fn write(&self, shard: &Shard, fresh: Vec<Rows>, tokens: &[ListArray]) -> Result<ShardWritten> {
-        let mut written = ShardWritten::default();
-        if !shard.kept.is_empty() {
-            self.write_kept(shard, fresh, tokens, &mut written)?;
-        }
-        if !shard.dropped.is_empty() {
-            let plain = Footer { vocabulary: None, ..self.footer.clone() };
-            let mut dropped = Documents::create(&self.folder, "dropped", shard.number, &plain, true)?;
-            for (row, reason) in &shard.dropped {
-                let text = self.texts.get(self.text_row(*row)?)?.unwrap_or_default();
-                dropped.push(&self.catalog, *row, &text, None, reason)?;
-            }
-            written.files.push(dropped.close(&self.catalog)?);
-        }
-        Ok(written)
-    }
-
-    fn write_kept(
-        &self,
-        shard: &Shard,
-        fresh: Vec<Rows>,
-        tokens: &[ListArray],
-        written: &mut ShardWritten,
-    ) -> Result<()> {
-        let with_tokens = self.footer.vocabulary.is_some();
-        let mut fresh = Fresh::new(fresh, if with_tokens { tokens } else { &[] });
-        let mut documents = Documents::create(&self.folder, "documents", shard.number, &self.footer, false)?;
-        let mut packed = match &self.footer.vocabulary {
-            Some(vocabulary) if self.sequence_length > 0 => {
-                let file = Sequences::create(&self.folder, shard.number, self.sequence_length, &self.footer)?;
-                let packer = || Packer::new(self.sequence_length, vocabulary.end_of_text);
-                Some((file, [(Part::Train, packer()), (Part::Validation, packer())]))
-            }
-            _ => None,
-        };
-        let mut ids = Vec::new();
-        for kept in &shard.kept {
-            let part = self.part(kept.row);
-            let text = match kept.tokens {
-                None => fresh.text(&mut ids, with_tokens)?,
-                Some(at) => {
-                    let old =
-                        self.tokens.as_ref().context("the last version's tokens are gone (please report this)")?;
-                    old.each([at], |found| {
-                        ids.clear();
-                        ids.extend_from_slice(found);
-                    })?;
-                    self.texts.get(self.text_row(kept.row)?)?.unwrap_or_default()
-                }
-            };
-            documents.push(&self.catalog, kept.row, &text, with_tokens.then_some(&ids), part.name())?;
-            written.tokens.push(ids.len() as u32);
-            if let Some((file, packers)) = &mut packed {
-                for (_, packer) in packers.iter_mut().filter(|(of, _)| *of == part) {
-                    packer.push(&ids, &mut |tokens, starts| file.push(tokens, starts, part.name()))?;
-                }
-            }
-        }
-        fresh.finish()?;
-        written.files.push(documents.close(&self.catalog)?);
-        if let Some((mut file, packers)) = packed {
-            for (part, packer) in packers {
-                packer.finish(&mut |tokens, starts| file.push(tokens, starts, part.name()))?;
-            }
-            written.files.push(file.close()?);
-        }
-        Ok(())
-    }
-
     /// The part of the corpus that a document belongs to.
     pub fn part(&self, row: u32) -> Part {
         let content = self.catalog.content(row as usize);
@@ -141,44 +120,30 @@ impl Work {
     }
 }
 
-/// Texts and tokens from packets, one after the other.
-struct Fresh<'a> {
-    rows: Vec<Rows>,
-    tokens: &'a [ListArray],
-    packet: usize,
-    row: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<'a> Fresh<'a> {
-    fn new(rows: Vec<Rows>, tokens: &'a [ListArray]) -> Self {
-        let mut fresh = Self { rows, tokens, packet: 0, row: 0 };
-        fresh.skip_empty();
-        fresh
-    }
-
-    fn skip_empty(&mut self) {
-        while self.rows.get(self.packet).is_some_and(|rows| self.row >= rows.records.num_rows()) {
-            (self.packet, self.row) = (self.packet + 1, 0);
-        }
-    }
-
-    /// The next text; its tokens are appended to `ids`.
-    fn text(&mut self, ids: &mut Vec<u32>, with_tokens: bool) -> Result<String> {
-        let rows = self.rows.get(self.packet).context("a text has not come (please report this)")?;
-        let text = rows.records["text"].as_string::<i64>().value(self.row).to_owned();
-        if with_tokens {
-            let lists = self.tokens.get(self.packet).filter(|lists| lists.len() == rows.records.num_rows());
-            let lists = lists.context("the tokenizing stage gives other packets than it takes")?;
-            ids.clear();
-            ids.extend_from_slice(lists.value(self.row).as_primitive::<UInt32Type>().values());
-        }
-        self.row += 1;
-        self.skip_empty();
-        Ok(text)
-    }
-
-    fn finish(&self) -> Result<()> {
-        ensure!(self.packet == self.rows.len(), "more texts came than the shard has (please report this)");
-        Ok(())
+    #[test]
+    fn pieces_are_bounded_and_each_document_is_written_once() {
+        let shard = |rows: Range<u32>| {
+            let kept = rows.map(|row| RowToWrite { row, tokens: None }).collect();
+            Shard { kept, ..Shard::default() }
+        };
+        // 300 small documents, three of 3 MiB, none, and one of 9 MiB.
+        let shards = [shard(0..300), shard(300..303), shard(0..0), shard(303..304)];
+        let bytes = |row: u32| match row {
+            0..300 => 10,
+            300..303 => 3 << 20,
+            _ => 9 << 20,
+        };
+        let piece = |shard, kept, is_last| Piece { shard, kept, is_last };
+        let first = [piece(0, 0..128, false), piece(0, 128..256, false), piece(0, 256..300, true)];
+        let second = [piece(1, 0..1, false), piece(1, 1..2, false), piece(1, 2..3, true)];
+        let (third, last) = ([piece(2, 0..0, true)], [piece(3, 0..1, true)]);
+        let pieces = Pieces::of(&shards, bytes, 2);
+        assert_eq!(pieces, Pieces(vec![[&first[..], &third].concat(), [&second[..], &last].concat()]));
+        assert_eq!((pieces.steps(), Pieces::of(&[], bytes, 2).steps()), (4, 0));
+        assert_eq!((pieces.get(1, 3), pieces.get(0, 4), pieces.get(2, 0)), (Some(&last[0]), None, None));
     }
 }
