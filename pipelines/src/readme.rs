@@ -18,10 +18,10 @@ fn cell(text: &str) -> String {
 
 fn table_of_keys(keys: &[Key], defaults: &Map<String, Value>) -> String {
     let mut out = String::from("| key | default | what |\n|---|---|---|\n");
-    for Key { name, documentation, .. } in keys {
+    for key in keys {
         let default =
-            defaults.get(*name).and_then(toml_of).map_or(String::new(), |value| format!("`{}`", cell(&value)));
-        let _ = writeln!(out, "| `{name}` | {default} | {} |", cell(documentation));
+            defaults.get(key.name).and_then(toml_of).map_or(String::new(), |value| format!("`{}`", cell(&value)));
+        let _ = writeln!(out, "| `{}` | {default} | {} |", key.name, cell(&key.described()));
     }
     out
 }

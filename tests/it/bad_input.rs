@@ -22,7 +22,7 @@ const USAGE: &[(&[&str], &[&str])] = &[
     (&["--set", "read.paths=[]"], &["paths", "is empty"]),
     (&["--set", "optimize"], &["--set", "STAGE.KEY=VALUE"]),
     (&["--set", "forward.layers=many"], &["forward.layers", "many"]),
-    (&["--set", "checkpoint.keep=0"], &["at least the last checkpoint must stay"]),
+    (&["--set", "checkpoint.keep=0"], &["`checkpoint.keep` is 0, but must be at least 1"]),
     (&["--fast"], &["unexpected argument '--fast'"]),
     (&["--workers", "0"], &["workers"]),
     (&["--epochs", "-1"], &["-1"]),
@@ -113,7 +113,8 @@ fn a_column_that_is_not_there_or_not_text() {
 #[test]
 fn a_vocabulary_that_is_too_small() {
     let scratch = Scratch::new();
-    run(&scratch, &["--set", "tokenize.vocabulary_size=12"]).fails(2, &["12 is below 257: 256 bytes and end of text"]);
+    run(&scratch, &["--set", "tokenize.vocabulary_size=12"])
+        .fails(2, &["is 12, but must be at least 257: 256 bytes and end of text"]);
 }
 
 #[test]

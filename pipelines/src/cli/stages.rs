@@ -35,10 +35,17 @@ impl Command for Stages {
 
 fn as_json(stage_type: &StageType) -> Value {
     let keys = defaults(stage_type);
-    let documented = |key: &str| stage_type.key(key).map(|key| key.documentation);
-    let described =
-        keys.iter().map(|(key, default)| json!({ "key": key, "default": default, "description": documented(key) }));
-    let described: Vec<Value> = described.collect();
+    let described = |(name, default): (&String, &Value)| {
+        let key = stage_type.key(name);
+        json!({
+            "key": name,
+            "default": default,
+            "min": key.and_then(|key| key.min),
+            "max": key.and_then(|key| key.max),
+            "description": key.map(|key| key.documentation),
+        })
+    };
+    let described: Vec<Value> = keys.iter().map(described).collect();
     let settings = stage_type.parse(Value::Object(keys.clone())).ok();
     let takes = settings.as_ref().map(|s| s.takes().iter().map(|port| port.kind.name()).collect::<Vec<_>>());
     let gives = settings.as_ref().map(|s| s.gives().iter().map(|kind| kind.name()).collect::<Vec<_>>());

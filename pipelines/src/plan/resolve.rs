@@ -122,7 +122,9 @@ pub(super) fn located(id: &str, problem: contract::Problem, table: &Table) -> Di
     let Some(key) = problem.key else {
         return Diagnostic::new(format!("`{id}`: {}", problem.message), table.origin.clone());
     };
-    let message = format!("`{id}.{key}`: {}", problem.message);
+    // "is 0, but must be at least 1" continues the sentence that the key begins.
+    let predicate = ["is ", "must "].iter().any(|verb| problem.message.starts_with(verb));
+    let message = format!("`{id}.{key}`{} {}", if predicate { "" } else { ":" }, problem.message);
     let diagnostic = match table.get(key) {
         Some(entry) if entry.origin != Origin::Default => Diagnostic::new(message, entry.origin.clone()),
         _ => Diagnostic::new(message, table.origin.clone()).next("its default"),

@@ -80,8 +80,8 @@ fn page(stage_type: &StageType) -> String {
             Some(_) => format!("\n\n{key} = … (long)"),
             None => format!("\n\n{key}   (not set)"),
         };
-        let documentation = stage_type.key(key).map_or("", |key| key.documentation);
-        for line in wrap(documentation, COLUMNS - 4) {
+        let documentation = stage_type.key(key).map(|key| key.described()).unwrap_or_default();
+        for line in wrap(&documentation, COLUMNS - 4) {
             out += &format!("\n    {line}");
         }
     }

@@ -25,14 +25,38 @@ impl Key {
         }
         let number = value.as_f64()?;
         let inside = self.min.is_none_or(|min| min <= number) && self.max.is_none_or(|max| number <= max);
-        let needed = match (self.min, self.max) {
-            (Some(min), Some(max)) => format!("it must be from {min} to {max}"),
-            (Some(min), None) => format!("at least {min} is needed"),
-            (None, Some(max)) => format!("at most {max} is allowed"),
-            (None, None) => return None,
-        };
-        (!inside).then(|| Problem::at(self.name, format!("`{}` is {value}: {needed}", self.name)))
+        let range = self.range()?;
+        (!inside).then(|| Problem::at(self.name, format!("is {value}, but must be {range}")))
     }
+
+    /// The allowed numbers, if they are limited: `at least 1`, `from 0 to 1`.
+    pub fn range(&self) -> Option<String> {
+        match (self.min.map(short), self.max.map(short)) {
+            (Some(min), Some(max)) => Some(format!("from {min} to {max}")),
+            (Some(min), None) => Some(format!("at least {min}")),
+            (None, Some(max)) => Some(format!("at most {max}")),
+            (None, None) => None,
+        }
+    }
+
+    /// The documentation, with the range if it does not state it.
+    pub fn described(&self) -> String {
+        let text = self.documentation;
+        // "from 0 to 1" may be written as "0 to 1".
+        match self.range() {
+            Some(range) if !text.contains(range.trim_start_matches("from ")) => {
+                let range = range[..1].to_uppercase() + &range[1..];
+                format!("{text} {range}.")
+            }
+            _ => text.to_owned(),
+        }
+    }
+}
+
+/// A number as a configuration would write it: 1e-30 with an exponent, 4096 without.
+fn short(number: f64) -> String {
+    let (plain, exponent) = (number.to_string(), format!("{number:e}"));
+    if plain.len() > 8 && exponent.len() < plain.len() { exponent } else { plain }
 }
 
 /// What the value of a key affects. A run may only be resumed with the same values of keys that affect results.
@@ -92,10 +116,10 @@ mod tests {
         let key = |min, max| Key { name: "n", documentation: "", effect: Effect::Results, min, max };
         let said = |key: Key, value: Value| key.out_of_range(&value).map(|problem| problem.message);
         let (both, least, most) = (key(Some(0.0), Some(0.5)), key(Some(1.0), None), key(None, Some(2.0)));
-        assert_eq!(said(both, json!(0.6)).as_deref(), Some("`n` is 0.6: it must be from 0 to 0.5"));
-        assert_eq!(said(both, json!([0.5, 0, -1])).as_deref(), Some("`n` is -1: it must be from 0 to 0.5"));
-        assert_eq!(said(least, json!(0)).as_deref(), Some("`n` is 0: at least 1 is needed"));
-        assert_eq!(said(most, json!(2.5)).as_deref(), Some("`n` is 2.5: at most 2 is allowed"));
+        assert_eq!(said(both, json!(0.6)).as_deref(), Some("is 0.6, but must be from 0 to 0.5"));
+        assert_eq!(said(both, json!([0.5, 0, -1])).as_deref(), Some("is -1, but must be from 0 to 0.5"));
+        assert_eq!(said(least, json!(0)).as_deref(), Some("is 0, but must be at least 1"));
+        assert_eq!(said(most, json!(2.5)).as_deref(), Some("is 2.5, but must be at most 2"));
         for (key, value) in [
             (both, json!(0)),
             (both, json!(0.5)),
@@ -104,6 +128,23 @@ mod tests {
             (key(None, None), json!(9)),
         ] {
             assert_eq!(said(key, value), None);
+        }
+    }
+
+    #[test]
+    fn the_range_is_added_to_a_documentation_that_does_not_state_it() {
+        let key = |documentation, min, max| Key { name: "n", documentation, effect: Effect::Results, min, max };
+        let (zero, one) = (Some(0.0), Some(1.0));
+        for (key, described) in [
+            (key("Share of it.", zero, one), "Share of it. From 0 to 1."),
+            (key("Share of it; 0 to 1.", zero, one), "Share of it; 0 to 1."),
+            (key("How many.", one, None), "How many. At least 1."),
+            (key("How many, at least 1.", one, None), "How many, at least 1."),
+            (key("How many.", None, None), "How many."),
+            (key("How small.", Some(1e-30), Some(4096.0)), "How small. From 1e-30 to 4096."),
+            (key("How large.", None, Some(1e9)), "How large. At most 1e9."),
+        ] {
+            assert_eq!(key.described(), described);
         }
     }
 }

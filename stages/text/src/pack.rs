@@ -60,14 +60,14 @@ impl Settings for Concat {
         let mut problems = Vec::new();
         let mut range = |key, value: usize, most: usize| {
             if !(1..=most).contains(&value) {
-                problems.push(Problem::at(key, format!("{value} is not from 1 to {most}")));
+                problems.push(Problem::at(key, format!("is {value}, but must be from 1 to {most}")));
             }
         };
         range("sequence_length", self.sequence_length, 1 << 20);
         range("micro_batch_size", self.micro_batch_size, 1 << 16);
         range("micro_batches", self.micro_batches as usize, 1 << 16);
         if self.shuffle > 1 << 16 {
-            problems.push(Problem::at("shuffle", format!("{} is not from 0 to {}", self.shuffle, 1 << 16)));
+            problems.push(Problem::at("shuffle", format!("is {}, but must be at most {}", self.shuffle, 1 << 16)));
         }
         // Each fits, and the products fit into memory's addresses: so many tokens are more than any published batch.
         if problems.is_empty() {

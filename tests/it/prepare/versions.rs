@@ -67,8 +67,8 @@ fn what_is_wrong_is_said() {
     scratch.write("prepare.toml", PLAN);
     write(&scratch, "in.parquet", &documents(30, &mut Random(1)));
     let set = |more: &[&str]| prepare(&scratch, "out", more);
-    set(&["--set", "deduplicate.threshold=1.5"]).fails(2, &["threshold", "1.5 is not above 0 and up to 1"]);
-    set(&["--set", "write.shards=0"]).fails(2, &["shards", "0 is not from 1 to 4096"]);
+    set(&["--set", "deduplicate.threshold=1.5"]).fails(2, &["threshold", "is 1.5, but must be above 0 and at most 1"]);
+    set(&["--set", "write.shards=0"]).fails(2, &["shards", "is 0, but must be from 1 to 4096"]);
     set(&["--set", "tokenize.vocabulary_size=300"]).fails(2, &["tokenizer.json"]);
     set(&["--set", "read.validation_every=10"]).fails(2, &["validation_every", "use `validation_fraction`"]);
     scratch.write(

@@ -200,11 +200,11 @@ fn they_are_listed_and_their_settings_are_checked() {
     assert_eq!(schema["$defs"]["type.lion"]["properties"]["beta1"]["maximum"], 1);
     assert_eq!(schema["$defs"]["type.lion"]["properties"]["learning_rate"]["default"], 1e-3);
     for (set, said) in [
-        ("loss.weight=-1", "`weight` is -1: at least 0 is needed"),
+        ("loss.weight=-1", "`loss.weight` is -1, but must be at least 0"),
         ("loss.wight=1", "similar: weight"),
-        ("quiet.max_fraction=2", "`max_fraction` is 2: it must be from 0 to 1"),
-        ("optimize.beta2=1.5", "`beta2` is 1.5: it must be from 0 to 1"),
-        ("optimize.final_fraction=1.5", "`final_fraction` is 1.5: it must be from 0 to 1"),
+        ("quiet.max_fraction=2", "`quiet.max_fraction` is 2, but must be from 0 to 1"),
+        ("optimize.beta2=1.5", "`optimize.beta2` is 1.5, but must be from 0 to 1"),
+        ("optimize.final_fraction=1.5", "`optimize.final_fraction` is 1.5, but must be from 0 to 1"),
         ("optimize.weight_decai=1", "similar: weight_decay"),
         ("forward.heads=3", "3 heads do not divide width 32; these do: 1, 2, 4, 8, 16, 32"),
         ("read.field=\"\"", "is empty"),

@@ -41,7 +41,7 @@ clip = nan
       wiki.toml:8
     error: unknown stage type `bp`
       wiki.toml:10   similar: bpe   (`pipeline stages` lists all)
-    error: `pack.sequence_length`: must be at least 2
+    error: `pack.sequence_length` must be at least 2
       wiki.toml:13
     error: unknown key `forward.widht`
       wiki.toml:16   similar: width   (`pipeline stages gpt2` lists all)
@@ -61,7 +61,7 @@ fn checks_point_at_the_key_or_at_its_default() {
     insta::assert_snapshot!(problems(&text), @r"
     error: `forward.heads`: 8 heads do not divide the width, 100
       wiki.toml:12   (its default)
-    error: `optimize.learning_rate`: must be more than 0
+    error: `optimize.learning_rate` must be more than 0
       wiki.toml:23
     2 problems
     ");

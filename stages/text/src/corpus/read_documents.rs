@@ -39,6 +39,7 @@ pub struct ReadDocuments {
     pub column: String,
     /// How many files to use, or how many documents if there is only one file; selected by the seed, at least 1. All if
     /// not given.
+    #[key(min = 1)]
     pub sample: Option<u64>,
     /// The validation split.
     #[serde(flatten)]
@@ -56,16 +57,10 @@ impl StageSettings for ReadDocuments {
     const EXAMPLE: &'static str = "paths = [\"data/wiki/*.parquet\"]\ncolumn = \"text\"\nvalidation_fraction = 0.01\n";
 }
 
-/// Problems with `paths` and `sample`.
-pub(crate) fn check_paths(paths: &[String], sample: Option<u64>) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    if paths.is_empty() {
-        problems.push(Problem::at("paths", "is empty; give files, folders or patterns, say [\"data/*.parquet\"]"));
-    }
-    if sample == Some(0) {
-        problems.push(Problem::at("sample", "must be at least 1"));
-    }
-    problems
+/// The problem if `paths` is empty.
+pub(crate) fn check_paths(paths: &[String]) -> Vec<Problem> {
+    let why = "is empty; give files, folders or patterns, say [\"data/*.parquet\"]";
+    paths.is_empty().then(|| Problem::at("paths", why)).into_iter().collect()
 }
 
 impl ReadDocuments {
@@ -127,7 +122,7 @@ impl Settings for ReadDocuments {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let mut problems = check_paths(&self.paths, self.sample);
+        let mut problems = check_paths(&self.paths);
         problems.extend(self.hold_out.check());
         if self.column.is_empty() {
             problems.push(Problem::at("column", "is empty; name the column with the text"));

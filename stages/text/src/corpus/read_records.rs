@@ -76,6 +76,7 @@ struct Selection {
     paths: Vec<String>,
     /// How many files to use, or how many documents if there is only one file; selected by the seed, at least 1. All if
     /// not given.
+    #[key(min = 1)]
     sample: Option<u64>,
 }
 
@@ -126,7 +127,7 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let mut problems = check_paths(&self.selection.paths, self.selection.sample);
+        let mut problems = check_paths(&self.selection.paths);
         problems.extend(self.hold_out.check());
         problems.extend(self.format.check());
         problems

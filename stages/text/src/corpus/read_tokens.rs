@@ -29,6 +29,7 @@ pub struct ReadTokens {
     #[key(location)]
     pub paths: Vec<String>,
     /// How many files to use; selected by the seed, at least 1. All if not given.
+    #[key(min = 1)]
     pub sample: Option<u64>,
     /// The tokenizer that the files must have been made with: "gpt2" or the path of a `tokenizer.json`; the one that
     /// the files name if not given.
@@ -99,7 +100,7 @@ impl Settings for ReadTokens {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let mut problems = check_paths(&self.paths, self.sample);
+        let mut problems = check_paths(&self.paths);
         problems.extend(self.hold_out.check());
         if self.tokenizer.is_none() && self.end_of_text != END_OF_TEXT {
             let why = "names a token of `tokenizer`, which is not given; without one, the files say which token it is";

@@ -24,7 +24,7 @@ impl Split {
     pub(crate) fn check(fraction: Option<f64>, every: Option<u64>) -> Vec<Problem> {
         let mut problems = Vec::new();
         if let Some(fraction) = fraction.filter(|fraction| !(0.0..1.0).contains(fraction)) {
-            problems.push(Problem::at("validation_fraction", format!("{fraction} is not from 0 to below 1")));
+            problems.push(Problem::at("validation_fraction", format!("is {fraction}, but must be from 0 to below 1")));
         }
         if every.is_some_and(|n| n < 2) {
             problems.push(Problem::at("validation_every", "must be at least 2, or nothing is left to learn from"));

@@ -16,7 +16,7 @@ pub struct BlockList {
     #[key(location)]
     pub path: String,
     /// Drop a text that contains at least this many occurrences of them, counted together; at least 1.
-    #[key(default = 1)]
+    #[key(default = 1, min = 1)]
     pub occurrences: usize,
 }
 
@@ -30,14 +30,9 @@ impl Filter for BlockList {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        if self.phrases.is_empty() && self.path.is_empty() {
-            problems.push(Problem::at("phrases", "is empty, and there is no `path`: nothing would be dropped"));
-        }
-        if self.occurrences == 0 {
-            problems.push(Problem::at("occurrences", "is 0: every text would be dropped"));
-        }
-        problems
+        let nothing = self.phrases.is_empty() && self.path.is_empty();
+        let why = "is empty, and there is no `path`: nothing would be dropped";
+        nothing.then(|| Problem::at("phrases", why)).into_iter().collect()
     }
 
     fn rule(&self) -> Result<Listed> {

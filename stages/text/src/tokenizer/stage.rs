@@ -113,8 +113,10 @@ impl Settings for Tokenize {
         let trains = matches!(self.choice(), Choice::Train(_));
         match self.vocabulary_size {
             Some(size) if trains && size < 257 => {
-                problems
-                    .push(Problem::at("vocabulary_size", format!("{size} is below 257: 256 bytes and end of text")));
+                problems.push(Problem::at(
+                    "vocabulary_size",
+                    format!("is {size}, but must be at least 257: 256 bytes and end of text"),
+                ));
             }
             None if trains => {
                 problems.push(Problem::at(

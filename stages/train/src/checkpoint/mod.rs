@@ -10,7 +10,7 @@ pub use folder::{before, list, read_state, set_aside_after, verify};
 use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
 use anyhow::{Context, Result, bail, ensure};
 use contract::{
-    At, Built, Due, Emit, Env, Kind, ModelFacts, OptimizerState, Packet, Port, Problem, Route, Saved, Settings, Stage,
+    At, Built, Due, Emit, Env, Kind, ModelFacts, OptimizerState, Packet, Port, Route, Saved, Settings, Stage,
     StageKeys, StageSettings, Step, Turn,
 };
 use folder::{UNFINISHED, discard_unfinished, name_of, prune, sums};
@@ -65,6 +65,7 @@ pub struct Checkpoint {
     /// Steps between checkpoints. There is also one at the end of the run; 0: none, not even at the end.
     pub interval: u64,
     /// How many checkpoints to keep, the latest ones; at least 1.
+    #[key(min = 1)]
     pub keep: usize,
 }
 
@@ -87,14 +88,6 @@ impl Settings for Checkpoint {
 
     fn gives(&self) -> Vec<Kind> {
         Vec::new()
-    }
-
-    fn check(&self) -> Vec<Problem> {
-        let too_few = self.keep == 0;
-        too_few
-            .then(|| Problem::at("keep", "`keep` is 0: at least the last checkpoint must stay"))
-            .into_iter()
-            .collect()
     }
 
     fn build(&self, env: &Env) -> Result<Built> {

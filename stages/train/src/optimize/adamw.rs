@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
 pub struct AdamW {
-    /// AdamW: decay of the mean of gradients; 0 to 1.
+    /// AdamW: decay of the mean of gradients.
     #[key(default = 0.9, min = 0, max = 0.999_999)]
     pub beta1: f64,
-    /// AdamW: decay of the mean of squared gradients; 0 to 1.
+    /// AdamW: decay of the mean of squared gradients.
     #[key(default = 0.95, min = 0, max = 0.999_999_9)]
     pub beta2: f64,
     /// AdamW: added to the root of the mean square.

@@ -4,7 +4,7 @@
 use crate::optimize::adamw::AdamW;
 use crate::optimize::{Optimizer, UpdateScalars};
 use compute::kernels::newton_schulz::orthogonalise;
-use contract::{ParameterSpec, Problem, StageKeys, Tensor};
+use contract::{ParameterSpec, StageKeys, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// Root mean square of AdamW's updates, as a fraction of the learning rate.
@@ -14,8 +14,8 @@ const STEP: f64 = 0.2;
 #[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
 pub struct Muon {
-    /// Muon: decay of the sum of gradients; 0 to 1.
-    #[key(default = 0.95)]
+    /// Muon: decay of the sum of gradients.
+    #[key(default = 0.95, min = 0, max = 0.999_999)]
     pub momentum: f64,
     /// What updates all else.
     #[serde(flatten)]
@@ -26,12 +26,6 @@ impl Optimizer for Muon {
     const SUMMARY: &'static str =
         "Muon (Jordan et al. 2024) for matrices inside blocks, AdamW for the other parameters";
     const EXAMPLE: &'static str = "type = \"muon\"\nlearning_rate = 1e-3\nwarmup_steps = 100\nmomentum = 0.95\n";
-
-    fn check(&self) -> Vec<Problem> {
-        let (momentum, inside) = (self.momentum, (0.0..1.0).contains(&self.momentum));
-        let wrong = || Problem::at("momentum", format!("`momentum` is {momentum}: it must be from 0 to below 1"));
-        (!inside).then(wrong).into_iter().collect()
-    }
 
     fn state(&self, spec: &ParameterSpec) -> &'static [&'static str] {
         if spec.hidden { &["momentum"] } else { self.others.state(spec) }

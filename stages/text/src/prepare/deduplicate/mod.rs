@@ -31,10 +31,13 @@ pub struct Deduplicate {
     /// 1.
     pub threshold: f64,
     /// Bands of the MinHash signature. With more bands, fewer near-duplicates are missed.
+    #[key(min = 1, max = 4096)]
     pub bands: usize,
     /// Hash minima per band. With more of them, fewer pairs of dissimilar texts are compared.
+    #[key(min = 1, max = 4096)]
     pub band_rows: usize,
     /// Words per shingle: a shingle is a sequence of consecutive lower-cased words.
+    #[key(min = 1, max = 4096)]
     pub shingle_words: usize,
 }
 
@@ -73,11 +76,8 @@ impl Settings for Deduplicate {
     fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         if !(self.threshold > 0.0 && self.threshold <= 1.0) {
-            problems.push(Problem::at("threshold", format!("{} is not above 0 and up to 1", self.threshold)));
-        }
-        let positive = [("bands", self.bands), ("band_rows", self.band_rows), ("shingle_words", self.shingle_words)];
-        for (key, value) in positive.into_iter().filter(|(_, value)| *value == 0 || *value > 4096) {
-            problems.push(Problem::at(key, format!("{value} is not from 1 to 4096")));
+            problems
+                .push(Problem::at("threshold", format!("is {}, but must be above 0 and at most 1", self.threshold)));
         }
         if self.bands.saturating_mul(self.band_rows) > 1 << 14 {
             let functions = self.bands.saturating_mul(self.band_rows);

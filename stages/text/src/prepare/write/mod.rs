@@ -33,6 +33,7 @@ use work::Piece;
 #[serde(default, deny_unknown_fields)]
 pub struct Write {
     /// Number of document files, 1 to 4096. The id of a document determines its file.
+    #[key(min = 1, max = 4096)]
     pub shards: u32,
     /// Write token ids too; needs a stage that tokenizes.
     pub tokens: bool,
@@ -82,9 +83,6 @@ impl Settings for Write {
 
     fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if !(1..=4096).contains(&self.shards) {
-            problems.push(Problem::at("shards", format!("{} is not from 1 to 4096", self.shards)));
-        }
         if self.sequence_length == 1 {
             problems.push(Problem::at("sequence_length", "a sequence of 1 token teaches nothing; 0 writes none"));
         }
