@@ -110,7 +110,8 @@ fn what_stages_drop_is_said_by_reason() {
 fn a_corpus_of_which_stages_leave_nothing_is_an_error() {
     let scratch = both();
     let arguments = ["run", "run.toml", "--run-dir", "none", "--set", "long.min_characters=100000"];
-    scratch.pipeline(&arguments).fails(2, &["160 are dropped by stages", "the corpus is empty"]);
+    let dropped = "160 are dropped by stages (160 length: too few characters)";
+    scratch.pipeline(&arguments).fails(2, &[dropped, "after `tidy` and `long`: the corpus is empty"]);
 }
 
 /// A dry run of `run.toml` says that stages drop `number` of the 160 documents.

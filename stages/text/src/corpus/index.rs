@@ -67,17 +67,24 @@ impl CorpusIndex {
         let skipped = rows - dropped.values().sum::<u64>() - corpus.train.rows - corpus.validation.rows;
         let index = Self { train, validation, corpus, rows, skipped, dropped };
         if index.train.rows.is_empty() {
-            let (skipped, held) = (index.skipped, index.validation.rows.len());
-            let dropped = match index.dropped.values().sum::<u64>() {
-                0 => String::new(),
-                rows => format!(", {rows} are dropped by stages"),
-            };
-            let why = format!(
-                "of its {rows} rows {held} are held out{dropped} and {skipped} are null or empty; see `read.paths`, `read.column` and how much is held out"
-            );
-            return Err(TextProblem::Empty { why }.into());
+            return Err(TextProblem::Empty { why: index.why_empty() }.into());
         }
         Ok(index)
+    }
+
+    /// What has become of all rows, and what to look at.
+    fn why_empty(&self) -> String {
+        let (skipped, held) = (self.skipped, self.validation.rows.len());
+        let reasons: Vec<String> = self.dropped.iter().map(|(reason, rows)| format!("{rows} {reason}")).collect();
+        let dropped = match self.dropped.values().sum::<u64>() {
+            0 => String::new(),
+            rows => format!(", {rows} are dropped by stages ({})", reasons.join(", ")),
+        };
+        let next = match dropped.is_empty() {
+            true => "see `paths` and `column` of the source, and how much is held out",
+            false => "see the keys of the stages that drop rows, and how much is held out",
+        };
+        format!("of its {} rows {held} are held out{dropped} and {skipped} are null or empty; {next}", self.rows)
     }
 
     /// The number of validation tokens of each of `lanes` lanes: lane *l* has the documents *l*, *l + lanes*, ….

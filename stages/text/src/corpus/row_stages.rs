@@ -51,6 +51,12 @@ impl RowStages {
         self.stages.iter().map(|stage| (stage.id.clone(), Arc::clone(&stage.settings)))
     }
 
+    /// The ids of the stages, for messages.
+    pub fn names(&self, between: &str) -> String {
+        let names: Vec<String> = self.stages.iter().map(|stage| format!("`{}`", stage.id)).collect();
+        names.join(between)
+    }
+
     /// Builds the stages for one thread.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{OnBadData, Quarantine};
 use crate::parquet::documents::DocumentStore;
 use crate::support::cache::Cache;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use contract::{Graph, Prepare, Settings, Unit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -143,7 +143,11 @@ impl SourceRows {
                 let progress = ("Counting tokens", documents);
                 let graph = Graph { stages, lanes: LANES, steps: self.chunks.steps(LANES), progress };
                 let counts = Count::counts(&before.run(graph)?);
-                let index = CorpusIndex::new(&self.survey, &counts)?;
+                let index = CorpusIndex::new(&self.survey, &counts);
+                let index = match self.stages.is_empty() {
+                    true => index?,
+                    false => index.with_context(|| format!("after {}", self.stages.names(" and ")))?,
+                };
                 survey_file::write(&path, &self.survey, Some(&counts))?;
                 index
             }
