@@ -115,18 +115,31 @@ pub fn resumed(run_dir: &Path, asked: Option<&Path>) -> Result<Option<(PathBuf, 
 /// [`Usage`] with every setting that differs.
 pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint) -> Result<Vec<String>> {
     let Some(then) = then else { return Ok(Vec::new()) };
-    let mut differing = Vec::new();
+    let (mut differing, mut code) = (Vec::new(), false);
     let keys: std::collections::BTreeSet<&String> = then.configuration.keys().chain(now.configuration.keys()).collect();
     for key in keys {
-        let value = |of: &Fingerprint| of.configuration.get(key).cloned().unwrap_or_else(|| "nothing".into());
-        if value(then) != value(now) {
-            differing.push(format!("  {key} was {}, is {}", value(then), value(now)));
+        let value = |of: &Fingerprint, none: &str| of.configuration.get(key).cloned().unwrap_or_else(|| none.into());
+        if then.configuration.get(key) == now.configuration.get(key) {
+            continue;
         }
+        differing.push(match key.strip_suffix(": version") {
+            // The version 0 is not recorded.
+            Some(stage) => {
+                code = true;
+                let (then, now) = (value(then, "0"), value(now, "0"));
+                format!("  the code of `{stage}` has changed: its version was {then}, is {now}")
+            }
+            None => format!("  {key} was {}, is {}", value(then, "nothing"), value(now, "nothing")),
+        });
     }
     if !differing.is_empty() {
         let at = checkpoint.display();
         let list = differing.join("\n");
-        let next = "Restore these values, or start a new run from its weights with `run.initial_checkpoint`";
+        let restore = match code {
+            true => "Resume with the program (and the values) that the run started with",
+            false => "Restore these values",
+        };
+        let next = format!("{restore}, or start a new run from its weights with `run.initial_checkpoint`");
         return Err(Usage(format!("the configuration contradicts the checkpoint {at}:\n{list}\n{next}")).into());
     }
     let mut notes = Vec::new();
@@ -250,6 +263,27 @@ fn write(path: &Path, text: &str) -> Result<()> {
 mod tests {
     use super::*;
     use train::optimize::schedule::Decay;
+
+    #[test]
+    fn a_filter_whose_code_has_changed_is_told_from_a_value() {
+        let fingerprint = |configuration: &str| -> Fingerprint {
+            serde_json::from_str(&format!(r#"{{"configuration": {configuration}, "blas_core": "portable"}}"#)).unwrap()
+        };
+        let then = fingerprint(r#"{"lines.limit": "9"}"#);
+        let now = fingerprint(r#"{"lines.limit": "8", "lines: version": "1"}"#);
+        insta::assert_snapshot!(compare(Path::new("c"), Some(&then), &now).unwrap_err(), @r"
+        the configuration contradicts the checkpoint c:
+          lines.limit was 9, is 8
+          the code of `lines` has changed: its version was 0, is 1
+        Resume with the program (and the values) that the run started with, or start a new run from its weights with `run.initial_checkpoint`
+        ");
+        let now = fingerprint(r#"{"lines.limit": "8"}"#);
+        insta::assert_snapshot!(compare(Path::new("c"), Some(&then), &now).unwrap_err(), @r"
+        the configuration contradicts the checkpoint c:
+          lines.limit was 9, is 8
+        Restore these values, or start a new run from its weights with `run.initial_checkpoint`
+        ");
+    }
 
     #[test]
     fn a_checkpoint_that_does_not_record_its_schedule_is_resumed_with_a_note() {
