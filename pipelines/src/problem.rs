@@ -49,6 +49,14 @@ impl Origin {
         Self::File { file: file.into(), line: 0 }
     }
 
+    /// The file, if it is one of the configuration.
+    pub(crate) fn file_name(&self) -> Option<&str> {
+        match self {
+            Self::File { file, .. } => Some(file),
+            _ => None,
+        }
+    }
+
     /// The same file with another line. Origins that are not files are returned unchanged.
     pub(crate) fn on_line(&self, line: usize) -> Self {
         match self {

@@ -48,6 +48,12 @@ impl Check<'_> {
         self.resolved.stages.iter().find(|(other, _)| other == id).map_or(&NONE, |(_, table)| table)
     }
 
+    /// The file that determines the place of stage `id` among all stages: the one that gives its type.
+    fn file(&self, id: &str) -> Option<&str> {
+        let table = self.table(id);
+        table.get("type").map_or(&table.origin, |entry| &entry.origin).file_name()
+    }
+
     /// A problem with stage `at`, located at its `inputs` if it has any.
     fn problem(&self, at: usize, message: String) -> Diagnostic {
         let table = self.table(&self.stages[at].id);
@@ -88,7 +94,14 @@ impl Check<'_> {
                 let problem = self.problem(at, format!("no stage uses the {name} of `{id}`"));
                 let other = (0..self.stages.len()).find(|to| *to != at && self.edges(*to, kind).next().is_some());
                 problems.push(match other.map(|to| &self.stages[to].id) {
-                    Some(to) => problem.next(format!("move it above `{to}`, or write {to}.inputs = [\"{id}\"]")),
+                    Some(to) => {
+                        let inputs = format!("write {to}.inputs = [\"{id}\"]");
+                        // A stage that is added to a file stands below all stages of the file that it extends.
+                        match self.file(id).is_some_and(|file| self.file(to) == Some(file)) {
+                            true => problem.next(format!("move it above `{to}`, or {inputs}")),
+                            false => problem.next(inputs),
+                        }
+                    }
                     None => problem.next("add a stage that uses them, or remove this one"),
                 });
             }

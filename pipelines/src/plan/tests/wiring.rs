@@ -155,6 +155,17 @@ fn what_a_stage_gives_is_taken() {
     error: no stage uses the rows of `quality`
       c.toml:8   (move it above `tokenize`, or write tokenize.inputs = ["quality"])
     "#);
+    // Where the other stage is one of the extended file, this one cannot be moved above it.
+    let own = "extends = \"base.toml\"\n".to_owned() + &config("quality clean");
+    let base = config("read documents\ntokenize bpe\nend tokens");
+    for own in [own.clone(), own + "[stage.tokenize]\nvocabulary_size = 300\n"] {
+        let scratch = Scratch::new(&[("c.toml", &own), ("base.toml", &base)]);
+        let problems = scratch.load("c.toml", &Overrides::default()).unwrap_err();
+        insta::allow_duplicates! { insta::assert_snapshot!(scratch.shown(&problems.to_string()), @r#"
+        error: no stage uses the rows of `quality`
+          c.toml:2   (write tokenize.inputs = ["quality"])
+        "#) };
+    }
     insta::assert_snapshot!(wired("read documents\ntokenize bpe"), @r"
     error: no stage uses the tokens of `tokenize`
       c.toml:3   (add a stage that uses them, or remove this one)
