@@ -13,7 +13,7 @@ pub fn plan_summary(plan: &Plan) -> String {
     let widest = |f: fn(&PlannedStage) -> &str| plan.stages.iter().map(|stage| width(f(stage))).max().unwrap_or(0);
     let room = COLUMNS.saturating_sub(widest(|stage| &stage.id).max(5) + widest(|stage| stage.type_name).max(4) + 4);
     let mut rows: Vec<Vec<String>> = Vec::new();
-    for stage in &plan.stages {
+    for stage in plan.order().into_iter().map(|at| &plan.stages[at]) {
         let mut lines: Vec<String> = Vec::new();
         for (port, edges) in stage.settings.takes().iter().zip(&stage.inputs) {
             let from = edges.iter().map(|edge| {

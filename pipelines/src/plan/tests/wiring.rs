@@ -243,6 +243,14 @@ fn inputs_may_name_stages_below() {
     let plan = plan.unwrap();
     assert_eq!(plan.stages[0].inputs, [vec![Edge { from: 1, feedback: false }]]);
     assert_eq!(plan.order(), [1, 0, 2]);
+    insta::assert_snapshot!(crate::show::plan_summary(&plan), @r"
+    stage     type       takes ← from
+    read      documents
+    tokenize  bpe        rows ← read
+    end       tokens     tokens ← tokenize
+
+    ok: 3 stages
+    ");
 }
 
 #[test]
