@@ -2,12 +2,12 @@
 //!
 //! - [`App`]: the program; [`cli`]: its commands, one file each; [`STAGES`]: the stage types that it comes with
 //! - [`plan`]: from TOML to a checked plan; [`problem`]: configuration problems, reported together
-//! - [`prepare_stages`]: what stages prepare before the graph runs
+//! - `prepare_stages`: what stages prepare before the graph runs
 //! - [`engine`]: runs a plan as a timely dataflow
-//! - [`train_run`]: a training run; [`prepare`]: a version of a prepared corpus
-//! - [`mod@inspect`]: the contents of files
+//! - `train_run`: a training run; `prepare`: a version of a prepared corpus
+//! - `inspect`: the contents of files
 //! - [`show`]: output in the terminal; [`report`]: `report.html`
-//! - [`machine`]: cores and memory; [`mod@panics`]: panics become error messages
+//! - `machine`: cores and memory; `panics`: panics become error messages
 #![forbid(unsafe_code)]
 
 mod app;
