@@ -8,14 +8,14 @@ use text::filter::{Filter, Rule, Verdict};
 #[derive(Clone, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
 pub struct Capitals {
-    /// Largest fraction of letters that are capitals; 0 to 1.
+    /// Largest fraction of letters that are capitals.
     #[key(default = 0.3, min = 0, max = 1)]
     max_fraction: f64,
 }
 
 impl Filter for Capitals {
     const SUMMARY: &'static str = "drops texts of which too many letters are capitals";
-    const EXAMPLE: &'static str = "type = \"capitals\"\nmax_fraction = 0.3\n";
+    const EXAMPLE: &'static str = "max_fraction = 0.3\n";
     type Rule = Self;
 
     fn rule(&self) -> Result<Self> {

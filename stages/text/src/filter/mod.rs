@@ -1,8 +1,9 @@
 //! Stages that drop rows, each by a published heuristic. A filter is a pure function of a row: its result does not
 //! depend on how rows are batched or on which worker they are.
 //!
-//! A dropped row is not removed: its reason, `<stage>: <what>`, is written to the column [`DROPPED`] (null: kept), and
-//! later filters skip it, so that stages that count or write rows can tell why each is missing.
+//! A dropped row is not removed: its reason, `TYPE: WHAT`, is written to the column [`DROPPED`] (null: kept), and later
+//! filters skip it, so that stages that count or write rows can tell why each is missing. The type is the stage's type,
+//! not its name: rows that two stages of one type drop for the same reason are counted together.
 //!
 //! | module | stage | heuristic |
 //! |---|---|---|
@@ -49,7 +50,7 @@ pub enum Verdict {
     Keep,
     /// It is kept with a changed text.
     Replace(String),
-    /// It is dropped, for this reason.
+    /// It is dropped, for this reason, which does not depend on the text: rows are counted by reason.
     Drop(&'static str),
 }
 
@@ -62,8 +63,9 @@ pub trait Rule: Send + 'static {
 /// A member of the family of filters: its keys, and the rule built from them. Most filters are their own rule.
 ///
 /// ```
+/// # extern crate millrace_text as text;
 /// use contract::{Result, StageKeys, StageType};
-/// use millrace_text::filter::{Filter, Rule, Verdict, filter_type};
+/// use text::filter::{Filter, Rule, Verdict, filter_type};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Clone, Serialize, Deserialize, StageKeys)]
@@ -99,9 +101,9 @@ pub trait Rule: Send + 'static {
 pub trait Filter: Member {
     /// What it drops, on one line.
     const SUMMARY: &'static str;
-    /// A table that parses, shown by `pipeline stages` (TOML, without the header).
+    /// A table that parses, shown by `pipeline stages` (TOML, without the header; `type` may be left out).
     const EXAMPLE: &'static str;
-    /// The version of the rule's code. Results are cached: raise it whenever the same text may get another verdict.
+    /// The version of the rule's code. Results are cached: increase it whenever the same text may get another verdict.
     const VERSION: u32 = 0;
     /// The type of the rule.
     type Rule: Rule;
