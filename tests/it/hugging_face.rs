@@ -109,7 +109,7 @@ const GREEDY: &str = "
 import json, torch
 from transformers import AutoModelForCausalLM
 from tokenizers import Tokenizer
-model, about = AutoModelForCausalLM.from_pretrained('FOLDER', output_loading_info=True)
+model, about = AutoModelForCausalLM.from_pretrained('FOLDER', dtype=torch.float32, output_loading_info=True)
 wrong = {key: list(about[key]) for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')}
 assert not any(wrong.values()), wrong
 ids = torch.tensor([Tokenizer.from_file('first/tokenizer.json').encode('kamo rite', add_special_tokens=False).ids])
@@ -165,10 +165,16 @@ for tied in (False, True):
     llama = transformers.LlamaConfig(max_position_embeddings=256, tie_word_embeddings=tied, rope_theta=5e4, **sizes)
     transformers.LlamaForCausalLM(llama).save_pretrained(folder)
     shutil.copy('first/tokenizer.json', folder + '/tokenizer.json')
+    # In bfloat16, and in several files.
+    transformers.LlamaForCausalLM(llama).bfloat16().save_pretrained(folder + '-bf16', max_shard_size='20KB')
+    shutil.copy('first/tokenizer.json', folder + '-bf16/tokenizer.json')
+    assert os.path.exists(folder + '-bf16/model.safetensors.index.json')
 ";
     greedy_texts_are_the_same(&scratch, "gpt2", save);
     greedy_texts_are_the_same(&scratch, "untied", "");
     greedy_texts_are_the_same(&scratch, "tied", "");
+    greedy_texts_are_the_same(&scratch, "untied-bf16", "");
+    greedy_texts_are_the_same(&scratch, "tied-bf16", "");
 }
 
 #[test]

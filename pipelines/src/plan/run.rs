@@ -7,7 +7,7 @@ use contract::{StageKeys, StageType};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use text::support::problem::{TextProblem, similar_file};
-use train::weights::MODEL_FILE;
+use train::weights::{MODEL_FILE, ModelFiles};
 
 use super::values::Table;
 
@@ -68,7 +68,8 @@ impl RunSettings {
     /// Is there a model, of a type that `registry` has, where the run is to start from one?
     pub(crate) fn check_files(&self, table: &Table, registry: &[StageType], problems: &mut Problems) {
         let Some(folder) = self.initial_checkpoint.as_deref().map(Path::new) else { return };
-        let missing = ["config.json", MODEL_FILE].into_iter().find(|name| !folder.join(name).is_file());
+        let config = folder.join("config.json").is_file();
+        let missing = if config { (!ModelFiles::are_in(folder)).then_some(MODEL_FILE) } else { Some("config.json") };
         let mut failed = false;
         let message = match missing {
             _ if !folder.exists() => {

@@ -1,65 +1,11 @@
-//! Reading and writing tensors in safetensors files, one tensor at a time.
+//! A safetensors file whose tensors are read one at a time.
 use anyhow::{Context, Result, bail, ensure};
-use contract::{ParameterSpec, Tensor};
-use safetensors::tensor::{Dtype, Metadata, TensorInfo, View};
-use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use contract::Tensor;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-
-/// The file of the parameters, under their Hugging Face names.
-pub const MODEL_FILE: &str = "model.safetensors";
-/// The file of the optimizer state; tensors are named `<parameter>.<name>`.
-pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
-
-/// The source of a run's initial parameters.
-#[derive(Clone, Debug, Default)]
-pub enum Start {
-    /// Random initialisation from the seed.
-    #[default]
-    Fresh,
-    /// The model in this directory (of this program or from Hugging Face), with a new optimizer state.
-    Weights(PathBuf),
-    /// This checkpoint of a run, including the optimizer state.
-    Resume(PathBuf),
-}
-
-/// Writes `tensors` to a new file at `path`, which those may read who may read other new files, and waits until it is
-/// on disk.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn write(path: &Path, tensors: Vec<(String, &Tensor)>) -> Result<()> {
-    let views = tensors.into_iter().map(|(name, tensor)| (name, Floats(tensor)));
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    // safetensors makes the file readable only by its owner, whatever the umask.
-    let written = || -> Result<()> {
-        let permissions = File::create(path)?.metadata()?.permissions();
-        safetensors::serialize_to_file(views, Some(metadata), path)?;
-        std::fs::set_permissions(path, permissions)?;
-        Ok(File::open(path)?.sync_all()?)
-    };
-    written().with_context(|| format!("cannot write {}", path.display()))
-}
-
-struct Floats<'a>(&'a Tensor);
-
-impl View for Floats<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-    fn shape(&self) -> &[usize] {
-        &self.0.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(bytemuck::cast_slice(&self.0.data))
-    }
-    fn data_len(&self) -> usize {
-        self.0.data.len() * size_of::<f32>()
-    }
-}
 
 /// A safetensors file whose tensors are read on demand.
 pub struct TensorFile {
@@ -95,7 +41,7 @@ impl TensorFile {
         read().with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// The tensor called `name`, which must be f32 and have `shape`.
+    /// The tensor called `name`, which must have `shape`; values in bf16 or f16 become f32.
     ///
     /// # Errors
     /// If it is missing, or its type or shape differs; the message has the file, the tensor, and the actual type or
@@ -104,9 +50,9 @@ impl TensorFile {
         self.try_read(name, shape).with_context(|| format!("cannot read tensor `{name}` of {}", self.path.display()))
     }
 
-    /// True if there is a tensor called `name`.
-    pub fn has(&self, name: &str) -> bool {
-        self.metadata.info(name).is_some()
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Name, type, shape and offsets of every tensor, in order of offsets.
@@ -156,99 +102,45 @@ impl TensorFile {
         let Some(info) = self.metadata.info(name) else {
             bail!("the file has no such tensor; it has {} others", self.metadata.tensors().len());
         };
-        ensure!(info.dtype == Dtype::F32, "it is {:?}; only F32 is supported", info.dtype);
         ensure!(info.shape == shape, "its shape is {:?}, the configuration's model needs {shape:?}", info.shape);
         let mut tensor = Tensor::scratch(shape);
         let (from, to) = info.data_offsets;
-        let bytes = tensor.data.len() * size_of::<f32>();
+        let size = match info.dtype {
+            Dtype::F32 => size_of::<f32>(),
+            Dtype::F16 | Dtype::BF16 => size_of::<u16>(),
+            other => bail!("its type is {other:?}; supported: F32, BF16, F16"),
+        };
+        let bytes = tensor.data.len() * size;
         ensure!(to.checked_sub(from) == Some(bytes), "its data at {from} to {to} is not {bytes} bytes long");
         let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
         file.seek(SeekFrom::Start(self.data_start + from as u64))?;
-        file.read_exact(bytemuck::cast_slice_mut(&mut tensor.data))?;
+        if info.dtype == Dtype::F32 {
+            file.read_exact(bytemuck::cast_slice_mut(&mut tensor.data))?;
+            return Ok(tensor);
+        }
+        let mut piece = vec![0u16; 1 << 16];
+        for values in tensor.data.chunks_mut(piece.len()) {
+            let halves = &mut piece[..values.len()];
+            file.read_exact(bytemuck::cast_slice_mut(halves))?;
+            match info.dtype {
+                Dtype::BF16 => widen(halves, values, |half| half::bf16::from_bits(half).to_f32()),
+                _ => widen(halves, values, |half| half::f16::from_bits(half).to_f32()),
+            }
+        }
         Ok(tensor)
     }
 }
 
-/// The opened files of a [`Start`].
-pub struct StartFiles {
-    seed: u64,
-    model: Option<TensorFile>,
-    optimizer: Option<TensorFile>,
-}
-
-impl StartFiles {
-    /// Opens the files that `start` refers to.
-    ///
-    /// # Errors
-    /// If a file is missing or invalid.
-    pub fn open(start: &Start, seed: u64) -> Result<Self> {
-        let (model, optimizer) = match start {
-            Start::Fresh => (None, None),
-            Start::Weights(folder) => (Some(TensorFile::open(&folder.join(MODEL_FILE))?), None),
-            Start::Resume(folder) => (
-                Some(TensorFile::open(&folder.join(MODEL_FILE))?),
-                Some(TensorFile::open(&folder.join(OPTIMIZER_FILE))?),
-            ),
-        };
-        Ok(Self { seed, model, optimizer })
-    }
-
-    /// The parameter that `spec` describes.
-    ///
-    /// # Errors
-    /// If the file has no such tensor of this shape.
-    pub fn parameter(&self, spec: &ParameterSpec) -> Result<Tensor> {
-        let Some(file) = &self.model else { return Ok(spec.initial(self.seed)) };
-        // Models that were saved without their head have no `transformer.` prefix.
-        let bare = spec.name.strip_prefix("transformer.").unwrap_or(&spec.name);
-        let name = if !file.has(&spec.name) && file.has(bare) { bare } else { &spec.name };
-        file.read(name, &spec.shape)
-    }
-
-    /// Names of the model file's tensors that are none of `specs`. Masks and frequencies that older versions of
-    /// transformers saved are no parameters, and neither is a head that repeats the embedding.
-    pub fn unused(&self, specs: &[ParameterSpec]) -> Vec<String> {
-        const BUFFERS: [&str; 4] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", "lm_head.weight"];
-        let bare = |name: &str| name.strip_prefix("transformer.").unwrap_or(name).to_owned();
-        let used: HashSet<String> = specs.iter().map(|spec| bare(&spec.name)).collect();
-        let all = self.model.iter().flat_map(TensorFile::tensors).map(|(name, _)| name);
-        all.filter(|name| !used.contains(&bare(name)) && !BUFFERS.iter().any(|buffer| name.ends_with(buffer))).collect()
-    }
-
-    /// Is the model's head its token embedding: is there no tensor `lm_head.weight`, or one with the same values?
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    pub fn is_tied(&self) -> Result<bool> {
-        const HEAD: &str = "lm_head.weight";
-        let Some(file) = self.model.as_ref().filter(|file| file.has(HEAD)) else { return Ok(true) };
-        let names = ["transformer.wte.weight", "wte.weight", "model.embed_tokens.weight"];
-        let Some(embedding) = names.into_iter().find(|name| file.has(name)) else { return Ok(false) };
-        let hash = |name: &str| -> Result<blake3::Hash> {
-            let mut hasher = blake3::Hasher::new();
-            file.values(name, &mut |values| {
-                hasher.update(bytemuck::cast_slice(values));
-            })?;
-            Ok(hasher.finalize())
-        };
-        Ok(hash(HEAD)? == hash(embedding)?)
-    }
-
-    /// The optimizer's tensor `name` for the parameter that `spec` describes; zeros if the optimizer state is new.
-    ///
-    /// # Errors
-    /// If the file has no such tensor of this shape.
-    pub fn state(&self, spec: &ParameterSpec, name: &str) -> Result<Tensor> {
-        match &self.optimizer {
-            Some(file) => file.read(&format!("{}.{name}", spec.name), &spec.shape),
-            None => Ok(Tensor::zeros(spec.shape.clone())),
-        }
+fn widen(halves: &[u16], values: &mut [f32], value: impl Fn(u16) -> f32) {
+    for (value_out, half) in values.iter_mut().zip(halves) {
+        *value_out = value(u16::from_le(*half));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::write;
 
     #[test]
     fn tensors_round_trip_and_truncated_files_are_rejected() -> Result<()> {
@@ -295,6 +187,9 @@ mod tests {
         assert_eq!(read("i64")?, (true, vec![7.0, -9.0]));
         assert_eq!(read("bool")?, (false, vec![]));
         assert!(read("no").is_err());
+        assert_eq!(file.read("bf16", &[2])?.data[..], [-1.5, f32::INFINITY]);
+        assert_eq!(file.read("f16", &[2])?.data[..], [0.25, -8.0]);
+        assert!(format!("{:#}", file.read("i64", &[2, 1]).unwrap_err()).contains("its type is I64"));
         let mut names: Vec<String> = file.tensors().into_iter().map(|(name, _)| name).collect();
         names.sort();
         assert_eq!(names, ["bf16", "bool", "f16", "i64"]);
