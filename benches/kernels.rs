@@ -199,7 +199,7 @@ fn others(c: &mut Criterion) {
     curve.finish();
 
     let groups = rotary::Groups { heads: HEADS, kv_heads: 2 };
-    let turns = rotary::Rotary::new(WIDTH / HEADS, LENGTH, 1e4);
+    let turns = rotary::Rotary::new(WIDTH / HEADS, LENGTH, 1e4, rotary::RopeScaling::None);
     let mut projected = numbers(&[ROWS, WIDTH + 2 * WIDTH / HEADS * 2]);
     let mut qkv = numbers(&[ROWS, 3 * WIDTH]);
     let mut positions = group(c, "rotary", bytes(3 * part));

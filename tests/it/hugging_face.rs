@@ -169,12 +169,26 @@ for tied in (False, True):
     transformers.LlamaForCausalLM(llama).bfloat16().save_pretrained(folder + '-bf16', max_shard_size='20KB')
     shutil.copy('first/tokenizer.json', folder + '-bf16/tokenizer.json')
     assert os.path.exists(folder + '-bf16/model.safetensors.index.json')
+sizes |= dict(max_position_embeddings=256)
+near = dict(rope_theta=1e4, factor=4.0, original_max_position_embeddings=64)
+for folder, model in dict(
+    mistral=transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=None, head_dim=16, **sizes)),
+    linear=transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        rope_parameters=dict(rope_type='linear', rope_theta=1e4, factor=2.0), **sizes)),
+    llama3=transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        rope_parameters=dict(rope_type='llama3', low_freq_factor=1.0, high_freq_factor=4.0, **near), head_dim=16, **sizes)),
+).items():
+    model.save_pretrained(folder)
+    shutil.copy('first/tokenizer.json', folder + '/tokenizer.json')
 ";
     greedy_texts_are_the_same(&scratch, "gpt2", save);
     greedy_texts_are_the_same(&scratch, "untied", "");
     greedy_texts_are_the_same(&scratch, "tied", "");
     greedy_texts_are_the_same(&scratch, "untied-bf16", "");
     greedy_texts_are_the_same(&scratch, "tied-bf16", "");
+    for scaled_or_wider in ["mistral", "linear", "llama3"] {
+        greedy_texts_are_the_same(&scratch, scaled_or_wider, "");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 use common::check_memory_estimate;
 use contract::Precision;
-use millrace_compute::models::{LlamaShape, NanoChatShape, Qwen3Shape};
+use millrace_compute::models::{LlamaShape, NanoChatShape, Qwen3Shape, RopeScaling};
 
 #[test]
 fn memory_matches_the_estimate() {
@@ -17,6 +17,7 @@ fn memory_matches_the_estimate() {
             layers,
             heads,
             kv_heads,
+            head_width: width / heads,
             width,
             feed_forward,
             vocabulary,
@@ -24,12 +25,13 @@ fn memory_matches_the_estimate() {
             tied_head,
             rms_epsilon,
             rope_theta,
+            rope_scaling: RopeScaling::None,
             end_of_text,
             document_mask,
         };
         for precision in [Precision::F32, Precision::Bf16] {
             check_memory_estimate(&shape.model().with_precision(precision), sequences, length, vocabulary);
-            let qwen3 = Qwen3Shape { llama: shape.clone(), head_width: width / heads + 10 };
+            let qwen3 = Qwen3Shape(LlamaShape { head_width: width / heads + 10, ..shape.clone() });
             check_memory_estimate(&qwen3.model().with_precision(precision), sequences, length, vocabulary);
             let nanochat = NanoChatShape {
                 layers,

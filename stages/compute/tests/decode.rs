@@ -1,7 +1,9 @@
 //! Decoding with a key-value cache gives the tokens that full forward passes give.
 use compute::kernels::gemm::{matrix, matrix_mut, product};
 use compute::kernels::softcap;
-use compute::models::{Architecture, Gpt2Shape, LlamaShape, Model, NanoChatShape, Norm, Qwen3Shape, Transformer};
+use compute::models::{
+    Architecture, Gpt2Shape, LlamaShape, Model, NanoChatShape, Norm, Qwen3Shape, RopeScaling, Transformer,
+};
 use contract::{Batch, Init, ModelFacts, Parameters, Purpose, Tensor};
 use millrace_compute as compute;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ fn llama_shape(tied_head: bool) -> LlamaShape {
         layers: 3,
         heads: 4,
         kv_heads: 2,
+        head_width: 12,
         width: 48,
         feed_forward: 150,
         vocabulary: VOCABULARY,
@@ -35,6 +38,7 @@ fn llama_shape(tied_head: bool) -> LlamaShape {
         tied_head,
         rms_epsilon: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::None,
         end_of_text: 0,
         document_mask: false,
     }
@@ -157,7 +161,7 @@ fn llama_continues() {
 
 #[test]
 fn qwen3_continues() {
-    let model = Qwen3Shape { llama: llama_shape(true), head_width: 16 }.model();
+    let model = Qwen3Shape(LlamaShape { head_width: 16, ..llama_shape(true) }).model();
     check_decoding_against_forward(&model);
     check_that_bits_do_not_depend_on_threads(&model);
 }

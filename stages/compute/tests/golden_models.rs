@@ -4,7 +4,7 @@ mod common;
 use common::{assert_logits, bytes, floats, ids, learn, on_every_backend, relative_error};
 use compute::kernels::adamw::{AdamW, adamw};
 use compute::kernels::sum::{add, block_squares};
-use compute::models::{LlamaShape, Model, NanoChatShape, Qwen3Shape, Transformer, forward_per_sequence};
+use compute::models::{LlamaShape, Model, NanoChatShape, Qwen3Shape, RopeScaling, Transformer, forward_per_sequence};
 use contract::{Batch, IGNORED, Parameters, Precision, Purpose, Tensor};
 use millrace_compute as compute;
 use serde_json::Value;
@@ -30,6 +30,7 @@ fn model((name, head): (&str, &str), document_mask: bool) -> Transformer {
         layers,
         heads,
         kv_heads,
+        head_width: width / heads,
         width,
         feed_forward,
         vocabulary,
@@ -37,12 +38,13 @@ fn model((name, head): (&str, &str), document_mask: bool) -> Transformer {
         tied_head,
         rms_epsilon,
         rope_theta,
+        rope_scaling: RopeScaling::None,
         end_of_text,
         document_mask,
     };
     match name {
         "llama" => llama.model(),
-        "qwen3" => Qwen3Shape { llama, head_width: 12 }.model(),
+        "qwen3" => Qwen3Shape(LlamaShape { head_width: 12, ..llama }).model(),
         _ => NanoChatShape {
             layers,
             heads,

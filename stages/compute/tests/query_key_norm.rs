@@ -2,7 +2,7 @@
 //! from the definition.
 mod common;
 use common::{learn, on_every_backend};
-use compute::models::{Architecture, Gpt2Shape, LlamaShape, Model, Norm, Transformer};
+use compute::models::{Architecture, Gpt2Shape, LlamaShape, Model, Norm, RopeScaling, Transformer};
 use contract::{Batch, Init, ParameterSpec, Parameters, Purpose, Tensor};
 use millrace_compute as compute;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ fn models() -> [Transformer; 2] {
         layers,
         heads,
         kv_heads: 2,
+        head_width: width / heads,
         width,
         feed_forward,
         vocabulary,
@@ -27,6 +28,7 @@ fn models() -> [Transformer; 2] {
         tied_head: true,
         rms_epsilon: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::None,
         end_of_text,
         document_mask,
     };

@@ -13,6 +13,46 @@ pub struct Rotary {
     turns: Vec<(f32, f32)>,
 }
 
+/// How the frequencies are lowered for a longer context than that of the first training.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    #[default]
+    None,
+    /// All of them are divided by `factor` (Chen et al. 2023).
+    Linear {
+        /// Longer by this factor.
+        factor: f64,
+    },
+    /// As in Llama 3.1 (Grattafiori et al. 2024): low frequencies are divided by `factor`, high ones stay, and those
+    /// between are interpolated.
+    Llama3 {
+        /// Longer by this factor.
+        factor: f64,
+        /// Frequencies with fewer periods than this in the original context are low.
+        low: f64,
+        /// Frequencies with more periods than this in the original context are high; larger than `low`.
+        high: f64,
+        /// The original context, in tokens.
+        original: f64,
+    },
+}
+
+impl RopeScaling {
+    /// The scaled frequency, in radians per position.
+    pub fn scaled(self, frequency: f64) -> f64 {
+        match self {
+            Self::None => frequency,
+            Self::Linear { factor } => frequency / factor,
+            Self::Llama3 { factor, low, high, original } => {
+                let periods = original * frequency / std::f64::consts::TAU;
+                let kept = ((periods - low) / (high - low)).clamp(0.0, 1.0);
+                (1.0 - kept) * frequency / factor + kept * frequency
+            }
+        }
+    }
+}
+
 /// Head counts of a grouped-query attention layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Groups {
@@ -23,14 +63,14 @@ pub struct Groups {
 }
 
 impl Rotary {
-    /// Pair `i` is rotated by `position / theta^(2i / head_width)`; frequencies and angles are rounded to f32, as in
-    /// transformers.
+    /// Pair `i` is rotated by `position / theta^(2i / head_width)`, with a frequency that `scaling` lowers; frequencies
+    /// and angles are rounded to f32, as in transformers.
     ///
     /// # Panics
     /// If `head_width` is odd.
-    pub fn new(head_width: usize, positions: usize, theta: f64) -> Self {
+    pub fn new(head_width: usize, positions: usize, theta: f64, scaling: RopeScaling) -> Self {
         assert!(head_width.is_multiple_of(2), "the head width must be even");
-        let frequency = |pair: usize| (1.0 / theta.powf(2.0 * pair as f64 / head_width as f64)) as f32;
+        let frequency = |pair: usize| scaling.scaled(1.0 / theta.powf(2.0 * pair as f64 / head_width as f64)) as f32;
         let frequencies: Vec<f32> = (0..head_width / 2).map(frequency).collect();
         let turn = |position: usize, frequency: f32| {
             let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
@@ -160,7 +200,7 @@ mod tests {
                                      sequences in 1usize..3, length in 1usize..6) {
             let groups = Groups { heads: kv_heads * group, kv_heads };
             let (head_width, rows) = (2 * half, sequences * length);
-            let rotary = Rotary::new(head_width, length + 1, THETA);
+            let rotary = Rotary::new(head_width, length + 1, THETA, RopeScaling::None);
             let projected = random(1, rows * (groups.heads + 2 * kv_heads) * head_width);
             let mut qkv = vec![f32::NAN; 3 * rows * groups.heads * head_width];
             rotary.forward(groups, length, &projected, &mut qkv);
@@ -172,5 +212,20 @@ mod tests {
             rotary.backward(groups, length, &d_qkv, &mut d_projected);
             assert_close(&d_projected, &gradient(&projected, |x| weighted(&f(x), &d_qkv)), 1e-4);
         }
+    }
+
+    #[test]
+    fn low_frequencies_are_lowered_and_high_ones_stay() {
+        let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 100.0 };
+        // Frequencies with this number of periods in 100 positions.
+        let scaled = |periods: f64| {
+            let frequency = std::f64::consts::TAU * periods / 100.0;
+            llama3.scaled(frequency) / frequency
+        };
+        // 2 is one third of the way from 1 to 4: 2/3 · 1/8 + 1/3.
+        for (periods, expected) in [(0.1, 0.125), (1.0, 0.125), (2.0, 5.0 / 12.0), (4.0, 1.0), (50.0, 1.0)] {
+            assert!((scaled(periods) - expected).abs() < 1e-12, "{periods}: {}", scaled(periods));
+        }
+        assert_eq!(RopeScaling::Linear { factor: 4.0 }.scaled(3.0), 0.75);
     }
 }

@@ -2,6 +2,7 @@
 //! normalisation is one kernel and one enum variant.
 use super::activation::Activation;
 use super::norm::Norm;
+use crate::kernels::rotary::RopeScaling;
 use contract::{Init, ParameterSpec};
 
 /// A decoder-only transformer of pre-norm blocks: `x + attention(norm x)`, then `x + feed_forward(norm x)`.
@@ -72,6 +73,8 @@ pub enum Positions {
     Rotary {
         /// Base of the rotary frequencies.
         theta: f64,
+        /// How the frequencies are scaled.
+        scaling: RopeScaling,
         /// Whether the angles are negative, as in NanoChat.
         clockwise: bool,
     },

@@ -1,7 +1,8 @@
 //! Models from the `config.json` of a Hugging Face checkpoint, written either by transformers or by this program from
 //! [`ModelFacts::config`](contract::ModelFacts).
 use super::{Gpt2Shape, LlamaShape, NanoChatShape, Qwen3Shape};
-use anyhow::{Context, ensure};
+use crate::kernels::rotary::RopeScaling;
+use anyhow::{Context, bail, ensure};
 use contract::Result;
 use serde_json::Value;
 
@@ -32,18 +33,32 @@ impl Gpt2Shape {
 }
 
 impl LlamaShape {
-    /// The Llama that `config` describes.
+    /// The Llama, or the Mistral, that `config` describes. A Mistral is a Llama unless its attention has a window that is
+    /// shorter than its context.
     ///
     /// # Errors
     /// If a size is missing, or a property has an unsupported value.
     pub fn from_config(config: &Value) -> Result<Self> {
-        let shape = Self::without_head_width(config)?;
-        must_be(config, "head_dim", &[heads_of(shape.width, shape.heads)?.into()])?;
-        Ok(shape)
+        let length = size(config, "max_position_embeddings")?;
+        // The default of transformers, for Mistral only.
+        let window = &config["sliding_window"];
+        let default =
+            config["model_type"] == "mistral" && !config.as_object().is_some_and(|c| c.contains_key("sliding_window"));
+        let window = if default { Some(4096) } else { window.as_u64() };
+        if let Some(window) = window.filter(|window| *window < length as u64) {
+            bail!(
+                "`sliding_window` is {window}, shorter than the context of {length} tokens \
+                 (`max_position_embeddings`); models here attend to the whole context"
+            );
+        }
+        let (width, (heads, _)) = (size(config, "hidden_size")?, heads(config)?);
+        let head_width = optional_size(config, "head_dim")?.map_or_else(|| heads_of(width, heads), Ok)?;
+        Self::with_head_width(config, head_width)
     }
 
     /// What `config` says about all but the width of the heads.
-    fn without_head_width(config: &Value) -> Result<Self> {
+    fn with_head_width(config: &Value, head_width: usize) -> Result<Self> {
+        ensure!(head_width.is_multiple_of(2), "`head_dim` is {head_width}; rotary positions need an even width");
         must_be(config, "hidden_act", &["silu".into()])?;
         must_be(config, "attention_bias", &[false.into()])?;
         must_be(config, "mlp_bias", &[false.into()])?;
@@ -52,13 +67,15 @@ impl LlamaShape {
             layers: size(config, "num_hidden_layers")?,
             heads,
             kv_heads,
+            head_width,
             width: size(config, "hidden_size")?,
             feed_forward: size(config, "intermediate_size")?,
             vocabulary: size(config, "vocab_size")?,
             length: size(config, "max_position_embeddings")?,
             tied_head: config["tie_word_embeddings"].as_bool().unwrap_or(false),
             rms_epsilon: config["rms_norm_eps"].as_f64().unwrap_or(1e-6),
-            rope_theta: rope_theta(config)?,
+            rope_theta: rope_theta(config),
+            rope_scaling: rope_scaling(config)?,
             end_of_text: end_of_text(config).unwrap_or(0),
             document_mask: false,
         })
@@ -77,8 +94,7 @@ impl Qwen3Shape {
         }
         // The default of transformers does not depend on the other sizes.
         let head_width = optional_size(config, "head_dim")?.unwrap_or(128);
-        ensure!(head_width.is_multiple_of(2), "`head_dim` is {head_width}; rotary positions need an even width");
-        Ok(Self { llama: LlamaShape::without_head_width(config)?, head_width })
+        Ok(Self(LlamaShape::with_head_width(config, head_width)?))
     }
 }
 
@@ -92,6 +108,10 @@ impl NanoChatShape {
         must_be(config, "attention_bias", &[false.into()])?;
         let (width, (heads, kv_heads)) = (size(config, "hidden_size")?, heads(config)?);
         must_be(config, "head_dim", &[heads_of(width, heads)?.into()])?;
+        ensure!(
+            rope_scaling(config)? == RopeScaling::None,
+            "scaled rotary frequencies are not supported in a NanoChat"
+        );
         let softcap = &config["final_logit_softcapping"];
         let logit_softcap = softcap.as_f64().filter(|cap| *cap > 0.0 && (*cap as f32).is_finite());
         ensure!(
@@ -108,7 +128,7 @@ impl NanoChatShape {
             length: size(config, "max_position_embeddings")?,
             tied_head: config["tie_word_embeddings"].as_bool().unwrap_or(false),
             rms_epsilon: config["rms_norm_eps"].as_f64().unwrap_or(1e-6),
-            rope_theta: rope_theta(config)?,
+            rope_theta: rope_theta(config),
             logit_softcap,
             end_of_text: end_of_text(config).unwrap_or(0),
             document_mask: false,
@@ -137,13 +157,35 @@ fn heads_of(width: usize, heads: usize) -> Result<usize> {
     Ok(width / heads)
 }
 
-/// The base of the rotary frequencies, which are not scaled.
-fn rope_theta(config: &Value) -> Result<f64> {
-    must_be(config, "rope_scaling", &[])?;
-    // Recent versions of transformers write the parameters of rotary embeddings into a separate table.
-    let rope = &config["rope_parameters"];
-    must_be(rope, "rope_type", &["default".into()])?;
-    Ok([config, rope].into_iter().find_map(|of| of["rope_theta"].as_f64()).unwrap_or(1e4))
+/// The base of the rotary frequencies. Recent versions of transformers write it into a table.
+fn rope_theta(config: &Value) -> f64 {
+    [config, &config["rope_parameters"]].into_iter().find_map(|of| of["rope_theta"].as_f64()).unwrap_or(1e4)
+}
+
+/// The scaling of the rotary frequencies, which older versions of transformers write into another table, with another
+/// name of its type.
+fn rope_scaling(config: &Value) -> Result<RopeScaling> {
+    let Some(key) = ["rope_parameters", "rope_scaling"].into_iter().find(|key| !config[key].is_null()) else {
+        return Ok(RopeScaling::None);
+    };
+    let rope = &config[key];
+    let number = |name: &str| {
+        let found = rope[name].as_f64().filter(|number| *number > 0.0 && number.is_finite());
+        found.with_context(|| format!("`{key}.{name}` is {}, which is no positive number", rope[name]))
+    };
+    let kind = if rope["rope_type"].is_null() { &rope["type"] } else { &rope["rope_type"] };
+    match kind.as_str() {
+        None if kind.is_null() => Ok(RopeScaling::None),
+        Some("default") => Ok(RopeScaling::None),
+        Some("linear") => Ok(RopeScaling::Linear { factor: number("factor")? }),
+        Some("llama3") => {
+            let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
+            ensure!(low < high, "`{key}.low_freq_factor` is {low}, not less than `high_freq_factor`, {high}");
+            let original = number("original_max_position_embeddings")?;
+            Ok(RopeScaling::Llama3 { factor: number("factor")?, low, high, original })
+        }
+        _ => bail!("`rope_type` is {kind} in `{key}`; models here have \"default\", \"linear\" or \"llama3\""),
+    }
 }
 
 /// Id of the end-of-text token, if `config` has one.
@@ -203,6 +245,7 @@ mod tests {
             layers: 3,
             heads: 4,
             kv_heads: 2,
+            head_width: 4,
             width: 16,
             feed_forward: 20,
             vocabulary: 30,
@@ -210,6 +253,7 @@ mod tests {
             tied_head,
             rms_epsilon: 1e-5,
             rope_theta: 5e5,
+            rope_scaling: RopeScaling::None,
             end_of_text: 29,
             document_mask: false,
         }
@@ -220,7 +264,7 @@ mod tests {
     }
 
     fn qwen3() -> Value {
-        Qwen3Shape { llama: llama_shape(true), head_width: 6 }.model().facts().config.clone()
+        Qwen3Shape(LlamaShape { head_width: 6, ..llama_shape(true) }).model().facts().config.clone()
     }
 
     fn nanochat(logit_softcap: Option<f64>) -> Value {
@@ -244,10 +288,26 @@ mod tests {
 
     #[test]
     fn the_configuration_of_a_model_round_trips() {
-        for config in [gpt2(), llama(false), llama(true), qwen3(), nanochat(None), nanochat(Some(15.0))] {
+        let scaled = |rope_scaling| LlamaShape { rope_scaling, ..llama_shape(true) }.model().facts().config.clone();
+        let linear = scaled(RopeScaling::Linear { factor: 2.0 });
+        let llama3 = scaled(RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 });
+        let others = [qwen3(), nanochat(None), nanochat(Some(15.0)), linear, llama3];
+        for config in [gpt2(), llama(false), llama(true)].into_iter().chain(others) {
             assert_eq!(from_config(&config).unwrap(), config);
             assert_eq!(end_of_text(&config), Some(29));
         }
+    }
+
+    /// Its window is at most 4,096 tokens unless the configuration says otherwise.
+    #[test]
+    fn a_mistral_is_a_llama_if_its_window_does_not_matter() {
+        let mut mistral = llama(false);
+        mistral["model_type"] = "mistral".into();
+        assert_eq!(from_config(&mistral).unwrap(), llama(false));
+        mistral["max_position_embeddings"] = 8192.into();
+        assert!(from_config(&mistral).err().unwrap().to_string().contains("`sliding_window` is 4096"));
+        mistral["sliding_window"] = Value::Null;
+        assert_eq!(from_config(&mistral).unwrap()["max_position_embeddings"], 8192);
     }
 
     #[test]
@@ -260,15 +320,21 @@ mod tests {
             (gpt2(), "n_layer", (1u64 << 40).into(), "no size"),
             (gpt2(), "n_head", 3.into(), "3 heads"),
             (llama(true), "num_key_value_heads", 3.into(), "3 heads of keys and values"),
-            (llama(true), "num_attention_heads", 16.into(), "16 heads"),
-            (llama(true), "head_dim", 64.into(), "`head_dim` is 64"),
+            (nanochat(None), "num_attention_heads", 16.into(), "16 heads"),
+            (llama(true), "head_dim", 5.into(), "`head_dim` is 5"),
+            (llama(true), "sliding_window", 6.into(), "`sliding_window` is 6, shorter than the context of 7"),
             (qwen3(), "head_dim", 7.into(), "`head_dim` is 7"),
             (qwen3(), "use_sliding_window", true.into(), "`use_sliding_window` is true"),
             (qwen3(), "layer_types", serde_json::json!(["full_attention", "sliding_attention"]), "sliding_attention"),
             (nanochat(None), "hidden_act", "silu".into(), "`hidden_act` is \"silu\""),
             (nanochat(None), "final_logit_softcapping", 0.into(), "`final_logit_softcapping` is 0"),
-            (nanochat(None), "rope_parameters", serde_json::json!({"rope_type": "linear"}), "`rope_type`"),
-            (llama(true), "rope_scaling", serde_json::json!({"type": "linear"}), "`rope_scaling`"),
+            (
+                nanochat(None),
+                "rope_parameters",
+                serde_json::json!({"rope_type": "linear", "factor": 2}),
+                "scaled rotary",
+            ),
+            (llama(true), "rope_scaling", serde_json::json!({"type": "linear"}), "`rope_scaling.factor` is null"),
             (llama(true), "rope_parameters", serde_json::json!({"rope_type": "yarn"}), "`rope_type` is \"yarn\""),
         ] {
             let mut changed = config;

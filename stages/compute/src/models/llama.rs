@@ -4,6 +4,7 @@ use super::activation::{Activation, SWIGLU};
 use super::architecture::{Architecture, InitialWeights, Names, Positions, WeightLayout};
 use super::norm::Norm;
 use super::transformer::Transformer;
+use crate::kernels::rotary::RopeScaling;
 use serde_json::{Value, json};
 
 /// The sizes and constants of a Llama.
@@ -11,10 +12,12 @@ use serde_json::{Value, json};
 pub struct LlamaShape {
     /// Number of blocks.
     pub layers: usize,
-    /// Number of query heads; divides the width, and the width per head must be even.
+    /// Number of query heads.
     pub heads: usize,
     /// Number of key heads and of value heads; divides `heads`.
     pub kv_heads: usize,
+    /// Columns per head, usually `width / heads`; even.
+    pub head_width: usize,
     /// Width of the residual stream.
     pub width: usize,
     /// Width of the feed-forward layer.
@@ -29,6 +32,8 @@ pub struct LlamaShape {
     pub rms_epsilon: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// How the rotary frequencies are scaled.
+    pub rope_scaling: RopeScaling,
     /// Id of the end-of-text token, for `config.json`.
     pub end_of_text: u32,
     /// Whether a token attends only to its own document.
@@ -54,7 +59,7 @@ impl LlamaShape {
     /// The model of these sizes, in f32.
     ///
     /// # Panics
-    /// If the heads do not divide the width into heads of an even width, or `kv_heads` does not divide the heads.
+    /// If the width of the heads is odd, or `kv_heads` does not divide the heads.
     pub fn model(&self) -> Transformer {
         let &Self { layers, heads, kv_heads, width, .. } = self;
         let summary = format!("Llama, {layers} layers, width {width}, {heads} heads, {kv_heads} of keys and values");
@@ -68,7 +73,7 @@ impl LlamaShape {
             layers,
             heads,
             kv_heads,
-            head_width: width / heads,
+            head_width: self.head_width,
             width,
             inner: feed_forward,
             vocabulary,
@@ -77,7 +82,7 @@ impl LlamaShape {
             query_key_norm: None,
             embedding_epsilon: None,
             logit_softcap: None,
-            positions: Positions::Rotary { theta: self.rope_theta, clockwise: false },
+            positions: Positions::Rotary { theta: self.rope_theta, scaling: self.rope_scaling, clockwise: false },
             activation: Activation::Gated(&SWIGLU),
             weights: WeightLayout::OutIn,
             bias: false,
@@ -91,7 +96,7 @@ impl LlamaShape {
     /// The content of Hugging Face's `config.json`.
     pub fn config(&self) -> Value {
         let &Self { layers, heads, kv_heads, width, feed_forward, vocabulary, length, tied_head, .. } = self;
-        json!({
+        let mut config = json!({
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
             "vocab_size": vocabulary,
@@ -101,7 +106,7 @@ impl LlamaShape {
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
-            "head_dim": width.checked_div(heads).unwrap_or(0),
+            "head_dim": self.head_width,
             "hidden_act": "silu",
             "rms_norm_eps": self.rms_epsilon,
             "rope_theta": self.rope_theta,
@@ -113,7 +118,30 @@ impl LlamaShape {
             "eos_token_id": self.end_of_text,
             "tie_word_embeddings": tied_head,
             "torch_dtype": "float32",
-        })
+        });
+        if let Some(scaling) = self.rope_parameters() {
+            config["rope_parameters"] = scaling;
+        }
+        config
+    }
+
+    /// The table of scaled rotary frequencies.
+    fn rope_parameters(&self) -> Option<Value> {
+        let rope_theta = self.rope_theta;
+        match self.rope_scaling {
+            RopeScaling::None => None,
+            RopeScaling::Linear { factor } => {
+                Some(json!({ "rope_type": "linear", "rope_theta": rope_theta, "factor": factor }))
+            }
+            RopeScaling::Llama3 { factor, low, high, original } => Some(json!({
+                "rope_type": "llama3",
+                "rope_theta": rope_theta,
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": original as u64,
+            })),
+        }
     }
 }
 
@@ -128,6 +156,7 @@ mod tests {
             layers: 2,
             heads: 8,
             kv_heads: 2,
+            head_width: 8,
             width: 64,
             feed_forward: 96,
             vocabulary: 100,
@@ -135,6 +164,7 @@ mod tests {
             tied_head: false,
             rms_epsilon: 1e-5,
             rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
             end_of_text: 0,
             document_mask: false,
         };

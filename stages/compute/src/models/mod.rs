@@ -22,6 +22,7 @@ pub mod sampling;
 mod saved;
 pub mod transformer;
 
+pub use crate::kernels::rotary::RopeScaling;
 pub use architecture::{Architecture, Positions};
 pub use decode::Decoder;
 pub use gpt2::Gpt2Shape;

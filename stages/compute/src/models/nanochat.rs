@@ -4,6 +4,7 @@ use super::activation::{Activation, RELU2};
 use super::architecture::{Architecture, InitialWeights, Names, Positions, WeightLayout};
 use super::norm::Norm;
 use super::transformer::Transformer;
+use crate::kernels::rotary::RopeScaling;
 use contract::Init;
 use serde_json::{Value, json};
 
@@ -83,7 +84,7 @@ impl NanoChatShape {
             query_key_norm: Some(norm),
             embedding_epsilon: Some(epsilon),
             logit_softcap: self.logit_softcap.map(|cap| cap as f32),
-            positions: Positions::Rotary { theta: self.rope_theta, clockwise: true },
+            positions: Positions::Rotary { theta: self.rope_theta, scaling: RopeScaling::None, clockwise: true },
             activation: Activation::Pointwise(&RELU2),
             weights: WeightLayout::OutIn,
             bias: false,

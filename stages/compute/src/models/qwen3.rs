@@ -1,5 +1,5 @@
 //! Qwen 3 (Yang et al. 2025) with Hugging Face's names and layouts: a [Llama](super::llama) that normalises queries and
-//! keys, and whose heads may have any even width.
+//! keys.
 use super::architecture::Architecture;
 use super::llama::LlamaShape;
 use super::norm::Norm;
@@ -8,12 +8,7 @@ use serde_json::Value;
 
 /// The sizes and constants of a Qwen 3.
 #[derive(Clone, Debug)]
-pub struct Qwen3Shape {
-    /// All but the width of the heads.
-    pub llama: LlamaShape,
-    /// Columns per head; even.
-    pub head_width: usize,
-}
+pub struct Qwen3Shape(pub LlamaShape);
 
 impl Qwen3Shape {
     /// The model of these sizes, in f32.
@@ -21,24 +16,22 @@ impl Qwen3Shape {
     /// # Panics
     /// If the width of the heads is odd, or `kv_heads` does not divide the heads.
     pub fn model(&self) -> Transformer {
-        let LlamaShape { layers, heads, kv_heads, width, .. } = self.llama;
+        let LlamaShape { layers, heads, kv_heads, width, .. } = self.0;
         let summary = format!("Qwen 3, {layers} layers, width {width}, {heads} heads, {kv_heads} of keys and values");
         Transformer::new(self.architecture(), self.config(), summary)
     }
 
     /// The description of the architecture.
     pub fn architecture(&self) -> Architecture {
-        let llama = self.llama.architecture();
-        let query_key_norm = Some(Norm::Rms { epsilon: self.llama.rms_epsilon as f32 });
-        Architecture { head_width: self.head_width, query_key_norm, ..llama }
+        let query_key_norm = Some(Norm::Rms { epsilon: self.0.rms_epsilon as f32 });
+        Architecture { query_key_norm, ..self.0.architecture() }
     }
 
     /// The content of Hugging Face's `config.json`.
     pub fn config(&self) -> Value {
-        let mut config = self.llama.config();
+        let mut config = self.0.config();
         config["architectures"] = Value::from(vec!["Qwen3ForCausalLM"]);
         config["model_type"] = "qwen3".into();
-        config["head_dim"] = self.head_width.into();
         config["use_sliding_window"] = false.into();
         config.as_object_mut().expect("a table").remove("mlp_bias");
         config

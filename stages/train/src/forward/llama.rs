@@ -1,7 +1,7 @@
 //! The model `llama` (Touvron et al. 2023).
 use crate::forward::{ModelType, Sizes, candidates};
 use anyhow::Result;
-use compute::models::{LlamaShape, Transformer};
+use compute::models::{LlamaShape, RopeScaling, Transformer};
 use contract::{Facts, Problem, StageKeys};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -39,7 +39,8 @@ impl ModelType for Llama {
     }
 
     fn from_config(config: &Value) -> Option<Result<Transformer>> {
-        (config["model_type"] == "llama").then(|| Ok(LlamaShape::from_config(config)?.model()))
+        let known = config["model_type"] == "llama" || config["model_type"] == "mistral";
+        known.then(|| Ok(LlamaShape::from_config(config)?.model()))
     }
 }
 
@@ -52,6 +53,7 @@ impl Llama {
             layers,
             heads,
             kv_heads: self.kv_heads.unwrap_or(heads),
+            head_width: width / heads,
             width,
             feed_forward: self.feed_forward.unwrap_or((8 * width).div_ceil(3).next_multiple_of(32)),
             vocabulary,
@@ -59,6 +61,7 @@ impl Llama {
             tied_head: self.tied_head,
             rms_epsilon: self.rms_epsilon,
             rope_theta: self.rope_theta,
+            rope_scaling: RopeScaling::None,
             end_of_text,
             document_mask: false,
         }

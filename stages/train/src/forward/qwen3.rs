@@ -2,7 +2,7 @@
 use crate::forward::llama::{Llama, check_heads, check_kv_heads};
 use crate::forward::{ModelType, Sizes};
 use anyhow::Result;
-use compute::models::{Qwen3Shape, Transformer};
+use compute::models::{LlamaShape, Qwen3Shape, Transformer};
 use contract::{Facts, Problem, StageKeys};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -40,7 +40,7 @@ impl ModelType for Qwen3 {
 
     fn model(&self, sizes: &Sizes, facts: &Facts) -> Transformer {
         let head_width = self.head_width.unwrap_or(sizes.width / sizes.heads);
-        Qwen3Shape { llama: self.llama.shape(sizes, facts), head_width }.model()
+        Qwen3Shape(LlamaShape { head_width, ..self.llama.shape(sizes, facts) }).model()
     }
 
     fn from_config(config: &Value) -> Option<Result<Transformer>> {

@@ -50,8 +50,8 @@ impl Transformer {
         };
         let rotary = match architecture.positions {
             Positions::Learned => None,
-            Positions::Rotary { theta, clockwise } => {
-                let rotary = Rotary::new(architecture.head_width, architecture.length, theta);
+            Positions::Rotary { theta, scaling, clockwise } => {
+                let rotary = Rotary::new(architecture.head_width, architecture.length, theta, scaling);
                 Some(Arc::new(if clockwise { rotary.reversed() } else { rotary }))
             }
         };
