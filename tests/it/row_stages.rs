@@ -1,6 +1,8 @@
 //! Stages between a source and the tokenizer: training with them in the graph is training on what they leave.
 use crate::support::{Scratch, corpus, tiny};
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// The documents, some of them with leftovers of markup and double spaces, and some empty.
 fn documents() -> Vec<String> {
@@ -176,4 +178,50 @@ fn a_preparation_with_an_edited_list_equals_one_from_nothing() {
             ["updated/v2", "fresh/v1"].map(|of| std::fs::read(scratch.path(&format!("{of}/{name}"))));
         assert!(updated.unwrap() == fresh.unwrap(), "{name} differs");
     }
+}
+
+/// The files of the cache's folder `kind`.
+fn cached(scratch: &Scratch, kind: &str) -> BTreeSet<PathBuf> {
+    std::fs::read_dir(scratch.path("cache").join(kind)).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Lets the cache contain for 260 characters what it contains for 200, which is what happens if the code of `length`
+/// changes and its version does not.
+fn with_counts_of_another_filter(kind: &str) -> Scratch {
+    let scratch = both();
+    // A tokenizer that does not depend on the documents.
+    scratch.write("run.toml", scratch.read("run.toml").replace("vocabulary_size = 300", "tokenizer = \"gpt2\""));
+    let fewest = |characters: &str| {
+        let set = format!("long.min_characters={characters}");
+        scratch.pipeline(&["run", "run.toml", "--dry-run", "--set", &set]).succeeds();
+        cached(&scratch, kind)
+    };
+    let [first, second, third] = ["250", "260", "200"].map(fewest);
+    let (ours, others) = (second.difference(&first).next().unwrap(), third.difference(&second).next().unwrap());
+    let content = std::fs::read(ours).unwrap();
+    std::fs::copy(others, ours).unwrap();
+    std::fs::write(others, content).unwrap();
+    scratch
+}
+
+#[test]
+fn a_filter_that_drops_other_rows_than_were_counted_is_an_error_before_training() {
+    let scratch = with_counts_of_another_filter("surveys");
+    let run = |characters: &str| {
+        let set = format!("long.min_characters={characters}");
+        scratch.pipeline(&["run", "run.toml", "--run-dir", "run", "--set", &set])
+    };
+    let next = "the code of `tidy` or `long` has changed since the corpus was counted. Increase `VERSION`";
+    run("260").fails(1, &["corpus.parquet was kept, and is dropped now (length: too few characters): ", next]);
+    run("200").fails(1, &["corpus.parquet was dropped, and is kept now: ", next]);
+    scratch.pipeline(&["cache", "--clear"]).succeeds();
+    run("260").succeeds();
+}
+
+#[test]
+fn a_filter_that_drops_other_rows_than_were_counted_is_an_error_in_training() {
+    let scratch = with_counts_of_another_filter("indices");
+    let run = ["run", "run.toml", "--run-dir", "run"];
+    let next = "tokens is dropped now (length: too few characters): the code of a stage above has changed since";
+    scratch.pipeline(&run).fails(1, &[next, "Increase `VERSION`"]);
 }

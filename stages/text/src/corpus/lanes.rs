@@ -7,6 +7,7 @@ use crate::corpus::index::CorpusIndex;
 use crate::parquet::documents::BATCH_BYTES;
 use crate::support::permutation::Permutation;
 use anyhow::{Context, Result};
+use arrow::array::UInt32Array;
 use contract::{Env, Lane, Purpose, Schedule, Snapshot, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -75,6 +76,16 @@ impl LaneReader {
         let a_step = (env.shape.sequences * env.shape.length) as u64;
         let (schedule, seed, lanes) = (env.schedule, env.seed, u64::from(env.shape.micro_batches));
         Self { index, schedule, seed, lanes, a_step, state: BTreeMap::new() }
+    }
+
+    /// The number of tokens of each row of `chunk`, as counted before training.
+    pub fn counted(&self, chunk: &Chunk) -> UInt32Array {
+        let documents = match chunk.purpose {
+            Purpose::Train => &self.index.train,
+            Purpose::Validate => &self.index.validation,
+        };
+        let tokens = |row| documents.rows.binary_search(row).map_or(0, |document| documents.tokens[document]);
+        UInt32Array::from_iter_values(chunk.rows.iter().map(tokens))
     }
 
     /// The next rows of `lane` at `step`; `None` if there are no more for this step.

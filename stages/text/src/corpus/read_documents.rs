@@ -4,15 +4,18 @@ use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
 use crate::corpus::source_keys::{Conversion, HoldOut, input_problem, look_at};
 use crate::corpus::source_rows::SourceFiles;
+use crate::filter::with_column;
 use crate::input::decompress::Decompressed;
 use crate::input::format::{Access, Format, Layout, StreamReader, WithLayout};
 use crate::input::ingest::Reading;
 use crate::input::paths::{InputFile, Inputs, resolve};
 use crate::input::plain_text::MIN_BYTES;
 use crate::input::{json_lines, plain_text};
+use crate::parquet::columns::{COUNTED, field};
 use crate::parquet::documents::{DocumentStore, memory, records};
 use crate::support::problem::TextProblem;
 use anyhow::Result;
+use arrow::datatypes::DataType;
 use contract::{
     Built, Emit, Env, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Rows, Settings, Snapshot, Source,
     StageKeys, StageSettings, Step, Turn, Unit,
@@ -211,7 +214,9 @@ impl Reader {
 impl Source for Reader {
     fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
         if let Some(chunk) = self.lanes.next(lane, step) {
+            let counted = Arc::new(self.lanes.counted(&chunk));
             let records = records(self.store.take(chunk.rows)?)?;
+            let records = with_column(&records, field(COUNTED, DataType::UInt32, false), counted)?;
             out.give(Packet::Rows(Rows { lane, purpose: chunk.purpose, last: chunk.last, records }));
         }
         Ok(Turn::Done)

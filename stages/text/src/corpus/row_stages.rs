@@ -11,6 +11,10 @@ use contract::{At, Built, Env, Kind, Packet, Prepare, Purpose, Resources, Rows, 
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What to do if stages do not do to a row what they did when it was counted.
+pub const CODE_HAS_CHANGED: &str = "has changed since the corpus was counted. Increase `VERSION` in the code that has \
+    changed, so that the corpus is counted again; `pipeline cache --clear` also removes the old counts";
+
 /// The row stages downstream of a source, in order.
 #[derive(Clone, Default)]
 pub struct RowStages {

@@ -7,7 +7,7 @@
 //! Both list documents, not rows: a row that is null, empty, unreadable or dropped takes no memory, because a Parquet
 //! file of a few kilobytes may have millions of them.
 use crate::Progress;
-use crate::corpus::row_stages::RowStages;
+use crate::corpus::row_stages::{CODE_HAS_CHANGED, RowStages};
 use crate::corpus::split::{Part, Split};
 use crate::corpus::survey_file;
 use crate::input::quarantine::{self, OnBadData, Reason, Unreadable};
@@ -15,13 +15,15 @@ use crate::parquet::documents::{CACHE_IS_DAMAGED, DocumentStore, RowGroup, Seen}
 use crate::support::cache::{Cache, key, used};
 use crate::support::in_order::in_order;
 use crate::support::problem::TextProblem;
-use anyhow::{Context, Error, Result};
-use std::collections::BTreeMap;
+use anyhow::{Context, Error, Result, bail};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// Rows per read.
 const CHUNK: u64 = 256;
+/// Ranges of [`CHUNK`] rows that are compared with a survey in the cache.
+const COMPARED: u64 = 4;
 
 /// The documents of a corpus: its rows that are not empty, can be read, and are not dropped by a stage. The part and the
 /// size of each.
@@ -189,7 +191,7 @@ impl Survey {
     /// rows.
     ///
     /// # Errors
-    /// If a file cannot be read, or a stage fails.
+    /// If a file cannot be read, a stage fails, or stages do not do what they did when the survey was stored.
     pub fn after(
         stages: &RowStages,
         store: &DocumentStore,
@@ -200,6 +202,7 @@ impl Survey {
         let key = key(&["survey after 2", store.content_hash(), &split.key(), &stages.key()]);
         let path = cache.file("surveys", &key, "parquet");
         if let Some((survey, _)) = survey_file::read(&path)? {
+            survey.compare(stages, store)?;
             return Ok(survey);
         }
         let (mut surveyor, mut rows) = (Surveyor::new(split), 0);
@@ -213,6 +216,35 @@ impl Survey {
         let survey = surveyor.finish();
         survey_file::write(&path, &survey, None)?;
         Ok(survey)
+    }
+
+    /// Applies `stages` again to some rows of `store`, evenly spaced, and compares the result with this survey from the
+    /// cache: the code of a filter may have changed without its version. All rows of a small corpus are compared.
+    fn compare(&self, stages: &RowStages, store: &DocumentStore) -> Result<()> {
+        let (mut chain, last) = (stages.build()?, store.rows().saturating_sub(CHUNK));
+        let starts: BTreeSet<u64> = (0..COMPARED).map(|range| last * range / (COMPARED - 1)).collect();
+        for start in starts {
+            let (mut row, mut changed) = (start, None);
+            chain.each(store, start..store.rows().min(start + CHUNK), |text, dropped| {
+                let bytes = self.rows.binary_search(&row).map_or(0, |document| self.bytes[document]);
+                let difference = match (bytes, dropped, text.len() as u64) {
+                    (1.., Some(reason), _) => Some(format!("was kept, and is dropped now ({reason})")),
+                    (0, None, 1..) => Some("was dropped, and is kept now".to_owned()),
+                    (before, None, now) if before != now => {
+                        Some(format!("had {before} bytes after the stages, and has {now} now"))
+                    }
+                    _ => None,
+                };
+                changed = changed.take().or(difference.map(|difference| (row, difference)));
+                row += 1;
+            })?;
+            if let Some((row, difference)) = changed {
+                let RowGroup { file, .. } = store.row_group(row).context("a row was read")?;
+                let (file, row) = (store.path(file).display(), store.file_row(row));
+                bail!("row {row} of {file} {difference}: the code of {} {CODE_HAS_CHANGED}", stages.names(" or "));
+            }
+        }
+        Ok(())
     }
 
     /// Rows of the documents for training, ascending.

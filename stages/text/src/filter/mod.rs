@@ -104,6 +104,8 @@ pub trait Filter: Member {
     /// A table that parses, shown by `pipeline stages` (TOML, without the header; `type` may be left out).
     const EXAMPLE: &'static str;
     /// The version of the rule's code. Results are cached: increase it whenever the same text may get another verdict.
+    /// If this is forgotten, training fails when it notices that a verdict is not the one that was counted; a
+    /// preparation reuses the verdicts of its previous version.
     const VERSION: u32 = 0;
     /// The type of the rule.
     type Rule: Rule;

@@ -21,6 +21,9 @@ pub const UNHANDLED: &str = "unhandled";
 pub const INPUT_HASH: &str = "input_hash";
 /// The columns that contain a row's position; they are not part of [`INPUT_HASH`].
 pub const WHERE: [&str; 4] = ["source", "source_file", "source_offset", "row_group"];
+/// Number of tokens of a row when the corpus was counted, including its end-of-text token (uint32). Sources of a
+/// training run add it, and the tokenizing stage compares it with the tokens that it gets.
+pub const COUNTED: &str = "counted";
 /// Keys of a row's MinHash bands ([`bands_type`]); none if the row is dropped or empty.
 pub const BANDS: &str = "bands";
 

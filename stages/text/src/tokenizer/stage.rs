@@ -1,15 +1,16 @@
 //! Stage `bpe`: texts to token ids.
 use crate::Cache;
+use crate::corpus::row_stages::CODE_HAS_CHANGED;
 use crate::corpus::source_rows::{SourceFiles, SourceRows};
 use crate::corpus::train_tokenizer::{TrainingProgress, no_progress, train_tokenizer};
-use crate::parquet::columns::dropped;
+use crate::parquet::columns::{COUNTED, dropped};
 use crate::support::problem::TextProblem;
 use crate::tokenizer::byte_bpe::Encoder;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
 use anyhow::{Context, Result, bail};
-use arrow::array::{Array, AsArray, ListArray, UInt32Array};
+use arrow::array::{Array, AsArray, ListArray, RecordBatch, StringArray, UInt32Array};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, UInt32Type};
 use contract::{
     At, Built, Emit, Env, Facts, Goal, Kind, Packet, Port, Prepare, Problem, Settings, Stage, StageKeys, StageSettings,
     Tokens, Turn,
@@ -215,6 +216,7 @@ impl Stage for Bpe {
             }
             ends.push(i32::try_from(ids.len()).context("a packet of more than 2^31 tokens")?);
         }
+        compare_with_counts(&rows.records, dropped, &ends)?;
         let field = Arc::new(Field::new_list_field(DataType::UInt32, true));
         let ends = OffsetBuffer::new(ends.into());
         // A dropped row has no tokens, which is another thing than a text without any.
@@ -225,6 +227,28 @@ impl Stage for Bpe {
     }
 }
 
+/// Compares rows whose tokens end at `ends` with the numbers of tokens that were counted before training, if they have
+/// them.
+///
+/// # Errors
+/// If a number differs: a stage has processed the row in another way than when it was counted.
+fn compare_with_counts(rows: &RecordBatch, dropped: Option<&StringArray>, ends: &[i32]) -> Result<()> {
+    let Some(counted) = rows.column_by_name(COUNTED) else { return Ok(()) };
+    let counted = counted.as_primitive_opt::<UInt32Type>();
+    let counted = counted.with_context(|| format!("the column `{COUNTED}` of rows is not uint32"))?;
+    for (row, counted) in counted.values().iter().enumerate() {
+        let reason = dropped.filter(|reasons| reasons.is_valid(row)).map(|reasons| reasons.value(row));
+        let tokens = (ends[row + 1] - ends[row]).unsigned_abs() + 1;
+        let now = match reason {
+            Some(reason) => format!("is dropped now ({reason})"),
+            None if tokens != *counted => format!("has {tokens} now"),
+            None => continue,
+        };
+        bail!("a document that had {counted} tokens {now}: the code of a stage above {CODE_HAS_CHANGED}");
+    }
+    Ok(())
+}
+
 /// Valid where `nulls` is not.
 fn invert(nulls: &NullBuffer) -> NullBuffer {
     NullBuffer::new(!nulls.inner())
@@ -233,6 +257,29 @@ fn invert(nulls: &NullBuffer) -> NullBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::array::ArrayRef;
+    use arrow::datatypes::Schema;
+
+    #[test]
+    fn rows_that_are_not_what_was_counted_are_an_error() {
+        let counted = |column: ArrayRef| RecordBatch::try_from_iter([(COUNTED, column)]).unwrap();
+        let rows = counted(Arc::new(UInt32Array::from(vec![4, 1, 3])));
+        let said = |rows: &RecordBatch, reasons: Option<[Option<&str>; 3]>, ends: [i32; 4]| {
+            let reasons = reasons.map(|reasons| StringArray::from(reasons.to_vec()));
+            compare_with_counts(rows, reasons.as_ref(), &ends).map_err(|error| error.to_string())
+        };
+        assert_eq!(said(&rows, None, [0, 3, 3, 5]), Ok(()));
+        assert_eq!(said(&rows, Some([None; 3]), [0, 3, 3, 5]), Ok(()));
+        let dropped = said(&rows, Some([None, None, Some("long: too long")]), [0, 3, 3, 3]).unwrap_err();
+        assert!(dropped.starts_with("a document that had 3 tokens is dropped now (long: too long): the"), "{dropped}");
+        let longer = said(&rows, None, [0, 3, 3, 6]).unwrap_err();
+        assert!(longer.starts_with("a document that had 3 tokens has 4 now: the code"), "{longer}");
+        // A dropped row is another thing than an empty one.
+        assert!(said(&rows, Some([None, Some("short: too short"), None]), [0, 3, 3, 5]).is_err());
+        let uncounted = RecordBatch::new_empty(Arc::new(Schema::empty()));
+        assert_eq!(said(&uncounted, None, [0, 3, 3, 6]), Ok(()));
+        assert!(said(&counted(Arc::new(StringArray::from(vec!["4", "1", "3"]))), None, [0, 3, 3, 5]).is_err());
+    }
 
     #[test]
     fn the_vocabulary_size_decides_when_no_tokenizer_is_named() {
