@@ -18,6 +18,11 @@ pub(super) trait Backend: Sync {
     /// give different bits.
     fn description(&self, precision: Precision) -> String;
 
+    /// Whether products in bfloat16 are faster than those in f32 on this CPU. The backend must be available.
+    fn has_fast_bf16(&self) -> bool {
+        false
+    }
+
     /// Computes `product` on the calling thread, with operands rounded to `precision`.
     ///
     /// # Safety
@@ -40,6 +45,9 @@ pub(super) struct Product<'a> {
     pub b: Operand,
     /// Whether the product is added to `c`.
     pub add: bool,
+    /// Whether only elements on and above the diagonal of `c` are needed. The others are then left as they are, or are
+    /// computed too.
+    pub upper: bool,
     /// The result and the number of floats between two of its rows; `None` if only [`Self::then`] uses it, block by
     /// block.
     pub c: Option<(*mut f32, usize)>,
@@ -64,6 +72,6 @@ impl<'a> Product<'a> {
     ) -> Self {
         let ((rows, depth), columns) = (a.dim(), b.dim().1);
         let cached = crate::cpu::l2_bytes() / size_of::<f32>() * 4 / 9;
-        Self { rows, columns, depth, alpha, a: Operand::of(a), b: Operand::of(b), add, c, cached, then }
+        Self { rows, columns, depth, alpha, a: Operand::of(a), b: Operand::of(b), add, upper: false, c, cached, then }
     }
 }

@@ -122,6 +122,12 @@ pub fn description(precision: Precision) -> String {
     backend().description(precision)
 }
 
+/// The faster precision for products on the calling thread: bfloat16 if the backend has an instruction for it that is
+/// faster than f32. For computations whose result does not depend on the last bits of their products.
+pub fn fast_precision() -> Precision {
+    if backend().has_fast_bf16() { Precision::Bf16 } else { Precision::F32 }
+}
+
 /// The backend for products on the calling thread; always an available one.
 pub(super) fn backend() -> &'static dyn Backend {
     SCOPED.get().unwrap_or_else(|| *CHOSEN.get_or_init(fastest))

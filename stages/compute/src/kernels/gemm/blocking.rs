@@ -114,6 +114,9 @@ unsafe fn multiply_block<K: TileKernel>(p: &Product<'_>, block: &Block, packed_b
         for inner in (0..inner.0).step_by(inner.1) {
             let (i, j) = if K::B_STAYS { (inner, outer) } else { (outer, inner) };
             let (high, wide) = (K::ROWS.min(height - i), K::COLUMNS.min(width - j));
+            if p.upper && column + j + wide <= row + i {
+                continue;
+            }
             // SAFETY: the caller guarantees that the tile is inside `c`, and its panels inside their buffers (or `a`).
             unsafe {
                 let c = c.wrapping_add((row + i) * stride + column + j);

@@ -61,8 +61,15 @@ impl MatRef<'_> {
         }
     }
 
+    /// A block of rows.
+    pub fn rows(self, rows: Range<usize>) -> Self {
+        match self {
+            Self::F32(x) => Self::F32(x.slice_move(ndarray::s![rows, ..])),
+            Self::Bf16(x) => Self::Bf16(x.slice_move(ndarray::s![rows, ..])),
+        }
+    }
+
     /// A block of columns.
-    #[cfg(test)]
     pub fn columns(self, columns: Range<usize>) -> Self {
         match self {
             Self::F32(x) => Self::F32(x.slice_move(ndarray::s![.., columns])),

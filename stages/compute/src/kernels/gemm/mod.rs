@@ -2,6 +2,7 @@
 //! than multithreaded products.
 //!
 //! - [`mod@product`]: `c = alpha · a · b + beta · c`, whole or block by block
+//! - [`symmetric_product`]: products with a symmetric result, at half the work
 //! - [`panels`]: small products with an operand that is packed once and used many times, for attention
 //! - `matrix`: views of matrices in f32 or bfloat16; transposes and column blocks are views and never copied
 //! - [`backends`]: the list of backends and the selected one; `backend`: the interface of a backend
@@ -31,14 +32,16 @@ mod portable;
 mod product;
 pub mod rate;
 mod round;
+mod symmetric;
 mod tile;
 
-pub use backends::{available, choose, chosen, description, with_backend};
+pub use backends::{available, choose, chosen, description, fast_precision, with_backend};
 pub use matrix::{
     MatRef, Matrix, MatrixMut, OutputBlock, Scalar, SliceRef, bf16, block, block_mut, matrix, matrix_mut,
 };
 pub use product::{product, product_in, product_in_blocks, product_then};
 pub use round::{round, round_in_place, round_to_bf16};
+pub use symmetric::symmetric_product;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The OpenBLAS backend, through ndarray. It runs on every machine and is the only backend that can scale `c`.
+//! The OpenBLAS backend, through ndarray. It runs on every machine.
 use super::backend::{Backend, Product};
 use super::matrix::{MatRef, Matrix, MatrixMut, Operand, OutputBlock, Scalar, bf16, block_mut, matrix};
 use super::portable;
@@ -15,6 +15,9 @@ unsafe extern "C" {
     fn openblas_set_num_threads(threads: c_int);
     fn openblas_get_corename() -> *const c_char;
 }
+
+/// Rows per product where only the elements on and above the diagonal are needed.
+const UPPER_ROWS: usize = 128;
 
 /// The backend. OpenBLAS has no interface for packed panels, so it uses those of the portable backend.
 pub(super) struct OpenBlas;
@@ -45,7 +48,15 @@ impl Backend for OpenBlas {
         // meanwhile.
         let c = unsafe { std::slice::from_raw_parts_mut(base, (rows - 1) * stride + columns) };
         let beta = f32::from(u8::from(p.add));
-        product(precision, p.alpha, a, b, beta, block_mut(c, 0, rows, columns, stride));
+        if p.upper {
+            for row in (0..rows.min(columns)).step_by(UPPER_ROWS) {
+                let high = UPPER_ROWS.min(rows - row);
+                let c = block_mut(c, row * stride + row, high, columns - row, stride);
+                product(precision, p.alpha, a.rows(row..row + high), b.columns(row..columns), beta, c);
+            }
+        } else {
+            product(precision, p.alpha, a, b, beta, block_mut(c, 0, rows, columns, stride));
+        }
         (p.then)(&mut OutputBlock { rows: 0..rows, columns: 0..columns, c: base, stride });
     }
 

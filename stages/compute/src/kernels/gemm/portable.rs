@@ -41,7 +41,7 @@ impl Backend for Portable {
             for k in (0..p.depth).step_by(DEPTH) {
                 let steps = DEPTH.min(p.depth - k);
                 let mut multiply = PanelProduct {
-                    rows: p.rows,
+                    rows: if p.upper { p.rows.min(column + width) } else { p.rows },
                     columns: 0..width,
                     first: 0,
                     steps,

@@ -62,6 +62,10 @@ impl Backend for Amx {
         }
     }
 
+    fn has_fast_bf16(&self) -> bool {
+        true
+    }
+
     unsafe fn product(&self, precision: Precision, product: &mut Product<'_>) {
         // SAFETY: guaranteed by the caller.
         unsafe {
@@ -158,6 +162,9 @@ unsafe fn run<const PARTS: usize>(p: &mut Product<'_>, tiles: Tiles) {
                 for (i, row) in rows.clone().step_by(PANEL).enumerate() {
                     for (j, column) in columns.clone().step_by(PANEL).enumerate() {
                         let (high, wide) = (PANEL.min(rows.end - row), PANEL.min(columns.end - column));
+                        if p.upper && column + wide <= row {
+                            continue;
+                        }
                         // SAFETY: the panels are inside their buffers; only existing elements of `c` are written.
                         unsafe {
                             let a = packed_a.as_ptr().cast::<u8>().add(i * panel_bytes);

@@ -42,6 +42,10 @@ impl Backend for Avx512 {
         }
     }
 
+    fn has_fast_bf16(&self) -> bool {
+        has_fast_bf16()
+    }
+
     unsafe fn product(&self, precision: Precision, product: &mut Product<'_>) {
         // SAFETY: guaranteed by the caller.
         unsafe {
