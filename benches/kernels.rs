@@ -213,10 +213,15 @@ fn others(c: &mut Criterion) {
         b.iter(|| matrix_vector::matrix_vector(&wte.data, WIDTH, &gain.data, &mut logits.data))
     });
 
-    let mut matrix = numbers(&[WIDTH, FEED_FORWARD]);
+    let matrix = numbers(&[WIDTH, FEED_FORWARD]);
+    // The operations of the five steps as they are defined.
     let step = 2 * WIDTH * WIDTH * (2 * FEED_FORWARD + WIDTH);
-    group(c, "newton-schulz", Throughput::Elements(5 * step as u64))
-        .bench_function("five steps", |b| b.iter(|| newton_schulz::orthogonalise(&mut matrix)));
+    let mut group = group(c, "newton-schulz", Throughput::Elements(5 * step as u64));
+    for (name, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+        group.bench_function(name, |b| {
+            b.iter(|| newton_schulz::orthogonalised(precision, &matrix.data, FEED_FORWARD, 0..FEED_FORWARD))
+        });
+    }
 }
 
 criterion_group!(benches, products, attention_kernels, heads, elementwise, embedding_and_update, others);

@@ -43,7 +43,7 @@ pub(crate) use values::{shorten_floats, toml_of};
 pub(crate) use wire::order;
 
 use crate::problem::{Diagnostic, Origin, Problems};
-use contract::{Effect, Goal, Key, Settings, StageKeys, StageType};
+use contract::{Effect, Goal, Key, ModelFacts, Settings, StageKeys, StageType, Updates};
 use resolve::{COMMON, Schema};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -235,6 +235,11 @@ impl Plan {
         let entries =
             table.into_iter().flat_map(|table| &table.entries).map(|(key, entry)| (key.as_str(), &entry.value));
         entries.filter(move |(key, _)| effect(key).is_some_and(|effect| effects.contains(&effect)))
+    }
+
+    /// How the parameters of `model` are updated, if a stage says so.
+    pub fn updates(&self, model: &ModelFacts) -> Option<Updates> {
+        self.stages.iter().find_map(|stage| stage.settings.updates(model))
     }
 
     /// The stage called `id`.

@@ -4,7 +4,7 @@ use crate::plan::Plan;
 use crate::problem::Usage;
 use anyhow::Result;
 use compute::kernels::gemm;
-use contract::{BatchShape, Due, Effect, Env, Facts, ModelFacts, Prepared, Schedule};
+use contract::{BatchShape, Due, Effect, Env, Facts, ModelFacts, Prepared, Schedule, Updates};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -76,9 +76,10 @@ impl Session {
             // Whether it is given or follows from the length of the run makes no difference.
             configuration.remove(&format!("{stage}.schedule_steps"));
         }
+        let updates = plan.updates(&model);
         let fingerprint = Arc::new(Fingerprint {
             configuration,
-            blas_core: gemm::description(model.precision),
+            blas_core: products(&model, updates.as_ref()),
             schedule_steps: learning_rate.as_ref().map(|(_, rate)| rate.steps),
         });
         let sources = prepared.resources.all::<Vec<Attribution>>().flat_map(|(_, all)| (*all).clone());
@@ -88,6 +89,7 @@ impl Session {
         resources.insert(Arc::new(quarantine));
         resources.insert(Arc::new(facts));
         resources.insert(Arc::clone(&fingerprint));
+        updates.into_iter().for_each(|updates| resources.insert(Arc::new(updates)));
         if let Some(json) = tokenizer_json {
             resources.insert(Arc::new(TokenizerJson(json)));
         }
@@ -105,6 +107,17 @@ impl Session {
             resources,
         };
         Ok(Self { env, model, fingerprint, learning_rate, sources, dropped: prepared.dropped, notes })
+    }
+}
+
+/// What computes the products of the model and of its updates: [`gemm::description`].
+fn products(model: &ModelFacts, updates: Option<&Updates>) -> String {
+    let of_model = gemm::description(model.precision);
+    match updates.and_then(|updates| updates.precision) {
+        Some(precision) if precision != model.precision => {
+            format!("{of_model} (updates: {})", gemm::description(precision))
+        }
+        _ => of_model,
     }
 }
 

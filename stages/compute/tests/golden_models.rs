@@ -179,7 +179,7 @@ fn ten_steps_match_transformers() {
                         beta1: option("beta1") as f32,
                         beta2: option("beta2") as f32,
                         epsilon: option("epsilon") as f32,
-                        decay: if spec.decay { option("decay") as f32 } else { 0.0 },
+                        decay: if spec.decays() { option("decay") as f32 } else { 0.0 },
                         rate: rate as f32,
                         bias1: (1.0 - option("beta1").powi(t)) as f32,
                         bias2: (1.0 - option("beta2").powi(t)) as f32,

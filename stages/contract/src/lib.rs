@@ -40,7 +40,7 @@ pub use packet::{
     Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Precision, Purpose,
     Records, Rows, Tape, Ticket, Tokens,
 };
-pub use parameters::{Init, ModelFacts, ParameterSpec, Parameters};
+pub use parameters::{Group, Init, ModelFacts, ParameterSpec, Parameters, Updates};
 pub use prepare::{Goal, Graph, Host, Prepare, Prepared, Unit, Upstream};
 pub use pretrained::{Decode, Pretrained};
 pub use registry::{Member, StageSettings, StageType, stage_type};

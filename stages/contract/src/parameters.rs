@@ -34,18 +34,35 @@ pub struct ParameterSpec {
     pub name: String,
     /// Its shape, the same here as in the checkpoint.
     pub shape: Vec<usize>,
-    /// Whether weight decay applies. (Matrices and embeddings: yes; biases and gains: no.)
-    pub decay: bool,
-    /// Whether it is a matrix inside a block (neither embedding nor head). Muon updates those.
-    pub hidden: bool,
+    /// What it is, for optimizers.
+    pub group: Group,
     /// How it is initialised.
     pub init: Init,
+}
+
+/// Parameters that optimizers treat alike: each group may have its own learning rate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// A matrix inside a block, or several that are stored side by side: the number of columns of each. (GPT-2 stores the
+    /// query, key and value matrices as one.)
+    Matrix(Vec<usize>),
+    /// An embedding of tokens or positions; also a head that shares it.
+    Embedding,
+    /// The matrix that turns hidden states into logits, unless it is that of the embedding.
+    Head,
+    /// A bias, or the gain of a normalisation.
+    Vector,
 }
 
 impl ParameterSpec {
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Whether weight decay applies: to all but biases and gains.
+    pub fn decays(&self) -> bool {
+        self.group != Group::Vector
     }
 
     /// Whether the tensor has no elements.
@@ -91,17 +108,33 @@ impl ModelFacts {
     pub fn parameter_count(&self) -> usize {
         self.parameters.iter().map(ParameterSpec::len).sum()
     }
+}
 
-    /// The worker that owns each tensor: largest first, to the worker with the least. This only balances the load;
-    /// results do not depend on it.
+/// How a stage updates the parameters of a model ([`Settings::updates`](crate::Settings::updates)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Updates {
+    /// The time that summing its gradient and updating it takes, for each tensor; an element that AdamW updates takes 1.
+    pub costs: Vec<u64>,
+    /// Precision of the products of updates, if there are any.
+    pub precision: Option<Precision>,
+}
+
+impl Updates {
+    /// Updates without products, of which each element costs the same.
+    pub fn elementwise(model: &ModelFacts) -> Self {
+        Self { costs: model.parameters.iter().map(|spec| spec.len() as u64).collect(), precision: None }
+    }
+
+    /// The worker that owns each tensor: the most expensive first, to the worker with the least to do. This only balances
+    /// the load; results do not depend on it.
     pub fn owners(&self, workers: usize) -> Vec<u32> {
-        let mut by_size: Vec<usize> = (0..self.parameters.len()).collect();
-        by_size.sort_by_key(|i| (std::cmp::Reverse(self.parameters[*i].len()), *i));
-        let mut load = vec![0usize; workers];
-        let mut owners = vec![0; by_size.len()];
-        for tensor in by_size {
+        let mut by_cost: Vec<usize> = (0..self.costs.len()).collect();
+        by_cost.sort_by_key(|i| (std::cmp::Reverse(self.costs[*i]), *i));
+        let mut load = vec![0; workers];
+        let mut owners = vec![0; by_cost.len()];
+        for tensor in by_cost {
             let (least, _) = load.iter().enumerate().min_by_key(|(_, l)| **l).expect("at least one worker");
-            load[least] += self.parameters[tensor].len();
+            load[least] += self.costs[tensor];
             owners[tensor] = least as u32;
         }
         owners
@@ -146,12 +179,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn owners_have_about_equally_much_to_do() {
+        let updates = Updates { costs: vec![3, 9, 1, 4, 4, 5], precision: None };
+        // 9 to the first; 5 and 4 to the second; then both have 9: 4 to the first; 3 and 1 to the second.
+        assert_eq!(updates.owners(2), [1, 0, 1, 1, 0, 1]);
+        assert_eq!(updates.owners(1), [0; 6]);
+    }
+
+    #[test]
     fn normal_values_are_normal_and_repeatable() {
         let spec = ParameterSpec {
             name: "w".into(),
             shape: vec![301, 333],
-            decay: true,
-            hidden: true,
+            group: Group::Matrix(vec![333]),
             init: Init::Normal(0.02),
         };
         let (a, b) = (spec.initial(7), spec.initial(7));
@@ -167,7 +207,7 @@ mod tests {
     #[test]
     fn uniform_values_fill_their_range_evenly() {
         let init = Init::Uniform(0.5);
-        let spec = ParameterSpec { name: "w".into(), shape: vec![100, 100], decay: true, hidden: true, init };
+        let spec = ParameterSpec { name: "w".into(), shape: vec![100, 100], group: Group::Matrix(vec![100]), init };
         let values = spec.initial(7).data;
         let mut tenths = [0; 10];
         values.iter().for_each(|x| tenths[((x + 0.5) * 10.0) as usize] += 1);

@@ -1,7 +1,7 @@
 //! A stage's configuration table as a value, and how it is built into a stage.
 use crate::files::is_not_of_the_configuration;
 use crate::packet::Kind;
-use crate::parameters::ModelFacts;
+use crate::parameters::{ModelFacts, Updates};
 use crate::prepare::{Goal, Prepare};
 use crate::resources::Resources;
 use crate::stage::{Source, Stage};
@@ -215,6 +215,13 @@ impl Env {
             .ok_or_else(|| anyhow::anyhow!("there is no model: a stage that gives activations is missing"))
     }
 
+    /// The worker that owns each tensor: it sums the tensor's gradient and updates it.
+    pub fn owners(&self) -> Result<Vec<u32>> {
+        let model = self.model()?;
+        let updates = self.resources.get::<Updates>();
+        Ok(updates.unwrap_or_else(|| Arc::new(Updates::elementwise(&model))).owners(self.workers))
+    }
+
     /// The resource of type `T` that this stage provides; otherwise that of the nearest stage upstream that provides
     /// one; otherwise that of the run.
     pub fn find<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
@@ -312,6 +319,10 @@ pub trait Settings: Any + Send + Sync {
     }
     /// The facts of the model that it computes (`forward`).
     fn model(&self, _facts: &Facts) -> Option<ModelFacts> {
+        None
+    }
+    /// How it updates the parameters of `model`, if it does (`optimize`).
+    fn updates(&self, _model: &ModelFacts) -> Option<Updates> {
         None
     }
     /// How often validation or a checkpoint is due, if the stage decides that.

@@ -26,7 +26,7 @@ impl Settings for Backward {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        Ok(Built::Stage(Box::new(BackwardStage { owners: env.model()?.owners(env.workers), running: None })))
+        Ok(Built::Stage(Box::new(BackwardStage { owners: env.owners()?, running: None })))
     }
 }
 

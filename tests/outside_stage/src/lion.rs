@@ -35,7 +35,7 @@ impl Optimizer for Lion {
         gradient: Tensor,
     ) {
         let [momentum] = state else { return };
-        let (rate, decay) = (scalars.learning_rate as f32, if spec.decay { self.weight_decay } else { 0.0 });
+        let (rate, decay) = (scalars.learning_rate as f32, if spec.decays() { self.weight_decay } else { 0.0 });
         let values = parameter.data.iter_mut().zip(momentum.data.iter_mut()).zip(gradient.data.iter());
         for ((p, m), gradient) in values {
             let g = gradient * scalars.gradient_scale as f32;
@@ -50,11 +50,11 @@ impl Optimizer for Lion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::Init;
+    use contract::{Group, Init};
 
     #[test]
     fn an_update_is_the_papers() {
-        let spec = ParameterSpec { name: "w".into(), shape: vec![3], decay: true, hidden: true, init: Init::Zeros };
+        let spec = ParameterSpec { name: "w".into(), shape: vec![3], group: Group::Matrix(vec![3]), init: Init::Zeros };
         let (mut w, mut m) = (Tensor::from_values([3], &[1.0, -2.0, 0.5]), Tensor::from_values([3], &[0.0, 1.0, 0.0]));
         let lion = Lion { beta1: 0.9, beta2: 0.99, weight_decay: 0.5 };
         let scalars = UpdateScalars { learning_rate: 0.1, number: 1.0, gradient_scale: 0.5 };

@@ -15,6 +15,7 @@ pub mod gemm;
 pub mod head;
 pub mod layer_norm;
 pub mod matrix_vector;
+pub mod muon;
 pub mod newton_schulz;
 pub mod relu2;
 pub mod rms_norm;

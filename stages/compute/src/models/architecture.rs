@@ -3,7 +3,7 @@
 use super::activation::Activation;
 use super::norm::Norm;
 use crate::kernels::rotary::RopeScaling;
-use contract::{Init, ParameterSpec};
+use contract::{Group, Init, ParameterSpec};
 
 /// A decoder-only transformer of pre-norm blocks: `x + attention(norm x)`, then `x + feed_forward(norm x)`.
 #[derive(Clone, Debug)]
@@ -226,36 +226,42 @@ impl Architecture {
     pub fn parameters(&self) -> Vec<ParameterSpec> {
         let names = self.names;
         let mut all = Specs(Vec::new());
-        all.matrix(names.tokens, [self.vocabulary, self.width], self.initial.embeddings, false);
+        all.matrix(names.tokens, [self.vocabulary, self.width], self.initial.embeddings, Group::Embedding);
         if self.positions == Positions::Learned {
-            all.matrix(names.positions, [self.length, self.width], self.initial.embeddings, false);
+            all.matrix(names.positions, [self.length, self.width], self.initial.embeddings, Group::Embedding);
         }
         for index in 0..self.layers {
             self.block_parameters(&format!("{}.{index}.", names.block), &mut all);
         }
         norm_parameters(self.norm, names.norm, self.width, &mut all);
         if !self.tied_head {
-            all.matrix(names.head, [self.vocabulary, self.width], self.initial.head, false);
+            all.matrix(names.head, [self.vocabulary, self.width], self.initial.head, Group::Head);
         }
         all.0
     }
 
     /// Adds the parameters of a block.
     fn block_parameters(&self, prefix: &str, all: &mut Specs) {
-        let (names, c, q) = (self.names, self.width, self.query_width());
+        let (names, c, q, kv) = (self.names, self.width, self.query_width(), self.kv_width());
         let InitialWeights { projections, onto_residual, .. } = self.initial;
-        let linear = |all: &mut Specs, name: &str, inputs: usize, outputs: usize, init: Init| {
-            let name = format!("{prefix}{name}");
-            let shape = if self.weights == WeightLayout::InOut { [inputs, outputs] } else { [outputs, inputs] };
-            all.matrix(&name, shape, init, true);
+        let several = |all: &mut Specs, name: &str, inputs: usize, each: &[usize], init: Init| {
+            let (name, outputs) = (format!("{prefix}{name}"), each.iter().sum());
+            let (shape, columns) = match self.weights {
+                WeightLayout::InOut => ([inputs, outputs], each.to_vec()),
+                WeightLayout::OutIn => ([outputs, inputs], vec![inputs]),
+            };
+            all.matrix(&name, shape, init, Group::Matrix(columns));
             if self.bias {
                 all.vector(&format!("{name}.bias"), outputs, Init::Zeros);
             }
         };
+        let linear = |all: &mut Specs, name: &str, inputs: usize, outputs: usize, init: Init| {
+            several(all, name, inputs, &[outputs], init);
+        };
         norm_parameters(self.norm, &format!("{prefix}{}", names.norm_1), c, all);
         match names.qkv {
-            [one] => linear(all, one, c, q + 2 * self.kv_width(), projections),
-            several => several.iter().zip([q, self.kv_width(), self.kv_width()]).for_each(|(name, outputs)| {
+            [one] => several(all, one, c, &[q, kv, kv], projections),
+            three => three.iter().zip([q, kv, kv]).for_each(|(name, outputs)| {
                 linear(all, name, c, outputs, projections);
             }),
         }
@@ -304,13 +310,13 @@ fn norm_parameters(norm: Norm, name: &str, width: usize, all: &mut Specs) {
 struct Specs(Vec<ParameterSpec>);
 
 impl Specs {
-    fn matrix(&mut self, name: &str, shape: [usize; 2], init: Init, hidden: bool) {
+    fn matrix(&mut self, name: &str, shape: [usize; 2], init: Init, group: Group) {
         let name = format!("{name}.weight");
-        self.0.push(ParameterSpec { name, shape: shape.into(), decay: true, hidden, init });
+        self.0.push(ParameterSpec { name, shape: shape.into(), group, init });
     }
 
     fn vector(&mut self, name: &str, size: usize, init: Init) {
         let name = name.to_owned();
-        self.0.push(ParameterSpec { name, shape: [size].into(), decay: false, hidden: false, init });
+        self.0.push(ParameterSpec { name, shape: [size].into(), group: Group::Vector, init });
     }
 }

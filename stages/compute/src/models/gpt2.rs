@@ -137,6 +137,6 @@ mod tests {
         assert_eq!(facts.parameters[2 + 12 + 10].name, "transformer.h.1.mlp.c_proj.weight");
         assert_eq!(facts.parameters[2 + 12 + 10].shape, [3072, 768]);
         assert_eq!(facts.parameters[147].name, "transformer.ln_f.bias");
-        assert!(facts.parameters.iter().all(|p| p.decay == (p.shape.len() == 2)));
+        assert!(facts.parameters.iter().all(|p| p.decays() == (p.shape.len() == 2)));
     }
 }

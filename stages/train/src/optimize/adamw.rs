@@ -25,7 +25,7 @@ pub struct AdamW {
 impl AdamW {
     /// The weight decay that applies to a parameter.
     pub fn decay(&self, spec: &ParameterSpec) -> f64 {
-        if spec.decay { self.weight_decay } else { 0.0 }
+        if spec.decays() { self.weight_decay } else { 0.0 }
     }
 }
 

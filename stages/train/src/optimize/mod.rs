@@ -11,9 +11,9 @@ use crate::optimize::schedule::{Decay, LearningRateSchedule};
 use crate::weights::{Start, StartFiles};
 use anyhow::{Result, ensure};
 use contract::{
-    At, Built, Emit, Env, Gather, Kind, Member, Memory, Metric, Metrics, Norms, OptimizerState, Packet, ParameterPiece,
-    ParameterSpec, Port, Prepare, Problem, Purpose, Route, Schedule, Settings, Stage, StageKeys, StageSettings,
-    StageType, Step, Tensor, Turn, stage_type,
+    At, Built, Emit, Env, Gather, Kind, Member, Memory, Metric, Metrics, ModelFacts, Norms, OptimizerState,
+    Packet, ParameterPiece, ParameterSpec, Port, Precision, Prepare, Problem, Purpose, Route, Schedule, Settings,
+    Stage, StageKeys, StageSettings, StageType, Step, Tensor, Turn, Updates, stage_type,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,6 +30,16 @@ pub trait Optimizer: Member {
     /// Problems with the values, except for numbers out of range, which are found already. No I/O.
     fn check(&self) -> Vec<Problem> {
         Vec::new()
+    }
+
+    /// The time that an update of the parameter takes; an element that AdamW updates takes 1. Balances the workers' load.
+    fn cost(&self, spec: &ParameterSpec) -> u64 {
+        spec.len() as u64
+    }
+
+    /// The precision of the products of updates, if there are any.
+    fn precision(&self) -> Option<Precision> {
+        None
     }
 
     /// Names of the state tensors per parameter. They have the shape of the parameter and are initialised to zero.
@@ -113,12 +123,16 @@ impl RateSettings {
         }
     }
 
-    fn check(&self) -> Option<Problem> {
-        let ignored = self.schedule == Decay::Constant && self.schedule_steps.is_some();
-        let why =
-            "a constant learning rate does not decay: leave it out, or set `schedule` to \"linear\" or \"cosine\"";
-        ignored.then(|| Problem::at("schedule_steps", why))
+    fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.schedule == Decay::Constant && self.schedule_steps.is_some() {
+            let why =
+                "a constant learning rate does not decay: leave it out, or set `schedule` to \"linear\" or \"cosine\"";
+            problems.push(Problem::at("schedule_steps", why));
+        }
+        problems
     }
+
 }
 
 /// The key of clipping.
@@ -146,6 +160,11 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
 
     fn check(&self) -> Vec<Problem> {
         self.optimizer.check().into_iter().chain(self.rate.check()).collect()
+    }
+
+    fn updates(&self, model: &ModelFacts) -> Option<Updates> {
+        let costs = model.parameters.iter().map(|spec| self.optimizer.cost(spec)).collect();
+        Some(Updates { costs, precision: self.optimizer.precision() })
     }
 
     /// Provides [`RateSettings`], from which a resumed run knows whether its learning rate is the one that was planned.
@@ -177,7 +196,7 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
         let start = env.resources.get::<Start>().unwrap_or_default();
         let files = StartFiles::open(&start, env.seed)?;
         let mut owned = BTreeMap::new();
-        for (tensor, owner) in model.owners(env.workers).into_iter().enumerate() {
+        for (tensor, owner) in env.owners()?.into_iter().enumerate() {
             if owner as usize == env.worker {
                 let spec = &model.parameters[tensor];
                 let kept = |name: &&'static str| Ok((*name, Arc::new(files.state(spec, name)?)));

@@ -30,7 +30,7 @@ impl Settings for Reduce {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let owners = env.model()?.owners(env.workers);
+        let owners = env.owners()?;
         let sums = owners.iter().map(|owner| Sum { mine: *owner as usize == env.worker, ..Sum::default() }).collect();
         let trains = env.schedule.steps;
         Ok(Built::Stage(Box::new(ReduceStage { leaves: env.shape.micro_batches, sums, steps: trains })))

@@ -2,22 +2,22 @@
 use super::backend::Product;
 use super::backends::backend;
 use super::matrix::{MatRef, Matrix, MatrixMut, OutputBlock};
-use super::openblas;
 use contract::Precision;
 
-/// `c = alpha · a · b + beta · c` in f32, on the calling thread. With `beta` 0, the previous content of `c` is ignored.
+/// `c = alpha · a · b + beta · c` in f32, on the calling thread. `beta` is 0, with which the previous content of `c` is
+/// ignored, or 1.
 ///
 /// # Panics
-/// If the shapes do not match.
+/// If the shapes do not match, or `beta` is another number.
 pub fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: MatrixMut<'_>) {
     product_then(Precision::F32, alpha, a.into(), b.into(), beta, c, &mut |_| ());
 }
 
-/// `c = a · b + beta · c`, operands rounded to `precision`, on the calling thread. With `beta` 0, the previous content
-/// of `c` is ignored.
+/// `c = a · b + beta · c`, operands rounded to `precision`, on the calling thread. `beta` is 0, with which the previous
+/// content of `c` is ignored, or 1.
 ///
 /// # Panics
-/// If the shapes do not match.
+/// If the shapes do not match, or `beta` is another number.
 pub fn product_in<'a, 'b>(
     precision: Precision,
     a: impl Into<MatRef<'a>>,
@@ -32,7 +32,7 @@ pub fn product_in<'a, 'b>(
 /// as it is complete and while it is in cache.
 ///
 /// # Panics
-/// If the shapes do not match.
+/// If the shapes do not match, or `beta` is neither 0 nor 1.
 pub fn product_then(
     precision: Precision,
     alpha: f32,
@@ -43,6 +43,7 @@ pub fn product_then(
     then: &mut dyn FnMut(&mut OutputBlock),
 ) {
     let ((rows, columns), depth) = (c.dim(), a.dim().1);
+    assert!(beta == 0.0 || beta == 1.0, "the result is overwritten or added to");
     assert!(a.dim().0 == rows && b.dim() == (depth, columns), "the shapes of the operands match");
     let stride = if rows > 1 { c.strides()[0] } else { columns as isize };
     assert!((columns <= 1 || c.strides()[1] == 1) && stride >= columns as isize, "results are row-major");
@@ -50,15 +51,12 @@ pub fn product_then(
     if rows == 0 || columns == 0 {
         return;
     }
-    if depth > 0 && (beta == 0.0 || beta == 1.0) {
+    if depth > 0 {
         let mut product = Product::new(alpha, &a, &b, beta == 1.0, Some((base, stride)), then);
         // SAFETY: the backend is available, the shapes match, and no size is 0.
         return unsafe { backend().product(precision, &mut product) };
     }
-    if depth > 0 {
-        // Only OpenBLAS scales `c`.
-        openblas::product(precision, alpha, a, b, beta, c);
-    } else if beta == 0.0 {
+    if beta == 0.0 {
         c.fill(0.0);
     }
     then(&mut OutputBlock { rows: 0..rows, columns: 0..columns, c: base, stride });
