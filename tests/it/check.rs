@@ -9,6 +9,8 @@ const FAULTY: &[(&[&str], &str)] = &[
     (&["pack.micro_batch_size=65536", "pack.sequence_length=1048576"], "`pack.micro_batch_size`"),
     (&["optimize.learning_rate=-1"], "`optimize.learning_rate`"),
     (&["optimize.learning_rate=nan"], "not a finite number"),
+    (&["optimize.head_learning_rate=0.1"], "the model's head is tied to its embedding"),
+    (&["optimize.head_weight_decay=0.1"], "`optimize.head_weight_decay`"),
     (&["run.workers=100000"], "`run.workers`"),
     (&["run.initial_checkpoint=nowhere"], "`run.initial_checkpoint`"),
     (&["run.initial_checkpoint=broken"], "config.json is not JSON"),

@@ -205,6 +205,9 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("nanochat.document_mask", NANOCHAT, "forward.document_mask=true"),
     ("nanochat.precision", NANOCHAT, "forward.precision=bf16"),
     ("adamw.learning_rate", &[], "optimize.learning_rate=0.02"),
+    ("adamw.embedding_learning_rate", &[], "optimize.embedding_learning_rate=0.02"),
+    ("adamw.head_learning_rate", LLAMA, "optimize.head_learning_rate=0.02"),
+    ("adamw.vector_learning_rate", &[], "optimize.vector_learning_rate=0.02"),
     ("adamw.warmup_steps", &[], "optimize.warmup_steps=3"),
     ("adamw.schedule", &[], "optimize.schedule=constant"),
     ("adamw.schedule_steps", &[], "optimize.schedule_steps=4"),
@@ -213,8 +216,13 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("adamw.beta2", &[], "optimize.beta2=0.5"),
     ("adamw.epsilon", &[], "optimize.epsilon=0.1"),
     ("adamw.weight_decay", &[], "optimize.weight_decay=0.0"),
+    ("adamw.embedding_weight_decay", &[], "optimize.embedding_weight_decay=0.0"),
+    ("adamw.head_weight_decay", LLAMA, "optimize.head_weight_decay=0.0"),
     ("adamw.clip_norm", &[], "optimize.clip_norm=0.01"),
     ("muon.learning_rate", MUON, "optimize.learning_rate=0.02"),
+    ("muon.embedding_learning_rate", MUON, "optimize.embedding_learning_rate=0.02"),
+    ("muon.head_learning_rate", MUON_LLAMA, "optimize.head_learning_rate=0.02"),
+    ("muon.vector_learning_rate", MUON, "optimize.vector_learning_rate=0.02"),
     ("muon.warmup_steps", MUON, "optimize.warmup_steps=3"),
     ("muon.schedule", MUON, "optimize.schedule=constant"),
     ("muon.schedule_steps", MUON, "optimize.schedule_steps=4"),
@@ -224,6 +232,8 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("muon.beta2", MUON, "optimize.beta2=0.5"),
     ("muon.epsilon", MUON, "optimize.epsilon=0.1"),
     ("muon.weight_decay", MUON, "optimize.weight_decay=0.0"),
+    ("muon.embedding_weight_decay", MUON, "optimize.embedding_weight_decay=0.0"),
+    ("muon.head_weight_decay", MUON_LLAMA, "optimize.head_weight_decay=0.0"),
     ("muon.clip_norm", MUON, "optimize.clip_norm=0.01"),
     ("evaluate.interval", &[], "evaluate.interval=2"),
     ("checkpoint.interval", &[], "checkpoint.interval=2"),
@@ -241,6 +251,7 @@ const LLAMA: &[&str] = &["--stage", "forward=llama.toml"];
 const QWEN3: &[&str] = &["--stage", "forward=qwen3.toml"];
 const NANOCHAT: &[&str] = &["--stage", "forward=nanochat.toml"];
 const MUON: &[&str] = &["--stage", "optimize=muon.toml"];
+const MUON_LLAMA: &[&str] = &["--stage", "optimize=muon.toml", "--stage", "forward=llama.toml"];
 const TOKENS: &[&str] = &["--config", "tokens.toml"];
 const FRACTION: &[&str] = &["--config", "fraction.toml"];
 const PLAIN: &[&str] = &["read.paths=[\"plain.txt\"]"];

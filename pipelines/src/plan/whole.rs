@@ -70,6 +70,7 @@ impl Plan {
         if sound && self.goal == Goal::Train {
             self.check_length(problems);
             self.check_size(registry, scope, problems);
+            self.check_model(problems);
         }
     }
 
@@ -119,6 +120,20 @@ impl Plan {
                 let why = format!("the training documents have at most {why}");
                 let problem = located(&stage.id, Problem::at("sequence_length", why), &self.table(&stage.id));
                 problems.push(problem.next("set it lower or read more"));
+            }
+        }
+    }
+
+    /// Checks the keys of all stages against the model.
+    fn check_model(&self, problems: &mut Problems) {
+        let length = self.stages.iter().find_map(|stage| stage.settings.batch_shape()).map_or(1, |shape| shape.length);
+        // The vocabulary may not be known yet, and only sizes depend on it.
+        let facts = Facts { vocabulary: 1, length, end_of_text: 0 };
+        let Some(model) = self.stages.iter().find_map(|stage| stage.settings.model(&facts)) else { return };
+        for stage in &self.stages {
+            let table = self.table(&stage.id);
+            for problem in stage.settings.check_model(&model) {
+                problems.push(located(&stage.id, problem, &table));
             }
         }
     }

@@ -321,6 +321,10 @@ pub trait Settings: Any + Send + Sync {
     fn model(&self, _facts: &Facts) -> Option<ModelFacts> {
         None
     }
+    /// Problems of its keys with `model`, of which only the vocabulary may be another one. No I/O.
+    fn check_model(&self, _model: &ModelFacts) -> Vec<Problem> {
+        Vec::new()
+    }
     /// How it updates the parameters of `model`, if it does (`optimize`).
     fn updates(&self, _model: &ModelFacts) -> Option<Updates> {
         None

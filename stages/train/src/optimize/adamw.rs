@@ -1,7 +1,7 @@
 //! The optimizer `adamw` (Loshchilov and Hutter 2019).
-use crate::optimize::{Optimizer, UpdateScalars};
+use crate::optimize::{Optimizer, UpdateScalars, check_group};
 use compute::kernels::adamw::{self, adamw};
-use contract::{ParameterSpec, StageKeys, Tensor};
+use contract::{Group, ModelFacts, ParameterSpec, Problem, StageKeys, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// The member `adamw`.
@@ -20,18 +20,38 @@ pub struct AdamW {
     /// Decoupled weight decay, of matrices and embeddings only.
     #[key(default = 0.1, min = 0, max = 1e3)]
     pub weight_decay: f64,
+    /// Weight decay of the embeddings of tokens and positions; if not given, `weight_decay`.
+    #[key(min = 0, max = 1e3)]
+    pub embedding_weight_decay: Option<f64>,
+    /// Weight decay of a head of its own; if not given, `weight_decay`.
+    #[key(min = 0, max = 1e3)]
+    pub head_weight_decay: Option<f64>,
 }
 
 impl AdamW {
     /// The weight decay that applies to a parameter.
     pub fn decay(&self, spec: &ParameterSpec) -> f64 {
-        if spec.decays() { self.weight_decay } else { 0.0 }
+        let own = match spec.group {
+            Group::Vector => return 0.0,
+            Group::Matrix(_) => None,
+            Group::Embedding => self.embedding_weight_decay,
+            Group::Head => self.head_weight_decay,
+        };
+        own.unwrap_or(self.weight_decay)
     }
 }
 
 impl Optimizer for AdamW {
     const SUMMARY: &'static str = "AdamW (Loshchilov and Hutter 2019), clipping by global norm, schedule with warmup";
     const EXAMPLE: &'static str = "type = \"adamw\"\nlearning_rate = 3e-4\nwarmup_steps = 100\nschedule = \"cosine\"\n";
+
+    fn check_model(&self, model: &ModelFacts) -> Vec<Problem> {
+        let keys = [
+            ("embedding_weight_decay", self.embedding_weight_decay, Group::Embedding),
+            ("head_weight_decay", self.head_weight_decay, Group::Head),
+        ];
+        keys.into_iter().filter_map(|(key, value, group)| check_group(key, value, &group, model)).collect()
+    }
 
     fn state(&self, _spec: &ParameterSpec) -> &'static [&'static str] {
         &["m", "v"]

@@ -11,7 +11,7 @@ use crate::optimize::schedule::{Decay, LearningRateSchedule};
 use crate::weights::{Start, StartFiles};
 use anyhow::{Result, ensure};
 use contract::{
-    At, Built, Emit, Env, Gather, Kind, Member, Memory, Metric, Metrics, ModelFacts, Norms, OptimizerState,
+    At, Built, Emit, Env, Gather, Group, Kind, Member, Memory, Metric, Metrics, ModelFacts, Norms, OptimizerState,
     Packet, ParameterPiece, ParameterSpec, Port, Precision, Prepare, Problem, Purpose, Route, Schedule, Settings,
     Stage, StageKeys, StageSettings, StageType, Step, Tensor, Turn, Updates, stage_type,
 };
@@ -29,6 +29,11 @@ pub trait Optimizer: Member {
 
     /// Problems with the values, except for numbers out of range, which are found already. No I/O.
     fn check(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// Problems of the values with `model`: see [`check_group`].
+    fn check_model(&self, _model: &ModelFacts) -> Vec<Problem> {
         Vec::new()
     }
 
@@ -57,10 +62,10 @@ pub trait Optimizer: Member {
     );
 }
 
-/// The numbers that an update uses for all tensors.
+/// The numbers that an update uses.
 #[derive(Clone, Copy, Debug)]
 pub struct UpdateScalars {
-    /// The learning rate of this step.
+    /// The learning rate of this step for the parameter's group.
     pub learning_rate: f64,
     /// The number of this update, from 1.
     pub number: f64,
@@ -88,13 +93,23 @@ pub struct OptimizerSettings<O> {
     pub clipping: Clipping,
 }
 
-/// The keys of the learning rate.
+/// The keys of the learning rates.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
 pub struct RateSettings {
     /// Peak learning rate.
     #[key(default = 1e-3, min = 0, max = 1e3)]
     pub learning_rate: f64,
+    /// Peak learning rate of the embeddings of tokens and positions; if not given, `learning_rate`.
+    #[key(min = 0, max = 1e3)]
+    pub embedding_learning_rate: Option<f64>,
+    /// Peak learning rate of a head of its own; if not given, `learning_rate`. A head that is tied to the embedding has
+    /// the embedding's.
+    #[key(min = 0, max = 1e3)]
+    pub head_learning_rate: Option<f64>,
+    /// Peak learning rate of biases and of the gains of normalisations; if not given, `learning_rate`.
+    #[key(min = 0, max = 1e3)]
+    pub vector_learning_rate: Option<f64>,
     /// Updates of the linear warmup to the peak.
     #[key(default = 50)]
     pub warmup_steps: u64,
@@ -123,6 +138,17 @@ impl RateSettings {
         }
     }
 
+    /// The peak learning rate of a group of parameters.
+    fn peak(&self, group: &Group) -> f64 {
+        let own = match group {
+            Group::Matrix(_) => None,
+            Group::Embedding => self.embedding_learning_rate,
+            Group::Head => self.head_learning_rate,
+            Group::Vector => self.vector_learning_rate,
+        };
+        own.unwrap_or(self.learning_rate)
+    }
+
     fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         if self.schedule == Decay::Constant && self.schedule_steps.is_some() {
@@ -133,6 +159,27 @@ impl RateSettings {
         problems
     }
 
+    fn check_model(&self, model: &ModelFacts) -> Vec<Problem> {
+        let keys = [
+            ("embedding_learning_rate", self.embedding_learning_rate, Group::Embedding),
+            ("head_learning_rate", self.head_learning_rate, Group::Head),
+            ("vector_learning_rate", self.vector_learning_rate, Group::Vector),
+        ];
+        keys.into_iter().filter_map(|(key, value, group)| check_group(key, value, &group, model)).collect()
+    }
+}
+
+/// The problem of a key that was given for a group of which `model` has no parameters.
+pub fn check_group(key: &'static str, value: Option<f64>, group: &Group, model: &ModelFacts) -> Option<Problem> {
+    value?;
+    let why = match group {
+        _ if model.parameters.iter().any(|spec| spec.group == *group) => return None,
+        Group::Head => "the model's head is tied to its embedding and updated with it",
+        Group::Embedding => "the model has no embedding",
+        Group::Vector => "the model has neither biases nor gains",
+        Group::Matrix(_) => "the model has no matrices inside blocks",
+    };
+    Some(Problem::at(key, format!("{why}: leave it out")))
 }
 
 /// The key of clipping.
@@ -160,6 +207,10 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
 
     fn check(&self) -> Vec<Problem> {
         self.optimizer.check().into_iter().chain(self.rate.check()).collect()
+    }
+
+    fn check_model(&self, model: &ModelFacts) -> Vec<Problem> {
+        self.optimizer.check_model(model).into_iter().chain(self.rate.check_model(model)).collect()
     }
 
     fn updates(&self, model: &ModelFacts) -> Option<Updates> {
@@ -202,7 +253,8 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
                 let kept = |name: &&'static str| Ok((*name, Arc::new(files.state(spec, name)?)));
                 let state = self.optimizer.state(spec).iter().map(kept).collect::<Result<_>>()?;
                 let parameter = Arc::new(files.parameter(spec)?);
-                owned.insert(tensor, Owned { parameter, state, spec: spec.clone(), gradient: None });
+                let peak = self.rate.peak(&spec.group);
+                owned.insert(tensor, Owned { parameter, state, spec: spec.clone(), peak, gradient: None });
             }
         }
         Ok(Built::Stage(Box::new(Optimize {
@@ -230,6 +282,8 @@ struct Owned {
     parameter: Arc<Tensor>,
     state: Vec<(&'static str, Arc<Tensor>)>,
     spec: ParameterSpec,
+    /// Its peak learning rate.
+    peak: f64,
     gradient: Option<Tensor>,
 }
 
@@ -290,9 +344,10 @@ impl<O: Optimizer> Stage for Optimize<O> {
         let clip = if self.clip_norm > 0.0 { (self.clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let learning_rate = self.learning_rate.rate(step);
         let (number, gradient_scale) = (step as f64 + 1.0, clip / targets as f64);
-        let scalars = UpdateScalars { learning_rate, number, gradient_scale };
+        let at_peak = |peak| LearningRateSchedule { peak, ..self.learning_rate }.rate(step);
         for owned in self.owned.values_mut() {
             let Some(gradient) = owned.gradient.take() else { continue };
+            let scalars = UpdateScalars { learning_rate: at_peak(owned.peak), number, gradient_scale };
             // Updates in place, since all readers of this step's parameters have dropped their references. Only a
             // checkpoint that is still being written may hold one; the tensor is then copied, and the checkpoint keeps
             // the old values.

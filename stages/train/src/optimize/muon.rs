@@ -7,7 +7,7 @@ use crate::optimize::{Optimizer, UpdateScalars};
 use compute::kernels::gemm;
 use compute::kernels::muon::{nesterov, update};
 use compute::kernels::newton_schulz::{operations, orthogonalised};
-use contract::{Group, ParameterSpec, Precision, StageKeys, Tensor};
+use contract::{Group, ModelFacts, ParameterSpec, Precision, Problem, StageKeys, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// Root mean square of AdamW's updates, as a fraction of the learning rate.
@@ -35,6 +35,10 @@ impl Optimizer for Muon {
     const SUMMARY: &'static str =
         "Muon (Jordan et al. 2024) for matrices inside blocks, AdamW for the other parameters";
     const EXAMPLE: &'static str = "type = \"muon\"\nlearning_rate = 1e-3\nwarmup_steps = 100\nmomentum = 0.95\n";
+
+    fn check_model(&self, model: &ModelFacts) -> Vec<Problem> {
+        self.others.check_model(model)
+    }
 
     fn cost(&self, spec: &ParameterSpec) -> u64 {
         let rows = spec.shape[0];
