@@ -11,6 +11,7 @@ const FAULTY: &[(&[&str], &str)] = &[
     (&["optimize.learning_rate=nan"], "not a finite number"),
     (&["optimize.head_learning_rate=0.1"], "the model's head is tied to its embedding"),
     (&["optimize.head_weight_decay=0.1"], "`optimize.head_weight_decay`"),
+    (&["optimize.decay_fraction=0.5"], "only `schedule = \"wsd\"` decays in a part of the run"),
     (&["run.workers=100000"], "`run.workers`"),
     (&["run.initial_checkpoint=nowhere"], "`run.initial_checkpoint`"),
     (&["run.initial_checkpoint=broken"], "config.json is not JSON"),

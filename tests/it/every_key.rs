@@ -211,6 +211,7 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("adamw.warmup_steps", &[], "optimize.warmup_steps=3"),
     ("adamw.schedule", &[], "optimize.schedule=constant"),
     ("adamw.schedule_steps", &[], "optimize.schedule_steps=4"),
+    ("adamw.decay_fraction", WSD, "optimize.decay_fraction=0.5"),
     ("adamw.final_fraction", &[], "optimize.final_fraction=0.5"),
     ("adamw.beta1", &[], "optimize.beta1=0.5"),
     ("adamw.beta2", &[], "optimize.beta2=0.5"),
@@ -218,6 +219,7 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("adamw.weight_decay", &[], "optimize.weight_decay=0.0"),
     ("adamw.embedding_weight_decay", &[], "optimize.embedding_weight_decay=0.0"),
     ("adamw.head_weight_decay", LLAMA, "optimize.head_weight_decay=0.0"),
+    ("adamw.weight_decay_schedule", &[], "optimize.weight_decay_schedule=learning_rate"),
     ("adamw.clip_norm", &[], "optimize.clip_norm=0.01"),
     ("muon.learning_rate", MUON, "optimize.learning_rate=0.02"),
     ("muon.embedding_learning_rate", MUON, "optimize.embedding_learning_rate=0.02"),
@@ -226,14 +228,18 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("muon.warmup_steps", MUON, "optimize.warmup_steps=3"),
     ("muon.schedule", MUON, "optimize.schedule=constant"),
     ("muon.schedule_steps", MUON, "optimize.schedule_steps=4"),
+    ("muon.decay_fraction", MUON_WSD, "optimize.decay_fraction=0.5"),
     ("muon.final_fraction", MUON, "optimize.final_fraction=0.5"),
     ("muon.momentum", MUON, "optimize.momentum=0.5"),
+    ("muon.momentum_warmup_steps", MUON, "optimize.momentum_warmup_steps=4"),
+    ("muon.initial_momentum", MUON_WARMUP, "optimize.initial_momentum=0.5"),
     ("muon.beta1", MUON, "optimize.beta1=0.5"),
     ("muon.beta2", MUON, "optimize.beta2=0.5"),
     ("muon.epsilon", MUON, "optimize.epsilon=0.1"),
     ("muon.weight_decay", MUON, "optimize.weight_decay=0.0"),
     ("muon.embedding_weight_decay", MUON, "optimize.embedding_weight_decay=0.0"),
     ("muon.head_weight_decay", MUON_LLAMA, "optimize.head_weight_decay=0.0"),
+    ("muon.weight_decay_schedule", MUON, "optimize.weight_decay_schedule=learning_rate"),
     ("muon.clip_norm", MUON, "optimize.clip_norm=0.01"),
     ("evaluate.interval", &[], "evaluate.interval=2"),
     ("checkpoint.interval", &[], "checkpoint.interval=2"),
@@ -252,6 +258,9 @@ const QWEN3: &[&str] = &["--stage", "forward=qwen3.toml"];
 const NANOCHAT: &[&str] = &["--stage", "forward=nanochat.toml"];
 const MUON: &[&str] = &["--stage", "optimize=muon.toml"];
 const MUON_LLAMA: &[&str] = &["--stage", "optimize=muon.toml", "--stage", "forward=llama.toml"];
+const MUON_WARMUP: &[&str] = &["--stage", "optimize=muon.toml", "optimize.momentum_warmup_steps=4"];
+const MUON_WSD: &[&str] = &["--stage", "optimize=muon.toml", "optimize.schedule=wsd"];
+const WSD: &[&str] = &["optimize.schedule=wsd"];
 const TOKENS: &[&str] = &["--config", "tokens.toml"];
 const FRACTION: &[&str] = &["--config", "fraction.toml"];
 const PLAIN: &[&str] = &["read.paths=[\"plain.txt\"]"];

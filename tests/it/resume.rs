@@ -220,3 +220,18 @@ fn a_constant_learning_rate_may_go_on_for_longer() {
     let useless = [&["check", "run.toml", "--set", "optimize.schedule_steps=9"][..], &constant].concat();
     scratch.pipeline(&useless).fails(2, &["schedule_steps", "a constant learning rate does not decay"]);
 }
+
+/// Of 6 steps, "wsd" decays in the last 3 here, and of 12 in the last 6: the rates of the first 4 steps are equal.
+#[test]
+fn the_stable_phase_of_wsd_may_be_extended() {
+    let scratch = Scratch::new();
+    let wsd = ["--set", "optimize.schedule=wsd", "--set", "optimize.decay_fraction=0.5", "--set"];
+    scratch.train("whole", &[&wsd[..], &["run.max_steps=12"]].concat());
+    scratch.train("parts", &[&wsd[..], &["run.max_steps=6"]].concat());
+    let longer = [&["run", "run.toml", "--run-dir", "parts"], &wsd[..], &["run.max_steps=12"]].concat();
+    let decayed = [&longer[..], &["--resume=parts/checkpoints/step-00000006"]].concat();
+    scratch.pipeline(&decayed).fails(2, &["schedule of the checkpoint", "--set optimize.schedule_steps=6"]);
+    let ran = scratch.pipeline(&[&longer[..], &["--resume=parts/checkpoints/step-00000003"]].concat()).succeeds();
+    assert!(ran.stderr.contains("decays from step 6 on"), "{}", ran.stderr);
+    assert!(scratch.last("whole", "model.safetensors") == scratch.last("parts", "model.safetensors"));
+}

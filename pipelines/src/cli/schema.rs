@@ -279,8 +279,9 @@ mod tests {
         let schema = schema(STAGES);
         let adamw = &schema["$defs"]["type.adamw"]["properties"];
         let schedule = json!({
-            "enum": ["constant", "linear", "cosine"],
-            "description": "The learning rate after warmup: \"constant\", \"linear\" or \"cosine\".",
+            "enum": ["constant", "linear", "cosine", "wsd"],
+            "description": "The learning rate after warmup: \"constant\", \"linear\", \"cosine\" or \"wsd\" (constant until a \
+                            linear decay at the end).",
             "default": "cosine",
         });
         assert_eq!(adamw["schedule"], schedule);

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use text::tokenizer::stage::TrainedTokenizer;
 use train::checkpoint::{self, Fingerprint, State};
-use train::optimize::schedule::LearningRateSchedule;
+use train::optimize::schedule::{Decay, LearningRateSchedule};
 use train::record::{Limit, METRICS_FILE};
 
 /// The resolved configuration.
@@ -151,7 +151,8 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
 }
 
 /// Rejects a run in which the learning rate of one of `steps` (all that are left) is not the one that was planned when the
-/// checkpoint was written; returns a note if that is not known. `rate` is determined by the keys of `stage`.
+/// checkpoint was written; returns a note if that is not known. `rate` is determined by the keys of `stage`. The stable
+/// phase of "wsd" may be extended, with a note: until the decay begins, the run is one that was always that long.
 ///
 /// # Errors
 /// [`Usage`] with both learning rates, and how to keep the one that was planned.
@@ -170,6 +171,14 @@ pub fn compare_learning_rate(
     };
     let first = steps.start;
     let Some(differs) = rate.first_difference(planned, steps) else { return Ok(None) };
+    if rate.decay == Decay::Wsd && rate.first_difference(planned, 0..first).is_none() {
+        let decay = rate.decay_over(rate.steps).start;
+        return Ok(Some(format!(
+            "the learning rate decays from step {decay} on, in a schedule of {} steps instead of \
+                                {planned}",
+            rate.steps
+        )));
+    }
     let rates = |step| {
         let before = LearningRateSchedule { steps: planned, ..*rate }.rate(step);
         format!("{before:.4e} was planned for step {step}, and it would be {:.4e}", rate.rate(step))
@@ -262,7 +271,6 @@ fn write(path: &Path, text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use train::optimize::schedule::Decay;
 
     #[test]
     fn a_filter_whose_code_has_changed_is_told_from_a_value() {
@@ -289,7 +297,8 @@ mod tests {
     fn a_checkpoint_that_does_not_record_its_schedule_is_resumed_with_a_note() {
         let old = r#"{"configuration": {}, "blas_core": "portable"}"#;
         let mut then: Fingerprint = serde_json::from_str(old).unwrap();
-        let rate = LearningRateSchedule { peak: 1.0, warmup: 2, steps: 12, decay: Decay::Linear, floor: 0.0 };
+        let decay = Decay::Linear;
+        let rate = LearningRateSchedule { peak: 1.0, warmup: 2, steps: 12, decay, decay_fraction: 1.0, floor: 0.0 };
         let compare = |then: &Fingerprint, rate, steps| {
             compare_learning_rate(Path::new("c"), then, "optimize", rate, steps).map_err(|error| error.to_string())
         };
@@ -305,5 +314,11 @@ mod tests {
         // At the peak, both are the same, and at the next step no longer.
         let later = compare(&then, &rate, 2..12).unwrap_err();
         assert!(later.contains("planned for step 2") && later.contains("8.0000e-1 was planned for step 3"), "{later}");
+        // The decay of 7 steps begins after step 3, that of 12 after step 6.
+        let wsd = LearningRateSchedule { decay: Decay::Wsd, decay_fraction: 0.5, ..rate };
+        let extended = compare(&then, &wsd, 4..12).unwrap().unwrap();
+        assert!(extended.contains("decays from step 6 on, in a schedule of 12 steps instead of 7"), "{extended}");
+        let refused = compare(&then, &wsd, 5..12).unwrap_err();
+        assert!(refused.contains("5.0000e-1 was planned for step 5, and it would be 1.0000e0"), "{refused}");
     }
 }

@@ -57,7 +57,7 @@ mod tests {
         let spec = ParameterSpec { name: "w".into(), shape: vec![3], group: Group::Matrix(vec![3]), init: Init::Zeros };
         let (mut w, mut m) = (Tensor::from_values([3], &[1.0, -2.0, 0.5]), Tensor::from_values([3], &[0.0, 1.0, 0.0]));
         let lion = Lion { beta1: 0.9, beta2: 0.99, weight_decay: 0.5 };
-        let scalars = UpdateScalars { learning_rate: 0.1, number: 1.0, gradient_scale: 0.5 };
+        let scalars = UpdateScalars { learning_rate: 0.1, rate_fraction: 1.0, number: 1.0, gradient_scale: 0.5 };
         lion.update(&scalars, &spec, &mut w, &mut [&mut m], Tensor::from_values([3], &[-4.0, 2.0, 0.0]));
         // Gradients -2, 1, 0; directions -0.2, 1, 0.
         for (value, expected) in w.data.iter().zip([1.0 + 0.1 - 0.05, -2.0 - 0.1 + 0.1, 0.5 - 0.025]) {

@@ -26,18 +26,36 @@ pub struct AdamW {
     /// Weight decay of a head of its own; if not given, `weight_decay`.
     #[key(min = 0, max = 1e3)]
     pub head_weight_decay: Option<f64>,
+    /// Weight decay over the run: "constant", or in proportion to the "learning_rate" (Defazio 2025), so that it ends with
+    /// it. The learning rate multiplies either.
+    pub weight_decay_schedule: DecaySchedule,
+}
+
+/// The weight decay of each step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecaySchedule {
+    /// It stays constant.
+    #[default]
+    Constant,
+    /// It is multiplied by the learning rate as a fraction of its peak.
+    LearningRate,
 }
 
 impl AdamW {
     /// The weight decay that applies to a parameter.
-    pub fn decay(&self, spec: &ParameterSpec) -> f64 {
+    pub fn decay(&self, scalars: &UpdateScalars, spec: &ParameterSpec) -> f64 {
         let own = match spec.group {
             Group::Vector => return 0.0,
             Group::Matrix(_) => None,
             Group::Embedding => self.embedding_weight_decay,
             Group::Head => self.head_weight_decay,
         };
-        own.unwrap_or(self.weight_decay)
+        let decay = own.unwrap_or(self.weight_decay);
+        match self.weight_decay_schedule {
+            DecaySchedule::Constant => decay,
+            DecaySchedule::LearningRate => decay * scalars.rate_fraction,
+        }
     }
 }
 
@@ -70,7 +88,7 @@ impl Optimizer for AdamW {
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
             epsilon: self.epsilon as f32,
-            decay: self.decay(spec) as f32,
+            decay: self.decay(scalars, spec) as f32,
             rate: scalars.learning_rate as f32,
             bias1: (1.0 - self.beta1.powf(scalars.number)) as f32,
             bias2: (1.0 - self.beta2.powf(scalars.number)) as f32,

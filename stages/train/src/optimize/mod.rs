@@ -67,6 +67,8 @@ pub trait Optimizer: Member {
 pub struct UpdateScalars {
     /// The learning rate of this step for the parameter's group.
     pub learning_rate: f64,
+    /// That rate as a fraction of its peak.
+    pub rate_fraction: f64,
     /// The number of this update, from 1.
     pub number: f64,
     /// The factor by which the gradient must be multiplied: the clipping factor divided by the number of targets.
@@ -113,15 +115,21 @@ pub struct RateSettings {
     /// Updates of the linear warmup to the peak.
     #[key(default = 50)]
     pub warmup_steps: u64,
-    /// The learning rate after warmup: "constant", "linear" or "cosine".
+    /// The learning rate after warmup: "constant", "linear", "cosine" or "wsd" (constant until a linear decay at the end).
     pub schedule: Decay,
     /// Updates until the decay is complete, after which the rate is constant; if not given, the length of the run.
     #[key(min = 1)]
     pub schedule_steps: Option<u64>,
+    /// Fraction of the updates in which "wsd" decays; if not given, 0.2.
+    #[key(min = 1e-3, max = 1)]
+    pub decay_fraction: Option<f64>,
     /// Last learning rate as a fraction of the peak; 0 to 1.
     #[key(default = 0.1, min = 0, max = 1)]
     pub final_fraction: f64,
 }
+
+/// Fraction of a run in which "wsd" decays, unless it is given: as Hägele et al. (2024) recommend.
+const DECAY_FRACTION: f64 = 0.2;
 
 /// Learning rates above it are accepted with a note: published runs of AdamW and of Muon stay below.
 const UNUSUAL_RATE: f64 = 0.1;
@@ -134,6 +142,7 @@ impl RateSettings {
             warmup: self.warmup_steps,
             steps: self.schedule_steps.unwrap_or(steps),
             decay: self.schedule,
+            decay_fraction: self.decay_fraction.unwrap_or(DECAY_FRACTION),
             floor: self.final_fraction,
         }
     }
@@ -152,9 +161,13 @@ impl RateSettings {
     fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         if self.schedule == Decay::Constant && self.schedule_steps.is_some() {
-            let why =
-                "a constant learning rate does not decay: leave it out, or set `schedule` to \"linear\" or \"cosine\"";
+            let why = "a constant learning rate does not decay: leave it out, or set `schedule` to \"linear\", \"cosine\" or \
+                       \"wsd\"";
             problems.push(Problem::at("schedule_steps", why));
+        }
+        if self.schedule != Decay::Wsd && self.decay_fraction.is_some() {
+            let why = "only `schedule = \"wsd\"` decays in a part of the run: leave it out, or set that";
+            problems.push(Problem::at("decay_fraction", why));
         }
         problems
     }
@@ -345,9 +358,10 @@ impl<O: Optimizer> Stage for Optimize<O> {
         let learning_rate = self.learning_rate.rate(step);
         let (number, gradient_scale) = (step as f64 + 1.0, clip / targets as f64);
         let at_peak = |peak| LearningRateSchedule { peak, ..self.learning_rate }.rate(step);
+        let rate_fraction = at_peak(1.0);
         for owned in self.owned.values_mut() {
             let Some(gradient) = owned.gradient.take() else { continue };
-            let scalars = UpdateScalars { learning_rate: at_peak(owned.peak), number, gradient_scale };
+            let scalars = UpdateScalars { learning_rate: at_peak(owned.peak), rate_fraction, number, gradient_scale };
             // Updates in place, since all readers of this step's parameters have dropped their references. Only a
             // checkpoint that is still being written may hold one; the tensor is then copied, and the checkpoint keeps
             // the old values.

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 const STEP: f64 = 0.2;
 /// Multiply-adds in the time in which one element is updated elementwise: between 200 and 1,000 on the CPUs measured.
 const OPERATIONS_PER_ELEMENT: u64 = 500;
+/// The momentum at the beginning of its warmup, unless it is given.
+const INITIAL_MOMENTUM: f64 = 0.85;
+
 /// The member `muon`.
 #[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
@@ -21,9 +24,25 @@ pub struct Muon {
     /// Muon: decay of the sum of gradients.
     #[key(default = 0.95, min = 0, max = 0.999_999)]
     pub momentum: f64,
+    /// Muon: updates in which the momentum increases linearly to `momentum`.
+    pub momentum_warmup_steps: u64,
+    /// Muon: momentum at the beginning of its warmup; if not given, 0.85.
+    #[key(min = 0, max = 0.999_999)]
+    pub initial_momentum: Option<f64>,
     /// What updates all else.
     #[serde(flatten)]
     pub others: AdamW,
+}
+
+impl Muon {
+    /// The momentum of an update; the first has number 1.
+    fn momentum(&self, number: f64) -> f64 {
+        if self.momentum_warmup_steps == 0 {
+            return self.momentum;
+        }
+        let done = ((number - 1.0) / self.momentum_warmup_steps as f64).min(1.0);
+        (1.0 - done) * self.initial_momentum.unwrap_or(INITIAL_MOMENTUM) + done * self.momentum
+    }
 }
 
 /// The number of columns of each matrix in a tensor that Muon updates.
@@ -35,6 +54,15 @@ impl Optimizer for Muon {
     const SUMMARY: &'static str =
         "Muon (Jordan et al. 2024) for matrices inside blocks, AdamW for the other parameters";
     const EXAMPLE: &'static str = "type = \"muon\"\nlearning_rate = 1e-3\nwarmup_steps = 100\nmomentum = 0.95\n";
+
+    fn check(&self) -> Vec<Problem> {
+        let mut problems = self.others.check();
+        if self.initial_momentum.is_some() && self.momentum_warmup_steps == 0 {
+            let why = "the momentum has no warmup: leave it out, or set `momentum_warmup_steps`";
+            problems.push(Problem::at("initial_momentum", why));
+        }
+        problems
+    }
 
     fn check_model(&self, model: &ModelFacts) -> Vec<Problem> {
         self.others.check_model(model)
@@ -68,9 +96,9 @@ impl Optimizer for Muon {
             return self.others.update(scalars, spec, parameter, state, gradient);
         };
         let (rows, width) = (spec.shape[0], spec.shape[1]);
-        let keep = self.momentum as f32;
+        let keep = self.momentum(scalars.number) as f32;
         nesterov(keep, scalars.gradient_scale as f32, &mut momentum.data, &mut gradient.data);
-        let shrink = (1.0 - scalars.learning_rate * self.others.decay(spec)) as f32;
+        let shrink = (1.0 - scalars.learning_rate * self.others.decay(scalars, spec)) as f32;
         let mut from = 0;
         for columns in matrices {
             let part = from..from + columns;
@@ -87,13 +115,24 @@ mod tests {
     use super::*;
     use contract::Init;
 
+    #[test]
+    fn the_momentum_warms_up() {
+        let muon = Muon { momentum_warmup_steps: 4, ..Muon::default() };
+        for (number, expected) in [(1.0, 0.85), (2.0, 0.875), (3.0, 0.9), (5.0, 0.95), (100.0, 0.95)] {
+            assert!((muon.momentum(number) - expected).abs() < 1e-12, "{number}");
+        }
+        assert_eq!(Muon::default().momentum(1.0), 0.95);
+        let ignored = Muon { initial_momentum: Some(0.5), ..Muon::default() }.check();
+        assert_eq!(ignored.iter().map(|problem| problem.key).collect::<Vec<_>>(), [Some("initial_momentum")]);
+    }
+
     /// Two matrices side by side get the bits that they get in tensors of their own.
     #[test]
     fn matrices_side_by_side_are_updated_separately() {
         let (rows, width, cut) = (8, 20, 12);
         let value = |seed: usize, i: usize| (((i + 1) * (7 + seed)) % 23) as f32 / 23.0 - 0.5;
         let whole = |seed: usize| (0..rows * width).map(|i| value(seed, i)).collect::<Vec<_>>();
-        let scalars = UpdateScalars { learning_rate: 0.1, number: 1.0, gradient_scale: 0.5 };
+        let scalars = UpdateScalars { learning_rate: 0.1, rate_fraction: 1.0, number: 1.0, gradient_scale: 0.5 };
         let updated = |columns: std::ops::Range<usize>, matrices: Vec<usize>| -> Vec<f32> {
             let shape = [rows, columns.len()];
             let part = |seed| -> Vec<f32> {
