@@ -13,7 +13,7 @@ fn one_line_of_json_with_the_keys_that_scripts_read() {
         let line: Map<String, Value> = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
         let keys: Vec<&str> = line.keys().map(String::as_str).collect();
         let expected =
-            "shape dtype batching workers loss gemm tok_per_sec best_tok_per_sec mfu gemm_gflops peak_rss_mb";
+            "shape dtype batching optimizer workers loss gemm tok_per_sec best_tok_per_sec mfu gemm_gflops peak_rss_mb";
         assert_eq!(keys, expected.split(' ').collect::<Vec<_>>());
         assert_eq!(
             (&line["shape"], &line["dtype"], &line["batching"]),

@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex};
 use train::forward::gpt2::Gpt2;
 use train::forward::{Batching, Computation, ModelSettings, Sizes};
 use train::loss::{CrossEntropyLoss, LossSettings};
-use train::optimize::OptimizerSettings;
 use train::optimize::adamw::AdamW;
+use train::optimize::muon::Muon;
+use train::optimize::{Optimizer, OptimizerSettings};
 use train::record::{Report, Reporter, StepLine};
 
 /// A model, a micro-batch, and the number of micro-batches.
@@ -36,6 +37,7 @@ pub struct Shape {
 pub struct How {
     pub precision: Precision,
     pub batching: Batching,
+    pub optimizer: super::Optimizer,
     pub workers: usize,
     pub warmup: u64,
     pub steps: u64,
@@ -64,6 +66,7 @@ pub struct Measured {
     shape: &'static str,
     dtype: Precision,
     batching: Batching,
+    optimizer: String,
     workers: usize,
     /// Loss of the last step.
     loss: f64,
@@ -85,14 +88,16 @@ pub struct Measured {
 /// # Errors
 /// If any stage fails.
 pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<Measured> {
-    let &How { precision, batching, workers, warmup, steps } = how;
+    let &How { precision, batching, optimizer, workers, warmup, steps } = how;
     let forward = ModelSettings {
         sizes: Sizes { layers: shape.layers, heads: shape.heads, width: shape.width },
         model: Gpt2::default(),
         computation: Computation { batching, precision, document_mask: false },
     };
-    let mut optimize = OptimizerSettings::<AdamW>::default();
-    optimize.rate.learning_rate = 1e-4;
+    let optimize = match optimizer {
+        super::Optimizer::Adamw => slow::<AdamW>(),
+        super::Optimizer::Muon => slow::<Muon>(),
+    };
     let facts = Facts { vocabulary: shape.vocabulary, length: shape.batch.length, end_of_text: 0 };
     let model = forward.model(&facts).map(Arc::new);
     let flops = model.as_ref().map_or(0.0, |model| model.flops_per_token);
@@ -100,6 +105,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
     let lines = Arc::new(Mutex::new(Vec::new()));
     let mut resources = Resources::default();
     resources.insert(Arc::new(facts));
+    model.iter().filter_map(|model| optimize.updates(model)).for_each(|updates| resources.insert(Arc::new(updates)));
     resources.insert(Arc::new(Reporter(Box::new(Lines(Arc::clone(&lines))))));
     let stages: Vec<(String, Arc<dyn Settings>)> = vec![
         ("read".into(), Arc::new(Synthetic { batch: shape.batch, vocabulary: shape.vocabulary as u32 })),
@@ -107,7 +113,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         ("loss".into(), Arc::new(LossSettings::<CrossEntropyLoss>::default())),
         ("backward".into(), Arc::new(train::backward::Backward {})),
         ("reduce".into(), Arc::new(train::reduce::Reduce {})),
-        ("optimize".into(), Arc::new(optimize)),
+        ("optimize".into(), optimize),
         ("record".into(), Arc::new(train::record::Record {})),
     ];
     let plan = Plan::of(stages).map_err(anyhow::Error::new)?;
@@ -136,6 +142,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         shape: shape.name,
         dtype: precision,
         batching,
+        optimizer: optimizer.to_string(),
         workers,
         gemm: gemm::chosen(),
         loss: lines.last().map_or(f64::NAN, |line| (line.loss * 1e4).round() / 1e4),
@@ -146,6 +153,13 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         peak_rss_mb,
     };
     Ok(measured)
+}
+
+/// An optimizer with a learning rate at which random tokens do no harm.
+fn slow<O: Optimizer>() -> Arc<dyn Settings> {
+    let mut settings = OptimizerSettings::<O>::default();
+    settings.rate.learning_rate = 1e-4;
+    Arc::new(settings)
 }
 
 /// Keeps the metrics of every step.

@@ -22,7 +22,7 @@ pub struct Bench {
     #[arg(long, value_enum, conflicts_with = "sweep")]
     shape: Option<Shape>,
     /// Vary width, length, batch and workers instead of measuring one shape; print a table
-    #[arg(long, conflicts_with_all = ["batching", "workers", "steps", "warmup"])]
+    #[arg(long, conflicts_with_all = ["batching", "optimizer", "workers", "steps", "warmup"])]
     sweep: bool,
     /// Where `--sweep` writes plots of tokens/s and MFU, as a page for a browser
     #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with = "shape")]
@@ -42,6 +42,9 @@ pub struct Bench {
     /// Process a micro-batch at once or sequence by sequence (default: batched)
     #[arg(long, value_enum)]
     batching: Option<Batching>,
+    /// The optimizer (default: adamw)
+    #[arg(long, value_enum)]
+    optimizer: Option<Optimizer>,
     /// GEMM backend: "auto" (the fastest available), "amx", "avx512", "avx2", "openblas" or "portable"; "all" compares
     /// large products on all of them
     #[arg(long, value_name = "NAME", default_value = "auto")]
@@ -80,6 +83,7 @@ impl Bench {
             ("--steps", self.steps.is_some()),
             ("--warmup", self.warmup.is_some()),
             ("--batching", self.batching.is_some()),
+            ("--optimizer", self.optimizer.is_some()),
         ];
         given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
     }
@@ -96,6 +100,7 @@ impl Bench {
         let how = How {
             precision: self.precision.unwrap_or(Precision::F32).into(),
             batching: self.batching.unwrap_or(Batching::Batched).into(),
+            optimizer: self.optimizer.unwrap_or(Optimizer::Adamw),
             workers,
             warmup: self.warmup.unwrap_or(2),
             steps: self.steps.unwrap_or(10),
@@ -145,6 +150,15 @@ pub enum Batching {
     PerSequence,
 }
 
+/// The optimizer of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Optimizer {
+    /// AdamW
+    Adamw,
+    /// Muon for the matrices inside blocks, AdamW for the other parameters
+    Muon,
+}
+
 macro_rules! named {
     ($($type:ty),*) => {$(
         impl std::fmt::Display for $type {
@@ -155,7 +169,7 @@ macro_rules! named {
         }
     )*};
 }
-named!(Shape, Precision, Batching);
+named!(Shape, Precision, Batching, Optimizer);
 
 impl From<Batching> for train::forward::Batching {
     fn from(batching: Batching) -> Self {
