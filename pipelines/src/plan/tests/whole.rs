@@ -205,7 +205,7 @@ fn a_wrong_column_is_seen_in_the_first_rows() {
     "#);
     let text = RUN.replace("d.jsonl\"]", "d.jsonl\"]\nseparator = \"|\"");
     insta::assert_snapshot!(problems(&text), @r"
-    error: `read.separator`: is for plain text, and none of the files is; remove it
+    error: `read.separator` is for plain text, and none of the files is; remove it
       run.toml:6
     ");
 }
