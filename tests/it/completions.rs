@@ -33,11 +33,11 @@ fn bash_completes_with_the_script() {
     let scratch = Scratch::new();
     let script = scratch.pipeline(&["completions", "bash"]).succeeds().stdout;
     scratch.write("completions.bash", script);
-    let ask = "source completions.bash; COMP_WORDS=(pipeline run run.toml --set optimize.wei); COMP_CWORD=4; \
-               _clap_complete_pipeline pipeline optimize.wei --set; echo \"${COMPREPLY[@]}\"";
+    let ask = "source completions.bash; COMP_WORDS=(pipeline run run.toml --set optimize.war); COMP_CWORD=4; \
+               _clap_complete_pipeline pipeline optimize.war --set; echo \"${COMPREPLY[@]}\"";
     let Ok(output) = Command::new("bash").args(["-c", ask]).current_dir(scratch.path("")).output() else { return };
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert_eq!(said.trim(), "optimize.weight_decay=");
+    assert_eq!(said.trim(), "optimize.warmup_steps=");
     for shell in ["zsh", "fish", "elvish", "powershell"] {
         assert!(scratch.pipeline(&["completions", shell]).succeeds().stdout.contains("pipeline"), "{shell}");
     }

@@ -2,7 +2,7 @@
 use crate::support::Scratch;
 use serde_json::Value;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 fn listed(scratch: &Scratch) -> Vec<Value> {
     let said = scratch.pipeline(&["runs", "--json"]).succeeds().stdout;
@@ -11,11 +11,13 @@ fn listed(scratch: &Scratch) -> Vec<Value> {
 
 /// A run that goes on after `steps` steps.
 fn begun(scratch: &Scratch, arguments: &[&str], steps: usize) -> Child {
+    let (metrics, began) = (scratch.path("runs/long/metrics.jsonl"), SystemTime::now());
     let child = scratch.command(arguments).stderr(Stdio::null()).spawn().unwrap();
-    let began = Instant::now();
-    let lines = || std::fs::read_to_string(scratch.path("runs/long/metrics.jsonl")).map_or(0, |t| t.lines().count());
-    while lines() < steps {
-        assert!(began.elapsed() < Duration::from_secs(60), "the run does not begin");
+    // What an earlier process wrote does not count.
+    let written = || std::fs::metadata(&metrics).and_then(|file| file.modified()).is_ok_and(|time| time > began);
+    let lines = || std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+    while !(written() && lines() >= steps) {
+        assert!(began.elapsed().unwrap() < Duration::from_secs(60), "the run does not begin");
         std::thread::sleep(Duration::from_millis(20));
     }
     child

@@ -14,7 +14,7 @@ use contract::Precision;
 use std::arch::x86_64::*;
 
 /// `c = alpha · a · b + Σ factor · term`, operands rounded to `precision`, on the calling thread. `c` and the terms are
-/// symmetric `[side, side]`, and `a · b` must be: then the result has the bits that [`product`](super::product) gives on
+/// symmetric `[side, side]`, and `a · b` must be: then the result has the bits that [`product`](fn@super::product) gives on
 /// and above the diagonal. (With OpenBLAS the last bits may differ.)
 ///
 /// # Panics
