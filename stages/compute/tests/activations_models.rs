@@ -1,5 +1,5 @@
-//! Compares the estimates of activation memory of Llama, Qwen 3 and NanoChat with actual allocations. A separate test binary, since the buffer
-//! pool is shared by a process.
+//! Compares the estimates of activation memory of Llama, Qwen 3 and NanoChat with actual allocations. A separate test
+//! binary, since the buffer pool is shared by a process.
 mod common;
 use common::check_memory_estimate;
 use contract::Precision;
@@ -33,21 +33,7 @@ fn memory_matches_the_estimate() {
             check_memory_estimate(&shape.model().with_precision(precision), sequences, length, vocabulary);
             let qwen3 = Qwen3Shape(LlamaShape { head_width: width / heads + 10, ..shape.clone() });
             check_memory_estimate(&qwen3.model().with_precision(precision), sequences, length, vocabulary);
-            let nanochat = NanoChatShape {
-                layers,
-                heads,
-                kv_heads,
-                width,
-                feed_forward,
-                vocabulary,
-                length,
-                tied_head,
-                rms_epsilon,
-                rope_theta,
-                logit_softcap: Some(15.0),
-                end_of_text,
-                document_mask,
-            };
+            let nanochat = NanoChatShape { llama: shape.clone(), logit_softcap: Some(15.0) };
             check_memory_estimate(&nanochat.model().with_precision(precision), sequences, length, vocabulary);
         }
     }

@@ -49,22 +49,8 @@ fn llama(tied_head: bool) -> Transformer {
 }
 
 fn nanochat(tied_head: bool) -> Transformer {
-    NanoChatShape {
-        layers: 3,
-        heads: 4,
-        kv_heads: 2,
-        width: 48,
-        feed_forward: 150,
-        vocabulary: VOCABULARY,
-        length: LENGTH,
-        tied_head,
-        rms_epsilon: 1e-6,
-        rope_theta: 10_000.0,
-        logit_softcap: Some(3.0),
-        end_of_text: 0,
-        document_mask: false,
-    }
-    .model()
+    let llama = LlamaShape { rms_epsilon: 1e-6, ..llama_shape(tied_head) };
+    NanoChatShape { llama, logit_softcap: Some(3.0) }.model()
 }
 
 /// Parameters that are larger than at initialisation, and no term trivial.

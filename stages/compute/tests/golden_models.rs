@@ -45,22 +45,7 @@ fn model((name, head): (&str, &str), document_mask: bool) -> Transformer {
     match name {
         "llama" => llama.model(),
         "qwen3" => Qwen3Shape(LlamaShape { head_width: 12, ..llama }).model(),
-        _ => NanoChatShape {
-            layers,
-            heads,
-            kv_heads,
-            width,
-            feed_forward,
-            vocabulary,
-            length,
-            tied_head,
-            rms_epsilon,
-            rope_theta,
-            logit_softcap: Some(2.5),
-            end_of_text,
-            document_mask,
-        }
-        .model(),
+        _ => NanoChatShape { llama, logit_softcap: Some(2.5) }.model(),
     }
 }
 

@@ -53,15 +53,20 @@ impl LlamaShape {
         }
         let (width, (heads, _)) = (size(config, "hidden_size")?, heads(config)?);
         let head_width = optional_size(config, "head_dim")?.map_or_else(|| heads_of(width, heads), Ok)?;
+        Self::gated(config, head_width)
+    }
+
+    /// With heads of this width, and SwiGLU.
+    fn gated(config: &Value, head_width: usize) -> Result<Self> {
+        must_be(config, "hidden_act", &["silu".into()])?;
+        must_be(config, "mlp_bias", &[false.into()])?;
         Self::with_head_width(config, head_width)
     }
 
-    /// What `config` says about all but the width of the heads.
+    /// What `config` says about all but the width of the heads and the activation function.
     fn with_head_width(config: &Value, head_width: usize) -> Result<Self> {
         ensure!(head_width.is_multiple_of(2), "`head_dim` is {head_width}; rotary positions need an even width");
-        must_be(config, "hidden_act", &["silu".into()])?;
         must_be(config, "attention_bias", &[false.into()])?;
-        must_be(config, "mlp_bias", &[false.into()])?;
         let (heads, kv_heads) = heads(config)?;
         Ok(Self {
             layers: size(config, "num_hidden_layers")?,
@@ -94,7 +99,7 @@ impl Qwen3Shape {
         }
         // The default of transformers does not depend on the other sizes.
         let head_width = optional_size(config, "head_dim")?.unwrap_or(128);
-        Ok(Self(LlamaShape::with_head_width(config, head_width)?))
+        Ok(Self(LlamaShape::gated(config, head_width)?))
     }
 }
 
@@ -105,34 +110,18 @@ impl NanoChatShape {
     /// If a size is missing, or a property has an unsupported value.
     pub fn from_config(config: &Value) -> Result<Self> {
         must_be(config, "hidden_act", &["relu2".into()])?;
-        must_be(config, "attention_bias", &[false.into()])?;
-        let (width, (heads, kv_heads)) = (size(config, "hidden_size")?, heads(config)?);
-        must_be(config, "head_dim", &[heads_of(width, heads)?.into()])?;
-        ensure!(
-            rope_scaling(config)? == RopeScaling::None,
-            "scaled rotary frequencies are not supported in a NanoChat"
-        );
+        let head_width = heads_of(size(config, "hidden_size")?, heads(config)?.0)?;
+        must_be(config, "head_dim", &[head_width.into()])?;
+        let llama = LlamaShape::with_head_width(config, head_width)?;
+        let scaled = llama.rope_scaling != RopeScaling::None;
+        ensure!(!scaled, "scaled rotary frequencies are not supported in a NanoChat");
         let softcap = &config["final_logit_softcapping"];
         let logit_softcap = softcap.as_f64().filter(|cap| *cap > 0.0 && (*cap as f32).is_finite());
         ensure!(
             softcap.is_null() || logit_softcap.is_some(),
             "`final_logit_softcapping` is {softcap}, which is no limit"
         );
-        Ok(Self {
-            layers: size(config, "num_hidden_layers")?,
-            heads,
-            kv_heads,
-            width,
-            feed_forward: size(config, "intermediate_size")?,
-            vocabulary: size(config, "vocab_size")?,
-            length: size(config, "max_position_embeddings")?,
-            tied_head: config["tie_word_embeddings"].as_bool().unwrap_or(false),
-            rms_epsilon: config["rms_norm_eps"].as_f64().unwrap_or(1e-6),
-            rope_theta: rope_theta(config),
-            logit_softcap,
-            end_of_text: end_of_text(config).unwrap_or(0),
-            document_mask: false,
-        })
+        Ok(Self { llama, logit_softcap })
     }
 }
 
@@ -268,22 +257,8 @@ mod tests {
     }
 
     fn nanochat(logit_softcap: Option<f64>) -> Value {
-        let shape = NanoChatShape {
-            layers: 3,
-            heads: 4,
-            kv_heads: 2,
-            width: 16,
-            feed_forward: 20,
-            vocabulary: 30,
-            length: 7,
-            tied_head: false,
-            rms_epsilon: 1e-6,
-            rope_theta: 5e5,
-            logit_softcap,
-            end_of_text: 29,
-            document_mask: false,
-        };
-        shape.model().facts().config.clone()
+        let llama = LlamaShape { rms_epsilon: 1e-6, ..llama_shape(false) };
+        NanoChatShape { llama, logit_softcap }.model().facts().config.clone()
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! - [`architecture`], with its [`norm`] and [`activation`]: the description of a transformer, which the others read
 //! - [`transformer`]: training on whole micro-batches; [`decode`]: decoding one sequence; `memory`: the memory that
 //!   activations need
-//! - [`gpt2`], [`llama`], [`qwen3`], [`nanochat`]: types of models, which are such descriptions; [`config`]: reads their shapes from Hugging
-//!   Face's `config.json`
+//! - [`gpt2`], [`llama`], [`qwen3`], [`nanochat`]: types of models, which are such descriptions; [`config`]: reads
+//!   their shapes from Hugging Face's `config.json`
 //! - `saved`: activations that are saved for backward; [`sampling`]: selection of the next token
 //! - [`per_sequence`]: runs any model on one sequence of the batch at a time, as a baseline
 pub mod activation;

@@ -1,7 +1,8 @@
 //! NanoChat (Karpathy 2025) with Hugging Face's names and layouts: RMS normalisation without gains, also of the
 //! embeddings and of queries and keys; rotary positions, ReLU², a soft cap of the logits, no biases.
 use super::activation::{Activation, RELU2};
-use super::architecture::{Architecture, InitialWeights, Names, Positions, WeightLayout};
+use super::architecture::{Architecture, InitialWeights, Names, Positions};
+use super::llama::LlamaShape;
 use super::norm::Norm;
 use super::transformer::Transformer;
 use crate::kernels::rotary::RopeScaling;
@@ -11,32 +12,10 @@ use serde_json::{Value, json};
 /// The sizes and constants of a NanoChat.
 #[derive(Clone, Debug)]
 pub struct NanoChatShape {
-    /// Number of blocks.
-    pub layers: usize,
-    /// Number of query heads; divides the width, and the width per head must be even.
-    pub heads: usize,
-    /// Number of key heads and of value heads; divides `heads`.
-    pub kv_heads: usize,
-    /// Width of the residual stream.
-    pub width: usize,
-    /// Width of the feed-forward layer.
-    pub feed_forward: usize,
-    /// Number of token ids.
-    pub vocabulary: usize,
-    /// Longest sequence, in tokens.
-    pub length: usize,
-    /// Whether the head is the token embedding instead of a separate matrix.
-    pub tied_head: bool,
-    /// Added to the mean square in RMSNorm.
-    pub rms_epsilon: f64,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
+    /// What it shares with Llama; its frequencies are not scaled.
+    pub llama: LlamaShape,
     /// Logits are limited to ±this number.
     pub logit_softcap: Option<f64>,
-    /// Id of the end-of-text token, for `config.json`.
-    pub end_of_text: u32,
-    /// Whether a token attends only to its own document.
-    pub document_mask: bool,
 }
 
 const NAMES: Names = Names {
@@ -58,9 +37,9 @@ impl NanoChatShape {
     /// The model of these sizes, in f32.
     ///
     /// # Panics
-    /// If the heads do not divide the width into heads of an even width, or `kv_heads` does not divide the heads.
+    /// If the width of the heads is odd, or `kv_heads` does not divide the heads.
     pub fn model(&self) -> Transformer {
-        let &Self { layers, heads, kv_heads, width, .. } = self;
+        let LlamaShape { layers, heads, kv_heads, width, .. } = self.llama;
         let of_keys = if kv_heads == heads { String::new() } else { format!(", {kv_heads} of keys and values") };
         let summary = format!("NanoChat, {layers} layers, width {width}, {heads} heads{of_keys}");
         Transformer::new(self.architecture(), self.config(), summary)
@@ -68,30 +47,18 @@ impl NanoChatShape {
 
     /// The description of the architecture.
     pub fn architecture(&self) -> Architecture {
-        let &Self { layers, heads, kv_heads, width, feed_forward, vocabulary, length, tied_head, .. } = self;
-        let epsilon = self.rms_epsilon as f32;
+        let epsilon = self.llama.rms_epsilon as f32;
         let norm = Norm::UnitRms { epsilon };
         Architecture {
-            layers,
-            heads,
-            kv_heads,
-            head_width: width / heads,
-            width,
-            inner: feed_forward,
-            vocabulary,
-            length,
             norm,
             query_key_norm: Some(norm),
             embedding_epsilon: Some(epsilon),
             logit_softcap: self.logit_softcap.map(|cap| cap as f32),
-            positions: Positions::Rotary { theta: self.rope_theta, scaling: RopeScaling::None, clockwise: true },
+            positions: Positions::Rotary { theta: self.llama.rope_theta, scaling: RopeScaling::None, clockwise: true },
             activation: Activation::Pointwise(&RELU2),
-            weights: WeightLayout::OutIn,
-            bias: false,
-            tied_head,
-            document_mask: self.document_mask,
             initial: self.initial(),
             names: &NAMES,
+            ..self.llama.architecture()
         }
     }
 
@@ -100,16 +67,17 @@ impl NanoChatShape {
     /// away, so it only sets how fast they learn; as a tied head they must be small.
     fn initial(&self) -> InitialWeights {
         InitialWeights {
-            embeddings: Init::Normal(if self.tied_head { 0.02 } else { 1.0 }),
+            embeddings: Init::Normal(if self.llama.tied_head { 0.02 } else { 1.0 }),
             head: Init::Normal(0.001),
-            projections: Init::Uniform((3.0 / self.width as f32).sqrt()),
+            projections: Init::Uniform((3.0 / self.llama.width as f32).sqrt()),
             onto_residual: Init::Zeros,
         }
     }
 
     /// The content of Hugging Face's `config.json`.
     pub fn config(&self) -> Value {
-        let &Self { layers, heads, kv_heads, width, feed_forward, vocabulary, length, tied_head, .. } = self;
+        let &LlamaShape { layers, heads, kv_heads, width, feed_forward, vocabulary, length, .. } = &self.llama;
+        let &LlamaShape { tied_head, rms_epsilon, rope_theta, end_of_text, .. } = &self.llama;
         json!({
             "architectures": ["NanoChatForCausalLM"],
             "model_type": "nanochat",
@@ -121,14 +89,14 @@ impl NanoChatShape {
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
             "hidden_act": "relu2",
-            "rms_norm_eps": self.rms_epsilon,
-            "rope_parameters": { "rope_theta": self.rope_theta, "rope_type": "default" },
+            "rms_norm_eps": rms_epsilon,
+            "rope_parameters": { "rope_theta": rope_theta, "rope_type": "default" },
             "final_logit_softcapping": self.logit_softcap,
             "attention_bias": false,
             "attention_dropout": 0.0,
             "initializer_range": 0.02,
-            "bos_token_id": self.end_of_text,
-            "eos_token_id": self.end_of_text,
+            "bos_token_id": end_of_text,
+            "eos_token_id": end_of_text,
             "pad_token_id": null,
             "tie_word_embeddings": tied_head,
             "torch_dtype": "float32",
@@ -143,10 +111,11 @@ mod tests {
 
     #[test]
     fn normalisations_have_no_parameters() {
-        let shape = NanoChatShape {
+        let llama = LlamaShape {
             layers: 2,
             heads: 4,
             kv_heads: 2,
+            head_width: 4,
             width: 16,
             feed_forward: 64,
             vocabulary: 100,
@@ -154,11 +123,11 @@ mod tests {
             tied_head: false,
             rms_epsilon: 1e-6,
             rope_theta: 10_000.0,
-            logit_softcap: Some(15.0),
+            rope_scaling: RopeScaling::None,
             end_of_text: 0,
             document_mask: false,
         };
-        let model = shape.model();
+        let model = NanoChatShape { llama, logit_softcap: Some(15.0) }.model();
         let facts = model.facts();
         let names: Vec<&str> = facts.parameters.iter().map(|spec| &*spec.name).collect();
         assert_eq!(names.len(), 2 + 2 * 6);

@@ -33,7 +33,9 @@ impl Qwen3Shape {
         config["architectures"] = Value::from(vec!["Qwen3ForCausalLM"]);
         config["model_type"] = "qwen3".into();
         config["use_sliding_window"] = false.into();
-        config.as_object_mut().expect("a table").remove("mlp_bias");
+        if let Some(table) = config.as_object_mut() {
+            table.remove("mlp_bias");
+        }
         config
     }
 }

@@ -2,7 +2,7 @@
 use crate::forward::llama::{check_heads, check_kv_heads};
 use crate::forward::{ModelType, Sizes};
 use anyhow::Result;
-use compute::models::{NanoChatShape, Transformer};
+use compute::models::{LlamaShape, NanoChatShape, RopeScaling, Transformer};
 use contract::{Facts, Problem, StageKeys};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,7 +31,8 @@ pub struct NanoChat {
 }
 
 impl ModelType for NanoChat {
-    const SUMMARY: &'static str = "NanoChat (Karpathy 2025): RMSNorm without gains, also of queries, keys and embeddings; rotary positions, ReLU²";
+    const SUMMARY: &'static str = "NanoChat (Karpathy 2025): RMSNorm without gains, also of queries, keys and \
+                                   embeddings; rotary positions, ReLU²";
     const EXAMPLE: &'static str = "type = \"nanochat\"\nlayers = 6\nheads = 6\nwidth = 384\n";
 
     fn check(&self, sizes: &Sizes) -> Vec<Problem> {
@@ -41,10 +42,11 @@ impl ModelType for NanoChat {
     fn model(&self, sizes: &Sizes, facts: &Facts) -> Transformer {
         let &Sizes { layers, heads, width } = sizes;
         let &Facts { vocabulary, length, end_of_text } = facts;
-        NanoChatShape {
+        let llama = LlamaShape {
             layers,
             heads,
             kv_heads: self.kv_heads.unwrap_or(heads),
+            head_width: width / heads,
             width,
             feed_forward: self.feed_forward.unwrap_or(4 * width),
             vocabulary,
@@ -52,11 +54,11 @@ impl ModelType for NanoChat {
             tied_head: self.tied_head,
             rms_epsilon: self.rms_epsilon,
             rope_theta: self.rope_theta,
-            logit_softcap: (self.logit_softcap > 0.0).then_some(self.logit_softcap),
+            rope_scaling: RopeScaling::None,
             end_of_text,
             document_mask: false,
-        }
-        .model()
+        };
+        NanoChatShape { llama, logit_softcap: (self.logit_softcap > 0.0).then_some(self.logit_softcap) }.model()
     }
 
     fn from_config(config: &Value) -> Option<Result<Transformer>> {
