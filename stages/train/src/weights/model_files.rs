@@ -45,6 +45,7 @@ impl ModelFiles {
 
     fn sharded(folder: &Path, index: &Path) -> Result<Self> {
         let Index { weight_map } = serde_json::from_slice(&std::fs::read(index)?)?;
+        ensure!(!weight_map.is_empty(), "it names no tensor");
         let mut names: Vec<&String> = weight_map.values().collect();
         names.sort();
         names.dedup();
@@ -122,6 +123,7 @@ mod tests {
         assert!(format!("{:#}", files.read("d", &[2]).err().unwrap()).contains("no such tensor"));
         for (map, said) in [
             (r#""a": "one.safetensors", "c": "one.safetensors""#, "tensor `c` is not in one.safetensors"),
+            ("", "it names no tensor"),
             (r#""a": "three.safetensors""#, "three.safetensors"),
             (r#""a": "../one.safetensors""#, "is no name of a file beside the index"),
         ] {
