@@ -30,8 +30,12 @@ impl ModelType for Llama {
     const SUMMARY: &'static str = "Llama (Touvron et al. 2023): RMSNorm, rotary positions, grouped queries, SwiGLU";
     const EXAMPLE: &'static str = "type = \"llama\"\nlayers = 6\nheads = 6\nkv_heads = 2\nwidth = 384\n";
 
+    fn check_heads(&self, sizes: &Sizes) -> Option<Problem> {
+        check_even_heads(sizes)
+    }
+
     fn check(&self, sizes: &Sizes) -> Vec<Problem> {
-        [check_heads(sizes), check_kv_heads(sizes, self.kv_heads)].into_iter().flatten().collect()
+        check_kv_heads(sizes, self.kv_heads).into_iter().collect()
     }
 
     fn model(&self, sizes: &Sizes, facts: &Facts) -> Transformer {
@@ -69,7 +73,7 @@ impl Llama {
 }
 
 /// A problem if the heads do not share the width evenly, with an even width each for rotary positions.
-pub(super) fn check_heads(sizes: &Sizes) -> Option<Problem> {
+pub(super) fn check_even_heads(sizes: &Sizes) -> Option<Problem> {
     let &Sizes { heads, width, .. } = sizes;
     if heads == 0 || width.is_multiple_of(heads.saturating_mul(2)) {
         return None;

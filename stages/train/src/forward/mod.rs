@@ -1,8 +1,7 @@
 //! `forward`: computes hidden states from a batch and the parameters of its step.
 //!
 //! The trait [`ModelType`] defines how configuration keys become a [`Transformer`]. [`ModelSettings`] turns any model
-//! into a stage. Members of the family are [`gpt2`], [`llama`], [`qwen3`] and
-//! [`nanochat`].
+//! into a stage. Members of the family are [`gpt2`], [`llama`], [`qwen3`] and [`nanochat`].
 pub mod gpt2;
 pub mod llama;
 pub mod nanochat;
@@ -26,15 +25,19 @@ pub trait ModelType: Member {
     /// A valid example table for `pipeline stages` (TOML, without the header).
     const EXAMPLE: &'static str;
 
-    /// Problems with the values, except for numbers out of range and heads that do not divide the width, which are
-    /// found already. No I/O.
+    /// Problems with the values, except for numbers out of range and those of [`check_heads`](Self::check_heads), which
+    /// are found already. No I/O.
     fn check(&self, _sizes: &Sizes) -> Vec<Problem> {
         Vec::new()
     }
 
-    /// The columns per head, if they are not `width / heads`.
-    fn head_width(&self) -> Option<usize> {
-        None
+    /// A problem if the width cannot be divided among the heads.
+    fn check_heads(&self, sizes: &Sizes) -> Option<Problem> {
+        let &Sizes { heads, width, .. } = sizes;
+        (heads > 0 && !width.is_multiple_of(heads)).then(|| {
+            let near = candidates(width, |heads| width.is_multiple_of(heads));
+            Problem::at("heads", format!("{heads} heads do not divide width {width}; {near}"))
+        })
     }
 
     /// The model of these sizes, with the vocabulary and sequence length of `facts`.
@@ -135,18 +138,7 @@ impl<M: ModelType> Settings for ModelSettings<M> {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let Sizes { heads, width, .. } = self.sizes;
-        let mut problems = self.model.check(&self.sizes);
-        let shared = self.model.head_width().is_none();
-        if shared
-            && heads > 0
-            && !width.is_multiple_of(heads)
-            && problems.iter().all(|problem| problem.key != Some("heads"))
-        {
-            let near = candidates(width, |heads| width.is_multiple_of(heads));
-            problems.push(Problem::at("heads", format!("{heads} heads do not divide width {width}; {near}")));
-        }
-        problems
+        self.model.check_heads(&self.sizes).into_iter().chain(self.model.check(&self.sizes)).collect()
     }
 
     fn model(&self, facts: &Facts) -> Option<ModelFacts> {

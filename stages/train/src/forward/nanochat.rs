@@ -1,5 +1,5 @@
 //! The model `nanochat` (Karpathy 2025).
-use crate::forward::llama::{check_heads, check_kv_heads};
+use crate::forward::llama::{check_even_heads, check_kv_heads};
 use crate::forward::{ModelType, Sizes};
 use anyhow::Result;
 use compute::models::{LlamaShape, NanoChatShape, RopeScaling, Transformer};
@@ -35,8 +35,12 @@ impl ModelType for NanoChat {
                                    embeddings; rotary positions, ReLU²";
     const EXAMPLE: &'static str = "type = \"nanochat\"\nlayers = 6\nheads = 6\nwidth = 384\n";
 
+    fn check_heads(&self, sizes: &Sizes) -> Option<Problem> {
+        check_even_heads(sizes)
+    }
+
     fn check(&self, sizes: &Sizes) -> Vec<Problem> {
-        [check_heads(sizes), check_kv_heads(sizes, self.kv_heads)].into_iter().flatten().collect()
+        check_kv_heads(sizes, self.kv_heads).into_iter().collect()
     }
 
     fn model(&self, sizes: &Sizes, facts: &Facts) -> Transformer {

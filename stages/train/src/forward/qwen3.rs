@@ -1,5 +1,5 @@
 //! The model `qwen3` (Yang et al. 2025).
-use crate::forward::llama::{Llama, check_heads, check_kv_heads};
+use crate::forward::llama::{Llama, check_even_heads, check_kv_heads};
 use crate::forward::{ModelType, Sizes};
 use anyhow::Result;
 use compute::models::{LlamaShape, Qwen3Shape, Transformer};
@@ -23,19 +23,18 @@ impl ModelType for Qwen3 {
         "Qwen 3 (Yang et al. 2025): Llama with normalised queries and keys, heads of any width";
     const EXAMPLE: &'static str = "type = \"qwen3\"\nlayers = 6\nheads = 6\nkv_heads = 2\nwidth = 384\n";
 
-    fn check(&self, sizes: &Sizes) -> Vec<Problem> {
-        let heads = match self.head_width {
-            None => check_heads(sizes),
+    fn check_heads(&self, sizes: &Sizes) -> Option<Problem> {
+        match self.head_width {
+            None => check_even_heads(sizes),
             Some(width) if !width.is_multiple_of(2) => {
                 Some(Problem::at("head_width", format!("{width} is odd: rotary positions need pairs of columns")))
             }
             Some(_) => None,
-        };
-        [heads, check_kv_heads(sizes, self.llama.kv_heads)].into_iter().flatten().collect()
+        }
     }
 
-    fn head_width(&self) -> Option<usize> {
-        self.head_width
+    fn check(&self, sizes: &Sizes) -> Vec<Problem> {
+        check_kv_heads(sizes, self.llama.kv_heads).into_iter().collect()
     }
 
     fn model(&self, sizes: &Sizes, facts: &Facts) -> Transformer {

@@ -1,5 +1,5 @@
 //! The optimizer `adamw` (Loshchilov and Hutter 2019).
-use crate::optimize::{Optimizer, UpdateScalars, check_group};
+use crate::optimize::{GroupKey, Optimizer, UpdateScalars};
 use compute::kernels::adamw::{self, adamw};
 use contract::{Group, ModelFacts, ParameterSpec, Problem, StageKeys, Tensor};
 use serde::{Deserialize, Serialize};
@@ -43,15 +43,19 @@ pub enum DecaySchedule {
 }
 
 impl AdamW {
+    fn of_groups(&self) -> [GroupKey; 2] {
+        [
+            GroupKey { name: "embedding_weight_decay", value: self.embedding_weight_decay, group: Group::Embedding },
+            GroupKey { name: "head_weight_decay", value: self.head_weight_decay, group: Group::Head },
+        ]
+    }
+
     /// The weight decay that applies to a parameter.
     pub fn decay(&self, scalars: &UpdateScalars, spec: &ParameterSpec) -> f64 {
-        let own = match spec.group {
-            Group::Vector => return 0.0,
-            Group::Matrix(_) => None,
-            Group::Embedding => self.embedding_weight_decay,
-            Group::Head => self.head_weight_decay,
-        };
-        let decay = own.unwrap_or(self.weight_decay);
+        if !spec.decays() {
+            return 0.0;
+        }
+        let decay = GroupKey::of(&self.of_groups(), &spec.group).unwrap_or(self.weight_decay);
         match self.weight_decay_schedule {
             DecaySchedule::Constant => decay,
             DecaySchedule::LearningRate => decay * scalars.rate_fraction,
@@ -64,11 +68,7 @@ impl Optimizer for AdamW {
     const EXAMPLE: &'static str = "type = \"adamw\"\nlearning_rate = 3e-4\nwarmup_steps = 100\nschedule = \"cosine\"\n";
 
     fn check_model(&self, model: &ModelFacts) -> Vec<Problem> {
-        let keys = [
-            ("embedding_weight_decay", self.embedding_weight_decay, Group::Embedding),
-            ("head_weight_decay", self.head_weight_decay, Group::Head),
-        ];
-        keys.into_iter().filter_map(|(key, value, group)| check_group(key, value, &group, model)).collect()
+        self.of_groups().iter().filter_map(|key| key.check(model)).collect()
     }
 
     fn state(&self, _spec: &ParameterSpec) -> &'static [&'static str] {

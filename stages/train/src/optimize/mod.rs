@@ -32,7 +32,7 @@ pub trait Optimizer: Member {
         Vec::new()
     }
 
-    /// Problems of the values with `model`: see [`check_group`].
+    /// Problems of the values with `model`: see [`GroupKey::check`].
     fn check_model(&self, _model: &ModelFacts) -> Vec<Problem> {
         Vec::new()
     }
@@ -147,15 +147,17 @@ impl RateSettings {
         }
     }
 
+    fn of_groups(&self) -> [GroupKey; 3] {
+        [
+            GroupKey { name: "embedding_learning_rate", value: self.embedding_learning_rate, group: Group::Embedding },
+            GroupKey { name: "head_learning_rate", value: self.head_learning_rate, group: Group::Head },
+            GroupKey { name: "vector_learning_rate", value: self.vector_learning_rate, group: Group::Vector },
+        ]
+    }
+
     /// The peak learning rate of a group of parameters.
     fn peak(&self, group: &Group) -> f64 {
-        let own = match group {
-            Group::Matrix(_) => None,
-            Group::Embedding => self.embedding_learning_rate,
-            Group::Head => self.head_learning_rate,
-            Group::Vector => self.vector_learning_rate,
-        };
-        own.unwrap_or(self.learning_rate)
+        GroupKey::of(&self.of_groups(), group).unwrap_or(self.learning_rate)
     }
 
     fn check(&self) -> Vec<Problem> {
@@ -173,26 +175,38 @@ impl RateSettings {
     }
 
     fn check_model(&self, model: &ModelFacts) -> Vec<Problem> {
-        let keys = [
-            ("embedding_learning_rate", self.embedding_learning_rate, Group::Embedding),
-            ("head_learning_rate", self.head_learning_rate, Group::Head),
-            ("vector_learning_rate", self.vector_learning_rate, Group::Vector),
-        ];
-        keys.into_iter().filter_map(|(key, value, group)| check_group(key, value, &group, model)).collect()
+        self.of_groups().iter().filter_map(|key| key.check(model)).collect()
     }
 }
 
-/// The problem of a key that was given for a group of which `model` has no parameters.
-pub fn check_group(key: &'static str, value: Option<f64>, group: &Group, model: &ModelFacts) -> Option<Problem> {
-    value?;
-    let why = match group {
-        _ if model.parameters.iter().any(|spec| spec.group == *group) => return None,
-        Group::Head => "the model's head is tied to its embedding and updated with it",
-        Group::Embedding => "the model has no embedding",
-        Group::Vector => "the model has neither biases nor gains",
-        Group::Matrix(_) => "the model has no matrices inside blocks",
-    };
-    Some(Problem::at(key, format!("{why}: leave it out")))
+/// A key for one group of parameters, which replaces that of all parameters.
+pub struct GroupKey {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value, if it is given.
+    pub value: Option<f64>,
+    /// The group.
+    pub group: Group,
+}
+
+impl GroupKey {
+    /// The value that is given for `group`.
+    pub fn of(keys: &[Self], group: &Group) -> Option<f64> {
+        keys.iter().find(|key| key.group == *group)?.value
+    }
+
+    /// The problem if it is given, and `model` has no parameters of the group.
+    pub fn check(&self, model: &ModelFacts) -> Option<Problem> {
+        self.value?;
+        let why = match self.group {
+            _ if model.parameters.iter().any(|spec| spec.group == self.group) => return None,
+            Group::Head => "the model's head is tied to its embedding and updated with it",
+            Group::Embedding => "the model has no embedding",
+            Group::Vector => "the model has neither biases nor gains",
+            Group::Matrix(_) => "the model has no matrices inside blocks",
+        };
+        Some(Problem::at(self.name, format!("{why}: leave it out")))
+    }
 }
 
 /// The key of clipping.
