@@ -65,9 +65,15 @@ impl Default for RunSettings {
 }
 
 impl RunSettings {
-    /// Is there a model, of a type that `registry` has, where the run is to start from one?
-    pub(crate) fn check_files(&self, table: &Table, registry: &[StageType], problems: &mut Problems) {
-        let Some(folder) = self.initial_checkpoint.as_deref().map(Path::new) else { return };
+    /// The model that the run is to start from, if it is to start from one; a problem if there is none, or of no type
+    /// that `registry` has.
+    pub(crate) fn pretrained(
+        &self,
+        table: &Table,
+        registry: &[StageType],
+        problems: &mut Problems,
+    ) -> Option<ModelFolder> {
+        let folder = self.initial_checkpoint.as_deref().map(Path::new)?;
         let config = folder.join("config.json").is_file();
         let missing = if config { (!ModelFiles::are_in(folder)).then_some(MODEL_FILE) } else { Some("config.json") };
         let mut failed = false;
@@ -77,7 +83,7 @@ impl RunSettings {
             }
             Some(name) => format!("{} is no model in Hugging Face's layout: it has no {name}", folder.display()),
             None => match ModelFolder::open(folder, registry) {
-                Ok(_) => return,
+                Ok(model) => return Some(model),
                 Err(error) => {
                     failed = is_not_of_the_configuration(&error);
                     format!("cannot start from {}: {error:#}", folder.display())
@@ -86,6 +92,7 @@ impl RunSettings {
         };
         let message = format!("`run.initial_checkpoint`: {message}");
         problems.push(Diagnostic { failed, ..Diagnostic::new(message, table.origin_of("initial_checkpoint")) });
+        None
     }
 
     /// What is wrong with the values; `table` says where they stand.

@@ -66,10 +66,14 @@ impl Plan {
 
     fn check_rest(&self, unsound: &[String], registry: &[StageType], scope: Scope, problems: &mut Problems) {
         let sound = problems.is_empty();
-        self.check_files(unsound, registry, scope, problems);
+        self.check_files(unsound, problems);
+        let pretrained = match scope.has_weights() {
+            true => None,
+            false => self.run.pretrained(&self.resolved.run, registry, problems),
+        };
         if sound && self.goal == Goal::Train {
             self.check_length(problems);
-            self.check_size(registry, scope, problems);
+            self.check_size(pretrained.as_ref(), scope, problems);
             self.check_model(problems);
         }
     }
@@ -90,7 +94,7 @@ impl Plan {
         found.unwrap_or(Table { origin: Origin::Code, entries: Vec::new() })
     }
 
-    fn check_files(&self, unsound: &[String], registry: &[StageType], scope: Scope, problems: &mut Problems) {
+    fn check_files(&self, unsound: &[String], problems: &mut Problems) {
         for stage in self.stages.iter().filter(|stage| !unsound.contains(&stage.id)) {
             let table = self.table(&stage.id);
             for problem in stage.settings.check_files(self.run.seed) {
@@ -101,9 +105,6 @@ impl Plan {
                     None => problem,
                 });
             }
-        }
-        if !scope.has_weights() {
-            self.run.check_files(&self.resolved.run, registry, problems);
         }
     }
 
@@ -138,8 +139,8 @@ impl Plan {
         }
     }
 
-    /// Checks that the model is not too large.
-    fn check_size(&self, registry: &[StageType], scope: Scope, problems: &mut Problems) {
+    /// Checks that the model is not too large, and is the one of `pretrained`, whose weights it is to start from.
+    fn check_size(&self, pretrained: Option<&ModelFolder>, scope: Scope, problems: &mut Problems) {
         let Some(shape) = self.stages.iter().find_map(|stage| stage.settings.batch_shape()) else { return };
         let known = self.stages.iter().map(|stage| (stage, stage.settings.vocabulary(self.run.seed)));
         let vocabulary = match known.into_iter().find(|(_, known)| !matches!(known, Ok(None))) {
@@ -155,8 +156,8 @@ impl Plan {
         let facts = Facts { length: shape.length, ..vocabulary };
         let model = self.stages.iter().find_map(|stage| Some((stage, stage.settings.model(&facts)?)));
         let Some((stage, model)) = model else { return };
-        if !scope.has_weights() {
-            self.check_differences(&model, registry, problems);
+        if let Some(pretrained) = pretrained {
+            self.check_differences(&model, pretrained, problems);
         }
         let mut wrong = |message: String, next: &str| {
             let origin = self.table(&stage.id).origin;
@@ -185,12 +186,11 @@ impl Plan {
         }
     }
 
-    /// Checks that the weights of `run.initial_checkpoint` mean the same in `model`, the run's, as far as that is known
-    /// before the tokenizer is: it may be trained, and then it can have fewer ids than it was to have.
-    fn check_differences(&self, model: &ModelFacts, registry: &[StageType], problems: &mut Problems) {
+    /// Checks that the weights of `pretrained`, that of `run.initial_checkpoint`, mean the same in `model`, the run's, as
+    /// far as that is known before the tokenizer is: it may be trained, and then it can have fewer ids than it was to
+    /// have.
+    fn check_differences(&self, model: &ModelFacts, pretrained: &ModelFolder, problems: &mut Problems) {
         let Some(folder) = self.run.initial_checkpoint.as_deref() else { return };
-        // Otherwise it has been reported.
-        let Ok(pretrained) = ModelFolder::open(Path::new(folder), registry) else { return };
         let Ok(differences) = pretrained.differences(&model.config, None) else { return };
         let refused = differences.into_iter();
         let refused = refused.filter(|(name, _)| name != "vocab_size" && !self.run.accept_differences.contains(name));
