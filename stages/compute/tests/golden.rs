@@ -1,7 +1,7 @@
 //! Compares GPT-2 with PyTorch: logits, gradients and ten steps. The expected numbers come from
 //! `tests/golden/make_golden.py`.
 mod common;
-use common::{assert_logits, bytes, floats, ids, learn, on_every_backend, relative_error};
+use common::{assert_gradients, assert_logits, bytes, floats, ids, learn, on_every_backend, relative_error};
 use compute::kernels::adamw::{AdamW, adamw};
 use compute::kernels::cross_entropy::CrossEntropy;
 use compute::kernels::gemm::with_backend;
@@ -65,11 +65,7 @@ fn logits_and_all_gradients_match_pytorch() {
         let forward = model.forward(&parameters, &batch, true);
         assert_logits(&forward.hidden, &parameters, model.facts(), &floats(&bytes("logits.safetensors"), "plain"));
         let (_, targets, got) = learn(forward, &parameters, model.facts(), &batch);
-        for (spec, got) in model.facts().parameters.iter().zip(got) {
-            let error = relative_error(&got.data, &floats(&gradients, &spec.name), 1.0 / targets as f64);
-            println!("{error:.1e} {}", spec.name);
-            assert!(error <= 1e-4, "{}: {error}", spec.name);
-        }
+        assert_gradients("f32", model.facts(), &got, targets, |name| floats(&gradients, name), 1e-4);
     });
 }
 
@@ -82,13 +78,8 @@ fn gradients_in_bfloat16_are_close_to_f32() {
         let (gradients, parameters, batch) =
             (bytes("gradients.safetensors"), parameters(&model), batch(0, 0, SEQUENCES, false));
         let (_, targets, got) = learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch);
-        let mut rounded = 0;
-        for (spec, got) in model.facts().parameters.iter().zip(got) {
-            let error = relative_error(&got.data, &floats(&gradients, &spec.name), 1.0 / targets as f64);
-            println!("{error:.1e} {}", spec.name);
-            assert!(error <= 2e-2, "{}: {error}", spec.name);
-            rounded += usize::from(error > 1e-4);
-        }
+        let expected = |name: &str| floats(&gradients, name);
+        let rounded = assert_gradients("bf16", model.facts(), &got, targets, expected, 2e-2);
         assert!(rounded > 20, "too few gradients differ from f32: {rounded}");
     });
 }

@@ -1,7 +1,7 @@
 //! Compares Llama, Qwen 3 and NanoChat with transformers: logits, gradients and ten steps, with a tied and with a
 //! separate head. The expected numbers come from `tests/golden/make_golden_models.py`.
 mod common;
-use common::{assert_logits, bytes, floats, ids, learn, on_every_backend, relative_error};
+use common::{assert_gradients, assert_logits, bytes, floats, ids, learn, on_every_backend, relative_error};
 use compute::kernels::adamw::{AdamW, adamw};
 use compute::kernels::sum::{add, block_squares};
 use compute::models::{LlamaShape, Model, NanoChatShape, Qwen3Shape, RopeScaling, Transformer, forward_per_sequence};
@@ -96,12 +96,8 @@ fn logits_and_all_gradients_match_transformers() {
             let expected = if masked { &golden[kind]["masked_loss"] } else { &golden[kind]["losses"][0] };
             let expected = expected.as_f64().expect("a loss");
             assert!((loss / targets as f64 - expected).abs() < 1e-5 * expected, "{name} {prefix}loss {loss}");
-            for (spec, got) in model.facts().parameters.iter().zip(got) {
-                let expected = floats(&file, &format!("{prefix}gradients.{}", spec.name));
-                let error = relative_error(&got.data, &expected, 1.0 / targets as f64);
-                println!("{error:.1e} {name} {prefix}{}", spec.name);
-                assert!(error <= 1e-4, "{name} {prefix}{}: {error}", spec.name);
-            }
+            let expected = |parameter: &str| floats(&file, &format!("{prefix}gradients.{parameter}"));
+            assert_gradients(&format!("{name} {prefix}"), model.facts(), &got, targets, expected, 1e-4);
         }
     });
 }
@@ -114,14 +110,9 @@ fn gradients_in_bfloat16_are_close_to_transformers() {
             let ((file, _), model) = (golden(name), model((name, kind), false).with_precision(Precision::Bf16));
             let (parameters, batch) = (parameters(&file, kind, &model), batch(&file, 0, 0, SEQUENCES, false));
             let (_, targets, got) = learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch);
-            let mut rounded = 0;
-            for (spec, got) in model.facts().parameters.iter().zip(got) {
-                let expected = floats(&file, &format!("{kind}.gradients.{}", spec.name));
-                let error = relative_error(&got.data, &expected, 1.0 / targets as f64);
-                println!("{error:.1e} {name} {kind} {}", spec.name);
-                assert!(error <= 6e-2, "{name} {kind} {}: {error}", spec.name);
-                rounded += usize::from(error > 1e-4);
-            }
+            let expected = |parameter: &str| floats(&file, &format!("{kind}.gradients.{parameter}"));
+            let what = format!("{name} {kind} bf16");
+            let rounded = assert_gradients(&what, model.facts(), &got, targets, expected, 6e-2);
             assert!(rounded > 10, "too few gradients differ from f32: {rounded}");
         }
     });

@@ -73,6 +73,26 @@ pub fn relative_error(actual: &[f32], expected: &[f32], scale: f64) -> f64 {
     (off / norm).sqrt()
 }
 
+/// Asserts that `got`, the gradients of the loss summed over `targets`, are those of its mean that `expected` has under
+/// the names of parameters, up to a [`relative_error`] of `most`. Returns how many have one above 1e-4.
+pub fn assert_gradients(
+    what: &str,
+    facts: &ModelFacts,
+    got: &[Tensor],
+    targets: u64,
+    expected: impl Fn(&str) -> Vec<f32>,
+    most: f64,
+) -> usize {
+    let mut inexact = 0;
+    for (spec, got) in facts.parameters.iter().zip(got) {
+        let error = relative_error(&got.data, &expected(&spec.name), 1.0 / targets as f64);
+        println!("{error:.1e} {what} {}", spec.name);
+        assert!(error <= most, "{what} {}: {error}", spec.name);
+        inexact += usize::from(error > 1e-4);
+    }
+    inexact
+}
+
 /// Asserts that the logits of the first rows equal `expected` within 2e-5 of the largest.
 pub fn assert_logits(hidden: &Tensor, parameters: &Parameters, facts: &ModelFacts, expected: &[f32]) {
     let head = &parameters[facts.head];
