@@ -40,10 +40,10 @@ pub fn gather(stages: Stages, env: Env, take: Take) -> Result<Vec<RecordBatch>> 
 
 /// Takes the records of one step after the other, until the graph, which owns the only senders, has ended.
 fn take_steps(receive: Receiver<Sent>, take: Take) -> Result<Vec<RecordBatch>> {
-    let (mut waiting, mut kept) = (BTreeMap::<Place, Vec<RecordBatch>>::new(), Vec::new());
+    let (mut waiting, mut kept) = (BTreeMap::<Position, Vec<RecordBatch>>::new(), Vec::new());
     for sent in receive {
         match sent {
-            Sent::Records(place, records) => waiting.entry(place).or_default().push(records),
+            Sent::Records(position, records) => waiting.entry(position).or_default().push(records),
             Sent::StepDone(step) => {
                 let later = waiting.split_off(&(step + 1, 0, 0));
                 let records: Vec<_> = std::mem::replace(&mut waiting, later).into_values().flatten().collect();
@@ -57,11 +57,11 @@ fn take_steps(receive: Receiver<Sent>, take: Take) -> Result<Vec<RecordBatch>> {
 }
 
 /// Step, lane and port.
-type Place = (Step, Lane, usize);
+type Position = (Step, Lane, usize);
 
 /// What the last stage sends.
 enum Sent {
-    Records(Place, RecordBatch),
+    Records(Position, RecordBatch),
     /// All records of the step have been sent.
     StepDone(Step),
 }

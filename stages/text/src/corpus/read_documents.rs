@@ -99,8 +99,8 @@ impl ReadDocuments {
     }
 }
 
-/// The most tokens of plain text and JSON Lines that are not compressed: each byte of a text is one, and one ends each document.
-/// `None`: not known, or more than any sequence.
+/// The most tokens of plain text and JSON Lines that are not compressed: each byte of a text is one, and one ends each
+/// document. `None`: not known, or more than any sequence.
 fn most_tokens(inputs: &Inputs) -> Option<u64> {
     let mut tokens = 0u64;
     for file in &inputs.files {
