@@ -30,7 +30,8 @@ note() {
   "name": "English Wikipedia, 106 articles of the dump of May 2016",
   "url": "https://pypi.org/project/gensim/4.4.0/ (gensim/test/test_data), from https://dumps.wikimedia.org/enwiki/",
   "licence": "CC BY-SA 3.0 and GFDL",
-  "attribution": "the authors of the articles, who are named in the history of each page on https://en.wikipedia.org/"
+  "attribution": "the authors of the articles, who are named in the history of each page on https://en.wikipedia.org/",
+  "language": "en"
 }
 JSON
 }

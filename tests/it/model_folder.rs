@@ -40,6 +40,7 @@ fn every_token_that_ends_a_text_ends_it() {
     assert_eq!((whole.len(), &*stop), (6, "max_tokens"));
     let first = whole.iter().position(|id| *id == whole[3]).unwrap();
     let until_then = (whole[..=first].to_vec(), "end_of_text".to_owned());
+    std::fs::remove_file(scratch.path("model/generation_config.json")).unwrap();
     configure(&scratch, "eos_token_id", json!([299, whole[3]]));
     assert_eq!(tokens(generate(&scratch)), until_then);
     // What is said of generation comes first.

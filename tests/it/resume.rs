@@ -20,7 +20,11 @@ fn is_the_whole_run(scratch: &Scratch, directory: &str) {
     for (name, content) in &whole {
         assert!(files.get(name) == Some(content), "{name} of {directory} differs");
     }
-    assert_eq!((files.len(), whole.len()), (12, 12), "each has weights, optimizer, state, config, tokenizer, hashes");
+    assert_eq!(
+        (files.len(), whole.len()),
+        (18, 18),
+        "each has weights, optimizer, state, model card, three configurations, tokenizer, hashes"
+    );
 }
 
 #[test]

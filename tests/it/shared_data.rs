@@ -1,19 +1,8 @@
 //! A few steps on real data: Wikipedia's dumps as they are, and Parquet of them.
-use crate::support::{Scratch, repository, tiny};
-use std::path::PathBuf;
-
-/// A file of the shared data; says so where there is none.
-fn shared(path: &str) -> Option<PathBuf> {
-    let path = repository().join("../shared/data").join(path);
-    if !path.exists() {
-        println!("skipped: {} is not here", path.display());
-        return None;
-    }
-    Some(path)
-}
+use crate::support::{Scratch, shared, tiny};
 
 fn trains_on(path: &str, more: &[&str]) {
-    let Some(path) = shared(path) else { return };
+    let Some(path) = shared(&format!("data/{path}")) else { return };
     let scratch = Scratch::new();
     scratch.write(
         "run.toml",

@@ -91,7 +91,8 @@ impl Session {
         resources.insert(Arc::clone(&fingerprint));
         updates.into_iter().for_each(|updates| resources.insert(Arc::new(updates)));
         if let Some(json) = tokenizer_json {
-            resources.insert(Arc::new(TokenizerJson(json)));
+            let end_of_text = text::tokenizer::hugging_face::spelling(&json, facts.end_of_text);
+            resources.insert(Arc::new(TokenizerJson { json, end_of_text }));
         }
         let env = Env {
             stage: String::new(),

@@ -115,7 +115,7 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
     let saved = begin(&mut session, plan, stages, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
     session.env.resources.insert(Arc::new(Limit { gemm_gflops: speed::full_speed(*workers) }));
-    directory::describe(run_dir, program, plan, &session, tokenizer.as_ref().map(|json| json.0.as_str()))?;
+    directory::describe(run_dir, program, plan, &session, tokenizer.as_ref().map(|tokenizer| &*tokenizer.json))?;
     if let Some(quarantine) = session.env.resources.get::<text::Quarantine>() {
         quarantine.write(run_dir)?;
     }
@@ -192,7 +192,7 @@ fn compare_model(session: &mut Session, plan: &Plan, stages: &[StageType], folde
     let key = "run.initial_checkpoint";
     let model = ModelFolder::open(folder, stages).with_context(|| format!("`{key}`: cannot start from {at}"))?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
-    let differences = model.differences(&session.model.config, tokenizer.as_ref().map(|json| &*json.0))?;
+    let differences = model.differences(&session.model.config, tokenizer.as_ref().map(|tokenizer| &*tokenizer.json))?;
     let accepted = &plan.run.accept_differences;
     if let Some(name) = accepted.iter().find(|name| differences.iter().all(|(other, _)| other != *name)) {
         return Err(Usage(format!("`run.accept_differences` names {name:?}, which does not differ from {at}")).into());

@@ -11,10 +11,11 @@
 //! - [`settings`]: a stage's TOML table as a value, and how it is built into a stage; [`keys`]: the keys of the table
 //! - [`registry`]: the types of stages by name; [`pretrained`]: models from checkpoints
 //! - [`prepare`]: what stages do before the graph runs; [`resources`]: what they provide for each other
-//! - [`files`]: files that appear complete or not at all
+//! - [`files`]: files that appear complete or not at all; [`attribution`]: where text comes from
 //! - [`testing`]: an [`Emit`] that collects, for unit tests of stages
 #![forbid(unsafe_code)]
 
+pub mod attribution;
 pub mod files;
 pub mod keys;
 pub mod metrics;
@@ -33,6 +34,7 @@ pub mod tensor;
 pub mod testing;
 
 pub use anyhow::Result;
+pub use attribution::Attribution;
 pub use contract_derive::StageKeys;
 pub use keys::{Effect, Key, StageKeys};
 pub use metrics::{Gather, Metric, Metrics};

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 /// The repository.
@@ -20,9 +20,41 @@ pub fn repository() -> PathBuf {
     root.expect("configs/base.toml above this crate").to_owned()
 }
 
+/// A file of the shared data; says so where there is none.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let path = repository().join("../shared").join(path);
+    if !path.exists() {
+        println!("skipped: {} is not here", path.display());
+        return None;
+    }
+    Some(path)
+}
+
 /// A Python for what other programs read of ours: `$MILLRACE_PYTHON`, else `python3`.
 pub fn python() -> String {
     std::env::var("MILLRACE_PYTHON").unwrap_or_else(|_| "python3".into())
+}
+
+/// Runs a Python script in the scratch directory and returns the JSON of its last line; `None`, after a line that says
+/// so, if one of `modules` cannot be imported.
+pub fn script(scratch: &Scratch, modules: &str, script: &str) -> Option<Value> {
+    static IMPORTED: Mutex<BTreeMap<String, bool>> = Mutex::new(BTreeMap::new());
+    let program = python();
+    let imports = || {
+        let tried = Command::new(&program).args(["-c", &format!("import {modules}")]).output();
+        tried.is_ok_and(|output| output.status.success())
+    };
+    if !*IMPORTED.lock().unwrap().entry(modules.to_owned()).or_insert_with(imports) {
+        println!("skipped: {program} cannot import {modules}; set MILLRACE_PYTHON to one that can");
+        return None;
+    }
+    scratch.write("script.py", script);
+    let mut command = Command::new(&program);
+    command.arg("script.py").current_dir(scratch.path("")).env("HF_HUB_OFFLINE", "1");
+    let output = command.output().expect("python starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    Some(serde_json::from_str(said.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {said}")))
 }
 
 /// A directory of one test, with a corpus `corpus.parquet`, a configuration `run.toml`, tables of another model and

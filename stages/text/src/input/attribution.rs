@@ -3,7 +3,7 @@ use crate::input::decompress::Decompressed;
 use crate::input::paths::Inputs;
 use crate::support::problem::TextProblem;
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+pub use contract::Attribution;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
@@ -13,20 +13,6 @@ pub const SOURCE_FILE: &str = "SOURCE.json";
 const LICENCE_FILES: [&str; 6] = ["LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md"];
 /// Bytes at the beginning of a dump that contain its description.
 const HEAD: u64 = 64 << 10;
-
-/// A source of text, with its licence.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Attribution {
-    /// Its name.
-    pub name: String,
-    /// Where it was obtained.
-    pub url: String,
-    /// Its licence.
-    pub licence: String,
-    /// Who has to be credited, and how.
-    pub attribution: String,
-}
 
 /// The known sources of `inputs`, each once, in order. Files without any information add nothing.
 ///
@@ -48,7 +34,12 @@ pub fn attributions<F>(inputs: &Inputs<F>) -> Result<Vec<Attribution>> {
 /// All sources as text, for display.
 pub fn text(sources: &[Attribution]) -> String {
     let lines = |source: &Attribution| {
-        let labelled = [("from", &source.url), ("licence", &source.licence), ("attribution", &source.attribution)];
+        let labelled = [
+            ("from", &source.url),
+            ("licence", &source.licence),
+            ("attribution", &source.attribution),
+            ("language", &source.language),
+        ];
         let known = labelled.into_iter().filter(|(_, value)| !value.is_empty());
         let lines: String = known.map(|(label, value)| format!("  {label}: {value}\n")).collect();
         format!("{}\n{lines}", source.name)
@@ -62,9 +53,10 @@ fn source_note(folder: &Path) -> Result<Option<Attribution>> {
     let name = path.display().to_string();
     Ok(Some(match serde_json::from_slice::<Attribution>(&bytes) {
         Ok(said) if !said.name.is_empty() => said,
-        Ok(said) => Attribution { name, ..said },
+        Ok(said) => Attribution { name, local: true, ..said },
         Err(error) => {
-            Attribution { name, licence: format!("unknown: the note is unreadable ({error})"), ..Default::default() }
+            let licence = format!("unknown: the note is unreadable ({error})");
+            Attribution { name, licence, local: true, ..Default::default() }
         }
     }))
 }
@@ -75,7 +67,8 @@ fn licence_file(folder: &Path) -> Result<Option<Attribution>> {
         let text = String::from_utf8_lossy(&bytes);
         let Some(title) = text.lines().map(str::trim).find(|line| !line.is_empty()) else { continue };
         let licence = format!("{title} (see {})", path.display());
-        return Ok(Some(Attribution { name: folder.display().to_string(), licence, ..Default::default() }));
+        let name = folder.display().to_string();
+        return Ok(Some(Attribution { name, licence, local: true, ..Default::default() }));
     }
     Ok(None)
 }
@@ -130,8 +123,14 @@ fn dump_header(head: &str) -> Option<Attribution> {
         true => "CC BY-SA and GFDL (https://foundation.wikimedia.org/wiki/Policy:Terms_of_Use)".into(),
         false => "not said in the dump".into(),
     };
-    let attribution = format!("the authors that each page's history names, at {url}");
-    Some(Attribution { name, attribution: if url.is_empty() { String::new() } else { attribution }, url, licence })
+    let attribution = match url.is_empty() {
+        true => String::new(),
+        false => format!("the authors that each page's history names, at {url}"),
+    };
+    let opening = head.split('>').next().unwrap_or_default();
+    let language = opening.split_once("xml:lang=\"").and_then(|(_, rest)| rest.split('"').next());
+    let language = language.unwrap_or_default().to_owned();
+    Some(Attribution { name, url, licence, attribution, language, local: false })
 }
 
 #[cfg(test)]
@@ -140,7 +139,7 @@ mod tests {
     use crate::input::paths::resolve;
     use std::io::Write;
 
-    const DUMP: &str = "<mediawiki><siteinfo><sitename>Wikipedia</sitename><dbname>enwiki</dbname>\
+    const DUMP: &str = "<mediawiki xml:lang=\"en\"><siteinfo><sitename>Wikipedia</sitename><dbname>enwiki</dbname>\
         <base>https://en.wikipedia.org/wiki/Main_Page</base></siteinfo></mediawiki>";
 
     fn of(files: &[(&str, &[u8])], read: &str) -> Vec<Attribution> {
@@ -167,6 +166,7 @@ mod tests {
         assert_eq!(text(&found), "A wiki\n  licence: CC0\n");
         let found = of(&[("a.txt", b"x"), ("LICENSE", b"\nThe Licence\n\nYou may.")], "a.txt");
         assert_eq!((&*found[0].name, &*found[0].licence), ("data", "The Licence (see data/LICENSE)"));
+        assert!(found[0].local, "its name is a path");
         assert_eq!(of(&[("a.txt", b"x")], "a.txt"), []);
         let found = of(&[("a.txt", b"x"), ("SOURCE.json", b"{")], "a.txt");
         assert!(found[0].licence.starts_with("unknown: the note is unreadable"), "{found:?}");
@@ -181,6 +181,7 @@ mod tests {
             assert_eq!(found[0].name, "Wikipedia (enwiki)");
             assert!(found[0].licence.starts_with("CC BY-SA and GFDL"), "{found:?}");
             assert_eq!(found[0].url, "https://en.wikipedia.org/wiki/Main_Page");
+            assert_eq!(found[0].language, "en");
         }
         let foreign = DUMP.replace("en.wikipedia.org", "notwikipedia.org");
         assert_eq!(of(&[("w.xml", foreign.as_bytes())], "w.xml")[0].licence, "not said in the dump");

@@ -20,7 +20,7 @@ impl Tokenizer {
         let [json, vocabulary, merges] = ["tokenizer.json", "vocab.json", "merges.txt"].map(|name| folder.join(name));
         if json.is_file() {
             let text = read(&json)?;
-            let special = end_of_text.and_then(|id| spelled(&text, id)).unwrap_or_else(|| END_OF_TEXT.to_owned());
+            let special = end_of_text.and_then(|id| spelling(&text, id)).unwrap_or_else(|| END_OF_TEXT.to_owned());
             return Self::from_json(&json.display().to_string(), text, &special);
         }
         let name = folder.display().to_string();
@@ -54,14 +54,14 @@ impl Tokenizer {
     }
 }
 
-/// The token with this id, which need not be among the added ones.
-fn spelled(json: &str, id: u32) -> Option<String> {
+/// The token with this id in a `tokenizer.json`, which need not be among the added ones.
+pub fn spelling(json: &str, id: u32) -> Option<String> {
     let json: Value = serde_json::from_str(json).ok()?;
     tokens(&json).into_iter().find(|(_, other)| *other == id).map(|(token, _)| token)
 }
 
 /// All tokens of a `tokenizer.json` with their ids.
-fn tokens(json: &Value) -> BTreeMap<String, u32> {
+pub(super) fn tokens(json: &Value) -> BTreeMap<String, u32> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     let model = json["model"]["vocab"].as_object().into_iter().flatten();
     let model = model.filter_map(|(token, value)| Some((token.clone(), id(value)?)));
@@ -88,15 +88,6 @@ pub fn difference(one: &str, other: &str) -> Result<Option<String>> {
         let there = tokens_2.get(token).map_or("missing".into(), |id| format!("id {id}"));
         return Ok(Some(format!("token {token:?} is id {id} and {there}")));
     }
-    // Older files have a merge as one string.
-    let merges = |json: &Value| -> Vec<String> {
-        let merges = json["model"]["merges"].as_array().into_iter().flatten();
-        merges
-            .map(|merge| {
-                merge.as_str().map_or_else(|| format!("{} {}", text(&merge[0]), text(&merge[1])), str::to_owned)
-            })
-            .collect()
-    };
     if merges(&one) != merges(&other) {
         return Ok(Some("their merges".into()));
     }
@@ -104,8 +95,11 @@ pub fn difference(one: &str, other: &str) -> Result<Option<String>> {
     Ok(parts.into_iter().find(|part| one[part] != other[part]).map(|part| format!("`{part}`")))
 }
 
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
+/// The merges of a `tokenizer.json`, `left right`. (Older files have them as such strings, newer ones as pairs.)
+pub(super) fn merges(json: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let merges = json["model"]["merges"].as_array().into_iter().flatten();
+    merges.map(|merge| merge.as_str().map_or_else(|| text(&merge[0]) + " " + &text(&merge[1]), str::to_owned)).collect()
 }
 
 #[cfg(test)]

@@ -7,14 +7,18 @@ mod folder;
 
 pub use folder::{before, list, read_state, set_aside_after, verify};
 
+use crate::hugging_face::{
+    self, CARD_FILE, CONFIG_FILE, GENERATION_CONFIG_FILE, ModelCard, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
+};
 use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
 use anyhow::{Context, Result, bail, ensure};
 use contract::{
-    At, Built, Due, Emit, Env, Kind, ModelFacts, OptimizerState, Packet, Port, Route, Saved, Settings, Stage,
-    StageKeys, StageSettings, Step, Turn,
+    At, Attribution, Built, Due, Emit, Env, Kind, ModelFacts, OptimizerState, Packet, Port, Route, Saved, Settings,
+    Stage, StageKeys, StageSettings, Step, Turn,
 };
 use folder::{UNFINISHED, discard_unfinished, name_of, prune, sums};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -29,8 +33,13 @@ pub const SUMS_FILE: &str = "B3SUMS";
 /// Format version of [`STATE_FILE`].
 pub const FORMAT: u32 = 1;
 
-/// The content of `tokenizer.json` for checkpoints, as a resource.
-pub struct TokenizerJson(pub String);
+/// The tokenizer for checkpoints, as a resource.
+pub struct TokenizerJson {
+    /// The content of `tokenizer.json`.
+    pub json: String,
+    /// How the token that ends a text is spelled.
+    pub end_of_text: Option<String>,
+}
 
 /// What must be the same for a resumed run to give the same bits, as a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +112,8 @@ impl Settings for Checkpoint {
             folder,
             tokenizer: env.resources.get(),
             fingerprint: env.resources.get(),
+            sources: sources(env),
+            tokens_per_step: env.shape.tokens(),
             tensors: BTreeMap::new(),
             saved: Vec::new(),
         })))
@@ -119,6 +130,8 @@ struct CheckpointStage {
     folder: Option<PathBuf>,
     tokenizer: Option<Arc<TokenizerJson>>,
     fingerprint: Option<Arc<Fingerprint>>,
+    sources: Vec<Attribution>,
+    tokens_per_step: u64,
     tensors: BTreeMap<usize, OptimizerState>,
     saved: Vec<Saved>,
 }
@@ -183,10 +196,7 @@ impl CheckpointStage {
             tensors.values().flat_map(|m| m.state.iter().map(move |(n, t)| (format!("{}.{n}", named(m)), &**t)));
         write(&temporary.join(OPTIMIZER_FILE), state.collect())?;
         drop(tensors); // the optimizer may update in place again
-        write_text(&temporary.join("config.json"), &serde_json::to_string_pretty(&self.model.config)?)?;
-        if let Some(tokenizer) = &self.tokenizer {
-            write_text(&temporary.join("tokenizer.json"), &tokenizer.0)?;
-        }
+        self.write_descriptions(temporary, step)?;
         saved.sort_by(|a, b| (&a.stage, a.lane).cmp(&(&b.stage, b.lane)));
         let state = State {
             format: FORMAT,
@@ -203,6 +213,42 @@ impl CheckpointStage {
         }
         Ok(())
     }
+
+    /// Writes the files that describe the model to others: what transformers reads, and the model card.
+    fn write_descriptions(&self, folder: &Path, step: Step) -> Result<()> {
+        let config = &self.model.config;
+        let json = |name: &str, content: &Value| {
+            write_text(&folder.join(name), &format!("{}\n", serde_json::to_string_pretty(content)?))
+        };
+        write_text(&folder.join(CONFIG_FILE), &serde_json::to_string_pretty(config)?)?;
+        json(GENERATION_CONFIG_FILE, &hugging_face::generation_config(config, &[]))?;
+        if let Some(tokenizer) = &self.tokenizer {
+            write_text(&folder.join(TOKENIZER_FILE), &tokenizer.json)?;
+            if let Some(end_of_text) = &tokenizer.end_of_text {
+                json(TOKENIZER_CONFIG_FILE, &hugging_face::tokenizer_config(end_of_text, config))?;
+            }
+        }
+        let card = ModelCard {
+            model: &self.model,
+            weights: "f32",
+            updates: Some(step),
+            tokens: Some(step * self.tokens_per_step),
+            bits_per_byte: None,
+            sources: &self.sources,
+            settings: self.fingerprint.as_ref().map(|fingerprint| &fingerprint.configuration),
+            command: None,
+        };
+        write_text(&folder.join(CARD_FILE), &card.to_string())
+    }
+}
+
+/// The sources of the corpus as a model card names them: without paths of this machine, so that a run that is resumed
+/// elsewhere writes the same card.
+fn sources(env: &Env) -> Vec<Attribution> {
+    let all = env.resources.all::<Vec<Attribution>>().flat_map(|(_, of_source)| (*of_source).clone());
+    let mut sources: Vec<Attribution> = all.filter(|source| !source.local).collect();
+    sources.dedup();
+    sources
 }
 
 fn write_text(path: &Path, text: &str) -> Result<()> {

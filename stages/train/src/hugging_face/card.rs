@@ -1,0 +1,271 @@
+//! The model card: Markdown for people, after YAML for the Hugging Face Hub.
+use super::context_length;
+use contract::{Attribution, ModelFacts, Precision};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// What a model card says. What is not known is left out.
+///
+/// Cards of checkpoints must be the same for any number of workers, and after a run was killed and resumed; so they
+/// contain no dates, names of directories or measured times.
+pub struct ModelCard<'a> {
+    /// The model.
+    pub model: &'a ModelFacts,
+    /// Type of the weights, for example `f32`.
+    pub weights: &'a str,
+    /// Updates so far.
+    pub updates: Option<u64>,
+    /// Training tokens so far.
+    pub tokens: Option<u64>,
+    /// Bits per byte of the held-out documents.
+    pub bits_per_byte: Option<f64>,
+    /// The sources of the training data.
+    pub sources: &'a [Attribution],
+    /// All settings that affect the weights, and hashes of the input.
+    pub settings: Option<&'a BTreeMap<String, String>>,
+    /// The command line of the run.
+    pub command: Option<&'a str>,
+}
+
+impl fmt::Display for ModelCard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.metadata(f)?;
+        let (summary, parameters) = (&self.model.summary, thousands(self.model.parameter_count() as u64));
+        writeln!(f, "\n# {summary}\n")?;
+        writeln!(f, "A language model with {parameters} parameters, pretrained with Millrace. It continues")?;
+        writeln!(f, "texts; it has not been tuned to follow instructions.\n")?;
+        writeln!(f, "| | |\n|---|---|")?;
+        for (name, value) in self.figures() {
+            writeln!(f, "| {name} | {value} |")?;
+        }
+        writeln!(f, "\n## Use\n\n```python\nfrom transformers import pipeline\n")?;
+        writeln!(f, "generate = pipeline(\"text-generation\", \"PATH/OF/THIS/FOLDER\")")?;
+        writeln!(f, "print(generate(\"The history of\")[0][\"generated_text\"])\n```")?;
+        self.data(f)?;
+        self.training(f)
+    }
+}
+
+impl ModelCard<'_> {
+    /// What the Hub reads. Whoever publishes the weights chooses their licence, so this refers to that of the data.
+    fn metadata(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- millrace")?;
+        let list = |f: &mut fmt::Formatter<'_>, key: &str, of: fn(&Attribution) -> &str| {
+            let plain = |value: &&str| {
+                !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
+            };
+            let values: BTreeSet<&str> = self.sources.iter().map(of).filter(plain).collect();
+            match values.is_empty() {
+                true => Ok(()),
+                false => {
+                    writeln!(f, "{key}:")?;
+                    values.iter().try_for_each(|value| writeln!(f, "- {value}"))
+                }
+            }
+        };
+        list(f, "language", |source| &source.language)?;
+        list(f, "datasets", |source| source.url.strip_prefix("https://huggingface.co/datasets/").unwrap_or_default())?;
+        if self.sources.iter().any(|source| !source.licence.is_empty()) {
+            writeln!(f, "license: other\nlicense_name: see-data\nlicense_link: README.md")?;
+        }
+        writeln!(f, "---")
+    }
+
+    /// The rows of the table of figures.
+    fn figures(&self) -> Vec<(&'static str, String)> {
+        let number = |key: &str| self.model.config[key].as_u64();
+        let precision = match self.model.precision {
+            Precision::F32 => None,
+            Precision::Bf16 => Some("matrix products in bfloat16".to_owned()),
+        };
+        let figures = [
+            ("type", self.model.config["model_type"].as_str().map(|kind| format!("`{kind}`"))),
+            ("parameters", Some(thousands(self.model.parameter_count() as u64))),
+            ("vocabulary", number("vocab_size").map(|size| format!("{} tokens", thousands(size)))),
+            ("context", context_length(&self.model.config).map(|length| format!("{} tokens", thousands(length)))),
+            ("weights", Some(self.weights.to_owned())),
+            ("updates", self.updates.map(thousands)),
+            ("training tokens", self.tokens.map(thousands)),
+            ("trained with", precision),
+            ("bits per byte (held-out documents)", self.bits_per_byte.map(|bits| format!("{bits:.4}"))),
+        ];
+        figures.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
+    fn data(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.sources.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "\n## Data\n")?;
+        for source in self.sources {
+            writeln!(f, "- {}", line(&source.name))?;
+            let labelled = [("from", &source.url), ("licence", &source.licence), ("attribution", &source.attribution)];
+            for (label, value) in labelled.into_iter().filter(|(_, value)| !value.is_empty()) {
+                writeln!(f, "  - {label}: {}", line(value))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn training(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.command.is_none() && self.settings.is_none() {
+            return Ok(());
+        }
+        writeln!(f, "\n## Training")?;
+        if let Some(command) = self.command {
+            writeln!(f, "\n```text\n{}\n```", line(command))?;
+        }
+        let Some(settings) = self.settings else { return Ok(()) };
+        writeln!(f, "\nAll settings that affect the weights, and hashes of the input:\n\n```text")?;
+        for (key, value) in settings.iter().filter(|(_, value)| *value != "null") {
+            writeln!(f, "{key} = {}", line(value))?;
+        }
+        writeln!(f, "```")
+    }
+}
+
+/// `text` on one line.
+fn line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// `1,234,567`.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::{Group, Init, ParameterSpec};
+    use serde_json::json;
+
+    const WHOLE: &str = "\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- millrace
+language:
+- en
+datasets:
+- someone/wiki
+license: other
+license_name: see-data
+license_link: README.md
+---
+
+# GPT-2, 2 layers
+
+A language model with 2,468 parameters, pretrained with Millrace. It continues
+texts; it has not been tuned to follow instructions.
+
+| | |
+|---|---|
+| type | `gpt2` |
+| parameters | 2,468 |
+| vocabulary | 1,234 tokens |
+| context | 64 tokens |
+| weights | f32 |
+| updates | 1,000 |
+| training tokens | 4,096,000 |
+| trained with | matrix products in bfloat16 |
+| bits per byte (held-out documents) | 1.9877 |
+
+## Use
+
+```python
+from transformers import pipeline
+
+generate = pipeline(\"text-generation\", \"PATH/OF/THIS/FOLDER\")
+print(generate(\"The history of\")[0][\"generated_text\"])
+```
+
+## Data
+
+- A wiki, in May
+  - from: https://huggingface.co/datasets/someone/wiki
+  - licence: CC0
+
+## Training
+
+```text
+pipeline run wiki.toml
+```
+
+All settings that affect the weights, and hashes of the input:
+
+```text
+optimize.learning_rate = 0.001
+read.type = \"documents\"
+```
+";
+
+    fn facts() -> ModelFacts {
+        let parameters =
+            vec![ParameterSpec { name: "w".into(), shape: vec![1234, 2], group: Group::Embedding, init: Init::Zeros }];
+        ModelFacts {
+            parameters,
+            head: 0,
+            flops_per_token: 0.0,
+            logit_softcap: None,
+            precision: Precision::Bf16,
+            config: json!({ "model_type": "gpt2", "vocab_size": 1234, "n_positions": 64 }),
+            summary: "GPT-2, 2 layers".into(),
+        }
+    }
+
+    fn card<'a>(model: &'a ModelFacts, sources: &'a [Attribution]) -> ModelCard<'a> {
+        let (updates, tokens, bits_per_byte, settings, command) = (None, None, None, None, None);
+        ModelCard { model, weights: "f32", updates, tokens, bits_per_byte, sources, settings, command }
+    }
+
+    #[test]
+    fn a_card_with_everything() {
+        let source = Attribution {
+            name: "A wiki,\nin May".into(),
+            url: "https://huggingface.co/datasets/someone/wiki".into(),
+            licence: "CC0".into(),
+            language: "en".into(),
+            ..Default::default()
+        };
+        let settings = [("optimize.learning_rate", "0.001"), ("read.sample", "null"), ("read.type", "\"documents\"")];
+        let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let (model, sources) = (facts(), [source]);
+        let card = ModelCard {
+            updates: Some(1000),
+            tokens: Some(4_096_000),
+            bits_per_byte: Some(1.98766),
+            settings: Some(&settings),
+            command: Some("pipeline run wiki.toml"),
+            ..card(&model, &sources)
+        };
+        assert_eq!(card.to_string(), WHOLE);
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let model = facts();
+        let text = card(&model, &[]).to_string();
+        for absent in ["license", "language:", "datasets", "## Data", "## Training", "updates", "held-out"] {
+            assert!(!text.contains(absent), "{absent}: {text}");
+        }
+        // A code that is no code would not be YAML.
+        let odd = [Attribution { name: "x".into(), language: "en: [".into(), ..Default::default() }];
+        assert!(!card(&model, &odd).to_string().contains("language:"));
+    }
+
+    #[test]
+    fn thousands_are_separated() {
+        let all: Vec<String> = [0, 999, 1000, 1_234_567].into_iter().map(thousands).collect();
+        assert_eq!(all, ["0", "999", "1,000", "1,234,567"]);
+    }
+}
