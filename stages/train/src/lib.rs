@@ -10,7 +10,7 @@
 //!   optimizers: [`adamw`](optimize::adamw), [`muon`](optimize::muon)
 //! - [`evaluate`]: validation loss and bits per byte
 //! - [`checkpoint`]: everything needed to resume a run, in a format that Hugging Face's libraries load;
-//!   [`hugging_face`]: the files beside the weights; [`weights`]: safetensors files
+//!   [`hugging_face`]: the files beside the weights; [`weights`]: safetensors files; [`gguf`]: files for llama.cpp
 //! - [`diverged`]: the error for a loss or gradient that is not finite
 //! - [`record`]: `metrics.jsonl` and progress; [`tensorboard`](record::tensorboard): event files;
 //!   [`clock`](record::clock): the time of a step
@@ -24,6 +24,7 @@ pub mod checkpoint;
 pub mod diverged;
 pub mod evaluate;
 pub mod forward;
+pub mod gguf;
 pub mod hugging_face;
 pub mod loss;
 pub mod optimize;

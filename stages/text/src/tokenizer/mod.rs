@@ -5,6 +5,7 @@
 //! | [`vocabulary`] | what token ids mean: what token files, packing and the model must agree on |
 //! | [`gpt2`] | GPT-2's tokenizer, which comes with the program |
 //! | [`hugging_face`] | the tokenizer beside a model, in Hugging Face's layouts |
+//! | [`llama_cpp`] | a tokenizer as the lists of a GGUF file |
 //! | [`train`] | a byte-level BPE learned from word counts |
 //! | [`byte_bpe`] | texts to ids at many times the speed of Hugging Face's library |
 //! | [`text_stream`] | ids to text while they are generated |
@@ -14,6 +15,7 @@ pub mod bin_files;
 pub mod byte_bpe;
 pub mod gpt2;
 pub mod hugging_face;
+pub mod llama_cpp;
 pub mod stage;
 pub mod text_stream;
 pub mod train;

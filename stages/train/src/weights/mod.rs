@@ -1,8 +1,10 @@
 //! Reading and writing tensors in safetensors files, one tensor at a time.
+mod bf16;
 mod model_files;
 mod tensor_file;
 
-pub use model_files::ModelFiles;
+pub use bf16::write_bf16;
+pub use model_files::{INDEX_FILE, ModelFiles};
 pub use tensor_file::TensorFile;
 
 use anyhow::{Context, Result};
