@@ -2,7 +2,7 @@
 use crate::plan::types_giving;
 use anyhow::{Context, Result, anyhow, bail};
 use compute::models::config::end_of_text;
-use contract::{Kind, Parameters, Pretrained, StageType};
+use contract::{Kind, Parameters, Pretrained, StageType, Tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,6 +57,19 @@ impl ModelFolder {
         Ok(Parameters(specs.iter().map(|spec| self.files.parameter(spec).map(Arc::new)).collect::<Result<_>>()?))
     }
 
+    /// The parameter with this index.
+    ///
+    /// # Errors
+    /// If it is missing or has another shape.
+    pub fn parameter(&self, index: usize) -> Result<Tensor> {
+        self.files.parameter(&self.model.facts.parameters[index])
+    }
+
+    /// Whether there is a tokenizer beside the model.
+    pub fn has_tokenizer(&self) -> bool {
+        ["tokenizer.json", "vocab.json"].iter().any(|name| self.folder.join(name).exists())
+    }
+
     /// The tokenizer beside the model.
     ///
     /// # Errors
@@ -94,8 +107,7 @@ impl ModelFolder {
             .filter(|key| theirs[key] != config[key] && !MEANINGLESS.contains(&&**key))
             .map(|key| (key.clone(), format!("{key} is {} in the model, {} in the run", theirs[&key], config[&key])))
             .collect();
-        let has_tokenizer = ["tokenizer.json", "vocab.json"].iter().any(|name| self.folder.join(name).exists());
-        if let (Some(json), true) = (tokenizer, has_tokenizer) {
+        if let (Some(json), true) = (tokenizer, self.has_tokenizer()) {
             let difference = text::tokenizer::hugging_face::difference(self.tokenizer()?.json(), json)?;
             differences.extend(difference.map(|how| ("tokenizer".into(), format!("the tokenizers differ: {how}"))));
         }

@@ -15,6 +15,7 @@ mod docs;
 mod elsewhere;
 mod every_key;
 mod explain;
+mod export;
 mod faults;
 mod fresh_machine;
 mod generate;

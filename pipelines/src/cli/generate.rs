@@ -141,7 +141,7 @@ fn generate(
 }
 
 /// The checkpoint itself, or the last one of a run.
-fn find(path: &Path) -> Result<PathBuf> {
+pub(super) fn find(path: &Path) -> Result<PathBuf> {
     if path.join("config.json").is_file() {
         return Ok(path.to_owned());
     }

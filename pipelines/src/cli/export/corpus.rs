@@ -1,14 +1,10 @@
-//! `pipeline export`: a prepared corpus as `.bin` files for nanoGPT and llm.c.
-use super::{Command, Context};
+//! The tokens of a prepared corpus as `.bin` files for nanoGPT and llm.c.
+use super::{Content, Export, Exported};
 use crate::prepare::find_version;
 use crate::problem::Usage;
-use crate::show::human::count;
 use anyhow::{Context as _, Result};
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Field, Schema};
-use clap::{Args, ValueEnum};
-use serde::Serialize;
-use serde_json::json;
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -16,74 +12,18 @@ use text::parquet::table::read_parquet;
 use text::tokenizer::bin_files::{self, BinFormat};
 use text::{Cache, TokenStore};
 
-/// Export a prepared corpus to .bin files for nanoGPT or llm.c
-#[derive(Debug, Args)]
-#[command(after_help = "Example: pipeline export runs/prepare-wiki/v1 bin --format nanogpt")]
-pub struct Export {
-    /// A version of a prepared corpus, or a folder of versions (the last one is used)
-    #[arg(value_name = "CORPUS")]
-    corpus: PathBuf,
-    /// The folder for the files: train.bin and val.bin, or train_000000.bin, …
-    #[arg(value_name = "OUT")]
-    out: PathBuf,
-    /// The program that reads them
-    #[arg(long, value_enum)]
-    format: Format,
-    /// Remove the files of an earlier export from OUT
-    #[arg(long)]
-    overwrite: bool,
-    /// Print one line of JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// The program that reads `.bin` files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// nanoGPT: uint16 ids, end-of-text after each document
-    Nanogpt,
-    /// llm.c: a header of 256 int32, end-of-text before each document
-    #[value(name = "llm.c")]
-    LlmC,
-}
-
-impl From<Format> for BinFormat {
-    fn from(format: Format) -> Self {
-        match format {
-            Format::Nanogpt => Self::NanoGpt,
-            Format::LlmC => Self::LlmC,
-        }
-    }
-}
-
-impl Command for Export {
-    fn run(&self, context: &Context) -> Result<()> {
-        let files = export(self)?;
-        context.out.answer(self.json, &json!({ "out": self.out, "files": files }), |_| text(&files))
-    }
-}
-
-/// A file that was written.
-#[derive(Debug, Serialize)]
-struct Exported {
-    path: PathBuf,
-    /// `train` or `val`.
-    part: &'static str,
-    tokens: u64,
-}
-
 /// One line per file; for a part without files, a line saying so.
-fn text(files: &[Exported]) -> String {
+pub fn text(files: &[Exported]) -> String {
     let mut lines = Vec::new();
     for part in PARTS {
-        let of = files.iter().filter(|file| file.part == part);
-        let said: Vec<_> = of.map(|file| format!("{}: {} tokens", file.path.display(), count(file.tokens))).collect();
+        let is_of = |file: &&Exported| matches!(file.content, Content::Tokens { part: of, .. } if of == part);
+        let said: Vec<String> = files.iter().filter(is_of).map(Exported::to_string).collect();
         lines.push(if said.is_empty() { format!("no documents for {part}") } else { said.join("\n") });
     }
     lines.join("\n")
 }
 
-/// The part of the corpus with this name.
+/// The parts of a corpus.
 const PARTS: [&str; 2] = ["train", "val"];
 
 /// Writes a version's tokens as `.bin` files.
@@ -91,8 +31,8 @@ const PARTS: [&str; 2] = ["train", "val"];
 /// # Errors
 /// [`Usage`] if there is no version, it has no tokens, or there are files of an earlier export that are not to be
 /// replaced; or if a file cannot be read or written.
-fn export(asked: &Export) -> Result<Vec<Exported>> {
-    let version = find_version(&asked.corpus)?;
+pub fn export(asked: &Export, format: BinFormat) -> Result<Vec<Exported>> {
+    let version = find_version(&asked.source)?;
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&version)
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>())
         .with_context(|| format!("cannot list {}", version.display()))?;
@@ -123,10 +63,13 @@ fn export(asked: &Export) -> Result<Vec<Exported>> {
     if let (false, [first, ..]) = (asked.overwrite, &earlier[..]) {
         return Err(Usage(format!("{} is of an earlier export: --overwrite replaces that", first.display())).into());
     }
-    let (format, mut written) = (BinFormat::from(asked.format), Vec::new());
+    let mut written = Vec::new();
     for (part, rows) in PARTS.into_iter().zip([train, held_out]).filter(|(_, rows)| !rows.is_empty()) {
         let files = bin_files::write(&store, &rows, format, &asked.out, part, bin_files::FILE_TOKENS)?;
-        written.extend(files.into_iter().map(|file| Exported { path: file.path, part, tokens: file.tokens }));
+        written.extend(files.into_iter().map(|file| {
+            let content = Content::Tokens { part, tokens: file.tokens };
+            Exported { path: file.path, content }
+        }));
     }
     for path in earlier.iter().filter(|path| !written.iter().any(|file: &Exported| file.path == **path)) {
         std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
