@@ -97,7 +97,7 @@ impl Plan {
     fn check_files(&self, unsound: &[String], problems: &mut Problems) {
         for stage in self.stages.iter().filter(|stage| !unsound.contains(&stage.id)) {
             let table = self.table(&stage.id);
-            for problem in stage.settings.check_files(self.run.seed) {
+            for problem in stage.settings.check_files(self.goal, self.run.seed) {
                 let beside = problem.key.and_then(|key| beside_configuration(&table, key));
                 let problem = located(&stage.id, problem, &table);
                 problems.push(match beside {

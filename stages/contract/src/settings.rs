@@ -267,9 +267,9 @@ pub trait Settings: Any + Send + Sync {
         Vec::new()
     }
     /// Problems with the files that the stage names that can be seen without processing them: whether they exist, have
-    /// a format that the stage reads, and fit its other keys. Looks at names and beginnings of files; `pipeline check`
-    /// and `pipeline run` call it before anything is read.
-    fn check_files(&self, _seed: u64) -> Vec<Problem> {
+    /// a format that the stage reads, and fit its other keys and the goal of the graph. Looks at names and beginnings of
+    /// files; `pipeline check` and `pipeline run` call it before anything is read.
+    fn check_files(&self, _goal: Goal, _seed: u64) -> Vec<Problem> {
         Vec::new()
     }
     /// What is allowed in a run of `steps` updates, if the length is known, but most likely not meant. `pipeline check`

@@ -4,7 +4,7 @@ use arrow::array::{Array, AsArray, LargeStringArray, RecordBatch};
 use arrow::compute::concat_batches;
 use common::env;
 use contract::testing::{Collect, at};
-use contract::{BatchShape, Built, Packet, Purpose, Resources, Result, Rows, Schedule, Settings, StageKeys};
+use contract::{BatchShape, Built, Goal, Packet, Purpose, Resources, Result, Rows, Schedule, Settings, StageKeys};
 use millrace_text::filter::{DROPPED, Filter, FilterSettings, Rule, Verdict};
 use millrace_text::{BlockList, C4, Clean, FineWeb, GopherQuality, GopherRepetition, Language, Length};
 use proptest::prelude::*;
@@ -143,7 +143,7 @@ fn a_block_list_may_be_a_file_and_its_absence_is_said() {
     let schedule = Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None };
     let said = missing.build(&env(0, 1, shape, schedule, &Resources::default())).err().unwrap().to_string();
     assert!(said.contains("cannot read `path` /nowhere"), "{said}");
-    let wrong = missing.check_files(0);
+    let wrong = missing.check_files(Goal::Train, 0);
     assert_eq!(wrong[0].key, Some("path"), "{wrong:?}");
 }
 

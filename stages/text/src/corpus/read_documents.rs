@@ -99,6 +99,12 @@ impl ReadDocuments {
     }
 }
 
+/// The problem if `documents`, a sample of the documents of a single file, is for a preparation.
+pub(crate) fn check_sample(goal: Goal, documents: Option<u64>) -> Option<Problem> {
+    let why = "selects documents of a single file, which is for training; a preparation reads whole files";
+    (goal == Goal::PrepareCorpus && documents.is_some()).then(|| Problem::at("sample", why))
+}
+
 /// The most tokens of plain text and JSON Lines that are not compressed: each byte of a text is one, and one ends each
 /// document. `None`: not known, or more than any sequence.
 fn most_tokens(inputs: &Inputs) -> Option<u64> {
@@ -140,13 +146,14 @@ impl Settings for ReadDocuments {
         self.hold_out.check_goal(goal)
     }
 
-    fn check_files(&self, seed: u64) -> Vec<Problem> {
+    fn check_files(&self, goal: Goal, seed: u64) -> Vec<Problem> {
         let mut problems = match resolve(&self.paths, self.sample, seed) {
             Err(error) => vec![input_problem(&error, "column")],
             Ok(inputs) => {
                 let looked = look_at(&inputs, |file| self.reading(file));
                 let content = looked.err().map(|error| input_problem(&error, "column"));
-                content.into_iter().chain(self.check_needed(&inputs)).collect()
+                let sample = check_sample(goal, inputs.sample_documents);
+                content.into_iter().chain(sample).chain(self.check_needed(&inputs)).collect()
             }
         };
         problems.extend(self.conversion.check_files());
@@ -187,9 +194,8 @@ impl Settings for ReadDocuments {
 
 /// Provides the files of a source, and source and licence of the texts.
 pub(crate) fn provide(before: &mut Prepare, files: SourceFiles) -> Result<()> {
-    if before.goal() == Goal::PrepareCorpus && files.sample.is_some() {
-        let why = "`sample` of documents is for training; a preparation reads whole files";
-        return Err(TextProblem::Unsuitable { key: format!("{}.sample", before.id()), why: why.into() }.into());
+    if let Some(problem) = check_sample(before.goal(), files.sample) {
+        return Err(TextProblem::Unsuitable { key: format!("{}.sample", before.id()), why: problem.message }.into());
     }
     before.provide(Arc::new(files.attributions.clone()));
     before.provide(Arc::new(files.cache.clone()));

@@ -1,5 +1,5 @@
 //! The family of sources: formats that other crates read, with the keys and behaviour of source `documents`.
-use crate::corpus::read_documents::{Reader, check_paths, provide};
+use crate::corpus::read_documents::{Reader, check_paths, check_sample, provide};
 use crate::corpus::source_keys::{Conversion, HoldOut, input_problem, look_at};
 use crate::input::codec::Codec;
 use crate::input::decompress::Decompressed;
@@ -137,9 +137,13 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
         self.hold_out.check_goal(goal)
     }
 
-    fn check_files(&self, seed: u64) -> Vec<Problem> {
-        let looked = self.find(seed).and_then(|inputs| look_at(&inputs, |_| self.reading()));
-        let mut problems: Vec<_> = looked.err().map(|error| input_problem(&error, "paths")).into_iter().collect();
+    fn check_files(&self, goal: Goal, seed: u64) -> Vec<Problem> {
+        let looked = self.find(seed).and_then(|inputs| {
+            look_at(&inputs, |_| self.reading())?;
+            Ok(check_sample(goal, inputs.sample_documents))
+        });
+        let mut problems: Vec<_> =
+            looked.unwrap_or_else(|error| Some(input_problem(&error, "paths"))).into_iter().collect();
         problems.extend(self.conversion.check_files());
         problems
     }

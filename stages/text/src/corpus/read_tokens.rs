@@ -117,7 +117,7 @@ impl Settings for ReadTokens {
             .collect()
     }
 
-    fn check_files(&self, seed: u64) -> Vec<Problem> {
+    fn check_files(&self, _: Goal, seed: u64) -> Vec<Problem> {
         let cache = self.cache();
         let folder = cache.check_folder().err().map(|error| Problem::with_file("cache", &error));
         let (tokenizer, of_tokenizer) = match self.tokenizer(&cache) {

@@ -32,8 +32,8 @@ use anyhow::{Context, Result, bail};
 use arrow::array::{Array, ArrayRef, AsArray, LargeStringBuilder, RecordBatch, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema};
 use contract::{
-    At, Built, Emit, Env, Key, Kind, Member, Packet, Port, Problem, Rows, Settings, Stage, StageKeys, StageSettings,
-    StageType, Turn, stage_type,
+    At, Built, Emit, Env, Goal, Key, Kind, Member, Packet, Port, Problem, Rows, Settings, Stage, StageKeys,
+    StageSettings, StageType, Turn, stage_type,
 };
 use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
@@ -177,7 +177,7 @@ impl<F: Filter> Settings for FilterSettings<F> {
         self.filter.check()
     }
 
-    fn check_files(&self, _: u64) -> Vec<Problem> {
+    fn check_files(&self, _: Goal, _: u64) -> Vec<Problem> {
         let missing = |(key, path): (&'static str, PathBuf)| {
             let similar = similar_file(&path);
             (!path.is_file()).then(|| Problem::at(key, TextProblem::Missing { path, similar }.to_string()))

@@ -139,7 +139,7 @@ impl Settings for Tokenize {
         trains.then(|| Problem::at("tokenizer", why)).into_iter().collect()
     }
 
-    fn check_files(&self, _: u64) -> Vec<Problem> {
+    fn check_files(&self, _: Goal, _: u64) -> Vec<Problem> {
         let trains = matches!(self.choice(), Choice::Train(_));
         let opened = if trains { Ok(()) } else { self.open(&[], &Cache::new(None), &mut no_progress()).map(drop) };
         opened.err().map(|error| Problem::with_file("tokenizer", &error)).into_iter().collect()
