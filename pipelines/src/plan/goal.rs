@@ -85,7 +85,9 @@ impl Check<'_> {
             Kind::Gradient,
             Kind::Records,
         ];
-        for (at, stage) in self.stages.iter().enumerate() {
+        // A stage that has no place in a training graph is not to be moved within it.
+        let misplaced = |stage: &PlannedStage| self.goal == Goal::Train && stage.settings.needs_whole_corpus();
+        for (at, stage) in self.stages.iter().enumerate().filter(|(_, stage)| !misplaced(stage)) {
             let is_result = |kind: &Kind| self.goal == Goal::PrepareCorpus && *kind == Kind::Records;
             let unconsumed =
                 stage.settings.gives().into_iter().filter(|kind| MUST_BE_CONSUMED.contains(kind) && !is_result(kind));

@@ -7,6 +7,9 @@ pub(super) fn advice(text: &str, number: usize, message: &str) -> Option<String>
     if message.contains("duplicate key") {
         return first_place(&lines, number);
     }
+    if message.contains("overflow") {
+        return Some(format!("the largest whole number is {}", i64::MAX));
+    }
     open_string(&lines, number).or_else(|| colon(line)).or_else(|| number_with_letter(line)).or_else(|| comma(line))
 }
 
@@ -96,6 +99,12 @@ mod tests {
         for text in ["x = 1", "x = [1, 2]", "x = \"a,b\"", "x = k", "[a", ""] {
             assert_eq!(advice(text, 1, ""), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_number_with_too_many_digits_has_advice() {
+        let said = advice("max_steps = 99999999999999999999", 1, "integer number overflowed");
+        assert_eq!(said.as_deref(), Some("the largest whole number is 9223372036854775807"));
     }
 
     #[test]

@@ -191,6 +191,11 @@ fn a_stage_that_compares_documents_is_the_last_of_those_that_work_on_rows() {
     error: `same` compares all documents of a corpus, which is not possible in a training graph
       c.toml:8   (put it into a preparation, a graph that ends in a stage of type `parquet`, and train on what that writes)
     ");
+    // Also if no stage uses its rows: no place in this graph would be right.
+    let appended = format!("{WIKI}\n[stage.same]\ntype = \"minhash\"\ninputs = [\"read\"]\n");
+    let scratch = Scratch::new(&[("c.toml", &appended)]);
+    let problems = scratch.problems("c.toml", &Overrides::default());
+    assert!(problems.contains("`same` compares all") && !problems.contains("no stage uses"), "{problems}");
 }
 
 #[test]
