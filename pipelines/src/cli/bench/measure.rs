@@ -92,7 +92,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
     let forward = ModelSettings {
         sizes: Sizes { layers: shape.layers, heads: shape.heads, width: shape.width },
         model: Gpt2::default(),
-        computation: Computation { batching, precision, document_mask: false },
+        computation: Computation { batching, precision: precision.into(), document_mask: false },
     };
     let optimize = match optimizer {
         super::Optimizer::Adamw => slow::<AdamW>(),

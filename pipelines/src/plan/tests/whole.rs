@@ -71,7 +71,7 @@ fn names_of_other_programs_lead_to_ours() {
       run.toml:12   similar: layers   (`pipeline stages gpt2` lists all)
     error: unknown key `forward.hidden_size`
       run.toml:13   similar: width   (`pipeline stages gpt2` lists all)
-    error: `forward.precision`: there is no `fp16`, expected `f32` or `bf16`
+    error: `forward.precision`: there is no `fp16`, expected one of `f32`, `bf16`, `auto`
       run.toml:14   similar: bf16   (CPUs compute no fp16 here; bf16 has the range of f32)
     error: unknown key `optimize.max_steps`
       run.toml:18   (`max_steps` is a key of `[run]`)
@@ -235,4 +235,31 @@ fn what_a_run_at_a_checkpoint_does_not_read_may_be_missing() {
     {
         assert_eq!(checked(&text, &Overrides::default(), scope).is_err(), refused, "{scope:?}");
     }
+}
+
+#[test]
+fn a_preparation_takes_no_sample_of_the_documents_of_a_file() {
+    let preparation = r#"
+[stage.read]
+type = "documents"
+paths = ["DIR/d.jsonl"]
+sample = 5
+[stage.tokenize]
+type = "bpe"
+tokenizer = "gpt2"
+[stage.write]
+type = "parquet"
+"#;
+    insta::assert_snapshot!(problems(preparation), @r"
+    error: `read.sample`: selects documents of a single file, which is for training; a preparation reads whole files
+      run.toml:5
+    ");
+}
+
+#[test]
+fn a_width_out_of_range_is_the_only_problem_of_its_stage() {
+    insta::assert_snapshot!(problems(&RUN.replace("width = 16", "width = 99999999")), @r"
+    error: `forward.width` is 99999999, but must be from 1 to 1048576
+      run.toml:13
+    ");
 }

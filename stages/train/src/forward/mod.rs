@@ -8,6 +8,7 @@ pub mod nanochat;
 pub mod qwen3;
 
 use anyhow::{Result, ensure};
+use compute::kernels::gemm;
 use compute::models::{ActivationMemory, Forward as Forwarded, Model, Transformer, forward_per_sequence};
 use contract::{
     Activations, At, Batch, Built, Emit, Env, Facts, Kind, Member, Memory, ModelFacts, Packet, Parameters, Port,
@@ -93,8 +94,41 @@ pub struct Computation {
     pub document_mask: bool,
     /// "batched", or "per_sequence": one sequence at a time, as a baseline that shows the benefit of batching.
     pub batching: Batching,
-    /// "f32", or "bf16": operands of matrix products are rounded to bfloat16, sums are f32.
-    pub precision: Precision,
+    /// "f32"; "bf16": operands of matrix products are rounded to bfloat16, sums are f32; or "auto": bf16 if the CPU
+    /// multiplies it faster than f32.
+    pub precision: ComputePrecision,
+}
+
+/// The precision of the operands of matrix products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ComputePrecision {
+    /// Operands are not rounded.
+    #[default]
+    F32,
+    /// Operands are rounded to bfloat16.
+    Bf16,
+    /// bfloat16 if the GEMM backend multiplies it faster than f32. Checkpoints record the backend and its precision.
+    Auto,
+}
+
+impl From<Precision> for ComputePrecision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+impl ComputePrecision {
+    fn chosen(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+            Self::Auto => gemm::fast_precision(),
+        }
+    }
 }
 
 /// How the sequences of a micro-batch go through the model.
@@ -111,7 +145,7 @@ pub enum Batching {
 impl<M: ModelType> ModelSettings<M> {
     fn model_for(&self, facts: &Facts) -> Transformer {
         let Computation { document_mask, precision, .. } = self.computation;
-        self.model.model(&self.sizes, facts).with_document_mask(document_mask).with_precision(precision)
+        self.model.model(&self.sizes, facts).with_document_mask(document_mask).with_precision(precision.chosen())
     }
 }
 

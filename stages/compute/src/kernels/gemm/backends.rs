@@ -123,9 +123,10 @@ pub fn description(precision: Precision) -> String {
 }
 
 /// The faster precision for products on the calling thread: bfloat16 if the backend has an instruction for it that is
-/// faster than f32. For computations whose result does not depend on the last bits of their products.
+/// faster than f32. If no backend is selected yet, that of [`AUTO`] counts, and another one can still be selected.
 pub fn fast_precision() -> Precision {
-    if backend().has_fast_bf16() { Precision::Bf16 } else { Precision::F32 }
+    let backend = SCOPED.get().or_else(|| CHOSEN.get().copied()).unwrap_or_else(fastest);
+    if backend.has_fast_bf16() { Precision::Bf16 } else { Precision::F32 }
 }
 
 /// The backend for products on the calling thread; always an available one.
