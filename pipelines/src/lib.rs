@@ -12,6 +12,7 @@
 
 mod app;
 pub mod cli;
+mod continuation;
 pub mod engine;
 mod inspect;
 mod machine;

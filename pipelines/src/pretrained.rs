@@ -130,7 +130,7 @@ fn ids(value: &Value) -> Vec<u32> {
 ///
 /// # Errors
 /// If no stage has such a model. If one has models of this kind, the error is its reason for rejecting `config`.
-fn of_config(config: &Value, stages: &[StageType]) -> Result<Pretrained> {
+pub fn of_config(config: &Value, stages: &[StageType]) -> Result<Pretrained> {
     let mut reason = None;
     for stage_type in stages {
         match (stage_type.from_config)(config) {

@@ -242,6 +242,11 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("muon.weight_decay_schedule", MUON, "optimize.weight_decay_schedule=learning_rate"),
     ("muon.clip_norm", MUON, "optimize.clip_norm=0.01"),
     ("evaluate.interval", &[], "evaluate.interval=2"),
+    ("sample.interval", SAMPLE, "sample.interval=2"),
+    ("sample.prompt", SAMPLE, "sample.prompt=kamo"),
+    ("sample.max_tokens", SAMPLE, "sample.max_tokens=3"),
+    ("sample.temperature", SAMPLE, "sample.temperature=9.0"),
+    ("sample.top_k", SAMPLE, "sample.top_k=1"),
     ("checkpoint.interval", &[], "checkpoint.interval=2"),
     ("checkpoint.keep", &[], "checkpoint.keep=1"),
     ("tokens.paths", TOKENS, "read.paths=[\"version/v1/documents-00001.parquet\"]"),
@@ -262,6 +267,7 @@ const MUON_WARMUP: &[&str] = &["--stage", "optimize=muon.toml", "optimize.moment
 const MUON_WSD: &[&str] = &["--stage", "optimize=muon.toml", "optimize.schedule=wsd"];
 const WSD: &[&str] = &["optimize.schedule=wsd"];
 const TOKENS: &[&str] = &["--config", "tokens.toml"];
+const SAMPLE: &[&str] = &["--config", "sample.toml"];
 const FRACTION: &[&str] = &["--config", "fraction.toml"];
 const PLAIN: &[&str] = &["read.paths=[\"plain.txt\"]"];
 const BAD: &[&str] = &["read.paths=[\"bad.jsonl\"]"];
@@ -323,7 +329,9 @@ fn outcome(scratch: &Scratch, base: &[&str], change: Option<&str>) -> String {
     }
     let weights = weights.finish();
     let elsewhere = scratch.path("elsewhere").exists();
-    format!("{weights} {:?} {:?} {elsewhere}", scratch.checkpoints("out"), scratch.numbers("out"))
+    let samples: Vec<&str> = ran.stderr.split("Sample after ").skip(1).collect();
+    let samples: Vec<&str> = samples.iter().filter_map(|text| text.split("\nStep ").next()).collect();
+    format!("{weights} {:?} {:?} {elsewhere} {samples:?}", scratch.checkpoints("out"), scratch.numbers("out"))
 }
 
 const TRAIN_ON_TOKENS: &str = r#"
@@ -367,6 +375,7 @@ fn every_key_of_a_training_graph_changes_a_run() {
     scratch.write("plain.txt", texts.join("\n\n"));
     let lines = texts.iter().map(|text| json!({ "text": text }).to_string()).chain(["not JSON".into()]);
     scratch.write("bad.jsonl", lines.collect::<Vec<_>>().join("\n"));
+    scratch.write("sample.toml", scratch.read("run.toml") + "[stage.sample]\ntype = \"sample\"\n");
     scratch.write("fraction.toml", scratch.read("run.toml").replace("validation_every = 10\n", ""));
     let gpt2 = text::Tokenizer::gpt2(&text::Cache::new(scratch.path("gpt2").to_str()), "<|endoftext|>").unwrap();
     scratch.write("other.json", gpt2.json().replacen("\u{120}the", "\u{120}eht", 1));

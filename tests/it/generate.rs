@@ -52,6 +52,29 @@ fn a_seed_gives_one_text_whatever_the_workers() {
     assert_eq!(text(&["--top-p", "1e-9", "--top-k", "0", "--seed", "9"]), greedy);
 }
 
+/// The samples of a run are what `generate` makes of its checkpoints, and they change no weights.
+#[test]
+fn a_run_shows_samples() {
+    let scratch = Scratch::new();
+    let stage = "[stage.sample]\ntype = \"sample\"\ninterval = 3\nprompt = \"kamo rite\"\nmax_tokens = 12\n";
+    scratch.train("plain", &[]);
+    scratch.write("run.toml", scratch.read("run.toml") + stage);
+    let ran = scratch.train("run", &[]);
+    assert_eq!(scratch.last("run", "model.safetensors"), scratch.last("plain", "model.safetensors"));
+    for checkpoint in ["step-00000003", "step-00000006"] {
+        let folder = format!("run/checkpoints/{checkpoint}");
+        let text = json(&scratch, &folder, &["--max-tokens", "12"])["text"].as_str().unwrap().to_owned();
+        let text = text.trim_end().replace('\n', "\n  ");
+        let said = format!("Sample after {} steps: kamo rite{text}", checkpoint.trim_start_matches("step-0000000"));
+        assert!(ran.stderr.contains(&said), "{said}\n{}", ran.stderr);
+    }
+    assert_eq!(ran.stderr.matches("Sample after").count(), 2);
+    let long = format!("prompt = {:?}", "kamo rite ".repeat(50));
+    scratch.write("long.toml", scratch.read("run.toml").replace("prompt = \"kamo rite\"", &long));
+    let ran = scratch.pipeline(&["run", "long.toml", "--run-dir", "long"]);
+    ran.fails(1, &["sample", "its prompt has", "context is 32"]);
+}
+
 /// What transformers gave, kept by `tests/golden/make_golden_greedy.py`: GPT-2 with `vocab.json` and `merges.txt`, the
 /// others with `tokenizer.json`.
 #[test]

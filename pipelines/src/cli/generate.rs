@@ -1,19 +1,19 @@
 //! `pipeline generate`: continues a text with a model from a checkpoint.
 use super::{Command, Context};
+use crate::continuation::{Ends, Stop, continue_text, encode};
 use crate::machine::cores;
 use crate::pretrained::ModelFolder;
 use crate::problem::Usage;
 use crate::show;
 use crate::train_run::directory;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use compute::models::sampling::Sampler;
 use contract::{Decode, StageType};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use text::Tokenizer;
-use text::tokenizer::text_stream::TextStream;
 use train::checkpoint;
 
 /// Continue a text with a trained model
@@ -83,18 +83,6 @@ fn temperature(text: &str) -> Result<f64, String> {
 fn probability(text: &str) -> Result<f64, String> {
     let value: Option<f64> = text.parse().ok();
     value.filter(|p| *p > 0.0 && *p <= 1.0).ok_or_else(|| "give a number above 0, up to 1, for example 0.95".into())
-}
-
-/// Why generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Stop {
-    /// The model produced its end-of-text token.
-    EndOfText,
-    /// The requested number of tokens has been generated.
-    MaxTokens,
-    /// The model's context is full.
-    Context,
 }
 
 /// The result.
@@ -186,10 +174,7 @@ fn go_on(
     show: &mut (dyn FnMut(&str) -> Result<()> + Send),
 ) -> Result<Generated> {
     let Opened { mut decoder, tokenizer, ends } = opened;
-    let mut prompt = tokenizer.encode_prompt(&asked.prompt)?;
-    if prompt.is_empty() {
-        prompt.push(tokenizer.end_of_text()); // after which documents begin
-    }
+    let prompt = encode(&tokenizer, &asked.prompt)?;
     let context = decoder.capacity();
     if prompt.len() > context {
         let tokens = prompt.len();
@@ -198,49 +183,18 @@ fn go_on(
     let mut sampler =
         Sampler { temperature: asked.temperature, top_k: asked.top_k, top_p: asked.top_p, seed: asked.seed, drawn: 0 };
     show(&asked.prompt)?;
-    let began = Instant::now();
-    let mut logits = decoder.feed(&prompt);
-    let prompt_time = began.elapsed();
-    let mut stream = TextStream::new(&tokenizer);
-    let (mut text, mut tokens) = (String::new(), Vec::new());
-    let mut say = |new: String| -> Result<()> {
-        text.push_str(&new);
-        if new.is_empty() { Ok(()) } else { show(&new) }
-    };
-    let began = Instant::now();
-    let mut fed = 0;
-    let stop = loop {
-        if tokens.len() == asked.max_tokens {
-            break Stop::MaxTokens;
-        }
-        let Some(token) = sampler.next(&logits) else {
-            bail!("after {} tokens the model's logits are not finite: its weights are corrupt", tokens.len())
-        };
-        tokens.push(token);
-        if ends.contains(&token) {
-            break Stop::EndOfText;
-        }
-        say(stream.push(token)?)?;
-        if decoder.length() == context {
-            break Stop::Context;
-        }
-        if tokens.len() < asked.max_tokens {
-            logits = decoder.feed(&[token]);
-            fed += 1;
-        }
-    };
-    let time = began.elapsed();
-    say(stream.finish()?)?;
+    let ends = Ends { tokens: &ends, after: asked.max_tokens };
+    let found = continue_text(&mut *decoder, &tokenizer, &prompt, &mut sampler, &ends, show)?;
     Ok(Generated {
         checkpoint: checkpoint.display().to_string(),
         prompt: asked.prompt.clone(),
-        text,
-        tokens,
-        stop,
+        prompt_tok_per_sec: rate(prompt.len(), found.prompt_time),
+        tok_per_sec: rate(found.fed, found.time),
+        text: found.text,
+        tokens: found.tokens,
+        stop: found.stop,
         context,
         prompt_tokens: prompt.len(),
-        prompt_tok_per_sec: rate(prompt.len(), prompt_time),
-        tok_per_sec: rate(fed, time),
     })
 }
 

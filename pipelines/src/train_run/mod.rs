@@ -3,6 +3,7 @@
 //! - [`session`]: a plan and its data become a graph, with everything its stages may know
 //! - [`validation`]: whether the held-out documents suffice to validate
 //! - [`mod@train`]: runs the graph; [`printer`]: what a terminal shows meanwhile
+//! - [`sample`]: what the stage of that name generates text with
 //! - [`directory`]: the files a run leaves behind; [`status`]: whether it is running, and how it ended
 //! - [`interruption`]: what SIGINT, SIGTERM and SIGHUP do
 //! - [`mod@explain`]: the graph, memory and time of a run; [`calibrate`]: measures a micro-batch for it
@@ -13,6 +14,7 @@ pub(crate) mod explain;
 mod interruption;
 
 mod printer;
+mod sample;
 pub(crate) mod session;
 pub(crate) mod speed;
 pub mod status;

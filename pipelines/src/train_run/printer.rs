@@ -97,6 +97,11 @@ impl Printer {
         self.last = Some(step.clone());
     }
 
+    fn sampled(&mut self, updates: u64, text: &str) {
+        let text = text.trim_end().replace('\n', "\n  ");
+        self.line.note(&format!("Sample after {updates} steps: {text}"));
+    }
+
     /// Prints the results of a completed run.
     pub fn results(&mut self, run_dir: &Path) {
         if let Some(last) = &self.last {
@@ -141,6 +146,9 @@ impl Report for Shared {
     }
     fn validated(&self, line: &StepLine) {
         lock(&self.0).validated(line);
+    }
+    fn sampled(&self, updates: u64, text: &str) {
+        lock(&self.0).sampled(updates, text);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Training: prepares the data, runs the graph, and writes the report.
 use super::interruption::Interruption;
 use super::printer::{Printer, Shared, lock, times};
+use super::sample::Continuer;
 use super::session::Session;
 use super::status::{Hold, Status};
 use super::{calibrate, directory, explain, speed};
@@ -23,6 +24,7 @@ use std::time::Instant;
 use text::{Attribution, Cache};
 use train::checkpoint::{State, TokenizerJson};
 use train::record::{Limit, Reporter};
+use train::sample::Continuation;
 use train::weights::Start;
 
 /// Options of a training run.
@@ -64,6 +66,8 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
     interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.warn(note))?;
     lock(&printer).line.note(&introduction);
     session.notes.iter().for_each(|note| lock(&printer).line.note(&format!("note: {note}")));
+    let continuer = Continuer::new(&session.model.config, &options.stages, &session.env.resources, plan.run.seed);
+    session.env.resources.insert(Arc::new(Continuation(Box::new(continuer))));
     session.env.resources.insert(Arc::clone(&stop));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
     let (began, schedule) = (Instant::now(), session.env.schedule);

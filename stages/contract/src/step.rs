@@ -70,17 +70,18 @@ impl Schedule {
 
     /// Whether validation batches are processed at `step`, with the parameters after `step` updates.
     pub fn validates(&self, step: Step) -> bool {
-        due(self.evaluate, step, self.steps)
+        self.evaluate.is_some_and(|interval| self.is_due(interval, step))
     }
 
     /// Whether the state after the update of `step` (that is, after `step + 1` updates) is saved in a checkpoint.
     pub fn checkpoints(&self, step: Step) -> bool {
-        step < self.steps && due(self.checkpoint, step + 1, self.steps)
+        step < self.steps && self.checkpoint.is_some_and(|interval| self.is_due(interval, step + 1))
     }
-}
 
-fn due(interval: Option<u64>, step: Step, last: Step) -> bool {
-    interval.is_some_and(|n| step > 0 && (step == last || step.is_multiple_of(n)))
+    /// Whether what happens every `interval` updates, and after the last one, is due after `updates` updates.
+    pub fn is_due(&self, interval: u64, updates: u64) -> bool {
+        updates > 0 && (updates == self.steps || updates.is_multiple_of(interval))
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! - [`optimize`]: clips gradients and updates parameters; [`schedule`](optimize::schedule): the learning rate;
 //!   optimizers: [`adamw`](optimize::adamw), [`muon`](optimize::muon)
 //! - [`evaluate`]: validation loss and bits per byte
+//! - [`sample`]: text that the model generates
 //! - [`checkpoint`]: everything needed to resume a run, in a format that Hugging Face's libraries load;
 //!   [`hugging_face`]: the files beside the weights; [`weights`]: safetensors files; [`gguf`]: files for llama.cpp
 //! - [`diverged`]: the error for a loss or gradient that is not finite
@@ -30,4 +31,5 @@ pub mod loss;
 pub mod optimize;
 pub mod record;
 pub mod reduce;
+pub mod sample;
 pub mod weights;

@@ -155,7 +155,8 @@ impl Settings for ReadTokens {
         let (vocabulary, id) = (store.vocabulary(), before.id().to_owned());
         before.fingerprint("content of tokens", &id, store.content_hash());
         before.fingerprint("content of tokenizer", &id, &vocabulary.hash);
-        before.vocabulary(vocabulary.facts(), tokenizer.map(|tokenizer| tokenizer.json().to_owned()))?;
+        before.vocabulary(vocabulary.facts(), tokenizer.as_ref().map(|tokenizer| tokenizer.json().to_owned()))?;
+        tokenizer.into_iter().for_each(|tokenizer| before.provide(Arc::new(tokenizer)));
         before.corpus(&id, index.corpus);
         before.provide(Arc::new(vocabulary.clone()));
         before.provide(Arc::new(attributions(&inputs)?));

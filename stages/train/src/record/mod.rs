@@ -89,6 +89,8 @@ pub trait Report: Send + Sync {
     fn step(&self, line: &StepLine);
     /// A step has been validated: the line now includes validation loss and bits per byte.
     fn validated(&self, line: &StepLine);
+    /// The model after `updates` updates generated `text`.
+    fn sampled(&self, _updates: Step, _text: &str) {}
 }
 
 /// The run's [`Report`], as a resource.

@@ -1,0 +1,53 @@
+//! What the stage `sample` generates text with.
+use crate::continuation::{Ends, NotFinite, continue_text, encode};
+use crate::pretrained::of_config;
+use anyhow::{Context, Result, ensure};
+use compute::models::sampling::Sampler;
+use contract::{Parameters, Resources, StageType};
+use serde_json::Value;
+use std::sync::Arc;
+use text::Tokenizer;
+use train::sample::{Continue, Sample};
+
+/// The model and the tokenizer of a run.
+pub struct Continuer {
+    /// The run's `config.json`.
+    config: Value,
+    stages: Vec<StageType>,
+    tokenizer: Option<Arc<Tokenizer>>,
+    seed: u64,
+}
+
+impl Continuer {
+    /// `config` describes the model, whose type is one of `stages`; the tokenizer is among the resources of a stage.
+    pub fn new(config: &Value, stages: &[StageType], resources: &Resources, seed: u64) -> Self {
+        let tokenizer = resources.all::<Tokenizer>().next().map(|(_, tokenizer)| tokenizer);
+        Self { config: config.clone(), stages: stages.to_vec(), tokenizer, seed }
+    }
+
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_deref().context("the run has no tokenizer, which samples need: name it, or remove this stage")
+    }
+}
+
+impl Continue for Continuer {
+    fn check(&self, settings: &Sample, context: usize) -> Result<()> {
+        let tokens = encode(self.tokenizer()?, &settings.prompt)?.len();
+        ensure!(tokens <= context, "its prompt has {tokens} tokens, but the model's context is {context}");
+        of_config(&self.config, &self.stages).map(drop).context("this model cannot generate text")
+    }
+
+    fn text(&self, parameters: Parameters, settings: &Sample) -> Result<Option<String>> {
+        let tokenizer = self.tokenizer()?;
+        let prompt = encode(tokenizer, &settings.prompt)?;
+        let mut decoder = (of_config(&self.config, &self.stages)?.decoder)(parameters);
+        let &Sample { temperature, top_k, max_tokens, .. } = settings;
+        let mut sampler = Sampler { temperature, top_k, top_p: 1.0, seed: self.seed, drawn: 0 };
+        let ends = Ends { tokens: &[tokenizer.end_of_text()], after: max_tokens };
+        match continue_text(&mut *decoder, tokenizer, &prompt, &mut sampler, &ends, &mut |_| Ok(())) {
+            Ok(found) => Ok(Some(format!("{}{}", settings.prompt, found.text))),
+            Err(error) if error.is::<NotFinite>() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
