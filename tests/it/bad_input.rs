@@ -194,31 +194,15 @@ fn a_corpus_shorter_than_one_sequence() {
     assert!(!scratch.path("r/metrics.jsonl").exists(), "nothing ran");
 }
 
-/// 40 documents of 99 bytes, each byte a token, and one token that ends each: 4 of them are held out, in 2 lanes of 200
-/// tokens. A sequence of n needs n + 1.
 #[test]
-fn held_out_documents_that_do_not_fill_a_sequence() {
+fn a_stride_that_would_leave_tokens_out() {
     let scratch = Scratch::new();
-    scratch.documents("corpus.parquet", &(0..40).map(|i| format!("{i:099}")).collect::<Vec<_>>());
-    let bytes = ["--set", "tokenize.vocabulary_size=257", "--set"];
-    let refused =
-        ["have 400 tokens in 2 lanes", "at most 200 in one", "read.validation_fraction", "evaluate.interval=0"];
-    for (length, needed) in [("pack.sequence_length=600", "needs 601"), ("pack.sequence_length=200", "needs 201")] {
-        for dry in [&["--dry-run"][..], &[]] {
-            let ran = run(&scratch, &[&bytes[..], &[length], dry].concat()).fails(2, &refused);
-            assert!(ran.stderr.contains(needed), "{}", ran.stderr);
-        }
-        run(&scratch, &[&bytes[..], &[length, "--set", "evaluate.interval=0", "--dry-run"]].concat()).succeeds();
+    let refused = ["`evaluate.stride` is 33, but a sequence has 32 tokens"];
+    for command in [&["check", "run.toml"][..], &["run", "run.toml"]] {
+        scratch.pipeline(&[command, &["--set", "evaluate.stride=33"]].concat()).fails(2, &refused);
     }
-    assert!(!scratch.path("r/metrics.jsonl").exists(), "nothing ran");
-    // One sequence per lane of 199 uses 398 of 400 tokens; one of 150 uses 300.
-    let ran = run(&scratch, &[&bytes[..], &["pack.sequence_length=150"]].concat()).succeeds();
-    assert!(ran.stderr.contains("note: 100 of 400 held-out tokens (25 %) are never used"), "{}", ran.stderr);
-    assert!(scratch.metrics("r").iter().any(|line| line.contains_key("validation_loss")));
-    let more = ["pack.sequence_length=199", "--run-dir", "exact"];
-    let ran = scratch.pipeline(&[&["run", "run.toml"][..], &bytes, &more].concat()).succeeds();
-    assert!(!ran.stderr.contains("never used"), "{}", ran.stderr);
-    assert!(scratch.metrics("exact").iter().any(|line| line.contains_key("validation_loss")));
+    run(&scratch, &["--set", "evaluate.stride=0"]).fails(2, &["`evaluate.stride` is 0, but must be at least 1"]);
+    run(&scratch, &["--set", "evaluate.stride=32"]).succeeds();
 }
 
 #[test]

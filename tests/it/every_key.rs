@@ -242,6 +242,7 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("muon.weight_decay_schedule", MUON, "optimize.weight_decay_schedule=learning_rate"),
     ("muon.clip_norm", MUON, "optimize.clip_norm=0.01"),
     ("evaluate.interval", &[], "evaluate.interval=2"),
+    ("evaluate.stride", &[], "evaluate.stride=8"),
     ("sample.interval", SAMPLE, "sample.interval=2"),
     ("sample.prompt", SAMPLE, "sample.prompt=kamo"),
     ("sample.max_tokens", SAMPLE, "sample.max_tokens=3"),

@@ -13,6 +13,7 @@ mod completions;
 mod determinism;
 mod docs;
 mod elsewhere;
+mod evaluate;
 mod every_key;
 mod explain;
 mod export;

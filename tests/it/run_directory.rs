@@ -112,27 +112,6 @@ fn a_run_starts_from_the_weights_of_another() {
 }
 
 #[test]
-fn evaluate_measures_what_the_run_measured_last() {
-    let scratch = Scratch::new();
-    scratch.train("r", &[]);
-    let said = scratch.pipeline(&["evaluate", "r", "--json"]).succeeds().stdout;
-    assert_eq!(said.lines().count(), 1, "{said}");
-    let found: Value = serde_json::from_str(&said).unwrap();
-    let last = scratch.metrics("r").pop().unwrap();
-    assert_eq!(found["step"], 6);
-    assert_eq!(found["validation_loss"], last["validation_loss"]);
-    assert_eq!(found["bits_per_byte"], last["bits_per_byte"]);
-    assert_eq!(found["documents"], 12);
-    let said = scratch.pipeline(&["evaluate", "r"]).succeeds().stdout;
-    assert!(said.contains("validation loss") && said.contains("bits per byte"), "{said}");
-    scratch.pipeline(&["evaluate", "nowhere"]).fails(2, &["nowhere is not a run"]);
-    // What is missing is reported as `run` reports it, before any work.
-    std::fs::remove_file(scratch.path("corpus.parquet")).unwrap();
-    let missing = "`read.paths`: there is no file or folder corpus.parquet";
-    scratch.pipeline(&["evaluate", "r"]).fails(2, &[missing, "r/config.toml:"]);
-}
-
-#[test]
 fn sample_takes_some_documents_and_epochs_become_steps() {
     let scratch = Scratch::new();
     let said = scratch.train("r", &["--sample", "40", "--epochs", "1"]).stderr;

@@ -7,7 +7,7 @@ use crate::prepare_stages::prepare;
 use crate::problem::Usage;
 use crate::show::human::count;
 use crate::train_run::session::Session;
-use crate::train_run::{choose_gemm, directory, validation};
+use crate::train_run::{choose_gemm, directory};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use contract::Schedule;
@@ -85,7 +85,6 @@ fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
     if corpus.validation.rows == 0 {
         return Err(Usage("there are no validation documents to evaluate on".into()).into());
     }
-    validation::check(&plan, &session.env.resources, session.env.shape)?;
     // One step that only validates.
     session.env.schedule = Schedule { first: state.step, steps: state.step, evaluate: Some(1), checkpoint: None };
     session.env.resources.insert(Arc::new(Start::Weights(checkpoint)));

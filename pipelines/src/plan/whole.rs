@@ -73,6 +73,7 @@ impl Plan {
         };
         if sound && self.goal == Goal::Train {
             self.check_length(problems);
+            self.check_stride(problems);
             self.check_size(pretrained.as_ref(), scope, problems);
             self.check_model(problems);
         }
@@ -122,6 +123,21 @@ impl Plan {
                 let problem = located(&stage.id, Problem::at("sequence_length", why), &self.table(&stage.id));
                 problems.push(problem.next("set it lower or read more"));
             }
+        }
+    }
+
+    /// Checks that no token of a validation document is passed over.
+    fn check_stride(&self, problems: &mut Problems) {
+        let Some(shape) = self.stages.iter().find_map(|stage| stage.settings.batch_shape()) else { return };
+        for stage in &self.stages {
+            let Some(stride) = stage.settings.validation_stride().filter(|stride| *stride > shape.length) else {
+                continue;
+            };
+            let why = format!(
+                "is {stride}, but a sequence has {} tokens: the tokens between would be left out",
+                shape.length
+            );
+            problems.push(located(&stage.id, Problem::at("stride", why), &self.table(&stage.id)));
         }
     }
 

@@ -1,7 +1,6 @@
 //! A training run, from a checked plan to its last checkpoint.
 //!
 //! - [`session`]: a plan and its data become a graph, with everything its stages may know
-//! - [`validation`]: whether the held-out documents suffice to validate
 //! - [`mod@train`]: runs the graph; [`printer`]: what a terminal shows meanwhile
 //! - [`sample`]: what the stage of that name generates text with
 //! - [`directory`]: the files a run leaves behind; [`status`]: whether it is running, and how it ended
@@ -19,7 +18,6 @@ pub(crate) mod session;
 pub(crate) mod speed;
 pub mod status;
 mod train;
-pub(crate) mod validation;
 
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use interruption::Interrupted;

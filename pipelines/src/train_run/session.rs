@@ -1,10 +1,9 @@
 //! A plan together with its prepared data.
-use super::validation;
 use crate::plan::Plan;
 use crate::problem::Usage;
 use anyhow::Result;
 use compute::kernels::gemm;
-use contract::{BatchShape, Due, Effect, Env, Facts, ModelFacts, Prepared, Schedule, Updates};
+use contract::{BatchShape, Due, Effect, Env, Facts, ModelFacts, Prepared, Schedule, Updates, ValidationStride};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,9 +65,6 @@ impl Session {
         }
         let steps = steps(plan, shape, corpus.train.tokens)?;
         notes.extend(plan.notes(Some(steps)));
-        if evaluate.is_some() {
-            notes.extend(validation::check(plan, &prepared.resources, shape)?);
-        }
         let rate = prepared.resources.all::<RateSettings>().next();
         let learning_rate = rate.map(|(stage, rate)| (stage.to_owned(), rate.over(steps)));
         let mut configuration = deciding(plan, &prepared.fingerprint);
@@ -90,6 +86,9 @@ impl Session {
         resources.insert(Arc::new(facts));
         resources.insert(Arc::clone(&fingerprint));
         updates.into_iter().for_each(|updates| resources.insert(Arc::new(updates)));
+        if let Some(stride) = plan.stages.iter().find_map(|stage| stage.settings.validation_stride()) {
+            resources.insert(Arc::new(ValidationStride(stride)));
+        }
         if let Some(json) = tokenizer_json {
             let end_of_text = text::tokenizer::hugging_face::spelling(&json, facts.end_of_text);
             resources.insert(Arc::new(TokenizerJson { json, end_of_text }));

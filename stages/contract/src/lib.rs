@@ -52,5 +52,5 @@ pub use settings::{
     BatchShape, Built, Corpus, CorpusPart, Due, Env, Facts, Memory, Port, Problem, Role, Route, Settings,
 };
 pub use stage::{Emit, Source, Stage};
-pub use step::{At, Lane, Schedule, Step, Turn, leaf_owner};
+pub use step::{At, DocumentStart, Lane, Schedule, Step, Turn, ValidationStride, leaf_owner};
 pub use tensor::{Buffer, Tensor};

@@ -120,6 +120,11 @@ pub struct Tokens {
 }
 
 /// A micro-batch: `sequences × length` tokens, row-major.
+///
+/// For training, a sequence may hold several documents. For validation, it is a window of one document, which is
+/// evaluated alone: the input begins with the end-of-text token that precedes every document in training (or
+/// [`DocumentStart`](crate::DocumentStart)), and each token of the document and the end-of-text token after it are the
+/// target of one position of one window. All other targets are [`IGNORED`].
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Index of its leaf (equal to its lane).
@@ -128,9 +133,10 @@ pub struct Batch {
     pub purpose: Purpose,
     /// Index among the lane's validation batches of this step; 0 for training.
     pub part: u32,
-    /// Number of sequences. A validation batch may have fewer than the others.
+    /// Number of sequences. A validation batch may have fewer than [`BatchShape::sequences`](crate::BatchShape).
     pub sequences: usize,
-    /// Tokens per sequence.
+    /// Tokens per sequence. Those of a validation batch may be shorter than
+    /// [`BatchShape::length`](crate::BatchShape).
     pub length: usize,
     /// `[sequences, length]` token ids.
     pub tokens: ScalarBuffer<u32>,

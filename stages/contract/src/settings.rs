@@ -313,8 +313,9 @@ pub trait Settings: Any + Send + Sync {
     fn batch_shape(&self) -> Option<BatchShape> {
         None
     }
-    /// The number of sequences that it cuts from the `tokens` validation tokens of one lane, if it cuts any (`pack`).
-    fn validation_sequences(&self, _tokens: u64) -> Option<u64> {
+    /// The stride of the windows of long validation documents, if the stage decides that (`evaluate`): see
+    /// [`ValidationStride`](crate::ValidationStride).
+    fn validation_stride(&self) -> Option<usize> {
         None
     }
     /// The facts of the model that it computes (`forward`).

@@ -84,6 +84,19 @@ impl Schedule {
     }
 }
 
+/// How validation documents that are longer than a sequence are cut into windows, as a resource of the run. Each window
+/// after the first begins this many tokens after the one before it, and only the tokens that no window before it has
+/// scored are its targets: the others are their context. At least 1 and at most the length of a sequence, which is the
+/// value if the run has no such resource: windows then do not overlap, except for the first token of each, which is the
+/// last target of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ValidationStride(pub usize);
+
+/// The token that precedes every validation document, as a resource of the run; the one that ends documents if it has
+/// none. Models of other programs were trained on documents that begin with a token of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DocumentStart(pub u32);
+
 #[cfg(test)]
 mod tests {
     use super::*;

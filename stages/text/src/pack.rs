@@ -1,5 +1,8 @@
-//! Stage `concat`: concatenates the documents of a lane, separated by end-of-text tokens, and cuts them into
-//! micro-batches.
+//! Stage `concat`: concatenates the training documents of a lane, separated by end-of-text tokens, and cuts them into
+//! micro-batches. Validation documents are evaluated one by one, in [`windows`].
+pub mod windows;
+
+use crate::pack::windows::{Window, Windows};
 use crate::tokenizer::Vocabulary;
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, AsArray};
@@ -7,8 +10,8 @@ use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::UInt32Type;
 use contract::parameters::splitmix64;
 use contract::{
-    At, Batch, BatchShape, Built, Emit, Env, IGNORED, Kind, Lane, Memory, Packet, Port, Problem, Purpose, Schedule,
-    Settings, Snapshot, Stage, StageKeys, StageSettings, Step, Turn,
+    At, Batch, BatchShape, Built, DocumentStart, Emit, Env, IGNORED, Kind, Lane, Memory, Packet, Port, Problem,
+    Purpose, Schedule, Settings, Snapshot, Stage, StageKeys, StageSettings, Step, Tokens, Turn, ValidationStride,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,7 +46,7 @@ impl Default for Concat {
 }
 
 impl StageSettings for Concat {
-    const SUMMARY: &'static str = "concatenates documents and cuts them into sequences of one length";
+    const SUMMARY: &'static str = "concatenates training documents and cuts them into sequences of one length";
     const EXAMPLE: &'static str = "sequence_length = 128\nmicro_batch_size = 16\nmicro_batches = 2\n";
 }
 
@@ -88,6 +91,7 @@ impl Settings for Concat {
 
     fn build(&self, env: &Env) -> Result<Built> {
         let vocabulary = Vocabulary::of(env)?;
+        let stride = env.resources.get::<ValidationStride>().map_or(env.shape.length, |stride| stride.0);
         Ok(Built::Stage(Box::new(Packer {
             shape: env.shape,
             schedule: env.schedule,
@@ -95,7 +99,10 @@ impl Settings for Concat {
             mask: self.mask_across_documents,
             shuffle: self.shuffle,
             seed: env.seed,
+            stride: stride.clamp(1, env.shape.length),
+            document_start: env.resources.get::<DocumentStart>().map_or(vocabulary.end_of_text, |start| start.0),
             lanes: BTreeMap::new(),
+            validating: None,
         })))
     }
 
@@ -103,22 +110,19 @@ impl Settings for Concat {
         true
     }
 
-    /// The sequences that lanes draw from, their snapshot, and the snapshot as JSON when a checkpoint is written.
+    /// The sequences that lanes draw from, their snapshot, and the snapshot as JSON when a checkpoint is written; and
+    /// windows of validation documents.
     fn memory(&self, env: &Env) -> Memory {
         let BatchShape { micro_batches, sequences, length } = env.shape;
-        let tokens = micro_batches as usize * sequences * (self.shuffle + 1) * (length + 1);
-        let permanent = (tokens * (2 * size_of::<u32>() + size_of::<Value>() + 8)) as u64;
-        Memory { permanent, ..Memory::default() }
+        let tokens = sequences * (self.shuffle + 1) * (length + 1);
+        let windows = env.schedule.evaluate.map_or(0, |_| Windows::memory(sequences, length));
+        let lane = tokens * (2 * size_of::<u32>() + size_of::<Value>() + 8) + windows;
+        Memory { permanent: (micro_batches as usize * lane) as u64, ..Memory::default() }
     }
 
     fn batch_shape(&self) -> Option<BatchShape> {
         let Self { sequence_length: length, micro_batch_size: sequences, micro_batches, .. } = *self;
         Some(BatchShape { micro_batches, sequences, length })
-    }
-
-    /// Each sequence is followed by one more token, its last target.
-    fn validation_sequences(&self, tokens: u64) -> Option<u64> {
-        Some(tokens.saturating_sub(1) / self.sequence_length as u64)
     }
 }
 
@@ -129,7 +133,13 @@ struct Packer {
     mask: bool,
     shuffle: usize,
     seed: u64,
+    /// See [`ValidationStride`].
+    stride: usize,
+    /// See [`DocumentStart`].
+    document_start: u32,
     lanes: BTreeMap<Lane, LaneState>,
+    /// The lane whose validation documents are being cut, and whether it has all of this step's.
+    validating: Option<(Lane, bool)>,
 }
 
 #[derive(Default)]
@@ -141,8 +151,8 @@ struct LaneState {
     pool: Vec<u32>,
     /// The last step whose training batch has been emitted.
     made: Option<Step>,
-    /// Validation tokens of this step that are not part of a batch yet.
-    held: Vec<u32>,
+    /// Validation documents of this step that are not part of a batch yet.
+    held_out: Windows,
     /// Number of validation batches of this step so far.
     parts: u32,
 }
@@ -192,52 +202,102 @@ impl Packer {
         Some(drawn)
     }
 
-    /// Makes a batch of `windows`, `[sequences, length + 1]`.
-    fn batch(&self, windows: &[u32], leaf: Lane, purpose: Purpose, part: u32) -> Batch {
+    /// Makes a training batch of `windows`, `[sequences, length + 1]`.
+    fn training_batch(&self, windows: &[u32], leaf: Lane) -> Batch {
         let length = self.shape.length;
-        let sequences = windows.len() / (length + 1);
-        let n = sequences * length;
-        let (mut tokens, mut targets) = (Vec::with_capacity(n), Vec::with_capacity(n));
-        let mut document_starts = Vec::with_capacity(n);
+        let mut rows = BatchRows::new(windows.len() / (length + 1), length);
+        let target = |pair: &[u32]| if self.mask && pair[0] == self.end_of_text { IGNORED } else { pair[1] };
         for window in windows.chunks(length + 1) {
-            let mut start = 0;
-            for (position, pair) in (0u32..).zip(window.windows(2)) {
-                let ends = pair[0] == self.end_of_text;
-                tokens.push(pair[0]);
-                targets.push(if ends && self.mask { IGNORED } else { pair[1] });
-                document_starts.push(start);
-                if ends {
-                    start = position + 1;
-                }
+            rows.push(&window[..length], window.windows(2).map(target), self.end_of_text);
+        }
+        rows.batch(leaf, Purpose::Train, 0)
+    }
+
+    /// Makes a validation batch that is as long as the longest of `windows`; what the others lack is padding.
+    fn validation_batch(&self, windows: Vec<Window>, leaf: Lane, part: u32) -> Batch {
+        let length = windows.iter().map(|window| window.tokens.len() - 1).max().unwrap_or(0);
+        let mut rows = BatchRows::new(windows.len(), length);
+        for Window { mut tokens, scored } in windows {
+            let inputs = tokens.len() - 1;
+            let unscored = std::iter::repeat_n(IGNORED, inputs - scored);
+            let targets: Vec<u32> = unscored.chain(tokens[inputs + 1 - scored..].iter().copied()).collect();
+            tokens.truncate(inputs);
+            tokens.resize(length, self.end_of_text);
+            rows.push(&tokens, targets.into_iter().chain(std::iter::repeat(IGNORED)), self.end_of_text);
+        }
+        rows.batch(leaf, Purpose::Validate, part)
+    }
+
+    /// Emits the next validation batch of the lane that is being cut; when there is none, goes on with its training.
+    fn go_on(&mut self, step: Step, out: &mut dyn Emit) -> Turn {
+        let Some((lane, last)) = self.validating else { return Turn::Done };
+        let mut state = self.lanes.remove(&lane).unwrap_or_default();
+        let turn = match state.held_out.batch(self.shape.sequences, self.shape.length, self.stride, last) {
+            Some(windows) => {
+                out.give(Packet::Batch(self.validation_batch(windows, lane, state.parts)));
+                state.parts += 1;
+                Turn::More
+            }
+            None if last => {
+                state.parts = 0;
+                self.train(&mut state, lane, step, out)
+            }
+            None => Turn::Starved,
+        };
+        self.lanes.insert(lane, state);
+        turn
+    }
+
+    /// Emits the lane's training batch of the step, if the step has one that has not been emitted.
+    fn train(&self, state: &mut LaneState, lane: Lane, step: Step, out: &mut dyn Emit) -> Turn {
+        if !self.schedule.trains(step) || state.made == Some(step) {
+            return Turn::Done;
+        }
+        let Some(windows) = self.draw(state, lane, step) else { return Turn::Starved };
+        out.give(Packet::Batch(self.training_batch(&windows, lane)));
+        state.made = Some(step);
+        Turn::Done
+    }
+}
+
+/// The rows of a batch that is being made.
+struct BatchRows {
+    length: usize,
+    tokens: Vec<u32>,
+    targets: Vec<u32>,
+    document_starts: Vec<u32>,
+}
+
+impl BatchRows {
+    fn new(sequences: usize, length: usize) -> Self {
+        let empty = || Vec::with_capacity(sequences * length);
+        Self { length, tokens: empty(), targets: empty(), document_starts: empty() }
+    }
+
+    /// Adds a sequence of `length` tokens with their targets. A document starts after the end of another one.
+    fn push(&mut self, tokens: &[u32], targets: impl Iterator<Item = u32>, end_of_text: u32) {
+        self.tokens.extend_from_slice(tokens);
+        self.targets.extend(targets.take(tokens.len()));
+        let mut start = 0;
+        for (position, token) in (0u32..).zip(tokens) {
+            self.document_starts.push(start);
+            if *token == end_of_text {
+                start = position + 1;
             }
         }
+    }
+
+    fn batch(self, leaf: Lane, purpose: Purpose, part: u32) -> Batch {
+        let Self { length, tokens, targets, document_starts } = self;
         Batch {
             leaf,
             purpose,
             part,
-            sequences,
+            sequences: tokens.len() / length,
             length,
             tokens: ScalarBuffer::from(tokens),
             targets: ScalarBuffer::from(targets),
             document_starts: ScalarBuffer::from(document_starts),
-        }
-    }
-
-    /// Cuts validation batches: full ones, and at the end a smaller one of the remaining whole sequences.
-    fn validate(&self, lane: Lane, state: &mut LaneState, last: bool, out: &mut dyn Emit) {
-        loop {
-            let whole = state.held.len().saturating_sub(1) / self.shape.length;
-            let sequences = whole.min(self.shape.sequences);
-            if sequences == 0 || sequences < self.shape.sequences && !last {
-                break;
-            }
-            let windows = self.cut(&mut state.held, sequences);
-            out.give(Packet::Batch(self.batch(&windows, lane, Purpose::Validate, state.parts)));
-            state.parts += 1;
-        }
-        if last {
-            state.held.clear();
-            state.parts = 0;
         }
     }
 }
@@ -245,37 +305,31 @@ impl Packer {
 impl Stage for Packer {
     fn packet(&mut self, at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
         let Packet::Tokens(tokens) = packet else { bail!("concat takes tokens, not {}", packet.kind().name()) };
-        let mut state = self.lanes.remove(&tokens.lane).unwrap_or_default();
-        let stream = match tokens.purpose {
-            Purpose::Train => &mut state.tokens,
-            Purpose::Validate => &mut state.held,
-        };
-        let ids = tokens.documents.values().as_primitive_opt::<UInt32Type>().context("token ids are not uint32")?;
+        let Tokens { lane, purpose, last, documents } = tokens;
+        let ids = documents.values().as_primitive_opt::<UInt32Type>().context("token ids are not uint32")?.values();
+        let mut state = self.lanes.remove(&lane).unwrap_or_default();
         // A null is a dropped document.
-        let given = |(row, _): &(usize, _)| tokens.documents.is_valid(*row);
-        for (_, bounds) in tokens.documents.value_offsets().windows(2).enumerate().filter(given) {
-            stream.extend_from_slice(&ids.values()[bounds[0] as usize..bounds[1] as usize]);
-            stream.push(self.end_of_text);
+        let given = |(row, _): &(usize, _)| documents.is_valid(*row);
+        for (_, bounds) in documents.value_offsets().windows(2).enumerate().filter(given) {
+            let document = &ids[bounds[0] as usize..bounds[1] as usize];
+            match purpose {
+                Purpose::Train => {
+                    state.tokens.extend_from_slice(document);
+                    state.tokens.push(self.end_of_text);
+                }
+                Purpose::Validate => state.held_out.push(document, [self.document_start, self.end_of_text]),
+            }
         }
-        let turn = if tokens.purpose == Purpose::Validate && !tokens.last {
-            self.validate(tokens.lane, &mut state, false, out);
-            Turn::Starved
-        } else {
-            if tokens.purpose == Purpose::Validate {
-                self.validate(tokens.lane, &mut state, true, out);
-            }
-            if !self.schedule.trains(at.step) || state.made == Some(at.step) {
-                Turn::Done
-            } else if let Some(windows) = self.draw(&mut state, tokens.lane, at.step) {
-                out.give(Packet::Batch(self.batch(&windows, tokens.lane, Purpose::Train, 0)));
-                state.made = Some(at.step);
-                Turn::Done
-            } else {
-                Turn::Starved
-            }
-        };
-        self.lanes.insert(tokens.lane, state);
-        Ok(turn)
+        let trained = (purpose == Purpose::Train).then(|| self.train(&mut state, lane, at.step, out));
+        self.lanes.insert(lane, state);
+        Ok(trained.unwrap_or_else(|| {
+            self.validating = Some((lane, last));
+            self.go_on(at.step, out)
+        }))
+    }
+
+    fn more(&mut self, step: Step, out: &mut dyn Emit) -> Result<Turn> {
+        Ok(self.go_on(step, out))
     }
 
     fn save(&mut self, lane: Lane) -> Result<Snapshot> {

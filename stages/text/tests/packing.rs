@@ -1,10 +1,13 @@
-//! The packer against a naive concatenation.
+//! The packer against a naive concatenation of training documents, and validation documents against their definition.
 mod common;
 use arrow::array::{ListArray, ListBuilder, UInt32Builder};
 use common::env;
 use contract::Tokens;
 use contract::testing::{Collect, at};
-use contract::{Batch, BatchShape, Built, IGNORED, Packet, Purpose, Resources, Schedule, Settings, Stage, Step, Turn};
+use contract::{
+    Batch, BatchShape, Built, IGNORED, Packet, Purpose, Resources, Schedule, Settings, Stage, Step, Turn,
+    ValidationStride,
+};
 use millrace_text::{Concat, Vocabulary};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -21,7 +24,17 @@ fn lists(documents: &[Vec<u32>]) -> ListArray {
 }
 
 fn packer(sequences: usize, length: usize, steps: u64, evaluate: Option<u64>, mask: bool) -> Box<dyn Stage> {
-    let mut resources = Resources::default();
+    packer_with(Resources::default(), sequences, length, steps, evaluate, mask)
+}
+
+fn packer_with(
+    mut resources: Resources,
+    sequences: usize,
+    length: usize,
+    steps: u64,
+    evaluate: Option<u64>,
+    mask: bool,
+) -> Box<dyn Stage> {
     resources.insert(Arc::new(Vocabulary { hash: String::new(), size: 100, end_of_text: END }));
     let shape = BatchShape { micro_batches: 1, sequences, length };
     let env = env(0, 1, shape, Schedule { first: 0, steps, evaluate, checkpoint: None }, &resources);
@@ -35,7 +48,10 @@ fn packer(sequences: usize, length: usize, steps: u64, evaluate: Option<u64>, ma
 fn give(stage: &mut dyn Stage, step: Step, purpose: Purpose, last: bool, documents: &[Vec<u32>]) -> (Turn, Vec<Batch>) {
     let mut out = Collect::default();
     let tokens = Tokens { lane: 0, purpose, last, documents: lists(documents) };
-    let turn = stage.packet(at(step), Packet::Tokens(tokens), &mut out).unwrap();
+    let mut turn = stage.packet(at(step), Packet::Tokens(tokens), &mut out).unwrap();
+    while turn == Turn::More {
+        turn = stage.more(step, &mut out).unwrap();
+    }
     let batch = |p| if let Packet::Batch(b) = p { b } else { unreachable!() };
     (turn, out.0.into_iter().map(batch).collect())
 }
@@ -86,12 +102,14 @@ proptest! {
     }
 
     #[test]
-    fn validation_covers_all_but_a_tail(
+    fn every_validation_token_is_a_target_once(
         documents in prop::collection::vec(prop::collection::vec(0u32..99, 0..30), 0..40),
-        sequences in 1usize..4, length in 1usize..9,
+        sequences in 1usize..4, length in 1usize..9, stride in 1usize..9, mask: bool,
     ) {
-        let stream: Vec<u32> = documents.iter().flat_map(|d| d.iter().copied().chain([END])).collect();
-        let mut stage = packer(sequences, length, 1, Some(1), false);
+        let stride = stride.min(length);
+        let mut resources = Resources::default();
+        resources.insert(Arc::new(ValidationStride(stride)));
+        let mut stage = packer_with(resources, sequences, length, 1, Some(1), mask);
         let mut batches = Vec::new();
         for chunk in documents.chunks(3) {
             let (turn, some) = give(&mut *stage, 1, Purpose::Validate, false, chunk);
@@ -101,14 +119,31 @@ proptest! {
         let (turn, some) = give(&mut *stage, 1, Purpose::Validate, true, &[]);
         prop_assert_eq!(turn, Turn::Done);
         batches.extend(some);
-        let mut at = 0;
+        let mut scored = Vec::new();
         for (part, batch) in batches.iter().enumerate() {
             prop_assert_eq!(batch.part as usize, part);
-            prop_assert!(batch.sequences == sequences || part + 1 == batches.len());
-            check_batch(batch, &stream, at, false);
-            at += batch.sequences * length;
+            prop_assert!(batch.sequences == sequences || part + 1 == batches.len() && batch.sequences < sequences);
+            let rows = batch.tokens.chunks(batch.length).zip(batch.targets.chunks(batch.length));
+            // A batch is not longer than its longest window.
+            prop_assert!(rows.clone().any(|(_, targets)| targets[batch.length - 1] != IGNORED));
+            for (tokens, targets) in rows {
+                let given = (0..batch.length).filter(|position| targets[*position] != IGNORED);
+                scored.extend(given.map(|position| (tokens[..=position].to_vec(), targets[position])));
+            }
         }
-        prop_assert!(stream.len() - at <= length);
+        // Of each token: what the model sees before it. It begins with the end-of-text token, or at a multiple of the
+        // stride, as far back as the token still fits.
+        let mut expected = Vec::new();
+        for document in &documents {
+            let stream: Vec<u32> = [END].into_iter().chain(document.iter().copied()).chain([END]).collect();
+            for (at, target) in stream.iter().enumerate().skip(1) {
+                let from = (0..).step_by(stride).find(|from| at - from <= length).unwrap();
+                expected.push((stream[from..at].to_vec(), *target));
+            }
+        }
+        scored.sort();
+        expected.sort();
+        prop_assert_eq!(scored, expected);
     }
 }
 
@@ -117,15 +152,13 @@ fn a_step_that_validates_and_trains_is_starved_until_it_has_both() {
     let mut stage = packer(1, 4, 10, Some(1), false);
     let document = |n| vec![vec![1; n]];
     assert_eq!(give(&mut *stage, 0, Purpose::Train, false, &document(20)).0, Turn::Done);
-    let (turn, batches) = give(&mut *stage, 1, Purpose::Validate, false, &document(9));
-    assert_eq!((turn, batches.len()), (Turn::Starved, 2));
+    let (turn, batches) = give(&mut *stage, 1, Purpose::Validate, false, &document(27));
+    assert_eq!((turn, batches.len()), (Turn::Starved, 0), "eight windows are sorted at once");
     // What is left from step 0 is enough to train.
-    let (turn, batches) = give(&mut *stage, 1, Purpose::Validate, true, &document(6));
-    assert_eq!((turn, batches.len()), (Turn::Done, 3));
-    assert_eq!(
-        batches.iter().map(|b| b.purpose).collect::<Vec<_>>(),
-        [Purpose::Validate, Purpose::Validate, Purpose::Train]
-    );
+    let (turn, batches) = give(&mut *stage, 1, Purpose::Validate, true, &document(2));
+    assert_eq!((turn, batches.len()), (Turn::Done, 9));
+    assert_eq!(batches.iter().map(|b| b.length).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 4, 4, 3, 4]);
+    assert!(batches[..8].iter().all(|b| b.purpose == Purpose::Validate) && batches[8].purpose == Purpose::Train);
     for step in 2..5 {
         let (turn, batches) = give(&mut *stage, step, Purpose::Validate, true, &[]);
         assert_eq!((turn, batches.len()), (Turn::Done, 1));

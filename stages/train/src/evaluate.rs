@@ -1,8 +1,12 @@
 //! `evaluate`: validation loss and bits per byte of the step's parameters.
+//!
+//! Every held-out document is evaluated alone, after an end-of-text token, and every one of its tokens and the
+//! end-of-text token after it count once. Documents that are longer than a sequence are cut into windows, as
+//! [transformers' guide to perplexity](https://huggingface.co/docs/transformers/perplexity) does.
 use anyhow::{Result, bail};
 use contract::{
-    At, Built, Corpus, Due, Emit, Env, Gather, Kind, Metric, Metrics, Packet, Port, Problem, Purpose, Route, Schedule,
-    Settings, Stage, StageKeys, StageSettings, Step, Turn,
+    At, Built, Corpus, Due, Emit, Env, Gather, Kind, Metric, Metrics, Packet, Port, Purpose, Route, Schedule, Settings,
+    Stage, StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,13 +16,13 @@ use std::collections::BTreeMap;
 #[serde(default, deny_unknown_fields)]
 pub struct Evaluate {
     /// Steps between validations. There is also one at the end of the run; 0: none, not even at the end.
+    #[key(default = 100)]
     pub interval: u64,
-}
-
-impl Default for Evaluate {
-    fn default() -> Self {
-        Self { interval: 100 }
-    }
+    /// Tokens between the beginnings of the windows into which a document longer than a sequence is cut, from 1 to
+    /// `pack.sequence_length`, which is the default. Shorter: every token of a later window has a context of at least
+    /// the difference, and validation takes longer.
+    #[key(min = 1)]
+    pub stride: Option<usize>,
 }
 
 impl StageSettings for Evaluate {
@@ -36,10 +40,6 @@ impl Settings for Evaluate {
         vec![Kind::Metrics]
     }
 
-    fn check(&self) -> Vec<Problem> {
-        Vec::new()
-    }
-
     fn build(&self, env: &Env) -> Result<Built> {
         let (schedule, corpus, worker) = (env.schedule, env.corpus, env.worker);
         Ok(Built::Stage(Box::new(EvaluateStage { schedule, corpus, worker, parts: BTreeMap::new() })))
@@ -47,6 +47,10 @@ impl Settings for Evaluate {
 
     fn due(&self) -> Due {
         Due { evaluate: (self.interval > 0).then_some(self.interval), checkpoint: None }
+    }
+
+    fn validation_stride(&self) -> Option<usize> {
+        self.stride
     }
 }
 
@@ -59,7 +63,9 @@ struct EvaluateStage {
     parts: BTreeMap<(u32, u32), (f64, f64)>,
 }
 
-/// Bits per byte of text: nats per token, divided by ln 2, times tokens per byte.
+/// Bits per byte of text, of which `loss` is the mean cross-entropy in nats per token: the nats of all `tokens`,
+/// divided by ln 2 and by the `bytes` of UTF-8. The tokens include the one that ends each document, whose nats are part
+/// of the sum although it is no byte of the text: a model has to predict where a document ends.
 pub fn bits_per_byte(loss: f64, tokens: u64, bytes: u64) -> f64 {
     loss / std::f64::consts::LN_2 * tokens as f64 / bytes as f64
 }
@@ -82,10 +88,7 @@ impl Stage for EvaluateStage {
         }
         let (loss, targets) = parts.values().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
         if targets == 0.0 {
-            bail!(
-                "nothing to validate on: the held-out documents do not fill one sequence per lane. Hold out more \
-                 (`read.validation_fraction`), or set `evaluate.interval = 0`"
-            );
+            bail!("no validation batch reached `evaluate`: is there a held-out document, and does `pack` emit it?");
         }
         let loss = loss / targets;
         let first = |name, value| Metric { name, gather: Gather::First, value };

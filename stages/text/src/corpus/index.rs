@@ -87,15 +87,6 @@ impl CorpusIndex {
         format!("of its {} rows {held} are held out{dropped} and {skipped} are null or empty; {next}", self.rows)
     }
 
-    /// The number of validation tokens of each of `lanes` lanes: lane *l* has the documents *l*, *l + lanes*, ….
-    pub fn validation_tokens(&self, lanes: u32) -> Vec<u64> {
-        let mut tokens = vec![0; lanes as usize];
-        for (rank, count) in self.validation.tokens.iter().enumerate() {
-            tokens[rank % lanes as usize] += u64::from(*count);
-        }
-        tokens
-    }
-
     /// From token files. If they record the hashes of the texts that their tokens were made from, the index is that of
     /// the texts; otherwise it depends on the token lists alone. Progress is in rows.
     pub fn of_tokens(store: &TokenStore, split: Split, progress: Progress) -> Result<Self> {
@@ -155,7 +146,6 @@ mod tests {
         assert_eq!((&index.validation.rows[..], &index.validation.tokens[..]), (&[0, 3][..], &[2, 4][..]));
         assert_eq!((index.rows, index.skipped), (6, 2));
         assert_eq!((index.corpus.train.tokens, index.corpus.validation.bytes), (8, 2));
-        assert_eq!((index.validation_tokens(2), index.validation_tokens(3)), (vec![2, 4], vec![2, 4, 0]));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.parquet");
         assert!(CorpusIndex::load(&path).unwrap().is_none());

@@ -1,0 +1,109 @@
+//! Validation: every token of every held-out document counts once, with the context that `evaluate.stride` says.
+use crate::support::{Scratch, corpus};
+use compute::models::config::end_of_text;
+use compute::models::{Gpt2Shape, LlamaShape, Model, Transformer};
+use contract::Parameters;
+use serde_json::Value;
+use std::sync::Arc;
+use text::Tokenizer;
+use train::weights::{Start, StartFiles};
+
+#[test]
+fn evaluate_measures_what_the_run_measured_last() {
+    let scratch = Scratch::new();
+    scratch.train("r", &[]);
+    let said = scratch.pipeline(&["evaluate", "r", "--json"]).succeeds().stdout;
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let found: Value = serde_json::from_str(&said).unwrap();
+    let last = scratch.metrics("r").pop().unwrap();
+    assert_eq!(found["step"], 6);
+    assert_eq!(found["validation_loss"], last["validation_loss"]);
+    assert_eq!(found["bits_per_byte"], last["bits_per_byte"]);
+    assert_eq!(found["documents"], 12);
+    let said = scratch.pipeline(&["evaluate", "r"]).succeeds().stdout;
+    assert!(said.contains("validation loss") && said.contains("bits per byte"), "{said}");
+    scratch.pipeline(&["evaluate", "nowhere"]).fails(2, &["nowhere is not a run"]);
+    // What is missing is reported as `run` reports it, before any work.
+    std::fs::remove_file(scratch.path("corpus.parquet")).unwrap();
+    let missing = "`read.paths`: there is no file or folder corpus.parquet";
+    scratch.pipeline(&["evaluate", "r"]).fails(2, &[missing, "r/config.toml:"]);
+}
+
+/// The model and the tokenizer in a folder.
+fn open(scratch: &Scratch, folder: &str) -> (Transformer, Parameters, Tokenizer) {
+    let config: Value = serde_json::from_str(&scratch.read(&format!("{folder}/config.json"))).unwrap();
+    let model = match config["model_type"].as_str() {
+        Some("gpt2") => Gpt2Shape::from_config(&config).unwrap().model(),
+        _ => LlamaShape::from_config(&config).unwrap().model(),
+    };
+    let files = StartFiles::open(&Start::Weights(scratch.path(folder)), 0).unwrap();
+    let parameters = model.facts().parameters.iter().map(|spec| Arc::new(files.parameter(spec).unwrap())).collect();
+    let tokenizer = Tokenizer::from_folder(&scratch.path(folder), end_of_text(&config)).unwrap();
+    (model, Parameters(parameters), tokenizer)
+}
+
+/// Number of tokens and their mean loss: each is predicted by a decoder that has been fed its context and nothing else.
+fn naive(scratch: &Scratch, folder: &str, texts: &[String], length: usize, stride: usize) -> (usize, f64) {
+    let (model, parameters, tokenizer) = open(scratch, folder);
+    let end = tokenizer.end_of_text();
+    let (mut count, mut sum) = (0, 0.0);
+    for text in texts {
+        let tokens = [&[end][..], &tokenizer.encode(text).unwrap(), &[end]].concat();
+        let mut scored = 0;
+        for start in (0..).step_by(stride) {
+            let last = (start + length).min(tokens.len() - 1);
+            let mut decoder = model.decoder(parameters.clone());
+            for at in start..last {
+                let logits: Vec<f64> = decoder.feed(&tokens[at..=at]).iter().map(|x| f64::from(*x)).collect();
+                if at >= scored {
+                    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let exponentials: f64 = logits.iter().map(|x| (x - most).exp()).sum();
+                    sum += exponentials.ln() + most - logits[tokens[at + 1] as usize];
+                    count += 1;
+                }
+            }
+            scored = last;
+            if scored == tokens.len() - 1 {
+                break;
+            }
+        }
+    }
+    (count, sum / count as f64)
+}
+
+#[test]
+fn the_loss_is_that_of_each_token_in_its_context() {
+    for model in [&[][..], &["--stage", "forward=llama.toml"]] {
+        let scratch = Scratch::new();
+        let held_out: Vec<String> = corpus(120).into_iter().step_by(10).collect();
+        for (run, stride) in [("whole", 32), ("half", 16)] {
+            let stride_is = format!("evaluate.stride={stride}");
+            scratch.train(run, &[model, &["--set", &stride_is, "--set", "run.max_steps=12"]].concat());
+            let (tokens, expected) =
+                naive(&scratch, &format!("{run}/checkpoints/step-00000012"), &held_out, 32, stride);
+            let found = scratch.metrics(run).pop().unwrap()["validation_loss"].as_f64().unwrap();
+            assert!((found - expected).abs() < 1e-5, "{run}: {found}, expected {expected}");
+            let evaluated = scratch.pipeline(&["evaluate", run, "--json"]).succeeds().stdout;
+            let evaluated: Value = serde_json::from_str(&evaluated).unwrap();
+            assert_eq!((&evaluated["tokens"], &evaluated["documents"]), (&tokens.into(), &12.into()));
+            assert_eq!(evaluated["validation_loss"], found);
+        }
+        // A validation changes nothing that is trained.
+        assert_eq!(scratch.last("whole", "model.safetensors"), scratch.last("half", "model.safetensors"));
+    }
+}
+
+/// One document that is shorter than a sequence, in one of two lanes.
+#[test]
+fn one_short_held_out_document_is_enough() {
+    let scratch = Scratch::new();
+    let texts: Vec<String> = std::iter::once("ka mo ri".to_owned()).chain(corpus(120)).collect();
+    scratch.documents("corpus.parquet", &texts);
+    scratch.train("r", &["--set", "read.validation_every=1000", "--set", "evaluate.stride=7"]);
+    let loss = scratch.metrics("r").pop().unwrap()["validation_loss"].as_f64().unwrap();
+    let (tokens, expected) = naive(&scratch, "r/checkpoints/step-00000006", &texts[..1], 32, 32);
+    assert!(tokens < 32 && (loss - expected).abs() < 1e-5, "{loss}, expected {expected}");
+    let bits = scratch.metrics("r").pop().unwrap()["bits_per_byte"].as_f64().unwrap();
+    let expected = expected * tokens as f64 / std::f64::consts::LN_2 / texts[0].len() as f64;
+    assert!((bits - expected).abs() < 1e-5 * expected, "{bits}, expected {expected}");
+}
