@@ -1,6 +1,7 @@
-//! A model in a folder in Hugging Face's layout: what `generate` continues texts with, and what a run may start from.
+//! A model in a folder in Hugging Face's layout: what `generate` continues texts with, `evaluate` measures, and a run may
+//! start from.
 use crate::plan::types_giving;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use compute::models::config::end_of_text;
 use contract::{Kind, Parameters, Pretrained, StageType, Tensor};
 use serde_json::Value;
@@ -73,9 +74,21 @@ impl ModelFolder {
     /// The tokenizer beside the model.
     ///
     /// # Errors
-    /// If there is none, or it is not supported.
+    /// If there is none, or it is not supported, or it has ids that the model does not have.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::from_folder(&self.folder, end_of_text(&self.config))
+        let tokenizer = Tokenizer::from_folder(&self.folder, end_of_text(&self.config))?;
+        let ids = tokenizer.vocabulary_size() as usize;
+        let facts = &self.model.facts;
+        let there = facts.parameters[facts.head].shape[0];
+        ensure!(ids <= there, "the tokenizer has {ids} ids, the model only {there}");
+        Ok(tokenizer)
+    }
+
+    /// The token that begins a text, if `config.json` names one that the model has.
+    pub fn begin_of_text(&self) -> Option<u32> {
+        let facts = &self.model.facts;
+        let there = facts.parameters[facts.head].shape[0];
+        ids(&self.config["bos_token_id"]).into_iter().find(|id| (*id as usize) < there)
     }
 
     /// The tokens that end a text: those of `generation_config.json`, or else of `config.json`, or else

@@ -3,7 +3,7 @@ use crate::support::{Scratch, corpus};
 use compute::models::config::end_of_text;
 use compute::models::{Gpt2Shape, LlamaShape, Model, Transformer};
 use contract::Parameters;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use text::Tokenizer;
 use train::weights::{Start, StartFiles};
@@ -106,4 +106,62 @@ fn one_short_held_out_document_is_enough() {
     let bits = scratch.metrics("r").pop().unwrap()["bits_per_byte"].as_f64().unwrap();
     let expected = expected * tokens as f64 / std::f64::consts::LN_2 / texts[0].len() as f64;
     assert!((bits - expected).abs() < 1e-5 * expected, "{bits}, expected {expected}");
+}
+
+/// The answer of `pipeline evaluate`.
+fn evaluate(scratch: &Scratch, arguments: &[&str]) -> Value {
+    let ran = scratch.pipeline(&[&["evaluate"], arguments, &["--json"]].concat()).succeeds();
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+#[test]
+fn any_model_is_evaluated_on_any_file() {
+    let scratch = Scratch::new();
+    scratch.train("r", &[]);
+    let held_out: Vec<String> = corpus(120).into_iter().step_by(10).collect();
+    let lines: String = held_out.iter().map(|text| format!("{}\n", json!({ "body": text }))).collect();
+    scratch.write("texts.jsonl", lines);
+    scratch.write("text.txt", &held_out[0]);
+    // All documents of a file: here those that the run holds out.
+    let of_file = ["r", "--data", "texts.jsonl", "--column", "body", "--stride", "20"];
+    let (run, file) = (evaluate(&scratch, &["r", "--stride", "20"]), evaluate(&scratch, &of_file));
+    for key in ["documents", "tokens", "bytes", "context", "stride", "step"] {
+        assert_eq!(run[key], file[key], "{key}");
+    }
+    for key in ["validation_loss", "bits_per_byte"] {
+        let (run, file) = (run[key].as_f64().unwrap(), file[key].as_f64().unwrap());
+        assert!((run - file).abs() < 1e-6, "{key}: {run} and {file}");
+    }
+    for workers in ["1", "3"] {
+        assert_eq!(evaluate(&scratch, &[&of_file[..], &["--workers", workers]].concat()), file);
+    }
+    // Several files, and a folder with a model instead of a run.
+    let last = "r/checkpoints/step-00000006";
+    let both = evaluate(&scratch, &[last, "--data", "text.txt", "corpus.parquet"]);
+    assert_eq!((&both["documents"], &both["step"]), (&121.into(), &6.into()));
+    let said = scratch.pipeline(&["evaluate", last, "--data", "text.txt"]).succeeds().stdout;
+    assert!(said.contains("text.txt: 1 documents") && said.contains("windows          32 tokens\n"), "{said}");
+}
+
+#[test]
+fn what_is_wrong_with_an_evaluation() {
+    let scratch = Scratch::new();
+    scratch.train("run", &[]);
+    let last = "run/checkpoints/step-00000006";
+    scratch.write("text.txt", "ka mo ri");
+    scratch.write("empty.jsonl", "");
+    let wrong = |arguments: &[&str], said: &[&str]| {
+        scratch.pipeline(&[&["evaluate"], arguments].concat()).fails(2, said);
+    };
+    wrong(&[last], &["is a model without held-out documents", "--data"]);
+    wrong(&["run", "--data", "tex.txt"], &["--data: there is no file or folder tex.txt", "text.txt"]);
+    wrong(&["rum", "--data", "text.txt"], &["there is no run or checkpoint rum", "similar: run"]);
+    wrong(&["run", "--data", "corpus.parquet", "--column", "txet"], &["--column: ", "txet", "text"]);
+    wrong(&["run", "--data", "text.txt", "--column", "body"], &["--column: is for Parquet and JSON Lines"]);
+    wrong(&["run", "--column", "body"], &["--data"]);
+    wrong(&["run", "--stride", "33"], &["--stride 33 is longer than a window of 32 tokens"]);
+    wrong(&["run", "--stride", "0"], &["--stride"]);
+    wrong(&["run", "--data", "empty.jsonl"], &["empty.jsonl"]);
+    std::fs::remove_file(scratch.path(&format!("{last}/tokenizer.json"))).unwrap();
+    wrong(&[last, "--data", "text.txt"], &["cannot evaluate", "has neither tokenizer.json nor vocab.json"]);
 }

@@ -89,7 +89,7 @@ fn what_cannot_be_meant_exits_with_2() {
     let scratch = Scratch::new();
     scratch.pipeline(&[]).fails(2, &["Usage: pipeline"]);
     scratch.pipeline(&["rum"]).fails(2, &["run"]);
-    scratch.pipeline(&["evaluate"]).fails(2, &["<RUN>"]);
+    scratch.pipeline(&["evaluate"]).fails(2, &["<MODEL>"]);
     scratch.pipeline(&["bench", "--shape", "huge"]).fails(2, &["seed, small, gpt2, long"]);
     scratch.pipeline(&["--version"]).succeeds();
 }

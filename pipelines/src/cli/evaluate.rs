@@ -1,29 +1,43 @@
-//! `pipeline evaluate`: validation loss of the last checkpoint of a run.
+//! `pipeline evaluate`: validation loss of a run's last checkpoint, or of any model on any files.
+use super::generate::find;
 use super::{Command, Context};
-use crate::engine::{Job, execute};
-use crate::machine::cores;
-use crate::plan::{Overrides, Plan, Scope};
-use crate::prepare_stages::prepare;
 use crate::problem::Usage;
-use crate::show::human::count;
-use crate::train_run::session::Session;
-use crate::train_run::{choose_gemm, directory};
-use anyhow::{Context as _, Result};
+use crate::show::human::{bytes, count};
+use crate::train_run::directory;
+use crate::train_run::evaluate::{Data, Evaluation, Options, of_folder, of_run};
+use anyhow::Result;
 use clap::Args;
-use contract::Schedule;
 use serde::Serialize;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use train::record::{Report, Reporter, StepLine};
-use train::weights::Start;
+use train::checkpoint;
 
-/// Measure a trained run on its validation split
+/// Measure a model on a run's validation split or on any text
 #[derive(Debug, Args)]
-#[command(after_help = "Example: pipeline evaluate runs/wiki --json")]
+#[command(after_help = "Every document is evaluated alone, and each of its tokens counts once. Plain text
+is split at blank lines into documents of at least 4 KiB.
+
+Examples:
+  pipeline evaluate runs/wiki --json
+  pipeline evaluate runs/wiki --stride 64
+  pipeline evaluate runs/wiki --data data/cache/wiki --json")]
 pub struct Evaluate {
-    /// The run's directory
-    #[arg(value_name = "RUN")]
-    run: PathBuf,
+    /// A run; with --data also a checkpoint, ours or Hugging Face's
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Evaluate on all documents of these files, not on the run's held-out ones
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    data: Vec<String>,
+    /// The column or key with the text [default: text]
+    #[arg(long, value_name = "NAME", requires = "data")]
+    column: Option<String>,
+    /// Tokens between the windows of a long document; fewer: more context for
+    /// each token [default: evaluate.stride, or the length of a window]
+    #[arg(long, value_name = "N")]
+    stride: Option<NonZeroUsize>,
+    /// Threads (default: one per core); does not affect the result
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
@@ -33,7 +47,7 @@ impl Command for Evaluate {
     const COMPUTES: bool = true;
 
     fn run(&self, context: &Context) -> Result<()> {
-        let found = evaluate(&self.run, context)?;
+        let found = self.evaluate(context)?;
         context.out.answer(self.json, &found, |_| found.text())
     }
 }
@@ -41,92 +55,93 @@ impl Command for Evaluate {
 /// The output of `pipeline evaluate`.
 #[derive(Clone, Debug, Serialize)]
 struct Evaluated {
-    /// The run's directory.
-    pub run: String,
-    /// Number of updates of the checkpoint.
-    pub step: u64,
+    /// The model as it was named.
+    model: String,
+    /// The folder with its weights.
+    checkpoint: String,
+    /// Number of updates of the checkpoint, if it is one of a run.
+    step: Option<u64>,
+    /// The files; the run's held-out documents if empty.
+    data: Vec<String>,
     /// Mean cross-entropy in nats per token.
-    pub validation_loss: f64,
+    validation_loss: f64,
     /// Bits per byte of text; `None` if only tokens are available.
-    pub bits_per_byte: Option<f64>,
-    /// Held-out documents, their tokens and their bytes.
-    pub documents: u64,
-    /// Tokens of the held-out documents.
-    pub tokens: u64,
-    /// Bytes of the held-out documents.
-    pub bytes: u64,
+    bits_per_byte: Option<f64>,
+    /// Number of documents.
+    documents: u64,
+    /// Their tokens, each with one that ends it.
+    tokens: u64,
+    /// Their bytes.
+    bytes: u64,
+    /// The length of a window, in tokens.
+    context: usize,
+    /// Tokens between the beginnings of windows.
+    stride: usize,
 }
 
-/// Evaluates the last checkpoint of a run.
-///
-/// # Errors
-/// If there is no run or no checkpoint, or if its input is missing or has changed.
-fn evaluate(run: &Path, context: &Context) -> Result<Evaluated> {
-    let at = run.display();
-    if !run.join(directory::CONFIG_FILE).exists() {
-        return Err(Usage::of(run, &format!("is not a run: it has no {}", directory::CONFIG_FILE)).into());
+impl Evaluate {
+    fn evaluate(&self, context: &Context) -> Result<Evaluated> {
+        let (stride, workers) = (self.stride.map(NonZeroUsize::get), self.workers.map(NonZeroUsize::get));
+        let options = Options { stride, workers, stages: context.stages };
+        let (found, step) = if self.data.is_empty() {
+            self.check_run()?;
+            let found = of_run(&self.model, &options, context.line())?;
+            let step = checkpoint::read_state(&found.checkpoint)?.step;
+            (found, Some(step))
+        } else {
+            let folder = find(&self.model)?;
+            let data = Data { paths: &self.data, column: self.column.as_deref() };
+            let found = of_folder(&folder, &data, &options, context.line())?;
+            (found, checkpoint::read_state(&folder).ok().map(|state| state.step))
+        };
+        let Evaluation { checkpoint, loss, bits_per_byte, part, context, stride } = found;
+        Ok(Evaluated {
+            model: self.model.display().to_string(),
+            checkpoint: checkpoint.display().to_string(),
+            step,
+            data: self.data.clone(),
+            validation_loss: loss,
+            bits_per_byte,
+            documents: part.rows,
+            tokens: part.tokens,
+            bytes: part.bytes,
+            context,
+            stride,
+        })
     }
-    let absolute = std::path::absolute(run)?;
-    let run = if directory::enter(&absolute)?.is_some() { &absolute } else { run };
-    let config = run.join(directory::CONFIG_FILE);
-    let Some((checkpoint, state)) = directory::resumed(run, None)? else {
-        return Err(Usage(format!("{at} has no checkpoint yet; see `checkpoint.interval`")).into());
-    };
-    let plan = Plan::checked(&config, &Overrides::default(), context.stages, Scope::Evaluate);
-    let mut plan = plan.map_err(anyhow::Error::new)?;
-    let workers = plan.run.workers.unwrap_or_else(cores);
-    choose_gemm(&plan)?;
-    let mut line = context.line();
-    let prepared = prepare(&plan, directory::known(run)?, workers, &mut line)?;
-    line.finish();
-    let mut session = Session::new(&plan, prepared, workers, None)?;
-    directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
-    let corpus = session.env.corpus.unwrap_or_default();
-    if corpus.validation.rows == 0 {
-        return Err(Usage("there are no validation documents to evaluate on".into()).into());
+
+    /// Only a run has held-out documents.
+    fn check_run(&self) -> Result<()> {
+        let model: &Path = &self.model;
+        if model.join(directory::CONFIG_FILE).exists() {
+            return Ok(());
+        }
+        let why = match model.join("config.json").exists() {
+            true => "is a model without held-out documents: give files with --data".to_owned(),
+            false => format!("is not a run: it has no {}", directory::CONFIG_FILE),
+        };
+        Err(Usage::of(model, &why).into())
     }
-    // One step that only validates.
-    session.env.schedule = Schedule { first: state.step, steps: state.step, evaluate: Some(1), checkpoint: None };
-    session.env.resources.insert(Arc::new(Start::Weights(checkpoint)));
-    let seen = Arc::new(Mutex::new(None));
-    session.env.resources.insert(Arc::new(Reporter(Box::new(Last(Arc::clone(&seen))))));
-    let stages = std::mem::take(&mut plan.stages);
-    execute(Job { stages, env: session.env, saved: Vec::new(), prefetch: plan.run.prefetch })?;
-    let last = seen.lock().unwrap_or_else(|e| e.into_inner()).take();
-    let last: StepLine = last.context("the configuration has no `evaluate` or no `record` stage")?;
-    Ok(Evaluated {
-        run: at.to_string(),
-        step: state.step,
-        validation_loss: last.validation_loss.context("nothing was validated")?,
-        bits_per_byte: last.bits_per_byte,
-        documents: corpus.validation.rows,
-        tokens: corpus.validation.tokens,
-        bytes: corpus.validation.bytes,
-    })
 }
 
 impl Evaluated {
     fn text(&self) -> String {
+        let step = self.step.map(|step| format!(" after {step} steps")).unwrap_or_default();
+        let on = if self.data.is_empty() { "held-out documents".to_owned() } else { self.data.join(", ") };
+        let stride = if self.stride < self.context { format!(", {} apart", self.stride) } else { String::new() };
         let mut text = format!(
-            "{} after {} steps\n  validation data  {} documents, {} tokens\n  validation loss  {:.4} nats per token",
-            self.run,
-            self.step,
+            "{}{step}\n  data             {on}: {} documents, {} tokens, {}\n  \
+             windows          {} tokens{stride}\n  validation loss  {:.4} nats per token",
+            self.model,
             count(self.documents),
             count(self.tokens),
+            bytes(self.bytes),
+            self.context,
             self.validation_loss
         );
         if let Some(bits) = self.bits_per_byte {
             text += &format!("\n  bits per byte    {bits:.4}");
         }
         text
-    }
-}
-
-struct Last(Arc<Mutex<Option<StepLine>>>);
-
-impl Report for Last {
-    fn step(&self, _line: &StepLine) {}
-    fn validated(&self, line: &StepLine) {
-        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = Some(line.clone());
     }
 }

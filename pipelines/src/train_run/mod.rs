@@ -5,10 +5,12 @@
 //! - [`sample`]: what the stage of that name generates text with
 //! - [`directory`]: the files a run leaves behind; [`status`]: whether it is running, and how it ended
 //! - [`interruption`]: what SIGINT, SIGTERM and SIGHUP do
+//! - [`evaluate`]: a step that only validates, for a run or for any model
 //! - [`mod@explain`]: the graph, memory and time of a run; [`calibrate`]: measures a micro-batch for it
 //! - [`speed`]: the machine's GEMM rate, which MFU is measured against
 pub(crate) mod calibrate;
 pub(crate) mod directory;
+pub(crate) mod evaluate;
 pub(crate) mod explain;
 mod interruption;
 

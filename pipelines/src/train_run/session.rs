@@ -7,7 +7,7 @@ use contract::{BatchShape, Due, Effect, Env, Facts, ModelFacts, Prepared, Schedu
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use text::{Attribution, Quarantine};
+use text::{Attribution, HoldOutAll, Quarantine};
 use train::checkpoint::{Fingerprint, TokenizerJson};
 use train::optimize::RateSettings;
 use train::optimize::schedule::LearningRateSchedule;
@@ -63,7 +63,10 @@ impl Session {
             notes.push("there are no validation documents, so nothing is validated".into());
             evaluate = None;
         }
-        let steps = steps(plan, shape, corpus.train.tokens)?;
+        let steps = match prepared.resources.get::<HoldOutAll>() {
+            Some(_) => 0,
+            None => steps(plan, shape, corpus.train.tokens)?,
+        };
         notes.extend(plan.notes(Some(steps)));
         let rate = prepared.resources.all::<RateSettings>().next();
         let learning_rate = rate.map(|(stage, rate)| (stage.to_owned(), rate.over(steps)));

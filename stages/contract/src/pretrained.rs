@@ -1,6 +1,8 @@
-//! Models from checkpoints, for generating text.
+//! Models from checkpoints, for generating and evaluating text.
 use crate::parameters::{ModelFacts, Parameters};
+use crate::settings::Settings;
 use crate::tensor::Buffer;
+use std::sync::Arc;
 
 /// A model during generation, with the tokens that it has been fed.
 pub trait Decode: Send {
@@ -21,6 +23,10 @@ pub trait Decode: Send {
 pub struct Pretrained {
     /// The facts of the model.
     pub facts: ModelFacts,
+    /// Most tokens of a sequence: the model's positions.
+    pub context: usize,
+    /// The stage that computes hidden states with this model, in f32, whatever the vocabulary and the length of sequences.
+    pub forward: Arc<dyn Settings>,
     /// Combines the model with these parameters, ready to generate.
     pub decoder: Box<dyn FnOnce(Parameters) -> Box<dyn Decode>>,
 }

@@ -37,7 +37,7 @@ pub use corpus::read_tokens::ReadTokens;
 pub use corpus::row_stages::RowStages;
 pub use corpus::scan::{Chunks, Scan};
 pub use corpus::source_rows::{SourceFiles, SourceRows};
-pub use corpus::split::{Part, Split};
+pub use corpus::split::{HoldOutAll, Part, Split};
 pub use corpus::survey::Survey;
 pub use filter::block_list::BlockList;
 pub use filter::c4::C4;

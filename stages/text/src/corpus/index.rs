@@ -1,13 +1,13 @@
 //! The index of a training corpus: the part and the number of tokens of each document.
 use crate::Progress;
-use crate::corpus::split::{Part, Split};
+use crate::corpus::split::{HoldOutAll, Part, Split};
 use crate::corpus::survey::{Survey, Surveyor, content_hash};
 use crate::corpus::survey_file;
 use crate::parquet::tokens::TokenStore;
 use crate::support::cache::{Cache, key};
 use crate::support::problem::TextProblem;
 use anyhow::Result;
-use contract::{Corpus, CorpusPart};
+use contract::{Corpus, CorpusPart, Resources};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -44,8 +44,7 @@ pub struct CorpusIndex {
 }
 
 impl CorpusIndex {
-    /// From a survey and the number of tokens of each of its documents, including the end-of-text token. An error if no
-    /// training documents are left.
+    /// From a survey and the number of tokens of each of its documents, including the end-of-text token.
     pub fn new(survey: &Survey, counts: &[u32]) -> Result<Self> {
         let (documents, counted) = (survey.rows.len(), counts.len());
         anyhow::ensure!(documents == counted, "{counted} documents were counted, but the corpus has {documents}");
@@ -65,11 +64,15 @@ impl CorpusIndex {
         }
         let (rows, dropped) = (survey.all_rows, survey.dropped.clone());
         let skipped = rows - dropped.values().sum::<u64>() - corpus.train.rows - corpus.validation.rows;
-        let index = Self { train, validation, corpus, rows, skipped, dropped };
-        if index.train.rows.is_empty() {
-            return Err(TextProblem::Empty { why: index.why_empty() }.into());
+        Ok(Self { train, validation, corpus, rows, skipped, dropped })
+    }
+
+    /// An error if there are no documents to train on, unless the run holds out all documents.
+    pub fn check(&self, resources: &Resources) -> Result<()> {
+        if self.train.rows.is_empty() && resources.get::<HoldOutAll>().is_none() {
+            return Err(TextProblem::Empty { why: self.why_empty() }.into());
         }
-        Ok(index)
+        Ok(())
     }
 
     /// What has become of all rows, and what to look at.
@@ -155,10 +158,14 @@ mod tests {
 
     #[test]
     fn nothing_to_learn_from_is_an_error() {
-        let said = CorpusIndex::new(&surveyed(Split::Every(1), &["a", ""]), &[2]).unwrap_err().to_string();
+        let index = CorpusIndex::new(&surveyed(Split::Every(1), &["a", ""]), &[2]).unwrap();
+        let mut resources = Resources::default();
+        let said = index.check(&resources).unwrap_err().to_string();
         assert!(
             said.contains("the corpus is empty") && said.contains("2 rows 1 are held out and 1 are null"),
             "{said}"
         );
+        resources.insert(std::sync::Arc::new(HoldOutAll));
+        assert!(index.check(&resources).is_ok());
     }
 }

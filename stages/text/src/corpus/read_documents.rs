@@ -4,6 +4,7 @@ use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
 use crate::corpus::source_keys::{Conversion, HoldOut, input_problem, look_at};
 use crate::corpus::source_rows::SourceFiles;
+use crate::corpus::split::HoldOutAll;
 use crate::filter::with_column;
 use crate::input::decompress::Decompressed;
 use crate::input::format::{Access, Format, Layout, StreamReader, WithLayout};
@@ -197,6 +198,7 @@ pub(crate) fn provide(before: &mut Prepare, files: SourceFiles) -> Result<()> {
     if let Some(problem) = check_sample(before.goal(), files.sample) {
         return Err(TextProblem::Unsuitable { key: format!("{}.sample", before.id()), why: problem.message }.into());
     }
+    let files = SourceFiles { split: HoldOutAll::or(files.split, before.resources()), ..files };
     before.provide(Arc::new(files.attributions.clone()));
     before.provide(Arc::new(files.cache.clone()));
     before.provide(Arc::new(files));

@@ -3,6 +3,7 @@ use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
 use crate::corpus::read_documents::check_paths;
 use crate::corpus::source_keys::{HoldOut, input_problem};
+use crate::corpus::split::HoldOutAll;
 use crate::input::attribution::attributions;
 use crate::input::format::Format;
 use crate::input::paths::resolve;
@@ -147,8 +148,10 @@ impl Settings for ReadTokens {
         let tokenizer = self.tokenizer(&cache)?;
         let inputs = resolve(&self.paths, self.sample, before.seed())?;
         let store = Arc::new(self.open(before.seed(), tokenizer.as_ref().map(Tokenizer::vocabulary), &cache)?);
+        let split = HoldOutAll::or(self.hold_out.split(), before.resources());
         let mut shown = |done, total| before.progress("Counting", Unit::Things("documents"), done, total);
-        let index = CorpusIndex::of_tokens(&store, self.hold_out.split(), &mut shown)?;
+        let index = CorpusIndex::of_tokens(&store, split, &mut shown)?;
+        index.check(before.resources())?;
         if index.skipped > 0 {
             before.note(format!("{} empty documents are passed over", index.skipped));
         }

@@ -126,7 +126,7 @@ impl SourceRows {
     /// `tokenizer`, and provides the source with its index.
     ///
     /// # Errors
-    /// If a stage fails, or no training rows are left.
+    /// If a stage fails, or no training rows are left to train on.
     pub fn count(self, before: &mut Prepare, tokenizer: &str) -> Result<()> {
         let path = CorpusIndex::file(&self.cache, &self.content_key(), tokenizer, self.split);
         let index = match CorpusIndex::load(&path)? {
@@ -143,15 +143,16 @@ impl SourceRows {
                 let progress = ("Counting tokens", documents);
                 let graph = Graph { stages, lanes: LANES, steps: self.chunks.steps(LANES), progress };
                 let counts = Count::counts(&before.run(graph)?);
-                let index = CorpusIndex::new(&self.survey, &counts);
-                let index = match self.stages.is_empty() {
-                    true => index?,
-                    false => index.with_context(|| format!("after {}", self.stages.names(" and ")))?,
-                };
+                let index = CorpusIndex::new(&self.survey, &counts)?;
                 survey_file::write(&path, &self.survey, Some(&counts))?;
                 index
             }
         };
+        let checked = index.check(before.resources());
+        match self.stages.is_empty() {
+            true => checked?,
+            false => checked.with_context(|| format!("after {}", self.stages.names(" and ")))?,
+        }
         match index.skipped.saturating_sub(self.unreadable) {
             0 => {}
             empty => before.note(format!("{empty} empty documents are passed over")),

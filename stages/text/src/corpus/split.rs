@@ -1,5 +1,5 @@
 //! The rule that decides which documents are held out for validation.
-use contract::Problem;
+use contract::{Problem, Resources};
 
 /// The fraction of documents that is held out by default.
 const FRACTION: f64 = 0.01;
@@ -50,6 +50,16 @@ impl Split {
 
     pub(crate) fn holds_out_something(&self) -> bool {
         !matches!(self, Split::Fraction(share) if *share <= 0.0)
+    }
+}
+
+/// A resource of the run: nothing is trained, so that every document is held out, whatever the keys of its source say.
+pub struct HoldOutAll;
+
+impl HoldOutAll {
+    /// `split`, unless the run holds out all documents.
+    pub fn or(split: Split, resources: &Resources) -> Split {
+        resources.get::<Self>().map_or(split, |_| Split::Every(1))
     }
 }
 

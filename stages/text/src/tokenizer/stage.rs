@@ -157,7 +157,7 @@ impl Settings for Tokenize {
         (!matches!(self.choice(), Choice::File(_))).then_some(input)
     }
 
-    /// Opens or trains the tokenizer; in a graph that trains, surveys the documents of all sources above before, and
+    /// Opens or trains the tokenizer, unless the run provides one; in a graph that trains, surveys the documents of all sources above before, and
     /// counts their tokens after.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         let cache =
@@ -167,15 +167,15 @@ impl Settings for Tokenize {
             return Ok(());
         }
         let sources = SourceRows::all(before)?;
-        let trained = before.resources().get::<TrainedTokenizer>();
+        let (given, trained) = (before.resources().get::<Tokenizer>(), before.resources().get::<TrainedTokenizer>());
         let mut shown = |verb, unit, done, total| before.progress(verb, unit, done, total);
-        let tokenizer = match (trained, self.choice()) {
-            (Some(trained), Choice::Train(_)) => {
-                Tokenizer::from_json(&trained.name, trained.json.clone(), &self.end_of_text)?
+        let tokenizer = match (given, trained, self.choice()) {
+            (Some(given), ..) => given,
+            (_, Some(trained), Choice::Train(_)) => {
+                Arc::new(Tokenizer::from_json(&trained.name, trained.json.clone(), &self.end_of_text)?)
             }
-            _ => self.open(&sources, &cache, &mut shown)?,
+            _ => Arc::new(self.open(&sources, &cache, &mut shown)?),
         };
-        let tokenizer = Arc::new(tokenizer);
         if let Some(why) = tokenizer.slow_because() {
             before.note(format!("the tokenizer is one for Hugging Face's library, which is slower: {why}"));
         }

@@ -154,9 +154,14 @@ impl<M: ModelType> StageSettings for ModelSettings<M> {
     const EXAMPLE: &'static str = M::EXAMPLE;
 
     fn from_config(config: &Value) -> Option<Result<Pretrained>> {
-        let pretrained = |model: Transformer| Pretrained {
-            facts: model.facts().clone(),
-            decoder: Box::new(move |parameters| Box::new(model.decoder(parameters))),
+        let pretrained = |model: Transformer| {
+            let model = Arc::new(model);
+            Pretrained {
+                facts: model.facts().clone(),
+                context: model.context(),
+                forward: Arc::new(PretrainedForward(Arc::clone(&model))),
+                decoder: Box::new(move |parameters| Box::new(model.decoder(parameters))),
+            }
         };
         Some(M::from_config(config)?.map(pretrained))
     }
@@ -164,7 +169,7 @@ impl<M: ModelType> StageSettings for ModelSettings<M> {
 
 impl<M: ModelType> Settings for ModelSettings<M> {
     fn takes(&self) -> Vec<Port> {
-        vec![Port::stream(Kind::Batch), Port::stream(Kind::Parameters).by(Route::Broadcast).state()]
+        PORTS.to_vec()
     }
 
     fn gives(&self) -> Vec<Kind> {
@@ -182,19 +187,50 @@ impl<M: ModelType> Settings for ModelSettings<M> {
     fn build(&self, env: &Env) -> Result<Built> {
         let facts = env.resource::<Facts>("the facts about the tokenizer's vocabulary")?;
         let model = Arc::new(self.model_for(&facts));
-        let pieces = vec![None; model.facts().parameters.len()];
-        let batching = self.computation.batching;
-        Ok(Built::Stage(Box::new(Forward { model, batching, pieces, parameters: None })))
+        Ok(Built::Stage(Box::new(Forward::new(model, self.computation.batching))))
     }
 
     /// Memory of the activations of one micro-batch per worker.
     fn memory(&self, env: &Env) -> Memory {
         let Some(facts) = env.resources.get::<Facts>() else { return Memory::default() };
-        let busy = env.workers.min(env.shape.micro_batches as usize);
-        let model = self.model_for(&facts);
-        let ActivationMemory { saved, temporary } = model.activations(env.shape.sequences, env.shape.length);
-        let bytes = |floats| (busy * floats * size_of::<f32>()) as u64;
-        Memory { activations: bytes(saved), scratch: bytes(temporary), ..Memory::default() }
+        memory(&self.model_for(&facts), env)
+    }
+}
+
+/// The inputs of every model.
+const PORTS: [Port; 2] = [Port::stream(Kind::Batch), Port::stream(Kind::Parameters).by(Route::Broadcast).state()];
+
+/// Memory of the activations of one micro-batch per worker.
+fn memory(model: &Transformer, env: &Env) -> Memory {
+    let busy = env.workers.min(env.shape.micro_batches as usize);
+    let ActivationMemory { saved, temporary } = model.activations(env.shape.sequences, env.shape.length);
+    let bytes = |floats| (busy * floats * size_of::<f32>()) as u64;
+    Memory { activations: bytes(saved), scratch: bytes(temporary), ..Memory::default() }
+}
+
+/// The stage of a model that a `config.json` describes: see [`Pretrained::forward`].
+struct PretrainedForward(Arc<Transformer>);
+
+impl Settings for PretrainedForward {
+    fn takes(&self) -> Vec<Port> {
+        PORTS.to_vec()
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Activations]
+    }
+
+    fn model(&self, _: &Facts) -> Option<ModelFacts> {
+        Some(self.0.facts().clone())
+    }
+
+    fn build(&self, _: &Env) -> Result<Built> {
+        let model: Arc<dyn Model> = self.0.clone();
+        Ok(Built::Stage(Box::new(Forward::new(model, Batching::Batched))))
+    }
+
+    fn memory(&self, env: &Env) -> Memory {
+        memory(&self.0, env)
     }
 }
 
@@ -220,6 +256,11 @@ struct Forward {
 }
 
 impl Forward {
+    fn new(model: Arc<dyn Model>, batching: Batching) -> Self {
+        let pieces = vec![None; model.facts().parameters.len()];
+        Self { model, batching, pieces, parameters: None }
+    }
+
     fn parameters(&mut self) -> Result<&Parameters> {
         if self.parameters.is_none() {
             let missing = self.pieces.iter().filter(|piece| piece.is_none()).count();

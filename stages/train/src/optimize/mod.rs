@@ -273,12 +273,14 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
         let model = env.model()?;
         let start = env.resources.get::<Start>().unwrap_or_default();
         let files = StartFiles::open(&start, env.seed)?;
+        let trains = env.schedule.trains(env.schedule.first);
         let mut owned = BTreeMap::new();
         for (tensor, owner) in env.owners()?.into_iter().enumerate() {
             if owner as usize == env.worker {
                 let spec = &model.parameters[tensor];
                 let kept = |name: &&'static str| Ok((*name, Arc::new(files.state(spec, name)?)));
-                let state = self.optimizer.state(spec).iter().map(kept).collect::<Result<_>>()?;
+                let names = if trains { self.optimizer.state(spec) } else { &[] };
+                let state = names.iter().map(kept).collect::<Result<_>>()?;
                 let parameter = Arc::new(files.parameter(spec)?);
                 let peak = self.rate.peak(&spec.group);
                 owned.insert(tensor, Owned { parameter, state, spec: spec.clone(), peak, gradient: None });

@@ -87,6 +87,8 @@ impl StepLine {
 pub trait Report: Send + Sync {
     /// A training step is done.
     fn step(&self, line: &StepLine);
+    /// So many tokens of the validation documents have been evaluated at this step.
+    fn validating(&self, _tokens: u64) {}
     /// A step has been validated: the line now includes validation loss and bits per byte.
     fn validated(&self, line: &StepLine);
     /// The model after `updates` updates generated `text`.
@@ -137,6 +139,7 @@ impl Settings for Record {
             reporter: env.resources.get(),
             sinks: Vec::new(),
             gathered: BTreeMap::new(),
+            validated_tokens: 0,
             last: None,
             clock: Clock::new(Instant::now()),
         })))
@@ -159,6 +162,8 @@ struct RecordStage {
     /// Those of worker 0 in a run that has a directory.
     sinks: Vec<Box<dyn Sink>>,
     gathered: BTreeMap<(Purpose, &'static str), (Gather, Values)>,
+    /// Validation targets of this step so far.
+    validated_tokens: u64,
     /// The line of the last step; it is complete after the step has been validated.
     last: Option<StepLine>,
     clock: Clock,
@@ -237,8 +242,12 @@ impl Stage for RecordStage {
 
     fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
         if let Packet::Metrics(Metrics { purpose, from, values }) = packet {
-            let of_batch = values.iter().any(|metric| metric.name == "targets");
-            self.clock.record(Instant::now(), purpose, of_batch.then(|| leaf_owner(from.0, self.workers)));
+            let targets = values.iter().find(|metric| metric.name == "targets").map(|metric| metric.value);
+            self.clock.record(Instant::now(), purpose, targets.map(|_| leaf_owner(from.0, self.workers)));
+            if let (Purpose::Validate, Some(targets), Some(reporter)) = (purpose, targets, &self.reporter) {
+                self.validated_tokens += targets as u64;
+                reporter.0.validating(self.validated_tokens);
+            }
             for metric in values {
                 let entry = self.gathered.entry((purpose, metric.name));
                 entry.or_insert_with(|| (metric.gather, Values::new())).1.insert(from, metric.value);
@@ -274,6 +283,7 @@ impl Stage for RecordStage {
             self.last = Some(line);
         }
         self.gathered.clear();
+        self.validated_tokens = 0;
         self.clock = self.clock.next();
         Ok(())
     }

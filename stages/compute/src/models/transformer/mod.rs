@@ -71,6 +71,11 @@ impl Transformer {
         Self { architecture: Arc::new(architecture), ..self }
     }
 
+    /// Most tokens of a sequence.
+    pub fn context(&self) -> usize {
+        self.architecture.length
+    }
+
     /// `[rows, width]`: the embeddings of the batch's tokens.
     fn embed(&self, parameters: &[Arc<Tensor>], batch: &Batch) -> Tensor {
         let width = self.architecture.width;
