@@ -118,8 +118,10 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
     let (mut differing, mut code) = (Vec::new(), false);
     let keys: std::collections::BTreeSet<&String> = then.configuration.keys().chain(now.configuration.keys()).collect();
     for key in keys {
-        let value = |of: &Fingerprint, none: &str| of.configuration.get(key).cloned().unwrap_or_else(|| none.into());
-        if then.configuration.get(key) == now.configuration.get(key) {
+        // A key that is not given is null, or unknown to the program that wrote the checkpoint.
+        let given = |of: &Fingerprint| of.configuration.get(key).filter(|value| *value != "null").cloned();
+        let value = |of: &Fingerprint, none: &str| given(of).unwrap_or_else(|| none.into());
+        if given(then) == given(now) {
             continue;
         }
         differing.push(match key.strip_suffix(": version") {
@@ -285,7 +287,7 @@ mod tests {
           the code of `lines` has changed: its version was 0, is 1
         Resume with the program (and the values) that the run started with, or start a new run from its weights with `run.initial_checkpoint`
         ");
-        let now = fingerprint(r#"{"lines.limit": "8"}"#);
+        let now = fingerprint(r#"{"lines.limit": "8", "lines.new": "null"}"#);
         insta::assert_snapshot!(compare(Path::new("c"), Some(&then), &now).unwrap_err(), @r"
         the configuration contradicts the checkpoint c:
           lines.limit was 9, is 8
