@@ -29,12 +29,7 @@ impl ModelFolder {
     /// # Errors
     /// If a file is missing or damaged, or the model is one that no type of `stages` describes completely.
     pub fn open(folder: &Path, stages: &[StageType]) -> Result<Self> {
-        let mut config = json(&folder.join("config.json"))?;
-        let files = StartFiles::open(&Start::Weights(folder.to_owned()), 0)?;
-        if config["tie_word_embeddings"] == true && !files.is_tied()? {
-            // As transformers does where both matrices are there and differ.
-            config["tie_word_embeddings"] = false.into();
-        }
+        let (config, files) = config_and_files(folder)?;
         let model = of_config(&config, stages).context("config.json describes an unsupported model")?;
         let unused = files.unused(&model.facts.parameters);
         if !unused.is_empty() {
@@ -78,8 +73,7 @@ impl ModelFolder {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let tokenizer = Tokenizer::from_folder(&self.folder, end_of_text(&self.config))?;
         let ids = tokenizer.vocabulary_size() as usize;
-        let facts = &self.model.facts;
-        let there = facts.parameters[facts.head].shape[0];
+        let there = self.model.facts.vocabulary();
         ensure!(ids <= there, "the tokenizer has {ids} ids, the model only {there}");
         Ok(tokenizer)
     }
@@ -87,7 +81,7 @@ impl ModelFolder {
     /// The token that begins a text, if `config.json` names one that the model has.
     pub fn begin_of_text(&self) -> Option<u32> {
         let facts = &self.model.facts;
-        let there = facts.parameters[facts.head].shape[0];
+        let there = facts.vocabulary();
         ids(&self.config["bos_token_id"]).into_iter().find(|id| (*id as usize) < there)
     }
 
@@ -126,6 +120,24 @@ impl ModelFolder {
         }
         Ok(differences)
     }
+}
+
+/// The `config.json` of the model in `folder`.
+///
+/// # Errors
+/// If it or the weights cannot be read.
+pub fn config(folder: &Path) -> Result<Value> {
+    Ok(config_and_files(folder)?.0)
+}
+
+fn config_and_files(folder: &Path) -> Result<(Value, StartFiles)> {
+    let mut config = json(&folder.join("config.json"))?;
+    let files = StartFiles::open(&Start::Weights(folder.to_owned()), 0)?;
+    if config["tie_word_embeddings"] == true && !files.is_tied()? {
+        // As transformers does where both matrices are there and differ.
+        config["tie_word_embeddings"] = false.into();
+    }
+    Ok((config, files))
 }
 
 fn json(path: &Path) -> Result<Value> {

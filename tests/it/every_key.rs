@@ -170,16 +170,22 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("gpt2.heads", &[], "forward.heads=4"),
     ("gpt2.width", &[], "forward.width=16"),
     ("gpt2.feed_forward", &[], "forward.feed_forward=48"),
+    ("gpt2.context", &[], "forward.context=64"),
+    ("gpt2.vocabulary", &[], "forward.vocabulary=320"),
     ("gpt2.document_mask", &[], "forward.document_mask=true"),
     ("gpt2.precision", &[], "forward.precision=bf16"),
     ("llama.layers", LLAMA, "forward.layers=1"),
     ("llama.heads", LLAMA, "forward.heads=8"),
     ("llama.kv_heads", LLAMA, "forward.kv_heads=4"),
     ("llama.width", LLAMA, "forward.width=16"),
+    ("llama.head_width", LLAMA, "forward.head_width=10"),
     ("llama.feed_forward", LLAMA, "forward.feed_forward=48"),
+    ("llama.context", LLAMA, "forward.context=64"),
+    ("llama.vocabulary", LLAMA, "forward.vocabulary=320"),
     ("llama.tied_head", LLAMA, "forward.tied_head=true"),
     ("llama.rms_epsilon", LLAMA, "forward.rms_epsilon=0.1"),
     ("llama.rope_theta", LLAMA, "forward.rope_theta=100.0"),
+    ("llama.rope_scaling", LLAMA, "forward.rope_scaling={type=\"linear\", factor=2.0}"),
     ("llama.document_mask", LLAMA, "forward.document_mask=true"),
     ("llama.precision", LLAMA, "forward.precision=bf16"),
     ("qwen3.layers", QWEN3, "forward.layers=1"),
@@ -188,15 +194,20 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("qwen3.width", QWEN3, "forward.width=16"),
     ("qwen3.head_width", QWEN3, "forward.head_width=10"),
     ("qwen3.feed_forward", QWEN3, "forward.feed_forward=48"),
+    ("qwen3.context", QWEN3, "forward.context=64"),
+    ("qwen3.vocabulary", QWEN3, "forward.vocabulary=320"),
     ("qwen3.tied_head", QWEN3, "forward.tied_head=true"),
     ("qwen3.rms_epsilon", QWEN3, "forward.rms_epsilon=0.1"),
     ("qwen3.rope_theta", QWEN3, "forward.rope_theta=100.0"),
+    ("qwen3.rope_scaling", QWEN3, "forward.rope_scaling={type=\"linear\", factor=2.0}"),
     ("qwen3.document_mask", QWEN3, "forward.document_mask=true"),
     ("qwen3.precision", QWEN3, "forward.precision=bf16"),
     ("nanochat.layers", NANOCHAT, "forward.layers=1"),
     ("nanochat.heads", NANOCHAT, "forward.heads=8"),
     ("nanochat.kv_heads", NANOCHAT, "forward.kv_heads=4"),
     ("nanochat.width", NANOCHAT, "forward.width=16"),
+    ("nanochat.context", NANOCHAT, "forward.context=64"),
+    ("nanochat.vocabulary", NANOCHAT, "forward.vocabulary=320"),
     ("nanochat.logit_softcap", NANOCHAT, "forward.logit_softcap=1.0"),
     ("nanochat.feed_forward", NANOCHAT, "forward.feed_forward=48"),
     ("nanochat.tied_head", NANOCHAT, "forward.tied_head=true"),
@@ -325,7 +336,7 @@ fn outcome(scratch: &Scratch, base: &[&str], change: Option<&str>) -> String {
         return ran.stderr;
     }
     let mut weights = DefaultHasher::new();
-    for file in ["model.safetensors", "tokenizer.json"] {
+    for file in ["model.safetensors", "config.json", "tokenizer.json"] {
         scratch.last("out", file).hash(&mut weights);
     }
     let weights = weights.finish();

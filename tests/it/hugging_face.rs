@@ -89,6 +89,57 @@ shutil.copy('first/tokenizer.json', 'theirs/tokenizer.json')
     assert!((ours - theirs).abs() < 1e-4, "ours {ours}, transformers {theirs}");
 }
 
+/// Models of every kind, with more positions and rows of the embedding than the run needs.
+const SAVE_ALL: &str = "
+import json, shutil, torch, transformers
+torch.manual_seed(1)
+sizes = dict(vocab_size=320, bos_token_id=0, eos_token_id=0, initializer_range=0.3)
+gpt2 = transformers.GPT2Config(n_positions=64, n_embd=48, n_layer=2, n_head=4, n_inner=80, **sizes)
+sizes |= dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+sizes |= dict(max_position_embeddings=64)
+llama3 = dict(rope_type='llama3', low_freq_factor=1.0, high_freq_factor=4.0, rope_theta=1e4, factor=4.0,
+              original_max_position_embeddings=16)
+models = dict(
+    gpt2=transformers.GPT2LMHeadModel(gpt2),
+    tied=transformers.LlamaForCausalLM(transformers.LlamaConfig(tie_word_embeddings=True, rms_norm_eps=1e-3, **sizes)),
+    llama3=transformers.LlamaForCausalLM(transformers.LlamaConfig(rope_parameters=llama3, head_dim=16, **sizes)),
+    mistral=transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=None, head_dim=16, **sizes)),
+    qwen3=transformers.Qwen3ForCausalLM(transformers.Qwen3Config(head_dim=20, **sizes)),
+    nanochat=transformers.NanoChatForCausalLM(transformers.NanoChatConfig(**sizes)),
+)
+for folder, model in models.items():
+    model.save_pretrained(folder)
+    shutil.copy('first/tokenizer.json', folder + '/tokenizer.json')
+";
+
+#[test]
+fn continued_pretraining_begins_with_the_loss_of_transformers() {
+    let scratch = Scratch::new();
+    scratch.train("first", &[]);
+    let sentence = sentence(&scratch);
+    scratch.write("sentence.txt", &sentence);
+    scratch.documents("same.parquet", &vec![sentence; 100]);
+    let mut make = SAVE_ALL;
+    for folder in ["gpt2", "tied", "llama3", "mistral", "qwen3", "nanochat"] {
+        let Some(theirs) = python(&scratch, &format!("{make}{}", LOSS.replace("FOLDER", folder))) else { return };
+        make = "";
+        let config = format!(
+            "extends = \"builtin:base\"\nrun = {{ initial_checkpoint = \"{folder}\", max_steps = 1 }}\n\
+             stage.read.paths = [\"same.parquet\"]\nstage.pack = {{ sequence_length = 32, micro_batch_size = 2 }}\n\
+             stage.evaluate.interval = 0\n"
+        );
+        scratch.write("continue.toml", config);
+        let run = format!("from-{folder}");
+        scratch.pipeline(&["run", "continue.toml", "--run-dir", &run]).succeeds();
+        let (ours, theirs) = (scratch.losses(&run)[0], theirs["loss"].as_f64().unwrap());
+        assert!((ours - theirs).abs() < 1e-4, "{folder}: ours {ours}, transformers {theirs}");
+        // What is written is again a model that transformers loads, with all positions.
+        let config: Value = serde_json::from_slice(&scratch.last(&run, "config.json")).unwrap();
+        let positions = if folder == "gpt2" { "n_positions" } else { "max_position_embeddings" };
+        assert_eq!((&config[positions], &config["vocab_size"]), (&64.into(), &320.into()), "{folder}");
+    }
+}
+
 /// The loss of each token of documents, as in transformers' guide to perplexity, and every token counts once: the input
 /// of a window is at most `length` tokens, and the first of a document is the token that begins a text.
 const PERPLEXITY: &str = "

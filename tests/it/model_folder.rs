@@ -119,3 +119,49 @@ fn weights_that_would_mean_something_else_in_a_run_are_refused() {
     start("refused", &nothing).fails(2, &["names \"rope_theta\", which does not differ from model"]);
     assert!(!scratch.path("refused/checkpoints").exists());
 }
+
+/// A configuration that says nothing of the model.
+const CONTINUE: &str = "
+extends = \"builtin:base\"
+[run]
+initial_checkpoint = \"model\"
+max_steps = 2
+[stage.read]
+paths = [\"corpus.parquet\"]
+validation_every = 10
+[stage.pack]
+sequence_length = 32
+micro_batch_size = 2
+";
+
+#[test]
+fn a_run_has_the_shape_and_the_tokenizer_of_the_model_that_it_starts_from() {
+    let scratch = trained();
+    scratch.write("continue.toml", CONTINUE);
+    let go_on = |directory: &str, more: &[&str]| {
+        scratch.pipeline(&[&["run", "continue.toml", "--run-dir", directory][..], more].concat())
+    };
+    go_on("short", &[]).succeeds();
+    // The same as with everything spelled out.
+    scratch.write("first.toml", "type = \"bpe\"\ntokenizer = \"model/tokenizer.json\"\n");
+    let all = ["--stage", "forward=llama.toml", "--stage", "tokenize=first.toml"];
+    go_on("long", &all).succeeds();
+    assert_eq!(scratch.numbers("short"), scratch.numbers("long"));
+    assert_eq!(scratch.last("short", "model.safetensors"), scratch.last("long", "model.safetensors"));
+    let config = scratch.read("short/config.toml");
+    assert!(config.contains("kv_heads = 2") && config.contains("model/config.json"), "{config}");
+    go_on("short", &["--resume"]).succeeds();
+    scratch.pipeline(&["check", "continue.toml"]).succeeds();
+    // What contradicts the model is an error, and so is a context that it does not have.
+    let wrong = go_on("wrong", &["--set", "forward.width=64", "--set", "forward.heads=8"]);
+    wrong.fails(2, &["hidden_size is 32 in the model, 64 in the run", "num_attention_heads is 4 in the model, 8 in"]);
+    let other = "extends = \"builtin:base\"\n[stage.forward]\ntype = \"gpt2\"\n";
+    scratch.write("other.toml", CONTINUE.replace("extends = \"builtin:base\"\n", other));
+    scratch.pipeline(&["run", "other.toml"]).fails(2, &["model_type is \"llama\" in the model, \"gpt2\" in the run"]);
+    go_on("wrong", &["--set", "forward.context=16"])
+        .fails(2, &["`forward.context` is 16, but a sequence has 32 tokens"]);
+    let few = go_on("wrong", &["--set", "forward.vocabulary=299"]);
+    few.fails(2, &["`forward.vocabulary` is 299, but the tokenizer has 300 ids"]);
+    // Rotary positions are not limited to those of the model.
+    go_on("longer", &["--set", "pack.sequence_length=48"]).succeeds();
+}

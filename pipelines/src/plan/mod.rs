@@ -2,6 +2,7 @@
 //!
 //! - `files`: TOML with line numbers and `extends`
 //! - `overrides`: what the command line changes
+//! - `initial`: what the model that the run starts from determines
 //! - `resolve`: every key known, every value of its type, defaults filled in
 //! - [`RunSettings`]: the `[run]` table
 //! - `wire`: which stage feeds which; `goal`: what the graph is for, and whether each stage has a place in it
@@ -14,6 +15,7 @@
 mod aliases;
 mod files;
 mod goal;
+mod initial;
 mod overrides;
 mod registry;
 mod render;
@@ -150,6 +152,7 @@ impl Plan {
             return Err(problems);
         }
         overrides.apply(&mut raw, registry, &mut problems);
+        initial::fill(&mut raw, registry);
         let everywhere = everywhere(&raw, registry);
         let (run_table, run) = run_settings(path, &raw.run, &everywhere, &mut problems);
         let (mut stages, mut unsound) = (Vec::new(), Vec::new());

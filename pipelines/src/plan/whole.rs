@@ -147,9 +147,23 @@ impl Plan {
         // The vocabulary may not be known yet, and only sizes depend on it.
         let facts = Facts { vocabulary: 1, length, end_of_text: 0 };
         let Some(model) = self.stages.iter().find_map(|stage| stage.settings.model(&facts)) else { return };
+        self.check_keys_with(&model, problems);
+    }
+
+    /// Checks the keys of all stages against the model, once its vocabulary is known.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn check_keys(&self, model: &ModelFacts) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        self.check_keys_with(model, &mut problems);
+        problems.or(())
+    }
+
+    fn check_keys_with(&self, model: &ModelFacts, problems: &mut Problems) {
         for stage in &self.stages {
             let table = self.table(&stage.id);
-            for problem in stage.settings.check_model(&model) {
+            for problem in stage.settings.check_model(model) {
                 problems.push(located(&stage.id, problem, &table));
             }
         }

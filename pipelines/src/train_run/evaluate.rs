@@ -107,7 +107,7 @@ pub fn of_folder(folder: &Path, data: &Data, options: &Options, mut line: Line) 
 
 /// The built-in training graph, reading `data` and computing `model`.
 fn plan_for(model: &ModelFolder, data: &Data, options: &Options) -> Result<Plan> {
-    let length = model.model.context.min(MOST_CONTEXT);
+    let length = model.model.facts.context.min(MOST_CONTEXT);
     let mut set = vec![
         "run.max_steps=1".to_owned(),
         format!("read.paths={}", serde_json::to_string(data.paths)?),

@@ -50,6 +50,7 @@ impl Session {
         let Some(model) = model.map(Arc::new) else {
             return Err(Usage(NO_MODEL.into()).into());
         };
+        plan.check_keys(&model)?;
         let mut notes = std::mem::take(&mut prepared.notes);
         let mut quarantine = Quarantine::default();
         prepared.resources.all::<Quarantine>().for_each(|(_, of_source)| quarantine.merge(&of_source));

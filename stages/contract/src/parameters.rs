@@ -90,6 +90,8 @@ pub struct ModelFacts {
     pub parameters: Vec<ParameterSpec>,
     /// Index of the matrix `[vocabulary, width]` that turns hidden states into logits.
     pub head: usize,
+    /// Most tokens of a sequence.
+    pub context: usize,
     /// FLOPs per trained token, counted as in PaLM (Chowdhery et al. 2022, appendix B): 6 × weights in products + 12 ×
     /// layers × sequence length × width.
     pub flops_per_token: f64,
@@ -104,6 +106,11 @@ pub struct ModelFacts {
 }
 
 impl ModelFacts {
+    /// Number of token ids: rows of the head.
+    pub fn vocabulary(&self) -> usize {
+        self.parameters[self.head].shape[0]
+    }
+
     /// Total number of parameters.
     pub fn parameter_count(&self) -> usize {
         self.parameters.iter().map(ParameterSpec::len).sum()

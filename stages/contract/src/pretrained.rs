@@ -23,8 +23,6 @@ pub trait Decode: Send {
 pub struct Pretrained {
     /// The facts of the model.
     pub facts: ModelFacts,
-    /// Most tokens of a sequence: the model's positions.
-    pub context: usize,
     /// The stage that computes hidden states with this model, in f32, whatever the vocabulary and the length of sequences.
     pub forward: Arc<dyn Settings>,
     /// Combines the model with these parameters, ready to generate.

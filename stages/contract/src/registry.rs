@@ -28,6 +28,12 @@ pub trait StageSettings: Settings + StageKeys + Default + Serialize + Deserializ
     fn from_config(_config: &Value) -> Option<Result<Pretrained>> {
         None
     }
+
+    /// The values of its keys with which the stage is the model that a checkpoint's `config.json` describes: an object
+    /// without keys that do not depend on it. `None` if [`from_config`](Self::from_config) is none or an error.
+    fn keys_from_config(_config: &Value) -> Option<Value> {
+        None
+    }
 }
 
 /// What a family of stages requires of a member besides the family's own trait: keys with defaults, and types that can
@@ -49,6 +55,8 @@ pub struct StageType {
     pub observes: bool,
     /// See [`StageSettings::from_config`].
     pub from_config: fn(&Value) -> Option<Result<Pretrained>>,
+    /// See [`StageSettings::keys_from_config`].
+    pub keys_from_config: fn(&Value) -> Option<Value>,
     keys: fn() -> Vec<Key>,
     defaults: fn() -> Value,
     parse: fn(&'static str, Value) -> serde_json::Result<Arc<dyn Settings>>,
@@ -102,6 +110,7 @@ pub const fn stage_type<S: StageSettings>(name: &'static str) -> StageType {
         example: S::EXAMPLE,
         observes: S::OBSERVES,
         from_config: S::from_config,
+        keys_from_config: S::keys_from_config,
         keys: S::keys,
         defaults: || serde_json::to_value(S::default()).unwrap_or(Value::Null),
         parse: |name, table| Ok(Arc::new(serde_json::from_value::<S>(table)?.named(name))),

@@ -91,6 +91,8 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
     let &How { precision, batching, optimizer, workers, warmup, steps } = how;
     let forward = ModelSettings {
         sizes: Sizes { layers: shape.layers, heads: shape.heads, width: shape.width },
+        context: None,
+        vocabulary: None,
         model: Gpt2::default(),
         computation: Computation { batching, precision: precision.into(), document_mask: false },
     };

@@ -36,4 +36,10 @@ impl ModelType for Gpt2 {
     fn from_config(config: &Value) -> Option<Result<Transformer>> {
         (config["model_type"] == "gpt2").then(|| Ok(Gpt2Shape::from_config(config)?.model()))
     }
+
+    fn keys_from_config(config: &Value) -> Option<(Sizes, Self)> {
+        let shape = Self::from_config(config).and(Gpt2Shape::from_config(config).ok())?;
+        let Gpt2Shape { layers, heads, width, feed_forward, .. } = shape;
+        Some((Sizes { layers, heads, width }, Self { feed_forward: Some(feed_forward) }))
+    }
 }

@@ -2,18 +2,20 @@
 //!
 //! The trait [`ModelType`] defines how configuration keys become a [`Transformer`]. [`ModelSettings`] turns any model
 //! into a stage. Members of the family are [`gpt2`], [`llama`], [`qwen3`] and [`nanochat`].
+mod computation;
 pub mod gpt2;
 pub mod llama;
 pub mod nanochat;
 pub mod qwen3;
 
+pub use computation::{Batching, Computation, ComputePrecision};
+
 use anyhow::{Result, ensure};
-use compute::kernels::gemm;
 use compute::models::{ActivationMemory, Forward as Forwarded, Model, Transformer, forward_per_sequence};
 use contract::{
     Activations, At, Batch, Built, Emit, Env, Facts, Kind, Member, Memory, ModelFacts, Packet, Parameters, Port,
-    Precision, Pretrained, Problem, Purpose, Route, Settings, Stage, StageKeys, StageSettings, StageType, Step, Tensor,
-    Ticket, Turn, stage_type,
+    Pretrained, Problem, Purpose, Route, Settings, Stage, StageKeys, StageSettings, StageType, Step, Tensor, Ticket,
+    Turn, stage_type,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -49,6 +51,13 @@ pub trait ModelType: Member {
     fn from_config(_config: &Value) -> Option<Result<Transformer>> {
         None
     }
+
+    /// The sizes and the keys with which it is the model that a checkpoint's `config.json` describes; `None` if it is
+    /// another type of model or not supported. Without this method a run that starts from the checkpoint
+    /// (`run.initial_checkpoint`) must repeat the model's keys.
+    fn keys_from_config(_config: &Value) -> Option<(Sizes, Self)> {
+        None
+    }
 }
 
 /// The registry entry of a model.
@@ -63,6 +72,13 @@ pub struct ModelSettings<M> {
     /// How large it is.
     #[serde(flatten)]
     pub sizes: Sizes,
+    /// Longest sequence that the model can process, in tokens; `pack.sequence_length` if not given. GPT-2 has a table of
+    /// so many positions.
+    #[key(min = 1, max = 16_777_216)]
+    pub context: Option<usize>,
+    /// Rows of the embedding; the number of the tokenizer's ids if not given. Other programs round it up.
+    #[key(min = 1, max = 16_777_216)]
+    pub vocabulary: Option<usize>,
     /// The member's own keys.
     #[serde(flatten)]
     pub model: M,
@@ -86,66 +102,15 @@ pub struct Sizes {
     pub width: usize,
 }
 
-/// How a model is computed.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, StageKeys)]
-#[serde(default)]
-pub struct Computation {
-    /// Attend only within a token's own document.
-    pub document_mask: bool,
-    /// "batched", or "per_sequence": one sequence at a time, as a baseline that shows the benefit of batching.
-    pub batching: Batching,
-    /// "f32"; "bf16": operands of matrix products are rounded to bfloat16, sums are f32; or "auto": bf16 if the CPU
-    /// multiplies it faster than f32.
-    pub precision: ComputePrecision,
-}
-
-/// The precision of the operands of matrix products.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ComputePrecision {
-    /// Operands are not rounded.
-    #[default]
-    F32,
-    /// Operands are rounded to bfloat16.
-    Bf16,
-    /// bfloat16 if the GEMM backend multiplies it faster than f32. Checkpoints record the backend and its precision.
-    Auto,
-}
-
-impl From<Precision> for ComputePrecision {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => Self::F32,
-            Precision::Bf16 => Self::Bf16,
-        }
-    }
-}
-
-impl ComputePrecision {
-    fn chosen(self) -> Precision {
-        match self {
-            Self::F32 => Precision::F32,
-            Self::Bf16 => Precision::Bf16,
-            Self::Auto => gemm::fast_precision(),
-        }
-    }
-}
-
-/// How the sequences of a micro-batch go through the model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Batching {
-    /// All sequences at once.
-    #[default]
-    Batched,
-    /// One sequence at a time, as in the trainer that this project started from.
-    PerSequence,
-}
-
 impl<M: ModelType> ModelSettings<M> {
     fn model_for(&self, facts: &Facts) -> Transformer {
         let Computation { document_mask, precision, .. } = self.computation;
-        self.model.model(&self.sizes, facts).with_document_mask(document_mask).with_precision(precision.chosen())
+        let facts = Facts {
+            vocabulary: self.vocabulary.unwrap_or(0).max(facts.vocabulary),
+            length: self.context.unwrap_or(0).max(facts.length),
+            ..*facts
+        };
+        self.model.model(&self.sizes, &facts).with_document_mask(document_mask).with_precision(precision.chosen())
     }
 }
 
@@ -158,12 +123,23 @@ impl<M: ModelType> StageSettings for ModelSettings<M> {
             let model = Arc::new(model);
             Pretrained {
                 facts: model.facts().clone(),
-                context: model.context(),
                 forward: Arc::new(PretrainedForward(Arc::clone(&model))),
                 decoder: Box::new(move |parameters| Box::new(model.decoder(parameters))),
             }
         };
         Some(M::from_config(config)?.map(pretrained))
+    }
+
+    fn keys_from_config(config: &Value) -> Option<Value> {
+        let (sizes, model) = M::keys_from_config(config)?;
+        let facts = M::from_config(config)?.ok()?.facts().clone();
+        let (context, vocabulary) = (Some(facts.context), Some(facts.vocabulary()));
+        let settings = Self { sizes, context, vocabulary, model, computation: Computation::default() };
+        let mut keys = serde_json::to_value(settings).ok()?;
+        let of_computation = Computation::keys();
+        keys.as_object_mut()?
+            .retain(|name, value| !value.is_null() && of_computation.iter().all(|key| key.name != name));
+        Some(keys)
     }
 }
 
@@ -178,6 +154,20 @@ impl<M: ModelType> Settings for ModelSettings<M> {
 
     fn check(&self) -> Vec<Problem> {
         self.model.check_heads(&self.sizes).into_iter().chain(self.model.check(&self.sizes)).collect()
+    }
+
+    fn check_model(&self, model: &ModelFacts) -> Vec<Problem> {
+        // Both are raised to what is needed, so that the model can be described before this is checked.
+        let mut problems = Vec::new();
+        if let Some(context) = self.context.filter(|context| *context < model.context) {
+            let why = format!("is {context}, but a sequence has {} tokens", model.context);
+            problems.push(Problem::at("context", why));
+        }
+        if let Some(vocabulary) = self.vocabulary.filter(|vocabulary| *vocabulary < model.vocabulary()) {
+            let why = format!("is {vocabulary}, but the tokenizer has {} ids", model.vocabulary());
+            problems.push(Problem::at("vocabulary", why));
+        }
+        problems
     }
 
     fn model(&self, facts: &Facts) -> Option<ModelFacts> {
@@ -312,5 +302,49 @@ impl Stage for Forward {
         self.parameters = None;
         self.pieces.fill(None);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::gpt2::Gpt2;
+    use crate::forward::llama::Llama;
+    use crate::forward::nanochat::NanoChat;
+    use crate::forward::qwen3::Qwen3;
+    use serde_json::json;
+
+    /// A model whose keys have other values than by default describes itself in `config.json`, and that in keys.
+    #[test]
+    fn a_configuration_gives_the_keys_of_its_model() {
+        let llama3 = json!({
+            "type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16.0,
+        });
+        let sizes =
+            json!({ "layers": 3, "heads": 4, "width": 32, "feed_forward": 24, "context": 64, "vocabulary": 320 });
+        let llama = json!({ "kv_heads": 2, "tied_head": true, "rms_epsilon": 0.25, "rope_theta": 7.0 });
+        for (stage_type, more) in [
+            (model_type::<Gpt2>("gpt2"), vec![]),
+            (model_type::<Llama>("llama"), vec![llama.clone(), json!({ "rope_scaling": llama3, "head_width": 6 })]),
+            (model_type::<Llama>("llama"), vec![json!({ "rope_scaling": { "type": "linear", "factor": 2.0 } })]),
+            (model_type::<Qwen3>("qwen3"), vec![llama.clone(), json!({ "head_width": 6 })]),
+            (model_type::<NanoChat>("nanochat"), vec![llama, json!({ "logit_softcap": 3.0 })]),
+            (model_type::<NanoChat>("nanochat"), vec![json!({ "logit_softcap": 0.0 })]),
+        ] {
+            let mut given = sizes.as_object().unwrap().clone();
+            more.iter().for_each(|keys| given.extend(keys.as_object().unwrap().clone()));
+            let facts = Facts { vocabulary: 300, length: 32, end_of_text: 7 };
+            let model = |keys: Value| stage_type.parse(keys).unwrap().model(&facts).unwrap();
+            let config = model(given.clone().into()).config;
+            let keys = (stage_type.keys_from_config)(&config).unwrap();
+            assert_eq!(model(keys.clone()).config, config);
+            for (key, value) in given {
+                assert_eq!(keys[&key], value, "{} {key}", stage_type.name);
+            }
+            for computed in Computation::keys() {
+                assert!(keys.get(computed.name).is_none(), "{keys}");
+            }
+        }
     }
 }

@@ -68,4 +68,18 @@ impl ModelType for NanoChat {
     fn from_config(config: &Value) -> Option<Result<Transformer>> {
         (config["model_type"] == "nanochat").then(|| Ok(NanoChatShape::from_config(config)?.model()))
     }
+
+    fn keys_from_config(config: &Value) -> Option<(Sizes, Self)> {
+        let shape = Self::from_config(config).and(NanoChatShape::from_config(config).ok())?;
+        let NanoChatShape { llama, logit_softcap } = shape;
+        let keys = Self {
+            kv_heads: Some(llama.kv_heads),
+            feed_forward: Some(llama.feed_forward),
+            tied_head: llama.tied_head,
+            logit_softcap: logit_softcap.unwrap_or(0.0),
+            rms_epsilon: llama.rms_epsilon,
+            rope_theta: llama.rope_theta,
+        };
+        Some((Sizes { layers: llama.layers, heads: llama.heads, width: llama.width }, keys))
+    }
 }

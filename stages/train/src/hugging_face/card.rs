@@ -215,6 +215,7 @@ read.type = \"documents\"
         ModelFacts {
             parameters,
             head: 0,
+            context: 0,
             flops_per_token: 0.0,
             logit_softcap: None,
             precision: Precision::Bf16,

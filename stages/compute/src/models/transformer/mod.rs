@@ -42,6 +42,7 @@ impl Transformer {
         let facts = ModelFacts {
             parameters: architecture.parameters(),
             head: architecture.head(),
+            context: architecture.length,
             flops_per_token: architecture.flops_per_token(),
             logit_softcap: architecture.logit_softcap,
             precision: Precision::F32,
@@ -69,11 +70,6 @@ impl Transformer {
     pub fn with_document_mask(self, document_mask: bool) -> Self {
         let architecture = Architecture { document_mask, ..Architecture::clone(&self.architecture) };
         Self { architecture: Arc::new(architecture), ..self }
-    }
-
-    /// Most tokens of a sequence.
-    pub fn context(&self) -> usize {
-        self.architecture.length
     }
 
     /// `[rows, width]`: the embeddings of the batch's tokens.
