@@ -59,8 +59,17 @@ impl Source {
         Ok(Self { folder, model, tokenizer, ends, training })
     }
 
-    /// The model card, for weights of this type.
-    pub fn card(&self, weights: &str) -> String {
+    /// The model card, for weights of this type. A model that was not trained by this program keeps its own, if it has
+    /// one.
+    ///
+    /// # Errors
+    /// If it is there and cannot be read.
+    pub fn card(&self, weights: &str) -> Result<String> {
+        if self.training.state.is_none()
+            && let Some(card) = read_if_there(&self.folder.join(CARD_FILE))?
+        {
+            return Ok(String::from_utf8_lossy(&card).into_owned());
+        }
         let Training { state, tokens, bits_per_byte, sources, command } = &self.training;
         let fingerprint = state.as_ref().and_then(|state| state.fingerprint.as_ref());
         let card = ModelCard {
@@ -73,7 +82,7 @@ impl Source {
             settings: fingerprint.map(|fingerprint| &fingerprint.configuration),
             command: command.as_deref(),
         };
-        card.to_string()
+        Ok(card.to_string())
     }
 }
 
@@ -149,7 +158,7 @@ pub fn safetensors(asked: &Export, context: &Context) -> Result<Vec<Exported>> {
         texts.push((TOKENIZER_FILE, tokenizer.json().to_owned()));
         texts.push((TOKENIZER_CONFIG_FILE, json(&tokenizer_config(&end, &config))?));
     }
-    texts.push((CARD_FILE, source.card("bfloat16")));
+    texts.push((CARD_FILE, source.card("bfloat16")?));
     texts.push((CONFIG_FILE, json(&config)?));
     write(MODEL_FILE, &mut |mut file| {
         write_bf16(&mut file, &facts.parameters, &mut |index| source.model.parameter(index))

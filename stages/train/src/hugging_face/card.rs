@@ -32,8 +32,7 @@ impl fmt::Display for ModelCard<'_> {
         self.metadata(f)?;
         let (summary, parameters) = (&self.model.summary, thousands(self.model.parameter_count() as u64));
         writeln!(f, "\n# {summary}\n")?;
-        writeln!(f, "A language model with {parameters} parameters, pretrained with Millrace. It continues")?;
-        writeln!(f, "texts; it has not been tuned to follow instructions.\n")?;
+        writeln!(f, "A language model with {parameters} parameters{}", self.origin())?;
         writeln!(f, "| | |\n|---|---|")?;
         for (name, value) in self.figures() {
             writeln!(f, "| {name} | {value} |")?;
@@ -69,6 +68,17 @@ impl ModelCard<'_> {
             writeln!(f, "license: other\nlicense_name: see-data\nlicense_link: README.md")?;
         }
         writeln!(f, "---")
+    }
+
+    /// What the first sentence ends with.
+    fn origin(&self) -> &'static str {
+        match self.updates {
+            Some(_) => {
+                ", pretrained with Millrace. It continues texts; it has\n\
+                 not been tuned to follow instructions.\n"
+            }
+            None => ".\n",
+        }
     }
 
     /// The rows of the table of figures.
@@ -165,8 +175,8 @@ license_link: README.md
 
 # GPT-2, 2 layers
 
-A language model with 2,468 parameters, pretrained with Millrace. It continues
-texts; it has not been tuned to follow instructions.
+A language model with 2,468 parameters, pretrained with Millrace. It continues texts; it has
+not been tuned to follow instructions.
 
 | | |
 |---|---|
@@ -256,7 +266,9 @@ read.type = \"documents\"
     fn what_is_not_known_is_left_out() {
         let model = facts();
         let text = card(&model, &[]).to_string();
-        for absent in ["license", "language:", "datasets", "## Data", "## Training", "updates", "held-out"] {
+        for absent in
+            ["license", "language:", "datasets", "## Data", "## Training", "updates", "held-out", "pretrained"]
+        {
             assert!(!text.contains(absent), "{absent}: {text}");
         }
         // A code that is no code would not be YAML.
