@@ -1,6 +1,8 @@
 //! A model in a folder in Hugging Face's layout: what `generate` continues texts with, `evaluate` measures, and a run may
 //! start from.
 use crate::plan::types_giving;
+use crate::problem::Usage;
+use crate::train_run::directory;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use compute::models::config::end_of_text;
 use contract::{Kind, Parameters, Pretrained, StageType, Tensor};
@@ -8,11 +10,36 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use text::Tokenizer;
+use train::checkpoint;
 use train::weights::{Start, StartFiles};
 
 /// Keys of `config.json` without which the weights mean the same: positions are bounded by the shapes of tensors where
 /// they have any, and the end of a text is compared with the tokenizer.
 const MEANINGLESS: [&str; 4] = ["max_position_embeddings", "n_ctx", "bos_token_id", "eos_token_id"];
+
+/// The folder of a model: `path` itself, or the last checkpoint of the run that `path` is.
+///
+/// # Errors
+/// [`Usage`] if there is none.
+pub fn find(path: &Path) -> Result<PathBuf> {
+    if path.join("config.json").is_file() {
+        return Ok(path.to_owned());
+    }
+    let at = path.display();
+    if let Some((_, last)) = checkpoint::list(path)?.pop() {
+        return Ok(last);
+    }
+    Err(Usage(if path.join(directory::CONFIG_FILE).exists() {
+        format!("{at} has no checkpoint yet; see `checkpoint.interval`")
+    } else if path.exists() {
+        format!("{at} is neither a run nor a checkpoint: it has no checkpoints/ and no config.json")
+    } else {
+        let near =
+            text::support::problem::similar_file(path).map(|name| format!("; similar: {name}")).unwrap_or_default();
+        format!("there is no run or checkpoint {at}{near}")
+    })
+    .into())
+}
 
 /// A model in a folder: `config.json`, `model.safetensors` and a tokenizer.
 pub struct ModelFolder {

@@ -1,6 +1,6 @@
 //! `pipeline evaluate`: validation loss of a run's last checkpoint, or of any model on any files.
-use super::generate::find;
 use super::{Command, Context};
+use crate::pretrained::find;
 use crate::problem::Usage;
 use crate::show::human::{bytes, count};
 use crate::train_run::directory;

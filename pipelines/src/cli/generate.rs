@@ -2,10 +2,9 @@
 use super::{Command, Context};
 use crate::continuation::{Ends, Stop, continue_text, encode};
 use crate::machine::cores;
-use crate::pretrained::ModelFolder;
+use crate::pretrained::{ModelFolder, find};
 use crate::problem::Usage;
 use crate::show;
-use crate::train_run::directory;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use compute::models::sampling::Sampler;
@@ -14,7 +13,6 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use text::Tokenizer;
-use train::checkpoint;
 
 /// Continue a text with a trained model
 #[derive(Debug, Args)]
@@ -126,27 +124,6 @@ fn generate(
         let opened = opened.with_context(|| format!("cannot generate from {}", checkpoint.display()))?;
         go_on(asked, &checkpoint, opened, show)
     })
-}
-
-/// The checkpoint itself, or the last one of a run.
-pub(super) fn find(path: &Path) -> Result<PathBuf> {
-    if path.join("config.json").is_file() {
-        return Ok(path.to_owned());
-    }
-    let at = path.display();
-    if let Some((_, last)) = checkpoint::list(path)?.pop() {
-        return Ok(last);
-    }
-    Err(Usage(if path.join(directory::CONFIG_FILE).exists() {
-        format!("{at} has no checkpoint yet; see `checkpoint.interval`")
-    } else if path.exists() {
-        format!("{at} is neither a run nor a checkpoint: it has no checkpoints/ and no config.json")
-    } else {
-        let near =
-            text::support::problem::similar_file(path).map(|name| format!("; similar: {name}")).unwrap_or_default();
-        format!("there is no run or checkpoint {at}{near}")
-    })
-    .into())
 }
 
 /// What texts are continued with.

@@ -1,7 +1,6 @@
 //! A model for other programs: what is exported, and the format `safetensors-bf16`.
 use super::{Content, Context, Export, Exported};
-use crate::cli::generate::find;
-use crate::pretrained::ModelFolder;
+use crate::pretrained::{ModelFolder, find};
 use crate::problem::Usage;
 use crate::train_run::directory::ENVIRONMENT_FILE;
 use anyhow::{Context as _, Result};
