@@ -99,12 +99,20 @@ fn the_commands_of_the_page_on_preparation_work() {
 }
 
 #[test]
-fn its_configuration_is_one() {
+fn its_configurations_are_sound() {
     let scratch = FreshClone::new();
     let blocks = blocks("toml");
-    assert_eq!(blocks.len(), 1);
+    assert_eq!(blocks.len(), 2);
     std::fs::write(scratch.path().join("configs/readme.toml"), blocks[0]).unwrap();
     check(blocks[0], scratch.pipeline("check configs/readme.toml"));
+    // The second one starts from a model: here from one that has been trained for a step, on the same texts.
+    let train = "run configs/tiny.toml --set run.max_steps=1 --run-dir runs/short";
+    check(train, scratch.pipeline(train));
+    let (model, texts) = ("runs/short/checkpoints/step-00000001", "data/cache/wiki/*.bz2");
+    let adapted = blocks[1].replace("some-model", model).replace("my-texts/*.jsonl", texts);
+    assert!(adapted.contains(model) && adapted.contains(texts), "{adapted}");
+    std::fs::write(scratch.path().join("continue.toml"), adapted).unwrap();
+    check(blocks[1], scratch.pipeline("check continue.toml"));
 }
 
 #[test]

@@ -18,12 +18,15 @@ pub(super) fn fill(raw: &mut Raw, registry: &[StageType]) {
     let Ok(config) = pretrained::config(folder) else { return };
     let found = registry.iter().find_map(|known| Some((known.name, (known.keys_from_config)(&config)?)));
     let Some((name, Value::Object(mut keys))) = found else { return };
-    let lengths = raw.stages.iter().filter_map(|(_, table)| table.get("sequence_length")?.value.as_u64());
-    if lengths.max() > keys.get("context").and_then(Value::as_u64) {
-        // Rotary positions are not limited; a table of positions that is too short is a difference.
-        keys.remove("context");
-    }
     let origin = Origin::file(folder.join("config.json").display().to_string());
+    if let Some(context) = keys.get("context").and_then(Value::as_u64) {
+        raw.stages.iter_mut().for_each(|(_, table)| fill_length(table, registry, context, &origin));
+        let lengths = raw.stages.iter().filter_map(|(_, table)| table.get("sequence_length")?.value.as_u64());
+        if lengths.max() > Some(context) {
+            // Rotary positions are not limited; a table of positions that is too short is a difference.
+            keys.remove("context");
+        }
+    }
     let models = types_giving(registry, Kind::Activations);
     let type_of = |table: &Table| table.get("type").and_then(|entry| entry.value.as_str()).map(str::to_owned);
     for (_, table) in &mut raw.stages {
@@ -51,6 +54,16 @@ fn fill_model(table: &mut Table, name: &str, keys: &serde_json::Map<String, Valu
         if table.get(key).is_none() {
             table.set(key, entry(value));
         }
+    }
+}
+
+/// Sets the length of sequences to the model's `context`, where the configuration does not set it and the default is longer.
+fn fill_length(table: &mut Table, registry: &[StageType], context: u64, origin: &Origin) {
+    const KEY: &str = "sequence_length";
+    let known = registry.iter().find(|known| table.get("type").is_some_and(|entry| entry.value == known.name));
+    let default = known.and_then(|known| known.defaults()[KEY].as_u64());
+    if table.get(KEY).is_none() && default.is_some_and(|default| default > context) {
+        table.set(KEY, Entry { value: context.into(), origin: origin.clone() });
     }
 }
 
