@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Learning curves of models and optimizers: what README.md and benches/README.md say about bits per byte per token.
+
+    benches/learning/learn.py                          # everything that is not in results.jsonl yet, then the tables
+    benches/learning/learn.py --only seed --seeds 1    # one size, one seed
+    benches/learning/learn.py --tables                 # the tables of the results so far
+    benches/learning/learn.py --torch PYTHON           # also PyTorch's curve (../shared/peers/curve.py), on this machine
+
+Every run trains on wiki-en-dev.parquet with the tokenizer and the held-out documents of ../shared/peers/curve.py, in
+bf16. A run that is in results.jsonl is not repeated. Tokens do not depend on the machine; seconds are comparable only
+within one session on a quiet machine, so the tables name the CPU.
+"""
+import argparse
+import json
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+SHARED = REPOSITORY.parent / "shared"
+RESULTS = HERE / "results.jsonl"
+# Final bits per byte of PyTorch's GPT-2 with AdamW after 600 steps of 4,096 tokens: the mark that others must reach.
+MARK = 2.136
+STEP_TOKENS = 32 * 128
+
+# Layers, heads and width. Parameters (in millions, GPT-2 with its vocabulary of 10,000): 4, 12 and 30.
+SIZES = {"seed": (2, 8, 256), "12M": (5, 6, 384), "30M": (8, 8, 512)}
+ADAMW = {"type": "adamw", "learning_rate": 1e-3, "warmup_steps": 50}
+MUON = {
+    "type": "muon",
+    "learning_rate": 6e-3,
+    "embedding_learning_rate": 0.3,
+    "head_learning_rate": 0.007,
+    "embedding_weight_decay": 0.0,
+    "head_weight_decay": 0.0,
+    "weight_decay": 0.01,
+    "warmup_steps": 1,
+    "momentum_warmup_steps": 300,
+    "schedule": "wsd",
+    "decay_fraction": 0.5,
+    "final_fraction": 0.0,
+}
+# GPT-2's embedding is also its head, and is updated with the rate of one.
+MUON_TIED = {key: value for key, value in MUON.items() if not key.startswith("head")} | {"embedding_learning_rate": 0.006}
+GPT2 = {"type": "gpt2"}
+NANOCHAT = {"type": "nanochat", "tied_head": False}
+QWEN3 = {"type": "qwen3", "tied_head": False}
+# Name, model, optimizer, steps.
+VARIANTS = [
+    ("GPT-2, AdamW 1e-3 (the baseline)", GPT2, ADAMW, 600),
+    ("GPT-2, AdamW 3e-3", GPT2, ADAMW | {"learning_rate": 3e-3}, 600),
+    ("GPT-2, Muon", GPT2, MUON_TIED, 600),
+    ("Qwen 3, AdamW 1e-3", QWEN3, ADAMW, 600),
+    ("Qwen 3, AdamW 3e-3", QWEN3, ADAMW | {"learning_rate": 3e-3}, 600),
+    ("Qwen 3, Muon", QWEN3, MUON, 600),
+    ("NanoChat, AdamW 3e-3", NANOCHAT, ADAMW | {"learning_rate": 3e-3}, 600),
+    ("NanoChat, Muon", NANOCHAT, MUON, 600),
+    ("Qwen 3, Muon, 150 steps", QWEN3, MUON, 150),
+    ("NanoChat, Muon, 150 steps", NANOCHAT, MUON, 150),
+    ("NanoChat, Muon, 130 steps", NANOCHAT, MUON, 130),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipeline", default=str(REPOSITORY / "target/release/pipeline"), help="the program")
+    parser.add_argument("--only", choices=SIZES, action="append", help="one size (default: all)")
+    parser.add_argument("--variant", help="only variants whose name contains this")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to N (default: 3)")
+    parser.add_argument("--torch", metavar="PYTHON", help="a Python with torch: also runs curve.py")
+    parser.add_argument("--tables", action="store_true", help="print the tables, train nothing")
+    options = parser.parse_args()
+    if not options.tables:
+        train_all(options)
+    print(tables(read()))
+
+
+def read():
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def train_all(options):
+    """Trains what is missing, all variants with one seed before the next seed."""
+    known = {(found["size"], found["variant"], found["seed"]) for found in read()}
+    for size in options.only or SIZES:
+        for seed in range(1, options.seeds + 1):
+            for name, model, optimizer, steps in VARIANTS:
+                if (size, name, seed) not in known and (options.variant or "") in name:
+                    save(size, name, seed, millrace(options.pipeline, size, seed, model, optimizer, steps))
+            if options.torch and size == "seed" and seed == 1 and (size, "PyTorch", seed) not in known:
+                save(size, "PyTorch", seed, pytorch(options.torch))
+
+
+def save(size, variant, seed, curve):
+    line = {"size": size, "variant": variant, "seed": seed, "cpu": cpu(), "curve": curve}
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(f"{size}, {variant}, seed {seed}: {curve[-1][1]:.4f} bits per byte", file=sys.stderr, flush=True)
+
+
+def cpu():
+    names = re.findall(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    return names[0] if names else "unknown"
+
+
+def toml(table):
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+
+
+def millrace(program, size, seed, model, optimizer, steps):
+    """Trains one model. Returns (step, bits per byte, seconds since the run began to train) of each validation."""
+    layers, heads, width = SIZES[size]
+    model = model | {"layers": layers, "heads": heads, "width": width, "precision": "bf16"}
+    # The corpus has 9.9 million tokens: four passes of 600 steps are one.
+    text = f"""extends = "{REPOSITORY}/configs/base.toml"
+[run]
+name = "learning"
+seed = {seed}
+max_steps = {steps}
+[stage.read]
+paths = ["{SHARED}/data/corpus/wiki-en-dev.parquet"]
+validation_every = 20
+[stage.tokenize]
+tokenizer = "{SHARED}/peers/wiki-10k.tokenizer.json"
+[stage.pack]
+sequence_length = 128
+micro_batch_size = 16
+micro_batches = 2
+[stage.evaluate]
+interval = 50
+[stage.checkpoint]
+interval = 0
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        (folder / "run.toml").write_text(text)
+        (folder / "forward.toml").write_text(toml(model))
+        (folder / "optimize.toml").write_text(toml(optimizer))
+        tables = [f"--stage={stage}={folder}/{stage}.toml" for stage in ("forward", "optimize")]
+        command = [program, "run", str(folder / "run.toml"), "--run-dir", str(folder / "run"), "--quiet", *tables]
+        began = time.time()
+        subprocess.run(command, check=True)
+        lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+        # The first step ends one step after training began.
+        first = 2 * lines[0]["time"] - lines[1]["time"]
+        assert began < lines[0]["time"], "metrics.jsonl is of another run"
+        return [(x["step"], x["bits_per_byte"], x["time"] - first) for x in lines if "bits_per_byte" in x]
+
+
+def pytorch(python):
+    """The same curve in PyTorch: GPT-2, AdamW, torch.compile, bf16."""
+    script = SHARED / "peers/curve.py"
+    corpus = SHARED / "data/corpus/wiki-en-dev.parquet"
+    ran = subprocess.run([python, str(script), str(corpus), "--every", "100"], check=True, text=True, capture_output=True)
+    found = re.findall(r"step (\d+) .*bits per byte ([\d.]+) after (\d+) s", ran.stdout)
+    return [(int(step), float(bits), float(seconds)) for step, bits, seconds in found]
+
+
+def reached(curve, mark):
+    """Step and seconds of the first validation at or below `mark`."""
+    return next(((step, seconds) for step, bits, seconds in curve if bits <= mark), None)
+
+
+def tables(results):
+    sizes = [size for size in SIZES if any(found["size"] == size for found in results)]
+    return "\n\n".join(table(size, [found for found in results if found["size"] == size]) for size in sizes)
+
+
+def table(size, results):
+    """A row per variant: final bits per byte over seeds, and what it takes to reach the baseline's."""
+    names = dict.fromkeys(found["variant"] for found in results)
+    curves = {name: [found["curve"] for found in results if found["variant"] == name] for name in names}
+    baseline = curves.get(VARIANTS[0][0])
+    mark = MARK if size == "seed" else min(curve[-1][1] for curve in baseline) if baseline else float("nan")
+    cpus = ", ".join(sorted({found["cpu"] for found in results}))
+    lines = [
+        f"{size}; mark {mark:.4f} bits per byte; {cpus}\n",
+        "| | steps | bits per byte | spread | seeds | tokens to the mark | seconds to the mark |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, of_name in curves.items():
+        last = [curve[-1][1] for curve in of_name]
+        marks = [found for curve in of_name if (found := reached(curve, mark))]
+        whole = len(marks) == len(of_name)
+        tokens = f"{statistics.mean(step for step, _ in marks) * STEP_TOKENS / 1e6:.2f} M" if whole else "–"
+        seconds = f"{statistics.median(seconds for _, seconds in marks):.0f}" if whole else "–"
+        spread = f"{max(last) - min(last):.4f}" if len(last) > 1 else ""
+        lines.append(
+            f"| {name} | {of_name[0][-1][0]} | {statistics.mean(last):.4f} | {spread} | {len(last)} | {tokens} | {seconds} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
