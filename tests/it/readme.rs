@@ -118,7 +118,7 @@ fn its_configurations_are_sound() {
 #[test]
 fn its_error_messages_are_those_of_the_program() {
     let scratch = FreshClone::new();
-    let output = scratch.pipeline("check configs/wiki.toml --set forward.heads=7 --set optimise.learning_rate=1e-3");
+    let output = scratch.pipeline("check configs/quarter.toml --set forward.heads=7 --set optimise.learning_rate=1e-3");
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(blocks("text").contains(&said.trim_end()), "README does not show what the program says:\n{said}");
