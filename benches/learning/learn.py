@@ -116,7 +116,8 @@ def millrace(program, size, seed, model, optimizer, steps):
     """Trains one model. Returns (step, bits per byte, seconds since the run began to train) of each validation."""
     layers, heads, width = SIZES[size]
     model = model | {"layers": layers, "heads": heads, "width": width, "precision": "bf16"}
-    # The corpus has 9.9 million tokens: four passes of 600 steps are one.
+    # 600 steps are a quarter of an epoch. The pool is so large that sequences are drawn almost as by curve.py, which
+    # draws them from the whole corpus.
     text = f"""extends = "{REPOSITORY}/configs/base.toml"
 [run]
 name = "learning"
@@ -131,6 +132,7 @@ tokenizer = "{SHARED}/peers/wiki-10k.tokenizer.json"
 sequence_length = 128
 micro_batch_size = 16
 micro_batches = 2
+shuffle = 1024
 [stage.evaluate]
 interval = 50
 [stage.checkpoint]
