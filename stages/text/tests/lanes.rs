@@ -153,7 +153,10 @@ fn run(
                     let at: At = at(step);
                     assert_eq!(rows.0.len(), 1, "a packet a call");
                     bpe.packet(at, rows.0.remove(0), &mut tokens).unwrap();
-                    let turn = pack.packet(at, tokens.0.remove(0), &mut out).unwrap();
+                    let mut turn = pack.packet(at, tokens.0.remove(0), &mut out).unwrap();
+                    while turn == Turn::More {
+                        turn = pack.more(step, &mut out).unwrap();
+                    }
                     for packet in out.0 {
                         let Packet::Batch(b) = packet else { unreachable!() };
                         let content = (b.sequences, b.tokens.to_vec(), b.targets.to_vec(), b.document_starts.to_vec());
