@@ -94,11 +94,10 @@ impl StageType {
         (self.parse)(self.name, table).map_err(|error| error.to_string())
     }
 
-    /// Problems of `settings`, which were parsed from `table`: numbers out of range, or else what the stage itself checks.
+    /// Problems of `settings`, which were parsed from `table`: numbers out of range, and what the stage itself checks.
     pub fn check(&self, table: &Value, settings: &dyn Settings) -> Vec<Problem> {
-        let out_of_range: Vec<_> =
-            self.keys().into_iter().filter_map(|key| key.out_of_range(&table[key.name])).collect();
-        if out_of_range.is_empty() { settings.check() } else { out_of_range }
+        let ranges = self.keys().into_iter().filter_map(|key| key.out_of_range(&table[key.name]));
+        ranges.chain(settings.check()).collect()
     }
 }
 

@@ -102,6 +102,13 @@ pub struct Sizes {
     pub width: usize,
 }
 
+impl Sizes {
+    fn are_in_range(&self) -> bool {
+        let table = serde_json::to_value(self).unwrap_or_default();
+        Self::keys().iter().all(|key| key.out_of_range(&table[key.name]).is_none())
+    }
+}
+
 impl<M: ModelType> ModelSettings<M> {
     fn model_for(&self, facts: &Facts) -> Transformer {
         let Computation { document_mask, precision, .. } = self.computation;
@@ -153,7 +160,9 @@ impl<M: ModelType> Settings for ModelSettings<M> {
     }
 
     fn check(&self) -> Vec<Problem> {
-        self.model.check_heads(&self.sizes).into_iter().chain(self.model.check(&self.sizes)).collect()
+        // Advice about heads for a width that is out of range would be misleading.
+        let heads = if self.sizes.are_in_range() { self.model.check_heads(&self.sizes) } else { None };
+        heads.into_iter().chain(self.model.check(&self.sizes)).collect()
     }
 
     fn check_model(&self, model: &ModelFacts) -> Vec<Problem> {
