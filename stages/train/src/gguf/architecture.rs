@@ -143,35 +143,37 @@ fn number(size: usize) -> Value {
     Value::U32(size as u32)
 }
 
+/// The sizes that every architecture has.
+fn sizes([vocabulary, context, width, layers, feed_forward, heads]: [usize; 6]) -> Vec<(&'static str, Value)> {
+    vec![
+        ("vocab_size", number(vocabulary)),
+        ("context_length", number(context)),
+        ("embedding_length", number(width)),
+        ("block_count", number(layers)),
+        ("feed_forward_length", number(feed_forward)),
+        ("attention.head_count", number(heads)),
+    ]
+}
+
 fn gpt2(shape: &Gpt2Shape) -> Description {
-    let hyperparameters = vec![
-        ("vocab_size", number(shape.vocabulary)),
-        ("context_length", number(shape.length)),
-        ("embedding_length", number(shape.width)),
-        ("block_count", number(shape.layers)),
-        ("feed_forward_length", number(shape.feed_forward)),
-        ("attention.head_count", number(shape.heads)),
-        ("attention.layer_norm_epsilon", Value::F32(1e-5)),
-    ];
+    let &Gpt2Shape { vocabulary, length, width, layers, feed_forward, heads, .. } = shape;
+    let mut hyperparameters = sizes([vocabulary, length, width, layers, feed_forward, heads]);
+    hyperparameters.push(("attention.layer_norm_epsilon", Value::F32(1e-5)));
     Description { name: "gpt2", hyperparameters, layout: Box::new(|_| Layout::Transposed), rope_factors: None }
 }
 
 /// What `llama` and `qwen3` have in common.
 fn rotary(name: &'static str, shape: &LlamaShape) -> Description {
-    let mut hyperparameters = vec![
-        ("vocab_size", number(shape.vocabulary)),
-        ("context_length", number(shape.length)),
-        ("embedding_length", number(shape.width)),
-        ("block_count", number(shape.layers)),
-        ("feed_forward_length", number(shape.feed_forward)),
-        ("attention.head_count", number(shape.heads)),
+    let &LlamaShape { vocabulary, length, width, layers, feed_forward, heads, .. } = shape;
+    let mut hyperparameters = sizes([vocabulary, length, width, layers, feed_forward, heads]);
+    hyperparameters.extend([
         ("attention.head_count_kv", number(shape.kv_heads)),
         ("attention.key_length", number(shape.head_width)),
         ("attention.value_length", number(shape.head_width)),
         ("attention.layer_norm_rms_epsilon", Value::F32(shape.rms_epsilon as f32)),
         ("rope.dimension_count", number(shape.head_width)),
         ("rope.freq_base", Value::F32(shape.rope_theta as f32)),
-    ];
+    ]);
     if let RopeScaling::Linear { factor } = shape.rope_scaling {
         hyperparameters.push(("rope.scaling.type", Value::String("linear".into())));
         hyperparameters.push(("rope.scaling.factor", Value::F32(factor as f32)));
