@@ -10,7 +10,6 @@ use clap::Args;
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use train::checkpoint;
 
 /// Measure a model on a run's validation split or on any text
 #[derive(Debug, Args)]
@@ -83,18 +82,14 @@ impl Evaluate {
     fn evaluate(&self, context: &Context) -> Result<Evaluated> {
         let (stride, workers) = (self.stride.map(NonZeroUsize::get), self.workers.map(NonZeroUsize::get));
         let options = Options { stride, workers, stages: context.stages };
-        let (found, step) = if self.data.is_empty() {
+        let found = if self.data.is_empty() {
             self.check_run()?;
-            let found = of_run(&self.model, &options, context.line())?;
-            let step = checkpoint::read_state(&found.checkpoint)?.step;
-            (found, Some(step))
+            of_run(&self.model, &options, context.line())?
         } else {
-            let folder = find(&self.model)?;
             let data = Data { paths: &self.data, column: self.column.as_deref() };
-            let found = of_folder(&folder, &data, &options, context.line())?;
-            (found, checkpoint::read_state(&folder).ok().map(|state| state.step))
+            of_folder(&find(&self.model)?, &data, &options, context.line())?
         };
-        let Evaluation { checkpoint, loss, bits_per_byte, part, context, stride } = found;
+        let Evaluation { checkpoint, step, loss, bits_per_byte, part, context, stride } = found;
         Ok(Evaluated {
             model: self.model.display().to_string(),
             checkpoint: checkpoint.display().to_string(),

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 use text::HoldOutAll;
+use train::checkpoint::{STATE_FILE, read_state};
 use train::record::{Report, Reporter, StepLine};
 use train::weights::Start;
 
@@ -45,6 +46,8 @@ pub struct Data<'a> {
 pub struct Evaluation {
     /// The folder with the weights.
     pub checkpoint: PathBuf,
+    /// Number of updates of the checkpoint, if it is one of a run.
+    pub step: Option<Step>,
     /// Mean cross-entropy in nats per token.
     pub loss: f64,
     /// Bits per byte of text; `None` if only tokens are available.
@@ -76,7 +79,8 @@ pub fn of_run(run: &Path, options: &Options, mut line: Line) -> Result<Evaluatio
     if session.env.corpus.is_none_or(|corpus| corpus.validation.rows == 0) {
         return Err(Usage("there are no validation documents to evaluate on; give files with --data".into()).into());
     }
-    execute_one_step(plan, session, checkpoint, state.step, options.stride, line)
+    let found = execute_one_step(plan, session, checkpoint, state.step, options.stride, line)?;
+    Ok(Evaluation { step: Some(state.step), ..found })
 }
 
 /// Evaluates the model in `folder`, which is one in Hugging Face's layout, on all documents of `data`.
@@ -90,6 +94,7 @@ pub fn of_folder(folder: &Path, data: &Data, options: &Options, mut line: Line) 
         Ok((model, tokenizer))
     };
     let (model, tokenizer) = open().with_context(|| format!("cannot evaluate {}", folder.display()))?;
+    let state = folder.join(STATE_FILE).is_file().then(|| read_state(folder)).transpose()?;
     let plan = plan_for(&model, data, options)?;
     let mut known = Resources::default();
     known.insert(Arc::new(HoldOutAll));
@@ -102,7 +107,8 @@ pub fn of_folder(folder: &Path, data: &Data, options: &Options, mut line: Line) 
         return Err(Usage(format!("{} has no documents", data.paths.join(", "))).into());
     }
     // The first step at which anything is validated.
-    execute_one_step(plan, session, folder.to_owned(), 1, options.stride, line)
+    let found = execute_one_step(plan, session, folder.to_owned(), 1, options.stride, line)?;
+    Ok(Evaluation { step: state.map(|state| state.step), ..found })
 }
 
 /// The built-in training graph, reading `data` and computing `model`.
@@ -170,7 +176,7 @@ fn execute_one_step(
     watched.line.finish();
     let last = watched.last.take().context("the configuration has no `evaluate` or no `record` stage")?;
     let loss = last.validation_loss.context("nothing was validated")?;
-    Ok(Evaluation { checkpoint, loss, bits_per_byte: last.bits_per_byte, part, context, stride })
+    Ok(Evaluation { checkpoint, step: None, loss, bits_per_byte: last.bits_per_byte, part, context, stride })
 }
 
 /// Shows progress, and keeps the result.
