@@ -156,7 +156,7 @@ fn model_stages(c: &mut Criterion, env: &Env) -> Gradients {
     let mut loss = stage(&LossSettings::<CrossEntropyLoss>::default(), env);
     let mut backward = stage(&Backward::default(), env);
     for (tensor, spec) in model.parameters.iter().enumerate() {
-        let piece = ParameterPiece { tensor, data: Arc::new(spec.initial(1)) };
+        let piece = ParameterPiece { tensor, data: Arc::new(spec.initial(1)), average: None };
         give(&mut *forward, At { port: 1, ..at(0) }, Packet::Parameters(piece));
     }
     let batch = batch();

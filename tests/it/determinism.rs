@@ -71,6 +71,11 @@ fn another_optimizer() {
 }
 
 #[test]
+fn an_average_of_the_weights() {
+    same_for_all_workers(3, &["--set", "optimize.average_decay=0.9"]);
+}
+
+#[test]
 fn muon_learns_at_least_as_fast_as_adamw() {
     let scratch = Scratch::new();
     let more = ["--set", "run.max_steps=60"];

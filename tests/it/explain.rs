@@ -9,7 +9,7 @@ const MEASURED: &str = "small, and the machine is measured";
 /// What differs from `run.toml` in each run: options of `explain` and of `run` alike. Small and large, short and long,
 /// few and many ids, more and fewer leaves than workers, either model and optimizer, checkpoints written while it
 /// trains.
-const SHAPES: [(&str, &str); 11] = [
+const SHAPES: [(&str, &str); 12] = [
     (MEASURED, ""),
     ("two workers", "forward.width=192 forward.heads=4 pack.micro_batch_size=8 pack.sequence_length=128"),
     (
@@ -50,6 +50,11 @@ const SHAPES: [(&str, &str); 11] = [
         "a checkpoint after every step",
         "forward.layers=4 forward.width=384 forward.heads=6 pack.micro_batch_size=2 pack.sequence_length=64 \
          checkpoint.interval=1 evaluate.interval=1",
+    ),
+    (
+        "the same with an average of the weights",
+        "forward.layers=4 forward.width=384 forward.heads=6 pack.micro_batch_size=2 pack.sequence_length=64 \
+         checkpoint.interval=1 evaluate.interval=1 optimize.average_decay=0.9",
     ),
 ];
 

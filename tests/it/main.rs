@@ -5,6 +5,7 @@
 mod fresh_clone;
 mod support;
 
+mod average;
 mod bad_input;
 mod bench;
 mod cache;

@@ -120,9 +120,10 @@ fn what_was_written_after_a_named_checkpoint_is_set_aside() {
 }
 
 #[test]
-fn another_model_and_another_optimizer() {
+fn another_model_another_optimizer_and_an_average() {
     let scratch = Scratch::new();
-    for swap in ["forward=llama.toml", "optimize=muon.toml"] {
+    scratch.write("average.toml", scratch.read("muon.toml") + "average_decay = 0.9\n");
+    for swap in ["forward=llama.toml", "optimize=muon.toml", "optimize=average.toml"] {
         scratch.train(swap, &["--stage", swap]);
         let outcome = || {
             let of = |file| scratch.last(swap, file);
@@ -132,6 +133,9 @@ fn another_model_and_another_optimizer() {
         let from = format!("--resume={swap}/checkpoints/step-00000003");
         scratch.train(swap, &["--stage", swap, &from, "--workers", "3"]);
         assert!(outcome() == whole, "{swap}");
+        // At its end, a run only validates.
+        scratch.train(swap, &["--stage", swap, "--resume"]);
+        assert!(outcome() == whole, "{swap}, resumed at its end");
     }
 }
 

@@ -15,6 +15,9 @@ pub struct Contents {
     checkpoint: String,
     /// Updates so far; `None` for a model that is not of this program.
     step: Option<u64>,
+    /// The decay of the exponential moving average that the weights are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    average_decay: Option<f64>,
     /// OpenBLAS's kernel.
     blas_kernel: Option<String>,
     /// The saved state of each stage: stage, lane, state. Long lists are replaced by their length.
@@ -52,6 +55,7 @@ pub fn open(folder: &Path) -> Result<Contents> {
     Ok(Contents {
         checkpoint: folder.display().to_string(),
         step: state.as_ref().map(|state| state.step),
+        average_decay: state.as_ref().and_then(|state| state.average_decay),
         blas_kernel: state.and_then(|state| Some(state.fingerprint?.blas_core)),
         position,
         config,
@@ -94,6 +98,9 @@ impl Contents {
             self.config["model_type"].as_str().map(str::to_owned).into_iter().chain(sizes).collect();
         if !model.is_empty() {
             out += &fact("  model", &model.join(", "));
+        }
+        if let Some(decay) = self.average_decay {
+            out += &fact("  weights", &format!("exponential moving average, decay {decay}"));
         }
         if let Some(kernel) = &self.blas_kernel {
             out += &fact("  kernels", kernel);

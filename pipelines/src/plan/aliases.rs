@@ -37,6 +37,7 @@ const KEYS: &[(&[&str], &str)] = &[
     (&["warmup", "warmup_iters", "num_warmup_steps", "warmup_ratio"], "warmup_steps"),
     (&["scheduler", "lr_scheduler", "lr_scheduler_type", "lr_schedule", "decay_lr"], "schedule"),
     (&["clip", "grad_clip", "gradient_clip", "gradient_clip_val", "max_grad_norm"], "clip_norm"),
+    (&["ema", "ema_decay", "ema_beta", "use_ema"], "average_decay"),
     (&["beta_1", "adam_beta1", "betas"], "beta1"),
     (&["beta_2", "adam_beta2"], "beta2"),
     (&["eps", "adam_epsilon"], "epsilon"),

@@ -115,7 +115,7 @@ impl Trial {
         let mut forward = build(stage)?;
         for (tensor, data) in parameters.iter().enumerate() {
             let at = At { step: 0, port: ports.unwrap_or(0), waited: Duration::ZERO };
-            let piece = ParameterPiece { tensor, data: Arc::clone(data) };
+            let piece = ParameterPiece { tensor, data: Arc::clone(data), average: None };
             forward.packet(at, Packet::Parameters(piece), &mut Collect::default())?;
         }
         let mut rest = Vec::new();

@@ -21,7 +21,7 @@ pub const IGNORED: u32 = u32::MAX;
 pub enum Purpose {
     /// Parameters are trained on it.
     Train,
-    /// The loss is measured on it, with the parameters of the step.
+    /// The loss is measured on it, with the parameters of the step or their average.
     Validate,
 }
 
@@ -153,6 +153,27 @@ pub struct ParameterPiece {
     pub tensor: usize,
     /// Its values.
     pub data: Arc<Tensor>,
+    /// The average of its values over the updates so far, if the optimizer keeps one.
+    pub average: Option<Arc<Tensor>>,
+}
+
+impl ParameterPiece {
+    /// The values for this purpose: for validation the average, if there is one.
+    ///
+    /// ```
+    /// # use {millrace_contract as contract, std::sync::Arc};
+    /// use contract::{ParameterPiece, Purpose, Tensor};
+    /// let [data, average] = [1.0, 2.0].map(|value| Arc::new(Tensor::from_values([1], &[value])));
+    /// let piece = ParameterPiece { tensor: 0, data, average: Some(average) };
+    /// assert_eq!(piece.values(Purpose::Train).data[..], [1.0]);
+    /// assert_eq!(piece.values(Purpose::Validate).data[..], [2.0]);
+    /// ```
+    pub fn values(&self, purpose: Purpose) -> &Arc<Tensor> {
+        match purpose {
+            Purpose::Train => &self.data,
+            Purpose::Validate => self.average.as_ref().unwrap_or(&self.data),
+        }
+    }
 }
 
 /// What a forward pass saves for the backward pass, which runs one layer at a time.

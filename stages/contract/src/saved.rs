@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub struct OptimizerState {
     /// Index into the model's parameters.
     pub tensor: usize,
-    /// The parameter after the update.
+    /// The parameter of the model in the checkpoint: that after the update, or its average if the optimizer keeps one.
     pub parameter: Arc<Tensor>,
     /// The optimizer's tensors of this parameter by name, for example `m` and `v`.
     pub state: Vec<(&'static str, Arc<Tensor>)>,

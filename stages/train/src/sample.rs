@@ -2,8 +2,8 @@
 use crate::record::Reporter;
 use anyhow::{Context, Result};
 use contract::{
-    At, Built, Emit, Env, Kind, Packet, Parameters, Port, Route, Schedule, Settings, Stage, StageKeys, StageSettings,
-    Step, Tensor, Turn,
+    At, Built, Emit, Env, Kind, Packet, Parameters, Port, Purpose, Route, Schedule, Settings, Stage, StageKeys,
+    StageSettings, Step, Tensor, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -103,7 +103,7 @@ impl Stage for SampleStage {
         if !self.schedule.is_due(self.settings.interval, updates) {
             return Ok(Turn::Done);
         }
-        self.pieces[piece.tensor] = Some(piece.data);
+        self.pieces[piece.tensor] = Some(Arc::clone(piece.values(Purpose::Validate)));
         if self.pieces.iter().all(Option::is_some) {
             let parameters = Parameters(self.pieces.iter_mut().filter_map(Option::take).collect());
             if let Some(text) = continuation.0.text(parameters, &self.settings).context("cannot generate a sample")? {

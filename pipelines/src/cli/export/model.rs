@@ -74,6 +74,7 @@ impl Source {
         let card = ModelCard {
             model: &self.model.model.facts,
             weights,
+            average_decay: state.as_ref().and_then(|state| state.average_decay),
             updates: state.as_ref().map(|state| state.step),
             tokens: *tokens,
             bits_per_byte: *bits_per_byte,

@@ -233,7 +233,7 @@ impl Optimize {
     fn give(&self, out: &mut dyn Emit) {
         for (tensor, (values, _)) in &self.own {
             let data = Arc::new(Tensor::from_values([WIDTH], values));
-            out.give(Packet::Parameters(ParameterPiece { tensor: *tensor, data }));
+            out.give(Packet::Parameters(ParameterPiece { tensor: *tensor, data, average: None }));
         }
     }
 }

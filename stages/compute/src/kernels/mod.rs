@@ -14,6 +14,7 @@ pub mod gelu;
 pub mod gemm;
 pub mod head;
 pub mod layer_norm;
+pub mod lerp;
 pub mod matrix_vector;
 pub mod muon;
 pub mod newton_schulz;

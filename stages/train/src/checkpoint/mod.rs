@@ -10,6 +10,7 @@ pub use folder::{before, list, read_state, set_aside_after, verify};
 use crate::hugging_face::{
     self, CARD_FILE, CONFIG_FILE, GENERATION_CONFIG_FILE, ModelCard, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
 };
+use crate::optimize::WeightAverage;
 use crate::weights::{MODEL_FILE, OPTIMIZER_FILE, write};
 use anyhow::{Context, Result, bail, ensure};
 use contract::{
@@ -65,6 +66,9 @@ pub struct State {
     pub fingerprint: Option<Fingerprint>,
     /// The saved state of stages: `(stage, lane, state)`.
     pub saved: Vec<(String, u32, serde_json::Value)>,
+    /// The decay of the exponential moving average that the weights are; `None` if they are those of the last update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average_decay: Option<f64>,
 }
 
 /// Settings of `type = "checkpoint"`.
@@ -114,6 +118,7 @@ impl Settings for Checkpoint {
             fingerprint: env.resources.get(),
             sources: sources(env),
             tokens_per_step: env.shape.tokens(),
+            average_decay: env.resources.all::<WeightAverage>().next().map(|(_, average)| average.decay),
             tensors: BTreeMap::new(),
             saved: Vec::new(),
         })))
@@ -132,6 +137,7 @@ struct CheckpointStage {
     fingerprint: Option<Arc<Fingerprint>>,
     sources: Vec<Attribution>,
     tokens_per_step: u64,
+    average_decay: Option<f64>,
     tensors: BTreeMap<usize, OptimizerState>,
     saved: Vec<Saved>,
 }
@@ -203,6 +209,7 @@ impl CheckpointStage {
             step,
             fingerprint: self.fingerprint.as_deref().cloned(),
             saved: saved.into_iter().map(|s| Ok((s.stage, s.lane, s.state.value()?))).collect::<Result<_>>()?,
+            average_decay: self.average_decay,
         };
         write_text(&temporary.join(STATE_FILE), &serde_json::to_string(&state)?)?;
         write_text(&temporary.join(SUMS_FILE), &sums(temporary)?)?;
@@ -231,6 +238,7 @@ impl CheckpointStage {
         let card = ModelCard {
             model: &self.model,
             weights: "f32",
+            average_decay: self.average_decay,
             updates: Some(step),
             tokens: Some(step * self.tokens_per_step),
             bits_per_byte: None,

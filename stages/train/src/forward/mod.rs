@@ -13,9 +13,9 @@ pub use computation::{Batching, Computation, ComputePrecision};
 use anyhow::{Result, ensure};
 use compute::models::{ActivationMemory, Forward as Forwarded, Model, Transformer, forward_per_sequence};
 use contract::{
-    Activations, At, Batch, Built, Emit, Env, Facts, Kind, Member, Memory, ModelFacts, Packet, Parameters, Port,
-    Pretrained, Problem, Purpose, Route, Settings, Stage, StageKeys, StageSettings, StageType, Step, Tensor, Ticket,
-    Turn, stage_type,
+    Activations, At, Batch, Built, Emit, Env, Facts, Kind, Member, Memory, ModelFacts, Packet, ParameterPiece,
+    Parameters, Port, Pretrained, Problem, Purpose, Route, Settings, Stage, StageKeys, StageSettings, StageType, Step,
+    Tensor, Ticket, Turn, stage_type,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -250,32 +250,30 @@ pub fn candidates(most: usize, fits: impl Fn(usize) -> bool) -> String {
 struct Forward {
     model: Arc<dyn Model>,
     batching: Batching,
-    pieces: Vec<Option<Arc<Tensor>>>,
-    parameters: Option<Parameters>,
+    /// The parameters that have arrived.
+    pieces: Vec<Option<ParameterPiece>>,
 }
 
 impl Forward {
     fn new(model: Arc<dyn Model>, batching: Batching) -> Self {
         let pieces = vec![None; model.facts().parameters.len()];
-        Self { model, batching, pieces, parameters: None }
+        Self { model, batching, pieces }
     }
 
-    fn parameters(&mut self) -> Result<&Parameters> {
-        if self.parameters.is_none() {
-            let missing = self.pieces.iter().filter(|piece| piece.is_none()).count();
-            ensure!(missing == 0, "{missing} of {} parameter tensors did not arrive", self.pieces.len());
-            self.parameters = Some(Parameters(self.pieces.iter_mut().filter_map(Option::take).collect()));
-        }
-        self.parameters.as_ref().ok_or_else(|| anyhow::anyhow!("no parameters"))
+    /// The parameters of the step for batches of this purpose.
+    fn parameters(&self, purpose: Purpose) -> Result<Parameters> {
+        let arrived: Vec<_> = self.pieces.iter().flatten().map(|piece| Arc::clone(piece.values(purpose))).collect();
+        let missing = self.pieces.len() - arrived.len();
+        ensure!(missing == 0, "{missing} of {} parameter tensors did not arrive", self.pieces.len());
+        Ok(Parameters(arrived))
     }
 
-    fn run(&mut self, batch: &Batch) -> Result<(Forwarded, Arc<Tensor>)> {
-        let (model, batching) = (Arc::clone(&self.model), self.batching);
-        let parameters = self.parameters()?;
+    fn run(&self, batch: &Batch) -> Result<(Forwarded, Arc<Tensor>)> {
+        let (model, parameters) = (&self.model, self.parameters(batch.purpose)?);
         let keep = batch.purpose == Purpose::Train;
-        let forwarded = match batching {
-            Batching::Batched => model.forward(parameters, batch, keep),
-            Batching::PerSequence => forward_per_sequence(&model, parameters, batch, keep),
+        let forwarded = match self.batching {
+            Batching::Batched => Arc::clone(model).forward(&parameters, batch, keep),
+            Batching::PerSequence => forward_per_sequence(model, &parameters, batch, keep),
         };
         Ok((forwarded, Arc::clone(&parameters.0[model.facts().head])))
     }
@@ -284,7 +282,10 @@ impl Forward {
 impl Stage for Forward {
     fn packet(&mut self, at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
         match packet {
-            Packet::Parameters(piece) => self.pieces[piece.tensor] = Some(piece.data),
+            Packet::Parameters(piece) => {
+                let tensor = piece.tensor;
+                self.pieces[tensor] = Some(piece);
+            }
             Packet::Batch(batch) => {
                 let (Forwarded { hidden, tape }, head) = self.run(&batch)?;
                 out.give(Packet::Activations(Box::new(Activations {
@@ -308,7 +309,6 @@ impl Stage for Forward {
     }
 
     fn step_done(&mut self, _step: Step, _out: &mut dyn Emit) -> Result<()> {
-        self.parameters = None;
         self.pieces.fill(None);
         Ok(())
     }

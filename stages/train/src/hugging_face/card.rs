@@ -13,6 +13,8 @@ pub struct ModelCard<'a> {
     pub model: &'a ModelFacts,
     /// Type of the weights, for example `f32`.
     pub weights: &'a str,
+    /// The decay of the exponential moving average that the weights are, if they are one.
+    pub average_decay: Option<f64>,
     /// Updates so far.
     pub updates: Option<u64>,
     /// Training tokens so far.
@@ -88,12 +90,13 @@ impl ModelCard<'_> {
             Precision::F32 => None,
             Precision::Bf16 => Some("matrix products in bfloat16".to_owned()),
         };
+        let average = self.average_decay.map(|decay| format!(", an exponential moving average with decay {decay}"));
         let figures = [
             ("type", self.model.config["model_type"].as_str().map(|kind| format!("`{kind}`"))),
             ("parameters", Some(thousands(self.model.parameter_count() as u64))),
             ("vocabulary", number("vocab_size").map(|size| format!("{} tokens", thousands(size)))),
             ("context", context_length(&self.model.config).map(|length| format!("{} tokens", thousands(length)))),
-            ("weights", Some(self.weights.to_owned())),
+            ("weights", Some(format!("{}{}", self.weights, average.unwrap_or_default()))),
             ("updates", self.updates.map(thousands)),
             ("training tokens", self.tokens.map(thousands)),
             ("trained with", precision),
@@ -235,8 +238,8 @@ read.type = \"documents\"
     }
 
     fn card<'a>(model: &'a ModelFacts, sources: &'a [Attribution]) -> ModelCard<'a> {
-        let (updates, tokens, bits_per_byte, settings, command) = (None, None, None, None, None);
-        ModelCard { model, weights: "f32", updates, tokens, bits_per_byte, sources, settings, command }
+        let (average_decay, updates, tokens, bits_per_byte, settings, command) = (None, None, None, None, None, None);
+        ModelCard { model, weights: "f32", average_decay, updates, tokens, bits_per_byte, sources, settings, command }
     }
 
     #[test]
@@ -260,6 +263,8 @@ read.type = \"documents\"
             ..card(&model, &sources)
         };
         assert_eq!(card.to_string(), WHOLE);
+        let average = ModelCard { average_decay: Some(0.999), ..card }.to_string();
+        assert_eq!(average, WHOLE.replace("| f32 |", "| f32, an exponential moving average with decay 0.999 |"));
     }
 
     #[test]

@@ -3,16 +3,19 @@
 //! The trait [`Optimizer`] defines how one tensor is updated. [`OptimizerSettings`] turns any optimizer into a stage,
 //! which handles norms, schedule, ownership and checkpoints. Members of the family are [`adamw`] and [`muon`].
 pub mod adamw;
+mod average;
 pub mod muon;
 mod rate;
 pub mod schedule;
 
+pub use average::{Averaging, WeightAverage};
 pub use rate::{GroupKey, RateSettings};
 
 use crate::diverged::finite;
 use crate::optimize::schedule::LearningRateSchedule;
-use crate::weights::{Start, StartFiles};
+use crate::weights::{RAW, Start, StartFiles};
 use anyhow::{Result, ensure};
+use compute::kernels::lerp::lerp;
 use contract::{
     At, Built, Emit, Env, Gather, Kind, Member, Memory, Metric, Metrics, ModelFacts, Norms, OptimizerState, Packet,
     ParameterPiece, ParameterSpec, Port, Precision, Prepare, Problem, Purpose, Route, Schedule, Settings, Stage,
@@ -50,7 +53,8 @@ pub trait Optimizer: Member {
         None
     }
 
-    /// Names of the state tensors per parameter. They have the shape of the parameter and are initialised to zero.
+    /// Names of the state tensors per parameter, other than [`RAW`](crate::weights::RAW). They have the shape of the
+    /// parameter and are initialised to zero.
     fn state(&self, spec: &ParameterSpec) -> &'static [&'static str];
 
     /// Updates the parameter and its state tensors, which are in the order of [`Self::state`]. `gradient` is that of
@@ -96,6 +100,9 @@ pub struct OptimizerSettings<O> {
     /// Clipping.
     #[serde(flatten)]
     pub clipping: Clipping,
+    /// The average of the weights.
+    #[serde(flatten)]
+    pub averaging: Averaging,
 }
 
 /// The key of clipping.
@@ -134,9 +141,13 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
         Some(Updates { costs, precision: self.optimizer.precision() })
     }
 
-    /// Provides [`RateSettings`], from which a resumed run knows whether its learning rate is the one that was planned.
+    /// Provides [`RateSettings`], from which a resumed run knows whether its learning rate is the one that was planned, and
+    /// [`WeightAverage`], if there is one.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         before.provide(Arc::new(self.rate));
+        if let Some(decay) = self.averaging.average_decay {
+            before.provide(Arc::new(WeightAverage { decay }));
+        }
         Ok(())
     }
 
@@ -156,14 +167,15 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
                 let kept = |name: &&'static str| Ok((*name, Arc::new(files.state(spec, name)?)));
                 let names = if trains { self.optimizer.state(spec) } else { &[] };
                 let state = names.iter().map(kept).collect::<Result<_>>()?;
-                let parameter = Arc::new(files.parameter(spec)?);
+                let (parameter, average) = self.start(&files, spec, trains)?;
                 let peak = self.rate.peak(&spec.group);
-                owned.insert(tensor, Owned { parameter, state, spec: spec.clone(), peak, gradient: None });
+                owned.insert(tensor, Owned { parameter, average, state, spec: spec.clone(), peak, gradient: None });
             }
         }
         Ok(Built::Stage(Box::new(Optimize {
             optimizer: self.optimizer.clone(),
             clip_norm: self.clipping.clip_norm,
+            averaging: self.averaging,
             learning_rate: self.rate.over(env.schedule.steps),
             schedule: env.schedule,
             worker: env.worker,
@@ -173,17 +185,37 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
         })))
     }
 
-    /// Memory of each parameter and its optimizer state.
+    /// Memory of each parameter, its average and its optimizer state.
     fn memory(&self, env: &Env) -> Memory {
-        let floats = |spec: &ParameterSpec| (1 + self.optimizer.state(spec).len()) * spec.len();
+        let averages = usize::from(self.averaging.average_decay.is_some());
+        let floats = |spec: &ParameterSpec| (1 + averages + self.optimizer.state(spec).len()) * spec.len();
         let floats: usize = env.model.iter().flat_map(|model| &model.parameters).map(floats).sum();
         Memory { permanent: (floats * size_of::<f32>()) as u64, ..Memory::default() }
+    }
+}
+
+impl<O> OptimizerSettings<O> {
+    /// A parameter at the beginning of the run, and its average if the run keeps one.
+    fn start(
+        &self,
+        files: &StartFiles,
+        spec: &ParameterSpec,
+        trains: bool,
+    ) -> Result<(Arc<Tensor>, Option<Arc<Tensor>>)> {
+        let of_model = Arc::new(files.parameter(spec)?);
+        // A run that only validates needs what it validates.
+        if !trains || self.averaging.average_decay.is_none() {
+            return Ok((of_model, None));
+        }
+        Ok((Arc::new(files.raw_parameter(spec)?), Some(of_model)))
     }
 }
 
 /// A tensor that this worker owns, with its optimizer state and, once it has arrived, its summed gradient.
 struct Owned {
     parameter: Arc<Tensor>,
+    /// The average of the parameter over the updates so far, if the run keeps one.
+    average: Option<Arc<Tensor>>,
     state: Vec<(&'static str, Arc<Tensor>)>,
     spec: ParameterSpec,
     /// Its peak learning rate.
@@ -191,9 +223,21 @@ struct Owned {
     gradient: Option<Tensor>,
 }
 
+impl Owned {
+    /// What a checkpoint holds of the tensor with this index: the average takes the place of the parameter, which becomes
+    /// a part of the optimizer state.
+    fn saved(&self, tensor: usize) -> OptimizerState {
+        let (parameter, mut state) = (Arc::clone(&self.parameter), self.state.clone());
+        let Some(average) = &self.average else { return OptimizerState { tensor, parameter, state } };
+        state.push((RAW, parameter));
+        OptimizerState { tensor, parameter: Arc::clone(average), state }
+    }
+}
+
 struct Optimize<O> {
     optimizer: O,
     clip_norm: f64,
+    averaging: Averaging,
     learning_rate: LearningRateSchedule,
     schedule: Schedule,
     worker: usize,
@@ -205,8 +249,8 @@ struct Optimize<O> {
 impl<O> Optimize<O> {
     fn give_parameters(&self, out: &mut dyn Emit) {
         for (tensor, owned) in &self.owned {
-            let data = Arc::clone(&owned.parameter);
-            out.give(Packet::Parameters(ParameterPiece { tensor: *tensor, data }));
+            let (data, average) = (Arc::clone(&owned.parameter), owned.average.clone());
+            out.give(Packet::Parameters(ParameterPiece { tensor: *tensor, data, average }));
         }
     }
 
@@ -259,11 +303,13 @@ impl<O: Optimizer> Stage for Optimize<O> {
             let parameter = Arc::make_mut(&mut owned.parameter);
             let mut state: Vec<&mut Tensor> = owned.state.iter_mut().map(|(_, tensor)| Arc::make_mut(tensor)).collect();
             self.optimizer.update(&scalars, &owned.spec, parameter, &mut state, gradient);
+            if let (Some(average), Some(weight)) = (&mut owned.average, self.averaging.weight(step + 1)) {
+                lerp(weight as f32, &mut Arc::make_mut(average).data, &parameter.data);
+            }
         }
         self.give_parameters(out);
         for (tensor, owned) in &self.owned {
-            let (parameter, state) = (Arc::clone(&owned.parameter), owned.state.clone());
-            out.give(Packet::OptimizerState(OptimizerState { tensor: *tensor, parameter, state }));
+            out.give(Packet::OptimizerState(owned.saved(*tensor)));
         }
         if self.worker == 0 {
             let first = |name, value| Metric { name, gather: Gather::First, value };

@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 pub const MODEL_FILE: &str = "model.safetensors";
 /// The file of the optimizer state; tensors are named `<parameter>.<name>`.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// The name in [`OPTIMIZER_FILE`] of the parameter that is trained, if that in [`MODEL_FILE`] is its average.
+pub const RAW: &str = "raw";
 
 /// The source of a run's initial parameters.
 #[derive(Clone, Debug, Default)]
@@ -99,6 +101,15 @@ impl StartFiles {
         let bare = bare(&spec.name);
         let name = if !file.has(&spec.name) && file.has(bare) { bare } else { &spec.name };
         file.read(name, &spec.shape)
+    }
+
+    /// The parameter that is trained, where that of the model is its average: the optimizer's tensor [`RAW`], or the model's
+    /// parameter if the optimizer state is new.
+    ///
+    /// # Errors
+    /// If the file has no such tensor of this shape.
+    pub fn raw_parameter(&self, spec: &ParameterSpec) -> Result<Tensor> {
+        if self.optimizer.is_some() { self.state(spec, RAW) } else { self.parameter(spec) }
     }
 
     /// Names of the model file's tensors that are none of `specs`. Masks and frequencies that older versions of
