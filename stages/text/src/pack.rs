@@ -1,7 +1,11 @@
 //! Stage `concat`: concatenates the training documents of a lane, separated by end-of-text tokens, and cuts them into
 //! micro-batches. Validation documents are evaluated one by one, in [`windows`].
+pub mod pool;
+pub mod saved_tokens;
 pub mod windows;
 
+use crate::pack::pool::{Pool, SavedPool};
+use crate::pack::saved_tokens::SavedTokens;
 use crate::pack::windows::{Window, Windows};
 use crate::tokenizer::Vocabulary;
 use anyhow::{Context, Result, bail};
@@ -21,6 +25,8 @@ use std::collections::BTreeMap;
 const MOST_MICRO_BATCH: usize = 1 << 24;
 /// Most tokens of a batch.
 const MOST_BATCH: u64 = 1 << 30;
+/// Most tokens of a pool.
+const MOST_POOL: u64 = 1 << 32;
 
 /// Settings of stage `concat`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
@@ -34,14 +40,20 @@ pub struct Concat {
     pub micro_batches: u32,
     /// Do not train on predicting a document's first token from the previous document.
     pub mask_across_documents: bool,
-    /// Size, in micro-batches, of the pool from which sequences are drawn at random; 0: sequences keep the order of the
-    /// documents.
-    pub shuffle: usize,
+    /// Tokens of the pool from which sequences are drawn at random, at most those of an epoch; 0: sequences keep the order
+    /// of the documents.
+    pub shuffle_tokens: u64,
 }
 
 impl Default for Concat {
     fn default() -> Self {
-        Self { sequence_length: 128, micro_batch_size: 16, micro_batches: 2, mask_across_documents: false, shuffle: 32 }
+        Self {
+            sequence_length: 128,
+            micro_batch_size: 16,
+            micro_batches: 2,
+            mask_across_documents: false,
+            shuffle_tokens: 1 << 23,
+        }
     }
 }
 
@@ -69,9 +81,6 @@ impl Settings for Concat {
         range("sequence_length", self.sequence_length, 1 << 20);
         range("micro_batch_size", self.micro_batch_size, 1 << 16);
         range("micro_batches", self.micro_batches as usize, 1 << 16);
-        if self.shuffle > 1 << 16 {
-            problems.push(Problem::at("shuffle", format!("is {}, but must be at most {}", self.shuffle, 1 << 16)));
-        }
         // Each fits, and the products fit into memory's addresses: so many tokens are more than any published batch.
         if problems.is_empty() {
             let micro_batch = self.sequence_length * self.micro_batch_size;
@@ -84,6 +93,10 @@ impl Settings for Concat {
             } else if batch > MOST_BATCH {
                 let why = format!("make a batch of {batch} tokens; at most {MOST_BATCH} are possible");
                 problems.push(Problem::at("micro_batches", why));
+            } else if self.shuffle_tokens != 0 && !(batch..=MOST_POOL).contains(&self.shuffle_tokens) {
+                let given = self.shuffle_tokens;
+                let why = format!("is {given}, but must be 0, or from {batch} (the tokens of a step) to {MOST_POOL}");
+                problems.push(Problem::at("shuffle_tokens", why));
             }
         }
         problems
@@ -97,7 +110,8 @@ impl Settings for Concat {
             schedule: env.schedule,
             end_of_text: vocabulary.end_of_text,
             mask: self.mask_across_documents,
-            shuffle: self.shuffle,
+            pool: self.pool(env),
+            shuffles: self.shuffle_tokens > 0,
             seed: env.seed,
             stride: stride.clamp(1, env.shape.length),
             document_start: env.resources.get::<DocumentStart>().map_or(vocabulary.end_of_text, |start| start.0),
@@ -110,13 +124,12 @@ impl Settings for Concat {
         true
     }
 
-    /// The sequences that lanes draw from, their snapshot, and the snapshot as JSON when a checkpoint is written; and
-    /// windows of validation documents.
+    /// The sequences that lanes draw from, and windows of validation documents.
     fn memory(&self, env: &Env) -> Memory {
         let BatchShape { micro_batches, sequences, length } = env.shape;
-        let tokens = sequences * (self.shuffle + 1) * (length + 1);
         let windows = env.schedule.evaluate.map_or(0, |_| Windows::memory(sequences, length));
-        let lane = tokens * (2 * size_of::<u32>() + size_of::<Value>() + 8) + windows;
+        let pool = if env.schedule.steps > 0 { Pool::memory(self.pool(env) * (length + 1)) } else { 0 };
+        let lane = pool + windows;
         Memory { permanent: (micro_batches as usize * lane) as u64, ..Memory::default() }
     }
 
@@ -126,12 +139,25 @@ impl Settings for Concat {
     }
 }
 
+impl Concat {
+    /// Number of sequences in the pool of each lane: at least a micro-batch.
+    fn pool(&self, env: &Env) -> usize {
+        let BatchShape { micro_batches, sequences, length } = env.shape;
+        let epoch = env.corpus.map_or(u64::MAX, |corpus| corpus.train.tokens);
+        let lane = self.shuffle_tokens.min(epoch) / u64::from(micro_batches);
+        (lane as usize / length).max(sequences)
+    }
+}
+
 struct Packer {
     shape: BatchShape,
     schedule: Schedule,
     end_of_text: u32,
     mask: bool,
-    shuffle: usize,
+    /// Number of sequences in the pool of each lane.
+    pool: usize,
+    /// Whether they are drawn at random.
+    shuffles: bool,
     seed: u64,
     /// See [`ValidationStride`].
     stride: usize,
@@ -142,13 +168,11 @@ struct Packer {
     validating: Option<(Lane, bool)>,
 }
 
-#[derive(Default)]
 struct LaneState {
     /// Training tokens that are not part of a sequence yet.
     tokens: Vec<u32>,
-    /// Sequences to draw from, each with the token after it. Consecutive sequences of a document are similar: a batch
-    /// of them would represent the corpus less well than one of sequences from many documents.
-    pool: Vec<u32>,
+    /// Sequences to draw from.
+    pool: Pool,
     /// The last step whose training batch has been emitted.
     made: Option<Step>,
     /// Validation documents of this step that are not part of a batch yet.
@@ -157,15 +181,24 @@ struct LaneState {
     parts: u32,
 }
 
-/// A lane's part of a checkpoint.
+/// A lane's part of a checkpoint: written from a [`PoolSnapshot`](pool::PoolSnapshot), and read as a [`SavedPool`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LaneSnapshot {
-    tokens: Vec<u32>,
-    pool: Vec<u32>,
+struct SavedLane<T, P> {
+    tokens: T,
+    pool: P,
 }
 
 impl Packer {
+    /// The state of a lane, which is put back into `lanes` after use; that of a lane that has got nothing yet is empty.
+    fn take(&mut self, lane: Lane) -> LaneState {
+        self.lanes.remove(&lane).unwrap_or_else(|| {
+            let seed = self.shuffles.then(|| splitmix64(self.seed ^ 0x5348_5546, u64::from(lane)));
+            let pool = Pool::new(self.shape.length, self.pool, seed);
+            LaneState { tokens: Vec::new(), pool, made: None, held_out: Windows::default(), parts: 0 }
+        })
+    }
+
     /// Removes the first `sequences` sequences from `tokens`, each with the token after it, which also stays as the
     /// first of the remaining tokens: `[sequences, length + 1]`.
     fn cut(&self, tokens: &mut Vec<u32>, sequences: usize) -> Vec<u32> {
@@ -176,30 +209,13 @@ impl Packer {
         windows
     }
 
-    /// The training sequences of a step; `None` while there are too few tokens.
-    fn draw(&self, state: &mut LaneState, lane: Lane, step: Step) -> Option<Vec<u32>> {
-        let (wanted, window) = (self.shape.sequences, self.shape.length + 1);
+    /// The training sequences of a step, each with the token after it; `None` while there are too few tokens.
+    fn draw(&self, state: &mut LaneState) -> Option<Vec<u32>> {
         let whole = state.tokens.len().saturating_sub(1) / self.shape.length;
-        if self.shuffle == 0 {
-            return (whole >= wanted).then(|| self.cut(&mut state.tokens, wanted));
-        }
-        let missing = (wanted * (self.shuffle + 1)).saturating_sub(state.pool.len() / window);
+        let missing = state.pool.missing();
         let more = self.cut(&mut state.tokens, whole.min(missing));
-        state.pool.extend(more);
-        if whole < missing {
-            return None;
-        }
-        let key = splitmix64(self.seed ^ 0x5348_5546, splitmix64(step, u64::from(lane)));
-        let mut drawn = Vec::with_capacity(wanted * window);
-        for i in 0..wanted as u64 {
-            let left = state.pool.len() / window;
-            let at = (splitmix64(key, i) % left as u64) as usize * window;
-            drawn.extend_from_slice(&state.pool[at..at + window]);
-            // The last sequence takes its place.
-            state.pool.copy_within((left - 1) * window.., at);
-            state.pool.truncate((left - 1) * window);
-        }
-        Some(drawn)
+        state.pool.add(&more);
+        (whole >= missing).then(|| state.pool.draw(self.shape.sequences))
     }
 
     /// Makes a training batch of `windows`, `[sequences, length + 1]`.
@@ -231,7 +247,7 @@ impl Packer {
     /// Emits the next validation batch of the lane that is being cut; when there is none, goes on with its training.
     fn go_on(&mut self, step: Step, out: &mut dyn Emit) -> Turn {
         let Some((lane, last)) = self.validating else { return Turn::Done };
-        let mut state = self.lanes.remove(&lane).unwrap_or_default();
+        let mut state = self.take(lane);
         let turn = match state.held_out.batch(self.shape.sequences, self.shape.length, self.stride, last) {
             Some(windows) => {
                 out.give(Packet::Batch(self.validation_batch(windows, lane, state.parts)));
@@ -253,7 +269,7 @@ impl Packer {
         if !self.schedule.trains(step) || state.made == Some(step) {
             return Turn::Done;
         }
-        let Some(windows) = self.draw(state, lane, step) else { return Turn::Starved };
+        let Some(windows) = self.draw(state) else { return Turn::Starved };
         out.give(Packet::Batch(self.training_batch(&windows, lane)));
         state.made = Some(step);
         Turn::Done
@@ -307,7 +323,7 @@ impl Stage for Packer {
         let Packet::Tokens(tokens) = packet else { bail!("concat takes tokens, not {}", packet.kind().name()) };
         let Tokens { lane, purpose, last, documents } = tokens;
         let ids = documents.values().as_primitive_opt::<UInt32Type>().context("token ids are not uint32")?.values();
-        let mut state = self.lanes.remove(&lane).unwrap_or_default();
+        let mut state = self.take(lane);
         // A null is a dropped document.
         let given = |(row, _): &(usize, _)| documents.is_valid(*row);
         for (_, bounds) in documents.value_offsets().windows(2).enumerate().filter(given) {
@@ -333,14 +349,19 @@ impl Stage for Packer {
     }
 
     fn save(&mut self, lane: Lane) -> Result<Snapshot> {
-        let state = self.lanes.entry(lane).or_default();
-        Ok(Snapshot::of(LaneSnapshot { tokens: state.tokens.clone(), pool: state.pool.clone() }))
+        let state = self.take(lane);
+        let snapshot = SavedLane { tokens: saved_tokens::text(&state.tokens), pool: state.pool.snapshot() };
+        self.lanes.insert(lane, state);
+        Ok(Snapshot::of(snapshot))
     }
 
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
-        let left: LaneSnapshot = serde_json::from_value(state)
-            .with_context(|| format!("the checkpoint's state of lane {lane} was not saved by `pack`"))?;
-        self.lanes.insert(lane, LaneState { tokens: left.tokens, pool: left.pool, ..LaneState::default() });
+        let what = || format!("the checkpoint's state of lane {lane} was not saved by `pack`");
+        let saved: SavedLane<SavedTokens, SavedPool> = serde_json::from_value(state).with_context(what)?;
+        let mut state = self.take(lane);
+        state.tokens = saved.tokens.0;
+        state.pool.restore(saved.pool).with_context(what)?;
+        self.lanes.insert(lane, state);
         Ok(())
     }
 }

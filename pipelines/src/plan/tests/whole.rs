@@ -156,7 +156,7 @@ fn sizes_are_bounded() {
         "forward.feed_forward=9223372036854775807",
         "tokenize.vocabulary_size=4000000000",
         "pack.micro_batches=4000000000",
-        "pack.shuffle=99999999999",
+        "pack.shuffle_tokens=99999999999",
         "run.workers=100000",
         "run.prefetch=99999999999",
         "run.max_steps=9223372036854775807",
