@@ -5,10 +5,11 @@
     benches/learning/learn.py --only seed --seeds 1    # one size, one seed
     benches/learning/learn.py --tables                 # the tables of the results so far
     benches/learning/learn.py --torch PYTHON           # also PyTorch's curve (../shared/peers/curve.py), on this machine
+    benches/learning/learn.py --plot FILE.svg          # the picture in README.md, from the results (needs matplotlib)
 
 Every run trains on wiki-en-dev.parquet with the tokenizer and the held-out documents of ../shared/peers/curve.py, in
-bf16. A run that is in results.jsonl is not repeated. Tokens do not depend on the machine; seconds are comparable only
-within one session on a quiet machine, so the tables name the CPU.
+bf16. A run that is in results.jsonl is not repeated: delete its line to do it again. Tokens do not depend on the machine;
+seconds are comparable only within one session on a quiet machine, so the tables name the CPU.
 """
 import argparse
 import json
@@ -27,6 +28,8 @@ RESULTS = HERE / "results.jsonl"
 # Final bits per byte of PyTorch's GPT-2 with AdamW after 600 steps of 4,096 tokens: the mark that others must reach.
 MARK = 2.136
 STEP_TOKENS = 32 * 128
+BASELINE_STEPS = 600
+PYTORCH = "PyTorch: GPT-2, AdamW 1e-3, compiled"
 
 # Layers, heads and width. Parameters (in millions, GPT-2 with its vocabulary of 10,000): 4, 12 and 30.
 SIZES = {"seed": (2, 8, 256), "12M": (5, 6, 384), "30M": (8, 8, 512)}
@@ -64,6 +67,13 @@ VARIANTS = [
     ("NanoChat, Muon, 150 steps", NANOCHAT, MUON, 150),
     ("NanoChat, Muon, 130 steps", NANOCHAT, MUON, 130),
 ]
+# The curves of the picture, with label and colour.
+PLOTTED = {
+    PYTORCH: ("PyTorch, GPT-2, AdamW", "tab:red"),
+    VARIANTS[0][0]: ("Millrace, GPT-2, AdamW", "tab:orange"),
+    "Qwen 3, Muon": ("Millrace, Qwen 3, Muon", "tab:blue"),
+    "Qwen 3, Muon, 150 steps": ("the same, 150 steps", "tab:cyan"),
+}
 
 
 def main():
@@ -74,7 +84,10 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to N (default: 3)")
     parser.add_argument("--torch", metavar="PYTHON", help="a Python with torch: also runs curve.py")
     parser.add_argument("--tables", action="store_true", help="print the tables, train nothing")
+    parser.add_argument("--plot", metavar="FILE", help="draw the results, train nothing")
     options = parser.parse_args()
+    if options.plot:
+        return plot(read(), options.plot)
     if not options.tables:
         train_all(options)
     print(tables(read()))
@@ -92,8 +105,8 @@ def train_all(options):
             for name, model, optimizer, steps in VARIANTS:
                 if (size, name, seed) not in known and (options.variant or "") in name:
                     save(size, name, seed, millrace(options.pipeline, size, seed, model, optimizer, steps))
-            if options.torch and size == "seed" and seed == 1 and (size, "PyTorch", seed) not in known:
-                save(size, "PyTorch", seed, pytorch(options.torch))
+            if options.torch and size == "seed" and seed == 1 and (size, PYTORCH, seed) not in known:
+                save(size, PYTORCH, seed, pytorch(options.torch))
 
 
 def save(size, variant, seed, curve):
@@ -116,8 +129,8 @@ def millrace(program, size, seed, model, optimizer, steps):
     """Trains one model. Returns (step, bits per byte, seconds since the run began to train) of each validation."""
     layers, heads, width = SIZES[size]
     model = model | {"layers": layers, "heads": heads, "width": width, "precision": "bf16"}
-    # 600 steps are a quarter of an epoch. The pool is so large that sequences are drawn almost as by curve.py, which
-    # draws them from the whole corpus.
+    # 600 steps are a quarter of an epoch. The pool (pack.shuffle_tokens) has the size of the corpus, from which curve.py,
+    # too, draws its sequences.
     text = f"""extends = "{REPOSITORY}/configs/base.toml"
 [run]
 name = "learning"
@@ -132,7 +145,6 @@ tokenizer = "{SHARED}/peers/wiki-10k.tokenizer.json"
 sequence_length = 128
 micro_batch_size = 16
 micro_batches = 2
-shuffle = 1024
 [stage.evaluate]
 interval = 50
 [stage.checkpoint]
@@ -179,23 +191,51 @@ def table(size, results):
     curves = {name: [found["curve"] for found in results if found["variant"] == name] for name in names}
     baseline = curves.get(VARIANTS[0][0])
     mark = MARK if size == "seed" else min(curve[-1][1] for curve in baseline) if baseline else float("nan")
+    torch = curves.get(PYTORCH)
     cpus = ", ".join(sorted({found["cpu"] for found in results}))
     lines = [
-        f"{size}; mark {mark:.4f} bits per byte; {cpus}\n",
+        f"{size}; mark {mark:.4f} bits per byte, of {BASELINE_STEPS * STEP_TOKENS / 1e6:.2f} M tokens; {cpus}\n",
         "| | steps | bits per byte | spread | seeds | tokens to the mark | seconds to the mark |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, of_name in curves.items():
         last = [curve[-1][1] for curve in of_name]
-        marks = [found for curve in of_name if (found := reached(curve, mark))]
-        whole = len(marks) == len(of_name)
-        tokens = f"{statistics.mean(step for step, _ in marks) * STEP_TOKENS / 1e6:.2f} M" if whole else "–"
-        seconds = f"{statistics.median(seconds for _, seconds in marks):.0f}" if whole else "–"
         spread = f"{max(last) - min(last):.4f}" if len(last) > 1 else ""
-        lines.append(
-            f"| {name} | {of_name[0][-1][0]} | {statistics.mean(last):.4f} | {spread} | {len(last)} | {tokens} | {seconds} |"
-        )
+        found = [reached(curve, mark) for curve in of_name]
+        tokens = seconds = "–"
+        if all(found):
+            steps = statistics.mean(step for step, _ in found)
+            took = statistics.median(seconds for _, seconds in found)
+            tokens = f"{steps * STEP_TOKENS / 1e6:.2f} M ({100 * steps / BASELINE_STEPS:.0f} %)"
+            seconds = f"{took:.0f}" + (f" ({100 * took / torch[0][-1][2]:.0f} %)" if torch else "")
+        line = [name, of_name[0][-1][0], f"{statistics.mean(last):.4f}", spread, len(last), tokens, seconds]
+        lines.append(f"| {' | '.join(map(str, line))} |")
     return "\n".join(lines)
+
+
+def plot(results, file):
+    """Bits per byte of the first seed over tokens and over seconds."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "learning", "font.size": 10})
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(8.5, 3.2), sharey=True, layout="constrained")
+    for name, (label, color) in PLOTTED.items():
+        curves = [run["curve"] for run in results if (run["size"], run["variant"], run["seed"]) == ("seed", name, 1)]
+        for curve in curves:
+            steps, bits, seconds = zip(*curve)
+            for panel, x in zip(axes, ([step * STEP_TOKENS / 1e6 for step in steps], seconds)):
+                panel.plot(x, bits, label=label, color=color, marker="o", markersize=3)
+    for panel, label in zip(axes, ("million training tokens", "seconds, with compilation and validation")):
+        panel.axhline(MARK, color="gray", linewidth=0.8, linestyle=":")
+        panel.set_xlabel(label)
+        panel.set_xlim(left=0)
+        panel.grid(alpha=0.3)
+    axes[0].set_ylabel("bits per byte, held out")
+    axes[0].legend(fontsize=9)
+    figure.savefig(file, facecolor="white", metadata={"Date": None})
 
 
 if __name__ == "__main__":
