@@ -34,8 +34,8 @@ pub fn explain(plan: &Plan) -> Result<Explanation> {
         .iter()
         .any(|stage| stage.settings.takes().is_empty() && stage.settings.memory(&env) != Memory::default())
     {
-        let note = "what it takes to prepare and to read the corpus is not counted: `pipeline run --dry-run` prepares \
-                    it, and knows";
+        let note = "how long the corpus is, is not known: preparing and reading it is not counted, and the pool of \
+                    training sequences is counted in full; `pipeline run --dry-run` prepares it, and knows";
         explanation.notes.push(note.into());
     }
     Ok(explanation)

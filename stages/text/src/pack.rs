@@ -127,8 +127,9 @@ impl Settings for Concat {
     /// The sequences that lanes draw from, and windows of validation documents.
     fn memory(&self, env: &Env) -> Memory {
         let BatchShape { micro_batches, sequences, length } = env.shape;
+        let vocabulary = env.model.as_ref().map_or(0, |model| model.vocabulary());
         let windows = env.schedule.evaluate.map_or(0, |_| Windows::memory(sequences, length));
-        let pool = if env.schedule.steps > 0 { Pool::memory(self.pool(env) * (length + 1)) } else { 0 };
+        let pool = if env.schedule.steps > 0 { Pool::memory(self.pool(env) * (length + 1), vocabulary) } else { 0 };
         let lane = pool + windows;
         Memory { permanent: (micro_batches as usize * lane) as u64, ..Memory::default() }
     }

@@ -147,10 +147,10 @@ impl Pool {
         Ok(())
     }
 
-    /// Memory in bytes of a pool of `tokens` tokens: its two blocks, one that an older snapshot still has, and the text
-    /// of a checkpoint, first as a value and then as JSON.
-    pub fn memory(tokens: usize) -> usize {
-        tokens * (3 * size_of::<u32>() + 2 * saved_tokens::TEXT_BYTES)
+    /// Memory in bytes of a pool of `tokens` tokens of a vocabulary: its two blocks, and the text of a checkpoint, first as
+    /// a value and then as JSON.
+    pub fn memory(tokens: usize, vocabulary: usize) -> usize {
+        tokens * 2 * (size_of::<u32>() + saved_tokens::most_text(vocabulary))
     }
 }
 

@@ -3,6 +3,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+/// Number of tokens that are converted at once; a multiple of three.
+const BLOCK: usize = 3 << 12;
+
 /// Token ids, saved as `u16:` or `u32:` and the base64 text of their little-endian bytes.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -24,10 +27,10 @@ pub fn text(tokens: &[u32]) -> String {
     text
 }
 
-/// Most bytes of the text of a token.
-pub const TEXT_BYTES: usize = 6;
-/// Number of tokens that are converted at once; a multiple of three.
-const BLOCK: usize = 3 << 12;
+/// Most bytes of the text of a token of a vocabulary.
+pub const fn most_text(vocabulary: usize) -> usize {
+    if vocabulary <= 1 << 16 { 3 } else { 6 }
+}
 
 impl TryFrom<String> for SavedTokens {
     type Error = String;
