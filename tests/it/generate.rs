@@ -73,6 +73,10 @@ fn a_run_shows_samples() {
     scratch.write("long.toml", scratch.read("run.toml").replace("prompt = \"kamo rite\"", &long));
     let ran = scratch.pipeline(&["run", "long.toml", "--run-dir", "long"]);
     ran.fails(1, &["sample", "its prompt has", "context is 32"]);
+    // The model's context may be longer than the sequences that it is trained on.
+    let longer = ["run", "long.toml", "--run-dir", "longer", "--set", "forward.context=512"];
+    let ran = scratch.pipeline(&longer).succeeds();
+    assert!(ran.stderr.contains(&format!("Sample after 6 steps: {}", "kamo rite ".repeat(50))), "{}", ran.stderr);
 }
 
 /// What transformers gave, kept by `tests/golden/make_golden_greedy.py`: GPT-2 with `vocab.json` and `merges.txt`, the

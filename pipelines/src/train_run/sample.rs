@@ -31,21 +31,22 @@ impl Continuer {
 }
 
 impl Continue for Continuer {
-    fn check(&self, settings: &Sample, context: usize) -> Result<()> {
-        let tokens = encode(self.tokenizer()?, &settings.prompt)?.len();
-        ensure!(tokens <= context, "its prompt has {tokens} tokens, but the model's context is {context}");
-        of_config(&self.config, &self.stages).map(drop).context("this model cannot generate text")
+    fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+        let tokens = encode(self.tokenizer()?, prompt)?;
+        let model = of_config(&self.config, &self.stages).context("this model cannot generate text")?;
+        let (length, context) = (tokens.len(), model.facts.context);
+        ensure!(length <= context, "its prompt has {length} tokens, but the model's context is {context}");
+        Ok(tokens)
     }
 
-    fn text(&self, parameters: Parameters, settings: &Sample) -> Result<Option<String>> {
+    fn text(&self, parameters: Parameters, prompt: &[u32], settings: &Sample) -> Result<Option<String>> {
         let tokenizer = self.tokenizer()?;
-        let prompt = encode(tokenizer, &settings.prompt)?;
         let mut decoder = (of_config(&self.config, &self.stages)?.decoder)(parameters);
         let &Sample { temperature, top_k, max_tokens, .. } = settings;
         let mut sampler = Sampler { temperature, top_k, top_p: 1.0, seed: self.seed, drawn: 0 };
         let ends = Ends { tokens: &[tokenizer.end_of_text()], after: max_tokens };
-        match continue_text(&mut *decoder, tokenizer, &prompt, &mut sampler, &ends, &mut |_| Ok(())) {
-            Ok(found) => Ok(Some(format!("{}{}", settings.prompt, found.text))),
+        match continue_text(&mut *decoder, tokenizer, prompt, &mut sampler, &ends, &mut |_| Ok(())) {
+            Ok(found) => Ok(Some(found.text)),
             Err(error) if error.is::<NotFinite>() => Ok(None),
             Err(error) => Err(error),
         }

@@ -30,18 +30,18 @@ pub struct Sample {
 
 /// Continues prompts with the model of a run.
 pub trait Continue: Send + Sync {
-    /// Whether it can do what `settings` ask, in a context of so many tokens.
+    /// The tokens of a prompt.
     ///
     /// # Errors
-    /// The reason why it cannot.
-    fn check(&self, settings: &Sample, context: usize) -> Result<()>;
+    /// If the run has no tokenizer, the prompt is longer than the model's context, or the model cannot generate text.
+    fn encode(&self, prompt: &str) -> Result<Vec<u32>>;
 
-    /// The prompt and its continuation by the model of these parameters; `None` if its logits are not finite, which the
-    /// loss of the next step reports.
+    /// The text with which the model of these parameters continues `prompt`, which [`encode`](Self::encode) has returned;
+    /// `None` if its logits are not finite, which the loss of the next step reports.
     ///
     /// # Errors
     /// If the tokenizer fails.
-    fn text(&self, parameters: Parameters, settings: &Sample) -> Result<Option<String>>;
+    fn text(&self, parameters: Parameters, prompt: &[u32], settings: &Sample) -> Result<Option<String>>;
 }
 
 /// The run's [`Continue`], as a resource.
@@ -63,10 +63,9 @@ impl Settings for Sample {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let continuation = env.resources.get::<Continuation>();
-        if let Some(continuation) = &continuation {
-            continuation.0.check(self, env.shape.length)?;
-        }
+        // The parameters are sent to the first worker.
+        let continuation = env.resources.get::<Continuation>().filter(|_| env.worker == 0);
+        let prompt = continuation.as_ref().map_or(Ok(Vec::new()), |of_run| of_run.0.encode(&self.prompt))?;
         Ok(Built::Stage(Box::new(SampleStage {
             settings: self.clone(),
             schedule: env.schedule,
@@ -74,6 +73,7 @@ impl Settings for Sample {
             updated: u64::from(!env.upstream.is_empty()),
             pieces: vec![None; env.model()?.parameters.len()],
             continuation,
+            prompt,
             reporter: env.resources.get(),
         })))
     }
@@ -85,8 +85,10 @@ struct SampleStage {
     /// Updates that the parameters have had since the beginning of the step: 0 or 1.
     updated: u64,
     pieces: Vec<Option<Arc<Tensor>>>,
-    /// `None` in commands that do not train.
+    /// `None` on the other workers, and in commands that do not train.
     continuation: Option<Arc<Continuation>>,
+    /// The tokens of the prompt.
+    prompt: Vec<u32>,
     reporter: Option<Arc<Reporter>>,
 }
 
@@ -106,8 +108,9 @@ impl Stage for SampleStage {
         self.pieces[piece.tensor] = Some(Arc::clone(piece.values(Purpose::Validate)));
         if self.pieces.iter().all(Option::is_some) {
             let parameters = Parameters(self.pieces.iter_mut().filter_map(Option::take).collect());
-            if let Some(text) = continuation.0.text(parameters, &self.settings).context("cannot generate a sample")? {
-                reporter.0.sampled(updates, &text);
+            let text = continuation.0.text(parameters, &self.prompt, &self.settings);
+            if let Some(text) = text.context("cannot generate a sample")? {
+                reporter.0.sampled(updates, &format!("{}{text}", self.settings.prompt));
             }
         }
         Ok(Turn::Done)
