@@ -213,14 +213,15 @@ fn others(c: &mut Criterion) {
         b.iter(|| matrix_vector::matrix_vector(&wte.data, WIDTH, &gain.data, &mut logits.data))
     });
 
-    let matrix = numbers(&[WIDTH, FEED_FORWARD]);
-    // The operations of the five steps as they are defined.
-    let step = 2 * WIDTH * WIDTH * (2 * FEED_FORWARD + WIDTH);
-    let mut group = group(c, "newton-schulz", Throughput::Elements(5 * step as u64));
-    for (name, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
-        group.bench_function(name, |b| {
-            b.iter(|| newton_schulz::orthogonalised(precision, &matrix.data, FEED_FORWARD, 0..FEED_FORWARD))
-        });
+    for (rows, columns) in [(256, 256), (256, 1024), (384, 384), (384, 1536)] {
+        let matrix = numbers(&[rows, columns]);
+        let operations = Throughput::Elements(2 * newton_schulz::operations(rows, columns));
+        let mut group = group(c, &format!("newton-schulz {rows} x {columns}"), operations);
+        for (name, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+            group.bench_function(name, |b| {
+                b.iter(|| newton_schulz::orthogonalised(precision, &matrix.data, columns, 0..columns))
+            });
+        }
     }
 }
 

@@ -74,8 +74,8 @@ impl Optimizer for Muon {
         spec.len() as u64 + products / OPERATIONS_PER_ELEMENT
     }
 
-    /// bfloat16 where the CPU multiplies it fast: orthogonalisation is approximate anyway, and as accurate then as in
-    /// the original, which is in bfloat16.
+    /// bfloat16 where the CPU multiplies it fast: orthogonalisation is approximate anyway, and the original is in bfloat16
+    /// too.
     fn precision(&self) -> Option<Precision> {
         Some(gemm::fast_precision())
     }
