@@ -65,7 +65,7 @@ VARIANTS = [
     ("NanoChat, Muon", NANOCHAT, MUON, 600),
     ("Qwen 3, Muon, 150 steps", QWEN3, MUON, 150),
     ("NanoChat, Muon, 150 steps", NANOCHAT, MUON, 150),
-    ("NanoChat, Muon, 130 steps", NANOCHAT, MUON, 130),
+    ("Qwen 3, Muon, 120 steps", QWEN3, MUON, 120),
 ]
 # The curves of the picture, with label and colour.
 PLOTTED = {
