@@ -53,7 +53,7 @@ pub trait Optimizer: Member {
         None
     }
 
-    /// Names of the state tensors per parameter, other than [`RAW`](crate::weights::RAW). They have the shape of the
+    /// Names of the state tensors per parameter, other than [`RAW`]. They have the shape of the
     /// parameter and are initialised to zero.
     fn state(&self, spec: &ParameterSpec) -> &'static [&'static str];
 
