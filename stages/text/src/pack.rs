@@ -185,8 +185,8 @@ struct LaneState {
 /// A lane's part of a checkpoint: written from a [`PoolSnapshot`](pool::PoolSnapshot), and read as a [`SavedPool`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SavedLane<T, P> {
-    tokens: T,
+struct SavedLane<P> {
+    tokens: SavedTokens,
     pool: P,
 }
 
@@ -351,14 +351,14 @@ impl Stage for Packer {
 
     fn save(&mut self, lane: Lane) -> Result<Snapshot> {
         let state = self.take(lane);
-        let snapshot = SavedLane { tokens: saved_tokens::text(&state.tokens), pool: state.pool.snapshot() };
+        let snapshot = SavedLane { tokens: SavedTokens(state.tokens.clone()), pool: state.pool.snapshot() };
         self.lanes.insert(lane, state);
         Ok(Snapshot::of(snapshot))
     }
 
     fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
         let what = || format!("the checkpoint's state of lane {lane} was not saved by `pack`");
-        let saved: SavedLane<SavedTokens, SavedPool> = serde_json::from_value(state).with_context(what)?;
+        let saved: SavedLane<SavedPool> = serde_json::from_value(state).with_context(what)?;
         let mut state = self.take(lane);
         state.tokens = saved.tokens.0;
         state.pool.restore(saved.pool).with_context(what)?;

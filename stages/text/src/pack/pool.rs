@@ -84,9 +84,9 @@ impl Pool {
     /// Adds windows, `[windows, length + 1]`.
     pub fn add(&mut self, windows: &[u32]) {
         let mut next = lock(&self.next);
-        if next.is_empty() {
-            next.reserve_exact(self.capacity * self.window);
-        }
+        // All that it will hold, so that it is never copied to grow.
+        let missing = (self.capacity * self.window).saturating_sub(next.len());
+        next.reserve_exact(missing);
         next.extend_from_slice(windows);
     }
 

@@ -1,7 +1,7 @@
 //! Tokens in a checkpoint's state: base64, a tenth of the memory that a JSON array of numbers takes.
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Number of tokens that are converted at once; a multiple of three.
 const BLOCK: usize = 3 << 12;
@@ -10,6 +10,12 @@ const BLOCK: usize = 3 << 12;
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct SavedTokens(pub Vec<u32>);
+
+impl Serialize for SavedTokens {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&text(&self.0))
+    }
+}
 
 /// The text of `tokens` in a checkpoint.
 pub fn text(tokens: &[u32]) -> String {

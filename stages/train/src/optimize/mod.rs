@@ -53,8 +53,8 @@ pub trait Optimizer: Member {
         None
     }
 
-    /// Names of the state tensors per parameter, other than [`RAW`]. They have the shape of the
-    /// parameter and are initialised to zero.
+    /// Names of the state tensors per parameter, other than [`RAW`]. They have the shape of the parameter and are
+    /// initialised to zero.
     fn state(&self, spec: &ParameterSpec) -> &'static [&'static str];
 
     /// Updates the parameter and its state tensors, which are in the order of [`Self::state`]. `gradient` is that of
