@@ -129,8 +129,8 @@ def millrace(program, size, seed, model, optimizer, steps):
     """Trains one model. Returns (step, bits per byte, seconds since the run began to train) of each validation."""
     layers, heads, width = SIZES[size]
     model = model | {"layers": layers, "heads": heads, "width": width, "precision": "bf16"}
-    # A short run is validated once, at its end. 600 steps are a quarter of an epoch. The pool (pack.shuffle_tokens) has the size of the corpus, from which curve.py,
-    # too, draws its sequences.
+    # A short run is validated once, at its end. 600 steps are a quarter of an epoch. The pool (pack.shuffle_tokens) has
+    # the size of the corpus, from which curve.py, too, draws its sequences.
     text = f"""extends = "{REPOSITORY}/configs/base.toml"
 [run]
 name = "learning"
