@@ -20,7 +20,7 @@ pub struct Contents {
     average_decay: Option<f64>,
     /// OpenBLAS's kernel.
     blas_kernel: Option<String>,
-    /// The saved state of each stage: stage, lane, state. Long lists are replaced by their length.
+    /// The saved state of each stage: stage, lane, state. Long lists and texts are replaced by their length.
     position: BTreeMap<String, BTreeMap<u32, Value>>,
     /// The model as Hugging Face describes it.
     config: Value,
@@ -64,9 +64,13 @@ pub fn open(folder: &Path) -> Result<Contents> {
     })
 }
 
+/// Longest text of a state that is shown.
+const LONG_TEXT: usize = 64;
+
 fn shortened(state: &Value) -> Value {
     match state {
         Value::Array(items) if items.len() > 8 => format!("{} values", items.len()).into(),
+        Value::String(text) if text.len() > LONG_TEXT => format!("{} characters", text.len()).into(),
         Value::Array(items) => items.iter().map(shortened).collect(),
         Value::Object(object) => object.iter().map(|(key, value)| (key.clone(), shortened(value))).collect(),
         other => other.clone(),
@@ -113,5 +117,20 @@ impl Contents {
             }
         }
         out + &format!("\n{}", self.model.listed(columns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn long_lists_and_texts_are_replaced_by_their_length() {
+        let state =
+            json!({ "pool": ["x".repeat(65)], "name": "x".repeat(64), "tokens": [1, 2, 3], "more": vec![0; 9] });
+        let shown =
+            json!({ "pool": ["65 characters"], "name": "x".repeat(64), "tokens": [1, 2, 3], "more": "9 values" });
+        assert_eq!(shortened(&state), shown);
     }
 }
