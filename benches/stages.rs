@@ -4,7 +4,7 @@ use arrow::array::{LargeStringArray, ListArray, ListBuilder, RecordBatch, UInt32
 use contract::testing::{Collect, at};
 use contract::{
     At, Batch, BatchShape, Built, Env, Facts, Gradient, Norms, Packet, ParameterPiece, Purpose, Resources, Rows,
-    Schedule, Settings, Stage, Step, Tensor, Tokens, Turn,
+    Schedule, Settings, SharedValues, Stage, Step, Tensor, Tokens, Turn,
 };
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
@@ -30,6 +30,7 @@ fn env() -> Env {
     let facts = Facts { vocabulary: VOCABULARY, length: SHAPE.length, end_of_text: 0 };
     let mut resources = Resources::default();
     resources.insert(Arc::new(facts));
+    resources.insert(Arc::new(SharedValues::default()));
     resources.insert(Arc::new(Vocabulary { hash: String::new(), size: VOCABULARY as u32, end_of_text: 0 }));
     Env {
         stage: String::new(),
@@ -122,15 +123,15 @@ fn batch() -> Batch {
     }
 }
 
-/// The gradients of one leaf: the index of each tensor, and its gradient.
+/// The gradients of one leaf: the index of each section, and its gradient.
 struct Gradients(Vec<(usize, Tensor)>);
 
 impl Gradients {
     /// The same gradients as packets, as if they were the sums of `leaves`.
     fn of(&self, leaves: Range<u32>) -> Vec<Packet> {
-        let gradient = |(tensor, data): &(usize, Tensor)| {
+        let gradient = |(section, data): &(usize, Tensor)| {
             let (leaves, data) = (leaves.clone(), data.clone());
-            Packet::Gradient(Gradient { leaves, tensor: *tensor, owner: 0, targets: TOKENS as u64, data })
+            Packet::Gradient(Gradient { leaves, section: *section, owner: 0, targets: TOKENS as u64, data })
         };
         self.0.iter().map(gradient).collect()
     }
@@ -175,7 +176,7 @@ fn model_stages(c: &mut Criterion, env: &Env) -> Gradients {
     let packets = give(&mut *backward, at(0), at_loss()).into_iter();
     Gradients(
         packets
-            .filter_map(|packet| if let Packet::Gradient(g) = packet { Some((g.tensor, g.data)) } else { None })
+            .filter_map(|packet| if let Packet::Gradient(g) = packet { Some((g.section, g.data)) } else { None })
             .collect(),
     )
 }
@@ -199,7 +200,7 @@ fn reduce_stage(c: &mut Criterion, env: &Env, gradients: &Gradients) {
 }
 
 fn optimize_stage(c: &mut Criterion, env: &Env, gradients: &Gradients) {
-    let tensors = env.model().expect("there is a model").parameters.len();
+    let sections = env.sections().expect("there is a model").len();
     let mut settings = OptimizerSettings::<AdamW>::default();
     settings.rate.learning_rate = 1e-6;
     let mut optimize = stage(&settings, env);
@@ -208,8 +209,8 @@ fn optimize_stage(c: &mut Criterion, env: &Env, gradients: &Gradients) {
     group.bench_function("optimize", |b| {
         b.iter_batched(
             || {
-                let norms = (0..tensors)
-                    .map(|tensor| Packet::Norms(Norms { tensor, targets: TOKENS as u64, blocks: vec![1.0] }));
+                let norms = (0..sections)
+                    .map(|section| Packet::Norms(Norms { section, targets: TOKENS as u64, blocks: vec![1.0] }));
                 gradients.of(0..SHAPE.micro_batches).into_iter().chain(norms).collect::<Vec<_>>()
             },
             |packets| {

@@ -1,13 +1,17 @@
 //! Builds the dataflow graph of a plan, for one worker.
+use super::cpu_time::CpuTime;
 use super::failure::Failure;
 use super::operator::{Demand, Demands, InputEdge, OperatorContext, StageSpec, stage_operator};
 use super::packet_batch::PacketBatch;
 use super::ports::{Edge, OutputSpec};
+use super::shared_queue::SharedQueues;
 use super::source::{SourceSpec, source_operator};
 use super::stop::{Decisions, LastStep, Stop, decisions};
+use super::workers::Job;
 use crate::plan::{PlannedStage, order};
 use contract::{Built, Env, Kind, Route, Source, Stage, Step};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use timely::dataflow::operators::feedback::Handle;
@@ -30,18 +34,21 @@ struct Connection {
 /// step, that a connection with feedback has besides its own.
 type EdgeKey = (usize, bool);
 
-/// Builds the graph of `stages` in `scope`; `built` are this worker's stages, in the same order. Returns the counters
-/// of the time (ns) that sources work on their threads, by stage.
+/// Builds the graph of `job` in `scope`; `built` are this worker's stages, in the order of the job's. Returns the
+/// counters of the time (ns) that sources work on their threads, by stage.
 pub fn build<'scope>(
     scope: Scope<'scope, Step>,
-    stages: &[PlannedStage],
+    job: &Job,
+    queues: &SharedQueues,
     built: Vec<Built>,
     env: &Env,
-    prefetch: u64,
+    cpu: Option<Rc<CpuTime>>,
     failure: &Failure,
 ) -> Vec<(String, Arc<AtomicU64>)> {
+    let stages = &job.stages;
     let connections = connections(stages);
-    let mut graph = GraphBuilder::new(scope, stages, &connections, env, prefetch, failure);
+    let mut graph = GraphBuilder::new(scope, job, queues, &connections, env, failure);
+    graph.cpu = cpu;
     // Feedback edges come first, because an edge must exist before the operators that it connects.
     graph.add_feedback();
     for (source, _) in built.iter().enumerate().filter(|(_, built)| matches!(built, Built::Source(_))) {
@@ -71,6 +78,7 @@ struct GraphBuilder<'a, 'scope> {
     connections: &'a [Connection],
     env: &'a Env,
     prefetch: u64,
+    queues: &'a SharedQueues,
     failure: &'a Failure,
     /// Edges whose end has not been connected yet.
     edges: HashMap<EdgeKey, Edge<'scope>>,
@@ -88,24 +96,27 @@ struct GraphBuilder<'a, 'scope> {
     /// Present if the run can be stopped.
     stop: Option<Arc<Stop>>,
     stopped: LastStep,
+    /// Present if CPU time is measured.
+    cpu: Option<Rc<CpuTime>>,
     clocks: Vec<(String, Arc<AtomicU64>)>,
 }
 
 impl<'a, 'scope> GraphBuilder<'a, 'scope> {
     fn new(
         scope: Scope<'scope, Step>,
-        stages: &'a [PlannedStage],
+        job: &'a Job,
+        queues: &'a SharedQueues,
         connections: &'a [Connection],
         env: &'a Env,
-        prefetch: u64,
         failure: &'a Failure,
     ) -> Self {
         Self {
             scope,
-            stages,
+            stages: &job.stages,
             connections,
             env,
-            prefetch,
+            prefetch: job.prefetch,
+            queues,
             failure,
             edges: HashMap::new(),
             loops: HashMap::new(),
@@ -116,6 +127,7 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
             computed: Vec::new(),
             stop: env.resources.get::<Stop>(),
             stopped: LastStep::default(),
+            cpu: None,
             clocks: Vec::new(),
         }
     }
@@ -192,6 +204,7 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
             schedule: self.env.schedule,
             saves: self.connections.iter().any(|connection| connection.kind == Kind::Saved),
             stopped: self.stopped.clone(),
+            cpu: self.cpu.clone(),
             failure: self.failure.clone(),
         }
     }
@@ -203,7 +216,8 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
             for initial in [false, true] {
                 if connection.feedback || !initial {
                     outputs.0.push((c, initial));
-                    outputs.1.push(OutputSpec { kind: connection.kind, route: connection.route, initial });
+                    let queue = self.queues.of(connection.to, connection.port);
+                    outputs.1.push(OutputSpec { kind: connection.kind, route: connection.route, queue, initial });
                 }
             }
         }
@@ -216,7 +230,8 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
         for (c, connection) in self.connections.iter().enumerate().filter(|(_, connection)| connection.to == s) {
             for initial in [false, true] {
                 if let Some(edge) = self.edges.remove(&(c, initial)) {
-                    inputs.push(InputEdge { port: connection.port, edge, route: connection.route });
+                    let queue = self.queues.of(s, connection.port);
+                    inputs.push(InputEdge { port: connection.port, edge, route: connection.route, queue });
                 }
             }
         }

@@ -3,24 +3,28 @@
 //!
 //! - [`stage_runner`]: the order in which a stage is called, without a dataflow
 //! - [`ports`], [`packet_batch`]: timely's channels with their types erased, and the container on them
+//! - [`shared_queue`]: packets that any worker takes
 //! - [`operator`]: any stage as an operator
 //! - [`source`]: any source as an operator with a thread behind it
 //! - [`graph`]: the operators and edges of a plan, with feedback, demand and throttle
 //! - [`stop`]: how a run ends early, after the same step on every worker
 //! - [`workers`]: worker threads (one process today), failures, the end
-//! - [`timing`]: time per stage from timely's log
+//! - [`timing`]: time per stage from timely's log; [`cpu_time`]: CPU time
+mod cpu_time;
 mod failure;
 mod gather;
 mod graph;
 mod operator;
 mod packet_batch;
 mod ports;
+mod shared_queue;
 mod source;
 pub mod stage_runner;
 mod stop;
 pub mod timing;
 mod workers;
 
+pub use cpu_time::MeasureCpu;
 pub use failure::Failure;
 pub use gather::{Stages, gather};
 pub use stop::Stop;

@@ -1,9 +1,13 @@
 //! Runs any [`Stage`] as a timely operator.
+use super::cpu_time::CpuTime;
 use super::failure::Failure;
 use super::ports::{Edge, Outbox, OutputPort, OutputPorts, OutputSpec, PacketReader, Reader, packet_input, reader};
-use super::stage_runner::{InputStatus, Ran, StageRunner};
+use super::shared_queue::SharedQueue;
+use super::stage_runner::{Inputs, Ran, StageRunner};
 use super::stop::{Decisions, LastStep, to_its_worker};
 use contract::{Kind, Lane, Packet, Role, Route, Saved, Schedule, Stage, Step, Ticket, Turn};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -48,6 +52,8 @@ pub struct OperatorContext {
     pub saves: bool,
     /// The step after which the run is stopped, if it is.
     pub stopped: LastStep,
+    /// Measures CPU time, if wanted.
+    pub cpu: Option<Rc<CpuTime>>,
     /// Where failures are reported.
     pub failure: Failure,
 }
@@ -72,6 +78,8 @@ pub struct InputEdge<'scope> {
     pub edge: Edge<'scope>,
     /// How its packets are distributed among workers.
     pub route: Route,
+    /// Where packets for any worker wait.
+    pub queue: Option<Arc<SharedQueue>>,
 }
 
 /// A stage and how it is connected.
@@ -116,6 +124,7 @@ pub fn stage_operator<'scope>(
     let wake = scope.worker().sync_activator_for(address.to_vec());
 
     let mut ports: Vec<usize> = inputs.iter().map(|input| input.port).collect();
+    let queues: BTreeMap<_, _> = inputs.iter().filter_map(|i| Some((i.port, i.queue.clone()?))).collect();
     let inputs = inputs.into_iter().map(|input| packet_input(&mut builder, input.edge, input.route)).collect();
     // The decision is an additional stream port: the step stays open until it has arrived.
     let decisions = decisions.map(|decisions| {
@@ -124,11 +133,11 @@ pub fn stage_operator<'scope>(
         reader(builder.new_input(decisions, to_its_worker()))
     });
 
+    let begins_micro_batches = outputs.iter().any(|output| output.kind == Kind::Activations);
     let (output_ports, edges): (Vec<_>, Vec<_>) =
-        outputs.iter().map(|spec| OutputPort::new(&mut builder, *spec)).unzip();
+        outputs.into_iter().map(|spec| OutputPort::new(&mut builder, spec)).unzip();
     let (demand, demands) = builder.new_output::<Vec<Demand>>();
     let (_progress, progress) = builder.new_output_connection::<Vec<()>, _>([] as [(usize, Antichain<Step>); 0]);
-    let begins_micro_batches = outputs.iter().any(|output| output.kind == Kind::Activations);
 
     builder.build(move |mut capabilities| {
         let progress_capability = capabilities.pop();
@@ -146,13 +155,21 @@ pub fn stage_operator<'scope>(
             demand: OutputBuilder::from(demand),
             demand_capability,
             progress_capability,
-            in_flight: begins_micro_batches.then(|| MicroBatchInFlight { flag: Arc::default(), wake }),
+            in_flight: begins_micro_batches.then(|| MicroBatchInFlight { flag: Arc::default(), wake: wake.clone() }),
+            queues,
+            wake,
             activator,
             context,
             phase: Phase::NotStarted,
             ended: Instant::now(),
         };
-        move |frontiers: &[MutableAntichain<Step>]| operator.schedule(frontiers)
+        move |frontiers: &[MutableAntichain<Step>]| match operator.context.cpu.clone() {
+            None => operator.schedule(frontiers),
+            Some(cpu) => {
+                let (id, step) = (operator.context.id.clone(), operator.runner.current());
+                cpu.of(&id, step, || operator.schedule(frontiers));
+            }
+        }
     });
     StageEdges { edges, demands: pulls.then_some(demands), progress }
 }
@@ -173,6 +190,10 @@ struct StageOperator {
     /// By timely's index of the input: the port of the stage.
     ports: Vec<usize>,
     inputs: Vec<PacketReader>,
+    /// The queues that workers share, by port.
+    queues: BTreeMap<usize, Arc<SharedQueue>>,
+    /// Wakes this operator.
+    wake: SyncActivator,
     decisions: Option<Reader<(u64, Step)>>,
     outputs: OutputPorts,
     pulls: bool,
@@ -234,7 +255,8 @@ impl StageOperator {
     /// Calls the stage once. True if it may be called again in this time slice.
     fn run_once(&mut self, frontiers: &[MutableAntichain<Step>], began: Instant, slice: Duration) -> bool {
         let step = self.runner.current();
-        let inputs = InputFrontiers { ports: &self.ports, frontiers };
+        let (queues, worker) = (&self.queues, self.context.worker.0);
+        let inputs = OperatorInputs { ports: &self.ports, frontiers, queues, worker, wake: &self.wake };
         if step > self.context.last_step() {
             self.finish();
             return false;
@@ -326,15 +348,23 @@ fn save(stage: &mut dyn Stage, context: &OperatorContext) -> anyhow::Result<Vec<
     Ok(saved)
 }
 
-/// The frontiers of timely's inputs, seen as those of the stage's ports.
-struct InputFrontiers<'a> {
+/// The frontiers of timely's inputs, seen as those of the stage's ports, and the queues that workers share.
+struct OperatorInputs<'a> {
     ports: &'a [usize],
     frontiers: &'a [MutableAntichain<Step>],
+    queues: &'a BTreeMap<usize, Arc<SharedQueue>>,
+    worker: usize,
+    wake: &'a SyncActivator,
 }
 
-impl InputStatus for InputFrontiers<'_> {
+impl Inputs for OperatorInputs<'_> {
     fn is_open(&self, port: usize, step: Step) -> bool {
         self.ports.iter().zip(self.frontiers).any(|(p, frontier)| *p == port && frontier.less_equal(&step))
+    }
+
+    fn take_shared(&self, step: Step) -> Option<(usize, Packet)> {
+        let mut queues = self.queues.iter();
+        queues.find_map(|(port, queue)| Some((*port, queue.take(step, self.worker, self.wake)?)))
     }
 }
 

@@ -1,6 +1,8 @@
 //! An operator's inputs and outputs, with the types of timely's channels erased.
 use super::packet_batch::{Envelope, PacketBatch};
+use super::shared_queue::SharedQueue;
 use contract::{Emit, Kind, Packet, Route, Step};
+use std::sync::Arc;
 use timely::communication::Pull;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
@@ -28,7 +30,8 @@ pub fn packet_input<'scope>(
     route: Route,
 ) -> PacketReader {
     match route {
-        Route::Stay => packet_reader(builder.new_input(edge, Pipeline)),
+        // Packets for any worker are in a shared queue: the edge has only a frontier.
+        Route::Stay | Route::AnyWorker => packet_reader(builder.new_input(edge, Pipeline)),
         Route::Exchange | Route::Broadcast => {
             let to = |envelope: &Envelope| envelope.to as u64;
             packet_reader(builder.new_input(edge, ExchangeCore::<BatchBuilder, _>::new_core(to)))
@@ -56,12 +59,14 @@ pub fn reader<T: 'static, P: Pull<Message<Step, Vec<T>>> + 'static>(
 }
 
 /// What one output of an operator carries: all packets of one kind, to one consumer.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct OutputSpec {
     /// The kind of packet.
     pub kind: Kind,
     /// To which workers.
     pub route: Route,
+    /// Where packets for any worker wait.
+    pub queue: Option<Arc<SharedQueue>>,
     /// Only used before the first step: the extra output of a kind that is fed back, for what
     /// [`Stage::start`](contract::Stage::start) emits.
     pub initial: bool,
@@ -90,11 +95,14 @@ impl OutputPort {
     /// Sends a packet to the workers that the route says.
     fn send(&mut self, packet: Packet, step: Step, (worker, workers): (usize, usize)) {
         let Some(capability) = &self.capability else { return };
+        if let Some(queue) = &self.spec.queue {
+            return queue.push(step, packet);
+        }
         let capability = capability.delayed(&step);
         let mut output = self.output.activate();
         let mut session = output.session_with_builder(&capability);
         match self.spec.route {
-            Route::Stay => session.give(Envelope { to: worker, packet }),
+            Route::Stay | Route::AnyWorker => session.give(Envelope { to: worker, packet }),
             Route::Exchange => session.give(Envelope { to: packet.address(), packet }),
             Route::Broadcast => {
                 for to in 0..workers {

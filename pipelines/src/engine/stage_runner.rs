@@ -28,10 +28,15 @@ pub enum Ran {
     StepDone,
 }
 
-/// Which input ports can still receive packets.
-pub trait InputStatus {
+/// The input ports, as far as their packets are not pushed to the runner.
+pub trait Inputs {
     /// True while a packet of `step` or an earlier step may still arrive at `port`.
     fn is_open(&self, port: usize, step: Step) -> bool;
+
+    /// Takes a packet of `step` from a queue that workers share, with its port.
+    fn take_shared(&self, _step: Step) -> Option<(usize, Packet)> {
+        None
+    }
 }
 
 /// A stage and the packets that wait for it.
@@ -74,7 +79,7 @@ impl StageRunner {
 
     /// Makes one call: continues an unfinished packet, hands over the next one, or ends the step. `may_begin`: whether
     /// the stage may be given another stream packet.
-    pub fn run_once(&mut self, inputs: &dyn InputStatus, may_begin: bool, outbox: &mut Outbox) -> Result<Ran> {
+    pub fn run_once(&mut self, inputs: &dyn Inputs, may_begin: bool, outbox: &mut Outbox) -> Result<Ran> {
         let step = self.current;
         if self.more {
             let turn = self.stage.more(step, outbox)?;
@@ -91,7 +96,8 @@ impl StageRunner {
         if open(Role::State) || !may_begin {
             return Ok(Ran::Idle);
         }
-        if let Some((port, packet)) = inbox.and_then(|i| i.stream.pop_front()) {
+        let next = inbox.and_then(|i| i.stream.pop_front()).or_else(|| inputs.take_shared(step));
+        if let Some((port, packet)) = next {
             let waited = self.idle_since.take().map_or(Duration::ZERO, |since| since.elapsed());
             let lane = packet.lane();
             let turn = self.stage.packet(At { step, port, waited }, packet, outbox)?;

@@ -15,6 +15,8 @@ pub struct WorkerTiming {
     pub parked: Duration,
     /// From the first event to the last.
     pub wall: Duration,
+    /// CPU time, if it was measured, including that of the engine.
+    pub cpu: Duration,
 }
 
 /// Time inside one stage.
@@ -26,6 +28,8 @@ pub struct StageTiming {
     pub busy: Duration,
     /// How often it was scheduled.
     pub calls: u64,
+    /// CPU time, if it was measured: see [`MeasureCpu`](super::MeasureCpu).
+    pub cpu: Duration,
 }
 
 /// Collects the log of one worker.
@@ -103,6 +107,7 @@ impl Stopwatch {
             entry.calls += calls;
         }
         stages.push(rest);
-        WorkerTiming { stages, parked: self.parked, wall: self.last.saturating_sub(self.first.unwrap_or_default()) }
+        let wall = self.last.saturating_sub(self.first.unwrap_or_default());
+        WorkerTiming { stages, parked: self.parked, wall, cpu: Duration::ZERO }
     }
 }

@@ -1,11 +1,15 @@
 //! Runs a graph on worker threads until it is finished, or until anything fails on any of them.
+use super::cpu_time::{CpuTime, MeasureCpu};
 use super::failure::Failure;
 use super::graph::build;
+use super::shared_queue::SharedQueues;
 use super::timing::{StageTiming, Stopwatch, WorkerTiming};
 use crate::panics;
 use crate::plan::{PlannedStage, upstream};
 use anyhow::{Result, anyhow};
-use contract::{Built, Env, Saved, leaf_owner};
+use contract::{Built, Env, Saved, SharedValues, leaf_owner};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use timely::worker::Worker;
@@ -29,8 +33,10 @@ pub struct Job {
 ///
 /// # Errors
 /// The first failure of any stage on any worker, with the stage's name and the step; all workers stop.
-pub fn execute(job: Job) -> Result<Vec<WorkerTiming>> {
-    threads(job.env.workers, move |worker, failure| Ok(work(worker, &job, failure)))
+pub fn execute(mut job: Job) -> Result<Vec<WorkerTiming>> {
+    let queues = SharedQueues::new(&job.stages);
+    job.env.resources.insert(Arc::new(SharedValues::default()));
+    threads(job.env.workers, move |worker, failure| Ok(work(worker, &job, &queues, failure)))
 }
 
 /// Runs `work` on `workers` threads. `work` builds dataflows and [runs](finish) them until they are finished.
@@ -76,19 +82,21 @@ pub fn finish(worker: &mut Worker, failure: &Failure) {
 }
 
 /// The work of one worker.
-fn work(worker: &mut Worker, job: &Job, failure: &Failure) -> WorkerTiming {
+fn work(worker: &mut Worker, job: &Job, queues: &SharedQueues, failure: &Failure) -> WorkerTiming {
     let ids: Vec<String> = job.stages.iter().map(|stage| stage.id.clone()).collect();
     let env = Env { worker: worker.index(), ..job.env.clone() };
     let watch = Stopwatch::install(worker);
     let built: Option<Vec<Built>> =
         (0..job.stages.len()).map(|at| failure.guard(&ids[at], None, || restored(job, at, &env))).collect();
     let Some(built) = built else { return WorkerTiming::default() };
-    let clocks = worker.dataflow(|scope| build(scope, &job.stages, built, &env, job.prefetch, failure));
+    let cpu = env.resources.get::<MeasureCpu>().map(|measure| Rc::new(CpuTime::new(measure.from)));
+    let clocks = worker.dataflow(|scope| build(scope, job, queues, built, &env, cpu.clone(), failure));
     finish(worker, failure);
     let mut timing = watch.borrow().read(&ids);
+    timing.cpu = cpu.map_or(Duration::ZERO, |cpu| cpu.read(&mut timing.stages));
     for (id, clock) in clocks {
         let busy = Duration::from_nanos(clock.load(Ordering::Relaxed));
-        timing.stages.push(StageTiming { id: format!("{id} (thread)"), busy, calls: 0 });
+        timing.stages.push(StageTiming { id: format!("{id} (thread)"), busy, ..StageTiming::default() });
     }
     timing
 }

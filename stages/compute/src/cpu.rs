@@ -1,6 +1,7 @@
 //! The CPU: its name, the relevant extensions, and the size of its L2 cache. Queries only the system, never other
 //! modules of this crate.
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Name and vector extensions, for example `Intel Xeon Processor (AVX-512, AVX512-BF16)`.
 pub fn description() -> String {
@@ -25,6 +26,15 @@ pub fn l2_bytes() -> usize {
         let kilobytes = size.and_then(|size| size.trim().strip_suffix('K')?.parse::<usize>().ok());
         kilobytes.unwrap_or(1024).clamp(256, 4096) * 1024
     })
+}
+
+/// The CPU time that the calling thread has used.
+pub fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a `timespec` that lives until the call returns.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) } != 0;
+    assert!(!failed, "the system does not measure the CPU time of threads");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 #[cfg(target_arch = "x86_64")]

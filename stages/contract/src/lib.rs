@@ -6,11 +6,13 @@
 //! - [`packet`]: the data between stages: one [`Packet`] variant per [`Kind`]
 //! - [`saved`]: the contents of checkpoints; [`metrics`]: named numbers
 //! - [`tensor`]: dense f32 arrays in pooled buffers; [`pool`]: their allocator
-//! - [`parameters`]: what a model declares about itself: its [`ParameterSpec`]s, initial values, FLOPs
+//! - [`parameters`]: what a model declares about itself: its [`ParameterSpec`]s, initial values, FLOPs; [`sections`]: how
+//!   workers share their updates
 //! - [`stage`]: the traits [`Stage`] and [`Source`], and [`Emit`], through which they emit packets
 //! - [`settings`]: a stage's TOML table as a value, and how it is built into a stage; [`keys`]: the keys of the table
 //! - [`registry`]: the types of stages by name; [`pretrained`]: models from checkpoints
-//! - [`prepare`]: what stages do before the graph runs; [`resources`]: what they provide for each other
+//! - [`prepare`]: what stages do before the graph runs; [`resources`]: what they provide for each other; [`shared`]: what
+//!   the workers' copies of a stage share
 //! - [`files`]: files that appear complete or not at all; [`attribution`]: where text comes from
 //! - [`testing`]: an [`Emit`] that collects, for unit tests of stages
 #![forbid(unsafe_code)]
@@ -27,7 +29,9 @@ pub mod pretrained;
 pub mod registry;
 pub mod resources;
 pub mod saved;
+pub mod sections;
 pub mod settings;
+pub mod shared;
 pub mod stage;
 pub mod step;
 pub mod tensor;
@@ -42,15 +46,17 @@ pub use packet::{
     Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Precision, Purpose,
     Records, Rows, Tape, Ticket, Tokens,
 };
-pub use parameters::{Group, Init, ModelFacts, ParameterSpec, Parameters, Updates};
+pub use parameters::{Group, Init, ModelFacts, ParameterSpec, Parameters};
 pub use prepare::{Goal, Graph, Host, Prepare, Prepared, Unit, Upstream};
 pub use pretrained::{Decode, Pretrained};
 pub use registry::{Member, StageSettings, StageType, stage_type};
 pub use resources::Resources;
 pub use saved::{OptimizerState, Saved, Snapshot};
+pub use sections::{Section, TensorUpdate, Updates};
 pub use settings::{
     BatchShape, Built, Corpus, CorpusPart, Due, Env, Facts, Memory, Port, Problem, Role, Route, Settings,
 };
+pub use shared::SharedValues;
 pub use stage::{Emit, Source, Stage};
 pub use step::{At, DocumentStart, Lane, Schedule, Step, Turn, ValidationStride, leaf_owner};
 pub use tensor::{Buffer, Tensor};

@@ -33,6 +33,8 @@ pub struct Metrics {
     pub purpose: Purpose,
     /// Where it was measured: `(leaf, part)`. Fixes the order of summation.
     pub from: (Lane, u32),
+    /// The worker that measured it. Only for measurements of time.
+    pub worker: usize,
     /// The numbers.
     pub values: Vec<Metric>,
 }

@@ -273,26 +273,26 @@ pub struct LossGradient {
     pub ticket: Ticket,
 }
 
-/// The gradient of the *summed* loss of some leaves with respect to one tensor.
+/// The gradient of the *summed* loss of some leaves with respect to one section of a tensor.
 #[derive(Debug)]
 pub struct Gradient {
     /// The leaves that it is summed over: a node of the fixed tree.
     pub leaves: Range<Lane>,
-    /// Index into the model's parameters.
-    pub tensor: usize,
-    /// The worker that owns the tensor.
+    /// Index into [`Env::sections`](crate::Env::sections).
+    pub section: usize,
+    /// The worker that owns the section.
     pub owner: u32,
     /// Number of targets of these leaves that are not ignored.
     pub targets: u64,
-    /// The gradient, with the tensor's shape.
+    /// The gradient. It has the tensor's shape if the section is the whole tensor.
     pub data: Tensor,
 }
 
-/// Squared norms of one tensor's summed gradient.
+/// Squared norms of one section's summed gradient.
 #[derive(Clone, Debug)]
 pub struct Norms {
-    /// Index into the model's parameters.
-    pub tensor: usize,
+    /// Index into [`Env::sections`](crate::Env::sections).
+    pub section: usize,
     /// Number of targets of the global batch.
     pub targets: u64,
     /// Sum of squares of each block of 64 Ki elements, in order, in f64.
@@ -319,7 +319,7 @@ impl Packet {
     }
 
     /// The worker that a port with [`Route::Exchange`](crate::Route::Exchange) sends it to: a gradient goes to the
-    /// owner of its tensor, everything else to worker 0.
+    /// owner of its section, everything else to worker 0.
     pub fn address(&self) -> usize {
         match self {
             Packet::Gradient(gradient) => gradient.owner as usize,

@@ -117,37 +117,6 @@ impl ModelFacts {
     }
 }
 
-/// How a stage updates the parameters of a model ([`Settings::updates`](crate::Settings::updates)).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Updates {
-    /// The time that summing its gradient and updating it takes, for each tensor; an element that AdamW updates takes 1.
-    pub costs: Vec<u64>,
-    /// Precision of the products of updates, if there are any.
-    pub precision: Option<Precision>,
-}
-
-impl Updates {
-    /// Updates without products, of which each element costs the same.
-    pub fn elementwise(model: &ModelFacts) -> Self {
-        Self { costs: model.parameters.iter().map(|spec| spec.len() as u64).collect(), precision: None }
-    }
-
-    /// The worker that owns each tensor: the most expensive first, to the worker with the least to do. This only balances
-    /// the load; results do not depend on it.
-    pub fn owners(&self, workers: usize) -> Vec<u32> {
-        let mut by_cost: Vec<usize> = (0..self.costs.len()).collect();
-        by_cost.sort_by_key(|i| (std::cmp::Reverse(self.costs[*i]), *i));
-        let mut load = vec![0; workers];
-        let mut owners = vec![0; by_cost.len()];
-        for tensor in by_cost {
-            let (least, _) = load.iter().enumerate().min_by_key(|(_, l)| **l).expect("at least one worker");
-            load[least] += self.costs[tensor];
-            owners[tensor] = least as u32;
-        }
-        owners
-    }
-}
-
 /// SplitMix64 (Steele, Lea, Flood 2014): the `index`-th value of the stream `seed`, with no state to carry.
 pub fn splitmix64(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15u64.wrapping_mul(index.wrapping_add(1)));
@@ -184,14 +153,6 @@ fn fill_uniform(out: &mut [f32], seed: u64, bound: f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn owners_have_about_equally_much_to_do() {
-        let updates = Updates { costs: vec![3, 9, 1, 4, 4, 5], precision: None };
-        // 9 to the first; 5 and 4 to the second; then both have 9: 4 to the first; 3 and 1 to the second.
-        assert_eq!(updates.owners(2), [1, 0, 1, 1, 0, 1]);
-        assert_eq!(updates.owners(1), [0; 6]);
-    }
 
     #[test]
     fn normal_values_are_normal_and_repeatable() {

@@ -42,6 +42,25 @@ impl Piece {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
+
+    /// Splits off what begins at byte `at`, without copying.
+    ///
+    /// # Panics
+    /// If `at` is not a multiple of a cache line, or greater than the length.
+    pub fn split_off(&mut self, at: usize) -> Self {
+        assert!(at.is_multiple_of(LINE), "pieces start at cache lines, byte {at} is none");
+        Self { place: (self.place.0, self.place.1 + at), bytes: self.bytes.split_off(at) }
+    }
+
+    /// Takes back what [`split_off`](Self::split_off) has returned.
+    ///
+    /// # Panics
+    /// If `next` does not begin where this piece ends.
+    pub fn unsplit(&mut self, mut next: Self) {
+        assert_eq!((self.place.0, self.place.1 + self.bytes.len()), next.place, "pieces that are not adjacent");
+        self.bytes.unsplit(std::mem::take(&mut next.bytes));
+        std::mem::forget(next);
+    }
 }
 
 impl Drop for Piece {
@@ -187,6 +206,20 @@ mod tests {
             prop_assert_eq!(pool.free.len(), 1);
             prop_assert_eq!(pool.sizes.into_iter().collect::<Vec<_>>(), [(CHUNK, (0, 0))]);
         }
+    }
+
+    #[test]
+    fn a_split_piece_is_joined_in_place() {
+        let mut piece = Piece::new(10 * LINE);
+        let (address, length) = (piece.bytes().as_ptr(), piece.bytes().len());
+        piece.bytes_mut()[3 * LINE..].fill(7);
+        let mut rest = piece.split_off(2 * LINE);
+        let last = rest.split_off(5 * LINE);
+        assert_eq!([piece.bytes().len(), rest.bytes().len()], [2 * LINE, 5 * LINE]);
+        rest.unsplit(last);
+        piece.unsplit(rest);
+        assert_eq!((piece.bytes().as_ptr(), piece.bytes().len()), (address, length));
+        assert!(piece.bytes()[3 * LINE..].iter().all(|byte| *byte == 7));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! A stage's configuration table as a value, and how it is built into a stage.
 use crate::files::is_not_of_the_configuration;
 use crate::packet::Kind;
-use crate::parameters::{ModelFacts, Updates};
+use crate::parameters::ModelFacts;
 use crate::prepare::{Goal, Prepare};
 use crate::resources::Resources;
+use crate::sections::{Section, Updates};
+use crate::shared::SharedValues;
 use crate::stage::{Source, Stage};
 use crate::step::{Lane, Schedule, leaf_owner};
 use anyhow::Result;
@@ -21,6 +23,9 @@ pub enum Route {
     Exchange,
     /// To every worker.
     Broadcast,
+    /// To the first worker that has nothing else to do: packets wait in a queue that all workers share, and a worker takes
+    /// the one of the lowest lane. The stage gets packets of any lane, so it must not have state that belongs to lanes.
+    AnyWorker,
 }
 
 /// The role of a port's packets.
@@ -215,11 +220,21 @@ impl Env {
             .ok_or_else(|| anyhow::anyhow!("there is no model: a stage that gives activations is missing"))
     }
 
-    /// The worker that owns each tensor: it sums the tensor's gradient and updates it.
-    pub fn owners(&self) -> Result<Vec<u32>> {
+    /// The sections of the model's tensors, in order, with the workers that own them.
+    pub fn sections(&self) -> Result<Vec<Section>> {
         let model = self.model()?;
         let updates = self.resources.get::<Updates>();
-        Ok(updates.unwrap_or_else(|| Arc::new(Updates::elementwise(&model))).owners(self.workers))
+        Ok(updates.unwrap_or_else(|| Arc::new(Updates::of_whole_tensors(&model))).sections(self.workers))
+    }
+
+    /// The value that all workers' copies of this stage share; the first that asks makes it.
+    ///
+    /// # Errors
+    /// If this is not the environment of a graph that runs.
+    pub fn shared<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Result<Arc<T>> {
+        let values = self.resources.get::<SharedValues>();
+        let values = values.ok_or_else(|| anyhow::anyhow!("values are shared only while a graph runs"))?;
+        Ok(values.of(&self.stage, make))
     }
 
     /// The resource of type `T` that this stage provides; otherwise that of the nearest stage upstream that provides

@@ -35,6 +35,56 @@ impl Buffer {
         Self { storage, len }
     }
 
+    /// Splits it into parts of `len` floats (the last may be shorter), which can be joined again. Without copying, if it
+    /// is long enough to be pooled.
+    ///
+    /// # Panics
+    /// If `len` is not a multiple of 16, the floats of a cache line.
+    pub fn split(self, len: usize) -> Vec<Self> {
+        assert!(len > 0 && len.is_multiple_of(LINE), "parts start at cache lines, not after {len} floats");
+        if self.len <= len {
+            return vec![self];
+        }
+        let mut rest = match self.storage {
+            Storage::Heap { .. } => return self.chunks(len).map(Self::copied).collect(),
+            Storage::Pooled(piece) => piece,
+        };
+        let mut parts = Vec::new();
+        let mut left = self.len;
+        while left > len {
+            let next = rest.split_off(size_of::<f32>() * len);
+            parts.push(Self { storage: Storage::Pooled(std::mem::replace(&mut rest, next)), len });
+            left -= len;
+        }
+        parts.push(Self { storage: Storage::Pooled(rest), len: left });
+        parts
+    }
+
+    /// Joins what [`split`](Self::split) has returned, in the same order. Without copying, if that did not copy either.
+    ///
+    /// # Panics
+    /// If the parts are not those of one buffer in order.
+    pub fn join(parts: Vec<Self>) -> Self {
+        let join = |mut joined: Self, part: Self| {
+            let len = joined.len + part.len;
+            if let (Storage::Heap { .. }, Storage::Heap { .. }) = (&joined.storage, &part.storage) {
+                return Self::copied(&[&joined[..], &part[..]].concat());
+            }
+            match (&mut joined.storage, part.storage) {
+                (Storage::Pooled(piece), Storage::Pooled(next)) => piece.unsplit(next),
+                _ => panic!("parts of different buffers"),
+            }
+            Self { len, ..joined }
+        };
+        parts.into_iter().reduce(join).unwrap_or_else(|| Self::scratch(0))
+    }
+
+    fn copied(values: &[f32]) -> Self {
+        let mut copy = Self::scratch(values.len());
+        copy.copy_from_slice(values);
+        copy
+    }
+
     /// `len` zeros.
     pub fn zeroed(len: usize) -> Self {
         let mut buffer = Self::scratch(len);
@@ -66,9 +116,7 @@ impl DerefMut for Buffer {
 
 impl Clone for Buffer {
     fn clone(&self) -> Self {
-        let mut copy = Self::scratch(self.len);
-        copy.copy_from_slice(self);
-        copy
+        Self::copied(self)
     }
 }
 
@@ -100,6 +148,11 @@ impl Tensor {
         Self { data: Buffer::zeroed(shape.iter().product()), shape }
     }
 
+    /// Splits it into vectors of `len` elements (the last may be shorter): see [`Buffer::split`].
+    pub fn split(self, len: usize) -> Vec<Self> {
+        self.data.split(len).into_iter().map(|data| Self { shape: vec![data.len()], data }).collect()
+    }
+
     /// A tensor with these values.
     ///
     /// # Panics
@@ -122,6 +175,23 @@ mod tests {
             assert_eq!(buffer.as_ptr() as usize % 64, 0, "{len}");
             assert_eq!(buffer.len(), len);
             assert!(buffer.iter().all(|x| *x == 0.0));
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_is_split_and_joined_is_the_same() {
+        for (len, part) in [(5, 16), (100, 16), (100, 112), (5000, 1024), (4096, 1024), (3 << 20, 1 << 18)] {
+            let mut buffer = Buffer::scratch(len);
+            buffer.iter_mut().enumerate().for_each(|(i, x)| *x = i as f32);
+            let address = buffer.as_ptr();
+            let mut parts = buffer.split(part);
+            assert_eq!(parts.len(), len.div_ceil(part));
+            assert!(parts.iter().all(|part| (part.as_ptr() as usize).is_multiple_of(64)));
+            parts.iter_mut().for_each(|part| part.iter_mut().for_each(|x| *x += 1.0));
+            let joined = Buffer::join(parts);
+            assert!(len < POOLED_FROM || joined.as_ptr() == address, "{len} floats were copied");
+            assert_eq!(joined.len(), len);
+            assert!(joined.iter().enumerate().all(|(i, x)| *x == i as f32 + 1.0));
         }
     }
 }

@@ -1,8 +1,8 @@
-//! `backward`: backpropagation through the model, one layer per call, one packet per gradient.
+//! `backward`: backpropagation through the model, one layer per call, one packet per section of a gradient.
 use anyhow::Result;
 use contract::{
-    At, Built, Emit, Env, Gradient, Kind, LossGradient, Packet, Port, Settings, Stage, StageKeys, StageSettings, Step,
-    Turn,
+    At, Built, Emit, Env, Gradient, Kind, LossGradient, Packet, Port, Section, Settings, Stage, StageKeys,
+    StageSettings, Step, Tensor, Turn,
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,13 +26,34 @@ impl Settings for Backward {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        Ok(Built::Stage(Box::new(BackwardStage { owners: env.owners()?, running: None })))
+        let mut sections = vec![Vec::new(); env.model()?.parameters.len()];
+        for (index, Section { tensor, elements, owner }) in env.sections()?.into_iter().enumerate() {
+            sections[tensor].push(SectionOfTensor { index, len: elements.len(), owner });
+        }
+        Ok(Built::Stage(Box::new(BackwardStage { sections, running: None })))
     }
 }
 
 struct BackwardStage {
-    owners: Vec<u32>,
+    /// By tensor.
+    sections: Vec<Vec<SectionOfTensor>>,
     running: Option<LossGradient>,
+}
+
+#[derive(Clone, Copy)]
+struct SectionOfTensor {
+    /// Index into [`Env::sections`].
+    index: usize,
+    len: usize,
+    owner: u32,
+}
+
+/// The parts of a gradient that belong to these sections, without copying it.
+fn split(gradient: Tensor, sections: &[SectionOfTensor]) -> Vec<Tensor> {
+    match sections {
+        [first, _, ..] => gradient.split(first.len),
+        _ => vec![gradient],
+    }
 }
 
 impl Stage for BackwardStage {
@@ -49,10 +70,13 @@ impl Stage for BackwardStage {
 
     fn more(&mut self, _step: Step, out: &mut dyn Emit) -> Result<Turn> {
         let Some(running) = &mut self.running else { return Ok(Turn::Done) };
-        let (leaf, targets, owners) = (running.leaf, running.targets, &self.owners);
+        let (leaf, targets) = (running.leaf, running.targets);
         let turn = running.tape.backward_layer(&mut |tensor, data| {
-            let owner = owners[tensor];
-            out.give(Packet::Gradient(Gradient { leaves: leaf..leaf + 1, tensor, owner, targets, data }));
+            let sections = &self.sections[tensor];
+            for (SectionOfTensor { index, owner, .. }, data) in sections.iter().zip(split(data, sections)) {
+                let (section, owner) = (*index, *owner);
+                out.give(Packet::Gradient(Gradient { leaves: leaf..leaf + 1, section, owner, targets, data }));
+            }
         })?;
         if turn == Turn::Done {
             self.running = None; // drops the ticket: the next micro-batch may begin

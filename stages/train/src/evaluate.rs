@@ -96,7 +96,7 @@ impl Stage for EvaluateStage {
         if let Some(part) = self.corpus.map(|corpus| corpus.validation).filter(|part| part.bytes > 0) {
             values.push(first("bits_per_byte", bits_per_byte(loss, part.tokens, part.bytes)));
         }
-        out.give(Packet::Metrics(Metrics { purpose: Purpose::Validate, from: (0, 0), values }));
+        out.give(Packet::Metrics(Metrics { purpose: Purpose::Validate, from: (0, 0), worker: 0, values }));
         Ok(())
     }
 }

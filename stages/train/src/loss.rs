@@ -80,8 +80,8 @@ impl<L: Loss> Settings for LossSettings<L> {
         self.0.check()
     }
 
-    fn build(&self, _env: &Env) -> Result<Built> {
-        Ok(Built::Stage(Box::new(LossStage(self.0.clone()))))
+    fn build(&self, env: &Env) -> Result<Built> {
+        Ok(Built::Stage(Box::new(LossStage { loss: self.0.clone(), worker: env.worker })))
     }
 
     /// Memory of a chunk of logits per worker, and of the gradient of the hidden states.
@@ -97,11 +97,14 @@ impl<L: Loss> Settings for LossSettings<L> {
 
 /// Computes a loss. Plain cross-entropy is always reported as `loss`; a loss that differs from it is reported in
 /// addition as `trained_loss`.
-struct LossStage<L>(L);
+struct LossStage<L> {
+    loss: L,
+    worker: usize,
+}
 
 impl<L: Loss> RowLoss for LossStage<L> {
     fn row(&self, logits: &mut [f32], target: u32, gradient: bool) -> RowLossValue {
-        self.0.row(logits, target, gradient)
+        self.loss.row(logits, target, gradient)
     }
 }
 
@@ -137,7 +140,8 @@ impl<L: Loss> Stage for LossStage<L> {
         if summed.trained != summed.cross_entropy {
             values.push(metric("trained_loss", Gather::PerTarget, summed.trained));
         }
-        out.give(Packet::Metrics(Metrics { purpose: a.purpose, from: (a.leaf, a.part), values }));
+        let (purpose, from, worker) = (a.purpose, (a.leaf, a.part), self.worker);
+        out.give(Packet::Metrics(Metrics { purpose, from, worker, values }));
         Ok(Turn::Done)
     }
 }

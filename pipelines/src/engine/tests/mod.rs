@@ -5,6 +5,7 @@
 mod contract_kept;
 mod failures;
 mod gather;
+mod idle_workers;
 mod plain;
 mod prefetch;
 mod restore;

@@ -38,7 +38,7 @@ pub fn training(setup: &Setup, outcome: &Arc<Outcome>, parameters: Values) -> Ve
         setup.stage("pack", &[batch], &[&[(0, false)]], stage(|_| Box::new(Pack::default()))),
         setup.stage(
             "forward",
-            &[fed_back, batch],
+            &[fed_back, batch.by(Route::AnyWorker)],
             &[&[(4, true)], &[(1, false)]],
             Box::new(move |env| {
                 let (outcome, worker) = (Arc::clone(&a), env.worker);
@@ -214,7 +214,7 @@ impl Stage for Backward {
         let (leaves, workers) = (leaf..leaf + 1, self.workers);
         let turn = tape.backward_layer(&mut |tensor, data| {
             let owner = (tensor % workers) as u32;
-            out.give(Packet::Gradient(Gradient { leaves: leaves.clone(), tensor, owner, targets: 1, data }));
+            out.give(Packet::Gradient(Gradient { leaves: leaves.clone(), section: tensor, owner, targets: 1, data }));
         })?;
         if turn == Turn::Done {
             self.at = None;
@@ -245,7 +245,7 @@ impl Stage for Optimize {
     }
     fn packet(&mut self, _: At, packet: Packet, _: &mut dyn Emit) -> Result<Turn> {
         let Packet::Gradient(gradient) = packet else { anyhow::bail!("no gradient") };
-        let Some((_, gradients)) = self.own.get_mut(&gradient.tensor) else { anyhow::bail!("somebody else's") };
+        let Some((_, gradients)) = self.own.get_mut(&gradient.section) else { anyhow::bail!("somebody else's") };
         gradients.insert(gradient.leaves.start, gradient.data.data.to_vec());
         Ok(Turn::Done)
     }

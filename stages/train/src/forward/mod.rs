@@ -197,7 +197,8 @@ impl<M: ModelType> Settings for ModelSettings<M> {
 }
 
 /// The inputs of every model.
-const PORTS: [Port; 2] = [Port::stream(Kind::Batch), Port::stream(Kind::Parameters).by(Route::Broadcast).state()];
+const PORTS: [Port; 2] =
+    [Port::stream(Kind::Batch).by(Route::AnyWorker), Port::stream(Kind::Parameters).by(Route::Broadcast).state()];
 
 /// Memory of the activations of one micro-batch per worker.
 fn memory(model: &Transformer, env: &Env) -> Memory {

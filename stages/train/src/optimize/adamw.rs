@@ -71,6 +71,10 @@ impl Optimizer for AdamW {
         self.of_groups().iter().filter_map(|key| key.check(model)).collect()
     }
 
+    fn is_elementwise(&self, _spec: &ParameterSpec) -> bool {
+        true
+    }
+
     fn state(&self, _spec: &ParameterSpec) -> &'static [&'static str] {
         &["m", "v"]
     }

@@ -1,4 +1,5 @@
-//! `optimize`: clips gradients by their global norm and updates each tensor in place, on the worker that owns it.
+//! `optimize`: clips gradients by their global norm and updates each section of a tensor in place, on the worker that owns
+//! it.
 //!
 //! The trait [`Optimizer`] defines how one tensor is updated. [`OptimizerSettings`] turns any optimizer into a stage,
 //! which handles norms, schedule, ownership and checkpoints. Members of the family are [`adamw`] and [`muon`].
@@ -7,26 +8,28 @@ mod average;
 pub mod muon;
 mod rate;
 pub mod schedule;
+mod shared_tensors;
 
 pub use average::{Averaging, WeightAverage};
 pub use rate::{GroupKey, RateSettings};
 
 use crate::diverged::finite;
 use crate::optimize::schedule::LearningRateSchedule;
+use crate::optimize::shared_tensors::SharedTensors;
 use crate::weights::{RAW, Start, StartFiles};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use compute::kernels::lerp::lerp;
 use contract::{
     At, Built, Emit, Env, Gather, Kind, Member, Memory, Metric, Metrics, ModelFacts, Norms, OptimizerState, Packet,
-    ParameterPiece, ParameterSpec, Port, Precision, Prepare, Problem, Purpose, Route, Schedule, Settings, Stage,
-    StageKeys, StageSettings, StageType, Step, Tensor, Turn, Updates, stage_type,
+    ParameterPiece, ParameterSpec, Port, Precision, Prepare, Problem, Purpose, Route, Schedule, Section, Settings,
+    Stage, StageKeys, StageSettings, StageType, Step, Tensor, TensorUpdate, Turn, Updates, stage_type,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A member of the family of optimizers: its configuration keys, and how one tensor is updated. A tensor is always
-/// updated as a whole by the worker that owns it, so members need not know about workers.
+/// A member of the family of optimizers: its configuration keys, and how one tensor is updated. Members need not know about
+/// workers.
 pub trait Optimizer: Member {
     /// A one-line description.
     const SUMMARY: &'static str;
@@ -48,6 +51,12 @@ pub trait Optimizer: Member {
         spec.len() as u64
     }
 
+    /// Whether each element of the parameter is updated on its own. If so, workers share the tensor, and
+    /// [`update`](Self::update) gets a part of it; otherwise always the whole.
+    fn is_elementwise(&self, _spec: &ParameterSpec) -> bool {
+        false
+    }
+
     /// The precision of the products of updates, if there are any.
     fn precision(&self) -> Option<Precision> {
         None
@@ -57,8 +66,9 @@ pub trait Optimizer: Member {
     /// initialised to zero.
     fn state(&self, spec: &ParameterSpec) -> &'static [&'static str];
 
-    /// Updates the parameter and its state tensors, which are in the order of [`Self::state`]. `gradient` is that of
-    /// the summed loss.
+    /// Updates the parameter that `spec` describes and its state tensors, which are in the order of [`Self::state`], or, if
+    /// it [is elementwise](Self::is_elementwise), the same part of each as a vector. `gradient` is that of the summed
+    /// loss.
     fn update(
         &self,
         scalars: &UpdateScalars,
@@ -137,8 +147,13 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
     }
 
     fn updates(&self, model: &ModelFacts) -> Option<Updates> {
-        let costs = model.parameters.iter().map(|spec| self.optimizer.cost(spec)).collect();
-        Some(Updates { costs, precision: self.optimizer.precision() })
+        let optimizer = &self.optimizer;
+        let tensors = model.parameters.iter().map(|spec| TensorUpdate {
+            elements: spec.len(),
+            cost: optimizer.cost(spec),
+            elementwise: optimizer.is_elementwise(spec),
+        });
+        Some(Updates { tensors: tensors.collect(), precision: optimizer.precision() })
     }
 
     /// Provides [`RateSettings`], from which a resumed run knows whether its learning rate is the one that was planned, and
@@ -157,30 +172,36 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
 
     fn build(&self, env: &Env) -> Result<Built> {
         let model = env.model()?;
+        let absent = || model.parameters.iter().map(|_| SharedTensors::default()).collect::<Vec<_>>();
+        let tensors = env.shared(absent)?;
         let start = env.resources.get::<Start>().unwrap_or_default();
         let files = StartFiles::open(&start, env.seed)?;
         let trains = env.schedule.trains(env.schedule.first);
-        let mut owned = BTreeMap::new();
-        for (tensor, owner) in env.owners()?.into_iter().enumerate() {
-            if owner as usize == env.worker {
-                let spec = &model.parameters[tensor];
-                let kept = |name: &&'static str| Ok((*name, Arc::new(files.state(spec, name)?)));
-                let names = if trains { self.optimizer.state(spec) } else { &[] };
-                let state = names.iter().map(kept).collect::<Result<_>>()?;
-                let (parameter, average) = self.start(&files, spec, trains)?;
-                let peak = self.rate.peak(&spec.group);
-                owned.insert(tensor, Owned { parameter, average, state, spec: spec.clone(), peak, gradient: None });
+        let (sections, mut own, mut initial) = (env.sections()?, Vec::new(), Vec::new());
+        for (index, Section { tensor, elements, owner }) in sections.iter().enumerate() {
+            if *owner as usize != env.worker {
+                continue;
             }
+            let spec = model.parameters[*tensor].clone();
+            if elements.start == 0 {
+                let whole = self.start(&files, &spec, trains)?;
+                initial.push(self.parameter_piece(*tensor, &whole));
+                tensors[*tensor].set(whole);
+            }
+            let first = sections.partition_point(|section| section.tensor < *tensor);
+            let (part, length) = (index - first, sections[first].elements.len());
+            let peak = self.rate.peak(&spec.group);
+            own.push(OwnSection { index, tensor: *tensor, part, length, spec, peak, gradient: None });
         }
         Ok(Built::Stage(Box::new(Optimize {
-            optimizer: self.optimizer.clone(),
-            clip_norm: self.clipping.clip_norm,
-            averaging: self.averaging,
             learning_rate: self.rate.over(env.schedule.steps),
+            settings: self.clone(),
             schedule: env.schedule,
             worker: env.worker,
-            tensors: model.parameters.len(),
-            owned,
+            sections: sections.len(),
+            tensors,
+            initial,
+            own,
             norms: BTreeMap::new(),
         })))
     }
@@ -194,69 +215,90 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
     }
 }
 
-impl<O> OptimizerSettings<O> {
-    /// A parameter at the beginning of the run, and its average if the run keeps one.
-    fn start(
-        &self,
-        files: &StartFiles,
-        spec: &ParameterSpec,
-        trains: bool,
-    ) -> Result<(Arc<Tensor>, Option<Arc<Tensor>>)> {
-        let of_model = Arc::new(files.parameter(spec)?);
+impl<O: Optimizer> OptimizerSettings<O> {
+    /// A parameter at the beginning of the run, its average if the run keeps one, and the tensors of its state.
+    fn start(&self, files: &StartFiles, spec: &ParameterSpec, trains: bool) -> Result<Vec<Arc<Tensor>>> {
+        let of_model = files.parameter(spec)?;
         // A run that only validates needs what it validates.
-        if !trains || self.averaging.average_decay.is_none() {
-            return Ok((of_model, None));
+        if !trains {
+            return Ok(vec![Arc::new(of_model)]);
         }
-        Ok((Arc::new(files.raw_parameter(spec)?), Some(of_model)))
+        let mut tensors = match self.averaging.average_decay {
+            Some(_) => vec![files.raw_parameter(spec)?, of_model],
+            None => vec![of_model],
+        };
+        for name in self.optimizer.state(spec) {
+            tensors.push(files.state(spec, name)?);
+        }
+        Ok(tensors.into_iter().map(Arc::new).collect())
+    }
+
+    /// The parameter and its average among the tensors that are updated together.
+    fn parameter_piece(&self, tensor: usize, whole: &[Arc<Tensor>]) -> ParameterPiece {
+        let average = self.averaging.average_decay.and(whole.get(1));
+        ParameterPiece { tensor, data: Arc::clone(&whole[0]), average: average.cloned() }
+    }
+
+    /// What a checkpoint holds of a tensor: the average takes the place of the parameter, which becomes a part of the
+    /// optimizer state.
+    fn saved(&self, tensor: usize, spec: &ParameterSpec, whole: &[Arc<Tensor>]) -> OptimizerState {
+        let ParameterPiece { data: parameter, average, .. } = self.parameter_piece(tensor, whole);
+        let state = &whole[1 + usize::from(average.is_some())..];
+        let mut state: Vec<_> = self.optimizer.state(spec).iter().copied().zip(state.iter().cloned()).collect();
+        let Some(average) = average else { return OptimizerState { tensor, parameter, state } };
+        state.push((RAW, parameter));
+        OptimizerState { tensor, parameter: average, state }
+    }
+
+    /// Updates a section: its part of the parameter, of its average and of its state.
+    fn update(&self, scalars: &UpdateScalars, spec: &ParameterSpec, parts: &mut [Tensor], gradient: Tensor) {
+        let [parameter, others @ ..] = parts else { return };
+        let averages = usize::from(self.averaging.average_decay.is_some()).min(others.len());
+        let (averages, state) = others.split_at_mut(averages);
+        let mut state: Vec<&mut Tensor> = state.iter_mut().collect();
+        self.optimizer.update(scalars, spec, parameter, &mut state, gradient);
+        if let ([average], Some(weight)) = (averages, self.averaging.weight(scalars.number as u64)) {
+            lerp(weight as f32, &mut average.data, &parameter.data);
+        }
     }
 }
 
-/// A tensor that this worker owns, with its optimizer state and, once it has arrived, its summed gradient.
-struct Owned {
-    parameter: Arc<Tensor>,
-    /// The average of the parameter over the updates so far, if the run keeps one.
-    average: Option<Arc<Tensor>>,
-    state: Vec<(&'static str, Arc<Tensor>)>,
+/// A section that this worker owns, with its summed gradient once it has arrived.
+struct OwnSection {
+    /// Index into [`Env::sections`].
+    index: usize,
+    tensor: usize,
+    /// Which section of its tensor it is.
+    part: usize,
+    /// Elements of the tensor's sections.
+    length: usize,
     spec: ParameterSpec,
-    /// Its peak learning rate.
+    /// The peak learning rate of its tensor.
     peak: f64,
     gradient: Option<Tensor>,
 }
 
-impl Owned {
-    /// What a checkpoint holds of the tensor with this index: the average takes the place of the parameter, which becomes
-    /// a part of the optimizer state.
-    fn saved(&self, tensor: usize) -> OptimizerState {
-        let (parameter, mut state) = (Arc::clone(&self.parameter), self.state.clone());
-        let Some(average) = &self.average else { return OptimizerState { tensor, parameter, state } };
-        state.push((RAW, parameter));
-        OptimizerState { tensor, parameter: Arc::clone(average), state }
-    }
-}
-
 struct Optimize<O> {
-    optimizer: O,
-    clip_norm: f64,
-    averaging: Averaging,
+    settings: OptimizerSettings<O>,
     learning_rate: LearningRateSchedule,
     schedule: Schedule,
     worker: usize,
-    tensors: usize,
-    owned: BTreeMap<usize, Owned>,
+    /// Number of sections of all workers.
+    sections: usize,
+    /// All parameters, shared by all workers: each with its average if the run keeps one, and the tensors of its state.
+    tensors: Arc<Vec<SharedTensors>>,
+    /// The parameters that this worker emits before the first step.
+    initial: Vec<ParameterPiece>,
+    /// This worker's sections, in order.
+    own: Vec<OwnSection>,
     norms: BTreeMap<usize, Norms>,
 }
 
 impl<O> Optimize<O> {
-    fn give_parameters(&self, out: &mut dyn Emit) {
-        for (tensor, owned) in &self.owned {
-            let (data, average) = (Arc::clone(&owned.parameter), owned.average.clone());
-            out.give(Packet::Parameters(ParameterPiece { tensor: *tensor, data, average }));
-        }
-    }
-
     /// The global norm of the mean gradient, summed in a fixed order, and the number of targets.
     fn global_norm(&mut self) -> Result<(f64, u64)> {
-        ensure!(self.norms.len() == self.tensors, "norms of {} of {} tensors arrived", self.norms.len(), self.tensors);
+        let arrived = self.norms.len();
+        ensure!(arrived == self.sections, "norms of {arrived} of {} sections arrived", self.sections);
         let squares: f64 = self.norms.values().flat_map(|norms| &norms.blocks).sum();
         let targets = self.norms.values().next().map_or(0, |norms| norms.targets);
         self.norms.clear();
@@ -266,18 +308,18 @@ impl<O> Optimize<O> {
 
 impl<O: Optimizer> Stage for Optimize<O> {
     fn start(&mut self, out: &mut dyn Emit) -> Result<()> {
-        self.give_parameters(out);
+        self.initial.drain(..).for_each(|piece| out.give(Packet::Parameters(piece)));
         Ok(())
     }
 
     fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
         match packet {
             Packet::Gradient(gradient) => {
-                if let Some(owned) = self.owned.get_mut(&gradient.tensor) {
-                    owned.gradient = Some(gradient.data);
-                }
+                let found = self.own.binary_search_by_key(&gradient.section, |own| own.index);
+                let Ok(own) = found else { bail!("section {} is of another worker", gradient.section) };
+                self.own[own].gradient = Some(gradient.data);
             }
-            Packet::Norms(norms) => drop(self.norms.insert(norms.tensor, norms)),
+            Packet::Norms(norms) => drop(self.norms.insert(norms.section, norms)),
             _ => {}
         }
         Ok(Turn::Done)
@@ -289,32 +331,28 @@ impl<O: Optimizer> Stage for Optimize<O> {
         }
         let (norm, targets) = self.global_norm()?;
         finite("gradient norm", norm, step)?;
-        let clip = if self.clip_norm > 0.0 { (self.clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        let clip_norm = self.settings.clipping.clip_norm;
+        let clip = if clip_norm > 0.0 { (clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let learning_rate = self.learning_rate.rate(step);
         let (number, gradient_scale) = (step as f64 + 1.0, clip / targets as f64);
         let at_peak = |peak| LearningRateSchedule { peak, ..self.learning_rate }.rate(step);
         let rate_fraction = at_peak(1.0);
-        for owned in self.owned.values_mut() {
-            let Some(gradient) = owned.gradient.take() else { continue };
-            let scalars = UpdateScalars { learning_rate: at_peak(owned.peak), rate_fraction, number, gradient_scale };
-            // Updates in place, since all readers of this step's parameters have dropped their references. Only a
-            // checkpoint that is still being written may hold one; the tensor is then copied, and the checkpoint keeps
-            // the old values.
-            let parameter = Arc::make_mut(&mut owned.parameter);
-            let mut state: Vec<&mut Tensor> = owned.state.iter_mut().map(|(_, tensor)| Arc::make_mut(tensor)).collect();
-            self.optimizer.update(&scalars, &owned.spec, parameter, &mut state, gradient);
-            if let (Some(average), Some(weight)) = (&mut owned.average, self.averaging.weight(step + 1)) {
-                lerp(weight as f32, &mut Arc::make_mut(average).data, &parameter.data);
+        for own in &mut self.own {
+            let Some(gradient) = own.gradient.take() else { continue };
+            let scalars = UpdateScalars { learning_rate: at_peak(own.peak), rate_fraction, number, gradient_scale };
+            let shared = &self.tensors[own.tensor];
+            let taken = shared.take(own.part, own.length);
+            let mut parts = taken.with_context(|| format!("section {} is being updated already", own.index))?;
+            self.settings.update(&scalars, &own.spec, &mut parts, gradient);
+            if let Some(whole) = shared.put(own.part, parts) {
+                out.give(Packet::Parameters(self.settings.parameter_piece(own.tensor, &whole)));
+                out.give(Packet::OptimizerState(self.settings.saved(own.tensor, &own.spec, &whole)));
             }
-        }
-        self.give_parameters(out);
-        for (tensor, owned) in &self.owned {
-            out.give(Packet::OptimizerState(owned.saved(*tensor)));
         }
         if self.worker == 0 {
             let first = |name, value| Metric { name, gather: Gather::First, value };
             let values = vec![first("learning_rate", learning_rate), first("gradient_norm", norm)];
-            out.give(Packet::Metrics(Metrics { purpose: Purpose::Train, from: (0, 0), values }));
+            out.give(Packet::Metrics(Metrics { purpose: Purpose::Train, from: (0, 0), worker: 0, values }));
         }
         Ok(())
     }

@@ -74,6 +74,11 @@ impl Optimizer for Muon {
         spec.len() as u64 + products / OPERATIONS_PER_ELEMENT
     }
 
+    /// A matrix is orthogonalised as a whole.
+    fn is_elementwise(&self, spec: &ParameterSpec) -> bool {
+        matrices(spec).is_none() && self.others.is_elementwise(spec)
+    }
+
     /// bfloat16 where the CPU multiplies it fast: orthogonalisation is approximate anyway, and the original is in bfloat16
     /// too.
     fn precision(&self) -> Option<Precision> {

@@ -9,7 +9,7 @@ use crate::record::clock::Clock;
 use anyhow::{Context, Result};
 use contract::{
     At, Built, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Purpose, Route, Schedule, Settings, Snapshot,
-    Stage, StageKeys, StageSettings, Step, Turn, leaf_owner,
+    Stage, StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -241,9 +241,9 @@ impl Stage for RecordStage {
     }
 
     fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
-        if let Packet::Metrics(Metrics { purpose, from, values }) = packet {
+        if let Packet::Metrics(Metrics { purpose, from, worker, values }) = packet {
             let targets = values.iter().find(|metric| metric.name == "targets").map(|metric| metric.value);
-            self.clock.record(Instant::now(), purpose, targets.map(|_| leaf_owner(from.0, self.workers)));
+            self.clock.record(Instant::now(), purpose, targets.map(|_| worker));
             if let (Purpose::Validate, Some(targets), Some(reporter)) = (purpose, targets, &self.reporter) {
                 self.validated_tokens += targets as u64;
                 reporter.0.validating(self.validated_tokens);

@@ -1,11 +1,11 @@
-//! `reduce`: sums the gradients of all leaves for the tensors that this worker owns, and computes the norms of the
+//! `reduce`: sums the gradients of all leaves for the sections that this worker owns, and computes the norms of the
 //! sums.
 pub mod tree;
 
 use crate::reduce::tree::{LiveGradients, Tree, peak_live_gradients};
 use anyhow::{Result, ensure};
 use contract::{
-    At, Built, Emit, Env, Gradient, Kind, Memory, Norms, Packet, Port, Route, Settings, Stage, StageKeys,
+    At, Built, Emit, Env, Gradient, Kind, Memory, Norms, Packet, Port, Route, Section, Settings, Stage, StageKeys,
     StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
@@ -30,10 +30,9 @@ impl Settings for Reduce {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let owners = env.owners()?;
-        let sums = owners.iter().map(|owner| Sum { mine: *owner as usize == env.worker, ..Sum::default() }).collect();
-        let trains = env.schedule.steps;
-        Ok(Built::Stage(Box::new(ReduceStage { leaves: env.shape.micro_batches, sums, steps: trains })))
+        let mine = |section: &Section| section.owner as usize == env.worker;
+        let sums = env.sections()?.iter().map(|section| Sum { mine: mine(section), ..Sum::default() }).collect();
+        Ok(Built::Stage(Box::new(ReduceStage { leaves: env.shape.micro_batches, sums, steps: env.schedule.steps })))
     }
 
     /// Memory of the partial sums that wait for their sibling, and for the head also of the gradients that backward
@@ -49,7 +48,7 @@ impl Settings for Reduce {
     }
 }
 
-/// The partial sums of one tensor's gradient.
+/// The partial sums of one section's gradient.
 #[derive(Default)]
 struct Sum {
     mine: bool,
@@ -67,21 +66,21 @@ struct ReduceStage {
 impl Stage for ReduceStage {
     fn packet(&mut self, _at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
         let Packet::Gradient(gradient) = packet else { return Ok(Turn::Done) };
-        let Gradient { leaves, tensor, owner, targets, data } = gradient;
-        let sum = &mut self.sums[tensor];
+        let Gradient { leaves, section, owner, targets, data } = gradient;
+        let sum = &mut self.sums[section];
         sum.targets += targets;
         if let Some((data, blocks)) = sum.tree.add(self.leaves, leaves, data) {
             sum.complete = true;
             let targets = sum.targets;
-            out.give(Packet::Norms(Norms { tensor, targets, blocks }));
-            out.give(Packet::Gradient(Gradient { leaves: 0..self.leaves, tensor, owner, targets, data }));
+            out.give(Packet::Norms(Norms { section, targets, blocks }));
+            out.give(Packet::Gradient(Gradient { leaves: 0..self.leaves, section, owner, targets, data }));
         }
         Ok(Turn::Done)
     }
 
     fn step_done(&mut self, step: Step, _out: &mut dyn Emit) -> Result<()> {
-        for (tensor, sum) in self.sums.iter_mut().enumerate().filter(|(_, sum)| sum.mine) {
-            ensure!(step >= self.steps || sum.complete, "the gradient of tensor {tensor} is not complete");
+        for (section, sum) in self.sums.iter_mut().enumerate().filter(|(_, sum)| sum.mine) {
+            ensure!(step >= self.steps || sum.complete, "the gradient of section {section} is not complete");
             *sum = Sum { mine: true, ..Sum::default() };
         }
         Ok(())

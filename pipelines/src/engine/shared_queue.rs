@@ -1,0 +1,82 @@
+//! Queues from which any worker takes: the packets of ports with [`Route::AnyWorker`].
+//!
+//! timely brings a packet to one worker, chosen when it is sent. Which worker will be idle first is not known then, so
+//! these packets wait outside of timely's channels. The edge is still there, without packets: its frontier says when no
+//! more can arrive. A packet is put into the queue while its sender holds a capability of its step. So if a worker has
+//! seen the frontier pass a step, and then finds no packet of the step in the queue, there will be none. And whoever
+//! takes a packet still holds its own capability of the step, since it gives that up only when there is none.
+use crate::plan::PlannedStage;
+use contract::{Lane, Packet, Route, Step};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use timely::scheduling::SyncActivator;
+
+/// The queue of one port of one stage, shared by all workers.
+#[derive(Default)]
+pub struct SharedQueue(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    /// By step; then by lane and order of arrival. Adjacent leaves are computed at the same time, so that their gradients
+    /// can soon be summed.
+    packets: BTreeMap<Step, BTreeMap<(Lane, u64), Packet>>,
+    arrived: u64,
+    /// Workers that have found no packet of a step, by index, and how to wake their operator.
+    idle: BTreeMap<usize, (Step, SyncActivator)>,
+}
+
+impl SharedQueue {
+    /// Adds a packet and wakes the workers that wait for one of its step.
+    pub fn push(&self, step: Step, packet: Packet) {
+        let mut waiting = self.lock();
+        let key = (packet.lane().unwrap_or_default(), waiting.arrived);
+        waiting.arrived += 1;
+        waiting.packets.entry(step).or_default().insert(key, packet);
+        for (_, (_, wake)) in waiting.idle.extract_if(.., |_, (idle_at, _)| *idle_at == step) {
+            // Fails if the worker has ended; then there is no operator to wake.
+            let _ = wake.activate();
+        }
+    }
+
+    /// Takes the first packet of `step`. If there is none, `worker` is woken with `wake` when one arrives.
+    pub fn take(&self, step: Step, worker: usize, wake: &SyncActivator) -> Option<Packet> {
+        let mut waiting = self.lock();
+        if let Some(packets) = waiting.packets.get_mut(&step) {
+            let first = packets.pop_first();
+            if packets.is_empty() {
+                waiting.packets.remove(&step);
+            }
+            return first.map(|(_, packet)| packet);
+        }
+        waiting.idle.insert(worker, (step, wake.clone()));
+        None
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The shared queues of a graph, by stage and port. Made once; every worker builds its graph with the same.
+#[derive(Clone, Default)]
+pub struct SharedQueues(BTreeMap<(usize, usize), Arc<SharedQueue>>);
+
+impl SharedQueues {
+    /// The queues that the ports of these stages need.
+    pub fn new(stages: &[PlannedStage]) -> Self {
+        let mut queues = BTreeMap::new();
+        for (at, stage) in stages.iter().enumerate() {
+            for (port, takes) in stage.settings.takes().iter().enumerate() {
+                if takes.route == Route::AnyWorker {
+                    queues.insert((at, port), Arc::default());
+                }
+            }
+        }
+        Self(queues)
+    }
+
+    /// The queue of a port, if it has one.
+    pub fn of(&self, stage: usize, port: usize) -> Option<Arc<SharedQueue>> {
+        self.0.get(&(stage, port)).cloned()
+    }
+}

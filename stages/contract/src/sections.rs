@@ -1,0 +1,112 @@
+//! Sections of tensors: what one worker sums and updates.
+use crate::packet::Precision;
+use crate::parameters::ModelFacts;
+use std::ops::Range;
+
+/// Elements of a section of a tensor that can be shared among workers (the last section may be shorter). A multiple of the
+/// blocks in which squared norms are summed, so that the norm does not depend on it.
+pub const SECTION: usize = 256 * 1024;
+
+/// How a stage updates the parameters of a model ([`Settings::updates`](crate::Settings::updates)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Updates {
+    /// One per tensor.
+    pub tensors: Vec<TensorUpdate>,
+    /// Precision of the products of updates, if there are any.
+    pub precision: Option<Precision>,
+}
+
+/// How a tensor is updated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorUpdate {
+    /// Number of elements.
+    pub elements: usize,
+    /// The time that summing its gradient and updating it takes; an element that AdamW updates takes 1.
+    pub cost: u64,
+    /// Whether each element is updated on its own, so that workers can share the tensor.
+    pub elementwise: bool,
+}
+
+/// A range of a tensor's elements with one owner, who sums their gradient, computes its squared norm and updates them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// Index into [`ModelFacts::parameters`].
+    pub tensor: usize,
+    /// Its elements.
+    pub elements: Range<usize>,
+    /// The worker that owns it.
+    pub owner: u32,
+}
+
+impl Updates {
+    /// Updates of whole tensors without products, of which each element costs the same.
+    pub fn of_whole_tensors(model: &ModelFacts) -> Self {
+        let tensors = model.parameters.iter().map(|spec| {
+            let elements = spec.len();
+            TensorUpdate { elements, cost: elements as u64, elementwise: false }
+        });
+        Self { tensors: tensors.collect(), precision: None }
+    }
+
+    /// The sections of all tensors, in order. Only their owners depend on the number of workers: the most expensive section
+    /// goes first, to the worker with the least to do. This only balances the load; results do not depend on it.
+    pub fn sections(&self, workers: usize) -> Vec<Section> {
+        let (mut sections, mut costs) = (Vec::new(), Vec::new());
+        for (tensor, update) in self.tensors.iter().enumerate() {
+            let length = if update.elementwise { SECTION } else { update.elements };
+            // Also a tensor without elements has a section.
+            for start in (0..update.elements.max(1)).step_by(length.max(1)) {
+                let elements = start..update.elements.min(start + length);
+                costs.push(u128::from(update.cost) * elements.len() as u128 / update.elements.max(1) as u128);
+                sections.push(Section { tensor, elements, owner: 0 });
+            }
+        }
+        let mut by_cost: Vec<usize> = (0..sections.len()).collect();
+        by_cost.sort_by_key(|i| (std::cmp::Reverse(costs[*i]), *i));
+        let mut load = vec![0; workers];
+        for section in by_cost {
+            let (least, _) = load.iter().enumerate().min_by_key(|(_, l)| **l).expect("at least one worker");
+            load[least] += costs[section];
+            sections[section].owner = least as u32;
+        }
+        sections
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn updates(tensors: &[(usize, u64, bool)]) -> Updates {
+        let update = |&(elements, cost, elementwise)| TensorUpdate { elements, cost, elementwise };
+        Updates { tensors: tensors.iter().map(update).collect(), precision: None }
+    }
+
+    #[test]
+    fn owners_have_about_equally_much_to_do() {
+        let updates = updates(&[3, 9, 1, 4, 4, 5].map(|cost| (7, cost, true)));
+        let owners = |workers| updates.sections(workers).iter().map(|section| section.owner).collect::<Vec<_>>();
+        // 9 to the first; 5 and 4 to the second; then both have 9: 4 to the first; 3 and 1 to the second.
+        assert_eq!(owners(2), [1, 0, 1, 1, 0, 1]);
+        assert_eq!(owners(1), [0; 6]);
+    }
+
+    #[test]
+    fn only_tensors_with_elementwise_updates_are_shared() {
+        let elements = 2 * SECTION + 5;
+        let updates = updates(&[(elements, 9, false), (elements, 9, true), (0, 0, true), (SECTION, 1, true)]);
+        for workers in [1, 2, 7] {
+            let sections = updates.sections(workers);
+            let ranges: Vec<_> = sections.iter().map(|s| (s.tensor, s.elements.clone())).collect();
+            let expected = [
+                (0, 0..elements),
+                (1, 0..SECTION),
+                (1, SECTION..2 * SECTION),
+                (1, 2 * SECTION..elements),
+                (2, 0..0),
+                (3, 0..SECTION),
+            ];
+            assert_eq!(ranges, expected, "the ranges do not depend on the number of workers");
+        }
+    }
+}
