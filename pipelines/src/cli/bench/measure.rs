@@ -1,5 +1,6 @@
 //! One measurement: the training graph of `run`, on synthetic tokens, with a fixed thread count.
-use crate::engine::{Job, execute};
+use super::cpu::CpuUse;
+use crate::engine::{Job, MeasureCpu, execute};
 use crate::machine::peak_rss_mb;
 use crate::plan::Plan;
 use anyhow::Result;
@@ -39,6 +40,8 @@ pub struct How {
     pub batching: Batching,
     pub optimizer: super::Optimizer,
     pub workers: usize,
+    /// Leaves of a batch, if not those of the shape.
+    pub leaves: Option<u32>,
     pub warmup: u64,
     pub steps: u64,
 }
@@ -60,6 +63,13 @@ pub const SHAPES: [Shape; 4] = [
     shape("long", [12, 12, 768, 50_257], batch(2, 1, 1024)),
 ];
 
+/// A batch of `leaves` leaves with as many sequences as this one, or, if they cannot be divided, as near to that as whole
+/// sequences allow.
+fn divided(batch: BatchShape, leaves: u32) -> BatchShape {
+    let sequences = batch.micro_batches as usize * batch.sequences / leaves as usize;
+    BatchShape { micro_batches: leaves, sequences: sequences.max(1), ..batch }
+}
+
 /// The output of `bench`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
@@ -68,6 +78,9 @@ pub struct Measured {
     batching: Batching,
     optimizer: String,
     workers: usize,
+    /// Leaves of a batch, and tokens of all together.
+    leaves: u32,
+    batch_tokens: u64,
     /// Loss of the last step.
     loss: f64,
     /// The GEMM backend.
@@ -80,6 +93,8 @@ pub struct Measured {
     /// The best rate of a list of large products in this process, computed by all workers at once.
     gemm_gflops: f64,
     peak_rss_mb: u64,
+    #[serde(flatten)]
+    pub(super) cpu: CpuUse,
 }
 
 /// Runs `warmup` steps that are not measured, and `steps` that are; `limit` returns the rate that MFU refers to, in
@@ -88,7 +103,8 @@ pub struct Measured {
 /// # Errors
 /// If any stage fails.
 pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<Measured> {
-    let &How { precision, batching, optimizer, workers, warmup, steps } = how;
+    let &How { precision, batching, optimizer, workers, leaves, warmup, steps } = how;
+    let batch = leaves.map_or(shape.batch, |leaves| divided(shape.batch, leaves));
     let forward = ModelSettings {
         sizes: Sizes { layers: shape.layers, heads: shape.heads, width: shape.width },
         context: None,
@@ -100,17 +116,19 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         super::Optimizer::Adamw => slow::<AdamW>(),
         super::Optimizer::Muon => slow::<Muon>(),
     };
-    let facts = Facts { vocabulary: shape.vocabulary, length: shape.batch.length, end_of_text: 0 };
+    let facts = Facts { vocabulary: shape.vocabulary, length: batch.length, end_of_text: 0 };
     let model = forward.model(&facts).map(Arc::new);
     let flops = model.as_ref().map_or(0.0, |model| model.flops_per_token);
+    let tokens = steps * batch.tokens();
     let steps = warmup + steps;
     let lines = Arc::new(Mutex::new(Vec::new()));
     let mut resources = Resources::default();
     resources.insert(Arc::new(facts));
     model.iter().filter_map(|model| optimize.updates(model)).for_each(|updates| resources.insert(Arc::new(updates)));
+    resources.insert(Arc::new(MeasureCpu { from: warmup }));
     resources.insert(Arc::new(Reporter(Box::new(Lines(Arc::clone(&lines))))));
     let stages: Vec<(String, Arc<dyn Settings>)> = vec![
-        ("read".into(), Arc::new(Synthetic { batch: shape.batch, vocabulary: shape.vocabulary as u32 })),
+        ("read".into(), Arc::new(Synthetic { batch, vocabulary: shape.vocabulary as u32 })),
         ("forward".into(), Arc::new(forward)),
         ("loss".into(), Arc::new(LossSettings::<CrossEntropyLoss>::default())),
         ("backward".into(), Arc::new(train::backward::Backward {})),
@@ -126,13 +144,13 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         workers,
         seed: 1,
         schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
-        shape: shape.batch,
+        shape: batch,
         model,
         corpus: None,
         run_dir: None,
         resources,
     };
-    execute(Job { stages: plan.stages, env, saved: Vec::new(), prefetch: 2 })?;
+    let timings = execute(Job { stages: plan.stages, env, saved: Vec::new(), prefetch: 2 })?;
     // Before the products below, which are not part of a step.
     let peak_rss_mb = peak_rss_mb();
     let gemm_gflops = limit();
@@ -146,6 +164,8 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         batching,
         optimizer: optimizer.to_string(),
         workers,
+        leaves: batch.micro_batches,
+        batch_tokens: batch.tokens(),
         gemm: gemm::chosen(),
         loss: lines.last().map_or(f64::NAN, |line| (line.loss * 1e4).round() / 1e4),
         tok_per_sec: median.round(),
@@ -153,6 +173,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         mfu: (median * flops / (gemm_gflops * 1e9) * 1e4).round() / 1e4,
         gemm_gflops: (gemm_gflops * 10.0).round() / 10.0,
         peak_rss_mb,
+        cpu: CpuUse::of(&timings, tokens).detailed(leaves.is_some()),
     };
     Ok(measured)
 }

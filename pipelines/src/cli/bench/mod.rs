@@ -1,7 +1,9 @@
 //! `pipeline bench`: the speed of a training step.
 //!
-//! - [`mod@measure`]: one measurement; [`mod@sweep`]: many, for `--sweep`; [`backends`]: products on every GEMM backend
+//! - [`mod@measure`]: one measurement; [`cpu`]: what CPU time went into, for `--leaves`; [`mod@sweep`]: many measurements,
+//!   for `--sweep`; [`backends`]: products on every GEMM backend
 mod backends;
+mod cpu;
 mod measure;
 mod sweep;
 
@@ -22,7 +24,7 @@ pub struct Bench {
     #[arg(long, value_enum, conflicts_with = "sweep")]
     shape: Option<Shape>,
     /// Vary width, length, batch and workers instead of measuring one shape; print a table
-    #[arg(long, conflicts_with_all = ["batching", "optimizer", "workers", "steps", "warmup"])]
+    #[arg(long, conflicts_with_all = ["batching", "optimizer", "workers", "leaves", "steps", "warmup"])]
     sweep: bool,
     /// Where `--sweep` writes plots of tokens/s and MFU, as a page for a browser
     #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with = "shape")]
@@ -39,6 +41,10 @@ pub struct Bench {
     /// Worker threads (default: one per core)
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+    /// Micro-batches of a batch (default: those of the shape, 2 or 4). Also measures 2 workers, in turn, and prints how CPU
+    /// time is distributed among workers and stages
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    leaves: Option<u32>,
     /// Process a micro-batch at once or sequence by sequence (default: batched)
     #[arg(long, value_enum)]
     batching: Option<Batching>,
@@ -84,6 +90,7 @@ impl Bench {
             ("--warmup", self.warmup.is_some()),
             ("--batching", self.batching.is_some()),
             ("--optimizer", self.optimizer.is_some()),
+            ("--leaves", self.leaves.is_some()),
         ];
         given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
     }
@@ -102,10 +109,16 @@ impl Bench {
             batching: self.batching.unwrap_or(Batching::Batched).into(),
             optimizer: self.optimizer.unwrap_or(Optimizer::Adamw),
             workers,
+            leaves: self.leaves,
             warmup: self.warmup.unwrap_or(2),
             steps: self.steps.unwrap_or(10),
         };
-        measure(&SHAPES[shape as usize], &how, || gemm_gflops(workers))
+        let shape = &SHAPES[shape as usize];
+        match self.leaves {
+            // The limit is measured after a step, so that its memory does not count.
+            None => measure(shape, &how, || gemm_gflops(workers)),
+            Some(_) => cpu::compared(shape, &how, gemm_gflops(workers)),
+        }
     }
 }
 

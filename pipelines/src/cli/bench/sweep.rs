@@ -61,7 +61,7 @@ pub fn sweep(asked: &Bench, context: &Context) -> Result<()> {
     for (varied, value, (shape, workers)) in runs {
         let limit = *limits.entry(workers).or_insert_with(|| gemm_gflops(workers));
         let (batching, optimizer) = (Batching::Batched, Optimizer::Adamw);
-        let how = How { precision, batching, optimizer, workers, warmup: 1, steps: 3 };
+        let how = How { precision, batching, optimizer, workers, leaves: None, warmup: 1, steps: 3 };
         let measured = measure(&shape, &how, || limit)?;
         points.push(Point { varied, value, tok_per_sec: measured.tok_per_sec, mfu: 100.0 * measured.mfu });
     }
