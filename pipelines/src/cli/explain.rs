@@ -22,7 +22,7 @@ pub struct Explain {
     /// Changes to the configuration.
     #[command(flatten)]
     changes: Changes,
-    /// Worker threads (default: one per core)
+    /// Worker threads (default: one per physical core)
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     /// Print the numbers as one line of JSON, without the graph

@@ -31,7 +31,7 @@ pub struct Run {
     /// Train for this many passes over the corpus
     #[arg(long, value_name = "N", value_parser = finite)]
     epochs: Option<f64>,
-    /// Worker threads (default: one per core); does not affect results
+    /// Worker threads (default: one per physical core); does not affect results
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     /// Directory of the run (default: runs/<run.name>)

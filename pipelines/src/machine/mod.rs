@@ -1,12 +1,10 @@
 //! Cores and memory of the machine that this process may use, and the memory that it uses.
 mod cgroup;
+mod cores;
+
+pub use cores::cores;
 
 use std::path::Path;
-
-/// Cores that this process may use.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
 
 /// Peak resident memory of this process in MB (2^20 bytes); 0 where the system does not say.
 pub fn peak_rss_mb() -> u64 {

@@ -34,7 +34,7 @@ pub struct RunSettings {
     pub max_steps: Option<u64>,
     /// Length of the run in passes over the training split, more than 0. Give this or `max_steps`.
     pub max_epochs: Option<f64>,
-    /// Worker threads, at most 1024; one per core if not given. Results do not depend on it.
+    /// Worker threads, at most 1024; one per physical core if not given. Results do not depend on it.
     pub workers: Option<usize>,
     /// Directory of a model in Hugging Face's layout to start from; random weights if not given.
     pub initial_checkpoint: Option<String>,

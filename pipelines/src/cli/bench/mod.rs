@@ -38,7 +38,7 @@ pub struct Bench {
     /// Warm-up steps before them, which are not measured (default: 2)
     #[arg(long, value_name = "W")]
     warmup: Option<u64>,
-    /// Worker threads (default: one per core)
+    /// Worker threads (default: one per physical core)
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     /// Micro-batches of a batch (default: those of the shape, 2 or 4). Also measures 2 workers, in turn, and prints how CPU
