@@ -9,7 +9,7 @@ const MEASURED: &str = "small, and the machine is measured";
 /// What differs from `run.toml` in each run: options of `explain` and of `run` alike. Small and large, short and long,
 /// few and many ids, more and fewer leaves than workers, either model and optimizer, checkpoints written while it
 /// trains.
-const SHAPES: [(&str, &str); 12] = [
+const SHAPES: [(&str, &str); 13] = [
     (MEASURED, ""),
     ("two workers", "forward.width=192 forward.heads=4 pack.micro_batch_size=8 pack.sequence_length=128"),
     (
@@ -21,6 +21,11 @@ const SHAPES: [(&str, &str); 12] = [
         "three workers, three leaves",
         "forward.layers=4 forward.heads=8 forward.width=256 pack.micro_batch_size=4 pack.sequence_length=128 \
          pack.micro_batches=3 run.workers=3",
+    ),
+    (
+        "eight workers, sixteen leaves",
+        "forward.layers=4 forward.heads=8 forward.width=256 pack.micro_batch_size=2 pack.sequence_length=128 \
+         pack.micro_batches=16 run.workers=8",
     ),
     (
         "long sequences, one at a time",

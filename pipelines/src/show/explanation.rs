@@ -26,6 +26,10 @@ pub struct Explanation {
     pub peak_mb: u64,
     /// Tokens per second.
     pub tok_per_sec: f64,
+    /// Workers that a step can keep busy: one per micro-batch.
+    pub most_workers: u32,
+    /// Expected tokens per second with more workers, each with a core of its own like those here.
+    pub with_more_workers: Vec<(usize, f64)>,
     /// How `tok_per_sec` was determined.
     pub measured: String,
     /// The corpus, if known.
@@ -83,6 +87,7 @@ impl Explanation {
             ("Corpus", self.corpus.as_ref().map(corpus_line).unwrap_or_default()),
             ("Memory", format!("about {} at most: {}", bytes(self.peak_mb << 20), parts(&self.memory, bytes))),
             ("Time", time),
+            ("Cores", self.cores()),
         ];
         facts.extend(self.notes.iter().map(|note| ("Note", note.clone())));
         let mut lines = Vec::new();
@@ -92,6 +97,20 @@ impl Explanation {
             }
         }
         lines.join("\n")
+    }
+}
+
+impl Explanation {
+    /// How many cores a run can use.
+    fn cores(&self) -> String {
+        let most = match self.most_workers {
+            0 => return String::new(),
+            1 => "a step has one micro-batch and keeps one core busy".into(),
+            n => format!("a step keeps at most {n} busy, one per micro-batch"),
+        };
+        let expected = |(n, per_second): &(usize, f64)| format!("{} on {n}", rate(*per_second, "tok"));
+        let expected: Vec<String> = self.with_more_workers.iter().map(expected).collect();
+        if expected.is_empty() { most } else { format!("{most}; with cores like these, about {}", expected.join(", ")) }
     }
 }
 
@@ -116,12 +135,14 @@ mod tests {
             model: "GPT-2, 2 layers, width 256, 8 heads".into(),
             parameters: vec![("transformer.wte".into(), 2_560_000), ("transformer.h".into(), 1_579_000)],
             flops_per_token: 25.6e6,
-            batch: [2, 16, 128],
+            batch: [16, 2, 128],
             workers: 2,
             length: Length { steps: Some(600), epochs: Some(0.341) },
             memory: vec![("program".into(), 31_000_000), ("optimize".into(), 50_000_000)],
             peak_mb: 77,
             tok_per_sec: 8_500.0,
+            most_workers: 16,
+            with_more_workers: vec![(4, 17_000.0), (8, 33_900.0), (16, 66_500.0)],
             measured: "one micro-batch, forward and backward".into(),
             corpus: Some(Corpus {
                 train: CorpusPart { rows: 9_500, tokens: 7_200_000, bytes: 32_000_000 },
@@ -133,12 +154,14 @@ mod tests {
         Model    GPT-2, 2 layers, width 256, 8 heads, 4.1 M parameters: transformer.wte
                  2.6 M, transformer.h 1.6 M
         Compute  25.6 MFLOP per token, 104.9 GFLOP per step
-        Step     4.1 k tokens: 2 micro-batches of 16 sequences of 128
+        Step     4.1 k tokens: 16 micro-batches of 2 sequences of 128
         Length   600 steps, 0.34 epochs
         Corpus   7.2 M tokens in 9.5 k rows, 32.0 MB; validation 380.0 k tokens
         Memory   about 80.7 MB at most: program 31.0 MB, optimize 50.0 MB
         Time     about 4:49: 8.5 k tok/s on 2 workers (one micro-batch, forward and
                  backward)
+        Cores    a step keeps at most 16 busy, one per micro-batch; with cores like
+                 these, about 17.0 k tok/s on 4, 33.9 k tok/s on 8, 66.5 k tok/s on 16
         ");
         known.length = Length { steps: None, epochs: Some(3.0) };
         known.corpus = None;

@@ -5,7 +5,8 @@ use anyhow::{Context, Result, ensure};
 use compute::kernels::gemm::{self, matrix, matrix_mut, product};
 use contract::testing::Collect;
 use contract::{
-    At, Batch, Built, Env, Kind, Memory, ModelFacts, Packet, ParameterPiece, Purpose, Stage, Tensor, Turn, pool,
+    At, Batch, BatchShape, Built, Env, Kind, Memory, ModelFacts, Packet, ParameterPiece, Purpose, Stage, Tensor, Turn,
+    pool,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,12 +22,21 @@ const USUAL_SHARE: f64 = 0.6;
 
 /// Estimated speed of training.
 pub struct Speed {
-    /// Tokens per second.
-    pub tok_per_sec: f64,
+    /// Seconds that a worker takes for a micro-batch while the others are busy too.
+    pub micro_batch: f64,
     /// How it was determined.
     pub measured: String,
     /// Bytes that stages use in addition to their own estimates.
     pub beside: u64,
+}
+
+impl Speed {
+    /// Tokens per second with so many workers, each with a core as fast as those that were measured.
+    pub fn tok_per_sec(&self, shape: &BatchShape, workers: usize) -> f64 {
+        // The last round of leaves may leave workers idle.
+        let rounds = (shape.micro_batches as usize).div_ceil(workers) as f64;
+        (shape.tokens() as f64 / (rounds * self.micro_batch)).round()
+    }
 }
 
 /// Bytes that the program uses before a run: itself, and the buffers that OpenBLAS allocates per thread.
@@ -58,14 +68,11 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
     let a_micro_batch = tokens * busy as f64 / guess;
     if peak > crate::machine::available_memory() || 2.0 * a_micro_batch > PATIENCE.as_secs_f64() {
         let measured = format!("at {:.0} % of the rate of large products, as is usual", 100.0 * USUAL_SHARE);
-        return Ok(Speed { tok_per_sec: guess, measured, beside: busy as u64 * USUAL_BESIDE });
+        return Ok(Speed { micro_batch: a_micro_batch, measured, beside: busy as u64 * USUAL_BESIDE });
     }
     let before = pool::watch();
     let spent = micro_batches(plan, env, model, busy)?;
     let taken = pool::most_bytes() - before;
-    // The last round of leaves may leave workers idle.
-    let rounds = f64::from(env.shape.micro_batches.div_ceil(busy as u32));
-    let tok_per_sec = env.shape.tokens() as f64 / (rounds * spent.as_secs_f64());
     // Parameters, activations, logits and each worker's gradient of the head are in it, and are counted elsewhere.
     let trained = plan.stages.iter().filter(|stage| {
         stage.settings.takes().iter().any(|port| [Kind::Batch, Kind::Activations].contains(&port.kind))
@@ -73,7 +80,8 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
     let estimate = trained.map(|stage| stage.settings.memory(env)).fold(Memory::default(), Memory::with);
     let tensors = model.parameter_count() + busy * model.parameters[model.head].len();
     let beside = taken.saturating_sub(estimate.peak() + (tensors * size_of::<f32>()) as u64);
-    Ok(Speed { tok_per_sec, measured: "one micro-batch a worker, forward and backward".into(), beside })
+    let (micro_batch, measured) = (spent.as_secs_f64(), "one micro-batch a worker, forward and backward".into());
+    Ok(Speed { micro_batch, measured, beside })
 }
 
 /// Time of a micro-batch with all workers busy, after one to warm up.

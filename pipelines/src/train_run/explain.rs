@@ -1,6 +1,6 @@
 //! The output of `pipeline explain` and `pipeline run --dry-run`: the graph, and estimates of memory and time.
 use super::calibrate;
-use super::session::{NO_MODEL, Session, batch_shape, due};
+use super::session::{NO_MODEL, Session, batch_shape, due, idle_workers};
 use crate::machine::cores;
 use crate::plan::Plan;
 use crate::problem::Usage;
@@ -29,6 +29,7 @@ pub fn explain(plan: &Plan) -> Result<Explanation> {
     let env = Env { seed: plan.run.seed, schedule, shape, model, ..env };
     let length = Length { steps: plan.run.max_steps, epochs: plan.run.max_epochs };
     let mut explanation = of(plan, &env, length, calibrate::program(workers))?;
+    explanation.notes.extend(idle_workers(plan, workers));
     if !plan
         .stages
         .iter()
@@ -103,11 +104,19 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
         length,
         memory,
         peak_mb: peak >> 20,
-        tok_per_sec: speed.tok_per_sec.round(),
+        tok_per_sec: speed.tok_per_sec(&env.shape, env.workers),
+        most_workers: micro_batches,
+        with_more_workers: with_more_workers(&speed, env),
         measured: speed.measured,
         corpus: env.corpus,
         notes: Vec::new(),
     })
+}
+
+/// The expected rate with twice as many workers, four times as many and so on, up to one per micro-batch.
+fn with_more_workers(speed: &calibrate::Speed, env: &Env) -> Vec<(usize, f64)> {
+    let more = (1..=3).map(|doublings| env.workers << doublings).filter(|n| *n <= env.shape.micro_batches as usize);
+    more.map(|workers| (workers, speed.tok_per_sec(&env.shape, workers))).collect()
 }
 
 /// The fraction of the pool, as 1 in this many bytes, that is unused because the gaps between pieces are too small.

@@ -1,5 +1,5 @@
 //! A plan together with its prepared data.
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedStage};
 use crate::problem::Usage;
 use anyhow::Result;
 use compute::kernels::gemm;
@@ -69,6 +69,7 @@ impl Session {
             None => steps(plan, shape, corpus.train.tokens)?,
         };
         notes.extend(plan.notes(Some(steps)));
+        notes.extend(idle_workers(plan, workers));
         let rate = prepared.resources.all::<RateSettings>().next();
         let learning_rate = rate.map(|(stage, rate)| (stage.to_owned(), rate.over(steps)));
         let mut configuration = deciding(plan, &prepared.fingerprint);
@@ -142,6 +143,19 @@ pub fn batch_shape(plan: &Plan) -> Result<BatchShape> {
                 .into(),
         )
         .into()
+    })
+}
+
+/// A note if there are more workers than micro-batches.
+pub fn idle_workers(plan: &Plan, workers: usize) -> Option<String> {
+    let packs = |stage: &PlannedStage| Some((stage.id.clone(), stage.settings.batch_shape()?.micro_batches));
+    let (pack, leaves) = plan.stages.iter().find_map(packs)?;
+    (workers > leaves as usize).then(|| {
+        let busy = if leaves == 1 { "1 micro-batch keeps 1".into() } else { format!("{leaves} micro-batches keep {leaves}") };
+        format!(
+            "{busy} of {workers} workers busy: raise `{pack}.micro_batches` (and lower `{pack}.micro_batch_size` as much to \
+             keep the batch), or lower `run.workers`"
+        )
     })
 }
 
