@@ -9,6 +9,7 @@ fn outcome(scratch: &Scratch, directory: &str) -> (BTreeMap<String, Vec<u8>>, Ve
 
 fn same_for_all_workers(micro_batches: usize, more: &[&str]) {
     let scratch = Scratch::new();
+    scratch.write("gpt2.toml", "type = \"bpe\"\ntokenizer = \"gpt2\"\n");
     let leaves = format!("pack.micro_batches={micro_batches}");
     let mut first = None;
     for workers in ["1", "2", "3"] {
@@ -73,6 +74,14 @@ fn another_optimizer() {
 #[test]
 fn an_average_of_the_weights() {
     same_for_all_workers(3, &["--set", "optimize.average_decay=0.9"]);
+}
+
+/// The embedding has seven sections; with Muon, the matrices have one each.
+#[test]
+fn tensors_with_several_owners() {
+    let wide = ["--stage", "tokenize=gpt2.toml", "--set", "forward.width=32", "--set", "forward.heads=2"];
+    same_for_all_workers(3, &[&wide[..], &["--set", "optimize.average_decay=0.9"]].concat());
+    same_for_all_workers(4, &[&wide[..], &["--stage", "optimize=muon.toml"]].concat());
 }
 
 #[test]

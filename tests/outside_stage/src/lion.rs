@@ -22,6 +22,10 @@ impl Optimizer for Lion {
     const SUMMARY: &'static str = "Lion (Chen et al. 2023): updates by the sign of the momentum";
     const EXAMPLE: &'static str = "type = \"lion\"\nlearning_rate = 3e-4\nwarmup_steps = 100\n";
 
+    fn is_elementwise(&self, _spec: &ParameterSpec) -> bool {
+        true
+    }
+
     fn state(&self, _spec: &ParameterSpec) -> &'static [&'static str] {
         &["momentum"]
     }
