@@ -12,8 +12,8 @@ fn one_line_of_json_with_the_keys_that_scripts_read() {
         assert_eq!(said.lines().count(), 1, "{said}");
         let line: Map<String, Value> = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
         let keys: Vec<&str> = line.keys().map(String::as_str).collect();
-        let expected =
-            "shape dtype batching optimizer workers loss gemm tok_per_sec best_tok_per_sec mfu gemm_gflops peak_rss_mb";
+        let expected = "shape dtype batching optimizer workers leaves batch_tokens loss gemm tok_per_sec best_tok_per_sec \
+                        mfu gemm_gflops peak_rss_mb cpu_us_per_token balance";
         assert_eq!(keys, expected.split(' ').collect::<Vec<_>>());
         assert_eq!(
             (&line["shape"], &line["dtype"], &line["batching"]),
@@ -21,9 +21,33 @@ fn one_line_of_json_with_the_keys_that_scripts_read() {
         );
         let loss = line["loss"].as_f64().unwrap();
         assert!((loss - 10_000f64.ln()).abs() < 0.2, "a fresh model on random tokens: {loss}");
-        for key in ["workers", "tok_per_sec", "best_tok_per_sec", "mfu", "gemm_gflops", "peak_rss_mb"] {
+        assert_eq!((&line["leaves"], &line["batch_tokens"]), (&4.into(), &4096.into()));
+        for key in [
+            "workers",
+            "tok_per_sec",
+            "best_tok_per_sec",
+            "mfu",
+            "gemm_gflops",
+            "peak_rss_mb",
+            "cpu_us_per_token",
+            "balance",
+        ] {
             assert!(line[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {said}");
         }
+    }
+}
+
+#[test]
+fn leaves_are_compared_with_two_workers() {
+    let measure = ["bench", "--shape", "seed", "--steps", "1", "--warmup", "1", "--workers", "3", "--leaves", "6"];
+    let said = Scratch::new().pipeline(&measure).succeeds().stdout;
+    let line: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+    // 32 sequences of 128 tokens cannot be divided among six.
+    assert_eq!((&line["leaves"], &line["batch_tokens"]), (&6.into(), &(6 * 5 * 128).into()));
+    assert!(line["balance"].as_f64().is_some_and(|balance| balance > 0.3 && balance <= 1.0), "{said}");
+    assert!(line["cpu_relative_to_2_workers"].as_f64().is_some_and(|ratio| ratio > 0.2 && ratio < 5.0), "{said}");
+    for stage in ["forward", "loss", "backward", "reduce", "optimize", "engine"] {
+        assert_eq!(line["cpu_seconds"][stage].as_array().map(Vec::len), Some(3), "{stage}: {said}");
     }
 }
 
