@@ -4,6 +4,7 @@
 //! - [`plan`]: from TOML to a checked plan; [`problem`]: configuration problems, reported together
 //! - `prepare_stages`: what stages prepare before the graph runs
 //! - [`engine`]: runs a plan as a timely dataflow
+//! - [`hosts`]: the protocol for several hosts, which no command uses yet
 //! - `train_run`: a training run; `prepare`: a version of a prepared corpus
 //! - `inspect`: the contents of files
 //! - [`show`]: output in the terminal; [`report`]: `report.html`
@@ -14,6 +15,7 @@ mod app;
 pub mod cli;
 mod continuation;
 pub mod engine;
+pub mod hosts;
 mod inspect;
 mod machine;
 mod panics;
