@@ -67,6 +67,7 @@ test: lint
 # An hour or so: tests/it/faults.rs. CI runs a few of these, chosen at random.
 soak: system
 	MILLRACE_SOAK=1 cargo test --locked --test it faults:: -- --nocapture
+	MILLRACE_SOAK=1 cargo test --locked -p millrace-pipelines every_seed -- --nocapture
 
 lint: system
 	cargo fmt --all --check

@@ -52,7 +52,8 @@
 //!    ends at a commit that contains everything computed so far. Any other change takes them along.
 //! 7. **The end reaches everybody** who is connected, within 2 s after a failure, with host, stage, step and cause.
 //!
-//! After every fault the run ends with the same bits as one without it, unless the table says that it fails.
+//! No progress is promised while hosts are lost more often than commits are made. After every fault the run ends with
+//! the same bits as one without it, unless the table says that it fails.
 //!
 //! | fault | what happens |
 //! |---|---|
@@ -108,6 +109,7 @@
 //!   [`Config::connect_limit`] minus a round trip. `TCP_USER_TIMEOUT` of about 5 s turns a silent peer into `Broken`.
 //! - An error that follows from a closed socket is `Broken`, never `Failed`. A dataflow that has come to its end
 //!   reports nothing when its peers close.
+//! - `Obtain` goes on until it succeeds or another one replaces it, while the control connection lasts.
 //! - A local copy of the commit that a generation began at, and of those since, is kept until `Committed` names a later
 //!   one. The head goes on serving a commit that is being downloaded.
 //! - Every member sends its part of the state of every commit step; the steps are the same on all hosts, and include

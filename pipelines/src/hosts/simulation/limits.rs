@@ -91,16 +91,16 @@ impl World {
         }
     }
 
-    /// Every host that could take part does, after a while in which nothing goes wrong.
+    /// Every host that could take part does, after a while in which a generation trains and nothing goes wrong.
     fn check_left_out(&mut self) {
         let Some(head) = self.head() else { return };
-        let Some(engine) = self.processes[head].engine.filter(|engine| self.is_training(*engine)) else { return };
+        let training = self.processes[head].engine.filter(|engine| self.is_training(*engine));
         let change = self.processes[head].change;
         let limit = SETTLE.max(change * 20) + RECOVERY;
         for pid in 0..self.processes.len() {
             let process = &self.processes[pid];
             let able = matches!(process.role, Role::Member(_)) && process.running == Running::Alive;
-            let takes_part = process.engine.is_some_and(|own| own.mesh == engine.mesh && self.is_training(own));
+            let takes_part = training.is_none_or(|head| process.engine.is_some_and(|own| own.mesh == head.mesh));
             let late = self.quiet_since(process.idle_since) && self.now > process.idle_since + limit;
             if !able || process.leaving || process.version != VERSION || takes_part {
                 self.processes[pid].idle_since = self.now;
