@@ -208,8 +208,7 @@ impl Member {
         self.lost = None;
         self.session = Session::Joined { link, last_heard: self.now, next_beat: self.now };
         self.out.push(MemberAction::Say(Notice::Welcomed));
-        self.participant.forget();
-        self.participant.committed(commit);
+        self.participant.join(commit);
     }
 
     fn on_expelled(&mut self, link: Link, loss: Loss) {

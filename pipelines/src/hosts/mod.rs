@@ -63,7 +63,7 @@
 //! | the head's own workers hang | the run fails, naming the head and the step |
 //! | a socket between two members breaks | the generation ends, and both are asked again (2) |
 //! | two members cannot connect | one of them is set aside (2) |
-//! | a host joins | it obtains the last commit meanwhile, and takes part from the next generation |
+//! | a host joins | it obtains the last commit, and takes part from the next generation (5) |
 //! | its download takes longer than `prepare_limit` | it is set aside (2) |
 //! | fewer than `--min-hosts` | the head keeps the last commit, waits, and says so |
 //! | the head is killed | members stop their workers, say so, and look for it (3) |
@@ -88,6 +88,11 @@
 //! 4. It checks every 4 s, and with every checkpoint, that the run directory is still its own. It dismisses nobody: its
 //!    members look for the new head, and refuse incarnations older than the newest that they know.
 //!
+//! 5. The state of a commit is different as a whole from that of the one before. So a host that joins obtains the last
+//!    commit while the others train, which shows that it can, and the one that its first generation begins at while it
+//!    prepares, for which the others wait, up to `prepare_limit`. An engine that transfers only what the host needs
+//!    before the first step makes this short.
+//!
 //! # What it needs from below
 //!
 //! The driver, for head and members:
@@ -97,7 +102,8 @@
 //! - Control connections that deliver in order, or break. [`Link`]s are never reused. Frames are bounded. What was sent
 //!   before `Close` or `Exit` is flushed, and input is read until the peer closes or a second has passed: closing with
 //!   unread input resets a connection and destroys what is in flight.
-//! - `Admitted` and `Linked` come after both sides have proved the secret. Several attempts never overlap.
+//! - `Admitted` and `Linked` come after both sides have proved the secret. A late answer to an attempt that was given up
+//!   is harmless.
 //! - Beats are sent by a thread that does not train.
 //!
 //! The engine (sockets and dataflow of a generation):

@@ -114,18 +114,19 @@ impl Participant {
         }
     }
 
-    /// There is a new commit. A host that does not take part obtains it, one at a time.
+    /// There is a new commit.
     pub fn committed(&mut self, step: Step) {
         self.actions.push(EngineAction::Committed { step });
-        if self.stage == Stage::Idle && self.obtaining.is_none() && self.holds != Some(step) {
-            self.obtain(step);
-        }
     }
 
-    /// Forgets the state of commits, which belong to another head.
-    pub fn forget(&mut self) {
+    /// A head has admitted this host: forgets what belongs to another head, and obtains the last commit. If the commit
+    /// is older than the one that the host's first generation begins at, that shows at least that it can. Newer ones are
+    /// not followed, since their state is different as a whole.
+    pub fn join(&mut self, commit: Step) {
         self.holds = None;
         self.obtaining = None;
+        self.committed(commit);
+        self.obtain(commit);
     }
 
     /// How far the workers have got, while they train.

@@ -24,6 +24,13 @@ pub(super) struct Forming {
     pub(super) deadline: Duration,
 }
 
+impl Forming {
+    /// Whether a report of a host belongs to this round.
+    fn expects(&self, epoch: Epoch, from: HostId, connecting: bool) -> bool {
+        self.epoch == epoch && self.connecting == connecting && self.members.contains(&from)
+    }
+}
+
 /// A generation that trains.
 #[derive(Debug)]
 pub(super) struct Training {
@@ -120,7 +127,7 @@ impl Head {
 
     pub(super) fn on_prepared(&mut self, epoch: Epoch, from: HostId) {
         let Phase::Forming(forming) = &mut self.phase else { return };
-        if forming.epoch != epoch || forming.connecting {
+        if !forming.expects(epoch, from, false) {
             return;
         }
         forming.done.insert(from);
@@ -136,7 +143,7 @@ impl Head {
 
     pub(super) fn on_connected(&mut self, epoch: Epoch, from: HostId) {
         let Phase::Forming(forming) = &mut self.phase else { return };
-        if forming.epoch != epoch || !forming.connecting {
+        if !forming.expects(epoch, from, true) {
             return;
         }
         forming.done.insert(from);
@@ -147,7 +154,7 @@ impl Head {
 
     pub(super) fn on_cannot_connect(&mut self, epoch: Epoch, from: HostId, peer: HostId) {
         let Phase::Forming(forming) = &mut self.phase else { return };
-        if forming.epoch != epoch || !forming.connecting {
+        if !forming.expects(epoch, from, true) {
             return;
         }
         forming.complaints.push((from, peer));

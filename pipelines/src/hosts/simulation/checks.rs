@@ -4,6 +4,7 @@ use super::process::VERSION;
 use super::training::{EVERY_LEAF_ONCE, initial_hash, next_hash};
 use super::world::{Check, Pid, Process, Role, Running, S, Time, What, World};
 use crate::hosts::{Ending, Epoch, HostId, Loss, Notice, Obstacle, Outcome, Report, Step, ToHead, ToMember};
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 /// How long after a generation the next one trains at the latest, if nothing else goes wrong.
@@ -38,6 +39,8 @@ pub struct Checks {
     pub last_join: Time,
     /// When the last fault so far is over.
     pub busy_until: Time,
+    /// What has happened, of what can happen.
+    pub seen: BTreeSet<String>,
     /// How many generations trained.
     pub trained: u64,
     /// How long it took at most until a dead or stopped host was noticed.
@@ -69,6 +72,11 @@ impl Checks {
     pub fn newest(&self) -> Option<(Epoch, &[HostId])> {
         self.generations.last().map(|(epoch, members, _)| (*epoch, &members[..]))
     }
+}
+
+/// The name of a variant.
+fn variant(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").chars().take_while(|c| c.is_alphanumeric()).collect()
 }
 
 /// The state after `step` updates in a run without faults.
@@ -224,6 +232,7 @@ impl World {
             Outcome::Unreachable { .. } | Outcome::HeadLost => true,
         };
         self.must(reason, || format!("p{pid} ends without a reason: {outcome:?}"));
+        self.checks.seen.insert(format!("{} {}", if is_head { "head" } else { "member" }, variant(outcome)));
         if is_head && !matches!(outcome, Outcome::Superseded) {
             let head = pid;
             let told = |pid: Pid| {
@@ -248,8 +257,21 @@ impl World {
         self.checks.failed || self.checks.hung || stuck || self.scenario.disk_full_at.is_some_and(full)
     }
 
+    /// Remembers what has happened.
+    pub fn see(&mut self, notice: &Notice) {
+        let seen = match notice {
+            Notice::Lost { loss, .. } => format!("Lost {loss:?}"),
+            Notice::SetAside { why, .. } => format!("SetAside {why:?}"),
+            Notice::Ended { why, .. } => format!("Ended {why:?}"),
+            Notice::Expelled(loss) => format!("Expelled {loss:?}"),
+            other => variant(other),
+        };
+        self.checks.seen.insert(seen);
+    }
+
     /// What the head says about hosts and generations.
     pub fn check_notice(&mut self, pid: Pid, notice: &Notice) {
+        self.see(notice);
         let named = |name: &str| name[1..].parse::<Pid>().unwrap_or_default();
         match notice {
             Notice::Refused { name, .. } => {
@@ -289,7 +311,8 @@ impl World {
             }
             Notice::Training { .. } => {
                 let since = self.processes[pid].generation_ended.take().unwrap_or(self.now);
-                self.processes[pid].change = self.now - since;
+                let forming = self.processes[pid].forming.take().unwrap_or(self.now);
+                self.processes[pid].change = self.now - since.min(forming);
                 if self.quiet_since(since) && self.checks.last_join < since {
                     self.checks.change = self.checks.change.max(self.now - since);
                 }

@@ -45,6 +45,7 @@ mod wrong;
 use crate::hosts::Config;
 use random::Random;
 use scenario::{Fault, HEAD_MACHINE};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use world::{Check, Running, S, What, World};
 use wrong::Wrong;
@@ -55,6 +56,8 @@ pub struct Report {
     pub violation: Option<String>,
     /// Everything that happened, if it was asked for.
     pub trace: Vec<String>,
+    /// What has happened, of what can happen: notices and outcomes.
+    pub seen: BTreeSet<String>,
     /// The number of events.
     pub events: u64,
     /// The number of generations that trained.
@@ -103,6 +106,7 @@ pub fn run(seed: u64, wrong: Option<Wrong>, trace: bool) -> Report {
     Report {
         violation: world.checks.violation,
         trace: world.trace.unwrap_or_default(),
+        seen: world.checks.seen,
         events: world.events,
         generations: world.checks.trained,
         detection: world.checks.detection,

@@ -2,7 +2,8 @@
 use super::network::{HEAD, MEMBER, Packet};
 use super::world::{MS, Part, Pid, Process, Role, Running, S, Time, What, World};
 use crate::hosts::{
-    Head, HeadAction, HeadEvent, HeadStart, Member, MemberAction, MemberEvent, Notice, Outcome, RunId, Step,
+    EngineAction, Head, HeadAction, HeadEvent, HeadStart, Member, MemberAction, MemberEvent, Notice, Outcome, RunId,
+    Step,
 };
 
 /// The version that most processes have.
@@ -31,6 +32,7 @@ impl World {
             disturbed: 0,
             down_since: 0,
             idle_since: self.now,
+            forming: None,
             change: 0,
             generation_ended: None,
             writes: 0,
@@ -158,7 +160,12 @@ impl World {
                 self.send(link.0 as usize, HEAD, Packet::ToMember(message));
             }
             HeadAction::Close { link } => self.close(link.0 as usize, HEAD),
-            HeadAction::Engine(action) => self.engine_action(pid, action),
+            HeadAction::Engine(action) => {
+                if matches!(action, EngineAction::Obtain { .. }) {
+                    self.processes[pid].forming.get_or_insert(self.now);
+                }
+                self.engine_action(pid, action);
+            }
             HeadAction::Drain { epoch } => {
                 self.check_drain(pid);
                 self.drain_mesh(pid, epoch);
@@ -201,7 +208,7 @@ impl World {
             MemberAction::Close { link } => self.close(link.0 as usize, MEMBER),
             MemberAction::Engine(action) => self.engine_action(pid, action),
             MemberAction::Say(Notice::Welcomed) => self.check_welcome(pid),
-            MemberAction::Say(_) => {}
+            MemberAction::Say(notice) => self.see(&notice),
             MemberAction::Exit(outcome) => self.exit(pid, outcome),
         }
     }

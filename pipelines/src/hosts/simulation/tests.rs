@@ -1,10 +1,46 @@
 //! Many seeds, and wrong variants that they must find.
 use super::{Report, run, wrong};
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many seeds the test runs; with MILLRACE_SOAK=1 a hundred times as many.
 const SEEDS: u64 = 10_000;
+
+/// What must happen in some seed, lest a promise about it is kept in vain.
+const EVERYTHING: &[&str] = &[
+    "Joined",
+    "Refused",
+    "Lost Closed",
+    "Lost Silent",
+    "Lost Hung",
+    "Released",
+    "SetAside Unprepared",
+    "SetAside Unconnected",
+    "SetAside Disconnected",
+    "Gathering",
+    "Training",
+    "Ended Lost",
+    "Ended Broken",
+    "Ended Stalled",
+    "Ended Drained",
+    "HeadLost",
+    "OldHead",
+    "Expelled Silent",
+    "Expelled Hung",
+    "head Done",
+    "head Interrupted",
+    "head Failed",
+    "head Superseded",
+    "member Done",
+    "member Interrupted",
+    "member Failed",
+    "member Left",
+    "member Rejected",
+    "member Unreachable",
+    "member HeadLost",
+    "member Stuck",
+];
 
 /// Runs seeds on all cores, until `stop` finds something.
 fn seeds(count: u64, visit: impl Fn(u64, Report) -> bool + Sync) {
@@ -38,12 +74,14 @@ fn every_seed_keeps_every_promise() {
     let totals = [const { AtomicU64::new(0) }; 4];
     let longest = [const { AtomicU64::new(0) }; 2];
     let failures = Mutex::new(Vec::new());
+    let seen = Mutex::new(BTreeSet::new());
     seeds(count, |seed, report| {
         for (total, of) in totals.iter().zip([report.events, report.generations, report.done.into(), report.seconds]) {
             total.fetch_add(of, Ordering::Relaxed);
         }
         longest[0].fetch_max(report.detection, Ordering::Relaxed);
         longest[1].fetch_max(report.change, Ordering::Relaxed);
+        seen.lock().unwrap().extend(report.seen);
         let Some(violation) = report.violation else { return true };
         println!("seed {seed}: {violation}");
         let mut failures = failures.lock().unwrap();
@@ -63,6 +101,9 @@ fn every_seed_keeps_every_promise() {
         lines.join("\n"),
         failures[0].0
     );
+    let seen = seen.into_inner().unwrap();
+    let missing: Vec<&&str> = EVERYTHING.iter().filter(|name| !seen.contains(**name)).collect();
+    assert!(missing.is_empty(), "never happens: {missing:?}");
 }
 
 #[test]

@@ -155,7 +155,9 @@ pub struct Process {
     pub down_since: Time,
     /// Of a member: since when it does not take part.
     pub idle_since: Time,
-    /// Of a head: how long the last change of generations took.
+    /// Of a head: when it obtained the commit for a generation that does not train yet.
+    pub forming: Option<Time>,
+    /// Of a head: how long the last change of generations took at most.
     pub change: Time,
     /// Of a head: when a generation ended after which none has trained yet.
     pub generation_ended: Option<Time>,
