@@ -12,6 +12,7 @@
 //! - [`member`]: a joined host
 //! - [`participant`]: what head and members have in common: a host's own part in a generation
 //! - [`notice`]: what users read
+//! - `walkthrough`: a run, event by event; `simulation`: thousands of them
 //!
 //! # Model
 //!
@@ -87,7 +88,6 @@
 //!    committed in memory after that is computed again.
 //! 4. It checks every 4 s, and with every checkpoint, that the run directory is still its own. It dismisses nobody: its
 //!    members look for the new head, and refuse incarnations older than the newest that they know.
-//!
 //! 5. The state of a commit is different as a whole from that of the one before. So a host that joins obtains the last
 //!    commit while the others train, which shows that it can, and the one that its first generation begins at while it
 //!    prepares, for which the others wait, up to `prepare_limit`. An engine that transfers only what the host needs
@@ -102,8 +102,8 @@
 //! - Control connections that deliver in order, or break. [`Link`]s are never reused. Frames are bounded. What was sent
 //!   before `Close` or `Exit` is flushed, and input is read until the peer closes or a second has passed: closing with
 //!   unread input resets a connection and destroys what is in flight.
-//! - `Admitted` and `Linked` come after both sides have proved the secret. A late answer to an attempt that was given up
-//!   is harmless.
+//! - `Admitted` and `Linked` come after both sides have proved the secret. A late answer to an attempt that was given
+//!   up is harmless.
 //! - Beats are sent by a thread that does not train.
 //!
 //! The engine (sockets and dataflow of a generation):
@@ -142,3 +142,5 @@ pub use types::{Config, Epoch, Failure, Hello, HostId, Link, Outcome, Peer, Reje
 
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod walkthrough;

@@ -120,8 +120,8 @@ impl Participant {
     }
 
     /// A head has admitted this host: forgets what belongs to another head, and obtains the last commit. If the commit
-    /// is older than the one that the host's first generation begins at, that shows at least that it can. Newer ones are
-    /// not followed, since their state is different as a whole.
+    /// is older than the one that the host's first generation begins at, that shows at least that it can. Newer ones
+    /// are not followed, since their state is different as a whole.
     pub fn join(&mut self, commit: Step) {
         self.holds = None;
         self.obtaining = None;
