@@ -17,6 +17,7 @@ impl World {
             role: role(self.now + clock_offset),
             running: Running::Alive,
             clock_offset,
+            deadline: Time::MAX,
             timer: Time::MAX,
             inbox: Vec::new(),
             hung: false,

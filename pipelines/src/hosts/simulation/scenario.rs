@@ -9,6 +9,8 @@ pub struct Scenario {
     pub commit_every: Step,
     pub compute: Time,
     pub download: Time,
+    /// How late timers fire at most.
+    pub lateness: Time,
     /// How long a part of a commit travels at most.
     pub transfer: Time,
     /// Machines whose downloads take longer than any limit.
@@ -73,6 +75,7 @@ pub fn draw(random: &mut Random) -> (Scenario, usize) {
         commit_every: random.between(1, 8),
         compute: random.between(60 * MS, 500 * MS),
         download: random.between(100 * MS, 3 * S),
+        lateness: if random.chance(50) { random.below(300 * MS) } else { 1 },
         transfer: if random.chance(50) { random.below(2 * S) } else { MS },
         slow_machine: random.chance(10).then(|| random.between(1, machines as u64) as usize),
         faults: Vec::new(),

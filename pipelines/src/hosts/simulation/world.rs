@@ -130,7 +130,8 @@ pub struct Process {
     pub running: Running,
     /// What its clock shows more than the world's.
     pub clock_offset: Time,
-    /// When its timer is set to.
+    /// What its state machine has asked the timer to be set to, and when it fires: on a busy machine, later.
+    pub deadline: Time,
     pub timer: Time,
     /// What arrived while it was stopped.
     pub inbox: Vec<What>,
@@ -266,6 +267,7 @@ impl World {
         match what {
             What::Tick(pid) => {
                 if self.processes[pid].timer == self.now {
+                    self.processes[pid].deadline = Time::MAX;
                     self.processes[pid].timer = Time::MAX;
                     self.tick(pid);
                 }
@@ -348,9 +350,11 @@ impl World {
             return;
         }
         let at = (deadline.as_micros() as Time).saturating_sub(process.clock_offset).max(self.now);
-        if at != process.timer {
-            self.processes[pid].timer = at;
-            self.at(at, What::Tick(pid));
+        if at != process.deadline {
+            let fires = at + self.random.below(self.scenario.lateness);
+            self.processes[pid].deadline = at;
+            self.processes[pid].timer = fires;
+            self.at(fires, What::Tick(pid));
         }
     }
 }
