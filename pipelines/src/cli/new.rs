@@ -238,8 +238,8 @@ const fn sizes(
     Sizes { up_to_bytes, vocabulary, bytes_per_token, model, length, batch, epochs, learning_rate }
 }
 
-/// Tokens per micro-batch, or those of one sequence if that is longer: enough rows for matrix products to be efficient, and
-/// few enough that a batch has many micro-batches, which keep as many workers busy.
+/// Tokens per micro-batch, or those of one sequence if that is longer: enough rows for matrix products to be efficient,
+/// and few enough that a batch has many micro-batches, which keep as many workers busy.
 const LEAF: u64 = 256;
 
 /// The configuration, with comments.

@@ -1,5 +1,5 @@
-//! CPU time of a worker and of its stages, for `pipeline bench`. Unlike the times in [`timing`](super::timing), it does not
-//! count the time in which another thread has the core, so it can be compared between any numbers of workers.
+//! CPU time of a worker and of its stages, for `pipeline bench`. Unlike the times in [`timing`](super::timing), it does
+//! not count the time in which another thread has the core, so it can be compared between any numbers of workers.
 use super::timing::StageTiming;
 use compute::cpu::thread_time;
 use contract::Step;

@@ -47,8 +47,7 @@ pub fn build<'scope>(
 ) -> Vec<(String, Arc<AtomicU64>)> {
     let stages = &job.stages;
     let connections = connections(stages);
-    let mut graph = GraphBuilder::new(scope, job, queues, &connections, env, failure);
-    graph.cpu = cpu;
+    let mut graph = GraphBuilder::new(scope, job, queues, &connections, env, cpu, failure);
     // Feedback edges come first, because an edge must exist before the operators that it connects.
     graph.add_feedback();
     for (source, _) in built.iter().enumerate().filter(|(_, built)| matches!(built, Built::Source(_))) {
@@ -108,6 +107,7 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
         queues: &'a SharedQueues,
         connections: &'a [Connection],
         env: &'a Env,
+        cpu: Option<Rc<CpuTime>>,
         failure: &'a Failure,
     ) -> Self {
         Self {
@@ -127,7 +127,7 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
             computed: Vec::new(),
             stop: env.resources.get::<Stop>(),
             stopped: LastStep::default(),
-            cpu: None,
+            cpu,
             clocks: Vec::new(),
         }
     }

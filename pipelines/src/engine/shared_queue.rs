@@ -17,8 +17,8 @@ pub struct SharedQueue(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    /// By step; then by lane and order of arrival. Adjacent leaves are computed at the same time, so that their gradients
-    /// can soon be summed.
+    /// By step; then by lane and order of arrival. Adjacent leaves are computed at the same time, so that their
+    /// gradients can soon be summed.
     packets: BTreeMap<Step, BTreeMap<(Lane, u64), Packet>>,
     arrived: u64,
     /// Workers that have found no packet of a step, by index, and how to wake their operator.

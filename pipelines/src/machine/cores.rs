@@ -2,8 +2,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The number of cores that this process may use, given its CPU affinity and control groups. Hardware threads that share a
-/// core count once: they also share its multiply-add units, which a worker keeps busy alone.
+/// The number of cores that this process may use, given its CPU affinity and control groups. Hardware threads that
+/// share a core count once: they also share its multiply-add units, which a worker keeps busy alone.
 pub fn cores() -> usize {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     physical(Path::new("/")).map_or(threads, |cores| cores.min(threads))

@@ -62,6 +62,11 @@ pub(crate) fn wire(nodes: &[Node], types_giving: &dyn Fn(Kind) -> Vec<String>, p
                 let message = format!("`{}` asks for {} of other workers", node.id, port.kind.name());
                 problems.push(Diagnostic::new(message, node.origin.clone()).next("they cannot leave their worker"));
             }
+            if port.role == Role::State && port.route == Route::AnyWorker {
+                let message = format!("`{}` asks for {} as state that any worker takes", node.id, port.kind.name());
+                problems
+                    .push(Diagnostic::new(message, node.origin.clone()).next("every worker needs the state itself"));
+            }
         }
         wires.push(ports);
     }

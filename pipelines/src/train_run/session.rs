@@ -151,11 +151,12 @@ pub fn idle_workers(plan: &Plan, workers: usize) -> Option<String> {
     let packs = |stage: &PlannedStage| Some((stage.id.clone(), stage.settings.batch_shape()?.micro_batches));
     let (pack, leaves) = plan.stages.iter().find_map(packs)?;
     (workers > leaves as usize).then(|| {
-        let busy = if leaves == 1 { "1 micro-batch keeps 1".into() } else { format!("{leaves} micro-batches keep {leaves}") };
-        format!(
-            "{busy} of {workers} workers busy: raise `{pack}.micro_batches` (and lower `{pack}.micro_batch_size` as much to \
-             keep the batch), or lower `run.workers`"
-        )
+        let busy = match leaves {
+            1 => "1 micro-batch keeps 1".into(),
+            n => format!("{n} micro-batches keep {n}"),
+        };
+        let next = format!("raise `{pack}.micro_batches` (and lower `{pack}.micro_batch_size` to keep the batch)");
+        format!("{busy} of {workers} workers busy: {next}, or lower `run.workers`")
     })
 }
 

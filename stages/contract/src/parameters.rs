@@ -43,8 +43,8 @@ pub struct ParameterSpec {
 /// Parameters that optimizers treat alike: each group may have its own learning rate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// A matrix inside a block, or several that are stored side by side: the number of columns of each. (GPT-2 stores the
-    /// query, key and value matrices as one.)
+    /// A matrix inside a block, or several that are stored side by side: the number of columns of each. (GPT-2 stores
+    /// the query, key and value matrices as one.)
     Matrix(Vec<usize>),
     /// An embedding of tokens or positions; also a head that shares it.
     Embedding,

@@ -3,8 +3,8 @@ use crate::packet::Precision;
 use crate::parameters::ModelFacts;
 use std::ops::Range;
 
-/// Elements of a section of a tensor that can be shared among workers (the last section may be shorter). A multiple of the
-/// blocks in which squared norms are summed, so that the norm does not depend on it.
+/// Elements of a section of a tensor that can be shared among workers (the last section may be shorter). A multiple of
+/// the blocks in which squared norms are summed, so that the norm does not depend on it.
 pub const SECTION: usize = 256 * 1024;
 
 /// How a stage updates the parameters of a model ([`Settings::updates`](crate::Settings::updates)).
@@ -48,8 +48,9 @@ impl Updates {
         Self { tensors: tensors.collect(), precision: None }
     }
 
-    /// The sections of all tensors, in order. Only their owners depend on the number of workers: the most expensive section
-    /// goes first, to the worker with the least to do. This only balances the load; results do not depend on it.
+    /// The sections of all tensors, in order. Only their owners depend on the number of workers: the most expensive
+    /// section goes first, to the worker with the least to do. This only balances the load; results do not depend on
+    /// it.
     pub fn sections(&self, workers: usize) -> Vec<Section> {
         let (mut sections, mut costs) = (Vec::new(), Vec::new());
         for (tensor, update) in self.tensors.iter().enumerate() {

@@ -23,8 +23,9 @@ pub enum Route {
     Exchange,
     /// To every worker.
     Broadcast,
-    /// To the first worker that has nothing else to do: packets wait in a queue that all workers share, and a worker takes
-    /// the one of the lowest lane. The stage gets packets of any lane, so it must not have state that belongs to lanes.
+    /// To the first worker that has nothing else to do: packets wait in a queue that all workers share, and a worker
+    /// takes the one of the lowest lane. The stage gets packets of any lane, so it must not have state that belongs to
+    /// lanes. Not for ports with [`Role::State`].
     AnyWorker,
 }
 
@@ -72,7 +73,8 @@ pub struct Problem {
     pub key: Option<&'static str>,
     /// What is wrong, and what would be right.
     pub message: String,
-    /// Whether the operating system failed or data is damaged, so that nothing has to be corrected in the configuration.
+    /// Whether the operating system failed or data is damaged, so that nothing has to be corrected in the
+    /// configuration.
     pub failed: bool,
 }
 
@@ -282,8 +284,8 @@ pub trait Settings: Any + Send + Sync {
         Vec::new()
     }
     /// Problems with the files that the stage names that can be seen without processing them: whether they exist, have
-    /// a format that the stage reads, and fit its other keys and the goal of the graph. Looks at names and beginnings of
-    /// files; `pipeline check` and `pipeline run` call it before anything is read.
+    /// a format that the stage reads, and fit its other keys and the goal of the graph. Looks at names and beginnings
+    /// of files; `pipeline check` and `pipeline run` call it before anything is read.
     fn check_files(&self, _goal: Goal, _seed: u64) -> Vec<Problem> {
         Vec::new()
     }
@@ -306,8 +308,9 @@ pub trait Settings: Any + Send + Sync {
     fn vocabulary(&self, _seed: u64) -> Result<Option<Facts>> {
         Ok(None)
     }
-    /// The most tokens in one pass over what it emits, if its inputs have at most `input` (0 for a source), as far as it
-    /// is known before [`prepare`](Self::prepare). A byte of text counts as a token, and so does the end of a document.
+    /// The most tokens in one pass over what it emits, if its inputs have at most `input` (0 for a source), as far as
+    /// it is known before [`prepare`](Self::prepare). A byte of text counts as a token, and so does the end of a
+    /// document.
     fn most_tokens(&self, _seed: u64, _input: u64) -> Option<u64> {
         None
     }

@@ -3,8 +3,8 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One value per stage, made by the first worker that asks for it. The engine provides an empty one as a resource of each
-/// graph that it runs: see [`Env::shared`](crate::Env::shared).
+/// One value per stage, made by the first worker that asks for it. The engine provides an empty one as a resource of
+/// each graph that it runs: see [`Env::shared`](crate::Env::shared).
 ///
 /// ```
 /// use millrace_contract::SharedValues;

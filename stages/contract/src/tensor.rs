@@ -35,8 +35,8 @@ impl Buffer {
         Self { storage, len }
     }
 
-    /// Splits it into parts of `len` floats (the last may be shorter), which can be joined again. Without copying, if it
-    /// is long enough to be pooled.
+    /// Splits it into parts of `len` floats (the last may be shorter), which can be joined again. Without copying, if
+    /// it is long enough to be pooled.
     ///
     /// # Panics
     /// If `len` is not a multiple of 16, the floats of a cache line.

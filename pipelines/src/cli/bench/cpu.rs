@@ -61,8 +61,8 @@ fn rounded(value: f64, steps: f64) -> f64 {
     (value * steps).round() / steps
 }
 
-/// Measures in turn with two workers and with those of `how`; returns the last measurement of the latter, compared with the
-/// others.
+/// Measures in turn with two workers and with those of `how`; returns the last measurement of the latter, compared with
+/// the others.
 ///
 /// # Errors
 /// If any stage fails.

@@ -63,8 +63,8 @@ pub const SHAPES: [Shape; 4] = [
     shape("long", [12, 12, 768, 50_257], batch(2, 1, 1024)),
 ];
 
-/// A batch of `leaves` leaves with as many sequences as this one, or, if they cannot be divided, as near to that as whole
-/// sequences allow.
+/// A batch of `leaves` leaves with as many sequences as this one, or, if they cannot be divided, as near to that as
+/// whole sequences allow.
 fn divided(batch: BatchShape, leaves: u32) -> BatchShape {
     let sequences = batch.micro_batches as usize * batch.sequences / leaves as usize;
     BatchShape { micro_batches: leaves, sequences: sequences.max(1), ..batch }

@@ -1,7 +1,7 @@
 //! `pipeline bench`: the speed of a training step.
 //!
-//! - [`mod@measure`]: one measurement; [`cpu`]: what CPU time went into, for `--leaves`; [`mod@sweep`]: many measurements,
-//!   for `--sweep`; [`backends`]: products on every GEMM backend
+//! - [`mod@measure`]: one measurement; [`cpu`]: what CPU time went into, for `--leaves`; [`mod@sweep`]: many
+//!   measurements, for `--sweep`; [`backends`]: products on every GEMM backend
 mod backends;
 mod cpu;
 mod measure;
@@ -41,8 +41,8 @@ pub struct Bench {
     /// Worker threads (default: one per physical core)
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Micro-batches of a batch (default: those of the shape, 2 or 4). Also measures 2 workers, in turn, and prints how CPU
-    /// time is distributed among workers and stages
+    /// Micro-batches of a batch (default: those of the shape, 2 or 4). Also measures 2 workers, in turn, and prints how
+    /// CPU time is distributed among workers and stages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     leaves: Option<u32>,
     /// Process a micro-batch at once or sequence by sequence (default: batched)

@@ -29,11 +29,14 @@ fn errors_and_panics_on_any_worker_end_all_and_name_the_stage() {
         ("read", Call::Next(0, 3), Some(3)),
     ];
     for (stage, call, step) in places {
-        for (workers, mut worker, panics) in [(1, 0, false), (2, 1, false), (3, 2, true), (2, 0, true)] {
-            // Lane 0 is worker 0's.
-            if matches!(call, Call::Save(_) | Call::Next(..)) {
-                worker = 0;
-            }
+        for (workers, worker, panics) in [(1, 0, false), (2, 1, false), (3, 2, true), (2, 0, true)] {
+            let worker = match call {
+                // Lane 0 is worker 0's.
+                Call::Save(_) | Call::Next(..) => Some(0),
+                // Any worker may take all leaves of a step.
+                Call::More(_) => None,
+                _ => Some(worker),
+            };
             let error = fails(workers, Fault { stage, worker, call: call.clone(), panics });
             let said = format!("{error:#}");
             assert!(said.contains(&format!("stage `{stage}`")), "{said}");
@@ -50,14 +53,14 @@ fn errors_and_panics_on_any_worker_end_all_and_name_the_stage() {
 #[test]
 fn a_source_thread_of_another_worker_may_fail_too() {
     for panics in [false, true] {
-        let error = fails(2, Fault { stage: "read", worker: 1, call: Call::Next(5, 7), panics });
+        let error = fails(2, Fault { stage: "read", worker: Some(1), call: Call::Next(5, 7), panics });
         assert!(format!("{error:#}").starts_with("stage `read`, step 7"), "{error:#}");
     }
 }
 
 #[test]
 fn a_failure_at_the_very_end_counts() {
-    let fault = Fault { stage: "optimize", worker: 1, call: Call::Finish, panics: false };
+    let fault = Fault { stage: "optimize", worker: Some(1), call: Call::Finish, panics: false };
     let setup = Setup { fault: Some(fault), ..Setup::new(2, 3, 2) };
     let error = setup.run(training(&setup, &Arc::new(Outcome::default()), initial())).expect_err("it fails");
     assert!(format!("{error:#}").contains("stage `optimize`"));

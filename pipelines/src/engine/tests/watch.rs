@@ -25,7 +25,8 @@ pub type Log = Arc<Mutex<Vec<(&'static str, usize, Call)>>>;
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub stage: &'static str,
-    pub worker: usize,
+    /// `None`: whichever worker makes the call first.
+    pub worker: Option<usize>,
     pub call: Call,
     pub panics: bool,
 }
@@ -62,7 +63,8 @@ impl Watch {
     fn note(&self, call: Call) -> Result<()> {
         self.log.lock().unwrap().push((self.id, self.worker, call.clone()));
         if let Some(fault) = &self.fault
-            && (fault.stage, fault.worker, &fault.call) == (self.id, self.worker, &call)
+            && (fault.stage, &fault.call) == (self.id, &call)
+            && fault.worker.is_none_or(|worker| worker == self.worker)
         {
             if fault.panics {
                 panic!("asked to panic");

@@ -2,7 +2,7 @@
 use super::{Scratch, WIKI, wiki};
 use crate::plan::toys::{Clean, Read, Tokenize};
 use crate::plan::{Edge, Overrides, Plan};
-use contract::Settings;
+use contract::{Kind, Port, Route, Settings};
 use std::sync::Arc;
 
 /// A configuration of stages `id type [inputs]`, one a line.
@@ -255,6 +255,31 @@ fn inputs_may_name_stages_below() {
     end       tokens     tokens ← tokenize
 
     ok: 3 stages
+    ");
+}
+
+/// Takes state from a queue that workers share.
+struct SharedState;
+
+impl Settings for SharedState {
+    fn takes(&self) -> Vec<Port> {
+        vec![Port::stream(Kind::Rows).by(Route::AnyWorker).state()]
+    }
+    fn gives(&self) -> Vec<Kind> {
+        Vec::new()
+    }
+    fn build(&self, _: &contract::Env) -> anyhow::Result<contract::Built> {
+        anyhow::bail!("it is never built")
+    }
+}
+
+#[test]
+fn state_is_not_for_any_worker() {
+    let stages: Vec<(String, Arc<dyn Settings>)> =
+        vec![("read".into(), Arc::new(Read::default())), ("end".into(), Arc::new(SharedState))];
+    insta::assert_snapshot!(Plan::of(stages).unwrap_err(), @r"
+    error: `end` asks for rows as state that any worker takes
+      (made in code)   (every worker needs the state itself)
     ");
 }
 

@@ -72,8 +72,8 @@ pub struct ModelSettings<M> {
     /// How large it is.
     #[serde(flatten)]
     pub sizes: Sizes,
-    /// Longest sequence that the model can process, in tokens; `pack.sequence_length` if not given. GPT-2 has a table of
-    /// so many positions.
+    /// Longest sequence that the model can process, in tokens; `pack.sequence_length` if not given. GPT-2 has a table
+    /// of so many positions.
     #[key(min = 1, max = 16_777_216)]
     pub context: Option<usize>,
     /// Rows of the embedding; the number of the tokenizer's ids if not given. Other programs round it up.

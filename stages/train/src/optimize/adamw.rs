@@ -26,8 +26,8 @@ pub struct AdamW {
     /// Weight decay of a head of its own; if not given, `weight_decay`.
     #[key(min = 0, max = 1e3)]
     pub head_weight_decay: Option<f64>,
-    /// Weight decay over the run: "constant", or in proportion to the "learning_rate" (Defazio 2025), so that it ends with
-    /// it. The learning rate multiplies either.
+    /// Weight decay over the run: "constant", or in proportion to the "learning_rate" (Defazio 2025), so that it ends
+    /// with it. The learning rate multiplies either.
     pub weight_decay_schedule: DecaySchedule,
 }
 

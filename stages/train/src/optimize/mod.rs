@@ -1,5 +1,5 @@
-//! `optimize`: clips gradients by their global norm and updates each section of a tensor in place, on the worker that owns
-//! it.
+//! `optimize`: clips gradients by their global norm and updates each section of a tensor in place, on the worker that
+//! owns it.
 //!
 //! The trait [`Optimizer`] defines how one tensor is updated. [`OptimizerSettings`] turns any optimizer into a stage,
 //! which handles norms, schedule, ownership and checkpoints. Members of the family are [`adamw`] and [`muon`].
@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A member of the family of optimizers: its configuration keys, and how one tensor is updated. Members need not know about
-/// workers.
+/// A member of the family of optimizers: its configuration keys, and how one tensor is updated. Members need not know
+/// about workers.
 pub trait Optimizer: Member {
     /// A one-line description.
     const SUMMARY: &'static str;
@@ -46,7 +46,8 @@ pub trait Optimizer: Member {
         Vec::new()
     }
 
-    /// The time that an update of the parameter takes; an element that AdamW updates takes 1. Balances the workers' load.
+    /// The time that an update of the parameter takes; an element that AdamW updates takes 1. Balances the workers'
+    /// load.
     fn cost(&self, spec: &ParameterSpec) -> u64 {
         spec.len() as u64
     }
@@ -66,9 +67,9 @@ pub trait Optimizer: Member {
     /// initialised to zero.
     fn state(&self, spec: &ParameterSpec) -> &'static [&'static str];
 
-    /// Updates the parameter that `spec` describes and its state tensors, which are in the order of [`Self::state`], or, if
-    /// it [is elementwise](Self::is_elementwise), the same part of each as a vector. `gradient` is that of the summed
-    /// loss.
+    /// Updates the parameter that `spec` describes and its state tensors, which are in the order of [`Self::state`],
+    /// or, if it [is elementwise](Self::is_elementwise), the same part of each as a vector. `gradient` is that of the
+    /// summed loss.
     fn update(
         &self,
         scalars: &UpdateScalars,
@@ -156,8 +157,8 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
         Some(Updates { tensors: tensors.collect(), precision: optimizer.precision() })
     }
 
-    /// Provides [`RateSettings`], from which a resumed run knows whether its learning rate is the one that was planned, and
-    /// [`WeightAverage`], if there is one.
+    /// Provides [`RateSettings`], from which a resumed run knows whether its learning rate is the one that was planned,
+    /// and [`WeightAverage`], if there is one.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         before.provide(Arc::new(self.rate));
         if let Some(decay) = self.averaging.average_decay {

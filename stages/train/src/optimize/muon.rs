@@ -79,8 +79,8 @@ impl Optimizer for Muon {
         matrices(spec).is_none() && self.others.is_elementwise(spec)
     }
 
-    /// bfloat16 where the CPU multiplies it fast: orthogonalisation is approximate anyway, and the original is in bfloat16
-    /// too.
+    /// bfloat16 where the CPU multiplies it fast: orthogonalisation is approximate anyway, and the original is in
+    /// bfloat16 too.
     fn precision(&self) -> Option<Precision> {
         Some(gemm::fast_precision())
     }

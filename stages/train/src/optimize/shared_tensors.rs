@@ -38,8 +38,8 @@ impl SharedTensors {
     /// Takes section `section` out of the tensors, which have sections of `length` elements (the last may be shorter).
     /// `None` if a worker has it.
     ///
-    /// If something else still holds a tensor, as a checkpoint that is being written does, the tensor is copied, and the
-    /// other one keeps the old values.
+    /// If something else still holds a tensor, as a checkpoint that is being written does, the tensor is copied, and
+    /// the other one keeps the old values.
     pub fn take(&self, section: usize, length: usize) -> Option<Vec<Tensor>> {
         let mut state = self.lock();
         if let State::Whole(tensors) = &mut *state {
