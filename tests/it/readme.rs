@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 
 const README: &str = include_str!("../../README.md");
 const PREPARE: &str = include_str!("../../data/PREPARE.md");
+const SCALING: &str = include_str!("../../docs/scaling.md");
 /// What is only shortened because tests are many.
 const SHORTER: [(&str, &str); 1] = [("--steps 20 --warmup 3", "--steps 1 --warmup 0")];
 
@@ -95,6 +96,25 @@ fn the_commands_of_the_page_on_preparation_work() {
     }
     for piece in ["kept", "removed: gone from the input", "replaced: its text has changed"] {
         assert!(said.contains(piece), "{piece}: {said}");
+    }
+}
+
+#[test]
+fn the_commands_of_the_page_on_scaling_work() {
+    let scratch = FreshClone::new();
+    let said: Vec<String> = blocks_of(SCALING, "sh")
+        .iter()
+        .map(|line| {
+            let shorter = line.replace("--shape small", "--shape seed").replace("--steps 8 --warmup 2", "--steps 1");
+            let output = scratch.pipeline(shorter.strip_prefix("pipeline ").unwrap());
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            check(line, output);
+            said
+        })
+        .collect();
+    assert!(said[0].contains("Cores    a step keeps at most 16 busy"), "{}", said[0]);
+    for key in ["\"balance\":", "\"cpu_relative_to_2_workers\":", "\"cpu_seconds\":{\"backward\":["] {
+        assert!(said[1].contains(key), "{key}: {}", said[1]);
     }
 }
 
