@@ -44,8 +44,8 @@
 //! 2. **Nothing dropped or repeated.** A commit has one part from every member, computed in this generation, which
 //!    began at the commit before. Commits only move forward; only a new head goes back, to the last commit on disk.
 //! 3. **Agreement.** All who train in a generation have the same list of members and the same commit.
-//! 4. **Detection within 5 s**: a dead host, a stopped one, one without power or network. A delay of 200 ms is no
-//!    reason to lose a host.
+//! 4. **Detection within 5 s**: a dead host, a stopped one, one without power or network; later only by as much as its
+//!    last beat is late because packets are lost. A delay of 200 ms is no reason to lose a host.
 //! 5. **The next generation within 10 s** after that, if enough hosts are left and their copies of the commit are
 //!    local.
 //! 6. **Joiners do not starve training.** A generation is ended for their sake only after [`Config::settle`] and 20

@@ -296,7 +296,9 @@ impl World {
                 let bad = self.network.bad_pairs.iter().any(|(a, b, _)| [*a, *b].contains(&other.machine));
                 let broken = self.meshes.iter().filter(|mesh| mesh.broken.is_some()).count();
                 let breaks = *why == Obstacle::Disconnected && broken >= self.config.breaks;
-                let reason = slow || disturbed || other.hung || blind || bad || breaks;
+                // Of two that cannot connect, the one that nothing disturbs may be to blame.
+                let pair = *why == Obstacle::Unconnected && self.checks.busy_until + 10 * S >= self.now;
+                let reason = pair || slow || disturbed || other.hung || blind || bad || breaks;
                 self.must(reason, || format!("{name} is set aside, but nothing disturbs it"));
             }
             Notice::Ended { epoch, why, .. } => {

@@ -50,14 +50,17 @@ impl World {
                 let down = self.processes[pid].running != Running::Alive && self.processes[pid].down_since == since;
                 let judge = &self.processes[head];
                 let able = judge.running == Running::Alive && judge.disturbed + 5 * S < self.now;
-                let noticed = !self.network.links[link].open[HEAD] || self.checks.dismissing;
+                // A beat that was lost several times may arrive seconds after its sender was stopped.
+                let lossy = self.now < self.network.lossy_until + 5 * S;
+                let noticed = !self.network.links[link].open[HEAD] || self.checks.dismissing || lossy;
                 let truth = !down || !able || noticed;
                 self.must(truth, || format!("p{head} does not notice that p{pid} is gone"));
             }
             Check::Failed { pids, cause } => {
+                let mut links = pids.iter().filter_map(|pid| self.processes[*pid].link);
+                let reset = links.any(|link| self.network.links[link].reset);
                 for pid in pids {
                     let process = &self.processes[pid];
-                    let reset = process.link.is_some_and(|link| self.network.links[link].reset);
                     let disturbed = |process: &Process| {
                         let killed = process.running == Running::Dead && process.outcome.is_none();
                         killed || process.running == Running::Stopped || process.disturbed + 2 * S >= self.now
@@ -125,7 +128,8 @@ impl World {
         }
         let stall = self.config.stall.as_micros() as Time + 2 * S;
         let mut limit = RECOVERY;
-        limit += if self.checks.hung { stall } else { 0 };
+        // A host that hangs is found when it takes part, so several may be found one after the other.
+        limit += self.processes.iter().filter(|process| process.hung).count() as Time * stall;
         limit += Time::from(self.checks.stuck) * stall;
         limit += if self.scenario.slow_machine.is_some() { RECOVERY } else { 0 };
         limit += if self.network.bad_pairs.is_empty() { 0 } else { 2 * RECOVERY };

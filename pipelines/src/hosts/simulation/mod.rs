@@ -20,8 +20,8 @@
 //! - **One generation.** A step is completed only by the generation that its head has started last. Heads of older
 //!   incarnations may compute (nobody can prevent a suspended process from that), but do not write.
 //! - **Agreement.** All who take part in a generation have the same members, and begin at the head's last commit.
-//! - **Detection** within 5 s of a kill, a stop or a power loss, and no false alarm: whoever is expelled as silent or
-//!   hung was disturbed, and whoever is set aside had a reason.
+//! - **Detection** within 5 s of a kill, a stop or a power loss (later while packets are lost), and no false alarm:
+//!   whoever is expelled as silent or hung was disturbed, and whoever is set aside had a reason.
 //! - **Recovery.** After the end of a generation the next one trains within 10 s, if nothing else goes wrong. When the
 //!   last fault is over and there are enough hosts, steps are never more than 15 s apart (plus [`Config::stall`] after
 //!   a hang; plus 15 s with a slow host and 30 s with two hosts that break every generation), and the run ends.

@@ -349,9 +349,9 @@ impl World {
         if deadline == Duration::MAX || process.running == Running::Dead {
             return;
         }
-        let at = (deadline.as_micros() as Time).saturating_sub(process.clock_offset).max(self.now);
+        let at = (deadline.as_micros() as Time).saturating_sub(process.clock_offset);
         if at != process.deadline {
-            let fires = at + self.random.below(self.scenario.lateness);
+            let fires = at.max(self.now) + self.random.below(self.scenario.lateness);
             self.processes[pid].deadline = at;
             self.processes[pid].timer = fires;
             self.at(fires, What::Tick(pid));
