@@ -212,19 +212,18 @@ struct Sizes {
     bytes_per_token: f64,
     model: [u64; 3],
     length: u64,
-    /// Tokens of a batch.
-    batch: u64,
+    leaves: u64,
     epochs: f64,
     learning_rate: &'static str,
 }
 
 /// Layers, heads, width. More text supports a larger model and vocabulary; a small corpus is used for several epochs.
 const SIZES: [Sizes; 5] = [
-    sizes(1_000_000, (1024, 2.6), [2, 4, 128], 64, (4096, 8.0), "3e-3"),
-    sizes(10_000_000, (4096, 3.3), [2, 8, 256], 128, (4096, 4.0), "1e-3"),
-    sizes(100_000_000, (8192, 3.7), [4, 6, 384], 256, (8192, 2.0), "1e-3"),
-    sizes(1_000_000_000, (16_384, 4.0), [6, 8, 512], 256, (16_384, 1.0), "6e-4"),
-    sizes(u64::MAX, (32_768, 4.3), [12, 12, 768], 512, (32_768, 1.0), "6e-4"),
+    sizes(1_000_000, (1024, 2.6), [2, 4, 128], 64, (4, 8.0), "3e-3"),
+    sizes(10_000_000, (4096, 3.3), [2, 8, 256], 128, (4, 4.0), "1e-3"),
+    sizes(100_000_000, (8192, 3.7), [4, 6, 384], 256, (8, 2.0), "1e-3"),
+    sizes(1_000_000_000, (16_384, 4.0), [6, 8, 512], 256, (16, 1.0), "6e-4"),
+    sizes(u64::MAX, (32_768, 4.3), [12, 12, 768], 512, (32, 1.0), "6e-4"),
 ];
 
 const fn sizes(
@@ -232,28 +231,25 @@ const fn sizes(
     (vocabulary, bytes_per_token): (u64, f64),
     model: [u64; 3],
     length: u64,
-    (batch, epochs): (u64, f64),
+    (leaves, epochs): (u64, f64),
     learning_rate: &'static str,
 ) -> Sizes {
-    Sizes { up_to_bytes, vocabulary, bytes_per_token, model, length, batch, epochs, learning_rate }
+    Sizes { up_to_bytes, vocabulary, bytes_per_token, model, length, leaves, epochs, learning_rate }
 }
 
-/// Tokens per micro-batch, or those of one sequence if that is longer: enough rows for matrix products to be efficient,
-/// and few enough that a batch has many micro-batches, which keep as many workers busy.
-const LEAF: u64 = 256;
+/// Tokens per micro-batch: enough rows for matrix products to be efficient.
+const LEAF: u64 = 1024;
 
 /// The configuration, with comments.
 fn configuration(file: &Path, path: &str, data: &Data) -> String {
     let sizes = SIZES.iter().find(|sizes| data.text_bytes < sizes.up_to_bytes).unwrap_or(&SIZES[SIZES.len() - 1]);
     let &Sizes { vocabulary, model: [layers, heads, width], length, epochs, learning_rate, .. } = sizes;
-    let sequences = (LEAF / length).max(1);
-    let leaves = (sizes.batch / (sequences * length)).max(cores().next_power_of_two() as u64);
-    let batch = leaves * sequences * length;
-    let steps = ((data.tokens(sizes) as f64 * epochs) as u64 / batch).max(1);
+    let leaves = sizes.leaves.max(cores().next_power_of_two() as u64);
+    let steps = ((data.tokens(sizes) as f64 * epochs) as u64 / (leaves * LEAF)).max(1);
     let ids = if data.is_tokens { GPT2_IDS } else { vocabulary };
     let parameters = count(ids * width + length * width + 12 * layers * width * width);
-    let (file, summary) = (file.display(), data.summary());
-    let (steps_said, batch, every) = (count(steps), count(batch), nice(steps / 20));
+    let (file, summary, sequences) = (file.display(), data.summary(), LEAF / length);
+    let (steps_said, batch, every) = (count(steps), count(leaves * LEAF), nice(steps / 20));
     // The built-in graph tokenizes, so tokens need another one.
     let graph = if data.is_tokens { "" } else { "extends = \"builtin:base\"\n" };
     let mut text = format!(
@@ -332,8 +328,7 @@ mod tests {
     fn every_size_is_one_that_the_model_takes() {
         for sizes in &SIZES {
             let [_, heads, width] = sizes.model;
-            assert!(width.is_multiple_of(heads) && sizes.batch.is_multiple_of(LEAF.max(sizes.length)));
-            assert!(sizes.batch / LEAF.max(sizes.length) >= 16, "many cores");
+            assert!(width.is_multiple_of(heads) && LEAF.is_multiple_of(sizes.length));
         }
     }
 
