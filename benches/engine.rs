@@ -58,6 +58,8 @@ fn run(steps: u64, workers: usize, prefetch: u64) -> Duration {
         upstream: Vec::new(),
         worker: 0,
         workers,
+        process: 0,
+        processes: 1,
         seed: 0,
         schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
         shape: BatchShape { micro_batches: workers as u32, sequences: 1, length: 1 },

@@ -37,6 +37,8 @@ fn env() -> Env {
         upstream: Vec::new(),
         worker: 0,
         workers: 1,
+        process: 0,
+        processes: 1,
         seed: 1,
         schedule: Schedule { first: 0, steps: Step::MAX, evaluate: None, checkpoint: None },
         shape: SHAPE,

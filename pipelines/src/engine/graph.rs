@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::operator::{Demand, Demands, InputEdge, OperatorContext, StageSpec, stage_operator};
 use super::packet_batch::PacketBatch;
 use super::ports::{Edge, OutputSpec};
+use super::position::Position;
 use super::shared_queue::SharedQueues;
 use super::source::{SourceSpec, source_operator};
 use super::stop::{Decisions, LastStep, Stop, decisions};
@@ -20,14 +21,19 @@ use timely::dataflow::operators::{Concatenate, ConnectLoop, Feedback};
 use timely::dataflow::{Scope, Stream};
 
 /// A way for packets from a stage to a port of another.
-struct Connection {
-    from: usize,
-    to: usize,
-    port: usize,
-    kind: Kind,
-    route: Route,
+pub struct Connection {
+    /// The stage that emits them.
+    pub from: usize,
+    /// The stage that takes them.
+    pub to: usize,
+    /// Its port.
+    pub port: usize,
+    /// Their kind.
+    pub kind: Kind,
+    /// How they are distributed among workers.
+    pub route: Route,
     /// Leads to the next step.
-    feedback: bool,
+    pub feedback: bool,
 }
 
 /// An edge of the graph: the index of its connection, and whether it is the initial edge, without the delay of one
@@ -126,7 +132,7 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
             updates: connections.iter().find(|connection| connection.feedback).map(|connection| connection.from),
             computed: Vec::new(),
             stop: env.resources.get::<Stop>(),
-            stopped: LastStep::default(),
+            stopped: LastStep::unknown(env.resources.get::<Stop>()),
             cpu,
             clocks: Vec::new(),
         }
@@ -199,7 +205,7 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
     fn context(&self, s: usize) -> OperatorContext {
         OperatorContext {
             id: self.stages[s].id.clone(),
-            worker: (self.env.worker, self.env.workers),
+            position: Position::of(self.env),
             lanes: self.env.lanes().collect(),
             schedule: self.env.schedule,
             saves: self.connections.iter().any(|connection| connection.kind == Kind::Saved),
@@ -261,13 +267,13 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
     fn decisions(&mut self, s: usize) -> Option<Decisions<'scope>> {
         let stop = self.stop.as_ref().filter(|_| self.updates == Some(s) && !self.computed.is_empty())?;
         let computed = self.scope.concatenate(self.computed.drain(..));
-        let worker = (self.env.worker, self.env.workers);
-        Some(decisions(self.scope, worker, self.env.schedule, Arc::clone(stop), computed))
+        let position = Position::of(self.env);
+        Some(decisions(self.scope, position, self.env.schedule, Arc::clone(stop), computed))
     }
 }
 
 /// All connections of a plan, and those on which the engine brings saved state to the stages that gather it.
-fn connections(stages: &[PlannedStage]) -> Vec<Connection> {
+pub fn connections(stages: &[PlannedStage]) -> Vec<Connection> {
     let (mut connections, mut gatherers) = (Vec::new(), Vec::new());
     for (to, stage) in stages.iter().enumerate() {
         for (port, takes) in stage.settings.takes().iter().enumerate() {

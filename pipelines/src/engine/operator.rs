@@ -3,6 +3,7 @@ use super::cpu_time::CpuTime;
 use super::failure::Failure;
 use super::ports::{Edge, Outbox, OutputPort, OutputPorts, OutputSpec, PacketReader, Reader, packet_input, reader};
 use super::shared_queue::SharedQueue;
+use super::position::Position;
 use super::stage_runner::{Inputs, Ran, StageRunner};
 use super::stop::{Decisions, LastStep, to_its_worker};
 use contract::{Kind, Lane, Packet, Role, Route, Saved, Schedule, Stage, Step, Ticket, Turn};
@@ -42,8 +43,8 @@ pub type Demands<'scope> = Stream<'scope, Step, Vec<Demand>>;
 pub struct OperatorContext {
     /// The stage's id in the plan.
     pub id: String,
-    /// This worker and the number of workers.
-    pub worker: (usize, usize),
+    /// Where this worker is.
+    pub position: Position,
     /// This worker's lanes.
     pub lanes: Vec<Lane>,
     /// What is due when.
@@ -125,7 +126,8 @@ pub fn stage_operator<'scope>(
 
     let mut ports: Vec<usize> = inputs.iter().map(|input| input.port).collect();
     let queues: BTreeMap<_, _> = inputs.iter().filter_map(|i| Some((i.port, i.queue.clone()?))).collect();
-    let inputs = inputs.into_iter().map(|input| packet_input(&mut builder, input.edge, input.route)).collect();
+    let processes = context.position.processes;
+    let inputs = inputs.into_iter().map(|input| packet_input(&mut builder, input.edge, input.route, processes)).collect();
     // The decision is an additional stream port: the step stays open until it has arrived.
     let decisions = decisions.map(|decisions| {
         ports.push(roles.len());
@@ -150,7 +152,7 @@ pub fn stage_operator<'scope>(
             ports,
             inputs,
             decisions,
-            outputs: OutputPorts::new(output_ports, capabilities, first, context.worker),
+            outputs: OutputPorts::new(output_ports, capabilities, first, context.position),
             pulls,
             demand: OutputBuilder::from(demand),
             demand_capability,
@@ -229,8 +231,11 @@ impl StageOperator {
         let finished = self.phase == Phase::Finished;
         for (input, port) in self.inputs.iter_mut().zip(&self.ports) {
             input(&mut |step, packet| {
-                if !finished {
-                    self.runner.push(*port, step, packet);
+                match self.queues.get(port) {
+                    // From another process, for any worker of this one.
+                    Some(queue) => queue.push(step, packet),
+                    None if finished => {}
+                    None => self.runner.push(*port, step, packet),
                 }
             });
         }
@@ -255,7 +260,7 @@ impl StageOperator {
     /// Calls the stage once. True if it may be called again in this time slice.
     fn run_once(&mut self, frontiers: &[MutableAntichain<Step>], began: Instant, slice: Duration) -> bool {
         let step = self.runner.current();
-        let (queues, worker) = (&self.queues, self.context.worker.0);
+        let (queues, worker) = (&self.queues, self.context.position.worker);
         let inputs = OperatorInputs { ports: &self.ports, frontiers, queues, worker, wake: &self.wake };
         if step > self.context.last_step() {
             self.finish();

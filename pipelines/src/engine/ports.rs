@@ -1,6 +1,8 @@
 //! An operator's inputs and outputs, with the types of timely's channels erased.
 use super::packet_batch::{Envelope, PacketBatch};
+use super::position::Position;
 use super::shared_queue::SharedQueue;
+use super::wire_format;
 use contract::{Emit, Kind, Packet, Route, Step};
 use std::sync::Arc;
 use timely::communication::Pull;
@@ -28,11 +30,13 @@ pub fn packet_input<'scope>(
     builder: &mut OperatorBuilder<'scope, Step>,
     edge: Edge<'scope>,
     route: Route,
+    processes: usize,
 ) -> PacketReader {
     match route {
-        // Packets for any worker are in a shared queue: the edge has only a frontier.
-        Route::Stay | Route::AnyWorker => packet_reader(builder.new_input(edge, Pipeline)),
-        Route::Exchange | Route::Broadcast => {
+        Route::Stay => packet_reader(builder.new_input(edge, Pipeline)),
+        // Packets for any worker are in a shared queue: the edge has only a frontier, and packets of other processes.
+        Route::AnyWorker if processes == 1 => packet_reader(builder.new_input(edge, Pipeline)),
+        Route::Exchange | Route::Broadcast | Route::Owners | Route::AnyWorker => {
             let to = |envelope: &Envelope| envelope.to as u64;
             packet_reader(builder.new_input(edge, ExchangeCore::<BatchBuilder, _>::new_core(to)))
         }
@@ -46,7 +50,7 @@ fn packet_reader<P: Pull<Message<Step, PacketBatch>> + 'static>(
         handle.for_each(|capability, batch| {
             // Every message carries the step it was sent at: stages only ever send at one.
             let step = capability.least().copied().unwrap_or_default();
-            batch.0.drain(..).for_each(|envelope| each(step, envelope.packet));
+            batch.0.drain(..).filter_map(Envelope::open).for_each(|packet| each(step, packet));
         });
     })
 }
@@ -93,54 +97,71 @@ impl OutputPort {
     }
 
     /// Sends a packet to the workers that the route says.
-    fn send(&mut self, packet: Packet, step: Step, (worker, workers): (usize, usize)) {
+    fn send(&mut self, packet: Packet, step: Step, position: &Position) {
         let Some(capability) = &self.capability else { return };
-        if let Some(queue) = &self.spec.queue {
+        let recipients = position.recipients(self.spec.route, &packet);
+        if let (Some(queue), [to]) = (&self.spec.queue, &recipients[..])
+            && position.is_here(*to)
+        {
             return queue.push(step, packet);
         }
         let capability = capability.delayed(&step);
+        let (here, elsewhere): (Vec<_>, Vec<_>) = recipients.into_iter().partition(|to| position.is_here(*to));
+        let packet = if elsewhere.is_empty() { packet } else { self.send_elsewhere(packet, &elsewhere, &capability) };
         let mut output = self.output.activate();
         let mut session = output.session_with_builder(&capability);
-        match self.spec.route {
-            Route::Stay | Route::AnyWorker => session.give(Envelope { to: worker, packet }),
-            Route::Exchange => session.give(Envelope { to: packet.address(), packet }),
-            Route::Broadcast => {
-                for to in 0..workers {
-                    if let Some(packet) = packet.share() {
-                        session.give(Envelope { to, packet });
-                    }
-                }
-            }
+        let mut packet = Some(packet);
+        for (at, to) in here.iter().enumerate() {
+            // Every worker but the last gets a shared copy.
+            let copy = if at + 1 < here.len() { packet.as_ref().and_then(Packet::share) } else { packet.take() };
+            copy.into_iter().for_each(|packet| session.give(Envelope::new(*to, packet)));
         }
+    }
+
+    /// Sends a packet to workers of other processes, and returns it: timely has written it to the buffers of their sockets.
+    ///
+    /// # Panics
+    /// If the packet has no wire format, which [`across_processes`](super::distribution::across_processes) has checked, or
+    /// if timely has kept it.
+    fn send_elsewhere(&mut self, packet: Packet, to: &[usize], capability: &Capability<Step>) -> Packet {
+        let message = wire_format::Message::try_from(packet).map_err(|packet| packet.kind().name());
+        let message = Arc::new(message.expect("a kind that can be sent to another process"));
+        let mut output = self.output.activate();
+        let mut session = output.session_with_builder(capability);
+        to.iter().for_each(|to| session.give(Envelope::message(*to, &message)));
+        drop(session);
+        drop(output);
+        let message = Arc::into_inner(message);
+        message.expect("a container for another process is written at once, and drops its packets then").into()
     }
 }
 
 /// All outputs of one operator, with its right to send at the current step.
 pub struct OutputPorts {
     ports: Vec<OutputPort>,
-    /// This worker and the number of workers.
-    worker: (usize, usize),
+    /// Of the worker.
+    position: Position,
 }
 
 impl OutputPorts {
-    /// The outputs of the operator of `worker` (index, number of workers), which may send from step `first` on.
+    /// The outputs of the operator of the worker at `position`, which may send from step `first` on.
     pub fn new(
         mut ports: Vec<OutputPort>,
         capabilities: Vec<Capability<Step>>,
         first: Step,
-        worker: (usize, usize),
+        position: Position,
     ) -> Self {
         for (port, mut capability) in ports.iter_mut().zip(capabilities) {
             capability.downgrade(&first);
             port.capability = Some(capability);
         }
-        Self { ports, worker }
+        Self { ports, position }
     }
 
     /// Sends `packet` at `step` to every consumer of its kind. With `initial`, a kind that is fed back goes to this
     /// step instead of the next one.
     pub fn send(&mut self, packet: Packet, step: Step, initial: bool) {
-        let (kind, worker) = (packet.kind(), self.worker);
+        let kind = packet.kind();
         let initial = initial && self.ports.iter().any(|port| port.spec.kind == kind && port.spec.initial);
         let consumers = self.ports.iter_mut().filter(|port| port.spec.kind == kind && port.spec.initial == initial);
         let mut consumers = consumers.peekable();
@@ -149,7 +170,7 @@ impl OutputPorts {
         while let Some(port) = consumers.next() {
             let copy = if consumers.peek().is_some() { packet.as_ref().and_then(Packet::share) } else { packet.take() };
             let Some(copy) = copy else { return };
-            port.send(copy, step, worker);
+            port.send(copy, step, &self.position);
         }
     }
 

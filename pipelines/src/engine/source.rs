@@ -61,7 +61,7 @@ pub fn source_operator<'scope>(
             throttle,
             demands,
             prefetch: prefetch.max(1),
-            outputs: OutputPorts::new(output_ports, capabilities, first, context.worker),
+            outputs: OutputPorts::new(output_ports, capabilities, first, context.position),
             lanes: context.lanes.iter().map(|lane| (*lane, LaneState::new(first))).collect(),
             requests,
             replies,

@@ -6,6 +6,7 @@
 //! `optimize` may be some steps ahead, but their saved state as of `s` has been sent already, as it is after every
 //! step.
 use super::ports::reader;
+use super::position::Position;
 use contract::{Schedule, Step};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -45,17 +46,26 @@ impl Stop {
 
 /// The last step of a run that is being stopped, once this worker knows it. Shared by its operators.
 #[derive(Clone, Default)]
-pub struct LastStep(Rc<Cell<Option<Step>>>);
+pub struct LastStep {
+    step: Rc<Cell<Option<Step>>>,
+    stop: Option<Arc<Stop>>,
+}
 
 impl LastStep {
-    /// The step, if the run is being stopped and this worker knows.
-    pub fn get(&self) -> Option<Step> {
-        self.0.get()
+    /// Not known yet, in a run that can be stopped by `stop`.
+    pub fn unknown(stop: Option<Arc<Stop>>) -> Self {
+        Self { step: Rc::default(), stop }
     }
 
-    /// Sets it.
+    /// The step, if the run is being stopped and this worker knows.
+    pub fn get(&self) -> Option<Step> {
+        self.step.get()
+    }
+
+    /// Sets it, also for [`Stop::last`].
     pub fn set(&self, step: Step) {
-        self.0.set(Some(step));
+        self.step.set(Some(step));
+        self.stop.iter().for_each(|stop| stop.last.store(step, Ordering::Release));
     }
 }
 
@@ -70,7 +80,7 @@ pub fn to_its_worker() -> Exchange<(u64, Step), impl FnMut(&(u64, Step)) -> u64>
 /// Adds the operator that decides. `computed` carries no data; its frontier is that of the stages that feed the update.
 pub fn decisions<'scope>(
     scope: Scope<'scope, Step>,
-    (worker, workers): (usize, usize),
+    position: Position,
     schedule: Schedule,
     stop: Arc<Stop>,
     computed: Stream<'scope, Step, Vec<()>>,
@@ -81,7 +91,7 @@ pub fn decisions<'scope>(
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<(u64, Step)>>>::from(output);
     builder.build(move |mut capabilities| {
         // The other workers decide nothing, so they hold no capability.
-        let mut undecided = capabilities.pop().filter(|_| worker == 0);
+        let mut undecided = capabilities.pop().filter(|_| position.index() == 0);
         if let Some(capability) = &mut undecided {
             capability.downgrade(&schedule.first);
         }
@@ -96,10 +106,9 @@ pub fn decisions<'scope>(
                 let step = *capability.time();
                 // The step after the last update only validates: a run that gets there ends anyway.
                 if stop.asked.load(Ordering::Acquire) && schedule.trains(step) {
-                    stop.last.store(step, Ordering::Release);
                     let mut output = output.activate();
                     let mut session = output.session_with_builder(&*capability);
-                    (0..workers as u64).for_each(|to| session.give((to, step)));
+                    (0..position.peers() as u64).for_each(|to| session.give((to, step)));
                     drop(session);
                     undecided = None;
                     return;

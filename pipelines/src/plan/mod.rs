@@ -73,6 +73,7 @@ pub struct Plan {
 }
 
 /// One stage of a [`Plan`].
+#[derive(Clone)]
 pub struct PlannedStage {
     /// Its name in the plan.
     pub id: String,

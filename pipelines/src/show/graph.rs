@@ -58,6 +58,7 @@ fn label(port: &Port, feedback: bool) -> String {
         Route::Stay => "stay",
         Route::Exchange => "exchange",
         Route::Broadcast => "broadcast",
+        Route::Owners => "owners",
         Route::AnyWorker => "any worker",
     };
     let role = match port.role {

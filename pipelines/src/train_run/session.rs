@@ -103,6 +103,8 @@ impl Session {
             upstream: Vec::new(),
             worker: 0,
             workers,
+            process: 0,
+            processes: 1,
             seed: plan.run.seed,
             schedule: Schedule { first: 0, steps, evaluate, checkpoint: due.checkpoint },
             shape,

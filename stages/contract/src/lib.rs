@@ -9,7 +9,8 @@
 //! - [`parameters`]: what a model declares about itself: its [`ParameterSpec`]s, initial values, FLOPs; [`sections`]: how
 //!   workers share their updates
 //! - [`stage`]: the traits [`Stage`] and [`Source`], and [`Emit`], through which they emit packets
-//! - [`settings`]: a stage's TOML table as a value, and how it is built into a stage; [`keys`]: the keys of the table
+//! - [`settings`]: a stage's TOML table as a value, and how it is built into a stage; [`env`]: the context in which it
+//!   is built; [`keys`]: the keys of the table
 //! - [`registry`]: the types of stages by name; [`pretrained`]: models from checkpoints
 //! - [`prepare`]: what stages do before the graph runs; [`resources`]: what they provide for each other; [`shared`]: what
 //!   the workers' copies of a stage share
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attribution;
+pub mod env;
 pub mod files;
 pub mod keys;
 pub mod metrics;
@@ -40,6 +42,7 @@ pub mod testing;
 pub use anyhow::Result;
 pub use attribution::Attribution;
 pub use contract_derive::StageKeys;
+pub use env::Env;
 pub use keys::{Effect, Key, StageKeys};
 pub use metrics::{Gather, Metric, Metrics};
 pub use packet::{
@@ -54,9 +57,9 @@ pub use resources::Resources;
 pub use saved::{OptimizerState, Saved, Snapshot};
 pub use sections::{Section, TensorUpdate, Updates};
 pub use settings::{
-    BatchShape, Built, Corpus, CorpusPart, Due, Env, Facts, Memory, Port, Problem, Role, Route, Settings,
+    BatchShape, Built, Corpus, CorpusPart, Due, Facts, Memory, Port, Problem, Role, Route, Settings,
 };
 pub use shared::SharedValues;
 pub use stage::{Emit, Source, Stage};
-pub use step::{At, DocumentStart, Lane, Schedule, Step, Turn, ValidationStride, leaf_owner};
+pub use step::{At, DocumentStart, Lane, Schedule, Step, Turn, ValidationStride, leaf_owner, leaves_of, process_of_leaf};
 pub use tensor::{Buffer, Tensor};

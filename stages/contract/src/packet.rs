@@ -280,7 +280,7 @@ pub struct Gradient {
     pub leaves: Range<Lane>,
     /// Index into [`Env::sections`](crate::Env::sections).
     pub section: usize,
-    /// The worker that owns the section.
+    /// The worker that it is for, among those of all processes: an owner of the section.
     pub owner: u32,
     /// Number of targets of these leaves that are not ignored.
     pub targets: u64,
@@ -381,6 +381,11 @@ impl Kind {
             Kind::Metrics => "metrics",
             Kind::Records => "records",
         }
+    }
+
+    /// Whether every process of a run makes these packets for itself, as each updates its own copy of the parameters.
+    pub fn is_replicated(self) -> bool {
+        matches!(self, Kind::Parameters | Kind::OptimizerState)
     }
 
     /// May a packet of this kind go to more than one consumer?

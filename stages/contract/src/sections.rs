@@ -28,14 +28,18 @@ pub struct TensorUpdate {
 }
 
 /// A range of a tensor's elements with one owner, who sums their gradient, computes its squared norm and updates them.
+/// If several processes run the graph, the owner in each of them sums the gradients of its process's leaves and updates
+/// its copy of the elements; that of the section's home process completes the sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
     /// Index into [`ModelFacts::parameters`].
     pub tensor: usize,
     /// Its elements.
     pub elements: Range<usize>,
-    /// The worker that owns it.
+    /// The worker of each process that owns it.
     pub owner: u32,
+    /// The process that completes the sum of its gradient.
+    pub home: u32,
 }
 
 impl Updates {
@@ -48,10 +52,10 @@ impl Updates {
         Self { tensors: tensors.collect(), precision: None }
     }
 
-    /// The sections of all tensors, in order. Only their owners depend on the number of workers: the most expensive
-    /// section goes first, to the worker with the least to do. This only balances the load; results do not depend on
-    /// it.
-    pub fn sections(&self, workers: usize) -> Vec<Section> {
+    /// The sections of all tensors, in order. Only owners and homes depend on the numbers of workers and processes: the
+    /// most expensive section goes first, to the worker with the least to do; the largest one to the process with the
+    /// least to sum. This only balances the load; results do not depend on it.
+    pub fn sections(&self, workers: usize, processes: usize) -> Vec<Section> {
         let (mut sections, mut costs) = (Vec::new(), Vec::new());
         for (tensor, update) in self.tensors.iter().enumerate() {
             let length = if update.elementwise { SECTION } else { update.elements };
@@ -59,19 +63,29 @@ impl Updates {
             for start in (0..update.elements.max(1)).step_by(length.max(1)) {
                 let elements = start..update.elements.min(start + length);
                 costs.push(u128::from(update.cost) * elements.len() as u128 / update.elements.max(1) as u128);
-                sections.push(Section { tensor, elements, owner: 0 });
+                sections.push(Section { tensor, elements, owner: 0, home: 0 });
             }
         }
-        let mut by_cost: Vec<usize> = (0..sections.len()).collect();
-        by_cost.sort_by_key(|i| (std::cmp::Reverse(costs[*i]), *i));
-        let mut load = vec![0; workers];
-        for section in by_cost {
-            let (least, _) = load.iter().enumerate().min_by_key(|(_, l)| **l).expect("at least one worker");
-            load[least] += costs[section];
-            sections[section].owner = least as u32;
+        let owners = spread(&costs, workers);
+        let sizes: Vec<u128> = sections.iter().map(|section| section.elements.len() as u128).collect();
+        for ((section, owner), home) in sections.iter_mut().zip(owners).zip(spread(&sizes, processes)) {
+            (section.owner, section.home) = (owner, home);
         }
         sections
     }
+}
+
+/// Who takes which section, so that all have about equally much to do.
+fn spread(costs: &[u128], takers: usize) -> Vec<u32> {
+    let mut by_cost: Vec<usize> = (0..costs.len()).collect();
+    by_cost.sort_by_key(|i| (std::cmp::Reverse(costs[*i]), *i));
+    let (mut load, mut taker) = (vec![0; takers], vec![0; costs.len()]);
+    for section in by_cost {
+        let (least, _) = load.iter().enumerate().min_by_key(|(_, l)| **l).expect("at least one taker");
+        load[least] += costs[section];
+        taker[section] = least as u32;
+    }
+    taker
 }
 
 #[cfg(test)]
@@ -86,7 +100,7 @@ mod tests {
     #[test]
     fn owners_have_about_equally_much_to_do() {
         let updates = updates(&[3, 9, 1, 4, 4, 5].map(|cost| (7, cost, true)));
-        let owners = |workers| updates.sections(workers).iter().map(|section| section.owner).collect::<Vec<_>>();
+        let owners = |workers| updates.sections(workers, 1).iter().map(|section| section.owner).collect::<Vec<_>>();
         // 9 to the first; 5 and 4 to the second; then both have 9: 4 to the first; 3 and 1 to the second.
         assert_eq!(owners(2), [1, 0, 1, 1, 0, 1]);
         assert_eq!(owners(1), [0; 6]);
@@ -97,7 +111,7 @@ mod tests {
         let elements = 2 * SECTION + 5;
         let updates = updates(&[(elements, 9, false), (elements, 9, true), (0, 0, true), (SECTION, 1, true)]);
         for workers in [1, 2, 7] {
-            let sections = updates.sections(workers);
+            let sections = updates.sections(workers, 1);
             let ranges: Vec<_> = sections.iter().map(|s| (s.tensor, s.elements.clone())).collect();
             let expected = [
                 (0, 0..elements),

@@ -1,13 +1,11 @@
 //! A stage's configuration table as a value, and how it is built into a stage.
 use crate::files::is_not_of_the_configuration;
 use crate::packet::Kind;
+use crate::env::Env;
 use crate::parameters::ModelFacts;
 use crate::prepare::{Goal, Prepare};
-use crate::resources::Resources;
-use crate::sections::{Section, Updates};
-use crate::shared::SharedValues;
+use crate::sections::Updates;
 use crate::stage::{Source, Stage};
-use crate::step::{Lane, Schedule, leaf_owner};
 use anyhow::Result;
 use serde::Serialize;
 use std::any::Any;
@@ -15,6 +13,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How packets travel from the stage that emits them to the one that takes them.
+///
+/// Several processes can run a graph together. Each then has its own copy of what [`Kind::is_replicated`] says, and
+/// packets of these kinds do not leave their process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// To the same worker.
@@ -23,8 +24,10 @@ pub enum Route {
     Exchange,
     /// To every worker.
     Broadcast,
+    /// To the owner of a gradient's section in every process.
+    Owners,
     /// To the first worker that has nothing else to do: packets wait in a queue that all workers share, and a worker
-    /// takes the one of the lowest lane. The stage gets packets of any lane, so it must not have state that belongs to
+    /// takes the one of the lowest lane. Which process computes which leaves is fixed ([`Env::leaves`]). The stage gets packets of any lane, so it must not have state that belongs to
     /// lanes. Not for ports with [`Role::State`].
     AnyWorker,
 }
@@ -163,95 +166,6 @@ impl CorpusPart {
     }
 }
 
-/// The context in which a stage is built. The same on every worker except for `worker`.
-#[derive(Clone)]
-pub struct Env {
-    /// The stage's id in the plan.
-    pub stage: String,
-    /// The stages whose packets reach it within a step, nearest first.
-    pub upstream: Vec<String>,
-    /// The index of this worker.
-    pub worker: usize,
-    /// Number of workers.
-    pub workers: usize,
-    /// The run's seed.
-    pub seed: u64,
-    /// When validations and checkpoints are due.
-    pub schedule: Schedule,
-    /// Shape of the micro-batches.
-    pub shape: BatchShape,
-    /// The model, if the graph has one.
-    pub model: Option<Arc<ModelFacts>>,
-    /// The size of the corpus, if it is known.
-    pub corpus: Option<Corpus>,
-    /// The run directory, if the run has one.
-    pub run_dir: Option<PathBuf>,
-    /// Resources of stages and of the run.
-    pub resources: Resources,
-}
-
-impl Env {
-    /// What a stage may know in a graph of `steps` steps of `lanes` lanes that does not train: no model, no corpus, no
-    /// run directory. It is the environment of the first worker, with seed 0.
-    pub fn without_training(workers: usize, lanes: u32, steps: u64, resources: Resources) -> Self {
-        Self {
-            stage: String::new(),
-            upstream: Vec::new(),
-            worker: 0,
-            workers,
-            seed: 0,
-            schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
-            shape: BatchShape { micro_batches: lanes, sequences: 0, length: 0 },
-            model: None,
-            corpus: None,
-            run_dir: None,
-            resources,
-        }
-    }
-
-    /// The lanes (and leaves) of this worker.
-    pub fn lanes(&self) -> impl Iterator<Item = Lane> + use<> {
-        let (worker, workers, leaves) = (self.worker, self.workers, self.shape.micro_batches);
-        (0..leaves).filter(move |lane| leaf_owner(*lane, workers) == worker)
-    }
-
-    /// The model, or an error saying that this stage needs one.
-    pub fn model(&self) -> Result<Arc<ModelFacts>> {
-        self.model
-            .clone()
-            .ok_or_else(|| anyhow::anyhow!("there is no model: a stage that gives activations is missing"))
-    }
-
-    /// The sections of the model's tensors, in order, with the workers that own them.
-    pub fn sections(&self) -> Result<Vec<Section>> {
-        let model = self.model()?;
-        let updates = self.resources.get::<Updates>();
-        Ok(updates.unwrap_or_else(|| Arc::new(Updates::of_whole_tensors(&model))).sections(self.workers))
-    }
-
-    /// The value that all workers' copies of this stage share; the first that asks makes it.
-    ///
-    /// # Errors
-    /// If this is not the environment of a graph that runs.
-    pub fn shared<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Result<Arc<T>> {
-        let values = self.resources.get::<SharedValues>();
-        let values = values.ok_or_else(|| anyhow::anyhow!("values are shared only while a graph runs"))?;
-        Ok(values.of(&self.stage, make))
-    }
-
-    /// The resource of type `T` that this stage provides; otherwise that of the nearest stage upstream that provides
-    /// one; otherwise that of the run.
-    pub fn find<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        let stages = std::iter::once(&self.stage).chain(&self.upstream);
-        stages.map(|stage| self.resources.of(stage)).find(Option::is_some).flatten().or_else(|| self.resources.get())
-    }
-
-    /// Like [`find`](Self::find), but an error that names `what` if there is none.
-    pub fn resource<T: Any + Send + Sync>(&self, what: &str) -> Result<Arc<T>> {
-        self.find().ok_or_else(|| anyhow::anyhow!("{what} is missing"))
-    }
-}
-
 /// The number of steps between validations and between checkpoints; `None`: never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Due {
@@ -346,6 +260,11 @@ pub trait Settings: Any + Send + Sync {
     }
     /// How it updates the parameters of `model`, if it does (`optimize`).
     fn updates(&self, _model: &ModelFacts) -> Option<Updates> {
+        None
+    }
+    /// The stage that completes its work when several processes run the graph: it is inserted after this one, and takes
+    /// what this one gives in its place.
+    fn across_processes(&self) -> Option<Arc<dyn Settings>> {
         None
     }
     /// How often validation or a checkpoint is due, if the stage decides that.

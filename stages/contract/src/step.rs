@@ -4,6 +4,7 @@
 //! determinism is the micro-batch. The micro-batches of a global batch are its *leaves*, and there are as many
 //! *lanes* (streams of documents that fill one leaf a step) as leaves; both are numbered `0..micro_batches`
 //! and belong to a worker by [`leaf_owner`]. Nothing is ever derived from the number of workers.
+use std::ops::Range;
 use std::time::Duration;
 
 /// The dataflow's timestamp: the number of updates that the parameters have had when they are applied to the step's
@@ -23,6 +24,23 @@ pub type Lane = u32;
 /// ```
 pub fn leaf_owner(leaf: Lane, workers: usize) -> usize {
     leaf as usize % workers
+}
+
+/// The leaves that process `process` of `processes` computes, of `leaves`: adjacent ones, so that most of their gradients
+/// can be summed in the process.
+///
+/// ```
+/// # use millrace_contract::leaves_of;
+/// assert_eq!([0, 1, 2].map(|process| leaves_of(process, 3, 16)), [0..5, 5..10, 10..16]);
+/// ```
+pub fn leaves_of(process: usize, processes: usize, leaves: Lane) -> Range<Lane> {
+    let start = |process: usize| (process as u64 * u64::from(leaves) / processes as u64) as Lane;
+    start(process)..start(process + 1)
+}
+
+/// The process that computes leaf `leaf`.
+pub fn process_of_leaf(leaf: Lane, processes: usize, leaves: Lane) -> usize {
+    (0..processes).find(|process| leaves_of(*process, processes, leaves).contains(&leaf)).unwrap_or_default()
 }
 
 /// Where and when a packet arrives at a stage.
@@ -100,6 +118,18 @@ pub struct DocumentStart(pub u32);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_leaf_is_computed_by_one_process() {
+        for (processes, leaves) in [(1, 1), (3, 1), (2, 16), (3, 16), (5, 7), (16, 16), (7, 65_536)] {
+            let all: Vec<Lane> = (0..processes).flat_map(|process| leaves_of(process, processes, leaves)).collect();
+            assert_eq!(all, (0..leaves).collect::<Vec<_>>());
+            for process in 0..processes {
+                let mut own = leaves_of(process, processes, leaves);
+                assert!(own.all(|leaf| process_of_leaf(leaf, processes, leaves) == process));
+            }
+        }
+    }
 
     #[test]
     fn the_last_step_only_validates_and_the_last_update_is_kept() {

@@ -26,6 +26,8 @@ pub fn env(lanes: u32, sequences: usize, length: usize, steps: u64) -> Env {
         upstream: Vec::new(),
         worker: 0,
         workers: 1,
+        process: 0,
+        processes: 1,
         seed: 42,
         schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
         shape: BatchShape { micro_batches: lanes, sequences, length },

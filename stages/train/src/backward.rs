@@ -27,7 +27,8 @@ impl Settings for Backward {
 
     fn build(&self, env: &Env) -> Result<Built> {
         let mut sections = vec![Vec::new(); env.model()?.parameters.len()];
-        for (index, Section { tensor, elements, owner }) in env.sections()?.into_iter().enumerate() {
+        for (index, Section { tensor, elements, owner, .. }) in env.sections()?.into_iter().enumerate() {
+            let owner = env.among_all(env.process, owner as usize) as u32;
             sections[tensor].push(SectionOfTensor { index, len: elements.len(), owner });
         }
         Ok(Built::Stage(Box::new(BackwardStage { sections, running: None })))
@@ -45,6 +46,7 @@ struct SectionOfTensor {
     /// Index into [`Env::sections`].
     index: usize,
     len: usize,
+    /// The owner in this process, among the workers of all processes.
     owner: u32,
 }
 

@@ -81,7 +81,7 @@ impl<L: Loss> Settings for LossSettings<L> {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        Ok(Built::Stage(Box::new(LossStage { loss: self.0.clone(), worker: env.worker })))
+        Ok(Built::Stage(Box::new(LossStage { loss: self.0.clone(), worker: env.among_all(env.process, env.worker) })))
     }
 
     /// Memory of a chunk of logits per worker, and of the gradient of the hidden states.

@@ -16,6 +16,8 @@ fn judged(stage: &StageType, changes: &Value, texts: &[String]) -> RecordBatch {
         upstream: Vec::new(),
         worker: 0,
         workers: 1,
+        process: 0,
+        processes: 1,
         seed: 1,
         schedule: Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None },
         shape: BatchShape { micro_batches: 1, sequences: 1, length: 1 },

@@ -142,6 +142,8 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         upstream: Vec::new(),
         worker: 0,
         workers,
+        process: 0,
+        processes: 1,
         seed: 1,
         schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
         shape: batch,

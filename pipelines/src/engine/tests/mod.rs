@@ -8,6 +8,7 @@ mod gather;
 mod idle_workers;
 mod plain;
 mod prefetch;
+mod processes;
 mod restore;
 mod stop;
 mod timing;
@@ -88,6 +89,11 @@ impl Setup {
 
     /// Runs `stages`; panics if that takes longer than anything here may.
     fn run(&self, stages: Vec<PlannedStage>) -> anyhow::Result<Vec<WorkerTiming>> {
+        let job = self.job(stages);
+        within(Duration::from_secs(20), move || execute(job))
+    }
+
+    fn job(&self, stages: Vec<PlannedStage>) -> Job {
         let schedule = Schedule { first: self.first, steps: self.steps, evaluate: None, checkpoint: self.checkpoint };
         let shape = BatchShape { micro_batches: self.lanes, sequences: 1, length: 1 };
         let (worker, workers, mut resources) = (0, self.workers, Resources::default());
@@ -97,6 +103,8 @@ impl Setup {
             upstream: Vec::new(),
             worker,
             workers,
+            process: 0,
+            processes: 1,
             seed: 0,
             schedule,
             shape,
@@ -105,8 +113,7 @@ impl Setup {
             run_dir: None,
             resources,
         };
-        let job = Job { stages, env, saved: self.saved.clone(), prefetch: self.prefetch };
-        within(Duration::from_secs(20), move || execute(job))
+        Job { stages, env, saved: self.saved.clone(), prefetch: self.prefetch }
     }
 
     /// What stage `id` was called with on `worker`, in order.

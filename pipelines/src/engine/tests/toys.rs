@@ -24,7 +24,7 @@ pub struct Outcome {
 pub fn training(setup: &Setup, outcome: &Arc<Outcome>, parameters: Values) -> Vec<PlannedStage> {
     let batch = Port::stream(Kind::Batch);
     let fed_back = Port::stream(Kind::Parameters).by(Route::Broadcast).state();
-    let gradient = Port::stream(Kind::Gradient).by(Route::Exchange);
+    let gradient = Port::stream(Kind::Gradient).by(Route::Owners);
     let kept = [Kind::Saved, Kind::OptimizerState].map(|kind| Port::stream(kind).by(Route::Exchange));
     let [a, b, c] = [0; 3].map(|_| Arc::clone(outcome));
     let stage = |make: fn(&Env) -> Box<dyn Stage>| Box::new(move |env: &Env| Ok(Built::Stage(make(env))));

@@ -132,7 +132,7 @@ impl<O: Optimizer> StageSettings for OptimizerSettings<O> {
 
 impl<O: Optimizer> Settings for OptimizerSettings<O> {
     fn takes(&self) -> Vec<Port> {
-        vec![Port::stream(Kind::Gradient), Port::stream(Kind::Norms).by(Route::Broadcast)]
+        vec![Port::stream(Kind::Gradient).by(Route::Owners), Port::stream(Kind::Norms).by(Route::Broadcast)]
     }
 
     fn gives(&self) -> Vec<Kind> {
@@ -179,7 +179,7 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
         let files = StartFiles::open(&start, env.seed)?;
         let trains = env.schedule.trains(env.schedule.first);
         let (sections, mut own, mut initial) = (env.sections()?, Vec::new(), Vec::new());
-        for (index, Section { tensor, elements, owner }) in sections.iter().enumerate() {
+        for (index, Section { tensor, elements, owner, .. }) in sections.iter().enumerate() {
             if *owner as usize != env.worker {
                 continue;
             }
@@ -198,7 +198,7 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
             learning_rate: self.rate.over(env.schedule.steps),
             settings: self.clone(),
             schedule: env.schedule,
-            worker: env.worker,
+            gathers: env.gathers(),
             sections: sections.len(),
             tensors,
             initial,
@@ -283,7 +283,8 @@ struct Optimize<O> {
     settings: OptimizerSettings<O>,
     learning_rate: LearningRateSchedule,
     schedule: Schedule,
-    worker: usize,
+    /// Whether the metrics of the step come from this worker.
+    gathers: bool,
     /// Number of sections of all workers.
     sections: usize,
     /// All parameters, shared by all workers: each with its average if the run keeps one, and the tensors of its state.
@@ -350,7 +351,7 @@ impl<O: Optimizer> Stage for Optimize<O> {
                 out.give(Packet::OptimizerState(self.settings.saved(own.tensor, &own.spec, &whole)));
             }
         }
-        if self.worker == 0 {
+        if self.gathers {
             let first = |name, value| Metric { name, gather: Gather::First, value };
             let values = vec![first("learning_rate", learning_rate), first("gradient_norm", norm)];
             out.give(Packet::Metrics(Metrics { purpose: Purpose::Train, from: (0, 0), worker: 0, values }));

@@ -1,14 +1,17 @@
 //! `reduce`: sums the gradients of all leaves for the sections that this worker owns, and computes the norms of the
-//! sums.
+//! sums. If several processes run the graph, it sums those of its process's leaves, and a second stage ([across
+//! processes](Settings::across_processes)) adds what comes of that.
 pub mod tree;
 
-use crate::reduce::tree::{LiveGradients, Tree, peak_live_gradients};
+use crate::reduce::tree::{LiveGradients, Node, Tree, peak_live_gradients};
 use anyhow::{Result, ensure};
 use contract::{
-    At, Built, Emit, Env, Gradient, Kind, Memory, Norms, Packet, Port, Route, Section, Settings, Stage, StageKeys,
-    StageSettings, Step, Turn,
+    At, Built, Emit, Env, Gradient, Kind, Lane, Memory, Norms, Packet, Port, Route, Section, Settings, Stage,
+    StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Settings of `type = "tree_sum"`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
@@ -30,16 +33,19 @@ impl Settings for Reduce {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let mine = |section: &Section| section.owner as usize == env.worker;
-        let sums = env.sections()?.iter().map(|section| Sum { mine: mine(section), ..Sum::default() }).collect();
-        Ok(Built::Stage(Box::new(ReduceStage { leaves: env.shape.micro_batches, sums, steps: env.schedule.steps })))
+        let sums = if env.processes == 1 { Sums::Whole } else { Sums::OfProcess };
+        Ok(Built::Stage(Box::new(ReduceStage::new(sums, env)?)))
+    }
+
+    fn across_processes(&self) -> Option<Arc<dyn Settings>> {
+        Some(Arc::new(AcrossProcesses))
     }
 
     /// Memory of the partial sums that wait for their sibling, and for the head also of the gradients that backward
     /// holds.
     fn memory(&self, env: &Env) -> Memory {
         let Some(model) = &env.model else { return Memory::default() };
-        let LiveGradients { before, after, with_leaves } = peak_live_gradients(env.shape.micro_batches, env.workers);
+        let LiveGradients { before, after, with_leaves } = peak_live_gradients(env.leaves().len() as Lane, env.workers);
         let head = model.parameters[model.head].len();
         let others = model.parameter_count() - head;
         let bytes = |floats| (floats * size_of::<f32>()) as u64;
@@ -48,39 +54,106 @@ impl Settings for Reduce {
     }
 }
 
+/// What completes the sums when several processes run the graph: takes the partial sums of all processes, on the home
+/// process of each section.
+struct AcrossProcesses;
+
+impl Settings for AcrossProcesses {
+    fn takes(&self) -> Vec<Port> {
+        vec![Port::stream(Kind::Gradient).by(Route::Exchange)]
+    }
+
+    fn gives(&self) -> Vec<Kind> {
+        vec![Kind::Gradient, Kind::Norms]
+    }
+
+    fn build(&self, env: &Env) -> Result<Built> {
+        Ok(Built::Stage(Box::new(ReduceStage::new(Sums::Whole, env)?)))
+    }
+}
+
+/// How far a stage sums.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sums {
+    /// Over all leaves.
+    Whole,
+    /// Over the largest nodes of the tree in the range of this process's leaves.
+    OfProcess,
+}
+
 /// The partial sums of one section's gradient.
 #[derive(Default)]
 struct Sum {
+    /// Whether this worker sums it.
     mine: bool,
     tree: Tree,
-    targets: u64,
-    complete: bool,
+    /// Number of leaves in the sums that have been emitted.
+    emitted: u32,
 }
 
 struct ReduceStage {
-    leaves: u32,
+    sums: Sums,
+    /// Number of leaves of a step.
+    all: Lane,
+    /// Those that are summed here.
+    leaves: Range<Lane>,
+    /// By section.
+    sections: Vec<Sum>,
+    /// By section, if it is summed further: the worker that does, among those of all processes.
+    homes: Vec<u32>,
     steps: Step,
-    sums: Vec<Sum>,
+}
+
+impl ReduceStage {
+    fn new(sums: Sums, env: &Env) -> Result<Self> {
+        let all = env.shape.micro_batches;
+        let at_home = |section: &Section| sums == Sums::OfProcess || section.home as usize == env.process;
+        let mine = |section: &Section| section.owner as usize == env.worker && at_home(section);
+        let home = |section: &Section| env.among_all(section.home as usize, section.owner as usize) as u32;
+        let sections = env.sections()?;
+        Ok(Self {
+            sums,
+            all,
+            leaves: if sums == Sums::Whole { 0..all } else { env.leaves() },
+            homes: sections.iter().map(home).collect(),
+            sections: sections.iter().map(|section| Sum { mine: mine(section), ..Sum::default() }).collect(),
+            steps: env.schedule.steps,
+        })
+    }
+
+    /// Adds a node to the sum of a section. Emits the sum when it is complete, with its norms if it is that of all leaves.
+    fn add(&mut self, section: usize, owner: u32, node: Node, out: &mut dyn Emit) {
+        let Sum { tree, emitted, .. } = &mut self.sections[section];
+        let (node, owner) = match self.sums {
+            Sums::OfProcess => (tree.add_within(self.all, &self.leaves, node), self.homes[section]),
+            Sums::Whole => {
+                let whole = tree.add(self.all, node).map(|(node, blocks)| {
+                    out.give(Packet::Norms(Norms { section, targets: node.targets, blocks }));
+                    node
+                });
+                (whole, owner)
+            }
+        };
+        if let Some(Node { leaves, targets, sum: data }) = node {
+            *emitted += leaves.end - leaves.start;
+            out.give(Packet::Gradient(Gradient { leaves, section, owner, targets, data }));
+        }
+    }
 }
 
 impl Stage for ReduceStage {
     fn packet(&mut self, _at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
-        let Packet::Gradient(gradient) = packet else { return Ok(Turn::Done) };
-        let Gradient { leaves, section, owner, targets, data } = gradient;
-        let sum = &mut self.sums[section];
-        sum.targets += targets;
-        if let Some((data, blocks)) = sum.tree.add(self.leaves, leaves, data) {
-            sum.complete = true;
-            let targets = sum.targets;
-            out.give(Packet::Norms(Norms { section, targets, blocks }));
-            out.give(Packet::Gradient(Gradient { leaves: 0..self.leaves, section, owner, targets, data }));
+        if let Packet::Gradient(Gradient { leaves, section, owner, targets, data: sum }) = packet {
+            self.add(section, owner, Node { leaves, targets, sum }, out);
         }
         Ok(Turn::Done)
     }
 
     fn step_done(&mut self, step: Step, _out: &mut dyn Emit) -> Result<()> {
-        for (section, sum) in self.sums.iter_mut().enumerate().filter(|(_, sum)| sum.mine) {
-            ensure!(step >= self.steps || sum.complete, "the gradient of section {section} is not complete");
+        let leaves = self.leaves.end - self.leaves.start;
+        for (section, sum) in self.sections.iter_mut().enumerate().filter(|(_, sum)| sum.mine) {
+            let complete = sum.emitted == leaves && sum.tree.is_empty();
+            ensure!(step >= self.steps || complete, "the gradient of section {section} is not complete");
             *sum = Sum { mine: true, ..Sum::default() };
         }
         Ok(())

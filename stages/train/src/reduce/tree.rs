@@ -2,40 +2,82 @@
 //!
 //! `n` leaves are split at the largest power of two below `n`, recursively. The shape depends only on `n`, so a sum has
 //! the same bits whichever worker adds which parts, and in whatever order the leaves arrive.
+//!
+//! A process that computes some of the leaves can sum the nodes of which it has both children: what is left are the sums
+//! over the largest nodes that lie in its range of leaves, a single one if the range is a node itself.
 use compute::kernels::sum::{add, add_with_squares, block_squares};
 use contract::{Lane, Tensor, leaf_owner};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-/// Partial sums of one tensor's gradient, each over a node of the tree.
+/// Partial sums of one section's gradient, each over a node of the tree.
 #[derive(Default)]
 pub struct Tree {
-    parts: BTreeMap<Lane, (Range<Lane>, Tensor)>,
+    parts: BTreeMap<Lane, Node>,
+}
+
+/// The sum over one node.
+pub struct Node {
+    /// Its leaves.
+    pub leaves: Range<Lane>,
+    /// Number of targets of these leaves that are not ignored.
+    pub targets: u64,
+    /// The sum of their gradients.
+    pub sum: Tensor,
 }
 
 impl Tree {
-    /// Adds the sum over `leaves` (a node of the tree over `all` leaves). Returns the total when it is complete, and
-    /// its sums of squares by block.
-    pub fn add(&mut self, all: u32, mut leaves: Range<Lane>, mut sum: Tensor) -> Option<(Tensor, Vec<f64>)> {
-        while leaves != (0..all) {
-            let sibling = sibling(all, &leaves);
-            let there = self.parts.get(&sibling.start).is_some_and(|(range, _)| *range == sibling);
-            let Some((_, other)) = there.then(|| self.parts.remove(&sibling.start)).flatten() else {
-                self.parts.insert(leaves.start, (leaves, sum));
-                return None;
-            };
-            // The right part is always added to the left one.
-            let (mut left, right) = if leaves.start < sibling.start { (sum, other) } else { (other, sum) };
-            leaves = leaves.start.min(sibling.start)..leaves.end.max(sibling.end);
-            if leaves == (0..all) {
-                let squares = add_with_squares(&mut left.data, &right.data);
-                return Some((left, squares));
+    /// Adds a node of the tree over `all` leaves. Returns the total when it is complete, and its sums of squares by block.
+    pub fn add(&mut self, all: Lane, mut node: Node) -> Option<(Node, Vec<f64>)> {
+        while node.leaves != (0..all) {
+            let mut squares = None;
+            let is_last = |leaves: &Range<Lane>| *leaves == (0..all);
+            node = self.join(all, node, |leaves, left, right| match is_last(leaves) {
+                true => squares = Some(add_with_squares(left, right)),
+                false => add(left, right),
+            })?;
+            if let Some(squares) = squares {
+                return Some((node, squares));
             }
-            add(&mut left.data, &right.data);
-            sum = left;
         }
-        let squares = block_squares(&sum.data);
-        Some((sum, squares))
+        let squares = block_squares(&node.sum.data);
+        Some((node, squares))
+    }
+
+    /// Adds a node of the tree over `all` leaves that lies in the range `within`. Returns the sum over a largest node in
+    /// this range when it is complete.
+    pub fn add_within(&mut self, all: Lane, within: &Range<Lane>, mut node: Node) -> Option<Node> {
+        let has_sibling = |node: &Node| {
+            node.leaves != (0..all) && {
+                let sibling = sibling(all, &node.leaves);
+                within.start <= sibling.start && sibling.end <= within.end
+            }
+        };
+        while has_sibling(&node) {
+            node = self.join(all, node, |_, left, right| add(left, right))?;
+        }
+        Some(node)
+    }
+
+    /// Whether no sum waits for its sibling.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// The parent of `node`, summed by `add`, if its other child is there; otherwise `node` waits for it.
+    fn join(&mut self, all: Lane, node: Node, add: impl FnOnce(&Range<Lane>, &mut [f32], &[f32])) -> Option<Node> {
+        let sibling = sibling(all, &node.leaves);
+        let there = self.parts.get(&sibling.start).is_some_and(|other| other.leaves == sibling);
+        let Some(other) = there.then(|| self.parts.remove(&sibling.start)).flatten() else {
+            self.parts.insert(node.leaves.start, node);
+            return None;
+        };
+        // The right part is always added to the left one.
+        let (mut left, right) = if node.leaves.start < sibling.start { (node, other) } else { (other, node) };
+        left.leaves.end = right.leaves.end;
+        left.targets += right.targets;
+        add(&left.leaves, &mut left.sum.data, &right.sum.data);
+        Some(left)
     }
 }
 
@@ -65,7 +107,7 @@ pub fn peak_live_gradients(leaves: Lane, workers: usize) -> LiveGradients {
         alive.before = alive.before.max(tree.parts.len());
         alive.with_leaves = alive.with_leaves.max(tree.parts.len() + round.len());
         for leaf in round {
-            tree.add(leaves, leaf..leaf + 1, Tensor::zeros([1]));
+            tree.add(leaves, Node { leaves: leaf..leaf + 1, targets: 0, sum: Tensor::zeros([1]) });
         }
         alive.after = alive.after.max(tree.parts.len()).max(alive.before);
     }
@@ -142,11 +184,35 @@ mod tests {
             let mut whole = None;
             for leaf in &leaves {
                 prop_assert!(whole.is_none());
-                let tensor = Tensor::from_values([1], &[value(*leaf)]);
-                whole = tree.add(n as u32, *leaf as u32..*leaf as u32 + 1, tensor);
+                let sum = Tensor::from_values([1], &[value(*leaf)]);
+                whole = tree.add(n as u32, Node { leaves: *leaf as u32..*leaf as u32 + 1, targets: 3, sum });
             }
             let expected = reference(&(0..n).map(value).collect::<Vec<_>>());
-            prop_assert_eq!(whole.map(|(t, _)| t.data[0].to_bits()), Some(expected.to_bits()));
+            let (whole, _) = whole.expect("the sum is complete");
+            prop_assert_eq!((whole.sum.data[0].to_bits(), whole.targets), (expected.to_bits(), 3 * n as u64));
+        }
+
+        /// First within processes and then across them, the sum has the same bits.
+        #[test]
+        fn the_sum_does_not_depend_on_the_number_of_processes(leaves in 1u32..40, processes in 1usize..6) {
+            let value = |leaf: Lane| (contract::parameters::splitmix64(7, u64::from(leaf)) >> 40) as f32 * 1e-3;
+            let (mut across, mut whole, mut sent) = (Tree::default(), None, 0);
+            for process in 0..processes {
+                let (own, mut within) = (contract::leaves_of(process, processes, leaves), Tree::default());
+                for leaf in own.clone() {
+                    let node = Node { leaves: leaf..leaf + 1, targets: 3, sum: Tensor::from_values([1], &[value(leaf)]) };
+                    if let Some(node) = within.add_within(leaves, &own, node) {
+                        prop_assert!(whole.is_none());
+                        whole = across.add(leaves, node);
+                        sent += 1;
+                    }
+                }
+                prop_assert!(within.is_empty());
+            }
+            prop_assert!(sent <= processes * 12 && (!leaves.is_power_of_two() || processes != 2 || sent <= 2));
+            let expected = reference(&(0..leaves).map(value).collect::<Vec<_>>());
+            let (whole, _) = whole.expect("the sum is complete");
+            prop_assert_eq!((whole.sum.data[0].to_bits(), whole.targets), (expected.to_bits(), 3 * u64::from(leaves)));
         }
     }
 }
