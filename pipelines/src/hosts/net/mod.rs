@@ -2,7 +2,9 @@
 //!
 //! - [`secret`]: the secret that all hosts share, and proofs that one knows it
 //! - [`handshake`]: how a connection begins
+//! - [`frame`]: messages as bytes
 //! - [`socket`]: options and time limits of sockets
+pub mod frame;
 pub mod handshake;
 pub mod secret;
 pub mod socket;
