@@ -4,7 +4,12 @@
 //! - [`handshake`]: how a connection begins
 //! - [`frame`]: messages as bytes
 //! - [`socket`]: options and time limits of sockets
+//! - [`listener`]: accepts connections that prove the secret
 pub mod frame;
 pub mod handshake;
+pub mod listener;
 pub mod secret;
 pub mod socket;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,16 @@
+//! On loopback, with real sockets.
+mod listener;
+
+use std::time::{Duration, Instant};
+
+/// A second.
+pub const S: Duration = Duration::from_secs(1);
+
+/// Waits for something that takes a moment. The limit is far longer than that, for a busy machine.
+pub fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !happens() {
+        assert!(begin.elapsed() < 60 * S, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
