@@ -5,8 +5,10 @@
 //! - [`frame`]: messages as bytes
 //! - [`socket`]: options and time limits of sockets
 //! - [`listener`]: accepts connections that prove the secret
+//! - [`links`]: control connections
 pub mod frame;
 pub mod handshake;
+pub mod links;
 pub mod listener;
 pub mod secret;
 pub mod socket;

@@ -1,4 +1,5 @@
 //! On loopback, with real sockets.
+mod links;
 mod listener;
 
 use std::time::{Duration, Instant};
