@@ -6,10 +6,12 @@
 //! - [`socket`]: options and time limits of sockets
 //! - [`listener`]: accepts connections that prove the secret
 //! - [`links`]: control connections
+//! - [`mesh`]: the sockets of a generation
 pub mod frame;
 pub mod handshake;
 pub mod links;
 pub mod listener;
+pub mod mesh;
 pub mod secret;
 pub mod socket;
 

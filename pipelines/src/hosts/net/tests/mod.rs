@@ -1,6 +1,7 @@
 //! On loopback, with real sockets.
 mod links;
 mod listener;
+mod mesh;
 
 use std::time::{Duration, Instant};
 
