@@ -7,6 +7,7 @@
 //! - [`listener`]: accepts connections that prove the secret
 //! - [`links`]: control connections
 //! - [`mesh`]: the sockets of a generation
+//! - [`transfer`]: the state of a commit, from the head to a host that joins
 pub mod frame;
 pub mod handshake;
 pub mod links;
@@ -14,6 +15,7 @@ pub mod listener;
 pub mod mesh;
 pub mod secret;
 pub mod socket;
+pub mod transfer;
 
 #[cfg(test)]
 mod tests;

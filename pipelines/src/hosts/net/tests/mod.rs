@@ -2,6 +2,7 @@
 mod links;
 mod listener;
 mod mesh;
+mod transfer;
 
 use std::time::{Duration, Instant};
 
