@@ -8,6 +8,8 @@
 //! - [`links`]: control connections
 //! - [`mesh`]: the sockets of a generation
 //! - [`transfer`]: the state of a commit, from the head to a host that joins
+//! - [`driver`]: the event loops of head and member
+pub mod driver;
 pub mod frame;
 pub mod handshake;
 pub mod links;

@@ -1,7 +1,10 @@
 //! On loopback, with real sockets.
+mod counting;
+mod hosts;
 mod links;
 mod listener;
 mod mesh;
+mod processes;
 mod transfer;
 
 use std::time::{Duration, Instant};
