@@ -225,7 +225,9 @@ impl Member {
         if let Some((signal, _)) = self.leaving {
             return self.exit(Outcome::Left { signal });
         }
-        if self.known.is_some() && self.lost.is_none() {
+        if self.known.is_none() {
+            self.unreachable = "the head closed the connection".to_owned();
+        } else if self.lost.is_none() {
             self.lost = Some(self.now);
             self.out.push(MemberAction::Say(Notice::HeadLost));
         }

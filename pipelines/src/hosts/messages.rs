@@ -1,9 +1,10 @@
 //! What head, members and the layer below tell each other.
 use super::notice::Notice;
 use super::types::{Epoch, Failure, Hello, HostId, Link, Outcome, Peer, Rejection, RunId, Step, Work};
+use serde::{Deserialize, Serialize};
 
 /// From a member to the head, on its control connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToHead {
     /// Sent every [`heartbeat`](super::Config::heartbeat), by a thread that does not train.
     Beat {
@@ -22,7 +23,7 @@ pub enum ToHead {
 }
 
 /// What a [`Participant`](super::participant::Participant) has to say to the head.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// It has the state of this commit and could take part in a generation.
     Holds {
@@ -58,7 +59,7 @@ pub enum Report {
 }
 
 /// From the head to a member.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToMember {
     /// The member is admitted.
     Welcome {
@@ -108,7 +109,7 @@ pub enum ToMember {
 }
 
 /// How the head lost a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Loss {
     /// Its link broke: it died, or the network reset the connection.
     Closed,

@@ -127,6 +127,7 @@
 pub mod head;
 pub mod member;
 pub mod messages;
+pub mod net;
 pub mod notice;
 pub mod participant;
 pub mod types;

@@ -1,5 +1,7 @@
 //! What a user reads about other hosts.
 use super::messages::Loss;
+use super::net::listener::Counts;
+use super::net::mesh::Unreachable;
 use super::types::{Epoch, Rejection, Step};
 use std::fmt;
 
@@ -64,6 +66,10 @@ pub enum Notice {
         /// The commit that the next one begins at.
         commit: Step,
     },
+    /// Head: connections were dropped.
+    Strangers(Counts),
+    /// Head or member: a socket of a generation could not be established.
+    CannotConnect(Unreachable),
     /// Member: admitted by the head.
     Welcomed,
     /// Member: the head is gone.
@@ -130,6 +136,8 @@ impl fmt::Display for Notice {
                 };
                 write!(f, "generation {epoch} ended: {why}; the next one begins at step {commit}")
             }
+            Self::Strangers(counts) => counts.fmt(f),
+            Self::CannotConnect(Unreachable { peer, cause }) => write!(f, "cannot connect to {peer}: {cause}"),
             Self::Welcomed => f.write_str("joined the run"),
             Self::HeadLost => f.write_str("lost the head; waiting for it to come back"),
             Self::OldHead => {

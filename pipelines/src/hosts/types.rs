@@ -1,4 +1,5 @@
 //! The values that head and members agree on, and the limits they keep.
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
@@ -7,12 +8,12 @@ pub type Step = u64;
 
 /// Distinguishes runs: a random number that is written to the run directory when the run begins. Incarnations of
 /// different runs cannot be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunId(pub u64);
 
 /// A host of a run. The head is [`HostId::HEAD`]. Every admission makes a new one: a process that comes back after it
 /// was declared dead is another host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HostId(pub u32);
 
 impl HostId {
@@ -35,7 +36,7 @@ pub struct Link(pub u64);
 
 /// Names a generation: a dataflow with fixed members. Later generations compare greater, also across restarts of the
 /// head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Epoch {
     /// How many times the run directory has been taken over by a head, this one included.
     pub incarnation: u64,
@@ -50,7 +51,7 @@ impl fmt::Display for Epoch {
 }
 
 /// How a process that wants to join introduces itself, after both sides have proved that they know the secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// For messages: host name and process id.
     pub name: String,
@@ -63,7 +64,7 @@ pub struct Hello {
 }
 
 /// A member of a generation, as the others reach it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// The host.
     pub host: HostId,
@@ -72,7 +73,7 @@ pub struct Peer {
 }
 
 /// How far the workers of a host have got in the current generation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
     /// The step they are working on.
     pub step: Step,
@@ -83,7 +84,7 @@ pub struct Work {
 }
 
 /// Why a run failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The [`Hello::name`] of the host.
     pub host: String,
@@ -106,7 +107,7 @@ impl fmt::Display for Failure {
 }
 
 /// Why a process that knows the secret is not admitted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rejection {
     /// Another version of the program, which may compute other bits.
     Version {
@@ -141,7 +142,7 @@ impl fmt::Display for Rejection {
 }
 
 /// How the part of a process in a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The last step is done and on disk.
     Done,
