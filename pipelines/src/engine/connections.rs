@@ -5,7 +5,7 @@
 use super::failure::Failure;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use timely::communication::allocator::zero_copy::stream::Stream;
 
@@ -18,6 +18,8 @@ pub struct Connections {
     pub sockets: Vec<Option<TcpStream>>,
     /// Counts what is sent and received.
     pub traffic: Arc<Traffic>,
+    /// Ends the graph.
+    pub cancellation: Cancellation,
 }
 
 /// The bytes that a process has exchanged with the others.
@@ -39,13 +41,56 @@ pub struct Broken {
     pub cause: String,
 }
 
-/// Closes the sockets of a run, which ends it at the other processes too.
-pub struct Closer(Vec<TcpStream>);
+/// The graph was [cancelled](Cancellation::cancel).
+#[derive(Debug, thiserror::Error)]
+#[error("cancelled")]
+pub struct Cancelled;
 
-impl Closer {
+/// Ends a graph on this process, wherever it is. The other processes see that their connections to it break.
+#[derive(Clone, Default)]
+pub struct Cancellation(Arc<Mutex<Running>>);
+
+#[derive(Default)]
+struct Running {
+    cancelled: bool,
+    failure: Option<Failure>,
+    sockets: Vec<TcpStream>,
+}
+
+impl Cancellation {
+    /// Ends the graph, also if it has not started yet. Returns at once; workers stop when their stages have returned.
+    pub fn cancel(&self) {
+        let mut running = self.lock();
+        running.cancelled = true;
+        running.end();
+    }
+
     /// Closes all sockets, whatever is being read or written.
-    pub fn close(&self) {
-        for socket in &self.0 {
+    pub(super) fn close(&self) {
+        self.lock().close();
+    }
+
+    fn begin(&self, failure: Failure, sockets: Vec<TcpStream>) {
+        let mut running = self.lock();
+        (running.failure, running.sockets) = (Some(failure), sockets);
+        if running.cancelled {
+            running.end();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    fn end(&self) {
+        self.failure.iter().for_each(|failure| failure.note(Cancelled.into()));
+        self.close();
+    }
+
+    fn close(&self) {
+        for socket in &self.sockets {
             // Fails if the other side has closed it.
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -53,11 +98,11 @@ impl Closer {
 }
 
 impl Connections {
-    /// The streams for timely, by process, and what closes them.
+    /// The streams for timely, by process.
     ///
     /// # Errors
     /// If the system refuses another handle of a socket.
-    pub fn into_streams(self, failure: &Failure) -> io::Result<(Vec<Option<PeerStream>>, Closer)> {
+    pub(super) fn into_streams(self, failure: &Failure) -> io::Result<Vec<Option<PeerStream>>> {
         let mut handles = Vec::new();
         let mut stream = |(process, socket): (usize, Option<TcpStream>)| -> io::Result<Option<PeerStream>> {
             let Some(socket) = socket else { return Ok(None) };
@@ -69,7 +114,8 @@ impl Connections {
             Ok(Some(PeerStream { socket, process, failure, traffic, frames: Frames::default() }))
         };
         let streams = self.sockets.into_iter().enumerate().map(&mut stream).collect::<io::Result<_>>()?;
-        Ok((streams, Closer(handles)))
+        self.cancellation.begin(failure.clone(), handles);
+        Ok(streams)
     }
 }
 

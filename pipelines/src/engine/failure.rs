@@ -2,8 +2,25 @@
 use crate::panics;
 use anyhow::Error;
 use contract::Step;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+
+/// Where a failure happened: the context of its error.
+#[derive(Clone, Debug)]
+pub struct InStage {
+    /// The stage.
+    pub stage: String,
+    /// The step, if it was in one.
+    pub step: Option<Step>,
+}
+
+impl fmt::Display for InStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stage `{}`", self.stage)?;
+        self.step.map_or(Ok(()), |step| write!(f, ", step {step}"))
+    }
+}
 
 /// The first failure of a run, shared by all its workers and threads.
 #[derive(Clone, Default)]
@@ -38,11 +55,7 @@ impl Failure {
             Ok(value) => return Some(value),
             Err(error) => error,
         };
-        let place = match step {
-            Some(step) => format!("stage `{stage}`, step {step}"),
-            None => format!("stage `{stage}`"),
-        };
-        self.note(error.context(place));
+        self.note(error.context(InStage { stage: stage.to_owned(), step }));
         None
     }
 }

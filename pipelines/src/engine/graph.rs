@@ -10,7 +10,7 @@ use super::source::{SourceSpec, source_operator};
 use super::stop::{Decisions, LastStep, Stop, decisions};
 use super::workers::Job;
 use crate::plan::{PlannedStage, order};
-use contract::{Built, Env, Kind, Route, Source, Stage, Step};
+use contract::{Built, CommitEvery, Env, Kind, Route, Source, Stage, Step};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -209,6 +209,8 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
             lanes: self.env.lanes().collect(),
             schedule: self.env.schedule,
             saves: self.connections.iter().any(|connection| connection.kind == Kind::Saved),
+            commits: self.env.resources.get::<CommitEvery>().map(|every| *every),
+            activity: self.env.resources.get(),
             stopped: self.stopped.clone(),
             cpu: self.cpu.clone(),
             failure: self.failure.clone(),

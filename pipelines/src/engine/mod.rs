@@ -12,7 +12,8 @@
 //! - [`workers`]: worker threads, failures, the end
 //! - [`distribution`]: which stages run where when several processes run a graph; [`connections`]: the sockets between
 //!   them; [`wire_format`]: packets as bytes
-//! - [`timing`]: time per stage from timely's log; [`cpu_time`]: CPU time
+//! - [`timing`]: time per stage from timely's log; [`cpu_time`]: CPU time; [`activity`]: whether workers make progress
+mod activity;
 mod connections;
 mod cpu_time;
 mod distribution;
@@ -31,9 +32,10 @@ pub mod timing;
 mod wire_format;
 mod workers;
 
-pub use connections::{Broken, Connections, Traffic};
+pub use activity::Activity;
+pub use connections::{Broken, Cancellation, Cancelled, Connections, Traffic};
 pub use cpu_time::MeasureCpu;
-pub use failure::Failure;
+pub use failure::{Failure, InStage};
 pub use gather::{Stages, gather};
 pub use stop::Stop;
 pub use timing::{StageTiming, WorkerTiming};

@@ -1,4 +1,5 @@
 //! Runs any [`Stage`] as a timely operator.
+use super::activity::Activity;
 use super::cpu_time::CpuTime;
 use super::failure::Failure;
 use super::ports::{Edge, Outbox, OutputPort, OutputPorts, OutputSpec, PacketReader, Reader, packet_input, reader};
@@ -6,7 +7,7 @@ use super::shared_queue::SharedQueue;
 use super::position::Position;
 use super::stage_runner::{Inputs, Ran, StageRunner};
 use super::stop::{Decisions, LastStep, to_its_worker};
-use contract::{Kind, Lane, Packet, Role, Route, Saved, Schedule, Stage, Step, Ticket, Turn};
+use contract::{CommitEvery, Kind, Lane, Packet, Role, Route, Saved, Schedule, Stage, Step, Ticket, Turn};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,6 +52,10 @@ pub struct OperatorContext {
     pub schedule: Schedule,
     /// Whether any stage gathers what stages save.
     pub saves: bool,
+    /// How often the state is gathered besides checkpoints.
+    pub commits: Option<CommitEvery>,
+    /// Counts the calls of stages, if wanted.
+    pub activity: Option<Arc<Activity>>,
     /// The step after which the run is stopped, if it is.
     pub stopped: LastStep,
     /// Measures CPU time, if wanted.
@@ -65,9 +70,10 @@ impl OperatorContext {
         self.stopped.get().unwrap_or(self.schedule.steps)
     }
 
-    /// Is a checkpoint due after `step`?
+    /// Is the state gathered after `step`?
     fn checkpoints(&self, step: Step) -> bool {
-        self.schedule.checkpoints(step) || self.stopped.get() == Some(step)
+        let commits = |every: CommitEvery| self.schedule.is_due(every.0, step + 1);
+        self.schedule.checkpoints(step) || self.commits.is_some_and(commits) || self.stopped.get() == Some(step)
     }
 }
 
@@ -268,7 +274,8 @@ impl StageOperator {
         }
         let may_begin = self.in_flight.as_ref().is_none_or(MicroBatchInFlight::is_none);
         let context = &self.context;
-        let call = || self.runner.run_once(&inputs, may_begin, &mut self.outbox);
+        let activity = context.activity.as_deref();
+        let call = || Activity::during(activity, step, || self.runner.run_once(&inputs, may_begin, &mut self.outbox));
         let Some(ran) = context.failure.guard(&context.id, Some(step), call) else { return false };
         self.send(step);
         match ran {

@@ -1,5 +1,5 @@
 //! Runs a graph on worker threads, of one process or of several, until it is finished or anything fails on any of them.
-use super::connections::{Broken, Closer, Connections};
+use super::connections::{Broken, Cancellation, Cancelled, Connections};
 use super::cpu_time::{CpuTime, MeasureCpu};
 use super::distribution::{across_processes, elsewhere, everywhere};
 use super::failure::Failure;
@@ -49,8 +49,8 @@ pub fn execute(job: Job) -> Result<Vec<WorkerTiming>> {
 /// same environment, of which only the first one needs data and a run directory; the results are those of one process.
 ///
 /// # Errors
-/// The first failure of any stage on any worker of this process, or [`Broken`] when another process has ended before its
-/// time.
+/// The first failure of any stage on any worker of this process; [`Broken`] when another process has ended before its time,
+/// [`Cancelled`] when it was asked to end.
 pub fn execute_together(mut job: Job, connections: Connections) -> Result<Vec<WorkerTiming>> {
     (job.env.process, job.env.processes) = (connections.process, connections.sockets.len());
     job.stages = across_processes(&job.stages)?;
@@ -115,7 +115,8 @@ fn start<R: Default + Send + 'static>(
     }
     network.into_iter().for_each(|network| network.end(&noted));
     // A process that has come to the end does not need the others any more.
-    match noted.take().filter(|error| !(all_finished && error.is::<Broken>())) {
+    let of_others = |error: &Error| error.is::<Broken>() || error.is::<Cancelled>();
+    match noted.take().filter(|error| !(all_finished && of_others(error))) {
         Some(error) => Err(error),
         None => Ok(results),
     }
@@ -123,7 +124,7 @@ fn start<R: Default + Send + 'static>(
 
 /// timely's threads that read and write sockets.
 struct Network {
-    closer: Closer,
+    cancellation: Cancellation,
     guard: CommsGuard,
 }
 
@@ -131,7 +132,7 @@ impl Network {
     /// Waits until everything is sent and the other processes have ended too; after a failure, closes the sockets.
     fn end(self, failure: &Failure) {
         if failure.happened() {
-            self.closer.close();
+            self.cancellation.close();
         }
         // It panics if one of the threads has, which has noted its failure before.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(self.guard)));
@@ -150,11 +151,12 @@ fn allocators(
         return Ok((allocators, None));
     };
     let (process, hooks) = (connections.process, Hooks::default());
-    let (streams, closer) = connections.into_streams(failure).context("cannot use the sockets of the run")?;
+    let cancellation = connections.cancellation.clone();
+    let streams = connections.into_streams(failure).context("cannot use the sockets of the run")?;
     let threads = ProcessBuilder::new_typed_vector(workers, hooks.refill.clone(), None);
     let (allocators, guard) = initialize_networking_from_sockets(threads, streams, process, workers, hooks)
         .context("cannot start the threads of the run's sockets")?;
-    Ok((allocators.into_iter().map(AllocatorBuilder::Tcp).collect(), Some(Network { closer, guard })))
+    Ok((allocators.into_iter().map(AllocatorBuilder::Tcp).collect(), Some(Network { cancellation, guard })))
 }
 
 /// Steps until the worker's dataflows are finished, or until anything fails on any worker.

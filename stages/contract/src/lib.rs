@@ -54,7 +54,7 @@ pub use prepare::{Goal, Graph, Host, Prepare, Prepared, Unit, Upstream};
 pub use pretrained::{Decode, Pretrained};
 pub use registry::{Member, StageSettings, StageType, stage_type};
 pub use resources::Resources;
-pub use saved::{OptimizerState, Saved, Snapshot};
+pub use saved::{CommitEvery, OptimizerState, Saved, Snapshot};
 pub use sections::{Section, TensorUpdate, Updates};
 pub use settings::{
     BatchShape, Built, Corpus, CorpusPart, Due, Facts, Memory, Port, Problem, Role, Route, Settings,

@@ -5,7 +5,7 @@ use anyhow::Result;
 use std::sync::Arc;
 
 /// One tensor with its optimizer state, for a checkpoint. The optimizer emits these after every update; the engine
-/// forwards them only if a checkpoint is due.
+/// forwards them only if a checkpoint is due, or as [`CommitEvery`] says.
 #[derive(Clone, Debug)]
 pub struct OptimizerState {
     /// Index into the model's parameters.
@@ -15,6 +15,10 @@ pub struct OptimizerState {
     /// The optimizer's tensors of this parameter by name, for example `m` and `v`.
     pub state: Vec<(&'static str, Arc<Tensor>)>,
 }
+
+/// How often the state of a run is gathered besides checkpoints, as a resource: after every so many updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitEvery(pub u64);
 
 /// What one stage needs in order to continue one lane. Stages never create these: they implement
 /// [`Stage::save`](crate::Stage::save), which the engine calls after every step.
