@@ -4,7 +4,7 @@
 //! - [`plan`]: from TOML to a checked plan; [`problem`]: configuration problems, reported together
 //! - `prepare_stages`: what stages prepare before the graph runs
 //! - [`engine`]: runs a plan as a timely dataflow
-//! - [`hosts`]: the protocol for several hosts, which no command uses yet
+//! - [`hosts`]: the protocol for several hosts and its network, which no command uses yet
 //! - `train_run`: a training run; `prepare`: a version of a prepared corpus
 //! - `inspect`: the contents of files
 //! - [`show`]: output in the terminal; [`report`]: `report.html`
