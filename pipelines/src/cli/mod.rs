@@ -14,6 +14,8 @@ mod export;
 mod generate;
 mod import;
 mod inspect;
+mod join;
+mod launch;
 mod man;
 mod new;
 mod options;
@@ -38,6 +40,8 @@ use std::io::Write;
 /// All commands, in the order in which `--help` lists them.
 pub const COMMANDS: &[CommandType] = &[
     command_type::<run::Run>("run"),
+    command_type::<launch::Launch>("launch"),
+    command_type::<join::Join>("join"),
     command_type::<new::New>("new"),
     command_type::<check::Check>("check"),
     command_type::<explain::Explain>("explain"),

@@ -5,6 +5,8 @@ use crate::machine::cores;
 use crate::plan::{Overrides, Plan, Scope};
 use crate::prepare;
 use crate::problem::Usage;
+use crate::hosts::net::listener::bind;
+use crate::train_run::hosts::HeadOptions;
 use crate::train_run::{self, Interrupted, explain};
 use anyhow::{Error, Result};
 use clap::Args;
@@ -17,8 +19,23 @@ use std::path::{Path, PathBuf};
   pipeline run configs/wiki.toml --sample 100 --epochs 1
   pipeline run configs/wiki.toml --stage optimize=configs/stages/muon.toml
   pipeline run configs/wiki.toml --dry-run
-  pipeline run configs/wiki.toml --resume")]
+  pipeline run configs/wiki.toml --resume
+  pipeline run configs/wiki.toml --listen 0.0.0.0:7420")]
 pub struct Run {
+    /// What to train and where.
+    #[command(flatten)]
+    training: Training,
+    /// Prepare the data and print estimates, without training
+    #[arg(long, conflicts_with_all = ["resume", "listen"])]
+    dry_run: bool,
+    /// How other hosts take part.
+    #[command(flatten)]
+    hosts: Hosts,
+}
+
+/// Options of a training run, of one or several hosts.
+#[derive(Debug, Args)]
+pub struct Training {
     /// The configuration (TOML)
     #[arg(value_name = "CONFIG")]
     config: PathBuf,
@@ -40,13 +57,34 @@ pub struct Run {
     /// Resume from the last checkpoint of the run, or from this one
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, require_equals = true)]
     resume: Option<Option<PathBuf>>,
-    /// Prepare the data and print estimates, without training
-    #[arg(long, conflicts_with = "resume")]
-    dry_run: bool,
     /// Print one line of JSON at the end: run, step, loss, bits_per_byte, checkpoint
     #[arg(long)]
     json: bool,
 }
+
+/// Options for the other hosts of a run.
+#[derive(Debug, Args)]
+struct Hosts {
+    /// Let other hosts take part (`pipeline join`); they connect to this address
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Train only while there are at least N hosts, this one included
+    #[arg(long, value_name = "N", requires = "listen", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    min_hosts: u16,
+    /// The secret that hosts must know (default: <run dir>/secret); created if missing
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    secret_file: Option<PathBuf>,
+    /// Steps between the commits in memory at which a run goes on without a lost host
+    #[arg(long, value_name = "N", requires = "listen", default_value_t = COMMIT_EVERY,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    commit_every: u64,
+}
+
+/// Steps between commits, if not given.
+pub const COMMIT_EVERY: u64 = 10;
+/// The file of the secret in a run directory.
+pub const SECRET_FILE: &str = "secret";
 
 /// A number, which is finite as those of configurations are.
 fn finite(text: &str) -> Result<f64, String> {
@@ -58,7 +96,44 @@ impl Command for Run {
     const COMPUTES: bool = true;
 
     fn run(&self, context: &Context) -> Result<()> {
-        let (scope, mut resume) = (if self.dry_run { Scope::Estimate } else { Scope::Run }, self.resume.clone());
+        let scope = if self.dry_run { Scope::Estimate } else { Scope::Run };
+        let ready = self.training.ready(context, scope)?;
+        if ready.plan.goal == Goal::PrepareCorpus {
+            return self.prepare(&ready, context);
+        }
+        if self.dry_run {
+            let Ready { plan, run_dir, workers, .. } = ready;
+            let (explanation, text) = train_run::dry_run(&plan, workers, &run_dir, context.line())?;
+            return context.out.answer(self.training.json, &explanation, |_| text);
+        }
+        let hosts = self.hosts.listen.as_ref().map(|address| -> Result<_> {
+            let secret = self.hosts.secret_file.clone().unwrap_or_else(|| ready.run_dir.join(SECRET_FILE));
+            let (min_hosts, commit_every) = (usize::from(self.hosts.min_hosts), self.hosts.commit_every);
+            Ok(HeadOptions { socket: bind(address)?, secret, min_hosts, first_hosts: 1, commit_every, hosts: Vec::new() })
+        });
+        ready.train(hosts.transpose()?, self.training.json, context)
+    }
+}
+
+/// A plan that can be run.
+pub struct Ready {
+    /// The plan.
+    pub plan: Plan,
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// What to resume from.
+    resume: Option<Option<PathBuf>>,
+    /// Number of workers.
+    pub workers: usize,
+}
+
+impl Training {
+    /// Loads and checks the plan.
+    ///
+    /// # Errors
+    /// [`Problems`](crate::problem::Problems) and [`Usage`].
+    pub fn ready(&self, context: &Context, scope: Scope) -> Result<Ready> {
+        let mut resume = self.resume.clone();
         // The paths of a run that is resumed start where it began.
         let plan = match resume.is_some() {
             true => Plan::load(&self.config, &self.overrides(), context.stages),
@@ -78,19 +153,33 @@ impl Command for Run {
             plan.check_whole(context.stages, scope).map_err(Error::new)?;
         }
         let workers = plan.run.workers.unwrap_or_else(cores);
-        if plan.goal == Goal::PrepareCorpus {
-            return self.prepare(&plan, &run_dir, workers, context);
-        }
-        if self.dry_run {
-            let (explanation, text) = train_run::dry_run(&plan, workers, &run_dir, context.line())?;
-            return context.out.answer(self.json, &explanation, |_| text);
-        }
-        let program = format!("millrace {}", context.version);
-        let options = train_run::Options { resume, run_dir, workers, stages: context.stages.to_vec(), program };
-        let trained = train_run::train(plan, &options, context.line());
+        Ok(Ready { plan, run_dir, resume, workers })
+    }
+
+    /// Whether to print the result as JSON.
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// What the options change in the configuration.
+    fn overrides(&self) -> Overrides {
+        Overrides { sample: self.sample, epochs: self.epochs, workers: self.workers, ..self.changes.overrides() }
+    }
+}
+
+impl Ready {
+    /// Trains, with other hosts if there are `hosts`.
+    ///
+    /// # Errors
+    /// As [`train`](train_run::train).
+    pub fn train(self, hosts: Option<HeadOptions>, json: bool, context: &Context) -> Result<()> {
+        let Self { plan, run_dir, resume, workers } = self;
+        let (stages, version) = (context.stages.to_vec(), context.version);
+        let options = train_run::Options { resume, run_dir, workers, stages, version };
+        let trained = train_run::train(plan, &options, hosts, context.line());
         // A run that was stopped has results too.
         let has_results = trained.as_ref().err().is_none_or(|error| error.is::<Interrupted>());
-        if self.json && has_results {
+        if json && has_results {
             context.out.json(&look(&options.run_dir)?)?;
         }
         trained
@@ -98,25 +187,25 @@ impl Command for Run {
 }
 
 impl Run {
-    /// What the options change in the configuration.
-    fn overrides(&self) -> Overrides {
-        Overrides { sample: self.sample, epochs: self.epochs, workers: self.workers, ..self.changes.overrides() }
-    }
-
-    fn prepare(&self, plan: &Plan, run_dir: &Path, workers: usize, context: &Context) -> Result<()> {
-        if self.resume.is_some() {
+    fn prepare(&self, ready: &Ready, context: &Context) -> Result<()> {
+        let Ready { plan, run_dir, workers, .. } = ready;
+        let json = self.training.json;
+        if self.training.resume.is_some() {
             let why =
                 "--resume is only for training: run the preparation again without it, and it reuses finished work";
             return Err(Usage(why.into()).into());
         }
-        if self.dry_run && self.json {
+        if self.hosts.listen.is_some() {
+            return Err(Usage("--listen is only for training: a corpus is prepared on one host".into()).into());
+        }
+        if self.dry_run && json {
             return Err(Usage("preparing a corpus trains nothing, so --json has nothing to report".into()).into());
         }
         if self.dry_run {
             return context.out.line(&prepare::explain::explain(plan, Some(run_dir), explain::COLUMNS)?);
         }
-        let prepared = prepare::run(plan, run_dir, workers, &mut context.line())?;
-        if self.json { context.out.json(&prepared) } else { Ok(()) }
+        let prepared = prepare::run(plan, run_dir, *workers, &mut context.line())?;
+        if json { context.out.json(&prepared) } else { Ok(()) }
     }
 }
 
@@ -129,16 +218,16 @@ mod tests {
     fn it_takes_its_options() {
         let line = "c.toml --set a.b=1 --set a.c=[1] --stage l=f.toml --sample 5 --epochs 1.5 --workers 2";
         let run: Run = parse(line).unwrap();
-        let overrides = run.overrides();
+        let overrides = run.training.overrides();
         assert_eq!(overrides.set, ["a.b=1", "a.c=[1]"]);
         assert_eq!(overrides.stage, [("l".to_owned(), PathBuf::from("f.toml"))]);
         assert_eq!((overrides.sample, overrides.epochs, overrides.workers), (Some(5), Some(1.5), Some(2)));
-        assert_eq!(run.resume, None);
+        assert_eq!(run.training.resume, None);
     }
 
     #[test]
     fn resume_may_name_a_checkpoint() {
-        let resume = |line| parse::<Run>(line).unwrap().resume;
+        let resume = |line| parse::<Run>(line).unwrap().training.resume;
         assert_eq!(resume("--resume c.toml"), Some(None));
         assert_eq!(resume("--resume=x c.toml"), Some(Some("x".into())));
     }

@@ -185,12 +185,14 @@ impl Outcome {
 }
 
 /// The limits of the protocol. All durations are of one process's own clock; none travels. `min_hosts`,
-/// `checkpoint_every`, `stall` and `prepare_limit` depend on the run and are the head's alone; the others are the same
+/// `first_hosts`, `checkpoint_every`, `stall` and `prepare_limit` depend on the run and are the head's alone; the others are the same
 /// on all hosts, since a joined host has no configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// How many hosts, the head included, a generation needs.
     pub min_hosts: usize,
+    /// How many the first generation needs, if they are more.
+    pub first_hosts: usize,
     /// A checkpoint is due on disk after every so many steps, and after the last.
     pub checkpoint_every: Step,
     /// How often head and members send each other a beat.
@@ -240,6 +242,7 @@ impl Default for Config {
         let ms = Duration::from_millis;
         Self {
             min_hosts: 1,
+            first_hosts: 1,
             checkpoint_every: 100,
             heartbeat: ms(1_000),
             silence: ms(4_000),

@@ -6,6 +6,12 @@ pub use cores::cores;
 
 use std::path::Path;
 
+/// The name of this machine; "host" where the system does not say.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
+    name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "host".into())
+}
+
 /// Peak resident memory of this process in MB (2^20 bytes); 0 where the system does not say.
 pub fn peak_rss_mb() -> u64 {
     kilobytes("/proc/self/status", "VmHWM:").unwrap_or(0) / 1024

@@ -3,7 +3,6 @@
 //!
 //! SIGHUP means that the terminal was closed. A shell may send it twice, so a second one changes nothing. If it is
 //! ignored when the program starts (`nohup`), it stays ignored.
-use crate::engine::Stop;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
@@ -23,6 +22,13 @@ pub struct Interrupted {
     /// 128 and the signal's number, as shells count.
     pub code: u8,
     message: String,
+}
+
+impl Interrupted {
+    /// By the signal of this number.
+    pub fn by(signal: u8, message: String) -> Self {
+        Self { code: 128 + signal, message }
+    }
 }
 
 /// What signals do from here on.
@@ -64,17 +70,17 @@ impl Interruption {
         Ok(Self { at_once, idle, watched, signal })
     }
 
-    /// The first signal from here on asks `stop`, and `say` tells that it did.
+    /// The first signal from here on calls `stop` with its number, and `say` tells that it did.
     ///
     /// # Errors
     /// If the system refuses.
-    pub fn ask(&self, stop: Arc<Stop>, say: impl Fn(&str) + Send + 'static) -> Result<()> {
+    pub fn ask(&self, stop: impl Fn(u8) + Send + 'static, say: impl Fn(&str) + Send + 'static) -> Result<()> {
         let mut signals =
             Signals::new(self.watched.iter().map(|(number, _)| number)).context("cannot watch for signals")?;
         let watch = move || {
             let first = signals.forever().next();
-            if let Some((_, name)) = STOPPING.into_iter().find(|(number, _)| Some(*number) == first) {
-                stop.ask();
+            if let Some((number, name)) = STOPPING.into_iter().find(|(number, _)| Some(*number) == first) {
+                stop(u8::try_from(number).unwrap_or_default());
                 say(&format!("{name}: stopping after this step; repeat to exit immediately"));
             }
         };

@@ -5,6 +5,7 @@
 //! - [`sample`]: what the stage of that name generates text with
 //! - [`directory`]: the files a run leaves behind; [`status`]: whether it is running, and how it ended
 //! - [`interruption`]: what SIGINT, SIGTERM and SIGHUP do
+//! - [`hosts`]: a run on several hosts
 //! - [`evaluate`]: a step that only validates, for a run or for any model
 //! - [`mod@explain`]: the graph, memory and time of a run; [`calibrate`]: measures a micro-batch for it
 //! - [`speed`]: the machine's GEMM rate, which MFU is measured against
@@ -12,8 +13,8 @@ pub(crate) mod calibrate;
 pub(crate) mod directory;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
+pub mod hosts;
 mod interruption;
-
 mod printer;
 mod sample;
 pub(crate) mod session;

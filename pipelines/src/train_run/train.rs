@@ -1,4 +1,5 @@
 //! Training: prepares the data, runs the graph, and writes the report.
+use super::hosts::{HeadOptions, HeadRun, Hosted};
 use super::interruption::Interruption;
 use super::printer::{Printer, Shared, lock, times};
 use super::sample::Continuer;
@@ -37,16 +38,16 @@ pub struct Options {
     pub workers: usize,
     /// The registry of stages.
     pub stages: Vec<StageType>,
-    /// The program and its version.
-    pub program: String,
+    /// The version of the program.
+    pub version: &'static str,
 }
 
 /// Trains the model of `plan`.
 ///
 /// # Errors
 /// [`Usage`], the first failure of any stage, or [`Interrupted`](super::Interrupted).
-pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
-    let Options { resume, run_dir, .. } = options;
+pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line: Line) -> Result<()> {
+    let Options { resume, run_dir, version, .. } = options;
     choose_gemm(&plan)?;
     let interruption = Interruption::at_once()?;
     directory::open(run_dir)?;
@@ -61,28 +62,34 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
     };
     let introduction = banner(&introduction(&session, &plan, run_dir), line.columns());
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
-    // From here on, a signal ends the run after the current step.
-    let (stop, noted) = (Arc::new(Stop::default()), Arc::clone(&printer));
-    interruption.ask(Arc::clone(&stop), move |note| lock(&noted).line.warn(note))?;
     lock(&printer).line.note(&introduction);
     session.notes.iter().for_each(|note| lock(&printer).line.note(&format!("note: {note}")));
     let continuer = Continuer::new(&session.model.config, &options.stages, &session.env.resources, plan.run.seed);
     session.env.resources.insert(Arc::new(Continuation(Box::new(continuer))));
-    session.env.resources.insert(Arc::clone(&stop));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
     let (began, schedule) = (Instant::now(), session.env.schedule);
     let mut status = Status::begin(schedule.first, schedule.steps);
     hold.tell(&status)?;
-    let job = Job { stages: plan.stages, env: session.env, saved, prefetch: plan.run.prefetch };
-    let times = execute(job).map(|timings| times(&timings, began.elapsed()));
+    let job = Job { stages: plan.stages.clone(), env: session.env.clone(), saved, prefetch: plan.run.prefetch };
+    let ended = match hosts {
+        None => alone(job, &interruption, &printer),
+        Some(hosts) => {
+            let (noted, said) = (Arc::clone(&printer), Arc::clone(&printer));
+            let on_signal = |stop| interruption.ask(stop, move |note| lock(&noted).line.warn(note));
+            let run = HeadRun { plan: &plan, session: &session, job, version };
+            run.run(hosts, on_signal, move |notice| lock(&said).line.note(&notice.to_string()))
+        }
+    };
     interruption.over();
+    let stopped = ended.as_ref().ok().and_then(|ended| ended.stopped);
+    let times = ended.map(|ended| times(&ended.timings, began.elapsed()));
     let mut printer = lock(&printer);
     printer.line.finish();
     status.end(&times, printer.last.as_ref().map_or(schedule.first, |last| last.step));
     let told = hold.tell(&status);
     drop(hold);
     let report = told.and_then(|()| report::write(run_dir));
-    if times.is_ok() && stop.last().is_none() {
+    if times.is_ok() && stopped.is_none() {
         printer.results(run_dir);
     }
     match report {
@@ -91,18 +98,28 @@ pub fn train(plan: Plan, options: &Options, mut line: Line) -> Result<()> {
         Err(error) => printer.line.warn(&format!("warning: cannot write the report: {error:#}")),
     }
     printer.times(&times?);
-    match stop.last() {
+    match stopped {
         None => Ok(()),
-        Some(last) => {
-            let left = train::checkpoint::list(run_dir)?.pop().filter(|(step, _)| *step == last + 1);
-            Err(interruption.interrupted(last + 1, schedule.steps, left.map(|(_, path)| path)).into())
+        Some(done) => {
+            let left = train::checkpoint::list(run_dir)?.pop().filter(|(step, _)| *step == done);
+            Err(interruption.interrupted(done, schedule.steps, left.map(|(_, path)| path)).into())
         }
     }
 }
 
+/// Runs the graph in this process. A signal ends it after the current step.
+fn alone(mut job: Job, interruption: &Interruption, printer: &Arc<Mutex<Printer>>) -> Result<Hosted> {
+    let (stop, noted) = (Arc::new(Stop::default()), Arc::clone(printer));
+    let signalled = Arc::clone(&stop);
+    interruption.ask(move |_| signalled.ask(), move |note| lock(&noted).line.warn(note))?;
+    job.env.resources.insert(Arc::clone(&stop));
+    let timings = execute(job)?;
+    Ok(Hosted { timings, stopped: stop.last().map(|last| last + 1) })
+}
+
 /// Everything that is done before training: the session, and the state that stages resume from.
 fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Vec<Saved>)> {
-    let Options { resume, run_dir, workers, stages, program } = options;
+    let Options { resume, run_dir, workers, stages, version } = options;
     let from = match resume {
         Some(checkpoint) => directory::resumed(run_dir, checkpoint.as_deref())?,
         None => None,
@@ -119,7 +136,7 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
     let saved = begin(&mut session, plan, stages, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
     session.env.resources.insert(Arc::new(Limit { gemm_gflops: speed::full_speed(*workers) }));
-    directory::describe(run_dir, program, plan, &session, tokenizer.as_ref().map(|tokenizer| &*tokenizer.json))?;
+    directory::describe(run_dir, &format!("millrace {version}"), plan, &session, tokenizer.as_ref().map(|tokenizer| &*tokenizer.json))?;
     if let Some(quarantine) = session.env.resources.get::<text::Quarantine>() {
         quarantine.write(run_dir)?;
     }

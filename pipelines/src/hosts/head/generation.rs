@@ -55,7 +55,8 @@ impl Head {
         }
         self.release_leavers();
         let members = self.choose_members();
-        let enough = members.len() >= self.config.min_hosts;
+        let needed = self.needed();
+        let enough = members.len() >= needed;
         for (id, host) in &mut self.hosts {
             let asked = std::mem::replace(&mut host.asked, enough && members.contains(id));
             if asked && !host.asked {
@@ -66,7 +67,7 @@ impl Head {
             self.phase = Phase::Gathering;
             self.participant.idle(self.now);
             if std::mem::replace(&mut self.gathered, members.len()) != members.len() {
-                self.say(Notice::Gathering { present: members.len(), needed: self.config.min_hosts });
+                self.say(Notice::Gathering { present: members.len(), needed });
             }
             return;
         }
@@ -93,6 +94,12 @@ impl Head {
         });
     }
 
+    /// How many hosts the next generation needs.
+    fn needed(&self) -> usize {
+        let first = if self.generation == 0 { self.config.first_hosts } else { 0 };
+        self.config.min_hosts.max(first)
+    }
+
     /// The head and every host that can take part. If they are too few, also hosts that have been set aside, though not
     /// at once, or the head would try without a pause.
     fn choose_members(&self) -> BTreeSet<HostId> {
@@ -104,7 +111,7 @@ impl Head {
         let rested = able(true).filter(|(_, host)| self.now >= host.aside_since + self.config.set_aside);
         let mut aside: Vec<_> = rested.map(|(id, host)| (host.aside_until, *id)).collect();
         aside.sort_unstable();
-        let missing = self.config.min_hosts.saturating_sub(members.len());
+        let missing = self.needed().saturating_sub(members.len());
         members.extend(aside.into_iter().take(missing).map(|(_, id)| id));
         members
     }
