@@ -10,7 +10,7 @@ use signal_hook::consts::SIGTERM;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The variable that makes a process of this test binary a host.
@@ -78,12 +78,11 @@ impl Setup {
         };
         contract::files::write_whole(&self.folder.join("address"), |out| Ok(out.write_all(address.as_bytes())?))?;
         driver.run(|events| {
-            let (engine, parts) = (events.clone(), Mutex::new(events.clone()));
-            let engine = Mutex::new(engine);
+            let (engine, parts) = (events.clone(), events.clone());
             std::thread::spawn(move || signals.forever().for_each(|signal| events.signal(signal as u8)));
             let reports = Reports {
-                engine: Arc::new(move |event| engine.lock().unwrap().engine(event)),
-                part: Arc::new(move |epoch, step, from, last| parts.lock().unwrap().part(epoch, step, from, last)),
+                engine: Arc::new(move |event| engine.engine(event)),
+                part: Arc::new(move |epoch, step, from, last| parts.part(epoch, step, from, last)),
             };
             Ok(Box::new(self.engine(Arc::clone(&store.copies), reports)))
         })
@@ -94,12 +93,10 @@ impl Setup {
         let (config, socket) = (self.config(), bind("127.0.0.1:0")?);
         let driver = MemberDriver { config, head: self.head.clone(), secret, socket, hello: self.hello(), say };
         driver.run(|events| {
-            let engine = Mutex::new(events.clone());
+            let engine = events.clone();
             std::thread::spawn(move || signals.forever().for_each(|signal| events.signal(signal as u8)));
-            let reports = Reports {
-                engine: Arc::new(move |event| engine.lock().unwrap().engine(event)),
-                part: Arc::new(|_, _, _, _| {}),
-            };
+            let reports =
+                Reports { engine: Arc::new(move |event| engine.engine(event)), part: Arc::new(|_, _, _, _| {}) };
             Ok(Box::new(self.engine(counting::Copies::default(), reports)))
         })
     }

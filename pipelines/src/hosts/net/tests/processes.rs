@@ -92,6 +92,19 @@ fn a_head_that_was_stopped_first_hears_what_has_arrived() {
 }
 
 #[test]
+fn a_head_is_stopped_for_so_long_that_its_members_leave_it() {
+    let (run, head, ant, bee) = three();
+    let stopped = head.signal("STOP");
+    let (lost, _) = ant.says("lost the head");
+    within("SIGSTOP of the head is noticed after", stopped, lost);
+    bee.says("lost the head");
+    let continued = head.signal("CONT");
+    let (next, _) = head.says_after(continued, "training on 3 hosts");
+    within("a head that was continued trains with its members after", continued, next);
+    stop(&run, head, &mut [ant, bee]);
+}
+
+#[test]
 fn a_head_is_killed_and_started_again() {
     let (mut run, mut head, ant, bee) = three();
     std::thread::sleep(S / 2);
