@@ -3,6 +3,11 @@
 //! - [`head`]: [`HeadDriver`]; [`member`]: [`MemberDriver`]
 //! - `local`: what both have in common: the engine and the sockets of a generation
 //!
+//! A command makes a [`HeadDriver`] or a [`MemberDriver`] from a [`Secret`](super::secret::Secret) and a socket
+//! ([`bind`](super::listener::bind)), and calls `run` with a function that makes the engine; the engine and the
+//! program's signal handler report to the events that this function is given. When `run` returns, the program exits
+//! with [`Outcome::exit_code`](crate::hosts::Outcome::exit_code), whatever its other threads do.
+//!
 //! A driver has one thread, which neither trains nor waits for a peer, a disk or the engine: links have their own
 //! threads, and so do connecting and writing commits. Everything that happens comes through one channel.
 mod head;
@@ -62,8 +67,8 @@ pub struct Generation {
 
 /// The commits of the head, in memory and on disk.
 pub trait Store: Send + Sync + 'static {
-    /// The parts of this step, which have all been reported, are the new commit. If a checkpoint is due at this step, the
-    /// commit is needed until it has been written, although there are newer ones. Returns at once.
+    /// The parts of this step, which have all been reported, are the new commit. If a checkpoint is due at this step,
+    /// the commit is needed until it has been written, although there are newer ones. Returns at once.
     fn commit(&self, epoch: Epoch, step: Step);
 
     /// Parts of this generation that are in no commit are useless. Returns at once.
