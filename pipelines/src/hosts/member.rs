@@ -1,6 +1,6 @@
 //! A joined host. It does what the head says; on its own it decides only how long to wait for the head, and when to
 //! leave.
-use super::messages::{Loss, MemberAction, MemberEvent, Report, ToHead, ToMember};
+use super::messages::{EngineEvent, Loss, MemberAction, MemberEvent, Report, ToHead, ToMember};
 use super::notice::Notice;
 use super::participant::Participant;
 use super::types::{Config, Failure, Link, Outcome, RunId, Step};
@@ -81,7 +81,7 @@ impl Member {
             MemberEvent::Message { link, message } if self.link() == Some(link) => self.message(link, message),
             MemberEvent::Closed { link } if self.link() == Some(link) => self.lose_head(),
             MemberEvent::Message { .. } | MemberEvent::Closed { .. } => {}
-            MemberEvent::Engine(event) => self.participant.on(self.now, event),
+            MemberEvent::Engine(event) => self.on_engine(event),
             MemberEvent::Signal { signal } => self.on_signal(signal),
         }
         self.flush();
@@ -242,6 +242,13 @@ impl Member {
                 self.out.push(MemberAction::Send { link, message: ToHead::Leave { signal } });
             }
             _ => self.exit(Outcome::Left { signal }),
+        }
+    }
+
+    fn on_engine(&mut self, event: EngineEvent) {
+        self.participant.on(self.now, event);
+        if let Some(cause) = self.participant.cannot_obtain.take() {
+            self.exit(Outcome::NoState { cause });
         }
     }
 

@@ -161,6 +161,13 @@ pub enum EngineEvent {
         /// The commit.
         step: Step,
     },
+    /// The state of this commit cannot be read or stored here, and trying again would not help.
+    CannotObtain {
+        /// The commit.
+        step: Step,
+        /// The error.
+        cause: String,
+    },
     /// Sockets to all members are established.
     Connected {
         /// The generation.

@@ -1,5 +1,5 @@
 //! Several hosts: the protocol by which a head and the hosts that join it train together. **No command uses it yet**:
-//! there are no sockets under it, and `pipeline run` still trains in one process.
+//! `pipeline run` still trains in one process.
 //!
 //! The protocol is two state machines, [`Head`] and [`Member`], without sockets, threads or clocks: a driver passes
 //! them events and the time, does what the returned actions say, and wakes them up at their `deadline()`. The same
@@ -12,6 +12,7 @@
 //! - [`member`]: a joined host
 //! - [`participant`]: what head and members have in common: a host's own part in a generation
 //! - [`notice`]: what users read
+//! - [`net`]: sockets, and the drivers that run both machines over them
 //! - `walkthrough`: a run, event by event; `simulation`: thousands of them
 //!
 //! # Model
@@ -66,6 +67,7 @@
 //! | two members cannot connect | one of them is set aside (2) |
 //! | a host joins | it obtains the last commit, and takes part from the next generation (5) |
 //! | its download takes longer than `prepare_limit` | it is set aside (2) |
+//! | a joined host cannot store a commit | only that host exits, with 1; the head: the run fails |
 //! | fewer than `--min-hosts` | the head keeps the last commit, waits, and says so |
 //! | the head is killed | members stop their workers, say so, and look for it (3) |
 //! | an old head continues beside a new one | it writes nothing, and exits (4) |
@@ -95,7 +97,7 @@
 //!
 //! # What it needs from below
 //!
-//! The driver, for head and members:
+//! The driver ([`net::driver`]), for head and members:
 //!
 //! - A clock that never goes back. Before a `Tick`, everything that has arrived is delivered: otherwise a process that
 //!   was stopped for a while finds everybody else silent.
@@ -105,8 +107,11 @@
 //! - `Admitted` and `Linked` come after both sides have proved the secret. A late answer to an attempt that was given
 //!   up is harmless.
 //! - Beats are sent by a thread that does not train.
+//! - A commit that a host was asked to obtain, with `Welcome` or `Prepare`, is served until it has reported `Holds` or
+//!   `Prepared`, or is gone, although there are newer ones ([`Store::keep`](net::driver::Store::keep)).
 //!
-//! The engine (sockets and dataflow of a generation):
+//! The driver also connects the sockets of a generation ([`net::mesh`]). The engine (the dataflow of a generation,
+//! [`net::driver::Engine`]):
 //!
 //! - `Stop` is always answered by `Stopped`, also while sockets are being established, and afterwards nothing of that
 //!   generation touches the parameters. timely parks for ever if a peer is silent, so this may take a process of its
@@ -117,7 +122,7 @@
 //!   reports nothing when its peers close.
 //! - `Obtain` goes on until it succeeds or another one replaces it, while the control connection lasts.
 //! - A local copy of the commit that a generation began at, and of those since, is kept until `Committed` names a later
-//!   one. The head goes on serving a commit that is being downloaded.
+//!   one.
 //! - Every member sends its part of the state of every commit step; the steps are the same on all hosts, and include
 //!   every [`Config::checkpoint_every`]th, the last, and the one that a `Drain` ends at. The dataflow waits before it
 //!   completes a step whose checkpoint is due while the previous one is being written; parts may not pile up.

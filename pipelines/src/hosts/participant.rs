@@ -49,6 +49,8 @@ pub struct Participant {
     holds: Option<Step>,
     obtaining: Option<Step>,
     work: Work,
+    /// Why the commit that is wanted cannot be obtained. Without it, this host is useless.
+    pub cannot_obtain: Option<String>,
     /// For the engine, in order.
     pub actions: Vec<EngineAction>,
     /// For the head, in order.
@@ -64,6 +66,7 @@ impl Default for Participant {
             holds: None,
             obtaining: None,
             work: Work::default(),
+            cannot_obtain: None,
             actions: Vec::new(),
             reports: Vec::new(),
         }
@@ -150,6 +153,9 @@ impl Participant {
                     Stage::Idle => self.reports.push(Report::Holds { step }),
                     _ => self.report_prepared(),
                 }
+            }
+            EngineEvent::CannotObtain { step, cause } if self.obtaining == Some(step) => {
+                self.cannot_obtain = Some(cause)
             }
             EngineEvent::Stopped { epoch } if self.engine.as_ref().is_some_and(|engine| engine.epoch == epoch) => {
                 self.engine = None;

@@ -167,6 +167,11 @@ pub enum Outcome {
     },
     /// The head was lost and did not come back within [`Config::patience`].
     HeadLost,
+    /// This host cannot store the state of a commit.
+    NoState {
+        /// The error.
+        cause: String,
+    },
     /// This host's own workers did not stop within [`Config::stop_limit`].
     Stuck,
     /// Another head has taken over the run directory.

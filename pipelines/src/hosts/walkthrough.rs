@@ -141,3 +141,24 @@ fn a_member_that_loses_its_head_looks_for_it() {
     let refused = [MemberAction::Say(Notice::OldHead), MemberAction::Close { link }];
     assert_eq!(does(1_011, MemberEvent::Message { link, message: old }), refused);
 }
+
+#[test]
+fn a_host_that_cannot_store_the_state_exits_and_a_head_that_cannot_read_it_fails() {
+    let cause = || "no space left".to_owned();
+    let mut member = Member::new(Config::default(), Duration::ZERO);
+    let mut does = |event| member.on(Duration::ZERO, event);
+    does(MemberEvent::Tick);
+    does(MemberEvent::Linked { attempt: 1, link: LINK });
+    let message = ToMember::Welcome { run: RunId(9), incarnation: 3, host: HOST, commit: 40 };
+    does(MemberEvent::Message { link: LINK, message });
+    let fault = |step| MemberEvent::Engine(EngineEvent::CannotObtain { step, cause: cause() });
+    assert_eq!(does(fault(39)), [], "not wanted any more");
+    assert_eq!(does(fault(40)), [MemberAction::Exit(Outcome::NoState { cause: cause() })]);
+
+    let start = HeadStart { run: RunId(9), incarnation: 1, hello: hello("head"), commit: 7, steps: 12 };
+    let mut head = Head::new(Config::default(), start, Duration::ZERO);
+    head_does(&mut head, 0, HeadEvent::Tick);
+    let fault = HeadEvent::Engine(EngineEvent::CannotObtain { step: 7, cause: cause() });
+    let [HeadAction::Exit(Outcome::Failed(failure))] = &head_does(&mut head, 1, fault)[..] else { panic!() };
+    assert_eq!(failure.cause, cause());
+}

@@ -171,7 +171,12 @@ impl Head {
                     self.lose(&[host], Loss::Closed);
                 }
             }
-            HeadEvent::Engine(event) => self.participant.on(self.now, event),
+            HeadEvent::Engine(event) => {
+                self.participant.on(self.now, event);
+                if let Some(cause) = self.participant.cannot_obtain.take() {
+                    self.fail(&cause);
+                }
+            }
             HeadEvent::Part { epoch, step, from, last } => self.part(epoch, step, from, last),
             HeadEvent::Persisted { step } => self.on_persisted(step),
             HeadEvent::PersistFailed { step, cause } => {

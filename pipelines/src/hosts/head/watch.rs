@@ -65,7 +65,7 @@ impl Head {
         }
     }
 
-    fn fail(&mut self, cause: &str) {
+    pub(super) fn fail(&mut self, cause: &str) {
         let (host, stage) = (self.start.hello.name.clone(), "(engine)".to_owned());
         self.end(Outcome::Failed(Failure { host, stage, step: Some(self.watch.work.step), cause: cause.to_owned() }));
     }

@@ -74,7 +74,8 @@ impl Decoder {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next complete frame, without its length. Call it until it returns `None`, before the next [`push`](Self::push).
+    /// The next complete frame, without its length. Call it until it returns `None`, before the next
+    /// [`push`](Self::push).
     ///
     /// # Errors
     /// If a frame is longer than [`LIMIT`]; the connection is then useless.

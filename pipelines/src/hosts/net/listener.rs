@@ -19,6 +19,9 @@ pub const MOST_UNPROVED: usize = 64;
 /// How long a connection may take to prove the secret.
 pub const TIME_TO_PROVE: Duration = Duration::from_secs(2);
 
+/// How many connections may wait until they are accepted.
+const BACKLOG: i32 = 1024;
+
 /// How long nothing is accepted after the system has refused, for example because it has no file handles left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -100,6 +103,8 @@ impl Listener {
         let address = socket.local_addr().context("a socket has no address")?;
         let what = || format!("cannot listen on {address}");
         socket.set_nonblocking(true).with_context(what)?;
+        // So that a flood of connections delays others less: beyond this, they are tried again after a second.
+        rustix::net::listen(&socket, BACKLOG).with_context(what)?;
         let (running, wake) = UnixStream::pair().with_context(what)?;
         let counts = Arc::default();
         let mut door = Door { socket, secret, accept, counts: Arc::clone(&counts), unproved: Vec::new(), pause: None };

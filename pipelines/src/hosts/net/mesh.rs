@@ -59,8 +59,12 @@ impl Expected {
         }
     }
 
+    /// Accepts sockets, unless the thread that wanted them is so late that there is a later generation.
     fn open(&self, accepts: Accepts) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepts);
+        let mut expected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if expected.as_ref().is_none_or(|current| current.epoch < accepts.epoch) {
+            *expected = Some(accepts);
+        }
     }
 
     fn close(&self, epoch: Epoch) {
@@ -149,5 +153,28 @@ impl Mesh {
         if let Err(error) = std::thread::Builder::new().name(format!("dial {host}")).spawn(dial) {
             let _ = failed.send((host, Err(error.to_string())));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_late_does_not_replace_a_later_generation() {
+        let epoch = |generation| Epoch { incarnation: 1, generation };
+        let expected = Expected::default();
+        let (me, from) = (HostId(0), HostId(1));
+        let open = |generation| {
+            expected.open(Accepts { epoch: epoch(generation), me, from: vec![from], news: channel().0 });
+        };
+        open(2);
+        open(1);
+        expected.close(epoch(1));
+        assert_eq!(expected.verdict(epoch(2), from, me), Verdict::Accepted);
+        open(3);
+        assert_eq!(expected.verdict(epoch(2), from, me), Verdict::NotNow);
+        expected.close(epoch(3));
+        assert_eq!(expected.verdict(epoch(3), from, me), Verdict::NotNow);
     }
 }

@@ -18,11 +18,6 @@ impl Deadline {
         Self(Instant::now() + limit)
     }
 
-    /// The earlier one of this one and so far from now.
-    pub fn or_after(self, limit: Duration) -> Self {
-        Self(self.0.min(Instant::now() + limit))
-    }
-
     /// What is left.
     pub fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
@@ -95,6 +90,8 @@ pub fn connect(address: &str, deadline: Deadline) -> Result<TcpStream> {
             break;
         }
         match TcpStream::connect_timeout(candidate, share) {
+            // Nobody listens at this port of this machine, but the system has chosen it for the connecting side, too.
+            Ok(stream) if stream.local_addr()? == stream.peer_addr()? => last = ErrorKind::ConnectionRefused.into(),
             Ok(stream) => {
                 set_options(&stream)?;
                 return Ok(stream);
@@ -126,5 +123,41 @@ pub fn explain(error: &Error) -> String {
         // A read that took longer than the limit; our own errors of this kind have a message.
         ErrorKind::WouldBlock if error.raw_os_error().is_some() => "it does not answer".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_socket_is_not_connected_to_itself() {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port();
+        // Linux gives connecting sides even ports, one after the other.
+        let port = port & !1;
+        for _ in 0..30_000 {
+            match connect(&format!("127.0.0.1:{port}"), Deadline::after(Duration::from_secs(20))) {
+                Ok(stream) => assert_ne!(stream.local_addr().unwrap(), stream.peer_addr().unwrap()),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_looked_up_and_limits_are_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let deadline = || Deadline::after(Duration::from_secs(20));
+        let stream = connect(&format!("localhost:{port}"), deadline()).unwrap();
+        assert!(stream.nodelay().unwrap() && sockopt::socket_keepalive(&stream).unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 5_000);
+        for wrong in ["", "localhost", ":", "localhost:port", "[::1"] {
+            assert!(connect(wrong, deadline()).is_err(), "{wrong}");
+        }
+        let over = Deadline::after(Duration::ZERO);
+        assert_eq!(connect(&format!("127.0.0.1:{port}"), over).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(over.limit(&stream).unwrap_err().kind(), ErrorKind::TimedOut);
     }
 }

@@ -229,6 +229,8 @@ impl World {
             Outcome::Rejected(_) => self.processes[pid].version != VERSION,
             Outcome::Superseded => self.checks.replaced.contains(&pid),
             Outcome::Stuck => self.processes[pid].hung,
+            // Simulated disks of joined hosts have no faults.
+            Outcome::NoState { .. } => false,
             Outcome::Unreachable { .. } | Outcome::HeadLost => true,
         };
         self.must(reason, || format!("p{pid} ends without a reason: {outcome:?}"));

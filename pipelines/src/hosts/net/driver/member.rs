@@ -90,6 +90,7 @@ impl MemberDriver {
             hello,
             me: HostId::HEAD,
             attempt: 0,
+            link: None,
             say,
             inputs,
             outcome: None,
@@ -134,6 +135,8 @@ struct Running {
     me: HostId,
     /// The last attempt to reach the head.
     attempt: u64,
+    /// The newest link.
+    link: Option<Link>,
     say: Box<dyn FnMut(Notice)>,
     inputs: Sender<Input>,
     outcome: Option<Outcome>,
@@ -190,6 +193,7 @@ impl Running {
         let inputs = self.inputs.clone();
         let link = self.links.add(stream, |link| deliver(link, inputs))?;
         self.links.send(link, &hello);
+        self.link = Some(link);
         Ok(link)
     }
 
@@ -236,7 +240,9 @@ impl Running {
 
     fn close(&mut self, link: Link) {
         self.links.close(link);
-        self.local.cancel_download();
+        if self.link == Some(link) {
+            self.local.cancel_download();
+        }
     }
 
     fn dial(&mut self, attempt: u64) {

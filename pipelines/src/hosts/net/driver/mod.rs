@@ -3,6 +3,11 @@
 //! - [`head`]: [`HeadDriver`]; [`member`]: [`MemberDriver`]
 //! - `local`: what both have in common: the engine and the sockets of a generation
 //!
+//! A command makes a [`HeadDriver`] or a [`MemberDriver`] from a [`Secret`](super::secret::Secret) and a socket
+//! ([`bind`](super::listener::bind)), and calls `run` with a function that makes the engine; the engine and the
+//! program's signal handler report to the events that this function is given. When `run` returns, the program exits
+//! with [`Outcome::exit_code`](crate::hosts::Outcome::exit_code), whatever its other threads do.
+//!
 //! A driver has one thread, which neither trains nor waits for a peer, a disk or the engine: links have their own
 //! threads, and so do connecting and writing commits. Everything that happens comes through one channel.
 mod head;
@@ -28,6 +33,7 @@ use std::time::{Duration, Instant};
 pub trait Engine: Send {
     /// Gets the state of a commit, from a local copy or with `download`, and reports `Obtained`. A newer request
     /// replaces an older one, whose download is then cancelled. The head has all commits, and nothing to download from.
+    /// If the state cannot be stored here, reports `CannotObtain`.
     fn obtain(&mut self, step: Step, download: Option<Download>);
 
     /// Runs the dataflow.
@@ -61,8 +67,8 @@ pub struct Generation {
 
 /// The commits of the head, in memory and on disk.
 pub trait Store: Send + Sync + 'static {
-    /// The parts of this step, which have all been reported, are the new commit. If a checkpoint is due at this step, the
-    /// commit is needed until it has been written, although there are newer ones. Returns at once.
+    /// The parts of this step, which have all been reported, are the new commit. If a checkpoint is due at this step,
+    /// the commit is needed until it has been written, although there are newer ones. Returns at once.
     fn commit(&self, epoch: Epoch, step: Step);
 
     /// Parts of this generation that are in no commit are useless. Returns at once.
@@ -163,5 +169,64 @@ fn shorten(failure: &mut Failure) {
             text.truncate(text.floor_char_boundary(MOST));
             text.push('…');
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::sync::mpsc::{Sender, channel};
+
+    /// A host that was stopped for a while: what another one has sent is in the kernel's buffer.
+    struct Stopped {
+        unread: Cell<usize>,
+        heard: usize,
+        ticks: usize,
+        inputs: Sender<()>,
+    }
+
+    impl Host for Stopped {
+        type Input = ();
+
+        fn deadline(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn handle(&mut self, (): ()) {
+            self.heard += 1;
+        }
+
+        fn tick(&mut self) {
+            assert_eq!((self.unread.get(), self.heard), (0, 3), "a tick before everything was heard");
+            self.ticks += 1;
+        }
+
+        fn receive(&self) {
+            (0..self.unread.take()).for_each(|_| self.inputs.send(()).unwrap());
+        }
+
+        fn outcome(&mut self) -> Option<Outcome> {
+            (self.ticks == 2).then_some(Outcome::Done)
+        }
+    }
+
+    #[test]
+    fn a_tick_comes_after_everything_that_has_arrived() {
+        let (inputs, receive) = channel();
+        // One has been delivered by the thread of a link, two have not.
+        inputs.send(()).unwrap();
+        let mut host = Stopped { unread: Cell::new(2), heard: 0, ticks: 0, inputs };
+        assert_eq!(run(&mut host, Clock::start(), &receive), Outcome::Done);
+    }
+
+    #[test]
+    fn a_long_error_fits_a_message() {
+        let long = "\u{e4}\n".repeat(1 << 20);
+        let mut failure = Failure { host: long.clone(), stage: long.clone(), step: None, cause: long };
+        shorten(&mut failure);
+        assert!(failure.cause.starts_with("\u{e4}\n") && failure.cause.ends_with('…'));
+        let message = crate::hosts::ToMember::Dismissed(Outcome::Failed(failure));
+        assert!(super::super::frame::encode(&message).is_ok());
     }
 }

@@ -49,6 +49,8 @@ pub struct Counting {
     pub is_head: bool,
     /// The step in which this host's stage fails.
     pub fails_at: Option<Step>,
+    /// How long it takes until a download begins.
+    pub slow: Duration,
     pub running: Option<Arc<Running>>,
 }
 
@@ -60,11 +62,12 @@ pub struct Running {
 
 impl Engine for Counting {
     fn obtain(&mut self, step: Step, download: Option<Download>) {
-        let (copies, reports) = (Arc::clone(&self.copies), self.reports.clone());
+        let (copies, reports, slow) = (Arc::clone(&self.copies), self.reports.clone(), self.slow);
         std::thread::spawn(move || {
             let local = copies.lock().unwrap().contains_key(&step);
             if !local {
                 let Some(download) = download else { panic!("the head has no commit {step}") };
+                std::thread::sleep(slow);
                 let Ok(blobs) = download.blobs(step) else { return };
                 let Ok(bytes) = download.to_memory(step, &blobs[0], 1 << 20) else { return };
                 let state = *bytes.last_chunk().unwrap();

@@ -10,7 +10,7 @@ use signal_hook::consts::SIGTERM;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The variable that makes a process of this test binary a host.
@@ -34,6 +34,8 @@ pub struct Setup {
     pub min_hosts: usize,
     pub silence: Duration,
     pub fails_at: Option<Step>,
+    /// How long it takes until a host begins to download a commit.
+    pub slow: Duration,
 }
 
 impl Setup {
@@ -49,17 +51,17 @@ impl Setup {
     }
 
     fn engine(&self, copies: counting::Copies, reports: Reports) -> Counting {
-        let Self { steps, pause, is_head, fails_at, .. } = *self;
-        Counting { copies, reports, steps, pause, is_head, fails_at, running: None }
+        let Self { steps, pause, is_head, fails_at, slow, .. } = *self;
+        Counting { copies, reports, steps, pause, is_head, fails_at, slow, running: None }
     }
 
-    fn run(&self) -> anyhow::Result<Outcome> {
-        let say = Box::new(|notice: Notice| log(&notice.to_string()));
-        let signals = signal_hook::iterator::Signals::new([SIGTERM])?;
+    /// Runs the host, in this thread.
+    pub fn run(&self, say: impl FnMut(Notice) + 'static, signals: Option<Signals>) -> anyhow::Result<Outcome> {
+        let say = Box::new(say);
         if self.is_head { self.run_head(say, signals) } else { self.run_member(say, signals) }
     }
 
-    fn run_head(&self, say: Box<dyn FnMut(Notice)>, mut signals: Signals) -> anyhow::Result<Outcome> {
+    fn run_head(&self, say: Box<dyn FnMut(Notice)>, signals: Option<Signals>) -> anyhow::Result<Outcome> {
         let secret = Secret::create_or_read(&self.secret)?;
         let socket = bind(if self.head.is_empty() { "127.0.0.1:0" } else { &self.head })?;
         let address = socket.local_addr()?.to_string();
@@ -78,34 +80,38 @@ impl Setup {
         };
         contract::files::write_whole(&self.folder.join("address"), |out| Ok(out.write_all(address.as_bytes())?))?;
         driver.run(|events| {
-            let (engine, parts) = (events.clone(), Mutex::new(events.clone()));
-            let engine = Mutex::new(engine);
-            std::thread::spawn(move || signals.forever().for_each(|signal| events.signal(signal as u8)));
+            let (engine, parts) = (events.clone(), events.clone());
+            pass_on(signals, move |signal| events.signal(signal));
             let reports = Reports {
-                engine: Arc::new(move |event| engine.lock().unwrap().engine(event)),
-                part: Arc::new(move |epoch, step, from, last| parts.lock().unwrap().part(epoch, step, from, last)),
+                engine: Arc::new(move |event| engine.engine(event)),
+                part: Arc::new(move |epoch, step, from, last| parts.part(epoch, step, from, last)),
             };
             Ok(Box::new(self.engine(Arc::clone(&store.copies), reports)))
         })
     }
 
-    fn run_member(&self, say: Box<dyn FnMut(Notice)>, mut signals: Signals) -> anyhow::Result<Outcome> {
+    fn run_member(&self, say: Box<dyn FnMut(Notice)>, signals: Option<Signals>) -> anyhow::Result<Outcome> {
         let secret = Secret::read(&self.secret)?;
         let (config, socket) = (self.config(), bind("127.0.0.1:0")?);
         let driver = MemberDriver { config, head: self.head.clone(), secret, socket, hello: self.hello(), say };
         driver.run(|events| {
-            let engine = Mutex::new(events.clone());
-            std::thread::spawn(move || signals.forever().for_each(|signal| events.signal(signal as u8)));
-            let reports = Reports {
-                engine: Arc::new(move |event| engine.lock().unwrap().engine(event)),
-                part: Arc::new(|_, _, _, _| {}),
-            };
+            let engine = events.clone();
+            pass_on(signals, move |signal| events.signal(signal));
+            let reports =
+                Reports { engine: Arc::new(move |event| engine.engine(event)), part: Arc::new(|_, _, _, _| {}) };
             Ok(Box::new(self.engine(counting::Copies::default(), reports)))
         })
     }
 }
 
 type Signals = signal_hook::iterator::Signals;
+
+/// Passes signals of the process to a driver.
+fn pass_on(signals: Option<Signals>, event: impl Fn(u8) + Send + 'static) {
+    if let Some(mut signals) = signals {
+        std::thread::spawn(move || signals.forever().for_each(|signal| event(signal as u8)));
+    }
+}
 
 /// A line of output, with the time.
 fn log(line: &str) {
@@ -119,7 +125,8 @@ fn log(line: &str) {
 fn host() {
     let Ok(setup) = std::env::var(VARIABLE) else { return };
     let setup: Setup = serde_json::from_str(&setup).unwrap();
-    let code = match setup.run() {
+    let signals = Signals::new([SIGTERM]).unwrap();
+    let code = match setup.run(|notice| log(&notice.to_string()), Some(signals)) {
         Ok(outcome) => {
             log(&format!("outcome: {outcome:?}"));
             outcome.exit_code()
@@ -161,6 +168,7 @@ impl Run {
             min_hosts,
             silence: Config::default().silence,
             fails_at: None,
+            slow: Duration::ZERO,
         };
         Self { folder, setup }
     }

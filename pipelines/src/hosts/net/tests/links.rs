@@ -63,17 +63,28 @@ fn what_was_sent_before_closing_arrives_although_input_is_unread() {
             std::thread::sleep(S / 1000);
         }
     });
-    for step in 0..200 {
-        links.send(link, &ToMember::Committed { step });
+    // More than the peer's buffer holds, so that some of it is still in this end's when it is closed.
+    let text = "x".repeat(100_000);
+    for _ in 0..20 {
+        links.send(link, &text);
     }
     links.send(link, &ToMember::Expelled(Loss::Hung));
     links.close(link);
+    let closed = Instant::now();
     links.send(link, &ToMember::Beat);
-    for step in 0..200 {
-        assert_eq!(frame::read::<ToMember>(&mut far).unwrap(), ToMember::Committed { step });
-    }
-    assert_eq!(frame::read::<ToMember>(&mut far).unwrap(), ToMember::Expelled(Loss::Hung));
-    assert_eq!(far.read(&mut [0]).unwrap(), 0);
+    // What the peer sends meanwhile is read.
+    std::thread::sleep(S / 4);
+    let mut read = || -> std::io::Result<()> {
+        for _ in 0..20 {
+            assert!(frame::read::<String>(&mut far)? == text);
+        }
+        assert_eq!(frame::read::<ToMember>(&mut far)?, ToMember::Expelled(Loss::Hung));
+        assert_eq!(far.read(&mut [0])?, 0);
+        Ok(())
+    };
+    let end = read();
+    // Unless this machine is so busy that the time for that is over.
+    assert!(end.is_ok() || closed.elapsed() > S, "{end:?}");
     links.finish();
     drop(far);
     talking.join().unwrap();

@@ -1,7 +1,8 @@
 //! Real heads and members, and what happens to them. Times are printed and compared only with limits that a busy
 //! machine keeps: `cargo test -p millrace-pipelines net::tests::processes -- --nocapture`.
-use super::S;
-use super::hosts::{Process, Run};
+use super::hosts::{Process, Run, Setup};
+use super::{S, eventually};
+use crate::hosts::Outcome;
 
 /// The documentation promises 15 seconds at most. Tests fail later, since other programs may use the machine.
 const LATE: u64 = 40_000;
@@ -43,6 +44,21 @@ fn a_run_ends_everywhere_when_its_last_step_is_done() {
         assert!(member.output().contains("outcome: Done"), "{}", member.output());
     }
     assert_eq!(run.check(), 203);
+}
+
+#[test]
+fn a_head_and_members_run_in_threads() {
+    let mut run = Run::new(3);
+    run.setup.steps = 77;
+    let start = |setup: Setup| std::thread::spawn(move || setup.run(|_| {}, None).unwrap());
+    let mut hosts = vec![start(Setup { is_head: true, ..run.setup.clone() })];
+    eventually("listens", || run.path().join("address").exists());
+    run.setup.head = std::fs::read_to_string(run.path().join("address")).unwrap();
+    hosts.extend(["ant", "bee"].map(|name| start(Setup { name: name.into(), ..run.setup.clone() })));
+    for host in hosts {
+        assert_eq!(host.join().unwrap(), Outcome::Done);
+    }
+    assert_eq!(run.check(), 77);
 }
 
 #[test]
@@ -92,6 +108,19 @@ fn a_head_that_was_stopped_first_hears_what_has_arrived() {
 }
 
 #[test]
+fn a_head_is_stopped_for_so_long_that_its_members_leave_it() {
+    let (run, head, ant, bee) = three();
+    let stopped = head.signal("STOP");
+    let (lost, _) = ant.says("lost the head");
+    within("SIGSTOP of the head is noticed after", stopped, lost);
+    bee.says("lost the head");
+    let continued = head.signal("CONT");
+    let (next, _) = head.says_after(continued, "training on 3 hosts");
+    within("a head that was continued trains with its members after", continued, next);
+    stop(&run, head, &mut [ant, bee]);
+}
+
+#[test]
 fn a_head_is_killed_and_started_again() {
     let (mut run, mut head, ant, bee) = three();
     std::thread::sleep(S / 2);
@@ -127,6 +156,17 @@ fn a_head_is_replaced_while_it_runs() {
         member.signal("TERM");
         assert_eq!(member.ends(), Some(143), "{}", member.output());
     }
+}
+
+#[test]
+fn a_slow_host_obtains_a_commit_although_there_are_newer_ones() {
+    let mut run = Run::new(1);
+    let head = run.start_head("head");
+    head.says("training on 1 host");
+    // Forty commits.
+    let ant = run.start("ant", |setup| setup.slow = S);
+    head.says("training on 2 hosts");
+    stop(&run, head, &mut [ant]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The state of a commit, from the head to a host that joins: named *blobs*, which may have several gigabytes and travel
-//! in chunks.
+//! The state of a commit, from the head to a host that joins: named *blobs*, which may have several gigabytes and
+//! travel in chunks.
 //!
 //! - here: what head and hosts say to each other, and the head's side ([`Server`])
 //! - [`download`]: the other side
