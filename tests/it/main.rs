@@ -22,6 +22,7 @@ mod faults;
 mod fresh_machine;
 mod generate;
 mod help;
+mod hosts;
 mod hugging_face;
 mod inspect;
 mod interruption;

@@ -19,6 +19,25 @@ pub struct WorkerTiming {
     pub cpu: Duration,
 }
 
+impl WorkerTiming {
+    /// Adds the time that the worker took in another graph with the same stages.
+    pub fn add(&mut self, other: &Self) {
+        for stage in &other.stages {
+            match self.stages.iter_mut().find(|known| known.id == stage.id) {
+                Some(known) => {
+                    known.busy += stage.busy;
+                    known.calls += stage.calls;
+                    known.cpu += stage.cpu;
+                }
+                None => self.stages.push(stage.clone()),
+            }
+        }
+        self.parked += other.parked;
+        self.wall += other.wall;
+        self.cpu += other.cpu;
+    }
+}
+
 /// Time inside one stage.
 #[derive(Clone, Debug, Default)]
 pub struct StageTiming {

@@ -75,6 +75,7 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
         None => alone(job, &interruption, &printer),
         Some(hosts) => {
             let (noted, said) = (Arc::clone(&printer), Arc::clone(&printer));
+            lock(&printer).line.note(&hosts.invitation()?);
             let on_signal = |stop| interruption.ask(stop, move |note| lock(&noted).line.warn(note));
             let run = HeadRun { plan: &plan, session: &session, job, version };
             run.run(hosts, on_signal, move |notice| lock(&said).line.note(&notice.to_string()))

@@ -238,7 +238,9 @@ impl Head {
         let Phase::Training(training) = &self.phase else { return };
         let epoch = training.epoch;
         self.out.push(HeadAction::Discard { epoch });
-        self.say(Notice::Ended { epoch, why, commit: self.commit });
+        if self.commit < self.start.steps {
+            self.say(Notice::Ended { epoch, why, commit: self.commit });
+        }
         self.phase = Phase::Gathering;
     }
 

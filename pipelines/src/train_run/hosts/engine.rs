@@ -75,9 +75,12 @@ impl<T: Trainer> Engine for HostEngine<T> {
         let (trainer, report) = (Arc::clone(&self.trainer), Arc::clone(&self.report));
         let obtain = move || match panics::catch(|| trainer.obtain(step, download)) {
             Ok(true) => report(EngineEvent::Obtained { step }),
-            // The head sets aside a host that does not report.
+            // Another commit is wanted, or none.
             Ok(false) => {}
-            Err(error) => trainer.failed(error.context(format!("cannot obtain the state of step {step}"))),
+            Err(error) => {
+                let cause = format!("{:#}", error.context(format!("cannot obtain the state of step {step}")));
+                report(EngineEvent::CannotObtain { step, cause });
+            }
         };
         spawn("obtain", obtain);
     }

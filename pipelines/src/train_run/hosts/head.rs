@@ -37,9 +37,20 @@ pub struct HeadOptions {
     pub hosts: Vec<Command>,
 }
 
+impl HeadOptions {
+    /// How other hosts join, for the user.
+    ///
+    /// # Errors
+    /// If the system does not say where the socket listens.
+    pub fn invitation(&self) -> Result<String> {
+        let (address, secret) = (self.socket.local_addr()?, self.secret.display());
+        Ok(format!("Hosts   pipeline join {address} --secret-file {secret}"))
+    }
+}
+
 /// How a run on several hosts has ended.
 pub struct Hosted {
-    /// The time that this host's workers took in the last generation.
+    /// The time that this host's workers took, except in generations that ended when a host was lost.
     pub timings: Vec<WorkerTiming>,
     /// The number of updates after which the run was stopped; `None` if it is complete.
     pub stopped: Option<Step>,
@@ -224,7 +235,9 @@ impl Trainer for HeadTrainer {
     fn ended(&self, generation: &About, timings: Vec<WorkerTiming>) {
         let last = {
             let mut state = self.lock();
-            state.timings = timings;
+            let known = state.timings.len();
+            state.timings.iter_mut().zip(&timings).for_each(|(all, one)| all.add(one));
+            state.timings.extend(timings.into_iter().skip(known));
             state.last.take()
         };
         last.into_iter().for_each(|step| self.complete(generation, step, true));

@@ -128,6 +128,7 @@ impl MemberTrainer {
             }
             Outcome::Rejected(why) => bail!("the head {head} does not admit this host: {why}"),
             Outcome::Unreachable { cause } => bail!("cannot join the run at {head}: {cause}"),
+            Outcome::NoState { cause } => bail!("cannot take part in the run: {cause}"),
             Outcome::HeadLost => bail!("the head {head} was lost and did not come back"),
             Outcome::Stuck => bail!("the workers of this host do not stop"),
             Outcome::Superseded => bail!("another head has taken over the run"),
