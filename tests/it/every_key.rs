@@ -222,6 +222,7 @@ tokenizer = "gpt2"
 type = "concat"
 sequence_length = 16
 micro_batch_size = 2
+micro_batches = 2
 [stage.forward]
 type = "gpt2"
 layers = 1

@@ -52,8 +52,8 @@ impl Default for Concat {
     fn default() -> Self {
         Self {
             sequence_length: 128,
-            micro_batch_size: 16,
-            micro_batches: 2,
+            micro_batch_size: 2,
+            micro_batches: 16,
             lanes: None,
             mask_across_documents: false,
             shuffle_tokens: 1 << 23,
@@ -63,7 +63,7 @@ impl Default for Concat {
 
 impl StageSettings for Concat {
     const SUMMARY: &'static str = "concatenates training documents and cuts them into sequences of one length";
-    const EXAMPLE: &'static str = "sequence_length = 128\nmicro_batch_size = 16\nmicro_batches = 2\n";
+    const EXAMPLE: &'static str = "sequence_length = 128\nmicro_batch_size = 2\nmicro_batches = 16\n";
 }
 
 impl Settings for Concat {
