@@ -140,8 +140,8 @@ impl Settings for Concat {
     }
 
     fn batch_shape(&self) -> Option<BatchShape> {
-        let Self { sequence_length: length, micro_batch_size: sequences, micro_batches, .. } = *self;
-        Some(BatchShape { micro_batches, lanes: self.lanes(), sequences, length })
+        let (micro_batches, sequences) = (self.micro_batches, self.micro_batch_size);
+        Some(BatchShape { micro_batches, lanes: self.lanes(), sequences, length: self.sequence_length })
     }
 }
 
@@ -271,8 +271,7 @@ impl Packer {
     fn go_on(&mut self, step: Step, out: &mut dyn Emit) -> Turn {
         let Some((lane, last)) = self.validating else { return Turn::Done };
         let mut state = self.take(lane);
-        let leaves = self.shape.leaves_of_lane();
-        let cut = (0..leaves).all(|_| self.validate(&mut state, lane, last, out));
+        let cut = (0..self.shape.leaves_of_lane()).all(|_| self.validate(&mut state, lane, last, out));
         let turn = match (cut, last) {
             (true, _) => Turn::More,
             (false, true) => {
