@@ -62,7 +62,7 @@ fn run(steps: u64, workers: usize, prefetch: u64) -> Duration {
         processes: 1,
         seed: 0,
         schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
-        shape: BatchShape { micro_batches: workers as u32, sequences: 1, length: 1 },
+        shape: BatchShape { micro_batches: workers as u32, lanes: workers as u32, sequences: 1, length: 1 },
         model: None,
         corpus: None,
         run_dir: None,

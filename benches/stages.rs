@@ -21,7 +21,7 @@ use train::optimize::adamw::AdamW;
 use train::reduce::Reduce;
 
 const VOCABULARY: usize = 10_000;
-const SHAPE: BatchShape = BatchShape { micro_batches: 2, sequences: 16, length: 128 };
+const SHAPE: BatchShape = BatchShape { micro_batches: 2, lanes: 2, sequences: 16, length: 128 };
 const TOKENS: usize = SHAPE.sequences * SHAPE.length;
 /// English prose, tables and code.
 const PROSE: &str = include_str!("../ARCHITECTURE.md");

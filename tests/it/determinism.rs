@@ -55,6 +55,27 @@ fn six_leaves() {
 }
 
 #[test]
+fn six_leaves_of_three_lanes() {
+    same_for_all_workers(6, &["--set", "pack.lanes=3"]);
+}
+
+#[test]
+fn smaller_micro_batches_of_the_same_lanes_learn_the_same_up_to_rounding() {
+    let scratch = Scratch::new();
+    scratch.train("two", &["--set", "pack.micro_batches=2", "--set", "pack.micro_batch_size=4"]);
+    for (micro_batches, size) in [(4, 2), (8, 1)] {
+        let set = [format!("pack.micro_batches={micro_batches}"), format!("pack.micro_batch_size={size}")];
+        scratch.train(&set[0], &["--set", &set[0], "--set", &set[1], "--workers", "3"]);
+        let (found, expected) = (scratch.losses(&set[0]), scratch.losses("two"));
+        for (step, (a, b)) in found.iter().zip(&expected).enumerate() {
+            assert!((a - b).abs() < 1e-4, "step {}: {a} with {micro_batches} micro-batches, {b} with 2", step + 1);
+        }
+    }
+    scratch.train("lanes", &["--set", "pack.lanes=1", "--set", "pack.micro_batch_size=4"]);
+    assert_ne!(scratch.losses("lanes")[0], scratch.losses("two")[0], "one lane reads other documents");
+}
+
+#[test]
 fn leaves_of_unequal_targets_with_documents_masked() {
     let more = ["--set", "forward.document_mask=true", "--set", "pack.mask_across_documents=true"];
     same_for_all_workers(3, &more);

@@ -26,6 +26,7 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("concat.sequence_length", &[], "pack.sequence_length=16"),
     ("concat.micro_batch_size", &[], "pack.micro_batch_size=3"),
     ("concat.micro_batches", &[], "pack.micro_batches=3"),
+    ("concat.lanes", &[], "pack.lanes=1"),
     ("concat.mask_across_documents", &[], "pack.mask_across_documents=true"),
     ("concat.shuffle_tokens", &[], "pack.shuffle_tokens=0"),
     ("gpt2.layers", &[], "forward.layers=1"),
@@ -221,6 +222,7 @@ tokenizer = "gpt2"
 type = "concat"
 sequence_length = 16
 micro_batch_size = 2
+micro_batches = 2
 [stage.forward]
 type = "gpt2"
 layers = 1

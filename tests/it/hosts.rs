@@ -4,6 +4,8 @@
 use crate::support::{Ran, Scratch};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The options of a longer run.
@@ -18,6 +20,8 @@ struct Process {
     child: Child,
     notes: BufReader<ChildStderr>,
     said: String,
+    /// It needs no watching any more.
+    ended: Arc<AtomicBool>,
 }
 
 impl Process {
@@ -26,11 +30,17 @@ impl Process {
         let mut child = command.expect("the program starts");
         let notes = BufReader::new(child.stderr.take().expect("its notes"));
         let id = child.id().to_string();
+        let (ended, lives) = (Arc::new(AtomicBool::new(false)), Instant::now());
+        let watched = Arc::clone(&ended);
         std::thread::spawn(move || {
-            std::thread::sleep(LIMIT);
-            let _ = std::process::Command::new("kill").args(["-KILL", &id]).stderr(Stdio::null()).status();
+            while !watched.load(Ordering::Relaxed) && lives.elapsed() < LIMIT {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            if !watched.load(Ordering::Relaxed) {
+                let _ = std::process::Command::new("kill").args(["-KILL", &id]).status();
+            }
         });
-        Self { child, notes, said: String::new() }
+        Self { child, notes, said: String::new(), ended }
     }
 
     /// A head of the run in `directory`, and where it listens.
@@ -75,6 +85,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

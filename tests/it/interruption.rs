@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-const LONG: [&str; 4] = ["--set", "run.max_steps=40", "--set", "pack.micro_batches=3"];
+const LONG: [&str; 4] = ["--set", "run.max_steps=40", "--set", "pack.micro_batches=4"];
 
 /// Starts `run.toml` into `directory`.
 fn start(scratch: &Scratch, directory: &str, more: &[&str]) -> Child {

@@ -132,6 +132,7 @@ validation_every = 10
 [stage.pack]
 sequence_length = 32
 micro_batch_size = 2
+micro_batches = 2
 ";
 
 #[test]

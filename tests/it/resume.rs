@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
-const LONG: [&str; 4] = ["--set", "run.max_steps=40", "--set", "pack.micro_batches=3"];
+const LONG: [&str; 4] = ["--set", "run.max_steps=40", "--set", "pack.micro_batches=4"];
 
 /// The run that nothing happens to, in `whole`.
 fn whole(scratch: &Scratch) {
@@ -157,6 +157,9 @@ fn with_another_setting_it_is_refused() {
     resume("forward.layers=3").fails(2, &["forward.layers was 2, is 3"]);
     resume("run.seed=2").fails(2, &["run.seed was 1, is 2"]);
     resume("pack.micro_batches=4").fails(2, &["pack.micro_batches was 2, is 4"]);
+    resume("pack.lanes=1").fails(2, &["pack.lanes was 2, is 1"]);
+    // The default, given.
+    assert_eq!(resume("pack.lanes=2").code, Some(0));
     scratch.documents("corpus.parquet", &support::corpus(121));
     resume("run.prefetch=1").fails(2, &["content of documents was"]);
     // All of it at once.

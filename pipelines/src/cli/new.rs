@@ -212,18 +212,21 @@ struct Sizes {
     bytes_per_token: f64,
     model: [u64; 3],
     length: u64,
-    leaves: u64,
+    /// Micro-batches, and tokens of each.
+    batch: [u64; 2],
     epochs: f64,
     learning_rate: &'static str,
 }
 
 /// Layers, heads, width. More text supports a larger model and vocabulary; a small corpus is used for several epochs.
+/// Micro-batches have up to 1,024 tokens, enough rows for matrix products to be efficient, but fewer in a small batch, so
+/// that 16 cores have work.
 const SIZES: [Sizes; 5] = [
-    sizes(1_000_000, (1024, 2.6), [2, 4, 128], 64, (4, 8.0), "3e-3"),
-    sizes(10_000_000, (4096, 3.3), [2, 8, 256], 128, (4, 4.0), "1e-3"),
-    sizes(100_000_000, (8192, 3.7), [4, 6, 384], 256, (8, 2.0), "1e-3"),
-    sizes(1_000_000_000, (16_384, 4.0), [6, 8, 512], 256, (16, 1.0), "6e-4"),
-    sizes(u64::MAX, (32_768, 4.3), [12, 12, 768], 512, (32, 1.0), "6e-4"),
+    sizes(1_000_000, (1024, 2.6), [2, 4, 128], 64, ([16, 256], 8.0), "3e-3"),
+    sizes(10_000_000, (4096, 3.3), [2, 8, 256], 128, ([16, 256], 4.0), "1e-3"),
+    sizes(100_000_000, (8192, 3.7), [4, 6, 384], 256, ([16, 512], 2.0), "1e-3"),
+    sizes(1_000_000_000, (16_384, 4.0), [6, 8, 512], 256, ([16, 1024], 1.0), "6e-4"),
+    sizes(u64::MAX, (32_768, 4.3), [12, 12, 768], 512, ([32, 1024], 1.0), "6e-4"),
 ];
 
 const fn sizes(
@@ -231,25 +234,23 @@ const fn sizes(
     (vocabulary, bytes_per_token): (u64, f64),
     model: [u64; 3],
     length: u64,
-    (leaves, epochs): (u64, f64),
+    (batch, epochs): ([u64; 2], f64),
     learning_rate: &'static str,
 ) -> Sizes {
-    Sizes { up_to_bytes, vocabulary, bytes_per_token, model, length, leaves, epochs, learning_rate }
+    Sizes { up_to_bytes, vocabulary, bytes_per_token, model, length, batch, epochs, learning_rate }
 }
-
-/// Tokens per micro-batch: enough rows for matrix products to be efficient.
-const LEAF: u64 = 1024;
 
 /// The configuration, with comments.
 fn configuration(file: &Path, path: &str, data: &Data) -> String {
     let sizes = SIZES.iter().find(|sizes| data.text_bytes < sizes.up_to_bytes).unwrap_or(&SIZES[SIZES.len() - 1]);
     let &Sizes { vocabulary, model: [layers, heads, width], length, epochs, learning_rate, .. } = sizes;
-    let leaves = sizes.leaves.max(cores().next_power_of_two() as u64);
-    let steps = ((data.tokens(sizes) as f64 * epochs) as u64 / (leaves * LEAF)).max(1);
+    let [leaves, leaf] = sizes.batch;
+    let leaves = leaves.max(cores().next_power_of_two() as u64);
+    let steps = ((data.tokens(sizes) as f64 * epochs) as u64 / (leaves * leaf)).max(1);
     let ids = if data.is_tokens { GPT2_IDS } else { vocabulary };
     let parameters = count(ids * width + length * width + 12 * layers * width * width);
-    let (file, summary, sequences) = (file.display(), data.summary(), LEAF / length);
-    let (steps_said, batch, every) = (count(steps), count(leaves * LEAF), nice(steps / 20));
+    let (file, summary, sequences) = (file.display(), data.summary(), leaf / length);
+    let (steps_said, batch, every) = (count(steps), count(leaves * leaf), nice(steps / 20));
     // The built-in graph tokenizes, so tokens need another one.
     let graph = if data.is_tokens { "" } else { "extends = \"builtin:base\"\n" };
     let mut text = format!(
@@ -328,7 +329,8 @@ mod tests {
     fn every_size_is_one_that_the_model_takes() {
         for sizes in &SIZES {
             let [_, heads, width] = sizes.model;
-            assert!(width.is_multiple_of(heads) && LEAF.is_multiple_of(sizes.length));
+            let [leaves, leaf] = sizes.batch;
+            assert!(width.is_multiple_of(heads) && leaf.is_multiple_of(sizes.length) && leaves >= 16);
         }
     }
 

@@ -17,7 +17,7 @@ pub struct SharedQueue(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    /// By step; then by lane and order of arrival. Adjacent leaves are computed at the same time, so that their
+    /// By step; then by leaf and order of arrival. Adjacent leaves are computed at the same time, so that their
     /// gradients can soon be summed.
     packets: BTreeMap<Step, BTreeMap<(Lane, u64), Packet>>,
     arrived: u64,

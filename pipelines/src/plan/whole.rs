@@ -204,7 +204,7 @@ impl Plan {
             let mut resources = Resources::default();
             resources.insert(Arc::new(facts));
             // With one worker, because each worker needs more.
-            let env = Env::without_training(1, shape.micro_batches, 1, resources);
+            let env = Env::without_training(1, shape.lanes, 1, resources);
             let env = Env { seed: self.run.seed, shape, model: Some(Arc::new(model)), ..env };
             let stages = self.stages.iter().filter(|stage| !stage.settings.takes().is_empty());
             let needed = stages.map(|stage| stage.settings.memory(&env)).fold(Memory::default(), Memory::with).peak();

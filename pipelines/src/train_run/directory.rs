@@ -115,6 +115,9 @@ pub fn resumed(run_dir: &Path, asked: Option<&Path>) -> Result<Option<(PathBuf, 
 /// [`Usage`] with every setting that differs.
 pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint) -> Result<Vec<String>> {
     let Some(then) = then else { return Ok(Vec::new()) };
+    let mut complete = then.clone();
+    complete.configuration.extend(lanes_of_older(then));
+    let then = &complete;
     let (mut differing, mut code) = (Vec::new(), false);
     let keys: std::collections::BTreeSet<&String> = then.configuration.keys().chain(now.configuration.keys()).collect();
     for key in keys {
@@ -150,6 +153,15 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
         notes.push(format!("GEMM ran on {then} before and runs on {now} now: results will differ in the last bits"));
     }
     Ok(notes)
+}
+
+/// What `fingerprint` leaves out if it is of a program without the key `lanes`: it had a lane for each micro-batch.
+pub fn lanes_of_older(fingerprint: &Fingerprint) -> Option<(String, String)> {
+    let leaves = |(key, value): (&String, &String)| {
+        Some((format!("{}.lanes", key.strip_suffix(".micro_batches")?), value.clone()))
+    };
+    let lanes = fingerprint.configuration.iter().find_map(leaves);
+    lanes.filter(|(key, _)| !fingerprint.configuration.contains_key(key))
 }
 
 /// Rejects a run in which the learning rate of one of `steps` (all that are left) is not the one that was planned when the
@@ -293,6 +305,24 @@ mod tests {
           lines.limit was 9, is 8
         Restore these values, or start a new run from its weights with `run.initial_checkpoint`
         ");
+    }
+
+    #[test]
+    fn a_checkpoint_that_does_not_record_its_lanes_has_one_for_each_micro_batch() {
+        let fingerprint = |configuration: &str| -> Fingerprint {
+            serde_json::from_str(&format!(r#"{{"configuration": {configuration}, "blas_core": "portable"}}"#)).unwrap()
+        };
+        let old = |leaves| fingerprint(&format!(r#"{{"pack.micro_batches": "{leaves}"}}"#));
+        let new =
+            |leaves, lanes| fingerprint(&format!(r#"{{"pack.micro_batches": "{leaves}", "pack.lanes": "{lanes}"}}"#));
+        let compare = |then: &Fingerprint, now: &Fingerprint| compare(Path::new("c"), Some(then), now);
+        for (then, now) in [(old(2), new(2, 2)), (old(16), new(16, 16)), (new(16, 4), new(16, 4))] {
+            assert!(compare(&then, &now).unwrap().is_empty());
+        }
+        for (then, lanes) in [(old(16), 16), (new(16, 4), 4)] {
+            let error = compare(&then, &new(16, 2)).unwrap_err().to_string();
+            assert!(error.contains(&format!("  pack.lanes was {lanes}, is 2\nRestore")), "{error}");
+        }
     }
 
     #[test]

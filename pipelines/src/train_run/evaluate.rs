@@ -21,7 +21,7 @@ use train::weights::Start;
 const MOST_CONTEXT: usize = 4096;
 /// Tokens of a micro-batch for files.
 const MICRO_BATCH: usize = 4096;
-/// Lanes for files: at most so many workers compute at the same time.
+/// Lanes for files, each with a micro-batch: at most so many workers read and compute at the same time.
 const LANES: usize = 32;
 
 /// How to evaluate.
@@ -71,7 +71,9 @@ pub fn of_run(run: &Path, options: &Options, mut line: Line) -> Result<Evaluatio
     let Some((checkpoint, state)) = directory::resumed(run, None)? else {
         return Err(Usage(format!("{at} has no checkpoint yet; see `checkpoint.interval`")).into());
     };
-    let overrides = Overrides { workers: options.workers, ..Overrides::default() };
+    let lanes = state.fingerprint.as_ref().and_then(directory::lanes_of_older);
+    let set = lanes.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let overrides = Overrides { set, workers: options.workers, ..Overrides::default() };
     let plan = Plan::checked(&run.join(directory::CONFIG_FILE), &overrides, options.stages, Scope::Evaluate);
     let plan = plan.map_err(anyhow::Error::new)?;
     let session = session(&plan, directory::known(run)?, &mut line)?;
@@ -120,6 +122,7 @@ fn plan_for(model: &ModelFolder, data: &Data, options: &Options) -> Result<Plan>
         format!("pack.sequence_length={length}"),
         format!("pack.micro_batch_size={}", (MICRO_BATCH / length).max(1)),
         format!("pack.micro_batches={LANES}"),
+        format!("pack.lanes={LANES}"),
     ];
     set.extend(data.column.map(|column| format!("read.column={}", serde_json::Value::from(column))));
     let overrides = Overrides { set, workers: options.workers, ..Overrides::default() };

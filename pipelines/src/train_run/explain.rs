@@ -24,7 +24,7 @@ pub fn explain(plan: &Plan) -> Result<Explanation> {
     let mut resources = Resources::default();
     resources.insert(Arc::new(facts));
     let model = plan.stages.iter().find_map(|stage| stage.settings.model(&facts)).map(Arc::new);
-    let env = Env::without_training(workers, shape.micro_batches, plan.run.max_steps.unwrap_or(0), resources);
+    let env = Env::without_training(workers, shape.lanes, plan.run.max_steps.unwrap_or(0), resources);
     let schedule = Schedule { evaluate: due(plan).evaluate, ..env.schedule };
     let env = Env { seed: plan.run.seed, schedule, shape, model, ..env };
     let length = Length { steps: plan.run.max_steps, epochs: plan.run.max_epochs };
@@ -94,7 +94,7 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
     memory.push(("measuring the machine, before".to_owned(), measuring));
     memory.retain(|(_, bytes)| *bytes > 0);
     let peak = sum(&memory);
-    let BatchShape { micro_batches, sequences, length: tokens } = env.shape;
+    let BatchShape { micro_batches, sequences, length: tokens, .. } = env.shape;
     Ok(Explanation {
         model: model.summary.clone(),
         parameters: groups(model),

@@ -77,6 +77,9 @@ impl Session {
             // Whether it is given or follows from the length of the run makes no difference.
             configuration.remove(&format!("{stage}.schedule_steps"));
         }
+        // Nor does it make one whether the number of lanes is given or the default.
+        let packs = plan.stages.iter().find(|stage| stage.settings.batch_shape().is_some());
+        configuration.extend(packs.map(|stage| (format!("{}.lanes", stage.id), shape.lanes.to_string())));
         let updates = plan.updates(&model);
         let fingerprint = Arc::new(Fingerprint {
             configuration,

@@ -55,7 +55,7 @@ impl Env {
             processes: 1,
             seed: 0,
             schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
-            shape: BatchShape { micro_batches: lanes, sequences: 0, length: 0 },
+            shape: BatchShape { micro_batches: lanes, lanes, sequences: 0, length: 0 },
             model: None,
             corpus: None,
             run_dir: None,
@@ -65,8 +65,8 @@ impl Env {
 
     /// The lanes of this worker. All lanes belong to the first process.
     pub fn lanes(&self) -> impl Iterator<Item = Lane> + use<> {
-        let (worker, workers, leaves) = (self.worker, self.workers, self.shape.micro_batches);
-        let lanes = if self.process == 0 { 0..leaves } else { 0..0 };
+        let (worker, workers) = (self.worker, self.workers);
+        let lanes = if self.process == 0 { 0..self.shape.lanes } else { 0..0 };
         lanes.filter(move |lane| leaf_owner(*lane, workers) == worker)
     }
 

@@ -127,11 +127,11 @@ pub struct Tokens {
 /// target of one position of one window. All other targets are [`IGNORED`].
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Index of its leaf (equal to its lane).
+    /// Index of its leaf.
     pub leaf: Lane,
     /// Training or validation.
     pub purpose: Purpose,
-    /// Index among the lane's validation batches of this step; 0 for training.
+    /// Index among the leaf's validation batches of this step; 0 for training.
     pub part: u32,
     /// Number of sequences. A validation batch may have fewer than [`BatchShape::sequences`](crate::BatchShape).
     pub sequences: usize,
@@ -343,7 +343,7 @@ impl Packet {
         })
     }
 
-    /// The step's lane, for packets that flow from a source to `pack`.
+    /// The lane of packets that flow from a source to `pack`; the leaf of a batch.
     pub fn lane(&self) -> Option<Lane> {
         match self {
             Packet::Rows(rows) => Some(rows.lane),

@@ -98,6 +98,8 @@ impl Problem {
 pub struct BatchShape {
     /// Leaves per global batch.
     pub micro_batches: u32,
+    /// Streams of documents; a divisor of `micro_batches`.
+    pub lanes: u32,
     /// Sequences per micro-batch.
     pub sequences: usize,
     /// Tokens per sequence.
@@ -108,6 +110,21 @@ impl BatchShape {
     /// Tokens per global batch.
     pub fn tokens(&self) -> u64 {
         u64::from(self.micro_batches) * (self.sequences * self.length) as u64
+    }
+
+    /// Number of leaves that a lane fills at every step.
+    pub fn leaves_of_lane(&self) -> u32 {
+        self.micro_batches / self.lanes
+    }
+
+    /// Number of sequences that a lane provides at every step.
+    pub fn sequences_of_lane(&self) -> usize {
+        self.leaves_of_lane() as usize * self.sequences
+    }
+
+    /// The leaf that the `n`-th micro-batch of a lane fills: leaves `lane`, `lane + lanes`, `lane + 2 lanes` … in turn.
+    pub fn leaf(&self, lane: Lane, n: u32) -> Lane {
+        lane + n % self.leaves_of_lane() * self.lanes
     }
 
     /// Why so many `tokens` do not fill a sequence, which takes one more than its length: its targets are those that

@@ -1,9 +1,9 @@
 //! Steps, lanes and leaves.
 //!
 //! A run is a sequence of optimizer steps; the dataflow's timestamp is the step. The unit of work and of
-//! determinism is the micro-batch. The micro-batches of a global batch are its *leaves*, and there are as many
-//! *lanes* (streams of documents that fill one leaf a step) as leaves; both are numbered `0..micro_batches`
-//! and belong to a worker by [`leaf_owner`]. Nothing is ever derived from the number of workers.
+//! determinism is the micro-batch. The micro-batches of a global batch are its *leaves*, numbered `0..micro_batches`.
+//! A *lane* is a stream of documents that fills equally many leaves at every step: lane `l` of `L` fills the leaves `l`,
+//! `l + L`, `l + 2L` … A lane belongs to a worker by [`leaf_owner`]. Nothing is ever derived from the number of workers.
 use std::ops::Range;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// batches. Step `t` turns the parameters after `t` updates into those after `t + 1`.
 pub type Step = u64;
 
-/// Index of a stream of documents, equal to the index of the leaf that it fills.
+/// Index of a stream of documents, or of a leaf.
 pub type Lane = u32;
 
 /// The worker that owns lane or leaf `leaf`, out of `workers`. Leaves are assigned round-robin: adjacent leaves are

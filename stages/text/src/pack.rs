@@ -38,6 +38,9 @@ pub struct Concat {
     pub micro_batch_size: usize,
     /// Micro-batches per step; 1 to 65536. Results depend on it, but not on the number of workers.
     pub micro_batches: u32,
+    /// Streams of documents that fill the micro-batches, equally many each; a divisor of `micro_batches`. Results depend on
+    /// it. Unset: 2, or 1 if `micro_batches` is odd.
+    pub lanes: Option<u32>,
     /// Do not train on predicting a document's first token from the previous document.
     pub mask_across_documents: bool,
     /// Tokens of the pool from which sequences are drawn at random, at most those of an epoch; 0: sequences keep the order
@@ -49,8 +52,9 @@ impl Default for Concat {
     fn default() -> Self {
         Self {
             sequence_length: 128,
-            micro_batch_size: 16,
-            micro_batches: 2,
+            micro_batch_size: 2,
+            micro_batches: 16,
+            lanes: None,
             mask_across_documents: false,
             shuffle_tokens: 1 << 23,
         }
@@ -59,7 +63,7 @@ impl Default for Concat {
 
 impl StageSettings for Concat {
     const SUMMARY: &'static str = "concatenates training documents and cuts them into sequences of one length";
-    const EXAMPLE: &'static str = "sequence_length = 128\nmicro_batch_size = 16\nmicro_batches = 2\n";
+    const EXAMPLE: &'static str = "sequence_length = 128\nmicro_batch_size = 2\nmicro_batches = 16\n";
 }
 
 impl Settings for Concat {
@@ -98,6 +102,7 @@ impl Settings for Concat {
                 let why = format!("is {given}, but must be 0, or from {batch} (the tokens of a step) to {MOST_POOL}");
                 problems.push(Problem::at("shuffle_tokens", why));
             }
+            problems.extend(self.check_lanes());
         }
         problems
     }
@@ -126,27 +131,42 @@ impl Settings for Concat {
 
     /// The sequences that lanes draw from, and windows of validation documents.
     fn memory(&self, env: &Env) -> Memory {
-        let BatchShape { micro_batches, sequences, length } = env.shape;
+        let BatchShape { lanes, length, .. } = env.shape;
         let vocabulary = env.model.as_ref().map_or(0, |model| model.vocabulary());
-        let windows = env.schedule.evaluate.map_or(0, |_| Windows::memory(sequences, length));
+        let windows = env.schedule.evaluate.map_or(0, |_| Windows::memory(env.shape.sequences_of_lane(), length));
         let pool = if env.schedule.steps > 0 { Pool::memory(self.pool(env) * (length + 1), vocabulary) } else { 0 };
         let lane = pool + windows;
-        Memory { permanent: (micro_batches as usize * lane) as u64, ..Memory::default() }
+        Memory { permanent: (lanes as usize * lane) as u64, ..Memory::default() }
     }
 
     fn batch_shape(&self) -> Option<BatchShape> {
-        let Self { sequence_length: length, micro_batch_size: sequences, micro_batches, .. } = *self;
-        Some(BatchShape { micro_batches, sequences, length })
+        let (micro_batches, sequences) = (self.micro_batches, self.micro_batch_size);
+        Some(BatchShape { micro_batches, lanes: self.lanes(), sequences, length: self.sequence_length })
     }
 }
 
 impl Concat {
-    /// Number of sequences in the pool of each lane: at least a micro-batch.
+    fn lanes(&self) -> u32 {
+        self.lanes.unwrap_or(if self.micro_batches.is_multiple_of(2) { 2 } else { 1 })
+    }
+
+    /// Lanes that fill different numbers of micro-batches would not read equally much of the corpus.
+    fn check_lanes(&self) -> Option<Problem> {
+        let (lanes, leaves) = (self.lanes(), self.micro_batches);
+        let divides = |lanes: &u32| leaves.is_multiple_of(*lanes);
+        if (1..=leaves).contains(&lanes) && divides(&lanes) {
+            return None;
+        }
+        let nearest = (1..=leaves).filter(divides).min_by_key(|divisor| divisor.abs_diff(lanes))?;
+        let why = format!("is {lanes}, but must divide `micro_batches`, which is {leaves}; {nearest} is nearest");
+        Some(Problem::at("lanes", why))
+    }
+
+    /// Number of sequences in the pool of each lane: at least those of a step.
     fn pool(&self, env: &Env) -> usize {
-        let BatchShape { micro_batches, sequences, length } = env.shape;
         let epoch = env.corpus.map_or(u64::MAX, |corpus| corpus.train.tokens);
-        let lane = self.shuffle_tokens.min(epoch) / u64::from(micro_batches);
-        (lane as usize / length).max(sequences)
+        let lane = self.shuffle_tokens.min(epoch) / u64::from(env.shape.lanes);
+        (lane as usize / env.shape.length).max(env.shape.sequences_of_lane())
     }
 }
 
@@ -174,12 +194,12 @@ struct LaneState {
     tokens: Vec<u32>,
     /// Sequences to draw from.
     pool: Pool,
-    /// The last step whose training batch has been emitted.
+    /// The last step whose training batches have been emitted.
     made: Option<Step>,
     /// Validation documents of this step that are not part of a batch yet.
     held_out: Windows,
     /// Number of validation batches of this step so far.
-    parts: u32,
+    validated: u32,
 }
 
 /// A lane's part of a checkpoint: written from a [`PoolSnapshot`](pool::PoolSnapshot), and read as a [`SavedPool`].
@@ -196,7 +216,7 @@ impl Packer {
         self.lanes.remove(&lane).unwrap_or_else(|| {
             let seed = self.shuffles.then(|| splitmix64(self.seed ^ 0x5348_5546, u64::from(lane)));
             let pool = Pool::new(self.shape.length, self.pool, seed);
-            LaneState { tokens: Vec::new(), pool, made: None, held_out: Windows::default(), parts: 0 }
+            LaneState { tokens: Vec::new(), pool, made: None, held_out: Windows::default(), validated: 0 }
         })
     }
 
@@ -210,13 +230,14 @@ impl Packer {
         windows
     }
 
-    /// The training sequences of a step, each with the token after it; `None` while there are too few tokens.
+    /// The lane's training sequences of a step, each with the token after it; `None` while there are too few tokens. Which
+    /// they are does not depend on how they are cut into micro-batches.
     fn draw(&self, state: &mut LaneState) -> Option<Vec<u32>> {
         let whole = state.tokens.len().saturating_sub(1) / self.shape.length;
         let missing = state.pool.missing();
         let more = self.cut(&mut state.tokens, whole.min(missing));
         state.pool.add(&more);
-        (whole >= missing).then(|| state.pool.draw(self.shape.sequences))
+        (whole >= missing).then(|| state.pool.draw(self.shape.sequences_of_lane()))
     }
 
     /// Makes a training batch of `windows`, `[sequences, length + 1]`.
@@ -245,33 +266,44 @@ impl Packer {
         rows.batch(leaf, Purpose::Validate, part)
     }
 
-    /// Emits the next validation batch of the lane that is being cut; when there is none, goes on with its training.
+    /// Emits the next validation batches of the lane that is being cut, up to one for each of its leaves; when there are no
+    /// more, goes on with its training.
     fn go_on(&mut self, step: Step, out: &mut dyn Emit) -> Turn {
         let Some((lane, last)) = self.validating else { return Turn::Done };
         let mut state = self.take(lane);
-        let turn = match state.held_out.batch(self.shape.sequences, self.shape.length, self.stride, last) {
-            Some(windows) => {
-                out.give(Packet::Batch(self.validation_batch(windows, lane, state.parts)));
-                state.parts += 1;
-                Turn::More
-            }
-            None if last => {
-                state.parts = 0;
+        let cut = (0..self.shape.leaves_of_lane()).all(|_| self.validate(&mut state, lane, last, out));
+        let turn = match (cut, last) {
+            (true, _) => Turn::More,
+            (false, true) => {
+                state.validated = 0;
                 self.train(&mut state, lane, step, out)
             }
-            None => Turn::Starved,
+            (false, false) => Turn::Starved,
         };
         self.lanes.insert(lane, state);
         turn
     }
 
-    /// Emits the lane's training batch of the step, if the step has one that has not been emitted.
+    /// Emits the lane's next validation batch, on its leaves in turn. False if there is none.
+    fn validate(&self, state: &mut LaneState, lane: Lane, last: bool, out: &mut dyn Emit) -> bool {
+        let BatchShape { sequences, length, .. } = self.shape;
+        let windows = state.held_out.batch(sequences, self.shape.sequences_of_lane(), length, self.stride, last);
+        let Some(windows) = windows else { return false };
+        let (leaf, part) = (self.shape.leaf(lane, state.validated), state.validated / self.shape.leaves_of_lane());
+        out.give(Packet::Batch(self.validation_batch(windows, leaf, part)));
+        state.validated += 1;
+        true
+    }
+
+    /// Emits the lane's training batches of the step, if the step has some that have not been emitted.
     fn train(&self, state: &mut LaneState, lane: Lane, step: Step, out: &mut dyn Emit) -> Turn {
         if !self.schedule.trains(step) || state.made == Some(step) {
             return Turn::Done;
         }
         let Some(windows) = self.draw(state) else { return Turn::Starved };
-        out.give(Packet::Batch(self.training_batch(&windows, lane)));
+        for (n, windows) in (0..).zip(windows.chunks(self.shape.sequences * (self.shape.length + 1))) {
+            out.give(Packet::Batch(self.training_batch(windows, self.shape.leaf(lane, n))));
+        }
         state.made = Some(step);
         Turn::Done
     }

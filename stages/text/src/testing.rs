@@ -19,7 +19,7 @@ use std::io::{Cursor, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-/// One worker, `steps` steps, no validation, no checkpoint.
+/// One worker, one micro-batch per lane, `steps` steps, no validation, no checkpoint.
 pub fn env(lanes: u32, sequences: usize, length: usize, steps: u64) -> Env {
     Env {
         stage: String::new(),
@@ -30,7 +30,7 @@ pub fn env(lanes: u32, sequences: usize, length: usize, steps: u64) -> Env {
         processes: 1,
         seed: 42,
         schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
-        shape: BatchShape { micro_batches: lanes, sequences, length },
+        shape: BatchShape { micro_batches: lanes, lanes, sequences, length },
         model: None,
         corpus: None,
         run_dir: None,

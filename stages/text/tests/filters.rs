@@ -22,7 +22,7 @@ fn filter<F: Filter>(name: &'static str, filter: F) -> FilterSettings<F> {
 }
 
 fn apply(settings: &dyn Settings, records: RecordBatch) -> RecordBatch {
-    let shape = BatchShape { micro_batches: 1, sequences: 1, length: 1 };
+    let shape = BatchShape { micro_batches: 1, lanes: 1, sequences: 1, length: 1 };
     let schedule = Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None };
     let Built::Stage(mut stage) = settings.build(&env(0, 1, shape, schedule, &Resources::default())).unwrap() else {
         panic!("a source")
@@ -139,7 +139,7 @@ fn a_block_list_may_be_a_file_and_its_absence_is_said() {
     let list = filter("block_list", BlockList { path: path.display().to_string(), ..BlockList::default() });
     assert_eq!(reason(&list, "Get free money now"), "block_list: a phrase of the list");
     let missing = filter("block_list", BlockList { path: "/nowhere".into(), ..BlockList::default() });
-    let shape = BatchShape { micro_batches: 1, sequences: 1, length: 1 };
+    let shape = BatchShape { micro_batches: 1, lanes: 1, sequences: 1, length: 1 };
     let schedule = Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None };
     let said = missing.build(&env(0, 1, shape, schedule, &Resources::default())).err().unwrap().to_string();
     assert!(said.contains("cannot read `path` /nowhere"), "{said}");

@@ -4,7 +4,7 @@ mod common;
 use common::{env, write_texts};
 use contract::testing::{Collect, at};
 use contract::{
-    At, BatchShape, Built, Lane, Packet, Purpose, Resources, Schedule, Settings, Source, Stage, Step, Turn,
+    At, BatchShape, Built, IGNORED, Lane, Packet, Purpose, Resources, Schedule, Settings, Source, Stage, Step, Turn,
 };
 use millrace_text::corpus::source_keys::Conversion;
 use millrace_text::corpus::train_tokenizer::{no_progress, train_tokenizer};
@@ -36,7 +36,7 @@ fn source(settings: &dyn Settings, env: &contract::Env) -> Box<dyn Source> {
 
 /// Counts as the counting graph does, on so many workers.
 fn counted(resources: &Resources, chunks: &Arc<Chunks>, workers: usize) -> Vec<u32> {
-    let shape = BatchShape { micro_batches: 3, sequences: 1, length: 1 };
+    let shape = BatchShape { micro_batches: 3, lanes: 3, sequences: 1, length: 1 };
     let schedule = Schedule { first: 0, steps: chunks.steps(3), evaluate: None, checkpoint: None };
     let env = |worker| env(worker, workers, shape, schedule, resources);
     let mut found = BTreeMap::new();
@@ -190,10 +190,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn the_same_batches_on_any_workers_and_after_any_stop(
-        micro_batches in 1u32..6, sequences in 1usize..4, length in 1usize..60,
+        lanes in 1u32..4, leaves in 1u32..4, sequences in 1usize..4, length in 1usize..60,
         workers in 1usize..5, other_workers in 1usize..5, stop in 0u64..=25,
     ) {
-        let shape = BatchShape { micro_batches, sequences, length };
+        let micro_batches = leaves * lanes;
+        let shape = BatchShape { micro_batches, lanes, sequences, length };
         let schedule = Schedule { first: 0, steps: 24, evaluate: Some(10), checkpoint: None };
         let (whole, last, _) = run(1, shape, schedule, 0..25, &State::new());
         for step in 0..24 {
@@ -214,9 +215,42 @@ proptest! {
     }
 }
 
+/// The sequences of each step, without padding, in an order that does not depend on micro-batches.
+fn sequences(batches: &Batches, sequences: usize) -> BTreeMap<(Step, Purpose), Vec<Vec<(u32, u32, u32)>>> {
+    let mut by_step = BTreeMap::<_, Vec<_>>::new();
+    for ((step, purpose, ..), (rows, tokens, targets, starts)) in batches {
+        assert!(*rows == sequences || *purpose == Purpose::Validate && *rows < sequences);
+        let length = tokens.len() / rows;
+        let all: Vec<_> = (0..tokens.len()).map(|at| (tokens[at], targets[at], starts[at])).collect();
+        let scored = |row: &[(u32, u32, u32)]| row.iter().rposition(|at| at.1 != IGNORED).map_or(0, |last| last + 1);
+        by_step.entry((*step, *purpose)).or_default().extend(all.chunks(length).map(|row| row[..scored(row)].to_vec()));
+    }
+    by_step.values_mut().for_each(|rows| rows.sort());
+    by_step
+}
+
+#[test]
+fn a_step_has_the_same_sequences_however_it_is_cut_into_micro_batches() {
+    let schedule = Schedule { first: 0, steps: 24, evaluate: Some(10), checkpoint: None };
+    let cut = |lanes, micro_batches, size| {
+        let shape = BatchShape { micro_batches, lanes, sequences: size, length: 20 };
+        let (batches, state, _) = run(1, shape, schedule, 0..25, &State::new());
+        for leaf in 0..micro_batches {
+            assert!(batches.contains_key(&(10, Purpose::Validate, leaf, 0)), "leaf {leaf} validates");
+        }
+        (sequences(&batches, size), state)
+    };
+    let expected = cut(2, 2, 12);
+    assert_eq!(expected.0[&(3, Purpose::Train)].len(), 24);
+    for (micro_batches, size) in [(4, 6), (6, 4), (8, 3), (24, 1)] {
+        assert!(cut(2, micro_batches, size) == expected, "{micro_batches} micro-batches of {size} sequences");
+    }
+    assert_ne!(cut(4, 4, 6).0, expected.0, "other lanes read other documents");
+}
+
 #[test]
 fn one_packet_is_enough_for_a_step_and_little_is_left_over() {
-    let shape = BatchShape { micro_batches: 2, sequences: 8, length: 64 };
+    let shape = BatchShape { micro_batches: 2, lanes: 2, sequences: 8, length: 64 };
     let schedule = Schedule { first: 0, steps: 200, evaluate: None, checkpoint: None };
     let (_, state, most) = run(2, shape, schedule, 0..200, &State::new());
     assert_eq!(most, 1);

@@ -36,7 +36,7 @@ fn packer_with(
     mask: bool,
 ) -> Box<dyn Stage> {
     resources.insert(Arc::new(Vocabulary { hash: String::new(), size: 100, end_of_text: END }));
-    let shape = BatchShape { micro_batches: 1, sequences, length };
+    let shape = BatchShape { micro_batches: 1, lanes: 1, sequences, length };
     let env = env(0, 1, shape, Schedule { first: 0, steps, evaluate, checkpoint: None }, &resources);
     let settings = Concat { mask_across_documents: mask, shuffle_tokens: 0, ..Concat::default() };
     match settings.build(&env).unwrap() {

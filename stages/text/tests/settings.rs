@@ -61,5 +61,11 @@ fn all_problems_are_found_at_once() {
     assert_eq!(problems("gopher_repetition", json!({ "max_top_ngram_character_fractions": [2.0] })), 1);
     assert_eq!(problems("block_list", json!({ "occurrences": 0 })), 2);
     let shape = stage("concat").parse(json!({})).unwrap().batch_shape().unwrap();
-    assert_eq!((shape.length, shape.sequences, shape.micro_batches), (128, 16, 2));
+    assert_eq!((shape.length, shape.sequences, shape.micro_batches), (128, 2, 16));
+    let lanes = |keys| stage("concat").parse(keys).unwrap().batch_shape().unwrap().lanes;
+    assert_eq!([1, 2, 3, 16].map(|n| lanes(json!({ "micro_batches": n }))), [1, 2, 1, 2]);
+    assert_eq!(lanes(json!({ "micro_batches": 12, "lanes": 4 })), 4);
+    for lanes in [0, 5, 32] {
+        assert_eq!(problems("concat", json!({ "micro_batches": 16, "lanes": lanes })), 1, "{lanes}");
+    }
 }

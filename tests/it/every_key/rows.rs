@@ -20,7 +20,7 @@ fn judged(stage: &StageType, changes: &Value, texts: &[String]) -> RecordBatch {
         processes: 1,
         seed: 1,
         schedule: Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None },
-        shape: BatchShape { micro_batches: 1, sequences: 1, length: 1 },
+        shape: BatchShape { micro_batches: 1, lanes: 1, sequences: 1, length: 1 },
         model: None,
         corpus: None,
         run_dir: None,

@@ -51,7 +51,7 @@ const fn shape(name: &'static str, model: [usize; 4], batch: BatchShape) -> Shap
 }
 
 const fn batch(micro_batches: u32, sequences: usize, length: usize) -> BatchShape {
-    BatchShape { micro_batches, sequences, length }
+    BatchShape { micro_batches, lanes: micro_batches, sequences, length }
 }
 
 /// The shapes that are compared with other programs: layers, heads, width, vocabulary; leaves × sequences × tokens. A
@@ -67,7 +67,7 @@ pub const SHAPES: [Shape; 4] = [
 /// whole sequences allow.
 fn divided(batch: BatchShape, leaves: u32) -> BatchShape {
     let sequences = batch.micro_batches as usize * batch.sequences / leaves as usize;
-    BatchShape { micro_batches: leaves, sequences: sequences.max(1), ..batch }
+    BatchShape { micro_batches: leaves, lanes: leaves, sequences: sequences.max(1), ..batch }
 }
 
 /// The output of `bench`.

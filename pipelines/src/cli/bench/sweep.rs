@@ -18,7 +18,7 @@ const BASE: Shape = Shape {
     heads: 4,
     width: 256,
     vocabulary: 8192,
-    batch: BatchShape { micro_batches: 2, sequences: 4, length: 256 },
+    batch: BatchShape { micro_batches: 2, lanes: 2, sequences: 4, length: 256 },
 };
 const WIDTHS: [usize; 4] = [128, 256, 512, 768];
 const LENGTHS: [usize; 4] = [64, 256, 512, 1024];
@@ -65,7 +65,7 @@ pub fn sweep(asked: &Bench, context: &Context) -> Result<()> {
         let measured = measure(&shape, &how, || limit)?;
         points.push(Point { varied, value, tok_per_sec: measured.tok_per_sec, mfu: 100.0 * measured.mfu });
     }
-    let BatchShape { micro_batches, sequences, length } = BASE.batch;
+    let BatchShape { micro_batches, sequences, length, .. } = BASE.batch;
     let about = format!(
         "{precision}, {} layers, width {}, {length} tokens, {micro_batches} x {sequences} sequences, {cores} workers; one varied",
         BASE.layers, BASE.width

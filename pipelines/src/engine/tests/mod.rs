@@ -95,7 +95,7 @@ impl Setup {
 
     fn job(&self, stages: Vec<PlannedStage>) -> Job {
         let schedule = Schedule { first: self.first, steps: self.steps, evaluate: None, checkpoint: self.checkpoint };
-        let shape = BatchShape { micro_batches: self.lanes, sequences: 1, length: 1 };
+        let shape = BatchShape { micro_batches: self.lanes, lanes: self.lanes, sequences: 1, length: 1 };
         let (worker, workers, mut resources) = (0, self.workers, Resources::default());
         self.stop.iter().for_each(|stop| resources.insert(Arc::clone(stop)));
         let env = Env {

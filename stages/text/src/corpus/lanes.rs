@@ -73,8 +73,8 @@ enum Phase {
 impl LaneReader {
     /// A reader for the lanes of `env`. The index must have training rows.
     pub fn new(index: Arc<CorpusIndex>, env: &Env) -> Self {
-        let a_step = (env.shape.sequences * env.shape.length) as u64;
-        let (schedule, seed, lanes) = (env.schedule, env.seed, u64::from(env.shape.micro_batches));
+        let a_step = (env.shape.sequences_of_lane() * env.shape.length) as u64;
+        let (schedule, seed, lanes) = (env.schedule, env.seed, u64::from(env.shape.lanes));
         Self { index, schedule, seed, lanes, a_step, state: BTreeMap::new() }
     }
 
@@ -137,7 +137,7 @@ impl LaneReader {
         chunk
     }
 
-    /// The number of rows a step needs beyond what `pack` still has: enough for one micro-batch and the token after it.
+    /// The number of rows a step needs beyond what `pack` still has: enough for the lane's sequences and the token after them.
     fn training(&self, cursor: &mut Cursor) -> Chunk {
         let documents = &self.index.train;
         let n = documents.rows.len() as u64;

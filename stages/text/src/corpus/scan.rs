@@ -74,7 +74,7 @@ impl Settings for Scan {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let lanes = u64::from(env.shape.micro_batches);
+        let lanes = u64::from(env.shape.lanes);
         Ok(Built::Source(Box::new(Scanner { scan: self.clone(), lanes })))
     }
 }

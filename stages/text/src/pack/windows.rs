@@ -2,9 +2,9 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
-/// Number of micro-batches of windows that are sorted by length at once, so that the windows of a batch have about the
-/// same length and few positions are padding.
-const SORTED_BATCHES: usize = 8;
+/// Windows are sorted by length so many steps' worth at a time, so that the windows of a batch have about the same length
+/// and few positions are padding.
+const SORTED_STEPS: usize = 8;
 
 /// A part of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +36,17 @@ impl Windows {
 
     /// The windows of the next batch: up to `sequences` of at most `length` inputs, each `stride` tokens after the one
     /// before. `None` if more documents are needed to sort them; if `last`, there are none, and all windows are returned.
-    pub fn batch(&mut self, sequences: usize, length: usize, stride: usize, last: bool) -> Option<Vec<Window>> {
+    /// `step`: the lane's sequences per step, a multiple of `sequences`.
+    pub fn batch(
+        &mut self,
+        sequences: usize,
+        step: usize,
+        length: usize,
+        stride: usize,
+        last: bool,
+    ) -> Option<Vec<Window>> {
         if self.sorted.is_empty() {
-            let wanted = SORTED_BATCHES * sequences;
+            let wanted = SORTED_STEPS * step;
             while self.unsorted.len() < wanted
                 && let Some(window) = self.next(length, stride)
             {
@@ -54,9 +62,9 @@ impl Windows {
         (!batch.is_empty()).then_some(batch)
     }
 
-    /// Memory in bytes of the windows that are sorted at once.
-    pub fn memory(sequences: usize, length: usize) -> usize {
-        SORTED_BATCHES * sequences * (size_of::<Window>() + (length + 1) * size_of::<u32>())
+    /// Memory in bytes of the windows that are sorted at once, for so many sequences per step.
+    pub fn memory(step: usize, length: usize) -> usize {
+        SORTED_STEPS * step * (size_of::<Window>() + (length + 1) * size_of::<u32>())
     }
 
     /// The next window of the first document.
@@ -122,23 +130,25 @@ mod tests {
             prop_assert_eq!(scored, expected);
         }
 
-        /// Batches are full but for the last one, and their windows are sorted by length in groups of eight.
+        /// Batches are full but for the last one, and their windows are sorted by length, eight steps' worth at a time.
         #[test]
         fn batches_hold_all_windows(
-            documents in prop::collection::vec(0usize..20, 0..60), sequences in 1usize..4, length in 1usize..9,
+            documents in prop::collection::vec(0usize..20, 0..60), sequences in 1usize..4, leaves in 1usize..4,
+            length in 1usize..9,
         ) {
+            let step = leaves * sequences;
             let mut held = Windows::default();
             let (mut batches, mut expected) = (Vec::new(), Vec::new());
             for tokens in documents {
                 let document: Vec<u32> = (0..tokens as u32).collect();
                 expected.extend(windows(&document, length, length));
                 held.push(&document, ENDS);
-                batches.extend(std::iter::from_fn(|| held.batch(sequences, length, length, false)));
+                batches.extend(std::iter::from_fn(|| held.batch(sequences, step, length, length, false)));
             }
             prop_assert!(batches.iter().all(|batch| batch.len() == sequences));
-            batches.extend(std::iter::from_fn(|| held.batch(sequences, length, length, true)));
+            batches.extend(std::iter::from_fn(|| held.batch(sequences, step, length, length, true)));
             prop_assert!(batches.iter().rev().skip(1).all(|batch| batch.len() == sequences));
-            for (group, windows) in batches.chunks(SORTED_BATCHES).zip(expected.chunks_mut(SORTED_BATCHES * sequences)) {
+            for (group, windows) in batches.chunks(SORTED_STEPS * leaves).zip(expected.chunks_mut(SORTED_STEPS * step)) {
                 windows.sort_by_key(|window| Reverse(window.tokens.len()));
                 prop_assert_eq!(group.concat(), windows);
             }

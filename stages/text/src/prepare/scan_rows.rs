@@ -295,7 +295,7 @@ impl Settings for ScanRows {
     fn build(&self, env: &Env) -> Result<Built> {
         let store = env.resource("the rows (RowStore)")?;
         let known = env.resource("what is known (Known)")?;
-        Ok(Built::Source(Box::new(Scanner { store, known, lanes: u64::from(env.shape.micro_batches) })))
+        Ok(Built::Source(Box::new(Scanner { store, known, lanes: u64::from(env.shape.lanes) })))
     }
 }
 
