@@ -6,6 +6,7 @@ use crate::parameters::ModelFacts;
 use crate::prepare::{Goal, Prepare};
 use crate::sections::Updates;
 use crate::stage::{Source, Stage};
+use crate::step::Lane;
 use anyhow::Result;
 use serde::Serialize;
 use std::any::Any;
