@@ -39,6 +39,17 @@ impl FreshClone {
     }
 }
 
+impl FreshClone {
+    /// Runs a script, for which the program is on the path.
+    pub fn bash(&self, script: &str) -> Output {
+        let folder = Path::new(env!("CARGO_BIN_EXE_pipeline")).parent().unwrap();
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+        let mut bash = Command::new("bash");
+        bash.args(["-c", script]).env("PATH", path).env("MILLRACE_CACHE", self.path().join("cache"));
+        bash.current_dir(self.path()).output().unwrap()
+    }
+}
+
 pub fn write_bzip2(path: &Path, content: &str) {
     let mut out = bzip2::write::BzEncoder::new(std::fs::File::create(path).unwrap(), bzip2::Compression::fast());
     std::io::Write::write_all(&mut out, content.as_bytes()).unwrap();

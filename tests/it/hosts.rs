@@ -26,7 +26,8 @@ struct Process {
 
 impl Process {
     fn start(scratch: &Scratch, arguments: &[&str]) -> Self {
-        let command = scratch.command(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let command =
+            scratch.command(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut child = command.expect("the program starts");
         let notes = BufReader::new(child.stderr.take().expect("its notes"));
         let id = child.id().to_string();
@@ -70,7 +71,8 @@ impl Process {
     }
 
     fn signal(&self, name: &str) {
-        let sent = std::process::Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        let sent =
+            std::process::Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "cannot send {name}");
     }
 
@@ -107,7 +109,8 @@ fn processes_give_the_bits_of_one() {
         scratch.train("one", &common);
         for (processes, workers) in [("2", "1"), ("3", "1"), ("2", "2")] {
             let directory = format!("{name}-{processes}-{workers}");
-            let launch = ["launch", "run.toml", "--run-dir", &directory, "--processes", processes, "--workers", workers];
+            let launch =
+                ["launch", "run.toml", "--run-dir", &directory, "--processes", processes, "--workers", workers];
             scratch.pipeline(&[&launch, &common[..]].concat()).succeeds();
             assert_same(&scratch, &directory, "one");
         }

@@ -118,6 +118,25 @@ fn the_commands_of_the_page_on_scaling_work() {
     }
 }
 
+/// One of three processes is killed, and the model is that of one process.
+#[test]
+fn the_run_on_several_processes_is_as_shown() {
+    if Command::new("pgrep").arg("--version").output().is_err() {
+        return println!("skipped: there is no pgrep");
+    }
+    let scratch = FreshClone::new();
+    let [script] = blocks("bash")[..] else { panic!("one script") };
+    let output = scratch.bash(script);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let hashes = String::from_utf8_lossy(&output.stdout).into_owned();
+    check(script, output);
+    for piece in ["training on 3 hosts from step 0", "its connection was closed", "training on 2 hosts from step"] {
+        assert!(said.contains(piece), "{piece}: {said}");
+    }
+    let hashes: Vec<&str> = hashes.lines().filter(|line| line.ends_with("  model.safetensors")).collect();
+    assert!(matches!(hashes[..], [one, three] if one == three), "{hashes:?}: {said}");
+}
+
 #[test]
 fn its_configurations_are_sound() {
     let scratch = FreshClone::new();

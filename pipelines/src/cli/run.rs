@@ -1,11 +1,11 @@
 //! `pipeline run`: trains, or prepares a corpus.
 use super::runs::look;
 use super::{Changes, Command, Context};
+use crate::hosts::net::listener::bind;
 use crate::machine::cores;
 use crate::plan::{Overrides, Plan, Scope};
 use crate::prepare;
 use crate::problem::Usage;
-use crate::hosts::net::listener::bind;
 use crate::train_run::hosts::HeadOptions;
 use crate::train_run::{self, Interrupted, explain};
 use anyhow::{Error, Result};
@@ -109,7 +109,14 @@ impl Command for Run {
         let hosts = self.hosts.listen.as_ref().map(|address| -> Result<_> {
             let secret = self.hosts.secret_file.clone().unwrap_or_else(|| ready.run_dir.join(SECRET_FILE));
             let (min_hosts, commit_every) = (usize::from(self.hosts.min_hosts), self.hosts.commit_every);
-            Ok(HeadOptions { socket: bind(address)?, secret, min_hosts, first_hosts: 1, commit_every, hosts: Vec::new() })
+            Ok(HeadOptions {
+                socket: bind(address)?,
+                secret,
+                min_hosts,
+                first_hosts: 1,
+                commit_every,
+                hosts: Vec::new(),
+            })
         });
         ready.train(hosts.transpose()?, self.training.json, context)
     }

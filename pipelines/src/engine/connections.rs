@@ -5,8 +5,8 @@
 use super::failure::Failure;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use timely::communication::allocator::zero_copy::stream::Stream;
 
 /// The connections of this process to the others.

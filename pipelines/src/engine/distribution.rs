@@ -17,8 +17,7 @@ use contract::{At, Built, Emit, Kind, Lane, Packet, Route, Source, Stage, Step, 
 pub fn across_processes(stages: &[PlannedStage]) -> Result<Vec<PlannedStage>> {
     let more: Vec<_> = stages.iter().map(|stage| stage.settings.across_processes()).collect();
     // The index of the stage whose output stands for that of each stage.
-    let completed: Vec<usize> =
-        (0..stages.len()).map(|at| at + more[..=at].iter().flatten().count()).collect();
+    let completed: Vec<usize> = (0..stages.len()).map(|at| at + more[..=at].iter().flatten().count()).collect();
     let mut all = Vec::new();
     for (stage, more) in stages.iter().zip(more) {
         let edges = |port: &Vec<Edge>| port.iter().map(|edge| Edge { from: completed[edge.from], ..*edge }).collect();
@@ -64,7 +63,11 @@ pub fn everywhere(stages: &[PlannedStage], connections: &[Connection]) -> Vec<bo
 
 /// What stands for a stage that runs on another process: no packet reaches it, and it sends none.
 pub fn elsewhere(stage: &PlannedStage) -> Built {
-    if stage.settings.takes().is_empty() { Built::Source(Box::new(Elsewhere)) } else { Built::Stage(Box::new(Elsewhere)) }
+    if stage.settings.takes().is_empty() {
+        Built::Source(Box::new(Elsewhere))
+    } else {
+        Built::Stage(Box::new(Elsewhere))
+    }
 }
 
 struct Elsewhere;

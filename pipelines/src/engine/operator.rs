@@ -3,8 +3,8 @@ use super::activity::Activity;
 use super::cpu_time::CpuTime;
 use super::failure::Failure;
 use super::ports::{Edge, Outbox, OutputPort, OutputPorts, OutputSpec, PacketReader, Reader, packet_input, reader};
-use super::shared_queue::SharedQueue;
 use super::position::Position;
+use super::shared_queue::SharedQueue;
 use super::stage_runner::{Inputs, Ran, StageRunner};
 use super::stop::{Decisions, LastStep, to_its_worker};
 use contract::{CommitEvery, Kind, Lane, Packet, Role, Route, Saved, Schedule, Stage, Step, Ticket, Turn};
@@ -133,7 +133,8 @@ pub fn stage_operator<'scope>(
     let mut ports: Vec<usize> = inputs.iter().map(|input| input.port).collect();
     let queues: BTreeMap<_, _> = inputs.iter().filter_map(|i| Some((i.port, i.queue.clone()?))).collect();
     let processes = context.position.processes;
-    let inputs = inputs.into_iter().map(|input| packet_input(&mut builder, input.edge, input.route, processes)).collect();
+    let inputs =
+        inputs.into_iter().map(|input| packet_input(&mut builder, input.edge, input.route, processes)).collect();
     // The decision is an additional stream port: the step stays open until it has arrived.
     let decisions = decisions.map(|decisions| {
         ports.push(roles.len());

@@ -3,9 +3,7 @@
 //! Only kinds that cross processes have a format. The reader is the same version of this program (hosts with another one
 //! are not admitted), so there are no version numbers here; what cannot be read is an error nevertheless.
 use anyhow::{Result, bail, ensure};
-use contract::{
-    Batch, Buffer, Gather, Gradient, Kind, Metric, Metrics, Norms, Packet, Purpose, Tensor,
-};
+use contract::{Batch, Buffer, Gather, Gradient, Kind, Metric, Metrics, Norms, Packet, Purpose, Tensor};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
@@ -67,7 +65,8 @@ pub fn write(message: &Message, out: &mut dyn Write) -> io::Result<()> {
         }
         Message::Gradient(Gradient { leaves, section, owner, targets, data }) => {
             number(out, 1)?;
-            let numbers = [u64::from(leaves.start), u64::from(leaves.end), *section as u64, u64::from(*owner), *targets];
+            let numbers =
+                [u64::from(leaves.start), u64::from(leaves.end), *section as u64, u64::from(*owner), *targets];
             numbers.into_iter().try_for_each(|n| number(out, n))?;
             number(out, data.shape.len() as u64)?;
             data.shape.iter().try_for_each(|n| number(out, *n as u64))?;
@@ -249,7 +248,8 @@ mod tests {
         );
         let gradient = (any::<[u32; 4]>(), any::<u64>(), prop::collection::vec(any::<f32>(), 0..9)).prop_map(
             |([start, end, section, owner], targets, values)| {
-                let (leaves, section, data) = (start..end, section as usize, Tensor::from_values([values.len(), 1], &values));
+                let (leaves, section, data) =
+                    (start..end, section as usize, Tensor::from_values([values.len(), 1], &values));
                 Message::Gradient(Gradient { leaves, section, owner, targets, data })
             },
         );

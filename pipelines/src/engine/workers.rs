@@ -86,19 +86,20 @@ fn start<R: Default + Send + 'static>(
     let failure = Failure::default();
     let noted = failure.clone();
     let (allocators, network) = allocators(workers, connections, &failure)?;
-    let guards = timely::execute::execute_from(allocators, Box::new(()), timely::WorkerConfig::default(), move |worker| {
-        // timely would wait for ever for a dataflow that a panic has left incomplete, so all are dropped.
-        let result = failure.guard("(engine)", None, || work(worker, &failure));
-        let finished = worker.installed_dataflows().is_empty();
-        for dataflow in worker.installed_dataflows() {
-            failure.guard("(engine)", None, || {
-                worker.drop_dataflow(dataflow);
-                Ok(())
-            });
-        }
-        (result.unwrap_or_default(), finished)
-    })
-    .map_err(|error| anyhow!("cannot start the workers: {error}"))?;
+    let guards =
+        timely::execute::execute_from(allocators, Box::new(()), timely::WorkerConfig::default(), move |worker| {
+            // timely would wait for ever for a dataflow that a panic has left incomplete, so all are dropped.
+            let result = failure.guard("(engine)", None, || work(worker, &failure));
+            let finished = worker.installed_dataflows().is_empty();
+            for dataflow in worker.installed_dataflows() {
+                failure.guard("(engine)", None, || {
+                    worker.drop_dataflow(dataflow);
+                    Ok(())
+                });
+            }
+            (result.unwrap_or_default(), finished)
+        })
+        .map_err(|error| anyhow!("cannot start the workers: {error}"))?;
     let (mut results, mut all_finished) = (Vec::new(), true);
     for guard in guards.join() {
         match guard {

@@ -1,5 +1,5 @@
-//! Several hosts: the protocol by which a head and the hosts that join it train together. **No command uses it yet**:
-//! `pipeline run` still trains in one process.
+//! Several hosts: the protocol by which a head and the hosts that join it train together.
+//! `pipeline run --listen`, `join` and `launch` use it ([`train_run::hosts`](crate::train_run::hosts)).
 //!
 //! The protocol is two state machines, [`Head`] and [`Member`], without sockets, threads or clocks: a driver passes
 //! them events and the time, does what the returned actions say, and wakes them up at their `deadline()`. The same

@@ -137,7 +137,13 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
     let saved = begin(&mut session, plan, stages, from)?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
     session.env.resources.insert(Arc::new(Limit { gemm_gflops: speed::full_speed(*workers) }));
-    directory::describe(run_dir, &format!("millrace {version}"), plan, &session, tokenizer.as_ref().map(|tokenizer| &*tokenizer.json))?;
+    directory::describe(
+        run_dir,
+        &format!("millrace {version}"),
+        plan,
+        &session,
+        tokenizer.as_ref().map(|tokenizer| &*tokenizer.json),
+    )?;
     if let Some(quarantine) = session.env.resources.get::<text::Quarantine>() {
         quarantine.write(run_dir)?;
     }

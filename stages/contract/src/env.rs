@@ -96,7 +96,9 @@ impl Env {
     pub fn sections(&self) -> Result<Vec<Section>> {
         let model = self.model()?;
         let updates = self.resources.get::<Updates>();
-        Ok(updates.unwrap_or_else(|| Arc::new(Updates::of_whole_tensors(&model))).sections(self.workers, self.processes))
+        Ok(updates
+            .unwrap_or_else(|| Arc::new(Updates::of_whole_tensors(&model)))
+            .sections(self.workers, self.processes))
     }
 
     /// The value that all workers' copies of this stage share; the first that asks makes it.

@@ -1,7 +1,7 @@
 //! A stage's configuration table as a value, and how it is built into a stage.
+use crate::env::Env;
 use crate::files::is_not_of_the_configuration;
 use crate::packet::Kind;
-use crate::env::Env;
 use crate::parameters::ModelFacts;
 use crate::prepare::{Goal, Prepare};
 use crate::sections::Updates;

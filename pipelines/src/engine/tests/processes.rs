@@ -28,7 +28,8 @@ fn together(setups: Vec<Setup>, sockets: Vec<Vec<Option<TcpStream>>>) -> Vec<(Re
             std::thread::spawn(move || {
                 let (outcome, traffic) = (Arc::new(Outcome::default()), Arc::new(Traffic::default()));
                 let job = setup.job(training(&setup, &outcome, initial()));
-                let connections = Connections { process, sockets, traffic: Arc::clone(&traffic), cancellation: Default::default() };
+                let connections =
+                    Connections { process, sockets, traffic: Arc::clone(&traffic), cancellation: Default::default() };
                 let ended = execute_together(job, connections).map(|_| ());
                 (ended, outcome, traffic.sent.load(Relaxed))
             })

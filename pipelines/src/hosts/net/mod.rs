@@ -1,4 +1,4 @@
-//! The network under the protocol. **Not used by a command yet.**
+//! The network under the protocol.
 //!
 //! - [`secret`]: the secret that all hosts share, and proofs that one knows it
 //! - [`handshake`]: how a connection begins

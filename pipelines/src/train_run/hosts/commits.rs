@@ -153,11 +153,7 @@ impl Commits {
         }
         let (from, folder) = self.files(step)?;
         let job = self.description(from)?;
-        let mut blobs = vec![Blob {
-            name: JOB.into(),
-            length: job.len() as u64,
-            hash: *blake3::hash(&job).as_bytes(),
-        }];
+        let mut blobs = vec![Blob { name: JOB.into(), length: job.len() as u64, hash: *blake3::hash(&job).as_bytes() }];
         for name in folder.iter().map(|folder| files_of_state(folder)).collect::<Result<Vec<_>>>()?.concat() {
             let path = folder.iter().map(|folder| folder.join(&name)).next().unwrap_or_default();
             let mut hasher = blake3::Hasher::new();

@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_failure_says_where_it_happened() {
-        let error = anyhow!("no space").context("cannot write").context(InStage { stage: "loss".into(), step: Some(7) });
+        let error =
+            anyhow!("no space").context("cannot write").context(InStage { stage: "loss".into(), step: Some(7) });
         assert_eq!(failure("ant", &error).to_string(), "ant: stage `loss`, step 7: cannot write: no space");
         assert_eq!(failure("ant", &anyhow!("no")).to_string(), "ant: stage `(engine)`: no");
     }

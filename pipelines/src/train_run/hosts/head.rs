@@ -90,7 +90,8 @@ impl HeadRun<'_> {
         let hello = hello(self.version, socket.local_addr()?.to_string());
         let name = hello.name.clone();
         let (events, state) = (OnceLock::new(), Mutex::default());
-        let trainer = Arc::new(HeadTrainer { job: self.job, commit_every, commits: Arc::clone(&commits), events, state });
+        let trainer =
+            Arc::new(HeadTrainer { job: self.job, commit_every, commits: Arc::clone(&commits), events, state });
         let driver = HeadDriver {
             config: Config { min_hosts, first_hosts, checkpoint_every, ..Config::default() },
             start: HeadStart { run, incarnation, hello, commit: first, steps },

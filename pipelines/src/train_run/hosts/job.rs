@@ -116,8 +116,7 @@ impl HostJob {
         resources.insert(Arc::new(self.from.start(folder)));
         resources.insert(Arc::new(CommitEvery(self.commit_every)));
         resources.insert(Arc::clone(stop));
-        let schedule =
-            Schedule { first, steps: self.steps, evaluate: self.evaluate, checkpoint: self.checkpoint };
+        let schedule = Schedule { first, steps: self.steps, evaluate: self.evaluate, checkpoint: self.checkpoint };
         let without = Env::without_training(self.workers, shape.micro_batches, self.steps, resources);
         let env = Env { seed: plan.run.seed, schedule, shape, model: Some(model), ..without };
         Ok(Job { stages: plan.stages, env, saved: Vec::new(), prefetch: plan.run.prefetch })

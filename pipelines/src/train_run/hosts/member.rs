@@ -58,8 +58,14 @@ pub fn join(options: JoinOptions, say: impl Fn(&str) + Clone + Send + 'static) -
     let trainer = Arc::new(MemberTrainer { stages, folder: folder.path().into(), state });
     let notify = say.clone();
     let config = Config::default();
-    let driver =
-        MemberDriver { config, head: head.clone(), secret, socket, hello, say: Box::new(move |n| notify(&n.to_string())) };
+    let driver = MemberDriver {
+        config,
+        head: head.clone(),
+        secret,
+        socket,
+        hello,
+        say: Box::new(move |n| notify(&n.to_string())),
+    };
     let outcome = driver.run(|events| {
         let signals = events.clone();
         interruption.ask(move |signal| signals.signal(signal), move |note| say(note))?;

@@ -25,5 +25,10 @@ use contract::Precision;
 fn hello(version: &str, address: String) -> Hello {
     let [f32, bf16] = [Precision::F32, Precision::Bf16].map(gemm::description);
     let backend = if f32 == bf16 { f32 } else { format!("{f32}, {bf16}") };
-    Hello { name: format!("{}/{}", machine::host_name(), std::process::id()), address, version: version.into(), backend }
+    Hello {
+        name: format!("{}/{}", machine::host_name(), std::process::id()),
+        address,
+        version: version.into(),
+        backend,
+    }
 }
