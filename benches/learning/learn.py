@@ -9,7 +9,7 @@
 
 Every run trains on wiki-en-dev.parquet with the tokenizer and the held-out documents of ../shared/peers/curve.py, in
 bf16. A run that is in results.jsonl is not repeated: delete its line to do it again. Tokens do not depend on the machine;
-seconds are comparable only within one session on a quiet machine, so the tables name the CPU.
+seconds are comparable only within one session on a quiet machine, so the tables name the CPU, and --busy records none.
 """
 import argparse
 import json
@@ -83,6 +83,7 @@ def main():
     parser.add_argument("--variant", help="only variants whose name contains this")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to N (default: 3)")
     parser.add_argument("--torch", metavar="PYTHON", help="a Python with torch: also runs curve.py")
+    parser.add_argument("--busy", action="store_true", help="the machine does other work: record no seconds")
     parser.add_argument("--tables", action="store_true", help="print the tables, train nothing")
     parser.add_argument("--plot", metavar="FILE", help="draw the results, train nothing")
     options = parser.parse_args()
@@ -104,7 +105,8 @@ def train_all(options):
         for seed in range(1, options.seeds + 1):
             for name, model, optimizer, steps in VARIANTS:
                 if (size, name, seed) not in known and (options.variant or "") in name:
-                    save(size, name, seed, millrace(options.pipeline, size, seed, model, optimizer, steps))
+                    curve = millrace(options.pipeline, size, seed, model, optimizer, steps)
+                    save(size, name, seed, [(*point[:2], None) for point in curve] if options.busy else curve)
             if options.torch and size == "seed" and seed == 1 and (size, PYTORCH, seed) not in known:
                 save(size, PYTORCH, seed, pytorch(options.torch))
 
@@ -205,9 +207,11 @@ def table(size, results):
         tokens = seconds = "–"
         if all(found):
             steps = statistics.mean(step for step, _ in found)
-            took = statistics.median(seconds for _, seconds in found)
+            took = [seconds for _, seconds in found if seconds is not None]
             tokens = f"{steps * STEP_TOKENS / 1e6:.2f} M ({100 * steps / BASELINE_STEPS:.0f} %)"
-            seconds = f"{took:.0f}" + (f" ({100 * took / torch[0][-1][2]:.0f} %)" if torch else "")
+            if took:
+                took = statistics.median(took)
+                seconds = f"{took:.0f}" + (f" ({100 * took / torch[0][-1][2]:.0f} %)" if torch else "")
         line = [name, of_name[0][-1][0], f"{statistics.mean(last):.4f}", spread, len(last), tokens, seconds]
         lines.append(f"| {' | '.join(map(str, line))} |")
     return "\n".join(lines)

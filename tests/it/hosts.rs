@@ -133,6 +133,8 @@ fn a_run_goes_on_without_a_host_that_is_killed() {
     assert_eq!(first.end().code, None);
     second.end().succeeds();
     third.end().succeeds();
+    let status = scratch.pipeline(&["status", "r", "--json"]).succeeds().stdout;
+    assert!(status.contains("its connection was closed") && status.contains("\"commit\":1000"), "{status}");
     assert_same(&scratch, "r", "one");
 }
 

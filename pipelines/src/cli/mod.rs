@@ -26,6 +26,7 @@ mod runs;
 mod schema;
 mod stages;
 mod stat;
+mod status;
 
 pub use completions::{VARIABLE, with_values};
 pub use options::{Changes, Color, Global};
@@ -50,6 +51,7 @@ pub const COMMANDS: &[CommandType] = &[
     command_type::<evaluate::Evaluate>("evaluate"),
     command_type::<generate::Generate>("generate"),
     command_type::<runs::Runs>("runs"),
+    command_type::<status::Status>("status"),
     command_type::<inspect::Inspect>("inspect"),
     command_type::<report::Report>("report"),
     command_type::<bench::Bench>("bench"),

@@ -131,7 +131,8 @@ fn listed(runs: &[Ran], columns: usize, now: u64) -> String {
     out
 }
 
-fn is_run(folder: &Path) -> bool {
+/// Whether `folder` is a run directory.
+pub fn is_run(folder: &Path) -> bool {
     [CONFIG_FILE, METRICS_FILE, status::LOCK_FILE].iter().any(|name| folder.join(name).is_file())
 }
 

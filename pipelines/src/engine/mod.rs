@@ -5,7 +5,7 @@
 //! - [`ports`], [`packet_batch`]: timely's channels with their types erased, and the container on them; [`position`]: to
 //!   which workers packets go
 //! - [`shared_queue`]: packets that any worker takes
-//! - [`operator`]: any stage as an operator
+//! - [`operator`]: any stage as an operator; [`in_flight`]: one micro-batch at a time
 //! - [`source`]: any source as an operator with a thread behind it
 //! - [`graph`]: the operators and edges of a plan, with feedback, demand and throttle
 //! - [`stop`]: how a run ends early, after the same step on every worker
@@ -20,6 +20,7 @@ mod distribution;
 mod failure;
 mod gather;
 mod graph;
+mod in_flight;
 mod operator;
 mod packet_batch;
 mod ports;

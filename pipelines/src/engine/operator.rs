@@ -2,16 +2,16 @@
 use super::activity::Activity;
 use super::cpu_time::CpuTime;
 use super::failure::Failure;
+use super::in_flight::MicroBatchInFlight;
 use super::ports::{Edge, Outbox, OutputPort, OutputPorts, OutputSpec, PacketReader, Reader, packet_input, reader};
 use super::position::Position;
 use super::shared_queue::SharedQueue;
 use super::stage_runner::{Inputs, Ran, StageRunner};
 use super::stop::{Decisions, LastStep, to_its_worker};
-use contract::{CommitEvery, Kind, Lane, Packet, Role, Route, Saved, Schedule, Stage, Step, Ticket, Turn};
+use contract::{CommitEvery, Kind, Lane, Packet, Role, Route, Saved, Schedule, Stage, Step, Turn};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::Capability;
@@ -164,7 +164,7 @@ pub fn stage_operator<'scope>(
             demand: OutputBuilder::from(demand),
             demand_capability,
             progress_capability,
-            in_flight: begins_micro_batches.then(|| MicroBatchInFlight { flag: Arc::default(), wake: wake.clone() }),
+            in_flight: begins_micro_batches.then(|| MicroBatchInFlight::none(wake.clone())),
             queues,
             wake,
             activator,
@@ -378,28 +378,5 @@ impl Inputs for OperatorInputs<'_> {
     fn take_shared(&self, step: Step) -> Option<(usize, Packet)> {
         let mut queues = self.queues.iter();
         queues.find_map(|(port, queue)| Some((*port, queue.take(step, self.worker, self.wake)?)))
-    }
-}
-
-/// Whether a micro-batch of this worker has activations in memory. The next one begins when they are dropped.
-struct MicroBatchInFlight {
-    flag: Arc<AtomicBool>,
-    wake: SyncActivator,
-}
-
-impl MicroBatchInFlight {
-    fn is_none(&self) -> bool {
-        !self.flag.load(Ordering::Acquire)
-    }
-
-    /// The ticket that travels with the activations; when it is dropped, the operator runs again.
-    fn begin(&self) -> Ticket {
-        self.flag.store(true, Ordering::Release);
-        let (flag, wake) = (Arc::clone(&self.flag), self.wake.clone());
-        Ticket::new(move || {
-            flag.store(false, Ordering::Release);
-            // Fails if the worker has ended; then there is no operator to wake.
-            let _ = wake.activate();
-        })
     }
 }

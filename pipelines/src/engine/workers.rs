@@ -25,6 +25,9 @@ use timely::worker::Worker;
 /// How often a parked worker checks whether another worker has failed.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How many empty buffers each end of a connection keeps.
+const EMPTY_BUFFERS: usize = 4;
+
 /// A graph and its environment.
 pub struct Job {
     /// The stages and how they are connected.
@@ -151,7 +154,8 @@ fn allocators(
         let (allocators, _) = config.try_build().map_err(Error::msg).context("cannot start the workers")?;
         return Ok((allocators, None));
     };
-    let (process, hooks) = (connections.process, Hooks::default());
+    let (process, mut hooks) = (connections.process, Hooks::default());
+    hooks.refill.limit = Some(EMPTY_BUFFERS);
     let cancellation = connections.cancellation.clone();
     let streams = connections.into_streams(failure).context("cannot use the sockets of the run")?;
     let threads = ProcessBuilder::new_typed_vector(workers, hooks.refill.clone(), None);

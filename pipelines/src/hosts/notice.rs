@@ -52,8 +52,8 @@ pub enum Notice {
     Training {
         /// The generation.
         epoch: Epoch,
-        /// The number of hosts.
-        hosts: usize,
+        /// The names of its hosts, the head's first.
+        hosts: Vec<String>,
         /// The commit that it began at.
         from: Step,
     },
@@ -125,7 +125,8 @@ impl fmt::Display for Notice {
             }
             Self::Gathering { present, needed } => write!(f, "waiting for hosts: {present} of {needed}"),
             Self::Training { epoch, hosts, from } => {
-                write!(f, "generation {epoch}: training on {hosts} host{} from step {from}", plural(*hosts))
+                let hosts = hosts.len();
+                write!(f, "generation {epoch}: training on {hosts} host{} from step {from}", plural(hosts))
             }
             Self::Ended { epoch, why, commit } => {
                 let why = match why {
@@ -170,7 +171,7 @@ mod tests {
             Notice::Lost { name: name(), loss: Loss::Silent },
             Notice::SetAside { name: name(), why: Obstacle::Unprepared, seconds: 10 },
             Notice::Gathering { present: 1, needed: 3 },
-            Notice::Training { epoch, hosts: 1, from: 40 },
+            Notice::Training { epoch, hosts: vec![name()], from: 40 },
             Notice::Ended { epoch, why: Ending::Lost, commit: 48 },
             Notice::HeadLost,
         ];

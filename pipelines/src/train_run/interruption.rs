@@ -108,6 +108,7 @@ impl Interruption {
                 path.display(),
                 resuming(std::env::args_os().skip(1))
             ),
+            None if step == 0 => "Stopped before the first step; nothing is kept".into(),
             None => format!(
                 "Stopped after step {step} of {steps}; nothing is kept: the configuration has no stage that writes \
                  checkpoints"

@@ -228,7 +228,9 @@ impl Head {
         }
         self.participant.start(epoch);
         self.change = self.now.saturating_sub(self.changing);
-        self.say(Notice::Training { epoch, hosts: members.len(), from: self.commit });
+        let name = |id: &HostId| self.hosts.get(id).map_or(&self.start.hello, |host| &host.hello).name.clone();
+        let hosts = members.iter().map(name).collect();
+        self.say(Notice::Training { epoch, hosts, from: self.commit });
         let (since, parts) = (self.now, BTreeMap::new());
         self.phase = Phase::Training(Training { epoch, members, since, draining: false, parts });
     }

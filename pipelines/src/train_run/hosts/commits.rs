@@ -195,6 +195,13 @@ fn files_of_state(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// The files for other hosts are of no use after the run.
+impl Drop for Commits {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.run_dir.join(FOLDER));
+    }
+}
+
 impl Store for Commits {
     fn commit(&self, epoch: Epoch, step: Step) {
         let mut state = self.lock();

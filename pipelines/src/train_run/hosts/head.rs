@@ -3,11 +3,13 @@ use super::commits::Commits;
 use super::engine::{About, HostEngine, Trainer};
 use super::hello;
 use super::job::{From, HostJob};
+use super::status::StatusWriter;
 use crate::engine::{Job, Stop, WorkerTiming};
 use crate::hosts::net::driver::{HeadDriver, HeadEvents};
 use crate::hosts::net::secret::Secret;
 use crate::hosts::net::transfer::Download;
 use crate::hosts::{Config, EngineEvent, HeadStart, Notice, Outcome, Step};
+use crate::machine::host_name;
 use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::train_run::session::Session;
@@ -44,7 +46,11 @@ impl HeadOptions {
     /// If the system does not say where the socket listens.
     pub fn invitation(&self) -> Result<String> {
         let (address, secret) = (self.socket.local_addr()?, self.secret.display());
-        Ok(format!("Hosts   pipeline join {address} --secret-file {secret}"))
+        let host = match address.ip().is_unspecified() {
+            true => format!("{}:{}", host_name(), address.port()),
+            false => address.to_string(),
+        };
+        Ok(format!("Hosts   pipeline join {host} --secret-file {secret}"))
     }
 }
 
@@ -78,7 +84,7 @@ impl HeadRun<'_> {
         self,
         options: HeadOptions,
         on_signal: impl FnOnce(Box<dyn Fn(u8) + Send>) -> Result<()>,
-        say: impl FnMut(Notice) + 'static,
+        mut say: impl FnMut(Notice) + 'static,
     ) -> Result<Hosted> {
         let HeadOptions { socket, secret, min_hosts, first_hosts, commit_every, hosts } = options;
         let Schedule { first, steps, checkpoint, .. } = self.job.env.schedule;
@@ -89,9 +95,16 @@ impl HeadRun<'_> {
         let (run, incarnation) = commits.run();
         let hello = hello(self.version, socket.local_addr()?.to_string());
         let name = hello.name.clone();
-        let (events, state) = (OnceLock::new(), Mutex::default());
-        let trainer =
-            Arc::new(HeadTrainer { job: self.job, commit_every, commits: Arc::clone(&commits), events, state });
+        let status = Arc::new(Mutex::new(self.status()));
+        let noted = Arc::clone(&status);
+        let trainer = Arc::new(HeadTrainer {
+            job: self.job,
+            commit_every,
+            commits: Arc::clone(&commits),
+            events: OnceLock::new(),
+            state: Mutex::default(),
+            status,
+        });
         let driver = HeadDriver {
             config: Config { min_hosts, first_hosts, checkpoint_every, ..Config::default() },
             start: HeadStart { run, incarnation, hello, commit: first, steps },
@@ -99,7 +112,10 @@ impl HeadRun<'_> {
             socket,
             store: Arc::clone(&commits) as _,
             source: commits,
-            say: Box::new(say),
+            say: Box::new(move |notice| {
+                noted.lock().unwrap_or_else(PoisonError::into_inner).note(&notice);
+                say(notice);
+            }),
         };
         let mut processes = Processes::default();
         let outcome = driver.run(|events| {
@@ -114,6 +130,12 @@ impl HeadRun<'_> {
         })?;
         processes.wait();
         trainer.result(outcome)
+    }
+
+    fn status(&self) -> StatusWriter {
+        let env = &self.job.env;
+        let run_dir = env.run_dir.clone().unwrap_or_default();
+        StatusWriter::new(&run_dir, env.shape.micro_batches, env.schedule.first)
     }
 
     fn commits(&self, commit_every: u64, checkpoint_every: Step) -> Result<Commits> {
@@ -157,6 +179,7 @@ struct HeadTrainer {
     commits: Arc<Commits>,
     events: OnceLock<HeadEvents>,
     state: Mutex<State>,
+    status: Arc<Mutex<StatusWriter>>,
 }
 
 #[derive(Default)]
@@ -231,7 +254,9 @@ impl Trainer for HeadTrainer {
         Ok(job)
     }
 
-    fn committed(&self, _: Step) {}
+    fn committed(&self, step: Step) {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).committed(step);
+    }
 
     fn ended(&self, generation: &About, timings: Vec<WorkerTiming>) {
         let last = {

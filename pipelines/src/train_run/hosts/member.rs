@@ -56,7 +56,7 @@ pub fn join(options: JoinOptions, say: impl Fn(&str) + Clone + Send + 'static) -
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let state = Mutex::default();
     let trainer = Arc::new(MemberTrainer { stages, folder: folder.path().into(), state });
-    let notify = say.clone();
+    let (notify, done) = (say.clone(), say.clone());
     let config = Config::default();
     let driver = MemberDriver {
         config,
@@ -73,6 +73,9 @@ pub fn join(options: JoinOptions, say: impl Fn(&str) + Clone + Send + 'static) -
         Ok(Box::new(HostEngine::new(Arc::clone(&trainer), name, report)))
     })?;
     interruption.over();
+    if outcome == Outcome::Done {
+        done("the run is complete");
+    }
     trainer.result(outcome, &head)
 }
 

@@ -7,14 +7,17 @@
 //! - [`job`]: what a host that joins has to know to take part
 //! - [`commits`]: the head's commits, in memory and on disk
 //! - [`head`], [`member`]: the two kinds of hosts
+//! - [`status`]: who takes part, for `pipeline status`
 mod commits;
 mod engine;
 mod head;
 mod job;
 mod member;
+mod status;
 
 pub use head::{HeadOptions, HeadRun, Hosted};
 pub use member::{JoinOptions, join};
+pub use status::{HostFailure, HostShare, HostsStatus};
 
 use crate::hosts::Hello;
 use crate::machine;
