@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// The options of a longer run.
 const LONG: [&str; 6] =
-    ["--set", "run.max_steps=1000", "--set", "pack.micro_batches=6", "--set", "checkpoint.interval=100"];
+    ["--set", "run.max_steps=600", "--set", "pack.micro_batches=6", "--set", "checkpoint.interval=100"];
 
 /// What takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -129,12 +129,12 @@ fn a_run_goes_on_without_a_host_that_is_killed() {
     head.until("lost ");
     head.until("training on 3 hosts");
     let head = head.end().succeeds();
-    assert!(head.stderr.contains("Done: 1000 steps"), "{}", head.stderr);
+    assert!(head.stderr.contains("Done: 600 steps"), "{}", head.stderr);
     assert_eq!(first.end().code, None);
     second.end().succeeds();
     third.end().succeeds();
     let status = scratch.pipeline(&["status", "r", "--json"]).succeeds().stdout;
-    assert!(status.contains("its connection was closed") && status.contains("\"commit\":1000"), "{status}");
+    assert!(status.contains("its connection was closed") && status.contains("\"commit\":600"), "{status}");
     assert_same(&scratch, "r", "one");
 }
 
@@ -173,7 +173,7 @@ fn a_member_that_is_asked_to_stop_leaves_and_a_head_ends_the_run() {
     head.until(" left");
     head.until("training on 2 hosts");
     head.signal("TERM");
-    head.end().fails(143, &["Stopped after step", "of 1000; the checkpoint is r/checkpoints/step-"]);
+    head.end().fails(143, &["Stopped after step", "of 600; the checkpoint is r/checkpoints/step-"]);
     other.end().fails(143, &["the run was stopped at the head"]);
     scratch.train("r", &[&LONG[..], &["--resume"]].concat());
     assert_same(&scratch, "r", "one");

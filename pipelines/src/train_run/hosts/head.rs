@@ -40,11 +40,12 @@ pub struct HeadOptions {
 }
 
 impl HeadOptions {
-    /// How other hosts join, for the user.
+    /// Creates the secret, and says how other hosts join, for the user.
     ///
     /// # Errors
-    /// If the system does not say where the socket listens.
+    /// If the secret cannot be created or read, or the system does not say where the socket listens.
     pub fn invitation(&self) -> Result<String> {
+        Secret::create_or_read(&self.secret)?;
         let (address, secret) = (self.socket.local_addr()?, self.secret.display());
         let host = match address.ip().is_unspecified() {
             true => format!("{}:{}", host_name(), address.port()),
