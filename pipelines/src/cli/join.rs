@@ -19,7 +19,7 @@ pub struct Join {
     /// The head of the run: the address that it listens on
     #[arg(value_name = "HOST:PORT")]
     head: String,
-    /// A copy of the head's secret (<run dir>/secret), which only you can read
+    /// A copy of the head's secret (RUN_DIR/secret), which only you can read
     #[arg(long, value_name = "FILE")]
     secret_file: PathBuf,
     /// Where other hosts reach this one (default: any port of the address that reaches the head)

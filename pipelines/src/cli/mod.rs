@@ -160,8 +160,8 @@ pub fn parse<C: Command>(line: &str) -> clap::error::Result<C> {
 mod tests {
     use super::*;
 
-    /// These commands print scripts and pages for other programs.
-    const NO_JSON: [&str; 3] = ["completions", "man", "schema"];
+    /// These commands print scripts and pages for other programs, or nothing but notes.
+    const NO_JSON: [&str; 4] = ["join", "completions", "man", "schema"];
 
     #[test]
     fn the_definitions_are_sound_and_every_help_has_an_example() {

@@ -72,7 +72,7 @@ struct Hosts {
     #[arg(long, value_name = "N", requires = "listen", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..))]
     min_hosts: u16,
-    /// The secret that hosts must know (default: <run dir>/secret); created if missing
+    /// The secret that hosts must know (default: RUN_DIR/secret); created if missing
     #[arg(long, value_name = "FILE", requires = "listen")]
     secret_file: Option<PathBuf>,
     /// Steps between the commits in memory at which a run goes on without a lost host

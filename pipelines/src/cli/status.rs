@@ -77,7 +77,7 @@ fn text(Report { ran, hosts }: &Report, columns: usize, now: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train_run::hosts::{HostFailure, HostShare};
+    use crate::train_run::hosts::status::{HostFailure, HostShare};
 
     #[test]
     fn a_run_on_two_hosts() {

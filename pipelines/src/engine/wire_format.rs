@@ -91,7 +91,7 @@ pub fn write(message: &Message, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
-/// The length of what [`write`] writes.
+/// The length of what [`write()`] writes.
 pub fn length(message: &Message) -> usize {
     struct Count(usize);
     impl Write for Count {

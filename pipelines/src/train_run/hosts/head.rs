@@ -218,6 +218,7 @@ impl HeadTrainer {
 
     /// The result of the run.
     fn result(&self, outcome: Outcome) -> Result<Hosted> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).write();
         let mut state = self.lock();
         let timings = std::mem::take(&mut state.timings);
         match outcome {

@@ -13,11 +13,11 @@ mod engine;
 mod head;
 mod job;
 mod member;
-mod status;
+pub mod status;
 
 pub use head::{HeadOptions, HeadRun, Hosted};
 pub use member::{JoinOptions, join};
-pub use status::{HostFailure, HostShare, HostsStatus};
+pub use status::HostsStatus;
 
 use crate::hosts::Hello;
 use crate::machine;

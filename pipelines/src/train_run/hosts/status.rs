@@ -99,7 +99,8 @@ impl StatusWriter {
         }
     }
 
-    fn write(&mut self) {
+    /// Writes it as it is now.
+    pub fn write(&mut self) {
         self.written = Some(Instant::now());
         let part = self.path.with_extension("part");
         if let Ok(text) = serde_json::to_string(&self.status)
