@@ -9,7 +9,7 @@
 //! - [`parameters`]: what a model declares about itself: its [`ParameterSpec`]s, initial values, FLOPs; [`sections`]: how
 //!   workers share their updates
 //! - [`stage`]: the traits [`Stage`] and [`Source`], and [`Emit`], through which they emit packets
-//! - [`settings`]: a stage's TOML table as a value, and how it is built into a stage; [`env`]: the context in which it
+//! - [`settings`]: a stage's TOML table as a value, and how it is built into a stage; [`mod@env`]: the context in which it
 //!   is built; [`keys`]: the keys of the table
 //! - [`registry`]: the types of stages by name; [`pretrained`]: models from checkpoints
 //! - [`prepare`]: what stages do before the graph runs; [`resources`]: what they provide for each other; [`shared`]: what
