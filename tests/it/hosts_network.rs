@@ -11,7 +11,8 @@ use network::Network;
 use std::time::{Duration, Instant};
 
 /// A run that is long enough to be disturbed.
-const LONG: [&str; 6] = ["--set", "run.max_steps=400", "--set", "pack.micro_batches=6", "--set", "checkpoint.interval=40"];
+const LONG: [&str; 6] =
+    ["--set", "run.max_steps=400", "--set", "pack.micro_batches=6", "--set", "checkpoint.interval=40"];
 
 const PORT: &str = "7420";
 

@@ -4,7 +4,6 @@
 //! processes has ended; those that hold them end with the test, however it ends.
 use crate::support::{Scratch, python};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// How frames get from a host to the switch and back.
@@ -61,10 +60,10 @@ impl Drop for Holder {
 
 /// A switch and the hosts at it.
 pub struct Network {
+    /// Cables that are programs. They end before their devices do.
+    wires: Vec<Holder>,
     hosts: Vec<Holder>,
     switch: Holder,
-    /// Cables that are programs.
-    _wires: Vec<Holder>,
 }
 
 impl Network {
@@ -75,7 +74,7 @@ impl Network {
             return None;
         }
         let hosts = cables.iter().map(|_| Holder::namespace()).collect();
-        let mut network = Self { hosts, switch: Holder::namespace(), _wires: Vec::new() };
+        let mut network = Self { wires: Vec::new(), hosts, switch: Holder::namespace() };
         network.switch.shell("ip link add bridge type bridge; ip link set bridge up");
         for (host, cable) in cables.iter().enumerate() {
             network.plug_in(host, *cable);
@@ -86,13 +85,12 @@ impl Network {
     fn plug_in(&mut self, host: usize, cable: Cable) {
         let (port, id, address) = (format!("port{host}"), self.hosts[host].0.id(), Self::address(host));
         if let Cable::Late { delay, loss } = cable {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/hosts_network/wire.py");
             let mut wire = Command::new("nsenter");
-            wire.args([&self.switch.net(), &python()]).arg(script);
+            wire.args([&self.switch.net(), &python(), "-c", include_str!("wire.py")]);
             wire.args(["cable", &port, &delay.to_string(), &loss.to_string()]);
             let mut wire = Holder::spawn(&mut wire);
             wire.until_ready();
-            self._wires.push(wire);
+            self.wires.push(wire);
         } else {
             self.switch.shell(&format!("ip link add {port} type veth peer name cable"));
         }
@@ -140,7 +138,8 @@ impl Network {
 fn possible() -> Result<(), String> {
     let needs = format!(
         "ip link add bridge type bridge && ip link add near type veth peer name far && ip tuntap add dev wire mode tap &&
-         tc qdisc add dev near root tbf rate 10mbit burst 16kb latency 100ms && nsenter --version >&2 && setpriv --version >&2 && {} --version >&2",
+         tc qdisc add dev near root tbf rate 10mbit burst 16kb latency 100ms &&
+         for program in nsenter setpriv {}; do $program --version >&2 || exit 1; done",
         python()
     );
     let tried = Command::new("unshare").args(["--net", "sh", "-c", &needs]).output();

@@ -1,6 +1,6 @@
 """A network cable between two TAP devices that delays frames and loses some: wire.py NEAR FAR SECONDS LOSS
 
-For kernels without netem. It ends with its standard input.
+Unlike netem, it needs nothing that a kernel may have been built without. It ends with its standard input.
 """
 import collections
 import fcntl
