@@ -61,7 +61,7 @@ test: lint
 		$(TEST_PYTHON) -c "import $$module" 2>/dev/null \
 			|| echo "note: $(TEST_PYTHON) has no $$module: tests that need it were skipped (MILLRACE_PYTHON=...)"; \
 	done
-	@for program in chromium debootstrap; do command -v $$program >/dev/null \
+	@for program in chromium debootstrap ip tc; do command -v $$program >/dev/null \
 		|| echo "note: $$program is not installed: tests that need it were skipped"; done
 
 # An hour or so: tests/it/faults.rs. CI runs a few of these, chosen at random.

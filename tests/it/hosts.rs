@@ -3,7 +3,7 @@
 #![cfg(unix)]
 use crate::support::{Ran, Scratch};
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ const LONG: [&str; 6] =
 const LIMIT: Duration = Duration::from_secs(150);
 
 /// A process whose notes are read. It is killed after [`LIMIT`].
-struct Process {
+pub struct Process {
     child: Child,
     notes: BufReader<ChildStderr>,
     said: String,
@@ -26,8 +26,11 @@ struct Process {
 
 impl Process {
     fn start(scratch: &Scratch, arguments: &[&str]) -> Self {
-        let command =
-            scratch.command(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        Self::spawn(scratch.command(arguments))
+    }
+
+    pub fn spawn(mut command: Command) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut child = command.expect("the program starts");
         let notes = BufReader::new(child.stderr.take().expect("its notes"));
         let id = child.id().to_string();
@@ -38,7 +41,7 @@ impl Process {
                 std::thread::sleep(Duration::from_millis(200));
             }
             if !watched.load(Ordering::Relaxed) {
-                let _ = std::process::Command::new("kill").args(["-KILL", &id]).status();
+                let _ = Command::new("kill").args(["-KILL", &id]).status();
             }
         });
         Self { child, notes, said: String::new(), ended }
@@ -58,7 +61,7 @@ impl Process {
     }
 
     /// Reads lines until one contains `text`, and returns that one.
-    fn until(&mut self, text: &str) -> String {
+    pub fn until(&mut self, text: &str) -> String {
         loop {
             let mut line = String::new();
             let read = self.notes.read_line(&mut line).expect("its notes");
@@ -70,14 +73,13 @@ impl Process {
         }
     }
 
-    fn signal(&self, name: &str) {
-        let sent =
-            std::process::Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "cannot send {name}");
     }
 
     /// Waits for the end.
-    fn end(mut self) -> Ran {
+    pub fn end(mut self) -> Ran {
         self.notes.read_to_string(&mut self.said).expect("its notes");
         let code = self.child.wait().expect("it ends").code();
         let stderr = std::mem::take(&mut self.said);
@@ -90,10 +92,14 @@ impl Drop for Process {
         self.ended.store(true, Ordering::Relaxed);
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let _ = self.notes.read_to_string(&mut self.said);
+            eprintln!("process {} had said:\n{}", self.child.id(), self.said);
+        }
     }
 }
 
-fn assert_same(scratch: &Scratch, one: &str, other: &str) {
+pub fn assert_same(scratch: &Scratch, one: &str, other: &str) {
     assert_eq!(scratch.numbers(one), scratch.numbers(other), "{one} {other}");
     for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
         assert!(scratch.last(one, file) == scratch.last(other, file), "{one} {other}: {file} differs");
@@ -204,7 +210,7 @@ fn hosts_that_cannot_join_say_why() {
     head.until("is not admitted");
     // Another secret.
     scratch.write("wrong", "0".repeat(64));
-    let mode = std::process::Command::new("chmod").args(["600", &scratch.path("wrong").display().to_string()]).status();
+    let mode = Command::new("chmod").args(["600", &scratch.path("wrong").display().to_string()]).status();
     assert!(mode.is_ok_and(|status| status.success()));
     join(&["--secret-file", "wrong"]).fails(1, &[&address, "secret"]);
     // A secret that others can read, and none.

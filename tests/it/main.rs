@@ -23,6 +23,7 @@ mod fresh_machine;
 mod generate;
 mod help;
 mod hosts;
+mod hosts_network;
 mod hugging_face;
 mod inspect;
 mod interruption;

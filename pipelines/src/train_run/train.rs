@@ -73,13 +73,13 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
     let job = Job { stages: plan.stages.clone(), env: session.env.clone(), saved, prefetch: plan.run.prefetch };
     let ended = match hosts {
         None => alone(job, &interruption, &printer),
-        Some(hosts) => {
+        Some(hosts) => hosts.invitation().and_then(|invitation| {
             let (noted, said) = (Arc::clone(&printer), Arc::clone(&printer));
-            lock(&printer).line.note(&hosts.invitation()?);
+            lock(&printer).line.note(&invitation);
             let on_signal = |stop| interruption.ask(stop, move |note| lock(&noted).line.warn(note));
             let run = HeadRun { plan: &plan, session: &session, job, version };
             run.run(hosts, on_signal, move |notice| lock(&said).line.note(&notice.to_string()))
-        }
+        }),
     };
     interruption.over();
     let stopped = ended.as_ref().ok().and_then(|ended| ended.stopped);

@@ -40,10 +40,11 @@ pub struct HeadOptions {
 }
 
 impl HeadOptions {
-    /// Creates the secret, and says how other hosts join, for the user.
+    /// How other hosts join, for the user. Creates the secret if it is not there: a program that reads this may start a
+    /// host at once.
     ///
     /// # Errors
-    /// If the secret cannot be created or read, or the system does not say where the socket listens.
+    /// If the system does not say where the socket listens; if the secret cannot be created or read.
     pub fn invitation(&self) -> Result<String> {
         Secret::create_or_read(&self.secret)?;
         let (address, secret) = (self.socket.local_addr()?, self.secret.display());
