@@ -182,7 +182,7 @@ fn a_run_on_several_hosts_is_predicted() {
         "A step   ",
         "Rate     ",
         "90 %     from ",
-        "0-7                 2             1  ",
+        "\n0-7               2             1  ",
     ] {
         assert!(said.contains(piece), "{piece} is not in:\n{said}");
     }

@@ -80,7 +80,8 @@ impl Scaling {
             count(self.bits_per_second as u64)
         );
         let step = format!(
-            "{}: {} of computing, then {} of communication, since most gradients exist only at the end; {} if both overlapped entirely",
+            "{}: {} of computing, then {} of communication, since most gradients exist only at the end; \
+             {} if both overlapped entirely",
             of(self.step_seconds),
             of(self.compute_seconds),
             of(self.communication_seconds),

@@ -57,7 +57,7 @@ pub fn scaling(hosts: Hosts, sections: &[Section], shape: &BatchShape, workers: 
     let communication = exchange_bytes as f64 * 8.0 / bits_per_second;
     let step = compute + communication;
     let ideal = count as f64 * compute;
-    // k times the tokens in as many micro-batches take k times the compute: k one_host / (k ideal + count communication).
+    // With k times the tokens in as many micro-batches, it is k one_host / (k ideal + count communication).
     let spare = one_host - GOAL * ideal;
     let larger = GOAL * count as f64 * communication / spare;
     let tokens = shape.tokens() as f64;
@@ -83,7 +83,7 @@ pub fn scaling(hosts: Hosts, sections: &[Section], shape: &BatchShape, workers: 
     }
 }
 
-/// Each host's part of a step, and the bytes of the slowest way of partial sums plus those of the slowest way of totals.
+/// Each host's part of a step, and the bytes of the slowest way of partial sums plus those of the slowest of totals.
 fn shares(count: usize, sections: &[Section], micro_batches: u32) -> (Vec<HostShare>, u64) {
     let bytes = |at_home: &dyn Fn(usize) -> bool| -> u64 {
         let elements = sections.iter().filter(|section| at_home(section.home as usize)).map(|s| s.elements.len());
