@@ -168,3 +168,46 @@ fn a_preparation_is_drawn_and_a_dry_run_of_it_writes_nothing() {
     run("--resume").fails(2, &["run the preparation again without it"]);
     assert!(!scratch.path("out").exists());
 }
+
+#[test]
+fn a_run_on_several_hosts_is_predicted() {
+    let scratch = Scratch::new();
+    let explain = |more: &str| {
+        let line = format!("explain run.toml --workers 1 {more}");
+        scratch.pipeline(&line.split_whitespace().collect::<Vec<_>>())
+    };
+    let said = explain("--hosts 8 --network 1gbit --set pack.micro_batches=16").succeeds().stdout;
+    for piece in [
+        "Hosts    8 like this one, each with 1 worker and a network of 1.0 Gbit/s",
+        "A step   ",
+        "Rate     ",
+        "90 %     from ",
+        "\n0-7               2             1  ",
+    ] {
+        assert!(said.contains(piece), "{piece} is not in:\n{said}");
+    }
+    assert!(!said.contains("Idle") && said.lines().all(|line| line.chars().count() <= 80), "{said}");
+    // More hosts than micro-batches.
+    let said = explain("--hosts 4 --network 100mbit --set pack.micro_batches=2").succeeds().stdout;
+    assert!(said.contains("Idle     hosts 0, 2 get no micro-batch"), "{said}");
+
+    let json = explain("--hosts 4 --network 2.5gbit --set pack.micro_batches=16 --json").succeeds().stdout;
+    let said: Value = serde_json::from_str(&json).expect("JSON");
+    let parameters: u64 = said["parameters"].as_array().unwrap().iter().map(|part| part[1].as_u64().unwrap()).sum();
+    let scaling = &said["scaling"];
+    let shares = scaling["shares"].as_array().unwrap();
+    let sent: u64 = shares.iter().map(|share| share["sent_bytes"].as_u64().unwrap()).sum();
+    let received: u64 = shares.iter().map(|share| share["received_bytes"].as_u64().unwrap()).sum();
+    assert_eq!((sent, received), (8 * parameters * 3, 8 * parameters * 3), "{scaling}");
+    assert_eq!((scaling["bits_per_second"].as_f64(), scaling["most_partial_sums"].as_u64()), (Some(2.5e9), Some(1)));
+    let seconds = |key: &str| scaling[key].as_f64().unwrap();
+    let sum = seconds("compute_seconds") + seconds("communication_seconds");
+    assert!((seconds("step_seconds") - sum).abs() < 1e-12 && seconds("communication_seconds") > 0.0, "{scaling}");
+    let alone: Value = serde_json::from_str(&explain("--json").succeeds().stdout).expect("JSON");
+    assert_eq!(alone.get("scaling"), None);
+
+    explain("--network 1gbit").fails(2, &["--hosts <N>"]);
+    explain("--hosts 2").fails(2, &["--network <SPEED>"]);
+    explain("--hosts 0 --network 1gbit").fails(2, &["1..=256"]);
+    explain("--hosts 2 --network 1gb").fails(2, &["1gbit?"]);
+}

@@ -5,6 +5,7 @@ use crate::prepare;
 use crate::problem::Usage;
 use crate::show;
 use crate::train_run::explain;
+use crate::train_run::scaling::{Hosts, Network};
 use anyhow::{Error, Result};
 use clap::Args;
 use contract::Goal;
@@ -14,7 +15,8 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline explain configs/wiki.toml
-  pipeline explain configs/wiki.toml --set forward.layers=12 --json")]
+  pipeline explain configs/wiki.toml --set forward.layers=12 --json
+  pipeline explain configs/wiki.toml --hosts 8 --network 1gbit")]
 pub struct Explain {
     /// The configuration (TOML)
     #[arg(value_name = "CONFIG")]
@@ -25,6 +27,12 @@ pub struct Explain {
     /// Worker threads (default: one per physical core)
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+    /// Predict the run on N hosts like this one (see `run --listen`)
+    #[arg(long, value_name = "N", requires = "network", value_parser = clap::value_parser!(u16).range(1..=256))]
+    hosts: Option<u16>,
+    /// The network of each host, in bits per second: 100mbit, 1gbit, 2.5gbit
+    #[arg(long, value_name = "SPEED", requires = "hosts")]
+    network: Option<Network>,
     /// Print the numbers as one line of JSON, without the graph
     #[arg(long)]
     json: bool,
@@ -37,12 +45,17 @@ impl Command for Explain {
         let overrides = Overrides { workers: self.workers, ..self.changes.overrides() };
         let plan = Plan::checked(&self.config, &overrides, context.stages, Scope::Estimate).map_err(Error::new)?;
         if plan.goal == Goal::PrepareCorpus {
+            if self.hosts.is_some() {
+                return Err(Usage("--hosts is only for training: a corpus is prepared on one host".into()).into());
+            }
             return match self.json {
                 true => Err(Usage("preparing a corpus trains nothing, so --json has nothing to report".into()).into()),
                 false => context.out.line(&prepare::explain::explain(&plan, None, explain::COLUMNS)?),
             };
         }
-        let explanation = explain::explain(&plan)?;
+        let hosts = self.hosts.zip(self.network);
+        let hosts = hosts.map(|(count, network)| Hosts { count: usize::from(count), network });
+        let explanation = explain::explain(&plan, hosts)?;
         context.out.answer(self.json, &explanation, |_| {
             format!("{}\n\n{}", show::graph(&plan, explain::COLUMNS), explanation.render(explain::COLUMNS))
         })

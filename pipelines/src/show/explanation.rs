@@ -1,6 +1,7 @@
 //! The estimates that `pipeline explain` prints below the graph.
 use super::banner::corpus_line;
 use super::human::{bytes, clock, count, rate, wrap};
+use super::scaling::Scaling;
 use contract::Corpus;
 use serde::Serialize;
 use std::time::Duration;
@@ -36,6 +37,9 @@ pub struct Explanation {
     pub corpus: Option<Corpus>,
     /// Further notes.
     pub notes: Vec<String>,
+    /// The same run on several hosts, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
 }
 
 /// Length of a run.
@@ -96,6 +100,9 @@ impl Explanation {
                 lines.push(format!("{:<9}{line}", if i == 0 { *name } else { "" }).trim_end().to_owned());
             }
         }
+        if let Some(scaling) = &self.scaling {
+            lines.extend([String::new(), scaling.render(columns)]);
+        }
         lines.join("\n")
     }
 }
@@ -149,6 +156,7 @@ mod tests {
                 validation: CorpusPart { rows: 500, tokens: 380_000, bytes: 1_700_000 },
             }),
             notes: Vec::new(),
+            scaling: None,
         };
         insta::assert_snapshot!(known.render(80), @r"
         Model    GPT-2, 2 layers, width 256, 8 heads, 4.1 M parameters: transformer.wte

@@ -5,7 +5,7 @@
 //! - [`banner()`]: the facts that a run prints before it starts
 //! - [`table()`], [`stage_times`]: plain tables
 //! - [`graph`](graph()): a drawing of a plan; [`Explanation`]: the estimates that `pipeline explain` prints below it;
-//!   [`inputs`](inputs()): the files that a plan reads
+//!   [`Scaling`]: those of a run on several hosts; [`inputs`](inputs()): the files that a plan reads
 //! - [`plan_summary`], [`stages`]: the output of `pipeline check` and `pipeline stages`
 //! - [`human`]: numbers with units
 mod banner;
@@ -15,6 +15,7 @@ pub mod human;
 mod inputs;
 mod line;
 mod progress;
+mod scaling;
 mod summary;
 mod table;
 
@@ -24,6 +25,7 @@ pub use graph::graph;
 pub use inputs::inputs;
 pub use line::{Cadence, Line, Progress, Style};
 pub use progress::{Training, Unit, Work, bar};
+pub use scaling::{HostShare, Scaling};
 pub use summary::{plan_summary, stages};
 pub use table::{Align, StageTime, Times, Wait, stage_times, table};
 

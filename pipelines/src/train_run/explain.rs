@@ -1,23 +1,24 @@
 //! The output of `pipeline explain` and `pipeline run --dry-run`: the graph, and estimates of memory and time.
 use super::calibrate;
+use super::scaling::{Hosts, scaling};
 use super::session::{NO_MODEL, Session, batch_shape, due, idle_workers};
 use crate::machine::cores;
 use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::show::{Explanation, Length, graph, inputs};
 use anyhow::Result;
-use contract::{BatchShape, Env, Facts, Memory, ModelFacts, Resources, Schedule};
+use contract::{BatchShape, Env, Facts, Memory, ModelFacts, Resources, Schedule, Updates};
 use std::path::Path;
 use std::sync::Arc;
 
 /// Columns of the output.
 pub const COLUMNS: usize = 80;
 
-/// Explains a configuration without reading its corpus.
+/// Explains a configuration without reading its corpus, also its run on several `hosts` if given.
 ///
 /// # Errors
 /// [`Usage`] if it has no model or produces no batches; an error if measuring a micro-batch fails.
-pub fn explain(plan: &Plan) -> Result<Explanation> {
+pub fn explain(plan: &Plan, hosts: Option<Hosts>) -> Result<Explanation> {
     let workers = plan.run.workers.unwrap_or_else(cores);
     let shape = batch_shape(plan)?;
     let facts = Facts { length: shape.length, ..vocabulary(plan)? };
@@ -28,7 +29,7 @@ pub fn explain(plan: &Plan) -> Result<Explanation> {
     let schedule = Schedule { evaluate: due(plan).evaluate, ..env.schedule };
     let env = Env { seed: plan.run.seed, schedule, shape, model, ..env };
     let length = Length { steps: plan.run.max_steps, epochs: plan.run.max_epochs };
-    let mut explanation = of(plan, &env, length, calibrate::program(workers))?;
+    let mut explanation = of(plan, &env, length, calibrate::program(workers), hosts)?;
     explanation.notes.extend(idle_workers(plan, workers));
     if !plan
         .stages
@@ -57,7 +58,7 @@ pub fn dry_run(
     let env = &session.env;
     let (steps, tokens) = (env.schedule.steps, env.corpus.map_or(0, |corpus| corpus.train.tokens));
     let epochs = (tokens > 0).then(|| (steps * env.shape.tokens()) as f64 / tokens as f64);
-    let mut explanation = of(plan, env, Length { steps: Some(steps), epochs }, program)?;
+    let mut explanation = of(plan, env, Length { steps: Some(steps), epochs }, program, None)?;
     explanation.notes.clone_from(&session.notes);
     explanation.notes.push(match made {
         [] => "all data derived from the corpus was in the cache".into(),
@@ -77,7 +78,7 @@ fn vocabulary(plan: &Plan) -> Result<Facts> {
     }
 }
 
-fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanation> {
+fn of(plan: &Plan, env: &Env, length: Length, program: u64, hosts: Option<Hosts>) -> Result<Explanation> {
     let Some(model) = &env.model else {
         return Err(Usage(NO_MODEL.into()).into());
     };
@@ -110,6 +111,10 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64) -> Result<Explanatio
         measured: speed.measured,
         corpus: env.corpus,
         notes: Vec::new(),
+        scaling: hosts.map(|hosts| {
+            let updates = plan.updates(model).unwrap_or_else(|| Updates::of_whole_tensors(model));
+            scaling(hosts, &updates.sections(env.workers, hosts.count), &env.shape, env.workers, speed.micro_batch)
+        }),
     })
 }
 

@@ -7,7 +7,8 @@
 //! - [`interruption`]: what SIGINT, SIGTERM and SIGHUP do
 //! - [`hosts`]: a run on several hosts
 //! - [`evaluate`]: a step that only validates, for a run or for any model
-//! - [`mod@explain`]: the graph, memory and time of a run; [`calibrate`]: measures a micro-batch for it
+//! - [`mod@explain`]: the graph, memory and time of a run; [`calibrate`]: measures a micro-batch for it;
+//!   [`scaling`]: the same run on several hosts
 //! - [`speed`]: the machine's GEMM rate, which MFU is measured against
 pub(crate) mod calibrate;
 pub(crate) mod directory;
@@ -17,6 +18,7 @@ pub mod hosts;
 mod interruption;
 mod printer;
 mod sample;
+pub(crate) mod scaling;
 pub(crate) mod session;
 pub(crate) mod speed;
 pub mod status;

@@ -113,6 +113,27 @@ pub fn peak_live_gradients(leaves: Lane, workers: usize) -> LiveGradients {
     }
 }
 
+/// Number of the largest nodes of the tree over `all` leaves that lie in the range `within` and together make it up: so
+/// many partial sums are left when a process has summed the gradients of these leaves.
+///
+/// ```
+/// # use millrace_train::reduce::tree::largest_nodes;
+/// assert_eq!([0..8, 0..5, 5..10, 10..16, 3..3].map(|within| largest_nodes(16, &within)), [1, 2, 3, 2, 0]);
+/// ```
+pub fn largest_nodes(all: Lane, within: &Range<Lane>) -> usize {
+    fn count(node: Range<Lane>, within: &Range<Lane>) -> usize {
+        if node.end <= within.start || within.end <= node.start {
+            return 0;
+        }
+        if within.start <= node.start && node.end <= within.end {
+            return 1;
+        }
+        let middle = node.start + split(node.end - node.start);
+        count(node.start..middle, within) + count(middle..node.end, within)
+    }
+    count(0..all, within)
+}
+
 /// The other child of the parent of `node` in the tree over `all` leaves.
 fn sibling(all: u32, node: &Range<Lane>) -> Range<Lane> {
     let mut parent = 0..all;
@@ -199,6 +220,7 @@ mod tests {
             let (mut across, mut whole, mut sent) = (Tree::default(), None, 0);
             for process in 0..processes {
                 let (own, mut within) = (contract::leaves_of(process, processes, leaves), Tree::default());
+                let before = sent;
                 for leaf in own.clone() {
                     let node = Node { leaves: leaf..leaf + 1, targets: 3, sum: Tensor::from_values([1], &[value(leaf)]) };
                     if let Some(node) = within.add_within(leaves, &own, node) {
@@ -208,6 +230,7 @@ mod tests {
                     }
                 }
                 prop_assert!(within.is_empty());
+                prop_assert_eq!(sent - before, largest_nodes(leaves, &own));
             }
             prop_assert!(sent <= processes * 12 && (!leaves.is_power_of_two() || processes != 2 || sent <= 2));
             let expected = reference(&(0..leaves).map(value).collect::<Vec<_>>());
