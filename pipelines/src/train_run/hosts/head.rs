@@ -228,6 +228,7 @@ impl HeadTrainer {
             Outcome::Failed(failure) => Err(state.error.take().unwrap_or_else(|| anyhow!("{failure}"))),
             Outcome::Superseded => bail!("another head has taken over the run directory"),
             Outcome::Stuck => bail!("the workers of this host do not stop"),
+            Outcome::NoState { cause } => bail!("{cause}"),
             other => bail!("the run has ended as {other:?}"),
         }
     }
@@ -243,6 +244,8 @@ impl Trainer for HeadTrainer {
     }
 
     fn job(self: &Arc<Self>, generation: &About, from: Step, stop: &Arc<Stop>) -> Result<Job> {
+        // Of a generation that broke after its last step.
+        self.lock().last = None;
         let Job { stages, env, saved, prefetch } = &self.job;
         let mut job = Job { stages: stages.clone(), env: env.clone(), saved: saved.clone(), prefetch: *prefetch };
         if !self.commits.is_first(from) {
