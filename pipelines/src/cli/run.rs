@@ -72,6 +72,10 @@ struct Hosts {
     #[arg(long, value_name = "N", requires = "listen", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..))]
     min_hosts: u16,
+    /// Begin when there are N hosts, if that is more
+    #[arg(long, value_name = "N", requires = "listen", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    first_hosts: u16,
     /// The secret that hosts must know (default: RUN_DIR/secret); created if missing
     #[arg(long, value_name = "FILE", requires = "listen")]
     secret_file: Option<PathBuf>,
@@ -108,12 +112,13 @@ impl Command for Run {
         }
         let hosts = self.hosts.listen.as_ref().map(|address| -> Result<_> {
             let secret = self.hosts.secret_file.clone().unwrap_or_else(|| ready.run_dir.join(SECRET_FILE));
-            let (min_hosts, commit_every) = (usize::from(self.hosts.min_hosts), self.hosts.commit_every);
+            let Hosts { min_hosts, first_hosts, commit_every, .. } = self.hosts;
+            let [min_hosts, first_hosts] = [min_hosts, first_hosts].map(usize::from);
             Ok(HeadOptions {
                 socket: bind(address)?,
                 secret,
                 min_hosts,
-                first_hosts: 1,
+                first_hosts,
                 commit_every,
                 hosts: Vec::new(),
             })
