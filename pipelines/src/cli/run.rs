@@ -114,14 +114,7 @@ impl Command for Run {
             let secret = self.hosts.secret_file.clone().unwrap_or_else(|| ready.run_dir.join(SECRET_FILE));
             let Hosts { min_hosts, first_hosts, commit_every, .. } = self.hosts;
             let [min_hosts, first_hosts] = [min_hosts, first_hosts].map(usize::from);
-            Ok(HeadOptions {
-                socket: bind(address)?,
-                secret,
-                min_hosts,
-                first_hosts,
-                commit_every,
-                hosts: Vec::new(),
-            })
+            Ok(HeadOptions { socket: bind(address)?, secret, min_hosts, first_hosts, commit_every, hosts: Vec::new() })
         });
         ready.train(hosts.transpose()?, self.training.json, context)
     }
