@@ -38,6 +38,8 @@ pub struct Commits {
     first: First,
     checkpoint_every: Step,
     state: Mutex<State>,
+    /// Locked while a commit is written as files, which may take seconds. The driver never waits for it.
+    writing: Mutex<()>,
 }
 
 /// The state that this head begins with.
@@ -94,7 +96,8 @@ impl Commits {
         }
         let first = First { step, from: job.from, folder };
         let state = Mutex::new(State { last: step, ..State::default() });
-        Ok(Self { run_dir: run_dir.into(), owner, job, first, checkpoint_every, state })
+        let (run_dir, writing) = (run_dir.into(), Mutex::default());
+        Ok(Self { run_dir, owner, job, first, checkpoint_every, state, writing })
     }
 
     /// The run, for the protocol, and how often a head has taken it over.
@@ -117,17 +120,23 @@ impl Commits {
     /// # Errors
     /// If it is not here any more, or cannot be written.
     pub fn folder(&self, step: Step) -> Result<PathBuf> {
-        let mut state = self.lock();
-        if let Some(folder) = state.folders.get(&step) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(folder) = self.lock().folders.get(&step) {
             return Ok(folder.clone());
         }
-        let commit = state.commits.get(&step).with_context(|| format!("there is no commit of step {step}"))?;
+        let commit = self.commit_of(step)?;
         let all = self.run_dir.join(FOLDER);
         let folder = all.join(format!("step-{step:08}"));
         fs::create_dir_all(&all).with_context(|| format!("cannot make {}", all.display()))?;
         commit.write_to(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
-        state.folders.insert(step, folder.clone());
+        self.lock().folders.insert(step, folder.clone());
         Ok(folder)
+    }
+
+    /// A commit in memory.
+    fn commit_of(&self, step: Step) -> Result<Arc<Commit>> {
+        let commit = self.lock().commits.get(&step).cloned();
+        commit.with_context(|| format!("there is no commit of step {step}"))
     }
 
     /// Whether the run of this head begins at this step, and not at a commit of its own.
@@ -154,11 +163,12 @@ impl Commits {
         let (from, folder) = self.files(step)?;
         let job = self.description(from)?;
         let mut blobs = vec![Blob { name: JOB.into(), length: job.len() as u64, hash: *blake3::hash(&job).as_bytes() }];
-        for name in folder.iter().map(|folder| files_of_state(folder)).collect::<Result<Vec<_>>>()?.concat() {
-            let path = folder.iter().map(|folder| folder.join(&name)).next().unwrap_or_default();
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(File::open(&path)?)?;
-            blobs.push(Blob { name, length: hasher.count(), hash: *hasher.finalize().as_bytes() });
+        if let Some(folder) = &folder {
+            for name in files_of_state(folder)? {
+                let mut hasher = blake3::Hasher::new();
+                hasher.update_reader(File::open(folder.join(&name))?)?;
+                blobs.push(Blob { name, length: hasher.count(), hash: *hasher.finalize().as_bytes() });
+            }
         }
         self.lock().blobs.insert(step, blobs.clone());
         Ok(blobs)
@@ -229,10 +239,8 @@ impl Store for Commits {
         if !self.is_owner() {
             return Err(NotPersisted::Fenced);
         }
-        let commit = self.lock().commits.get(&step).cloned();
-        let failed = |error: anyhow::Error| NotPersisted::Failed(format!("{error:#}"));
-        let commit = commit.with_context(|| format!("there is no commit of step {step}")).map_err(failed)?;
-        commit.write().map_err(failed)?;
+        let written = self.commit_of(step).and_then(|commit| commit.write());
+        written.map_err(|error| NotPersisted::Failed(format!("{error:#}")))?;
         let mut state = self.lock();
         state.due.remove(&step);
         self.drop_old(&mut state);
