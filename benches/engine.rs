@@ -1,8 +1,8 @@
 //! What the graph itself costs a step: twelve stages in a row that pass on what they get.
 use arrow::buffer::ScalarBuffer;
 use contract::{
-    At, Batch, BatchShape, Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Resources, Result, Schedule, Settings,
-    Source, Stage, Step, Turn,
+    At, Batch, BatchShape, Built, Emit, Env, Kind, Lane, Packet, Port, Purpose, Resources, Result, Settings, Source,
+    Stage, Step, Turn,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use millrace_pipelines::engine::{Job, execute};
@@ -54,19 +54,8 @@ fn run(steps: u64, workers: usize, prefetch: u64) -> Duration {
     let link = |i: usize| -> (String, Arc<dyn Settings>) { (format!("link{i}"), Arc::new(Link { first: i == 0 })) };
     let plan = Plan::of((0..STAGES).map(link).collect()).expect("it is a row");
     let env = Env {
-        stage: String::new(),
-        upstream: Vec::new(),
-        worker: 0,
-        workers,
-        process: 0,
-        processes: 1,
-        seed: 0,
-        schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
         shape: BatchShape { micro_batches: workers as u32, lanes: workers as u32, sequences: 1, length: 1 },
-        model: None,
-        corpus: None,
-        run_dir: None,
-        resources: Resources::default(),
+        ..Env::without_training(workers, workers as u32, steps, Resources::default())
     };
     let began = Instant::now();
     execute(Job { stages: plan.stages, env, saved: Vec::new(), prefetch }).expect("nothing can fail");

@@ -4,7 +4,7 @@ use arrow::array::{LargeStringArray, ListArray, ListBuilder, RecordBatch, UInt32
 use contract::testing::{Collect, at};
 use contract::{
     At, Batch, BatchShape, Built, Env, Facts, Gradient, Norms, Packet, ParameterPiece, Purpose, Resources, Rows,
-    Schedule, Settings, SharedValues, Stage, Step, Tensor, Tokens, Turn,
+    Settings, SharedValues, Stage, Step, Tensor, Tokens, Turn,
 };
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
@@ -33,19 +33,10 @@ fn env() -> Env {
     resources.insert(Arc::new(SharedValues::default()));
     resources.insert(Arc::new(Vocabulary { hash: String::new(), size: VOCABULARY as u32, end_of_text: 0 }));
     Env {
-        stage: String::new(),
-        upstream: Vec::new(),
-        worker: 0,
-        workers: 1,
-        process: 0,
-        processes: 1,
         seed: 1,
-        schedule: Schedule { first: 0, steps: Step::MAX, evaluate: None, checkpoint: None },
         shape: SHAPE,
         model: ModelSettings::<Gpt2>::default().model(&facts).map(Arc::new),
-        corpus: None,
-        run_dir: None,
-        resources,
+        ..Env::without_training(1, SHAPE.lanes, Step::MAX, resources)
     }
 }
 

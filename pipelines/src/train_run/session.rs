@@ -102,19 +102,13 @@ impl Session {
             resources.insert(Arc::new(TokenizerJson { json, end_of_text }));
         }
         let env = Env {
-            stage: String::new(),
-            upstream: Vec::new(),
-            worker: 0,
-            workers,
-            process: 0,
-            processes: 1,
             seed: plan.run.seed,
             schedule: Schedule { first: 0, steps, evaluate, checkpoint: due.checkpoint },
             shape,
             model: Some(Arc::clone(&model)),
             corpus: Some(corpus),
             run_dir,
-            resources,
+            ..Env::without_training(workers, shape.lanes, steps, resources)
         };
         Ok(Self { env, model, fingerprint, learning_rate, sources, dropped: prepared.dropped, notes })
     }

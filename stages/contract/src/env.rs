@@ -44,7 +44,7 @@ pub struct Env {
 
 impl Env {
     /// What a stage may know in a graph of `steps` steps of `lanes` lanes that does not train: no model, no corpus, no
-    /// run directory. It is the environment of the first worker, with seed 0.
+    /// run directory. It is the environment of the first worker of one process, with seed 0; others are made from it.
     pub fn without_training(workers: usize, lanes: u32, steps: u64, resources: Resources) -> Self {
         Self {
             stage: String::new(),

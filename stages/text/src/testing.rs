@@ -12,7 +12,7 @@ use crate::parquet::documents::records;
 use crate::support::problem::TextProblem;
 use anyhow::Result;
 use arrow::array::LargeStringArray;
-use contract::{BatchShape, Env, Resources, Schedule};
+use contract::{BatchShape, Env, Resources};
 use parquet::arrow::ArrowWriter;
 use std::fs::File;
 use std::io::{Cursor, Write};
@@ -22,19 +22,9 @@ use std::sync::Arc;
 /// One worker, one micro-batch per lane, `steps` steps, no validation, no checkpoint.
 pub fn env(lanes: u32, sequences: usize, length: usize, steps: u64) -> Env {
     Env {
-        stage: String::new(),
-        upstream: Vec::new(),
-        worker: 0,
-        workers: 1,
-        process: 0,
-        processes: 1,
         seed: 42,
-        schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
         shape: BatchShape { micro_batches: lanes, lanes, sequences, length },
-        model: None,
-        corpus: None,
-        run_dir: None,
-        resources: Resources::default(),
+        ..Env::without_training(1, lanes, steps, Resources::default())
     }
 }
 

@@ -2,7 +2,7 @@
 use crate::support::corpus;
 use arrow::array::{LargeStringArray, RecordBatch};
 use contract::testing::{Collect, at};
-use contract::{BatchShape, Built, Env, Packet, Purpose, Resources, Rows, Schedule, StageType};
+use contract::{BatchShape, Built, Env, Packet, Purpose, Resources, Rows, StageType};
 use millrace_pipelines::STAGES;
 use serde_json::{Value, json};
 
@@ -13,18 +13,9 @@ fn judged(stage: &StageType, changes: &Value, texts: &[String]) -> RecordBatch {
     let settings = stage.parse(table).unwrap_or_else(|e| panic!("{}: {e}", stage.name));
     let env = Env {
         stage: stage.name.into(),
-        upstream: Vec::new(),
-        worker: 0,
-        workers: 1,
-        process: 0,
-        processes: 1,
         seed: 1,
-        schedule: Schedule { first: 0, steps: 1, evaluate: None, checkpoint: None },
         shape: BatchShape { micro_batches: 1, lanes: 1, sequences: 1, length: 1 },
-        model: None,
-        corpus: None,
-        run_dir: None,
-        resources: Resources::default(),
+        ..Env::without_training(1, 1, 1, Resources::default())
     };
     let Built::Stage(mut built) = settings.build(&env).unwrap() else { panic!("{} is a source", stage.name) };
     let records = text::parquet::documents::records(LargeStringArray::from_iter_values(texts)).unwrap();

@@ -8,8 +8,8 @@ use arrow::buffer::ScalarBuffer;
 use compute::kernels::gemm;
 use contract::parameters::splitmix64;
 use contract::{
-    Batch, BatchShape, Built, Emit, Env, Facts, Kind, Lane, Packet, Port, Precision, Purpose, Resources, Schedule,
-    Settings, Source, Step, Turn,
+    Batch, BatchShape, Built, Emit, Env, Facts, Kind, Lane, Packet, Port, Precision, Purpose, Resources, Settings,
+    Source, Step, Turn,
 };
 use serde::Serialize;
 use std::sync::{Arc, Mutex};
@@ -137,21 +137,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
         ("record".into(), Arc::new(train::record::Record {})),
     ];
     let plan = Plan::of(stages).map_err(anyhow::Error::new)?;
-    let env = Env {
-        stage: String::new(),
-        upstream: Vec::new(),
-        worker: 0,
-        workers,
-        process: 0,
-        processes: 1,
-        seed: 1,
-        schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
-        shape: batch,
-        model,
-        corpus: None,
-        run_dir: None,
-        resources,
-    };
+    let env = Env { seed: 1, shape: batch, model, ..Env::without_training(workers, batch.lanes, steps, resources) };
     let timings = execute(Job { stages: plan.stages, env, saved: Vec::new(), prefetch: 2 })?;
     // Before the products below, which are not part of a step.
     let peak_rss_mb = peak_rss_mb();

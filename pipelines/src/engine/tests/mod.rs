@@ -96,23 +96,9 @@ impl Setup {
     fn job(&self, stages: Vec<PlannedStage>) -> Job {
         let schedule = Schedule { first: self.first, steps: self.steps, evaluate: None, checkpoint: self.checkpoint };
         let shape = BatchShape { micro_batches: self.lanes, lanes: self.lanes, sequences: 1, length: 1 };
-        let (worker, workers, mut resources) = (0, self.workers, Resources::default());
+        let (workers, mut resources) = (self.workers, Resources::default());
         self.stop.iter().for_each(|stop| resources.insert(Arc::clone(stop)));
-        let env = Env {
-            stage: String::new(),
-            upstream: Vec::new(),
-            worker,
-            workers,
-            process: 0,
-            processes: 1,
-            seed: 0,
-            schedule,
-            shape,
-            model: None,
-            corpus: None,
-            run_dir: None,
-            resources,
-        };
+        let env = Env { schedule, shape, ..Env::without_training(workers, shape.lanes, schedule.steps, resources) };
         Job { stages, env, saved: self.saved.clone(), prefetch: self.prefetch }
     }
 

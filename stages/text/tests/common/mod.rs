@@ -24,21 +24,7 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 /// Worker `worker` of `workers`.
 pub fn env(worker: usize, workers: usize, shape: BatchShape, schedule: Schedule, resources: &Resources) -> Env {
     let resources = resources.clone();
-    Env {
-        stage: String::new(),
-        upstream: Vec::new(),
-        worker,
-        workers,
-        process: 0,
-        processes: 1,
-        seed: 42,
-        schedule,
-        shape,
-        model: None,
-        corpus: None,
-        run_dir: None,
-        resources,
-    }
+    Env { worker, seed: 42, schedule, shape, ..Env::without_training(workers, shape.lanes, schedule.steps, resources) }
 }
 
 /// A Parquet file of these columns, `rows` rows a row group.
