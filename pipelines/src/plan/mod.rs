@@ -45,7 +45,7 @@ pub(crate) use values::{shorten_floats, toml_of};
 pub(crate) use wire::order;
 
 use crate::problem::{Diagnostic, Origin, Problems};
-use contract::{Effect, Goal, Key, ModelFacts, Settings, StageKeys, StageType, Updates};
+use contract::{Effect, Facts, Goal, Key, ModelFacts, Settings, StageKeys, StageType, Updates};
 use resolve::{COMMON, Schema};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -239,6 +239,11 @@ impl Plan {
         let entries =
             table.into_iter().flat_map(|table| &table.entries).map(|(key, entry)| (key.as_str(), &entry.value));
         entries.filter(move |(key, _)| effect(key).is_some_and(|effect| effects.contains(&effect)))
+    }
+
+    /// The facts of the model that a stage computes; `None` if no stage has one.
+    pub fn model(&self, facts: &Facts) -> Option<ModelFacts> {
+        self.stages.iter().find_map(|stage| stage.settings.model(facts))
     }
 
     /// How the parameters of `model` are updated, if a stage says so.

@@ -146,7 +146,7 @@ impl Plan {
         let length = self.stages.iter().find_map(|stage| stage.settings.batch_shape()).map_or(1, |shape| shape.length);
         // The vocabulary may not be known yet, and only sizes depend on it.
         let facts = Facts { vocabulary: 1, length, end_of_text: 0 };
-        let Some(model) = self.stages.iter().find_map(|stage| stage.settings.model(&facts)) else { return };
+        let Some(model) = self.model(&facts) else { return };
         self.check_keys_with(&model, problems);
     }
 

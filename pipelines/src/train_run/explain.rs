@@ -24,7 +24,7 @@ pub fn explain(plan: &Plan, hosts: Option<Hosts>) -> Result<Explanation> {
     let facts = Facts { length: shape.length, ..vocabulary(plan)? };
     let mut resources = Resources::default();
     resources.insert(Arc::new(facts));
-    let model = plan.stages.iter().find_map(|stage| stage.settings.model(&facts)).map(Arc::new);
+    let model = plan.model(&facts).map(Arc::new);
     let env = Env::without_training(workers, shape.lanes, plan.run.max_steps.unwrap_or(0), resources);
     let schedule = Schedule { evaluate: due(plan).evaluate, ..env.schedule };
     let env = Env { seed: plan.run.seed, schedule, shape, model, ..env };

@@ -46,8 +46,7 @@ impl Session {
             );
         };
         let facts = Facts { length: shape.length, ..vocabulary };
-        let model = plan.stages.iter().find_map(|stage| stage.settings.model(&facts));
-        let Some(model) = model.map(Arc::new) else {
+        let Some(model) = plan.model(&facts).map(Arc::new) else {
             return Err(Usage(NO_MODEL.into()).into());
         };
         plan.check_keys(&model)?;

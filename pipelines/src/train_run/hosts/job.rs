@@ -108,8 +108,7 @@ impl HostJob {
         let plan = Plan::load(&path, &Overrides::default(), stages).map_err(Error::new)?;
         let shape = batch_shape(&plan)?;
         let facts = Facts { vocabulary: self.vocabulary, length: shape.length, end_of_text: self.end_of_text };
-        let model = plan.stages.iter().find_map(|stage| stage.settings.model(&facts));
-        let model = Arc::new(model.context("the configuration of the head has no model")?);
+        let model = Arc::new(plan.model(&facts).context("the configuration of the head has no model")?);
         let mut resources = Resources::default();
         resources.insert(Arc::new(facts));
         plan.updates(&model).into_iter().for_each(|updates| resources.insert(Arc::new(updates)));
