@@ -18,7 +18,7 @@ use contract::{CommitEvery, Saved, Schedule, Snapshot};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use train::checkpoint::{CommitSink, read_state};
 use train::weights::Start;
@@ -97,7 +97,7 @@ impl HeadRun<'_> {
         let (run, incarnation) = commits.run();
         let hello = hello(self.version, socket.local_addr()?.to_string());
         let name = hello.name.clone();
-        let status = Arc::new(Mutex::new(self.status()));
+        let status = Arc::new(self.status());
         let noted = Arc::clone(&status);
         let trainer = Arc::new(HeadTrainer {
             job: self.job,
@@ -115,7 +115,7 @@ impl HeadRun<'_> {
             store: Arc::clone(&commits) as _,
             source: commits,
             say: Box::new(move |notice| {
-                noted.lock().unwrap_or_else(PoisonError::into_inner).note(&notice);
+                noted.note(&notice);
                 say(notice);
             }),
         };
@@ -181,7 +181,7 @@ struct HeadTrainer {
     commits: Arc<Commits>,
     events: OnceLock<HeadEvents>,
     state: Mutex<State>,
-    status: Arc<Mutex<StatusWriter>>,
+    status: Arc<StatusWriter>,
 }
 
 #[derive(Default)]
@@ -219,7 +219,7 @@ impl HeadTrainer {
 
     /// The result of the run.
     fn result(&self, outcome: Outcome) -> Result<Hosted> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).write();
+        self.status.write();
         let mut state = self.lock();
         let timings = std::mem::take(&mut state.timings);
         match outcome {
@@ -233,7 +233,7 @@ impl HeadTrainer {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -261,7 +261,7 @@ impl Trainer for HeadTrainer {
     }
 
     fn committed(&self, step: Step) {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).committed(step);
+        self.status.committed(step);
     }
 
     fn ended(&self, generation: &About, timings: Vec<WorkerTiming>) {

@@ -5,6 +5,7 @@ use contract::{Lane, leaves_of};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The hosts of a run, in its directory.
@@ -74,6 +75,12 @@ impl HostsStatus {
 pub struct StatusWriter {
     path: PathBuf,
     leaves: Lane,
+    known: Mutex<Known>,
+}
+
+/// The status, and when it was written.
+#[derive(Default)]
+struct Known {
     status: HostsStatus,
     written: Option<Instant>,
 }
@@ -82,32 +89,42 @@ impl StatusWriter {
     /// For a run of `leaves` micro-batches that begins at `step`.
     pub fn new(run_dir: &Path, leaves: Lane, step: Step) -> Self {
         let status = HostsStatus { commit: step, ..HostsStatus::default() };
-        Self { path: run_dir.join(STATUS_FILE), leaves, status, written: None }
+        Self { path: run_dir.join(STATUS_FILE), leaves, known: Mutex::new(Known { status, written: None }) }
     }
 
     /// The head has said something.
-    pub fn note(&mut self, notice: &Notice) {
-        self.status.note(notice, self.leaves);
-        self.write();
+    pub fn note(&self, notice: &Notice) {
+        let mut known = self.lock();
+        known.status.note(notice, self.leaves);
+        self.write_now(&mut known);
     }
 
     /// There is a new commit.
-    pub fn committed(&mut self, step: Step) {
-        self.status.commit = step;
-        if self.written.is_none_or(|written| written.elapsed() >= PAUSE) {
-            self.write();
+    pub fn committed(&self, step: Step) {
+        let mut known = self.lock();
+        known.status.commit = step;
+        if known.written.is_none_or(|written| written.elapsed() >= PAUSE) {
+            self.write_now(&mut known);
         }
     }
 
     /// Writes it as it is now.
-    pub fn write(&mut self) {
-        self.written = Some(Instant::now());
+    pub fn write(&self) {
+        self.write_now(&mut self.lock());
+    }
+
+    fn write_now(&self, known: &mut Known) {
+        known.written = Some(Instant::now());
         let part = self.path.with_extension("part");
-        if let Ok(text) = serde_json::to_string(&self.status)
+        if let Ok(text) = serde_json::to_string(&known.status)
             && fs::write(&part, text).is_ok()
         {
             let _ = fs::rename(&part, &self.path);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,7 +137,7 @@ mod tests {
     fn it_shows_who_trains_and_what_went_wrong() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(HostsStatus::read(folder.path()), None);
-        let mut writer = StatusWriter::new(folder.path(), 16, 0);
+        let writer = StatusWriter::new(folder.path(), 16, 0);
         let names = || ["ant", "bee", "cow"].map(String::from).to_vec();
         writer.note(&Notice::Training { epoch: Epoch::default(), hosts: names(), from: 0 });
         let status = HostsStatus::read(folder.path()).unwrap();
