@@ -45,9 +45,14 @@ pub fn across_processes(stages: &[PlannedStage]) -> Result<Vec<PlannedStage>> {
     Ok(all)
 }
 
+/// Whether each stage runs on process `process`. All run on the first one.
+pub fn runs_here(stages: &[PlannedStage], process: usize) -> Vec<bool> {
+    if process == 0 { vec![true; stages.len()] } else { everywhere(stages, &connections(stages)) }
+}
+
 /// Whether each stage runs on every process: stages that take packets for any worker, and those that their packets reach
 /// without being gathered.
-pub fn everywhere(stages: &[PlannedStage], connections: &[Connection]) -> Vec<bool> {
+fn everywhere(stages: &[PlannedStage], connections: &[Connection]) -> Vec<bool> {
     let any_worker = |stage: &PlannedStage| stage.settings.takes().iter().any(|port| port.route == Route::AnyWorker);
     let mut everywhere: Vec<bool> = stages.iter().map(any_worker).collect();
     let spreads = |c: &Connection| match c.route {

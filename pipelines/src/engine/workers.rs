@@ -1,9 +1,9 @@
 //! Runs a graph on worker threads, of one process or of several, until it is finished or anything fails on any of them.
 use super::connections::{Broken, Cancellation, Cancelled, Connections};
 use super::cpu_time::{CpuTime, MeasureCpu};
-use super::distribution::{across_processes, elsewhere, everywhere};
+use super::distribution::{across_processes, elsewhere, runs_here};
 use super::failure::Failure;
-use super::graph::{build, connections};
+use super::graph::build;
 use super::position::Position;
 use super::shared_queue::SharedQueues;
 use super::stop::Stop;
@@ -11,7 +11,7 @@ use super::timing::{StageTiming, Stopwatch, WorkerTiming};
 use crate::panics;
 use crate::plan::{PlannedStage, upstream};
 use anyhow::{Context, Error, Result, anyhow};
-use contract::{Built, Env, Saved, SharedValues, leaf_owner};
+use contract::{Built, Env, Saved, SharedValues};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -175,12 +175,12 @@ fn work(worker: &mut Worker, job: &Job, queues: &SharedQueues, failure: &Failure
     let env = Env { worker: worker.index() % job.env.workers, ..job.env.clone() };
     debug_assert_eq!(worker.index(), Position::of(&env).index(), "timely numbers workers process by process");
     let watch = Stopwatch::install(worker);
-    let everywhere = everywhere(&job.stages, &connections(&job.stages));
-    let build_stage = |at: usize| match env.process == 0 || everywhere[at] {
+    let build_stage = |(at, here): (usize, bool)| match here {
         true => failure.guard(&ids[at], None, || restored(job, at, &env)),
         false => Some(elsewhere(&job.stages[at])),
     };
-    let built: Option<Vec<Built>> = (0..job.stages.len()).map(build_stage).collect();
+    let built: Option<Vec<Built>> =
+        runs_here(&job.stages, env.process).into_iter().enumerate().map(build_stage).collect();
     let Some(built) = built else { return WorkerTiming::default() };
     let cpu = env.resources.get::<MeasureCpu>().map(|measure| Rc::new(CpuTime::new(measure.from)));
     let clocks = worker.dataflow(|scope| build(scope, job, queues, built, &env, cpu.clone(), failure));
@@ -200,7 +200,7 @@ fn restored(job: &Job, at: usize, env: &Env) -> Result<Built> {
     let upstream = upstream(&job.stages, at).into_iter().rev().map(|at| job.stages[at].id.clone()).collect();
     let mut built = stage.settings.build(&Env { stage: stage.id.clone(), upstream, ..env.clone() })?;
     for saved in job.saved.iter().filter(|saved| saved.stage == stage.id) {
-        if leaf_owner(saved.lane, env.workers) == env.worker && env.process == 0 {
+        if env.lanes().any(|lane| lane == saved.lane) {
             match &mut built {
                 Built::Stage(made) => made.load(saved.lane, saved.state.value()?)?,
                 Built::Source(made) => made.load(saved.lane, saved.state.value()?)?,
