@@ -28,8 +28,8 @@ pub enum Route {
     /// To the owner of a gradient's section in every process.
     Owners,
     /// To the first worker that has nothing else to do: packets wait in a queue that all workers share, and a worker
-    /// takes the one of the lowest lane. Which process computes which leaves is fixed ([`Env::leaves`]). The stage gets packets of any lane, so it must not have state that belongs to
-    /// lanes. Not for ports with [`Role::State`].
+    /// takes the one of the lowest lane. Which process computes which leaves is fixed ([`Env::leaves`]). The stage gets
+    /// packets of any lane, so it must not have state that belongs to lanes. Not for ports with [`Role::State`].
     AnyWorker,
 }
 

@@ -137,7 +137,8 @@ impl LaneReader {
         chunk
     }
 
-    /// The number of rows a step needs beyond what `pack` still has: enough for the lane's sequences and the token after them.
+    /// The number of rows a step needs beyond what `pack` still has: enough for the lane's sequences and the token after
+    /// them.
     fn training(&self, cursor: &mut Cursor) -> Chunk {
         let documents = &self.index.train;
         let n = documents.rows.len() as u64;
