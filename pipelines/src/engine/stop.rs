@@ -45,7 +45,7 @@ impl Stop {
 }
 
 /// The last step of a run that is being stopped, once this worker knows it. Shared by its operators.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct LastStep {
     step: Rc<Cell<Option<Step>>>,
     stop: Option<Arc<Stop>>,

@@ -33,7 +33,7 @@ const TURN: usize = 1 << 20;
 
 /// What happens on a link.
 #[derive(Debug)]
-pub enum Heard<'a> {
+pub enum LinkEvent<'a> {
     /// A frame has arrived.
     Frame(&'a [u8]),
     /// The connection broke, or the peer closed it or sent something that is no message. Nothing follows.
@@ -41,7 +41,7 @@ pub enum Heard<'a> {
 }
 
 /// What is done about it. Must not wait for anything. An error is something that is no message, and breaks the link.
-pub type Deliver = Box<dyn FnMut(Heard<'_>) -> Result<()> + Send>;
+pub type Deliver = Box<dyn FnMut(LinkEvent<'_>) -> Result<()> + Send>;
 
 /// The control connections of a process.
 #[derive(Debug, Default)]
@@ -169,7 +169,7 @@ impl Connection {
             }
             if input.ended {
                 if !self.closing.load(Ordering::Acquire) {
-                    let _ = (input.deliver)(Heard::Closed);
+                    let _ = (input.deliver)(LinkEvent::Closed);
                 }
                 self.ended.notify_all();
             }
@@ -201,7 +201,7 @@ impl Input {
     fn take(&mut self, bytes: &[u8]) -> Result<()> {
         self.decoder.push(bytes);
         while let Some(frame) = self.decoder.next_frame()? {
-            (self.deliver)(Heard::Frame(frame))?;
+            (self.deliver)(LinkEvent::Frame(frame))?;
         }
         Ok(())
     }

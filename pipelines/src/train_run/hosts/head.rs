@@ -5,10 +5,10 @@ use super::hello;
 use super::job::{From, HostJob};
 use super::status::StatusWriter;
 use crate::engine::{Job, Stop, WorkerTiming};
-use crate::hosts::net::driver::{HeadDriver, HeadEvents};
+use crate::hosts::net::driver::{Events, HeadDriver};
 use crate::hosts::net::secret::Secret;
 use crate::hosts::net::transfer::Download;
-use crate::hosts::{Config, EngineEvent, HeadStart, Notice, Outcome, Step};
+use crate::hosts::{Config, EngineEvent, HeadEvent, HeadStart, Notice, Outcome, Step};
 use crate::machine::host_name;
 use crate::plan::Plan;
 use crate::problem::Usage;
@@ -179,7 +179,7 @@ struct HeadTrainer {
     job: Job,
     commit_every: u64,
     commits: Arc<Commits>,
-    events: OnceLock<HeadEvents>,
+    events: OnceLock<Events<HeadEvent>>,
     state: Mutex<State>,
     status: Arc<StatusWriter>,
 }

@@ -1,16 +1,16 @@
 //! The event loop of the head.
 use super::local::{Local, MeshDone};
-use super::{Clock, Engine, Host, NotPersisted, Store, run, shorten};
+use super::{Clock, Engine, Events, Host, NotPersisted, Store, run, shorten};
 use crate::hosts::messages::{EngineEvent, HeadAction, HeadEvent, Report, ToHead, ToMember};
 use crate::hosts::net::frame;
 use crate::hosts::net::handshake::{Purpose, Verdict};
-use crate::hosts::net::links::{Deliver, Heard, Links};
+use crate::hosts::net::links::{Deliver, LinkEvent, Links};
 use crate::hosts::net::listener::{Accept, Listener};
 use crate::hosts::net::mesh::Expected;
 use crate::hosts::net::secret::Secret;
 use crate::hosts::net::socket::Deadline;
 use crate::hosts::net::transfer::{Server, Source};
-use crate::hosts::types::{Config, Epoch, Hello, HostId, Link, Outcome, Step};
+use crate::hosts::types::{Config, Hello, HostId, Link, Outcome, Step};
 use crate::hosts::{Head, HeadStart, Notice};
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, VecDeque};
@@ -31,32 +31,6 @@ enum Input {
     Event(HeadEvent),
     Link(TcpStream),
     Mesh(MeshDone),
-}
-
-/// Tells the driver what happens in this process.
-#[derive(Clone)]
-pub struct HeadEvents(Sender<Input>);
-
-impl HeadEvents {
-    /// The engine has something to say.
-    pub fn engine(&self, event: EngineEvent) {
-        self.event(HeadEvent::Engine(event));
-    }
-
-    /// One member's part of the state after a step has arrived here. See [`HeadEvent::Part`].
-    pub fn part(&self, epoch: Epoch, step: Step, from: HostId, last: bool) {
-        self.event(HeadEvent::Part { epoch, step, from, last });
-    }
-
-    /// The process was asked to stop.
-    pub fn signal(&self, signal: u8) {
-        self.event(HeadEvent::Signal { signal });
-    }
-
-    fn event(&self, event: HeadEvent) {
-        // If the driver has ended, nobody needs to know.
-        let _ = self.0.send(Input::Event(event));
-    }
 }
 
 /// A head that is about to run.
@@ -82,17 +56,20 @@ impl HeadDriver {
     ///
     /// # Errors
     /// If the system refuses threads or sockets at the beginning, or the engine cannot be made.
-    pub fn run(self, engine: impl FnOnce(HeadEvents) -> Result<Box<dyn Engine>>) -> Result<Outcome> {
+    pub fn run(self, engine: impl FnOnce(Events<HeadEvent>) -> Result<Box<dyn Engine>>) -> Result<Outcome> {
         let Self { config, start, secret, socket, store, source, say } = self;
         let (inputs, receive) = channel();
-        let engine = engine(HeadEvents(inputs.clone()))?;
+        let sender = inputs.clone();
+        // If the driver has ended, nobody needs to know.
+        let events = Events::new(move |event| drop(sender.send(Input::Event(event))));
+        let engine = engine(events.clone())?;
         let mesh = inputs.clone();
         let report = Arc::new(move |done| drop(mesh.send(Input::Mesh(done))));
         let local = Local::new(engine, secret.clone(), &config, report);
         let door = Door { expected: Arc::clone(&local.expected), server: Server::new(source), inputs: inputs.clone() };
         let listener = Listener::start(socket, secret, door)?;
         let clock = Clock::start();
-        let persist = spawn_store(Arc::clone(&store), HeadEvents(inputs.clone()))?;
+        let persist = spawn_store(Arc::clone(&store), events)?;
         let mut head = Running {
             clock,
             machine: Head::new(config, start, clock.now()),
@@ -140,26 +117,26 @@ impl Accept for Door {
 }
 
 /// What the thread that writes commits does next.
-enum Errand {
+enum StoreTask {
     Persist(Step),
     CheckOwner,
 }
 
 /// The thread that writes commits.
-fn spawn_store(store: Arc<dyn Store>, events: HeadEvents) -> Result<Sender<Errand>> {
-    let (errands, receive) = channel();
+fn spawn_store(store: Arc<dyn Store>, events: Events<HeadEvent>) -> Result<Sender<StoreTask>> {
+    let (tasks, receive) = channel();
     let work = move || {
-        for errand in receive {
-            match errand {
-                Errand::CheckOwner => {
+        for task in receive {
+            match task {
+                StoreTask::CheckOwner => {
                     if !catch_unwind(AssertUnwindSafe(|| store.is_owner())).unwrap_or(true) {
-                        events.event(HeadEvent::Fenced);
+                        events.send(HeadEvent::Fenced);
                     }
                 }
-                Errand::Persist(step) => {
+                StoreTask::Persist(step) => {
                     let panicked = |_| Err(NotPersisted::Failed("writing the checkpoint panicked".to_owned()));
                     let done = catch_unwind(AssertUnwindSafe(|| store.persist(step))).unwrap_or_else(panicked);
-                    events.event(match done {
+                    events.send(match done {
                         Ok(()) => HeadEvent::Persisted { step },
                         Err(NotPersisted::Fenced) => HeadEvent::Fenced,
                         Err(NotPersisted::Failed(cause)) => HeadEvent::PersistFailed { step, cause },
@@ -169,7 +146,7 @@ fn spawn_store(store: Arc<dyn Store>, events: HeadEvents) -> Result<Sender<Erran
         }
     };
     std::thread::Builder::new().name("commits".to_owned()).spawn(work).context("cannot start a thread")?;
-    Ok(errands)
+    Ok(tasks)
 }
 
 struct Running {
@@ -182,7 +159,7 @@ struct Running {
     /// The commits that members have been asked to obtain and have not reported yet.
     obtaining: BTreeMap<Link, Step>,
     store: Arc<dyn Store>,
-    persist: Sender<Errand>,
+    persist: Sender<StoreTask>,
     listener: Listener,
     /// How many strangers the user has been told about, and until when nothing is said about more.
     told: (u64, Option<Deadline>),
@@ -203,10 +180,7 @@ impl Host for Running {
             Input::Event(event) => self.event(event),
             Input::Link(stream) => self.open_link(stream),
             Input::Mesh(done) => {
-                if let Some((event, unreachable)) = self.local.on_mesh(done) {
-                    if let Some(unreachable) = unreachable {
-                        (self.say)(Notice::CannotConnect(unreachable));
-                    }
+                if let Some(event) = self.local.on_mesh(done, &mut self.say) {
                     self.event(HeadEvent::Engine(event));
                 }
             }
@@ -286,8 +260,8 @@ impl Running {
             HeadAction::Drain { epoch } => self.local.drain(epoch),
             HeadAction::Commit { epoch, step } => self.store.commit(epoch, step),
             HeadAction::Discard { epoch } => self.store.discard(epoch),
-            HeadAction::Persist { step } => drop(self.persist.send(Errand::Persist(step))),
-            HeadAction::CheckOwner => drop(self.persist.send(Errand::CheckOwner)),
+            HeadAction::Persist { step } => drop(self.persist.send(StoreTask::Persist(step))),
+            HeadAction::CheckOwner => drop(self.persist.send(StoreTask::CheckOwner)),
             HeadAction::Say(notice) => (self.say)(notice),
             HeadAction::Exit(outcome) => self.outcome = Some(outcome),
         }
@@ -326,11 +300,11 @@ impl Running {
 /// What happens on the link of a member: it introduces itself, then it sends messages.
 fn deliver(link: Link, inputs: Sender<Input>) -> Deliver {
     let mut greeted = false;
-    Box::new(move |heard| {
-        let event = match heard {
-            Heard::Closed => HeadEvent::Closed { link },
-            Heard::Frame(bytes) if greeted => HeadEvent::Message { link, message: frame::decode(bytes)? },
-            Heard::Frame(bytes) => {
+    Box::new(move |happened| {
+        let event = match happened {
+            LinkEvent::Closed => HeadEvent::Closed { link },
+            LinkEvent::Frame(bytes) if greeted => HeadEvent::Message { link, message: frame::decode(bytes)? },
+            LinkEvent::Frame(bytes) => {
                 greeted = true;
                 let hello: Hello = frame::decode(bytes)?;
                 HeadEvent::Admitted { link, hello }

@@ -1,5 +1,6 @@
 //! The engine of a host and the sockets of its generation.
 use super::{Engine, Generation};
+use crate::hosts::Notice;
 use crate::hosts::messages::{EngineAction, EngineEvent};
 use crate::hosts::net::mesh::{Expected, Mesh, Sockets, Unreachable};
 use crate::hosts::net::secret::Secret;
@@ -84,8 +85,8 @@ impl Local {
         }
     }
 
-    /// Connecting has ended. Returns what the state machine has to be told, and what the user should read.
-    pub fn on_mesh(&mut self, done: MeshDone) -> Option<(EngineEvent, Option<Unreachable>)> {
+    /// Connecting has ended. Returns what the state machine has to be told; `say` tells the user why it has failed.
+    pub fn on_mesh(&mut self, done: MeshDone, say: &mut dyn FnMut(Notice)) -> Option<EngineEvent> {
         let MeshDone { epoch, members, me, result } = done;
         if !matches!(self.state, State::Connecting { epoch: current, .. } if current == epoch) {
             // It was stopped meanwhile; the sockets are closed here.
@@ -94,11 +95,13 @@ impl Local {
         match result {
             Ok(sockets) => {
                 self.state = State::Connected { epoch, members, me, sockets };
-                Some((EngineEvent::Connected { epoch }, None))
+                Some(EngineEvent::Connected { epoch })
             }
             Err(unreachable) => {
                 self.state = State::CannotConnect { epoch };
-                Some((EngineEvent::CannotConnect { epoch, peer: unreachable.peer }, Some(unreachable)))
+                let peer = unreachable.peer;
+                say(Notice::CannotConnect(unreachable));
+                Some(EngineEvent::CannotConnect { epoch, peer })
             }
         }
     }

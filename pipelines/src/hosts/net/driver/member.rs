@@ -1,10 +1,10 @@
 //! The event loop of a host that joins.
 use super::local::{Local, MeshDone};
-use super::{Clock, Engine, Host, run, shorten};
+use super::{Clock, Engine, Events, Host, run, shorten};
 use crate::hosts::messages::{EngineAction, EngineEvent, MemberAction, MemberEvent, ToMember};
 use crate::hosts::net::frame;
 use crate::hosts::net::handshake::{self, Purpose, Verdict};
-use crate::hosts::net::links::{Deliver, Heard, Links};
+use crate::hosts::net::links::{Deliver, LinkEvent, Links};
 use crate::hosts::net::listener::{Accept, Listener};
 use crate::hosts::net::mesh::Expected;
 use crate::hosts::net::secret::Secret;
@@ -23,27 +23,6 @@ enum Input {
     Event(MemberEvent),
     Dialled { attempt: u64, result: std::io::Result<TcpStream> },
     Mesh(MeshDone),
-}
-
-/// Tells the driver what happens in this process.
-#[derive(Clone)]
-pub struct MemberEvents(Sender<Input>);
-
-impl MemberEvents {
-    /// The engine has something to say.
-    pub fn engine(&self, event: EngineEvent) {
-        self.event(MemberEvent::Engine(event));
-    }
-
-    /// The process was asked to stop.
-    pub fn signal(&self, signal: u8) {
-        self.event(MemberEvent::Signal { signal });
-    }
-
-    fn event(&self, event: MemberEvent) {
-        // If the driver has ended, nobody needs to know.
-        let _ = self.0.send(Input::Event(event));
-    }
 }
 
 /// A host that is about to join.
@@ -68,10 +47,12 @@ impl MemberDriver {
     ///
     /// # Errors
     /// If the system refuses threads or sockets at the beginning, or the engine cannot be made.
-    pub fn run(self, engine: impl FnOnce(MemberEvents) -> Result<Box<dyn Engine>>) -> Result<Outcome> {
+    pub fn run(self, engine: impl FnOnce(Events<MemberEvent>) -> Result<Box<dyn Engine>>) -> Result<Outcome> {
         let Self { config, head, secret, socket, hello, say } = self;
         let (inputs, receive) = channel();
-        let engine = engine(MemberEvents(inputs.clone()))?;
+        let sender = inputs.clone();
+        // If the driver has ended, nobody needs to know.
+        let engine = engine(Events::new(move |event| drop(sender.send(Input::Event(event)))))?;
         let mesh = inputs.clone();
         let report = Arc::new(move |done| drop(mesh.send(Input::Mesh(done))));
         let local = Local::new(engine, secret.clone(), &config, report);
@@ -161,10 +142,7 @@ impl Host for Running {
             }
             Input::Dialled { .. } => {}
             Input::Mesh(done) => {
-                if let Some((event, unreachable)) = self.local.on_mesh(done) {
-                    if let Some(unreachable) = unreachable {
-                        (self.say)(Notice::CannotConnect(unreachable));
-                    }
+                if let Some(event) = self.local.on_mesh(done, &mut self.say) {
                     self.event(MemberEvent::Engine(event));
                 }
             }
@@ -261,10 +239,10 @@ impl Running {
 
 /// What happens on the link to the head.
 fn deliver(link: Link, inputs: Sender<Input>) -> Deliver {
-    Box::new(move |heard| {
-        let event = match heard {
-            Heard::Closed => MemberEvent::Closed { link },
-            Heard::Frame(bytes) => MemberEvent::Message { link, message: frame::decode(bytes)? },
+    Box::new(move |happened| {
+        let event = match happened {
+            LinkEvent::Closed => MemberEvent::Closed { link },
+            LinkEvent::Frame(bytes) => MemberEvent::Message { link, message: frame::decode(bytes)? },
         };
         let _ = inputs.send(Input::Event(event));
         Ok(())

@@ -14,13 +14,15 @@ mod head;
 mod local;
 mod member;
 
-pub use head::{HeadDriver, HeadEvents};
-pub use member::{MemberDriver, MemberEvents};
+pub use head::HeadDriver;
+pub use member::MemberDriver;
 
 use super::mesh::Sockets;
 use super::transfer::Download;
+use crate::hosts::messages::{EngineEvent, HeadEvent, MemberEvent};
 use crate::hosts::types::{Epoch, Failure, HostId, Outcome, Step};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +65,70 @@ pub struct Generation {
     pub index: usize,
     /// A socket to each other member, by its index.
     pub sockets: Sockets,
+}
+
+/// Tells a driver what happens in its process. `E` is the event of its state machine.
+pub struct Events<E>(Arc<dyn Fn(E) + Send + Sync>);
+
+impl<E: HostEvent> Events<E> {
+    fn new(send: impl Fn(E) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(send))
+    }
+
+    /// The engine has something to say.
+    pub fn engine(&self, event: EngineEvent) {
+        self.send(E::engine(event));
+    }
+
+    /// The process was asked to stop.
+    pub fn signal(&self, signal: u8) {
+        self.send(E::signal(signal));
+    }
+
+    fn send(&self, event: E) {
+        (self.0)(event);
+    }
+}
+
+impl Events<HeadEvent> {
+    /// One member's part of the state after a step has arrived here. See [`HeadEvent::Part`].
+    pub fn part(&self, epoch: Epoch, step: Step, from: HostId, last: bool) {
+        self.send(HeadEvent::Part { epoch, step, from, last });
+    }
+}
+
+impl<E> Clone for Events<E> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// What the events of head and members have in common.
+pub trait HostEvent {
+    /// The engine has something to say.
+    fn engine(event: EngineEvent) -> Self;
+    /// The process was asked to stop.
+    fn signal(signal: u8) -> Self;
+}
+
+impl HostEvent for HeadEvent {
+    fn engine(event: EngineEvent) -> Self {
+        Self::Engine(event)
+    }
+
+    fn signal(signal: u8) -> Self {
+        Self::Signal { signal }
+    }
+}
+
+impl HostEvent for MemberEvent {
+    fn engine(event: EngineEvent) -> Self {
+        Self::Engine(event)
+    }
+
+    fn signal(signal: u8) -> Self {
+        Self::Signal { signal }
+    }
 }
 
 /// The commits of the head, in memory and on disk.

@@ -191,7 +191,7 @@ impl Training {
 
 /// Which commits are in memory.
 #[derive(Default)]
-pub struct Kept {
+pub struct Retained {
     /// The last one.
     last: Step,
     /// Those that are to be written to disk.
@@ -205,7 +205,7 @@ pub struct Commits {
     pub folder: PathBuf,
     pub incarnation: u64,
     pub copies: Copies,
-    pub kept: Mutex<Kept>,
+    pub retained: Mutex<Retained>,
 }
 
 impl Commits {
@@ -216,12 +216,13 @@ impl Commits {
         std::fs::write(folder.join("incarnation"), incarnation.to_string()).unwrap();
         let (step, state) = on_disk(&folder);
         let copies = Arc::new(Mutex::new(BTreeMap::from([(step, state)])));
-        let kept = Mutex::new(Kept { last: step, ..Kept::default() });
-        (Arc::new(Self { folder, incarnation, copies, kept }), step)
+        let retained = Mutex::new(Retained { last: step, ..Retained::default() });
+        (Arc::new(Self { folder, incarnation, copies, retained }), step)
     }
 
-    fn drop_old(&self, kept: &Kept) {
-        let is_kept = |step: &Step| *step >= kept.last || kept.due.contains(step) || kept.obtained.contains(step);
+    fn drop_old(&self, retained: &Retained) {
+        let is_kept =
+            |step: &Step| *step >= retained.last || retained.due.contains(step) || retained.obtained.contains(step);
         self.copies.lock().unwrap().retain(|step, _| is_kept(step));
     }
 }
@@ -235,24 +236,24 @@ pub fn on_disk(folder: &std::path::Path) -> (Step, State) {
 
 impl Store for Commits {
     fn commit(&self, _: Epoch, step: Step) {
-        let mut kept = self.kept.lock().unwrap();
-        assert!(step > kept.last, "commits move forward");
-        kept.last = step;
+        let mut retained = self.retained.lock().unwrap();
+        assert!(step > retained.last, "commits move forward");
+        retained.last = step;
         if step.is_multiple_of(CHECKPOINT_EVERY) {
-            kept.due.insert(step);
+            retained.due.insert(step);
         }
-        self.drop_old(&kept);
+        self.drop_old(&retained);
     }
 
     fn discard(&self, _: Epoch) {
-        let last = self.kept.lock().unwrap().last;
+        let last = self.retained.lock().unwrap().last;
         self.copies.lock().unwrap().retain(|step, _| *step <= last);
     }
 
     fn keep(&self, steps: &BTreeSet<Step>) {
-        let mut kept = self.kept.lock().unwrap();
-        kept.obtained.clone_from(steps);
-        self.drop_old(&kept);
+        let mut retained = self.retained.lock().unwrap();
+        retained.obtained.clone_from(steps);
+        self.drop_old(&retained);
     }
 
     fn persist(&self, step: Step) -> Result<(), NotPersisted> {
@@ -263,9 +264,9 @@ impl Store for Commits {
         let text = format!("{step} {}", blake3::Hash::from_bytes(state));
         contract::files::write_whole(&self.folder.join("commit"), |out| Ok(out.write_all(text.as_bytes())?))
             .map_err(|error| NotPersisted::Failed(format!("{error:#}")))?;
-        let mut kept = self.kept.lock().unwrap();
-        kept.due.remove(&step);
-        self.drop_old(&kept);
+        let mut retained = self.retained.lock().unwrap();
+        retained.due.remove(&step);
+        self.drop_old(&retained);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Control connections.
 use super::{S, eventually};
 use crate::hosts::net::frame;
-use crate::hosts::net::links::{Heard, Links};
+use crate::hosts::net::links::{LinkEvent, Links};
 use crate::hosts::{Link, Loss, ToMember};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -21,8 +21,8 @@ fn add(links: &mut Links, stream: TcpStream, heard: Sender<Option<ToMember>>) ->
         .add(stream, |_| {
             Box::new(move |event| {
                 let message = match event {
-                    Heard::Frame(bytes) => Some(frame::decode(bytes)?),
-                    Heard::Closed => None,
+                    LinkEvent::Frame(bytes) => Some(frame::decode(bytes)?),
+                    LinkEvent::Closed => None,
                 };
                 let _ = heard.send(message);
                 Ok(())
