@@ -1,6 +1,6 @@
 //! The estimates that `pipeline explain` prints below the graph.
 use super::banner::corpus_line;
-use super::human::{bytes, clock, count, rate, wrap};
+use super::human::{bytes, clock, count, facts, rate};
 use super::scaling::Scaling;
 use contract::Corpus;
 use serde::Serialize;
@@ -76,7 +76,7 @@ impl Explanation {
             }
             _ => speed,
         };
-        let mut facts = vec![
+        let mut all = vec![
             ("Model", format!("{}, {} parameters: {}", self.model, count(total), parts(&self.parameters, count))),
             (
                 "Compute",
@@ -93,13 +93,8 @@ impl Explanation {
             ("Time", time),
             ("Cores", self.cores()),
         ];
-        facts.extend(self.notes.iter().map(|note| ("Note", note.clone())));
-        let mut lines = Vec::new();
-        for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
-            for (i, line) in wrap(fact, columns - 9).iter().enumerate() {
-                lines.push(format!("{:<9}{line}", if i == 0 { *name } else { "" }).trim_end().to_owned());
-            }
-        }
+        all.extend(self.notes.iter().map(|note| ("Note", note.clone())));
+        let mut lines = facts(&all, columns);
         if let Some(scaling) = &self.scaling {
             lines.extend([String::new(), scaling.render(columns)]);
         }

@@ -120,6 +120,17 @@ pub fn wrap(text: &str, room: usize) -> Vec<String> {
     lines
 }
 
+/// Facts as lines of at most `columns` columns, each after its name, which has at most eight. Empty ones are left out.
+pub fn facts(facts: &[(&str, String)], columns: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
+        for (i, line) in wrap(fact, columns - 9).iter().enumerate() {
+            lines.push(format!("{:<9}{line}", if i == 0 { *name } else { "" }).trim_end().to_owned());
+        }
+    }
+    lines
+}
+
 /// `text` with every line in at most `room` columns: broken between words, with continuation lines indented. A word
 /// that has no room stays whole, so that it can be copied.
 pub fn hang(text: &str, room: usize) -> String {

@@ -1,5 +1,5 @@
 //! A run on several hosts, as `pipeline explain --hosts` predicts it.
-use super::human::{bytes, count, rate, time, wrap};
+use super::human::{bytes, count, facts, rate, time};
 use super::table::{Align, table};
 use serde::Serialize;
 use std::time::Duration;
@@ -95,14 +95,8 @@ impl Scaling {
             rate(self.overlapped_tok_per_sec.round(), "tok"),
             percent(self.overlapped_efficiency),
         );
-        let facts = [("Hosts", hosts), ("A step", step), ("Rate", speed), ("90 %", goal), ("Idle", self.idle())];
-        let mut lines = Vec::new();
-        for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
-            for (i, line) in wrap(fact, columns - 9).iter().enumerate() {
-                lines.push(format!("{:<9}{line}", if i == 0 { *name } else { "" }));
-            }
-        }
-        format!("{}\n\n{}", lines.join("\n"), self.table(columns))
+        let all = [("Hosts", hosts), ("A step", step), ("Rate", speed), ("90 %", goal), ("Idle", self.idle())];
+        format!("{}\n\n{}", facts(&all, columns).join("\n"), self.table(columns))
     }
 
     fn table(&self, columns: usize) -> String {
