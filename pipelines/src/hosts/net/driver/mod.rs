@@ -27,7 +27,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// The dataflow of a host and the state that it trains. It answers with
-/// [`EngineEvent`](crate::hosts::EngineEvent)s.
+/// [`EngineEvent`]s.
 ///
 /// All methods return at once, without waiting for workers, disks or peers. What is asked of an engine, and when it has
 /// to answer, is in the documentation of [`hosts`](crate::hosts) and of
