@@ -91,9 +91,8 @@ fn the_estimate_of_memory_is_within_15_percent_of_what_happens() {
             output.stdout
         };
         let said: Value = serde_json::from_slice(&pipeline(&["explain", "run.toml", "--json"])).expect("JSON");
-        let said_mb = said["peak_mb"].as_f64().unwrap();
-        // On a machine that does other things, workers may take turns and never hold their most at once: the peak is
-        // that of several runs.
+        let [said_mb, delayed_mb] = ["peak_mb", "peak_mb_if_delayed"].map(|key| said[key].as_f64().unwrap());
+        // Workers may also take turns and never hold their most at once: the peak is that of several runs.
         let mut taken_mb: f64 = 0.0;
         for attempt in 0..3 {
             let directory = format!("run-{number}-{attempt}");
@@ -105,12 +104,16 @@ fn the_estimate_of_memory_is_within_15_percent_of_what_happens() {
             }
         }
         assert!(said["tok_per_sec"].as_f64() > Some(0.0), "{said}");
-        let ratio = said_mb / taken_mb;
-        seen.push((ratio, format!("{ratio:.2} {name}: {said_mb} MB said, {taken_mb} MB taken: {}", said["memory"])));
+        let right = said_mb <= 1.15 * taken_mb && 0.85 * taken_mb <= delayed_mb;
+        let (ratio, memory) = (said_mb / taken_mb, &said["memory"]);
+        seen.push((
+            right,
+            format!("{ratio:.2} {name}: {said_mb} to {delayed_mb} MB said, {taken_mb} MB taken: {memory}"),
+        ));
     }
-    let (ratios, lines): (Vec<f64>, Vec<String>) = seen.into_iter().unzip();
+    let (right, lines): (Vec<bool>, Vec<String>) = seen.into_iter().unzip();
     println!("{}", lines.join("\n"));
-    assert!(ratios.iter().all(|ratio| (ratio - 1.0).abs() <= 0.15), "{}", lines.join("\n"));
+    assert!(right.iter().all(|right| *right), "{}", lines.join("\n"));
 }
 
 #[test]

@@ -25,6 +25,9 @@ pub struct Explanation {
     pub memory: Vec<(String, u64)>,
     /// The sum of `memory`, in MB of 2^20 bytes.
     pub peak_mb: u64,
+    /// Peak memory if other programs delay some workers, or there are more workers than cores: more sums of gradients
+    /// wait then.
+    pub peak_mb_if_delayed: u64,
     /// Tokens per second.
     pub tok_per_sec: f64,
     /// Workers that a step can keep busy: one per micro-batch.
@@ -76,6 +79,10 @@ impl Explanation {
             }
             _ => speed,
         };
+        let delayed = match self.peak_mb_if_delayed {
+            most if most > self.peak_mb => format!(" (up to {} if workers are delayed)", bytes(most << 20)),
+            _ => String::new(),
+        };
         let mut all = vec![
             ("Model", format!("{}, {} parameters: {}", self.model, count(total), parts(&self.parameters, count))),
             (
@@ -89,7 +96,7 @@ impl Explanation {
             ("Step", format!("{} tokens: {leaves} micro-batches of {sequences} sequences of {length}", count(tokens))),
             ("Length", long),
             ("Corpus", self.corpus.as_ref().map(corpus_line).unwrap_or_default()),
-            ("Memory", format!("about {} at most: {}", bytes(self.peak_mb << 20), parts(&self.memory, bytes))),
+            ("Memory", format!("about {}{delayed}: {}", bytes(self.peak_mb << 20), parts(&self.memory, bytes))),
             ("Time", time),
             ("Cores", self.cores()),
         ];
@@ -142,6 +149,7 @@ mod tests {
             length: Length { steps: Some(600), epochs: Some(0.341) },
             memory: vec![("program".into(), 31_000_000), ("optimize".into(), 50_000_000)],
             peak_mb: 77,
+            peak_mb_if_delayed: 90,
             tok_per_sec: 8_500.0,
             most_workers: 16,
             with_more_workers: vec![(4, 17_000.0), (8, 33_900.0), (16, 66_500.0)],
@@ -160,7 +168,8 @@ mod tests {
         Step     4.1 k tokens: 16 micro-batches of 2 sequences of 128
         Length   600 steps, 0.34 epochs
         Corpus   7.2 M tokens in 9.5 k rows, 32.0 MB; validation 380.0 k tokens
-        Memory   about 80.7 MB at most: program 31.0 MB, optimize 50.0 MB
+        Memory   about 80.7 MB (up to 94.4 MB if workers are delayed): program 31.0 MB,
+                 optimize 50.0 MB
         Time     about 4:49: 8.5 k tok/s on 2 workers (one micro-batch, forward and
                  backward)
         Cores    a step keeps at most 16 busy, one per micro-batch; with cores like

@@ -83,7 +83,8 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64, hosts: Option<Hosts>
         return Err(Usage(NO_MODEL.into()).into());
     };
     let mut memory = vec![("program".to_owned(), program)];
-    memory.extend(memory_of_stages(plan, env));
+    let (of_stages, late) = memory_of_stages(plan, env);
+    memory.extend(of_stages);
     let sum = |memory: &[(String, u64)]| memory.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let speed = calibrate::speed(plan, env, model, sum(&memory))?;
     let between = (sum(&memory) - program) / BETWEEN_BUFFERS;
@@ -105,6 +106,7 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64, hosts: Option<Hosts>
         length,
         memory,
         peak_mb: peak >> 20,
+        peak_mb_if_delayed: (peak + late) >> 20,
         tok_per_sec: speed.tok_per_sec(&env.shape, env.workers),
         most_workers: micro_batches,
         with_more_workers: with_more_workers(&speed, env),
@@ -127,8 +129,9 @@ fn with_more_workers(speed: &calibrate::Speed, env: &Env) -> Vec<(usize, f64)> {
 /// The fraction of the pool, as 1 in this many bytes, that is unused because the gaps between pieces are too small.
 const BETWEEN_BUFFERS: u64 = 12;
 
-/// Memory of each stage in the phase of a step that needs the most memory in total.
-fn memory_of_stages(plan: &Plan, env: &Env) -> Vec<(String, u64)> {
+/// Memory of each stage in the phase of a step that needs the most memory in total, and what all need in addition if
+/// workers are late.
+fn memory_of_stages(plan: &Plan, env: &Env) -> (Vec<(String, u64)>, u64) {
     let all: Vec<Memory> = plan.stages.iter().map(|stage| stage.settings.memory(env)).collect();
     let sum = all.iter().copied().fold(Memory::default(), Memory::with);
     let phase = sum.largest_phase();
@@ -138,7 +141,7 @@ fn memory_of_stages(plan: &Plan, env: &Env) -> Vec<(String, u64)> {
         let [held, own_scratch] = memory.phases()[phase];
         memory.permanent + held + scratch.take_if(|most| *most == own_scratch).unwrap_or_default()
     };
-    plan.stages.iter().map(|stage| stage.id.clone()).zip(all.iter().map(here)).collect()
+    (plan.stages.iter().map(|stage| stage.id.clone()).zip(all.iter().map(here)).collect(), sum.late)
 }
 
 /// Number of parameters of each part of the model: names up to the layer number.

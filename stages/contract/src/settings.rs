@@ -318,6 +318,9 @@ pub struct Memory {
     pub scratch: u64,
     /// Allocated only while the loss is computed, between the forward and the backward pass.
     pub loss: u64,
+    /// Allocated in addition if the system does not run some workers for a time, because other programs use the cores or
+    /// there are more workers than cores. Not part of [`Self::peak`].
+    pub late: u64,
 }
 
 impl Memory {
@@ -330,6 +333,7 @@ impl Memory {
             gradients: self.gradients + other.gradients,
             scratch: self.scratch.max(other.scratch),
             loss: self.loss.max(other.loss),
+            late: self.late + other.late,
         }
     }
 

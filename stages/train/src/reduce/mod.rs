@@ -45,12 +45,18 @@ impl Settings for Reduce {
     /// holds.
     fn memory(&self, env: &Env) -> Memory {
         let Some(model) = &env.model else { return Memory::default() };
-        let LiveGradients { before, after, with_leaves } = peak_live_gradients(env.leaves().len() as Lane, env.workers);
+        let leaves = env.leaves().len();
+        let LiveGradients { before, after, with_leaves, late } = peak_live_gradients(leaves as Lane, env.workers);
         let head = model.parameters[model.head].len();
         let others = model.parameter_count() - head;
         let bytes = |floats| (floats * size_of::<f32>()) as u64;
-        let permanent = bytes(before * others + with_leaves * head);
-        Memory { permanent, gradients: bytes((after - before) * others), ..Memory::default() }
+        let late_with_leaves = late + env.workers.min(leaves);
+        Memory {
+            permanent: bytes(before * others + with_leaves * head),
+            gradients: bytes((after - before) * others),
+            late: bytes((late - after) * others + late_with_leaves.saturating_sub(with_leaves) * head),
+            ..Memory::default()
+        }
     }
 }
 
@@ -152,7 +158,7 @@ impl Stage for ReduceStage {
     fn step_done(&mut self, step: Step, _out: &mut dyn Emit) -> Result<()> {
         let leaves = self.leaves.end - self.leaves.start;
         for (section, sum) in self.sections.iter_mut().enumerate().filter(|(_, sum)| sum.mine) {
-            let complete = sum.emitted == leaves && sum.tree.is_empty();
+            let complete = sum.emitted == leaves && sum.tree.waiting() == 0;
             ensure!(step >= self.steps || complete, "the gradient of section {section} is not complete");
             *sum = Sum { mine: true, ..Sum::default() };
         }

@@ -6,8 +6,8 @@
 //! A process that computes some of the leaves can sum the nodes of which it has both children: what is left are the sums
 //! over the largest nodes that lie in its range of leaves, a single one if the range is a node itself.
 use compute::kernels::sum::{add, add_with_squares, block_squares};
-use contract::{Lane, Tensor, leaf_owner};
-use std::collections::{BTreeMap, VecDeque};
+use contract::{Lane, Tensor};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Partial sums of one section's gradient, each over a node of the tree.
@@ -59,9 +59,9 @@ impl Tree {
         Some(node)
     }
 
-    /// Whether no sum waits for its sibling.
-    pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+    /// Number of sums that wait for their sibling.
+    pub fn waiting(&self) -> usize {
+        self.parts.len()
     }
 
     /// The parent of `node`, summed by `add`, if its other child is there; otherwise `node` waits for it.
@@ -90,27 +90,47 @@ pub struct LiveGradients {
     pub after: usize,
     /// Partial sums in the tree plus one gradient per worker, if each worker holds that of its leaf all the time.
     pub with_leaves: usize,
+    /// Partial sums that can wait in the tree if some workers are late: those over the largest nodes without one of the
+    /// leaves that the workers compute.
+    pub late: usize,
 }
 
 /// The peaks when `workers` process their leaves almost in lockstep: of more than two that compute at the same time, some
-/// finish long before the worker with the sibling of their leaf does. Up to half as many sums wait for that.
+/// finish long before the worker with the sibling of their leaf does. Up to half as many sums wait for that. `late` is
+/// the peak if the system does not run some workers while the others process all other leaves.
 pub fn peak_live_gradients(leaves: Lane, workers: usize) -> LiveGradients {
-    let mut own: Vec<VecDeque<Lane>> = vec![VecDeque::new(); workers];
-    (0..leaves).for_each(|leaf| own[leaf_owner(leaf, workers)].push_back(leaf));
-    let (mut tree, mut alive) = (Tree::default(), LiveGradients { before: 0, after: 1, with_leaves: 1 });
-    loop {
-        let round: Vec<Lane> = own.iter_mut().filter_map(VecDeque::pop_front).collect();
-        if round.is_empty() {
-            let early = (workers.min(leaves as usize) / 2).saturating_sub(1);
-            return LiveGradients { before: alive.before + early, after: alive.after + early, ..alive };
-        }
-        alive.before = alive.before.max(tree.parts.len());
-        alive.with_leaves = alive.with_leaves.max(tree.parts.len() + round.len());
+    let (mut tree, mut alive) = (Tree::default(), LiveGradients { before: 0, after: 1, with_leaves: 1, late: 0 });
+    for first in (0..leaves).step_by(workers) {
+        let round = first..leaves.min(first + workers as Lane);
+        alive.before = alive.before.max(tree.waiting());
+        alive.with_leaves = alive.with_leaves.max(tree.waiting() + round.len());
         for leaf in round {
             tree.add(leaves, Node { leaves: leaf..leaf + 1, targets: 0, sum: Tensor::zeros([1]) });
         }
-        alive.after = alive.after.max(tree.parts.len()).max(alive.before);
+        alive.after = alive.after.max(tree.waiting()).max(alive.before);
     }
+    let early = (workers.min(leaves as usize) / 2).saturating_sub(1);
+    let (before, after) = (alive.before + early, alive.after + early);
+    // A single worker is never late.
+    let late = if workers == 1 { after } else { most_waiting(leaves, workers).into_iter().fold(after, usize::max) };
+    LiveGradients { before, after, late, ..alive }
+}
+
+/// The largest number of sums that wait in the tree over `leaves` leaves while 0, 1, …, up to `workers` of its leaves are
+/// missing and there is no other one: as many as it has largest nodes without a missing leaf.
+fn most_waiting(leaves: Lane, workers: usize) -> Vec<usize> {
+    if leaves == 1 {
+        return vec![1, 0];
+    }
+    let (left, right) = (most_waiting(split(leaves), workers), most_waiting(leaves - split(leaves), workers));
+    let mut most = vec![0; (left.len() + right.len() - 1).min(workers + 1)];
+    for (in_left, of_left) in left.iter().enumerate() {
+        for (most, of_right) in most[in_left..].iter_mut().zip(&right) {
+            *most = (*most).max(of_left + of_right);
+        }
+    }
+    most[0] = 1;
+    most
 }
 
 /// Number of the largest nodes of the tree over `all` leaves that lie in the range `within` and together make it up: so
@@ -177,19 +197,39 @@ mod tests {
     }
 
     #[test]
-    fn peak_live_gradients_grow_slowly() {
-        for (leaves, workers, [before, after, with_leaves]) in [
-            (1, 1, [0, 1, 1]),
-            (2, 1, [1, 1, 2]),
-            (2, 2, [0, 1, 2]),
-            (4, 1, [2, 2, 3]),
-            (4, 2, [1, 1, 3]),
-            (8, 2, [2, 2, 4]),
-            (3, 8, [0, 1, 3]),
-            (16, 8, [4, 4, 9]),
+    fn peak_live_gradients_of_workers_in_lockstep_and_of_late_ones() {
+        for (leaves, workers, [before, after, with_leaves, late]) in [
+            (1, 1, [0, 1, 1, 1]),
+            (2, 1, [1, 1, 2, 1]),
+            (2, 2, [0, 1, 2, 1]),
+            (4, 1, [2, 2, 3, 2]),
+            (4, 2, [1, 1, 3, 2]),
+            (8, 2, [2, 2, 4, 4]),
+            (3, 8, [0, 1, 3, 2]),
+            (16, 8, [4, 4, 9, 8]),
+            (16, 2, [3, 3, 5, 6]),
         ] {
-            let expected = LiveGradients { before, after, with_leaves };
+            let expected = LiveGradients { before, after, with_leaves, late };
             assert_eq!(peak_live_gradients(leaves, workers), expected, "{leaves} leaves on {workers}");
+        }
+    }
+
+    #[test]
+    fn most_waiting_is_the_most_over_all_sets_of_missing_leaves() {
+        for leaves in 1u32..=10 {
+            let mut expected = vec![0; leaves as usize + 1];
+            for missing in 0u32..1 << leaves {
+                let mut tree = Tree::default();
+                for leaf in (0..leaves).filter(|leaf| missing >> leaf & 1 == 0) {
+                    tree.add(leaves, Node { leaves: leaf..leaf + 1, targets: 0, sum: Tensor::zeros([1]) });
+                }
+                let most = &mut expected[missing.count_ones() as usize];
+                *most = tree.waiting().max(*most);
+            }
+            // The total does not wait.
+            expected[0] = 1;
+            assert_eq!(most_waiting(leaves, leaves as usize), expected, "{leaves} leaves");
+            assert_eq!(most_waiting(leaves, 1), expected[..2]);
         }
     }
 
@@ -229,7 +269,7 @@ mod tests {
                         sent += 1;
                     }
                 }
-                prop_assert!(within.is_empty());
+                prop_assert_eq!(within.waiting(), 0);
                 prop_assert_eq!(sent - before, largest_nodes(leaves, &own));
             }
             prop_assert!(sent <= processes * 12 && (!leaves.is_power_of_two() || processes != 2 || sent <= 2));
