@@ -43,3 +43,4 @@ mod run_faults;
 mod runs;
 mod shared_data;
 mod tensorboard;
+mod verify;

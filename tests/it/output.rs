@@ -16,6 +16,7 @@ const LINES: &[(&str, &str)] = &[
     ("generate", "generate runs/tiny --prompt ka --max-tokens 3"),
     ("runs", "runs"),
     ("status", "status runs/tiny"),
+    ("verify", "verify runs/tiny"),
     ("inspect", "inspect runs/tiny"),
     ("report", "report runs/tiny"),
     ("bench", "bench --shape seed --steps 1 --warmup 0"),

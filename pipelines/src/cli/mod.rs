@@ -27,6 +27,7 @@ mod schema;
 mod stages;
 mod stat;
 mod status;
+mod verify;
 
 pub use completions::{VARIABLE, with_values};
 pub use options::{Changes, Color, Global};
@@ -52,6 +53,7 @@ pub const COMMANDS: &[CommandType] = &[
     command_type::<generate::Generate>("generate"),
     command_type::<runs::Runs>("runs"),
     command_type::<status::Status>("status"),
+    command_type::<verify::Verify>("verify"),
     command_type::<inspect::Inspect>("inspect"),
     command_type::<report::Report>("report"),
     command_type::<bench::Bench>("bench"),

@@ -11,7 +11,7 @@ use contract::{Schedule, Step};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::OutputBuilder;
@@ -22,20 +22,27 @@ use timely::progress::frontier::MutableAntichain;
 /// A request to stop, as a resource of the run, and the step after which the run then stopped.
 #[derive(Debug)]
 pub struct Stop {
-    asked: AtomicBool,
+    /// The first step that may be the last one.
+    from: AtomicU64,
     last: AtomicU64,
 }
 
 impl Default for Stop {
+    /// Nobody has asked yet.
     fn default() -> Self {
-        Self { asked: AtomicBool::new(false), last: AtomicU64::new(Step::MAX) }
+        Self::after(Step::MAX)
     }
 }
 
 impl Stop {
+    /// Asks the run to end after `step`.
+    pub fn after(step: Step) -> Self {
+        Self { from: AtomicU64::new(step), last: AtomicU64::new(Step::MAX) }
+    }
+
     /// Asks the run to end after the current step.
     pub fn ask(&self) {
-        self.asked.store(true, Ordering::Release);
+        self.from.store(0, Ordering::Release);
     }
 
     /// The last step, if the request has ended the run. `None` if the run was at its end anyway.
@@ -105,7 +112,7 @@ pub fn decisions<'scope>(
             while *capability.time() < working_on {
                 let step = *capability.time();
                 // The step after the last update only validates: a run that gets there ends anyway.
-                if stop.asked.load(Ordering::Acquire) && schedule.trains(step) {
+                if stop.from.load(Ordering::Acquire) <= step && schedule.trains(step) {
                     let mut output = output.activate();
                     let mut session = output.session_with_builder(&*capability);
                     (0..position.peers() as u64).for_each(|to| session.give((to, step)));

@@ -174,8 +174,11 @@ pub fn dry_run(plan: &Plan, workers: usize, run_dir: &Path, mut line: Line) -> R
     explain::dry_run(plan, &session, run_dir, &made, program)
 }
 
-/// Sets where the run starts: at a checkpoint, from a model's weights, or from the seed.
-fn begin(
+/// Sets where the run starts: at a checkpoint, from a model's weights, or from the seed. Returns the state of its lanes.
+///
+/// # Errors
+/// [`Usage`] if the run contradicts the checkpoint or the weights.
+pub(super) fn begin(
     session: &mut Session,
     plan: &Plan,
     stages: &[StageType],

@@ -2,6 +2,7 @@
 use super::{CHECKPOINTS, FORMAT, STATE_FILE, SUMS_FILE, State};
 use anyhow::{Context, Result, bail, ensure};
 use contract::Step;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,23 @@ pub fn verify(checkpoint: &Path) -> Result<()> {
     }
     ensure!(listed.contains(STATE_FILE), "checkpoint {at} is damaged: its {SUMS_FILE} is incomplete");
     Ok(())
+}
+
+/// The names of the files that differ between two checkpoints, or that one of them lacks, by the hashes that were written
+/// with them: see [`verify`].
+///
+/// # Errors
+/// If the hashes of a checkpoint cannot be read.
+pub fn differing_files(one: &Path, other: &Path) -> Result<Vec<String>> {
+    let hashes = |checkpoint: &Path| -> Result<BTreeMap<String, String>> {
+        let path = checkpoint.join(SUMS_FILE);
+        let listed = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let hash_of = |line: &str| line.split_once("  ").map(|(hash, name)| (name.to_owned(), hash.to_owned()));
+        Ok(listed.lines().filter_map(hash_of).collect())
+    };
+    let (one, other) = (hashes(one)?, hashes(other)?);
+    let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    Ok(names.into_iter().filter(|name| one.get(*name) != other.get(*name)).cloned().collect())
 }
 
 /// The last intact checkpoint in `folder` with fewer than `step` updates.

@@ -7,7 +7,7 @@ mod commit;
 mod folder;
 
 pub use commit::{Commit, CommitSink};
-pub use folder::{before, list, read_state, set_aside_after, verify};
+pub use folder::{before, differing_files, list, read_state, set_aside_after, verify};
 
 use anyhow::Result;
 use commit::Writer;

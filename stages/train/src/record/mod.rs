@@ -78,7 +78,8 @@ pub struct StepLine {
 
 impl StepLine {
     /// The line without what depends on the machine and its load. Metrics of other stages may, too.
-    fn reproducible(self) -> Self {
+    #[must_use]
+    pub fn reproducible(self) -> Self {
         Self { tok_per_sec: 0.0, mfu: 0.0, data_wait_ms: 0.0, time: 0.0, other: Map::new(), ..self }
     }
 }

@@ -1,0 +1,300 @@
+//! Verification of a run: parts of it, each from one checkpoint to the next, are replayed, and what comes out is compared
+//! with what the run has recorded.
+use super::session::Session;
+use super::train::begin;
+use super::{choose_gemm, directory};
+use crate::engine::{Job, Stop, execute};
+use crate::plan::{Overrides, Plan, Scope};
+use crate::prepare_stages::prepare;
+use crate::problem::Usage;
+use crate::show::{Line, Unit, Work};
+use anyhow::{Context, Error, Result};
+use contract::{StageType, Step};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use text::support::permutation::choose;
+use train::checkpoint;
+use train::record::{METRICS_FILE, Report, Reporter, StepLine, read_metrics};
+
+/// How to verify.
+pub struct Options<'a> {
+    /// How many parts to replay.
+    pub spans: usize,
+    /// What decides which ones.
+    pub seed: u64,
+    /// Worker threads.
+    pub workers: Option<usize>,
+    /// The registry of stages.
+    pub stages: &'a [StageType],
+}
+
+/// The result of a verification.
+#[derive(Debug, Serialize)]
+pub struct Verification {
+    /// The run's directory, as it was named.
+    pub run: String,
+    /// Whether everything came out as it was recorded.
+    pub identical: bool,
+    /// The parts that were replayed, in order.
+    pub spans: Vec<Replayed>,
+    /// Number of parts between kept checkpoints, the one before the first checkpoint included.
+    pub available: usize,
+    /// Number of updates that were replayed.
+    pub replayed_steps: u64,
+    /// Number of updates up to the last checkpoint.
+    pub steps: u64,
+    /// What chose the parts.
+    pub seed: u64,
+    /// What else is to be known: for example that the products are computed by other kernels than in the run.
+    pub notes: Vec<String>,
+}
+
+/// A part of a run that was replayed.
+#[derive(Debug, Serialize)]
+pub struct Replayed {
+    /// Updates before it.
+    pub from: Step,
+    /// Updates after it.
+    pub to: Step,
+    /// The first metric that differs.
+    pub first_difference: Option<Difference>,
+    /// Files of the checkpoint after it that differ.
+    pub differing_files: Vec<String>,
+    /// Its duration.
+    pub seconds: f64,
+}
+
+/// A metric that differs.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// The step.
+    pub step: Step,
+    /// The metric, as in `metrics.jsonl`.
+    pub metric: String,
+    /// What the run has recorded; null: nothing.
+    pub recorded: Value,
+    /// What came out now.
+    pub replayed: Value,
+}
+
+impl Replayed {
+    /// Whether everything came out as it was recorded.
+    pub fn identical(&self) -> bool {
+        self.first_difference.is_none() && self.differing_files.is_empty()
+    }
+}
+
+/// A part of a run: a checkpoint and the one before it, if there is one.
+#[derive(Clone, Debug, PartialEq)]
+struct Span {
+    from: Option<(Step, PathBuf)>,
+    to: (Step, PathBuf),
+}
+
+impl Span {
+    fn first(&self) -> Step {
+        self.from.as_ref().map_or(0, |(step, _)| *step)
+    }
+
+    fn steps(&self) -> u64 {
+        self.to.0 - self.first()
+    }
+}
+
+/// Replays parts of the run in `run`, chosen at random. The run's own files are not touched.
+///
+/// # Errors
+/// If there is no run or no checkpoint, if a checkpoint is damaged, or if the run's input is missing or has changed.
+pub fn verify(run: &Path, options: &Options, line: Line) -> Result<Verification> {
+    let at = run.display().to_string();
+    let absolute = std::path::absolute(run)?;
+    let run = if directory::enter(&absolute)?.is_some() { &absolute } else { run };
+    let checkpoints = checkpoint::list(run)?;
+    let Some((steps, last)) = checkpoints.last().cloned() else {
+        let why = "has no checkpoint yet, so there is nothing to compare with; see `checkpoint.interval`";
+        return Err(Usage::of(Path::new(&at), why).into());
+    };
+    let spans = chosen(&checkpoints, options);
+    let scope = if spans.iter().any(|span| span.from.is_none()) { Scope::Run } else { Scope::Resume };
+    let lanes = checkpoint::read_state(&last)?.fingerprint.as_ref().and_then(directory::lanes_of_older);
+    let set = lanes.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let overrides = Overrides { set, workers: options.workers, ..Overrides::default() };
+    let plan = Plan::checked(&run.join(directory::CONFIG_FILE), &overrides, options.stages, scope);
+    let plan = plan.map_err(Error::new)?;
+    choose_gemm(&plan)?;
+    let total = spans.iter().map(Span::steps).sum();
+    let progress = Progress { line, began: Instant::now(), before: 0, first: 0, total };
+    let replay = Replay { run, plan, options, progress: Arc::new(Mutex::new(progress)) };
+    let (mut replayed, mut notes) = (Vec::new(), Vec::new());
+    for span in &spans {
+        replayed.push(replay.span(span, &mut notes)?);
+    }
+    lock(&replay.progress).line.finish();
+    Ok(Verification {
+        run: at,
+        identical: replayed.iter().all(Replayed::identical),
+        spans: replayed,
+        available: checkpoints.len(),
+        replayed_steps: total,
+        steps,
+        seed: options.seed,
+        notes,
+    })
+}
+
+/// The parts to replay, in order. A checkpoint at step 0 ends none.
+fn chosen(checkpoints: &[(Step, PathBuf)], options: &Options) -> Vec<Span> {
+    let before = std::iter::once(None).chain(checkpoints.iter().cloned().map(Some));
+    let all: Vec<Span> = before.zip(checkpoints).map(|(from, to)| Span { from, to: to.clone() }).collect();
+    let chosen = choose(all.len() as u64, options.spans as u64, options.seed);
+    chosen.into_iter().map(|at| all[at as usize].clone()).filter(|span| span.steps() > 0).collect()
+}
+
+/// What replaying takes.
+struct Replay<'a> {
+    run: &'a Path,
+    plan: Plan,
+    options: &'a Options<'a>,
+    progress: Arc<Mutex<Progress>>,
+}
+
+impl Replay<'_> {
+    /// Replays `span`. Adds what is to be known to `notes`, once.
+    fn span(&self, span: &Span, notes: &mut Vec<String>) -> Result<Replayed> {
+        let (began, (to, recorded)) = (Instant::now(), &span.to);
+        checkpoint::verify(recorded)?;
+        let from = match &span.from {
+            Some((_, path)) => directory::resumed(self.run, Some(path))?,
+            None => None,
+        };
+        let folder = tempfile::Builder::new().prefix(".verify-").tempdir_in(self.run);
+        let folder = folder.or_else(|_| tempfile::tempdir()).context("there is no room for a replay")?;
+        let workers = self.plan.run.workers.unwrap_or_else(crate::machine::cores);
+        let prepared = {
+            let mut progress = lock(&self.progress);
+            let prepared = prepare(&self.plan, directory::known(self.run)?, workers, &mut progress.line)?;
+            progress.line.finish();
+            progress.first = span.first();
+            prepared
+        };
+        let mut session = Session::new(&self.plan, prepared, workers, Some(folder.path().into()))?;
+        let state = checkpoint::read_state(recorded)?;
+        let new = directory::compare(recorded, state.fingerprint.as_ref(), &session.fingerprint)?;
+        notes.extend(new.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
+        let saved = begin(&mut session, &self.plan, self.options.stages, from)?;
+        let resources = &mut session.env.resources;
+        resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&self.progress))))));
+        if *to < session.env.schedule.steps {
+            resources.insert(Arc::new(Stop::after(to - 1)));
+        }
+        let stages = self.plan.stages.clone();
+        execute(Job { stages, env: session.env, saved, prefetch: self.plan.run.prefetch })?;
+        lock(&self.progress).before += span.steps();
+        self.compared(span, folder.path(), began)
+    }
+
+    /// Compares what a replay of `span` has left in `folder` with what the run has recorded.
+    fn compared(&self, span: &Span, folder: &Path, began: Instant) -> Result<Replayed> {
+        let (to, recorded) = &span.to;
+        let lines = |run: &Path| read_metrics(&run.join(METRICS_FILE));
+        let first_difference = first_difference(&lines(self.run)?, &lines(folder)?, span.first()..*to)?;
+        let replayed = checkpoint::list(folder)?.into_iter().find(|(step, _)| step == to);
+        let (_, replayed) = replayed.context("the replay has left no checkpoint")?;
+        let differing_files = checkpoint::differing_files(recorded, &replayed)?;
+        let seconds = began.elapsed().as_secs_f64();
+        Ok(Replayed { from: span.first(), to: *to, first_difference, differing_files, seconds })
+    }
+}
+
+/// The first metric of the steps after `span.start` updates, up to `span.end`, that two runs do not have in common, except
+/// for those that depend on the machine. A run that ends there is not validated.
+fn first_difference(
+    recorded: &[StepLine],
+    replayed: &[StepLine],
+    span: std::ops::Range<Step>,
+) -> Result<Option<Difference>> {
+    let by_step = |lines: &[StepLine]| -> BTreeMap<Step, StepLine> {
+        let inside = lines.iter().filter(|line| span.start < line.step && line.step <= span.end);
+        inside.map(|line| (line.step, line.clone().reproducible())).collect()
+    };
+    let (recorded, replayed) = (by_step(recorded), by_step(replayed));
+    for step in span.start + 1..=span.end {
+        let mut recorded = recorded.get(&step).cloned();
+        let replayed = replayed.get(&step);
+        if let (Some(recorded), Some(StepLine { validation_loss: None, .. })) = (&mut recorded, replayed)
+            && step == span.end
+        {
+            (recorded.validation_loss, recorded.bits_per_byte) = (None, None);
+        }
+        let (recorded, replayed) = (serde_json::to_value(recorded)?, serde_json::to_value(replayed)?);
+        if recorded == replayed {
+            continue;
+        }
+        let mut names = [&recorded, &replayed].into_iter().filter_map(Value::as_object).flat_map(|line| line.keys());
+        let metric = names.find(|name| recorded.get(name) != replayed.get(name)).cloned().unwrap_or_default();
+        let value = |line: &Value| line.get(&metric).cloned().unwrap_or_default();
+        let (recorded, replayed) = (value(&recorded), value(&replayed));
+        return Ok(Some(Difference { step, metric, recorded, replayed }));
+    }
+    Ok(None)
+}
+
+/// How far the replay is.
+struct Progress {
+    line: Line,
+    began: Instant,
+    /// Updates of the parts that are done.
+    before: u64,
+    /// Updates before the part that is being replayed.
+    first: Step,
+    /// Updates of all parts.
+    total: u64,
+}
+
+fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Shared(Arc<Mutex<Progress>>);
+
+impl Report for Shared {
+    fn step(&self, line: &StepLine) {
+        let mut progress = lock(&self.0);
+        let done = progress.before + line.step.saturating_sub(progress.first);
+        let (verb, total, spent) = ("Replaying".to_owned(), progress.total, progress.began.elapsed());
+        progress.line.work(&Work { verb, done, total, unit: Unit::Things("steps"), spent });
+    }
+
+    fn validated(&self, _line: &StepLine) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: Step, loss: f64, validation_loss: Option<f64>) -> StepLine {
+        StepLine { step, loss, validation_loss, tok_per_sec: loss, time: step as f64, ..StepLine::default() }
+    }
+
+    #[test]
+    fn the_first_metric_that_differs_is_found() {
+        let recorded = [line(1, 9.0, None), line(2, 3.0, None), line(3, 2.5, None), line(4, 2.0, Some(2.1))];
+        let mut replayed = [line(2, 7.0, None), line(3, 2.5, None), line(4, 2.0, None)];
+        // Rates and times do not count, nor do steps before, nor validation at the end.
+        replayed[1].tok_per_sec = 5.0;
+        let found = |replayed: &[StepLine]| first_difference(&recorded, replayed, 2..4).unwrap();
+        assert_eq!(found(&replayed), None);
+        replayed[2].loss = 2.25;
+        let expected = |step, metric: &str, recorded: Value, replayed: Value| {
+            Some(Difference { step, metric: metric.into(), recorded, replayed })
+        };
+        assert_eq!(found(&replayed), expected(4, "loss", 2.0.into(), 2.25.into()));
+        assert_eq!(found(&replayed[..2]).map(|found| (found.step, found.replayed)), Some((4, Value::Null)));
+        replayed[2] = line(4, 2.0, Some(2.5));
+        assert_eq!(found(&replayed), expected(4, "validation_loss", 2.1.into(), 2.5.into()));
+    }
+}
