@@ -81,7 +81,7 @@ fn text_stages(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(bytes)).sample_size(20);
     group.bench_function("gpt2", |b| {
         b.iter(|| {
-            let rows = Rows { lane: 0, purpose: Purpose::Train, last: false, records: records.clone() };
+            let rows = Rows { lane: 0, source: 0, purpose: Purpose::Train, last: false, records: records.clone() };
             give(&mut *bpe, at(0), Packet::Rows(rows))
         })
     });
@@ -94,7 +94,8 @@ fn text_stages(c: &mut Criterion) {
         b.iter_batched(
             || stage(&Concat::default(), &env),
             |mut pack| {
-                let tokens = Tokens { lane: 0, purpose: Purpose::Train, last: false, documents: documents.clone() };
+                let tokens =
+                    Tokens { lane: 0, source: 0, purpose: Purpose::Train, last: false, documents: documents.clone() };
                 give(&mut *pack, at(0), Packet::Tokens(tokens))
             },
             BatchSize::SmallInput,

@@ -34,7 +34,9 @@ fn described(plan: &Plan, stage: &PlannedStage, prepared: &mut Prepared) -> Resu
         table += &format!("{name}: {value}\n");
         prepared.fingerprint.push((format!("{}: {name}", stage.id), value));
     }
-    Ok(Upstream { id: stage.id.clone(), settings: stage.settings.clone(), table })
+    let edges = stage.inputs.iter().flatten().filter(|edge| !edge.feedback);
+    let inputs = edges.map(|edge| plan.stages[edge.from].id.clone()).collect();
+    Ok(Upstream { id: stage.id.clone(), settings: stage.settings.clone(), inputs, table })
 }
 
 /// What this program does for stages that prepare.

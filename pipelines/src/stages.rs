@@ -18,6 +18,7 @@ pub const STAGES: &[StageType] = &[
     filter_type::<text::C4>("c4"),
     filter_type::<text::FineWeb>("fineweb"),
     filter_type::<text::BlockList>("block_list"),
+    stage_type::<text::Mix>("mixture"),
     stage_type::<text::Deduplicate>("minhash"),
     stage_type::<text::Tokenize>("bpe"),
     stage_type::<text::Concat>("concat"),

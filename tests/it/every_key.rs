@@ -117,6 +117,9 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("muon.weight_decay_schedule", MUON, "optimize.weight_decay_schedule=learning_rate"),
     ("muon.clip_norm", MUON, "optimize.clip_norm=0.01"),
     ("muon.average_decay", MUON, "optimize.average_decay=0.9"),
+    ("mixture.weights", MIXED, "mix.weights={read=0.2, books=0.8}"),
+    ("mixture.interpolate", CURRICULUM, "mix.interpolate=linear"),
+    ("mixture.max_epochs", MIXED, "mix.max_epochs={books=0.01}"),
     ("evaluate.interval", &[], "evaluate.interval=2"),
     ("evaluate.stride", &[], "evaluate.stride=8"),
     ("sample.interval", SAMPLE, "sample.interval=2"),
@@ -145,6 +148,9 @@ const MUON_WSD: &[&str] = &["--stage", "optimize=muon.toml", "optimize.schedule=
 const WSD: &[&str] = &["optimize.schedule=wsd"];
 const TOKENS: &[&str] = &["--config", "tokens.toml"];
 const SAMPLE: &[&str] = &["--config", "sample.toml"];
+const MIXED: &[&str] = &["--config", "mixed.toml"];
+const CURRICULUM: &[&str] =
+    &["--config", "mixed.toml", "mix.weights=[[0, {read=0.9, books=0.1}], [4, {read=0.2, books=0.8}]]"];
 const FRACTION: &[&str] = &["--config", "fraction.toml"];
 const PLAIN: &[&str] = &["read.paths=[\"plain.txt\"]"];
 const BAD: &[&str] = &["read.paths=[\"bad.jsonl\"]"];
@@ -255,6 +261,10 @@ fn every_key_of_a_training_graph_changes_a_run() {
     scratch.write("bad.jsonl", lines.collect::<Vec<_>>().join("\n"));
     scratch.write("sample.toml", scratch.read("run.toml") + "[stage.sample]\ntype = \"sample\"\n");
     scratch.write("fraction.toml", scratch.read("run.toml").replace("validation_every = 10\n", ""));
+    let mixed = "[stage.books]\ntype = \"documents\"\npaths = [\"other.parquet\"]\nvalidation_every = 9\n\
+                 [stage.mix]\ntype = \"mixture\"\nweights = { read = 0.6, books = 0.4 }\n";
+    let run = scratch.read("run.toml").replace("[stage.tokenize]\n", "[stage.tokenize]\ninputs = [\"mix\"]\n");
+    scratch.write("mixed.toml", run + mixed);
     let gpt2 = text::Tokenizer::gpt2(&text::Cache::new(scratch.path("gpt2").to_str()), "<|endoftext|>").unwrap();
     scratch.write("other.json", gpt2.json().replacen("\u{120}the", "\u{120}eht", 1));
     let prepare = "[stage.read]\ntype = \"documents\"\npaths = [\"corpus.parquet\"]\n[stage.tokenize]\ntype = \"bpe\"\n\

@@ -27,6 +27,7 @@ mod hosts_network;
 mod hugging_face;
 mod inspect;
 mod interruption;
+mod mixtures;
 mod model_folder;
 mod near_duplicates;
 mod new;

@@ -2,12 +2,13 @@
 //! download is there already; its other commands, its configuration, its error messages and its links are checked.
 //! (Its Rust is a doc test of `pipelines`.)
 use crate::fresh_clone::{FreshClone, wiki_dump, write_bzip2};
-use crate::support;
+use crate::support::{self, corpus};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const README: &str = include_str!("../../README.md");
 const PREPARE: &str = include_str!("../../data/PREPARE.md");
+const MIXTURES: &str = include_str!("../../docs/mixtures.md");
 const SCALING: &str = include_str!("../../docs/scaling.md");
 /// What is only shortened because tests are many.
 const SHORTER: [(&str, &str); 1] = [("--steps 20 --warmup 3", "--steps 1 --warmup 0")];
@@ -100,6 +101,33 @@ fn the_commands_of_the_page_on_preparation_work() {
 }
 
 #[test]
+fn the_page_on_mixtures_is_true() {
+    let scratch = FreshClone::new();
+    let write = |name: &str, content: &str| std::fs::write(scratch.path().join(name), content).unwrap();
+    let books = corpus(60).into_iter().map(|text| format!("{{\"content\": \"{text}\"}}\n"));
+    std::fs::create_dir(scratch.path().join("data/books")).unwrap();
+    write("data/books/shelf.jsonl", &books.collect::<String>());
+    let names = ["mix.toml", "curriculum.toml", "filters.toml", "tokens.toml"];
+    let configurations = blocks_of(MIXTURES, "toml");
+    assert_eq!(configurations.len(), names.len());
+    names.iter().zip(configurations).for_each(|(name, content)| write(name, content));
+    let mut said = String::new();
+    for line in blocks_of(MIXTURES, "sh").iter().flat_map(|block| block.lines()) {
+        let output = scratch.pipeline(line.strip_prefix("pipeline ").unwrap());
+        said += &String::from_utf8_lossy(&output.stdout);
+        said += &String::from_utf8_lossy(&output.stderr);
+        check(line, output);
+    }
+    for piece in ["used up after", "`books` is used up after", "  books: validation loss", "books  "] {
+        assert!(said.contains(piece), "{piece}: {said}");
+    }
+    let wrong = scratch.pipeline("check mix.toml --set mix.weights={read=0.7,boks=0.3}");
+    let message = String::from_utf8(wrong.stderr).unwrap();
+    let shown = blocks_of(MIXTURES, "text");
+    assert!(shown.contains(&message.trim_end()), "docs/mixtures.md does not show what the program says:\n{message}");
+}
+
+#[test]
 fn the_commands_of_the_page_on_scaling_work() {
     let scratch = FreshClone::new();
     let said: Vec<String> = blocks_of(SCALING, "sh")
@@ -183,6 +211,7 @@ fn every_link_leads_somewhere_and_ci_runs_its_test_command() {
         "data/PREPARE.md",
         "data/SCHEMA.md",
         "benches/README.md",
+        "docs/mixtures.md",
     ] {
         let path = root().join(document);
         let text = std::fs::read_to_string(&path).unwrap();

@@ -8,8 +8,10 @@ use crate::train_run::evaluate::{Data, Evaluation, Options, of_folder, of_run};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use train::record::SourceLine;
 
 /// Measure a model on a run's validation split or on any text
 #[derive(Debug, Args)]
@@ -66,6 +68,9 @@ struct Evaluated {
     validation_loss: f64,
     /// Bits per byte of text; `None` if only tokens are available.
     bits_per_byte: Option<f64>,
+    /// The same by source, in a run that mixes several.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    sources: BTreeMap<String, Validated>,
     /// Number of documents.
     documents: u64,
     /// Their tokens, each with one that ends it.
@@ -89,7 +94,7 @@ impl Evaluate {
             let data = Data { paths: &self.data, column: self.column.as_deref() };
             of_folder(&find(&self.model)?, &data, &options, context.line())?
         };
-        let Evaluation { checkpoint, step, loss, bits_per_byte, part, context, stride } = found;
+        let Evaluation { checkpoint, step, loss, bits_per_byte, sources, part, context, stride } = found;
         Ok(Evaluated {
             model: self.model.display().to_string(),
             checkpoint: checkpoint.display().to_string(),
@@ -97,6 +102,7 @@ impl Evaluate {
             data: self.data.clone(),
             validation_loss: loss,
             bits_per_byte,
+            sources: sources.into_iter().filter_map(|(source, line)| Some((source, Validated::of(&line)?))).collect(),
             documents: part.rows,
             tokens: part.tokens,
             bytes: part.bytes,
@@ -137,6 +143,25 @@ impl Evaluated {
         if let Some(bits) = self.bits_per_byte {
             text += &format!("\n  bits per byte    {bits:.4}");
         }
+        for (source, Validated { validation_loss, bits_per_byte }) in &self.sources {
+            let bits = bits_per_byte.map(|bits| format!(", {bits:.4} bits per byte")).unwrap_or_default();
+            text += &format!("\n    {source:<15}{validation_loss:.4} nats per token{bits}");
+        }
         text
+    }
+}
+
+/// The result for a source.
+#[derive(Clone, Debug, Serialize)]
+struct Validated {
+    /// Mean cross-entropy in nats per token.
+    validation_loss: f64,
+    /// Bits per byte of text; `None` if only tokens are available.
+    bits_per_byte: Option<f64>,
+}
+
+impl Validated {
+    fn of(line: &SourceLine) -> Option<Self> {
+        Some(Self { validation_loss: line.validation_loss?, bits_per_byte: line.bits_per_byte })
     }
 }

@@ -141,6 +141,8 @@ fn type_of(accepts: Parses) -> Map<String, Value> {
         json!({ "type": "integer" })
     } else if is(json!(1)) {
         json!({ "type": "integer", "minimum": 0 })
+    } else if is(json!([])) && is(json!({})) {
+        json!({})
     } else if is(json!([])) {
         json!({ "type": "array", "items": type_of(&|item| accepts(json!([item]))) })
     } else {

@@ -170,7 +170,15 @@ impl<'a, 'scope> GraphBuilder<'a, 'scope> {
         let busy = Arc::new(AtomicU64::new(0));
         self.clocks.push((self.stages[s].id.clone(), Arc::clone(&busy)));
         let (keys, outputs) = self.outputs(s);
-        let spec = SourceSpec { source, demands, throttle, prefetch: self.prefetch, outputs, busy };
+        let spec = SourceSpec {
+            source,
+            demands,
+            index: source_index(self.stages, self.connections, s),
+            throttle,
+            prefetch: self.prefetch,
+            outputs,
+            busy,
+        };
         let edges = source_operator(self.scope, builder, self.context(s), spec);
         self.connect(keys, edges);
     }
@@ -297,6 +305,12 @@ pub fn connections(stages: &[PlannedStage]) -> Vec<Connection> {
         connections.extend(savers.into_iter().map(|from| Connection { from, to, port, kind, route, feedback: false }));
     }
     connections
+}
+
+/// The index of source `s` where sources are mixed: the port at which its packets arrive. 0 if they are not mixed.
+fn source_index(stages: &[PlannedStage], connections: &[Connection], s: usize) -> usize {
+    let mixes = |c: &&Connection| stages[c.to].settings.mixes().is_some() && c.kind != Kind::Saved;
+    connections.iter().filter(mixes).find(|c| upstream(connections, c.from).contains(&s)).map_or(0, |c| c.port)
 }
 
 /// Stage `s` and the stages whose packets reach it within a step.

@@ -31,6 +31,8 @@ const SLICE: [Duration; 2] = [Duration::from_micros(100), Duration::from_millis(
 pub struct Demand {
     /// The lane.
     pub lane: Lane,
+    /// The source of the packet: see [`Packet::source`].
+    pub source: usize,
     /// The step the packet belonged to.
     pub step: Step,
     /// True: the lane needs more input for this step. False: it has enough.
@@ -281,8 +283,8 @@ impl StageOperator {
         self.send(step);
         match ran {
             Ran::Idle => false,
-            Ran::Called { lane, turn } => {
-                self.report_demand(lane, turn, step);
+            Ran::Called { from, turn } => {
+                self.report_demand(from, turn, step);
                 if turn == Turn::More || began.elapsed() > slice {
                     self.activator.activate();
                     return false;
@@ -313,10 +315,10 @@ impl StageOperator {
 
     /// Tells the sources whether the lane needs more. The stage's last answer to a packet counts: as long as it says
     /// [`Turn::More`], it has not finished with the packet.
-    fn report_demand(&mut self, lane: Option<Lane>, turn: Turn, step: Step) {
+    fn report_demand(&mut self, from: Option<(Lane, usize)>, turn: Turn, step: Step) {
         let answered = self.pulls && turn != Turn::More;
-        if let (true, Some(lane), Some(capability)) = (answered, lane, &self.demand_capability) {
-            let demand = Demand { lane, step, more: turn == Turn::Starved };
+        if let (true, Some((lane, source)), Some(capability)) = (answered, from, &self.demand_capability) {
+            let demand = Demand { lane, source, step, more: turn == Turn::Starved };
             self.demand.activate().session_with_builder(capability).give(demand);
         }
     }

@@ -22,6 +22,8 @@ pub struct SourceSpec<'scope> {
     /// The demand of the stages that pull, one for each packet, in order. Without it, a lane's step ends when the
     /// source says so.
     pub demands: Option<Demands<'scope>>,
+    /// Which source it is for those stages: see [`Packet::source`].
+    pub index: usize,
     /// Its frontier is one step after the one that the slowest worker is working on.
     pub throttle: Stream<'scope, Step, Vec<()>>,
     /// How many steps the source may be ahead of that worker; 0 counts as 1.
@@ -40,7 +42,7 @@ pub fn source_operator<'scope>(
     context: OperatorContext,
     spec: SourceSpec<'scope>,
 ) -> Vec<Edge<'scope>> {
-    let SourceSpec { source, demands, throttle, prefetch, outputs, busy } = spec;
+    let SourceSpec { source, demands, index, throttle, prefetch, outputs, busy } = spec;
     let address = builder.operator_info().address;
     let wake = scope.worker().sync_activator_for(address.to_vec());
     let activator = scope.activator_for(address);
@@ -60,6 +62,7 @@ pub fn source_operator<'scope>(
         let mut operator = SourceOperator {
             throttle,
             demands,
+            index,
             prefetch: prefetch.max(1),
             outputs: OutputPorts::new(output_ports, capabilities, first, context.position),
             lanes: context.lanes.iter().map(|lane| (*lane, LaneState::new(first))).collect(),
@@ -107,6 +110,7 @@ struct SourceOperator {
     context: OperatorContext,
     throttle: Reader<()>,
     demands: Option<Reader<Demand>>,
+    index: usize,
     prefetch: u64,
     outputs: OutputPorts,
     lanes: BTreeMap<Lane, LaneState>,
@@ -133,7 +137,8 @@ impl SourceOperator {
         while let Ok(reply) = self.replies.try_recv() {
             self.take_reply(reply);
         }
-        demands.into_iter().for_each(|demand| self.take_demand(demand));
+        let own = demands.into_iter().filter(|demand| demand.source == self.index).collect::<Vec<_>>();
+        own.into_iter().for_each(|demand| self.take_demand(demand));
         // The edge that feeds back the throttle's frontier has added a step to it.
         let working_on = frontiers[0].frontier().first().map_or(Step::MAX, |step| step.saturating_sub(1));
         self.open_steps(working_on.saturating_add(self.prefetch));

@@ -19,8 +19,8 @@ pub enum Ran {
     Idle,
     /// It called the stage.
     Called {
-        /// The lane of the packet, if it had one.
-        lane: Option<Lane>,
+        /// The lane and the source of the packet, if it had a lane.
+        from: Option<(Lane, usize)>,
         /// The stage's answer.
         turn: Turn,
     },
@@ -45,9 +45,9 @@ pub struct StageRunner {
     roles: Vec<Role>,
     current: Step,
     inboxes: BTreeMap<Step, Inbox>,
-    /// The stage answered [`Turn::More`], and for which lane.
+    /// The stage answered [`Turn::More`], and to a packet of which lane and source.
     more: bool,
-    lane: Option<Lane>,
+    from: Option<(Lane, usize)>,
     /// Since when the stage has been waiting for a stream packet.
     idle_since: Option<Instant>,
 }
@@ -55,7 +55,7 @@ pub struct StageRunner {
 impl StageRunner {
     /// A runner for `stage`, whose ports have these roles, about to begin step `first`.
     pub fn new(stage: Box<dyn Stage>, roles: Vec<Role>, first: Step) -> Self {
-        Self { stage, roles, current: first, inboxes: BTreeMap::new(), more: false, lane: None, idle_since: None }
+        Self { stage, roles, current: first, inboxes: BTreeMap::new(), more: false, from: None, idle_since: None }
     }
 
     /// The current step.
@@ -84,14 +84,14 @@ impl StageRunner {
         if self.more {
             let turn = self.stage.more(step, outbox)?;
             self.more = turn == Turn::More;
-            return Ok(Ran::Called { lane: self.lane, turn });
+            return Ok(Ran::Called { from: self.from, turn });
         }
         let open = |role: Role| (0..self.roles.len()).any(|p| self.roles[p] == role && inputs.is_open(p, step));
         let mut inbox = self.inboxes.get_mut(&step);
         if let Some((port, packet)) = inbox.as_mut().and_then(|i| i.state.pop_front()) {
             let turn = self.stage.packet(At { step, port, waited: Duration::ZERO }, packet, outbox)?;
-            (self.more, self.lane) = (turn == Turn::More, None);
-            return Ok(Ran::Called { lane: None, turn });
+            (self.more, self.from) = (turn == Turn::More, None);
+            return Ok(Ran::Called { from: None, turn });
         }
         if open(Role::State) || !may_begin {
             return Ok(Ran::Idle);
@@ -99,10 +99,10 @@ impl StageRunner {
         let next = inbox.and_then(|i| i.stream.pop_front()).or_else(|| inputs.take_shared(step));
         if let Some((port, packet)) = next {
             let waited = self.idle_since.take().map_or(Duration::ZERO, |since| since.elapsed());
-            let lane = packet.lane();
+            let from = packet.lane().map(|lane| (lane, packet.source()));
             let turn = self.stage.packet(At { step, port, waited }, packet, outbox)?;
-            (self.more, self.lane) = (turn == Turn::More, lane);
-            return Ok(Ran::Called { lane, turn });
+            (self.more, self.from) = (turn == Turn::More, from);
+            return Ok(Ran::Called { from, turn });
         }
         if open(Role::Stream) {
             if self.roles.contains(&Role::State) {

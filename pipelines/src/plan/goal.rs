@@ -26,6 +26,7 @@ pub(crate) fn check(stages: &[PlannedStage], resolved: &Resolved, problems: &mut
     let plan = Check { stages, resolved, goal: goal(stages) };
     plan.unused(problems);
     plan.several_sources(problems);
+    plan.several_mixtures(problems);
     for stage in stages {
         let wrong = stage.settings.check_goal(plan.goal).into_iter();
         problems.0.extend(wrong.map(|problem| located(&stage.id, problem, plan.table(&stage.id))));
@@ -94,6 +95,12 @@ impl Check<'_> {
             for kind in unconsumed.filter(|kind| self.takers(at, *kind).next().is_none()) {
                 let (id, name) = (&stage.id, kind.name());
                 let problem = self.problem(at, format!("no stage uses the {name} of `{id}`"));
+                let mixture = self.stages.iter().find(|stage| stage.settings.mixes().is_some());
+                if let Some(mixture) = mixture.filter(|_| stage.settings.takes().is_empty()) {
+                    let next = format!("give it a share in {}.weights, or remove it", mixture.id);
+                    problems.push(problem.next(next));
+                    continue;
+                }
                 let other = (0..self.stages.len()).find(|to| *to != at && self.edges(*to, kind).next().is_some());
                 problems.push(match other.map(|to| &self.stages[to].id) {
                     Some(to) => {
@@ -116,7 +123,7 @@ impl Check<'_> {
         for at in order_of(self.stages) {
             let stage = &self.stages[at];
             let from = [Kind::Rows, Kind::Tokens].into_iter().flat_map(|kind| self.edges(at, kind));
-            sources[at] = match stage.settings.takes().is_empty() || stage.settings.mixes() {
+            sources[at] = match stage.settings.takes().is_empty() || stage.settings.mixes().is_some() {
                 true => BTreeSet::from([at]),
                 false => from.flat_map(|edge| sources[edge.from].clone()).collect(),
             };
@@ -126,7 +133,7 @@ impl Check<'_> {
 
     fn several_sources(&self, problems: &mut Problems) {
         let sources = self.sources();
-        for at in order_of(self.stages).into_iter().filter(|at| !self.stages[*at].settings.mixes()) {
+        for at in order_of(self.stages).into_iter().filter(|at| self.stages[*at].settings.mixes().is_none()) {
             let edges = [Kind::Rows, Kind::Tokens].map(|kind| self.edges(at, kind).map(|edge| edge.from).collect());
             let twice: Option<&Vec<usize>> = edges.iter().find(|from: &&Vec<usize>| from.len() > 1);
             let met: Vec<usize> = match twice {
@@ -137,8 +144,19 @@ impl Check<'_> {
             let names: Vec<String> = met.iter().map(|from| format!("`{}`", self.stages[*from].id)).collect();
             let (id, names) = (&self.stages[at].id, names.join(" and "));
             let message = format!("`{id}` gets input from {names}, but cannot mix sources");
-            let next = "read all files with one source, or leave one of them in `inputs`";
+            let next = "mix them above it with a stage of type `mixture`, or leave one of them in `inputs`";
             return problems.push(self.problem(at, message).next(next));
+        }
+    }
+
+    /// There is one mixture: which source a sequence comes from is decided once.
+    fn several_mixtures(&self, problems: &mut Problems) {
+        let mixtures: Vec<usize> =
+            (0..self.stages.len()).filter(|at| self.stages[*at].settings.mixes().is_some()).collect();
+        if let [first, second, ..] = mixtures[..] {
+            let (first, second) = (&self.stages[first].id, &self.stages[second].id);
+            let message = format!("`{first}` and `{second}` both mix sources");
+            problems.push(self.problem(mixtures[1], message).next("name all sources in one mixture"));
         }
     }
 

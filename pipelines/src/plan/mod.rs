@@ -45,7 +45,7 @@ pub(crate) use values::{shorten_floats, toml_of};
 pub(crate) use wire::order;
 
 use crate::problem::{Diagnostic, Origin, Problems};
-use contract::{Effect, Facts, Goal, Key, ModelFacts, Settings, StageKeys, StageType, Updates};
+use contract::{Effect, Facts, Goal, Key, Mixture, ModelFacts, Settings, StageKeys, StageType, Updates};
 use resolve::{COMMON, Schema};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -168,8 +168,11 @@ impl Plan {
                 Some(stage_type) => resolve::stage(id, table, stage_type, &everywhere, &mut problems),
                 None => (Table::default(), None),
             };
+            let mixes = settings.as_ref().and_then(|settings| settings.mixes());
+            let origin_of_sources = table.get("weights").map_or(&table.origin, |entry| &entry.origin).clone();
             nodes.push(wire::Node {
                 id: id.clone(),
+                mixes: mixes.map(|mixture| (mixture.sources, origin_of_sources)),
                 takes: settings.as_ref().map(|s| s.takes()).unwrap_or_default(),
                 gives: settings.as_ref().map(|s| s.gives()).unwrap_or_default(),
                 known: settings.is_some(),
@@ -186,10 +189,11 @@ impl Plan {
                 }
             }
         }
-        let wires = wire::wire(&nodes, &|kind| registry::types_giving(registry, kind), &mut problems);
+        let wires = wire::wire(&mut nodes, &|kind| registry::types_giving(registry, kind), &mut problems);
         for (stage, inputs) in stages.iter_mut().zip(wires) {
             stage.inputs = inputs;
         }
+        wire::settle_mixtures(&mut stages, &nodes);
         if problems.is_empty() {
             goal::check(&stages, &resolved, &mut problems);
         }
@@ -207,6 +211,7 @@ impl Plan {
             }
             nodes.push(wire::Node {
                 id: id.clone(),
+                mixes: settings.mixes().map(|mixture| (mixture.sources, Origin::Code)),
                 takes: settings.takes(),
                 gives: settings.gives(),
                 known: true,
@@ -214,9 +219,14 @@ impl Plan {
                 inputs: None,
             });
         }
-        let wires = wire::wire(&nodes, &|_| Vec::new(), &mut problems);
-        let planned =
-            |((id, settings), inputs)| PlannedStage { id, type_name: "", keys: Some(Vec::new()), settings, inputs };
+        let wires = wire::wire(&mut nodes, &|_| Vec::new(), &mut problems);
+        let planned = |((id, settings), inputs): ((_, Arc<dyn Settings>), _)| PlannedStage {
+            id,
+            type_name: "",
+            keys: Some(Vec::new()),
+            settings,
+            inputs,
+        };
         let stages: Vec<PlannedStage> = stages.into_iter().zip(wires).map(planned).collect();
         let goal = goal::goal(&stages);
         problems.or(Plan { run: RunSettings::default(), stages, resolved: Resolved::default(), goal })
@@ -249,6 +259,11 @@ impl Plan {
     /// How the parameters of `model` are updated, if a stage says so.
     pub fn updates(&self, model: &ModelFacts) -> Option<Updates> {
         self.stages.iter().find_map(|stage| stage.settings.updates(model))
+    }
+
+    /// How sources are mixed, if a stage does that.
+    pub fn mixture(&self) -> Option<Mixture> {
+        self.stages.iter().find_map(|stage| stage.settings.mixes())
     }
 
     /// The stage called `id`.

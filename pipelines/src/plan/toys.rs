@@ -1,6 +1,6 @@
 //! Toy stages for the tests of this crate: they wire like a training graph, and cannot be built.
 use contract::{
-    Built, Env, Kind, Port, Problem, Result, Route, Settings, StageKeys, StageSettings, StageType, stage_type,
+    Built, Env, Kind, Mixture, Port, Problem, Result, Route, Settings, StageKeys, StageSettings, StageType, stage_type,
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub(crate) const TOYS: &[StageType] = &[
 macro_rules! toy {
     ($(#[$meta:meta])* $name:ident { $($key:ident: $type:ty = $default:expr, $docs:literal;)* }
      $summary:literal, example $example:literal, takes $takes:expr, gives $gives:expr, check $check:expr
-     $(, mixes $mixes:literal)? $(, whole $whole:literal)?) => {
+     $(, mixes $mixes:expr)? $(, whole $whole:literal)?) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
         #[serde(default, deny_unknown_fields)]
@@ -50,8 +50,9 @@ macro_rules! toy {
                 let check: fn(&Self) -> Vec<Problem> = $check;
                 check(self)
             }
-            $(fn mixes(&self) -> bool {
-                $mixes
+            $(fn mixes(&self) -> Option<Mixture> {
+                let sources: &[&str] = &$mixes;
+                Some(Mixture { sources: sources.iter().map(|id| (*id).to_owned()).collect(), ..Mixture::default() })
             })?
             $(fn needs_whole_corpus(&self) -> bool {
                 $whole
@@ -132,7 +133,8 @@ toy! { WriteRows {}
 toy! { WriteTokens {}
 "Ends a graph of tokens.", example "", takes [Port::stream(Kind::Tokens)], gives [], check |_| vec![] }
 toy! { Mix {}
-"Mixes sources.", example "", takes [Port::stream(Kind::Rows)], gives [Kind::Rows], check |_| vec![], mixes true }
+"Mixes sources.", example "",
+takes [Port::stream(Kind::Rows); 2], gives [Kind::Rows], check |_| vec![], mixes ["a", "b"] }
 toy! { Compare {}
 "Compares documents.", example "", takes [Port::stream(Kind::Rows)], gives [Kind::Rows], check |_| vec![], whole true }
 toy! { Record {}

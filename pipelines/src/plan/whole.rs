@@ -203,6 +203,7 @@ impl Plan {
         if scope.trains_here() {
             let mut resources = Resources::default();
             resources.insert(Arc::new(facts));
+            self.mixture().into_iter().for_each(|mixture| resources.insert(Arc::new(mixture)));
             // With one worker, because each worker needs more.
             let env = Env::without_training(1, shape.lanes, 1, resources);
             let env = Env { seed: self.run.seed, shape, model: Some(Arc::new(model)), ..env };

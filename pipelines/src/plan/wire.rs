@@ -5,10 +5,15 @@
 //!   → clean → pack`: `clean` feeds `pack`).
 //! - A [`Role::State`] port whose kind is only emitted below (or by the stage itself) is fed back: what is emitted at a
 //!   step arrives at the next. No other edge may close a cycle.
+//! - A stage that mixes sources has a port for each: see [`mixture`].
 //! - Metrics are collected from every stage that emits them (a stage that derives metrics from metrics does not read
 //!   those of similar stages below it); saved state comes from the engine.
 use crate::problem::{Diagnostic, Origin, Problems};
 use contract::{Kind, Port, Role, Route};
+
+mod mixture;
+
+pub(super) use mixture::settle_mixtures;
 
 /// The origin of a port's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub(crate) struct Node {
     pub known: bool,
     pub origin: Origin,
     pub inputs: Option<(Vec<String>, Origin)>,
+    /// If it mixes sources: their names, and where they are given.
+    pub mixes: Option<(Vec<String>, Origin)>,
 }
 
 impl Node {
@@ -43,12 +50,29 @@ impl Node {
 /// For every stage and port, its incoming edges.
 pub(crate) type Wires = Vec<Vec<Vec<Edge>>>;
 
-/// Connects `nodes`. `types_giving` returns the registered types that emit a kind.
-pub(crate) fn wire(nodes: &[Node], types_giving: &dyn Fn(Kind) -> Vec<String>, problems: &mut Problems) -> Wires {
+/// Connects `nodes`. `types_giving` returns the registered types that emit a kind. A stage that mixes sources is
+/// changed to take and emit what arrives from them.
+pub(crate) fn wire(nodes: &mut [Node], types_giving: &dyn Fn(Kind) -> Vec<String>, problems: &mut Problems) -> Wires {
+    for at in (0..nodes.len()).filter(|at| nodes[*at].mixes.is_some()).collect::<Vec<_>>() {
+        let wires = connect(nodes, types_giving, &mut Problems::default());
+        let arrives = |edge: &Edge| nodes[edge.from].gives.iter().copied().find(|kind| mixture::MIXED.contains(kind));
+        if let Some(kind) = wires[at].iter().flatten().find_map(arrives) {
+            nodes[at].takes.iter_mut().for_each(|port| port.kind = kind);
+            nodes[at].gives = vec![kind];
+        }
+    }
+    connect(nodes, types_giving, problems)
+}
+
+fn connect(nodes: &[Node], types_giving: &dyn Fn(Kind) -> Vec<String>, problems: &mut Problems) -> Wires {
     let all_known = nodes.iter().all(|node| node.known);
     let mut wires: Wires = Vec::new();
     for (at, node) in nodes.iter().enumerate() {
         let inputs = explicit(nodes, at, problems);
+        if node.mixes.is_some() {
+            wires.push(mixture::ports(nodes, &wires, at, problems));
+            continue;
+        }
         let mut ports = Vec::new();
         for port in &node.takes {
             let named: Vec<usize> = inputs.iter().copied().filter(|i| nodes[*i].gives(port.kind)).collect();
@@ -92,7 +116,7 @@ fn explicit(nodes: &[Node], at: usize, problems: &mut Problems) -> Vec<usize> {
             problems.push(Diagnostic::new(message, origin.clone()).similar_to(name, ids));
             continue;
         };
-        let fits = node.takes.iter().any(|port| nodes[index].gives(port.kind));
+        let fits = node.mixes.is_some() || node.takes.iter().any(|port| nodes[index].gives(port.kind));
         if !fits && node.known && nodes[index].known {
             let takes = names_of(node.takes.iter().map(|port| port.kind));
             let gives = names_of(nodes[index].gives.iter().copied());

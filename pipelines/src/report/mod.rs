@@ -1,9 +1,11 @@
 //! `report.html`: a run on one page that needs nothing else, made of what is in the run directory.
 //!
-//! - [`page`]: what is on it; [`plot`]: curves, also of [`plots`]; [`html`]: text that stays text
+//! - [`page`]: what is on it; [`sources`]: a table of the sources of a mixture; [`plot`]: curves, also of [`plots`];
+//!   [`html`]: text that stays text
 mod html;
 mod page;
 mod plot;
+mod sources;
 
 pub use plot::{Plot, Series, Style};
 

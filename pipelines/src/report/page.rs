@@ -2,6 +2,7 @@
 use super::Seen;
 use super::html::{escape, facts};
 use super::plot::{Plot, Series, Style, number, smoothed};
+use super::sources;
 use crate::show::Times;
 use crate::show::human::{bytes, count, time, utc};
 use crate::train_run::status::{State, now};
@@ -29,10 +30,11 @@ pub(super) fn document(title: &str, body: &str) -> String {
 /// The page of a run.
 pub(super) fn page(seen: &Seen) -> String {
     let body = format!(
-        "{}{}{}{}{}{}<script>\n{SCRIPT}</script>\n",
+        "{}{}{}{}{}{}{}<script>\n{SCRIPT}</script>\n",
         header(seen),
         cards(&seen.metrics),
         plots(&seen.metrics),
+        sources::table(&seen.metrics),
         stage_times(seen),
         about(seen),
         footer(seen),
@@ -226,7 +228,7 @@ fn about(seen: &Seen) -> String {
     }
     out += &facts(&rows);
     out += "</div>\n<h2>Environment</h2>\n<div class=\"panel\">\n";
-    let told = ["corpus", "sources", "dropped", "model", "parameters"];
+    let told = ["corpus", "sources", "dropped", "mixture", "model", "parameters"];
     let others = environment.as_object().into_iter().flatten().filter(|(key, _)| !told.contains(&key.as_str()));
     let rows: Vec<(&str, String)> = others.map(|(key, value)| (key.as_str(), plain(value))).collect();
     out += &facts(&rows);

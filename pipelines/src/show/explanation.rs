@@ -2,6 +2,7 @@
 use super::banner::corpus_line;
 use super::human::{bytes, clock, count, facts, rate};
 use super::scaling::Scaling;
+use super::sources::{SourceUse, sources};
 use contract::Corpus;
 use serde::Serialize;
 use std::time::Duration;
@@ -38,6 +39,9 @@ pub struct Explanation {
     pub measured: String,
     /// The corpus, if known.
     pub corpus: Option<Corpus>,
+    /// What the run trains on of each source, if it mixes several and its length is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceUse>,
     /// Further notes.
     pub notes: Vec<String>,
     /// The same run on several hosts, if it was asked for.
@@ -102,6 +106,9 @@ impl Explanation {
         ];
         all.extend(self.notes.iter().map(|note| ("Note", note.clone())));
         let mut lines = facts(&all, columns);
+        if !self.sources.is_empty() {
+            lines.extend([String::new(), sources(&self.sources, columns)]);
+        }
         if let Some(scaling) = &self.scaling {
             lines.extend([String::new(), scaling.render(columns)]);
         }
@@ -158,6 +165,7 @@ mod tests {
                 train: CorpusPart { rows: 9_500, tokens: 7_200_000, bytes: 32_000_000 },
                 validation: CorpusPart { rows: 500, tokens: 380_000, bytes: 1_700_000 },
             }),
+            sources: Vec::new(),
             notes: Vec::new(),
             scaling: None,
         };

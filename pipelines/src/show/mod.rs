@@ -6,6 +6,7 @@
 //! - [`table()`], [`stage_times`]: plain tables
 //! - [`graph`](graph()): a drawing of a plan; [`Explanation`]: the estimates that `pipeline explain` prints below it;
 //!   [`Scaling`]: those of a run on several hosts; [`inputs`](inputs()): the files that a plan reads
+//! - [`sources`](sources()): what a run trains on of each source
 //! - [`plan_summary`], [`stages`]: the output of `pipeline check` and `pipeline stages`
 //! - [`human`]: numbers with units
 mod banner;
@@ -16,6 +17,7 @@ mod inputs;
 mod line;
 mod progress;
 mod scaling;
+mod sources;
 mod summary;
 mod table;
 
@@ -26,6 +28,7 @@ pub use inputs::inputs;
 pub use line::{Cadence, Line, Progress, Style};
 pub use progress::{Training, Unit, Work, bar};
 pub use scaling::{HostShare, Scaling};
+pub use sources::{SourceUse, sources};
 pub use summary::{plan_summary, stages};
 pub use table::{Align, StageTime, Times, Wait, stage_times, table};
 

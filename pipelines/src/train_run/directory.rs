@@ -231,6 +231,7 @@ pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, t
         "corpus": session.env.corpus,
         "sources": session.sources,
         "dropped": session.dropped,
+        "mixture": session.uses,
     });
     write(&run_dir.join(CONFIG_FILE), &plan.resolved.to_toml())?;
     write(&run_dir.join(ENVIRONMENT_FILE), &format!("{environment:#}\n"))?;

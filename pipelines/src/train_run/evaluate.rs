@@ -9,12 +9,13 @@ use crate::problem::Usage;
 use crate::show::{Line, Unit, Work};
 use anyhow::{Context, Result};
 use contract::{CorpusPart, DocumentStart, Kind, Resources, Schedule, StageType, Step, ValidationStride};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 use text::HoldOutAll;
 use train::checkpoint::{STATE_FILE, read_state};
-use train::record::{Report, Reporter, StepLine};
+use train::record::{Report, Reporter, SourceLine, StepLine};
 use train::weights::Start;
 
 /// The longest windows that files are evaluated in, in tokens, whatever the model's context.
@@ -52,6 +53,8 @@ pub struct Evaluation {
     pub loss: f64,
     /// Bits per byte of text; `None` if only tokens are available.
     pub bits_per_byte: Option<f64>,
+    /// The same by source, in a run that mixes several.
+    pub sources: BTreeMap<String, SourceLine>,
     /// The size of the validation data.
     pub part: CorpusPart,
     /// The length of a window, in tokens.
@@ -179,7 +182,8 @@ fn execute_one_step(
     watched.line.finish();
     let last = watched.last.take().context("the configuration has no `evaluate` or no `record` stage")?;
     let loss = last.validation_loss.context("nothing was validated")?;
-    Ok(Evaluation { checkpoint, step: None, loss, bits_per_byte: last.bits_per_byte, part, context, stride })
+    let StepLine { bits_per_byte, sources, .. } = last;
+    Ok(Evaluation { checkpoint, step: None, loss, bits_per_byte, sources, part, context, stride })
 }
 
 /// Shows progress, and keeps the result.

@@ -7,7 +7,7 @@ use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::show::{Explanation, Length, graph, inputs};
 use anyhow::Result;
-use contract::{BatchShape, Env, Facts, Memory, ModelFacts, Resources, Schedule, Updates};
+use contract::{BatchShape, Env, Facts, Memory, ModelFacts, Resources, Schedule, SourceSizes, Updates};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ pub fn explain(plan: &Plan, hosts: Option<Hosts>) -> Result<Explanation> {
     let facts = Facts { length: shape.length, ..vocabulary(plan)? };
     let mut resources = Resources::default();
     resources.insert(Arc::new(facts));
+    plan.mixture().into_iter().for_each(|mixture| resources.insert(Arc::new(mixture)));
     let model = plan.model(&facts).map(Arc::new);
     let env = Env::without_training(workers, shape.lanes, plan.run.max_steps.unwrap_or(0), resources);
     let schedule = Schedule { evaluate: due(plan).evaluate, ..env.schedule };
@@ -31,6 +32,13 @@ pub fn explain(plan: &Plan, hosts: Option<Hosts>) -> Result<Explanation> {
     let length = Length { steps: plan.run.max_steps, epochs: plan.run.max_epochs };
     let mut explanation = of(plan, &env, length, calibrate::program(workers), hosts)?;
     explanation.notes.extend(idle_workers(plan, workers));
+    explanation.sources =
+        super::mixing::over_run(plan, shape, &SourceSizes::default(), plan.run.max_steps.unwrap_or(0))?;
+    if plan.mixture().is_some_and(|mixture| mixture.max_epochs.iter().any(Option::is_some)) {
+        let note = "how often sources are passed over is not known before their tokens are counted, so limits of \
+                    epochs are not part of this: `pipeline run --dry-run` counts";
+        explanation.notes.push(note.into());
+    }
     if !plan
         .stages
         .iter()
@@ -60,6 +68,7 @@ pub fn dry_run(
     let epochs = (tokens > 0).then(|| (steps * env.shape.tokens()) as f64 / tokens as f64);
     let mut explanation = of(plan, env, Length { steps: Some(steps), epochs }, program, None)?;
     explanation.notes.clone_from(&session.notes);
+    explanation.sources.clone_from(&session.uses);
     explanation.notes.push(match made {
         [] => "all data derived from the corpus was in the cache".into(),
         made => format!("derived from the corpus and cached: {}", made.join(", ")),
@@ -112,6 +121,7 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64, hosts: Option<Hosts>
         with_more_workers: with_more_workers(&speed, env),
         measured: speed.measured,
         corpus: env.corpus,
+        sources: Vec::new(),
         notes: Vec::new(),
         scaling: hosts.map(|hosts| {
             let updates = plan.updates(model).unwrap_or_else(|| Updates::of_whole_tensors(model));

@@ -1,6 +1,7 @@
 //! A training run, from a checked plan to its last checkpoint.
 //!
 //! - [`session`]: a plan and its data become a graph, with everything its stages may know
+//! - [`mixing`]: what it trains on of each source
 //! - [`mod@train`]: runs the graph; [`printer`]: what a terminal shows meanwhile
 //! - [`sample`]: what the stage of that name generates text with
 //! - [`directory`]: the files a run leaves behind; [`status`]: whether it is running, and how it ended
@@ -17,6 +18,7 @@ pub(crate) mod evaluate;
 pub(crate) mod explain;
 pub mod hosts;
 mod interruption;
+mod mixing;
 mod printer;
 mod sample;
 pub(crate) mod scaling;

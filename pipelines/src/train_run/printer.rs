@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use train::record::{Report, StepLine};
+use train::record::{Report, SourceLine, StepLine};
 
 pub fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
     printer.lock().unwrap_or_else(|e| e.into_inner())
@@ -93,6 +93,11 @@ impl Printer {
             let bits = step.bits_per_byte.map(|bits| format!(", {bits:.4} bits per byte")).unwrap_or_default();
             let text = format!("Step {}: validation loss {loss:.4}{bits}", step.step);
             self.line.note_of_training(&text, &self.shown);
+            for (source, line) in &step.sources {
+                if let Some(text) = validated_source(source, line) {
+                    self.line.note_of_training(&text, &self.shown);
+                }
+            }
         }
         self.last = Some(step.clone());
     }
@@ -135,6 +140,13 @@ impl Printer {
         };
         self.line.note(&format!("\n{table}; compute {wait}; peak memory {} MB", peak_rss_mb()));
     }
+}
+
+/// The validation of a source on a line, if it was validated.
+fn validated_source(source: &str, line: &SourceLine) -> Option<String> {
+    let loss = line.validation_loss?;
+    let bits = line.bits_per_byte.map(|bits| format!(", {bits:.4} bits per byte")).unwrap_or_default();
+    Some(format!("  {source}: validation loss {loss:.4}{bits}, {:.2} epochs", line.epoch))
 }
 
 /// A printer to which a stage reports.

@@ -1,9 +1,13 @@
 //! A plan together with its prepared data.
 use crate::plan::{Plan, PlannedStage};
 use crate::problem::Usage;
+use crate::show::SourceUse;
+use crate::train_run::mixing;
 use anyhow::Result;
 use compute::kernels::gemm;
-use contract::{BatchShape, Due, Effect, Env, Facts, ModelFacts, Prepared, Schedule, Updates, ValidationStride};
+use contract::{
+    BatchShape, Due, Effect, Env, Facts, ModelFacts, Prepared, Schedule, SourceSizes, Updates, ValidationStride,
+};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +33,8 @@ pub struct Session {
     pub sources: Vec<Attribution>,
     /// Documents that stages drop, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// What the run trains on of each source, if it mixes several.
+    pub uses: Vec<SourceUse>,
     /// Notes to print before the run starts.
     pub notes: Vec<String>,
 }
@@ -67,7 +73,10 @@ impl Session {
             Some(_) => 0,
             None => steps(plan, shape, corpus.train.tokens)?,
         };
+        let sizes = SourceSizes(prepared.corpora.clone());
+        let uses = mixing::over_run(plan, shape, &sizes, steps)?;
         notes.extend(plan.notes(Some(steps)));
+        notes.extend(mixing::notes(&uses, &sizes, steps));
         notes.extend(idle_workers(plan, workers));
         let rate = prepared.resources.all::<RateSettings>().next();
         let learning_rate = rate.map(|(stage, rate)| (stage.to_owned(), rate.over(steps)));
@@ -89,6 +98,8 @@ impl Session {
         let mut sources: Vec<Attribution> = sources.collect();
         sources.dedup();
         let mut resources = prepared.resources;
+        resources.insert(Arc::new(sizes));
+        plan.mixture().into_iter().for_each(|mixture| resources.insert(Arc::new(mixture)));
         resources.insert(Arc::new(quarantine));
         resources.insert(Arc::new(facts));
         resources.insert(Arc::clone(&fingerprint));
@@ -109,7 +120,7 @@ impl Session {
             run_dir,
             ..Env::without_training(workers, shape.lanes, steps, resources)
         };
-        Ok(Self { env, model, fingerprint, learning_rate, sources, dropped: prepared.dropped, notes })
+        Ok(Self { env, model, fingerprint, learning_rate, sources, dropped: prepared.dropped, uses, notes })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::prepare_stages::prepare;
 use crate::pretrained::ModelFolder;
 use crate::problem::Usage;
 use crate::report;
-use crate::show::{Banner, Explanation, Line, banner};
+use crate::show::{Banner, Explanation, Line, banner, sources};
 use anyhow::{Context, Result};
 use compute::cpu;
 use compute::kernels::gemm;
@@ -63,6 +63,10 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
     let introduction = banner(&introduction(&session, &plan, run_dir), line.columns());
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
     lock(&printer).line.note(&introduction);
+    if !session.uses.is_empty() {
+        let columns = lock(&printer).line.columns();
+        lock(&printer).line.note(&format!("\n{}\n", sources(&session.uses, columns)));
+    }
     session.notes.iter().for_each(|note| lock(&printer).line.note(&format!("note: {note}")));
     let continuer = Continuer::new(&session.model.config, &options.stages, &session.env.resources, plan.run.seed);
     session.env.resources.insert(Arc::new(Continuation(Box::new(continuer))));

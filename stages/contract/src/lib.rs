@@ -23,6 +23,7 @@ pub mod env;
 pub mod files;
 pub mod keys;
 pub mod metrics;
+pub mod mixture;
 pub mod packet;
 pub mod parameters;
 pub mod pool;
@@ -45,6 +46,7 @@ pub use contract_derive::StageKeys;
 pub use env::Env;
 pub use keys::{Effect, Key, StageKeys};
 pub use metrics::{Gather, Metric, Metrics};
+pub use mixture::{Allocation, Mixture, SourceSizes};
 pub use packet::{
     Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Precision, Purpose,
     Records, Rows, Tape, Ticket, Tokens,

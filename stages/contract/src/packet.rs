@@ -87,6 +87,8 @@ pub enum Packet {
 pub struct Rows {
     /// The lane they belong to.
     pub lane: Lane,
+    /// The index of their source in the run's [`Mixture`](crate::Mixture), set by the stage that mixes; otherwise 0.
+    pub source: usize,
     /// Training or validation.
     pub purpose: Purpose,
     /// True on the last packet of a step's validation documents of this lane (which may be empty).
@@ -111,6 +113,8 @@ pub struct Records {
 pub struct Tokens {
     /// The lane they belong to.
     pub lane: Lane,
+    /// As in [`Rows`].
+    pub source: usize,
     /// Training or validation.
     pub purpose: Purpose,
     /// As in [`Rows`].
@@ -131,7 +135,7 @@ pub struct Batch {
     pub leaf: Lane,
     /// Training or validation.
     pub purpose: Purpose,
-    /// Index among the leaf's validation batches of this step; 0 for training.
+    /// Index among the leaf's validation batches of this step, modulo the number of sources its source; 0 for training.
     pub part: u32,
     /// Number of sequences. A validation batch may have fewer than [`BatchShape::sequences`](crate::BatchShape).
     pub sequences: usize,

@@ -24,6 +24,8 @@ pub struct Upstream {
     pub id: String,
     /// Its settings.
     pub settings: Arc<dyn Settings>,
+    /// The ids of the stages that feed it within a step.
+    pub inputs: Vec<String>,
     /// Its keys and values, without those that do not affect results, and its [dependencies](Settings::dependencies). Part
     /// of the cache keys of what is made from its output.
     pub table: String,

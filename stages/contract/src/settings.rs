@@ -1,6 +1,7 @@
 //! A stage's configuration table as a value, and how it is built into a stage.
 use crate::env::Env;
 use crate::files::is_not_of_the_configuration;
+use crate::mixture::Mixture;
 use crate::packet::Kind;
 use crate::parameters::ModelFacts;
 use crate::prepare::{Goal, Prepare};
@@ -294,9 +295,14 @@ pub trait Settings: Any + Send + Sync {
     fn needs_whole_corpus(&self) -> bool {
         false
     }
-    /// Whether it combines the rows or tokens of several sources. Other stages accept only one source.
-    fn mixes(&self) -> bool {
-        false
+    /// How it mixes sources, if it does: it has one port for each. Other stages accept only one source.
+    fn mixes(&self) -> Option<Mixture> {
+        None
+    }
+    /// The same stage for packets of this kind, if it mixes sources: whether these arrive as rows or as tokens is known
+    /// once stages are connected.
+    fn mixing(&self, _kind: Kind) -> Option<Arc<dyn Settings>> {
+        None
     }
     /// The peak memory of its stages, as far as `env` tells; resources may be missing. `pipeline explain` adds it up.
     fn memory(&self, _env: &Env) -> Memory {

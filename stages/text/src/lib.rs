@@ -11,6 +11,7 @@
 //! | [`mod@clean`] | stage `clean`: removes what other extractors leave of wiki markup |
 //! | [`mod@tokenizer`] | byte-level BPE: GPT-2's, from a file, or trained; stage `bpe` |
 //! | [`corpus`] | the rows of a training corpus and their order; sources `documents` and `tokens` |
+//! | [`mod@mixture`] | stage `mixture`: several sources in given shares |
 //! | [`pack`] | stage `concat`: tokens to micro-batches |
 //! | [`mod@prepare`] | corpus preparation: stages `minhash` and `parquet` |
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ pub mod clean;
 pub mod corpus;
 pub mod filter;
 pub mod input;
+pub mod mixture;
 pub mod pack;
 pub mod parquet;
 pub mod prepare;
@@ -50,6 +52,7 @@ pub use input::attribution::{Attribution, attributions};
 pub use input::format::{Access, Format, TextShare};
 pub use input::paths::{InputFile, Inputs, resolve};
 pub use input::quarantine::Quarantine;
+pub use mixture::Mix;
 pub use pack::Concat;
 pub use parquet::documents::DocumentStore;
 pub use parquet::tokens::{TokenStore, write_tokens};

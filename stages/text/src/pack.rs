@@ -1,21 +1,28 @@
 //! Stage `concat`: concatenates the training documents of a lane, separated by end-of-text tokens, and cuts them into
-//! micro-batches. Validation documents are evaluated one by one, in [`windows`].
+//! micro-batches. Validation documents are evaluated one by one, in [`windows`]. Documents of different sources are
+//! kept apart: a sequence and a validation batch are of one source.
+//!
+//! - [`stream`]: tokens and sequences of a source in a lane; [`pool`]: sequences in random order
+//! - [`batch_rows`]: sequences and windows as batches
+mod batch_rows;
 pub mod pool;
 pub mod saved_tokens;
+mod stream;
 pub mod windows;
 
-use crate::pack::pool::{Pool, SavedPool};
-use crate::pack::saved_tokens::SavedTokens;
-use crate::pack::windows::{Window, Windows};
+use crate::pack::batch_rows::BatchMaker;
+use crate::pack::pool::Pool;
+use crate::pack::stream::Stream;
+use crate::pack::windows::Windows;
 use crate::tokenizer::Vocabulary;
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, AsArray};
-use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::UInt32Type;
 use contract::parameters::splitmix64;
 use contract::{
-    At, Batch, BatchShape, Built, DocumentStart, Emit, Env, IGNORED, Kind, Lane, Memory, Packet, Port, Problem,
-    Purpose, Schedule, Settings, Snapshot, Stage, StageKeys, StageSettings, Step, Tokens, Turn, ValidationStride,
+    Allocation, At, BatchShape, Built, DocumentStart, Emit, Env, Kind, Lane, Memory, Mixture, Packet, Port, Problem,
+    Purpose, Schedule, Settings, Snapshot, SourceSizes, Stage, StageKeys, StageSettings, Step, Tokens, Turn,
+    ValidationStride,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -44,7 +51,7 @@ pub struct Concat {
     /// Do not train on predicting a document's first token from the previous document.
     pub mask_across_documents: bool,
     /// Tokens of the pool from which sequences are drawn at random, at most those of an epoch; 0: sequences keep the order
-    /// of the documents.
+    /// of the documents. Each source of a mixture has a pool of its own.
     pub shuffle_tokens: u64,
 }
 
@@ -110,16 +117,25 @@ impl Settings for Concat {
     fn build(&self, env: &Env) -> Result<Built> {
         let vocabulary = Vocabulary::of(env)?;
         let stride = env.resources.get::<ValidationStride>().map_or(env.shape.length, |stride| stride.0);
+        let allocation = env.resources.get::<Mixture>().map(|mixture| {
+            let sizes = env.resources.get::<SourceSizes>().unwrap_or_default();
+            Allocation::new(mixture, env.shape, &sizes)
+        });
         Ok(Built::Stage(Box::new(Packer {
             shape: env.shape,
             schedule: env.schedule,
-            end_of_text: vocabulary.end_of_text,
-            mask: self.mask_across_documents,
-            pool: self.pool(env),
+            maker: BatchMaker {
+                length: env.shape.length,
+                end_of_text: vocabulary.end_of_text,
+                mask: self.mask_across_documents,
+            },
+            pools: self.pools(env),
             shuffles: self.shuffle_tokens > 0,
             seed: env.seed,
             stride: stride.clamp(1, env.shape.length),
             document_start: env.resources.get::<DocumentStart>().map_or(vocabulary.end_of_text, |start| start.0),
+            allocation,
+            allocated: None,
             lanes: BTreeMap::new(),
             validating: None,
         })))
@@ -134,8 +150,11 @@ impl Settings for Concat {
         let BatchShape { lanes, length, .. } = env.shape;
         let vocabulary = env.model.as_ref().map_or(0, |model| model.vocabulary());
         let windows = env.schedule.evaluate.map_or(0, |_| Windows::memory(env.shape.sequences_of_lane(), length));
-        let pool = if env.schedule.steps > 0 { Pool::memory(self.pool(env) * (length + 1), vocabulary) } else { 0 };
-        let lane = pool + windows;
+        let pools = self.pools(env);
+        let sources = pools.len();
+        let pool = |sequences: usize| Pool::memory(sequences * (length + 1), vocabulary);
+        let pools = if env.schedule.steps > 0 { pools.into_iter().map(pool).sum() } else { 0 };
+        let lane = pools + sources * windows;
         Memory { permanent: (lanes as usize * lane) as u64, ..Memory::default() }
     }
 
@@ -162,21 +181,33 @@ impl Concat {
         Some(Problem::at("lanes", why))
     }
 
-    /// Number of sequences in the pool of each lane: at least those of a step.
-    fn pool(&self, env: &Env) -> usize {
-        let epoch = env.corpus.map_or(u64::MAX, |corpus| corpus.train.tokens);
-        let lane = self.shuffle_tokens.min(epoch) / u64::from(env.shape.lanes);
-        (lane as usize / env.shape.length).max(env.shape.sequences_of_lane())
+    /// Number of sequences in the pool of each lane, for each source: at least those that are drawn at once. It does
+    /// not depend on other sources.
+    fn pools(&self, env: &Env) -> Vec<usize> {
+        let at_least = |epoch: u64, least: usize| {
+            let lane = self.shuffle_tokens.min(epoch) / u64::from(env.shape.lanes);
+            (lane as usize / env.shape.length).max(least)
+        };
+        match env.resources.get::<Mixture>() {
+            None => {
+                let epoch = env.corpus.map_or(u64::MAX, |corpus| corpus.train.tokens);
+                vec![at_least(epoch, env.shape.sequences_of_lane())]
+            }
+            Some(mixture) => {
+                let sizes = env.resources.get::<SourceSizes>().unwrap_or_default();
+                let epoch = |source: &String| sizes.of(source).map_or(u64::MAX, |corpus| corpus.train.tokens);
+                mixture.sources.iter().map(|source| at_least(epoch(source), 1)).collect()
+            }
+        }
     }
 }
 
 struct Packer {
     shape: BatchShape,
     schedule: Schedule,
-    end_of_text: u32,
-    mask: bool,
-    /// Number of sequences in the pool of each lane.
-    pool: usize,
+    maker: BatchMaker,
+    /// Number of sequences in the pool of each lane, for each source.
+    pools: Vec<usize>,
     /// Whether they are drawn at random.
     shuffles: bool,
     seed: u64,
@@ -184,30 +215,20 @@ struct Packer {
     stride: usize,
     /// See [`DocumentStart`].
     document_start: u32,
+    /// Which sources fill the sequences of a step, if there are several.
+    allocation: Option<Allocation>,
+    /// The last step of which that is known, and the number of sequences by lane and source.
+    allocated: Option<(Step, Vec<Vec<usize>>)>,
     lanes: BTreeMap<Lane, LaneState>,
-    /// The lane whose validation documents are being cut, and whether it has all of this step's.
-    validating: Option<(Lane, bool)>,
+    /// The lane and source whose validation documents are being cut, and whether it has all of this step's.
+    validating: Option<(Lane, usize, bool)>,
 }
 
 struct LaneState {
-    /// Training tokens that are not part of a sequence yet.
-    tokens: Vec<u32>,
-    /// Sequences to draw from.
-    pool: Pool,
+    /// By source.
+    streams: Vec<Stream>,
     /// The last step whose training batches have been emitted.
     made: Option<Step>,
-    /// Validation documents of this step that are not part of a batch yet.
-    held_out: Windows,
-    /// Number of validation batches of this step so far.
-    validated: u32,
-}
-
-/// A lane's part of a checkpoint: written from a [`PoolSnapshot`](pool::PoolSnapshot), and read as a [`SavedPool`].
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SavedLane<P> {
-    tokens: SavedTokens,
-    pool: P,
 }
 
 impl Packer {
@@ -215,185 +236,128 @@ impl Packer {
     fn take(&mut self, lane: Lane) -> LaneState {
         self.lanes.remove(&lane).unwrap_or_else(|| {
             let seed = self.shuffles.then(|| splitmix64(self.seed ^ 0x5348_5546, u64::from(lane)));
-            let pool = Pool::new(self.shape.length, self.pool, seed);
-            LaneState { tokens: Vec::new(), pool, made: None, held_out: Windows::default(), validated: 0 }
+            let pool = |sequences: &usize| Pool::new(self.shape.length, *sequences, seed);
+            LaneState { streams: self.pools.iter().map(|pool_size| Stream::new(pool(pool_size))).collect(), made: None }
         })
     }
 
-    /// Removes the first `sequences` sequences from `tokens`, each with the token after it, which also stays as the
-    /// first of the remaining tokens: `[sequences, length + 1]`.
-    fn cut(&self, tokens: &mut Vec<u32>, sequences: usize) -> Vec<u32> {
-        let length = self.shape.length;
-        let starts = (0..sequences).map(|i| i * length);
-        let windows = starts.flat_map(|start| tokens[start..=start + length].iter().copied()).collect();
-        tokens.drain(..sequences * length);
-        windows
-    }
-
-    /// The lane's training sequences of a step, each with the token after it; `None` while there are too few tokens. Which
-    /// they are does not depend on how they are cut into micro-batches.
-    fn draw(&self, state: &mut LaneState) -> Option<Vec<u32>> {
-        let whole = state.tokens.len().saturating_sub(1) / self.shape.length;
-        let missing = state.pool.missing();
-        let more = self.cut(&mut state.tokens, whole.min(missing));
-        state.pool.add(&more);
-        (whole >= missing).then(|| state.pool.draw(self.shape.sequences_of_lane()))
-    }
-
-    /// Makes a training batch of `windows`, `[sequences, length + 1]`.
-    fn training_batch(&self, windows: &[u32], leaf: Lane) -> Batch {
-        let length = self.shape.length;
-        let mut rows = BatchRows::new(windows.len() / (length + 1), length);
-        let target = |pair: &[u32]| if self.mask && pair[0] == self.end_of_text { IGNORED } else { pair[1] };
-        for window in windows.chunks(length + 1) {
-            rows.push(&window[..length], window.windows(2).map(target), self.end_of_text);
+    /// The number of training sequences of a lane that are of this source, and how many of them are drawn at once.
+    /// Those of a mixture are drawn one by one, with the pool full each time: so their order does not depend on the
+    /// shares.
+    fn wanted(&mut self, step: Step, lane: Lane, source: usize) -> Result<(usize, usize)> {
+        let Some(allocation) = &mut self.allocation else {
+            let all = self.shape.sequences_of_lane();
+            return Ok((all, all));
+        };
+        if self.allocated.as_ref().is_none_or(|(known, _)| *known != step) {
+            self.allocated = Some((step, allocation.at(step)?.by_lane));
         }
-        rows.batch(leaf, Purpose::Train, 0)
+        let lanes = self.allocated.as_ref().map(|(_, lanes)| lanes);
+        Ok((lanes.map_or(0, |lanes| lanes[lane as usize][source]), 1))
     }
 
-    /// Makes a validation batch that is as long as the longest of `windows`; what the others lack is padding.
-    fn validation_batch(&self, windows: Vec<Window>, leaf: Lane, part: u32) -> Batch {
-        let length = windows.iter().map(|window| window.tokens.len() - 1).max().unwrap_or(0);
-        let mut rows = BatchRows::new(windows.len(), length);
-        for Window { mut tokens, scored } in windows {
-            let inputs = tokens.len() - 1;
-            let unscored = std::iter::repeat_n(IGNORED, inputs - scored);
-            let targets: Vec<u32> = unscored.chain(tokens[inputs + 1 - scored..].iter().copied()).collect();
-            tokens.truncate(inputs);
-            tokens.resize(length, self.end_of_text);
-            rows.push(&tokens, targets.into_iter().chain(std::iter::repeat(IGNORED)), self.end_of_text);
-        }
-        rows.batch(leaf, Purpose::Validate, part)
-    }
-
-    /// Emits the next validation batches of the lane that is being cut, up to one for each of its leaves; when there are no
-    /// more, goes on with its training.
-    fn go_on(&mut self, step: Step, out: &mut dyn Emit) -> Turn {
-        let Some((lane, last)) = self.validating else { return Turn::Done };
+    /// Emits the next validation batches of the lane and source that are being cut, up to one for each of the lane's
+    /// leaves; when there are no more, goes on with training.
+    fn go_on(&mut self, step: Step, out: &mut dyn Emit) -> Result<Turn> {
+        let Some((lane, source, last)) = self.validating else { return Ok(Turn::Done) };
         let mut state = self.take(lane);
-        let cut = (0..self.shape.leaves_of_lane()).all(|_| self.validate(&mut state, lane, last, out));
+        let stream = &mut state.streams[source];
+        let cut = (0..self.shape.leaves_of_lane()).all(|_| self.validate(stream, (lane, source), last, out));
         let turn = match (cut, last) {
-            (true, _) => Turn::More,
+            (true, _) => Ok(Turn::More),
             (false, true) => {
-                state.validated = 0;
-                self.train(&mut state, lane, step, out)
+                stream.validated = 0;
+                self.train(&mut state, (lane, source), step, out)
             }
-            (false, false) => Turn::Starved,
+            (false, false) => Ok(Turn::Starved),
         };
         self.lanes.insert(lane, state);
         turn
     }
 
-    /// Emits the lane's next validation batch, on its leaves in turn. False if there is none.
-    fn validate(&self, state: &mut LaneState, lane: Lane, last: bool, out: &mut dyn Emit) -> bool {
+    /// Emits the next validation batch of a lane and source, on the lane's leaves in turn. False if there is none.
+    fn validate(&self, stream: &mut Stream, (lane, source): (Lane, usize), last: bool, out: &mut dyn Emit) -> bool {
         let BatchShape { sequences, length, .. } = self.shape;
-        let windows = state.held_out.batch(sequences, self.shape.sequences_of_lane(), length, self.stride, last);
+        let windows = stream.held_out.batch(sequences, self.shape.sequences_of_lane(), length, self.stride, last);
         let Some(windows) = windows else { return false };
-        let (leaf, part) = (self.shape.leaf(lane, state.validated), state.validated / self.shape.leaves_of_lane());
-        out.give(Packet::Batch(self.validation_batch(windows, leaf, part)));
-        state.validated += 1;
+        let (leaf, part) = (self.shape.leaf(lane, stream.validated), stream.validated / self.shape.leaves_of_lane());
+        let part = part * self.pools.len() as u32 + source as u32;
+        out.give(Packet::Batch(self.maker.validation(windows, leaf, part)));
+        stream.validated += 1;
         true
     }
 
-    /// Emits the lane's training batches of the step, if the step has some that have not been emitted.
-    fn train(&self, state: &mut LaneState, lane: Lane, step: Step, out: &mut dyn Emit) -> Turn {
+    /// Draws the training sequences of a source, and emits the lane's training batches of the step once those of all
+    /// sources have been drawn. Which sequences they are does not depend on how they are cut into micro-batches.
+    fn train(
+        &mut self,
+        state: &mut LaneState,
+        (lane, source): (Lane, usize),
+        step: Step,
+        out: &mut dyn Emit,
+    ) -> Result<Turn> {
         if !self.schedule.trains(step) || state.made == Some(step) {
-            return Turn::Done;
+            return Ok(Turn::Done);
         }
-        let Some(windows) = self.draw(state) else { return Turn::Starved };
-        for (n, windows) in (0..).zip(windows.chunks(self.shape.sequences * (self.shape.length + 1))) {
-            out.give(Packet::Batch(self.training_batch(windows, self.shape.leaf(lane, n))));
+        let (wanted, at_once) = self.wanted(step, lane, source)?;
+        if !state.streams[source].draw(step, wanted, at_once, self.shape.length) {
+            return Ok(Turn::Starved);
         }
-        state.made = Some(step);
-        Turn::Done
-    }
-}
-
-/// The rows of a batch that is being made.
-struct BatchRows {
-    length: usize,
-    tokens: Vec<u32>,
-    targets: Vec<u32>,
-    document_starts: Vec<u32>,
-}
-
-impl BatchRows {
-    fn new(sequences: usize, length: usize) -> Self {
-        let empty = || Vec::with_capacity(sequences * length);
-        Self { length, tokens: empty(), targets: empty(), document_starts: empty() }
-    }
-
-    /// Adds a sequence of `length` tokens with their targets. A document starts after the end of another one.
-    fn push(&mut self, tokens: &[u32], targets: impl Iterator<Item = u32>, end_of_text: u32) {
-        self.tokens.extend_from_slice(tokens);
-        self.targets.extend(targets.take(tokens.len()));
-        let mut start = 0;
-        for (position, token) in (0u32..).zip(tokens) {
-            self.document_starts.push(start);
-            if *token == end_of_text {
-                start = position + 1;
+        if state.streams.iter().all(|stream| stream.drawn_at == Some(step)) {
+            let windows: Vec<u32> =
+                state.streams.iter_mut().flat_map(|stream| std::mem::take(&mut stream.drawn)).collect();
+            for (n, windows) in (0..).zip(windows.chunks(self.shape.sequences * (self.shape.length + 1))) {
+                out.give(Packet::Batch(self.maker.training(windows, self.shape.leaf(lane, n))));
             }
+            state.made = Some(step);
         }
-    }
-
-    fn batch(self, leaf: Lane, purpose: Purpose, part: u32) -> Batch {
-        let Self { length, tokens, targets, document_starts } = self;
-        Batch {
-            leaf,
-            purpose,
-            part,
-            sequences: tokens.len() / length,
-            length,
-            tokens: ScalarBuffer::from(tokens),
-            targets: ScalarBuffer::from(targets),
-            document_starts: ScalarBuffer::from(document_starts),
-        }
+        Ok(Turn::Done)
     }
 }
 
 impl Stage for Packer {
     fn packet(&mut self, at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
         let Packet::Tokens(tokens) = packet else { bail!("concat takes tokens, not {}", packet.kind().name()) };
-        let Tokens { lane, purpose, last, documents } = tokens;
+        let Tokens { lane, source, purpose, last, documents } = tokens;
         let ids = documents.values().as_primitive_opt::<UInt32Type>().context("token ids are not uint32")?.values();
         let mut state = self.take(lane);
+        let stream = state.streams.get_mut(source).context("tokens of a source that is not in the mixture")?;
+        let end_of_text = self.maker.end_of_text;
         // A null is a dropped document.
         let given = |(row, _): &(usize, _)| documents.is_valid(*row);
         for (_, bounds) in documents.value_offsets().windows(2).enumerate().filter(given) {
             let document = &ids[bounds[0] as usize..bounds[1] as usize];
             match purpose {
                 Purpose::Train => {
-                    state.tokens.extend_from_slice(document);
-                    state.tokens.push(self.end_of_text);
+                    stream.tokens.extend_from_slice(document);
+                    stream.tokens.push(end_of_text);
                 }
-                Purpose::Validate => state.held_out.push(document, [self.document_start, self.end_of_text]),
+                Purpose::Validate => stream.held_out.push(document, [self.document_start, end_of_text]),
             }
         }
-        let trained = (purpose == Purpose::Train).then(|| self.train(&mut state, lane, at.step, out));
+        let trained = (purpose == Purpose::Train).then(|| self.train(&mut state, (lane, source), at.step, out));
         self.lanes.insert(lane, state);
-        Ok(trained.unwrap_or_else(|| {
-            self.validating = Some((lane, last));
+        trained.unwrap_or_else(|| {
+            self.validating = Some((lane, source, last));
             self.go_on(at.step, out)
-        }))
+        })
     }
 
     fn more(&mut self, step: Step, out: &mut dyn Emit) -> Result<Turn> {
-        Ok(self.go_on(step, out))
+        self.go_on(step, out)
     }
 
     fn save(&mut self, lane: Lane) -> Result<Snapshot> {
         let state = self.take(lane);
-        let snapshot = SavedLane { tokens: SavedTokens(state.tokens.clone()), pool: state.pool.snapshot() };
+        let snapshot = stream::snapshot(&state.streams);
         self.lanes.insert(lane, state);
-        Ok(Snapshot::of(snapshot))
+        Ok(snapshot)
     }
 
-    fn load(&mut self, lane: Lane, state: Value) -> Result<()> {
-        let what = || format!("the checkpoint's state of lane {lane} was not saved by `pack`");
-        let saved: SavedLane<SavedPool> = serde_json::from_value(state).with_context(what)?;
+    fn load(&mut self, lane: Lane, saved: Value) -> Result<()> {
         let mut state = self.take(lane);
-        state.tokens = saved.tokens.0;
-        state.pool.restore(saved.pool).with_context(what)?;
+        stream::restore(&mut state.streams, saved)
+            .with_context(|| format!("the checkpoint's state of lane {lane} was not saved by `pack`"))?;
         self.lanes.insert(lane, state);
         Ok(())
     }

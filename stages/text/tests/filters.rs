@@ -28,7 +28,7 @@ fn apply(settings: &dyn Settings, records: RecordBatch) -> RecordBatch {
         panic!("a source")
     };
     let mut out = Collect::default();
-    let packet = Packet::Rows(Rows { lane: 0, purpose: Purpose::Train, last: false, records });
+    let packet = Packet::Rows(Rows { lane: 0, source: 0, purpose: Purpose::Train, last: false, records });
     stage.packet(at(0), packet, &mut out).unwrap();
     match out.0.pop() {
         Some(Packet::Rows(rows)) => rows.records,

@@ -47,7 +47,7 @@ fn packer_with(
 
 fn give(stage: &mut dyn Stage, step: Step, purpose: Purpose, last: bool, documents: &[Vec<u32>]) -> (Turn, Vec<Batch>) {
     let mut out = Collect::default();
-    let tokens = Tokens { lane: 0, purpose, last, documents: lists(documents) };
+    let tokens = Tokens { lane: 0, source: 0, purpose, last, documents: lists(documents) };
     let mut turn = stage.packet(at(step), Packet::Tokens(tokens), &mut out).unwrap();
     while turn == Turn::More {
         turn = stage.more(step, &mut out).unwrap();

@@ -20,7 +20,7 @@ fn judged(stage: &StageType, changes: &Value, texts: &[String]) -> RecordBatch {
     let Built::Stage(mut built) = settings.build(&env).unwrap() else { panic!("{} is a source", stage.name) };
     let records = text::parquet::documents::records(LargeStringArray::from_iter_values(texts)).unwrap();
     let mut out = Collect::default();
-    let rows = Rows { lane: 0, purpose: Purpose::Train, last: false, records };
+    let rows = Rows { lane: 0, source: 0, purpose: Purpose::Train, last: false, records };
     built.packet(at(0), Packet::Rows(rows), &mut out).unwrap();
     let Some(Packet::Rows(rows)) = out.0.pop() else { panic!("{} gives no rows", stage.name) };
     rows.records

@@ -130,14 +130,15 @@ fn two_sources_need_inputs() {
 fn several_sources_meet_where_they_are_mixed() {
     insta::assert_snapshot!(wired("a documents\nb documents\ntokenize bpe a b\nend tokens"), @r"
     error: `tokenize` gets input from `a` and `b`, but cannot mix sources
-      c.toml:7   (read all files with one source, or leave one of them in `inputs`)
+      c.toml:7   (mix them above it with a stage of type `mixture`, or leave one of them in `inputs`)
     ");
     insta::assert_snapshot!(wired("a documents\nb documents\nclean clean b\nmix mixture a clean\ntokenize bpe\nend tokens"), @r"
     stage     type       takes ← from
     a         documents
     b         documents
     clean     clean      rows ← b
-    mix       mixture    rows ← a, clean
+    mix       mixture    rows ← a
+                         rows ← clean
     tokenize  bpe        rows ← mix
     end       tokens     tokens ← tokenize
 
@@ -145,7 +146,7 @@ fn several_sources_meet_where_they_are_mixed() {
     ");
     insta::assert_snapshot!(wired("a documents\nleft clean a\nright clean a\ntokenize bpe left right\nend tokens"), @r"
     error: `tokenize` gets input from `left` and `right`, but cannot mix sources
-      c.toml:11   (read all files with one source, or leave one of them in `inputs`)
+      c.toml:11   (mix them above it with a stage of type `mixture`, or leave one of them in `inputs`)
     ");
 }
 

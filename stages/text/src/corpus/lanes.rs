@@ -8,7 +8,7 @@ use crate::parquet::documents::BATCH_BYTES;
 use crate::support::permutation::Permutation;
 use anyhow::{Context, Result};
 use arrow::array::UInt32Array;
-use contract::{Env, Lane, Purpose, Schedule, Snapshot, Step};
+use contract::{Allocation, BatchShape, Env, Lane, Mixture, Purpose, Schedule, Snapshot, SourceSizes, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -35,9 +35,12 @@ pub struct LaneReader {
     index: Arc<CorpusIndex>,
     schedule: Schedule,
     seed: u64,
+    shape: BatchShape,
     lanes: u64,
-    /// Tokens that a lane trains on per step.
-    a_step: u64,
+    /// The index of the source in the mixture, and the allocation before the first step, if it is part of one.
+    mixed: Option<(usize, Allocation)>,
+    /// The allocation of each lane, which may be at different steps.
+    allocations: BTreeMap<Lane, Allocation>,
     state: BTreeMap<Lane, LaneState>,
 }
 
@@ -57,6 +60,8 @@ struct Cursor {
 struct LaneState {
     cursor: Cursor,
     at: Option<(Step, Phase)>,
+    /// Tokens that the lane trains on in this step.
+    a_step: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +78,26 @@ enum Phase {
 impl LaneReader {
     /// A reader for the lanes of `env`. The index must have training rows.
     pub fn new(index: Arc<CorpusIndex>, env: &Env) -> Self {
-        let a_step = (env.shape.sequences_of_lane() * env.shape.length) as u64;
-        let (schedule, seed, lanes) = (env.schedule, env.seed, u64::from(env.shape.lanes));
-        Self { index, schedule, seed, lanes, a_step, state: BTreeMap::new() }
+        let (schedule, seed, shape, lanes) = (env.schedule, env.seed, env.shape, u64::from(env.shape.lanes));
+        let mixed = env.resources.get::<Mixture>().and_then(|mixture| {
+            let sizes = env.resources.get::<SourceSizes>().unwrap_or_default();
+            Some((mixture.position(&env.stage)?, Allocation::new(mixture, shape, &sizes)))
+        });
+        let (allocations, state) = (BTreeMap::new(), BTreeMap::new());
+        Self { index, schedule, seed, shape, lanes, mixed, allocations, state }
+    }
+
+    /// Tokens of this source that a lane trains on in a step.
+    fn tokens_of(&mut self, lane: Lane, step: Step) -> Result<u64> {
+        let sequences = match &self.mixed {
+            _ if !self.schedule.trains(step) => 0,
+            None => self.shape.sequences_of_lane(),
+            Some((source, first)) => {
+                let allocation = self.allocations.entry(lane).or_insert_with(|| first.clone());
+                allocation.at(step)?.by_lane[lane as usize][*source]
+            }
+        };
+        Ok((sequences * self.shape.length) as u64)
     }
 
     /// The number of tokens of each row of `chunk`, as counted before training.
@@ -89,12 +111,16 @@ impl LaneReader {
     }
 
     /// The next rows of `lane` at `step`; `None` if there are no more for this step.
-    pub fn next(&mut self, lane: Lane, step: Step) -> Option<Chunk> {
+    ///
+    /// # Errors
+    /// If the sources of the run's mixture are used up.
+    pub fn next(&mut self, lane: Lane, step: Step) -> Result<Option<Chunk>> {
         let mut state = self.state(lane);
         let phase = match state.at {
             Some((at, phase)) if at == step => phase,
             _ => {
-                state.cursor = self.settled(&state);
+                state.cursor = settled(&state);
+                state.a_step = self.tokens_of(lane, step)?;
                 if self.schedule.validates(step) {
                     Phase::Validation(0)
                 } else if self.schedule.trains(step) {
@@ -122,29 +148,33 @@ impl LaneReader {
                 let chunk = Chunk { rows, purpose: Purpose::Validate, last };
                 (Some(chunk), if last { then } else { Phase::Validation(given) })
             }
-            Phase::Train => (Some(self.training(&mut state.cursor)), Phase::TrainAgain),
+            Phase::Train => {
+                let wanted = state.a_step;
+                (Some(self.training(&mut state, wanted)), Phase::TrainAgain)
+            }
             Phase::TrainAgain => {
-                if state.cursor.ahead > self.a_step {
+                if state.cursor.ahead > state.a_step {
                     // The estimate was sufficient and yet tokens are missing: it was wrong.
                     state.cursor.ahead = 0;
                 }
-                (Some(self.training(&mut state.cursor)), Phase::TrainAgain)
+                // A pool that is being filled for the first time needs more than the share of a step.
+                let wanted = (self.shape.sequences_of_lane() * self.shape.length) as u64;
+                (Some(self.training(&mut state, wanted)), Phase::TrainAgain)
             }
             Phase::Over => (None, Phase::Over),
         };
         state.at = Some((step, phase));
         self.state.insert(lane, state);
-        chunk
+        Ok(chunk)
     }
 
-    /// The number of rows a step needs beyond what `pack` still has: enough for the lane's sequences and the token after
-    /// them.
-    fn training(&self, cursor: &mut Cursor) -> Chunk {
+    /// The rows that `pack` needs for `wanted` tokens and the one after them, beyond what it still has.
+    fn training(&self, LaneState { cursor, .. }: &mut LaneState, wanted: u64) -> Chunk {
         let documents = &self.index.train;
         let n = documents.rows.len() as u64;
         let mut rows = Vec::new();
         let mut order = Permutation::new(n, self.seed, cursor.epoch);
-        while n > 0 && cursor.ahead <= self.a_step && rows.len() < TRAINING_ROWS {
+        while n > 0 && cursor.ahead <= wanted && rows.len() < TRAINING_ROWS {
             let document = order.at(cursor.position) as usize;
             cursor.ahead += u64::from(documents.tokens[document]);
             cursor.position += self.lanes;
@@ -162,22 +192,13 @@ impl LaneReader {
         self.state.get(&lane).cloned().unwrap_or_else(|| {
             let n = (self.index.train.rows.len() as u64).max(1);
             let (epoch, position) = (u64::from(lane) / n, u64::from(lane) % n);
-            LaneState { cursor: Cursor { epoch, position, ahead: 0 }, at: None }
+            LaneState { cursor: Cursor { epoch, position, ahead: 0 }, at: None, a_step: 0 }
         })
-    }
-
-    /// The cursor after the lane's current step.
-    fn settled(&self, state: &LaneState) -> Cursor {
-        let used = match state.at {
-            Some((step, _)) if self.schedule.trains(step) => self.a_step,
-            _ => 0,
-        };
-        Cursor { ahead: state.cursor.ahead.saturating_sub(used), ..state.cursor }
     }
 
     /// See [`contract::Source::save`].
     pub fn save(&self, lane: Lane) -> Snapshot {
-        Snapshot::of(self.settled(&self.state(lane)))
+        Snapshot::of(settled(&self.state(lane)))
     }
 
     /// See [`contract::Source::load`].
@@ -190,9 +211,14 @@ impl LaneReader {
             "the checkpoint is at row {} of an epoch, but the corpus has {n} rows: it is not the corpus that the run started with",
             cursor.position
         );
-        self.state.insert(lane, LaneState { cursor, at: None });
+        self.state.insert(lane, LaneState { cursor, at: None, a_step: 0 });
         Ok(())
     }
+}
+
+/// The cursor after the lane's current step.
+fn settled(LaneState { cursor, a_step, .. }: &LaneState) -> Cursor {
+    Cursor { ahead: cursor.ahead.saturating_sub(*a_step), ..*cursor }
 }
 
 #[cfg(test)]
@@ -202,7 +228,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn rows(reader: &mut LaneReader, lane: Lane, steps: std::ops::Range<Step>) -> Vec<u64> {
-        steps.flat_map(|step| reader.next(lane, step).unwrap().rows).collect()
+        steps.flat_map(|step| reader.next(lane, step).unwrap().unwrap().rows).collect()
     }
 
     #[test]
@@ -227,10 +253,10 @@ mod tests {
         let mut env = env(2, 1, 4, 4);
         env.schedule.evaluate = Some(2);
         let mut reader = LaneReader::new(index(&[9; 8], &[3; 259]), &env);
-        assert_eq!(reader.next(1, 1).unwrap().purpose, Purpose::Train);
+        assert_eq!(reader.next(1, 1).unwrap().unwrap().purpose, Purpose::Train);
         let mut held = Vec::new();
         loop {
-            let chunk = reader.next(1, 2).unwrap();
+            let chunk = reader.next(1, 2).unwrap().unwrap();
             assert_eq!(chunk.purpose, Purpose::Validate);
             assert!(chunk.rows.len() <= VALIDATION_ROWS);
             held.extend(chunk.rows);
@@ -239,9 +265,9 @@ mod tests {
             }
         }
         assert!(held.into_iter().eq((9..8 + 259).step_by(2)));
-        assert_eq!(reader.next(1, 2).unwrap().purpose, Purpose::Train);
-        assert!(reader.next(1, 4).unwrap().purpose == Purpose::Validate);
-        let chunks: Vec<_> = std::iter::from_fn(|| reader.next(1, 4)).collect();
+        assert_eq!(reader.next(1, 2).unwrap().unwrap().purpose, Purpose::Train);
+        assert!(reader.next(1, 4).unwrap().unwrap().purpose == Purpose::Validate);
+        let chunks: Vec<_> = std::iter::from_fn(|| reader.next(1, 4).unwrap()).collect();
         assert!(chunks.iter().rev().map(|c| c.last).eq((0..chunks.len()).map(|i| i == 0)));
     }
 
@@ -251,13 +277,13 @@ mod tests {
         env.schedule.evaluate = Some(2);
         let mut reader = LaneReader::new(index(&[9; 8], &[]), &env);
         let empty = Chunk { rows: vec![], purpose: Purpose::Validate, last: true };
-        assert_eq!((reader.next(0, 2), reader.next(0, 2)), (Some(empty), None));
+        assert_eq!((reader.next(0, 2).unwrap(), reader.next(0, 2).unwrap()), (Some(empty), None));
     }
 
     #[test]
     fn a_consumer_that_needs_more_is_given_more() {
         let mut reader = LaneReader::new(index(&[9; 8], &[]), &env(1, 1, 4, 9));
-        assert!((0..20).all(|_| !reader.next(0, 0).unwrap().rows.is_empty()));
+        assert!((0..20).all(|_| !reader.next(0, 0).unwrap().unwrap().rows.is_empty()));
     }
 
     proptest! {

@@ -221,11 +221,11 @@ impl Reader {
 
 impl Source for Reader {
     fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
-        if let Some(chunk) = self.lanes.next(lane, step) {
+        if let Some(chunk) = self.lanes.next(lane, step)? {
             let counted = Arc::new(self.lanes.counted(&chunk));
             let records = records(self.store.take(chunk.rows)?)?;
             let records = with_column(&records, field(COUNTED, DataType::UInt32, false), counted)?;
-            out.give(Packet::Rows(Rows { lane, purpose: chunk.purpose, last: chunk.last, records }));
+            out.give(Packet::Rows(Rows { lane, source: 0, purpose: chunk.purpose, last: chunk.last, records }));
         }
         Ok(Turn::Done)
     }

@@ -15,7 +15,7 @@ use crate::tokenizer::{END_OF_TEXT, Tokenizer, Vocabulary};
 use anyhow::Result;
 use contract::{
     Built, Emit, Env, Facts, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Settings, Snapshot, Source,
-    StageKeys, StageSettings, Step, Tokens, Turn, Unit,
+    SourceSizes, StageKeys, StageSettings, Step, Tokens, Turn, Unit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -178,7 +178,8 @@ impl Settings for ReadTokens {
     /// Decoded row groups: all tokens, up to a limit.
     fn memory(&self, env: &Env) -> Memory {
         let tokens = |part: contract::CorpusPart| part.tokens * size_of::<u32>() as u64;
-        let all = env.corpus.map_or(0, |corpus| tokens(corpus.train) + tokens(corpus.validation));
+        let own = env.resources.get::<SourceSizes>().and_then(|sizes| sizes.of(&env.stage));
+        let all = own.or(env.corpus).map_or(0, |corpus| tokens(corpus.train) + tokens(corpus.validation));
         Memory { permanent: all.min(DEFAULT_BUDGET as u64), ..Memory::default() }
     }
 }
@@ -190,9 +191,9 @@ struct Reader {
 
 impl Source for Reader {
     fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
-        if let Some(chunk) = self.lanes.next(lane, step) {
+        if let Some(chunk) = self.lanes.next(lane, step)? {
             let documents = self.store.take(chunk.rows)?;
-            out.give(Packet::Tokens(Tokens { lane, purpose: chunk.purpose, last: chunk.last, documents }));
+            out.give(Packet::Tokens(Tokens { lane, source: 0, purpose: chunk.purpose, last: chunk.last, documents }));
         }
         Ok(Turn::Done)
     }

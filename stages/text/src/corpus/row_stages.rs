@@ -28,11 +28,16 @@ impl RowStages {
     pub fn between(before: &Prepare, source: &str) -> Self {
         let passes = |stage: &&Upstream| {
             let rows = |kinds: Vec<Kind>| kinds.contains(&Kind::Rows);
-            stage.id != source
-                && rows(stage.settings.takes().iter().map(|port| port.kind).collect())
-                && rows(stage.settings.gives())
+            rows(stage.settings.takes().iter().map(|port| port.kind).collect()) && rows(stage.settings.gives())
         };
-        let stages = before.upstream().iter().filter(passes).cloned().collect();
+        // Stages come in graph order. One that mixes changes no row.
+        let (mut reached, mut stages) = (vec![source], Vec::new());
+        for stage in before.upstream().iter().filter(passes) {
+            if stage.inputs.iter().any(|input| reached.contains(&input.as_str())) {
+                reached.push(&stage.id);
+                stages.extend(stage.settings.mixes().is_none().then(|| stage.clone()));
+            }
+        }
         Self { stages, resources: before.resources().clone(), seed: before.seed() }
     }
 
@@ -89,7 +94,7 @@ impl RowChain {
     pub fn apply(&mut self, mut records: RecordBatch) -> Result<RecordBatch> {
         for (id, stage) in &mut self.0 {
             let (at, rows) = (At { step: 0, port: 0, waited: Duration::ZERO }, records.num_rows());
-            let packet = Packet::Rows(Rows { lane: 0, purpose: Purpose::Train, last: false, records });
+            let packet = Packet::Rows(Rows { lane: 0, source: 0, purpose: Purpose::Train, last: false, records });
             let mut out = Collect::default();
             stage.packet(at, packet, &mut out).with_context(|| format!("stage `{id}`"))?;
             let [Packet::Rows(given)] = &mut out.0[..] else {

@@ -89,7 +89,7 @@ impl Source for Scanner {
         let rows = self.scan.chunks.rows(step * self.lanes + u64::from(lane));
         if !rows.is_empty() {
             let records = records(self.scan.store.take(rows.iter().copied())?)?;
-            out.give(Packet::Rows(Rows { lane, purpose: Purpose::Train, last: false, records }));
+            out.give(Packet::Rows(Rows { lane, source: 0, purpose: Purpose::Train, last: false, records }));
         }
         Ok(Turn::Done)
     }

@@ -337,7 +337,7 @@ impl Scanner {
         if fresh.true_count() > 0 {
             let rows = with_column(&rows, field(INPUT_HASH, DataType::FixedSizeBinary(16), false), Arc::new(hashes))?;
             let records = if fresh.true_count() < fresh.len() { filter_record_batch(&rows, &fresh)? } else { rows };
-            out.give(Packet::Rows(Rows { lane, purpose: Purpose::Train, last: false, records }));
+            out.give(Packet::Rows(Rows { lane, source: 0, purpose: Purpose::Train, last: false, records }));
         }
         Ok(())
     }

@@ -12,8 +12,8 @@ use arrow::array::{Array, AsArray, ListArray, RecordBatch, StringArray, UInt32Ar
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, UInt32Type};
 use contract::{
-    At, Built, Emit, Env, Facts, Goal, Kind, Packet, Port, Prepare, Problem, Settings, Stage, StageKeys, StageSettings,
-    Tokens, Turn,
+    At, Built, Emit, Env, Facts, Goal, Kind, Packet, Port, Prepare, Problem, Rows, Settings, Stage, StageKeys,
+    StageSettings, Tokens, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -222,7 +222,8 @@ impl Stage for Bpe {
         // A dropped row has no tokens, which is another thing than a text without any.
         let kept = dropped.map(|reasons| reasons.nulls().map_or_else(|| NullBuffer::new_null(reasons.len()), invert));
         let documents = ListArray::try_new(field, ends, Arc::new(UInt32Array::from(ids)), kept)?;
-        out.give(Packet::Tokens(Tokens { lane: rows.lane, purpose: rows.purpose, last: rows.last, documents }));
+        let Rows { lane, source, purpose, last, .. } = rows;
+        out.give(Packet::Tokens(Tokens { lane, source, purpose, last, documents }));
         Ok(Turn::Done)
     }
 }

@@ -1,11 +1,14 @@
 //! `record`: writes the metrics of each step to every [`Sink`], and reports progress.
 pub mod clock;
 pub mod jsonl;
+mod sources;
 pub mod tensorboard;
 
 pub use jsonl::{METRICS_FILE, read_metrics};
+pub use sources::SourceLine;
 
 use crate::record::clock::Clock;
+use crate::record::sources::Sources;
 use anyhow::{Context, Result};
 use contract::{
     At, Built, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Purpose, Route, Schedule, Settings, Snapshot,
@@ -71,6 +74,9 @@ pub struct StepLine {
     /// Validation bits per byte, if computed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bits_per_byte: Option<f64>,
+    /// The same by source, in a run that mixes several.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub sources: BTreeMap<String, SourceLine>,
     /// Other metrics of stages.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -81,6 +87,14 @@ impl StepLine {
     #[must_use]
     pub fn reproducible(self) -> Self {
         Self { tok_per_sec: 0.0, mfu: 0.0, data_wait_ms: 0.0, time: 0.0, other: Map::new(), ..self }
+    }
+
+    /// The line without what was found by validation.
+    fn not_validated(mut self) -> Self {
+        for source in self.sources.values_mut() {
+            (source.validation_loss, source.bits_per_byte) = (None, None);
+        }
+        Self { validation_loss: None, bits_per_byte: None, ..self }
     }
 }
 
@@ -136,6 +150,7 @@ impl Settings for Record {
             tokens_a_step: env.shape.tokens(),
             tokens_an_epoch: env.corpus.map(|corpus| corpus.train.tokens),
             full_speed: limit / flops,
+            mixed: Sources::of(env),
             run_dir: env.run_dir.clone(),
             reporter: env.resources.get(),
             sinks: Vec::new(),
@@ -158,6 +173,8 @@ struct RecordStage {
     tokens_an_epoch: Option<u64>,
     /// Tokens per second at the machine's limit.
     full_speed: f64,
+    /// If the run mixes several sources.
+    mixed: Option<Sources>,
     run_dir: Option<PathBuf>,
     reporter: Option<Arc<Reporter>>,
     /// Those of worker 0 in a run that has a directory.
@@ -187,7 +204,7 @@ impl RecordStage {
         combined.collect()
     }
 
-    fn line(&mut self, step: Step) -> StepLine {
+    fn line(&mut self, step: Step) -> Result<StepLine> {
         let mut values = self.combined(Purpose::Train);
         let mut take = |name| values.remove(name).unwrap_or_default();
         let done = step + 1;
@@ -211,7 +228,22 @@ impl RecordStage {
         for known in ["targets", "tokens"] {
             take(known);
         }
+        if let Some(mixed) = &mut self.mixed {
+            line.sources = mixed.trained(step)?;
+        }
         line.other = values.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
+        Ok(line)
+    }
+
+    /// Adds what was found by validation to `line`.
+    fn add_validation(&mut self, mut line: StepLine) -> StepLine {
+        let values = self.combined(Purpose::Validate);
+        line.validation_loss = values.get("validation_loss").copied();
+        line.bits_per_byte = values.get("bits_per_byte").copied();
+        let of = |name| self.gathered.get(&(Purpose::Validate, name)).map(|(_, values)| values);
+        if let (Some(mixed), Some(losses), Some(targets)) = (&self.mixed, of("loss"), of("targets")) {
+            mixed.validated(losses, targets, &mut line.sources);
+        }
         line
     }
 
@@ -232,7 +264,7 @@ impl Stage for RecordStage {
             if let Some(last) = &mut self.last {
                 let mut written = read_metrics(&run_dir.join(METRICS_FILE))?.into_iter();
                 if let Some(line) = written.find(|line| line.step == last.step && line.loss == last.loss) {
-                    *last = StepLine { validation_loss: None, bits_per_byte: None, ..line };
+                    *last = line.not_validated();
                 }
             }
             self.sinks = SINKS.iter().map(|open| open(run_dir, self.schedule.first)).collect::<Result<_>>()?;
@@ -262,21 +294,20 @@ impl Stage for RecordStage {
             return Ok(());
         }
         if self.schedule.validates(step) {
-            let values = self.combined(Purpose::Validate);
             if self.run_dir.is_none() {
                 self.last.get_or_insert(StepLine { step, ..StepLine::default() });
             }
-            if let Some(line) = &mut self.last {
-                line.validation_loss = values.get("validation_loss").copied();
-                line.bits_per_byte = values.get("bits_per_byte").copied();
+            if let Some(line) = self.last.take() {
+                let line = self.add_validation(line);
                 if let Some(reporter) = &self.reporter {
-                    reporter.0.validated(line);
+                    reporter.0.validated(&line);
                 }
+                self.last = Some(line);
             }
         }
         self.write()?;
         if self.schedule.trains(step) {
-            let line = self.line(step);
+            let line = self.line(step)?;
             if let Some(reporter) = &self.reporter {
                 reporter.0.step(&line);
             }

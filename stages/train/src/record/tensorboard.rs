@@ -142,7 +142,17 @@ fn event(line: &StepLine) -> Event {
     ];
     let measured = measured.into_iter().filter_map(|(tag, value)| Some((tag, value?)));
     let other = line.other.iter().filter_map(|(tag, value)| Some((tag.as_str(), value.as_f64()?)));
-    let value = measured.chain(other).map(|(tag, v)| Scalar { tag: tag.into(), simple_value: Some(v as f32) });
+    let of_sources = line.sources.iter().flat_map(|(source, line)| {
+        let measured = [
+            ("tokens", Some(line.tokens as f64)),
+            ("epoch", Some(line.epoch)),
+            ("validation_loss", line.validation_loss),
+            ("bits_per_byte", line.bits_per_byte),
+        ];
+        measured.into_iter().filter_map(move |(tag, value)| Some((format!("{tag}/{source}"), value?)))
+    });
+    let value = measured.chain(other).map(|(tag, value)| (tag.to_owned(), value)).chain(of_sources);
+    let value = value.map(|(tag, value)| Scalar { tag, simple_value: Some(value as f32) });
     let summary = Some(Summary { value: value.collect() });
     Event { wall_time: line.time, step: line.step as i64, summary, ..Event::default() }
 }

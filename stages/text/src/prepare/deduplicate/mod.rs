@@ -143,7 +143,7 @@ mod tests {
         let reasons = StringArray::from(vec![None, None, Some("length: short")]);
         let records =
             with_column(&records(texts).unwrap(), Field::new(DROPPED, DataType::Utf8, true), Arc::new(reasons));
-        let rows = Rows { lane: 0, purpose: Purpose::Train, last: false, records: records.unwrap() };
+        let rows = Rows { lane: 0, source: 0, purpose: Purpose::Train, last: false, records: records.unwrap() };
         let settings = Deduplicate::default();
         let mut signer = Signer { hasher: settings.hasher(), keys: Vec::new() };
         let mut out = Collect::default();

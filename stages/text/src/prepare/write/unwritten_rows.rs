@@ -35,7 +35,7 @@ impl Source for Giver {
         let rows = fresh.map(|kept| self.work.text_row(kept.row)).collect::<Result<Vec<u64>>>()?;
         if !rows.is_empty() {
             let records = records(self.work.texts.take(rows)?)?;
-            out.give(Packet::Rows(Rows { lane, purpose: Purpose::Train, last: false, records }));
+            out.give(Packet::Rows(Rows { lane, source: 0, purpose: Purpose::Train, last: false, records }));
         }
         Ok(Turn::Done)
     }
