@@ -144,6 +144,9 @@ pub struct Batch {
     pub targets: ScalarBuffer<u32>,
     /// `[sequences, length]`: the position in its sequence at which the token's document starts.
     pub document_starts: ScalarBuffer<u32>,
+    /// `[sequences]`: the document of each window of a validation batch, by its position among the held-out documents;
+    /// empty for training.
+    pub documents: ScalarBuffer<u32>,
 }
 
 /// One parameter tensor at a step. Consumers share it; it is never copied.
@@ -241,6 +244,8 @@ pub struct Activations {
     pub hidden: Tensor,
     /// `[rows]`: see [`Batch::targets`].
     pub targets: ScalarBuffer<u32>,
+    /// See [`Batch::documents`].
+    pub documents: ScalarBuffer<u32>,
     /// `[vocabulary, width]`: the matrix that turns hidden states into logits.
     pub head: Arc<Tensor>,
     /// See [`ModelFacts::logit_softcap`](crate::ModelFacts::logit_softcap).

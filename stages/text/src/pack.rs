@@ -1,16 +1,17 @@
 //! Stage `concat`: concatenates the training documents of a lane, separated by end-of-text tokens, and cuts them into
 //! micro-batches. Validation documents are evaluated one by one, in [`windows`].
+pub mod batch_rows;
 pub mod pool;
 pub mod saved_tokens;
 pub mod windows;
 
+use crate::pack::batch_rows::BatchRows;
 use crate::pack::pool::{Pool, SavedPool};
 use crate::pack::saved_tokens::SavedTokens;
 use crate::pack::windows::{Window, Windows};
 use crate::tokenizer::Vocabulary;
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, AsArray};
-use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::UInt32Type;
 use contract::parameters::splitmix64;
 use contract::{
@@ -198,6 +199,8 @@ struct LaneState {
     made: Option<Step>,
     /// Validation documents of this step that are not part of a batch yet.
     held_out: Windows,
+    /// Number of validation documents of this step so far.
+    documents: u32,
     /// Number of validation batches of this step so far.
     validated: u32,
 }
@@ -216,7 +219,7 @@ impl Packer {
         self.lanes.remove(&lane).unwrap_or_else(|| {
             let seed = self.shuffles.then(|| splitmix64(self.seed ^ 0x5348_5546, u64::from(lane)));
             let pool = Pool::new(self.shape.length, self.pool, seed);
-            LaneState { tokens: Vec::new(), pool, made: None, held_out: Windows::default(), validated: 0 }
+            LaneState { tokens: Vec::new(), pool, made: None, held_out: Windows::default(), documents: 0, validated: 0 }
         })
     }
 
@@ -255,7 +258,8 @@ impl Packer {
     fn validation_batch(&self, windows: Vec<Window>, leaf: Lane, part: u32) -> Batch {
         let length = windows.iter().map(|window| window.tokens.len() - 1).max().unwrap_or(0);
         let mut rows = BatchRows::new(windows.len(), length);
-        for Window { mut tokens, scored } in windows {
+        for Window { mut tokens, document, scored } in windows {
+            rows.documents.push(document);
             let inputs = tokens.len() - 1;
             let unscored = std::iter::repeat_n(IGNORED, inputs - scored);
             let targets: Vec<u32> = unscored.chain(tokens[inputs + 1 - scored..].iter().copied()).collect();
@@ -275,7 +279,7 @@ impl Packer {
         let turn = match (cut, last) {
             (true, _) => Turn::More,
             (false, true) => {
-                state.validated = 0;
+                (state.documents, state.validated) = (0, 0);
                 self.train(&mut state, lane, step, out)
             }
             (false, false) => Turn::Starved,
@@ -309,54 +313,13 @@ impl Packer {
     }
 }
 
-/// The rows of a batch that is being made.
-struct BatchRows {
-    length: usize,
-    tokens: Vec<u32>,
-    targets: Vec<u32>,
-    document_starts: Vec<u32>,
-}
-
-impl BatchRows {
-    fn new(sequences: usize, length: usize) -> Self {
-        let empty = || Vec::with_capacity(sequences * length);
-        Self { length, tokens: empty(), targets: empty(), document_starts: empty() }
-    }
-
-    /// Adds a sequence of `length` tokens with their targets. A document starts after the end of another one.
-    fn push(&mut self, tokens: &[u32], targets: impl Iterator<Item = u32>, end_of_text: u32) {
-        self.tokens.extend_from_slice(tokens);
-        self.targets.extend(targets.take(tokens.len()));
-        let mut start = 0;
-        for (position, token) in (0u32..).zip(tokens) {
-            self.document_starts.push(start);
-            if *token == end_of_text {
-                start = position + 1;
-            }
-        }
-    }
-
-    fn batch(self, leaf: Lane, purpose: Purpose, part: u32) -> Batch {
-        let Self { length, tokens, targets, document_starts } = self;
-        Batch {
-            leaf,
-            purpose,
-            part,
-            sequences: tokens.len() / length,
-            length,
-            tokens: ScalarBuffer::from(tokens),
-            targets: ScalarBuffer::from(targets),
-            document_starts: ScalarBuffer::from(document_starts),
-        }
-    }
-}
-
 impl Stage for Packer {
     fn packet(&mut self, at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
         let Packet::Tokens(tokens) = packet else { bail!("concat takes tokens, not {}", packet.kind().name()) };
         let Tokens { lane, purpose, last, documents } = tokens;
         let ids = documents.values().as_primitive_opt::<UInt32Type>().context("token ids are not uint32")?.values();
         let mut state = self.take(lane);
+        let lanes = self.shape.lanes;
         // A null is a dropped document.
         let given = |(row, _): &(usize, _)| documents.is_valid(*row);
         for (_, bounds) in documents.value_offsets().windows(2).enumerate().filter(given) {
@@ -366,7 +329,12 @@ impl Stage for Packer {
                     state.tokens.extend_from_slice(document);
                     state.tokens.push(self.end_of_text);
                 }
-                Purpose::Validate => state.held_out.push(document, [self.document_start, self.end_of_text]),
+                Purpose::Validate => {
+                    // Lane l of L gets the held-out documents l, l + L, …
+                    let number = lane + lanes * state.documents;
+                    state.documents += 1;
+                    state.held_out.push(number, document, [self.document_start, self.end_of_text]);
+                }
             }
         }
         let trained = (purpose == Purpose::Train).then(|| self.train(&mut state, lane, at.step, out));
