@@ -36,7 +36,18 @@ impl Source for Link {
         let one = ScalarBuffer::from(vec![1]);
         let (tokens, targets, document_starts) = (one.clone(), one.clone(), one);
         let purpose = Purpose::Train;
-        let batch = Batch { leaf: lane, purpose, part: 0, sequences: 1, length: 1, tokens, targets, document_starts };
+        let documents = Vec::new().into();
+        let batch = Batch {
+            leaf: lane,
+            purpose,
+            part: 0,
+            sequences: 1,
+            length: 1,
+            tokens,
+            targets,
+            document_starts,
+            documents,
+        };
         out.give(Packet::Batch(batch));
         Ok(Turn::Done)
     }

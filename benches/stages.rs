@@ -114,6 +114,7 @@ fn batch() -> Batch {
         tokens: ids(0),
         targets: ids(1),
         document_starts: vec![0; TOKENS].into(),
+        documents: Vec::new().into(),
     }
 }
 

@@ -8,6 +8,34 @@ use std::sync::Arc;
 use text::Tokenizer;
 use train::weights::{Start, StartFiles};
 
+/// The loss of each held-out document is recorded at the end of a run: together they are the validation loss, and they do
+/// not depend on how the documents were cut and distributed.
+#[test]
+fn the_losses_of_documents_are_those_of_the_run() {
+    let scratch = Scratch::new();
+    let documents = |run: &str| -> Vec<(u64, f64)> {
+        let text = scratch.read(&format!("{run}/documents.jsonl"));
+        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).enumerate();
+        let checked = lines.map(|(number, line)| {
+            assert_eq!(line["document"], number);
+            (line["tokens"].as_u64().unwrap(), line["nats"].as_f64().unwrap())
+        });
+        checked.collect()
+    };
+    scratch.train("a", &["--workers", "1"]);
+    scratch.train("b", &["--workers", "2"]);
+    scratch.train("c", &["--set", "pack.lanes=1"]);
+    let losses = documents("a");
+    // Every tenth of 120 documents.
+    assert_eq!(losses.len(), 12);
+    assert_eq!(scratch.bytes("a/documents.jsonl"), scratch.bytes("b/documents.jsonl"));
+    let lengths = |run: &str| documents(run).into_iter().map(|(tokens, _)| tokens).collect::<Vec<_>>();
+    assert_eq!(lengths("a"), lengths("c"), "the same documents have the same numbers");
+    let (tokens, nats) = losses.iter().fold((0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let validation = scratch.metrics("a").pop().unwrap()["validation_loss"].as_f64().unwrap();
+    assert!((nats / tokens as f64 - validation).abs() < 1e-9, "{nats} / {tokens} is not {validation}");
+}
+
 #[test]
 fn evaluate_measures_what_the_run_measured_last() {
     let scratch = Scratch::new();

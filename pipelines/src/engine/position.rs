@@ -116,6 +116,7 @@ mod tests {
                 tokens,
                 targets,
                 document_starts,
+                documents: Vec::new().into(),
             })
         };
         let processes = |purpose, part| -> Vec<usize> {

@@ -3,7 +3,7 @@
 //! Only kinds that cross processes have a format. The reader is the same version of this program (hosts with another one
 //! are not admitted), so there are no version numbers here; what cannot be read is an error nevertheless.
 use anyhow::{Result, bail, ensure};
-use contract::{Batch, Buffer, Gather, Gradient, Kind, Metric, Metrics, Norms, Packet, Purpose, Tensor};
+use contract::{Batch, Buffer, DocumentLoss, Gather, Gradient, Kind, Metric, Metrics, Norms, Packet, Purpose, Tensor};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
@@ -58,10 +58,10 @@ pub fn write(message: &Message, out: &mut dyn Write) -> io::Result<()> {
     match message {
         Message::Batch(batch) => {
             number(out, 0)?;
-            let Batch { leaf, purpose, part, sequences, length, tokens, targets, document_starts } = batch;
+            let Batch { leaf, purpose, part, sequences, length, tokens, targets, document_starts, documents } = batch;
             let numbers = [*leaf as usize, code_of(*purpose), *part as usize, *sequences, *length];
             numbers.into_iter().try_for_each(|n| number(out, n as u64))?;
-            [tokens, targets, document_starts].into_iter().try_for_each(|ids| words(out, ids))
+            [tokens, targets, document_starts, documents].into_iter().try_for_each(|ids| words(out, ids))
         }
         Message::Gradient(Gradient { leaves, section, owner, targets, data }) => {
             number(out, 1)?;
@@ -77,7 +77,7 @@ pub fn write(message: &Message, out: &mut dyn Write) -> io::Result<()> {
             [*section as u64, *targets, blocks.len() as u64].into_iter().try_for_each(|n| number(out, n))?;
             blocks.iter().try_for_each(|block| number(out, block.to_bits()))
         }
-        Message::Metrics(Metrics { purpose, from, worker, values }) => {
+        Message::Metrics(Metrics { purpose, from, worker, values, documents }) => {
             number(out, 3)?;
             let numbers = [code_of(*purpose), from.0 as usize, from.1 as usize, *worker, values.len()];
             numbers.into_iter().try_for_each(|n| number(out, n as u64))?;
@@ -86,6 +86,10 @@ pub fn write(message: &Message, out: &mut dyn Write) -> io::Result<()> {
                 out.write_all(name.as_bytes())?;
                 number(out, GATHERS.iter().position(|g| g == gather).unwrap_or_default() as u64)?;
                 number(out, value.to_bits())
+            })?;
+            number(out, documents.len() as u64)?;
+            documents.iter().try_for_each(|DocumentLoss { document, tokens, nats }| {
+                [u64::from(*document), u64::from(*tokens), nats.to_bits()].into_iter().try_for_each(|n| number(out, n))
             })
         }
     }
@@ -119,8 +123,9 @@ pub fn read(bytes: &[u8]) -> Result<Message> {
             let (leaf, purpose, part) = (bytes.small()?, purpose(bytes.number()?)?, bytes.small()?);
             let (sequences, length) = (bytes.size()?, bytes.size()?);
             let mut ids = || -> Result<_> { Ok(bytes.words::<u32>()?.into()) };
-            let (tokens, targets, document_starts) = (ids()?, ids()?, ids()?);
-            Message::Batch(Batch { leaf, purpose, part, sequences, length, tokens, targets, document_starts })
+            let (tokens, targets, document_starts, documents) = (ids()?, ids()?, ids()?, ids()?);
+            let batch = Batch { leaf, purpose, part, sequences, length, tokens, targets, document_starts, documents };
+            Message::Batch(batch)
         }
         1 => {
             let (leaves, section) = (bytes.small()?..bytes.small()?, bytes.size()?);
@@ -147,7 +152,12 @@ pub fn read(bytes: &[u8]) -> Result<Message> {
                 Ok(Metric { name, gather, value: f64::from_bits(bytes.number()?) })
             };
             let values = (0..bytes.size()?).map(|_| value(&mut bytes)).collect::<Result<_>>()?;
-            Message::Metrics(Metrics { purpose, from, worker, values })
+            let document = |bytes: &mut Bytes| -> Result<DocumentLoss> {
+                let (document, tokens) = (bytes.small()?, bytes.small()?);
+                Ok(DocumentLoss { document, tokens, nats: f64::from_bits(bytes.number()?) })
+            };
+            let documents = (0..bytes.size()?).map(|_| document(&mut bytes)).collect::<Result<_>>()?;
+            Message::Metrics(Metrics { purpose, from, worker, values, documents })
         }
         kind => bail!("a message of unknown kind {kind}"),
     };
@@ -242,8 +252,10 @@ mod tests {
         let batch = (any::<[u32; 2]>(), purpose(), prop::collection::vec(any::<u32>(), 0..9)).prop_map(
             |([leaf, part], purpose, ids)| {
                 let (tokens, targets, document_starts) = (ids.clone().into(), ids.clone().into(), ids.clone().into());
-                let (sequences, length) = (3, ids.len());
-                Message::Batch(Batch { leaf, purpose, part, sequences, length, tokens, targets, document_starts })
+                let (sequences, length, documents) = (3, ids.len(), ids.into());
+                let batch =
+                    Batch { leaf, purpose, part, sequences, length, tokens, targets, document_starts, documents };
+                Message::Batch(batch)
             },
         );
         let gradient = (any::<[u32; 4]>(), any::<u64>(), prop::collection::vec(any::<f32>(), 0..9)).prop_map(
@@ -263,8 +275,14 @@ mod tests {
                     gather: GATHERS[gather],
                     value,
                 };
+                let documents = values.iter().map(|(tokens, nats)| DocumentLoss {
+                    document: part,
+                    tokens: *tokens as u32,
+                    nats: *nats,
+                });
+                let documents = documents.collect();
                 let values = values.into_iter().map(value).collect();
-                Message::Metrics(Metrics { purpose, from: (leaf, part), worker: worker as usize, values })
+                Message::Metrics(Metrics { purpose, from: (leaf, part), worker: worker as usize, values, documents })
             },
         );
         prop_oneof![batch, gradient, norms, metrics]

@@ -149,6 +149,7 @@ impl Trial {
             tokens: ids(1).into(),
             targets: ids(2).into(),
             document_starts: vec![0; sequences * length].into(),
+            documents: Vec::new().into(),
         };
         let at = At { step, port: self.batch_port, waited: Duration::ZERO };
         let mut given = call(&mut *self.forward, at, Packet::Batch(batch))?;

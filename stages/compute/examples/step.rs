@@ -47,6 +47,7 @@ fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: 
         tokens: ids(1).into(),
         targets: ids(2).into(),
         document_starts: vec![0; rows].into(),
+        documents: Vec::new().into(),
     };
 
     let (mut best, mut parts) = (f64::INFINITY, [0.0; 3]);

@@ -77,6 +77,7 @@ fn whole(model: &dyn Model, parameters: &Parameters, tokens: &[u32]) -> Vec<f32>
         tokens: tokens.to_vec().into(),
         targets: zeros.clone().into(),
         document_starts: zeros.into(),
+        documents: Vec::new().into(),
     };
     let hidden: Tensor = model.forward(parameters, &batch, false).hidden;
     let head = &parameters[model.facts().head];

@@ -53,6 +53,7 @@ fn batch(step: usize, from: usize, to: usize, masked: bool) -> Batch {
         tokens: cut(ids(&file, "tokens"), step).into(),
         targets: targets.into(),
         document_starts: cut(ids(&file, "document_starts"), 0).into(),
+        documents: Vec::new().into(),
     }
 }
 

@@ -78,6 +78,7 @@ fn batch(file: &[u8], step: usize, from: usize, to: usize, masked: bool) -> Batc
         tokens: cut("tokens", step).into(),
         targets: targets.into(),
         document_starts: cut("document_starts", 0).into(),
+        documents: Vec::new().into(),
     }
 }
 

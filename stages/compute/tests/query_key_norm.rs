@@ -69,6 +69,7 @@ fn batch() -> Batch {
         tokens: ids(3).into(),
         targets: ids(5).into(),
         document_starts: vec![0; SEQUENCES * LENGTH].into(),
+        documents: Vec::new().into(),
     }
 }
 

@@ -45,7 +45,7 @@ pub use attribution::Attribution;
 pub use contract_derive::StageKeys;
 pub use env::Env;
 pub use keys::{Effect, Key, StageKeys};
-pub use metrics::{Gather, Metric, Metrics};
+pub use metrics::{DocumentLoss, Gather, Metric, Metrics};
 pub use mixture::{Allocation, Mixture, SourceSizes};
 pub use packet::{
     Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Precision, Purpose,

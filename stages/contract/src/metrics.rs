@@ -37,4 +37,19 @@ pub struct Metrics {
     pub worker: usize,
     /// The numbers.
     pub values: Vec<Metric>,
+    /// The loss of each held-out document in the batch, or of the part of it that the batch holds; only at the last step
+    /// of a run.
+    pub documents: Vec<DocumentLoss>,
+}
+
+/// The loss of a held-out document, or of a part of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DocumentLoss {
+    /// Its position among the held-out documents of its source, from 0, times the number of sources, plus the
+    /// position of its source in the mixture.
+    pub document: u32,
+    /// Number of targets: its tokens, and the one that ends it.
+    pub tokens: u32,
+    /// Their summed cross-entropy.
+    pub nats: f64,
 }

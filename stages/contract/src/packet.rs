@@ -148,6 +148,9 @@ pub struct Batch {
     pub targets: ScalarBuffer<u32>,
     /// `[sequences, length]`: the position in its sequence at which the token's document starts.
     pub document_starts: ScalarBuffer<u32>,
+    /// `[sequences]`: the document of each window of a validation batch ([`DocumentLoss`](crate::DocumentLoss) says which);
+    /// empty for training.
+    pub documents: ScalarBuffer<u32>,
 }
 
 /// One parameter tensor at a step. Consumers share it; it is never copied.
@@ -245,6 +248,8 @@ pub struct Activations {
     pub hidden: Tensor,
     /// `[rows]`: see [`Batch::targets`].
     pub targets: ScalarBuffer<u32>,
+    /// See [`Batch::documents`].
+    pub documents: ScalarBuffer<u32>,
     /// `[vocabulary, width]`: the matrix that turns hidden states into logits.
     pub head: Arc<Tensor>,
     /// See [`ModelFacts::logit_softcap`](crate::ModelFacts::logit_softcap).

@@ -266,7 +266,7 @@ impl Packer {
         let turn = match (cut, last) {
             (true, _) => Ok(Turn::More),
             (false, true) => {
-                stream.validated = 0;
+                (stream.documents, stream.validated) = (0, 0);
                 self.train(&mut state, (lane, source), step, out)
             }
             (false, false) => Ok(Turn::Starved),
@@ -322,7 +322,7 @@ impl Stage for Packer {
         let ids = documents.values().as_primitive_opt::<UInt32Type>().context("token ids are not uint32")?.values();
         let mut state = self.take(lane);
         let stream = state.streams.get_mut(source).context("tokens of a source that is not in the mixture")?;
-        let end_of_text = self.maker.end_of_text;
+        let (end_of_text, lanes, sources) = (self.maker.end_of_text, self.shape.lanes, self.pools.len() as u32);
         // A null is a dropped document.
         let given = |(row, _): &(usize, _)| documents.is_valid(*row);
         for (_, bounds) in documents.value_offsets().windows(2).enumerate().filter(given) {
@@ -332,7 +332,13 @@ impl Stage for Packer {
                     stream.tokens.extend_from_slice(document);
                     stream.tokens.push(end_of_text);
                 }
-                Purpose::Validate => stream.held_out.push(document, [self.document_start, end_of_text]),
+                Purpose::Validate => {
+                    // Lane l of L gets the held-out documents l, l + L, … of each source.
+                    let of_source = lane + lanes * stream.documents;
+                    stream.documents += 1;
+                    let number = of_source * sources + source as u32;
+                    stream.held_out.push(number, document, [self.document_start, end_of_text]);
+                }
             }
         }
         let trained = (purpose == Purpose::Train).then(|| self.train(&mut state, (lane, source), at.step, out));

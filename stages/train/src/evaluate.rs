@@ -3,13 +3,17 @@
 //! Every held-out document is evaluated alone, after an end-of-text token, and every one of its tokens and the
 //! end-of-text token after it count once. Documents that are longer than a sequence are cut into windows, as
 //! [transformers' guide to perplexity](https://huggingface.co/docs/transformers/perplexity) does.
+//!
+//! At the end of a run, the loss of each document is written to the run directory (`documents.rs`).
+use crate::documents;
 use anyhow::{Result, bail};
 use contract::{
-    At, Built, Corpus, Due, Emit, Env, Gather, Kind, Metric, Metrics, Packet, Port, Purpose, Route, Schedule, Settings,
-    Stage, StageKeys, StageSettings, Step, Turn,
+    At, Built, Corpus, DocumentLoss, Due, Emit, Env, Gather, Kind, Metric, Metrics, Packet, Port, Purpose, Route,
+    Schedule, Settings, Stage, StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Settings of `type = "evaluate"`.
 #[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
@@ -41,8 +45,9 @@ impl Settings for Evaluate {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let (schedule, corpus, worker) = (env.schedule, env.corpus, env.worker);
-        Ok(Built::Stage(Box::new(EvaluateStage { schedule, corpus, worker, parts: BTreeMap::new() })))
+        let (schedule, corpus, worker, run_dir) = (env.schedule, env.corpus, env.worker, env.run_dir.clone());
+        let (parts, documents) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Built::Stage(Box::new(EvaluateStage { schedule, corpus, worker, run_dir, parts, documents })))
     }
 
     fn due(&self) -> Due {
@@ -58,9 +63,12 @@ struct EvaluateStage {
     schedule: Schedule,
     corpus: Option<Corpus>,
     worker: usize,
+    run_dir: Option<PathBuf>,
     /// Summed loss and number of targets by `(leaf, part)`: an ordered map, so that they are always added in the same
     /// order.
     parts: BTreeMap<(u32, u32), (f64, f64)>,
+    /// The losses of documents, by the same, if they are reported.
+    documents: BTreeMap<(u32, u32), Vec<DocumentLoss>>,
 }
 
 /// Bits per byte of text, of which `loss` is the mean cross-entropy in nats per token: the nats of all `tokens`,
@@ -77,12 +85,15 @@ impl Stage for EvaluateStage {
         {
             let value = |name| metrics.values.iter().find(|m| m.name == name).map_or(0.0, |m| m.value);
             self.parts.insert(metrics.from, (value("loss"), value("targets")));
+            if !metrics.documents.is_empty() {
+                self.documents.insert(metrics.from, metrics.documents);
+            }
         }
         Ok(Turn::Done)
     }
 
     fn step_done(&mut self, step: Step, out: &mut dyn Emit) -> Result<()> {
-        let parts = std::mem::take(&mut self.parts);
+        let (parts, losses) = (std::mem::take(&mut self.parts), std::mem::take(&mut self.documents));
         if !self.schedule.validates(step) || self.worker != 0 {
             return Ok(());
         }
@@ -96,7 +107,11 @@ impl Stage for EvaluateStage {
         if let Some(part) = self.corpus.map(|corpus| corpus.validation).filter(|part| part.bytes > 0) {
             values.push(first("bits_per_byte", bits_per_byte(loss, part.tokens, part.bytes)));
         }
-        out.give(Packet::Metrics(Metrics { purpose: Purpose::Validate, from: (0, 0), worker: 0, values }));
+        if let Some(run_dir) = self.run_dir.as_ref().filter(|_| !losses.is_empty()) {
+            documents::write(run_dir, losses.into_values().flatten())?;
+        }
+        let documents = Vec::new();
+        out.give(Packet::Metrics(Metrics { purpose: Purpose::Validate, from: (0, 0), worker: 0, values, documents }));
         Ok(())
     }
 }

@@ -8,7 +8,7 @@
 //!   norms
 //! - [`optimize`]: clips gradients and updates parameters; [`schedule`](optimize::schedule): the learning rate;
 //!   optimizers: [`adamw`](optimize::adamw), [`muon`](optimize::muon)
-//! - [`evaluate`]: validation loss and bits per byte
+//! - [`evaluate`]: validation loss and bits per byte; [`documents`]: the loss of each held-out document
 //! - [`sample`]: text that the model generates
 //! - [`checkpoint`]: everything needed to resume a run, in a format that Hugging Face's libraries load;
 //!   [`hugging_face`]: the files beside the weights; [`weights`]: safetensors files; [`gguf`]: files for llama.cpp
@@ -23,6 +23,7 @@
 pub mod backward;
 pub mod checkpoint;
 pub mod diverged;
+pub mod documents;
 pub mod evaluate;
 pub mod forward;
 pub mod gguf;

@@ -5,10 +5,10 @@
 use crate::diverged::finite;
 use anyhow::Result;
 use compute::kernels::cross_entropy::CrossEntropy;
-use compute::kernels::head::{Logits, RowLoss, head_loss, head_value, rows_alive};
+use compute::kernels::head::{HeadLoss, Logits, RowLoss, head_loss, head_value, head_values, rows_alive};
 use contract::{
-    At, Built, Emit, Env, Gather, Key, Kind, LossGradient, Member, Memory, Metric, Metrics, Packet, Port, Problem,
-    Settings, Stage, StageKeys, StageSettings, StageType, Turn, stage_type,
+    At, Built, DocumentLoss, Emit, Env, Gather, Key, Kind, LossGradient, Member, Memory, Metric, Metrics, Packet, Port,
+    Problem, Settings, Stage, StageKeys, StageSettings, StageType, Step, Turn, stage_type,
 };
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,11 @@ impl<L: Loss> Settings for LossSettings<L> {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        Ok(Built::Stage(Box::new(LossStage { loss: self.0.clone(), worker: env.among_all(env.process, env.worker) })))
+        Ok(Built::Stage(Box::new(LossStage {
+            loss: self.0.clone(),
+            worker: env.among_all(env.process, env.worker),
+            last: env.schedule.steps,
+        })))
     }
 
     /// Memory of a chunk of logits per worker, and of the gradient of the hidden states.
@@ -100,6 +104,26 @@ impl<L: Loss> Settings for LossSettings<L> {
 struct LossStage<L> {
     loss: L,
     worker: usize,
+    /// The last step, which reports the loss of each held-out document.
+    last: Step,
+}
+
+/// The validation loss of a batch, also that of each of its `documents`.
+fn document_losses(
+    loss: &dyn RowLoss,
+    logits: &Logits<'_>,
+    targets: &[u32],
+    documents: &[u32],
+) -> (HeadLoss, Vec<DocumentLoss>) {
+    let empty = |document: &u32| DocumentLoss { document: *document, tokens: 0, nats: 0.0 };
+    let mut losses: Vec<DocumentLoss> = documents.iter().map(empty).collect();
+    let length = targets.len() / documents.len();
+    let summed = head_values(loss, logits, targets, |row, value| {
+        let window = &mut losses[row / length];
+        window.tokens += 1;
+        window.nats += f64::from(value.cross_entropy);
+    });
+    (summed, losses)
 }
 
 impl<L: Loss> RowLoss for LossStage<L> {
@@ -120,11 +144,17 @@ impl<L: Loss> Stage for LossStage<L> {
             precision: a.precision,
             rows_at_once: a.rows_at_once,
         };
+        let mut documents = Vec::new();
         let summed = match a.tape {
             Some(tape) => {
                 let (summed, hidden, head) = head_loss(self, &logits, &a.targets);
                 let (leaf, targets, ticket) = (a.leaf, summed.targets, a.ticket);
                 out.give(Packet::LossGradient(Box::new(LossGradient { leaf, targets, hidden, head, tape, ticket })));
+                summed
+            }
+            None if at.step == self.last && !a.documents.is_empty() => {
+                let (summed, losses) = document_losses(self, &logits, &a.targets, &a.documents);
+                documents = losses;
                 summed
             }
             None => head_value(self, &logits, &a.targets),
@@ -141,7 +171,7 @@ impl<L: Loss> Stage for LossStage<L> {
             values.push(metric("trained_loss", Gather::PerTarget, summed.trained));
         }
         let (purpose, from, worker) = (a.purpose, (a.leaf, a.part), self.worker);
-        out.give(Packet::Metrics(Metrics { purpose, from, worker, values }));
+        out.give(Packet::Metrics(Metrics { purpose, from, worker, values, documents }));
         Ok(Turn::Done)
     }
 }

@@ -219,6 +219,7 @@ impl Source for Synthetic {
             tokens: draw(1),
             targets: draw(2),
             document_starts: vec![0; sequences * length].into(),
+            documents: Vec::new().into(),
         }));
         Ok(Turn::Done)
     }

@@ -76,7 +76,18 @@ pub fn training(setup: &Setup, outcome: &Arc<Outcome>, parameters: Values) -> Ve
 pub fn batch(leaf: Lane, tokens: Vec<u32>) -> Packet {
     let (purpose, length, same) = (Purpose::Train, tokens.len(), arrow::buffer::ScalarBuffer::from(tokens));
     let (targets, document_starts) = (same.clone(), same.clone());
-    Packet::Batch(Batch { leaf, purpose, part: 0, sequences: 1, length, tokens: same, targets, document_starts })
+    let documents = Vec::new().into();
+    Packet::Batch(Batch {
+        leaf,
+        purpose,
+        part: 0,
+        sequences: 1,
+        length,
+        tokens: same,
+        targets,
+        document_starts,
+        documents,
+    })
 }
 
 struct Read {
@@ -176,6 +187,7 @@ impl Stage for Forward {
                     part: 0,
                     hidden: Tensor::zeros([1]),
                     targets: batch.targets,
+                    documents: batch.documents,
                     head,
                     logit_softcap: None,
                     rows_at_once: None,

@@ -67,14 +67,20 @@ pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (H
     let (mut d_hidden, mut d_head) = (Tensor::scratch(hidden.shape.clone()), Tensor::scratch(head.shape.clone()));
     let width = head.shape[1];
     let mut beta = 0.0;
-    let total = logits.chunks(loss, targets, true, |first, d_logits| {
-        let rows = first * width..(first + d_logits.dim().0) * width;
-        let d_hidden = matrix_mut(&mut d_hidden.data[rows.clone()], width);
-        product_in(precision, d_logits, matrix(&head.data, width), 0.0, d_hidden);
-        let hidden = matrix(&hidden.data[rows], width);
-        product_in(precision, d_logits.reversed_axes(), hidden, beta, matrix_mut(&mut d_head.data, width));
-        beta = 1.0;
-    });
+    let total = logits.chunks(
+        loss,
+        targets,
+        true,
+        |_, _| (),
+        |first, d_logits| {
+            let rows = first * width..(first + d_logits.dim().0) * width;
+            let d_hidden = matrix_mut(&mut d_hidden.data[rows.clone()], width);
+            product_in(precision, d_logits, matrix(&head.data, width), 0.0, d_hidden);
+            let hidden = matrix(&hidden.data[rows], width);
+            product_in(precision, d_logits.reversed_axes(), hidden, beta, matrix_mut(&mut d_head.data, width));
+            beta = 1.0;
+        },
+    );
     if targets.is_empty() {
         d_head.data.fill(0.0);
     }
@@ -83,7 +89,17 @@ pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (H
 
 /// The loss without gradients, for validation; see [`head_loss`].
 pub fn head_value(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> HeadLoss {
-    logits.chunks(loss, targets, false, |_, _| ())
+    head_values(loss, logits, targets, |_, _| ())
+}
+
+/// The same. Passes the loss of each row whose target is not [`IGNORED`] to `each`, with the index of the row.
+pub fn head_values(
+    loss: &dyn RowLoss,
+    logits: &Logits<'_>,
+    targets: &[u32],
+    each: impl FnMut(usize, RowLossValue),
+) -> HeadLoss {
+    logits.chunks(loss, targets, false, each, |_, _| ())
 }
 
 /// Number of rows of logits that are stored at once.
@@ -99,13 +115,15 @@ impl<'a> Logits<'a> {
         Self { hidden, head, softcap: None, precision: Precision::F32, rows_at_once: None }
     }
 
-    /// Computes the logits of each chunk, passes them to `loss`, and then calls `chunk` with the index of its first row
-    /// and its logits, which have been replaced by their gradient if `gradient` is set.
+    /// Computes the logits of each chunk and passes them to `loss`, whose values go to `each` with the index of the row.
+    /// Then calls `chunk` with the index of its first row and its logits, which have been replaced by their gradient if
+    /// `gradient` is set.
     fn chunks(
         &self,
         loss: &dyn RowLoss,
         targets: &[u32],
         gradient: bool,
+        mut each: impl FnMut(usize, RowLossValue),
         mut chunk: impl FnMut(usize, MatRef<'_>),
     ) -> HeadLoss {
         let &Self { hidden, head, precision, .. } = self;
@@ -122,7 +140,7 @@ impl<'a> Logits<'a> {
             let hidden = matrix(&hidden.data[first * width..(first + rows) * width], width);
             let back = matrix(&head.data, width).reversed_axes();
             product_in(precision, hidden, back, 0.0, matrix_mut(logits, vocabulary));
-            for (logits, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
+            for (row_index, (logits, target)) in (first..).zip(logits.chunks_exact_mut(vocabulary).zip(targets)) {
                 if *target == IGNORED {
                     logits.fill(0.0);
                     continue;
@@ -134,6 +152,7 @@ impl<'a> Logits<'a> {
                 total.trained += f64::from(value.trained);
                 total.cross_entropy += f64::from(value.cross_entropy);
                 total.targets += 1;
+                each(row_index, value);
             }
             chunk(
                 first,

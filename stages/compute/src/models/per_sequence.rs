@@ -18,6 +18,7 @@ pub fn forward_per_sequence(model: &Arc<dyn Model>, parameters: &Parameters, bat
             tokens: batch.tokens.slice(at, batch.length),
             targets: batch.targets.slice(at, batch.length),
             document_starts: batch.document_starts.slice(at, batch.length),
+            documents: Vec::new().into(),
             ..batch.clone()
         };
         let forward = model.forward(parameters, &one, keep);

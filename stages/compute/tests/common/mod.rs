@@ -127,6 +127,7 @@ pub fn check_memory_estimate(model: &dyn Model, sequences: usize, length: usize,
         tokens: ids.clone().into(),
         targets: ids.clone().into(),
         document_starts: vec![0; rows].into(),
+        documents: Vec::new().into(),
     };
     let before = pool::watch();
     let taken = || (pool::most_bytes() - before) as usize / size_of::<f32>();

@@ -29,7 +29,8 @@ impl BatchMaker {
     pub fn validation(&self, windows: Vec<Window>, leaf: Lane, part: u32) -> Batch {
         let length = windows.iter().map(|window| window.tokens.len() - 1).max().unwrap_or(0);
         let mut rows = BatchRows::new(windows.len(), length);
-        for Window { mut tokens, scored } in windows {
+        for Window { mut tokens, document, scored } in windows {
+            rows.documents.push(document);
             let inputs = tokens.len() - 1;
             let unscored = std::iter::repeat_n(IGNORED, inputs - scored);
             let targets: Vec<u32> = unscored.chain(tokens[inputs + 1 - scored..].iter().copied()).collect();
@@ -47,12 +48,14 @@ struct BatchRows {
     tokens: Vec<u32>,
     targets: Vec<u32>,
     document_starts: Vec<u32>,
+    /// The document of each sequence, in a validation batch.
+    documents: Vec<u32>,
 }
 
 impl BatchRows {
     fn new(sequences: usize, length: usize) -> Self {
         let empty = || Vec::with_capacity(sequences * length);
-        Self { length, tokens: empty(), targets: empty(), document_starts: empty() }
+        Self { length, tokens: empty(), targets: empty(), document_starts: empty(), documents: Vec::new() }
     }
 
     /// Adds a sequence of `length` tokens with their targets. A document starts after the end of another one.
@@ -69,7 +72,7 @@ impl BatchRows {
     }
 
     fn batch(self, leaf: Lane, purpose: Purpose, part: u32) -> Batch {
-        let Self { length, tokens, targets, document_starts } = self;
+        let Self { length, tokens, targets, document_starts, documents } = self;
         Batch {
             leaf,
             purpose,
@@ -79,6 +82,7 @@ impl BatchRows {
             tokens: ScalarBuffer::from(tokens),
             targets: ScalarBuffer::from(targets),
             document_starts: ScalarBuffer::from(document_starts),
+            documents: ScalarBuffer::from(documents),
         }
     }
 }

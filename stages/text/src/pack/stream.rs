@@ -19,6 +19,8 @@ pub struct Stream {
     pub drawn_at: Option<Step>,
     /// Validation documents of this step that are not part of a batch yet.
     pub held_out: Windows,
+    /// Number of validation documents of this step so far.
+    pub documents: u32,
     /// Number of validation batches of this step so far.
     pub validated: u32,
 }
@@ -64,7 +66,7 @@ impl Stream {
     /// An empty stream.
     pub fn new(pool: Pool) -> Self {
         let (tokens, drawn) = (Vec::new(), Vec::new());
-        Self { tokens, pool, drawn, drawn_at: None, held_out: Windows::default(), validated: 0 }
+        Self { tokens, pool, drawn, drawn_at: None, held_out: Windows::default(), documents: 0, validated: 0 }
     }
 
     /// Draws the `sequences` sequences of `step`, up to `at_once` from a full pool. False while there are too few

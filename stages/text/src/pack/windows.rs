@@ -11,6 +11,8 @@ const SORTED_STEPS: usize = 8;
 pub struct Window {
     /// The tokens of the input, and the one that follows them: every token but the first is a target.
     pub tokens: Vec<u32>,
+    /// The document it is from.
+    pub document: u32,
     /// How many targets are scored, the last ones. The others have been scored in the window before; they are context.
     pub scored: usize,
 }
@@ -19,7 +21,7 @@ pub struct Window {
 #[derive(Debug, Default)]
 pub struct Windows {
     /// Documents, each with the token before and the one after it.
-    documents: VecDeque<Vec<u32>>,
+    documents: VecDeque<(u32, Vec<u32>)>,
     /// Where the next window of the first document begins, and how many of its targets have been scored.
     next: (usize, usize),
     /// Windows that are not sorted yet.
@@ -29,9 +31,9 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Adds a document, with the token before and the one after it.
-    pub fn push(&mut self, document: &[u32], [before, after]: [u32; 2]) {
-        self.documents.push_back([&[before], document, &[after]].concat());
+    /// Adds document `number`, with the token before and the one after it.
+    pub fn push(&mut self, number: u32, document: &[u32], [before, after]: [u32; 2]) {
+        self.documents.push_back((number, [&[before], document, &[after]].concat()));
     }
 
     /// The windows of the next batch: up to `sequences` of at most `length` inputs, each `stride` tokens after the one
@@ -69,10 +71,10 @@ impl Windows {
 
     /// The next window of the first document.
     fn next(&mut self, length: usize, stride: usize) -> Option<Window> {
-        let document = self.documents.front()?;
+        let (number, document) = self.documents.front()?;
         let ((start, scored), targets) = (self.next, document.len() - 1);
         let end = targets.min(start + length);
-        let window = Window { tokens: document[start..=end].to_vec(), scored: end - scored };
+        let window = Window { tokens: document[start..=end].to_vec(), document: *number, scored: end - scored };
         self.next = (start + stride, end);
         if end == targets {
             self.documents.pop_front();
@@ -93,13 +95,13 @@ mod tests {
     /// The windows of one document, in order.
     fn windows(document: &[u32], length: usize, stride: usize) -> Vec<Window> {
         let mut windows = Windows::default();
-        windows.push(document, ENDS);
+        windows.push(7, document, ENDS);
         std::iter::from_fn(|| windows.next(length, stride)).collect()
     }
 
     #[test]
     fn windows_overlap_by_their_length_minus_the_stride() {
-        let window = |tokens: &[u32], scored| Window { tokens: tokens.to_vec(), scored };
+        let window = |tokens: &[u32], scored| Window { tokens: tokens.to_vec(), document: 7, scored };
         assert_eq!(windows(&[], 4, 4), [window(&[98, 99], 1)]);
         assert_eq!(windows(&[1, 2, 3], 4, 4), [window(&[98, 1, 2, 3, 99], 4)]);
         assert_eq!(windows(&[1, 2, 3, 4], 4, 4), [window(&[98, 1, 2, 3, 4], 4), window(&[4, 99], 1)]);
@@ -142,7 +144,7 @@ mod tests {
             for tokens in documents {
                 let document: Vec<u32> = (0..tokens as u32).collect();
                 expected.extend(windows(&document, length, length));
-                held.push(&document, ENDS);
+                held.push(7, &document, ENDS);
                 batches.extend(std::iter::from_fn(|| held.batch(sequences, step, length, length, false)));
             }
             prop_assert!(batches.iter().all(|batch| batch.len() == sequences));

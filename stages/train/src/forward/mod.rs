@@ -295,6 +295,7 @@ impl Stage for Forward {
                     part: batch.part,
                     hidden,
                     targets: batch.targets,
+                    documents: batch.documents,
                     head,
                     logit_softcap: self.model.facts().logit_softcap,
                     precision: self.model.facts().precision,

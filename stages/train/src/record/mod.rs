@@ -274,7 +274,7 @@ impl Stage for RecordStage {
     }
 
     fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
-        if let Packet::Metrics(Metrics { purpose, from, worker, values }) = packet {
+        if let Packet::Metrics(Metrics { purpose, from, worker, values, .. }) = packet {
             let targets = values.iter().find(|metric| metric.name == "targets").map(|metric| metric.value);
             self.clock.record(Instant::now(), purpose, targets.map(|_| worker));
             if let (Purpose::Validate, Some(targets), Some(reporter)) = (purpose, targets, &self.reporter) {
