@@ -1,7 +1,9 @@
 //! `report.html`: a run on one page that needs nothing else, made of what is in the run directory.
 //!
-//! - [`page`]: what is on it; [`plot`]: curves, also of [`plots`]; [`html`]: text that stays text
+//! - [`page`]: what is on it; [`overlay`]: the page of an experiment; [`plot`]: curves, also of [`plots`]; [`html`]:
+//!   text that stays text
 mod html;
+pub(crate) mod overlay;
 mod page;
 mod plot;
 
