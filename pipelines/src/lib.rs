@@ -6,6 +6,7 @@
 //! - [`engine`]: runs a plan as a timely dataflow
 //! - [`hosts`]: the protocol for several hosts and its network, which no command uses yet
 //! - `train_run`: a training run; `prepare`: a version of a prepared corpus
+//! - `experiment`: several runs, compared
 //! - `inspect`: the contents of files
 //! - [`show`]: output in the terminal; [`report`]: `report.html`
 //! - `machine`: cores and memory; `panics`: panics become error messages
@@ -15,6 +16,7 @@ mod app;
 pub mod cli;
 mod continuation;
 pub mod engine;
+mod experiment;
 pub mod hosts;
 mod inspect;
 mod machine;

@@ -12,9 +12,10 @@ impl FreshClone {
         let folder = tempfile::tempdir().unwrap();
         let (configs, wiki) = (folder.path().join("configs"), folder.path().join("data/cache/wiki"));
         std::fs::create_dir_all(configs.join("stages")).unwrap();
+        std::fs::create_dir_all(configs.join("experiments")).unwrap();
         std::fs::create_dir_all(&wiki).unwrap();
         let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
-        for part in ["", "stages"] {
+        for part in ["", "stages", "experiments"] {
             for file in std::fs::read_dir(ours.join(part)).unwrap().map(Result::unwrap) {
                 if file.path().is_file() {
                     std::fs::copy(file.path(), configs.join(part).join(file.file_name())).unwrap();

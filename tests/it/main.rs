@@ -16,6 +16,7 @@ mod docs;
 mod elsewhere;
 mod evaluate;
 mod every_key;
+mod experiment;
 mod explain;
 mod export;
 mod faults;

@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 /// A line of each command that prints something, of which `{}` is a name that was not used before.
 const LINES: &[(&str, &str)] = &[
     ("run", "run run.toml --dry-run"),
+    ("experiment", "experiment experiment.toml --dir {}"),
     ("new", "new {}.toml --data corpus.parquet"),
     ("check", "check run.toml"),
     ("explain", "explain run.toml"),
@@ -15,6 +16,7 @@ const LINES: &[(&str, &str)] = &[
     ("evaluate", "evaluate runs/tiny"),
     ("generate", "generate runs/tiny --prompt ka --max-tokens 3"),
     ("runs", "runs"),
+    ("compare", "compare runs/tiny runs/other"),
     ("status", "status runs/tiny"),
     ("verify", "verify runs/tiny"),
     ("inspect", "inspect runs/tiny"),
@@ -33,6 +35,9 @@ const LINES: &[(&str, &str)] = &[
 fn scratch() -> Scratch {
     let scratch = Scratch::new();
     scratch.pipeline(&["run", "run.toml"]).succeeds();
+    scratch.train("runs/other", &["--set", "run.seed=2"]);
+    let experiment = "extends = \"run.toml\"\n[experiment]\nseeds = [1]\n[arm.a]\nrun.max_steps = 2\n";
+    scratch.write("experiment.toml", experiment);
     let stages = "[stage.read]\ntype = \"documents\"\npaths = [\"corpus.parquet\"]\n[stage.tokenize]\ntype = \"bpe\"\n\
                   tokenizer = \"gpt2\"\n[stage.write]\ntype = \"parquet\"\nshards = 1\n";
     scratch.write("corpus.toml", format!("[run]\nname = \"corpus\"\n{stages}"));

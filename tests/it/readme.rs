@@ -10,6 +10,7 @@ const README: &str = include_str!("../../README.md");
 const PREPARE: &str = include_str!("../../data/PREPARE.md");
 const MIXTURES: &str = include_str!("../../docs/mixtures.md");
 const SCALING: &str = include_str!("../../docs/scaling.md");
+const EXPERIMENTS: &str = include_str!("../../docs/experiments.md");
 /// What is only shortened because tests are many.
 const SHORTER: [(&str, &str); 1] = [("--steps 20 --warmup 3", "--steps 1 --warmup 0")];
 
@@ -128,6 +129,24 @@ fn the_page_on_mixtures_is_true() {
 }
 
 #[test]
+fn the_commands_of_the_page_on_experiments_work() {
+    let scratch = FreshClone::new();
+    let example = include_str!("../../configs/experiments/optimizers.toml").split_once('\n').unwrap().1;
+    assert_eq!(blocks_of(EXPERIMENTS, "toml"), [example.trim()], "the file that is explained");
+    let mut said = Vec::new();
+    for line in blocks_of(EXPERIMENTS, "sh").iter().flat_map(|block| block.lines()) {
+        let output = scratch.pipeline(line.strip_prefix("pipeline ").unwrap());
+        said.push(String::from_utf8_lossy(&output.stdout).into_owned());
+        check(line, output);
+    }
+    assert_eq!(said.len(), 6);
+    assert!(said[0].contains("12 runs; 12 to do"), "{}", said[0]);
+    assert!(said[1].contains("Verdict: ") || said[1].contains("No verdict: "), "{}", said[1]);
+    assert!(said[2].starts_with("{\"experiment\":\"learning-rates\""), "{}", said[2]);
+    assert!(said[3].contains("optimize.learning_rate: 0.001, 0.003"), "{}", said[3]);
+}
+
+#[test]
 fn the_commands_of_the_page_on_scaling_work() {
     let scratch = FreshClone::new();
     let said: Vec<String> = blocks_of(SCALING, "sh")
@@ -212,6 +231,7 @@ fn every_link_leads_somewhere_and_ci_runs_its_test_command() {
         "data/SCHEMA.md",
         "benches/README.md",
         "docs/mixtures.md",
+        "docs/experiments.md",
     ] {
         let path = root().join(document);
         let text = std::fs::read_to_string(&path).unwrap();

@@ -6,9 +6,11 @@
 pub mod bench;
 mod cache;
 mod check;
+mod compare;
 mod completions;
 mod diff;
 mod evaluate;
+mod experiment;
 mod explain;
 mod export;
 mod generate;
@@ -22,6 +24,7 @@ mod options;
 mod output;
 mod report;
 mod run;
+mod run_groups;
 mod runs;
 mod schema;
 mod stages;
@@ -32,6 +35,7 @@ mod verify;
 pub use completions::{VARIABLE, with_values};
 pub use options::{Changes, Color, Global};
 pub use output::{Output, OutputError};
+pub(crate) use runs::{Ran, is_run, look};
 
 use crate::show::{Line, Style};
 use anyhow::Result;
@@ -44,6 +48,7 @@ pub const COMMANDS: &[CommandType] = &[
     command_type::<run::Run>("run"),
     command_type::<launch::Launch>("launch"),
     command_type::<join::Join>("join"),
+    command_type::<experiment::Experiment>("experiment"),
     command_type::<new::New>("new"),
     command_type::<check::Check>("check"),
     command_type::<explain::Explain>("explain"),
@@ -52,6 +57,7 @@ pub const COMMANDS: &[CommandType] = &[
     command_type::<evaluate::Evaluate>("evaluate"),
     command_type::<generate::Generate>("generate"),
     command_type::<runs::Runs>("runs"),
+    command_type::<compare::Compare>("compare"),
     command_type::<status::Status>("status"),
     command_type::<verify::Verify>("verify"),
     command_type::<inspect::Inspect>("inspect"),

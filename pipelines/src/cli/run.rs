@@ -1,6 +1,7 @@
 //! `pipeline run`: trains, or prepares a corpus.
 use super::runs::look;
 use super::{Changes, Command, Context};
+use crate::experiment::children;
 use crate::hosts::net::listener::bind;
 use crate::machine::cores;
 use crate::plan::{Overrides, Plan, Scope};
@@ -28,6 +29,9 @@ pub struct Run {
     /// Prepare the data and print estimates, without training
     #[arg(long, conflicts_with_all = ["resume", "listen"])]
     dry_run: bool,
+    /// Stop, as on SIGTERM, when the process of this id ends, which has started this one
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<u32>,
     /// How other hosts take part.
     #[command(flatten)]
     hosts: Hosts,
@@ -100,6 +104,7 @@ impl Command for Run {
     const COMPUTES: bool = true;
 
     fn run(&self, context: &Context) -> Result<()> {
+        self.parent.map(children::end_with).transpose()?;
         let scope = if self.dry_run { Scope::Estimate } else { Scope::Run };
         let ready = self.training.ready(context, scope)?;
         if ready.plan.goal == Goal::PrepareCorpus {

@@ -1,4 +1,5 @@
 //! `pipeline runs`: lists runs with their progress.
+use super::run_groups::{Group, groups, listed as listed_groups};
 use super::{Command, Context};
 use crate::problem::Usage;
 use crate::show::human::{ago, count, fit};
@@ -6,8 +7,9 @@ use crate::show::{Align, table};
 use crate::train_run::CONFIG_FILE;
 use crate::train_run::status::{self, State};
 use anyhow::{Context as _, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use train::checkpoint;
 use train::record::{METRICS_FILE, StepLine};
@@ -21,6 +23,7 @@ const RECENT: usize = 20;
   pipeline runs
   pipeline runs runs/wiki
   pipeline runs --json
+  pipeline runs --group optimize.learning_rate --sort bits_per_byte
 
 States: running, done, failed, and stopped (interrupted or killed; `pipeline run`
 with --resume continues it).")]
@@ -28,14 +31,75 @@ pub struct Runs {
     /// A folder with runs in it, or a run
     #[arg(value_name = "DIR", default_value = "runs")]
     folder: PathBuf,
-    /// Print one line of JSON per run
+    /// Show the runs with each value of a key together: mean and spread over runs
+    /// that are done (repeatable)
+    #[arg(long, value_name = "STAGE.KEY")]
+    group: Vec<String>,
+    /// Sort by this number, the best first
+    #[arg(long, value_enum, value_name = "NUMBER")]
+    sort: Option<Sort>,
+    /// Print one line of JSON per run, or per group
     #[arg(long)]
     json: bool,
 }
 
+/// What runs are sorted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// The last validation loss.
+    #[value(name = "validation_loss")]
+    ValidationLoss,
+    /// Bits per byte.
+    #[value(name = "bits_per_byte")]
+    BitsPerByte,
+    /// Tokens per second.
+    #[value(name = "tok_per_sec")]
+    TokPerSec,
+}
+
+impl Sort {
+    fn of_run(self, run: &Ran) -> Option<f64> {
+        match self {
+            Self::ValidationLoss => run.validation_loss,
+            Self::BitsPerByte => run.bits_per_byte,
+            Self::TokPerSec => run.tok_per_sec,
+        }
+    }
+
+    /// The mean of a group.
+    pub fn of_group(self, group: &Group) -> Option<f64> {
+        let spread = match self {
+            Self::ValidationLoss => group.validation_loss,
+            Self::BitsPerByte => group.bits_per_byte,
+            Self::TokPerSec => group.tok_per_sec,
+        };
+        spread.map(|spread| spread.mean)
+    }
+
+    /// The better number first, and those last that have none.
+    pub fn order(self, a: Option<f64>, b: Option<f64>) -> Ordering {
+        let worst = |value: Option<f64>| match (value, self) {
+            (None, _) => f64::INFINITY,
+            (Some(rate), Self::TokPerSec) => -rate,
+            (Some(loss), _) => loss,
+        };
+        worst(a).total_cmp(&worst(b))
+    }
+}
+
 impl Command for Runs {
     fn run(&self, context: &Context) -> Result<()> {
-        let found = runs(&self.folder)?;
+        let mut found = runs(&self.folder)?;
+        if !self.group.is_empty() {
+            let groups = groups(&found, &self.group, self.sort)?;
+            return match self.json {
+                true => groups.iter().try_for_each(|group| context.out.json(group)),
+                false => context.out.line(&listed_groups(&groups, &self.group, context.out.columns())),
+            };
+        }
+        if let Some(sort) = self.sort {
+            found.sort_by(|a, b| sort.order(sort.of_run(a), sort.of_run(b)));
+        }
         match self.json {
             true => found.iter().try_for_each(|run| context.out.json(run)),
             false => context.out.line(&listed(&found, context.out.columns(), status::now())),

@@ -13,6 +13,9 @@ const BUILT_IN: [(&str, &str); 1] = [("builtin:base", include_str!("../../../con
 /// The top-level keys of a file.
 const TOP: [&str; 3] = ["extends", "run", "stage"];
 
+/// Tables of the file of an experiment, which is no configuration.
+const EXPERIMENT: [&str; 3] = ["experiment", "arm", "grid"];
+
 /// A parsed configuration, not validated yet: tables of keys, in order, with origins.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Raw {
@@ -162,6 +165,12 @@ pub(crate) fn load_table(id: &str, path: &Path, problems: &mut Problems) -> Opti
     parse_table(id, &text, origin, problems)
 }
 
+/// The table of stage `id` from a file that consists of it and that the place `asked_by` of another file names.
+pub(crate) fn load_table_of(id: &str, path: &Path, asked_by: Origin, problems: &mut Problems) -> Option<Table> {
+    let text = read(path, asked_by, problems)?;
+    parse_table(id, &text, Origin::file(path.display().to_string()), problems)
+}
+
 /// The table of stage `id` from a text that consists of it.
 pub(crate) fn parse_table(id: &str, text: &str, origin: Origin, problems: &mut Problems) -> Option<Table> {
     let document = document(text, &origin, problems)?;
@@ -195,6 +204,9 @@ fn parse(path: &Path, text: &str, problems: &mut Problems) -> (Raw, Option<Entry
                 let problem = Diagnostic::new(format!("unknown key `{key}`"), at).similar_to(key, TOP);
                 let near = problem.similar.first().cloned().unwrap_or_default();
                 problems.push(match item.as_table_like() {
+                    Some(_) if EXPERIMENT.contains(&key) => {
+                        problem.next("this is the file of an experiment: `pipeline experiment` runs it")
+                    }
                     Some(_) if near.is_empty() => problem.next(format!("write `[stage.{key}]`")),
                     _ => problem.next("a file has `extends`, `[run]` and `[stage.NAME]`"),
                 });
@@ -222,7 +234,13 @@ fn stages(body: &dyn toml_edit::TableLike, text: &str, origin: &Origin, raw: &mu
     }
 }
 
-fn table(name: &str, body: &dyn toml_edit::TableLike, text: &str, origin: Origin, problems: &mut Problems) -> Table {
+pub(crate) fn table(
+    name: &str,
+    body: &dyn toml_edit::TableLike,
+    text: &str,
+    origin: Origin,
+    problems: &mut Problems,
+) -> Table {
     let mut table = Table { origin, entries: Vec::new() };
     for (key, item) in body.iter() {
         let origin = table.origin.on_line(line_of(body, key, text));
@@ -235,7 +253,7 @@ fn table(name: &str, body: &dyn toml_edit::TableLike, text: &str, origin: Origin
 }
 
 /// Parses TOML, or adds the problem with line, column and the line itself.
-fn document<'a>(text: &'a str, origin: &Origin, problems: &mut Problems) -> Option<Document<&'a str>> {
+pub(crate) fn document<'a>(text: &'a str, origin: &Origin, problems: &mut Problems) -> Option<Document<&'a str>> {
     let error = match Document::parse(text) {
         Ok(document) => return Some(document),
         Err(error) => error,
@@ -259,7 +277,7 @@ fn document<'a>(text: &'a str, origin: &Origin, problems: &mut Problems) -> Opti
 }
 
 /// The line of a key, or of the first key in its table if it has no line of its own.
-fn line_of(body: &dyn toml_edit::TableLike, key: &str, text: &str) -> usize {
+pub(crate) fn line_of(body: &dyn toml_edit::TableLike, key: &str, text: &str) -> usize {
     let item = body.get(key);
     let header = item.and_then(Item::as_table).filter(|table| !table.is_implicit() && !table.is_dotted());
     let span: Option<Range<usize>> = header

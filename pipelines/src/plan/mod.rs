@@ -13,7 +13,7 @@
 //! Paths in a configuration are kept as written: relative ones are relative to the current directory, but for
 //! `extends`, which is relative to the file that says it.
 mod aliases;
-mod files;
+pub(crate) mod files;
 mod goal;
 mod initial;
 mod overrides;
@@ -30,7 +30,7 @@ mod values;
 mod whole;
 mod wire;
 
-pub use overrides::Overrides;
+pub use overrides::{Change, Changed, Overrides};
 pub use registry::{check_registry, find_type};
 pub use run::RunSettings;
 pub use values::{Entry, Table};
@@ -39,9 +39,7 @@ pub use wire::Edge;
 
 pub(crate) use registry::types_giving;
 pub(crate) use resolve::defaults;
-#[cfg(test)]
-pub(crate) use values::json_of_item;
-pub(crate) use values::{shorten_floats, toml_of};
+pub(crate) use values::{json_of_item, shorten_floats, toml_key, toml_of};
 pub(crate) use wire::order;
 
 use crate::problem::{Diagnostic, Origin, Problems};
@@ -57,6 +55,12 @@ pub(crate) fn outline(path: &Path) -> Vec<(String, String)> {
     let type_of =
         |table: &Table| table.get("type").and_then(|entry| entry.value.as_str()).unwrap_or_default().to_owned();
     raw.stages.iter().map(|(id, table)| (id.clone(), type_of(table))).collect()
+}
+
+/// The tables of the resolved configuration `path` of a run, `run` first; none if it cannot be read.
+pub(crate) fn configuration(path: &Path) -> Vec<(String, Table)> {
+    let raw = files::load(path, &mut Problems::default());
+    std::iter::once(("run".to_owned(), raw.run)).chain(raw.stages).collect()
 }
 
 /// A graph of stages, ready to be built.

@@ -1,15 +1,37 @@
-//! Options of the command line that change the configuration: `--stage`, `--set`, `--sample`, `--epochs` and
-//! `--workers`, applied in this order.
-use super::files::{Raw, load_table, remove_alternative};
+//! What changes a configuration: the arm of an experiment, then options of the command line: `--stage`, `--set`,
+//! `--sample`, `--epochs` and `--workers`, applied in this order.
+use super::files::{Raw, load_table, load_table_of, remove_alternative};
 use super::values::{Entry, Table, json_of_value};
 use crate::problem::{Diagnostic, Origin, Problems};
 use contract::{StageKeys, StageType};
 use serde_json::Value;
 use std::path::PathBuf;
 
+/// A change of a configuration by the file of an experiment.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Where the file says it.
+    pub origin: Origin,
+    /// What it says.
+    pub what: Changed,
+}
+
+/// See [`Change`].
+#[derive(Clone, Debug)]
+pub enum Changed {
+    /// The file that replaces the table of a stage, as with `--stage`.
+    Stage(String, PathBuf),
+    /// The value of a key, which is written as with `--set`.
+    Key(String, Value),
+    /// The keys of a stage's table, as in a file that extends the configuration.
+    Table(String, Table),
+}
+
 /// Changes of a configuration by the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
+    /// What the file of an experiment changes.
+    pub changes: Vec<Change>,
     /// `--set`: `STAGE.KEY=VALUE` or `run.KEY=VALUE`. The value is TOML, or else a string.
     pub set: Vec<String>,
     /// `--stage`: a stage, and the file that replaces its table. If the file has no `inputs`, those of the stage are
@@ -25,8 +47,27 @@ pub struct Overrides {
 
 impl Overrides {
     pub(crate) fn apply(&self, raw: &mut Raw, registry: &[StageType], problems: &mut Problems) {
+        for Change { origin, what } in &self.changes {
+            match what {
+                Changed::Stage(id, file) => {
+                    let load = |problems: &mut Problems| load_table_of(id, file, origin.clone(), problems);
+                    let next = "write stage.NAME = \"FILE\"";
+                    replace_stage(raw, id, origin.clone(), next, load, problems);
+                }
+                Changed::Key(path, value) => {
+                    let next = "write \"STAGE.KEY\" = VALUE, for example \"optimize.learning_rate\" = 3e-4";
+                    let wrong = |message| Diagnostic::new(message, origin.clone()).next(next);
+                    set_value(raw, path, value.clone(), origin.clone(), registry, &wrong, problems);
+                }
+                Changed::Table(id, table) => {
+                    raw.overlay(Raw { stages: vec![(id.clone(), table.clone())], ..Raw::default() });
+                }
+            }
+        }
         for (id, file) in &self.stage {
-            replace_stage(raw, id, file.clone(), problems);
+            let origin = Origin::Option(format!("--stage {id}={}", file.display()));
+            let load = |problems: &mut Problems| load_table(id, file, problems);
+            replace_stage(raw, id, origin, "write --stage STAGE=FILE", load, problems);
         }
         for text in &self.set {
             set(raw, text, Origin::Option(format!("--set {text}")), registry, problems);
@@ -60,16 +101,22 @@ fn sets(text: &str, key: &str) -> bool {
     path.trim().strip_prefix("run.").is_some_and(|rest| rest.trim() == key)
 }
 
-fn replace_stage(raw: &mut Raw, id: &str, file: PathBuf, problems: &mut Problems) {
-    let origin = Origin::Option(format!("--stage {id}={}", file.display()));
+fn replace_stage(
+    raw: &mut Raw,
+    id: &str,
+    origin: Origin,
+    next: &str,
+    load: impl FnOnce(&mut Problems) -> Option<Table>,
+    problems: &mut Problems,
+) {
     let ids: Vec<String> = raw.stages.iter().map(|(id, _)| id.clone()).collect();
     let Some(old) = raw.stage_mut(id) else {
         let message = format!("there is no stage `{id}` to replace");
         let ids = ids.iter().map(String::as_str);
-        problems.push(Diagnostic::new(message, origin).similar_to(id, ids).next("write --stage STAGE=FILE"));
+        problems.push(Diagnostic::new(message, origin).similar_to(id, ids).next(next));
         return;
     };
-    let Some(mut table) = load_table(id, &file, problems) else { return };
+    let Some(mut table) = load(problems) else { return };
     if let (None, Some(inputs)) = (table.get("inputs"), old.get("inputs")) {
         table.set("inputs", inputs.clone());
     }
@@ -88,6 +135,19 @@ fn set(raw: &mut Raw, text: &str, origin: Origin, registry: &[StageType], proble
         Ok(Err(message)) => return problems.push(wrong(message)),
         Err(_) => Value::from(value),
     };
+    set_value(raw, path, value, origin.clone(), registry, &wrong, problems);
+}
+
+/// Sets the key that `path` writes; `wrong` makes a problem of a message.
+fn set_value(
+    raw: &mut Raw,
+    path: &str,
+    value: Value,
+    origin: Origin,
+    registry: &[StageType],
+    wrong: &dyn Fn(String) -> Diagnostic,
+    problems: &mut Problems,
+) {
     let keys: Vec<String> = match toml_edit::Key::parse(path.trim()) {
         Ok(keys) => keys.iter().map(|key| key.get().to_owned()).collect(),
         Err(_) => return problems.push(wrong(format!("`{path}` is not a key"))),
@@ -96,7 +156,7 @@ fn set(raw: &mut Raw, text: &str, origin: Origin, registry: &[StageType], proble
     if keys.len() > 2 && keys[0] == "stage" && raw.stage("stage").is_none() {
         keys = &keys[1..];
     }
-    let entry = Entry { value, origin: origin.clone() };
+    let entry = Entry { value, origin };
     let (table, defaults) = match keys {
         [table, _, ..] if table == "run" => (Some(&mut raw.run), Value::Null),
         [table, _, ..] => {

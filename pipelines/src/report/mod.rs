@@ -1,8 +1,9 @@
 //! `report.html`: a run on one page that needs nothing else, made of what is in the run directory.
 //!
-//! - [`page`]: what is on it; [`sources`]: a table of the sources of a mixture; [`plot`]: curves, also of [`plots`];
-//!   [`html`]: text that stays text
+//! - [`page`]: what is on it; [`overlay`]: the page of an experiment; [`sources`]: a table of the sources of a mixture;
+//!   [`plot`]: curves, also of [`plots`]; [`html`]: text that stays text
 mod html;
+pub(crate) mod overlay;
 mod page;
 mod plot;
 mod sources;

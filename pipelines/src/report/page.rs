@@ -12,7 +12,7 @@ use std::time::Duration;
 use train::record::StepLine;
 
 const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
+pub(super) const SCRIPT: &str = include_str!("page.js");
 
 /// A page that needs nothing else. Its policy forbids the browser to load anything.
 pub(super) fn document(title: &str, body: &str) -> String {

@@ -24,7 +24,12 @@ pub enum Style {
     Smooth,
     /// Strong, in another colour, each point marked where they are few.
     Marked,
+    /// Strong, each point marked where they are few, in the colour of the variant with this index.
+    Of(usize),
 }
+
+/// Colours of variants in the style sheet.
+const COLORS: [&str; 8] = ["of0", "of1", "of2", "of3", "of4", "of5", "of6", "of7"];
 
 /// A line of a plot.
 #[derive(Clone, Debug)]
@@ -67,7 +72,7 @@ impl Series {
     fn thinned(&self) -> Vec<(f64, f64)> {
         match self.style {
             Style::Raw => thin(&self.points, BINS, extremes),
-            Style::Smooth | Style::Marked => thin(&self.points, BINS, last),
+            Style::Smooth | Style::Marked | Style::Of(_) => thin(&self.points, BINS, last),
         }
     }
 
@@ -76,6 +81,7 @@ impl Series {
             Style::Raw => "raw",
             Style::Smooth => "smooth",
             Style::Marked => "marked",
+            Style::Of(index) => COLORS[index % COLORS.len()],
         }
     }
 }
@@ -277,7 +283,7 @@ fn line(series: &Series, points: Vec<(f64, f64)>) -> String {
         let _ = write!(path, "{}{x:.1} {y:.1}", if i == 0 { "M" } else { "L" });
     }
     let mut svg = format!("<path class=\"{class}\" d=\"{path}\"/>");
-    if points.len() == 1 || series.style == Style::Marked && points.len() <= 40 {
+    if points.len() == 1 || matches!(series.style, Style::Marked | Style::Of(_)) && points.len() <= 40 {
         for (x, y) in &points {
             let _ = write!(svg, "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>");
         }

@@ -1,7 +1,7 @@
 //! The run directory: the files that a run writes.
 //!
-//! `config.toml` (resolved, with origins), `environment.json`, `tokenizer.json`, `metrics.jsonl`, `checkpoints/`.
-//! [`status`](super::status) writes its state, [`report`](crate::report) the results.
+//! `config.toml` (resolved, with origins), `environment.json`, `fingerprint.json`, `tokenizer.json`, `metrics.jsonl`,
+//! `checkpoints/`. [`status`](super::status) writes its state, [`report`](crate::report) the results.
 use super::session::Session;
 use super::status::LOCK_FILE;
 use crate::plan::Plan;
@@ -27,6 +27,8 @@ pub const CONFIG_FILE: &str = "config.toml";
 pub const ENVIRONMENT_FILE: &str = "environment.json";
 /// The tokenizer, in Hugging Face's format.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// What decides the results of the run: see [`Fingerprint`].
+pub const FINGERPRINT_FILE: &str = "fingerprint.json";
 /// Source and licence of the corpus.
 pub const ATTRIBUTION_FILE: &str = "attribution.txt";
 
@@ -115,6 +117,27 @@ pub fn resumed(run_dir: &Path, asked: Option<&Path>) -> Result<Option<(PathBuf, 
 /// [`Usage`] with every setting that differs.
 pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint) -> Result<Vec<String>> {
     let Some(then) = then else { return Ok(Vec::new()) };
+    let (differing, code) = differences(then, now);
+    if !differing.is_empty() {
+        let at = checkpoint.display();
+        let list = differing.join("\n");
+        let restore = match code {
+            true => "Resume with the program (and the values) that the run started with",
+            false => "Restore these values",
+        };
+        let next = format!("{restore}, or start a new run from its weights with `run.initial_checkpoint`");
+        return Err(Usage(format!("the configuration contradicts the checkpoint {at}:\n{list}\n{next}")).into());
+    }
+    let mut notes = Vec::new();
+    if then.blas_core != now.blas_core {
+        let (then, now) = (&then.blas_core, &now.blas_core);
+        notes.push(format!("GEMM ran on {then} before and runs on {now} now: results will differ in the last bits"));
+    }
+    Ok(notes)
+}
+
+/// Every setting and input that differs, on a line each, and whether the code of a stage does.
+pub fn differences(then: &Fingerprint, now: &Fingerprint) -> (Vec<String>, bool) {
     let mut complete = then.clone();
     complete.configuration.extend(lanes_of_older(then));
     let then = &complete;
@@ -137,22 +160,22 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
             None => format!("  {key} was {}, is {}", value(then, "nothing"), value(now, "nothing")),
         });
     }
-    if !differing.is_empty() {
-        let at = checkpoint.display();
-        let list = differing.join("\n");
-        let restore = match code {
-            true => "Resume with the program (and the values) that the run started with",
-            false => "Restore these values",
-        };
-        let next = format!("{restore}, or start a new run from its weights with `run.initial_checkpoint`");
-        return Err(Usage(format!("the configuration contradicts the checkpoint {at}:\n{list}\n{next}")).into());
+    (differing, code)
+}
+
+/// The fingerprint of the run in `run_dir`, if it has one: of its last checkpoint, if an older program wrote it.
+///
+/// # Errors
+/// If a file is there and cannot be read.
+pub fn fingerprint(run_dir: &Path) -> Result<Option<Fingerprint>> {
+    let path = run_dir.join(FINGERPRINT_FILE);
+    if let Some(text) = text_if_there(&path)? {
+        return serde_json::from_str(&text).map(Some).with_context(|| format!("cannot read {}", path.display()));
     }
-    let mut notes = Vec::new();
-    if then.blas_core != now.blas_core {
-        let (then, now) = (&then.blas_core, &now.blas_core);
-        notes.push(format!("GEMM ran on {then} before and runs on {now} now: results will differ in the last bits"));
+    match checkpoint::list(run_dir)?.pop() {
+        Some((_, path)) => Ok(checkpoint::read_state(&path)?.fingerprint),
+        None => Ok(None),
     }
-    Ok(notes)
 }
 
 /// What `fingerprint` leaves out if it is of a program without the key `lanes`: it had a lane for each micro-batch.
@@ -164,9 +187,10 @@ pub fn lanes_of_older(fingerprint: &Fingerprint) -> Option<(String, String)> {
     lanes.filter(|(key, _)| !fingerprint.configuration.contains_key(key))
 }
 
-/// Rejects a run in which the learning rate of one of `steps` (all that are left) is not the one that was planned when the
-/// checkpoint was written; returns a note if that is not known. `rate` is determined by the keys of `stage`. The stable
-/// phase of "wsd" may be extended, with a note: until the decay begins, the run is one that was always that long.
+/// Rejects a run in which the learning rate of one of `steps` (all that are left) is not the one that was planned
+/// when the checkpoint was written; returns a note if that is not known. `rate` is determined by the keys of `stage`.
+/// The stable phase of "wsd" may be extended, with a note: until the decay begins, the run is one that was always
+/// that long.
 ///
 /// # Errors
 /// [`Usage`] with both learning rates, and how to keep the one that was planned.
@@ -235,6 +259,8 @@ pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, t
     });
     write(&run_dir.join(CONFIG_FILE), &plan.resolved.to_toml())?;
     write(&run_dir.join(ENVIRONMENT_FILE), &format!("{environment:#}\n"))?;
+    let fingerprint = serde_json::to_string_pretty(&*session.fingerprint)?;
+    write(&run_dir.join(FINGERPRINT_FILE), &format!("{fingerprint}\n"))?;
     if !session.sources.is_empty() {
         write(&run_dir.join(ATTRIBUTION_FILE), &text::input::attribution::text(&session.sources))?;
     }
@@ -244,8 +270,9 @@ pub fn describe(run_dir: &Path, program: &str, plan: &Plan, session: &Session, t
     }
 }
 
-/// Changes to the directory in which the run in `run_dir` was started, from which the relative paths of its configuration
-/// start. Returns it if it is another one than the current directory. Does nothing if it no longer exists.
+/// Changes to the directory in which the run in `run_dir` was started, from which the relative paths of its
+/// configuration start. Returns it if it is another one than the current directory. Does nothing if it no longer
+/// exists.
 ///
 /// # Errors
 /// If [`ENVIRONMENT_FILE`] cannot be read, or the directory cannot be entered.

@@ -63,10 +63,7 @@ pub fn dry_run(
     made: &[String],
     program: u64,
 ) -> Result<(Explanation, String)> {
-    let env = &session.env;
-    let (steps, tokens) = (env.schedule.steps, env.corpus.map_or(0, |corpus| corpus.train.tokens));
-    let epochs = (tokens > 0).then(|| (steps * env.shape.tokens()) as f64 / tokens as f64);
-    let mut explanation = of(plan, env, Length { steps: Some(steps), epochs }, program, None)?;
+    let mut explanation = of_session(plan, session, program)?;
     explanation.notes.clone_from(&session.notes);
     explanation.sources.clone_from(&session.uses);
     explanation.notes.push(match made {
@@ -76,6 +73,17 @@ pub fn dry_run(
     explanation.notes.push(format!("nothing was trained; a run would write its files to {}", run_dir.display()));
     let text = format!("{}\n\n{}{}", graph(plan, COLUMNS), inputs(plan, COLUMNS)?, explanation.render(COLUMNS));
     Ok((explanation, text))
+}
+
+/// The estimates for a run whose data is prepared.
+///
+/// # Errors
+/// If measuring a micro-batch fails.
+pub fn of_session(plan: &Plan, session: &Session, program: u64) -> Result<Explanation> {
+    let env = &session.env;
+    let (steps, tokens) = (env.schedule.steps, env.corpus.map_or(0, |corpus| corpus.train.tokens));
+    let epochs = (tokens > 0).then(|| (steps * env.shape.tokens()) as f64 / tokens as f64);
+    of(plan, env, Length { steps: Some(steps), epochs }, program, None)
 }
 
 /// The vocabulary, as far as the configuration alone determines it.

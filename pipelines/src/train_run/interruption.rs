@@ -99,6 +99,11 @@ impl Interruption {
         self.idle.store(at_once, Ordering::SeqCst);
     }
 
+    /// Several runs were stopped: `message` says how they are continued.
+    pub fn several(&self, message: String) -> Interrupted {
+        Interrupted::by(u8::try_from(self.signal.load(Ordering::SeqCst)).unwrap_or_default(), message)
+    }
+
     /// The run was stopped after `step` of `steps` updates and left `checkpoint`.
     pub fn interrupted(&self, step: u64, steps: u64, checkpoint: Option<PathBuf>) -> Interrupted {
         let signal = self.signal.load(Ordering::SeqCst);

@@ -29,5 +29,5 @@ mod train;
 pub(crate) mod verify;
 
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
-pub use interruption::Interrupted;
-pub use train::{Options, choose_gemm, dry_run, train};
+pub use interruption::{Interrupted, Interruption};
+pub use train::{Assessment, Options, assess, choose_gemm, dry_run, train};

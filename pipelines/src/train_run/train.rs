@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use text::{Attribution, Cache};
-use train::checkpoint::{State, TokenizerJson};
+use train::checkpoint::{Fingerprint, State, TokenizerJson};
 use train::record::{Limit, Reporter};
 use train::sample::Continuation;
 use train::weights::Start;
@@ -176,6 +176,32 @@ pub fn dry_run(plan: &Plan, workers: usize, run_dir: &Path, mut line: Line) -> R
     let made: Vec<String> = made.into_iter().map(str::to_owned).collect();
     let session = Session::new(plan, prepared, workers, None)?;
     explain::dry_run(plan, &session, run_dir, &made, program)
+}
+
+/// What decides the results of a run, from its prepared data, and what it takes, if `program` is given: the bytes
+/// that the program used before ([`calibrate::program`]).
+///
+/// # Errors
+/// [`Usage`], or whatever fails while the data is prepared.
+pub fn assess(plan: &Plan, workers: usize, program: Option<u64>, line: &mut Line) -> Result<Assessment> {
+    let prepared = prepare(plan, Resources::default(), workers, line)?;
+    line.finish();
+    let session = Session::new(plan, prepared, workers, None)?;
+    let explanation = program.map(|program| explain::of_session(plan, &session, program)).transpose()?;
+    let fingerprint = (*session.fingerprint).clone();
+    Ok(Assessment { explanation, fingerprint, steps: session.env.schedule.steps, notes: session.notes })
+}
+
+/// See [`assess`].
+pub struct Assessment {
+    /// Its memory and time, if asked for.
+    pub explanation: Option<Explanation>,
+    /// What decides its results.
+    pub fingerprint: Fingerprint,
+    /// Its updates.
+    pub steps: u64,
+    /// Notes on its configuration and data.
+    pub notes: Vec<String>,
 }
 
 /// Sets where the run starts: at a checkpoint, from a model's weights, or from the seed. Returns the state of its lanes.

@@ -1,0 +1,17 @@
+//! Several runs, compared.
+//!
+//! - [`file`]: the file of an experiment; [`cells`]: its runs, with their plans
+//! - [`forecast`]: what they take, and which are done; [`runner`]: runs the others; [`children`]: their processes
+//! - [`measured`]: what runs have measured; [`statistics`]: differences of losses, and their intervals; [`verdict`]:
+//!   the result; [`mod@text`]: the result as text
+//! - [`existing`]: runs that exist already, as variants
+pub mod cells;
+pub mod children;
+pub mod existing;
+pub mod file;
+pub mod forecast;
+pub mod measured;
+pub mod runner;
+pub mod statistics;
+pub mod text;
+pub mod verdict;
