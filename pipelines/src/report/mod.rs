@@ -1,11 +1,14 @@
 //! `report.html`: a run on one page that needs nothing else, made of what is in the run directory.
 //!
-//! - [`page`]: what is on it; [`plot`]: curves, also of [`plots`]; [`html`]: text that stays text
+//! - [`page`]: what is on it; [`plot`]: curves, also of [`plots`]; [`mod@scaling`]: plots of a prediction; [`html`]: text
+//!   that stays text
 mod html;
 mod page;
 mod plot;
+mod scaling;
 
 pub use plot::{Plot, Series, Style};
+pub use scaling::scaling;
 
 use crate::problem::Usage;
 use crate::train_run::status::{self, State, Status};
