@@ -59,3 +59,46 @@ fn a_measurement_that_is_not_named_is_refused() {
     let known = ["--gemm", "mkl"];
     scratch.pipeline(&[&["bench", "--shape", "seed"], &known[..]].concat()).fails(2, &["openblas"]);
 }
+
+#[test]
+fn processes_are_compared_with_threads() {
+    let scratch = Scratch::new();
+    let measure = ["bench", "--shape", "seed", "--steps", "2", "--warmup", "1", "--processes", "1,2", "--leaves", "6"];
+    let said = scratch.pipeline(&[&measure[..], &["--json"]].concat()).succeeds().stdout;
+    let rows: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let number = |row: usize, key: &str| rows[row][key].as_f64().unwrap_or_else(|| panic!("{key}: {said}"));
+    assert_eq!([number(0, "processes"), number(1, "processes"), number(1, "workers")], [1.0, 2.0, 1.0]);
+    assert_eq!((number(0, "ratio"), &rows[0]["sent_bytes"]), (1.0, &vec![0].into()));
+    assert!(number(1, "ratio") > 0.1 && number(1, "ratio") < 5.0, "{said}");
+    for key in ["tok_per_sec", "threads_tok_per_sec", "predicted_tok_per_sec", "threads_update_seconds", "peak_rss_mb"]
+    {
+        assert!(number(1, key) > 0.0, "{key}: {said}");
+    }
+    // Leaves 0..3 and 3..6 of six are 0..2 2 and 3 4..6: two partial sums of each parameter that lives elsewhere, and
+    // a total of each that lives here: together three times the parameters for both, with little else.
+    let parameters = 128 * 256 + 10_000 * 256 + 2 * (12 * 256 * 256 + 13 * 256) + 2 * 256;
+    let sent: f64 = rows[1]["sent_bytes"].as_array().unwrap().iter().map(|bytes| bytes.as_f64().unwrap()).sum();
+    let formula = f64::from(4 * 3 * parameters);
+    assert!(sent >= formula && sent < 1.02 * formula, "{sent} instead of {formula}");
+
+    let table = scratch.pipeline(&measure).succeeds().stdout;
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    assert!(table.contains("processes") && table.contains("each sends per step"), "{table}");
+}
+
+#[test]
+fn processes_that_cannot_be_compared_are_refused() {
+    let scratch = Scratch::new();
+    let refuses = |options: &str, pieces: &[&str]| {
+        let arguments: Vec<&str> = ["bench"].into_iter().chain(options.split(' ')).collect();
+        scratch.pipeline(&arguments).fails(2, pieces);
+    };
+    refuses("--shape gpt2 --processes 4", &["2 micro-batches", "--leaves"]);
+    refuses("--shape seed --processes 2,2", &["--processes has 2 twice"]);
+    refuses("--shape seed --processes 0", &["from 1 to 64"]);
+    refuses("--processes 2", &["--shape"]);
+    refuses("--sweep --processes 2", &["cannot be used with"]);
+    refuses("--gemm all --processes 2 --shape seed", &["leave out --shape"]);
+    let command = ["bench", "--shape", "seed", "--take-part"];
+    scratch.pipeline(&command).fails(1, &["only `bench --processes` starts"]);
+}

@@ -204,11 +204,20 @@ fn a_run_on_several_hosts_is_predicted() {
     assert_eq!((sent, received), (8 * parameters * 3, 8 * parameters * 3), "{scaling}");
     assert_eq!((scaling["bits_per_second"].as_f64(), scaling["most_partial_sums"].as_u64()), (Some(2.5e9), Some(1)));
     let seconds = |key: &str| scaling[key].as_f64().unwrap();
-    let sum = seconds("compute_seconds") + seconds("communication_seconds");
-    assert!((seconds("step_seconds") - sum).abs() < 1e-12 && seconds("communication_seconds") > 0.0, "{scaling}");
+    let parts = ["compute_seconds", "communication_seconds", "update_seconds"].map(seconds);
+    assert!((seconds("step_seconds") - parts.iter().sum::<f64>()).abs() < 1e-12, "{scaling}");
+    assert!(parts.iter().all(|part| *part > 0.0), "{scaling}");
     let alone: Value = serde_json::from_str(&explain("--json").succeeds().stdout).expect("JSON");
     assert_eq!(alone.get("scaling"), None);
 
+    let plot = explain("--hosts 64 --network 1gbit --plot scaling.html").succeeds().stdout;
+    assert!(plot.contains("Hosts    64 like this one"), "{plot}");
+    let page = scratch.read("scaling.html");
+    for title in ["Rate of all hosts", "Efficiency", "Time of a step", "Sent per step"] {
+        assert!(page.contains(title) && page.contains("at hosts 64"), "{title}");
+    }
+
+    explain("--plot scaling.html").fails(2, &["--hosts <N>"]);
     explain("--network 1gbit").fails(2, &["--hosts <N>"]);
     explain("--hosts 2").fails(2, &["--network <SPEED>"]);
     explain("--hosts 0 --network 1gbit").fails(2, &["1..=256"]);

@@ -3,6 +3,7 @@ use super::{Changes, Command, Context};
 use crate::plan::{Overrides, Plan, Scope};
 use crate::prepare;
 use crate::problem::Usage;
+use crate::report;
 use crate::show;
 use crate::train_run::explain;
 use crate::train_run::scaling::{Hosts, Network};
@@ -16,7 +17,8 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   pipeline explain configs/wiki.toml
   pipeline explain configs/wiki.toml --set forward.layers=12 --json
-  pipeline explain configs/wiki.toml --hosts 8 --network 1gbit")]
+  pipeline explain configs/wiki.toml --hosts 8 --network 1gbit
+  pipeline explain configs/tiny.toml --hosts 64 --network 1gbit --plot a.html")]
 pub struct Explain {
     /// The configuration (TOML)
     #[arg(value_name = "CONFIG")]
@@ -33,6 +35,9 @@ pub struct Explain {
     /// The network of each host, in bits per second: 100mbit, 1gbit, 2.5gbit
     #[arg(long, value_name = "SPEED", requires = "hosts")]
     network: Option<Network>,
+    /// Where to write plots of the prediction for 1 to N hosts, as a page for a browser
+    #[arg(long, value_name = "FILE", requires = "hosts")]
+    plot: Option<PathBuf>,
     /// Print the numbers as one line of JSON, without the graph
     #[arg(long)]
     json: bool,
@@ -56,6 +61,20 @@ impl Command for Explain {
         let hosts = self.hosts.zip(self.network);
         let hosts = hosts.map(|(count, network)| Hosts { count: usize::from(count), network });
         let explanation = explain::explain(&plan, hosts)?;
+        if let (Some(path), Some(most)) = (&self.plot, &explanation.scaling) {
+            let about = format!(
+                "{}: hosts like this one, each with {} and a network of {}bit/s; {} tokens per step",
+                self.config.display(),
+                if most.workers_per_host == 1 {
+                    "1 worker".into()
+                } else {
+                    format!("{} workers", most.workers_per_host)
+                },
+                show::human::count(most.bits_per_second as u64),
+                show::human::count(most.tokens_per_step),
+            );
+            report::plots(path, "Scaling", &about, &report::scaling(&explanation.by_hosts))?;
+        }
         context.out.answer(self.json, &explanation, |_| {
             format!("{}\n\n{}", show::graph(&plan, explain::COLUMNS), explanation.render(explain::COLUMNS))
         })

@@ -1,8 +1,10 @@
-//! Cores and memory of the machine that this process may use, and the memory that it uses.
+//! Cores and memory of the machine that this process may use, the memory that it uses, and processes that it starts.
 mod cgroup;
 mod cores;
+mod processes;
 
 pub use cores::cores;
+pub use processes::Processes;
 
 use std::path::Path;
 

@@ -1,14 +1,16 @@
 //! `report.html`: a run on one page that needs nothing else, made of what is in the run directory.
 //!
 //! - [`page`]: what is on it; [`overlay`]: the page of an experiment; [`sources`]: a table of the sources of a mixture;
-//!   [`plot`]: curves, also of [`plots`]; [`html`]: text that stays text
+//!   [`plot`]: curves, also of [`plots`]; [`mod@scaling`]: plots of a prediction; [`html`]: text that stays text
 mod html;
 pub(crate) mod overlay;
 mod page;
 mod plot;
+mod scaling;
 mod sources;
 
 pub use plot::{Plot, Series, Style};
+pub use scaling::scaling;
 
 use crate::problem::Usage;
 use crate::train_run::status::{self, State, Status};

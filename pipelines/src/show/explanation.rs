@@ -47,6 +47,9 @@ pub struct Explanation {
     /// The same run on several hosts, if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
+    /// The same for 1, 2, … hosts, up to those of `scaling`.
+    #[serde(skip)]
+    pub by_hosts: Vec<Scaling>,
 }
 
 /// Length of a run.
@@ -168,6 +171,7 @@ mod tests {
             sources: Vec::new(),
             notes: Vec::new(),
             scaling: None,
+            by_hosts: Vec::new(),
         };
         insta::assert_snapshot!(known.render(80), @r"
         Model    GPT-2, 2 layers, width 256, 8 heads, 4.1 M parameters: transformer.wte

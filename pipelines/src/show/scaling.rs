@@ -26,11 +26,13 @@ pub struct Scaling {
     pub one_host_step_seconds: f64,
     /// Time in which the busiest host computes its micro-batches.
     pub compute_seconds: f64,
+    /// Time in which each host updates all parameters.
+    pub update_seconds: f64,
     /// Time in which gradients are exchanged.
     pub communication_seconds: f64,
-    /// The sum of both.
+    /// The sum of the three.
     pub step_seconds: f64,
-    /// The longer of both: what a step would take if they overlapped entirely.
+    /// What a step would take if computing and communication overlapped entirely: the longer of both, and the update.
     pub overlapped_step_seconds: f64,
     /// Tokens per second, of all hosts, at `step_seconds`.
     pub tok_per_sec: f64,
@@ -80,11 +82,12 @@ impl Scaling {
             count(self.bits_per_second as u64)
         );
         let step = format!(
-            "{}: {} of computing, then {} of communication, since most gradients exist only at the end; \
-             {} if both overlapped entirely",
+            "{}: {} of computing, then {} of communication, since most gradients exist only at the end, and {} of \
+             updating; {} if the first two overlapped entirely",
             of(self.step_seconds),
             of(self.compute_seconds),
             of(self.communication_seconds),
+            of(self.update_seconds),
             of(self.overlapped_step_seconds),
         );
         let speed = format!(
@@ -170,10 +173,11 @@ mod tests {
             workers_per_host: 2,
             bits_per_second: 1e9,
             shares: vec![share(0, 5, 2, 24_000_000), share(1, 5, 3, 32_000_000), share(2, 5, 2, 24_000_001)],
-            step_seconds: 4.0,
+            step_seconds: 4.5,
             compute_seconds: 3.0,
             communication_seconds: 1.0,
-            overlapped_step_seconds: 3.0,
+            update_seconds: 0.5,
+            overlapped_step_seconds: 3.5,
             tok_per_sec: 1024.0,
             overlapped_tok_per_sec: 1365.3,
             efficiency: 0.667,
@@ -183,8 +187,9 @@ mod tests {
         };
         insta::assert_snapshot!(known.render(80), @"
         Hosts    3 like this one, each with 2 workers and a network of 1.0 Gbit/s
-        A step   4.0 s: 3.0 s of computing, then 1.0 s of communication, since most
-                 gradients exist only at the end; 3.0 s if both overlapped entirely
+        A step   4.5 s: 3.0 s of computing, then 1.0 s of communication, since most
+                 gradients exist only at the end, and 500 ms of updating; 3.5 s if the
+                 first two overlapped entirely
         Rate     1.0 k tok/s, 67 % of 3 times one host; 1.4 k tok/s, 89 % if both
                  overlapped entirely
         90 %     never, however large micro-batches are: their number leaves workers

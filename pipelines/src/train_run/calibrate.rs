@@ -1,12 +1,12 @@
 //! Estimates the speed and memory of a configuration on this machine by running a micro-batch.
 use crate::panics;
 use crate::plan::{Plan, PlannedStage};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use compute::kernels::gemm::{self, matrix, matrix_mut, product};
 use contract::testing::Collect;
 use contract::{
-    At, Batch, BatchShape, Built, Env, Kind, Memory, ModelFacts, Packet, ParameterPiece, Purpose, Stage, Tensor, Turn,
-    pool,
+    At, Batch, BatchShape, Built, Env, Gradient, Kind, Memory, ModelFacts, Norms, Packet, ParameterPiece, Purpose,
+    Schedule, Section, SharedValues, Stage, Tensor, Turn, pool,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ pub struct Speed {
     pub micro_batch: f64,
     /// How it was determined.
     pub measured: String,
+    /// Whether a micro-batch was run.
+    pub was_run: bool,
     /// Bytes that stages use in addition to their own estimates.
     pub beside: u64,
 }
@@ -68,7 +70,8 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
     let a_micro_batch = tokens * busy as f64 / guess;
     if peak > crate::machine::available_memory() || 2.0 * a_micro_batch > PATIENCE.as_secs_f64() {
         let measured = format!("at {:.0} % of the rate of large products, as is usual", 100.0 * USUAL_SHARE);
-        return Ok(Speed { micro_batch: a_micro_batch, measured, beside: busy as u64 * USUAL_BESIDE });
+        let beside = busy as u64 * USUAL_BESIDE;
+        return Ok(Speed { micro_batch: a_micro_batch, measured, was_run: false, beside });
     }
     let before = pool::watch();
     let spent = micro_batches(plan, env, model, busy)?;
@@ -81,7 +84,7 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
     let tensors = model.parameter_count() + busy * model.parameters[model.head].len();
     let beside = taken.saturating_sub(estimate.peak() + (tensors * size_of::<f32>()) as u64);
     let (micro_batch, measured) = (spent.as_secs_f64(), "one micro-batch a worker, forward and backward".into());
-    Ok(Speed { micro_batch, measured, beside })
+    Ok(Speed { micro_batch, measured, was_run: true, beside })
 }
 
 /// Time of a micro-batch with all workers busy, after one to warm up.
@@ -102,6 +105,75 @@ fn micro_batches(plan: &Plan, env: &Env, model: &ModelFacts, busy: usize) -> Res
     spent?.into_iter().max().context("no worker")
 }
 
+/// Seconds in which the workers of `env` update all parameters of `model`, the second time.
+///
+/// # Errors
+/// If the stage that updates fails.
+pub fn update(plan: &Plan, env: &Env, model: &ModelFacts) -> Result<f64> {
+    let updates = |stage: &&PlannedStage| stage.settings.updates(model).is_some();
+    let Some(stage) = plan.stages.iter().find(updates) else { return Ok(0.0) };
+    let mut resources = env.resources.clone();
+    stage.settings.updates(model).into_iter().for_each(|updates| resources.insert(Arc::new(updates)));
+    resources.insert(Arc::new(SharedValues::default()));
+    let schedule = Schedule { first: 0, steps: 2, evaluate: None, checkpoint: None };
+    let env = Env { stage: stage.id.clone(), schedule, resources, ..env.clone() };
+    let sections = env.sections()?;
+    let build = |worker| stage_of(stage, &Env { worker, ..env.clone() });
+    let mut workers = (0..env.workers).map(build).collect::<Result<Vec<_>>>()?;
+    // Parameters that others hold would be copied.
+    workers.iter_mut().try_for_each(|made| made.start(&mut Collect::default()))?;
+    let mut longest = 0.0;
+    for step in 0..2 {
+        for (worker, made) in workers.iter_mut().enumerate() {
+            give_gradients(&mut **made, &sections, worker, model, step)?;
+        }
+        let update = |made: &mut Box<dyn Stage>| -> Result<f64> {
+            let began = Instant::now();
+            made.step_done(step, &mut Collect::default())?;
+            Ok(began.elapsed().as_secs_f64())
+        };
+        let spent = std::thread::scope(|scope| -> Result<Vec<f64>> {
+            let threads: Vec<_> = workers.iter_mut().map(|made| scope.spawn(move || update(made))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|p| Err(panics::error(&*p)))).collect()
+        });
+        longest = spent?.into_iter().fold(0.0, f64::max);
+    }
+    Ok(longest)
+}
+
+fn stage_of(stage: &PlannedStage, env: &Env) -> Result<Box<dyn Stage>> {
+    match stage.settings.build(env)? {
+        Built::Stage(made) => Ok(made),
+        Built::Source(_) => bail!("`{}` is a source", stage.id),
+    }
+}
+
+/// Passes a worker's stage the summed gradients of its sections, which here are the parameters' initial values.
+fn give_gradients(
+    stage: &mut dyn Stage,
+    sections: &[Section],
+    worker: usize,
+    model: &ModelFacts,
+    step: u64,
+) -> Result<()> {
+    let mut out = Collect::default();
+    for (index, section) in sections.iter().enumerate() {
+        let norms = Norms { section: index, targets: 1, blocks: vec![1.0] };
+        stage.packet(At { step, port: 1, waited: Duration::ZERO }, Packet::Norms(norms), &mut out)?;
+        if section.owner as usize == worker {
+            let spec = &model.parameters[section.tensor];
+            let whole = spec.initial(0);
+            let data = match section.elements.len() == whole.data.len() {
+                true => whole,
+                false => Tensor::from_values([section.elements.len()], &whole.data[section.elements.clone()]),
+            };
+            let gradient = Gradient { leaves: 0..1, section: index, owner: section.owner, targets: 1, data };
+            stage.packet(At { step, port: 0, waited: Duration::ZERO }, Packet::Gradient(gradient), &mut out)?;
+        }
+    }
+    Ok(())
+}
+
 /// The stages between a batch and its gradients, called by hand.
 struct Trial {
     forward: Box<dyn Stage>,
@@ -114,13 +186,9 @@ impl Trial {
         let taking =
             |kind: Kind| plan.stages.iter().find(|stage| stage.settings.takes().iter().any(|p| p.kind == kind));
         let port = |stage: &PlannedStage, kind| stage.settings.takes().iter().position(|port| port.kind == kind);
-        let build = |stage: &PlannedStage| match stage.settings.build(env)? {
-            Built::Stage(made) => Ok(made),
-            Built::Source(_) => anyhow::bail!("`{}` is a source", stage.id),
-        };
         let stage = taking(Kind::Batch).context("no stage consumes batches")?;
         let (batch_port, ports) = (port(stage, Kind::Batch).unwrap_or(0), port(stage, Kind::Parameters));
-        let mut forward = build(stage)?;
+        let mut forward = stage_of(stage, env)?;
         for (tensor, data) in parameters.iter().enumerate() {
             let at = At { step: 0, port: ports.unwrap_or(0), waited: Duration::ZERO };
             let piece = ParameterPiece { tensor, data: Arc::clone(data), average: None };
@@ -128,7 +196,8 @@ impl Trial {
         }
         let mut rest = Vec::new();
         for kind in [Kind::Activations, Kind::LossGradient] {
-            rest.push(build(taking(kind).with_context(|| format!("no stage consumes {}", kind.name()))?)?);
+            let stage = taking(kind).with_context(|| format!("no stage consumes {}", kind.name()))?;
+            rest.push(stage_of(stage, env)?);
         }
         Ok(Self { forward, batch_port, rest })
     }

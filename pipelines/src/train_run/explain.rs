@@ -1,11 +1,11 @@
 //! The output of `pipeline explain` and `pipeline run --dry-run`: the graph, and estimates of memory and time.
 use super::calibrate;
-use super::scaling::{Hosts, scaling};
+use super::scaling::{Hosts, Times, scaling};
 use super::session::{NO_MODEL, Session, batch_shape, due, idle_workers};
 use crate::machine::cores;
 use crate::plan::Plan;
 use crate::problem::Usage;
-use crate::show::{Explanation, Length, graph, inputs};
+use crate::show::{Explanation, Length, Scaling, graph, inputs};
 use anyhow::Result;
 use contract::{BatchShape, Env, Facts, Memory, ModelFacts, Resources, Schedule, SourceSizes, Updates};
 use std::path::Path;
@@ -113,6 +113,10 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64, hosts: Option<Hosts>
     memory.push(("measuring the machine, before".to_owned(), measuring));
     memory.retain(|(_, bytes)| *bytes > 0);
     let peak = sum(&memory);
+    let by_hosts = match hosts {
+        Some(hosts) => by_hosts(plan, env, model, &speed, hosts)?,
+        None => Vec::new(),
+    };
     let BatchShape { micro_batches, sequences, length: tokens, .. } = env.shape;
     Ok(Explanation {
         model: model.summary.clone(),
@@ -131,11 +135,25 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64, hosts: Option<Hosts>
         corpus: env.corpus,
         sources: Vec::new(),
         notes: Vec::new(),
-        scaling: hosts.map(|hosts| {
-            let updates = plan.updates(model).unwrap_or_else(|| Updates::of_whole_tensors(model));
-            scaling(hosts, &updates.sections(env.workers, hosts.count), &env.shape, env.workers, speed.micro_batch)
-        }),
+        scaling: by_hosts.last().cloned(),
+        by_hosts,
     })
+}
+
+/// Predictions for 1, 2, … `hosts`.
+fn by_hosts(
+    plan: &Plan,
+    env: &Env,
+    model: &ModelFacts,
+    speed: &calibrate::Speed,
+    hosts: Hosts,
+) -> Result<Vec<Scaling>> {
+    // Like a micro-batch, an update is only run if the run fits into memory.
+    let update = if speed.was_run { calibrate::update(plan, env, model)? } else { 0.0 };
+    let times = Times { workers: env.workers, micro_batch: speed.micro_batch, update };
+    let updates = plan.updates(model).unwrap_or_else(|| Updates::of_whole_tensors(model));
+    let of = |count| scaling(Hosts { count, ..hosts }, &updates.sections(env.workers, count), &env.shape, times);
+    Ok((1..=hosts.count).map(of).collect())
 }
 
 /// The expected rate with twice as many workers, four times as many and so on, up to one per micro-batch.

@@ -11,9 +11,35 @@ use train::reduce::tree::largest_nodes;
 /// Efficiency for which the tokens per step are given.
 const GOAL: f64 = 0.9;
 
-/// The rate of a host's network, in bits per second and direction.
+/// The part of a network's rate that TCP has for what it carries, in frames of 1,500 bytes: 1,448 of the 1,538 bytes
+/// that a frame takes on the wire.
+const PAYLOAD: f64 = 1448.0 / 1538.0;
+
+/// The network of a host.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Network(pub f64);
+pub struct Network {
+    /// Its rate, in bits per second and direction.
+    pub bits_per_second: f64,
+    /// The part of it that is left for what connections carry.
+    pub payload: f64,
+}
+
+impl Network {
+    /// One of so many bits per second on the wire.
+    fn of_wire(bits_per_second: f64) -> Self {
+        Self { bits_per_second, payload: PAYLOAD }
+    }
+
+    /// One on which connections carry so many bits per second.
+    pub fn of_payload(bits_per_second: f64) -> Self {
+        Self { bits_per_second, payload: 1.0 }
+    }
+
+    /// The time that so many bytes take.
+    fn seconds(&self, bytes: u64) -> f64 {
+        bytes as f64 * 8.0 / (self.bits_per_second * self.payload)
+    }
+}
 
 impl FromStr for Network {
     type Err = String;
@@ -25,8 +51,8 @@ impl FromStr for Network {
         let (number, unit) = lower.split_at(at);
         let number = number.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
         match (number, unit) {
-            (Some(number), "mbit") => Ok(Self(number * 1e6)),
-            (Some(number), "gbit") => Ok(Self(number * 1e9)),
+            (Some(number), "mbit") => Ok(Self::of_wire(number * 1e6)),
+            (Some(number), "gbit") => Ok(Self::of_wire(number * 1e9)),
             (Some(number), unit) => {
                 let unit = if unit.trim().starts_with('g') { "gbit" } else { "mbit" };
                 Err(format!("write bits per second with the unit mbit or gbit: {number}{unit}?"))
@@ -45,41 +71,59 @@ pub struct Hosts {
     pub network: Network,
 }
 
-/// What a step costs on `hosts` with `workers` each. `sections`: those of a graph on as many processes; `micro_batch`:
-/// seconds that a worker takes for a micro-batch.
-pub fn scaling(hosts: Hosts, sections: &[Section], shape: &BatchShape, workers: usize, micro_batch: f64) -> Scaling {
-    let Hosts { count, network: Network(bits_per_second) } = hosts;
+/// What the work of a step takes on a host.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Workers of the host.
+    pub workers: usize,
+    /// Seconds that a worker takes for a micro-batch while the others are busy too.
+    pub micro_batch: f64,
+    /// Seconds in which the workers update all parameters.
+    pub update: f64,
+}
+
+impl Times {
+    /// Seconds for so many micro-batches.
+    fn micro_batches(&self, leaves: u32) -> f64 {
+        (leaves as usize).div_ceil(self.workers) as f64 * self.micro_batch
+    }
+}
+
+/// What a step costs on `hosts`. `sections`: those of a graph on as many processes.
+pub fn scaling(hosts: Hosts, sections: &[Section], shape: &BatchShape, times: Times) -> Scaling {
+    let Hosts { count, network } = hosts;
     let (shares, exchange_bytes) = shares(count, sections, shape.micro_batches);
     let most_partial_sums = shares.iter().map(|share| share.partial_sums).max().unwrap_or_default();
-    let seconds = |leaves: u32| (leaves as usize).div_ceil(workers) as f64 * micro_batch;
     let busiest = shares.iter().map(|share| share.micro_batches).max().unwrap_or_default();
-    let (one_host, compute) = (seconds(shape.micro_batches), seconds(busiest));
-    let communication = exchange_bytes as f64 * 8.0 / bits_per_second;
-    let step = compute + communication;
-    let ideal = count as f64 * compute;
-    // With k times the tokens in as many micro-batches, it is k one_host / (k ideal + count communication).
-    let spare = one_host - GOAL * ideal;
-    let larger = GOAL * count as f64 * communication / spare;
+    let (alone, compute) = (times.micro_batches(shape.micro_batches), times.micro_batches(busiest));
+    let (update, communication, n) = (times.update, network.seconds(exchange_bytes), count as f64);
+    let (one_host, step, overlapped) =
+        (alone + update, compute + communication + update, compute.max(communication) + update);
+    // With k times the tokens in as many micro-batches, the efficiency is
+    // (k alone + update) / n (k compute + communication + update).
+    let spare = alone - GOAL * n * compute;
+    let larger = (GOAL * n * (communication + update) - update).max(0.0) / spare;
     let tokens = shape.tokens() as f64;
     Scaling {
         hosts: count,
-        workers_per_host: workers,
-        bits_per_second,
+        workers_per_host: times.workers,
+        bits_per_second: network.bits_per_second,
         shares,
         most_partial_sums,
         exchange_bytes,
         tokens_per_step: shape.tokens(),
         one_host_step_seconds: one_host,
         compute_seconds: compute,
+        update_seconds: update,
         communication_seconds: communication,
         step_seconds: step,
-        overlapped_step_seconds: compute.max(communication),
+        overlapped_step_seconds: overlapped,
         tok_per_sec: tokens / step,
-        overlapped_tok_per_sec: tokens / compute.max(communication),
-        efficiency: one_host / (count as f64 * step),
-        overlapped_efficiency: one_host / (count as f64 * compute.max(communication)),
-        most_efficiency: one_host / ideal,
-        tokens_for_90_percent: (spare > 1e-9 * one_host).then(|| (larger * tokens).round() as u64),
+        overlapped_tok_per_sec: tokens / overlapped,
+        efficiency: one_host / (n * step),
+        overlapped_efficiency: one_host / (n * overlapped),
+        most_efficiency: alone / (n * compute),
+        tokens_for_90_percent: (spare > 1e-9 * alone).then(|| (larger * tokens).round() as u64),
     }
 }
 
@@ -121,7 +165,8 @@ mod tests {
         let update = TensorUpdate { elements: 1000, cost: 1, elementwise: true };
         let sections = Updates { tensors: vec![update; tensors], precision: None }.sections(2, hosts);
         let shape = BatchShape { micro_batches, lanes: 2, sequences: 2, length: 128 };
-        scaling(Hosts { count: hosts, network: Network(bits_per_second) }, &sections, &shape, 2, 1.0)
+        let times = Times { workers: 2, micro_batch: 1.0, update: 0.0 };
+        scaling(Hosts { count: hosts, network: Network::of_payload(bits_per_second) }, &sections, &shape, times)
     }
 
     fn of_hosts<T>(scaling: &Scaling, what: fn(&HostShare) -> T) -> Vec<T> {
@@ -175,9 +220,33 @@ mod tests {
     }
 
     #[test]
+    fn every_host_updates_all_parameters() {
+        let updates =
+            Updates { tensors: vec![TensorUpdate { elements: 4000, cost: 1, elementwise: true }], precision: None };
+        let shape = BatchShape { micro_batches: 16, lanes: 2, sequences: 2, length: 128 };
+        let times = Times { workers: 2, micro_batch: 1.0, update: 3.0 };
+        let hosts = |count| Hosts { count, network: Network::of_payload(1e15) };
+        let of = |count| scaling(hosts(count), &updates.sections(2, count), &shape, times);
+        let (one, four) = (of(1), of(4));
+        assert_eq!([one.step_seconds, one.one_host_step_seconds, one.efficiency], [11.0, 11.0, 1.0]);
+        assert_eq!(one.tokens_for_90_percent, Some(0));
+        let rounded = |value: f64| (value * 1e3).round() / 1e3;
+        assert_eq!([four.compute_seconds, four.update_seconds, rounded(four.step_seconds)], [2.0, 3.0, 5.0]);
+        assert_eq!(rounded(four.efficiency), 0.55);
+        // (8 k + 3) / 4 (2 k + 3) is 0.9 at k = 9.75.
+        assert_eq!(four.tokens_for_90_percent.map(|tokens| tokens / 64), Some(4096 * 39 / 4 / 64));
+    }
+
+    #[test]
+    fn a_network_carries_less_than_its_wire() {
+        let network: Network = "1gbit".parse().unwrap();
+        assert_eq!((network.seconds(117_685_305) * 1e3).round(), 1000.0);
+    }
+
+    #[test]
     fn a_network_is_a_number_of_bits_per_second() {
         for (text, bits) in [("100mbit", 1e8), ("1gbit", 1e9), ("10Gbit", 1e10), ("2.5gbit", 2.5e9)] {
-            assert_eq!(text.parse(), Ok(Network(bits)));
+            assert_eq!(text.parse(), Ok(Network::of_wire(bits)));
         }
         for (text, closest) in [
             ("1gb", "1gbit?"),

@@ -1,6 +1,6 @@
 //! One measurement: the training graph of `run`, on synthetic tokens, with a fixed thread count.
 use super::cpu::CpuUse;
-use crate::engine::{Job, MeasureCpu, execute};
+use crate::engine::{Connections, Job, MeasureCpu, WorkerTiming, execute, execute_together};
 use crate::machine::peak_rss_mb;
 use crate::plan::Plan;
 use anyhow::Result;
@@ -8,8 +8,8 @@ use arrow::buffer::ScalarBuffer;
 use compute::kernels::gemm;
 use contract::parameters::splitmix64;
 use contract::{
-    Batch, BatchShape, Built, Emit, Env, Facts, Kind, Lane, Packet, Port, Precision, Purpose, Resources, Settings,
-    Source, Step, Turn,
+    Batch, BatchShape, Built, Emit, Env, Facts, Kind, Lane, ModelFacts, Packet, Port, Precision, Purpose, Resources,
+    Section, Settings, Source, Step, Turn,
 };
 use serde::Serialize;
 use std::sync::{Arc, Mutex};
@@ -103,67 +103,134 @@ pub struct Measured {
 /// # Errors
 /// If any stage fails.
 pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<Measured> {
-    let &How { precision, batching, optimizer, workers, leaves, warmup, steps } = how;
-    let batch = leaves.map_or(shape.batch, |leaves| divided(shape.batch, leaves));
-    let forward = ModelSettings {
-        sizes: Sizes { layers: shape.layers, heads: shape.heads, width: shape.width },
-        context: None,
-        vocabulary: None,
-        model: Gpt2::default(),
-        computation: Computation { batching, precision: precision.into(), document_mask: false },
-    };
-    let optimize = match optimizer {
-        super::Optimizer::Adamw => slow::<AdamW>(),
-        super::Optimizer::Muon => slow::<Muon>(),
-    };
-    let facts = Facts { vocabulary: shape.vocabulary, length: batch.length, end_of_text: 0 };
-    let model = forward.model(&facts).map(Arc::new);
-    let flops = model.as_ref().map_or(0.0, |model| model.flops_per_token);
-    let tokens = steps * batch.tokens();
-    let steps = warmup + steps;
-    let lines = Arc::new(Mutex::new(Vec::new()));
-    let mut resources = Resources::default();
-    resources.insert(Arc::new(facts));
-    model.iter().filter_map(|model| optimize.updates(model)).for_each(|updates| resources.insert(Arc::new(updates)));
-    resources.insert(Arc::new(MeasureCpu { from: warmup }));
-    resources.insert(Arc::new(Reporter(Box::new(Lines(Arc::clone(&lines))))));
-    let stages: Vec<(String, Arc<dyn Settings>)> = vec![
-        ("read".into(), Arc::new(Synthetic { batch, vocabulary: shape.vocabulary as u32 })),
-        ("forward".into(), Arc::new(forward)),
-        ("loss".into(), Arc::new(LossSettings::<CrossEntropyLoss>::default())),
-        ("backward".into(), Arc::new(train::backward::Backward {})),
-        ("reduce".into(), Arc::new(train::reduce::Reduce {})),
-        ("optimize".into(), optimize),
-        ("record".into(), Arc::new(train::record::Record {})),
-    ];
-    let plan = Plan::of(stages).map_err(anyhow::Error::new)?;
-    let env = Env { seed: 1, shape: batch, model, ..Env::without_training(workers, batch.lanes, steps, resources) };
-    let timings = execute(Job { stages: plan.stages, env, saved: Vec::new(), prefetch: 2 })?;
+    let training = Training::new(shape, how)?;
+    let flops = training.model().map_or(0.0, |model| model.flops_per_token);
+    let trained = training.run(None)?;
     // Before the products below, which are not part of a step.
     let peak_rss_mb = peak_rss_mb();
     let gemm_gflops = limit();
-    let lines = lines.lock().unwrap_or_else(|e| e.into_inner());
-    let mut rates: Vec<f64> = lines.iter().skip(warmup as usize).map(|line| line.tok_per_sec).collect();
-    rates.sort_by(f64::total_cmp);
-    let median = rates.get(rates.len() / 2).copied().unwrap_or_default();
-    let measured = Measured {
+    let median = trained.tok_per_sec();
+    let batch = how.batch(shape);
+    Ok(Measured {
         shape: shape.name,
-        dtype: precision,
-        batching,
-        optimizer: optimizer.to_string(),
-        workers,
+        dtype: how.precision,
+        batching: how.batching,
+        optimizer: how.optimizer.to_string(),
+        workers: how.workers,
         leaves: batch.micro_batches,
         batch_tokens: batch.tokens(),
         gemm: gemm::chosen(),
-        loss: lines.last().map_or(f64::NAN, |line| (line.loss * 1e4).round() / 1e4),
+        loss: (trained.loss * 1e4).round() / 1e4,
         tok_per_sec: median.round(),
-        best_tok_per_sec: rates.last().copied().unwrap_or_default().round(),
+        best_tok_per_sec: trained.rates.last().copied().unwrap_or_default().round(),
         mfu: (median * flops / (gemm_gflops * 1e9) * 1e4).round() / 1e4,
         gemm_gflops: (gemm_gflops * 10.0).round() / 10.0,
         peak_rss_mb,
-        cpu: CpuUse::of(&timings, tokens).detailed(leaves.is_some()),
-    };
-    Ok(measured)
+        cpu: CpuUse::of(&trained.timings, how.steps * batch.tokens()).detailed(how.leaves.is_some()),
+    })
+}
+
+impl How {
+    /// The batch of a step.
+    pub fn batch(&self, shape: &Shape) -> BatchShape {
+        self.leaves.map_or(shape.batch, |leaves| divided(shape.batch, leaves))
+    }
+}
+
+/// A training run on synthetic tokens.
+pub struct Training {
+    job: Job,
+    warmup: u64,
+    lines: Arc<Mutex<Vec<StepLine>>>,
+}
+
+/// What was seen of a training run.
+pub struct Trained {
+    /// Tokens per second of the measured steps, ascending.
+    pub rates: Vec<f64>,
+    /// Loss of the last step.
+    pub loss: f64,
+    /// By worker of this process.
+    pub timings: Vec<WorkerTiming>,
+}
+
+impl Training {
+    /// The graph of `run`, between a source of random tokens and `record`.
+    ///
+    /// # Errors
+    /// If the stages do not fit together.
+    pub fn new(shape: &Shape, how: &How) -> Result<Self> {
+        let (batch, steps) = (how.batch(shape), how.warmup + how.steps);
+        let forward = ModelSettings {
+            sizes: Sizes { layers: shape.layers, heads: shape.heads, width: shape.width },
+            context: None,
+            vocabulary: None,
+            model: Gpt2::default(),
+            computation: Computation { batching: how.batching, precision: how.precision.into(), document_mask: false },
+        };
+        let optimize = match how.optimizer {
+            super::Optimizer::Adamw => slow::<AdamW>(),
+            super::Optimizer::Muon => slow::<Muon>(),
+        };
+        let facts = Facts { vocabulary: shape.vocabulary, length: batch.length, end_of_text: 0 };
+        let model = forward.model(&facts).map(Arc::new);
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let mut resources = Resources::default();
+        resources.insert(Arc::new(facts));
+        let updates = model.iter().filter_map(|model| optimize.updates(model));
+        updates.for_each(|updates| resources.insert(Arc::new(updates)));
+        resources.insert(Arc::new(MeasureCpu { from: how.warmup }));
+        resources.insert(Arc::new(Reporter(Box::new(Lines(Arc::clone(&lines))))));
+        let stages: Vec<(String, Arc<dyn Settings>)> = vec![
+            ("read".into(), Arc::new(Synthetic { batch, vocabulary: shape.vocabulary as u32, steps })),
+            ("forward".into(), Arc::new(forward)),
+            ("loss".into(), Arc::new(LossSettings::<CrossEntropyLoss>::default())),
+            ("backward".into(), Arc::new(train::backward::Backward {})),
+            ("reduce".into(), Arc::new(train::reduce::Reduce {})),
+            ("optimize".into(), optimize),
+            ("record".into(), Arc::new(train::record::Record {})),
+        ];
+        let plan = Plan::of(stages).map_err(anyhow::Error::new)?;
+        let env = Env::without_training(how.workers, batch.lanes, steps, resources);
+        let env = Env { seed: 1, shape: batch, model, ..env };
+        let job = Job { stages: plan.stages, env, saved: Vec::new(), prefetch: 2 };
+        Ok(Self { job, warmup: how.warmup, lines })
+    }
+
+    /// What is known of the model.
+    pub fn model(&self) -> Option<&ModelFacts> {
+        self.job.env.model.as_deref()
+    }
+
+    /// The sections of its parameters, on so many processes.
+    ///
+    /// # Errors
+    /// If there is no model.
+    pub fn sections(&self, processes: usize) -> Result<Vec<Section>> {
+        Env { processes, ..self.job.env.clone() }.sections()
+    }
+
+    /// Trains, together with other processes if there are `connections`.
+    ///
+    /// # Errors
+    /// If any stage fails, or a connection breaks.
+    pub fn run(self, connections: Option<Connections>) -> Result<Trained> {
+        let timings = match connections {
+            None => execute(self.job)?,
+            Some(connections) => execute_together(self.job, connections)?,
+        };
+        let lines = self.lines.lock().unwrap_or_else(|e| e.into_inner());
+        let mut rates: Vec<f64> = lines.iter().skip(self.warmup as usize).map(|line| line.tok_per_sec).collect();
+        rates.sort_by(f64::total_cmp);
+        Ok(Trained { rates, loss: lines.last().map_or(f64::NAN, |line| line.loss), timings })
+    }
+}
+
+impl Trained {
+    /// Tokens per second, the median of the measured steps.
+    pub fn tok_per_sec(&self) -> f64 {
+        self.rates.get(self.rates.len() / 2).copied().unwrap_or_default()
+    }
 }
 
 /// An optimizer with a learning rate at which random tokens do no harm.
@@ -183,10 +250,11 @@ impl Report for Lines {
     fn validated(&self, _line: &StepLine) {}
 }
 
-/// Batches of random tokens, one per lane and step.
+/// Batches of random tokens, one per lane and step that trains.
 struct Synthetic {
     batch: BatchShape,
     vocabulary: u32,
+    steps: Step,
 }
 
 impl Settings for Synthetic {
@@ -203,6 +271,10 @@ impl Settings for Synthetic {
 
 impl Source for Synthetic {
     fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
+        // The last step of a run only validates.
+        if step >= self.steps {
+            return Ok(Turn::Done);
+        }
         let BatchShape { sequences, length, .. } = self.batch;
         let draw = |stream: u64| -> ScalarBuffer<u32> {
             let seed = splitmix64(stream, step << 32 | u64::from(lane));

@@ -2,9 +2,12 @@
 //!
 //! - [`mod@measure`]: one measurement; [`cpu`]: what CPU time went into, for `--leaves`; [`mod@sweep`]: many
 //!   measurements, for `--sweep`; [`backends`]: products on every GEMM backend
+//! - [`processes`]: several processes against threads of one, for `--processes`; [`peers`]: these processes
 mod backends;
 mod cpu;
 mod measure;
+mod peers;
+mod processes;
 mod sweep;
 
 use super::{Command, Context};
@@ -13,18 +16,20 @@ use crate::problem::Usage;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use compute::kernels::gemm::{self, rate::gemm_gflops};
-use measure::{How, Measured, SHAPES, measure};
+use measure::{How, Measured, SHAPES, Training, measure};
 use std::path::PathBuf;
 
 /// Measure training speed on synthetic tokens and print one line of JSON
 #[derive(Debug, Args)]
-#[command(after_help = "Example: pipeline bench --shape seed --steps 5 --workers 2")]
+#[command(after_help = "Examples:
+  pipeline bench --shape seed --steps 5 --workers 2
+  pipeline bench --shape seed --steps 5 --processes 1,2")]
 pub struct Bench {
     /// The model and its batch
     #[arg(long, value_enum, conflicts_with = "sweep")]
     shape: Option<Shape>,
     /// Vary width, length, batch and workers instead of measuring one shape; print a table
-    #[arg(long, conflicts_with_all = ["batching", "optimizer", "workers", "leaves", "steps", "warmup"])]
+    #[arg(long, conflicts_with_all = ["batching", "optimizer", "workers", "leaves", "steps", "warmup", "processes"])]
     sweep: bool,
     /// Where `--sweep` writes plots of tokens/s and MFU, as a page for a browser
     #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with = "shape")]
@@ -38,11 +43,15 @@ pub struct Bench {
     /// Warm-up steps before them, which are not measured (default: 2)
     #[arg(long, value_name = "W")]
     warmup: Option<u64>,
-    /// Worker threads (default: one per physical core)
+    /// Worker threads (default: one per physical core; of each process with --processes, where the default is 1)
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Micro-batches of a batch (default: those of the shape, 2 or 4). Also measures 2 workers, in turn, and prints how
-    /// CPU time is distributed among workers and stages
+    /// Compare so many processes of this machine with as many threads of one process, in turn, and with the model of
+    /// docs/scaling.md; print a table
+    #[arg(long, value_name = "N,...", value_delimiter = ',', requires = "shape", value_parser = processes::number)]
+    processes: Vec<u16>,
+    /// Micro-batches of a batch (default: those of the shape, 2 or 4). Without --processes, also measures 2 workers, in
+    /// turn, and prints how CPU time is distributed among workers and stages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     leaves: Option<u32>,
     /// Process a micro-batch at once or sequence by sequence (default: batched)
@@ -55,9 +64,12 @@ pub struct Bench {
     /// large products on all of them
     #[arg(long, value_name = "NAME", default_value = "auto")]
     gemm: String,
-    /// Print one line of JSON per measurement; without --sweep there is no other output
+    /// Print one line of JSON per measurement; without --sweep and --processes there is no other output
     #[arg(long)]
     json: bool,
+    /// Take part in a measurement of `--processes`, which starts processes with this option
+    #[arg(long, hide = true, requires = "shape", conflicts_with_all = ["sweep", "processes", "json"])]
+    take_part: bool,
 }
 
 impl Command for Bench {
@@ -72,9 +84,15 @@ impl Command for Bench {
             return backends::compare(self.workers.unwrap_or_else(cores), self.json, context);
         }
         gemm::choose(&self.gemm).map_err(|error| Usage(error.to_string()))?;
-        match self.sweep {
-            true => sweep::sweep(self, context),
-            false => context.out.json(&self.measure()?),
+        if self.take_part {
+            let (shape, how) = self.shape_and_how()?;
+            let training = Training::new(&SHAPES[shape as usize], &how)?;
+            return context.out.json(&peers::take_part(training, how.warmup + how.steps)?);
+        }
+        match &*self.processes {
+            [] if self.sweep => sweep::sweep(self, context),
+            [] => context.out.json(&self.measure()?),
+            numbers => processes::compare(self, numbers, context),
         }
     }
 }
@@ -91,6 +109,8 @@ impl Bench {
             ("--batching", self.batching.is_some()),
             ("--optimizer", self.optimizer.is_some()),
             ("--leaves", self.leaves.is_some()),
+            ("--processes", !self.processes.is_empty()),
+            ("--take-part", self.take_part),
         ];
         given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
     }
@@ -100,25 +120,53 @@ impl Bench {
     /// # Errors
     /// [`Usage`] if no shape is given; otherwise if any stage fails.
     pub fn measure(&self) -> Result<Measured> {
-        let Some(shape) = self.shape else {
-            return Err(Usage("which --shape? (or --sweep, or --gemm all)".into()).into());
-        };
-        let workers = self.workers.unwrap_or_else(cores);
-        let how = How {
-            precision: self.precision.unwrap_or(Precision::F32).into(),
-            batching: self.batching.unwrap_or(Batching::Batched).into(),
-            optimizer: self.optimizer.unwrap_or(Optimizer::Adamw),
-            workers,
-            leaves: self.leaves,
-            warmup: self.warmup.unwrap_or(2),
-            steps: self.steps.unwrap_or(10),
-        };
-        let shape = &SHAPES[shape as usize];
+        let (shape, how) = self.shape_and_how()?;
+        let (shape, workers) = (&SHAPES[shape as usize], how.workers);
         match self.leaves {
             // The limit is measured after a step, so that its memory does not count.
             None => measure(shape, &how, || gemm_gflops(workers)),
             Some(_) => cpu::compared(shape, &how, gemm_gflops(workers)),
         }
+    }
+
+    /// The shape, and how it is measured.
+    ///
+    /// # Errors
+    /// [`Usage`] if no shape is given.
+    fn shape_and_how(&self) -> Result<(Shape, How)> {
+        let Some(shape) = self.shape else {
+            return Err(Usage("which --shape? (or --sweep, or --gemm all)".into()).into());
+        };
+        let how = How {
+            precision: self.precision.unwrap_or(Precision::F32).into(),
+            batching: self.batching.unwrap_or(Batching::Batched).into(),
+            optimizer: self.optimizer.unwrap_or(Optimizer::Adamw),
+            workers: self.workers.unwrap_or_else(|| if self.processes.is_empty() { cores() } else { 1 }),
+            leaves: self.leaves,
+            warmup: self.warmup.unwrap_or(2),
+            steps: self.steps.unwrap_or(10),
+        };
+        Ok((shape, how))
+    }
+
+    /// The arguments of a process with so many workers that takes part in the measurement.
+    fn of_process(&self, how: &How, workers: usize) -> Vec<String> {
+        let shape = self.shape.map(|shape| shape.to_string());
+        let precision = self.precision.map(|precision| precision.to_string());
+        let batching = self.batching.map(|batching| batching.to_string());
+        let options = [
+            ("--shape", shape),
+            ("--precision", precision),
+            ("--batching", batching),
+            ("--optimizer", Some(how.optimizer.to_string())),
+            ("--workers", Some(workers.to_string())),
+            ("--leaves", how.leaves.map(|leaves| leaves.to_string())),
+            ("--warmup", Some(how.warmup.to_string())),
+            ("--steps", Some(how.steps.to_string())),
+            ("--gemm", Some(gemm::chosen().to_owned())),
+        ];
+        let options = options.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?]));
+        ["bench".to_owned(), "--take-part".to_owned()].into_iter().chain(options.flatten()).collect()
     }
 }
 

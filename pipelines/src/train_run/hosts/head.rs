@@ -9,7 +9,7 @@ use crate::hosts::net::driver::{Events, HeadDriver};
 use crate::hosts::net::secret::Secret;
 use crate::hosts::net::transfer::Download;
 use crate::hosts::{Config, EngineEvent, HeadEvent, HeadStart, Notice, Outcome, Step};
-use crate::machine::host_name;
+use crate::machine::{Processes, host_name};
 use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::train_run::session::Session;
@@ -17,9 +17,8 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use contract::{CommitEvery, Saved, Schedule, Snapshot};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
 use train::checkpoint::{CommitSink, read_state};
 use train::weights::Start;
 
@@ -125,7 +124,7 @@ impl HeadRun<'_> {
             on_signal(Box::new(move |signal| signals.signal(signal)))?;
             let _ = trainer.events.set(events.clone());
             for mut host in hosts {
-                processes.0.push(host.spawn().context("cannot start a process of the run")?);
+                processes.add(host.spawn().context("cannot start a process of the run")?);
             }
             let report = Arc::new(move |event: EngineEvent| events.engine(event));
             Ok(Box::new(HostEngine::new(Arc::clone(&trainer), name, report)))
@@ -146,30 +145,6 @@ impl HeadRun<'_> {
         let job = HostJob::new(self.plan, self.session, commit_every, from)?;
         let run_dir = env.run_dir.clone().unwrap_or_default();
         Commits::take_over(&run_dir, job, env.schedule.first, folder, checkpoint_every)
-    }
-}
-
-/// Processes of this machine that take part. Those that still run are ended when this is dropped.
-#[derive(Default)]
-struct Processes(Vec<Child>);
-
-impl Processes {
-    /// Waits until they have ended, for a few seconds.
-    fn wait(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline && self.0.iter_mut().any(|process| matches!(process.try_wait(), Ok(None))) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Processes {
-    fn drop(&mut self) {
-        for process in &mut self.0 {
-            // Both fail if it has ended.
-            let _ = process.kill();
-            let _ = process.wait();
-        }
     }
 }
 
