@@ -23,7 +23,8 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-SHARED = REPOSITORY.parent / "shared"
+# Beside the repository, or beside the folder of a worktree.
+SHARED = next(filter(pathlib.Path.is_dir, (parent / "shared" for parent in REPOSITORY.parents)), pathlib.Path("shared"))
 RESULTS = HERE / "results.jsonl"
 # Final bits per byte of PyTorch's GPT-2 with AdamW after 600 steps of 4,096 tokens: the mark that others must reach.
 MARK = 2.136
