@@ -28,7 +28,7 @@ pub(super) fn ports(nodes: &[Node], wires: &Wires, at: usize, problems: &mut Pro
         ports.push(match fed {
             Ok(from) => vec![Edge { from, feedback: false }],
             Err(problem) => {
-                problems.push(Diagnostic { origin: origin.clone(), ..problem });
+                problems.push(Diagnostic { origin: origin.clone(), ..*problem });
                 Vec::new()
             }
         });
@@ -55,18 +55,18 @@ impl Mixing<'_> {
     }
 
     /// The source called `name`.
-    fn source(&self, name: &str) -> Result<usize, Diagnostic> {
+    fn source(&self, name: &str) -> Result<usize, Box<Diagnostic>> {
         let id = &self.nodes[self.at].id;
         let Some(found) = self.nodes.iter().position(|node| node.id == name) else {
             let sources = self.nodes.iter().filter(|node| self.is_source(node)).map(|node| node.id.as_str());
             let message = format!("`{id}` mixes `{name}`, and there is no such source");
             let listed: Vec<String> = sources.clone().map(|source| format!("`{source}`")).collect();
             let problem = self.problem(message).similar_to(name, sources);
-            return Err(if listed.is_empty() {
+            return Err(Box::new(if listed.is_empty() {
                 problem
             } else {
                 problem.next(format!("sources: {}", listed.join(", ")))
-            });
+            }));
         };
         if self.nodes[found].known && !self.is_source(&self.nodes[found]) {
             let above = self
@@ -77,13 +77,13 @@ impl Mixing<'_> {
             let above: Vec<String> = above.map(|(_, node)| format!("`{}`", node.id)).collect();
             let problem = self.problem(format!("`{id}` mixes `{name}`, which is not a source"));
             let next = format!("name the source above it: {}", above.join(", "));
-            return Err(if above.is_empty() { problem } else { problem.next(next) });
+            return Err(Box::new(if above.is_empty() { problem } else { problem.next(next) }));
         }
         Ok(found)
     }
 
     /// The stage that feeds the port of `source`.
-    fn feeding(&self, source: usize) -> Result<usize, Diagnostic> {
+    fn feeding(&self, source: usize) -> Result<usize, Box<Diagnostic>> {
         let (node, name) = (&self.nodes[self.at], &self.nodes[source].id);
         let gives = |at: &usize| self.nodes[*at].gives.iter().any(|kind| MIXED.contains(kind));
         let last: Vec<usize> = match &node.inputs {
@@ -100,18 +100,19 @@ impl Mixing<'_> {
         match last[..] {
             [from] => Ok(from),
             [] if node.inputs.is_some() => {
-                Err(self.problem(format!("none of `{}.inputs` gets the rows or tokens of `{name}`", node.id)))
+                Err(Box::new(self.problem(format!("none of `{}.inputs` gets the rows or tokens of `{name}`", node.id))))
             }
             [] => {
                 let message = format!("`{}` mixes `{name}`, which stands below it", node.id);
-                Err(self.problem(message).next(format!("move `{name}` above `{}`", node.id)))
+                Err(Box::new(self.problem(message).next(format!("move `{name}` above `{}`", node.id))))
             }
             [first, second, ..] => {
                 let (first, second) = (&self.nodes[first].id, &self.nodes[second].id);
                 let message = format!("`{}` can take `{name}` from `{first}` and from `{second}`", node.id);
-                Err(self
-                    .problem(message)
-                    .next(format!("name one of them in {}.inputs, and those of the other sources", node.id)))
+                Err(Box::new(
+                    self.problem(message)
+                        .next(format!("name one of them in {}.inputs, and those of the other sources", node.id)),
+                ))
             }
         }
     }
