@@ -170,8 +170,9 @@ fn the_commands_of_the_page_on_scaling_work() {
     for key in ["\"balance\":", "\"cpu_relative_to_2_workers\":", "\"cpu_seconds\":{\"backward\":["] {
         assert!(said[1].contains(key), "{key}: {}", said[1]);
     }
-    assert_eq!(said.len(), 6);
+    assert_eq!(said.len(), 7);
     assert!(said[5].contains("Hosts    8 like this one"), "{}", said[5]);
+    assert!(said[6].contains("Hosts    64 like this one"), "{}", said[6]);
 }
 
 /// One of three processes is killed, and the model is that of one process.
