@@ -119,8 +119,8 @@ fn check(plan: &Plan, variant: &Variant, add: &mut impl FnMut(Diagnostic)) {
 fn check_different(variants: &[Variant], cells: &[Cell], add: &mut impl FnMut(Diagnostic)) {
     let of = |index: usize| cells.iter().find(|cell| cell.variant == index);
     for (index, variant) in variants.iter().enumerate() {
-        for before in 0..index {
-            let same_name = variants[before].name == variant.name;
+        for (before, earlier) in variants.iter().enumerate().take(index) {
+            let same_name = earlier.name == variant.name;
             let same = of(index).zip(of(before)).is_some_and(|(a, b)| same_values(&a.plan, &b.plan));
             if same_name || same {
                 let what = if same_name { "have the same name" } else { "are the same configuration" };
