@@ -119,7 +119,7 @@ fn check(plan: &Plan, variant: &Variant, add: &mut impl FnMut(Diagnostic)) {
 fn check_different(variants: &[Variant], cells: &[Cell], add: &mut impl FnMut(Diagnostic)) {
     let of = |index: usize| cells.iter().find(|cell| cell.variant == index);
     for (index, variant) in variants.iter().enumerate() {
-        for (before, earlier) in variants[..index].iter().enumerate() {
+        for (before, earlier) in variants.iter().enumerate().take(index) {
             let same_name = earlier.name == variant.name;
             let same = of(index).zip(of(before)).is_some_and(|(a, b)| same_values(&a.plan, &b.plan));
             if same_name || same {
