@@ -35,7 +35,7 @@ pub struct Experiment {
     /// micro-batch)
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Folder of the experiment (default: runs/<name of the file>)
+    /// Folder of the experiment (default: runs/ and the name of the file)
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Prepare the data and say what the experiment will take, without training

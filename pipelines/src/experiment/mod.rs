@@ -1,6 +1,6 @@
 //! Several runs, compared.
 //!
-//! - [`file`]: the file of an experiment; [`cells`]: its runs, with their plans
+//! - [`mod@file`]: the file of an experiment; [`cells`]: its runs, with their plans
 //! - [`forecast`]: what they take, and which are done; [`runner`]: runs the others; [`children`]: their processes
 //! - [`measured`]: what runs have measured; [`statistics`]: differences of losses, and their intervals; [`verdict`]:
 //!   the result; [`mod@text`]: the result as text
