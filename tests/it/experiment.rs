@@ -110,6 +110,9 @@ fn problems_of_all_runs_are_reported_together() {
     ];
     let ran = ran.fails(2, &pieces);
     assert!(!scratch.path("runs").exists(), "{}", ran.stderr);
+    scratch.write("two.toml", TWO);
+    let seed = ["experiment", "two.toml", "--set", "run.seed=3"];
+    scratch.pipeline(&seed).fails(2, &["`run.seed` is given to each run by the experiment"]);
     scratch.write("same.toml", "extends = \"run.toml\"\n[experiment]\nseeds = [1]\n[arm.a]\n[arm.b]\n");
     scratch.pipeline(&["experiment", "same.toml"]).fails(2, &["same.toml:5", "are the same configuration: `b`"]);
     scratch.pipeline(&["check", "same.toml"]).fails(2, &["`pipeline experiment` runs it"]);

@@ -98,6 +98,10 @@ fn workers_and_a_resume_change_no_bit() {
     assert_eq!(scratch.numbers("one"), scratch.numbers("three"));
     let other = ["run", "run.toml", "--run-dir", "resumed", "--resume", "--set"];
     scratch.pipeline(&[&other[..], &["mix.weights={read=1, wiki=1, books=1}"]].concat()).fails(2, &["mix.weights"]);
+    // What a replay that ends at a checkpoint does not validate is not missed.
+    scratch.train("kept", &["--set", "evaluate.interval=3", "--set", "checkpoint.keep=9"]);
+    let verified = scratch.pipeline(&["verify", "kept", "--workers", "1"]).succeeds().stdout;
+    assert!(verified.contains("identical") && !verified.contains("differs"), "{verified}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `pipeline runs --group KEY`: runs by the values of their configurations.
 use super::runs::{Ran, Sort};
 use crate::experiment::statistics::{mean, variance};
-use crate::plan::{Table, configuration};
+use crate::plan::{Table, configuration, value_of};
 use crate::problem::{Usage, similar};
 use crate::show::human::count;
 use crate::show::{Align, table};
@@ -52,14 +52,17 @@ impl Spread {
 pub fn groups(runs: &[Ran], keys: &[String], sort: Option<Sort>) -> Result<Vec<Group>> {
     let configurations: Vec<Vec<(String, Table)>> =
         runs.iter().map(|run| configuration(&Path::new(&run.run).join(CONFIG_FILE))).collect();
+    if let Some((_, twice)) = keys.iter().enumerate().find(|(at, key)| keys[..*at].contains(key)) {
+        return Err(Usage(format!("--group {twice} is given twice")).into());
+    }
     for key in keys {
-        if !runs.is_empty() && configurations.iter().all(|configuration| value(configuration, key).is_none()) {
+        if !runs.is_empty() && configurations.iter().all(|configuration| value_of(configuration, key).is_none()) {
             return Err(Usage(unknown(key, &configurations)).into());
         }
     }
     let mut found: Vec<(Map<String, Value>, Vec<&Ran>)> = Vec::new();
     for (run, configuration) in runs.iter().zip(&configurations) {
-        let of_key = |key: &String| (key.clone(), value(configuration, key).unwrap_or_default());
+        let of_key = |key: &String| (key.clone(), value_of(configuration, key).unwrap_or_default());
         let values: Map<String, Value> = keys.iter().map(of_key).collect();
         match found.iter_mut().find(|(other, _)| *other == values) {
             Some((_, group)) => group.push(run),
@@ -85,13 +88,6 @@ fn group(values: Map<String, Value>, runs: &[&Ran]) -> Group {
         bits_per_byte: of(|run| run.bits_per_byte),
         tok_per_sec: of(|run| run.tok_per_sec),
     }
-}
-
-/// The value of `key`, which is written as with `--set`.
-fn value(configuration: &[(String, Table)], key: &str) -> Option<Value> {
-    let (stage, key) = key.split_once('.')?;
-    let (_, table) = configuration.iter().find(|(id, _)| id == stage)?;
-    Some(table.get(key)?.value.clone())
 }
 
 fn unknown(key: &str, configurations: &[Vec<(String, Table)>]) -> String {

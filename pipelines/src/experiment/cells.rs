@@ -1,6 +1,6 @@
 //! The runs of an experiment: every arm at every point of the grid with every seed.
 use super::file::{Axis, File};
-use crate::plan::{Change, Changed, Overrides, Plan, Scope, toml_of};
+use crate::plan::{Change, Changed, Overrides, Plan, Scope, sets, toml_of};
 use crate::problem::{Diagnostic, Origin, Problems};
 use crate::train_run::session::due;
 use contract::{Goal, StageType};
@@ -78,6 +78,12 @@ pub fn cells(
             problems.push(problem);
         }
     };
+    for (text, key) in options.set.iter().flat_map(|text| [(text, "seed"), (text, "name")]) {
+        if sets(text, key) {
+            let message = format!("`run.{key}` is given to each run by the experiment");
+            add(Diagnostic::new(message, Origin::Option(format!("--set {text}"))).next("change the experiment's file"));
+        }
+    }
     for (index, variant) in variants.iter().enumerate() {
         for seed in &file.seeds {
             let name = format!("{}-seed{seed}", variant.name);

@@ -1,9 +1,13 @@
 //! Processes of `pipeline run`, one per run of an experiment.
 use anyhow::{Context, Result};
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// The line of a log with which what a process prints begins.
+const STARTED: &str = "== started";
 
 /// A run to start.
 pub struct Job<'a> {
@@ -27,7 +31,8 @@ pub struct Process(Child);
 /// If the system refuses.
 pub fn start(job: &Job) -> Result<Process> {
     let program = std::env::current_exe().context("cannot find this program")?;
-    let log = open_log(job.log).with_context(|| format!("cannot write {}", job.log.display()))?;
+    let mut log = open_log(job.log).with_context(|| format!("cannot write {}", job.log.display()))?;
+    writeln!(log, "{STARTED}").with_context(|| format!("cannot write {}", job.log.display()))?;
     let mut command = Command::new(program);
     command.arg("run").arg(job.config).arg("--run-dir").arg(job.run_dir).args(["--resume", "--progress", "none"]);
     command.args(["--workers", &job.workers.to_string(), "--parent", &std::process::id().to_string()]);
@@ -73,11 +78,13 @@ pub fn end_with(parent: u32) -> Result<()> {
     Ok(())
 }
 
-/// The last lines of what a process printed.
-pub fn end_of_log(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let error = text.rfind("error:").map_or("", |at| &text[at..]);
-    error.trim().lines().next().unwrap_or("it said nothing").to_owned()
+/// Why a process failed that ended with `status`: the error that it printed last, or how it ended.
+pub fn why_failed(status: ExitStatus, log: &Path) -> String {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let said = text.rfind(STARTED).map_or(&*text, |at| &text[at..]);
+    let error = said.rfind("error:").and_then(|at| said[at..].lines().next());
+    error.map_or_else(|| format!("it said nothing, {status}"), |error| error.trim().to_owned())
 }
 
 /// Where a run of an experiment has its files.

@@ -125,6 +125,7 @@ impl Reader<'_> {
             let next = "write seeds = [1, 2, 3] in [experiment]; each variant is run with each of them";
             self.wrong("the experiment has no `seeds`", self.origin.clone(), next);
         }
+        self.check_keys_once(&file);
         if file.arms.is_empty() {
             file.arms.push(Arm { name: None, origin: self.origin.clone(), changes: Vec::new() });
         }
@@ -183,6 +184,12 @@ impl Reader<'_> {
                     _ => self.keys(keys, key, item, &[], &mut changes),
                 }
             }
+            // A file that replaces a stage's table comes before the keys that change it, wherever it stands.
+            changes.sort_by_key(|change| match change.what {
+                Changed::Stage(..) => 0,
+                Changed::Table(..) => 1,
+                Changed::Key(..) => 2,
+            });
             arms.push(Arm { name: Some(name.to_owned()), origin, changes });
         }
     }
@@ -247,6 +254,21 @@ impl Reader<'_> {
         }
     }
 
+    /// The grid would replace what an arm gives.
+    fn check_keys_once(&mut self, file: &File) {
+        for axis in &file.grid {
+            let sets = |change: &&Change| match &change.what {
+                Changed::Key(key, _) => *key == axis.key,
+                Changed::Table(id, table) => table.entries.iter().any(|(key, _)| format!("{id}.{key}") == axis.key),
+                Changed::Stage(..) => false,
+            };
+            for change in file.arms.iter().flat_map(|arm| &arm.changes).filter(sets) {
+                let message = format!("`{}` is given by an arm and by the grid", axis.key);
+                self.wrong(message, change.origin.clone(), "leave it out in one of them");
+            }
+        }
+    }
+
     fn check_key(&mut self, path: &str, origin: Origin) {
         if let Some((_, why)) = OF_THE_RUN.iter().find(|(key, _)| *key == path) {
             self.wrong(format!("`{path}` cannot be changed by an experiment"), origin, why);
@@ -292,7 +314,7 @@ mod tests {
         let file = loaded(
             "extends = \"../base.toml\"\n[experiment]\nseeds = [1, 2]\ndetect = 0.01\n[arm.adamw]\n[arm.muon]\n\
              stage.optimize = \"stages/muon.toml\"\nrun.max_steps = 9\n\"pack.lanes\" = 1\n[arm.big.stage.forward]\n\
-             layers = 4\n[grid]\n\"optimize.learning_rate\" = [1e-3, 3e-3]\nforward.layers = [1]\n",
+             layers = 4\n[grid]\n\"optimize.learning_rate\" = [1e-3, 3e-3]\nforward.width = [64]\n",
         );
         let file = file.unwrap();
         assert!(file.base.ends_with("../base.toml") && file.seeds == [1, 2] && file.detect == 0.01);
@@ -311,7 +333,7 @@ mod tests {
         assert_eq!(said(&file.arms[1]), ["optimize from muon.toml", "run.max_steps = 9", "pack.lanes = 1"]);
         assert_eq!(said(&file.arms[2]), ["forward: 1 keys"]);
         let axes: Vec<_> = file.grid.iter().map(|axis| (axis.key.as_str(), axis.values.len())).collect();
-        assert_eq!(axes, [("optimize.learning_rate", 2), ("forward.layers", 1)]);
+        assert_eq!(axes, [("optimize.learning_rate", 2), ("forward.width", 1)]);
     }
 
     #[test]
@@ -335,6 +357,17 @@ mod tests {
             assert!(found.is_some_and(|problem| problem.contains(&format!("e.toml:{line}"))), "{piece}: {said}");
         }
         assert!(said.ends_with("8 problems"), "{said}");
+    }
+
+    #[test]
+    fn a_stage_is_replaced_before_its_keys_are_changed() {
+        let text = "extends = \"a.toml\"\n[experiment]\nseeds = [1]\n[arm.muon]\n\"optimize.weight_decay\" = 0.1\n\
+                    stage.optimize = \"muon.toml\"\n";
+        let file = loaded(text).unwrap();
+        assert!(matches!(file.arms[0].changes[0].what, Changed::Stage(..)) && file.arms[0].changes.len() == 2);
+        let grid = "[grid]\n\"optimize.weight_decay\" = [0, 0.1]\n";
+        let said = loaded(&format!("{text}{grid}")).unwrap_err().to_string();
+        assert!(said.contains("`optimize.weight_decay` is given by an arm and by the grid"), "{said}");
     }
 
     #[test]

@@ -123,7 +123,7 @@ pub fn run(
 fn stopped_after(done: usize, runs: usize) -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     format!(
-        "Stopped after {done} of {runs} runs; those in progress have checkpoints\nresume with: pipeline {}",
+        "Stopped after {done} of {runs} runs; the same command goes on\nresume with: pipeline {}",
         arguments.join(" ")
     )
 }
@@ -163,7 +163,8 @@ impl Runner<'_> {
             }
             std::thread::sleep(POLL);
         }
-        Ok(told)
+        // A signal that came when all was done has stopped nothing.
+        Ok(told && self.ended < self.whole.runs)
     }
 
     /// Starts as many runs as there is room for.
@@ -209,7 +210,7 @@ impl Runner<'_> {
                 let loss = loss.map(|loss| format!("validation loss {loss:.4}, ")).unwrap_or_default();
                 lock(&self.line).note(&format!("{count} {name}: {loss}{}", time(began.elapsed())));
             } else {
-                let why = children::end_of_log(&places.log);
+                let why = children::why_failed(status, &places.log);
                 lock(&self.line).warn(&format!("{count} {name} failed: {why} (see {})", places.log.display()));
                 self.failed.push(Failed { run: name.clone(), why });
             }

@@ -53,6 +53,8 @@ pub struct Compared {
     pub margin: Option<f64>,
     /// Whether the interval excludes 0.
     pub detected: bool,
+    /// Whether losses per token mean the same: if not, they are of other documents, or of another tokenizer.
+    pub comparable: bool,
     /// Seeds that both were run with; 0 if they are not paired by seed.
     pub paired_seeds: usize,
     /// Documents that it is paired by; 0 if it is not.
@@ -126,23 +128,26 @@ fn difference(best: &Variant, other: &Variant, level: f64, detect: f64) -> Compa
     };
     let (a, b) = (chosen(&a), chosen(&b));
     let tokens = same_documents(a.iter().chain(&b)).unwrap_or_default();
+    // Losses per token mean the same only for the same tokens.
+    let comparable = !tokens.is_empty() || a.iter().chain(&b).any(|run| run.documents.is_empty());
     let [one, another] = [&a, &b].map(|runs| losses_of(runs, !tokens.is_empty()));
     let found = if pairs { paired(&one, &another, &tokens, level) } else { unpaired(&one, &another, &tokens, level) };
     Compared {
         variant: other.name.clone(),
         difference: found.mean,
         // The variation between seeds is unknown, and so is the error.
-        margin: Some(found.margin).filter(|margin| margin.is_finite() && found.variance.seeds.is_some()),
-        detected: found.variance.seeds.is_some() && found.is_detected(),
+        margin: Some(found.margin).filter(|margin| comparable && margin.is_finite() && found.variance.seeds.is_some()),
+        detected: comparable && found.variance.seeds.is_some() && found.is_detected(),
+        comparable,
         paired_seeds: if pairs { a.len() } else { 0 },
         paired_documents: tokens.len(),
-        needed: needed(&one, &another, &found, pairs, detect),
+        needed: needed(&one, &another, &found, (pairs, level), detect),
     }
 }
 
-fn needed(one: &Losses, other: &Losses, found: &Difference, pairs: bool, size: f64) -> Needed {
+fn needed(one: &Losses, other: &Losses, found: &Difference, (pairs, level): (bool, f64), size: f64) -> Needed {
     let (runs, others) = (one.means.len(), other.means.len());
-    let count = |variance: f64, fixed, groups| runs_to_detect(size, variance, fixed, groups, LEVEL);
+    let count = |variance: f64, fixed, groups| runs_to_detect(size, variance, fixed, groups, level);
     let fixed = found.variance.of_documents();
     let between = found.variance.seeds.filter(|_| pairs).map(|(variance, _)| variance * runs as f64);
     Needed {
@@ -202,13 +207,17 @@ fn notes(variants: &[Variant], differences: &[Compared]) -> Vec<String> {
     if !unfinished.is_empty() {
         notes.push(format!("not compared, as they are not finished or not validated: {}", unfinished.join(", ")));
     }
-    if differences.iter().any(|one| one.margin.is_none()) {
+    if differences.iter().any(|one| one.margin.is_none() && one.comparable) {
         notes.push("with one run of a variant, nothing is known of the variation between seeds: no verdict".into());
     }
-    if differences.iter().any(|one| one.paired_documents == 0) {
-        let why =
-            "the losses of held-out documents are missing (runs of an older program), or of other documents or tokens";
+    if differences.iter().any(|one| one.paired_documents == 0 && one.comparable) {
+        let why = "the losses of held-out documents are missing (runs of an older program)";
         notes.push(format!("not paired by document: {why}"));
+    }
+    if differences.iter().any(|one| !one.comparable) {
+        let why =
+            "were validated on other documents, or have another tokenizer: their losses per token cannot be compared";
+        notes.push(format!("some variants {why} (bits per byte can, if the documents are the same)"));
     }
     if differences.iter().any(|one| one.paired_seeds == 0) {
         notes.push("not paired by seed: the variants were run with other seeds".into());
@@ -290,10 +299,15 @@ pub mod tests {
     fn what_is_missing_is_not_paired() {
         let mut all = variants(&[1, 2, 3]);
         all.truncate(2);
-        all[0].runs[1].documents.truncate(199);
+        all[0].runs[1].documents.clear();
         let found = compare(&all, None, 0.003);
         assert_eq!((found.differences[0].paired_seeds, found.differences[0].paired_documents), (3, 0));
         assert!(found.notes[0].starts_with("not paired by document"), "{:?}", found.notes);
+        all[0].runs[1].documents = all[0].runs[0].documents[..199].to_vec();
+        let found = compare(&all, None, 0.003);
+        let adamw = &found.differences[0];
+        assert!(!adamw.comparable && !adamw.detected && adamw.margin.is_none(), "{adamw:?}");
+        assert!(found.notes[0].starts_with("some variants were validated on other documents"), "{:?}", found.notes);
         let other = vec![variant("adamw", &[4, 5], 0.02), variant("muon", &[1, 2], 0.0)];
         let found = compare(&other, None, 0.003);
         assert_eq!((found.differences[0].paired_seeds, found.differences[0].paired_documents), (0, 200));

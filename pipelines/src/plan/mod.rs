@@ -37,6 +37,7 @@ pub use values::{Entry, Table};
 pub use whole::Scope;
 pub use wire::Edge;
 
+pub(crate) use overrides::sets;
 pub(crate) use registry::types_giving;
 pub(crate) use resolve::defaults;
 pub(crate) use values::{json_of_item, shorten_floats, toml_key, toml_of};
@@ -61,6 +62,13 @@ pub(crate) fn outline(path: &Path) -> Vec<(String, String)> {
 pub(crate) fn configuration(path: &Path) -> Vec<(String, Table)> {
     let raw = files::load(path, &mut Problems::default());
     std::iter::once(("run".to_owned(), raw.run)).chain(raw.stages).collect()
+}
+
+/// The value of `STAGE.KEY` in what [`configuration`] returns.
+pub(crate) fn value_of(configuration: &[(String, Table)], key: &str) -> Option<Value> {
+    let (stage, key) = key.split_once('.')?;
+    let (_, table) = configuration.iter().find(|(id, _)| id == stage)?;
+    Some(table.get(key)?.value.clone())
 }
 
 /// A graph of stages, ready to be built.

@@ -96,7 +96,7 @@ impl Overrides {
 }
 
 /// Whether `--set` with `text` sets `key` of the `[run]` table.
-fn sets(text: &str, key: &str) -> bool {
+pub(crate) fn sets(text: &str, key: &str) -> bool {
     let path = text.split_once('=').map_or(text, |(path, _)| path);
     path.trim().strip_prefix("run.").is_some_and(|rest| rest.trim() == key)
 }

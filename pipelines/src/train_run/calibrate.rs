@@ -157,16 +157,23 @@ fn give_gradients(
     step: u64,
 ) -> Result<()> {
     let mut out = Collect::default();
+    // The tensor of the last section, of which the next ones are mostly parts, too.
+    let mut last: Option<(usize, Tensor)> = None;
     for (index, section) in sections.iter().enumerate() {
         let norms = Norms { section: index, targets: 1, blocks: vec![1.0] };
         stage.packet(At { step, port: 1, waited: Duration::ZERO }, Packet::Norms(norms), &mut out)?;
         if section.owner as usize == worker {
-            let spec = &model.parameters[section.tensor];
-            let whole = spec.initial(0);
-            let data = match section.elements.len() == whole.data.len() {
-                true => whole,
-                false => Tensor::from_values([section.elements.len()], &whole.data[section.elements.clone()]),
+            let (tensor, whole) = match last.take().filter(|(tensor, _)| *tensor == section.tensor) {
+                Some(known) => known,
+                None => (section.tensor, model.parameters[section.tensor].initial(0)),
             };
+            let shape = if section.elements.len() == whole.data.len() {
+                whole.shape.clone()
+            } else {
+                vec![section.elements.len()]
+            };
+            let data = Tensor::from_values(shape, &whole.data[section.elements.clone()]);
+            last = Some((tensor, whole));
             let gradient = Gradient { leaves: 0..1, section: index, owner: section.owner, targets: 1, data };
             stage.packet(At { step, port: 0, waited: Duration::ZERO }, Packet::Gradient(gradient), &mut out)?;
         }

@@ -3,7 +3,7 @@ use super::calibrate;
 use super::scaling::{Hosts, Times, scaling};
 use super::session::{NO_MODEL, Session, batch_shape, due, idle_workers};
 use crate::machine::cores;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedStage};
 use crate::problem::Usage;
 use crate::show::{Explanation, Length, Scaling, graph, inputs};
 use anyhow::Result;
@@ -168,7 +168,8 @@ const BETWEEN_BUFFERS: u64 = 12;
 /// Memory of each stage in the phase of a step that needs the most memory in total, and what all need in addition if
 /// workers are late.
 fn memory_of_stages(plan: &Plan, env: &Env) -> (Vec<(String, u64)>, u64) {
-    let all: Vec<Memory> = plan.stages.iter().map(|stage| stage.settings.memory(env)).collect();
+    let of_stage = |stage: &PlannedStage| Env { stage: stage.id.clone(), ..env.clone() };
+    let all: Vec<Memory> = plan.stages.iter().map(|stage| stage.settings.memory(&of_stage(stage))).collect();
     let sum = all.iter().copied().fold(Memory::default(), Memory::with);
     let phase = sum.largest_phase();
     // Scratch memory is reused, so only one stage, the one that needs the most, counts with it.

@@ -20,6 +20,9 @@ use text::support::permutation::choose;
 use train::checkpoint;
 use train::record::{METRICS_FILE, Report, Reporter, StepLine, read_metrics};
 
+/// Beginning of the names of folders that a replay works in; the id of its process follows.
+const WORK: &str = ".verify-";
+
 /// How to verify.
 pub struct Options<'a> {
     /// How many parts to replay.
@@ -118,7 +121,8 @@ pub fn verify(run: &Path, options: &Options, line: Line) -> Result<Verification>
         let why = "has no checkpoint yet, so there is nothing to compare with; see `checkpoint.interval`";
         return Err(Usage::of(Path::new(&at), why).into());
     };
-    let spans = chosen(&checkpoints, options);
+    let (spans, available) = chosen(&checkpoints, options);
+    remove_abandoned(run);
     let scope = if spans.iter().any(|span| span.from.is_none()) { Scope::Run } else { Scope::Resume };
     let lanes = checkpoint::read_state(&last)?.fingerprint.as_ref().and_then(directory::lanes_of_older);
     let set = lanes.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -138,7 +142,7 @@ pub fn verify(run: &Path, options: &Options, line: Line) -> Result<Verification>
         run: at,
         identical: replayed.iter().all(Replayed::identical),
         spans: replayed,
-        available: checkpoints.len(),
+        available,
         replayed_steps: total,
         steps,
         seed: options.seed,
@@ -146,12 +150,26 @@ pub fn verify(run: &Path, options: &Options, line: Line) -> Result<Verification>
     })
 }
 
-/// The parts to replay, in order. A checkpoint at step 0 ends none.
-fn chosen(checkpoints: &[(Step, PathBuf)], options: &Options) -> Vec<Span> {
+/// The parts to replay, in order, and how many there are. A checkpoint at step 0 ends none.
+fn chosen(checkpoints: &[(Step, PathBuf)], options: &Options) -> (Vec<Span>, usize) {
     let before = std::iter::once(None).chain(checkpoints.iter().cloned().map(Some));
-    let all: Vec<Span> = before.zip(checkpoints).map(|(from, to)| Span { from, to: to.clone() }).collect();
+    let all = before.zip(checkpoints).map(|(from, to)| Span { from, to: to.clone() });
+    let all: Vec<Span> = all.filter(|span| span.steps() > 0).collect();
     let chosen = choose(all.len() as u64, options.spans as u64, options.seed);
-    chosen.into_iter().map(|at| all[at as usize].clone()).filter(|span| span.steps() > 0).collect()
+    (chosen.into_iter().map(|at| all[at as usize].clone()).collect(), all.len())
+}
+
+/// Removes what verifications that were killed have left in a run directory.
+fn remove_abandoned(run: &Path) {
+    for entry in std::fs::read_dir(run).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(WORK).and_then(|rest| rest.split('-').next()?.parse().ok());
+        let process = process.and_then(rustix::process::Pid::from_raw);
+        if process.is_some_and(|process| rustix::process::test_kill_process(process).is_err()) {
+            // If it cannot be removed, it is in nobody's way.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// What replaying takes.
@@ -171,7 +189,7 @@ impl Replay<'_> {
             Some((_, path)) => directory::resumed(self.run, Some(path))?,
             None => None,
         };
-        let folder = tempfile::Builder::new().prefix(".verify-").tempdir_in(self.run);
+        let folder = tempfile::Builder::new().prefix(&format!("{WORK}{}-", std::process::id())).tempdir_in(self.run);
         let folder = folder.or_else(|_| tempfile::tempdir()).context("there is no room for a replay")?;
         let workers = self.plan.run.workers.unwrap_or_else(crate::machine::cores);
         let prepared = {
@@ -211,7 +229,7 @@ impl Replay<'_> {
 }
 
 /// The first metric of the steps after `span.start` updates, up to `span.end`, that two runs do not have in common, except
-/// for those that depend on the machine. A run that ends there is not validated.
+/// for those that depend on the machine. Validation counts where both have it.
 fn first_difference(
     recorded: &[StepLine],
     replayed: &[StepLine],
@@ -223,13 +241,14 @@ fn first_difference(
     };
     let (recorded, replayed) = (by_step(recorded), by_step(replayed));
     for step in span.start + 1..=span.end {
-        let mut recorded = recorded.get(&step).cloned();
-        let replayed = replayed.get(&step);
-        if let (Some(recorded), Some(StepLine { validation_loss: None, .. })) = (&mut recorded, replayed)
-            && step == span.end
-        {
-            (recorded.validation_loss, recorded.bits_per_byte) = (None, None);
-        }
+        let lines = (recorded.get(&step).cloned(), replayed.get(&step).cloned());
+        // When validation is due may be changed during a run, and a replay that ends at a step is not validated there.
+        let (recorded, replayed) = match lines {
+            (Some(a), Some(b)) if a.validation_loss.is_none() || b.validation_loss.is_none() => {
+                (Some(a.not_validated()), Some(b.not_validated()))
+            }
+            lines => lines,
+        };
         let (recorded, replayed) = (serde_json::to_value(recorded)?, serde_json::to_value(replayed)?);
         if recorded == replayed {
             continue;

@@ -4,6 +4,7 @@
 //! that is its standard input. So nothing listens, and no other program can get in between.
 use super::measure::Training;
 use crate::engine::{Connections, Traffic};
+use crate::experiment::children::end_with;
 use crate::machine::{Processes, peak_rss_mb};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::cmsg_space;
@@ -21,8 +22,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The most processes: their sockets fit one message.
-pub const MOST: u16 = 64;
+/// The most processes: their sockets fit one message, and those of all are fewer than the 1,024 files that most systems
+/// let a process open.
+pub const MOST: u16 = 24;
 
 /// What a process of a measurement has seen.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -69,6 +71,7 @@ pub fn measure(processes: usize, arguments: &[String]) -> Result<Vec<Seen>> {
 /// If this is no such process; if any stage fails.
 pub fn take_part(training: Training, steps: u64) -> Result<Seen> {
     let (process, sockets) = receive().context("only `bench --processes` starts a process with this option")?;
+    end_with(std::os::unix::process::parent_id())?;
     let traffic = Arc::new(Traffic::default());
     let connections = (sockets.len() > 1).then(|| {
         let traffic = Arc::clone(&traffic);

@@ -90,7 +90,8 @@ impl StepLine {
     }
 
     /// The line without what was found by validation.
-    fn not_validated(mut self) -> Self {
+    #[must_use]
+    pub fn not_validated(mut self) -> Self {
         for source in self.sources.values_mut() {
             (source.validation_loss, source.bits_per_byte) = (None, None);
         }
