@@ -129,7 +129,10 @@ fn difference(best: &Variant, other: &Variant, level: f64, detect: f64) -> Compa
     let (a, b) = (chosen(&a), chosen(&b));
     let tokens = same_documents(a.iter().chain(&b)).unwrap_or_default();
     // Losses per token mean the same only for the same tokens.
-    let comparable = !tokens.is_empty() || a.iter().chain(&b).any(|run| run.documents.is_empty());
+    let same_by_seed =
+        || pairs && a.iter().zip(&b).all(|(one, other)| same_documents([one, other].into_iter()).is_some());
+    let unknown = a.iter().chain(&b).any(|run| run.documents.is_empty());
+    let comparable = !tokens.is_empty() || unknown || same_by_seed();
     let [one, another] = [&a, &b].map(|runs| losses_of(runs, !tokens.is_empty()));
     let found = if pairs { paired(&one, &another, &tokens, level) } else { unpaired(&one, &another, &tokens, level) };
     Compared {
@@ -211,7 +214,7 @@ fn notes(variants: &[Variant], differences: &[Compared]) -> Vec<String> {
         notes.push("with one run of a variant, nothing is known of the variation between seeds: no verdict".into());
     }
     if differences.iter().any(|one| one.paired_documents == 0 && one.comparable) {
-        let why = "the losses of held-out documents are missing (runs of an older program)";
+        let why = "their losses are missing (runs of an older program), or each seed has other ones (`sample`)";
         notes.push(format!("not paired by document: {why}"));
     }
     if differences.iter().any(|one| !one.comparable) {
@@ -308,6 +311,9 @@ pub mod tests {
         let adamw = &found.differences[0];
         assert!(!adamw.comparable && !adamw.detected && adamw.margin.is_none(), "{adamw:?}");
         assert!(found.notes[0].starts_with("some variants were validated on other documents"), "{:?}", found.notes);
+        all[1].runs[1].documents.truncate(199);
+        let found = compare(&all, None, 0.003);
+        assert!(found.differences[0].comparable && found.notes[0].contains("each seed has other ones"), "{found:?}");
         let other = vec![variant("adamw", &[4, 5], 0.02), variant("muon", &[1, 2], 0.0)];
         let found = compare(&other, None, 0.003);
         assert_eq!((found.differences[0].paired_seeds, found.differences[0].paired_documents), (0, 200));
