@@ -95,7 +95,7 @@ fn processes_that_cannot_be_compared_are_refused() {
     };
     refuses("--shape gpt2 --processes 4", &["2 micro-batches", "--leaves"]);
     refuses("--shape seed --processes 2,2", &["--processes has 2 twice"]);
-    refuses("--shape seed --processes 0", &["from 1 to 64"]);
+    refuses("--shape seed --processes 0", &["from 1 to 24"]);
     refuses("--processes 2", &["--shape"]);
     refuses("--sweep --processes 2", &["cannot be used with"]);
     refuses("--gemm all --processes 2 --shape seed", &["leave out --shape"]);

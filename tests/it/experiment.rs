@@ -159,6 +159,12 @@ fn a_killed_experiment_goes_on() {
         }
         let code = child.wait().unwrap().code();
         assert_eq!(code, if signal == "-INT" { Some(130) } else { None });
+        // The runs of a killed experiment stop by themselves, and write a checkpoint.
+        let running = || scratch.pipeline(&["runs", "runs/two"]).succeeds().stdout.contains("running");
+        while running() {
+            assert!(began.elapsed().unwrap() < Duration::from_secs(60), "a run does not stop");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
     let ran = scratch.pipeline(&["experiment", "two.toml"]).succeeds();
     assert!(ran.stderr.contains("2 runs"), "{}", ran.stderr);
