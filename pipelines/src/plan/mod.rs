@@ -44,7 +44,7 @@ pub(crate) use values::{json_of_item, shorten_floats, toml_key, toml_of};
 pub(crate) use wire::order;
 
 use crate::problem::{Diagnostic, Origin, Problems};
-use contract::{Effect, Facts, Goal, Key, Mixture, ModelFacts, Settings, StageKeys, StageType, Updates};
+use contract::{Effect, Env, Facts, Goal, Key, Memory, Mixture, ModelFacts, Settings, StageKeys, StageType, Updates};
 use resolve::{COMMON, Schema};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -97,6 +97,13 @@ pub struct PlannedStage {
     pub settings: Arc<dyn Settings>,
     /// For each port of its settings, what feeds it.
     pub inputs: Vec<Vec<Edge>>,
+}
+
+impl PlannedStage {
+    /// The peak memory of the stages that it becomes: see [`Settings::memory`].
+    pub fn memory(&self, env: &Env) -> Memory {
+        self.settings.memory(&Env { stage: self.id.clone(), ..env.clone() })
+    }
 }
 
 impl std::fmt::Debug for PlannedStage {

@@ -208,7 +208,7 @@ impl Plan {
             let env = Env::without_training(1, shape.lanes, 1, resources);
             let env = Env { seed: self.run.seed, shape, model: Some(Arc::new(model)), ..env };
             let stages = self.stages.iter().filter(|stage| !stage.settings.takes().is_empty());
-            let needed = stages.map(|stage| stage.settings.memory(&env)).fold(Memory::default(), Memory::with).peak();
+            let needed = stages.map(|stage| stage.memory(&env)).fold(Memory::default(), Memory::with).peak();
             if needed > total_memory() {
                 let (needed, there) = (human::bytes(needed), human::bytes(total_memory()));
                 let next = "`pipeline explain` shows what needs it";

@@ -80,7 +80,7 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
     let trained = plan.stages.iter().filter(|stage| {
         stage.settings.takes().iter().any(|port| [Kind::Batch, Kind::Activations].contains(&port.kind))
     });
-    let estimate = trained.map(|stage| stage.settings.memory(env)).fold(Memory::default(), Memory::with);
+    let estimate = trained.map(|stage| stage.memory(env)).fold(Memory::default(), Memory::with);
     let tensors = model.parameter_count() + busy * model.parameters[model.head].len();
     let beside = taken.saturating_sub(estimate.peak() + (tensors * size_of::<f32>()) as u64);
     let (micro_batch, measured) = (spent.as_secs_f64(), "one micro-batch a worker, forward and backward".into());

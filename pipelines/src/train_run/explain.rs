@@ -3,7 +3,7 @@ use super::calibrate;
 use super::scaling::{Hosts, Times, scaling};
 use super::session::{NO_MODEL, Session, batch_shape, due, idle_workers};
 use crate::machine::cores;
-use crate::plan::{Plan, PlannedStage};
+use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::show::{Explanation, Length, Scaling, graph, inputs};
 use anyhow::Result;
@@ -42,7 +42,7 @@ pub fn explain(plan: &Plan, hosts: Option<Hosts>) -> Result<Explanation> {
     if !plan
         .stages
         .iter()
-        .any(|stage| stage.settings.takes().is_empty() && stage.settings.memory(&env) != Memory::default())
+        .any(|stage| stage.settings.takes().is_empty() && stage.memory(&env) != Memory::default())
     {
         let note = "how long the corpus is, is not known: preparing and reading it is not counted, and the pool of \
                     training sequences is counted in full; `pipeline run --dry-run` prepares it, and knows";
@@ -108,7 +108,7 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64, hosts: Option<Hosts>
     memory.push(("other buffers".to_owned(), speed.beside + between));
     // A run measures the machine before it trains, which needs more memory than training a small model.
     let sources = plan.stages.iter().filter(|stage| stage.settings.takes().is_empty());
-    let before = program + sources.map(|stage| stage.settings.memory(env).permanent).sum::<u64>();
+    let before = program + sources.map(|stage| stage.memory(env).permanent).sum::<u64>();
     let measuring = (before + super::speed::full_speed_bytes(env.workers)).saturating_sub(sum(&memory));
     memory.push(("measuring the machine, before".to_owned(), measuring));
     memory.retain(|(_, bytes)| *bytes > 0);
@@ -168,8 +168,7 @@ const BETWEEN_BUFFERS: u64 = 12;
 /// Memory of each stage in the phase of a step that needs the most memory in total, and what all need in addition if
 /// workers are late.
 fn memory_of_stages(plan: &Plan, env: &Env) -> (Vec<(String, u64)>, u64) {
-    let of_stage = |stage: &PlannedStage| Env { stage: stage.id.clone(), ..env.clone() };
-    let all: Vec<Memory> = plan.stages.iter().map(|stage| stage.settings.memory(&of_stage(stage))).collect();
+    let all: Vec<Memory> = plan.stages.iter().map(|stage| stage.memory(env)).collect();
     let sum = all.iter().copied().fold(Memory::default(), Memory::with);
     let phase = sum.largest_phase();
     // Scratch memory is reused, so only one stage, the one that needs the most, counts with it.
