@@ -7,6 +7,7 @@
 //! - [`RunSettings`]: the `[run]` table
 //! - `wire`: which stage feeds which; `goal`: what the graph is for, and whether each stage has a place in it
 //! - `whole`: checks of files, sizes and memory, which `check`, `run`, `explain` and `--dry-run` share
+//! - `tables`: a configuration as it is, for commands that need no plan
 //! - `render`: the resolved configuration as TOML, each value with its origin
 //! - [`check_registry`]: what every registered stage type owes its users
 //!
@@ -22,6 +23,7 @@ mod render;
 mod resolve;
 mod run;
 mod syntax;
+mod tables;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -40,6 +42,7 @@ pub use wire::Edge;
 pub(crate) use overrides::sets;
 pub(crate) use registry::types_giving;
 pub(crate) use resolve::defaults;
+pub(crate) use tables::{configuration, outline, value_of};
 pub(crate) use values::{json_of_item, shorten_floats, toml_key, toml_of};
 pub(crate) use wire::order;
 
@@ -49,27 +52,6 @@ use resolve::{COMMON, Schema};
 use serde_json::{Map, Value};
 use std::path::Path;
 use std::sync::Arc;
-
-/// The stages of a configuration, as far as it can be read: their ids and types.
-pub(crate) fn outline(path: &Path) -> Vec<(String, String)> {
-    let raw = files::load(path, &mut Problems::default());
-    let type_of =
-        |table: &Table| table.get("type").and_then(|entry| entry.value.as_str()).unwrap_or_default().to_owned();
-    raw.stages.iter().map(|(id, table)| (id.clone(), type_of(table))).collect()
-}
-
-/// The tables of the resolved configuration `path` of a run, `run` first; none if it cannot be read.
-pub(crate) fn configuration(path: &Path) -> Vec<(String, Table)> {
-    let raw = files::load(path, &mut Problems::default());
-    std::iter::once(("run".to_owned(), raw.run)).chain(raw.stages).collect()
-}
-
-/// The value of `STAGE.KEY` in what [`configuration`] returns.
-pub(crate) fn value_of(configuration: &[(String, Table)], key: &str) -> Option<Value> {
-    let (stage, key) = key.split_once('.')?;
-    let (_, table) = configuration.iter().find(|(id, _)| id == stage)?;
-    Some(table.get(key)?.value.clone())
-}
 
 /// A graph of stages, ready to be built.
 #[derive(Debug)]

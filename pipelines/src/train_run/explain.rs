@@ -39,11 +39,7 @@ pub fn explain(plan: &Plan, hosts: Option<Hosts>) -> Result<Explanation> {
                     epochs are not part of this: `pipeline run --dry-run` counts";
         explanation.notes.push(note.into());
     }
-    if !plan
-        .stages
-        .iter()
-        .any(|stage| stage.settings.takes().is_empty() && stage.memory(&env) != Memory::default())
-    {
+    if !plan.stages.iter().any(|stage| stage.settings.takes().is_empty() && stage.memory(&env) != Memory::default()) {
         let note = "how long the corpus is, is not known: preparing and reading it is not counted, and the pool of \
                     training sequences is counted in full; `pipeline run --dry-run` prepares it, and knows";
         explanation.notes.push(note.into());
