@@ -68,7 +68,7 @@ impl Command for Experiment {
         let name = self.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let folder = self.dir.clone().unwrap_or_else(|| Path::new("runs").join(&name));
         let interruption = Interruption::at_once()?;
-        let whole = forecast(&cells, &folder, &mut context.line())?;
+        let whole = forecast(&cells, &folder, context.stages, &mut context.line())?;
         if self.dry_run {
             return context.out.answer(self.json, &whole, |_| dry(&whole));
         }

@@ -1,7 +1,7 @@
 //! Runs that exist already: how they differ, and which of them are the same but for their seeds.
 use super::measured::{Measured, Variant};
 use crate::cli::is_run;
-use crate::plan::{Overrides, Plan};
+use crate::plan::{Overrides, Plan, PlannedStage};
 use crate::problem::Usage;
 use crate::train_run::{CONFIG_FILE, ENVIRONMENT_FILE, directory};
 use anyhow::{Error, Result};
@@ -76,15 +76,24 @@ fn deciding(plan: &Plan) -> BTreeMap<String, String> {
     for stage in &plan.stages {
         let values = plan.values(&stage.id, &[Effect::Results]);
         all.extend(values.map(|(key, value)| (format!("{}.{key}", stage.id), value.to_string())));
-        let stride = stage.settings.validation_stride();
-        all.extend(stride.map(|stride| (format!("{}.stride", stage.id), stride.to_string())));
     }
     let run = &plan.run;
     let length =
         [("max_steps", run.max_steps.map(|n| n.to_string())), ("max_epochs", run.max_epochs.map(|n| n.to_string()))];
     all.extend(length.into_iter().filter_map(|(key, value)| Some((format!("run.{key}"), value?))));
-    all.extend(run.initial_checkpoint.clone().map(|from| ("run.initial_checkpoint".to_owned(), from)));
+    all.extend(beside_fingerprint(plan));
     all
+}
+
+/// What affects the numbers of a run and is not part of its fingerprint: the weights that it starts from, and how it is
+/// validated.
+pub fn beside_fingerprint(plan: &Plan) -> BTreeMap<String, String> {
+    let stride = |stage: &PlannedStage| {
+        let stride = stage.settings.validation_stride()?;
+        Some((format!("{}.stride", stage.id), stride.to_string()))
+    };
+    let initial = plan.run.initial_checkpoint.clone().map(|from| ("run.initial_checkpoint".to_owned(), from));
+    plan.stages.iter().filter_map(stride).chain(initial).collect()
 }
 
 /// How the runs differ, apart from their seeds.

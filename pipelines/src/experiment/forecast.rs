@@ -1,17 +1,19 @@
 //! What an experiment will take, and which of its runs are done.
 use super::cells::Cell;
 use super::children::Places;
+use super::existing::beside_fingerprint;
 use crate::machine::cores;
-use crate::plan::{Table, configuration, value_of};
+use crate::plan::{Overrides, Plan};
 use crate::problem::Usage;
 use crate::show::human::{bytes, clock, count};
 use crate::show::{Line, Unit, Work};
 use crate::train_run::status::{self, State};
 use crate::train_run::{Assessment, CONFIG_FILE, assess, calibrate, choose_gemm, directory};
-use anyhow::Result;
+use anyhow::{Error, Result};
+use contract::StageType;
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use train::checkpoint::Fingerprint;
@@ -58,7 +60,7 @@ pub struct Whole {
 ///
 /// # Errors
 /// [`Usage`] if a directory holds another run; whatever fails while data is prepared.
-pub fn forecast(cells: &[Cell], folder: &Path, line: &mut Line) -> Result<Whole> {
+pub fn forecast(cells: &[Cell], folder: &Path, registry: &[StageType], line: &mut Line) -> Result<Whole> {
     let program = calibrate::program(cores());
     let (mut known, mut each, mut notes, mut others) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
     let began = Instant::now();
@@ -73,7 +75,8 @@ pub fn forecast(cells: &[Cell], folder: &Path, line: &mut Line) -> Result<Whole>
             known.insert(like.clone(), (explanation.tok_per_sec, explanation.peak_mb, tokens(explanation.batch)));
         }
         let (rate, peak_mb, tokens) = known[&like];
-        let (done, finished, differing) = state(&Places::of(folder, &cell.name).run_dir, cell, &fingerprint, steps)?;
+        let (done, finished, differing) =
+            state(&Places::of(folder, &cell.name).run_dir, &cell.plan, registry, &fingerprint, steps)?;
         others.extend(differing);
         let seconds = steps as f64 * tokens / rate;
         each.push(Forecast { run: cell.name.clone(), steps, done, finished, workers, seconds, peak_mb });
@@ -120,10 +123,17 @@ fn sizes(cell: &Cell) -> String {
 }
 
 /// Updates that the run in `run_dir` has done, whether it is finished, and what is wrong if it is another run.
-fn state(run_dir: &Path, cell: &Cell, fingerprint: &Fingerprint, steps: u64) -> Result<(u64, bool, Option<String>)> {
+fn state(
+    run_dir: &Path,
+    plan: &Plan,
+    registry: &[StageType],
+    fingerprint: &Fingerprint,
+    steps: u64,
+) -> Result<(u64, bool, Option<String>)> {
     let Some(there) = directory::fingerprint(run_dir)? else { return Ok((0, false, None)) };
     let (mut differing, _) = directory::differences(&there, fingerprint);
-    differing.extend(differences_beside(&configuration(&run_dir.join(CONFIG_FILE)), cell));
+    let recorded = Plan::load(&run_dir.join(CONFIG_FILE), &Overrides::default(), registry).map_err(Error::new)?;
+    differing.extend(differences_beside(&recorded, plan));
     let (state, status) = status::read(run_dir);
     let status_steps = status.as_ref().map_or(steps, |status| status.steps);
     let checkpoint = train::checkpoint::list(run_dir)?.pop().map_or(0, |(step, _)| step);
@@ -138,22 +148,13 @@ fn state(run_dir: &Path, cell: &Cell, fingerprint: &Fingerprint, steps: u64) -> 
     Ok((if finished { steps } else { checkpoint }, finished, None))
 }
 
-/// How the configuration of a run differs from that of `cell` in what affects its numbers and is not part of its
-/// fingerprint: the weights that it starts from, and how it is validated.
-fn differences_beside(of_run: &[(String, Table)], cell: &Cell) -> Vec<String> {
-    let resolved = &cell.plan.resolved;
-    let tables = |id: &str| resolved.stages.iter().find(|(other, _)| other == id).map(|(_, table)| table);
-    let strides = cell.plan.stages.iter().filter(|stage| stage.settings.validation_stride().is_some());
-    let strides = strides.map(|stage| (format!("{}.stride", stage.id), tables(&stage.id)));
-    let all = strides.chain([("run.initial_checkpoint".to_owned(), Some(&resolved.run))]);
-    let differing = all.filter_map(|(key, table)| {
-        let name = key.rsplit('.').next()?;
-        let now = table.and_then(|table| table.get(name)).map(|entry| entry.value.clone()).filter(|v| !v.is_null());
-        let then = value_of(of_run, &key).filter(|value| !value.is_null());
-        let said = |value: Option<Value>| value.map_or_else(|| "nothing".to_owned(), |value| value.to_string());
-        (then != now).then(|| format!("  {key} was {}, is {}", said(then), said(now)))
-    });
-    differing.collect()
+/// How the configuration of a run differs from `now` in what is not part of its fingerprint.
+fn differences_beside(then: &Plan, now: &Plan) -> Vec<String> {
+    let (then, now) = (beside_fingerprint(then), beside_fingerprint(now));
+    let keys: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
+    let value = |of: &BTreeMap<String, String>, key| of.get(key).cloned().unwrap_or_else(|| "nothing".into());
+    let differing = keys.into_iter().filter(|key| then.get(*key) != now.get(*key));
+    differing.map(|key| format!("  {key} was {}, is {}", value(&then, key), value(&now, key))).collect()
 }
 
 fn whole(each: Vec<Forecast>, notes: Vec<String>) -> Whole {
