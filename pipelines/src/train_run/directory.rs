@@ -4,13 +4,13 @@
 //! `checkpoints/`. [`status`](super::status) writes its state, [`report`](crate::report) the results.
 use super::session::Session;
 use super::status::LOCK_FILE;
-use crate::plan::Plan;
+use crate::plan::{Overrides, Plan, Scope};
 use crate::problem::Usage;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use compute::cpu;
 use compute::kernels::gemm;
-use contract::Resources;
 use contract::files::{is_of_the_system, read_if_there};
+use contract::{Resources, StageType};
 use serde_json::json;
 use std::fs;
 use std::ops::Range;
@@ -285,6 +285,23 @@ pub fn enter(run_dir: &Path) -> Result<Option<PathBuf>> {
     }
     std::env::set_current_dir(&started_in).with_context(|| format!("cannot change to {}", started_in.display()))?;
     Ok(Some(started_in))
+}
+
+/// The plan of the run in `run_dir`, checked for `scope`, with the lanes of the checkpoint that has `state`.
+///
+/// # Errors
+/// [`Problems`](crate::problem::Problems) of its configuration.
+pub fn plan_of(
+    run_dir: &Path,
+    state: &State,
+    workers: Option<usize>,
+    registry: &[StageType],
+    scope: Scope,
+) -> Result<Plan> {
+    let lanes = state.fingerprint.as_ref().and_then(lanes_of_older);
+    let set = lanes.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let overrides = Overrides { set, workers, ..Overrides::default() };
+    Plan::checked(&run_dir.join(CONFIG_FILE), &overrides, registry, scope).map_err(Error::new)
 }
 
 /// What need not be made again for the run in `run_dir`: its tokenizer.

@@ -74,11 +74,7 @@ pub fn of_run(run: &Path, options: &Options, mut line: Line) -> Result<Evaluatio
     let Some((checkpoint, state)) = directory::resumed(run, None)? else {
         return Err(Usage(format!("{at} has no checkpoint yet; see `checkpoint.interval`")).into());
     };
-    let lanes = state.fingerprint.as_ref().and_then(directory::lanes_of_older);
-    let set = lanes.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let overrides = Overrides { set, workers: options.workers, ..Overrides::default() };
-    let plan = Plan::checked(&run.join(directory::CONFIG_FILE), &overrides, options.stages, Scope::Evaluate);
-    let plan = plan.map_err(anyhow::Error::new)?;
+    let plan = directory::plan_of(run, &state, options.workers, options.stages, Scope::Evaluate)?;
     let session = session(&plan, directory::known(run)?, &mut line)?;
     directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
     if session.env.corpus.is_none_or(|corpus| corpus.validation.rows == 0) {

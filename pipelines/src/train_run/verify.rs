@@ -4,12 +4,12 @@ use super::session::Session;
 use super::train::begin;
 use super::{choose_gemm, directory};
 use crate::engine::{Job, Stop, execute};
-use crate::plan::{Overrides, Plan, Scope};
+use crate::plan::{Plan, Scope};
 use crate::prepare_stages::prepare;
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work};
-use anyhow::{Context, Error, Result};
-use contract::{StageType, Step};
+use anyhow::{Context, Result};
+use contract::{Prepared, StageType, Step};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -112,7 +112,7 @@ impl Span {
 ///
 /// # Errors
 /// If there is no run or no checkpoint, if a checkpoint is damaged, or if the run's input is missing or has changed.
-pub fn verify(run: &Path, options: &Options, line: Line) -> Result<Verification> {
+pub fn verify(run: &Path, options: &Options, mut line: Line) -> Result<Verification> {
     let at = run.display().to_string();
     let absolute = std::path::absolute(run)?;
     let run = if directory::enter(&absolute)?.is_some() { &absolute } else { run };
@@ -124,15 +124,14 @@ pub fn verify(run: &Path, options: &Options, line: Line) -> Result<Verification>
     let (spans, available) = chosen(&checkpoints, options);
     remove_abandoned(run);
     let scope = if spans.iter().any(|span| span.from.is_none()) { Scope::Run } else { Scope::Resume };
-    let lanes = checkpoint::read_state(&last)?.fingerprint.as_ref().and_then(directory::lanes_of_older);
-    let set = lanes.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let overrides = Overrides { set, workers: options.workers, ..Overrides::default() };
-    let plan = Plan::checked(&run.join(directory::CONFIG_FILE), &overrides, options.stages, scope);
-    let plan = plan.map_err(Error::new)?;
+    let plan = directory::plan_of(run, &checkpoint::read_state(&last)?, options.workers, options.stages, scope)?;
     choose_gemm(&plan)?;
+    let workers = plan.run.workers.unwrap_or_else(crate::machine::cores);
+    let prepared = prepare(&plan, directory::known(run)?, workers, &mut line)?;
+    line.finish();
     let total = spans.iter().map(Span::steps).sum();
     let progress = Progress { line, began: Instant::now(), before: 0, first: 0, total };
-    let replay = Replay { run, plan, options, progress: Arc::new(Mutex::new(progress)) };
+    let replay = Replay { run, plan, options, workers, prepared, progress: Arc::new(Mutex::new(progress)) };
     let (mut replayed, mut notes) = (Vec::new(), Vec::new());
     for span in &spans {
         replayed.push(replay.span(span, &mut notes)?);
@@ -177,6 +176,9 @@ struct Replay<'a> {
     run: &'a Path,
     plan: Plan,
     options: &'a Options<'a>,
+    workers: usize,
+    /// The data, which all parts share.
+    prepared: Prepared,
     progress: Arc<Mutex<Progress>>,
 }
 
@@ -191,15 +193,8 @@ impl Replay<'_> {
         };
         let folder = tempfile::Builder::new().prefix(&format!("{WORK}{}-", std::process::id())).tempdir_in(self.run);
         let folder = folder.or_else(|_| tempfile::tempdir()).context("there is no room for a replay")?;
-        let workers = self.plan.run.workers.unwrap_or_else(crate::machine::cores);
-        let prepared = {
-            let mut progress = lock(&self.progress);
-            let prepared = prepare(&self.plan, directory::known(self.run)?, workers, &mut progress.line)?;
-            progress.line.finish();
-            progress.first = span.first();
-            prepared
-        };
-        let mut session = Session::new(&self.plan, prepared, workers, Some(folder.path().into()))?;
+        lock(&self.progress).first = span.first();
+        let mut session = Session::new(&self.plan, self.prepared.clone(), self.workers, Some(folder.path().into()))?;
         let state = checkpoint::read_state(recorded)?;
         let new = directory::compare(recorded, state.fingerprint.as_ref(), &session.fingerprint)?;
         notes.extend(new.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
