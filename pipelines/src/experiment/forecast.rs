@@ -8,7 +8,7 @@ use crate::problem::Usage;
 use crate::show::human::{bytes, clock, count};
 use crate::show::{Line, Unit, Work};
 use crate::train_run::status::{self, State};
-use crate::train_run::{Assessment, CONFIG_FILE, assess, calibrate, choose_gemm, directory};
+use crate::train_run::{Assessment, CONFIG_FILE, assess, calibrate, choose_gemm, directory, resume_checks};
 use anyhow::{Error, Result};
 use contract::StageType;
 use serde::Serialize;
@@ -131,7 +131,7 @@ fn state(
     steps: u64,
 ) -> Result<(u64, bool, Option<String>)> {
     let Some(there) = directory::fingerprint(run_dir)? else { return Ok((0, false, None)) };
-    let (mut differing, _) = directory::differences(&there, fingerprint);
+    let (mut differing, _) = resume_checks::differences(&there, fingerprint);
     let recorded = Plan::load(&run_dir.join(CONFIG_FILE), &Overrides::default(), registry).map_err(Error::new)?;
     differing.extend(differences_beside(&recorded, plan));
     let (state, status) = status::read(run_dir);

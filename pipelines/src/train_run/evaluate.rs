@@ -1,6 +1,6 @@
 //! Evaluation: a training graph whose only step validates.
 use super::session::Session;
-use super::{choose_gemm, directory};
+use super::{choose_gemm, directory, resume_checks};
 use crate::engine::{Job, execute};
 use crate::plan::{Overrides, Plan, Scope};
 use crate::prepare_stages::prepare;
@@ -76,7 +76,7 @@ pub fn of_run(run: &Path, options: &Options, mut line: Line) -> Result<Evaluatio
     };
     let plan = directory::plan_of(run, &state, options.workers, options.stages, Scope::Evaluate)?;
     let session = session(&plan, directory::known(run)?, &mut line)?;
-    directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
+    resume_checks::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
     if session.env.corpus.is_none_or(|corpus| corpus.validation.rows == 0) {
         return Err(Usage("there are no validation documents to evaluate on; give files with --data".into()).into());
     }

@@ -5,6 +5,7 @@
 //! - [`mod@train`]: runs the graph; [`printer`]: what a terminal shows meanwhile
 //! - [`sample`]: what the stage of that name generates text with
 //! - [`directory`]: the files a run leaves behind; [`status`]: whether it is running, and how it ended
+//! - [`resume_checks`]: what must be the same for a run to go on
 //! - [`interruption`]: what SIGINT, SIGTERM and SIGHUP do
 //! - [`hosts`]: a run on several hosts
 //! - [`evaluate`]: a step that only validates, for a run or for any model
@@ -20,6 +21,7 @@ pub mod hosts;
 mod interruption;
 mod mixing;
 mod printer;
+pub(crate) mod resume_checks;
 mod sample;
 pub(crate) mod scaling;
 pub(crate) mod session;

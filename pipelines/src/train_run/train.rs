@@ -5,7 +5,7 @@ use super::printer::{Printer, Shared, lock, times};
 use super::sample::Continuer;
 use super::session::Session;
 use super::status::{Hold, Status};
-use super::{calibrate, directory, explain, speed};
+use super::{calibrate, directory, explain, resume_checks, speed};
 use crate::engine::{Job, Stop, execute};
 use crate::machine::cores;
 use crate::plan::Plan;
@@ -221,7 +221,7 @@ pub(super) fn begin(
         }
         return Ok(Vec::new());
     };
-    let notes = directory::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
+    let notes = resume_checks::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
     session.notes.extend(notes);
     session.notes.push(format!("resuming from {} after {} steps", checkpoint.display(), state.step));
     if state.step > session.env.schedule.steps {
@@ -230,7 +230,7 @@ pub(super) fn begin(
     }
     if let (Some(then), Some((stage, rate))) = (&state.fingerprint, &session.learning_rate) {
         let steps = state.step..session.env.schedule.steps;
-        session.notes.extend(directory::compare_learning_rate(&checkpoint, then, stage, rate, steps)?);
+        session.notes.extend(resume_checks::compare_learning_rate(&checkpoint, then, stage, rate, steps)?);
     }
     if let Some(run_dir) = &session.env.run_dir {
         let aside = train::checkpoint::set_aside_after(run_dir, state.step)?;

@@ -2,7 +2,7 @@
 //! with what the run has recorded.
 use super::session::Session;
 use super::train::begin;
-use super::{choose_gemm, directory};
+use super::{choose_gemm, directory, resume_checks};
 use crate::engine::{Job, Stop, execute};
 use crate::plan::{Plan, Scope};
 use crate::prepare_stages::prepare;
@@ -196,7 +196,7 @@ impl Replay<'_> {
         lock(&self.progress).first = span.first();
         let mut session = Session::new(&self.plan, self.prepared.clone(), self.workers, Some(folder.path().into()))?;
         let state = checkpoint::read_state(recorded)?;
-        let new = directory::compare(recorded, state.fingerprint.as_ref(), &session.fingerprint)?;
+        let new = resume_checks::compare(recorded, state.fingerprint.as_ref(), &session.fingerprint)?;
         notes.extend(new.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
         let saved = begin(&mut session, &self.plan, self.options.stages, from)?;
         let resources = &mut session.env.resources;
