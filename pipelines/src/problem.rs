@@ -202,6 +202,17 @@ impl Usage {
     }
 }
 
+/// The first value that a list has twice.
+///
+/// ```
+/// # use millrace_pipelines::problem::repeated;
+/// assert_eq!(repeated(&[3, 1, 2, 1, 3]), Some(&1));
+/// assert_eq!(repeated(&["a", "b"]), None);
+/// ```
+pub fn repeated<T: PartialEq>(all: &[T]) -> Option<&T> {
+    all.iter().enumerate().find(|(at, value)| all[..*at].contains(value)).map(|(_, value)| value)
+}
+
 /// Up to three names in `known` that are similar to `wrong`, the most similar first.
 pub fn similar<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let plain = |s: &str| s.to_lowercase().replace('-', "_");

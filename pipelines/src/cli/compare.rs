@@ -1,9 +1,10 @@
 //! `pipeline compare`: runs that exist already, compared as an experiment compares its own.
 use super::{Command, Context};
 use crate::experiment::existing::{self, Differences, Known, differences};
+use crate::experiment::file::DETECT;
 use crate::experiment::text::text;
 use crate::experiment::verdict::{Comparison, compare};
-use crate::problem::Usage;
+use crate::problem::{Usage, repeated};
 use crate::report::overlay;
 use crate::show::human::hang;
 use anyhow::Result;
@@ -27,7 +28,7 @@ pub struct Compare {
     #[arg(long, value_name = "LOSS")]
     target_loss: Option<f64>,
     /// Say how many runs detect this difference, in nats per token
-    #[arg(long, value_name = "NATS", default_value_t = 0.003)]
+    #[arg(long, value_name = "NATS", default_value_t = DETECT)]
     detect: f64,
     /// Write a page with the curves of all variants to this file
     #[arg(long, value_name = "FILE")]
@@ -52,7 +53,7 @@ impl Command for Compare {
                 return Err(Usage(format!("{number} is no number of nats per token above 0")).into());
             }
         }
-        if let Some((_, twice)) = self.runs.iter().enumerate().find(|(i, run)| self.runs[..*i].contains(run)) {
+        if let Some(twice) = repeated(&self.runs) {
             return Err(Usage(format!("{} is given twice", twice.display())).into());
         }
         let known: Vec<Known> = self.runs.iter().map(|run| Known::read(run, context.stages)).collect::<Result<_>>()?;

@@ -65,11 +65,7 @@ impl Command for Explain {
             let about = format!(
                 "{}: hosts like this one, each with {} and a network of {}bit/s; {} tokens per step",
                 self.config.display(),
-                if most.workers_per_host == 1 {
-                    "1 worker".into()
-                } else {
-                    format!("{} workers", most.workers_per_host)
-                },
+                show::human::workers(most.workers_per_host),
                 show::human::count(most.bits_per_second as u64),
                 show::human::count(most.tokens_per_step),
             );

@@ -2,8 +2,8 @@
 use super::runs::{Ran, Sort};
 use crate::experiment::statistics::{mean, variance};
 use crate::plan::{Table, configuration, value_of};
-use crate::problem::{Usage, similar};
-use crate::show::human::count;
+use crate::problem::{Usage, repeated, similar};
+use crate::show::human::{count, decimal};
 use crate::show::{Align, table};
 use crate::train_run::CONFIG_FILE;
 use crate::train_run::status::State;
@@ -52,7 +52,7 @@ impl Spread {
 pub fn groups(runs: &[Ran], keys: &[String], sort: Option<Sort>) -> Result<Vec<Group>> {
     let configurations: Vec<Vec<(String, Table)>> =
         runs.iter().map(|run| configuration(&Path::new(&run.run).join(CONFIG_FILE))).collect();
-    if let Some((_, twice)) = keys.iter().enumerate().find(|(at, key)| keys[..*at].contains(key)) {
+    if let Some(twice) = repeated(keys) {
         return Err(Usage(format!("--group {twice} is given twice")).into());
     }
     for key in keys {
@@ -118,7 +118,7 @@ pub fn listed(groups: &[Group], keys: &[String], columns: usize) -> String {
     heads.extend(["runs", "loss", "±", "bits/byte", "±", "tok/s"].map(|head| (head, Align::Right)));
     let cells = |spread: Option<Spread>| {
         let spread_of = spread.and_then(|s| s.spread);
-        [spread.map(|s| s.mean), spread_of].map(|value| value.map_or("-".into(), |value| format!("{value:.4}")))
+        [spread.map(|s| s.mean), spread_of].map(|value| decimal(value, 4))
     };
     let row = |group: &Group| {
         let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -2,7 +2,7 @@
 use super::run_groups::{Group, groups, listed as listed_groups};
 use super::{Command, Context};
 use crate::problem::Usage;
-use crate::show::human::{ago, count, fit};
+use crate::show::human::{ago, count, decimal, fit};
 use crate::show::{Align, table};
 use crate::train_run::CONFIG_FILE;
 use crate::train_run::status::{self, State};
@@ -173,13 +173,12 @@ fn listed(runs: &[Ran], columns: usize, now: u64) -> String {
         .iter()
         .map(|run| {
             let name = Path::new(&run.run).file_name().map_or(run.run.clone(), |n| n.to_string_lossy().into_owned());
-            let number = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
             vec![
                 name,
                 run.state.name().into(),
                 run.steps.map_or(run.step.to_string(), |steps| format!("{}/{steps}", run.step)),
-                number(run.loss, 3),
-                number(run.bits_per_byte, 3),
+                decimal(run.loss, 3),
+                decimal(run.bits_per_byte, 3),
                 run.tok_per_sec.map_or("-".into(), |rate| count(rate.round() as u64)),
                 run.seen.map_or("-".into(), |seen| ago(now.saturating_sub(seen))),
             ]

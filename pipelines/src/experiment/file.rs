@@ -1,7 +1,7 @@
 //! The file of an experiment: what is compared, in TOML.
 use crate::plan::files::{document, line_of, read, table};
 use crate::plan::{Change, Changed, json_of_item, toml_key};
-use crate::problem::{Diagnostic, Origin, Problems};
+use crate::problem::{Diagnostic, Origin, Problems, repeated};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use toml_edit::{Item, TableLike};
@@ -11,7 +11,7 @@ const TOP: [&str; 4] = ["extends", "experiment", "arm", "grid"];
 /// The keys of `[experiment]`.
 const KEYS: [&str; 3] = ["seeds", "target_loss", "detect"];
 /// The difference that is asked for by default, in nats per token.
-const DETECT: f64 = 0.003;
+pub const DETECT: f64 = 0.003;
 /// Keys that belong to each run.
 const OF_THE_RUN: [(&str, &str); 2] = [
     ("run.seed", "`experiment.seeds` sets the seed of each run"),
@@ -159,8 +159,8 @@ impl Reader<'_> {
             self.wrong("`experiment.seeds` must be a list of whole numbers, at least one", at, "seeds = [1, 2, 3]");
             return Vec::new();
         };
-        if let Some(twice) = seeds.iter().enumerate().find(|(i, seed)| seeds[..*i].contains(seed)) {
-            self.wrong(format!("`experiment.seeds` has {} twice", twice.1), at, "the two runs would be the same");
+        if let Some(twice) = repeated(&seeds) {
+            self.wrong(format!("`experiment.seeds` has {twice} twice"), at, "the two runs would be the same");
         }
         seeds
     }
@@ -241,7 +241,7 @@ impl Reader<'_> {
             self.check_key(&path, origin.clone());
             match json_of_item(item) {
                 Ok(Value::Array(values)) if !values.is_empty() => {
-                    if let Some((_, twice)) = values.iter().enumerate().find(|(i, v)| values[..*i].contains(v)) {
+                    if let Some(twice) = repeated(&values) {
                         self.wrong(format!("`{path}` has the value {twice} twice"), origin.clone(), "leave out one");
                     }
                     grid.push(Axis { key: path, origin, values });

@@ -1,6 +1,6 @@
 //! A comparison as text of 80 columns.
 use super::verdict::{Compared, Comparison, Row};
-use crate::show::human::{count, hang, time};
+use crate::show::human::{count, decimal, hang, time};
 use crate::show::{Align, table};
 use std::time::Duration;
 
@@ -25,15 +25,14 @@ fn rows(comparison: &Comparison, columns: usize) -> String {
         ("tok/s", Align::Right),
         (to.as_str(), Align::Right),
     ];
-    let number = |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
     let row = |row: &Row| {
         let done = row.runs.iter().filter(|run| run.loss().is_some()).count();
         vec![
             row.variant.clone(),
             if done == row.runs.len() { done.to_string() } else { format!("{done}/{}", row.runs.len()) },
-            number(row.loss, 4),
-            number(row.spread, 4),
-            number(row.bits_per_byte, 4),
+            decimal(row.loss, 4),
+            decimal(row.spread, 4),
+            decimal(row.bits_per_byte, 4),
             row.tok_per_sec.map_or("-".into(), |rate| count(rate.round() as u64)),
             row.seconds_to_target
                 .map_or("-".into(), |seconds| time(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))),

@@ -5,6 +5,7 @@ use super::plot::{Plot, Series, Style, smoothed};
 use crate::experiment::measured::Measured;
 use crate::experiment::text::verdict;
 use crate::experiment::verdict::{Comparison, Row};
+use crate::show::human::decimal;
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -85,7 +86,6 @@ fn runs(folder: &Path, comparison: &Comparison) -> String {
 }
 
 fn line(out: &mut String, folder: &Path, row: &Row, run: &Measured) {
-    let number = |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
     let path = Path::new(&run.ran.run);
     let name = path.file_name().map_or(run.ran.run.clone(), |name| name.to_string_lossy().into_owned());
     // A run outside of the folder is linked by its full path.
@@ -99,8 +99,8 @@ fn line(out: &mut String, folder: &Path, row: &Row, run: &Measured) {
         escape(&place.display().to_string()),
         escape(&name),
         run.ran.state.name(),
-        number(run.ran.validation_loss, 4),
-        number(run.ran.bits_per_byte, 4),
-        number(run.ran.tok_per_sec, 0),
+        decimal(run.ran.validation_loss, 4),
+        decimal(run.ran.bits_per_byte, 4),
+        decimal(run.ran.tok_per_sec, 0),
     );
 }

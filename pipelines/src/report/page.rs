@@ -4,7 +4,7 @@ use super::html::{escape, facts};
 use super::plot::{Plot, Series, Style, number, smoothed};
 use super::sources;
 use crate::show::Times;
-use crate::show::human::{bytes, count, time, utc};
+use crate::show::human::{bytes, count, time, utc, workers};
 use crate::train_run::status::{State, now};
 use serde_json::Value;
 use std::fmt::Write;
@@ -184,7 +184,7 @@ fn stage_times(seen: &Seen) -> String {
             of(most),
         );
     }
-    let workers = if times.workers == 1 { "1 worker".into() } else { format!("{} workers", times.workers) };
+    let workers = workers(times.workers);
     let first = seen.status.as_ref().map_or(0, |status| status.first);
     let since = if first > 0 { format!(", since step {first}") } else { String::new() };
     out + &format!("</table><p class=\"none\">{workers}, {} each{since}.</p></div>\n", time(times.wall))

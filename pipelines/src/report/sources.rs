@@ -1,6 +1,6 @@
 //! The sources of a run that mixes several, as a table.
 use super::html::escape;
-use crate::show::human::count;
+use crate::show::human::{count, decimal};
 use std::fmt::Write;
 use train::record::StepLine;
 
@@ -14,7 +14,6 @@ pub(super) fn table(metrics: &[StepLine]) -> String {
          <th class=\"n\">share</th><th class=\"n\">epochs</th><th class=\"n\">validation loss</th>\
          <th class=\"n\">bits per byte</th></tr>\n",
     );
-    let number = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.4}"));
     for (source, line) in &last.sources {
         let at_validation = validated.and_then(|line| line.sources.get(source));
         let _ = writeln!(
@@ -25,8 +24,8 @@ pub(super) fn table(metrics: &[StepLine]) -> String {
             count(line.tokens),
             if all > 0 { 100.0 * line.tokens as f64 / all as f64 } else { 0.0 },
             line.epoch,
-            number(at_validation.and_then(|line| line.validation_loss)),
-            number(at_validation.and_then(|line| line.bits_per_byte)),
+            decimal(at_validation.and_then(|line| line.validation_loss), 4),
+            decimal(at_validation.and_then(|line| line.bits_per_byte), 4),
         );
     }
     let step =

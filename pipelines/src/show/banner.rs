@@ -1,5 +1,5 @@
 //! The banner: what a run prints before it starts.
-use super::human::{bytes, count, fit};
+use super::human::{bytes, count, fit, workers};
 use contract::Corpus;
 
 /// The contents of the banner.
@@ -33,10 +33,7 @@ pub struct Banner {
 
 /// Renders the banner, one fact per line, at most `columns` wide.
 pub fn banner(banner: &Banner, columns: usize) -> String {
-    let workers = match banner.workers {
-        1 => "1 worker".to_owned(),
-        n => format!("{n} workers"),
-    };
+    let workers = workers(banner.workers);
     let cores = if banner.cores == 1 { "1 core".to_owned() } else { format!("{} cores", banner.cores) };
     let model = banner.model.as_ref().map(|model| format!("{model}, {} parameters", count(banner.parameters)));
     let facts = [

@@ -1,6 +1,6 @@
 //! The estimates that `pipeline explain` prints below the graph.
 use super::banner::corpus_line;
-use super::human::{bytes, clock, count, facts, rate};
+use super::human::{bytes, clock, count, facts, rate, workers};
 use super::scaling::Scaling;
 use super::sources::{SourceUse, sources};
 use contract::Corpus;
@@ -78,7 +78,7 @@ impl Explanation {
             (None, Some(epochs)) => format!("{epochs} epochs; steps are known once tokens are counted (run --dry-run)"),
             (None, None) => String::new(),
         };
-        let speed = format!("{} on {} ({})", rate(self.tok_per_sec, "tok"), threads(self.workers), self.measured);
+        let speed = format!("{} on {} ({})", rate(self.tok_per_sec, "tok"), workers(self.workers), self.measured);
         let time = match self.length.steps {
             Some(steps) if self.tok_per_sec > 0.0 => {
                 let left = Duration::try_from_secs_f64((steps * tokens) as f64 / self.tok_per_sec);
@@ -131,10 +131,6 @@ impl Explanation {
         let expected: Vec<String> = self.with_more_workers.iter().map(expected).collect();
         if expected.is_empty() { most } else { format!("{most}; with cores like these, about {}", expected.join(", ")) }
     }
-}
-
-fn threads(n: usize) -> String {
-    if n == 1 { "1 worker".into() } else { format!("{n} workers") }
 }
 
 /// A number before a unit, with a space if it has no prefix: `25.6 M`, `12 `.

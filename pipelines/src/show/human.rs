@@ -120,6 +120,16 @@ pub fn wrap(text: &str, room: usize) -> Vec<String> {
     lines
 }
 
+/// `1 worker`, `2 workers`.
+pub fn workers(n: usize) -> String {
+    if n == 1 { "1 worker".into() } else { format!("{n} workers") }
+}
+
+/// A number with so many digits after the point; `-` if there is none.
+pub fn decimal(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
+}
+
 /// Facts as lines of at most `columns` columns, each after its name, which has at most eight. Empty ones are left out.
 pub fn facts(facts: &[(&str, String)], columns: usize) -> Vec<String> {
     let mut lines = Vec::new();

@@ -1,5 +1,5 @@
 //! A run on several hosts, as `pipeline explain --hosts` predicts it.
-use super::human::{bytes, count, facts, rate, time};
+use super::human::{bytes, count, facts, rate, time, workers};
 use super::table::{Align, table};
 use serde::Serialize;
 use std::time::Duration;
@@ -78,7 +78,7 @@ impl Scaling {
         let hosts = format!(
             "{} like this one, each with {} and a network of {}bit/s",
             self.hosts,
-            if self.workers_per_host == 1 { "1 worker".into() } else { format!("{} workers", self.workers_per_host) },
+            workers(self.workers_per_host),
             count(self.bits_per_second as u64)
         );
         let step = format!(

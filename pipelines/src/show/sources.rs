@@ -1,5 +1,5 @@
 //! The sources of a mixture as a table: what a run trains on.
-use super::human::count;
+use super::human::{count, decimal};
 use super::table::{Align, table};
 use contract::Step;
 use serde::Serialize;
@@ -33,7 +33,7 @@ pub fn sources(uses: &[SourceUse], columns: usize) -> String {
             one.source.clone(),
             format!("{:.1} %", 100.0 * one.share),
             count(one.tokens),
-            one.epochs.map_or("-".into(), |epochs| format!("{epochs:.2}")),
+            decimal(one.epochs, 2),
             one.used_up_after.map_or("-".into(), |step| format!("{step} steps")),
         ]
     };

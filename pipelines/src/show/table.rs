@@ -1,5 +1,5 @@
 //! Plain aligned tables, and the table of time per stage.
-use super::human::{count, fit, time, width};
+use super::human::{count, fit, time, width, workers};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ pub fn stage_times(times: &Times, columns: usize) -> String {
     rows.extend(times.waits.iter().map(|w| row(format!("waiting for {}", w.what), w.time, String::new())));
     rows.push(row("everything else".into(), times.rest(), String::new()));
     let heads = [("stage", Align::Left), ("time", Align::Right), ("share", Align::Right), ("calls", Align::Right)];
-    let workers = if times.workers == 1 { "1 worker".into() } else { format!("{} workers", times.workers) };
+    let workers = workers(times.workers);
     format!("{}\n{workers}, {} each", table(&heads, &rows, columns), time(times.wall))
 }
 

@@ -2,7 +2,7 @@
 use super::measure::{How, SHAPES, Training};
 use super::peers::{self, MOST, Seen, pair};
 use super::{Bench, Context};
-use crate::problem::Usage;
+use crate::problem::{Usage, repeated};
 use crate::show::{Align, human, table};
 use crate::train_run::scaling::{Hosts, Network, Times, scaling};
 use anyhow::{Context as _, Result};
@@ -57,8 +57,8 @@ struct Compared {
 pub fn compare(asked: &Bench, numbers: &[u16], context: &Context) -> Result<()> {
     let (shape, how) = asked.shape_and_how()?;
     let leaves = how.batch(&SHAPES[shape as usize]).micro_batches;
-    if let Some(twice) = numbers.iter().enumerate().find(|(at, number)| numbers[..*at].contains(number)) {
-        return Err(Usage(format!("--processes has {} twice", twice.1)).into());
+    if let Some(twice) = repeated(numbers) {
+        return Err(Usage(format!("--processes has {twice} twice")).into());
     }
     if let Some(most) = numbers.iter().find(|number| u32::from(**number) > leaves) {
         let why = format!("a batch of `{shape}` has {leaves} micro-batches, so {most} processes would not all compute");
@@ -172,7 +172,7 @@ fn loopback(processes: usize) -> io::Result<f64> {
 /// What was measured, and a table.
 fn listed(rows: &[Compared], columns: usize) -> String {
     let Some(first) = rows.first() else { return String::new() };
-    let workers = if first.workers == 1 { "1 worker".into() } else { format!("{} workers", first.workers) };
+    let workers = human::workers(first.workers);
     let about = format!(
         "{}, {}, {}: steps of {} tokens in {} micro-batches. Processes with {workers} each, against threads of one \
          process, in turn; medians of {ROUNDS}.",
