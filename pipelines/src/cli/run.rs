@@ -1,9 +1,8 @@
 //! `pipeline run`: trains, or prepares a corpus.
 use super::runs::look;
 use super::{Changes, Command, Context};
-use crate::experiment::children;
 use crate::hosts::net::listener::bind;
-use crate::machine::cores;
+use crate::machine::{cores, end_with};
 use crate::plan::{Overrides, Plan, Scope};
 use crate::prepare;
 use crate::problem::Usage;
@@ -104,7 +103,7 @@ impl Command for Run {
     const COMPUTES: bool = true;
 
     fn run(&self, context: &Context) -> Result<()> {
-        self.parent.map(children::end_with).transpose()?;
+        self.parent.map(end_with).transpose()?;
         let scope = if self.dry_run { Scope::Estimate } else { Scope::Run };
         let ready = self.training.ready(context, scope)?;
         if ready.plan.goal == Goal::PrepareCorpus {

@@ -65,19 +65,6 @@ fn pid(id: u32) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(i32::try_from(id).ok()?)
 }
 
-/// From now on this process is told to stop when process `parent`, which has started it, ends, however it does.
-///
-/// # Errors
-/// If the system refuses, or `parent` has ended.
-pub fn end_with(parent: u32) -> Result<()> {
-    #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
-        .context("cannot watch the process that started this one")?;
-    let now = rustix::process::getppid();
-    anyhow::ensure!(now.is_some() && now == pid(parent), "the process {parent} that started this one has ended");
-    Ok(())
-}
-
 /// Why a process failed that ended with `status`: the error that it printed last, or how it ended.
 pub fn why_failed(status: ExitStatus, log: &Path) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();

@@ -115,17 +115,9 @@ pub fn run(
     interruption.over();
     lock(&runner.line).finish();
     if stopped {
-        return Err(interruption.several(stopped_after(runner.ended, whole.runs)).into());
+        return Err(interruption.several(runner.ended, whole.runs).into());
     }
     Ok(runner.failed)
-}
-
-fn stopped_after(done: usize, runs: usize) -> String {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    format!(
-        "Stopped after {done} of {runs} runs; the same command goes on\nresume with: pipeline {}",
-        arguments.join(" ")
-    )
 }
 
 struct Runner<'a> {

@@ -156,6 +156,12 @@ pub fn runs_to_detect(size: f64, of_a_run: f64, fixed: f64, groups: usize, level
     Some(high)
 }
 
+/// The median, of an even number of values the upper one; `None` of nothing.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
 /// The mean; 0 of none.
 pub fn mean(values: &[f64]) -> f64 {
     if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }

@@ -4,7 +4,7 @@ mod cores;
 mod processes;
 
 pub use cores::cores;
-pub use processes::Processes;
+pub use processes::{Processes, end_with};
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
 //! Processes that this one starts and that should not outlive it.
+use anyhow::{Context, Result};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -29,4 +30,20 @@ impl Drop for Processes {
             let _ = process.wait();
         }
     }
+}
+
+/// From now on this process is told to stop when process `parent`, which has started it, ends, however it does.
+///
+/// # Errors
+/// If the system refuses, or `parent` has ended.
+pub fn end_with(parent: u32) -> Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+        .context("cannot watch the process that started this one")?;
+    let now = rustix::process::getppid();
+    anyhow::ensure!(
+        now.is_some() && now.map(|pid| pid.as_raw_nonzero().get()) == i32::try_from(parent).ok(),
+        "the process {parent} that started this one has ended"
+    );
+    Ok(())
 }

@@ -3,6 +3,7 @@ use super::Seen;
 use super::html::{escape, facts};
 use super::plot::{Plot, Series, Style, number, smoothed};
 use super::sources;
+use crate::experiment::statistics::median;
 use crate::show::Times;
 use crate::show::human::{bytes, count, time, utc, workers};
 use crate::train_run::status::{State, now};
@@ -85,8 +86,8 @@ fn cards(metrics: &[StepLine]) -> String {
     let mean = recent.iter().map(|line| line.loss).sum::<f64>() / recent.len() as f64;
     card("Training loss", format!("{mean:.4}"), format!("mean of the last {}", steps(recent.len())));
     card("Trained on", count(last.tokens), format!("tokens, {:.2} epochs", last.epoch));
-    card("Speed", number(median(metrics, |l| l.tok_per_sec)), "tokens/s, median step".into());
-    let mfu = median(metrics, |l| l.mfu);
+    card("Speed", number(median_of(metrics, |l| l.tok_per_sec)), "tokens/s, median step".into());
+    let mfu = median_of(metrics, |l| l.mfu);
     if mfu > 0.0 {
         card("MFU", format!("{:.1} %", 100.0 * mfu), "model FLOPs utilisation".into());
     }
@@ -114,10 +115,8 @@ fn spent(metrics: &[StepLine]) -> f64 {
     seconds
 }
 
-fn median(metrics: &[StepLine], value: fn(&StepLine) -> f64) -> f64 {
-    let mut values: Vec<f64> = metrics.iter().map(value).filter(|v| v.is_finite()).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+fn median_of(metrics: &[StepLine], value: fn(&StepLine) -> f64) -> f64 {
+    median(metrics.iter().map(value).filter(|v| v.is_finite()).collect()).unwrap_or_default()
 }
 
 fn plots(metrics: &[StepLine]) -> String {

@@ -99,8 +99,10 @@ impl Interruption {
         self.idle.store(at_once, Ordering::SeqCst);
     }
 
-    /// Several runs were stopped: `message` says how they are continued.
-    pub fn several(&self, message: String) -> Interrupted {
+    /// Several runs were stopped, of which so many are done; the same command goes on.
+    pub fn several(&self, done: usize, runs: usize) -> Interrupted {
+        let same = command(std::env::args_os().skip(1));
+        let message = format!("Stopped after {done} of {runs} runs; the same command goes on\nresume with: {same}");
         Interrupted::by(u8::try_from(self.signal.load(Ordering::SeqCst)).unwrap_or_default(), message)
     }
 
@@ -134,14 +136,22 @@ fn ignores_hangup() -> bool {
 
 /// The command that resumes the run that the one with `arguments` started.
 fn resuming(arguments: impl Iterator<Item = OsString>) -> String {
-    let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
-    let kept = arguments.filter(|argument| argument != "--resume" && !argument.starts_with("--resume="));
+    let is_resume = |argument: &OsString| {
+        let argument = argument.to_string_lossy();
+        argument == "--resume" || argument.starts_with("--resume=")
+    };
+    command(arguments.filter(|argument| !is_resume(argument)).chain(["--resume".into()]))
+}
+
+/// The command with these arguments, as one writes it in a shell.
+fn command(arguments: impl Iterator<Item = OsString>) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=+:,@%".contains(c);
-    let quoted = kept.map(|argument| match !argument.is_empty() && argument.chars().all(plain) {
+    let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+    let quoted = arguments.map(|argument| match !argument.is_empty() && argument.chars().all(plain) {
         true => argument,
         false => format!("'{}'", argument.replace('\'', r"'\''")),
     });
-    std::iter::once("pipeline".to_owned()).chain(quoted).chain(["--resume".to_owned()]).collect::<Vec<_>>().join(" ")
+    std::iter::once("pipeline".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

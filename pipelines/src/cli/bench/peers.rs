@@ -4,8 +4,7 @@
 //! that is its standard input. So nothing listens, and no other program can get in between.
 use super::measure::Training;
 use crate::engine::{Connections, Traffic};
-use crate::experiment::children::end_with;
-use crate::machine::{Processes, peak_rss_mb};
+use crate::machine::{Processes, end_with, peak_rss_mb};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::cmsg_space;
 use rustix::net::{

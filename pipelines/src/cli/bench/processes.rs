@@ -2,6 +2,7 @@
 use super::measure::{How, SHAPES, Training};
 use super::peers::{self, MOST, Seen, pair};
 use super::{Bench, Context};
+use crate::experiment::statistics::median;
 use crate::problem::{Usage, repeated};
 use crate::show::{Align, human, table};
 use crate::train_run::scaling::{Hosts, Network, Times, scaling};
@@ -95,8 +96,8 @@ impl Compared {
             threads.iter().map(|seen| seen[0].update_seconds).collect(),
         ];
         ratios.sort_by(f64::total_cmp);
-        let threads_tok_per_sec = median(threads_rates);
-        let update = median(updates);
+        let threads_tok_per_sec = median_of_rounds(threads_rates);
+        let update = median_of_rounds(updates);
         let loopback = loopback(processes).context("cannot measure loopback connections")?;
         let batch = how.batch(shape);
         let sections = Training::new(shape, how)?.sections(processes)?;
@@ -116,9 +117,9 @@ impl Compared {
             gemm: compute::kernels::gemm::chosen(),
             processes,
             workers: how.workers,
-            tok_per_sec: median(rates).round(),
+            tok_per_sec: median_of_rounds(rates).round(),
             threads_tok_per_sec: threads_tok_per_sec.round(),
-            ratio: rounded(median(ratios.clone())),
+            ratio: rounded(median_of_rounds(ratios.clone())),
             ratio_range: [rounded(ratios[0]), rounded(ratios[ROUNDS - 1])],
             sent_bytes: last.iter().map(|seen| seen.sent_bytes).collect(),
             predicted_tok_per_sec: predicted.tok_per_sec.round(),
@@ -134,9 +135,9 @@ fn rate(seen: &[Seen]) -> f64 {
     seen.first().map_or(f64::NAN, |head| head.tok_per_sec)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+/// The median of the rounds; not a number if there are none.
+fn median_of_rounds(values: Vec<f64>) -> f64 {
+    median(values).unwrap_or(f64::NAN)
 }
 
 fn rounded(ratio: f64) -> f64 {
