@@ -1,6 +1,6 @@
 //! `pipeline compare`: runs that exist already, compared as an experiment compares its own.
 use super::{Command, Context};
-use crate::experiment::existing::{self, Differences, Known, differences};
+use crate::experiment::existing::{self, Differences, ExistingRun, differences};
 use crate::experiment::file::DETECT;
 use crate::experiment::text::text;
 use crate::experiment::verdict::{Comparison, compare};
@@ -56,7 +56,8 @@ impl Command for Compare {
         if let Some(twice) = repeated(&self.runs) {
             return Err(Usage(format!("{} is given twice", twice.display())).into());
         }
-        let known: Vec<Known> = self.runs.iter().map(|run| Known::read(run, context.stages)).collect::<Result<_>>()?;
+        let known: Vec<ExistingRun> =
+            self.runs.iter().map(|run| ExistingRun::read(run, context.stages)).collect::<Result<_>>()?;
         let differences = differences(&known);
         let variants = existing::variants(&known, &differences)?;
         let comparison = compare(&variants, self.target_loss, self.detect);

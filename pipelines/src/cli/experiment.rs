@@ -1,7 +1,7 @@
 //! `pipeline experiment`: several runs, compared.
 use super::{Changes, Command, Context};
 use crate::experiment::cells::{cells, variants};
-use crate::experiment::children::Places;
+use crate::experiment::children::RunPaths;
 use crate::experiment::file;
 use crate::experiment::forecast::{Whole, forecast};
 use crate::experiment::measured::{Measured, Variant};
@@ -80,7 +80,7 @@ impl Command for Experiment {
         };
         let measured = variants.iter().enumerate().map(|(index, variant)| {
             let runs = cells.iter().filter(|cell| cell.variant == index);
-            let runs = runs.map(|cell| Measured::read(&Places::of(&folder, &cell.name).run_dir, cell.seed));
+            let runs = runs.map(|cell| Measured::read(&RunPaths::of(&folder, &cell.name).run_dir, cell.seed));
             Ok(Variant { name: variant.name.clone(), runs: runs.collect::<Result<_>>()? })
         });
         let comparison = compare(&measured.collect::<Result<Vec<_>>>()?, file.target_loss, file.detect);

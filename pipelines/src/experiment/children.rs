@@ -75,7 +75,7 @@ pub fn why_failed(status: ExitStatus, log: &Path) -> String {
 }
 
 /// Where a run of an experiment has its files.
-pub struct Places {
+pub struct RunPaths {
     /// The run directory.
     pub run_dir: PathBuf,
     /// Its configuration, as it was when the experiment began.
@@ -84,7 +84,7 @@ pub struct Places {
     pub log: PathBuf,
 }
 
-impl Places {
+impl RunPaths {
     /// Of the run called `name` in the experiment in `folder`.
     pub fn of(folder: &Path, name: &str) -> Self {
         Self {

@@ -36,7 +36,7 @@ pub struct Differences {
 }
 
 /// A run and what describes it.
-pub struct Known {
+pub struct ExistingRun {
     /// Its directory.
     pub path: PathBuf,
     /// Values that affect results.
@@ -46,7 +46,7 @@ pub struct Known {
     seed: u64,
 }
 
-impl Known {
+impl ExistingRun {
     /// Reads the description of the run in `path`.
     ///
     /// # Errors
@@ -97,8 +97,8 @@ pub fn beside_fingerprint(plan: &Plan) -> BTreeMap<String, String> {
 }
 
 /// How the runs differ, apart from their seeds.
-pub fn differences(runs: &[Known]) -> Differences {
-    let of = |part: fn(&Known) -> &BTreeMap<String, String>| -> Vec<Differs> {
+pub fn differences(runs: &[ExistingRun]) -> Differences {
+    let of = |part: fn(&ExistingRun) -> &BTreeMap<String, String>| -> Vec<Differs> {
         let keys: BTreeSet<&String> = runs.iter().flat_map(|run| part(run).keys()).collect();
         let all = keys.into_iter().map(|key| Differs {
             what: key.clone(),
@@ -117,11 +117,11 @@ pub fn differences(runs: &[Known]) -> Differences {
 ///
 /// # Errors
 /// If a run cannot be read.
-pub fn variants(runs: &[Known], differences: &Differences) -> Result<Vec<Variant>> {
-    let mut found: Vec<(&Known, Variant)> = Vec::new();
+pub fn variants(runs: &[ExistingRun], differences: &Differences) -> Result<Vec<Variant>> {
+    let mut found: Vec<(&ExistingRun, Variant)> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
         let measured = Measured::read(&run.path, run.seed)?;
-        let same = |(other, variant): &&mut (&Known, Variant)| {
+        let same = |(other, variant): &&mut (&ExistingRun, Variant)| {
             let again = variant.runs.iter().any(|before| before.seed == run.seed);
             other.configuration == run.configuration && other.data == run.data && !again
         };
@@ -141,7 +141,7 @@ pub fn variants(runs: &[Known], differences: &Differences) -> Result<Vec<Variant
 }
 
 /// `optimize.learning_rate=0.003`, or the run's directory if nothing short distinguishes it.
-fn name(index: usize, run: &Known, differences: &Differences) -> String {
+fn name(index: usize, run: &ExistingRun, differences: &Differences) -> String {
     let values: Vec<String> = differences
         .configuration
         .iter()
@@ -153,7 +153,7 @@ fn name(index: usize, run: &Known, differences: &Differences) -> String {
 }
 
 /// The differences on lines, of which equal values are said once.
-pub fn text(runs: &[Known], differences: &Differences) -> String {
+pub fn text(runs: &[ExistingRun], differences: &Differences) -> String {
     let mut lines = Vec::new();
     for (title, part) in
         [("Configuration", &differences.configuration), ("Data", &differences.data), ("Kernels", &differences.kernels)]

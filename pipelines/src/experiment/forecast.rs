@@ -1,6 +1,6 @@
 //! What an experiment will take, and which of its runs are done.
 use super::cells::Cell;
-use super::children::Places;
+use super::children::RunPaths;
 use super::existing::beside_fingerprint;
 use crate::machine::cores;
 use crate::plan::{Overrides, Plan};
@@ -76,7 +76,7 @@ pub fn forecast(cells: &[Cell], folder: &Path, registry: &[StageType], line: &mu
         }
         let (rate, peak_mb, tokens) = known[&like];
         let (done, finished, differing) =
-            state(&Places::of(folder, &cell.name).run_dir, &cell.plan, registry, &fingerprint, steps)?;
+            state(&RunPaths::of(folder, &cell.name).run_dir, &cell.plan, registry, &fingerprint, steps)?;
         others.extend(differing);
         let seconds = steps as f64 * tokens / rate;
         each.push(Forecast { run: cell.name.clone(), steps, done, finished, workers, seconds, peak_mb });

@@ -1,6 +1,6 @@
 //! Runs the runs of an experiment: one after another on all cores, or several at once where one cannot use them all.
 use super::cells::Cell;
-use super::children::{self, Job, Places, Process};
+use super::children::{self, Job, Process, RunPaths};
 use super::forecast::{Forecast, Whole};
 use crate::machine::{available_memory, cores};
 use crate::problem::Usage;
@@ -62,7 +62,7 @@ impl Folder {
 /// A run in progress.
 struct Running<'a> {
     forecast: &'a Forecast,
-    places: Places,
+    places: RunPaths,
     process: Process,
     began: Instant,
     step: u64,
@@ -88,7 +88,7 @@ pub fn run(
     line: Line,
 ) -> Result<Vec<Failed>> {
     for (cell, forecast) in cells.iter().zip(&whole.each).filter(|(_, forecast)| !forecast.finished) {
-        let config = Places::of(&folder.path, &forecast.run).config;
+        let config = RunPaths::of(&folder.path, &forecast.run).config;
         let text = cell.plan.resolved.to_toml();
         contract::files::write_whole(&config, |out| Ok(out.write_all(text.as_bytes())?))?;
     }
@@ -162,13 +162,13 @@ impl Runner<'_> {
     /// Starts as many runs as there is room for.
     fn start(&mut self) -> Result<()> {
         while let Some(forecast) = self.pending.front().copied().filter(|next| self.has_room(next)) {
-            let places = Places::of(self.folder, &forecast.run);
+            let places = RunPaths::of(self.folder, &forecast.run);
             // A process whose parent was killed is still stopping.
             if status::read(&places.run_dir).0 == State::Running {
                 return Ok(());
             }
             self.pending.pop_front();
-            let Places { run_dir, config, log } = &places;
+            let RunPaths { run_dir, config, log } = &places;
             let process = children::start(&Job { config, run_dir, log, workers: forecast.workers })?;
             self.running.push(Running { forecast, places, process, began: Instant::now(), step: forecast.done });
         }

@@ -1,6 +1,6 @@
 //! Decides which documents are kept: converts the catalog to collections of numbers for [`super::deduplicate`], and its
 //! verdicts back to rows.
-use super::Places;
+use super::RunPaths;
 use super::deduplicate::{self, Content, Corpus, Outcome, Rank};
 use super::graph::Preparation;
 use super::layout::{Verdict, Verdicts};
@@ -27,7 +27,7 @@ pub fn decide(
     catalog: &Catalog,
     mut rows: Vec<Verdict>,
     previous: Option<&Previous>,
-    places: &Places,
+    places: &RunPaths,
     workers: usize,
     line: &mut Line,
 ) -> Result<Verdicts> {
@@ -178,7 +178,7 @@ impl Texts {
         new: &Version,
         old: Option<&Version>,
         numbers: &Numbers,
-        places: &Places,
+        places: &RunPaths,
         known: HashMap<(Content, Content), f64>,
         settings: &Deduplicate,
     ) -> Self {

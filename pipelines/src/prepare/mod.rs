@@ -96,7 +96,7 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     let Scanned { catalog, texts, dropped, unreadable } =
         scan(&prepared, &store, previous.as_ref(), &aside, workers, line)?;
     let quarantine = set_aside(&prepared, unreadable, store.rows(), draft.path(), line)?;
-    let places = Places::of(&catalog, (&aside, &texts), previous.as_ref(), cache)?;
+    let places = RunPaths::of(&catalog, (&aside, &texts), previous.as_ref(), cache)?;
     let first = first_verdicts(&catalog, &store, &prepared, line)?;
     // The row groups that it has decoded are not needed any more.
     drop(store);
@@ -257,7 +257,7 @@ fn first_verdicts(
 }
 
 /// Location of texts: stored by this run, or in the files of the previous version.
-pub struct Places {
+pub struct RunPaths {
     /// All texts.
     pub texts: Arc<DocumentStore>,
     /// By row of the catalog; `u64::MAX` if its text is neither stored nor needed.
@@ -266,7 +266,7 @@ pub struct Places {
     pub old: HashMap<Hash, u64>,
 }
 
-impl Places {
+impl RunPaths {
     /// The texts of the rows of `catalog`; `aside`: this run's temporary files, and the location of each row in them.
     fn of(
         catalog: &Catalog,

@@ -27,12 +27,11 @@ pub fn over_run(plan: &Plan, shape: BatchShape, sizes: &SourceSizes, steps: u64)
     let used = allocation.used().iter().zip(used_up);
     let uses = mixture.sources.iter().zip(used).map(|(source, (sequences, used_up_after))| {
         let tokens = sequences * shape.length as u64;
-        let size = sizes.of(source).map(|size| size.train.tokens).filter(|size| *size > 0);
         SourceUse {
             source: source.clone(),
             share: *sequences as f64 / all.max(1) as f64,
             tokens,
-            epochs: size.map(|size| tokens as f64 / size as f64),
+            epochs: sizes.epochs(source, tokens),
             used_up_after,
         }
     });

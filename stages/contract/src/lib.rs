@@ -4,7 +4,8 @@
 //! be unit-tested by calling it. In reading order:
 //! - [`step`]: steps, lanes, leaves, and the [`Schedule`] of validations and checkpoints
 //! - [`packet`]: the data between stages: one [`Packet`] variant per [`Kind`]
-//! - [`saved`]: the contents of checkpoints; [`metrics`]: named numbers
+//! - [`saved`]: the contents of checkpoints; [`metrics`]: named numbers; [`precision`]: that of matrix products
+//! - [`mixture`]: how the sequences of a run are divided among several sources
 //! - [`tensor`]: dense f32 arrays in pooled buffers; [`pool`]: their allocator
 //! - [`parameters`]: what a model declares about itself: its [`ParameterSpec`]s, initial values, FLOPs; [`sections`]: how
 //!   workers share their updates
@@ -27,6 +28,7 @@ pub mod mixture;
 pub mod packet;
 pub mod parameters;
 pub mod pool;
+pub mod precision;
 pub mod prepare;
 pub mod pretrained;
 pub mod registry;
@@ -48,10 +50,11 @@ pub use keys::{Effect, Key, StageKeys};
 pub use metrics::{DocumentLoss, Gather, Metric, Metrics};
 pub use mixture::{Allocation, Mixture, SourceSizes};
 pub use packet::{
-    Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Precision, Purpose,
-    Records, Rows, Tape, Ticket, Tokens,
+    Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Purpose, Records, Rows,
+    Tape, Ticket, Tokens,
 };
 pub use parameters::{Group, Init, ModelFacts, ParameterSpec, Parameters};
+pub use precision::Precision;
 pub use prepare::{Goal, Graph, Host, Prepare, Prepared, Unit, Upstream};
 pub use pretrained::{Decode, Pretrained};
 pub use registry::{Member, StageSettings, StageType, stage_type};

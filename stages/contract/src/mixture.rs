@@ -47,6 +47,13 @@ impl SourceSizes {
     pub fn of(&self, id: &str) -> Option<Corpus> {
         self.0.iter().find(|(source, _)| source == id).map(|(_, corpus)| *corpus)
     }
+
+    /// The passes over the training documents of the source `id` that so many tokens are; `None` if its size is not
+    /// known.
+    pub fn epochs(&self, id: &str, tokens: u64) -> Option<f64> {
+        let all = self.of(id)?.train.tokens;
+        (all > 0).then(|| tokens as f64 / all as f64)
+    }
 }
 
 impl Mixture {

@@ -1,5 +1,6 @@
 //! Packets: the data that flows between stages. [`Packet`] has one variant per [`Kind`].
 use crate::metrics::Metrics;
+use crate::precision::Precision;
 use crate::saved::{OptimizerState, Saved};
 use crate::step::{Lane, Turn};
 use crate::tensor::Tensor;
@@ -7,8 +8,6 @@ use anyhow::Result;
 use arrow::array::ListArray;
 use arrow::buffer::ScalarBuffer;
 use arrow::record_batch::RecordBatch;
-use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,28 +210,6 @@ impl Drop for Ticket {
         if let Some(f) = self.0.take() {
             f();
         }
-    }
-}
-
-/// The precision of the operands of matrix products. Sums, parameters and optimizer state always have single precision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    /// IEEE single precision: operands are not rounded.
-    #[default]
-    F32,
-    /// bfloat16: the upper half of a single, 8 bits of precision.
-    Bf16,
-}
-
-/// Formats it as in a configuration.
-///
-/// ```
-/// assert_eq!(millrace_contract::Precision::Bf16.to_string(), "bf16");
-/// ```
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
     }
 }
 

@@ -1,5 +1,5 @@
 //! What a model declares about its parameters.
-use crate::packet::Precision;
+use crate::precision::Precision;
 use crate::tensor::Tensor;
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Sections of tensors: what one worker sums and updates.
-use crate::packet::Precision;
 use crate::parameters::ModelFacts;
+use crate::precision::Precision;
 use std::ops::Range;
 
 /// Elements of a section of a tensor that can be shared among workers (the last section may be shorter). A multiple of

@@ -10,7 +10,7 @@ pub mod saved_tokens;
 mod stream;
 pub mod windows;
 
-use crate::pack::batch_rows::BatchMaker;
+use crate::pack::batch_rows::BatchBuilder;
 use crate::pack::pool::Pool;
 use crate::pack::stream::Stream;
 use crate::pack::windows::Windows;
@@ -124,7 +124,7 @@ impl Settings for Concat {
         Ok(Built::Stage(Box::new(Packer {
             shape: env.shape,
             schedule: env.schedule,
-            maker: BatchMaker {
+            builder: BatchBuilder {
                 length: env.shape.length,
                 end_of_text: vocabulary.end_of_text,
                 mask: self.mask_across_documents,
@@ -205,7 +205,7 @@ impl Concat {
 struct Packer {
     shape: BatchShape,
     schedule: Schedule,
-    maker: BatchMaker,
+    builder: BatchBuilder,
     /// Number of sequences in the pool of each lane, for each source.
     pools: Vec<usize>,
     /// Whether they are drawn at random.
@@ -282,7 +282,7 @@ impl Packer {
         let Some(windows) = windows else { return false };
         let (leaf, part) = (self.shape.leaf(lane, stream.validated), stream.validated / self.shape.leaves_of_lane());
         let part = part * self.pools.len() as u32 + source as u32;
-        out.give(Packet::Batch(self.maker.validation(windows, leaf, part)));
+        out.give(Packet::Batch(self.builder.validation(windows, leaf, part)));
         stream.validated += 1;
         true
     }
@@ -307,7 +307,7 @@ impl Packer {
             let windows: Vec<u32> =
                 state.streams.iter_mut().flat_map(|stream| std::mem::take(&mut stream.drawn)).collect();
             for (n, windows) in (0..).zip(windows.chunks(self.shape.sequences * (self.shape.length + 1))) {
-                out.give(Packet::Batch(self.maker.training(windows, self.shape.leaf(lane, n))));
+                out.give(Packet::Batch(self.builder.training(windows, self.shape.leaf(lane, n))));
             }
             state.made = Some(step);
         }
@@ -322,7 +322,7 @@ impl Stage for Packer {
         let ids = documents.values().as_primitive_opt::<UInt32Type>().context("token ids are not uint32")?.values();
         let mut state = self.take(lane);
         let stream = state.streams.get_mut(source).context("tokens of a source that is not in the mixture")?;
-        let (end_of_text, lanes, sources) = (self.maker.end_of_text, self.shape.lanes, self.pools.len() as u32);
+        let (end_of_text, lanes, sources) = (self.builder.end_of_text, self.shape.lanes, self.pools.len() as u32);
         // A null is a dropped document.
         let given = |(row, _): &(usize, _)| documents.is_valid(*row);
         for (_, bounds) in documents.value_offsets().windows(2).enumerate().filter(given) {

@@ -4,7 +4,7 @@ use arrow::buffer::ScalarBuffer;
 use contract::{Batch, IGNORED, Lane, Purpose};
 
 /// Makes batches.
-pub struct BatchMaker {
+pub struct BatchBuilder {
     /// Tokens of a training sequence.
     pub length: usize,
     /// The token that ends a document.
@@ -13,7 +13,7 @@ pub struct BatchMaker {
     pub mask: bool,
 }
 
-impl BatchMaker {
+impl BatchBuilder {
     /// Makes a training batch of `windows`, `[sequences, length + 1]`.
     pub fn training(&self, windows: &[u32], leaf: Lane) -> Batch {
         let length = self.length;

@@ -48,8 +48,7 @@ impl Sources {
         self.allocation.at(step)?;
         let line = |(source, sequences): (&String, &u64)| {
             let tokens = sequences * self.length as u64;
-            let all = self.sizes.of(source).map_or(0, |size| size.train.tokens);
-            let epoch = if all > 0 { tokens as f64 / all as f64 } else { 0.0 };
+            let epoch = self.sizes.epochs(source, tokens).unwrap_or_default();
             (source.clone(), SourceLine { tokens, epoch, ..SourceLine::default() })
         };
         Ok(self.mixture.sources.iter().zip(self.allocation.used()).map(line).collect())
