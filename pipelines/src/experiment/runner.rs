@@ -9,12 +9,13 @@ use crate::show::{Line, Unit, Work};
 use crate::train_run::Interruption;
 use crate::train_run::status::{self, State};
 use anyhow::{Context, Result};
+use contract::lock;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use train::record::{METRICS_FILE, StepLine};
 
@@ -223,10 +224,6 @@ impl Runner<'_> {
         let work = Work { verb, done, total, unit: Unit::Things("steps"), spent: self.began.elapsed() };
         lock(&self.line).work(&work);
     }
-}
-
-fn lock(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
-    line.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The last whole line of a run's metrics.

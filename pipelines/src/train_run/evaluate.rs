@@ -8,10 +8,10 @@ use crate::pretrained::ModelFolder;
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work};
 use anyhow::{Context, Result};
-use contract::{CorpusPart, DocumentStart, Kind, Resources, Schedule, StageType, Step, ValidationStride};
+use contract::{CorpusPart, DocumentStart, Kind, Resources, Schedule, StageType, Step, ValidationStride, lock};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use text::HoldOutAll;
 use train::checkpoint::{STATE_FILE, read_state};
@@ -189,10 +189,6 @@ struct Watched {
     /// Tokens to evaluate.
     tokens: u64,
     last: Option<StepLine>,
-}
-
-fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
-    watched.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 struct Shared(Arc<Mutex<Watched>>);

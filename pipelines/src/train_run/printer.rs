@@ -4,16 +4,12 @@ use crate::engine::WorkerTiming;
 use crate::machine::peak_rss_mb;
 use crate::show::human::time;
 use crate::show::{Line, StageTime, Times, Training, Wait, stage_times};
-use contract::Facts;
+use contract::{Facts, lock};
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use train::record::{Report, SourceLine, StepLine};
-
-pub fn lock(printer: &Mutex<Printer>) -> MutexGuard<'_, Printer> {
-    printer.lock().unwrap_or_else(|e| e.into_inner())
-}
 
 /// Prints progress, and keeps the last metrics.
 pub struct Printer {

@@ -1,7 +1,7 @@
 //! Training: prepares the data, runs the graph, and writes the report.
 use super::hosts::{HeadOptions, HeadRun, Hosted};
 use super::interruption::Interruption;
-use super::printer::{Printer, Shared, lock, times};
+use super::printer::{Printer, Shared, times};
 use super::sample::Continuer;
 use super::session::Session;
 use super::status::{Hold, Status};
@@ -17,7 +17,7 @@ use crate::show::{Banner, Explanation, Line, banner, sources};
 use anyhow::{Context, Result};
 use compute::cpu;
 use compute::kernels::gemm;
-use contract::{Resources, Saved, Snapshot, StageType};
+use contract::{Resources, Saved, Snapshot, StageType, lock};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

@@ -9,12 +9,12 @@ use crate::prepare_stages::prepare;
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work};
 use anyhow::{Context, Result};
-use contract::{Prepared, StageType, Step};
+use contract::{Prepared, StageType, Step, lock};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use text::support::permutation::choose;
 use train::checkpoint;
@@ -267,10 +267,6 @@ struct Progress {
     first: Step,
     /// Updates of all parts.
     total: u64,
-}
-
-fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
-    progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Shared(Arc<Mutex<Progress>>);

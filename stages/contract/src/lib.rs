@@ -62,7 +62,7 @@ pub use resources::Resources;
 pub use saved::{CommitEvery, OptimizerState, Saved, Snapshot};
 pub use sections::{Section, TensorUpdate, Updates};
 pub use settings::{BatchShape, Built, Corpus, CorpusPart, Due, Facts, Memory, Port, Problem, Role, Route, Settings};
-pub use shared::SharedValues;
+pub use shared::{SharedValues, lock};
 pub use stage::{Emit, Source, Stage};
 pub use step::{
     At, DocumentStart, Lane, Schedule, Step, Turn, ValidationStride, leaf_owner, leaves_of, process_of_leaf,

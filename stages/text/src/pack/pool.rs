@@ -6,8 +6,9 @@
 //! is handed out, one is collected. A pool as large as the corpus draws an epoch without replacement.
 use crate::pack::saved_tokens::{self, SavedTokens};
 use crate::support::permutation::Permutation;
+use contract::lock;
 use serde::{Deserialize, Serialize, Serializer};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Sequences of one length, each stored as a *window*: its tokens and the token after them.
 #[derive(Debug)]
@@ -58,10 +59,6 @@ impl Serialize for PoolSnapshot {
         let next = saved_tokens::text(&lock(&self.next)[..self.collected]);
         SavedPool { blocks: self.blocks, block, next }.serialize(serializer)
     }
-}
-
-fn lock(tokens: &Mutex<Vec<u32>>) -> MutexGuard<'_, Vec<u32>> {
-    tokens.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
