@@ -46,3 +46,4 @@ mod runs;
 mod shared_data;
 mod tensorboard;
 mod verify;
+mod why;

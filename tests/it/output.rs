@@ -19,6 +19,7 @@ const LINES: &[(&str, &str)] = &[
     ("compare", "compare runs/tiny runs/other"),
     ("status", "status runs/tiny"),
     ("verify", "verify runs/tiny"),
+    ("why", "why runs/tiny --step 1"),
     ("inspect", "inspect runs/tiny"),
     ("report", "report runs/tiny"),
     ("bench", "bench --shape seed --steps 1 --warmup 0"),

@@ -10,6 +10,7 @@ const README: &str = include_str!("../../README.md");
 const PREPARE: &str = include_str!("../../data/PREPARE.md");
 const MIXTURES: &str = include_str!("../../docs/mixtures.md");
 const SCALING: &str = include_str!("../../docs/scaling.md");
+const LINEAGE: &str = include_str!("../../docs/lineage.md");
 const EXPERIMENTS: &str = include_str!("../../docs/experiments.md");
 /// What is only shortened because tests are many.
 const SHORTER: [(&str, &str); 1] = [("--steps 20 --warmup 3", "--steps 1 --warmup 0")];
@@ -129,6 +130,20 @@ fn the_page_on_mixtures_is_true() {
 }
 
 #[test]
+fn the_commands_of_the_page_on_lineage_work() {
+    let scratch = FreshClone::new();
+    let train = "run configs/tiny.toml";
+    check(train, scratch.pipeline(train));
+    for line in blocks_of(LINEAGE, "sh").iter().flat_map(|block| block.lines()) {
+        let output = scratch.pipeline(line.strip_prefix("pipeline ").unwrap());
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        check(line, output);
+        let expected = if line.contains("--step") { "Mill" } else { "Mill 7" };
+        assert!(said.contains(expected), "{line}: {said}");
+    }
+}
+
+#[test]
 fn the_commands_of_the_page_on_experiments_work() {
     let scratch = FreshClone::new();
     let example = include_str!("../../configs/experiments/optimizers.toml").split_once('\n').unwrap().1;
@@ -233,6 +248,7 @@ fn every_link_leads_somewhere_and_ci_runs_its_test_command() {
         "benches/README.md",
         "docs/mixtures.md",
         "docs/experiments.md",
+        "docs/lineage.md",
     ] {
         let path = root().join(document);
         let text = std::fs::read_to_string(&path).unwrap();

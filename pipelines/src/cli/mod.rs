@@ -31,6 +31,7 @@ mod stages;
 mod stat;
 mod status;
 mod verify;
+mod why;
 
 pub use completions::{VARIABLE, with_values};
 pub use options::{Changes, Color, Global};
@@ -60,6 +61,7 @@ pub const COMMANDS: &[CommandType] = &[
     command_type::<compare::Compare>("compare"),
     command_type::<status::Status>("status"),
     command_type::<verify::Verify>("verify"),
+    command_type::<why::Why>("why"),
     command_type::<inspect::Inspect>("inspect"),
     command_type::<report::Report>("report"),
     command_type::<bench::Bench>("bench"),

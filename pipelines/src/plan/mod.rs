@@ -82,9 +82,14 @@ pub struct PlannedStage {
 }
 
 impl PlannedStage {
+    /// `env` for this stage.
+    pub fn env(&self, env: &Env) -> Env {
+        Env { stage: self.id.clone(), ..env.clone() }
+    }
+
     /// The peak memory of the stages that it becomes: see [`Settings::memory`].
     pub fn memory(&self, env: &Env) -> Memory {
-        self.settings.memory(&Env { stage: self.id.clone(), ..env.clone() })
+        self.settings.memory(&self.env(env))
     }
 }
 

@@ -179,18 +179,18 @@ pub fn enter(run_dir: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(started_in))
 }
 
-/// The plan of the run in `run_dir`, checked for `scope`, with the lanes of the checkpoint that has `state`.
+/// The plan of the run in `run_dir`, checked for `scope`, with the lanes that follow from its fingerprint.
 ///
 /// # Errors
 /// [`Problems`](crate::problem::Problems) of its configuration.
 pub fn plan_of(
     run_dir: &Path,
-    state: &State,
+    fingerprint: Option<&Fingerprint>,
     workers: Option<usize>,
     registry: &[StageType],
     scope: Scope,
 ) -> Result<Plan> {
-    let lanes = state.fingerprint.as_ref().and_then(lanes_of_older);
+    let lanes = fingerprint.and_then(lanes_of_older);
     let set = lanes.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     let overrides = Overrides { set, workers, ..Overrides::default() };
     Plan::checked(&run_dir.join(CONFIG_FILE), &overrides, registry, scope).map_err(Error::new)

@@ -74,7 +74,7 @@ pub fn of_run(run: &Path, options: &Options, mut line: Line) -> Result<Evaluatio
     let Some((checkpoint, state)) = directory::resumed(run, None)? else {
         return Err(Usage(format!("{at} has no checkpoint yet; see `checkpoint.interval`")).into());
     };
-    let plan = directory::plan_of(run, &state, options.workers, options.stages, Scope::Evaluate)?;
+    let plan = directory::plan_of(run, state.fingerprint.as_ref(), options.workers, options.stages, Scope::Evaluate)?;
     let session = session(&plan, directory::known(run)?, &mut line)?;
     resume_checks::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
     if session.env.corpus.is_none_or(|corpus| corpus.validation.rows == 0) {

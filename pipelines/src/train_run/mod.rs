@@ -9,7 +9,7 @@
 //! - [`interruption`]: what SIGINT, SIGTERM and SIGHUP do
 //! - [`hosts`]: a run on several hosts
 //! - [`evaluate`]: a step that only validates, for a run or for any model
-//! - [`verify`]: replays parts of a run and compares
+//! - [`verify`]: replays parts of a run and compares; [`mod@why`]: which documents it has trained on, and when
 //! - [`mod@explain`]: the graph, memory and time of a run; [`calibrate`]: measures a micro-batch for it;
 //!   [`scaling`]: the same run on several hosts
 //! - [`speed`]: the machine's GEMM rate, which MFU is measured against
@@ -29,6 +29,7 @@ pub(crate) mod speed;
 pub mod status;
 mod train;
 pub(crate) mod verify;
+pub(crate) mod why;
 
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
 pub use interruption::{Interrupted, Interruption};

@@ -5,7 +5,8 @@
 //! - [`step`]: steps, lanes, leaves, and the [`Schedule`] of validations and checkpoints
 //! - [`packet`]: the data between stages: one [`Packet`] variant per [`Kind`]
 //! - [`saved`]: the contents of checkpoints; [`metrics`]: named numbers; [`precision`]: that of matrix products
-//! - [`mixture`]: how the sequences of a run are divided among several sources
+//! - [`mixture`]: how the sequences of a run are divided among several sources; [`draws`]: where those of a step come
+//!   from
 //! - [`tensor`]: dense f32 arrays in pooled buffers; [`pool`]: their allocator
 //! - [`parameters`]: what a model declares about itself: its [`ParameterSpec`]s, initial values, FLOPs; [`sections`]: how
 //!   workers share their updates
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attribution;
+pub mod draws;
 pub mod env;
 pub mod files;
 pub mod keys;
@@ -45,6 +47,7 @@ pub mod testing;
 pub use anyhow::Result;
 pub use attribution::Attribution;
 pub use contract_derive::StageKeys;
+pub use draws::{Drawn, Draws};
 pub use env::Env;
 pub use keys::{Effect, Key, StageKeys};
 pub use metrics::{DocumentLoss, Gather, Metric, Metrics};

@@ -1,4 +1,5 @@
 //! A stage's configuration table as a value, and how it is built into a stage.
+use crate::draws::Draws;
 use crate::env::Env;
 use crate::files::is_not_of_the_configuration;
 use crate::mixture::Mixture;
@@ -262,6 +263,11 @@ pub trait Settings: Any + Send + Sync {
     }
     /// The shape of the micro-batches that it emits (`pack`).
     fn batch_shape(&self) -> Option<BatchShape> {
+        None
+    }
+    /// Which sequences each step trains on, if the stage decides that (`pack`). `env` has the resources with which it is
+    /// built.
+    fn draws(&self, _env: &Env) -> Option<Box<dyn Draws>> {
         None
     }
     /// The stride of the windows of long validation documents, if the stage decides that (`evaluate`): see

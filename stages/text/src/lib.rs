@@ -13,6 +13,7 @@
 //! | [`corpus`] | the rows of a training corpus and their order; sources `documents` and `tokens` |
 //! | [`mod@mixture`] | stage `mixture`: several sources in given shares |
 //! | [`pack`] | stage `concat`: tokens to micro-batches |
+//! | [`mod@lineage`] | which documents a step trains on |
 //! | [`mod@prepare`] | corpus preparation: stages `minhash` and `parquet` |
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub mod clean;
 pub mod corpus;
 pub mod filter;
 pub mod input;
+pub mod lineage;
 pub mod mixture;
 pub mod pack;
 pub mod parquet;
@@ -52,8 +54,11 @@ pub use input::attribution::{Attribution, attributions};
 pub use input::format::{Access, Format, TextShare};
 pub use input::paths::{InputFile, Inputs, resolve};
 pub use input::quarantine::Quarantine;
+pub use lineage::documents::{Fate, Hit, SourceDocuments};
+pub use lineage::{Lineage, Passage};
 pub use mixture::Mix;
 pub use pack::Concat;
+pub use parquet::about::About;
 pub use parquet::documents::DocumentStore;
 pub use parquet::tokens::{TokenStore, write_tokens};
 pub use prepare::catalog::Catalog;

@@ -3,14 +3,16 @@
 //! kept apart: a sequence and a validation batch are of one source.
 //!
 //! - [`stream`]: tokens and sequences of a source in a lane; [`pool`]: sequences in random order
-//! - [`batch_rows`]: sequences and windows as batches
+//! - [`batch_rows`]: sequences and windows as batches; [`draws`]: which sequences each step draws
 mod batch_rows;
+mod draws;
 pub mod pool;
 pub mod saved_tokens;
 mod stream;
 pub mod windows;
 
 use crate::pack::batch_rows::BatchBuilder;
+use crate::pack::draws::PoolDraws;
 use crate::pack::pool::Pool;
 use crate::pack::stream::Stream;
 use crate::pack::windows::Windows;
@@ -20,8 +22,8 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::UInt32Type;
 use contract::parameters::splitmix64;
 use contract::{
-    Allocation, At, BatchShape, Built, DocumentStart, Emit, Env, Kind, Lane, Memory, Mixture, Packet, Port, Problem,
-    Purpose, Schedule, Settings, Snapshot, SourceSizes, Stage, StageKeys, StageSettings, Step, Tokens, Turn,
+    Allocation, At, BatchShape, Built, DocumentStart, Draws, Emit, Env, Kind, Lane, Memory, Mixture, Packet, Port,
+    Problem, Purpose, Schedule, Settings, Snapshot, SourceSizes, Stage, StageKeys, StageSettings, Step, Tokens, Turn,
     ValidationStride,
 };
 use serde::{Deserialize, Serialize};
@@ -117,10 +119,6 @@ impl Settings for Concat {
     fn build(&self, env: &Env) -> Result<Built> {
         let vocabulary = Vocabulary::of(env)?;
         let stride = env.resources.get::<ValidationStride>().map_or(env.shape.length, |stride| stride.0);
-        let allocation = env.resources.get::<Mixture>().map(|mixture| {
-            let sizes = env.resources.get::<SourceSizes>().unwrap_or_default();
-            Allocation::new(mixture, env.shape, &sizes)
-        });
         Ok(Built::Stage(Box::new(Packer {
             shape: env.shape,
             schedule: env.schedule,
@@ -130,11 +128,10 @@ impl Settings for Concat {
                 mask: self.mask_across_documents,
             },
             pools: self.pools(env),
-            shuffles: self.shuffle_tokens > 0,
-            seed: env.seed,
+            seed: self.seed(env),
             stride: stride.clamp(1, env.shape.length),
             document_start: env.resources.get::<DocumentStart>().map_or(vocabulary.end_of_text, |start| start.0),
-            allocation,
+            allocation: allocation(env),
             allocated: None,
             lanes: BTreeMap::new(),
             validating: None,
@@ -143,6 +140,10 @@ impl Settings for Concat {
 
     fn pulls(&self) -> bool {
         true
+    }
+
+    fn draws(&self, env: &Env) -> Option<Box<dyn Draws>> {
+        Some(Box::new(PoolDraws::new(env.shape, &self.pools(env), self.seed(env), allocation(env))))
     }
 
     /// The sequences that lanes draw from, and windows of validation documents.
@@ -164,7 +165,24 @@ impl Settings for Concat {
     }
 }
 
+/// Which sources fill the sequences of a step, if there are several.
+fn allocation(env: &Env) -> Option<Allocation> {
+    let mixture = env.resources.get::<Mixture>()?;
+    let sizes = env.resources.get::<SourceSizes>().unwrap_or_default();
+    Some(Allocation::new(mixture, env.shape, &sizes))
+}
+
+/// What decides the order of a lane's pools.
+fn seed_of_lane(seed: Option<u64>, lane: Lane) -> Option<u64> {
+    seed.map(|seed| splitmix64(seed ^ 0x5348_5546, u64::from(lane)))
+}
+
 impl Concat {
+    /// What decides the order of sequences, if they are drawn at random.
+    fn seed(&self, env: &Env) -> Option<u64> {
+        (self.shuffle_tokens > 0).then_some(env.seed)
+    }
+
     fn lanes(&self) -> u32 {
         self.lanes.unwrap_or(if self.micro_batches.is_multiple_of(2) { 2 } else { 1 })
     }
@@ -208,9 +226,8 @@ struct Packer {
     builder: BatchBuilder,
     /// Number of sequences in the pool of each lane, for each source.
     pools: Vec<usize>,
-    /// Whether they are drawn at random.
-    shuffles: bool,
-    seed: u64,
+    /// What decides the order in which they are drawn; `None`: that of the documents.
+    seed: Option<u64>,
     /// See [`ValidationStride`].
     stride: usize,
     /// See [`DocumentStart`].
@@ -235,8 +252,7 @@ impl Packer {
     /// The state of a lane, which is put back into `lanes` after use; that of a lane that has got nothing yet is empty.
     fn take(&mut self, lane: Lane) -> LaneState {
         self.lanes.remove(&lane).unwrap_or_else(|| {
-            let seed = self.shuffles.then(|| splitmix64(self.seed ^ 0x5348_5546, u64::from(lane)));
-            let pool = |sequences: &usize| Pool::new(self.shape.length, *sequences, seed);
+            let pool = |sequences: &usize| Pool::new(self.shape.length, *sequences, seed_of_lane(self.seed, lane));
             LaneState { streams: self.pools.iter().map(|pool_size| Stream::new(pool(pool_size))).collect(), made: None }
         })
     }

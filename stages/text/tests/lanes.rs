@@ -11,8 +11,8 @@ use millrace_text::corpus::train_tokenizer::{no_progress, train_tokenizer};
 use millrace_text::pack::saved_tokens::SavedTokens;
 use millrace_text::tokenizer::END_OF_TEXT;
 use millrace_text::{
-    Chunks, Concat, CorpusIndex, Count, DocumentStore, ReadDocuments, RowStages, Scan, SourceRows, Split, Survey,
-    Tokenize, silent,
+    Chunks, Concat, CorpusIndex, Count, DocumentStore, Lineage, Passage, ReadDocuments, RowStages, Scan, SourceRows,
+    Split, Survey, Tokenize, Tokenizer, silent,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -246,6 +246,33 @@ fn a_step_has_the_same_sequences_however_it_is_cut_into_micro_batches() {
         assert!(cut(2, micro_batches, size) == expected, "{micro_batches} micro-batches of {size} sequences");
     }
     assert_ne!(cut(4, 4, 6).0, expected.0, "other lanes read other documents");
+}
+
+#[test]
+fn the_lineage_of_a_step_is_what_it_trains_on() {
+    let shape = BatchShape { micro_batches: 4, lanes: 2, sequences: 3, length: 20 };
+    let schedule = Schedule { first: 0, steps: 24, evaluate: None, checkpoint: None };
+    let (batches, ..) = run(1, shape, schedule, 0..24, &State::new());
+    let (index, store) = (CORPUS.get::<CorpusIndex>().unwrap(), CORPUS.get::<DocumentStore>().unwrap());
+    let (tokenizer, env) = (CORPUS.get::<Tokenizer>().unwrap(), env(0, 1, shape, schedule, &CORPUS));
+    let draws = Concat::default().draws(&env).unwrap();
+    let mut lineage = Lineage::new(draws, shape, env.seed, std::slice::from_ref(&index));
+    for step in 0..24 {
+        let mut found = vec![Vec::new(); 12];
+        for Passage { leaf, row, position, document, tokens, .. } in lineage.next_step().unwrap() {
+            let sequence = &mut found[leaf as usize * shape.sequences + row];
+            assert_eq!(sequence.len(), position);
+            let mut ids = tokenizer.encode(&store.get(index.train.rows[document]).unwrap().unwrap()).unwrap();
+            ids.push(tokenizer.end_of_text());
+            sequence.extend_from_slice(&ids[tokens.start as usize..tokens.end as usize]);
+        }
+        for (sequence, found) in found.iter().enumerate() {
+            let (leaf, row) = ((sequence / shape.sequences) as u32, sequence % shape.sequences);
+            let (_, tokens, targets, _) = &batches[&(step, Purpose::Train, leaf, 0)];
+            let of_row = |ids: &[u32]| ids[row * shape.length..(row + 1) * shape.length].to_vec();
+            assert_eq!((of_row(tokens), of_row(targets)), (found[..20].to_vec(), found[1..].to_vec()), "step {step}");
+        }
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use contract::{
     Turn,
 };
 use millrace_text::corpus::lanes::LaneReader;
-use millrace_text::{Concat, CorpusIndex, Mix, Part, Survey, Vocabulary};
+use millrace_text::{Concat, CorpusIndex, Lineage, Mix, Part, Passage, Survey, Vocabulary};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -95,8 +95,19 @@ impl Run {
         env(worker, workers, self.shape(), schedule, &resources)
     }
 
+    fn run(&self, workers: usize, steps: Range<Step>, state: &State, random: u64) -> (Sequences, State) {
+        self.with_pack(&Concat::default(), workers, steps, state, random)
+    }
+
     /// Runs `steps`. `random` decides which source answers first, and which is a step ahead.
-    fn run(&self, workers: usize, steps: Range<Step>, state: &State, mut random: u64) -> (Sequences, State) {
+    fn with_pack(
+        &self,
+        concat: &Concat,
+        workers: usize,
+        steps: Range<Step>,
+        state: &State,
+        mut random: u64,
+    ) -> (Sequences, State) {
         let (mut found, mut after) = (Sequences::new(), State::new());
         let mut below = move |n: usize| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -110,7 +121,7 @@ impl Run {
                 LaneReader::new(self.index(name), &env)
             };
             let mut readers: Vec<LaneReader> = names.iter().map(reader).collect();
-            let (mut mixer, mut pack) = (built(&self.mix(), &env), built(&Concat::default(), &env));
+            let (mut mixer, mut pack) = (built(&self.mix(), &env), built(concat, &env));
             let mut ahead: BTreeMap<(Lane, usize), Option<Tokens>> = BTreeMap::new();
             for lane in env.lanes() {
                 if let Some((saved, packed)) = state.get(&lane) {
@@ -168,6 +179,27 @@ impl Run {
             lists.append(true);
         }
         Some(Tokens { lane, source: 0, purpose: chunk.purpose, last: chunk.last, documents: lists.finish() })
+    }
+
+    /// The training sequences of each step, as their lineage says.
+    fn derived(&self, concat: &Concat, steps: u64) -> Sequences {
+        let (env, names) = (self.env(0, 1), self.mixture().sources);
+        let indices: Vec<_> = names.iter().map(|name| self.index(name)).collect();
+        let mut lineage = Lineage::new(concat.draws(&env).unwrap(), self.shape(), env.seed, &indices);
+        let mut sequences = Sequences::new();
+        for step in 0..steps {
+            for passage in lineage.next_step().unwrap() {
+                let Passage { leaf, row, position, source, document, tokens, .. } = passage;
+                let train = &indices[source].train;
+                let rows = sequences.entry((step, Purpose::Train, leaf, 0)).or_default();
+                rows.resize(rows.len().max(row + 1), Vec::new());
+                assert_eq!(rows[row].len(), position);
+                let end = train.tokens[document] - 1;
+                let id = |at| if at == end { END } else { token(&names[source], train.rows[document]) };
+                rows[row].extend(tokens.map(id));
+            }
+        }
+        sequences
     }
 
     /// The training sequences of a source in a lane, in the order in which they are drawn.
@@ -271,6 +303,26 @@ proptest! {
                 prop_assert_eq!(&one[..both], &other[..both], "source {} lane {}", name, lane);
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_lineage_of_a_step_is_what_it_trains_on(
+        documents in [documents(), documents(), documents()], settings in settings(), lanes in 1u32..4,
+        leaves in 1u32..4, shuffles: bool,
+    ) {
+        let sources = ["a", "b", "c"].map(str::to_owned).into_iter().zip(documents).collect();
+        let run = Run { sources, settings, lanes, leaves, steps: 24 };
+        let concat = Concat { shuffle_tokens: if shuffles { 1 << 23 } else { 0 }, ..Concat::default() };
+        let (mut found, _) = run.with_pack(&concat, 1, 0..25, &State::new(), 1);
+        found.retain(|(_, purpose, ..), _| *purpose == Purpose::Train);
+        let mut derived = run.derived(&concat, 24);
+        // The last token of a sequence is only a target.
+        derived.values_mut().flatten().for_each(|row| assert!(row.len() == LENGTH + 1 && row.pop().is_some()));
+        prop_assert_eq!(derived, found);
     }
 }
 

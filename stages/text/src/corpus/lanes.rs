@@ -30,6 +30,57 @@ pub struct Chunk {
     pub last: bool,
 }
 
+/// The training documents of a lane, in the order in which it reads them: indices into
+/// [`CorpusIndex::train`](crate::corpus::index::CorpusIndex::train). It never ends, unless there are none.
+#[derive(Clone, Debug)]
+pub struct LaneOrder {
+    documents: u64,
+    lanes: u64,
+    seed: u64,
+    /// Epoch of the next document.
+    epoch: u64,
+    /// Its position in the epoch's order.
+    position: u64,
+    order: Permutation,
+}
+
+impl LaneOrder {
+    /// The order of `lane`, one of `lanes`, from the beginning.
+    pub fn new(documents: u64, lane: Lane, lanes: u32, seed: u64) -> Self {
+        let n = documents.max(1);
+        Self::at(documents, lanes.into(), seed, (u64::from(lane) / n, u64::from(lane) % n))
+    }
+
+    /// The order from a position of an epoch on.
+    fn at(documents: u64, lanes: u64, seed: u64, (epoch, position): (u64, u64)) -> Self {
+        let order = Permutation::new(documents, seed, epoch);
+        Self { documents, lanes, seed, epoch, position, order }
+    }
+
+    /// The epoch of the next document.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+impl Iterator for LaneOrder {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        if self.documents == 0 {
+            return None;
+        }
+        let document = self.order.at(self.position) as usize;
+        self.position += self.lanes;
+        if self.position >= self.documents {
+            self.epoch += self.position / self.documents;
+            self.position %= self.documents;
+            self.order = Permutation::new(self.documents, self.seed, self.epoch);
+        }
+        Some(document)
+    }
+}
+
 /// Assigns rows to lanes.
 pub struct LaneReader {
     index: Arc<CorpusIndex>,
@@ -171,27 +222,22 @@ impl LaneReader {
     /// The rows that `pack` needs for `wanted` tokens and the one after them, beyond what it still has.
     fn training(&self, LaneState { cursor, .. }: &mut LaneState, wanted: u64) -> Chunk {
         let documents = &self.index.train;
-        let n = documents.rows.len() as u64;
         let mut rows = Vec::new();
-        let mut order = Permutation::new(n, self.seed, cursor.epoch);
-        while n > 0 && cursor.ahead <= wanted && rows.len() < TRAINING_ROWS {
-            let document = order.at(cursor.position) as usize;
+        let at = (cursor.epoch, cursor.position);
+        let mut order = LaneOrder::at(documents.rows.len() as u64, self.lanes, self.seed, at);
+        while cursor.ahead <= wanted && rows.len() < TRAINING_ROWS {
+            let Some(document) = order.next() else { break };
             cursor.ahead += u64::from(documents.tokens[document]);
-            cursor.position += self.lanes;
-            if cursor.position >= n {
-                cursor.epoch += cursor.position / n;
-                cursor.position %= n;
-                order = Permutation::new(n, self.seed, cursor.epoch);
-            }
             rows.push(documents.rows[document]);
         }
+        (cursor.epoch, cursor.position) = (order.epoch, order.position);
         Chunk { rows, purpose: Purpose::Train, last: false }
     }
 
     fn state(&self, lane: Lane) -> LaneState {
         self.state.get(&lane).cloned().unwrap_or_else(|| {
-            let n = (self.index.train.rows.len() as u64).max(1);
-            let (epoch, position) = (u64::from(lane) / n, u64::from(lane) % n);
+            let documents = self.index.train.rows.len() as u64;
+            let LaneOrder { epoch, position, .. } = LaneOrder::new(documents, lane, self.shape.lanes, self.seed);
             LaneState { cursor: Cursor { epoch, position, ahead: 0 }, at: None, a_step: 0 }
         })
     }

@@ -110,6 +110,7 @@ impl SourceRows {
         let store = Arc::new(store);
         before.provide_to(id, Arc::new(quarantine));
         before.provide_to(id, Arc::clone(&store));
+        before.provide_to(id, Arc::new(stages.clone()));
         before.fingerprint("content of documents", id, store.content_hash());
         Ok(Self { id: id.to_owned(), store, stages, survey, chunks, split: *split, cache: cache.clone(), unreadable })
     }

@@ -85,6 +85,15 @@ pub struct Origin<'a> {
 /// the input. A null text becomes an empty one. A row without an id gets `<path>/<row>`, as in datatrove: the path of its
 /// file relative to the root of the input, and its number in the file.
 pub fn of_any(batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
+    with_columns(documents(), batch, origin)
+}
+
+/// The same with these columns of [`about`], whichever of them the file has.
+pub fn about_any(wanted: Vec<Field>, batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
+    with_columns(Arc::new(Schema::new(wanted)), batch, origin)
+}
+
+fn with_columns(schema: SchemaRef, batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
     let rows = batch.num_rows();
     let file = origin.file.file_name().unwrap_or_default().to_string_lossy();
     let stem = stem(&file);
@@ -95,7 +104,7 @@ pub fn of_any(batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
     };
     let has_offset = batch.column_by_name("source_offset").is_some();
     let mut columns: Vec<ArrayRef> = Vec::new();
-    for field in documents().fields() {
+    for field in schema.fields() {
         let from = if field.name() == "text" { origin.column } else { field.name() };
         let found = batch.column_by_name(from).map(|column| cast(column, field)).transpose()?;
         columns.push(match (field.name().as_str(), found) {
@@ -110,7 +119,7 @@ pub fn of_any(batch: &RecordBatch, origin: &Origin) -> Result<RecordBatch> {
             (_, None) => arrow::array::new_null_array(field.data_type(), rows),
         });
     }
-    Ok(RecordBatch::try_new(documents(), columns)?)
+    Ok(RecordBatch::try_new(schema, columns)?)
 }
 
 /// The name of a file without its suffixes: the source of rows that do not name one.

@@ -1,6 +1,7 @@
 //! Texts by row number, over Parquet files that are read in place.
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{OnBadData, Quarantine, Unreadable, lost_row_groups};
+use crate::parquet::about::{self, About};
 use crate::parquet::pieces::TextColumn;
 use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Piece, Place, RowGroups};
 use crate::support::cache::{Cache, key};
@@ -28,8 +29,7 @@ pub struct DocumentStore {
     sample: Option<Vec<u64>>,
     lost: BTreeSet<usize>,
     hash: String,
-    paths: Vec<PathBuf>,
-    converted: Vec<bool>,
+    files: Vec<DocumentFile>,
     on_bad_data: OnBadData,
     quarantine: Quarantine,
 }
@@ -83,8 +83,7 @@ impl DocumentStore {
             sample: None,
             lost: BTreeSet::new(),
             hash: key(&hashes),
-            paths: files.iter().map(|file| file.path.clone()).collect(),
-            converted: files.iter().map(|file| file.hash.is_some()).collect(),
+            files: files.to_vec(),
             on_bad_data: OnBadData::default(),
             quarantine: Quarantine::default(),
         })
@@ -104,7 +103,7 @@ impl DocumentStore {
     pub fn quarantine(&self, bad: &[Unreadable]) -> Quarantine {
         let mut quarantine = self.quarantine.clone();
         let converted = quarantine.counts().documents();
-        quarantine.hold(bad.to_vec(), self.paths.clone());
+        quarantine.hold(bad.to_vec(), self.files.iter().map(|file| file.path.clone()).collect());
         // What was lost during conversion was lost from the whole file, not from a sample.
         let rows = if converted > 0 { self.groups.rows() } else { self.rows() };
         quarantine.among(rows + converted)
@@ -121,14 +120,40 @@ impl DocumentStore {
         Ok(quarantine)
     }
 
+    /// The files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
     /// The file with this index.
     pub fn path(&self, file: u64) -> &Path {
-        self.paths.get(file as usize).map_or(Path::new(""), PathBuf::as_path)
+        self.files.get(file as usize).map_or(Path::new(""), |file| &file.path)
     }
 
     /// Whether the file was made by millrace and is in the cache.
     pub fn is_converted(&self, file: u64) -> bool {
-        self.converted.get(file as usize).copied().unwrap_or(false)
+        self.files.get(file as usize).is_some_and(|file| file.hash.is_some())
+    }
+
+    /// What the files say about `rows`, in that order.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn about(&self, rows: &[u64]) -> Result<Vec<About>> {
+        about::of_rows(&self.files, &rows.iter().map(|row| self.file_row(*row)).collect::<Vec<_>>())
+    }
+
+    /// The documents whose id is `name`, or, if there are none, whose URL or title it is. Without a row: those that are
+    /// not in the sample.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn called(&self, name: &str) -> Result<Vec<(Option<u64>, About)>> {
+        let of_file = |row: u64| match &self.sample {
+            None => Some(row),
+            Some(sample) => sample.binary_search(&row).ok().map(|row| row as u64),
+        };
+        Ok(about::called(&self.files, name)?.into_iter().map(|(row, about)| (of_file(row), about)).collect())
     }
 
     /// Gives up row groups, by file and row group: their rows become nulls.

@@ -2,6 +2,8 @@
 //!
 //! Column `tokens` is `list<uint16>` or `list<uint32>`, without end-of-text tokens. The footer's keys are those of
 //! [`Vocabulary`] under `millrace.`, plus `millrace.layout = documents` and `millrace.token_type`.
+use crate::input::ingest::DocumentFile;
+use crate::parquet::about::{self, About};
 use crate::parquet::decode::Input;
 use crate::parquet::encoding::{TokenLists, encodings, token_type, vocabulary_notes};
 use crate::parquet::pieces::{Batches, Decoder};
@@ -117,6 +119,32 @@ impl TokenStore {
             texts.extend((0..table.num_rows()).map(|row| (start(hashes.value(row)), bytes.value(row))));
         }
         Ok(Some(texts))
+    }
+
+    /// The files, with their texts in the column `text`, if they have it.
+    fn files(&self) -> Vec<DocumentFile> {
+        self.paths.iter().map(|path| DocumentFile::new(path, "text")).collect()
+    }
+
+    /// What the files say about `rows`, in that order.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn about(&self, rows: &[u64]) -> Result<Vec<About>> {
+        about::of_rows(&self.files(), rows)
+    }
+
+    /// The documents whose id is `name`, or, if there are none, whose URL or title it is.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn called(&self, name: &str) -> Result<Vec<(Option<u64>, About)>> {
+        Ok(about::called(&self.files(), name)?.into_iter().map(|(row, about)| (Some(row), about)).collect())
+    }
+
+    /// The files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.paths.iter().map(PathBuf::as_path)
     }
 
     /// Number of rows.

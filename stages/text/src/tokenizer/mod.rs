@@ -153,6 +153,25 @@ impl Tokenizer {
             .to_vec())
     }
 
+    /// The byte of `text` at which each of its tokens begins.
+    ///
+    /// # Errors
+    /// If the library cannot encode it.
+    pub fn starts(&self, text: &str) -> Result<Vec<usize>> {
+        let Ok(model) = &self.model else {
+            let encoding = self.library()?.encode(text, false);
+            let encoding =
+                encoding.map_err(|e| anyhow::anyhow!("cannot tokenize a text of {} bytes: {e}", text.len()))?;
+            return Ok(encoding.get_offsets().iter().map(|(start, _)| *start).collect());
+        };
+        let starts = self.encode(text)?.into_iter().scan(0, |end, id| {
+            let start = *end;
+            *end += model.bytes(id);
+            Some(start)
+        });
+        Ok(starts.collect())
+    }
+
     /// The fast model, if the tokenizer is one that it can be.
     pub fn model(&self) -> Option<&Model> {
         self.model.as_ref().ok()

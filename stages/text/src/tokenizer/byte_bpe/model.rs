@@ -76,6 +76,14 @@ impl Model {
         self.tokens.iter().find(|(_, spelled)| &***spelled == token).map(|(id, _)| *id)
     }
 
+    /// The number of bytes that a token stands for.
+    pub fn bytes(&self, id: u32) -> usize {
+        self.tokens.get(&id).map_or(0, |token| match token.chars().all(|c| byte(c).is_some()) {
+            true => token.chars().count(),
+            false => token.len(),
+        })
+    }
+
     /// The text of `ids`, as Hugging Face's `ByteLevel` decodes it: bytes that are not UTF-8 become replacement
     /// characters, and unknown ids are skipped.
     pub fn decode(&self, ids: &[u32]) -> String {

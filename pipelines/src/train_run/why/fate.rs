@@ -1,0 +1,47 @@
+//! What has become of a document.
+use super::answer::OfDocument;
+use crate::prepare::version::{MANIFEST, Previous, ReadFor};
+use anyhow::Result;
+use text::{About, Fate, SourceDocuments};
+
+/// A fate, in the words of an answer.
+pub fn named(fate: Fate) -> OfDocument {
+    let (fate, why) = match fate {
+        Fate::Train(_) => ("train", None),
+        Fate::Validation(_) => ("validation", None),
+        Fate::NotUsed(why) => ("not used", Some(why)),
+    };
+    OfDocument { fate, why, ..OfDocument::default() }
+}
+
+/// The document `id`, which is not in the files of the source, if they are of a prepared corpus whose input had it.
+///
+/// # Errors
+/// If the catalog of the corpus cannot be read.
+pub fn of_prepared(source_id: &str, source: &SourceDocuments, id: &str) -> Result<Option<OfDocument>> {
+    for folder in source.folders().into_iter().filter(|folder| folder.join(MANIFEST).is_file()) {
+        let version = Previous::read(0, &folder, ReadFor::Comparison)?;
+        let Some(row) = (0..version.catalog.len()).find(|row| version.catalog.id(*row) == id) else { continue };
+        let verdict = version.outcomes.value(row);
+        let duplicate = version.duplicates()?.remove(id);
+        let why = match (&duplicate, version.catalog.dropped(row)) {
+            (Some((kept, _, similarity)), _) => format!("{verdict} of {kept} (similarity {similarity:.3})"),
+            (None, Some(reason)) => format!("dropped: {reason}"),
+            (None, None) => verdict.to_owned(),
+        };
+        let why = format!("{why}, when {} was prepared", folder.display());
+        let text = |column| version.catalog.string(column, row).map(str::to_owned);
+        let about = About {
+            id: id.to_owned(),
+            title: text("title").unwrap_or_default(),
+            url: text("url"),
+            revision: None,
+            collection: text("source").unwrap_or_default(),
+            file: text("source_file").unwrap_or_default(),
+        };
+        let duplicate_of = duplicate.map(|(kept, ..)| kept);
+        let not_used = named(Fate::NotUsed(why));
+        return Ok(Some(OfDocument { source: source_id.to_owned(), about, duplicate_of, ..not_used }));
+    }
+    Ok(None)
+}

@@ -1,0 +1,216 @@
+//! The documents of a source, for questions about them: what they are called, what has become of them, and where a text
+//! is.
+use crate::corpus::index::CorpusIndex;
+use crate::corpus::row_stages::RowStages;
+use crate::parquet::about::About;
+use crate::parquet::documents::{DocumentStore, Seen};
+use crate::parquet::tokens::TokenStore;
+use crate::support::on_all_cores::on_all_cores;
+use crate::{Progress, TextProblem};
+use anyhow::Result;
+use contract::Resources;
+use memchr::memmem;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Rows that a thread searches at once.
+const ROWS_AT_ONCE: u64 = 2048;
+/// Bytes of text shown on each side of what is searched.
+const AROUND: usize = 32;
+
+/// The documents of a source.
+pub struct SourceDocuments {
+    /// Which of them are for training, and their tokens.
+    pub index: Arc<CorpusIndex>,
+    rows: Store,
+}
+
+/// Where the rows of a source are.
+enum Store {
+    /// Texts, and the stages that they pass before they are tokenized.
+    Texts(Arc<DocumentStore>, RowStages),
+    /// Tokens.
+    Tokens(Arc<TokenStore>),
+}
+
+/// What has become of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is this training document ([`CorpusIndex::train`]).
+    Train(usize),
+    /// It is this validation document ([`CorpusIndex::validation`]).
+    Validation(usize),
+    /// It is not used, for this reason.
+    NotUsed(String),
+}
+
+/// A row in which a text was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// The row.
+    pub row: u64,
+    /// How often the text occurs in it.
+    pub times: usize,
+    /// The bytes of the first occurrence in the text of the row, as it is tokenized.
+    pub bytes: Range<usize>,
+    /// The first occurrence, with some text before and after it.
+    pub excerpt: String,
+}
+
+impl SourceDocuments {
+    /// The documents of the source `id`, if it has provided an index of them.
+    pub fn of(resources: &Resources, id: &str) -> Option<Self> {
+        let index = resources.of::<CorpusIndex>(id)?;
+        let texts = resources.of::<DocumentStore>(id).map(|store| {
+            let stages = resources.of::<RowStages>(id).map(|stages| (*stages).clone()).unwrap_or_default();
+            Store::Texts(store, stages)
+        });
+        let rows = texts.or_else(|| resources.of::<TokenStore>(id).map(Store::Tokens))?;
+        Some(Self { index, rows })
+    }
+
+    /// What the files say about `rows`, in that order.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn about(&self, rows: &[u64]) -> Result<Vec<About>> {
+        match &self.rows {
+            Store::Texts(store, _) => store.about(rows),
+            Store::Tokens(store) => store.about(rows),
+        }
+    }
+
+    /// The documents whose id is `name`, or, if there are none, whose URL or title it is, with their rows. Those that
+    /// are not in the sample have none.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn called(&self, name: &str) -> Result<Vec<(Option<u64>, About)>> {
+        match &self.rows {
+            Store::Texts(store, _) => store.called(name),
+            Store::Tokens(store) => store.called(name),
+        }
+    }
+
+    /// The folders that contain its files.
+    pub fn folders(&self) -> BTreeSet<PathBuf> {
+        let folder = |path: &Path| path.parent().map(PathBuf::from);
+        match &self.rows {
+            Store::Texts(store, _) => store.paths().filter_map(folder).collect(),
+            Store::Tokens(store) => store.paths().filter_map(folder).collect(),
+        }
+    }
+
+    /// What has become of a row.
+    ///
+    /// # Errors
+    /// If it cannot be read because of the system, or a stage fails.
+    pub fn fate(&self, row: u64) -> Result<Fate> {
+        if let Ok(document) = self.index.train.rows.binary_search(&row) {
+            return Ok(Fate::Train(document));
+        }
+        if let Ok(document) = self.index.validation.rows.binary_search(&row) {
+            return Ok(Fate::Validation(document));
+        }
+        let why = match &self.rows {
+            Store::Texts(store, stages) => why_not_used(store, stages, row)?,
+            Store::Tokens(_) => "it has no tokens".into(),
+        };
+        Ok(Fate::NotUsed(why))
+    }
+
+    /// The text of a row, as it is tokenized; empty if a stage drops it.
+    ///
+    /// # Errors
+    /// If it cannot be read, or a stage fails.
+    pub fn text(&self, row: u64) -> Result<Option<String>> {
+        let Store::Texts(store, stages) = &self.rows else { return Ok(None) };
+        let mut found = String::new();
+        stages.build()?.each(store, [row], |text, dropped| {
+            if dropped.is_none() {
+                found = text.to_owned();
+            }
+        })?;
+        Ok(Some(found))
+    }
+
+    /// The rows whose texts, as they are tokenized, contain `wanted`, in order; those that are not used are left out.
+    /// `None` if the files have no texts. Progress is in rows.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or a stage fails.
+    pub fn search(&self, wanted: &str, progress: Progress) -> Result<Option<Vec<Hit>>> {
+        let Store::Texts(store, stages) = &self.rows else { return Ok(None) };
+        let finder = memmem::Finder::new(wanted);
+        let mut used: Vec<u64> =
+            [&self.index.train, &self.index.validation].iter().flat_map(|part| part.rows.iter().copied()).collect();
+        used.sort_unstable();
+        let pieces: Vec<&[u64]> = used.chunks(ROWS_AT_ONCE as usize).collect();
+        let start = || anyhow::Ok((stages.build()?, Vec::new()));
+        let found = on_all_cores(&pieces, progress, used.len() as u64, start, |(chain, hits), _, rows| {
+            let mut all = rows.iter();
+            chain.each(store, rows.iter().copied(), |text, dropped| {
+                let (Some(row), None) = (all.next(), dropped) else { return };
+                hits.extend(hit(*row, text, &finder));
+            })?;
+            Ok(rows.len() as u64)
+        })?;
+        let mut hits: Vec<Hit> = found.into_iter().flat_map(|(_, hits)| hits).collect();
+        hits.sort_by_key(|hit| hit.row);
+        Ok(Some(hits))
+    }
+}
+
+fn why_not_used(store: &DocumentStore, stages: &RowStages, row: u64) -> Result<String> {
+    let mut why = None;
+    let seen = store.each_seen([row], |_, seen| {
+        why = match seen {
+            Seen::Text("") | Seen::Null => Some("its text is empty".to_owned()),
+            Seen::Text(_) => None,
+            Seen::NotUtf8(byte) => Some(format!("its text is not UTF-8 at byte {byte}")),
+            Seen::Lost => Some("its row group cannot be decoded".to_owned()),
+        };
+        Ok(())
+    });
+    match seen {
+        Err(error) if error.is::<TextProblem>() => return Ok(format!("{error:#}")),
+        seen => seen?,
+    }
+    if let Some(why) = why {
+        return Ok(why);
+    }
+    let mut why = "nothing is left of it to train on".to_owned();
+    stages.build()?.each(store, [row], |_, dropped| {
+        if let Some(reason) = dropped {
+            why = format!("dropped: {reason}");
+        }
+    })?;
+    Ok(why)
+}
+
+/// What was found in the text of a row.
+fn hit(row: u64, text: &str, finder: &memmem::Finder) -> Option<Hit> {
+    let mut all = finder.find_iter(text.as_bytes());
+    let first = all.next()?;
+    let bytes = first..first + finder.needle().len();
+    let from = text.floor_char_boundary(first.saturating_sub(AROUND));
+    let to = text.ceil_char_boundary((bytes.end + AROUND).min(text.len()));
+    let excerpt = text[from..to].split_whitespace().collect::<Vec<_>>().join(" ");
+    Some(Hit { row, times: 1 + all.count(), bytes, excerpt })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_has_whole_characters() {
+        let text = format!("{}needle in a\nhaystack, a needle {}", "ä".repeat(40), "ß".repeat(40));
+        let found = hit(3, &text, &memmem::Finder::new("needle")).unwrap();
+        assert_eq!((found.row, found.times, &text[found.bytes.clone()]), (3, 2, "needle"));
+        assert_eq!(found.excerpt, format!("{}needle in a haystack, a needle {}", "ä".repeat(16), "ß".repeat(3)));
+        assert_eq!(hit(3, &text, &memmem::Finder::new("thread")), None);
+    }
+}
