@@ -1,5 +1,5 @@
 //! Accepts connections. Strangers cost little: one thread handles all connections that have not proved the secret, of
-//! which there are at most [`MOST_UNPROVED`], each for at most [`TIME_TO_PROVE`].
+//! which there are at most [`MOST_UNPROVED`], each for at most [`TIME_TO_PROVE`], and [`STRANGERS_PER_SECOND`].
 use super::handshake::{OPENING, Opened, Purpose, Response, Verdict, respond};
 use super::secret::{LENGTH, Secret, nonce};
 use super::socket::{self, Deadline};
@@ -11,13 +11,17 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many connections may be proving the secret at a time. Further ones are closed.
 pub const MOST_UNPROVED: usize = 64;
 
 /// How long a connection may take to prove the secret.
 pub const TIME_TO_PROVE: Duration = Duration::from_secs(2);
+
+/// How many connections that do not prove the secret are accepted per second, on average. One costs about 25 µs, so
+/// strangers cost at most 1 % of a core, however many there are.
+pub const STRANGERS_PER_SECOND: f64 = 400.0;
 
 /// How many connections may wait until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -107,7 +111,10 @@ impl Listener {
         rustix::net::listen(&socket, BACKLOG).with_context(what)?;
         let (running, wake) = UnixStream::pair().with_context(what)?;
         let counts = Arc::default();
-        let mut door = Door { socket, secret, accept, counts: Arc::clone(&counts), unproved: Vec::new(), pause: None };
+        let allowance = Allowance::new(STRANGERS_PER_SECOND, MOST_UNPROVED as f64);
+        let counts_here = Arc::clone(&counts);
+        let mut door =
+            Door { socket, secret, accept, counts: counts_here, unproved: Vec::new(), pause: None, allowance };
         let run = move || door.run(&wake);
         let thread = std::thread::Builder::new().name("listener".to_owned()).spawn(run).with_context(what)?;
         Ok(Self { address, counts, running: Some(running), thread: Some(thread) })
@@ -163,7 +170,39 @@ struct Door<A> {
     accept: A,
     counts: Arc<Mutex<Counts>>,
     unproved: Vec<Unproved>,
+    /// Until then nothing is accepted.
     pause: Option<Deadline>,
+    allowance: Allowance,
+}
+
+/// How many more connections may be accepted now: a bucket that fills at a constant rate.
+struct Allowance {
+    left: f64,
+    most: f64,
+    per_second: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    fn new(per_second: f64, most: f64) -> Self {
+        Self { left: most, most, per_second, at: Instant::now() }
+    }
+
+    /// Takes one. If there is none, returns how long it takes until there is half of what fits.
+    fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        let more = now.saturating_duration_since(self.at).as_secs_f64() * self.per_second;
+        (self.left, self.at) = (self.most.min(self.left + more), now);
+        if self.left < 1.0 {
+            return Err(Duration::from_secs_f64((0.5 * self.most - self.left) / self.per_second));
+        }
+        self.left -= 1.0;
+        Ok(())
+    }
+
+    /// The last one was no stranger.
+    fn give_back(&mut self) {
+        self.left = self.most.min(self.left + 1.0);
+    }
 }
 
 impl<A: Accept> Door<A> {
@@ -211,6 +250,7 @@ impl<A: Accept> Door<A> {
                 Progress::Proved(purpose) => {
                     let stream = self.unproved.swap_remove(at).stream;
                     self.count(|counts| counts.proved += 1);
+                    self.allowance.give_back();
                     self.pass(purpose, stream);
                 }
                 Progress::Dropped(fault) => {
@@ -231,6 +271,10 @@ impl<A: Accept> Door<A> {
     /// Accepts what waits, but not so much that others wait for long.
     fn take_new(&mut self) {
         for _ in 0..MOST_UNPROVED {
+            if let Err(wait) = self.allowance.take(Instant::now()) {
+                self.pause = Some(Deadline::after(wait));
+                return;
+            }
             match self.socket.accept() {
                 Ok((_, from)) if self.unproved.len() >= MOST_UNPROVED => self.count(|counts| {
                     counts.too_many += 1;
@@ -243,7 +287,7 @@ impl<A: Accept> Door<A> {
                         self.unproved.push(Unproved { stream, from, deadline, received, length, opened });
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.allowance.give_back(),
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
                 Err(_) => {
                     self.pause = Some(Deadline::after(PAUSE));
@@ -318,5 +362,32 @@ impl Unproved {
                 Progress::Waits
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_accepted_at_a_limited_rate() {
+        let (began, mut allowance) = (Instant::now(), Allowance::new(400.0, 64.0));
+        let (mut now, mut accepted) = (began, 0);
+        while now < began + Duration::from_secs(10) {
+            match allowance.take(now) {
+                Ok(()) => accepted += 1,
+                Err(wait) => {
+                    assert!(wait <= Duration::from_millis(80));
+                    now += wait;
+                }
+            }
+        }
+        assert!((4_000..=4_100).contains(&accepted), "{accepted}");
+        // Those that prove the secret do not count.
+        for _ in 0..1_000 {
+            let _ = allowance.take(now);
+            allowance.give_back();
+        }
+        assert_eq!(allowance.take(now), Ok(()));
     }
 }
