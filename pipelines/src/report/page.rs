@@ -35,7 +35,7 @@ pub(super) fn page(seen: &Seen) -> String {
         header(seen),
         cards(&seen.metrics),
         plots(&seen.metrics),
-        sources::table(&seen.metrics),
+        sources::section(&seen.metrics),
         stage_times(seen),
         about(seen),
         footer(seen),
