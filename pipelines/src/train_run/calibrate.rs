@@ -11,6 +11,8 @@ use contract::{
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How long micro-batches are measured, unless one takes longer.
+const MEASURED: Duration = Duration::from_millis(300);
 /// A micro-batch that would take longer than this is not run.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes per worker for packed operands, if no micro-batch was run.
@@ -83,19 +85,25 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
     let estimate = trained.map(|stage| stage.memory(env)).fold(Memory::default(), Memory::with);
     let tensors = model.parameter_count() + busy * model.parameters[model.head].len();
     let beside = taken.saturating_sub(estimate.peak() + (tensors * size_of::<f32>()) as u64);
-    let (micro_batch, measured) = (spent.as_secs_f64(), "one micro-batch a worker, forward and backward".into());
+    let (micro_batch, measured) = (spent.as_secs_f64(), "micro-batches of each worker, forward and backward".into());
     Ok(Speed { micro_batch, measured, was_run: true, beside })
 }
 
-/// Time of a micro-batch with all workers busy, after one to warm up.
+/// Time of a micro-batch with all workers busy, after one to warm up: the median of as many as take [`MEASURED`], since a
+/// short one may be interrupted.
 fn micro_batches(plan: &Plan, env: &Env, model: &ModelFacts, busy: usize) -> Result<Duration> {
     let parameters: Vec<Arc<Tensor>> = model.parameters.iter().map(|spec| Arc::new(spec.initial(env.seed))).collect();
     let work = |worker: usize| -> Result<Duration> {
         let mut trial = Trial::new(plan, &Env { worker, ..env.clone() }, &parameters)?;
         trial.run(env, 0)?;
-        let began = Instant::now();
-        trial.run(env, 0)?;
-        Ok(began.elapsed())
+        let (began, mut times) = (Instant::now(), Vec::new());
+        while times.is_empty() || began.elapsed() < MEASURED {
+            let this = Instant::now();
+            trial.run(env, 0)?;
+            times.push(this.elapsed());
+        }
+        times.sort();
+        Ok(times[times.len() / 2])
     };
     let spent: Result<Vec<Duration>> = std::thread::scope(|scope| {
         let work = &work;
