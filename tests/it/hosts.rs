@@ -49,7 +49,11 @@ impl Process {
 
     /// A head of the run in `directory`, and where it listens.
     fn head(scratch: &Scratch, directory: &str, more: &[&str]) -> (Self, String) {
-        let arguments = [&["run", "run.toml", "--run-dir", directory, "--workers", "1"], &LONG[..], more].concat();
+        Self::head_with_workers(scratch, directory, "1", more)
+    }
+
+    fn head_with_workers(scratch: &Scratch, directory: &str, workers: &str, more: &[&str]) -> (Self, String) {
+        let arguments = [&["run", "run.toml", "--run-dir", directory, "--workers", workers], &LONG[..], more].concat();
         let mut head = Self::start(scratch, &arguments);
         let line = head.until("Hosts   pipeline join ");
         let address = line.split_whitespace().nth(3).expect("an address").to_owned();
@@ -57,7 +61,12 @@ impl Process {
     }
 
     fn join(scratch: &Scratch, address: &str, directory: &str) -> Self {
-        Self::start(scratch, &["join", address, "--secret-file", &format!("{directory}/secret")])
+        Self::join_with(scratch, address, directory, &[])
+    }
+
+    fn join_with(scratch: &Scratch, address: &str, directory: &str, more: &[&str]) -> Self {
+        let secret = format!("{directory}/secret");
+        Self::start(scratch, &[&["join", address, "--secret-file", &secret], more].concat())
     }
 
     /// Reads lines until one contains `text`, and returns that one.
@@ -139,6 +148,26 @@ fn a_run_goes_on_without_a_host_that_is_killed() {
     second.end().succeeds();
     let status = scratch.pipeline(&["status", "r", "--json"]).succeeds().stdout;
     assert!(status.contains("its connection was closed") && status.contains("\"commit\":600"), "{status}");
+    assert_same(&scratch, "r", "one");
+}
+
+#[test]
+fn a_host_computes_in_proportion_to_its_workers() {
+    let scratch = Scratch::new();
+    scratch.train("one", &LONG);
+    let listen = ["--listen", "127.0.0.1:0", "--min-hosts", "2"];
+    let (mut head, address) = Process::head_with_workers(&scratch, "r", "2", &listen);
+    let three = Process::join_with(&scratch, &address, "r", &["--workers", "3"]);
+    three.end().fails(1, &["the head has 2 workers", "--workers 2 at most"]);
+    let member = Process::join_with(&scratch, &address, "r", &["--workers", "1"]);
+    head.until("training on 2 hosts from step 0");
+    let status = scratch.pipeline(&["status", "r", "--json"]).succeeds().stdout;
+    let status: serde_json::Value = serde_json::from_str(status.trim()).unwrap();
+    let shares: Vec<f64> =
+        status["hosts"].as_array().unwrap().iter().map(|host| host["share"].as_f64().unwrap()).collect();
+    assert!(shares.len() == 2 && (shares[0] - 2.0 / 3.0).abs() < 1e-9, "{status}");
+    head.end().succeeds();
+    member.end().succeeds();
     assert_same(&scratch, "r", "one");
 }
 

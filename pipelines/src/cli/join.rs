@@ -4,17 +4,18 @@ use crate::train_run::hosts::{JoinOptions, join};
 use anyhow::Result;
 use clap::Args;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Join a run that another host has started with --listen
 ///
 /// This host needs only this program: configuration, parameters and batches come from the head. It computes a share of each
-/// step, with as many workers as the head, until the run ends. It may leave (SIGINT) and join at any time; results do not
+/// step until the run ends: in proportion to its workers, of which no host can have more than the head. It may leave (SIGINT) and join at any time; results do not
 /// depend on it. Nothing is encrypted: in a network that others use, connect through a tunnel.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline join big-box:7420 --secret-file secret
-  pipeline join 10.0.0.7:7420 --secret-file secret --listen 10.0.0.8:0")]
+  pipeline join 10.0.0.7:7420 --secret-file secret --workers 4")]
 pub struct Join {
     /// The head of the run: the address that it listens on
     #[arg(value_name = "HOST:PORT")]
@@ -25,6 +26,9 @@ pub struct Join {
     /// Where other hosts reach this one (default: any port of the address that reaches the head)
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
+    /// Workers that compute, at most those of the head (default: one per physical core)
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
     /// Backend of matrix products, which must be the head's
     #[arg(long, value_name = "NAME", default_value = "auto")]
     gemm: String,
@@ -34,12 +38,13 @@ impl Command for Join {
     const COMPUTES: bool = true;
 
     fn run(&self, context: &Context) -> Result<()> {
-        let Self { head, secret_file, listen, gemm } = self;
+        let Self { head, secret_file, listen, workers, gemm } = self;
         let options = JoinOptions {
             head: head.clone(),
             secret: secret_file.clone(),
             listen: listen.clone(),
             gemm: gemm.clone(),
+            workers: workers.map(NonZeroUsize::get),
             stages: context.stages.to_vec(),
             version: context.version.into(),
         };

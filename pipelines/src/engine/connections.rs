@@ -13,6 +13,8 @@ use timely::communication::allocator::zero_copy::stream::Stream;
 pub struct Connections {
     /// The index of this process.
     pub process: usize,
+    /// By process: how many of its workers compute leaves, at least 1. Leaves are divided in this proportion.
+    pub computing: Vec<u32>,
     /// By process: a connected socket; `None` for this process. Nothing must have been read from it beyond the other
     /// side's handshake.
     pub sockets: Vec<Option<TcpStream>>,

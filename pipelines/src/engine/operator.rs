@@ -134,7 +134,7 @@ pub fn stage_operator<'scope>(
 
     let mut ports: Vec<usize> = inputs.iter().map(|input| input.port).collect();
     let queues: BTreeMap<_, _> = inputs.iter().filter_map(|i| Some((i.port, i.queue.clone()?))).collect();
-    let processes = context.position.processes;
+    let processes = context.position.processes();
     let inputs =
         inputs.into_iter().map(|input| packet_input(&mut builder, input.edge, input.route, processes)).collect();
     // The decision is an additional stream port: the step stays open until it has arrived.
@@ -161,7 +161,7 @@ pub fn stage_operator<'scope>(
             ports,
             inputs,
             decisions,
-            outputs: OutputPorts::new(output_ports, capabilities, first, context.position),
+            outputs: OutputPorts::new(output_ports, capabilities, first, context.position.clone()),
             pulls,
             demand: OutputBuilder::from(demand),
             demand_capability,

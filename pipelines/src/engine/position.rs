@@ -3,9 +3,10 @@
 //! timely numbers the workers of all processes: process by process, each with equally many. Stages know their worker
 //! within its process.
 use contract::{Env, Lane, Packet, Purpose, Route, process_of_leaf};
+use std::sync::Arc;
 
 /// A worker's position.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Position {
     /// The index of the worker in its process.
     pub worker: usize,
@@ -13,8 +14,8 @@ pub struct Position {
     pub workers: usize,
     /// The index of its process.
     pub process: usize,
-    /// Number of processes.
-    pub processes: usize,
+    /// The shares of the leaves that the processes compute, one for each.
+    shares: Arc<[u32]>,
     /// Number of leaves of a step.
     leaves: Lane,
 }
@@ -22,8 +23,13 @@ pub struct Position {
 impl Position {
     /// The position of the worker that `env` belongs to.
     pub fn of(env: &Env) -> Self {
-        let Env { worker, workers, process, processes, .. } = *env;
-        Self { worker, workers, process, processes, leaves: env.shape.micro_batches }
+        let Env { worker, workers, process, ref shares, .. } = *env;
+        Self { worker, workers, process, shares: Arc::clone(shares), leaves: env.shape.micro_batches }
+    }
+
+    /// Number of processes.
+    pub fn processes(&self) -> usize {
+        self.shares.len()
     }
 
     /// The index of the worker among all.
@@ -33,7 +39,7 @@ impl Position {
 
     /// Number of workers of all processes.
     pub fn peers(&self) -> usize {
-        self.processes * self.workers
+        self.processes() * self.workers
     }
 
     /// Whether the worker `peer` is one of this process.
@@ -53,7 +59,7 @@ impl Position {
             Route::Broadcast => (0..self.peers()).collect(),
             Route::Owners => {
                 let owner = packet.address() % self.workers;
-                (0..self.processes).map(|process| workers_of(process).start + owner).collect()
+                (0..self.processes()).map(|process| workers_of(process).start + owner).collect()
             }
             Route::AnyWorker => {
                 let (process, lane) = (self.process_for(packet), packet.lane().unwrap_or_default() as usize);
@@ -66,9 +72,9 @@ impl Position {
     fn process_for(&self, packet: &Packet) -> usize {
         match packet {
             Packet::Batch(batch) if batch.purpose == Purpose::Validate => {
-                (batch.leaf as usize + batch.part as usize) % self.processes
+                (batch.leaf as usize + batch.part as usize) % self.processes()
             }
-            _ => process_of_leaf(packet.lane().unwrap_or_default(), self.processes, self.leaves),
+            _ => process_of_leaf(packet.lane().unwrap_or_default(), &self.shares, self.leaves),
         }
     }
 }
@@ -77,10 +83,9 @@ impl Position {
 mod tests {
     use super::*;
     use contract::{Gradient, Norms, ParameterPiece, Tensor};
-    use std::sync::Arc;
 
     fn at(process: usize, worker: usize) -> Position {
-        Position { worker, workers: 2, process, processes: 3, leaves: 6 }
+        Position { worker, workers: 2, process, shares: Arc::new([1, 1, 1]), leaves: 6 }
     }
 
     #[test]

@@ -12,8 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use timely::scheduling::SyncActivator;
 
 /// The queue of one port of one stage, shared by all workers.
-#[derive(Default)]
-pub struct SharedQueue(Mutex<Waiting>);
+pub struct SharedQueue {
+    /// The workers with lower indices take packets.
+    computing: usize,
+    waiting: Mutex<Waiting>,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -40,6 +43,9 @@ impl SharedQueue {
 
     /// Takes the first packet of `step`. If there is none, `worker` is woken with `wake` when one arrives.
     pub fn take(&self, step: Step, worker: usize, wake: &SyncActivator) -> Option<Packet> {
+        if worker >= self.computing {
+            return None;
+        }
         let mut waiting = self.lock();
         if let Some(packets) = waiting.packets.get_mut(&step) {
             let first = packets.pop_first();
@@ -53,7 +59,7 @@ impl SharedQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -62,13 +68,13 @@ impl SharedQueue {
 pub struct SharedQueues(BTreeMap<(usize, usize), Arc<SharedQueue>>);
 
 impl SharedQueues {
-    /// The queues that the ports of these stages need.
-    pub fn new(stages: &[PlannedStage]) -> Self {
+    /// The queues that the ports of these stages need, from which the first `computing` workers take.
+    pub fn new(stages: &[PlannedStage], computing: usize) -> Self {
         let mut queues = BTreeMap::new();
         for (at, stage) in stages.iter().enumerate() {
             for (port, takes) in stage.settings.takes().iter().enumerate() {
                 if takes.route == Route::AnyWorker {
-                    queues.insert((at, port), Arc::default());
+                    queues.insert((at, port), Arc::new(SharedQueue { computing, waiting: Mutex::default() }));
                 }
             }
         }

@@ -64,7 +64,7 @@ pub fn source_operator<'scope>(
             demands,
             index,
             prefetch: prefetch.max(1),
-            outputs: OutputPorts::new(output_ports, capabilities, first, context.position),
+            outputs: OutputPorts::new(output_ports, capabilities, first, context.position.clone()),
             lanes: context.lanes.iter().map(|lane| (*lane, LaneState::new(first))).collect(),
             requests,
             replies,

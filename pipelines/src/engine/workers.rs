@@ -55,7 +55,7 @@ pub fn execute(job: Job) -> Result<Vec<WorkerTiming>> {
 /// The first failure of any stage on any worker of this process; [`Broken`] when another process has ended before its time,
 /// [`Cancelled`] when it was asked to end.
 pub fn execute_together(mut job: Job, connections: Connections) -> Result<Vec<WorkerTiming>> {
-    (job.env.process, job.env.processes) = (connections.process, connections.sockets.len());
+    (job.env.process, job.env.shares) = (connections.process, connections.computing.clone().into());
     job.stages = across_processes(&job.stages)?;
     // The graph has the same operators everywhere.
     if job.env.resources.get::<Stop>().is_none() {
@@ -65,7 +65,8 @@ pub fn execute_together(mut job: Job, connections: Connections) -> Result<Vec<Wo
 }
 
 fn run(mut job: Job, connections: Option<Connections>) -> Result<Vec<WorkerTiming>> {
-    let queues = SharedQueues::new(&job.stages);
+    let computing = connections.as_ref().map(|connections| connections.computing[connections.process] as usize);
+    let queues = SharedQueues::new(&job.stages, computing.unwrap_or(usize::MAX));
     job.env.resources.insert(Arc::new(SharedValues::default()));
     start(job.env.workers, connections, move |worker, failure| Ok(work(worker, &job, &queues, failure)))
 }

@@ -54,6 +54,8 @@ pub enum Notice {
         epoch: Epoch,
         /// The names of its hosts, the head's first.
         hosts: Vec<String>,
+        /// How many workers of each compute leaves.
+        workers: Vec<u32>,
         /// The commit that it began at.
         from: Step,
     },
@@ -124,7 +126,7 @@ impl fmt::Display for Notice {
                 write!(f, "{name} is set aside for {seconds} s, unless it is needed: {why}")
             }
             Self::Gathering { present, needed } => write!(f, "waiting for hosts: {present} of {needed}"),
-            Self::Training { epoch, hosts, from } => {
+            Self::Training { epoch, hosts, from, .. } => {
                 let hosts = hosts.len();
                 write!(f, "generation {epoch}: training on {hosts} host{} from step {from}", plural(hosts))
             }
@@ -171,7 +173,7 @@ mod tests {
             Notice::Lost { name: name(), loss: Loss::Silent },
             Notice::SetAside { name: name(), why: Obstacle::Unprepared, seconds: 10 },
             Notice::Gathering { present: 1, needed: 3 },
-            Notice::Training { epoch, hosts: vec![name()], from: 40 },
+            Notice::Training { epoch, hosts: vec![name()], workers: vec![2], from: 40 },
             Notice::Ended { epoch, why: Ending::Lost, commit: 48 },
             Notice::HeadLost,
         ];

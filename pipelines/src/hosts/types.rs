@@ -61,6 +61,8 @@ pub struct Hello {
     pub version: String,
     /// The GEMM backend, including the kernel of OpenBLAS. Bits are reproducible per backend.
     pub backend: String,
+    /// How many of its workers compute leaves, at most.
+    pub workers: u32,
 }
 
 /// A member of a generation, as the others reach it.
@@ -70,6 +72,8 @@ pub struct Peer {
     pub host: HostId,
     /// Its [`Hello::address`].
     pub address: String,
+    /// How many of its workers compute leaves: at most as many as the head has. Leaves are divided in this proportion.
+    pub workers: u32,
 }
 
 /// How far the workers of a host have got in the current generation.

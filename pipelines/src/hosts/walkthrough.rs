@@ -6,7 +6,13 @@ const LINK: Link = Link(1);
 const HOST: HostId = HostId(1);
 
 fn hello(name: &str) -> Hello {
-    Hello { name: name.into(), address: format!("{name}:7421"), version: "1".into(), backend: "avx2".into() }
+    Hello {
+        name: name.into(),
+        address: format!("{name}:7421"),
+        version: "1".into(),
+        backend: "avx2".into(),
+        workers: 2,
+    }
 }
 
 /// Passes an event to the head, and returns its actions except those that only take time: beats and checks.
@@ -26,7 +32,7 @@ fn report(report: Report) -> HeadEvent {
 }
 
 fn peer(host: HostId, name: &str) -> Peer {
-    Peer { host, address: format!("{name}:7421") }
+    Peer { host, address: format!("{name}:7421"), workers: 2 }
 }
 
 /// The generation of the head alone, and the one after that.

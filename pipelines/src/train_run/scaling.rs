@@ -134,7 +134,8 @@ fn shares(count: usize, sections: &[Section], micro_batches: u32) -> (Vec<HostSh
         (elements.sum::<usize>() * size_of::<f32>()) as u64
     };
     let all = bytes(&|_| true);
-    let own: Vec<_> = (0..count).map(|host| leaves_of(host, count, micro_batches)).collect();
+    let even = vec![1; count];
+    let own: Vec<_> = (0..count).map(|host| leaves_of(host, &even, micro_batches)).collect();
     let sums: Vec<u64> = own.iter().map(|leaves| largest_nodes(micro_batches, leaves) as u64).collect();
     let (mut shares, mut partial, mut total) = (Vec::new(), 0, 0);
     for (host, leaves) in own.iter().enumerate() {

@@ -24,8 +24,8 @@ pub struct Env {
     pub workers: usize,
     /// The index of this process among those that run the graph together.
     pub process: usize,
-    /// Number of processes.
-    pub processes: usize,
+    /// The shares of the leaves that the processes compute, one for each.
+    pub shares: Arc<[u32]>,
     /// The run's seed.
     pub seed: u64,
     /// When validations and checkpoints are due.
@@ -52,7 +52,7 @@ impl Env {
             worker: 0,
             workers,
             process: 0,
-            processes: 1,
+            shares: Arc::new([1]),
             seed: 0,
             schedule: Schedule { first: 0, steps, evaluate: None, checkpoint: None },
             shape: BatchShape { micro_batches: lanes, lanes, sequences: 0, length: 0 },
@@ -72,7 +72,12 @@ impl Env {
 
     /// The leaves that the workers of this process compute.
     pub fn leaves(&self) -> Range<Lane> {
-        leaves_of(self.process, self.processes, self.shape.micro_batches)
+        leaves_of(self.process, &self.shares, self.shape.micro_batches)
+    }
+
+    /// Number of processes.
+    pub fn processes(&self) -> usize {
+        self.shares.len()
     }
 
     /// Whether this is worker 0 of the first process, to which packets go that are gathered in one place.
@@ -98,7 +103,7 @@ impl Env {
         let updates = self.resources.get::<Updates>();
         Ok(updates
             .unwrap_or_else(|| Arc::new(Updates::of_whole_tensors(&model)))
-            .sections(self.workers, self.processes))
+            .sections(self.workers, self.processes()))
     }
 
     /// The value that all workers' copies of this stage share; the first that asks makes it.

@@ -26,21 +26,23 @@ pub fn leaf_owner(leaf: Lane, workers: usize) -> usize {
     leaf as usize % workers
 }
 
-/// The leaves that process `process` of `processes` computes, of `leaves`: adjacent ones, so that most of their gradients
-/// can be summed in the process.
+/// The leaves that process `process` computes, of `leaves`, if they are divided in these `shares`: adjacent ones, so that
+/// most of their gradients can be summed in the process.
 ///
 /// ```
 /// # use millrace_contract::leaves_of;
-/// assert_eq!([0, 1, 2].map(|process| leaves_of(process, 3, 16)), [0..5, 5..10, 10..16]);
+/// assert_eq!([0, 1, 2].map(|process| leaves_of(process, &[1, 1, 1], 16)), [0..5, 5..10, 10..16]);
+/// assert_eq!([0, 1].map(|process| leaves_of(process, &[3, 1], 16)), [0..12, 12..16]);
 /// ```
-pub fn leaves_of(process: usize, processes: usize, leaves: Lane) -> Range<Lane> {
-    let start = |process: usize| (process as u64 * u64::from(leaves) / processes as u64) as Lane;
+pub fn leaves_of(process: usize, shares: &[u32], leaves: Lane) -> Range<Lane> {
+    let sum = |shares: &[u32]| shares.iter().copied().map(u64::from).sum::<u64>();
+    let start = |process: usize| (u64::from(leaves) * sum(&shares[..process]) / sum(shares).max(1)) as Lane;
     start(process)..start(process + 1)
 }
 
-/// The process that computes leaf `leaf`.
-pub fn process_of_leaf(leaf: Lane, processes: usize, leaves: Lane) -> usize {
-    (0..processes).find(|process| leaves_of(*process, processes, leaves).contains(&leaf)).unwrap_or_default()
+/// The process that computes leaf `leaf`, if leaves are divided in these shares.
+pub fn process_of_leaf(leaf: Lane, shares: &[u32], leaves: Lane) -> usize {
+    (0..shares.len()).find(|process| leaves_of(*process, shares, leaves).contains(&leaf)).unwrap_or_default()
 }
 
 /// Where and when a packet arrives at a stage.
@@ -121,12 +123,17 @@ mod tests {
 
     #[test]
     fn every_leaf_is_computed_by_one_process() {
-        for (processes, leaves) in [(1, 1), (3, 1), (2, 16), (3, 16), (5, 7), (16, 16), (7, 65_536)] {
-            let all: Vec<Lane> = (0..processes).flat_map(|process| leaves_of(process, processes, leaves)).collect();
+        let even = |processes: usize| vec![2; processes];
+        let cases =
+            [(1, 1), (3, 1), (2, 16), (3, 16), (5, 7), (16, 16), (7, 65_536)].map(|(n, leaves)| (even(n), leaves));
+        let uneven = [(vec![1, 3], 16), (vec![16, 2, 2], 7), (vec![1, 1, 64], 16), (vec![u32::MAX, 1], 65_536)];
+        for (shares, leaves) in cases.into_iter().chain(uneven) {
+            let processes = 0..shares.len();
+            let all: Vec<Lane> = processes.clone().flat_map(|process| leaves_of(process, &shares, leaves)).collect();
             assert_eq!(all, (0..leaves).collect::<Vec<_>>());
-            for process in 0..processes {
-                let mut own = leaves_of(process, processes, leaves);
-                assert!(own.all(|leaf| process_of_leaf(leaf, processes, leaves) == process));
+            for process in processes {
+                let mut own = leaves_of(process, &shares, leaves);
+                assert!(own.all(|leaf| process_of_leaf(leaf, &shares, leaves) == process));
             }
         }
     }

@@ -207,7 +207,7 @@ impl Training {
     /// # Errors
     /// If there is no model.
     pub fn sections(&self, processes: usize) -> Result<Vec<Section>> {
-        Env { processes, ..self.job.env.clone() }.sections()
+        Env { shares: vec![1; processes].into(), ..self.job.env.clone() }.sections()
     }
 
     /// Trains, together with other processes if there are `connections`.

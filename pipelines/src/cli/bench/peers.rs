@@ -74,7 +74,8 @@ pub fn take_part(training: Training, steps: u64) -> Result<Seen> {
     let traffic = Arc::new(Traffic::default());
     let connections = (sockets.len() > 1).then(|| {
         let traffic = Arc::clone(&traffic);
-        Connections { process, sockets, traffic, cancellation: Default::default() }
+        let computing = vec![1; sockets.len()];
+        Connections { process, computing, sockets, traffic, cancellation: Default::default() }
     });
     let trained = training.run(connections)?;
     let of_update = |stages: &[crate::engine::StageTiming]| {

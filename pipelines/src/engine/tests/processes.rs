@@ -23,13 +23,29 @@ fn connected(processes: usize) -> Vec<Vec<Option<TcpStream>>> {
 
 /// The outcome of each process that runs the same training, and the bytes that they have sent.
 fn together(setups: Vec<Setup>, sockets: Vec<Vec<Option<TcpStream>>>) -> Vec<(Result<()>, Arc<Outcome>, u64)> {
+    let all = setups.iter().map(|setup| setup.workers as u32).collect();
+    divided(setups, sockets, all)
+}
+
+/// The same, with so many workers of each process that compute leaves.
+fn divided(
+    setups: Vec<Setup>,
+    sockets: Vec<Vec<Option<TcpStream>>>,
+    computing: Vec<u32>,
+) -> Vec<(Result<()>, Arc<Outcome>, u64)> {
     within(Duration::from_secs(30), move || {
         let processes = setups.into_iter().zip(sockets).enumerate().map(|(process, (setup, sockets))| {
+            let computing = computing.clone();
             std::thread::spawn(move || {
                 let (outcome, traffic) = (Arc::new(Outcome::default()), Arc::new(Traffic::default()));
                 let job = setup.job(training(&setup, &outcome, initial()));
-                let connections =
-                    Connections { process, sockets, traffic: Arc::clone(&traffic), cancellation: Default::default() };
+                let connections = Connections {
+                    process,
+                    computing,
+                    sockets,
+                    traffic: Arc::clone(&traffic),
+                    cancellation: Default::default(),
+                };
                 let ended = execute_together(job, connections).map(|_| ());
                 (ended, outcome, traffic.sent.load(Relaxed))
             })
@@ -37,6 +53,20 @@ fn together(setups: Vec<Setup>, sockets: Vec<Vec<Option<TcpStream>>>) -> Vec<(Re
         let processes: Vec<_> = processes.collect();
         processes.into_iter().map(|process| process.join().unwrap()).collect()
     })
+}
+
+#[test]
+fn leaves_are_divided_by_the_workers_that_compute() {
+    for (computing, workers, lanes) in
+        [(vec![2, 1], 2, 6), (vec![1, 3], 3, 4), (vec![3, 1, 1], 3, 16), (vec![1, 1], 4, 5)]
+    {
+        let setup = || Setup { checkpoint: Some(3), ..Setup::new(workers, lanes, 7) };
+        let setups = computing.iter().map(|_| setup()).collect();
+        for (result, outcome, _) in divided(setups, connected(computing.len()), computing.clone()) {
+            result.unwrap();
+            assert_eq!(parameters(&outcome), plain(lanes, 7), "{computing:?} of {workers} workers, {lanes} lanes");
+        }
+    }
 }
 
 fn parameters(outcome: &Outcome) -> Values {

@@ -6,7 +6,7 @@
 use super::{Head, Phase, Watch};
 use crate::hosts::messages::{HeadAction, ToMember};
 use crate::hosts::notice::{Ending, Notice, Obstacle};
-use crate::hosts::types::{Epoch, HostId, Outcome, Peer, Step, Work};
+use crate::hosts::types::{Epoch, Hello, HostId, Outcome, Peer, Step, Work};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -77,8 +77,7 @@ impl Head {
         self.gathered = 0;
         self.generation += 1;
         let epoch = Epoch { incarnation: self.start.incarnation, generation: self.generation };
-        let address = |id: &HostId| self.hosts.get(id).map_or(&self.start.hello, |host| &host.hello).address.clone();
-        let peers: Vec<Peer> = members.iter().map(|id| Peer { host: *id, address: address(id) }).collect();
+        let peers: Vec<Peer> = members.iter().map(|id| self.peer(*id)).collect();
         let from = self.commit;
         for id in &members {
             self.send_to(*id, ToMember::Prepare { epoch, from, members: peers.clone() });
@@ -92,6 +91,17 @@ impl Head {
             complaints: Vec::new(),
             deadline: self.now + self.config.prepare_limit,
         });
+    }
+
+    /// A member, as others reach it.
+    fn peer(&self, host: HostId) -> Peer {
+        let hello = self.hello(host);
+        let workers = hello.workers.min(self.start.hello.workers);
+        Peer { host, address: hello.address.clone(), workers }
+    }
+
+    fn hello(&self, host: HostId) -> &Hello {
+        self.hosts.get(&host).map_or(&self.start.hello, |host| &host.hello)
     }
 
     /// How many hosts the next generation needs.
@@ -228,9 +238,9 @@ impl Head {
         }
         self.participant.start(epoch);
         self.change = self.now.saturating_sub(self.changing);
-        let name = |id: &HostId| self.hosts.get(id).map_or(&self.start.hello, |host| &host.hello).name.clone();
-        let hosts = members.iter().map(name).collect();
-        self.say(Notice::Training { epoch, hosts, from: self.commit });
+        let hosts = members.iter().map(|id| self.hello(*id).name.clone()).collect();
+        let workers = members.iter().map(|id| self.peer(*id).workers).collect();
+        self.say(Notice::Training { epoch, hosts, workers, from: self.commit });
         let (since, parts) = (self.now, BTreeMap::new());
         self.phase = Phase::Training(Training { epoch, members, since, draining: false, parts });
     }

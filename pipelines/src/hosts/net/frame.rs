@@ -134,7 +134,7 @@ mod tests {
 
     fn to_member() -> Vec<ToMember> {
         let why = Rejection::Version { head: "1".into(), host: "2".into() };
-        let members = vec![Peer { host: HostId(7), address: "[::1]:9".into() }];
+        let members = vec![Peer { host: HostId(7), address: "[::1]:9".into(), workers: 2 }];
         vec![
             ToMember::Welcome { run: RunId(u64::MAX), incarnation: 1, host: HostId(3), commit: 0 },
             ToMember::Rejected(why),

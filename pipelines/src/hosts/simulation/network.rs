@@ -260,5 +260,6 @@ pub fn hello(pid: Pid, process: &Process) -> Hello {
         address: pid.to_string(),
         version: process.version.to_owned(),
         backend: "avx2".to_owned(),
+        workers: 1,
     }
 }

@@ -58,6 +58,7 @@ impl World {
                 address: pid.to_string(),
                 version: VERSION.to_owned(),
                 backend: "avx2".to_owned(),
+                workers: 1,
             };
             let start = HeadStart { run: RunId(7), incarnation, hello, commit, steps };
             Role::Head(Box::new(Head::new(config, start, std::time::Duration::from_micros(clock))))

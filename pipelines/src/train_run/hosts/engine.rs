@@ -133,7 +133,7 @@ struct Training<T> {
 
 impl<T: Trainer> Training<T> {
     fn run(self, generation: Generation) {
-        let Generation { epoch, from, members, index, sockets } = generation;
+        let Generation { epoch, from, members, workers: computing, index, sockets } = generation;
         let about = About { epoch, members };
         let activity = Arc::new(Activity::default());
         let (over, watching) = self.watch(epoch, from, Arc::clone(&activity));
@@ -142,7 +142,7 @@ impl<T: Trainer> Training<T> {
             job.env.resources.insert(Arc::clone(&self.stop));
             job.env.resources.insert(activity);
             let (traffic, cancellation) = (Arc::default(), self.cancellation.clone());
-            execute_together(job, Connections { process: index, sockets, traffic, cancellation })
+            execute_together(job, Connections { process: index, computing, sockets, traffic, cancellation })
         });
         drop(over);
         let _ = watching.map(std::thread::JoinHandle::join);

@@ -94,7 +94,7 @@ impl HeadRun<'_> {
         };
         let commits = Arc::new(self.commits(commit_every, checkpoint_every)?);
         let (run, incarnation) = commits.run();
-        let hello = hello(self.version, socket.local_addr()?.to_string());
+        let hello = hello(self.version, socket.local_addr()?.to_string(), self.job.env.workers);
         let name = hello.name.clone();
         let status = Arc::new(self.status());
         let noted = Arc::clone(&status);

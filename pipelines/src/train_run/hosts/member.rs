@@ -9,6 +9,7 @@ use crate::hosts::net::listener::bind;
 use crate::hosts::net::secret::Secret;
 use crate::hosts::net::transfer::{Download, Fault};
 use crate::hosts::{Config, EngineEvent, Outcome, Step};
+use crate::machine::cores;
 use crate::problem::Usage;
 use crate::train_run::interruption::{Interrupted, Interruption};
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -32,6 +33,8 @@ pub struct JoinOptions {
     pub listen: Option<String>,
     /// The GEMM backend.
     pub gemm: String,
+    /// How many workers compute; `None`: as many as there are cores, at most as many as at the head.
+    pub workers: Option<usize>,
     /// The registry of stages.
     pub stages: Vec<StageType>,
     /// The version of this program.
@@ -44,18 +47,19 @@ pub struct JoinOptions {
 /// [`Usage`] if an option is invalid; if the head cannot be reached or does not admit this host; the failure of the run;
 /// [`Interrupted`] if the run or this host was asked to stop.
 pub fn join(options: JoinOptions, say: impl Fn(&str) + Clone + Send + 'static) -> Result<()> {
-    let JoinOptions { head, secret, listen, gemm, stages, version } = options;
+    let JoinOptions { head, secret, listen, gemm, workers, stages, version } = options;
     gemm::choose(&gemm).map_err(|error| Usage(error.to_string()))?;
     let interruption = Interruption::at_once()?;
     let secret = Secret::read(&secret)?;
     let socket = bind(&listen.unwrap_or_else(|| format!("{}:0", address_towards(&head))))?;
     // An address that stands for all addresses of this machine is replaced by the one that reaches the head.
     let address = socket.local_addr().ok().filter(|address| !address.ip().is_unspecified());
-    let hello = hello(&version, address.map(|address| address.to_string()).unwrap_or_default());
+    let address = address.map(|address| address.to_string()).unwrap_or_default();
+    let hello = hello(&version, address, workers.unwrap_or_else(cores));
     let name = hello.name.clone();
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let state = Mutex::default();
-    let trainer = Arc::new(MemberTrainer { stages, folder: folder.path().into(), state });
+    let trainer = Arc::new(MemberTrainer { stages, workers, folder: folder.path().into(), state });
     let (notify, done) = (say.clone(), say.clone());
     let config = Config::default();
     let driver = MemberDriver {
@@ -94,6 +98,8 @@ fn address_towards(head: &str) -> IpAddr {
 /// What a member trains.
 struct MemberTrainer {
     stages: Vec<StageType>,
+    /// How many workers the user wants to compute.
+    workers: Option<usize>,
     /// For the files of commits.
     folder: PathBuf,
     state: Mutex<State>,
@@ -157,6 +163,13 @@ impl Trainer for MemberTrainer {
         let download = download.context("there is no head to download from")?;
         match Self::fetch(&download, step, &self.folder(step)) {
             Ok(job) => {
+                let (at_head, plural) = (job.workers, if job.workers == 1 { "" } else { "s" });
+                if let Some(wanted) = self.workers.filter(|wanted| *wanted > at_head) {
+                    bail!(
+                        "the head has {at_head} worker{plural}, and no host can have more, so not {wanted}: join with \
+                         --workers {at_head} at most, or start the head with more"
+                    );
+                }
                 self.lock().jobs.insert(step, job);
                 Ok(true)
             }

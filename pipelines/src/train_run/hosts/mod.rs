@@ -25,7 +25,7 @@ use compute::kernels::gemm;
 use contract::Precision;
 
 /// How this process introduces itself.
-fn hello(version: &str, address: String) -> Hello {
+fn hello(version: &str, address: String, workers: usize) -> Hello {
     let [f32, bf16] = [Precision::F32, Precision::Bf16].map(gemm::description);
     let backend = if f32 == bf16 { f32 } else { format!("{f32}, {bf16}") };
     Hello {
@@ -33,5 +33,6 @@ fn hello(version: &str, address: String) -> Hello {
         address,
         version: version.into(),
         backend,
+        workers: u32::try_from(workers).unwrap_or(u32::MAX),
     }
 }

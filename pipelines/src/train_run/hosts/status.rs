@@ -51,9 +51,8 @@ impl HostsStatus {
     /// What a notice changes, in a run of `leaves` micro-batches.
     fn note(&mut self, notice: &Notice, leaves: Lane) {
         let failed = match notice {
-            Notice::Training { hosts, .. } => {
-                let count = hosts.len();
-                let share = |at: usize| leaves_of(at, count, leaves).len() as f64 / f64::from(leaves.max(1));
+            Notice::Training { hosts, workers, .. } => {
+                let share = |at: usize| leaves_of(at, workers, leaves).len() as f64 / f64::from(leaves.max(1));
                 let hosts = hosts.iter().enumerate();
                 self.hosts = hosts.map(|(at, name)| HostShare { name: name.clone(), share: share(at) }).collect();
                 false
@@ -139,10 +138,10 @@ mod tests {
         assert_eq!(HostsStatus::read(folder.path()), None);
         let writer = StatusWriter::new(folder.path(), 16, 0);
         let names = || ["ant", "bee", "cow"].map(String::from).to_vec();
-        writer.note(&Notice::Training { epoch: Epoch::default(), hosts: names(), from: 0 });
+        writer.note(&Notice::Training { epoch: Epoch::default(), hosts: names(), workers: vec![2, 2, 4], from: 0 });
         let status = HostsStatus::read(folder.path()).unwrap();
         let shares: Vec<_> = status.hosts.iter().map(|host| (host.name.as_str(), host.share)).collect();
-        assert_eq!(shares, [("ant", 0.3125), ("bee", 0.3125), ("cow", 0.375)]);
+        assert_eq!(shares, [("ant", 0.25), ("bee", 0.25), ("cow", 0.5)]);
         writer.committed(10);
         writer.note(&Notice::Lost { name: "bee".into(), loss: Loss::Silent });
         let status = HostsStatus::read(folder.path()).unwrap();

@@ -33,7 +33,7 @@ impl Settings for Reduce {
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
-        let sums = if env.processes == 1 { Sums::Whole } else { Sums::OfProcess };
+        let sums = if env.processes() == 1 { Sums::Whole } else { Sums::OfProcess };
         Ok(Built::Stage(Box::new(ReduceStage::new(sums, env)?)))
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct MeshDone {
     epoch: Epoch,
-    members: Vec<HostId>,
+    members: Vec<Peer>,
     me: HostId,
     result: Result<Sockets, Unreachable>,
 }
@@ -26,7 +26,7 @@ pub type Report = Arc<dyn Fn(MeshDone) + Send + Sync>;
 enum State {
     None,
     Connecting { epoch: Epoch, cancelled: Arc<AtomicBool> },
-    Connected { epoch: Epoch, members: Vec<HostId>, me: HostId, sockets: Sockets },
+    Connected { epoch: Epoch, members: Vec<Peer>, me: HostId, sockets: Sockets },
     CannotConnect { epoch: Epoch },
     Running { epoch: Epoch },
 }
@@ -119,7 +119,7 @@ impl Local {
         let (expected, report) = (Arc::clone(&self.expected), Arc::clone(&self.report));
         let connect = move || {
             let result = mesh.connect(&expected);
-            report(MeshDone { epoch, members: mesh.members.iter().map(|peer| peer.host).collect(), me, result });
+            report(MeshDone { epoch, members: mesh.members, me, result });
         };
         match std::thread::Builder::new().name("connect".to_owned()).spawn(connect) {
             Ok(_) => None,
@@ -133,8 +133,9 @@ impl Local {
     fn start(&mut self, epoch: Epoch, from: Step) {
         match std::mem::replace(&mut self.state, State::Running { epoch }) {
             State::Connected { epoch: connected, members, me, sockets } if connected == epoch => {
-                let index = members.iter().position(|host| *host == me).unwrap_or_default();
-                self.engine.start(Generation { epoch, from, members, index, sockets });
+                let index = members.iter().position(|peer| peer.host == me).unwrap_or_default();
+                let (members, workers) = members.into_iter().map(|peer| (peer.host, peer.workers)).unzip();
+                self.engine.start(Generation { epoch, from, members, workers, index, sockets });
             }
             // The state machine starts only what is connected.
             other => self.state = other,

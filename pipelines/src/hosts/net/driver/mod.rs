@@ -61,6 +61,8 @@ pub struct Generation {
     pub from: Step,
     /// Its members; the first is the head.
     pub members: Vec<HostId>,
+    /// How many workers of each compute leaves.
+    pub workers: Vec<u32>,
     /// Which of them this host is.
     pub index: usize,
     /// A socket to each other member, by its index.

@@ -47,7 +47,7 @@ impl Setup {
 
     fn hello(&self) -> Hello {
         let (name, version, address) = (self.name.clone(), self.version.clone(), self.address.clone());
-        Hello { name, address, version, backend: "portable".into() }
+        Hello { name, address, version, backend: "portable".into(), workers: 1 }
     }
 
     fn engine(&self, copies: counting::Copies, reports: Reports) -> Counting {

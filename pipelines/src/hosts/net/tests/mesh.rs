@@ -52,6 +52,7 @@ impl Hosts {
         let peer = |(at, (listener, _)): (usize, &(Listener, _))| Peer {
             host: HostId(at as u32 * 3),
             address: listener.address().to_string(),
+            workers: 1,
         };
         let members = listeners.iter().enumerate().map(peer).collect();
         Self { secret, listeners, members, cancelled: Arc::default() }
