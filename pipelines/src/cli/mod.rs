@@ -35,7 +35,6 @@ mod verify;
 pub use completions::{VARIABLE, with_values};
 pub use options::{Changes, Color, Global};
 pub use output::{Output, OutputError};
-pub(crate) use runs::{Ran, is_run, look};
 
 use crate::show::{Line, Style};
 use anyhow::Result;
