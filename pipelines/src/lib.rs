@@ -32,9 +32,11 @@ pub mod problem;
 mod readme;
 pub mod report;
 mod run_files;
+mod serve;
 pub mod show;
 mod stages;
 mod train_run;
+mod watch;
 
 pub use app::App;
 pub use stages::STAGES;

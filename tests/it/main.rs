@@ -44,6 +44,8 @@ mod row_stages;
 mod run_directory;
 mod run_faults;
 mod runs;
+mod serve;
 mod shared_data;
 mod tensorboard;
 mod verify;
+mod watch;
