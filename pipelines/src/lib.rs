@@ -8,6 +8,7 @@
 //! - `train_run`: a training run; `prepare`: a version of a prepared corpus
 //! - `experiment`: several runs, compared
 //! - `inspect`: the contents of files
+//! - `run_files`: what the files of a run say; `curves`: from measured points to what is drawn
 //! - [`show`]: output in the terminal; [`report`]: `report.html`
 //! - `machine`: cores and memory; `panics`: panics become error messages
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@
 mod app;
 pub mod cli;
 mod continuation;
+mod curves;
 pub mod engine;
 mod experiment;
 pub mod hosts;
@@ -29,9 +31,12 @@ pub mod problem;
 #[cfg(test)]
 mod readme;
 pub mod report;
+mod run_files;
+mod serve;
 pub mod show;
 mod stages;
 mod train_run;
+mod watch;
 
 pub use app::App;
 pub use stages::STAGES;

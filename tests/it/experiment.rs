@@ -55,7 +55,8 @@ fn every_arm_is_run_with_every_seed_and_none_twice() {
     assert_eq!(scratch.numbers("alone"), scratch.numbers("runs/rates/adamw-learning_rate-0.001-seed2"));
     let page = scratch.read("runs/rates/experiment.html");
     assert!(
-        page.contains("href=\"adamw-learning_rate-0.001-seed2/report.html\"") && page.contains("<path class=\"of3\"")
+        page.contains("href=\"adamw-learning_rate-0.001-seed2/report.html\"")
+            && page.contains("&quot;class&quot;:&quot;of3&quot;")
     );
 
     // Nothing is run again, also if a seed is added.

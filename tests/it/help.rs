@@ -44,6 +44,17 @@ fn every_command_has_examples_that_work() {
                 assert!(said.contains("no GEMM backend `none`"), "`pipeline {example}`: {said}");
                 continue;
             }
+            // It serves until it is interrupted: tests/it/serve.rs. Its options are understood: only the port is refused.
+            if example.starts_with("serve") {
+                let address = example.split_once("--listen ").map_or("127.0.0.1:7421", |(_, address)| address);
+                let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                let example =
+                    example.replace(&format!(" --listen {address}"), "").replace(" runs/learning-rates", " runs");
+                let output = clone.pipeline(&format!("{example} --listen {}", taken.local_addr().unwrap()));
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(said.contains("another program listens there"), "`pipeline {example}`: {said}");
+                continue;
+            }
             // Nobody else may use the port meanwhile.
             example = example.replace("0.0.0.0:7420", "127.0.0.1:0");
             // It would find the directory taken.

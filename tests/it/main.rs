@@ -2,6 +2,7 @@
 //!
 //! One subject: `cargo test --test it resume::`. Tests start `pipeline` as a process of its own in a scratch directory,
 //! so environment variables, signals and peak memory are those of that process.
+mod browser;
 mod fresh_clone;
 mod support;
 
@@ -43,7 +44,9 @@ mod row_stages;
 mod run_directory;
 mod run_faults;
 mod runs;
+mod serve;
 mod shared_data;
 mod tensorboard;
 mod verify;
+mod watch;
 mod why;

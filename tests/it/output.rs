@@ -16,6 +16,8 @@ const LINES: &[(&str, &str)] = &[
     ("evaluate", "evaluate runs/tiny"),
     ("generate", "generate runs/tiny --prompt ka --max-tokens 3"),
     ("runs", "runs"),
+    ("watch", "watch runs/tiny"),
+    ("serve", "serve --listen 127.0.0.1:0"),
     ("compare", "compare runs/tiny runs/other"),
     ("status", "status runs/tiny"),
     ("verify", "verify runs/tiny"),
@@ -64,7 +66,7 @@ fn every_command_has_a_line_here() {
 fn json_is_one_object_a_line_and_nothing_else() {
     let scratch = scratch();
     // What these print is for other programs already.
-    for (_, line) in LINES.iter().filter(|(name, _)| !["completions", "man", "schema"].contains(name)) {
+    for (_, line) in LINES.iter().filter(|(name, _)| !["completions", "man", "schema", "serve"].contains(name)) {
         let line = format!("{} --json", line.replace("{}", "json"));
         let ran = scratch.pipeline(&line.split(' ').collect::<Vec<_>>()).succeeds();
         assert!(!ran.stdout.is_empty(), "`pipeline {line}`");

@@ -2,6 +2,7 @@
 //! download is there already; its other commands, its configuration, its error messages and its links are checked.
 //! (Its Rust is a doc test of `pipelines`.)
 use crate::fresh_clone::{FreshClone, wiki_dump, write_bzip2};
+use crate::serve::Server;
 use crate::support::{self, corpus};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -11,6 +12,7 @@ const PREPARE: &str = include_str!("../../data/PREPARE.md");
 const MIXTURES: &str = include_str!("../../docs/mixtures.md");
 const SCALING: &str = include_str!("../../docs/scaling.md");
 const LINEAGE: &str = include_str!("../../docs/lineage.md");
+const WATCH: &str = include_str!("../../docs/watch.md");
 const EXPERIMENTS: &str = include_str!("../../docs/experiments.md");
 /// What is only shortened because tests are many.
 const SHORTER: [(&str, &str); 1] = [("--steps 20 --warmup 3", "--steps 1 --warmup 0")];
@@ -161,6 +163,31 @@ fn the_commands_of_the_page_on_experiments_work() {
     assert!(said[3].contains("optimize.learning_rate: 0.001, 0.003"), "{}", said[3]);
 }
 
+/// Its server is asked what the page asks it, on a port that is free.
+#[test]
+fn the_commands_of_the_page_on_watching_work() {
+    let scratch = FreshClone::new();
+    let (mut server, mut said) = (None, Vec::new());
+    for line in blocks_of(WATCH, "sh").iter().flat_map(|block| block.lines()) {
+        if let Some(url) = line.strip_prefix("curl \"http://127.0.0.1:7421") {
+            let server: &Server = server.as_ref().expect("the server was started before");
+            said.push(server.json(url.trim_end_matches('"')).to_string());
+        } else if let Some(arguments) = line.strip_prefix("pipeline serve ") {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_pipeline"));
+            command.args(["serve", arguments, "--listen", "127.0.0.1:0"]).current_dir(scratch.path());
+            server = Some(Server::start(command));
+        } else {
+            let output = scratch.pipeline(line.strip_prefix("pipeline ").unwrap());
+            said.push(String::from_utf8_lossy(&output.stdout).into_owned());
+            check(line, output);
+        }
+    }
+    assert_eq!(said.len(), 7);
+    assert!(said[1].ends_with("runs/tiny is done after step 60 of 60\n") && said[2] == said[1], "{}", said[1]);
+    assert!(said[3].starts_with("{\"step\":60,"), "{}", said[3]);
+    assert!(said[4].contains("\"name\":\"tiny\"") && said[5].contains("\"validation_loss\":[null,"), "{}", said[4]);
+}
+
 #[test]
 fn the_commands_of_the_page_on_scaling_work() {
     let scratch = FreshClone::new();
@@ -249,6 +276,7 @@ fn every_link_leads_somewhere_and_ci_runs_its_test_command() {
         "docs/mixtures.md",
         "docs/experiments.md",
         "docs/lineage.md",
+        "docs/watch.md",
     ] {
         let path = root().join(document);
         let text = std::fs::read_to_string(&path).unwrap();

@@ -1,72 +1,9 @@
 //! `report.html`: written whatever becomes of a run, whole by itself, opened in a real browser that may load nothing.
-use crate::support::Scratch;
-use std::io::Read;
-use std::net::TcpListener;
-use std::process::Command;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use crate::browser::Offline;
+use crate::support::{Scratch, words};
 
 /// Asks for a picture as soon as it is HTML and not text.
 const HOSTILE: &str = "<img src=http://probe.invalid/x.png>";
-
-/// A Chromium that is there, and a listener in place of the network: it is the proxy of everything, loopback included.
-struct Browser {
-    program: String,
-    port: u16,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-impl Browser {
-    /// `None` where no Chromium is installed, which is said.
-    fn start() -> Option<Self> {
-        let names = ["chromium", "chromium-browser", "google-chrome"];
-        let works = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
-        let Some(program) = names.into_iter().find(works) else {
-            println!("skipped: no chromium here");
-            return None;
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let heard = Arc::clone(&asked);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let mut stream = stream;
-                let mut head = [0; 512];
-                let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
-                let n = stream.read(&mut head).unwrap_or(0);
-                let head = String::from_utf8_lossy(&head[..n]).into_owned();
-                heard.lock().unwrap().extend(head.lines().next().map(str::to_owned));
-            }
-        });
-        Some(Self { program: program.to_owned(), port, asked })
-    }
-
-    /// What was asked for since the last time, but for what a Chromium asks its makers on its own.
-    fn requests(&self) -> Vec<String> {
-        let own =
-            |line: &String| [".google.com", ".googleapis.com", ".gvt1.com"].iter().any(|host| line.contains(host));
-        std::mem::take(&mut *self.asked.lock().unwrap()).into_iter().filter(|line| !own(line)).collect()
-    }
-
-    /// The document after its scripts have run.
-    fn dom(&self, page: &std::path::Path) -> String {
-        let profile = tempfile::tempdir().unwrap();
-        let output = Command::new(&self.program)
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-            .arg("--disable-features=NetworkTimeServiceQuerying")
-            .arg(format!("--proxy-server=127.0.0.1:{}", self.port))
-            .arg("--proxy-bypass-list=<-loopback>")
-            .arg(format!("--user-data-dir={}", profile.path().display()))
-            .arg("--dump-dom")
-            .arg(format!("file://{}", page.display()))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
 
 #[test]
 fn a_browser_shows_it_and_loads_nothing() {
@@ -86,7 +23,13 @@ fn a_browser_shows_it_and_loads_nothing() {
     }
     assert!(!html.contains("<img") && !html.contains("src=\"") && !html.contains("@import"), "nothing to load");
 
-    let Some(browser) = Browser::start() else { return };
+    let samples = format!("{{\"step\":4,\"prompt\":\"The\",\"text\":\" mill {HOSTILE}\"}}\n");
+    scratch.write("r&<b>/samples.jsonl", samples);
+    scratch.pipeline(&["report", "r&<b>"]).succeeds();
+    let html = scratch.read("r&<b>/report.html");
+    assert!(html.contains("<b>The</b> mill &lt;img src=") && !html.contains("<img"), "a sample is text");
+
+    let Some(browser) = Offline::start() else { return };
     // What would be seen if something were loaded.
     scratch.write("control.html", "<img src=http://probe.invalid/x.png>");
     browser.dom(&scratch.path("control.html"));
@@ -94,18 +37,33 @@ fn a_browser_shows_it_and_loads_nothing() {
     assert!(heard.iter().any(|line| line.contains("probe.invalid")), "the listener hears requests: {heard:?}");
 
     // The pointer is put on a plot, as a reader would.
-    let point = "<script>document.querySelector('svg').dispatchEvent(\
-                 new PointerEvent('pointermove', {clientX: 9999}))</script></body>";
-    scratch.write("pointed.html", html.replace("</body>", point));
+    let point = "document.querySelector('svg').dispatchEvent(new PointerEvent('pointermove', {clientX: 9999}));";
+    let with = |script: &str| html.replace("</body>", &format!("<script>{script}</script></body>"));
+    scratch.write("pointed.html", with(point));
     let dom = browser.dom(&scratch.path("pointed.html"));
     assert_eq!(dom.matches(" data-plot=\"").count(), 7, "loss, bits, rate, norm, throughput, MFU, wait");
     assert_eq!(dom.matches("<span class=\"at\">step 12</span>").count(), 7, "all plots are read at the last step");
-    assert!(dom.contains("<p class=\"none hint\">"), "scripts ran");
+    assert!(dom.contains("<p class=\"controls\">"), "scripts ran");
+    assert_eq!(dom.matches("<path class=\"smooth\" d=\"M").count(), 6, "all but bits per byte have a mean or a rate");
     for piece in ["<span class=\"state done\">done</span>", "step 12 of 12", "<td>forward</td>", "Bits per byte", "CC0"]
     {
         assert!(dom.contains(piece), "{piece} in {dom}");
     }
     assert_eq!(browser.requests(), [""; 0], "nothing was asked for");
+
+    // Logarithmic axes, and the points as a file.
+    let click = "for (const axis of ['x', 'y']) document.getElementById('log-' + axis).click();\
+                 document.body.dataset.csv = group.plots[0].csv();";
+    scratch.write("log.html", with(click));
+    let log = browser.dom(&scratch.path("log.html"));
+    let steps = |dom: &str| {
+        let labels = dom.split("<text class=\"x\"").skip(1).filter_map(|rest| rest.split_once('>')?.1.split_once('<'));
+        labels.map(|(label, _)| label.to_owned()).take(4).collect::<Vec<_>>()
+    };
+    assert_eq!((steps(&dom), steps(&log)), (words("2 4 6 8"), words("1 2 5 10")));
+    let csv = log.split("data-csv=\"").nth(1).unwrap().split("\">").next().unwrap().replace("&quot;", "\"");
+    assert!(csv.starts_with("series,\"step\",\"Loss\"\n\"training\",1,"), "{csv}");
+    assert_eq!(csv.matches("\n\"validation\",").count(), 3, "{csv}");
 }
 
 #[test]

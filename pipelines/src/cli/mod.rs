@@ -27,16 +27,17 @@ mod run;
 mod run_groups;
 mod runs;
 mod schema;
+mod serve;
 mod stages;
 mod stat;
 mod status;
 mod verify;
+mod watch;
 mod why;
 
 pub use completions::{VARIABLE, with_values};
 pub use options::{Changes, Color, Global};
 pub use output::{Output, OutputError};
-pub(crate) use runs::{Ran, is_run, look};
 
 use crate::show::{Line, Style};
 use anyhow::Result;
@@ -58,6 +59,8 @@ pub const COMMANDS: &[CommandType] = &[
     command_type::<evaluate::Evaluate>("evaluate"),
     command_type::<generate::Generate>("generate"),
     command_type::<runs::Runs>("runs"),
+    command_type::<watch::Watch>("watch"),
+    command_type::<serve::Serve>("serve"),
     command_type::<compare::Compare>("compare"),
     command_type::<status::Status>("status"),
     command_type::<verify::Verify>("verify"),
@@ -170,8 +173,9 @@ pub fn parse<C: Command>(line: &str) -> clap::error::Result<C> {
 mod tests {
     use super::*;
 
-    /// These commands print scripts and pages for other programs, or nothing but notes.
-    const NO_JSON: [&str; 4] = ["join", "completions", "man", "schema"];
+    /// These commands print scripts and pages for other programs, or nothing but notes, or an address that answers in
+    /// JSON.
+    const NO_JSON: [&str; 5] = ["join", "completions", "man", "schema", "serve"];
 
     #[test]
     fn the_definitions_are_sound_and_every_help_has_an_example() {

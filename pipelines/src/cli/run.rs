@@ -1,5 +1,4 @@
 //! `pipeline run`: trains, or prepares a corpus.
-use super::runs::look;
 use super::{Changes, Command, Context};
 use crate::hosts::net::listener::bind;
 use crate::machine::{cores, end_with};
@@ -189,7 +188,7 @@ impl Ready {
         // A run that was stopped has results too.
         let has_results = trained.as_ref().err().is_none_or(|error| error.is::<Interrupted>());
         if json && has_results {
-            context.out.json(&look(&options.run_dir)?)?;
+            context.out.json(&crate::run_files::look(&options.run_dir)?)?;
         }
         trained
     }

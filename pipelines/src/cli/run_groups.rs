@@ -1,8 +1,9 @@
 //! `pipeline runs --group KEY`: runs by the values of their configurations.
-use super::runs::{Ran, Sort};
+use super::runs::Sort;
 use crate::experiment::statistics::{mean, variance};
-use crate::plan::{Table, configuration, value_of};
-use crate::problem::{Usage, repeated, similar};
+use crate::plan::{Table, configuration, unknown_key, value_of};
+use crate::problem::{Usage, repeated};
+use crate::run_files::Ran;
 use crate::show::human::{count, decimal};
 use crate::show::{Align, table};
 use crate::train_run::CONFIG_FILE;
@@ -57,7 +58,7 @@ pub fn groups(runs: &[Ran], keys: &[String], sort: Option<Sort>) -> Result<Vec<G
     }
     for key in keys {
         if !runs.is_empty() && configurations.iter().all(|configuration| value_of(configuration, key).is_none()) {
-            return Err(Usage(unknown(key, &configurations)).into());
+            return Err(Usage(unknown_key(key, configurations.iter().flatten())).into());
         }
     }
     let mut found: Vec<(Map<String, Value>, Vec<&Ran>)> = Vec::new();
@@ -88,15 +89,6 @@ fn group(values: Map<String, Value>, runs: &[&Ran]) -> Group {
         bits_per_byte: of(|run| run.bits_per_byte),
         tok_per_sec: of(|run| run.tok_per_sec),
     }
-}
-
-fn unknown(key: &str, configurations: &[Vec<(String, Table)>]) -> String {
-    let tables = configurations.iter().flatten();
-    let known: Vec<String> =
-        tables.flat_map(|(id, table)| table.entries.iter().map(move |(key, _)| format!("{id}.{key}"))).collect();
-    let near = similar(key, known.iter().map(String::as_str));
-    let near = if near.is_empty() { String::new() } else { format!("; similar: {}", near.join(", ")) };
-    format!("no run has the key `{key}`{near} (write STAGE.KEY, for example optimize.learning_rate)")
 }
 
 fn text_of(values: &Map<String, Value>) -> String {

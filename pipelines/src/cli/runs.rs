@@ -1,21 +1,14 @@
 //! `pipeline runs`: lists runs with their progress.
 use super::run_groups::{Group, groups, listed as listed_groups};
 use super::{Command, Context};
-use crate::problem::Usage;
+use crate::run_files::{Ran, find, look};
 use crate::show::human::{ago, count, decimal, fit};
 use crate::show::{Align, table};
-use crate::train_run::CONFIG_FILE;
 use crate::train_run::status::{self, State};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
-use train::checkpoint;
-use train::record::{METRICS_FILE, StepLine};
-
-/// Number of steps for the median speed of a run.
-const RECENT: usize = 20;
 
 /// List runs with state, step, loss, bits per byte and speed
 #[derive(Debug, Args)]
@@ -89,7 +82,7 @@ impl Sort {
 
 impl Command for Runs {
     fn run(&self, context: &Context) -> Result<()> {
-        let mut found = runs(&self.folder)?;
+        let mut found = find(&self.folder, 1)?.iter().map(|path| look(path)).collect::<Result<Vec<Ran>>>()?;
         if !self.group.is_empty() {
             let groups = groups(&found, &self.group, self.sort)?;
             return match self.json {
@@ -105,54 +98,6 @@ impl Command for Runs {
             false => context.out.line(&listed(&found, context.out.columns(), status::now())),
         }
     }
-}
-
-/// A run, as `pipeline runs --json` shows it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Ran {
-    /// The run's directory.
-    pub run: String,
-    /// Its state.
-    pub state: State,
-    /// Updates done.
-    pub step: u64,
-    /// Updates of the whole run, if training has started.
-    pub steps: Option<u64>,
-    /// Training loss of the last step.
-    pub loss: Option<f64>,
-    /// The last validation loss.
-    pub validation_loss: Option<f64>,
-    /// The last bits per byte.
-    pub bits_per_byte: Option<f64>,
-    /// Median speed of the last steps, in tokens per second.
-    pub tok_per_sec: Option<f64>,
-    /// The last checkpoint.
-    pub checkpoint: Option<String>,
-    /// When training last started, in seconds since 1970.
-    pub started: Option<u64>,
-    /// Time of the last update of its files, in seconds since 1970.
-    pub seen: Option<u64>,
-    /// The error, if it failed.
-    pub error: Option<String>,
-}
-
-/// The runs in a folder, sorted by name, or the run in the folder itself.
-///
-/// # Errors
-/// [`Usage`] if there is no such folder; if something in it cannot be read.
-fn runs(folder: &Path) -> Result<Vec<Ran>> {
-    if is_run(folder) {
-        return Ok(vec![look(folder)?]);
-    }
-    if !folder.is_dir() {
-        let why = "is not a folder; `pipeline run` makes runs/ when it first runs";
-        return Err(Usage::of(folder, why).into());
-    }
-    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    let mut found: Vec<PathBuf> = entries.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
-    found.retain(|path| is_run(path));
-    found.sort();
-    found.iter().map(|path| look(path)).collect()
 }
 
 /// The runs as a table of at most `columns` columns, as of `now`.
@@ -194,48 +139,6 @@ fn listed(runs: &[Ran], columns: usize, now: u64) -> String {
     out
 }
 
-/// Whether `folder` is a run directory.
-pub fn is_run(folder: &Path) -> bool {
-    [CONFIG_FILE, METRICS_FILE, status::LOCK_FILE].iter().any(|name| folder.join(name).is_file())
-}
-
-/// Reads the state of the run in `folder`.
-///
-/// # Errors
-/// If its files cannot be read.
-pub fn look(folder: &Path) -> Result<Ran> {
-    let (state, status) = status::read(folder);
-    let path = folder.join(METRICS_FILE);
-    let text = std::fs::read(&path).or_else(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        _ => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    })?;
-    // From the end: a long run has many lines, and the last ones suffice.
-    let mut lines = text.rsplit(|b| *b == b'\n').filter_map(|line| serde_json::from_slice::<StepLine>(line).ok());
-    let mut recent: Vec<StepLine> = lines.by_ref().take(RECENT).collect();
-    let validated = recent.iter().find(|line| line.validation_loss.is_some()).cloned();
-    let validated = validated.or_else(|| lines.find(|line| line.validation_loss.is_some()));
-    let last = recent.first().cloned();
-    recent.sort_by(|a, b| a.tok_per_sec.total_cmp(&b.tok_per_sec));
-    let written = std::fs::metadata(&path).and_then(|m| m.modified()).ok();
-    let written = written.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map(|t| t.as_secs());
-    let ended = status.as_ref().and_then(|status| status.ended).filter(|_| state != State::Running);
-    Ok(Ran {
-        run: folder.display().to_string(),
-        state,
-        step: last.as_ref().map_or(0, |line| line.step),
-        steps: status.as_ref().map(|status| status.steps).filter(|steps| *steps > 0),
-        loss: last.as_ref().map(|line| line.loss),
-        validation_loss: validated.as_ref().and_then(|line| line.validation_loss),
-        bits_per_byte: validated.as_ref().and_then(|line| line.bits_per_byte),
-        tok_per_sec: recent.get(recent.len() / 2).map(|line| line.tok_per_sec),
-        checkpoint: checkpoint::list(folder)?.pop().map(|(_, path)| path.display().to_string()),
-        started: status.as_ref().map(|status| status.started),
-        seen: ended.or(written).or(status.as_ref().map(|status| status.started)),
-        error: status.and_then(|status| status.error),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +157,7 @@ mod tests {
             checkpoint: None,
             started: Some(1_000_000),
             seen: Some(1_000_600),
+            metrics: Vec::new(),
             error: (state == State::Failed).then(|| "stage `loss`, step 120: the loss is NaN\nand more".into()),
         }
     }

@@ -1,7 +1,7 @@
 //! `pipeline status`: a run, its hosts, and what went wrong.
-use super::runs::{Ran, is_run, look};
 use super::{Command, Context};
 use crate::problem::Usage;
+use crate::run_files::{Ran, is_run, look};
 use crate::show::human::{ago, count, fit};
 use crate::train_run::hosts::HostsStatus;
 use crate::train_run::status::{State, now};
@@ -98,6 +98,7 @@ mod tests {
             started: Some(1),
             seen: Some(2),
             error: None,
+            metrics: Vec::new(),
         };
         insta::assert_snapshot!(text(&Report { ran, hosts }, 80, 1_000_125), @r"
         Run      runs/wiki

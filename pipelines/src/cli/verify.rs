@@ -42,7 +42,7 @@ impl Command for Verify {
     const COMPUTES: bool = true;
 
     fn run(&self, context: &Context) -> Result<()> {
-        if !super::runs::is_run(&self.run) {
+        if !crate::run_files::is_run(&self.run) {
             let why = "is not a run directory; `pipeline runs` lists the runs in runs/";
             return Err(Usage::of(&self.run, why).into());
         }

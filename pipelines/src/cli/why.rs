@@ -1,6 +1,7 @@
 //! `pipeline why`: which documents are in a step, and which steps have seen a document.
 use super::{Command, Context};
 use crate::problem::Usage;
+use crate::run_files::is_run;
 use crate::show::human::{hang, printable};
 use crate::train_run::why::{Answer, InStep, OfDocument, OfDocuments, OfStep, Passage, Question, why};
 use anyhow::Result;
@@ -63,7 +64,7 @@ impl Asked {
 
 impl Command for Why {
     fn run(&self, context: &Context) -> Result<()> {
-        if !super::runs::is_run(&self.run) {
+        if !is_run(&self.run) {
             let why = "is not a run directory; `pipeline runs` lists the runs in runs/";
             return Err(Usage::of(&self.run, why).into());
         }

@@ -1,8 +1,8 @@
 //! Runs that exist already: how they differ, and which of them are the same but for their seeds.
 use super::measured::{Measured, Variant};
-use crate::cli::is_run;
 use crate::plan::{Overrides, Plan, PlannedStage};
 use crate::problem::Usage;
+use crate::run_files::is_run;
 use crate::train_run::{CONFIG_FILE, ENVIRONMENT_FILE, directory};
 use anyhow::{Error, Result};
 use contract::{Effect, StageType};

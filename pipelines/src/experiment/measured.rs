@@ -1,5 +1,5 @@
 //! What runs have measured, read from their directories.
-use crate::cli::{Ran, look};
+use crate::run_files::{Ran, look};
 use crate::train_run::status::State;
 use anyhow::Result;
 use serde::Serialize;
@@ -51,9 +51,7 @@ impl Measured {
     pub fn seconds_to(&self, target: f64) -> Option<f64> {
         let (mut seconds, mut before) = (0.0, 0);
         for line in &self.metrics {
-            if line.tok_per_sec > 0.0 {
-                seconds += line.tokens.saturating_sub(before) as f64 / line.tok_per_sec;
-            }
+            seconds += line.seconds(before);
             before = line.tokens;
             if line.validation_loss.is_some_and(|loss| loss <= target) {
                 return Some(seconds);

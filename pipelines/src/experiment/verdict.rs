@@ -231,7 +231,7 @@ fn notes(variants: &[Variant], differences: &[Compared]) -> Vec<String> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::cli::Ran;
+    use crate::run_files::Ran;
     use crate::train_run::status::State;
     use contract::parameters::splitmix64;
     use train::record::StepLine;
@@ -268,6 +268,7 @@ pub mod tests {
             started: None,
             seen: None,
             error: None,
+            metrics: Vec::new(),
         };
         Measured { ran, seed, metrics: (1..=10).map(line).collect(), documents }
     }

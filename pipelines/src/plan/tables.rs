@@ -1,7 +1,7 @@
 //! The tables of a configuration as they are, for commands that need no plan.
 use super::files;
 use super::values::Table;
-use crate::problem::Problems;
+use crate::problem::{Problems, similar};
 use serde_json::Value;
 use std::path::Path;
 
@@ -24,4 +24,13 @@ pub(crate) fn value_of(configuration: &[(String, Table)], key: &str) -> Option<V
     let (stage, key) = key.split_once('.')?;
     let (_, table) = configuration.iter().find(|(id, _)| id == stage)?;
     Some(table.get(key)?.value.clone())
+}
+
+/// The message about a key that none of the runs with these `tables` has.
+pub(crate) fn unknown_key<'a>(key: &str, tables: impl Iterator<Item = &'a (String, Table)>) -> String {
+    let known: Vec<String> =
+        tables.flat_map(|(id, table)| table.entries.iter().map(move |(key, _)| format!("{id}.{key}"))).collect();
+    let near = similar(key, known.iter().map(String::as_str));
+    let near = if near.is_empty() { String::new() } else { format!("; similar: {}", near.join(", ")) };
+    format!("no run has the key `{key}`{near} (write STAGE.KEY, for example optimize.learning_rate)")
 }

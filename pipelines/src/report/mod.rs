@@ -1,11 +1,16 @@
 //! `report.html`: a run on one page that needs nothing else, made of what is in the run directory.
 //!
-//! - [`page`]: what is on it; [`overlay`]: the page of an experiment; [`sources`]: a table of the sources of a mixture;
-//!   [`plot`]: curves, also of [`plots`]; [`mod@scaling`]: plots of a prediction; [`html`]: text that stays text
+//! - [`page`]: what is on it; [`samples`]: generated texts; [`sources`]: a table of the sources of a mixture
+//! - [`overlay`]: the page of an experiment; [`mod@scaling`]: plots of a prediction
+//! - [`plot`]: curves, also of [`plots`] and `pipeline serve`; [`metrics`]: their titles and units; [`document`]: the frame of every page, with its style and
+//!   script; [`html`]: text that stays text
+pub(crate) mod document;
 mod html;
+pub(crate) mod metrics;
 pub(crate) mod overlay;
 mod page;
-mod plot;
+pub(crate) mod plot;
+mod samples;
 mod scaling;
 mod sources;
 
@@ -13,6 +18,7 @@ pub use plot::{Plot, Series, Style};
 pub use scaling::scaling;
 
 use crate::problem::Usage;
+use crate::run_files::{Sample, samples_of};
 use crate::train_run::status::{self, State, Status};
 use crate::train_run::{CONFIG_FILE, ENVIRONMENT_FILE};
 use anyhow::Result;
@@ -32,6 +38,7 @@ struct Seen {
     metrics: Vec<StepLine>,
     config: String,
     environment: Value,
+    samples: Vec<Sample>,
     checkpoint: Option<PathBuf>,
 }
 
@@ -40,11 +47,9 @@ struct Seen {
 /// # Errors
 /// If it cannot be written.
 pub fn plots(path: &Path, title: &str, about: &str, figures: &[Plot]) -> Result<()> {
-    let figures: String = figures.iter().map(Plot::figure).collect();
     let [name, about] = [title, about].map(html::escape);
-    let body =
-        format!("<header><h1>{name}</h1><p>{about}</p></header>\n<section class=\"plots\">\n{figures}</section>\n");
-    contract::files::write_whole(path, |out| Ok(out.write_all(page::document(title, &body).as_bytes())?))?;
+    let body = format!("<header><h1>{name}</h1><p>{about}</p></header>\n{}", document::section(figures));
+    contract::files::write_whole(path, |out| Ok(out.write_all(document::document(title, &body).as_bytes())?))?;
     Ok(())
 }
 
@@ -53,6 +58,16 @@ pub fn plots(path: &Path, title: &str, about: &str, figures: &[Plot]) -> Result<
 /// # Errors
 /// [`Usage`] if there is no run; otherwise if the report cannot be written.
 pub fn write(run_dir: &Path) -> Result<PathBuf> {
+    let (path, html) = (run_dir.join(REPORT_FILE), html_of(run_dir)?);
+    contract::files::write_whole(&path, |out| Ok(out.write_all(html.as_bytes())?))?;
+    Ok(path)
+}
+
+/// The report of the run in `run_dir`.
+///
+/// # Errors
+/// [`Usage`] if there is no run; otherwise if its metrics cannot be read.
+pub(crate) fn html_of(run_dir: &Path) -> Result<String> {
     let text = |name: &str| std::fs::read_to_string(run_dir.join(name)).unwrap_or_default();
     let config = text(CONFIG_FILE);
     if config.is_empty() {
@@ -67,10 +82,8 @@ pub fn write(run_dir: &Path) -> Result<PathBuf> {
         metrics: read_metrics(&run_dir.join(METRICS_FILE))?,
         config,
         environment: serde_json::from_str(&text(ENVIRONMENT_FILE)).unwrap_or(Value::Null),
+        samples: samples_of(run_dir),
         checkpoint: train::checkpoint::list(run_dir).ok().and_then(|mut all| all.pop()).map(|(_, path)| path),
     };
-    let path = run_dir.join(REPORT_FILE);
-    let html = page::page(&seen);
-    contract::files::write_whole(&path, |out| Ok(out.write_all(html.as_bytes())?))?;
-    Ok(path)
+    Ok(page::page(&seen))
 }

@@ -1,7 +1,8 @@
 //! `experiment.html`: the curves of several runs over each other, and links to their reports.
+use super::document::{document, section};
 use super::html::escape;
-use super::page::{SCRIPT, document};
-use super::plot::{Plot, Series, Style, smoothed};
+use super::plot::{Plot, Series, Style};
+use crate::curves::{smoothed, window};
 use crate::experiment::measured::Measured;
 use crate::experiment::text::verdict;
 use crate::experiment::verdict::{Comparison, Row};
@@ -23,12 +24,12 @@ pub const OVERLAY_FILE: &str = "experiment.html";
 pub fn write(path: &Path, title: &str, comparison: &Comparison) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let body = format!(
-        "<header><h1>{}</h1><p>{} variants, {} runs</p></header>\n{}{}{}<script>\n{SCRIPT}</script>\n",
+        "<header><h1>{}</h1><p>{} variants, {} runs</p></header>\n{}{}{}",
         escape(title),
         comparison.variants.len(),
         comparison.variants.iter().map(|row| row.runs.len()).sum::<usize>(),
         told(comparison),
-        plots(comparison),
+        section(&plots(comparison)),
         runs(folder, comparison),
     );
     let html = document(&format!("{title} · experiment"), &body);
@@ -41,24 +42,20 @@ fn told(comparison: &Comparison) -> String {
     format!("<div class=\"panel verdict\">\n{items}</div>\n")
 }
 
-fn plots(comparison: &Comparison) -> String {
-    let over = |title, unit, wide, smooth: bool, value: fn(&StepLine) -> Option<f64>| {
+fn plots(comparison: &Comparison) -> Vec<Plot> {
+    let over = |title: &'static str, unit, wide, smooth: bool, value: fn(&StepLine) -> Option<f64>| {
         let series = comparison.variants.iter().enumerate().map(|(index, row)| {
             let points = mean_curve(row, value);
-            let window = (points.len() / 50 * 2 + 1).clamp(5, 2001);
-            let points = if smooth { smoothed(&points, window) } else { points };
+            let points = if smooth { smoothed(&points, window(points.len())) } else { points };
             Series::new(row.variant.clone(), Style::Of(index), points)
         });
-        Plot { title, unit, along: "step", wide, from_zero: false, clip: false, series: series.collect() }
+        Plot { title: title.into(), unit, along: "step", wide, series: series.collect(), ..Plot::default() }
     };
-    let all = [
+    vec![
         over("Validation loss", "nats per token, mean over seeds", true, false, |line| line.validation_loss),
         over("Training loss", "nats per token, mean over seeds", false, true, |line| Some(line.loss)),
         over("Gradient norm", "before clipping, mean over seeds", false, true, |line| Some(line.gradient_norm)),
-    ];
-    let figures: String = all.iter().map(Plot::figure).collect();
-    let hint = "Hover over a plot to show all values at that step.";
-    format!("<p class=\"none hint\" hidden>{hint}</p>\n<section class=\"plots\">\n{figures}</section>\n")
+    ]
 }
 
 /// The mean over the runs of a variant at each step that all of them have.

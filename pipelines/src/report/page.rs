@@ -1,8 +1,11 @@
 //! What is on the page.
 use super::Seen;
+use super::document::{document, section};
 use super::html::{escape, facts};
-use super::plot::{Plot, Series, Style, number, smoothed};
-use super::sources;
+use super::metrics::plot_of;
+use super::plot::{Plot, Series, Style};
+use super::{samples, sources};
+use crate::curves::{number, smoothed, window};
 use crate::experiment::statistics::median;
 use crate::show::Times;
 use crate::show::human::{bytes, count, time, utc, workers};
@@ -12,29 +15,14 @@ use std::fmt::Write;
 use std::time::Duration;
 use train::record::StepLine;
 
-const STYLE: &str = include_str!("page.css");
-pub(super) const SCRIPT: &str = include_str!("page.js");
-
-/// A page that needs nothing else. Its policy forbids the browser to load anything.
-pub(super) fn document(title: &str, body: &str) -> String {
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" \
-         content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <link rel=\"icon\" href=\"data:,\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n\
-         <body>\n{body}</body>\n</html>\n",
-        escape(title)
-    )
-}
-
 /// The page of a run.
 pub(super) fn page(seen: &Seen) -> String {
     let body = format!(
-        "{}{}{}{}{}{}{}<script>\n{SCRIPT}</script>\n",
+        "{}{}{}{}{}{}{}{}",
         header(seen),
         cards(&seen.metrics),
-        plots(&seen.metrics),
+        section(&plots(&seen.metrics)),
+        samples::section(&seen.samples),
         sources::section(&seen.metrics),
         stage_times(seen),
         about(seen),
@@ -105,59 +93,41 @@ fn steps(n: usize) -> String {
 
 /// Seconds that the steps took, also over several sessions.
 fn spent(metrics: &[StepLine]) -> f64 {
-    let (mut before, mut seconds) = (0, 0.0);
-    for line in metrics {
-        if line.tok_per_sec > 0.0 {
-            seconds += line.tokens.saturating_sub(before) as f64 / line.tok_per_sec;
-        }
-        before = line.tokens;
-    }
-    seconds
+    let before = std::iter::once(0).chain(metrics.iter().map(|line| line.tokens));
+    metrics.iter().zip(before).map(|(line, before)| line.seconds(before)).sum()
 }
 
 fn median_of(metrics: &[StepLine], value: fn(&StepLine) -> f64) -> f64 {
     median(metrics.iter().map(value).filter(|v| v.is_finite()).collect()).unwrap_or_default()
 }
 
-fn plots(metrics: &[StepLine]) -> String {
+fn plots(metrics: &[StepLine]) -> Vec<Plot> {
     let over = |value: fn(&StepLine) -> f64| move |line: &StepLine| (line.step as f64, value(line));
-    let window = (metrics.len() / 50 * 2 + 1).clamp(5, 2001);
+    let width = window(metrics.len());
     // What is measured at every step, and its course.
-    let course = |title, unit, from_zero, value: fn(&StepLine) -> f64| {
+    let course = |metric, value: fn(&StepLine) -> f64| {
         let raw = Series::new("step", Style::Raw, metrics.iter().map(over(value)));
-        let mean = Series::new(format!("mean of {window}"), Style::Smooth, smoothed(&raw.points, window));
-        Plot { title, unit, along: "step", wide: false, from_zero, clip: true, series: vec![raw, mean] }
+        let mean = Series::new(format!("mean of {width}"), Style::Smooth, smoothed(&raw.points, width));
+        plot_of(metric, "step", vec![raw, mean])
     };
-    let mut loss = course("Loss", "nats per token", false, |line| line.loss);
-    (loss.clip, loss.wide) = (false, true);
-    loss.series[0].name = "training".into();
     let validation = |value: fn(&StepLine) -> Option<f64>| {
-        metrics.iter().filter_map(move |line| Some((line.step as f64, value(line)?)))
+        let points = metrics.iter().filter_map(move |line| Some((line.step as f64, value(line)?)));
+        Series::new("validation", Style::Marked, points)
     };
-    loss.series.push(Series::new("validation", Style::Marked, validation(|line| line.validation_loss)));
-    let bits = Series::new("validation", Style::Marked, validation(|line| line.bits_per_byte));
+    let mut loss = course("loss", |line| line.loss);
+    loss.wide = true;
+    loss.series[0].name = "training".into();
+    loss.series.push(validation(|line| line.validation_loss));
     let rate = Series::new("rate", Style::Smooth, metrics.iter().map(over(|line| line.learning_rate)));
-    let plain = |title, from_zero, series| Plot {
-        title,
-        unit: "",
-        along: "step",
-        wide: false,
-        from_zero,
-        clip: false,
-        series: vec![series],
-    };
-    let all = [
+    vec![
         loss,
-        plain("Bits per byte", false, bits),
-        plain("Learning rate", true, rate),
-        course("Gradient norm", "before clipping", true, |line| line.gradient_norm),
-        course("Throughput", "tokens/s", true, |line| line.tok_per_sec),
-        course("MFU", "% of large products", true, |line| 100.0 * line.mfu),
-        course("Data wait", "ms a step", true, |line| line.data_wait_ms),
-    ];
-    let figures: String = all.iter().map(Plot::figure).collect();
-    let hint = "Hover over a plot to show all values at that step.";
-    format!("<p class=\"none hint\" hidden>{hint}</p>\n<section class=\"plots\">\n{figures}</section>\n")
+        plot_of("bits_per_byte", "step", vec![validation(|line| line.bits_per_byte)]),
+        plot_of("learning_rate", "step", vec![rate]),
+        course("gradient_norm", |line| line.gradient_norm),
+        course("tok_per_sec", |line| line.tok_per_sec),
+        course("mfu", |line| line.mfu),
+        course("data_wait_ms", |line| line.data_wait_ms),
+    ]
 }
 
 fn stage_times(seen: &Seen) -> String {
@@ -173,7 +143,7 @@ fn stage_times(seen: &Seen) -> String {
         let of = |all: f64| if all > 0.0 { 100.0 * spent.as_secs_f64() / all } else { 0.0 };
         let _ = writeln!(
             out,
-            "<tr{}><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{:.1} %</td><td class=\"n\">{}</td>\
+            "<tr{}><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{:.1} %</td><td class=\"n calls\">{}</td>\
              <td class=\"bar\" style=\"width:100%\"><i style=\"width:{:.2}%\"></i></td></tr>",
             if wait { " class=\"wait\"" } else { "" },
             escape(&name),

@@ -8,8 +8,14 @@ pub fn scaling(by_hosts: &[Scaling]) -> Vec<Plot> {
     let line = |name: &str, style, of: &dyn Fn(&Scaling) -> f64| {
         Series::new(name, style, by_hosts.iter().map(|known| (known.hosts as f64, of(known))))
     };
-    let plot =
-        |title, unit, series| Plot { title, unit, along: "hosts", wide: false, from_zero: true, clip: false, series };
+    let plot = |title: &'static str, unit, series| Plot {
+        title: title.into(),
+        unit,
+        along: "hosts",
+        from_zero: true,
+        series,
+        ..Plot::default()
+    };
     let most_sent = |known: &Scaling| known.shares.iter().map(|share| share.sent_bytes).max().unwrap_or_default();
     vec![
         plot(

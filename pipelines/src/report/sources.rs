@@ -20,9 +20,9 @@ pub(super) fn section(metrics: &[StepLine]) -> String {
 /// The share of each source, and the loss on each, over the steps.
 fn plots(metrics: &[StepLine]) -> [Plot; 2] {
     let names: Vec<&String> = metrics.last().into_iter().flat_map(|line| line.sources.keys()).collect();
-    let over = |title, unit, from_zero, points: &dyn Fn(&str) -> Vec<(f64, f64)>| {
+    let over = |title: &'static str, unit, from_zero, points: &dyn Fn(&str) -> Vec<(f64, f64)>| {
         let series = names.iter().enumerate().map(|(at, name)| Series::new(name.as_str(), Style::Of(at), points(name)));
-        Plot { title, unit, along: "step", wide: false, from_zero, clip: false, series: series.collect() }
+        Plot { title: title.into(), unit, along: "step", from_zero, series: series.collect(), ..Plot::default() }
     };
     let losses = |name: &str| {
         let loss = |line: &StepLine| Some((line.step as f64, line.sources.get(name)?.validation_loss?));

@@ -125,6 +125,19 @@ impl Interruption {
     }
 }
 
+/// The number of the last signal that would have stopped the program, from here on: 0 before there is one. It is up to the
+/// caller to end.
+///
+/// # Errors
+/// If the system refuses.
+pub fn noticed() -> Result<Arc<AtomicUsize>> {
+    let signal = Arc::new(AtomicUsize::new(0));
+    for (number, _) in STOPPING {
+        flag::register_usize(number, Arc::clone(&signal), number as usize).context("cannot watch for signals")?;
+    }
+    Ok(signal)
+}
+
 /// Does this process ignore SIGHUP, as under `nohup`? Where the system does not say, it does as far as we are
 /// concerned.
 fn ignores_hangup() -> bool {

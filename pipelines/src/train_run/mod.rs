@@ -32,5 +32,5 @@ pub(crate) mod verify;
 pub(crate) mod why;
 
 pub use directory::{CONFIG_FILE, ENVIRONMENT_FILE};
-pub use interruption::{Interrupted, Interruption};
+pub use interruption::{Interrupted, Interruption, noticed};
 pub use train::{Assessment, Options, assess, choose_gemm, dry_run, train};

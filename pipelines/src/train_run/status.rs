@@ -6,12 +6,16 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The state of a run, as its process last wrote it.
 pub const STATUS_FILE: &str = "status.json";
 /// Locked (`flock`) while a process uses the run directory.
 pub const LOCK_FILE: &str = "run.lock";
+
+/// [`read`] takes the lock for a moment to see whether it is free, so who takes it for long tries more than once.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +110,14 @@ impl Hold {
         let path = run_dir.join(LOCK_FILE);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        match file.try_lock() {
+        let locked = (0..TRIES).find_map(|tries| match file.try_lock() {
+            Err(TryLockError::WouldBlock) if tries + 1 < TRIES => {
+                std::thread::sleep(PAUSE);
+                None
+            }
+            result => Some(result),
+        });
+        match locked.unwrap_or(Err(TryLockError::WouldBlock)) {
             Ok(()) => Ok(Self { path: run_dir.join(STATUS_FILE), _lock: Some(file) }),
             Err(TryLockError::WouldBlock) => {
                 let at = run_dir.display();

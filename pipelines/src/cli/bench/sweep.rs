@@ -110,10 +110,10 @@ fn plots(points: &[Point]) -> Vec<Plot> {
         ("batch", "Tokens/s over batch", "MFU over batch"),
         ("workers", "Tokens/s over workers", "MFU over workers"),
     ];
-    let plot = |title, unit, along, value: fn(&Point) -> f64| {
+    let plot = |title: &'static str, unit, along, value: fn(&Point) -> f64| {
         let of = points.iter().filter(|point| point.varied == along);
         let series = vec![Series::new("measured", Style::Marked, of.map(|point| (point.value as f64, value(point))))];
-        Plot { title, unit, along, wide: false, from_zero: true, clip: false, series }
+        Plot { title: title.into(), unit, along, from_zero: true, series, ..Plot::default() }
     };
     titles
         .into_iter()

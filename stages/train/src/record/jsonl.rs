@@ -1,5 +1,5 @@
 //! `metrics.jsonl`: one JSON object per step.
-use super::{Sink, StepLine};
+use super::{Follower, Sink, StepLine};
 use anyhow::{Context, Result};
 use contract::Step;
 use contract::files::{read_if_there, write_whole};
@@ -65,8 +65,7 @@ impl Sink for JsonLines {
 /// # Errors
 /// If the file exists but cannot be read.
 pub fn read_metrics(path: &Path) -> Result<Vec<StepLine>> {
-    let bytes = read_if_there(path)?.unwrap_or_default();
-    Ok(bytes.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    Ok(Follower::new(path).read()?.lines)
 }
 
 /// Removes the lines of steps after `step`, at which a run resumes: it writes them again. Returns where that of `step`

@@ -1,9 +1,11 @@
 //! `record`: writes the metrics of each step to every [`Sink`], and reports progress.
 pub mod clock;
+mod follow;
 pub mod jsonl;
 mod sources;
 pub mod tensorboard;
 
+pub use follow::{Change, Follower, FromEnd};
 pub use jsonl::{METRICS_FILE, read_metrics};
 pub use sources::SourceLine;
 
@@ -16,6 +18,7 @@ use contract::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -87,6 +90,38 @@ impl StepLine {
     #[must_use]
     pub fn reproducible(self) -> Self {
         Self { tok_per_sec: 0.0, mfu: 0.0, data_wait_ms: 0.0, time: 0.0, other: Map::new(), ..self }
+    }
+
+    /// The numbers of the step by name, as TensorBoard shows them; those of a source as `NAME/SOURCE`.
+    pub fn measured(&self) -> impl Iterator<Item = (Cow<'_, str>, f64)> {
+        let own = [
+            ("loss", Some(self.loss)),
+            ("validation_loss", self.validation_loss),
+            ("bits_per_byte", self.bits_per_byte),
+            ("learning_rate", Some(self.learning_rate)),
+            ("gradient_norm", Some(self.gradient_norm)),
+            ("tok_per_sec", Some(self.tok_per_sec)),
+            ("mfu", Some(self.mfu)),
+            ("data_wait_ms", Some(self.data_wait_ms)),
+        ];
+        let own = own.into_iter().filter_map(|(name, value)| Some((Cow::from(name), value?)));
+        let other = self.other.iter().filter_map(|(name, value)| Some((Cow::from(name), value.as_f64()?)));
+        let of_sources = self.sources.iter().flat_map(|(source, line)| {
+            let measured = [
+                ("tokens", Some(line.tokens as f64)),
+                ("epoch", Some(line.epoch)),
+                ("validation_loss", line.validation_loss),
+                ("bits_per_byte", line.bits_per_byte),
+            ];
+            measured.into_iter().filter_map(move |(name, value)| Some((format!("{name}/{source}").into(), value?)))
+        });
+        own.chain(other).chain(of_sources)
+    }
+
+    /// How long the step took, without validation, if the run had trained on so many tokens before it.
+    pub fn seconds(&self, tokens_before: u64) -> f64 {
+        let tokens = self.tokens.saturating_sub(tokens_before) as f64;
+        if self.tok_per_sec > 0.0 { tokens / self.tok_per_sec } else { 0.0 }
     }
 
     /// The line without what was found by validation.

@@ -130,29 +130,8 @@ impl Sink for EventFile {
 
 /// The event with the scalars of a step.
 fn event(line: &StepLine) -> Event {
-    let measured = [
-        ("loss", Some(line.loss)),
-        ("validation_loss", line.validation_loss),
-        ("bits_per_byte", line.bits_per_byte),
-        ("learning_rate", Some(line.learning_rate)),
-        ("gradient_norm", Some(line.gradient_norm)),
-        ("tok_per_sec", Some(line.tok_per_sec)),
-        ("mfu", Some(line.mfu)),
-        ("data_wait_ms", Some(line.data_wait_ms)),
-    ];
-    let measured = measured.into_iter().filter_map(|(tag, value)| Some((tag, value?)));
-    let other = line.other.iter().filter_map(|(tag, value)| Some((tag.as_str(), value.as_f64()?)));
-    let of_sources = line.sources.iter().flat_map(|(source, line)| {
-        let measured = [
-            ("tokens", Some(line.tokens as f64)),
-            ("epoch", Some(line.epoch)),
-            ("validation_loss", line.validation_loss),
-            ("bits_per_byte", line.bits_per_byte),
-        ];
-        measured.into_iter().filter_map(move |(tag, value)| Some((format!("{tag}/{source}"), value?)))
-    });
-    let value = measured.chain(other).map(|(tag, value)| (tag.to_owned(), value)).chain(of_sources);
-    let value = value.map(|(tag, value)| Scalar { tag, simple_value: Some(value as f32) });
+    let value = line.measured();
+    let value = value.map(|(tag, value)| Scalar { tag: tag.into_owned(), simple_value: Some(value as f32) });
     let summary = Some(Summary { value: value.collect() });
     Event { wall_time: line.time, step: line.step as i64, summary, ..Event::default() }
 }
