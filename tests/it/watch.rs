@@ -65,6 +65,34 @@ fn recorded(scratch: &Scratch, input: &str, size: (u16, u16), before: &str) -> O
 }
 
 #[test]
+fn it_ends_with_its_terminal() {
+    let scratch = Scratch::new();
+    scratch.train("runs/tiny", &[]);
+    let program = scratch.command(&[]).get_program().to_string_lossy().into_owned();
+    let line = format!("trap '' HUP; echo $$ > pid; exec '{program}' watch");
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").current_dir(scratch.path(""));
+    let Ok(mut terminal) = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+        return println!("skipped: there is no script(1) of util-linux");
+    };
+    // It has drawn something.
+    let mut screen = [0; 64];
+    std::io::Read::read_exact(terminal.stdout.as_mut().unwrap(), &mut screen).unwrap();
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    let pid = scratch.read("pid").trim().to_owned();
+    let lives = || Command::new("kill").args(["-0", &pid]).stderr(Stdio::null()).status().unwrap().success();
+    for _ in 0..200 {
+        if !lives() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let _ = Command::new("kill").args(["-KILL", &pid]).status();
+    panic!("it goes on without its terminal");
+}
+
+#[test]
 fn the_screen_is_left_as_it_was() {
     let scratch = Scratch::new();
     scratch.train("runs/tiny", &[]);

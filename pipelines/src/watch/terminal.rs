@@ -6,10 +6,13 @@ use crate::train_run::{Interrupted, noticed};
 use anyhow::{Context, Result};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use signal_hook::consts::SIGINT;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGHUP, SIGINT};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The other screen of the terminal, with keys read as they are pressed. Dropping it goes back; so does a panic.
 struct Screen(DefaultTerminal);
@@ -46,10 +49,36 @@ fn asked(key: KeyEvent) -> Option<Asked> {
     }
 }
 
+/// What happens at the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Happened {
+    /// Nothing, for as long as was waited.
+    Nothing,
+    /// A key was pressed, or a signal has come.
+    Something,
+    /// The terminal is gone: its window was closed, or a connection broke. `crossterm` would wait for keys forever, and
+    /// busily.
+    Gone,
+}
+
+/// Waits until something happens, at most for `limit`.
+fn wait(terminal: impl AsFd, limit: Duration) -> Result<Happened> {
+    let mut terminal = [PollFd::new(&terminal, PollFlags::IN)];
+    let limit = Timespec::try_from(limit).context("a short time")?;
+    match poll(&mut terminal, Some(&limit)) {
+        Ok(0) => Ok(Happened::Nothing),
+        Ok(_) if terminal[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) => {
+            Ok(Happened::Gone)
+        }
+        Ok(_) | Err(Errno::INTR) => Ok(Happened::Something),
+        Err(error) => Err(error).context("cannot wait for keys"),
+    }
+}
+
 /// Draws the run of `view`, or others in `folder`.
 ///
 /// # Errors
-/// [`Interrupted`] by a signal or Ctrl-C. If the terminal or the run cannot be read.
+/// [`Interrupted`] by a signal, Ctrl-C or the end of the terminal. If the terminal or the run cannot be read.
 pub fn show(mut view: View, folder: &Path, color: bool) -> Result<()> {
     let signal = noticed()?;
     let mut screen = Screen::enter()?;
@@ -62,8 +91,17 @@ pub fn show(mut view: View, folder: &Path, color: bool) -> Result<()> {
             if by != 0 {
                 return Err(interrupted(by));
             }
-            if !event::poll(rest).context("cannot read keys")? {
-                break;
+            match wait(std::io::stdout(), rest)? {
+                Happened::Nothing => break,
+                Happened::Something => {}
+                Happened::Gone => {
+                    // There is nothing to restore it on.
+                    std::mem::forget(screen);
+                    return Err(interrupted(SIGHUP as usize));
+                }
+            }
+            if !event::poll(Duration::ZERO).context("cannot read keys")? {
+                continue;
             }
             match event::read().context("cannot read keys")? {
                 Event::Resize(..) => break,
@@ -90,6 +128,17 @@ fn interrupted(by: usize) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_terminal_is_noticed() {
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        let now = |terminal| wait(terminal, Duration::from_millis(1)).unwrap();
+        assert_eq!(now(&here), Happened::Nothing);
+        std::io::Write::write_all(&mut &there, b"q").unwrap();
+        assert_eq!(now(&here), Happened::Something);
+        drop(there);
+        assert_eq!(now(&here), Happened::Gone);
+    }
 
     #[test]
     fn keys() {
