@@ -29,6 +29,7 @@ mod hugging_face;
 mod inspect;
 mod interruption;
 mod mixtures;
+mod mlflow;
 mod model_folder;
 mod near_duplicates;
 mod new;

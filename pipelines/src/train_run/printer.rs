@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use train::record::{Report, SourceLine, StepLine};
+use train::record::{Report, SampleLine, SourceLine, StepLine};
 
 /// Prints progress, and keeps the last metrics.
 pub struct Printer {
@@ -98,9 +98,9 @@ impl Printer {
         self.last = Some(step.clone());
     }
 
-    fn sampled(&mut self, updates: u64, text: &str) {
-        let text = text.trim_end().replace('\n', "\n  ");
-        self.line.note(&format!("Sample after {updates} steps: {text}"));
+    fn sampled(&mut self, sample: &SampleLine) {
+        let text = format!("{}{}", sample.prompt, sample.text);
+        self.line.note(&format!("Sample after {} steps: {}", sample.step, text.trim_end().replace('\n', "\n  ")));
     }
 
     /// Prints the results of a completed run.
@@ -155,8 +155,8 @@ impl Report for Shared {
     fn validated(&self, line: &StepLine) {
         lock(&self.0).validated(line);
     }
-    fn sampled(&self, updates: u64, text: &str) {
-        lock(&self.0).sampled(updates, text);
+    fn sampled(&self, sample: &SampleLine) {
+        lock(&self.0).sampled(sample);
     }
 }
 

@@ -354,13 +354,7 @@ impl<O: Optimizer> Stage for Optimize<O> {
         if self.gathers {
             let first = |name, value| Metric { name, gather: Gather::First, value };
             let values = vec![first("learning_rate", learning_rate), first("gradient_norm", norm)];
-            out.give(Packet::Metrics(Metrics {
-                purpose: Purpose::Train,
-                from: (0, 0),
-                worker: 0,
-                values,
-                documents: Vec::new(),
-            }));
+            out.give(Packet::Metrics(Metrics::new(Purpose::Train, (0, 0), 0, values)));
         }
         Ok(())
     }
