@@ -11,7 +11,7 @@ const EVERY_STEP: [&str; 6] =
     ["--set", "run.max_steps=12", "--set", "checkpoint.interval=1", "--set", "checkpoint.keep=99"];
 
 /// The tensors of a safetensors file, by name.
-fn tensors(scratch: &Scratch, file: &str) -> BTreeMap<String, Vec<f32>> {
+pub fn tensors(scratch: &Scratch, file: &str) -> BTreeMap<String, Vec<f32>> {
     let file = TensorFile::open(&scratch.path(file)).unwrap();
     let read = |name: &String, shape: &[usize]| file.read(name, shape).unwrap().data.to_vec();
     file.tensors().into_iter().map(|(name, info)| (name.clone(), read(&name, &info.shape))).collect()

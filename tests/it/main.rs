@@ -8,6 +8,7 @@ mod support;
 mod average;
 mod bad_input;
 mod bench;
+mod blocks;
 mod cache;
 mod check;
 mod completions;

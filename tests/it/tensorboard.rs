@@ -92,7 +92,10 @@ print(json.dumps(texts))
     });
     assert_eq!(texts, samples.collect::<Vec<_>>());
     let tags: Vec<&str> = said.lines().filter_map(|line| line.split(' ').next()).collect();
-    let mut expected = TAGS;
+    let blocks = ["0", "1", "embedding", "vectors"]
+        .iter()
+        .flat_map(|block| ["gradient_norm", "weight_norm", "update_ratio"].map(|name| format!("{name}/{block}")));
+    let mut expected: Vec<String> = blocks.chain(TAGS.map(str::to_owned)).collect();
     expected.sort();
     assert_eq!(tags, expected);
     let losses = said.lines().find_map(|line| line.strip_prefix("loss ")).unwrap();

@@ -4,7 +4,8 @@
 //! are not admitted), so there are no version numbers here; what cannot be read is an error nevertheless.
 use anyhow::{Result, bail, ensure};
 use contract::{
-    Batch, Buffer, DocumentLoss, Gather, Gradient, Kind, Metric, Metrics, Norms, Packet, Purpose, Sample, Tensor,
+    Batch, Buffer, DocumentLoss, Gather, Gradient, Kind, Metric, Metrics, Norms, Packet, Purpose, Sample,
+    SectionChange, Tensor,
 };
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -79,7 +80,7 @@ pub fn write(message: &Message, out: &mut dyn Write) -> io::Result<()> {
             [*section as u64, *targets, blocks.len() as u64].into_iter().try_for_each(|n| number(out, n))?;
             blocks.iter().try_for_each(|block| number(out, block.to_bits()))
         }
-        Message::Metrics(Metrics { purpose, from, worker, values, documents, samples }) => {
+        Message::Metrics(Metrics { purpose, from, worker, values, documents, samples, changes }) => {
             number(out, 3)?;
             let numbers = [code_of(*purpose), from.0 as usize, from.1 as usize, *worker, values.len()];
             numbers.into_iter().try_for_each(|n| number(out, n as u64))?;
@@ -93,7 +94,14 @@ pub fn write(message: &Message, out: &mut dyn Write) -> io::Result<()> {
                 [u64::from(*document), u64::from(*tokens), nats.to_bits()].into_iter().try_for_each(|n| number(out, n))
             })?;
             number(out, samples.len() as u64)?;
-            samples.iter().try_for_each(|sample| [&sample.prompt, &sample.text].iter().try_for_each(|t| text(out, t)))
+            samples
+                .iter()
+                .try_for_each(|sample| [&sample.prompt, &sample.text].iter().try_for_each(|t| text(out, t)))?;
+            number(out, changes.len() as u64)?;
+            changes.iter().try_for_each(|SectionChange { section, gradient, weight, update }| {
+                number(out, *section as u64)?;
+                [gradient, weight, update].into_iter().try_for_each(|sum| number(out, sum.to_bits()))
+            })
         }
     }
 }
@@ -163,7 +171,12 @@ pub fn read(bytes: &[u8]) -> Result<Message> {
                 Ok(Sample { prompt: bytes.text()?.to_owned(), text: bytes.text()?.to_owned() })
             };
             let samples = (0..bytes.size()?).map(|_| sample(&mut bytes)).collect::<Result<_>>()?;
-            Message::Metrics(Metrics { purpose, from, worker, values, documents, samples })
+            let change = |bytes: &mut Bytes| -> Result<SectionChange> {
+                let (section, mut sum) = (bytes.size()?, || bytes.number().map(f64::from_bits));
+                Ok(SectionChange { section, gradient: sum()?, weight: sum()?, update: sum()? })
+            };
+            let changes = (0..bytes.size()?).map(|_| change(&mut bytes)).collect::<Result<_>>()?;
+            Message::Metrics(Metrics { purpose, from, worker, values, documents, samples, changes })
         }
         kind => bail!("a message of unknown kind {kind}"),
     };
@@ -299,8 +312,11 @@ mod tests {
                 let documents = documents.collect();
                 let sample = |value: &(usize, f64)| Sample { prompt: "ü".repeat(value.0), text: value.1.to_string() };
                 let samples = values.iter().map(sample).collect();
+                let change =
+                    |&(section, x): &(usize, f64)| SectionChange { section, gradient: x, weight: -x, update: 0.5 };
+                let changes = values.iter().map(change).collect();
                 let (from, worker, values) = ((leaf, part), worker as usize, values.into_iter().map(value).collect());
-                Message::Metrics(Metrics { purpose, from, worker, values, documents, samples })
+                Message::Metrics(Metrics { purpose, from, worker, values, documents, samples, changes })
             },
         );
         prop_oneof![batch, gradient, norms, metrics]

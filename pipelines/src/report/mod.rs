@@ -1,7 +1,9 @@
 //! `report.html`: a run on one page that needs nothing else, made of what is in the run directory.
 //!
 //! - [`page`]: what is on it; [`overlay`]: the page of an experiment; [`sources`]: a table of the sources of a mixture;
+//!   [`blocks`]: one of the blocks of the model;
 //!   [`plot`]: curves, also of [`plots`]; [`mod@scaling`]: plots of a prediction; [`html`]: text that stays text
+mod blocks;
 mod html;
 pub(crate) mod overlay;
 mod page;

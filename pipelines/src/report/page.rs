@@ -1,5 +1,6 @@
 //! What is on the page.
 use super::Seen;
+use super::blocks;
 use super::html::{escape, facts};
 use super::plot::{Plot, Series, Style, number, smoothed};
 use super::sources;
@@ -31,11 +32,12 @@ pub(super) fn document(title: &str, body: &str) -> String {
 /// The page of a run.
 pub(super) fn page(seen: &Seen) -> String {
     let body = format!(
-        "{}{}{}{}{}{}{}<script>\n{SCRIPT}</script>\n",
+        "{}{}{}{}{}{}{}{}<script>\n{SCRIPT}</script>\n",
         header(seen),
         cards(&seen.metrics),
         plots(&seen.metrics),
         sources::table(&seen.metrics),
+        blocks::table(&seen.metrics),
         stage_times(seen),
         about(seen),
         footer(seen),

@@ -47,7 +47,7 @@ pub use attribution::Attribution;
 pub use contract_derive::StageKeys;
 pub use env::Env;
 pub use keys::{Effect, Key, StageKeys};
-pub use metrics::{DocumentLoss, Gather, Metric, Metrics, Sample};
+pub use metrics::{DocumentLoss, Gather, Metric, Metrics, Sample, SectionChange};
 pub use mixture::{Allocation, Mixture, SourceSizes};
 pub use packet::{
     Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Purpose, Records, Rows,

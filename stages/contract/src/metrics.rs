@@ -42,13 +42,28 @@ pub struct Metrics {
     pub documents: Vec<DocumentLoss>,
     /// Texts that the model of the step has generated, in the order of their prompts.
     pub samples: Vec<Sample>,
+    /// What the update of the step has done to sections of parameters; only if the run validates after it.
+    pub changes: Vec<SectionChange>,
 }
 
 impl Metrics {
     /// Numbers alone.
     pub fn new(purpose: Purpose, from: (Lane, u32), worker: usize, values: Vec<Metric>) -> Self {
-        Self { purpose, from, worker, values, documents: Vec::new(), samples: Vec::new() }
+        Self { purpose, from, worker, values, documents: Vec::new(), samples: Vec::new(), changes: Vec::new() }
     }
+}
+
+/// What an update has done to a section of a parameter: sums of squares over its elements.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SectionChange {
+    /// Index into [`Env::sections`](crate::Env::sections).
+    pub section: usize,
+    /// Of the mean gradient, before clipping.
+    pub gradient: f64,
+    /// Of the parameter before the update.
+    pub weight: f64,
+    /// Of the difference that the update makes.
+    pub update: f64,
 }
 
 /// A text that the model has generated.

@@ -1,5 +1,5 @@
 //! The metrics of a step, and the samples of a validation.
-use super::SourceLine;
+use super::{BlockLine, SourceLine};
 use contract::Step;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -38,6 +38,9 @@ pub struct StepLine {
     /// The same by source, in a run that mixes several.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub sources: BTreeMap<String, SourceLine>,
+    /// What the update has done to each block of the model, if the run validates after it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub blocks: BTreeMap<String, BlockLine>,
     /// Other metrics of stages.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -50,30 +53,49 @@ impl StepLine {
         Self { tok_per_sec: 0.0, mfu: 0.0, data_wait_ms: 0.0, time: 0.0, other: Map::new(), ..self }
     }
 
-    /// Every number of the line by name, those of sources as `name/source`. Numbers that were not measured are left out.
+    /// Every number of the line by name, those of sources and blocks as `name/source`. Numbers that were not measured
+    /// are left out.
     #[must_use]
     pub fn scalars(&self) -> Vec<(String, f64)> {
-        let measured = [
-            ("loss", Some(self.loss)),
-            ("validation_loss", self.validation_loss),
-            ("bits_per_byte", self.bits_per_byte),
-            ("learning_rate", Some(self.learning_rate)),
-            ("gradient_norm", Some(self.gradient_norm)),
-            ("tok_per_sec", Some(self.tok_per_sec)),
-            ("mfu", Some(self.mfu)),
-            ("data_wait_ms", Some(self.data_wait_ms)),
-        ];
-        let mut scalars: Vec<(String, f64)> =
-            measured.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
-        scalars.extend(self.other.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))));
+        let mut scalars = Vec::new();
+        let mut add = |of: &str, measured: &[(&str, Option<f64>)]| {
+            let measured = measured.iter().filter_map(|(name, value)| Some((format!("{name}{of}"), (*value)?)));
+            scalars.extend(measured);
+        };
+        add(
+            "",
+            &[
+                ("loss", Some(self.loss)),
+                ("validation_loss", self.validation_loss),
+                ("bits_per_byte", self.bits_per_byte),
+                ("learning_rate", Some(self.learning_rate)),
+                ("gradient_norm", Some(self.gradient_norm)),
+                ("tok_per_sec", Some(self.tok_per_sec)),
+                ("mfu", Some(self.mfu)),
+                ("data_wait_ms", Some(self.data_wait_ms)),
+            ],
+        );
+        self.other.iter().for_each(|(name, value)| add("", &[(name, value.as_f64())]));
         for (source, line) in &self.sources {
-            let measured = [
-                ("tokens", Some(line.tokens as f64)),
-                ("epoch", Some(line.epoch)),
-                ("validation_loss", line.validation_loss),
-                ("bits_per_byte", line.bits_per_byte),
-            ];
-            scalars.extend(measured.into_iter().filter_map(|(name, value)| Some((format!("{name}/{source}"), value?))));
+            add(
+                &format!("/{source}"),
+                &[
+                    ("tokens", Some(line.tokens as f64)),
+                    ("epoch", Some(line.epoch)),
+                    ("validation_loss", line.validation_loss),
+                    ("bits_per_byte", line.bits_per_byte),
+                ],
+            );
+        }
+        for (block, line) in &self.blocks {
+            add(
+                &format!("/{block}"),
+                &[
+                    ("gradient_norm", Some(line.gradient_norm)),
+                    ("weight_norm", Some(line.weight_norm)),
+                    ("update_ratio", line.update_ratio),
+                ],
+            );
         }
         scalars
     }

@@ -1,4 +1,5 @@
 //! `record`: writes the metrics of each step, and samples, to every [`Sink`], and reports progress.
+mod blocks;
 pub mod clock;
 pub mod jsonl;
 mod line;
@@ -7,18 +8,20 @@ pub mod sink;
 mod sources;
 pub mod tensorboard;
 
+pub use blocks::BlockLine;
 pub use jsonl::{METRICS_FILE, SAMPLES_FILE, read_metrics, read_samples};
 pub use line::{SampleLine, StepLine};
 pub use sink::{Opening, Sink, SinkType};
 pub use sources::SourceLine;
 
 use crate::checkpoint::Fingerprint;
+use crate::record::blocks::Blocks;
 use crate::record::clock::Clock;
 use crate::record::sources::Sources;
 use anyhow::{Context, Result};
 use contract::{
     At, Built, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Problem, Purpose, Route, Sample, Schedule,
-    Settings, Snapshot, Stage, StageKeys, StageSettings, Step, Turn,
+    SectionChange, Settings, Snapshot, Stage, StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -90,6 +93,7 @@ impl Settings for Record {
             tokens_an_epoch: env.corpus.map(|corpus| corpus.train.tokens),
             full_speed: limit / flops,
             mixed: Sources::of(env),
+            blocks: Blocks::of(env),
             run_dir: env.run_dir.clone(),
             configuration: env.resources.get(),
             reporter: env.resources.get(),
@@ -97,6 +101,7 @@ impl Settings for Record {
             sinks: Vec::new(),
             gathered: BTreeMap::new(),
             samples: Vec::new(),
+            changes: BTreeMap::new(),
             validated_tokens: 0,
             last: None,
             clock: Clock::new(Instant::now()),
@@ -117,6 +122,7 @@ struct RecordStage {
     full_speed: f64,
     /// If the run mixes several sources.
     mixed: Option<Sources>,
+    blocks: Option<Blocks>,
     run_dir: Option<PathBuf>,
     configuration: Option<Arc<Fingerprint>>,
     reporter: Option<Arc<Reporter>>,
@@ -126,6 +132,8 @@ struct RecordStage {
     gathered: BTreeMap<(Purpose, &'static str), (Gather, Values)>,
     /// The samples of this step.
     samples: Vec<Sample>,
+    /// What the update of this step has done to each section, if the run validates after it.
+    changes: BTreeMap<usize, SectionChange>,
     /// Validation targets of this step so far.
     validated_tokens: u64,
     /// The line of the last step; it is complete after the step has been validated.
@@ -176,6 +184,9 @@ impl RecordStage {
         }
         if let Some(mixed) = &mut self.mixed {
             line.sources = mixed.trained(step)?;
+        }
+        if let Some(blocks) = &self.blocks {
+            line.blocks = blocks.lines(&self.changes);
         }
         line.other = values.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
         Ok(line)
@@ -241,11 +252,12 @@ impl Stage for RecordStage {
     }
 
     fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
-        if let Packet::Metrics(Metrics { purpose, from, worker, values, mut samples, .. }) = packet {
+        if let Packet::Metrics(Metrics { purpose, from, worker, values, mut samples, changes, .. }) = packet {
             let targets = values.iter().find(|metric| metric.name == "targets").map(|metric| metric.value);
             let computed = targets.is_some() || !samples.is_empty();
             self.clock.record(Instant::now(), purpose, computed.then_some(worker));
             self.samples.append(&mut samples);
+            self.changes.extend(changes.into_iter().map(|change| (change.section, change)));
             if let (Purpose::Validate, Some(targets), Some(reporter)) = (purpose, targets, &self.reporter) {
                 self.validated_tokens += targets as u64;
                 reporter.0.validating(self.validated_tokens);
@@ -285,14 +297,16 @@ impl Stage for RecordStage {
         }
         self.gathered.clear();
         self.samples.clear();
+        self.changes.clear();
         self.validated_tokens = 0;
         self.clock = self.clock.next();
         Ok(())
     }
 
-    /// The line of the last step, as far as it is the same in every run of a configuration.
+    /// The line of the last step, as far as it is the same in every run of a configuration. When steps are validated and
+    /// their blocks are measured may be changed when the run is resumed.
     fn save(&mut self, lane: Lane) -> Result<Snapshot> {
-        let line = self.last.clone().map(StepLine::reproducible);
+        let line = self.last.clone().map(|line| StepLine { blocks: BTreeMap::new(), ..line.reproducible() });
         Ok(if lane == 0 { Snapshot::of(line) } else { Snapshot::default() })
     }
 
