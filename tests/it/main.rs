@@ -46,5 +46,6 @@ mod run_directory;
 mod run_faults;
 mod runs;
 mod shared_data;
+mod spikes;
 mod tensorboard;
 mod verify;

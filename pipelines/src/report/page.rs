@@ -12,6 +12,7 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::time::Duration;
 use train::record::StepLine;
+use train::record::spikes::spikes;
 
 const STYLE: &str = include_str!("page.css");
 pub(super) const SCRIPT: &str = include_str!("page.js");
@@ -137,6 +138,8 @@ fn plots(metrics: &[StepLine]) -> String {
         metrics.iter().filter_map(move |line| Some((line.step as f64, value(line)?)))
     };
     loss.series.push(Series::new("validation", Style::Marked, validation(|line| line.validation_loss)));
+    let spikes = spikes(metrics).into_iter().map(|spike| (spike.step as f64, spike.loss));
+    loss.series.push(Series::new("spike", Style::Points, spikes));
     let bits = Series::new("validation", Style::Marked, validation(|line| line.bits_per_byte));
     let rate = Series::new("rate", Style::Smooth, metrics.iter().map(over(|line| line.learning_rate)));
     let plain = |title, from_zero, series| Plot {

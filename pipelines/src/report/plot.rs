@@ -26,6 +26,8 @@ pub enum Style {
     Marked,
     /// Strong, each point marked where they are few, in the colour of the variant with this index.
     Of(usize),
+    /// Points that are not connected.
+    Points,
 }
 
 /// Colours of variants in the style sheet.
@@ -72,7 +74,7 @@ impl Series {
     fn thinned(&self) -> Vec<(f64, f64)> {
         match self.style {
             Style::Raw => thin(&self.points, BINS, extremes),
-            Style::Smooth | Style::Marked | Style::Of(_) => thin(&self.points, BINS, last),
+            Style::Smooth | Style::Marked | Style::Of(_) | Style::Points => thin(&self.points, BINS, last),
         }
     }
 
@@ -82,6 +84,7 @@ impl Series {
             Style::Smooth => "smooth",
             Style::Marked => "marked",
             Style::Of(index) => COLORS[index % COLORS.len()],
+            Style::Points => COLORS[6],
         }
     }
 }
@@ -282,8 +285,9 @@ fn line(series: &Series, points: Vec<(f64, f64)>) -> String {
     for (i, (x, y)) in points.iter().enumerate() {
         let _ = write!(path, "{}{x:.1} {y:.1}", if i == 0 { "M" } else { "L" });
     }
-    let mut svg = format!("<path class=\"{class}\" d=\"{path}\"/>");
-    if points.len() == 1 || matches!(series.style, Style::Marked | Style::Of(_)) && points.len() <= 40 {
+    let apart = series.style == Style::Points;
+    let mut svg = if apart { String::new() } else { format!("<path class=\"{class}\" d=\"{path}\"/>") };
+    if points.len() == 1 || apart || matches!(series.style, Style::Marked | Style::Of(_)) && points.len() <= 40 {
         for (x, y) in &points {
             let _ = write!(svg, "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>");
         }
@@ -315,10 +319,7 @@ pub fn number(value: f64) -> String {
         _ if size >= 1e4 => plain(format!("{:.1}", value / 1e3)) + " k",
         _ if size >= 1e3 => plain(format!("{value:.0}")),
         _ if size >= 1e-3 => plain(format!("{value:.*}", (3 - size.log10().floor() as i32).max(0) as usize)),
-        _ => {
-            let text = format!("{value:.1e}");
-            text.replace(".0e", "e")
-        }
+        _ => format!("{value:.1e}").replace(".0e", "e"),
     }
 }
 

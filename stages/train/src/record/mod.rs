@@ -6,6 +6,7 @@ mod line;
 pub mod mlflow;
 pub mod sink;
 mod sources;
+pub mod spikes;
 pub mod tensorboard;
 
 pub use blocks::BlockLine;
