@@ -57,7 +57,7 @@ test: lint
 	$(PIPELINE) bench --shape seed --steps 3 --warmup 1 > target/bench.json
 	@grep -q '"shape":"seed".*"tok_per_sec":[1-9]' target/bench.json || { cat target/bench.json; exit 1; }
 	@cat target/bench.json
-	@for module in torch transformers pyarrow duckdb datasets tensorboard; do \
+	@for module in torch transformers pyarrow duckdb datasets tensorboard mlflow; do \
 		$(TEST_PYTHON) -c "import $$module" 2>/dev/null \
 			|| echo "note: $(TEST_PYTHON) has no $$module: tests that need it were skipped (MILLRACE_PYTHON=...)"; \
 	done

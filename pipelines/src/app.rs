@@ -10,6 +10,7 @@ use contract::StageType;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use text::TextProblem;
+use train::record::SinkType;
 
 /// The program `pipeline` with a list of stage types. A crate that adds stage types has a `main` of one line:
 ///
@@ -33,6 +34,13 @@ impl App {
     /// The same with one more.
     pub fn with(mut self, stage: StageType) -> Self {
         self.stages.push(stage);
+        self
+    }
+
+    /// The same with one more sink of metrics and samples, which configurations name in `record.sinks`. Sinks are known
+    /// to the whole process, not only to this value.
+    pub fn with_sink(self, sink: SinkType) -> Self {
+        train::record::sink::add(sink);
         self
     }
 

@@ -33,7 +33,6 @@ pub const STAGES: &[StageType] = &[
     optimizer_type::<train::optimize::adamw::AdamW>("adamw"),
     optimizer_type::<train::optimize::muon::Muon>("muon"),
     stage_type::<train::evaluate::Evaluate>("evaluate"),
-    stage_type::<train::sample::Sample>("sample"),
     stage_type::<train::checkpoint::Checkpoint>("checkpoint"),
     stage_type::<train::record::Record>("record"),
 ];

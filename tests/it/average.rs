@@ -11,7 +11,7 @@ const EVERY_STEP: [&str; 6] =
     ["--set", "run.max_steps=12", "--set", "checkpoint.interval=1", "--set", "checkpoint.keep=99"];
 
 /// The tensors of a safetensors file, by name.
-fn tensors(scratch: &Scratch, file: &str) -> BTreeMap<String, Vec<f32>> {
+pub fn tensors(scratch: &Scratch, file: &str) -> BTreeMap<String, Vec<f32>> {
     let file = TensorFile::open(&scratch.path(file)).unwrap();
     let read = |name: &String, shape: &[usize]| file.read(name, shape).unwrap().data.to_vec();
     file.tensors().into_iter().map(|(name, info)| (name.clone(), read(&name, &info.shape))).collect()
@@ -76,8 +76,8 @@ fn the_average_is_that_of_the_weights_after_every_update() {
 #[test]
 fn validation_and_samples_use_the_average() {
     let scratch = Scratch::new();
-    let stage = "[stage.sample]\ntype = \"sample\"\ninterval = 4\nprompt = \"kamo rite\"\nmax_tokens = 12\n";
-    scratch.write("run.toml", scratch.read("run.toml") + stage);
+    let keys = "[stage.evaluate]\nprompts = [\"kamo rite\"]\nsample_tokens = 12\n";
+    scratch.write("run.toml", scratch.read("run.toml").replace("[stage.evaluate]\n", keys));
     let ran = scratch.train("r", &[&AVERAGE, &EVERY_STEP[..]].concat());
     for step in [12, 8, 4] {
         // `evaluate` and `generate` take the last one.

@@ -122,11 +122,11 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("mixture.max_epochs", MIXED, "mix.max_epochs={books=0.01}"),
     ("evaluate.interval", &[], "evaluate.interval=2"),
     ("evaluate.stride", &[], "evaluate.stride=8"),
-    ("sample.interval", SAMPLE, "sample.interval=2"),
-    ("sample.prompt", SAMPLE, "sample.prompt=kamo"),
-    ("sample.max_tokens", SAMPLE, "sample.max_tokens=3"),
-    ("sample.temperature", SAMPLE, "sample.temperature=9.0"),
-    ("sample.top_k", SAMPLE, "sample.top_k=1"),
+    ("evaluate.prompts", &[], "evaluate.prompts=[\"kamo\"]"),
+    ("evaluate.sample_tokens", SAMPLE, "evaluate.sample_tokens=3"),
+    ("evaluate.temperature", SAMPLE, "evaluate.temperature=9.0"),
+    ("evaluate.top_k", SAMPLE, "evaluate.top_k=1"),
+    ("record.sinks", &[], "record.sinks=[\"jsonl\"]"),
     ("checkpoint.interval", &[], "checkpoint.interval=2"),
     ("checkpoint.keep", &[], "checkpoint.keep=1"),
     ("tokens.paths", TOKENS, "read.paths=[\"version/v1/documents-00001.parquet\"]"),
@@ -211,10 +211,9 @@ fn outcome(scratch: &Scratch, base: &[&str], change: Option<&str>) -> String {
         scratch.last("out", file).hash(&mut weights);
     }
     let weights = weights.finish();
-    let elsewhere = scratch.path("elsewhere").exists();
-    let samples: Vec<&str> = ran.stderr.split("Sample after ").skip(1).collect();
-    let samples: Vec<&str> = samples.iter().filter_map(|text| text.split("\nStep ").next()).collect();
-    format!("{weights} {:?} {:?} {elsewhere} {samples:?}", scratch.checkpoints("out"), scratch.numbers("out"))
+    let exists = ["elsewhere", "out/tb", "out/samples.jsonl"].map(|name| scratch.path(name).exists());
+    let samples = if exists[2] { scratch.read("out/samples.jsonl") } else { String::new() };
+    format!("{weights} {:?} {:?} {exists:?} {samples:?}", scratch.checkpoints("out"), scratch.numbers("out"))
 }
 
 const TRAIN_ON_TOKENS: &str = r#"
@@ -259,7 +258,10 @@ fn every_key_of_a_training_graph_changes_a_run() {
     scratch.write("plain.txt", texts.join("\n\n"));
     let lines = texts.iter().map(|text| json!({ "text": text }).to_string()).chain(["not JSON".into()]);
     scratch.write("bad.jsonl", lines.collect::<Vec<_>>().join("\n"));
-    scratch.write("sample.toml", scratch.read("run.toml") + "[stage.sample]\ntype = \"sample\"\n");
+    scratch.write(
+        "sample.toml",
+        scratch.read("run.toml").replace("[stage.evaluate]\n", "[stage.evaluate]\nprompts = [\"\"]\n"),
+    );
     scratch.write("fraction.toml", scratch.read("run.toml").replace("validation_every = 10\n", ""));
     let mixed = "[stage.books]\ntype = \"documents\"\npaths = [\"other.parquet\"]\nvalidation_every = 9\n\
                  [stage.mix]\ntype = \"mixture\"\nweights = { read = 0.6, books = 0.4 }\n";

@@ -56,27 +56,58 @@ fn a_seed_gives_one_text_whatever_the_workers() {
 #[test]
 fn a_run_shows_samples() {
     let scratch = Scratch::new();
-    let stage = "[stage.sample]\ntype = \"sample\"\ninterval = 3\nprompt = \"kamo rite\"\nmax_tokens = 12\n";
+    let keys = "[stage.evaluate]\nprompts = [\"kamo rite\", \"\"]\nsample_tokens = 12\n";
+    let sampling = scratch.read("run.toml").replace("interval = 4\n", "interval = 3\n");
     scratch.train("plain", &[]);
-    scratch.write("run.toml", scratch.read("run.toml") + stage);
-    let ran = scratch.train("run", &[]);
+    assert!(!scratch.path("plain/samples.jsonl").exists());
+    scratch.write("run.toml", sampling.replace("[stage.evaluate]\n", keys));
+    let ran = scratch.train("run", &["--workers", "2"]);
     assert_eq!(scratch.last("run", "model.safetensors"), scratch.last("plain", "model.safetensors"));
-    for checkpoint in ["step-00000003", "step-00000006"] {
-        let folder = format!("run/checkpoints/{checkpoint}");
-        let text = json(&scratch, &folder, &["--max-tokens", "12"])["text"].as_str().unwrap().to_owned();
-        let text = text.trim_end().replace('\n', "\n  ");
-        let said = format!("Sample after {} steps: kamo rite{text}", checkpoint.trim_start_matches("step-0000000"));
-        assert!(ran.stderr.contains(&said), "{said}\n{}", ran.stderr);
+    let mut expected = String::new();
+    for step in [3, 6] {
+        for prompt in ["kamo rite", ""] {
+            let folder = format!("run/checkpoints/step-0000000{step}");
+            let more = ["generate", &folder, "--prompt", prompt, "--max-tokens", "12", "--json"];
+            let found: Value = serde_json::from_str(&scratch.pipeline(&more).succeeds().stdout).unwrap();
+            let text = found["text"].as_str().unwrap();
+            let said = format!("{prompt}{text}").trim_end().replace('\n', "\n  ");
+            assert!(ran.stderr.contains(&format!("Sample after {step} steps: {said}")), "{said}\n{}", ran.stderr);
+            let [prompt, text] = [prompt, text].map(Value::from);
+            expected += &format!("{{\"step\":{step},\"prompt\":{prompt},\"text\":{text}}}\n");
+        }
     }
-    assert_eq!(ran.stderr.matches("Sample after").count(), 2);
-    let long = format!("prompt = {:?}", "kamo rite ".repeat(50));
-    scratch.write("long.toml", scratch.read("run.toml").replace("prompt = \"kamo rite\"", &long));
-    let ran = scratch.pipeline(&["run", "long.toml", "--run-dir", "long"]);
-    ran.fails(1, &["sample", "its prompt has", "context is 32"]);
+    assert_eq!(scratch.read("run/samples.jsonl"), expected);
+    assert_eq!(ran.stderr.matches("Sample after").count(), 4);
+    let (validated, sample) = (ran.stderr.find("Step 3: validation loss"), ran.stderr.find("Sample after 3 steps"));
+    assert!(validated < sample, "samples follow the validation: {}", ran.stderr);
+    // Neither the number of workers nor a kill makes a difference. The model that is resumed is validated again.
+    scratch.train("alone", &["--workers", "1"]);
+    assert_eq!(scratch.read("alone/samples.jsonl"), expected);
+    std::fs::remove_dir_all(scratch.path("run/checkpoints/step-00000006")).unwrap();
+    scratch.train("run", &["--resume"]);
+    assert_eq!(scratch.read("run/samples.jsonl"), expected);
+    scratch.pipeline(&["verify", "run"]).succeeds();
+}
+
+#[test]
+fn prompts_must_fit_and_keys_for_samples_need_them() {
+    let scratch = Scratch::new();
+    let prompt = "kamo rite ".repeat(50);
+    let long = format!("evaluate.prompts=[\"kamo\", {prompt:?}]");
+    let ran = scratch.pipeline(&["run", "run.toml", "--run-dir", "long", "--set", &long]);
+    ran.fails(1, &["stage `evaluate`: `prompts`, item 2: the prompt has", "but the model's context is 32"]);
     // The model's context may be longer than the sequences that it is trained on.
-    let longer = ["run", "long.toml", "--run-dir", "longer", "--set", "forward.context=512"];
-    let ran = scratch.pipeline(&longer).succeeds();
-    assert!(ran.stderr.contains(&format!("Sample after 6 steps: {}", "kamo rite ".repeat(50))), "{}", ran.stderr);
+    let ran = scratch.train("longer", &["--set", &long, "--set", "forward.context=512"]);
+    assert!(ran.stderr.contains(&format!("Sample after 6 steps: {prompt}")), "{}", ran.stderr);
+    let check = |set: &[&str]| {
+        let set = set.iter().flat_map(|set| ["--set", set]);
+        scratch.pipeline(&["check", "run.toml"].into_iter().chain(set).collect::<Vec<_>>())
+    };
+    let said = "`evaluate.top_k`: there are no samples without `prompts`: leave it out, or set that";
+    check(&["evaluate.top_k=1"]).fails(2, &[said]);
+    check(&["evaluate.prompts=[\"\"]", "evaluate.interval=0"])
+        .fails(2, &["`evaluate.prompts`: samples are generated at"]);
+    check(&["evaluate.prompts=kamo"]).fails(2, &["`evaluate.prompts`", "expected a list"]);
 }
 
 /// What transformers gave, kept by `tests/golden/make_golden_greedy.py`: GPT-2 with `vocab.json` and `merges.txt`, the

@@ -4,6 +4,7 @@
 use crate::fresh_clone::{FreshClone, wiki_dump, write_bzip2};
 use crate::serve::Server;
 use crate::support::{self, corpus};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -12,6 +13,7 @@ const PREPARE: &str = include_str!("../../data/PREPARE.md");
 const MIXTURES: &str = include_str!("../../docs/mixtures.md");
 const SCALING: &str = include_str!("../../docs/scaling.md");
 const LINEAGE: &str = include_str!("../../docs/lineage.md");
+const RECORDS: &str = include_str!("../../docs/records.md");
 const WATCH: &str = include_str!("../../docs/watch.md");
 const EXPERIMENTS: &str = include_str!("../../docs/experiments.md");
 /// What is only shortened because tests are many.
@@ -219,6 +221,36 @@ fn the_commands_of_the_page_on_scaling_work() {
 
 /// One of three processes is killed, and the model is that of one process.
 #[test]
+fn the_page_on_records_is_true() {
+    let scratch = FreshClone::new();
+    std::fs::write(scratch.path().join("records.toml"), blocks_of(RECORDS, "toml")[0]).unwrap();
+    let mut said = String::new();
+    for line in blocks_of(RECORDS, "sh").iter().flat_map(|block| block.lines()) {
+        let output = scratch.pipeline(line.strip_prefix("pipeline ").unwrap());
+        said += &String::from_utf8_lossy(&output.stderr);
+        check(line, output);
+    }
+    assert_eq!(said.matches("Sample after ").count(), 6, "two prompts, three validations: {said}");
+    let read = |file: &str| {
+        let path = scratch.path().join("runs/records").join(file);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let parsed = |line: &str| serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let [sample, blocks] = blocks_of(RECORDS, "json")[..] else { panic!("two examples of lines") };
+    assert_eq!(keys(&parsed(read("samples.jsonl").lines().next().unwrap())), keys(&parsed(sample)));
+    let metrics = read("metrics.jsonl");
+    let (found, shown) = (&parsed(metrics.lines().nth(19).unwrap())["blocks"], &parsed(blocks)["blocks"]);
+    assert_eq!(keys(found), ["0", "1", "embedding", "vectors"]);
+    for block in keys(shown) {
+        assert_eq!(keys(&found[&block]), keys(&shown[&block]), "{block}");
+    }
+    let root = scratch.path().join("runs/records");
+    assert!(root.join("tb").is_dir() && root.join("mlruns/0/meta.yaml").is_file());
+    assert!(read("report.html").contains("The update of step 60"));
+}
+
+#[test]
 fn the_run_on_several_processes_is_as_shown() {
     if Command::new("pgrep").arg("--version").output().is_err() {
         return println!("skipped: there is no pgrep");
@@ -277,6 +309,7 @@ fn every_link_leads_somewhere_and_ci_runs_its_test_command() {
         "docs/experiments.md",
         "docs/lineage.md",
         "docs/watch.md",
+        "docs/records.md",
     ] {
         let path = root().join(document);
         let text = std::fs::read_to_string(&path).unwrap();

@@ -3,6 +3,7 @@ use crate::support;
 use crate::support::Scratch;
 use std::path::PathBuf;
 use std::process::Command;
+use train::record::SampleLine;
 use train::record::tensorboard::{Event, read_events};
 
 const TAGS: [&str; 8] = [
@@ -29,7 +30,8 @@ fn events(scratch: &Scratch, run: &str) -> Vec<Event> {
 fn same_as_metrics(scratch: &Scratch, run: &str) {
     let events = events(scratch, run);
     assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
-    let seen: Vec<&Event> = events.iter().filter(|event| event.summary.is_some()).collect();
+    let scalars = |event: &&Event| event.summary.as_ref().is_some_and(|summary| summary.value[0].tensor.is_none());
+    let seen: Vec<&Event> = events.iter().filter(scalars).collect();
     let metrics = scratch.metrics(run);
     assert_eq!(seen.len(), metrics.len());
     for (event, line) in seen.iter().zip(&metrics) {
@@ -45,6 +47,8 @@ fn same_as_metrics(scratch: &Scratch, run: &str) {
 #[test]
 fn a_run_that_goes_on_shows_every_step_once() {
     let scratch = Scratch::new();
+    let keys = "[stage.evaluate]\nprompts = [\"kamo\", \"\"]\n";
+    scratch.write("run.toml", scratch.read("run.toml").replace("[stage.evaluate]\n", keys));
     scratch.train("r", &[]);
     same_as_metrics(&scratch, "r");
     // As if killed at step 5: the last checkpoint is that of step 3.
@@ -52,7 +56,7 @@ fn a_run_that_goes_on_shows_every_step_once() {
     scratch.train("r", &["--resume"]);
     same_as_metrics(&scratch, "r");
     let steps: Vec<i64> = events(&scratch, "r").iter().filter(|e| e.summary.is_some()).map(|e| e.step).collect();
-    assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(steps, [1, 2, 3, 4, 4, 4, 5, 6, 6, 6], "two samples follow each validation");
     tensorboard_itself(&scratch);
 }
 
@@ -60,12 +64,16 @@ fn a_run_that_goes_on_shows_every_step_once() {
 fn tensorboard_itself(scratch: &Scratch) {
     let python = support::python();
     let read = "
-import sys
+import json, sys
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 seen = EventAccumulator(sys.argv[1], size_guidance={'scalars': 0, 'tensors': 0})
 seen.Reload()
 for tag in sorted(seen.Tags()['scalars']):
     print(tag, *(f'{e.step}:{e.value:.9g}' for e in seen.Scalars(tag)))
+texts = [(tag, e) for tag in sorted(seen.Tags()['tensors']) for e in seen.Tensors(tag)]
+texts = [[e.step, tag, e.tensor_proto.string_val[0].decode()] for tag, e in texts]
+assert seen.SummaryMetadata('sample/1').plugin_data.plugin_name == 'text'
+print(json.dumps(texts))
 ";
     let command = |code: &str| Command::new(&python).args(["-c", code]).arg(scratch.path("r/tb")).output();
     if !command("import tensorboard").is_ok_and(|output| output.status.success()) {
@@ -74,8 +82,20 @@ for tag in sorted(seen.Tags()['scalars']):
     let output = command(read).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said = String::from_utf8(output.stdout).unwrap();
+    let (said, texts) = said.trim_end().rsplit_once('\n').unwrap();
+    let mut texts: Vec<(u64, String, String)> = serde_json::from_str(texts).unwrap();
+    texts.sort();
+    let samples = scratch.read("r/samples.jsonl");
+    let samples = samples.lines().enumerate().map(|(at, line)| {
+        let line: SampleLine = serde_json::from_str(line).unwrap();
+        (line.step, format!("sample/{}", at % 2 + 1), line.prompt + &line.text)
+    });
+    assert_eq!(texts, samples.collect::<Vec<_>>());
     let tags: Vec<&str> = said.lines().filter_map(|line| line.split(' ').next()).collect();
-    let mut expected = TAGS;
+    let blocks = ["0", "1", "embedding", "vectors"]
+        .iter()
+        .flat_map(|block| ["gradient_norm", "weight_norm", "update_ratio"].map(|name| format!("{name}/{block}")));
+    let mut expected: Vec<String> = blocks.chain(TAGS.map(str::to_owned)).collect();
     expected.sort();
     assert_eq!(tags, expected);
     let losses = said.lines().find_map(|line| line.strip_prefix("loss ")).unwrap();

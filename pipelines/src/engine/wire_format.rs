@@ -3,7 +3,10 @@
 //! Only kinds that cross processes have a format. The reader is the same version of this program (hosts with another one
 //! are not admitted), so there are no version numbers here; what cannot be read is an error nevertheless.
 use anyhow::{Result, bail, ensure};
-use contract::{Batch, Buffer, DocumentLoss, Gather, Gradient, Kind, Metric, Metrics, Norms, Packet, Purpose, Tensor};
+use contract::{
+    Batch, Buffer, DocumentLoss, Gather, Gradient, Kind, Metric, Metrics, Norms, Packet, Purpose, Sample,
+    SectionChange, Tensor,
+};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
@@ -77,19 +80,27 @@ pub fn write(message: &Message, out: &mut dyn Write) -> io::Result<()> {
             [*section as u64, *targets, blocks.len() as u64].into_iter().try_for_each(|n| number(out, n))?;
             blocks.iter().try_for_each(|block| number(out, block.to_bits()))
         }
-        Message::Metrics(Metrics { purpose, from, worker, values, documents }) => {
+        Message::Metrics(Metrics { purpose, from, worker, values, documents, samples, changes }) => {
             number(out, 3)?;
             let numbers = [code_of(*purpose), from.0 as usize, from.1 as usize, *worker, values.len()];
             numbers.into_iter().try_for_each(|n| number(out, n as u64))?;
             values.iter().try_for_each(|Metric { name, gather, value }| {
-                number(out, name.len() as u64)?;
-                out.write_all(name.as_bytes())?;
+                text(out, name)?;
                 number(out, GATHERS.iter().position(|g| g == gather).unwrap_or_default() as u64)?;
                 number(out, value.to_bits())
             })?;
             number(out, documents.len() as u64)?;
             documents.iter().try_for_each(|DocumentLoss { document, tokens, nats }| {
                 [u64::from(*document), u64::from(*tokens), nats.to_bits()].into_iter().try_for_each(|n| number(out, n))
+            })?;
+            number(out, samples.len() as u64)?;
+            samples
+                .iter()
+                .try_for_each(|sample| [&sample.prompt, &sample.text].iter().try_for_each(|t| text(out, t)))?;
+            number(out, changes.len() as u64)?;
+            changes.iter().try_for_each(|SectionChange { section, gradient, weight, update }| {
+                number(out, *section as u64)?;
+                [gradient, weight, update].into_iter().try_for_each(|sum| number(out, sum.to_bits()))
             })
         }
     }
@@ -146,8 +157,7 @@ pub fn read(bytes: &[u8]) -> Result<Message> {
         3 => {
             let (purpose, from, worker) = (purpose(bytes.number()?)?, (bytes.small()?, bytes.small()?), bytes.size()?);
             let value = |bytes: &mut Bytes| -> Result<Metric> {
-                let length = bytes.size()?;
-                let name = interned(std::str::from_utf8(bytes.take(length)?)?);
+                let name = interned(bytes.text()?);
                 let Some(gather) = GATHERS.get(bytes.size()?).copied() else { bail!("an unknown way to gather") };
                 Ok(Metric { name, gather, value: f64::from_bits(bytes.number()?) })
             };
@@ -157,7 +167,16 @@ pub fn read(bytes: &[u8]) -> Result<Message> {
                 Ok(DocumentLoss { document, tokens, nats: f64::from_bits(bytes.number()?) })
             };
             let documents = (0..bytes.size()?).map(|_| document(&mut bytes)).collect::<Result<_>>()?;
-            Message::Metrics(Metrics { purpose, from, worker, values, documents })
+            let sample = |bytes: &mut Bytes| -> Result<Sample> {
+                Ok(Sample { prompt: bytes.text()?.to_owned(), text: bytes.text()?.to_owned() })
+            };
+            let samples = (0..bytes.size()?).map(|_| sample(&mut bytes)).collect::<Result<_>>()?;
+            let change = |bytes: &mut Bytes| -> Result<SectionChange> {
+                let (section, mut sum) = (bytes.size()?, || bytes.number().map(f64::from_bits));
+                Ok(SectionChange { section, gradient: sum()?, weight: sum()?, update: sum()? })
+            };
+            let changes = (0..bytes.size()?).map(|_| change(&mut bytes)).collect::<Result<_>>()?;
+            Message::Metrics(Metrics { purpose, from, worker, values, documents, samples, changes })
         }
         kind => bail!("a message of unknown kind {kind}"),
     };
@@ -184,6 +203,11 @@ fn number(out: &mut dyn Write, n: u64) -> io::Result<()> {
     out.write_all(&n.to_le_bytes())
 }
 
+fn text(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    number(out, text.len() as u64)?;
+    out.write_all(text.as_bytes())
+}
+
 /// Writes 32-bit numbers as they are in memory. (All CPUs that this program is built for are little-endian.)
 fn words<T: bytemuck::Pod>(out: &mut dyn Write, values: &[T]) -> io::Result<()> {
     number(out, values.len() as u64)?;
@@ -204,6 +228,11 @@ impl<'a> Bytes<'a> {
         let mut number = [0; size_of::<u64>()];
         number.copy_from_slice(self.take(size_of::<u64>())?);
         Ok(u64::from_le_bytes(number))
+    }
+
+    fn text(&mut self) -> Result<&'a str> {
+        let length = self.size()?;
+        Ok(std::str::from_utf8(self.take(length)?)?)
     }
 
     fn size(&mut self) -> Result<usize> {
@@ -281,8 +310,13 @@ mod tests {
                     nats: *nats,
                 });
                 let documents = documents.collect();
-                let values = values.into_iter().map(value).collect();
-                Message::Metrics(Metrics { purpose, from: (leaf, part), worker: worker as usize, values, documents })
+                let sample = |value: &(usize, f64)| Sample { prompt: "ü".repeat(value.0), text: value.1.to_string() };
+                let samples = values.iter().map(sample).collect();
+                let change =
+                    |&(section, x): &(usize, f64)| SectionChange { section, gradient: x, weight: -x, update: 0.5 };
+                let changes = values.iter().map(change).collect();
+                let (from, worker, values) = ((leaf, part), worker as usize, values.into_iter().map(value).collect());
+                Message::Metrics(Metrics { purpose, from, worker, values, documents, samples, changes })
             },
         );
         prop_oneof![batch, gradient, norms, metrics]

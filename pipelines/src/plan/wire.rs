@@ -4,7 +4,8 @@
 //!   emits it. Two stages above that emit the same kind are ambiguous, unless one feeds the other with that kind (`read
 //!   → clean → pack`: `clean` feeds `pack`).
 //! - A [`Role::State`] port whose kind is only emitted below (or by the stage itself) is fed back: what is emitted at a
-//!   step arrives at the next. No other edge may close a cycle.
+//!   step arrives at the next. No other edge may close a cycle. So is what a port takes of the previous step
+//!   ([`Port::previous`]), wherever it is emitted: by the last stage that emits its kind.
 //! - A stage that mixes sources has a port for each: see [`mixture`].
 //! - Metrics are collected from every stage that emits them (a stage that derives metrics from metrics does not read
 //!   those of similar stages below it); saved state comes from the engine.
@@ -79,7 +80,7 @@ fn connect(nodes: &[Node], types_giving: &dyn Fn(Kind) -> Vec<String>, problems:
             ports.push(if named.is_empty() {
                 nearest(nodes, &wires, at, port, all_known, types_giving, problems)
             } else {
-                let feedback = |from: usize| port.role == Role::State && from >= at;
+                let feedback = |from: usize| port.previous || port.role == Role::State && from >= at;
                 named.into_iter().map(|from| Edge { from, feedback: feedback(from) }).collect()
             });
             if matches!(port.kind, Kind::Activations | Kind::LossGradient) && port.route != Route::Stay {
@@ -150,6 +151,12 @@ fn nearest(
             return givers(0..nodes.len()).into_iter().filter(|i| !later(*i)).map(direct).collect();
         }
         _ => {}
+    }
+    if port.previous {
+        let last = givers(0..nodes.len()).last().map(|from| Edge { from: *from, feedback: true });
+        if last.is_some() {
+            return last.into_iter().collect();
+        }
     }
     let above = givers(0..at);
     if let Some(nearest) = above.last() {

@@ -1,9 +1,11 @@
 //! `report.html`: a run on one page that needs nothing else, made of what is in the run directory.
 //!
-//! - [`page`]: what is on it; [`samples`]: generated texts; [`sources`]: a table of the sources of a mixture
+//! - [`page`]: what is on it; [`samples`]: generated texts; [`sources`]: the sources of a mixture; [`blocks`]: the blocks of
+//!   the model
 //! - [`overlay`]: the page of an experiment; [`mod@scaling`]: plots of a prediction
-//! - [`plot`]: curves, also of [`plots`] and `pipeline serve`; [`metrics`]: their titles and units; [`document`]: the frame of every page, with its style and
-//!   script; [`html`]: text that stays text
+//! - [`plot`]: curves, also of [`plots`] and `pipeline serve`; [`metrics`]: their titles and units; [`document`]: the frame of
+//!   every page, with its style and script; [`html`]: text that stays text
+mod blocks;
 pub(crate) mod document;
 mod html;
 pub(crate) mod metrics;

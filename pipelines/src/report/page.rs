@@ -4,7 +4,7 @@ use super::document::{document, section};
 use super::html::{escape, facts};
 use super::metrics::plot_of;
 use super::plot::{Plot, Series, Style};
-use super::{samples, sources};
+use super::{blocks, samples, sources};
 use crate::curves::{number, smoothed, window};
 use crate::experiment::statistics::median;
 use crate::show::Times;
@@ -14,16 +14,18 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::time::Duration;
 use train::record::StepLine;
+use train::record::spikes::spikes;
 
 /// The page of a run.
 pub(super) fn page(seen: &Seen) -> String {
     let body = format!(
-        "{}{}{}{}{}{}{}{}",
+        "{}{}{}{}{}{}{}{}{}",
         header(seen),
         cards(&seen.metrics),
         section(&plots(&seen.metrics)),
         samples::section(&seen.samples),
         sources::section(&seen.metrics),
+        blocks::table(&seen.metrics),
         stage_times(seen),
         about(seen),
         footer(seen),
@@ -118,6 +120,8 @@ fn plots(metrics: &[StepLine]) -> Vec<Plot> {
     loss.wide = true;
     loss.series[0].name = "training".into();
     loss.series.push(validation(|line| line.validation_loss));
+    let spikes = spikes(metrics).into_iter().map(|spike| (spike.step as f64, spike.loss));
+    loss.series.push(Series::new("spike", Style::Points, spikes));
     let rate = Series::new("rate", Style::Smooth, metrics.iter().map(over(|line| line.learning_rate)));
     vec![
         loss,

@@ -141,7 +141,7 @@ class Plot {
         this.area.append(element("circle", { class: series.class, cx: px.toFixed(1), cy: py.toFixed(1), r: 3 }));
       }
     }
-    const drawn = element("path", { class: series.class, d: path });
+    const drawn = element("path", { class: series.class, d: series.apart ? "" : path });
     this.area.append(drawn);
     return drawn;
   }

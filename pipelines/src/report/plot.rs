@@ -21,6 +21,8 @@ pub enum Style {
     Marked,
     /// Strong, each point marked where they are few, in the colour of the variant with this index.
     Of(usize),
+    /// Points that are not connected.
+    Points,
 }
 
 /// Colours of variants in the style sheet.
@@ -112,6 +114,7 @@ impl Series {
             Style::Smooth => "smooth",
             Style::Marked => "marked",
             Style::Of(index) => COLORS[index % COLORS.len()],
+            Style::Points => COLORS[6],
         }
     }
 }
@@ -138,10 +141,12 @@ impl Plot {
             let points = linear.map_or(Vec::new(), |linear| series.drawn(linear, log, detail));
             let marked =
                 points.len() == 1 || !matches!(series.style, Style::Raw | Style::Smooth) && points.len() <= MARKED;
+            let apart = series.style == Style::Points;
             json!({
                 "name": series.name,
                 "class": series.class(),
-                "marked": marked,
+                "marked": marked || apart,
+                "apart": apart,
                 "x": points.iter().map(|point| rounded(point.0, 9)).collect::<Vec<_>>(),
                 "y": points.iter().map(|point| rounded(point.1, 4)).collect::<Vec<_>>(),
             })

@@ -88,11 +88,11 @@ impl History {
         self.tokens.push(line.tokens as f64);
         self.seconds.push(self.seconds.last().copied().unwrap_or_default() + line.seconds(before));
         self.time.push(line.time);
-        for (name, value) in line.measured() {
+        for (name, value) in line.scalars() {
             let column = match self.metrics.iter().position(|(known, _)| *known == name) {
                 Some(index) => index,
                 None => {
-                    self.metrics.push((name.into_owned(), Vec::new()));
+                    self.metrics.push((name, Vec::new()));
                     self.metrics.len() - 1
                 }
             };

@@ -57,9 +57,9 @@ pub fn look(folder: &Path) -> Result<Ran> {
     let last = recent.first();
     let ended = status.as_ref().and_then(|status| status.ended).filter(|_| state != State::Running);
     let mut metrics: Vec<String> = Vec::new();
-    for (name, _) in last.iter().copied().chain(&validated).flat_map(StepLine::measured) {
+    for (name, _) in last.iter().copied().chain(&validated).flat_map(StepLine::scalars) {
         if !metrics.iter().any(|known| *known == name) {
-            metrics.push(name.into_owned());
+            metrics.push(name);
         }
     }
     Ok(Ran {

@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use train::record::{Report, SourceLine, StepLine};
+use train::record::spikes::SpikeDetector;
+use train::record::{METRICS_FILE, Report, SampleLine, SourceLine, StepLine, read_metrics};
 
 /// Prints progress, and keeps the last metrics.
 pub struct Printer {
@@ -30,12 +31,21 @@ pub struct Printer {
     /// The loss of a model that gives every token the same probability.
     guessing: f64,
     waited_ms: f64,
+    spikes: SpikeDetector,
 }
 
 impl Printer {
     /// Prints the steps of `session` on `line`.
     pub fn new(line: Line, session: &Session) -> Self {
         let (shape, schedule) = (session.env.shape, session.env.schedule);
+        let metrics = session.env.run_dir.as_ref().map(|run_dir| read_metrics(&run_dir.join(METRICS_FILE)));
+        let mut spikes = SpikeDetector::default();
+        // If they cannot be read, `record` says so.
+        for line in metrics.and_then(Result::ok).unwrap_or_default() {
+            if line.step <= schedule.first {
+                let _ = spikes.next(&line);
+            }
+        }
         Self {
             line,
             steps: schedule.steps,
@@ -52,6 +62,7 @@ impl Printer {
                 .get::<Facts>()
                 .map_or(f64::INFINITY, |facts| (facts.vocabulary as f64).ln()),
             waited_ms: 0.0,
+            spikes,
         }
     }
 
@@ -79,6 +90,9 @@ impl Printer {
             validation_loss: self.shown.validation_loss,
         };
         self.line.training(&self.shown);
+        if let Some(spike) = self.spikes.next(step).filter(|spike| spike.begins) {
+            self.line.note_of_training(&spike.to_string(), &self.shown);
+        }
         self.last = Some(step.clone());
     }
 
@@ -98,9 +112,9 @@ impl Printer {
         self.last = Some(step.clone());
     }
 
-    fn sampled(&mut self, updates: u64, text: &str) {
-        let text = text.trim_end().replace('\n', "\n  ");
-        self.line.note(&format!("Sample after {updates} steps: {text}"));
+    fn sampled(&mut self, sample: &SampleLine) {
+        let text = format!("{}{}", sample.prompt, sample.text);
+        self.line.note(&format!("Sample after {} steps: {}", sample.step, text.trim_end().replace('\n', "\n  ")));
     }
 
     /// Prints the results of a completed run.
@@ -155,8 +169,8 @@ impl Report for Shared {
     fn validated(&self, line: &StepLine) {
         lock(&self.0).validated(line);
     }
-    fn sampled(&self, updates: u64, text: &str) {
-        lock(&self.0).sampled(updates, text);
+    fn sampled(&self, sample: &SampleLine) {
+        lock(&self.0).sampled(sample);
     }
 }
 

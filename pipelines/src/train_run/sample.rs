@@ -1,4 +1,4 @@
-//! What the stage `sample` generates text with.
+//! What the samples of a run are generated with.
 use crate::continuation::{Ends, NotFinite, continue_text, encode};
 use crate::pretrained::of_config;
 use anyhow::{Context, Result, ensure};
@@ -7,7 +7,7 @@ use contract::{Parameters, Resources, StageType};
 use serde_json::Value;
 use std::sync::Arc;
 use text::Tokenizer;
-use train::sample::{Continue, Sample};
+use train::sample::{Continue, SampleSettings};
 
 /// The model and the tokenizer of a run.
 pub struct Continuer {
@@ -26,7 +26,9 @@ impl Continuer {
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_deref().context("the run has no tokenizer, which samples need: name it, or remove this stage")
+        self.tokenizer
+            .as_deref()
+            .context("the run has no tokenizer, which samples need: name it, or leave out `prompts`")
     }
 }
 
@@ -35,16 +37,16 @@ impl Continue for Continuer {
         let tokens = encode(self.tokenizer()?, prompt)?;
         let model = of_config(&self.config, &self.stages).context("this model cannot generate text")?;
         let (length, context) = (tokens.len(), model.facts.context);
-        ensure!(length <= context, "its prompt has {length} tokens, but the model's context is {context}");
+        ensure!(length <= context, "the prompt has {length} tokens, but the model's context is {context}");
         Ok(tokens)
     }
 
-    fn text(&self, parameters: Parameters, prompt: &[u32], settings: &Sample) -> Result<Option<String>> {
+    fn text(&self, parameters: Parameters, prompt: &[u32], settings: &SampleSettings) -> Result<Option<String>> {
         let tokenizer = self.tokenizer()?;
         let mut decoder = (of_config(&self.config, &self.stages)?.decoder)(parameters);
-        let &Sample { temperature, top_k, max_tokens, .. } = settings;
+        let &SampleSettings { temperature, top_k, tokens } = settings;
         let mut sampler = Sampler { temperature, top_k, top_p: 1.0, seed: self.seed, drawn: 0 };
-        let ends = Ends { tokens: &[tokenizer.end_of_text()], after: max_tokens };
+        let ends = Ends { tokens: &[tokenizer.end_of_text()], after: tokens };
         match continue_text(&mut *decoder, tokenizer, prompt, &mut sampler, &ends, &mut |_| Ok(())) {
             Ok(found) => Ok(Some(found.text)),
             Err(error) if error.is::<NotFinite>() => Ok(None),

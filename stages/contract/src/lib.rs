@@ -50,7 +50,7 @@ pub use contract_derive::StageKeys;
 pub use draws::{Drawn, Draws};
 pub use env::Env;
 pub use keys::{Effect, Key, StageKeys};
-pub use metrics::{DocumentLoss, Gather, Metric, Metrics};
+pub use metrics::{DocumentLoss, Gather, Metric, Metrics, Sample, SectionChange};
 pub use mixture::{Allocation, Mixture, SourceSizes};
 pub use packet::{
     Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Purpose, Records, Rows,

@@ -40,6 +40,39 @@ pub struct Metrics {
     /// The loss of each held-out document in the batch, or of the part of it that the batch holds; only at the last step
     /// of a run.
     pub documents: Vec<DocumentLoss>,
+    /// Texts that the model of the step has generated, in the order of their prompts.
+    pub samples: Vec<Sample>,
+    /// What the update of the step has done to sections of parameters; only if the run validates after it.
+    pub changes: Vec<SectionChange>,
+}
+
+impl Metrics {
+    /// Numbers alone.
+    pub fn new(purpose: Purpose, from: (Lane, u32), worker: usize, values: Vec<Metric>) -> Self {
+        Self { purpose, from, worker, values, documents: Vec::new(), samples: Vec::new(), changes: Vec::new() }
+    }
+}
+
+/// What an update has done to a section of a parameter: sums of squares over its elements.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SectionChange {
+    /// Index into [`Env::sections`](crate::Env::sections).
+    pub section: usize,
+    /// Of the mean gradient, before clipping.
+    pub gradient: f64,
+    /// Of the parameter before the update.
+    pub weight: f64,
+    /// Of the difference that the update makes.
+    pub update: f64,
+}
+
+/// A text that the model has generated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// What it continues; empty: the beginning of a document.
+    pub prompt: String,
+    /// The continuation, without the prompt.
+    pub text: String,
 }
 
 /// The loss of a held-out document, or of a part of it.

@@ -53,12 +53,14 @@ pub struct Port {
     pub route: Route,
     /// The role of its packets.
     pub role: Role,
+    /// Whether it takes what was emitted at the previous step, also by a stage above.
+    pub previous: bool,
 }
 
 impl Port {
     /// A port for packets emitted on the same worker.
     pub const fn stream(kind: Kind) -> Self {
-        Self { kind, route: Route::Stay, role: Role::Stream }
+        Self { kind, route: Route::Stay, role: Role::Stream, previous: false }
     }
 
     /// The same port with another route.
@@ -69,6 +71,12 @@ impl Port {
     /// The same port with role [`Role::State`].
     pub const fn state(self) -> Self {
         Self { role: Role::State, ..self }
+    }
+
+    /// The same port for what was emitted at the previous step: for parameters, those that the step begins with,
+    /// whether the stage is written above or below the one that updates them.
+    pub const fn of_previous_step(self) -> Self {
+        Self { previous: true, ..self }
     }
 }
 

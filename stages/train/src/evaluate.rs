@@ -4,12 +4,14 @@
 //! end-of-text token after it count once. Documents that are longer than a sequence are cut into windows, as
 //! [transformers' guide to perplexity](https://huggingface.co/docs/transformers/perplexity) does.
 //!
-//! At the end of a run, the loss of each document is written to the run directory (`documents.rs`).
+//! At the end of a run, the loss of each document is written to the run directory (`documents.rs`). With `prompts`, the
+//! model also generates samples at each validation (`sample.rs`), from the parameters that are validated.
 use crate::documents;
+use crate::sample::{Sampler, Sampling};
 use anyhow::{Result, bail};
 use contract::{
-    At, Built, Corpus, DocumentLoss, Due, Emit, Env, Gather, Kind, Metric, Metrics, Packet, Port, Purpose, Route,
-    Schedule, Settings, Stage, StageKeys, StageSettings, Step, Turn,
+    At, Built, Corpus, DocumentLoss, Due, Emit, Env, Gather, Kind, Metric, Metrics, Packet, Port, Problem, Purpose,
+    Route, Schedule, Settings, Stage, StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use std::path::PathBuf;
 
 /// Settings of `type = "evaluate"`.
 #[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Evaluate {
     /// Steps between validations. There is also one at the end of the run; 0: none, not even at the end.
     #[key(default = 100)]
@@ -27,27 +29,41 @@ pub struct Evaluate {
     /// the difference, and validation takes longer.
     #[key(min = 1)]
     pub stride: Option<usize>,
+    /// Samples.
+    #[serde(flatten)]
+    pub sampling: Sampling,
 }
 
 impl StageSettings for Evaluate {
-    const SUMMARY: &'static str = "validation loss (nats per token) and bits per byte on the held-out documents";
+    const SUMMARY: &'static str =
+        "validation loss (nats per token) and bits per byte on the held-out documents; samples of text";
     const OBSERVES: bool = true;
-    const EXAMPLE: &'static str = "type = \"evaluate\"\ninterval = 100\n";
+    const EXAMPLE: &'static str = "type = \"evaluate\"\ninterval = 100\nprompts = [\"The history of\", \"\"]\n";
 }
 
 impl Settings for Evaluate {
     fn takes(&self) -> Vec<Port> {
-        vec![Port::stream(Kind::Metrics).by(Route::Exchange)]
+        let mut ports = vec![Port::stream(Kind::Metrics).by(Route::Exchange)];
+        if !self.sampling.prompts.is_empty() {
+            ports.push(Port::stream(Kind::Parameters).by(Route::Exchange).of_previous_step());
+        }
+        ports
     }
 
     fn gives(&self) -> Vec<Kind> {
         vec![Kind::Metrics]
     }
 
+    fn check(&self) -> Vec<Problem> {
+        self.sampling.check(self.interval)
+    }
+
     fn build(&self, env: &Env) -> Result<Built> {
         let (schedule, corpus, worker, run_dir) = (env.schedule, env.corpus, env.worker, env.run_dir.clone());
         let (parts, documents) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Built::Stage(Box::new(EvaluateStage { schedule, corpus, worker, run_dir, parts, documents })))
+        // The parameters are sent to the first worker.
+        let sampler = if worker == 0 { Sampler::new(&self.sampling, env)? } else { None };
+        Ok(Built::Stage(Box::new(EvaluateStage { schedule, corpus, worker, run_dir, sampler, parts, documents })))
     }
 
     fn due(&self) -> Due {
@@ -64,6 +80,8 @@ struct EvaluateStage {
     corpus: Option<Corpus>,
     worker: usize,
     run_dir: Option<PathBuf>,
+    /// Of the first worker, if samples are generated.
+    sampler: Option<Sampler>,
     /// Summed loss and number of targets by `(leaf, part)`: an ordered map, so that they are always added in the same
     /// order.
     parts: BTreeMap<(u32, u32), (f64, f64)>,
@@ -79,15 +97,23 @@ pub fn bits_per_byte(loss: f64, tokens: u64, bytes: u64) -> f64 {
 }
 
 impl Stage for EvaluateStage {
-    fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
-        if let Packet::Metrics(metrics) = packet
-            && metrics.purpose == Purpose::Validate
-        {
-            let value = |name| metrics.values.iter().find(|m| m.name == name).map_or(0.0, |m| m.value);
-            self.parts.insert(metrics.from, (value("loss"), value("targets")));
-            if !metrics.documents.is_empty() {
-                self.documents.insert(metrics.from, metrics.documents);
+    fn packet(&mut self, at: At, packet: Packet, out: &mut dyn Emit) -> Result<Turn> {
+        match (packet, &mut self.sampler) {
+            (Packet::Metrics(metrics), _) if metrics.purpose == Purpose::Validate => {
+                let value = |name| metrics.values.iter().find(|m| m.name == name).map_or(0.0, |m| m.value);
+                self.parts.insert(metrics.from, (value("loss"), value("targets")));
+                if !metrics.documents.is_empty() {
+                    self.documents.insert(metrics.from, metrics.documents);
+                }
             }
+            (Packet::Parameters(piece), Some(sampler)) if self.schedule.validates(at.step) => {
+                let samples = sampler.take(&piece)?;
+                if !samples.is_empty() {
+                    let none = Metrics::new(Purpose::Validate, (0, 0), self.worker, Vec::new());
+                    out.give(Packet::Metrics(Metrics { samples, ..none }));
+                }
+            }
+            _ => {}
         }
         Ok(Turn::Done)
     }
@@ -110,8 +136,7 @@ impl Stage for EvaluateStage {
         if let Some(run_dir) = self.run_dir.as_ref().filter(|_| !losses.is_empty()) {
             documents::write(run_dir, losses.into_values().flatten())?;
         }
-        let documents = Vec::new();
-        out.give(Packet::Metrics(Metrics { purpose: Purpose::Validate, from: (0, 0), worker: 0, values, documents }));
+        out.give(Packet::Metrics(Metrics::new(Purpose::Validate, (0, 0), 0, values)));
         Ok(())
     }
 }

@@ -9,12 +9,12 @@
 //! - [`optimize`]: clips gradients and updates parameters; [`schedule`](optimize::schedule): the learning rate;
 //!   optimizers: [`adamw`](optimize::adamw), [`muon`](optimize::muon)
 //! - [`evaluate`]: validation loss and bits per byte; [`documents`]: the loss of each held-out document
-//! - [`sample`]: text that the model generates
+//! - [`sample`]: texts that the model generates at validations
 //! - [`checkpoint`]: everything needed to resume a run, in a format that Hugging Face's libraries load;
 //!   [`hugging_face`]: the files beside the weights; [`weights`]: safetensors files; [`gguf`]: files for llama.cpp
 //! - [`diverged`]: the error for a loss or gradient that is not finite
-//! - [`record`]: `metrics.jsonl` and progress; [`tensorboard`](record::tensorboard): event files;
-//!   [`clock`](record::clock): the time of a step
+//! - [`record`]: progress, and metrics and samples in [`sink`](record::sink)s: [`jsonl`](record::jsonl),
+//!   [`tensorboard`](record::tensorboard), [`mlflow`](record::mlflow); [`clock`](record::clock): the time of a step
 //!
 //! Losses, optimizers and models are families: a member supplies the mathematics and its own configuration keys, and
 //! the family turns it into a stage.

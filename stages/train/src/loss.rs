@@ -171,7 +171,7 @@ impl<L: Loss> Stage for LossStage<L> {
             values.push(metric("trained_loss", Gather::PerTarget, summed.trained));
         }
         let (purpose, from, worker) = (a.purpose, (a.leaf, a.part), self.worker);
-        out.give(Packet::Metrics(Metrics { purpose, from, worker, values, documents }));
+        out.give(Packet::Metrics(Metrics { documents, ..Metrics::new(purpose, from, worker, values) }));
         Ok(Turn::Done)
     }
 }

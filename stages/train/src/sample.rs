@@ -1,31 +1,63 @@
-//! `sample`: shows how the model continues a prompt, every so many steps.
-use crate::record::Reporter;
+//! Texts that `evaluate` has the model generate at each validation: how it continues given prompts.
 use anyhow::{Context, Result};
-use contract::{
-    At, Built, Emit, Env, Kind, Packet, Parameters, Port, Purpose, Route, Schedule, Settings, Stage, StageKeys,
-    StageSettings, Step, Tensor, Turn,
-};
+use contract::{Env, ParameterPiece, Parameters, Problem, Purpose, Sample, StageKeys, Tensor};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Settings of `type = "sample"`.
-#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
-#[serde(default, deny_unknown_fields)]
-pub struct Sample {
-    /// Steps between samples. There is also one at the end of the run.
-    #[key(default = 100, min = 1)]
-    pub interval: u64,
-    /// The text to continue; if empty, a new document is started.
-    pub prompt: String,
-    /// Maximum number of tokens to generate.
-    #[key(default = 60, min = 1, max = 65_536)]
-    pub max_tokens: usize,
-    /// Sampling temperature; 0 always selects the most probable token.
-    #[key(default = 0.8, min = 0, max = 1e6)]
+/// The keys of `evaluate` for samples.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
+#[serde(default)]
+pub struct Sampling {
+    /// Texts that the model continues at each validation, such as `["The history of", ""]`; an empty one begins a new
+    /// document. The samples are shown, and written to `samples.jsonl` of the run directory.
+    pub prompts: Vec<String>,
+    /// Maximum number of tokens of a sample; if not given, 60.
+    #[key(min = 1, max = 65_536)]
+    pub sample_tokens: Option<usize>,
+    /// Sampling temperature; 0 always selects the most probable token. If not given, 0.8.
+    #[key(min = 0, max = 1e6)]
+    pub temperature: Option<f64>,
+    /// Sample from this many of the most probable tokens; 0: from all. If not given, 40.
+    pub top_k: Option<usize>,
+}
+
+/// How tokens are sampled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampleSettings {
+    /// Maximum number of tokens.
+    pub tokens: usize,
+    /// Sampling temperature.
     pub temperature: f64,
-    /// Sample from this many of the most probable tokens; 0: from all.
-    #[key(default = 40)]
+    /// Number of most probable tokens to choose from; 0: all.
     pub top_k: usize,
+}
+
+impl Sampling {
+    /// How samples are generated, with the defaults of what is not given.
+    pub fn settings(&self) -> SampleSettings {
+        SampleSettings {
+            tokens: self.sample_tokens.unwrap_or(60),
+            temperature: self.temperature.unwrap_or(0.8),
+            top_k: self.top_k.unwrap_or(40),
+        }
+    }
+
+    /// Problems of the keys in a run that validates every `interval` steps (0: never).
+    pub(crate) fn check(&self, interval: u64) -> Vec<Problem> {
+        let given = [
+            ("sample_tokens", self.sample_tokens.is_some()),
+            ("temperature", self.temperature.is_some()),
+            ("top_k", self.top_k.is_some()),
+        ];
+        if !self.prompts.is_empty() {
+            let why = "samples are generated at validations, and there are none with `interval = 0`";
+            return if interval == 0 { vec![Problem::at("prompts", why)] } else { Vec::new() };
+        }
+        let given = given.into_iter().filter(|(_, given)| *given);
+        given
+            .map(|(key, _)| Problem::at(key, "there are no samples without `prompts`: leave it out, or set that"))
+            .collect()
+    }
 }
 
 /// Continues prompts with the model of a run.
@@ -36,88 +68,115 @@ pub trait Continue: Send + Sync {
     /// If the run has no tokenizer, the prompt is longer than the model's context, or the model cannot generate text.
     fn encode(&self, prompt: &str) -> Result<Vec<u32>>;
 
-    /// The text with which the model of these parameters continues `prompt`, which [`encode`](Self::encode) has returned;
-    /// `None` if its logits are not finite, which the loss of the next step reports.
+    /// The text with which the model of these parameters continues `prompt`, which [`encode`](Self::encode) has
+    /// returned; `None` if its logits are not finite, which the loss of the next step reports.
     ///
     /// # Errors
     /// If the tokenizer fails.
-    fn text(&self, parameters: Parameters, prompt: &[u32], settings: &Sample) -> Result<Option<String>>;
+    fn text(&self, parameters: Parameters, prompt: &[u32], settings: &SampleSettings) -> Result<Option<String>>;
 }
 
 /// The run's [`Continue`], as a resource.
 pub struct Continuation(pub Box<dyn Continue>);
 
-impl StageSettings for Sample {
-    const SUMMARY: &'static str = "shows text that the model generates, every so many steps";
-    const OBSERVES: bool = true;
-    const EXAMPLE: &'static str = "type = \"sample\"\ninterval = 100\nprompt = \"The history of\"\n";
-}
-
-impl Settings for Sample {
-    fn takes(&self) -> Vec<Port> {
-        vec![Port::stream(Kind::Parameters).by(Route::Exchange)]
-    }
-
-    fn gives(&self) -> Vec<Kind> {
-        Vec::new()
-    }
-
-    fn build(&self, env: &Env) -> Result<Built> {
-        // The parameters are sent to the first worker.
-        let continuation = env.resources.get::<Continuation>().filter(|_| env.worker == 0);
-        let prompt = continuation.as_ref().map_or(Ok(Vec::new()), |of_run| of_run.0.encode(&self.prompt))?;
-        Ok(Built::Stage(Box::new(SampleStage {
-            settings: self.clone(),
-            schedule: env.schedule,
-            // Parameters of the same step have had its update; those that come by a feedback edge have not.
-            updated: u64::from(!env.upstream.is_empty()),
-            pieces: vec![None; env.model()?.parameters.len()],
-            continuation,
-            prompt,
-            reporter: env.resources.get(),
-        })))
-    }
-}
-
-struct SampleStage {
-    settings: Sample,
-    schedule: Schedule,
-    /// Updates that the parameters have had since the beginning of the step: 0 or 1.
-    updated: u64,
+/// Generates the samples of a run, from the parameters that a step begins with.
+pub(crate) struct Sampler {
+    continuation: Arc<Continuation>,
+    settings: SampleSettings,
+    /// Each with its tokens.
+    prompts: Vec<(String, Vec<u32>)>,
+    /// The parameters that have arrived at this step, if samples are due.
     pieces: Vec<Option<Arc<Tensor>>>,
-    /// `None` on the other workers, and in commands that do not train.
-    continuation: Option<Arc<Continuation>>,
-    /// The tokens of the prompt.
-    prompt: Vec<u32>,
-    reporter: Option<Arc<Reporter>>,
 }
 
-impl Stage for SampleStage {
-    /// Generates as soon as all parameters of the step are there, and drops them, so that the optimizer can update them in
-    /// place.
-    fn packet(&mut self, at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
-        let updates = at.step + self.updated;
-        let (Packet::Parameters(piece), Some(continuation), Some(reporter)) =
-            (packet, &self.continuation, &self.reporter)
-        else {
-            return Ok(Turn::Done);
+impl Sampler {
+    /// `None` if there is nothing to sample: without prompts, and in commands that do not train.
+    ///
+    /// # Errors
+    /// See [`Continue::encode`].
+    pub fn new(sampling: &Sampling, env: &Env) -> Result<Option<Self>> {
+        let Some(continuation) = env.resources.get::<Continuation>().filter(|_| !sampling.prompts.is_empty()) else {
+            return Ok(None);
         };
-        if !self.schedule.is_due(self.settings.interval, updates) {
-            return Ok(Turn::Done);
-        }
-        self.pieces[piece.tensor] = Some(Arc::clone(piece.values(Purpose::Validate)));
-        if self.pieces.iter().all(Option::is_some) {
-            let parameters = Parameters(self.pieces.iter_mut().filter_map(Option::take).collect());
-            let text = continuation.0.text(parameters, &self.prompt, &self.settings);
-            if let Some(text) = text.context("cannot generate a sample")? {
-                reporter.0.sampled(updates, &format!("{}{text}", self.settings.prompt));
-            }
-        }
-        Ok(Turn::Done)
+        let encoded = |(at, prompt): (usize, &String)| -> Result<(String, Vec<u32>)> {
+            let tokens = continuation.0.encode(prompt).with_context(|| format!("`prompts`, item {}", at + 1))?;
+            Ok((prompt.clone(), tokens))
+        };
+        let prompts = sampling.prompts.iter().enumerate().map(encoded).collect::<Result<_>>()?;
+        let pieces = vec![None; env.model()?.parameters.len()];
+        Ok(Some(Self { continuation, settings: sampling.settings(), prompts, pieces }))
     }
 
-    fn step_done(&mut self, _step: Step, _out: &mut dyn Emit) -> Result<()> {
-        self.pieces.fill(None);
-        Ok(())
+    /// Takes a parameter; when it has all of them, it generates the samples. Then it drops them, so that the optimizer
+    /// can update them in place.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn take(&mut self, piece: &ParameterPiece) -> Result<Vec<Sample>> {
+        self.pieces[piece.tensor] = Some(Arc::clone(piece.values(Purpose::Validate)));
+        if self.pieces.iter().any(Option::is_none) {
+            return Ok(Vec::new());
+        }
+        let parameters = Parameters(self.pieces.iter_mut().filter_map(Option::take).collect());
+        let mut samples = Vec::new();
+        for (prompt, tokens) in &self.prompts {
+            let text = self.continuation.0.text(parameters.clone(), tokens, &self.settings);
+            let text = text.with_context(|| format!("cannot continue {prompt:?}"))?;
+            samples.extend(text.map(|text| Sample { prompt: prompt.clone(), text }));
+        }
+        Ok(samples)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Continues with the sum of all parameters and the number of tokens.
+    struct Sums;
+
+    impl Continue for Sums {
+        fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+            Ok(prompt.bytes().map(u32::from).collect())
+        }
+        fn text(&self, parameters: Parameters, prompt: &[u32], settings: &SampleSettings) -> Result<Option<String>> {
+            let sum: f32 = parameters.0.iter().flat_map(|tensor| tensor.data.iter()).sum();
+            Ok(sum.is_finite().then(|| format!("{sum} {} {}", prompt.len(), settings.tokens)))
+        }
+    }
+
+    #[test]
+    fn every_prompt_is_continued_once_all_parameters_are_there() {
+        let prompt = |text: &str| (text.to_owned(), text.bytes().map(u32::from).collect());
+        let prompts = vec![prompt("ab"), prompt("")];
+        let settings = Sampling { sample_tokens: Some(7), ..Sampling::default() }.settings();
+        assert_eq!(settings, SampleSettings { tokens: 7, temperature: 0.8, top_k: 40 });
+        let continuation = Arc::new(Continuation(Box::new(Sums)));
+        let mut sampler = Sampler { continuation, settings, prompts, pieces: vec![None; 2] };
+        let piece = |tensor, value| {
+            let [data, average] = [0.0, value].map(|value| Arc::new(Tensor::from_values([1], &[value])));
+            ParameterPiece { tensor, data, average: Some(average) }
+        };
+        let sample = |prompt: &str, text: &str| Sample { prompt: prompt.into(), text: text.into() };
+        for _ in 0..2 {
+            let last = piece(0, 2.5);
+            assert_eq!(sampler.take(&piece(1, 1.0)).unwrap(), []);
+            assert_eq!(sampler.take(&last).unwrap(), [sample("ab", "3.5 2 7"), sample("", "3.5 0 7")]);
+            assert_eq!(Arc::strong_count(last.average.as_ref().unwrap()), 1, "it keeps no parameter");
+        }
+        sampler.take(&piece(1, f32::NAN)).unwrap();
+        assert_eq!(sampler.take(&piece(0, 1.0)).unwrap(), [], "the loss reports that a model has diverged");
+    }
+
+    #[test]
+    fn keys_without_effect_are_rejected() {
+        let keys = |sampling: Sampling, interval| -> Vec<_> {
+            sampling.check(interval).into_iter().filter_map(|problem| problem.key).collect()
+        };
+        let prompts = vec![String::new()];
+        assert_eq!(keys(Sampling { prompts: prompts.clone(), top_k: Some(1), ..Sampling::default() }, 5), [""; 0]);
+        assert_eq!(keys(Sampling { prompts, ..Sampling::default() }, 0), ["prompts"]);
+        let others = Sampling { temperature: Some(0.8), top_k: Some(1), sample_tokens: Some(3), ..Sampling::default() };
+        assert_eq!(keys(others, 5), ["sample_tokens", "temperature", "top_k"]);
     }
 }

@@ -1,5 +1,7 @@
-//! `pipeline` with five additional stage types, each in a file of its own. This is the whole program.
+//! `pipeline` with five additional stage types and a sink of metrics, each in a file of its own. This is the whole
+//! program.
 mod capitals;
+mod csv;
 mod deb822;
 mod lion;
 mod relu2_gpt2;
@@ -19,5 +21,6 @@ fn main() -> std::process::ExitCode {
         .with(model_type::<relu2_gpt2::Relu2Gpt2>("relu2_gpt2"))
         .with(loss_type::<z_loss::ZLoss>("z_loss"))
         .with(optimizer_type::<lion::Lion>("lion"))
+        .with_sink(csv::CSV)
         .main()
 }

@@ -215,6 +215,28 @@ fn they_are_listed_and_their_settings_are_checked() {
     }
 }
 
+#[test]
+fn a_sink_has_every_step_once_also_when_a_run_is_resumed() {
+    let scratch = all_of_them();
+    let sinks = ["--set", "record.sinks=[\"csv\", \"jsonl\"]"];
+    scratch.train("run", &sinks);
+    let table = scratch.read("run/metrics.csv");
+    std::fs::remove_dir_all(scratch.path("run/checkpoints/step-00000024")).unwrap();
+    scratch.train("run", &[&sinks[..], &["--resume"]].concat());
+    assert_eq!(scratch.read("run/metrics.csv"), table);
+    let [mut steps, mut validated] = [0, 0];
+    for (row, line) in table.lines().skip(1).zip(scratch.metrics("run")) {
+        let validation = line.get("validation_loss").map(Value::to_string).unwrap_or_default();
+        assert_eq!(row, format!("{},{},{},{validation}", line["step"], line["tokens"], line["loss"]));
+        (steps, validated) = (steps + 1, validated + usize::from(!validation.is_empty()));
+    }
+    assert_eq!((steps, validated), (24, 3));
+    assert!(!scratch.path("run/tb").exists(), "a sink that is not in the list writes nothing");
+    let unknown = ["check", "run.toml", "--set", "record.sinks=[\"jsonl\", \"cvs\"]"];
+    let said = "there is no sink \"cvs\"; there are \"jsonl\", \"tensorboard\", \"mlflow\", \"csv\"";
+    scratch.pipeline(&unknown).fails(2, &[said]);
+}
+
 /// Lines of code without imports and tests: what it takes to write a stage.
 #[test]
 fn none_is_longer_than_it_may_be() {

@@ -188,7 +188,7 @@ impl Training {
             ("backward".into(), Arc::new(train::backward::Backward {})),
             ("reduce".into(), Arc::new(train::reduce::Reduce {})),
             ("optimize".into(), optimize),
-            ("record".into(), Arc::new(train::record::Record {})),
+            ("record".into(), Arc::new(train::record::Record::default())),
         ];
         let plan = Plan::of(stages).map_err(anyhow::Error::new)?;
         let env = Env::without_training(how.workers, batch.lanes, steps, resources);

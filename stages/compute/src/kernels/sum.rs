@@ -1,4 +1,4 @@
-//! Sums of gradients: elementwise addition, and squared norms in blocks.
+//! Sums of gradients: elementwise addition, and squared norms in blocks, also of differences.
 use crate::simd::LANES;
 use crate::wide;
 
@@ -36,6 +36,30 @@ pub fn block_squares(x: &[f32]) -> Vec<f64> {
     x.chunks(NORM_BLOCK).map(squares).collect()
 }
 
+/// The sum of squared differences of each block of [`NORM_BLOCK`] elements (the last may be shorter), in f64.
+pub fn block_distances(a: &[f32], b: &[f32]) -> Vec<f64> {
+    assert_eq!(a.len(), b.len(), "vectors of equal length");
+    a.chunks(NORM_BLOCK).zip(b.chunks(NORM_BLOCK)).map(|(a, b)| squared_distance(a, b)).collect()
+}
+
+wide! {
+    fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
+        let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+        let mut lanes = [0.0f64; LANES];
+        for (a, b) in a.iter().zip(b) {
+            for i in 0..LANES {
+                let x = f64::from(a[i]) - f64::from(b[i]);
+                lanes[i] = x.mul_add(x, lanes[i]);
+            }
+        }
+        for (lane, (a, b)) in lanes.iter_mut().zip(rest_a.iter().zip(rest_b)) {
+            let x = f64::from(*a) - f64::from(*b);
+            *lane = x.mul_add(x, *lane);
+        }
+        lanes.iter().sum()
+    }
+}
+
 wide! {
     fn squares(x: &[f32]) -> f64 {
         let (chunks, rest) = x.as_chunks::<LANES>();
@@ -68,6 +92,20 @@ mod tests {
             assert!((block / naive - 1.0).abs() < 1e-12);
         }
         assert!(block_squares(&[]).is_empty());
+    }
+
+    #[test]
+    fn blocks_have_their_squared_distances() {
+        let (a, b) = (random(1, NORM_BLOCK + 77), random(2, NORM_BLOCK + 77));
+        let blocks = block_distances(&a, &b);
+        assert_eq!(blocks.len(), 2);
+        for (at, block) in blocks.iter().enumerate() {
+            let range = at * NORM_BLOCK..a.len().min((at + 1) * NORM_BLOCK);
+            let (a, b) = (wide(&a[range.clone()]), wide(&b[range]));
+            let naive: f64 = a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum();
+            assert!((block / naive - 1.0).abs() < 1e-12);
+        }
+        assert_eq!(block_distances(&a, &a), [0.0, 0.0]);
     }
 
     #[test]

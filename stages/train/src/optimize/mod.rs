@@ -5,6 +5,7 @@
 //! which handles norms, schedule, ownership and checkpoints. Members of the family are [`adamw`] and [`muon`].
 pub mod adamw;
 mod average;
+mod change;
 pub mod muon;
 mod rate;
 pub mod schedule;
@@ -14,6 +15,7 @@ pub use average::{Averaging, WeightAverage};
 pub use rate::{GroupKey, RateSettings};
 
 use crate::diverged::finite;
+use crate::optimize::change::Before;
 use crate::optimize::schedule::LearningRateSchedule;
 use crate::optimize::shared_tensors::SharedTensors;
 use crate::weights::{RAW, Start, StartFiles};
@@ -192,13 +194,14 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
             let first = sections.partition_point(|section| section.tensor < *tensor);
             let (part, length) = (index - first, sections[first].elements.len());
             let peak = self.rate.peak(&spec.group);
-            own.push(OwnSection { index, tensor: *tensor, part, length, spec, peak, gradient: None });
+            own.push(OwnSection { index, tensor: *tensor, part, length, spec, peak, gradient: None, squares: 0.0 });
         }
         Ok(Built::Stage(Box::new(Optimize {
             learning_rate: self.rate.over(env.schedule.steps),
             settings: self.clone(),
             schedule: env.schedule,
-            gathers: env.gathers(),
+            worker: env.worker,
+            process: env.process,
             sections: sections.len(),
             tensors,
             initial,
@@ -277,14 +280,17 @@ struct OwnSection {
     /// The peak learning rate of its tensor.
     peak: f64,
     gradient: Option<Tensor>,
+    /// Sum of squares of the summed gradient.
+    squares: f64,
 }
 
 struct Optimize<O> {
     settings: OptimizerSettings<O>,
     learning_rate: LearningRateSchedule,
     schedule: Schedule,
-    /// Whether the metrics of the step come from this worker.
-    gathers: bool,
+    worker: usize,
+    /// The index of this worker's process, of which the first reports metrics: all compute the same.
+    process: usize,
     /// Number of sections of all workers.
     sections: usize,
     /// All parameters, shared by all workers: each with its average if the run keeps one, and the tensors of its state.
@@ -303,6 +309,9 @@ impl<O> Optimize<O> {
         ensure!(arrived == self.sections, "norms of {arrived} of {} sections arrived", self.sections);
         let squares: f64 = self.norms.values().flat_map(|norms| &norms.blocks).sum();
         let targets = self.norms.values().next().map_or(0, |norms| norms.targets);
+        for own in &mut self.own {
+            own.squares = self.norms.get(&own.index).map_or(0.0, |norms| norms.blocks.iter().sum());
+        }
         self.norms.clear();
         Ok((squares.sqrt() / targets.max(1) as f64, targets.max(1)))
     }
@@ -339,28 +348,30 @@ impl<O: Optimizer> Stage for Optimize<O> {
         let (number, gradient_scale) = (step as f64 + 1.0, clip / targets as f64);
         let at_peak = |peak| LearningRateSchedule { peak, ..self.learning_rate }.rate(step);
         let rate_fraction = at_peak(1.0);
+        let measured = self.process == 0 && self.schedule.validates(step + 1);
+        let mut changes = Vec::new();
         for own in &mut self.own {
             let Some(gradient) = own.gradient.take() else { continue };
             let scalars = UpdateScalars { learning_rate: at_peak(own.peak), rate_fraction, number, gradient_scale };
             let shared = &self.tensors[own.tensor];
             let taken = shared.take(own.part, own.length);
             let mut parts = taken.with_context(|| format!("section {} is being updated already", own.index))?;
+            let mean_squares = own.squares / (targets as f64).powi(2);
+            let before = measured.then(|| Before::new(own.index, mean_squares, &parts[0].data));
             self.settings.update(&scalars, &own.spec, &mut parts, gradient);
+            changes.extend(before.map(|before| before.changed(&parts[0].data)));
             if let Some(whole) = shared.put(own.part, parts) {
                 out.give(Packet::Parameters(self.settings.parameter_piece(own.tensor, &whole)));
                 out.give(Packet::OptimizerState(self.settings.saved(own.tensor, &own.spec, &whole)));
             }
         }
-        if self.gathers {
+        let mut values = Vec::new();
+        if (self.process, self.worker) == (0, 0) {
             let first = |name, value| Metric { name, gather: Gather::First, value };
-            let values = vec![first("learning_rate", learning_rate), first("gradient_norm", norm)];
-            out.give(Packet::Metrics(Metrics {
-                purpose: Purpose::Train,
-                from: (0, 0),
-                worker: 0,
-                values,
-                documents: Vec::new(),
-            }));
+            values = vec![first("learning_rate", learning_rate), first("gradient_norm", norm)];
+        }
+        if !(values.is_empty() && changes.is_empty()) {
+            out.give(Packet::Metrics(Metrics { changes, ..Metrics::new(Purpose::Train, (0, 0), self.worker, values) }));
         }
         Ok(())
     }

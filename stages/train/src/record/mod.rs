@@ -1,138 +1,37 @@
-//! `record`: writes the metrics of each step to every [`Sink`], and reports progress.
+//! `record`: writes the metrics of each step, and samples, to every [`Sink`], and reports progress.
+mod blocks;
 pub mod clock;
 mod follow;
 pub mod jsonl;
+mod line;
+pub mod mlflow;
+pub mod sink;
 mod sources;
+pub mod spikes;
 pub mod tensorboard;
 
+pub use blocks::BlockLine;
 pub use follow::{Change, Follower, FromEnd};
-pub use jsonl::{METRICS_FILE, read_metrics};
+pub use jsonl::{METRICS_FILE, SAMPLES_FILE, read_metrics, read_samples};
+pub use line::{SampleLine, StepLine};
+pub use sink::{Opening, Sink, SinkType};
 pub use sources::SourceLine;
 
+use crate::checkpoint::Fingerprint;
+use crate::record::blocks::Blocks;
 use crate::record::clock::Clock;
 use crate::record::sources::Sources;
 use anyhow::{Context, Result};
 use contract::{
-    At, Built, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Purpose, Route, Schedule, Settings, Snapshot,
-    Stage, StageKeys, StageSettings, Step, Turn,
+    At, Built, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Problem, Purpose, Route, Sample, Schedule,
+    SectionChange, Settings, Snapshot, Stage, StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use std::borrow::Cow;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-/// Where the metrics of a run are written: one file of code, and one line in [`SINKS`].
-trait Sink: Send {
-    /// Writes the metrics of a step, in the order of the steps.
-    ///
-    /// # Errors
-    /// If they cannot be written.
-    fn write(&mut self, line: &StepLine) -> Result<()>;
-
-    /// Receives the metrics of a step that may still be validated; [`write`](Self::write) follows.
-    ///
-    /// # Errors
-    /// If they cannot be written.
-    fn expect(&mut self, _line: &StepLine) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Opens a sink of the run in a directory, which starts at a step; what was written of later steps is replaced.
-type OpenSink = fn(&Path, Step) -> Result<Box<dyn Sink>>;
-
-/// All sinks, in the order in which they are opened and written. TensorBoard's begins with what `metrics.jsonl` holds.
-const SINKS: [OpenSink; 2] = [jsonl::open, tensorboard::open];
-
-/// The metrics of a step. Serializes to a line of [`METRICS_FILE`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct StepLine {
-    /// Number of updates so far, including this one.
-    pub step: Step,
-    /// Passes over the training documents so far.
-    pub epoch: f64,
-    /// Training tokens so far.
-    pub tokens: u64,
-    /// Mean cross-entropy of the step's batch, in nats per token.
-    pub loss: f64,
-    /// Learning rate of the update.
-    pub learning_rate: f64,
-    /// Global norm of the gradient before clipping.
-    pub gradient_norm: f64,
-    /// Tokens per second between the previous update and this one, without validation.
-    pub tok_per_sec: f64,
-    /// Model FLOPs utilization (MFU), 0 to 1, relative to this machine's measured GEMM rate.
-    pub mfu: f64,
-    /// Milliseconds per worker in which compute waited for a batch.
-    pub data_wait_ms: f64,
-    /// Completion time of the step, in seconds since 1970 (UTC).
-    #[serde(default)]
-    pub time: f64,
-    /// Validation loss after the step, if computed.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub validation_loss: Option<f64>,
-    /// Validation bits per byte, if computed.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub bits_per_byte: Option<f64>,
-    /// The same by source, in a run that mixes several.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
-    pub sources: BTreeMap<String, SourceLine>,
-    /// Other metrics of stages.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
-}
-
-impl StepLine {
-    /// The line without what depends on the machine and its load. Metrics of other stages may, too.
-    #[must_use]
-    pub fn reproducible(self) -> Self {
-        Self { tok_per_sec: 0.0, mfu: 0.0, data_wait_ms: 0.0, time: 0.0, other: Map::new(), ..self }
-    }
-
-    /// The numbers of the step by name, as TensorBoard shows them; those of a source as `NAME/SOURCE`.
-    pub fn measured(&self) -> impl Iterator<Item = (Cow<'_, str>, f64)> {
-        let own = [
-            ("loss", Some(self.loss)),
-            ("validation_loss", self.validation_loss),
-            ("bits_per_byte", self.bits_per_byte),
-            ("learning_rate", Some(self.learning_rate)),
-            ("gradient_norm", Some(self.gradient_norm)),
-            ("tok_per_sec", Some(self.tok_per_sec)),
-            ("mfu", Some(self.mfu)),
-            ("data_wait_ms", Some(self.data_wait_ms)),
-        ];
-        let own = own.into_iter().filter_map(|(name, value)| Some((Cow::from(name), value?)));
-        let other = self.other.iter().filter_map(|(name, value)| Some((Cow::from(name), value.as_f64()?)));
-        let of_sources = self.sources.iter().flat_map(|(source, line)| {
-            let measured = [
-                ("tokens", Some(line.tokens as f64)),
-                ("epoch", Some(line.epoch)),
-                ("validation_loss", line.validation_loss),
-                ("bits_per_byte", line.bits_per_byte),
-            ];
-            measured.into_iter().filter_map(move |(name, value)| Some((format!("{name}/{source}").into(), value?)))
-        });
-        own.chain(other).chain(of_sources)
-    }
-
-    /// How long the step took, without validation, if the run had trained on so many tokens before it.
-    pub fn seconds(&self, tokens_before: u64) -> f64 {
-        let tokens = self.tokens.saturating_sub(tokens_before) as f64;
-        if self.tok_per_sec > 0.0 { tokens / self.tok_per_sec } else { 0.0 }
-    }
-
-    /// The line without what was found by validation.
-    #[must_use]
-    pub fn not_validated(mut self) -> Self {
-        for source in self.sources.values_mut() {
-            (source.validation_loss, source.bits_per_byte) = (None, None);
-        }
-        Self { validation_loss: None, bits_per_byte: None, ..self }
-    }
-}
 
 /// Receives the metrics of each step, for example to print them.
 pub trait Report: Send + Sync {
@@ -142,8 +41,8 @@ pub trait Report: Send + Sync {
     fn validating(&self, _tokens: u64) {}
     /// A step has been validated: the line now includes validation loss and bits per byte.
     fn validated(&self, line: &StepLine);
-    /// The model after `updates` updates generated `text`.
-    fn sampled(&self, _updates: Step, _text: &str) {}
+    /// The model has generated a text.
+    fn sampled(&self, _sample: &SampleLine) {}
 }
 
 /// The run's [`Report`], as a resource.
@@ -157,14 +56,20 @@ pub struct Limit {
 }
 
 /// Settings of `type = "record"`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, StageKeys)]
+#[derive(Clone, Debug, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
-pub struct Record {}
+pub struct Record {
+    /// Where metrics and samples are written in the run directory: "jsonl" (`metrics.jsonl` and `samples.jsonl`, which
+    /// other commands read: always required), "tensorboard" (event files in `tb`), "mlflow" (an MLflow file store in
+    /// `mlruns`).
+    #[key(default = ["jsonl", "tensorboard"].map(str::to_owned).into())]
+    pub sinks: Vec<String>,
+}
 
 impl StageSettings for Record {
-    const SUMMARY: &'static str = "writes metrics.jsonl and TensorBoard's event files, shows progress";
+    const SUMMARY: &'static str = "writes metrics and samples: JSON Lines, TensorBoard, MLflow; shows progress";
     const OBSERVES: bool = true;
-    const EXAMPLE: &'static str = "type = \"record\"\n";
+    const EXAMPLE: &'static str = "type = \"record\"\nsinks = [\"jsonl\", \"tensorboard\", \"mlflow\"]\n";
 }
 
 impl Settings for Record {
@@ -174,6 +79,10 @@ impl Settings for Record {
 
     fn gives(&self) -> Vec<Kind> {
         Vec::new()
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        sink::check(&self.sinks)
     }
 
     fn build(&self, env: &Env) -> Result<Built> {
@@ -187,10 +96,15 @@ impl Settings for Record {
             tokens_an_epoch: env.corpus.map(|corpus| corpus.train.tokens),
             full_speed: limit / flops,
             mixed: Sources::of(env),
+            blocks: Blocks::of(env),
             run_dir: env.run_dir.clone(),
+            configuration: env.resources.get(),
             reporter: env.resources.get(),
+            types: self.sinks.iter().filter_map(|name| sink::find(name)).collect(),
             sinks: Vec::new(),
             gathered: BTreeMap::new(),
+            samples: Vec::new(),
+            changes: BTreeMap::new(),
             validated_tokens: 0,
             last: None,
             clock: Clock::new(Instant::now()),
@@ -211,11 +125,18 @@ struct RecordStage {
     full_speed: f64,
     /// If the run mixes several sources.
     mixed: Option<Sources>,
+    blocks: Option<Blocks>,
     run_dir: Option<PathBuf>,
+    configuration: Option<Arc<Fingerprint>>,
     reporter: Option<Arc<Reporter>>,
+    types: Vec<SinkType>,
     /// Those of worker 0 in a run that has a directory.
     sinks: Vec<Box<dyn Sink>>,
     gathered: BTreeMap<(Purpose, &'static str), (Gather, Values)>,
+    /// The samples of this step.
+    samples: Vec<Sample>,
+    /// What the update of this step has done to each section, if the run validates after it.
+    changes: BTreeMap<usize, SectionChange>,
     /// Validation targets of this step so far.
     validated_tokens: u64,
     /// The line of the last step; it is complete after the step has been validated.
@@ -267,6 +188,9 @@ impl RecordStage {
         if let Some(mixed) = &mut self.mixed {
             line.sources = mixed.trained(step)?;
         }
+        if let Some(blocks) = &self.blocks {
+            line.blocks = blocks.lines(&self.changes);
+        }
         line.other = values.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
         Ok(line)
     }
@@ -283,36 +207,60 @@ impl RecordStage {
         line
     }
 
-    /// Writes the line of the last step, which is now complete.
+    /// Writes the line of the last step, which is now complete, and the samples of its model.
     fn write(&mut self) -> Result<()> {
         let Some(line) = self.last.take() else { return Ok(()) };
-        self.sinks.iter_mut().try_for_each(|sink| sink.write(&line))
+        let of_step = |Sample { prompt, text }| SampleLine { step: line.step, prompt, text };
+        let samples: Vec<SampleLine> = self.samples.drain(..).map(of_step).collect();
+        if let Some(reporter) = &self.reporter {
+            samples.iter().for_each(|sample| reporter.0.sampled(sample));
+        }
+        self.sinks.iter_mut().try_for_each(|sink| {
+            sink.write(&line)?;
+            if samples.is_empty() { Ok(()) } else { sink.samples(&line, &samples) }
+        })
+    }
+
+    /// Opens the sinks of a run that resumes after `lines`.
+    fn open_sinks(&mut self, run_dir: &Path, mut lines: Vec<StepLine>) -> Result<()> {
+        let first = self.schedule.first;
+        let mut samples = read_samples(&run_dir.join(SAMPLES_FILE))?;
+        lines.retain(|line| line.step < first);
+        samples.retain(|sample| sample.step < first);
+        let none = BTreeMap::new();
+        let configuration = self.configuration.as_ref().map_or(&none, |fingerprint| &fingerprint.configuration);
+        let opening = Opening { run_dir, first, lines: &lines, samples: &samples, configuration };
+        self.sinks = self.types.iter().map(|sink| (sink.open)(&opening)).collect::<Result<_>>()?;
+        Ok(())
     }
 }
 
 impl Stage for RecordStage {
     fn start(&mut self, _out: &mut dyn Emit) -> Result<()> {
         if self.worker == 0
-            && let Some(run_dir) = &self.run_dir
+            && let Some(run_dir) = self.run_dir.clone()
         {
+            let written = read_metrics(&run_dir.join(METRICS_FILE))?;
             // The checkpoint contains only what is reproducible of the last line, which was written before it. It is
             // validated again if this run validates after that step.
-            if let Some(last) = &mut self.last {
-                let mut written = read_metrics(&run_dir.join(METRICS_FILE))?.into_iter();
-                if let Some(line) = written.find(|line| line.step == last.step && line.loss == last.loss) {
-                    *last = line.not_validated();
-                }
+            if let Some(last) = &mut self.last
+                && let Some(line) = written.iter().find(|line| line.step == last.step && line.loss == last.loss)
+            {
+                *last = line.clone().not_validated();
             }
-            self.sinks = SINKS.iter().map(|open| open(run_dir, self.schedule.first)).collect::<Result<_>>()?;
+            self.open_sinks(&run_dir, written)?;
         }
         self.clock = Clock::new(Instant::now());
         Ok(())
     }
 
     fn packet(&mut self, _at: At, packet: Packet, _out: &mut dyn Emit) -> Result<Turn> {
-        if let Packet::Metrics(Metrics { purpose, from, worker, values, .. }) = packet {
+        if let Packet::Metrics(Metrics { purpose, from, worker, values, mut samples, changes, .. }) = packet {
             let targets = values.iter().find(|metric| metric.name == "targets").map(|metric| metric.value);
-            self.clock.record(Instant::now(), purpose, targets.map(|_| worker));
+            let computed = targets.is_some() || !samples.is_empty();
+            self.clock.record(Instant::now(), purpose, computed.then_some(worker));
+            self.samples.append(&mut samples);
+            self.changes.extend(changes.into_iter().map(|change| (change.section, change)));
             if let (Purpose::Validate, Some(targets), Some(reporter)) = (purpose, targets, &self.reporter) {
                 self.validated_tokens += targets as u64;
                 reporter.0.validating(self.validated_tokens);
@@ -351,14 +299,17 @@ impl Stage for RecordStage {
             self.last = Some(line);
         }
         self.gathered.clear();
+        self.samples.clear();
+        self.changes.clear();
         self.validated_tokens = 0;
         self.clock = self.clock.next();
         Ok(())
     }
 
-    /// The line of the last step, as far as it is the same in every run of a configuration.
+    /// The line of the last step, as far as it is the same in every run of a configuration. When steps are validated and
+    /// their blocks are measured may be changed when the run is resumed.
     fn save(&mut self, lane: Lane) -> Result<Snapshot> {
-        let line = self.last.clone().map(StepLine::reproducible);
+        let line = self.last.clone().map(|line| StepLine { blocks: BTreeMap::new(), ..line.reproducible() });
         Ok(if lane == 0 { Snapshot::of(line) } else { Snapshot::default() })
     }
 
@@ -370,6 +321,8 @@ impl Stage for RecordStage {
     /// The last step of a stopped run has not been validated: its line is written without validation, and the resumed
     /// run writes it again, complete.
     fn finish(&mut self) -> Result<()> {
-        self.write()
+        let complete = self.last.is_none();
+        self.write()?;
+        self.sinks.iter_mut().try_for_each(|sink| sink.finish(complete))
     }
 }

@@ -1,10 +1,9 @@
-//! TensorBoard event files: TFRecords of `Event` messages with scalar values.
+//! TensorBoard event files: TFRecords of `Event` messages with scalar values and texts.
 //!
 //! Formats: TensorFlow's `core/lib/io/record_writer.h` (records and their masked CRC32C, Castagnoli) and
-//! `core/util/event.proto`, `core/framework/summary.proto` (messages).
-use super::{METRICS_FILE, Sink, StepLine, read_metrics};
+//! `core/util/event.proto`, `core/framework/summary.proto`, `core/framework/tensor.proto` (messages).
+use super::{Opening, SampleLine, Sink, StepLine};
 use anyhow::{Context, Result, ensure};
-use contract::Step;
 use contract::files::write_whole;
 use prost::Message;
 use std::fs::{self, File, OpenOptions};
@@ -54,6 +53,58 @@ pub struct Scalar {
     /// The value. It is a variant of a `oneof` in TensorFlow's message and therefore written even if it is 0.
     #[prost(float, optional, tag = "2")]
     pub simple_value: Option<f32>,
+    /// A text.
+    #[prost(message, optional, tag = "8")]
+    pub tensor: Option<TextTensor>,
+    /// The plugin that shows it, if it is a text.
+    #[prost(message, optional, tag = "9")]
+    pub metadata: Option<Metadata>,
+}
+
+/// A tensor of strings: TensorFlow's `TensorProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct TextTensor {
+    /// 7: strings.
+    #[prost(int32, tag = "1")]
+    pub dtype: i32,
+    /// Its shape.
+    #[prost(message, optional, tag = "2")]
+    pub shape: Option<Shape>,
+    /// The strings.
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    pub strings: Vec<Vec<u8>>,
+}
+
+/// The shape of a tensor.
+#[derive(Clone, PartialEq, Message)]
+pub struct Shape {
+    /// The dimensions.
+    #[prost(message, repeated, tag = "2")]
+    pub dimensions: Vec<Dimension>,
+}
+
+/// A dimension of a tensor.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Dimension {
+    /// Its size.
+    #[prost(int64, tag = "1")]
+    pub size: i64,
+}
+
+/// TensorFlow's `SummaryMetadata`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Metadata {
+    /// The plugin.
+    #[prost(message, optional, tag = "1")]
+    pub plugin: Option<Plugin>,
+}
+
+/// A plugin of TensorBoard.
+#[derive(Clone, PartialEq, Message)]
+pub struct Plugin {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
 }
 
 /// The start of a session.
@@ -64,14 +115,12 @@ pub struct SessionLog {
     pub status: i32,
 }
 
-/// Opens an event file of the run in `run_dir` with the steps of its `metrics.jsonl` before step `first`.
+/// Opens an event file of the run with the steps before the one that it starts at.
 ///
 /// # Errors
-/// If a file cannot be read or written.
-pub(super) fn open(run_dir: &Path, first: Step) -> Result<Box<dyn Sink>> {
-    let mut steps = read_metrics(&run_dir.join(METRICS_FILE))?;
-    steps.retain(|line| line.step < first);
-    Ok(Box::new(EventFile::create(&run_dir.join(EVENTS_FOLDER), &steps)?))
+/// If the file cannot be written.
+pub(super) fn open(opening: &Opening) -> Result<Box<dyn Sink>> {
+    Ok(Box::new(EventFile::create(&opening.run_dir.join(EVENTS_FOLDER), opening.lines, opening.samples)?))
 }
 
 /// The event file of a run in progress.
@@ -81,12 +130,12 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Creates a file in `folder` that contains `steps`, those before the step that a run resumes at. It replaces
-    /// earlier event files of this program.
+    /// Creates a file in `folder` that contains `steps`, those before the step that a run resumes at, and their
+    /// samples. It replaces earlier event files of this program.
     ///
     /// # Errors
     /// If the file cannot be written or earlier ones cannot be removed.
-    pub fn create(folder: &Path, steps: &[StepLine]) -> Result<Self> {
+    pub fn create(folder: &Path, steps: &[StepLine], samples: &[SampleLine]) -> Result<Self> {
         let create = || -> Result<Self> {
             fs::create_dir_all(folder)?;
             let mut earlier: Vec<PathBuf> = fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
@@ -102,7 +151,11 @@ impl EventFile {
             for event in [first, start] {
                 record(&Event { wall_time: now.as_secs_f64(), ..event }, &mut bytes);
             }
-            steps.iter().for_each(|line| record(&event(line), &mut bytes));
+            for line in steps {
+                record(&event(line), &mut bytes);
+                let of_step = samples.iter().filter(|sample| sample.step == line.step);
+                of_step.enumerate().for_each(|(at, sample)| record(&text_event(line, at, sample), &mut bytes));
+            }
             write_whole(&path, |out| Ok(out.write_all(&bytes)?))?;
             for path in &earlier {
                 fs::remove_file(path)?;
@@ -120,20 +173,41 @@ fn is_ours(name: &str) -> bool {
     name.trim_start_matches('.').starts_with(NAME.0) && (visible || hidden)
 }
 
+impl EventFile {
+    fn append(&mut self, events: impl IntoIterator<Item = Event>) -> Result<()> {
+        let mut bytes = Vec::new();
+        events.into_iter().for_each(|event| record(&event, &mut bytes));
+        self.file.write_all(&bytes).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
 impl Sink for EventFile {
     fn write(&mut self, line: &StepLine) -> Result<()> {
-        let mut bytes = Vec::new();
-        record(&event(line), &mut bytes);
-        self.file.write_all(&bytes).with_context(|| format!("cannot write {}", self.path.display()))
+        self.append([event(line)])
+    }
+
+    fn samples(&mut self, line: &StepLine, samples: &[SampleLine]) -> Result<()> {
+        self.append(samples.iter().enumerate().map(|(at, sample)| text_event(line, at, sample)))
     }
 }
 
 /// The event with the scalars of a step.
 fn event(line: &StepLine) -> Event {
-    let value = line.measured();
-    let value = value.map(|(tag, value)| Scalar { tag: tag.into_owned(), simple_value: Some(value as f32) });
-    let summary = Some(Summary { value: value.collect() });
-    Event { wall_time: line.time, step: line.step as i64, summary, ..Event::default() }
+    let scalar = |(tag, value)| Scalar { tag, simple_value: Some(value as f32), ..Scalar::default() };
+    with_values(line, line.scalars().into_iter().map(scalar).collect())
+}
+
+/// The event with a sample of a step, the `at`-th from 0: a text under the tag `sample/1`, `sample/2` …
+fn text_event(line: &StepLine, at: usize, sample: &SampleLine) -> Event {
+    let text = format!("{}{}", sample.prompt, sample.text);
+    let shape = Some(Shape { dimensions: vec![Dimension { size: 1 }] });
+    let tensor = Some(TextTensor { dtype: 7, shape, strings: vec![text.into_bytes()] });
+    let metadata = Some(Metadata { plugin: Some(Plugin { name: "text".into() }) });
+    with_values(line, vec![Scalar { tag: format!("sample/{}", at + 1), simple_value: None, tensor, metadata }])
+}
+
+fn with_values(line: &StepLine, value: Vec<Scalar>) -> Event {
+    Event { wall_time: line.time, step: line.step as i64, summary: Some(Summary { value }), ..Event::default() }
 }
 
 /// Appends a message as a record: length, CRC of the length, message, CRC of the message; all little-endian.
@@ -205,23 +279,28 @@ mod tests {
     fn a_resumed_run_appears_once() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("events.out.tfevents.1.other"), "of another program").unwrap();
-        let mut file = EventFile::create(folder.path(), &[]).unwrap();
+        let mut file = EventFile::create(folder.path(), &[], &[]).unwrap();
         (1..=5).for_each(|step| file.write(&line(step)).unwrap());
         let before = files(folder.path());
-        let mut file = EventFile::create(folder.path(), &[line(1), line(2), line(3)]).unwrap();
+        let lines = [line(1), line(2), line(3)];
+        let samples = [2, 3].map(|step| SampleLine { step, prompt: "A".into(), text: " b".into() });
+        let mut file = EventFile::create(folder.path(), &lines, &samples).unwrap();
         file.write(&StepLine { validation_loss: Some(2.5), ..line(4) }).unwrap();
         let after = files(folder.path());
         assert_eq!((before.len(), after.len()), (2, 2), "files of other programs stay, ours is replaced");
         assert!(after[1] > before[1], "the new name sorts after the old one");
         let events = read_events(&after[1]).unwrap();
         let steps: Vec<i64> = events.iter().filter(|e| e.summary.is_some()).map(|e| e.step).collect();
-        assert_eq!(steps, [1, 2, 3, 4]);
+        assert_eq!(steps, [1, 2, 2, 3, 3, 4], "samples follow the scalars of their step");
         assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
-        let last = events[5].summary.clone().unwrap().value;
+        let sample = &events[4].summary.as_ref().unwrap().value[0];
+        let tensor = sample.tensor.as_ref().unwrap();
+        assert_eq!((&*sample.tag, sample.simple_value, &*tensor.strings[0]), ("sample/1", None, &b"A b"[..]));
+        let last = events[7].summary.clone().unwrap().value;
         let value = |tag: &str| last.iter().find(|v| v.tag == tag).and_then(|v| v.simple_value);
         assert_eq!((value("validation_loss"), value("loss"), value("bits_per_byte")), (Some(2.5), Some(0.25), None));
         assert_eq!(value("data_wait_ms"), Some(0.0), "zeros are written");
-        assert_eq!(events[5].wall_time, 1e9 + 4.0);
+        assert_eq!(events[7].wall_time, 1e9 + 4.0);
     }
 
     proptest! {
