@@ -23,7 +23,7 @@ def generate(folder, runs, steps):
         path = folder / f"run-{run:03}"
         path.mkdir()
         rate = 1e-3 * (1 + run % 4)
-        tables = f'[run]\nname = "run-{run:03}"\nseed = {run}\n[stage.optimize]\ntype = "adamw"\nlearning_rate = {rate}\n'
+        tables = f'[run]\nseed = {run}\n[stage.optimize]\ntype = "adamw"\nlearning_rate = {rate}\n'
         (path / "config.toml").write_text(tables)
         status = {"state": "done", "first": 0, "steps": steps, "started": 1796000000, "ended": 1796001000 + run}
         (path / "status.json").write_text(json.dumps(status))

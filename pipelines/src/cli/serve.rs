@@ -37,7 +37,7 @@ impl Command for Serve {
         let address = socket.local_addr().context("a socket has no address")?;
         if !address.ip().is_loopback() {
             context.line().warn(
-                "warning: whoever can reach this machine can see these runs: nothing is encrypted, and no password is asked",
+                "warning: whoever can reach this machine can see these runs: nothing is encrypted, there is no password",
             );
         }
         context.out.line(&format!("http://{address}"))?;

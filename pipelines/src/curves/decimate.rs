@@ -10,8 +10,8 @@ pub enum Keep {
     Extremes,
 }
 
-/// At most `buckets` groups of neighbours, equally wide on `scale`, each replaced by what `keep` says. The last point always
-/// stays. Points ascend in x.
+/// At most `buckets` groups of neighbours, equally wide on `scale`, each replaced by what `keep` says. The last point
+/// always stays. Points ascend in x.
 pub fn decimated(points: &[Point], scale: Scale, buckets: usize, keep: Keep) -> Vec<Point> {
     if points.len() <= buckets {
         return points.to_vec();

@@ -86,7 +86,10 @@ impl Asked {
         let share = POINTS / lines.len().max(1) / 2;
         let buckets = share.min(self.width).clamp(BUCKETS.0, BUCKETS.1);
         let detail = if self.log_x { Detail { linear: 0, log: buckets } } else { Detail { linear: buckets, log: 0 } };
-        Ok(plot_of(&self.metric, self.along.name(), lines).data(detail))
+        let mut plot = plot_of(&self.metric, self.along.name(), lines);
+        // Outliers of single steps are no part of means.
+        plot.clip &= !self.smooth;
+        Ok(plot.data(detail))
     }
 
     fn line(&self, name: &str, points: Vec<Point>) -> Option<Series> {
