@@ -185,7 +185,7 @@ impl ParameterPiece {
 /// What a forward pass saves for the backward pass, which runs one layer at a time.
 pub trait Tape: Send {
     /// Sets what the random numbers depend on with which gradients are rounded in
-    /// [`Precision::Int8`](crate::Precision::Int8); 0 if it is not called. To be called before [`start`](Self::start).
+    /// [`Precision::Int8`]; 0 if it is not called. To be called before [`start`](Self::start).
     fn round_with(&mut self, _key: u64) {}
     /// Starts the backward pass. `hidden` `[rows, width]` is the gradient of the summed loss with respect to the hidden
     /// states, `head` `[vocabulary, width]` with respect to the head's weights (with a tied head the model adds the
