@@ -8,7 +8,7 @@
     benches/learning/learn.py --plot FILE.svg          # the picture in README.md, from the results (needs matplotlib)
 
 Every run trains on wiki-en-dev.parquet with the tokenizer and the held-out documents of ../shared/peers/curve.py, in
-bf16. A run that is in results.jsonl is not repeated: delete its line to do it again. Tokens do not depend on the machine;
+bf16, if a variant does not say otherwise. A run that is in results.jsonl is not repeated: delete its line to do it again. Tokens do not depend on the machine;
 seconds are comparable only within one session on a quiet machine, so the tables name the CPU, and --busy records none.
 """
 import argparse
@@ -67,6 +67,7 @@ VARIANTS = [
     ("Qwen 3, Muon, 150 steps", QWEN3, MUON, 150),
     ("NanoChat, Muon, 150 steps", NANOCHAT, MUON, 150),
     ("Qwen 3, Muon, 130 steps", QWEN3, MUON, 130),
+    ("NanoChat, Muon, 150 steps, int8", NANOCHAT | {"precision": "int8"}, MUON, 150),
 ]
 # The curves of the picture, with label and colour.
 PLOTTED = {
@@ -131,7 +132,7 @@ def toml(table):
 def millrace(program, size, seed, model, optimizer, steps):
     """Trains one model. Returns (step, bits per byte, seconds since the run began to train) of each validation."""
     layers, heads, width = SIZES[size]
-    model = model | {"layers": layers, "heads": heads, "width": width, "precision": "bf16"}
+    model = {"precision": "bf16"} | model | {"layers": layers, "heads": heads, "width": width}
     # A short run is validated once, at its end. 600 steps are a quarter of an epoch. The pool (pack.shuffle_tokens) has
     # the size of the corpus, from which curve.py, too, draws its sequences.
     text = f"""extends = "{REPOSITORY}/configs/base.toml"

@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 #[test]
 fn one_line_of_json_with_the_keys_that_scripts_read() {
     let scratch = Scratch::new();
-    for (batching, precision) in [("batched", "f32"), ("batched", "bf16"), ("per_sequence", "f32")] {
+    for (batching, precision) in [("batched", "f32"), ("batched", "bf16"), ("batched", "int8"), ("per_sequence", "f32")]
+    {
         let options = ["--batching", batching, "--precision", precision];
         let measure = [&["bench", "--shape", "seed", "--steps", "1", "--warmup", "0"], &options[..]].concat();
         let said = scratch.pipeline(&measure).succeeds().stdout;

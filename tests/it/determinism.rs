@@ -121,6 +121,14 @@ fn three_leaves_in_bfloat16() {
     same_for_all_workers(3, &["--set", "forward.precision=bf16"]);
 }
 
+/// Gradients are rounded stochastically, by the seed and the position of the leaf.
+#[test]
+fn three_leaves_in_eight_bits() {
+    let int8 = ["--set", "forward.precision=int8"];
+    same_for_all_workers(3, &int8);
+    same_for_all_workers(3, &[&int8[..], &["--stage", "forward=llama.toml", "--stage", "optimize=muon.toml"]].concat());
+}
+
 #[test]
 fn the_same_seed_gives_the_same_bits_and_another_gives_others() {
     let scratch = Scratch::new();

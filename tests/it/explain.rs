@@ -9,7 +9,7 @@ const MEASURED: &str = "small, and the machine is measured";
 /// What differs from `run.toml` in each run: options of `explain` and of `run` alike. Small and large, short and long,
 /// few and many ids, more and fewer leaves than workers, either model and optimizer, checkpoints written while it
 /// trains.
-const SHAPES: [(&str, &str); 13] = [
+const SHAPES: [(&str, &str); 14] = [
     (MEASURED, ""),
     ("two workers", "forward.width=192 forward.heads=4 pack.micro_batch_size=8 pack.sequence_length=128"),
     (
@@ -38,7 +38,12 @@ const SHAPES: [(&str, &str); 13] = [
          pack.micro_batches=4",
     ),
     (
-        "the same, a leaf a worker",
+        "the same in eight bits",
+        "forward.width=512 forward.heads=8 forward.precision=int8 pack.micro_batch_size=4 pack.sequence_length=128 \
+         pack.micro_batches=4",
+    ),
+    (
+        "wide, in bf16, a leaf a worker",
         "forward.width=512 forward.heads=8 forward.precision=bf16 pack.micro_batch_size=4 pack.sequence_length=128",
     ),
     (

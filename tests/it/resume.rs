@@ -105,6 +105,21 @@ fn from_a_checkpoint_that_is_named() {
     is_the_whole_run(&scratch, "named");
 }
 
+/// Stochastic rounding depends on the step, not on how many gradients have been rounded before.
+#[test]
+fn in_eight_bits() {
+    let scratch = Scratch::new();
+    let int8 = ["--set", "forward.precision=int8", "--set", "checkpoint.keep=99"];
+    scratch.train("whole", &int8);
+    scratch.train("resumed", &int8);
+    let from = "resumed/checkpoints/step-00000003";
+    scratch.train("resumed", &[&int8[..], &["--workers", "3", &format!("--resume={from}")]].concat());
+    assert_eq!(scratch.numbers("resumed"), scratch.numbers("whole"));
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        assert!(scratch.last("resumed", file) == scratch.last("whole", file), "{file} differs");
+    }
+}
+
 #[test]
 fn what_was_written_after_a_named_checkpoint_is_set_aside() {
     let scratch = Scratch::new();

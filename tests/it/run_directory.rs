@@ -142,12 +142,14 @@ fn a_pipe_gets_plain_lines_and_the_time_of_each_stage() {
 }
 
 #[test]
-fn the_banner_and_the_checkpoint_name_what_multiplies_bfloat16() {
+fn the_banner_and_the_checkpoint_name_what_multiplies_in_less_than_f32() {
+    use contract::Precision::{Bf16, Int8};
     let scratch = Scratch::new();
-    let (kernel, llama) = (compute::kernels::gemm::description(contract::Precision::Bf16), "forward=llama.toml");
-    for (name, stage) in [("gpt2", &[][..]), ("llama", &["--stage", llama])] {
-        let bf16 = ["--set", "forward.precision=bf16", "--set", "run.max_steps=1"];
-        let ran = scratch.train(name, &[stage, &bf16].concat());
+    let llama = ["--stage", "forward=llama.toml"];
+    for (name, stage, precision) in [("gpt2", &[][..], Bf16), ("llama", &llama, Bf16), ("int8", &llama, Int8)] {
+        let kernel = compute::kernels::gemm::description(precision);
+        let precision = format!("forward.precision={precision}");
+        let ran = scratch.train(name, &[stage, &["--set", &precision, "--set", "run.max_steps=1"]].concat());
         assert!(ran.stderr.contains(&kernel), "{kernel:?} in {}", ran.stderr);
         let said = scratch.pipeline(&["inspect", &format!("{name}/checkpoints/step-00000001")]).succeeds().stdout;
         assert!(said.contains(&kernel), "{kernel:?} in {said}");

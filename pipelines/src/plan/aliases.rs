@@ -59,6 +59,8 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("float16", "bf16", "CPUs compute no fp16 here; bf16 has the range of f32"),
     ("half", "bf16", "CPUs compute no fp16 here; bf16 has the range of f32"),
     ("bfloat16", "bf16", "write \"bf16\""),
+    ("i8", "int8", "write \"int8\""),
+    ("fp8", "int8", "CPUs compute no fp8; int8 has as many bits"),
     ("fp32", "f32", "write \"f32\""),
     ("float32", "f32", "write \"f32\""),
 ];

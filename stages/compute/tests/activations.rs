@@ -13,7 +13,7 @@ fn gpt2_memory_matches_the_estimate() {
         [(2, 2, 128, 512, 4, 90), (5, 4, 192, 400, 2, 109), (1, 8, 320, 1280, 7, 65)]
     {
         let shape = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask };
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             check_memory_estimate(&shape.model().with_precision(precision), sequences, length, vocabulary);
         }
     }

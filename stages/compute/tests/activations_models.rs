@@ -29,7 +29,7 @@ fn memory_matches_the_estimate() {
             end_of_text,
             document_mask,
         };
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             check_memory_estimate(&shape.model().with_precision(precision), sequences, length, vocabulary);
             let qwen3 = Qwen3Shape(LlamaShape { head_width: width / heads + 10, ..shape.clone() });
             check_memory_estimate(&qwen3.model().with_precision(precision), sequences, length, vocabulary);

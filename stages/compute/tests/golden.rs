@@ -85,6 +85,29 @@ fn gradients_in_bfloat16_are_close_to_f32() {
     });
 }
 
+/// The errors of products in eight bits are about a percent, those of gradients several times that. They are the same whenever the key is, and others with another key.
+#[test]
+fn gradients_in_eight_bits_are_close_to_f32() {
+    on_every_backend(|_| {
+        let model = model(false).with_precision(Precision::Int8);
+        let (gradients, parameters, batch) =
+            (bytes("gradients.safetensors"), parameters(&model), batch(0, 0, SEQUENCES, false));
+        let learn = |key: u64| {
+            let mut forward = model.forward(&parameters, &batch, true);
+            forward.tape.as_mut().expect("it is kept").round_with(key);
+            learn(forward, &parameters, model.facts(), &batch)
+        };
+        let (loss, targets, got) = learn(1);
+        let expected = |name: &str| floats(&gradients, name);
+        let rounded = assert_gradients("int8", model.facts(), &got, targets, expected, 1.2e-1);
+        assert!(rounded > 20, "too few gradients differ from f32: {rounded}");
+        let data = |gradients: &[Tensor]| gradients.iter().map(|g| g.data.to_vec()).collect::<Vec<_>>();
+        let (again, other) = (learn(1), learn(2));
+        assert_eq!((loss, data(&got)), (again.0, data(&again.2)));
+        assert!(loss == other.0 && data(&got) != data(&other.2), "only gradients depend on the key");
+    });
+}
+
 #[test]
 fn documents_are_masked_and_ignored_targets_do_not_count() {
     on_every_backend(|_| {

@@ -119,6 +119,22 @@ fn gradients_in_bfloat16_are_close_to_transformers() {
     });
 }
 
+/// These models are much smaller than any that is trained, so that rounding errors hardly average out.
+#[test]
+fn gradients_in_eight_bits_are_close_to_transformers() {
+    on_every_backend(|_| {
+        for (name, kind) in KINDS {
+            let ((file, _), model) = (golden(name), model((name, kind), false).with_precision(Precision::Int8));
+            let (parameters, batch) = (parameters(&file, kind, &model), batch(&file, 0, 0, SEQUENCES, false));
+            let (_, targets, got) = learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch);
+            let expected = |parameter: &str| floats(&file, &format!("{kind}.gradients.{parameter}"));
+            let rounded =
+                assert_gradients(&format!("{name} {kind} int8"), model.facts(), &got, targets, expected, 2e-1);
+            assert!(rounded > 10, "too few gradients differ from f32: {rounded}");
+        }
+    });
+}
+
 #[test]
 fn ten_steps_match_transformers() {
     on_every_backend(|_| {

@@ -184,6 +184,9 @@ impl ParameterPiece {
 
 /// What a forward pass saves for the backward pass, which runs one layer at a time.
 pub trait Tape: Send {
+    /// Sets what the random numbers depend on with which gradients are rounded in
+    /// [`Precision::Int8`]; 0 if it is not called. To be called before [`start`](Self::start).
+    fn round_with(&mut self, _key: u64) {}
     /// Starts the backward pass. `hidden` `[rows, width]` is the gradient of the summed loss with respect to the hidden
     /// states, `head` `[vocabulary, width]` with respect to the head's weights (with a tied head the model adds the
     /// embedding's share to it).
@@ -235,6 +238,8 @@ pub struct Activations {
     pub rows_at_once: Option<usize>,
     /// Precision of the products with the head.
     pub precision: Precision,
+    /// What random numbers depend on if gradients are rounded to eight bits: derived from seed, step and leaf.
+    pub key: u64,
     /// The input of the backward pass; `None` during validation.
     pub tape: Option<Box<dyn Tape>>,
     /// How long forward waited for the batch.

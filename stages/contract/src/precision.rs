@@ -11,6 +11,22 @@ pub enum Precision {
     F32,
     /// bfloat16: the upper half of a single, 8 bits of precision.
     Bf16,
+    /// Integers of eight bits and a scale, for products with parameters; everything else as with [`Self::Bf16`].
+    Int8,
+}
+
+impl Precision {
+    /// The precision of what is not computed in eight bits: bfloat16 for [`Self::Int8`], otherwise the same.
+    ///
+    /// ```
+    /// use millrace_contract::Precision;
+    /// assert_eq!(Precision::Int8.float(), Precision::Bf16);
+    /// assert_eq!(Precision::F32.float(), Precision::F32);
+    /// ```
+    #[must_use]
+    pub fn float(self) -> Self {
+        if self == Self::Int8 { Self::Bf16 } else { self }
+    }
 }
 
 /// Formats it as in a configuration.

@@ -142,6 +142,7 @@ impl<L: Loss> Stage for LossStage<L> {
             head: &a.head,
             softcap: a.logit_softcap,
             precision: a.precision,
+            key: a.key,
             rows_at_once: a.rows_at_once,
         };
         let mut documents = Vec::new();

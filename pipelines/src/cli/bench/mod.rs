@@ -190,6 +190,8 @@ pub enum Precision {
     F32,
     /// Operands of products rounded to bfloat16, sums in 32 bits
     Bf16,
+    /// Operands of products with parameters rounded to eight bits, everything else as in bf16
+    Int8,
 }
 
 impl From<Precision> for contract::Precision {
@@ -197,6 +199,7 @@ impl From<Precision> for contract::Precision {
         match precision {
             Precision::F32 => Self::F32,
             Precision::Bf16 => Self::Bf16,
+            Precision::Int8 => Self::Int8,
         }
     }
 }

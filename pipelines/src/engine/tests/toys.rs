@@ -192,6 +192,7 @@ impl Stage for Forward {
                     logit_softcap: None,
                     rows_at_once: None,
                     precision: Default::default(),
+                    key: 0,
                     tape: Some(Box::new(tape)),
                     waited: std::time::Duration::ZERO,
                     ticket: Ticket::default(),

@@ -71,7 +71,7 @@ fn names_of_other_programs_lead_to_ours() {
       run.toml:12   similar: layers   (`pipeline stages gpt2` lists all)
     error: unknown key `forward.hidden_size`
       run.toml:13   similar: width   (`pipeline stages gpt2` lists all)
-    error: `forward.precision`: there is no `fp16`, expected one of `f32`, `bf16`, `auto`
+    error: `forward.precision`: there is no `fp16`, expected one of `f32`, `bf16`, `int8`, `auto`
       run.toml:14   similar: bf16   (CPUs compute no fp16 here; bf16 has the range of f32)
     error: unknown key `optimize.max_steps`
       run.toml:18   (`max_steps` is a key of `[run]`)

@@ -1,7 +1,8 @@
 //! The output head: computes logits, the loss of each row and its gradient in chunks of rows, so that the logits of a
 //! whole batch are never stored.
-use crate::kernels::gemm::{MatRef, bf16, block, matrix, matrix_mut, product_in, round_in_place};
+use crate::kernels::gemm::{MatRef, Rounding, bf16, block, matrix, matrix_mut, product_in, round_in_place};
 use crate::kernels::softcap;
+use contract::parameters::splitmix64;
 use contract::{Buffer, IGNORED, Precision, Tensor};
 
 /// The loss of one row, in nats.
@@ -38,9 +39,12 @@ const LOGITS_AT_ONCE: usize = 4 << 20;
 fn least_rows(precision: Precision) -> usize {
     match precision {
         Precision::F32 => 128,
-        Precision::Bf16 => 256,
+        Precision::Bf16 | Precision::Int8 => 256,
     }
 }
+
+/// Distinguishes the random numbers of the head from those of the blocks, which are numbered from 0.
+const OF_HEAD: u64 = u64::MAX;
 
 /// The hidden states of a batch, and how they become logits.
 #[derive(Clone, Copy)]
@@ -53,6 +57,8 @@ pub struct Logits<'a> {
     pub softcap: Option<f32>,
     /// The precision that operands of products are rounded to.
     pub precision: Precision,
+    /// What the random numbers depend on with which the gradient of the logits is rounded to eight bits.
+    pub key: u64,
     /// Limits the number of rows per chunk; `None` derives it from the size of the vocabulary.
     pub rows_at_once: Option<usize>,
 }
@@ -74,10 +80,18 @@ pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (H
         |_, _| (),
         |first, d_logits| {
             let rows = first * width..(first + d_logits.dim().0) * width;
+            let key = |product: u64| splitmix64(splitmix64(logits.key, OF_HEAD), 2 * first as u64 + product);
             let d_hidden = matrix_mut(&mut d_hidden.data[rows.clone()], width);
-            product_in(precision, d_logits, matrix(&head.data, width), 0.0, d_hidden);
+            product_in(
+                Rounding::of_left_gradient(precision, key(0)),
+                d_logits,
+                matrix(&head.data, width),
+                0.0,
+                d_hidden,
+            );
             let hidden = matrix(&hidden.data[rows], width);
-            product_in(precision, d_logits.reversed_axes(), hidden, beta, matrix_mut(&mut d_head.data, width));
+            let rounding = Rounding::of_left_gradient(precision, key(1));
+            product_in(rounding, d_logits.reversed_axes(), hidden, beta, matrix_mut(&mut d_head.data, width));
             beta = 1.0;
         },
     );
@@ -112,7 +126,7 @@ pub fn rows_alive(rows: usize, vocabulary: usize, rows_at_once: Option<usize>, p
 impl<'a> Logits<'a> {
     /// Logits without a cap, in f32.
     pub fn new(hidden: &'a Tensor, head: &'a Tensor) -> Self {
-        Self { hidden, head, softcap: None, precision: Precision::F32, rows_at_once: None }
+        Self { hidden, head, softcap: None, precision: Precision::F32, key: 0, rows_at_once: None }
     }
 
     /// Computes the logits of each chunk and passes them to `loss`, whose values go to `each` with the index of the row.
@@ -132,7 +146,7 @@ impl<'a> Logits<'a> {
         let group = rows_alive(targets.len(), vocabulary, self.rows_at_once, precision);
         let mut scratch = Buffer::scratch(group * vocabulary);
         let mut capped = self.softcap.map(|cap| (cap, vec![0.0; vocabulary]));
-        let halved = gradient && precision == Precision::Bf16;
+        let halved = gradient && precision != Precision::F32;
         let mut total = HeadLoss::default();
         for (index, targets) in targets.chunks(group).enumerate() {
             let (first, rows) = (index * group, targets.len());
@@ -193,7 +207,7 @@ mod tests {
     use super::*;
     use crate::kernels::cross_entropy::CrossEntropy;
     use crate::kernels::testing::{assert_close, gradient, random, wide};
-    use contract::Precision::{Bf16, F32};
+    use contract::Precision::Bf16;
     use proptest::prelude::*;
 
     fn reference(hidden: &[f64], head: &[f64], width: usize, softcap: Option<f32>, targets: &[u32]) -> f64 {
@@ -218,7 +232,7 @@ mod tests {
             let targets: Vec<u32> =
                 (0..rows).map(|r| if r == ignored { IGNORED } else { (r * 7 % vocabulary) as u32 }).collect();
             let (h64, w64) = (wide(&hidden.data), wide(&head.data));
-            let logits = Logits { hidden, head, softcap, precision: F32, rows_at_once };
+            let logits = Logits { softcap, rows_at_once, ..Logits::new(hidden, head) };
             let (total, d_hidden, d_head) = head_loss(&CrossEntropy, &logits, &targets);
             prop_assert_eq!(total, head_value(&CrossEntropy, &logits, &targets));
             prop_assert_eq!(total.targets as usize, rows - usize::from(ignored < rows));

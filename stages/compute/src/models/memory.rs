@@ -7,6 +7,7 @@ use contract::Precision;
 
 /// Memory for the activations of a batch of `rows` tokens. `tests/activations*.rs` compare it with actual allocations.
 pub fn activations(architecture: &Architecture, precision: Precision, rows: usize) -> ActivationMemory {
+    let precision = precision.float();
     let &Architecture { layers, heads, width: c, inner, norm, .. } = architecture;
     let q = architecture.query_width();
     let projections = architecture.activation.projections();
@@ -21,14 +22,14 @@ pub fn activations(architecture: &Architecture, precision: Precision, rows: usiz
     let feed_forward = match (architecture.activation, precision) {
         (Activation::Pointwise(_), _) => 2 * inner,
         (Activation::Gated(_), Precision::F32) => inner,
-        (Activation::Gated(_), Precision::Bf16) => 3 * inner / 2,
+        (Activation::Gated(_), _) => 3 * inner / 2,
     };
     // … the gradient of the inputs of attention (and, in bfloat16, the output of attention in f32), when the
     // feed-forward part of the layer has been freed, while gradients of matrices wait to be reduced.
     let attention = match (precision, architecture.positions) {
         (Precision::F32, _) => (2 * q).saturating_sub(up),
-        (Precision::Bf16, Positions::Learned) => (3 * q).saturating_sub(up / 2),
-        (Precision::Bf16, Positions::Rotary { .. }) => (7 * q / 2).saturating_sub(up / 2),
+        (_, Positions::Learned) => (3 * q).saturating_sub(up / 2),
+        (_, Positions::Rotary { .. }) => (7 * q / 2).saturating_sub(up / 2),
     };
     let waiting = (projections + 1) * c * inner + c * q;
     let temporary = (rows * feed_forward).max(rows * attention + waiting);

@@ -2,6 +2,7 @@
 //! baseline to measure batching against (the C++ trainer that this project started from worked this way).
 use crate::kernels::sum::add;
 use crate::models::{Forward, Model};
+use contract::parameters::splitmix64;
 use contract::{Batch, Parameters, Result, Tape, Tensor, Turn};
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub fn forward_per_sequence(model: &Arc<dyn Model>, parameters: &Parameters, bat
             tapes: tapes.into_iter().enumerate().collect::<Vec<_>>().into_iter(),
             current: None,
             hidden: None,
+            key: 0,
             gradients: (0..parameters.0.len()).map(|_| None).collect(),
         })
     });
@@ -48,6 +50,8 @@ struct PerSequence {
     current: Option<Box<dyn Tape>>,
     /// Gradient of the hidden states of all sequences.
     hidden: Option<Tensor>,
+    /// See [`Tape::round_with`].
+    key: u64,
     /// Gradients accumulated so far.
     gradients: Vec<Option<Tensor>>,
 }
@@ -61,6 +65,7 @@ impl PerSequence {
         let own = Tensor::from_values([self.length, width], &hidden.data[sequence * rows..(sequence + 1) * rows]);
         let head =
             self.gradients[self.head].take().expect("start sets the gradient of the head, then each tape returns it");
+        tape.round_with(splitmix64(self.key, sequence as u64));
         tape.start(own, head);
         self.current = Some(tape);
         true
@@ -68,6 +73,10 @@ impl PerSequence {
 }
 
 impl Tape for PerSequence {
+    fn round_with(&mut self, key: u64) {
+        self.key = key;
+    }
+
     fn start(&mut self, hidden: Tensor, head: Tensor) {
         self.hidden = Some(hidden);
         self.gradients[self.head] = Some(head);

@@ -1,13 +1,13 @@
 //! Activations that are operands of matrix products or are saved for backward.
 use crate::kernels::gemm::{
-    MatRef, OutputBlock, Scalar, SliceRef, bf16, matrix_mut, product_in_blocks, product_then, round,
+    MatRef, OutputBlock, Rounding, Scalar, SliceRef, bf16, matrix_mut, product_in_blocks, product_then, round,
 };
 use crate::wide;
 use contract::{Buffer, Precision, Tensor};
 use std::ops::Range;
 
-/// A tensor that a matrix product or the backward pass reads: in f32 or, with [`Precision::Bf16`], rounded to bfloat16
-/// in half the memory. Rounding does not change products, since they round their operands anyway; backward of
+/// A tensor that a matrix product or the backward pass reads: in f32 or, with [`Precision::Bf16`] and
+/// [`Precision::Int8`], rounded to bfloat16 in half the memory. Rounding does not change products, since they round their operands anyway; backward of
 /// normalisations and activation functions starts from rounded values, as in automatic mixed precision (Micikevicius et
 /// al. 2018).
 pub enum SavedActivation {
@@ -30,7 +30,7 @@ impl SavedActivation {
     pub fn new(precision: Precision, x: Tensor) -> Self {
         match precision {
             Precision::F32 => Self::F32(x),
-            Precision::Bf16 => {
+            Precision::Bf16 | Precision::Int8 => {
                 let mut data = Buffer::scratch(floats(precision, x.data.len()));
                 round(&x.data, &mut bytemuck::cast_slice_mut(&mut data)[..x.data.len()]);
                 Self::Bf16 { shape: x.shape, data }
@@ -38,10 +38,10 @@ impl SavedActivation {
         }
     }
 
-    /// Computes `a · b` in `precision`, applies `then` to each block, and saves the result in the precision `saved`.
+    /// Computes `a · b`, applies `then` to each block, and saves the result in the precision `saved`.
     pub fn product(
         saved: Precision,
-        precision: Precision,
+        rounding: impl Into<Rounding>,
         a: MatRef<'_>,
         b: MatRef<'_>,
         mut then: impl FnMut(&mut OutputBlock),
@@ -50,12 +50,12 @@ impl SavedActivation {
         match saved {
             Precision::F32 => {
                 let mut c = Tensor::scratch([rows, columns]);
-                product_then(precision, 1.0, a, b, 0.0, matrix_mut(&mut c.data, columns), &mut then);
+                product_then(rounding, 1.0, a, b, 0.0, matrix_mut(&mut c.data, columns), &mut then);
                 Self::F32(c)
             }
-            Precision::Bf16 => {
+            Precision::Bf16 | Precision::Int8 => {
                 let mut data = Buffer::scratch(floats(saved, rows * columns));
-                product_in_blocks(precision, a, b, &mut |done| {
+                product_in_blocks(rounding, a, b, &mut |done| {
                     then(done);
                     for row in done.rows.clone() {
                         let (at, part) = (row * columns + done.columns.start, done.row(row));
@@ -169,7 +169,7 @@ impl SavedBuilder {
     pub fn new(precision: Precision, rows: usize, columns: usize) -> Self {
         match precision {
             Precision::F32 => Self::F32(Tensor::scratch([rows, columns])),
-            Precision::Bf16 => {
+            Precision::Bf16 | Precision::Int8 => {
                 let data = Buffer::scratch(floats(precision, rows * columns));
                 Self::Bf16 { shape: [rows, columns], data, scratch: Vec::new() }
             }
@@ -207,7 +207,7 @@ impl SavedBuilder {
 pub fn floats(precision: Precision, elements: usize) -> usize {
     match precision {
         Precision::F32 => elements,
-        Precision::Bf16 => elements.div_ceil(2),
+        Precision::Bf16 | Precision::Int8 => elements.div_ceil(2),
     }
 }
 

@@ -11,8 +11,9 @@ pub struct Computation {
     pub document_mask: bool,
     /// "batched", or "per_sequence": one sequence at a time, as a baseline that shows the benefit of batching.
     pub batching: Batching,
-    /// "f32"; "bf16": operands of matrix products are rounded to bfloat16, sums are f32; or "auto": bf16 if the CPU
-    /// multiplies it faster than f32.
+    /// "f32"; "bf16": operands of matrix products are rounded to bfloat16, sums are f32; "int8": those of products with
+    /// parameters are rounded to eight bits, everything else is as with "bf16"; or "auto": bf16 if the CPU multiplies it
+    /// faster than f32.
     pub precision: ComputePrecision,
 }
 
@@ -25,6 +26,9 @@ pub enum ComputePrecision {
     F32,
     /// Operands are rounded to bfloat16.
     Bf16,
+    /// Operands of products with parameters, and of those that compute their gradients, are rounded to eight bits with a
+    /// scale per row or column, gradients stochastically. Everything else is as with `bf16`.
+    Int8,
     /// bfloat16 if the GEMM backend multiplies it faster than f32. Checkpoints record the backend and its precision.
     Auto,
 }
@@ -34,6 +38,7 @@ impl From<Precision> for ComputePrecision {
         match precision {
             Precision::F32 => Self::F32,
             Precision::Bf16 => Self::Bf16,
+            Precision::Int8 => Self::Int8,
         }
     }
 }
@@ -44,6 +49,7 @@ impl ComputePrecision {
         match self {
             Self::F32 => Precision::F32,
             Self::Bf16 => Precision::Bf16,
+            Self::Int8 => Precision::Int8,
             Self::Auto => gemm::fast_precision(),
         }
     }

@@ -12,6 +12,7 @@ pub use computation::{Batching, Computation, ComputePrecision};
 
 use anyhow::{Result, ensure};
 use compute::models::{ActivationMemory, Forward as Forwarded, Model, Transformer, forward_per_sequence};
+use contract::parameters::splitmix64;
 use contract::{
     Activations, At, Batch, Built, Emit, Env, Facts, Kind, Member, Memory, ModelFacts, Packet, ParameterPiece,
     Parameters, Port, Pretrained, Problem, Purpose, Route, Settings, Stage, StageKeys, StageSettings, StageType, Step,
@@ -186,7 +187,7 @@ impl<M: ModelType> Settings for ModelSettings<M> {
     fn build(&self, env: &Env) -> Result<Built> {
         let facts = env.resource::<Facts>("the facts about the tokenizer's vocabulary")?;
         let model = Arc::new(self.model_for(&facts));
-        Ok(Built::Stage(Box::new(Forward::new(model, self.computation.batching))))
+        Ok(Built::Stage(Box::new(Forward::new(model, self.computation.batching, env.seed))))
     }
 
     /// Memory of the activations of one micro-batch per worker.
@@ -224,9 +225,9 @@ impl Settings for PretrainedForward {
         Some(self.0.facts().clone())
     }
 
-    fn build(&self, _: &Env) -> Result<Built> {
+    fn build(&self, env: &Env) -> Result<Built> {
         let model: Arc<dyn Model> = self.0.clone();
-        Ok(Built::Stage(Box::new(Forward::new(model, Batching::Batched))))
+        Ok(Built::Stage(Box::new(Forward::new(model, Batching::Batched, env.seed))))
     }
 
     fn memory(&self, env: &Env) -> Memory {
@@ -251,14 +252,15 @@ pub fn candidates(most: usize, fits: impl Fn(usize) -> bool) -> String {
 struct Forward {
     model: Arc<dyn Model>,
     batching: Batching,
+    seed: u64,
     /// The parameters that have arrived.
     pieces: Vec<Option<ParameterPiece>>,
 }
 
 impl Forward {
-    fn new(model: Arc<dyn Model>, batching: Batching) -> Self {
+    fn new(model: Arc<dyn Model>, batching: Batching, seed: u64) -> Self {
         let pieces = vec![None; model.facts().parameters.len()];
-        Self { model, batching, pieces }
+        Self { model, batching, seed, pieces }
     }
 
     /// The parameters of the step for batches of this purpose.
@@ -288,7 +290,11 @@ impl Stage for Forward {
                 self.pieces[tensor] = Some(piece);
             }
             Packet::Batch(batch) => {
-                let (Forwarded { hidden, tape }, head) = self.run(&batch)?;
+                let (Forwarded { hidden, mut tape }, head) = self.run(&batch)?;
+                let key = splitmix64(splitmix64(self.seed, at.step), batch.leaf.into());
+                if let Some(tape) = &mut tape {
+                    tape.round_with(key);
+                }
                 out.give(Packet::Activations(Box::new(Activations {
                     leaf: batch.leaf,
                     purpose: batch.purpose,
@@ -299,6 +305,7 @@ impl Stage for Forward {
                     head,
                     logit_softcap: self.model.facts().logit_softcap,
                     precision: self.model.facts().precision,
+                    key,
                     rows_at_once: (self.batching == Batching::PerSequence).then_some(batch.length),
                     tape,
                     waited: at.waited,

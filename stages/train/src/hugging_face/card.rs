@@ -89,6 +89,7 @@ impl ModelCard<'_> {
         let precision = match self.model.precision {
             Precision::F32 => None,
             Precision::Bf16 => Some("matrix products in bfloat16".to_owned()),
+            Precision::Int8 => Some("matrix products in eight bits, attention in bfloat16".to_owned()),
         };
         let average = self.average_decay.map(|decay| format!(", an exponential moving average with decay {decay}"));
         let figures = [

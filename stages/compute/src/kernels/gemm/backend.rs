@@ -1,4 +1,5 @@
 //! The interface of a GEMM backend.
+use super::int8;
 use super::matrix::{MatRef, Operand, OutputBlock};
 use super::tile::PanelKernel;
 use contract::Precision;
@@ -23,7 +24,13 @@ pub(super) trait Backend: Sync {
         false
     }
 
-    /// Computes `product` on the calling thread, with operands rounded to `precision`.
+    /// How it multiplies in eight bits, if this CPU has an instruction for it. The backend must be available.
+    fn int8(&self) -> Option<int8::Kernel> {
+        None
+    }
+
+    /// Computes `product` on the calling thread, with operands rounded to `precision`, or to bfloat16 if that is
+    /// [`Precision::Int8`].
     ///
     /// # Safety
     /// The backend must be [available](Self::is_available), and the operands and `c` must cover the product's sizes,

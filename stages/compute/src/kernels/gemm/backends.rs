@@ -117,9 +117,15 @@ pub fn chosen() -> &'static str {
 }
 
 /// Description of the backend for products in `precision`, for messages and checkpoints. Backends with different
-/// descriptions may give different bits.
+/// descriptions may give different bits. (In eight bits, products give the same on all of them, but everything else is
+/// computed in bfloat16.)
 pub fn description(precision: Precision) -> String {
-    backend().description(precision)
+    let (backend, float) = (backend(), backend().description(precision.float()));
+    match (precision, backend.int8()) {
+        (Precision::F32 | Precision::Bf16, _) => float,
+        (Precision::Int8, Some(kernel)) => format!("{}, eight bits; {float}", kernel.name),
+        (Precision::Int8, None) => format!("eight bits, no faster than bf16 on this CPU; {float}"),
+    }
 }
 
 /// The faster precision for products on the calling thread: bfloat16 if the backend has an instruction for it that is
@@ -182,7 +188,7 @@ mod tests {
     fn descriptions_of_backends_and_precisions_are_distinct() {
         let mut all = Vec::new();
         for name in available() {
-            for precision in [Precision::F32, Precision::Bf16] {
+            for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
                 all.push(with_backend(name, || description(precision)).unwrap());
             }
         }

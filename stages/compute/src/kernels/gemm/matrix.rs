@@ -253,10 +253,7 @@ impl Operand {
             Self::Bf16(x) => Self::Bf16(x.at(row, column)),
         }
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-impl Operand {
     pub fn transposed(self) -> Self {
         match self {
             Self::F32(x) => Self::F32(x.transposed()),
@@ -271,7 +268,10 @@ impl Operand {
             Self::Bf16(x) => x.column == 1,
         }
     }
+}
 
+#[cfg(target_arch = "x86_64")]
+impl Operand {
     /// Whether rows of `steps` elements can be read as pairs in 32-bit lanes, see [`lanes`](Self::lanes).
     pub fn in_pairs(self, steps: usize) -> bool {
         match self {

@@ -6,13 +6,16 @@
 //! - [`panels`]: small products with an operand that is packed once and used many times, for attention
 //! - `matrix`: views of matrices in f32 or bfloat16; transposes and column blocks are views and never copied
 //! - [`backends`]: the list of backends and the selected one; `backend`: the interface of a backend
+//! - `int8`: products in eight bits
 //! - `amx`, `avx512`, `avx2`, [`openblas`], `portable`: one backend each
 //! - `blocking`: the loops that `avx512` and `avx2` share; `tile`: panels, tiles and their kernels; `load`: SIMD loads
 //! - [`rate`]: the machine's GEMM rate; [`mod@round`]: rounding to bfloat16
 //!
 //! In [`Precision::Bf16`](contract::Precision::Bf16) both operands are rounded to bfloat16 (to nearest, ties to even)
 //! while they are packed, unless they are stored in bfloat16 already; sums are in f32. Backends use the CPU's bfloat16
-//! instruction where it is fast, and multiply the rounded numbers in f32 elsewhere.
+//! instruction where it is fast, and multiply the rounded numbers in f32 elsewhere. In
+//! [`Precision::Int8`](contract::Precision::Int8), [`mod@product`] rounds them to integers of eight bits with a scale for
+//! each row of `a` and column of `b`; everything else treats it as bfloat16.
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
@@ -23,6 +26,7 @@ mod backend;
 pub mod backends;
 #[cfg(target_arch = "x86_64")]
 mod blocking;
+mod int8;
 #[cfg(target_arch = "x86_64")]
 mod load;
 mod matrix;
@@ -39,7 +43,7 @@ pub use backends::{available, choose, chosen, description, fast_precision, with_
 pub use matrix::{
     MatRef, Matrix, MatrixMut, OutputBlock, Scalar, SliceRef, bf16, block, block_mut, matrix, matrix_mut,
 };
-pub use product::{product, product_in, product_in_blocks, product_then};
+pub use product::{Rounding, product, product_in, product_in_blocks, product_then};
 pub use round::{round, round_in_place, round_to_bf16};
 pub use symmetric::symmetric_product;
 

@@ -34,7 +34,7 @@ impl Backend for OpenBlas {
     fn description(&self, precision: Precision) -> String {
         match precision {
             Precision::F32 => format!("OpenBLAS {}", core()),
-            Precision::Bf16 => format!("OpenBLAS {}, rounded to bfloat16", core()),
+            Precision::Bf16 | Precision::Int8 => format!("OpenBLAS {}, rounded to bfloat16", core()),
         }
     }
 
@@ -112,7 +112,7 @@ impl F32Copy {
     fn of(precision: Precision, matrix: MatRef<'_>) -> Self {
         match (matrix, precision) {
             (MatRef::F32(x), Precision::F32) => Self::new(x, |x| x),
-            (MatRef::F32(x), Precision::Bf16) => Self::new(x, round_to_bf16),
+            (MatRef::F32(x), Precision::Bf16 | Precision::Int8) => Self::new(x, round_to_bf16),
             (MatRef::Bf16(x), _) => Self::new(x, bf16::widen),
         }
     }

@@ -27,7 +27,7 @@ impl Backend for Portable {
     fn description(&self, precision: Precision) -> String {
         match precision {
             Precision::F32 => "portable, f32".into(),
-            Precision::Bf16 => "portable, rounded to bfloat16".into(),
+            Precision::Bf16 | Precision::Int8 => "portable, rounded to bfloat16".into(),
         }
     }
 
@@ -77,7 +77,9 @@ impl Backend for Portable {
 pub(super) fn panels(precision: Precision) -> PanelKernel {
     match precision {
         Precision::F32 => PanelKernel { pack: pack_panels::<false>, multiply: multiply_panels::<false> },
-        Precision::Bf16 => PanelKernel { pack: pack_panels::<true>, multiply: multiply_panels::<true> },
+        Precision::Bf16 | Precision::Int8 => {
+            PanelKernel { pack: pack_panels::<true>, multiply: multiply_panels::<true> }
+        }
     }
 }
 

@@ -1,8 +1,49 @@
 //! Matrix products on the selected backend.
 use super::backend::Product;
 use super::backends::backend;
+use super::int8;
 use super::matrix::{MatRef, Matrix, MatrixMut, OutputBlock};
 use contract::Precision;
+
+/// How a product rounds its operands.
+#[derive(Clone, Copy, Debug)]
+pub struct Rounding {
+    /// What they are rounded to.
+    pub precision: Precision,
+    /// In eight bits: the operands that are rounded stochastically, because they are gradients, each with a key that
+    /// its random numbers depend on. All others are rounded to the nearest number.
+    pub keys: [Option<u64>; 2],
+}
+
+impl From<Precision> for Rounding {
+    fn from(precision: Precision) -> Self {
+        Self { precision, keys: [None; 2] }
+    }
+}
+
+impl Rounding {
+    /// For a gradient times something else.
+    pub fn of_left_gradient(precision: Precision, key: u64) -> Self {
+        Self { precision, keys: [Some(key), None] }
+    }
+
+    /// For something else times a gradient.
+    pub fn of_right_gradient(precision: Precision, key: u64) -> Self {
+        Self { precision, keys: [None, Some(key)] }
+    }
+
+    /// # Safety
+    /// As for [`Backend::product`](super::backend::Backend::product); the backend is that of this thread.
+    unsafe fn multiply(self, product: &mut Product<'_>) {
+        // SAFETY: guaranteed by the caller.
+        unsafe {
+            match self.precision {
+                Precision::Int8 => int8::product(backend(), self.keys, product),
+                float => backend().product(float, product),
+            }
+        }
+    }
+}
 
 /// `c = alpha · a · b + beta · c` in f32, on the calling thread. `beta` is 0, with which the previous content of `c` is
 /// ignored, or 1.
@@ -13,28 +54,28 @@ pub fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: MatrixMut
     product_then(Precision::F32, alpha, a.into(), b.into(), beta, c, &mut |_| ());
 }
 
-/// `c = a · b + beta · c`, operands rounded to `precision`, on the calling thread. `beta` is 0, with which the previous
-/// content of `c` is ignored, or 1.
+/// `c = a · b + beta · c`, operands rounded as `rounding` says, on the calling thread. `beta` is 0, with which the
+/// previous content of `c` is ignored, or 1.
 ///
 /// # Panics
 /// If the shapes do not match, or `beta` is another number.
 pub fn product_in<'a, 'b>(
-    precision: Precision,
+    rounding: impl Into<Rounding>,
     a: impl Into<MatRef<'a>>,
     b: impl Into<MatRef<'b>>,
     beta: f32,
     c: MatrixMut<'_>,
 ) {
-    product_then(precision, 1.0, a.into(), b.into(), beta, c, &mut |_| ());
+    product_then(rounding, 1.0, a.into(), b.into(), beta, c, &mut |_| ());
 }
 
-/// `c = alpha · a · b + beta · c`, operands rounded to `precision`. Each block of `c` is passed to `then` once, as soon
-/// as it is complete and while it is in cache.
+/// `c = alpha · a · b + beta · c`, operands rounded as `rounding` says. Each block of `c` is passed to `then` once, as
+/// soon as it is complete and while it is in cache.
 ///
 /// # Panics
 /// If the shapes do not match, or `beta` is neither 0 nor 1.
 pub fn product_then(
-    precision: Precision,
+    rounding: impl Into<Rounding>,
     alpha: f32,
     a: MatRef<'_>,
     b: MatRef<'_>,
@@ -54,7 +95,7 @@ pub fn product_then(
     if depth > 0 {
         let mut product = Product::new(alpha, &a, &b, beta == 1.0, Some((base, stride)), then);
         // SAFETY: the backend is available, the shapes match, and no size is 0.
-        return unsafe { backend().product(precision, &mut product) };
+        return unsafe { Rounding::multiply(rounding.into(), &mut product) };
     }
     if beta == 0.0 {
         c.fill(0.0);
@@ -62,12 +103,17 @@ pub fn product_then(
     then(&mut OutputBlock { rows: 0..rows, columns: 0..columns, c: base, stride });
 }
 
-/// `a · b`, operands rounded to `precision`, passed to `then` block by block as in [`product_then`]. The whole result
-/// is never stored: a block may overwrite the previous one.
+/// `a · b`, operands rounded as `rounding` says, passed to `then` block by block as in [`product_then`]. The whole
+/// result is never stored: a block may overwrite the previous one.
 ///
 /// # Panics
 /// If the shapes do not match.
-pub fn product_in_blocks(precision: Precision, a: MatRef<'_>, b: MatRef<'_>, then: &mut dyn FnMut(&mut OutputBlock)) {
+pub fn product_in_blocks(
+    rounding: impl Into<Rounding>,
+    a: MatRef<'_>,
+    b: MatRef<'_>,
+    then: &mut dyn FnMut(&mut OutputBlock),
+) {
     let ((rows, depth), columns) = (a.dim(), b.dim().1);
     assert!(b.dim().0 == depth, "the shapes of the operands match");
     if rows == 0 || columns == 0 {
@@ -79,5 +125,5 @@ pub fn product_in_blocks(precision: Precision, a: MatRef<'_>, b: MatRef<'_>, the
     }
     let mut product = Product::new(1.0, &a, &b, false, None, then);
     // SAFETY: the backend is available, the shapes match, and no size is 0.
-    unsafe { backend().product(precision, &mut product) }
+    unsafe { Rounding::multiply(rounding.into(), &mut product) }
 }

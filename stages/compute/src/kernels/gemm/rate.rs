@@ -25,7 +25,7 @@ pub fn gemm_gflops_bytes(threads: usize) -> u64 {
 }
 
 /// The best rate of `[m, n, k]` products in `precision` on the calling thread's backend, in GFLOP/s in total: `threads`
-/// products start together, each on one thread. In bfloat16 both operands are stored in bfloat16, as activations and
+/// products start together, each on one thread. In bfloat16 and in eight bits both operands are stored in bfloat16, as activations and
 /// gradients are in training.
 pub fn rate([m, n, k]: [usize; 3], threads: usize, precision: Precision) -> f64 {
     let (threads, backend) = (threads.max(1), chosen());
@@ -42,7 +42,7 @@ fn best_rate([m, n, k]: [usize; 3], precision: Precision, barrier: &Barrier) -> 
     // Not allocated from the pool, which would keep them.
     let (a, b, mut c) = (vec![0.5; m * k], vec![0.25; k * n], vec![0.0; m * n]);
     let rounded = |x: &[f32]| {
-        let mut out = vec![bf16::ZERO; if precision == Precision::Bf16 { x.len() } else { 0 }];
+        let mut out = vec![bf16::ZERO; if precision != Precision::F32 { x.len() } else { 0 }];
         round(&x[..out.len()], &mut out);
         out
     };
@@ -54,7 +54,9 @@ fn best_rate([m, n, k]: [usize; 3], precision: Precision, barrier: &Barrier) -> 
         let c = matrix_mut(&mut c, n);
         match precision {
             Precision::F32 => product_in(precision, matrix(&a, k), matrix(&b, n), 0.0, c),
-            Precision::Bf16 => product_in(precision, block(&a_bf16, 0, m, k, k), block(&b_bf16, 0, k, n, n), 0.0, c),
+            Precision::Bf16 | Precision::Int8 => {
+                product_in(precision, block(&a_bf16, 0, m, k, k), block(&b_bf16, 0, k, n, n), 0.0, c)
+            }
         }
         best = best.max(2.0 * (m * n * k) as f64 / start.elapsed().as_secs_f64() / 1e9);
     }

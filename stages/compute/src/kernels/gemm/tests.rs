@@ -170,6 +170,12 @@ impl Stored {
         if self.turned { factor.reversed_axes() } else { factor }
     }
 
+    /// Changes an element of a matrix that is stored in f32.
+    pub fn set(&mut self, row: usize, column: usize, value: f32) {
+        let (line, at) = if self.turned { (column, row) } else { (row, column) };
+        self.single[self.pad + line * (self.shape.1 + self.pad) + at] = value;
+    }
+
     pub fn matrix(&self) -> Matrix<'_> {
         let matrix = block(&self.single, self.pad, self.shape.0, self.shape.1, self.shape.1 + self.pad);
         if self.turned { matrix.reversed_axes() } else { matrix }

@@ -72,7 +72,8 @@ impl SavedAttention {
         let mut other_width = (q != c).then(|| Tensor::scratch([rows, q]));
         let d_attended_rq = other_width.as_mut().unwrap_or(&mut *d_normal_rc);
         let back = out.matrix(0).reversed_axes();
-        product_in(context.precision, matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut d_attended_rq.data, q));
+        let rounding = out.input_gradient(context, 0);
+        product_in(rounding, matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut d_attended_rq.data, q));
         let attended_rq = attended_rq.widen();
         let mut d_qkv = Tensor::scratch([rows, 3 * q]);
         let (attended, log_sums) = (&attended_rq.data, &log_sums.data);

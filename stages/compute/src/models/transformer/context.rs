@@ -1,8 +1,10 @@
 //! The state that all blocks share while one batch is computed.
 use crate::kernels::attention::Attention;
+use crate::kernels::gemm::Rounding;
 use crate::kernels::rotary::Rotary;
 use crate::models::architecture::{Architecture, BlockLayout};
 use crate::models::saved::SavedActivation;
+use contract::parameters::splitmix64;
 use contract::{Batch, Precision, Tensor};
 use std::sync::Arc;
 
@@ -17,12 +19,31 @@ pub struct BlockContext {
     pub precision: Precision,
     /// The precision that activations are saved for backward in.
     pub saving: Precision,
+    /// What the random numbers depend on with which the gradients of the current block are rounded to eight bits: see
+    /// [`Tape::round_with`](contract::Tape::round_with).
+    pub key: u64,
 }
 
 impl BlockContext {
     /// Number of tokens in the batch.
     pub fn rows(&self) -> usize {
         self.batch.sequences * self.batch.length
+    }
+
+    /// How a product of a gradient with the transpose of the block's tensor `tensor` is rounded.
+    pub fn input_gradient(&self, tensor: usize) -> Rounding {
+        Rounding::of_left_gradient(self.precision, splitmix64(self.key, 2 * tensor as u64))
+    }
+
+    /// How a product whose result is the gradient of the block's tensor `tensor` is rounded; its left operand is the
+    /// gradient of the output if `left`, otherwise its right one.
+    pub fn weight_gradient(&self, tensor: usize, left: bool) -> Rounding {
+        let key = splitmix64(self.key, 2 * tensor as u64 + 1);
+        if left {
+            Rounding::of_left_gradient(self.precision, key)
+        } else {
+            Rounding::of_right_gradient(self.precision, key)
+        }
     }
 
     /// Normalises `x_rc` for a matrix product; returns the rows and their statistics.

@@ -98,7 +98,8 @@ fn pointwise_backward(
     let (mut inner_rf, mut scratch) = (SavedBuilder::new(context.precision, context.rows(), f), vec![0.0; f]);
     let mut d_bias = Tensor::zeros([f]);
     let (d_out, back) = (matrix(&d_rc.data, c).into(), down.matrix(0).reversed_axes().into());
-    let d_up_rf = SavedActivation::product(context.precision, context.precision, d_out, back, |block| {
+    let rounding = down.input_gradient(context, 0);
+    let d_up_rf = SavedActivation::product(context.precision, rounding, d_out, back, |block| {
         for row in block.rows.clone() {
             let (columns, at) = (block.columns.clone(), row * f + block.columns.start);
             let (up, d_up) = (up_rf.part(at..at + columns.len(), &mut scratch), block.row(row));
@@ -137,7 +138,8 @@ fn gated_backward(
     let (c, f) = (context.architecture.width, context.architecture.inner);
     let mut inner_rf = Tensor::scratch([context.rows(), f]);
     let back = down.matrix(0).reversed_axes();
-    product_in(context.precision, matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut inner_rf.data, f));
+    let rounding = down.input_gradient(context, 0);
+    product_in(rounding, matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut inner_rf.data, f));
     gate_up.change(|rows, gate_up| {
         (kernel.backward)(gate_up, f, &mut inner_rf.data[rows.start * f..rows.end * f]);
     });

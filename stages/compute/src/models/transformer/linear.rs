@@ -1,7 +1,8 @@
 //! Linear layers: one projection, or several of the same input with concatenated outputs.
 use super::context::BlockContext;
 use crate::kernels::bias;
-use crate::kernels::gemm::{MatRef, Matrix, OutputBlock, block_mut, matrix, matrix_mut, product_in, product_then};
+use crate::kernels::gemm::{MatRef, Matrix, OutputBlock, Rounding, block_mut, matrix, matrix_mut};
+use crate::kernels::gemm::{product_in, product_then};
 use crate::models::architecture::{LinearLayout, WeightLayout};
 use crate::models::saved::SavedActivation;
 use contract::{Precision, Tensor};
@@ -93,10 +94,15 @@ impl<'a> Linear<'a> {
             let w = self.matrix(projection);
             let here = d_y.slice().block(at, rows, w.ncols(), stride);
             self.give_weight_gradient(context, projection, x.matrix(), here, give);
-            let beta = if projection == 0 { 0.0 } else { 1.0 };
-            product_in(context.precision, here, w.reversed_axes(), beta, matrix_mut(&mut d_x.data, inputs));
+            let (beta, rounding) = (if projection == 0 { 0.0 } else { 1.0 }, self.input_gradient(context, projection));
+            product_in(rounding, here, w.reversed_axes(), beta, matrix_mut(&mut d_x.data, inputs));
             at += w.ncols();
         }
+    }
+
+    /// How the product of the gradient of a projection's output with the transpose of its weights is rounded.
+    pub fn input_gradient(&self, context: &BlockContext, projection: usize) -> Rounding {
+        context.input_gradient(self.layout.matrix(projection))
     }
 
     /// Passes the gradient of a projection's weights to `give`.
@@ -113,8 +119,8 @@ impl<'a> Linear<'a> {
         let columns = d_w.shape[1];
         let c = matrix_mut(&mut d_w.data, columns);
         match self.layout.weights {
-            WeightLayout::InOut => product_in(context.precision, x.reversed_axes(), d_y, 0.0, c),
-            WeightLayout::OutIn => product_in(context.precision, d_y.reversed_axes(), x, 0.0, c),
+            WeightLayout::InOut => product_in(context.weight_gradient(index, false), x.reversed_axes(), d_y, 0.0, c),
+            WeightLayout::OutIn => product_in(context.weight_gradient(index, true), d_y.reversed_axes(), x, 0.0, c),
         }
         give(index, d_w);
     }

@@ -109,6 +109,7 @@ impl Model for Transformer {
             precision: self.facts.precision,
             // Without a backward pass nothing is saved, so it need not be rounded.
             saving: if keep { self.facts.precision } else { Precision::F32 },
+            key: 0,
         };
         let (mut x_rc, embedding_norm) = normalise_embeddings(&context, self.embed(all, batch));
         let (first, last) = (architecture.embeddings(), architecture.first_of_block(architecture.layers));

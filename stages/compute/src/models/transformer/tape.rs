@@ -5,6 +5,7 @@ use crate::kernels::embedding;
 use crate::kernels::sum::add;
 use crate::models::architecture::Positions;
 use crate::models::saved::SavedActivation;
+use contract::parameters::splitmix64;
 use contract::{Result, Tape, Tensor, Turn};
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ pub struct EmbeddingNorm {
 /// The saved activations of a batch.
 pub struct TransformerTape {
     context: BlockContext,
+    /// See [`Tape::round_with`].
+    key: u64,
     /// If the embeddings are normalised.
     first: Option<EmbeddingNorm>,
     blocks: Vec<SavedBlock>,
@@ -37,7 +40,7 @@ pub struct TransformerTape {
 impl TransformerTape {
     /// A tape of the activations that a forward pass has saved.
     pub fn new(context: BlockContext, first: Option<EmbeddingNorm>, blocks: Vec<SavedBlock>, last: LastNorm) -> Self {
-        Self { context, first, blocks, last: Some(last), d_rc: None, d_head: None }
+        Self { context, key: 0, first, blocks, last: Some(last), d_rc: None, d_head: None }
     }
 
     /// Backward of the final normalisation. Also passes on the gradient of an untied head, which follows it in
@@ -102,6 +105,10 @@ impl TransformerTape {
 }
 
 impl Tape for TransformerTape {
+    fn round_with(&mut self, key: u64) {
+        self.key = key;
+    }
+
     fn start(&mut self, hidden: Tensor, head: Tensor) {
         (self.d_rc, self.d_head) = (Some(hidden), Some(head));
     }
@@ -111,6 +118,7 @@ impl Tape for TransformerTape {
         self.last_norm(&mut d_rc, give);
         if let Some(block) = self.blocks.pop() {
             let first = self.context.architecture.first_of_block(self.blocks.len());
+            self.context.key = splitmix64(self.key, self.blocks.len() as u64);
             block.backward(&self.context, &mut d_rc, &mut |index, gradient| give(first + index, gradient));
             self.d_rc = Some(d_rc);
             return Ok(Turn::More);

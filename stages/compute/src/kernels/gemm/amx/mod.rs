@@ -58,7 +58,7 @@ impl Backend for Amx {
     fn description(&self, precision: Precision) -> String {
         match precision {
             Precision::F32 => "AMX, f32 in three bfloat16 parts".into(),
-            Precision::Bf16 => "AMX, bfloat16".into(),
+            Precision::Bf16 | Precision::Int8 => "AMX, bfloat16".into(),
         }
     }
 
@@ -71,7 +71,7 @@ impl Backend for Amx {
         unsafe {
             match precision {
                 Precision::F32 => single(product),
-                Precision::Bf16 => rounded(product),
+                Precision::Bf16 | Precision::Int8 => rounded(product),
             }
         }
     }

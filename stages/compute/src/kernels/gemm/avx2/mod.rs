@@ -4,9 +4,11 @@
 //! Geijn 2015). A panel of `b`, 16 KB, stays in the L1 cache while all panels of a block of `a`, which is always
 //! packed, are read from the L2 cache; the block of `b` is in the L3 cache.
 mod pack;
+pub(super) mod vnni;
 
 use super::backend::{Backend, Product};
 use super::blocking::{self, run};
+use super::int8;
 use super::load::Load;
 use super::matrix::{Operand, Strided, bf16};
 use super::tile::{LANES, PanelKernel, PanelProduct, Prefetch, TILE_COLUMNS, Tile, TileKernel};
@@ -34,8 +36,12 @@ impl Backend for Avx2 {
     fn description(&self, precision: Precision) -> String {
         match precision {
             Precision::F32 => "AVX2, f32".into(),
-            Precision::Bf16 => "AVX2, rounded to bfloat16".into(),
+            Precision::Bf16 | Precision::Int8 => "AVX2, rounded to bfloat16".into(),
         }
+    }
+
+    fn int8(&self) -> Option<int8::Kernel> {
+        vnni::kernel()
     }
 
     unsafe fn product(&self, precision: Precision, product: &mut Product<'_>) {
@@ -43,7 +49,7 @@ impl Backend for Avx2 {
         unsafe {
             match precision {
                 Precision::F32 => single(product),
-                Precision::Bf16 => rounded(product),
+                Precision::Bf16 | Precision::Int8 => rounded(product),
             }
         }
     }
@@ -51,7 +57,9 @@ impl Backend for Avx2 {
     fn panels(&self, precision: Precision) -> PanelKernel {
         match precision {
             Precision::F32 => PanelKernel { pack: pack_panels::<false>, multiply: multiply_panels::<false> },
-            Precision::Bf16 => PanelKernel { pack: pack_panels::<true>, multiply: multiply_panels::<true> },
+            Precision::Bf16 | Precision::Int8 => {
+                PanelKernel { pack: pack_panels::<true>, multiply: multiply_panels::<true> }
+            }
         }
     }
 }

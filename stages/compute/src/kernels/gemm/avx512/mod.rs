@@ -4,9 +4,12 @@
 //! L2 cache; see [`super::blocking`].
 mod format;
 mod pack;
+mod quantise;
+mod vnni;
 
 use super::backend::{Backend, Product};
 use super::blocking::{self, run};
+use super::int8;
 use super::load::{Load, first};
 use super::matrix::{Operand, Strided, bf16};
 use super::tile::{LANES, PanelKernel, PanelProduct, Prefetch, TILE_COLUMNS, TILE_ROWS, Tile, TileKernel};
@@ -37,8 +40,8 @@ impl Backend for Avx512 {
     fn description(&self, precision: Precision) -> String {
         match precision {
             Precision::F32 => "AVX-512, f32".into(),
-            Precision::Bf16 if has_fast_bf16() => "AVX512-BF16".into(),
-            Precision::Bf16 => "AVX-512, rounded to bfloat16".into(),
+            Precision::Bf16 | Precision::Int8 if has_fast_bf16() => "AVX512-BF16".into(),
+            Precision::Bf16 | Precision::Int8 => "AVX-512, rounded to bfloat16".into(),
         }
     }
 
@@ -46,19 +49,23 @@ impl Backend for Avx512 {
         has_fast_bf16()
     }
 
+    fn int8(&self) -> Option<int8::Kernel> {
+        vnni::kernel()
+    }
+
     unsafe fn product(&self, precision: Precision, product: &mut Product<'_>) {
         // SAFETY: guaranteed by the caller.
         unsafe {
             match precision {
                 Precision::F32 => single(product),
-                Precision::Bf16 if has_fast_bf16() => pairs(product),
-                Precision::Bf16 => rounded(product),
+                Precision::Bf16 | Precision::Int8 if has_fast_bf16() => pairs(product),
+                Precision::Bf16 | Precision::Int8 => rounded(product),
             }
         }
     }
 
     fn panels(&self, precision: Precision) -> PanelKernel {
-        if precision == Precision::Bf16 && has_fast_bf16() { PAIRS } else { panels(precision) }
+        if precision != Precision::F32 && has_fast_bf16() { PAIRS } else { panels(precision) }
     }
 }
 
@@ -66,7 +73,9 @@ impl Backend for Avx512 {
 pub(super) fn panels(precision: Precision) -> PanelKernel {
     match precision {
         Precision::F32 => PanelKernel { pack: pack_panels::<false>, multiply: multiply_panels::<false> },
-        Precision::Bf16 => PanelKernel { pack: pack_panels::<true>, multiply: multiply_panels::<true> },
+        Precision::Bf16 | Precision::Int8 => {
+            PanelKernel { pack: pack_panels::<true>, multiply: multiply_panels::<true> }
+        }
     }
 }
 
