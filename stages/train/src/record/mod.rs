@@ -242,11 +242,14 @@ impl Stage for RecordStage {
         {
             let written = read_metrics(&run_dir.join(METRICS_FILE))?;
             // The checkpoint contains only what is reproducible of the last line, which was written before it. It is
-            // validated again if this run validates after that step.
+            // validated again if this run validates after that step; otherwise blocks were measured because it was the last.
             if let Some(last) = &mut self.last
                 && let Some(line) = written.iter().find(|line| line.step == last.step && line.loss == last.loss)
             {
                 *last = line.clone().not_validated();
+                if !self.schedule.validates(last.step) {
+                    last.blocks.clear();
+                }
             }
             self.open_sinks(&run_dir, written)?;
         }
