@@ -13,7 +13,7 @@ const BLOCK: usize = 1 << 16;
 /// Reads a file that may be written meanwhile, by a run in progress or one that resumes at an earlier step.
 ///
 /// ```
-/// use train::record::{Follower, StepLine};
+/// use millrace_train::record::{Follower, StepLine};
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("metrics.jsonl");
 /// let line = |step| serde_json::to_string(&StepLine { step, ..StepLine::default() }).map(|line| line + "\n");
