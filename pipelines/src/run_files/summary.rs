@@ -58,7 +58,7 @@ pub fn look(folder: &Path) -> Result<Ran> {
     let ended = status.as_ref().and_then(|status| status.ended).filter(|_| state != State::Running);
     let mut metrics: Vec<String> = Vec::new();
     for (name, _) in last.iter().copied().chain(&validated).flat_map(StepLine::scalars) {
-        if !metrics.iter().any(|known| *known == name) {
+        if !metrics.contains(&name) {
             metrics.push(name);
         }
     }
