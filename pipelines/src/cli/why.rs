@@ -25,8 +25,8 @@ and the data, which must still be those of the run.
 
 Examples:
   pipeline why runs/wiki --step 40
-  pipeline why runs/wiki --document \"Albert Einstein\" --json
-  pipeline why runs/wiki --text \"in the year of\"")]
+  pipeline why runs/wiki --document \"Mill 7\" --json
+  pipeline why runs/wiki --text \"the river\"")]
 pub struct Why {
     /// The run directory
     #[arg(value_name = "RUN")]
