@@ -28,7 +28,7 @@ pub fn prepare(plan: &Plan, known: Resources, workers: usize, line: &mut Line) -
 
 /// A stage as others see it. What it depends on is added to the fingerprint.
 fn described(plan: &Plan, stage: &PlannedStage, prepared: &mut Prepared) -> Result<Upstream> {
-    let values = plan.values(&stage.id, &[Effect::Results]);
+    let values = plan.values(&stage.id, &Effect::ON_BITS);
     let mut table: String = values.map(|(key, value)| format!("{key} = {value}\n")).collect();
     for (name, value) in stage.settings.dependencies()? {
         table += &format!("{name}: {value}\n");

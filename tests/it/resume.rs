@@ -121,6 +121,26 @@ fn in_eight_bits() {
 }
 
 #[test]
+fn with_another_precision() {
+    let scratch = Scratch::new();
+    let three = ["--set", "run.max_steps=3", "--set", "optimize.schedule_steps=6"];
+    scratch.train("r", &three);
+    let other = ["--set", "optimize.schedule_steps=6", "--set", "forward.precision=bf16", "--resume"];
+    let said = scratch.train("r", &other).stderr;
+    for piece in ["forward.precision was \"f32\" and is \"bf16\" from here on", "resuming from"] {
+        assert!(said.contains(piece), "{piece}: {said}");
+    }
+    assert_eq!(scratch.losses("r").len(), 6);
+    // Then it is a run in bf16, and goes on as one.
+    let whole = ["--set", "optimize.schedule_steps=6", "--set", "run.max_steps=8", "--set", "forward.precision=bf16"];
+    let said = scratch.train("r", &[&whole[..], &["--resume"]].concat()).stderr;
+    assert!(!said.contains("forward.precision was"), "{said}");
+    let wrong =
+        ["run", "run.toml", "--run-dir", "r", "--resume", "--set", "forward.precision=int8", "--set", "pack.lanes=1"];
+    scratch.pipeline(&wrong).fails(2, &["contradicts the checkpoint", "pack.lanes"]);
+}
+
+#[test]
 fn what_was_written_after_a_named_checkpoint_is_set_aside() {
     let scratch = Scratch::new();
     scratch.train("r", &["--set", "checkpoint.keep=2", "--set", "checkpoint.interval=1", "--set", "run.max_steps=6"]);

@@ -74,7 +74,7 @@ impl ExistingRun {
 fn deciding(plan: &Plan) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for stage in &plan.stages {
-        let values = plan.values(&stage.id, &[Effect::Results]);
+        let values = plan.values(&stage.id, &Effect::ON_BITS);
         all.extend(values.map(|(key, value)| (format!("{}.{key}", stage.id), value.to_string())));
     }
     let run = &plan.run;

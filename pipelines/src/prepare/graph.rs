@@ -111,7 +111,7 @@ impl Preparation {
 fn table(plan: &Plan, of: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
     for stage in plan.stages.iter().filter(|stage| of(&stage.id)) {
-        let values = plan.values(&stage.id, &[Effect::Results, Effect::Failure]);
+        let values = plan.values(&stage.id, &[Effect::Results, Effect::Rounding, Effect::Failure]);
         values
             .filter(|(key, _)| *key != "inputs")
             .for_each(|(key, value)| text += &format!("{}.{key} = {value}\n", stage.id));

@@ -33,6 +33,33 @@ pub fn compare(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint)
     Ok(notes)
 }
 
+/// The same for a run that is resumed: the values of the keys `rounding` may differ, which a note reports.
+///
+/// # Errors
+/// [`Usage`] with every other setting that differs.
+pub fn compare_to_resume(
+    checkpoint: &Path,
+    then: Option<&Fingerprint>,
+    now: &Fingerprint,
+    rounding: &[String],
+) -> Result<Vec<String>> {
+    let Some(then) = then else { return Ok(Vec::new()) };
+    let (mut then, mut changed) = (then.clone(), Vec::new());
+    for key in rounding {
+        if let (Some(before), Some(now)) = (then.configuration.get_mut(key), now.configuration.get(key))
+            && before != now
+        {
+            changed.push(format!(
+                "{key} was {before} and is {now} from here on: results will not be those of a run that always had one of \
+                 both"
+            ));
+            before.clone_from(now);
+        }
+    }
+    changed.extend(compare(checkpoint, Some(&then), now)?);
+    Ok(changed)
+}
+
 /// Every setting and input that differs, on a line each, and whether the code of a stage does.
 pub fn differences(then: &Fingerprint, now: &Fingerprint) -> (Vec<String>, bool) {
     let mut complete = then.clone();

@@ -188,7 +188,7 @@ fn deciding(plan: &Plan, hashes: &[(String, String)]) -> BTreeMap<String, String
     let mut deciding: BTreeMap<String, String> = hashes.iter().cloned().collect();
     deciding.insert("run.seed".into(), plan.run.seed.to_string());
     for stage in &plan.stages {
-        let values = plan.values(&stage.id, &[Effect::Results]);
+        let values = plan.values(&stage.id, &Effect::ON_BITS);
         deciding.extend(values.map(|(key, value)| (format!("{}.{key}", stage.id), value.to_string())));
     }
     deciding

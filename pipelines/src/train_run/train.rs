@@ -8,7 +8,7 @@ use super::status::{Hold, Status};
 use super::{calibrate, directory, explain, resume_checks, speed};
 use crate::engine::{Job, Stop, execute};
 use crate::machine::cores;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedStage};
 use crate::prepare_stages::prepare;
 use crate::pretrained::ModelFolder;
 use crate::problem::Usage;
@@ -17,7 +17,7 @@ use crate::show::{Banner, Explanation, Line, banner, sources};
 use anyhow::{Context, Result};
 use compute::cpu;
 use compute::kernels::gemm;
-use contract::{Resources, Saved, Snapshot, StageType, lock};
+use contract::{Effect, Resources, Saved, Snapshot, StageType, lock};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -221,8 +221,13 @@ pub(super) fn begin(
         }
         return Ok(Vec::new());
     };
-    let notes = resume_checks::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
-    session.notes.extend(notes);
+    let rounding = |stage: &PlannedStage| {
+        let values = plan.values(&stage.id, &[Effect::Rounding]);
+        values.map(|(key, _)| format!("{}.{key}", stage.id)).collect::<Vec<_>>()
+    };
+    let rounding: Vec<String> = plan.stages.iter().flat_map(rounding).collect();
+    let then = state.fingerprint.as_ref();
+    session.notes.extend(resume_checks::compare_to_resume(&checkpoint, then, &session.fingerprint, &rounding)?);
     session.notes.push(format!("resuming from {} after {} steps", checkpoint.display(), state.step));
     if state.step > session.env.schedule.steps {
         let (done, asked) = (state.step, session.env.schedule.steps);

@@ -59,15 +59,24 @@ fn short(number: f64) -> String {
     if plain.len() > 8 && exponent.len() < plain.len() { exponent } else { plain }
 }
 
-/// What the value of a key affects. A run may only be resumed with the same values of keys that affect results.
+/// What the value of a key affects. A run may only be resumed with the same values of keys that affect
+/// [results](Self::Results).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Results.
     Results,
+    /// Results, but only as far as rounding goes. A run may be resumed with another value, and says so; its results are then
+    /// not those of a run that always had one of both.
+    Rounding,
     /// Whether the run fails. The data that could not be read enters the fingerprint by its content.
     Failure,
     /// Where files are. What is read from them enters the fingerprint by its content.
     Location,
+}
+
+impl Effect {
+    /// Those on which the bits of results depend.
+    pub const ON_BITS: [Self; 2] = [Self::Results, Self::Rounding];
 }
 
 /// The keys of a table, one per field of its settings, in the order of the fields.

@@ -19,7 +19,8 @@ use syn::{Attribute, Data, DeriveInput, Error, Expr, ExprUnary, Field, Fields, L
 /// - `#[key(min = 0, max = 1)]` sets the smallest and the largest valid number.
 /// - `#[key(default = 0.5)]` sets the default. If any field has one, `Default` is implemented for the struct; fields
 ///   without this attribute get the default of their type.
-/// - `#[key(location)]` and `#[key(failure)]` mark keys that do not affect results (`contract::Effect`).
+/// - `#[key(location)]` and `#[key(failure)]` mark keys that do not affect results, `#[key(rounding)]` those that only affect
+///   how they are rounded (`contract::Effect`).
 #[proc_macro_derive(StageKeys, attributes(key))]
 pub fn stage_keys(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = syn::parse_macro_input!(input as DeriveInput);
@@ -227,11 +228,12 @@ fn key_attributes(attributes: &[Attribute]) -> Result<KeyAttributes> {
             match () {
                 () if meta.path.is_ident("location") => found.effect = "Location",
                 () if meta.path.is_ident("failure") => found.effect = "Failure",
+                () if meta.path.is_ident("rounding") => found.effect = "Rounding",
                 () if meta.path.is_ident("min") => found.min = Some(bound(&meta)?),
                 () if meta.path.is_ident("max") => found.max = Some(bound(&meta)?),
                 () if meta.path.is_ident("default") => found.default = Some(meta.value()?.parse()?),
                 () => {
-                    let known = "`default = …`, `min = …`, `max = …`, `location` or `failure`";
+                    let known = "`default = …`, `min = …`, `max = …`, `location`, `failure` or `rounding`";
                     return Err(meta.error(format!("expected {known}; a key affects results if nothing is said")));
                 }
             }
@@ -339,7 +341,7 @@ mod tests {
             }
         };
         let messages: Vec<String> = items(&input).unwrap_err().into_iter().map(|error| error.to_string()).collect();
-        let expected = ["a key needs a doc comment", "`location` or `failure`", "expected a number"];
+        let expected = ["a key needs a doc comment", "`failure` or `rounding`", "expected a number"];
         assert_eq!(messages.len(), expected.len(), "{messages:?}");
         for (message, expected) in messages.iter().zip(expected) {
             assert!(message.contains(expected), "{message}");

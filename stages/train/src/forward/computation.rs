@@ -13,7 +13,8 @@ pub struct Computation {
     pub batching: Batching,
     /// "f32"; "bf16": operands of matrix products are rounded to bfloat16, sums are f32; "int8": those of products with
     /// parameters are rounded to eight bits, everything else is as with "bf16"; or "auto": bf16 if the CPU multiplies it
-    /// faster than f32.
+    /// faster than f32. May be changed when a run is resumed.
+    #[key(rounding)]
     pub precision: ComputePrecision,
 }
 
