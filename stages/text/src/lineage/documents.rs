@@ -210,7 +210,7 @@ mod tests {
         let text = format!("{}needle in a\nhaystack, a needle {}", "ä".repeat(40), "ß".repeat(40));
         let found = hit(3, &text, &memmem::Finder::new("needle")).unwrap();
         assert_eq!((found.row, found.times, &text[found.bytes.clone()]), (3, 2, "needle"));
-        assert_eq!(found.excerpt, format!("{}needle in a haystack, a needle {}", "ä".repeat(16), "ß".repeat(3)));
+        assert_eq!(found.excerpt, format!("{}needle in a haystack, a needle {}", "ä".repeat(16), "ß".repeat(4)));
         assert_eq!(hit(3, &text, &memmem::Finder::new("thread")), None);
     }
 }
