@@ -3,6 +3,7 @@
 //! A [`Mixture`] gives the share of each source at every step. An [`Allocation`] turns shares into whole sequences: how
 //! many of a step's sequences come from each source, and in which lane. It is computed from the first step of the run
 //! by every stage that needs it, and depends only on the configuration and the sizes of the sources.
+use crate::env::Env;
 use crate::packet::Packet;
 use crate::settings::{BatchShape, Corpus};
 use crate::step::Step;
@@ -153,6 +154,12 @@ impl Allocation {
             earlier: VecDeque::from([vec![0.0; sources]]),
             ahead: vec![vec![0; lanes]; sources],
         }
+    }
+
+    /// The allocation of the run, if it mixes several sources.
+    pub fn of(env: &Env) -> Option<Self> {
+        let sizes = env.resources.get::<SourceSizes>().unwrap_or_default();
+        Some(Self::new(env.resources.get::<Mixture>()?, env.shape, &sizes))
     }
 
     /// Sequences so far, by source.

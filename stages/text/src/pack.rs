@@ -131,7 +131,7 @@ impl Settings for Concat {
             seed: self.seed(env),
             stride: stride.clamp(1, env.shape.length),
             document_start: env.resources.get::<DocumentStart>().map_or(vocabulary.end_of_text, |start| start.0),
-            allocation: allocation(env),
+            allocation: Allocation::of(env),
             allocated: None,
             lanes: BTreeMap::new(),
             validating: None,
@@ -143,7 +143,7 @@ impl Settings for Concat {
     }
 
     fn draws(&self, env: &Env) -> Option<Box<dyn Draws>> {
-        Some(Box::new(PoolDraws::new(env.shape, &self.pools(env), self.seed(env), allocation(env))))
+        Some(Box::new(PoolDraws::new(env.shape, &self.pools(env), self.seed(env), Allocation::of(env))))
     }
 
     /// The sequences that lanes draw from, and windows of validation documents.
@@ -163,13 +163,6 @@ impl Settings for Concat {
         let (micro_batches, sequences) = (self.micro_batches, self.micro_batch_size);
         Some(BatchShape { micro_batches, lanes: self.lanes(), sequences, length: self.sequence_length })
     }
-}
-
-/// Which sources fill the sequences of a step, if there are several.
-fn allocation(env: &Env) -> Option<Allocation> {
-    let mixture = env.resources.get::<Mixture>()?;
-    let sizes = env.resources.get::<SourceSizes>().unwrap_or_default();
-    Some(Allocation::new(mixture, env.shape, &sizes))
 }
 
 /// What decides the order of a lane's pools.

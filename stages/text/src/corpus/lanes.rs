@@ -8,7 +8,7 @@ use crate::parquet::documents::BATCH_BYTES;
 use crate::support::permutation::Permutation;
 use anyhow::{Context, Result};
 use arrow::array::UInt32Array;
-use contract::{Allocation, BatchShape, Env, Lane, Mixture, Purpose, Schedule, Snapshot, SourceSizes, Step};
+use contract::{Allocation, BatchShape, Env, Lane, Mixture, Purpose, Schedule, Snapshot, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -130,10 +130,10 @@ impl LaneReader {
     /// A reader for the lanes of `env`. The index must have training rows.
     pub fn new(index: Arc<CorpusIndex>, env: &Env) -> Self {
         let (schedule, seed, shape, lanes) = (env.schedule, env.seed, env.shape, u64::from(env.shape.lanes));
-        let mixed = env.resources.get::<Mixture>().and_then(|mixture| {
-            let sizes = env.resources.get::<SourceSizes>().unwrap_or_default();
-            Some((mixture.position(&env.stage)?, Allocation::new(mixture, shape, &sizes)))
-        });
+        let mixed = env
+            .resources
+            .get::<Mixture>()
+            .and_then(|mixture| Some((mixture.position(&env.stage)?, Allocation::of(env)?)));
         let (allocations, state) = (BTreeMap::new(), BTreeMap::new());
         Self { index, schedule, seed, shape, lanes, mixed, allocations, state }
     }

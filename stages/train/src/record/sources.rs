@@ -36,8 +36,7 @@ impl Sources {
     pub fn of(env: &Env) -> Option<Self> {
         let mixture = env.resources.get::<Mixture>()?;
         let sizes = env.resources.get::<SourceSizes>().unwrap_or_default();
-        let allocation = Allocation::new(Arc::clone(&mixture), env.shape, &sizes);
-        Some(Self { mixture, sizes, allocation, length: env.shape.length })
+        Some(Self { mixture, sizes, allocation: Allocation::of(env)?, length: env.shape.length })
     }
 
     /// What has been trained on after `step`.
