@@ -239,11 +239,9 @@ fn first_difference(
     for step in span.start + 1..=span.end {
         let lines = (recorded.get(&step).cloned(), replayed.get(&step).cloned());
         // When validation is due may be changed during a run, and a replay that ends at a step is not validated there.
-        // Blocks are measured when validation is due.
-        let bare = |line: StepLine| StepLine { blocks: BTreeMap::new(), ..line.not_validated() };
         let (recorded, replayed) = match lines {
             (Some(a), Some(b)) if a.validation_loss.is_none() || b.validation_loss.is_none() => {
-                (Some(bare(a)), Some(bare(b)))
+                (Some(a.not_validated()), Some(b.not_validated()))
             }
             lines => lines,
         };

@@ -106,13 +106,14 @@ impl StepLine {
         if self.tok_per_sec > 0.0 { tokens / self.tok_per_sec } else { 0.0 }
     }
 
-    /// The line without what was found by validation.
+    /// The line as it would be if the run did not validate after the step: without what validation has found, and without
+    /// blocks.
     #[must_use]
     pub fn not_validated(mut self) -> Self {
         for source in self.sources.values_mut() {
             (source.validation_loss, source.bits_per_byte) = (None, None);
         }
-        Self { validation_loss: None, bits_per_byte: None, ..self }
+        Self { validation_loss: None, bits_per_byte: None, blocks: BTreeMap::new(), ..self }
     }
 }
 

@@ -247,8 +247,8 @@ impl Stage for RecordStage {
                 && let Some(line) = written.iter().find(|line| line.step == last.step && line.loss == last.loss)
             {
                 *last = line.clone().not_validated();
-                if !self.schedule.validates(last.step) {
-                    last.blocks.clear();
+                if self.schedule.validates(last.step) {
+                    last.blocks.clone_from(&line.blocks);
                 }
             }
             self.open_sinks(&run_dir, written)?;
