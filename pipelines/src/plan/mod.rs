@@ -4,7 +4,7 @@
 //! - `overrides`: what the command line changes
 //! - `initial`: what the model that the run starts from determines
 //! - `resolve`: every key known, every value of its type, defaults filled in
-//! - [`RunSettings`]: the `[run]` table
+//! - [`RunSettings`]: the `[run]` table; [`PlannedStage`]: a stage of the graph
 //! - `wire`: which stage feeds which; `goal`: what the graph is for, and whether each stage has a place in it
 //! - `whole`: checks of files, sizes and memory, which `check`, `run`, `explain` and `--dry-run` share
 //! - `tables`: a configuration as it is, for commands that need no plan
@@ -22,6 +22,7 @@ mod registry;
 mod render;
 mod resolve;
 mod run;
+mod stage;
 mod syntax;
 mod tables;
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod wire;
 pub use overrides::{Change, Changed, Overrides};
 pub use registry::{check_registry, find_type};
 pub use run::RunSettings;
+pub use stage::PlannedStage;
 pub use values::{Entry, Table};
 pub use whole::Scope;
 pub use wire::Edge;
@@ -47,7 +49,7 @@ pub(crate) use values::{json_of_item, shorten_floats, toml_key, toml_of};
 pub(crate) use wire::order;
 
 use crate::problem::{Diagnostic, Origin, Problems};
-use contract::{Effect, Env, Facts, Goal, Key, Memory, Mixture, ModelFacts, Settings, StageKeys, StageType, Updates};
+use contract::{Effect, Facts, Goal, Mixture, ModelFacts, Settings, StageKeys, StageType, Updates};
 use resolve::{COMMON, Schema};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -64,40 +66,6 @@ pub struct Plan {
     pub resolved: Resolved,
     /// What the graph is for.
     pub goal: Goal,
-}
-
-/// One stage of a [`Plan`].
-#[derive(Clone)]
-pub struct PlannedStage {
-    /// Its name in the plan.
-    pub id: String,
-    /// Its type in the registry; empty for a plan made in code.
-    pub type_name: &'static str,
-    /// The keys of its type, with what each affects; `None` of a stage that only observes.
-    pub keys: Option<Vec<Key>>,
-    /// What its table says.
-    pub settings: Arc<dyn Settings>,
-    /// For each port of its settings, what feeds it.
-    pub inputs: Vec<Vec<Edge>>,
-}
-
-impl PlannedStage {
-    /// `env` for this stage.
-    pub fn env(&self, env: &Env) -> Env {
-        Env { stage: self.id.clone(), ..env.clone() }
-    }
-
-    /// The peak memory of the stages that it becomes: see [`Settings::memory`].
-    pub fn memory(&self, env: &Env) -> Memory {
-        self.settings.memory(&self.env(env))
-    }
-}
-
-impl std::fmt::Debug for PlannedStage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let PlannedStage { id, type_name, inputs, .. } = self;
-        write!(f, "{id} ({type_name}) ← {inputs:?}")
-    }
 }
 
 /// A complete configuration. Two are equal if their values are, whatever the origins of the values.
