@@ -133,10 +133,9 @@ impl Side {
     /// Why it was not kept, and the duplicate that was kept instead.
     fn absent(&self, id: &str) -> (String, Option<String>) {
         let Some(row) = self.rows.get(id) else { return ("not in the input".into(), None) };
-        match self.version.outcomes.value(*row) {
-            "dropped" => (format!("dropped: {}", self.version.catalog.dropped(*row).unwrap_or_default()), None),
-            outcome => (outcome.to_owned(), self.duplicates.get(id).map(|line| line.0.clone())),
-        }
+        let is_dropped = self.version.outcomes.value(*row) == "dropped";
+        let duplicate = self.duplicates.get(id).filter(|_| !is_dropped);
+        (self.version.outcome(*row), duplicate.map(|line| line.0.clone()))
     }
 }
 

@@ -387,6 +387,14 @@ impl Previous {
         Ok((0..table.num_rows()).map(pair).collect())
     }
 
+    /// What has become of a row: the name of its verdict, or why a stage has dropped it.
+    pub fn outcome(&self, row: usize) -> String {
+        match self.outcomes.value(row) {
+            "dropped" => format!("dropped: {}", self.catalog.dropped(row).unwrap_or_default()),
+            outcome => outcome.to_owned(),
+        }
+    }
+
     /// Every duplicate: what is kept in its place, the document it was compared with, and their similarity.
     pub fn duplicates(&self) -> Result<HashMap<String, (String, String, f64)>> {
         let table = read_parquet(&self.path.join(DUPLICATES), &duplicates_schema())?;

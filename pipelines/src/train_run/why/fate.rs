@@ -22,12 +22,10 @@ pub fn of_prepared(source_id: &str, source: &SourceDocuments, id: &str) -> Resul
     for folder in source.folders().into_iter().filter(|folder| folder.join(MANIFEST).is_file()) {
         let version = Previous::read(0, &folder, ReadFor::Comparison)?;
         let Some(row) = (0..version.catalog.len()).find(|row| version.catalog.id(*row) == id) else { continue };
-        let verdict = version.outcomes.value(row);
-        let duplicate = version.duplicates()?.remove(id);
-        let why = match (&duplicate, version.catalog.dropped(row)) {
-            (Some((kept, _, similarity)), _) => format!("{verdict} of {kept} (similarity {similarity:.3})"),
-            (None, Some(reason)) => format!("dropped: {reason}"),
-            (None, None) => verdict.to_owned(),
+        let (outcome, duplicate) = (version.outcome(row), version.duplicates()?.remove(id));
+        let why = match &duplicate {
+            Some((kept, _, similarity)) => format!("{outcome} of {kept} (similarity {similarity:.3})"),
+            None => outcome,
         };
         let why = format!("{why}, when {} was prepared", folder.display());
         let text = |column| version.catalog.string(column, row).map(str::to_owned);
