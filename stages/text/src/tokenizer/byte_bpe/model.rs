@@ -78,29 +78,16 @@ impl Model {
 
     /// The number of bytes that a token stands for.
     pub fn bytes(&self, id: u32) -> usize {
-        self.tokens.get(&id).map_or(0, |token| match token.chars().all(|c| byte(c).is_some()) {
-            true => token.chars().count(),
-            false => token.len(),
-        })
+        let mut text = Vec::new();
+        self.tokens.get(&id).into_iter().for_each(|token| spell_out(token, &mut text));
+        text.len()
     }
 
     /// The text of `ids`, as Hugging Face's `ByteLevel` decodes it: bytes that are not UTF-8 become replacement
     /// characters, and unknown ids are skipped.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut text = Vec::new();
-        for token in ids.iter().filter_map(|id| self.tokens.get(id)) {
-            let from = text.len();
-            for c in token.chars() {
-                match byte(c) {
-                    Some(byte) => text.push(byte),
-                    None => {
-                        text.truncate(from);
-                        text.extend_from_slice(token.as_bytes());
-                        break;
-                    }
-                }
-            }
-        }
+        ids.iter().filter_map(|id| self.tokens.get(id)).for_each(|token| spell_out(token, &mut text));
         String::from_utf8(text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
     }
 
@@ -157,6 +144,19 @@ impl Model {
             }
         }
         whole
+    }
+}
+
+/// Appends the bytes that a token stands for: one for each letter of the alphabet of bytes, or those of its spelling, if it
+/// has other letters.
+fn spell_out(token: &str, text: &mut Vec<u8>) {
+    let from = text.len();
+    for c in token.chars() {
+        let Some(byte) = byte(c) else {
+            text.truncate(from);
+            return text.extend_from_slice(token.as_bytes());
+        };
+        text.push(byte);
     }
 }
 
