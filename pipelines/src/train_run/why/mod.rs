@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use text::{About, CorpusIndex, Fate, Lineage, SourceDocuments, Tokenizer};
-use train::record::{METRICS_FILE, read_metrics};
+use train::record::{FromEnd, METRICS_FILE, StepLine};
 
 /// A question about a run.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ impl Run {
         })?;
         let indices: Vec<Arc<CorpusIndex>> = sources.iter().map(|(_, source)| Arc::clone(&source.index)).collect();
         Ok(Self {
-            done: read_metrics(&run.join(METRICS_FILE))?.last().map_or(0, |line| line.step),
+            done: FromEnd::<StepLine>::open(&run.join(METRICS_FILE))?.next().map_or(0, |line| line.step),
             steps: env.schedule.steps,
             shape: env.shape,
             lineage: Lineage::new(draws, env.shape, env.seed, &indices),
@@ -181,13 +181,13 @@ impl Run {
                 let (verb, unit, spent) = ("Searching".to_owned(), Unit::Things("documents"), began.elapsed());
                 line.work(&Work { verb, done, total, unit, spent });
             };
-            let Some(hits) = source.search(wanted, &mut progress)? else { continue };
+            let Some(hits) = source.search(wanted, self.tokenizer.as_deref(), &mut progress)? else { continue };
             has_texts = true;
             let about = source.about(&hits.iter().map(|hit| hit.row).collect::<Vec<_>>())?;
             for (hit, about) in hits.into_iter().zip(about) {
                 let described = self.described((number, Some(hit.row)), about)?;
-                let tokens = self.tokens_of(source, hit.row, &hit.bytes)?;
-                documents.push(OfDocument { times: Some(hit.times), excerpt: Some(hit.excerpt), tokens, ..described });
+                let (times, excerpt, tokens) = (Some(hit.times), Some(hit.excerpt), hit.tokens);
+                documents.push(OfDocument { times, excerpt, tokens, ..described });
             }
         }
         line.finish();
@@ -202,20 +202,6 @@ impl Run {
         self.seen(documents, |of, passage| {
             of.tokens.is_none_or(|[from, to]| passage.tokens[0] < to && from < passage.tokens[1])
         })
-    }
-
-    /// The tokens of the document in `row` that contain these bytes of its text, if a tokenizer is known.
-    fn tokens_of(
-        &self,
-        source: &SourceDocuments,
-        row: u64,
-        bytes: &std::ops::Range<usize>,
-    ) -> Result<Option<[u32; 2]>> {
-        let (Some(tokenizer), Some(text)) = (&self.tokenizer, source.text(row)?) else { return Ok(None) };
-        let starts = tokenizer.starts(&text)?;
-        let from = starts.partition_point(|start| *start <= bytes.start).saturating_sub(1);
-        let to = starts.partition_point(|start| *start < bytes.end);
-        Ok(Some([from as u32, to as u32]))
     }
 
     /// What is known of a document, without the steps that have seen it.

@@ -6,7 +6,7 @@ use crate::parquet::about::About;
 use crate::parquet::documents::{DocumentStore, Seen};
 use crate::parquet::tokens::TokenStore;
 use crate::support::on_all_cores::on_all_cores;
-use crate::{Progress, TextProblem};
+use crate::{Progress, TextProblem, Tokenizer};
 use anyhow::Result;
 use contract::Resources;
 use memchr::memmem;
@@ -53,8 +53,8 @@ pub struct Hit {
     pub row: u64,
     /// How often the text occurs in it.
     pub times: usize,
-    /// The bytes of the first occurrence in the text of the row, as it is tokenized.
-    pub bytes: Range<usize>,
+    /// The tokens of the first occurrence: from, up to; `None` if no tokenizer is known.
+    pub tokens: Option<[u32; 2]>,
     /// The first occurrence, with some text before and after it.
     pub excerpt: String,
 }
@@ -121,27 +121,12 @@ impl SourceDocuments {
         Ok(Fate::NotUsed(why))
     }
 
-    /// The text of a row, as it is tokenized; empty if a stage drops it.
-    ///
-    /// # Errors
-    /// If it cannot be read, or a stage fails.
-    pub fn text(&self, row: u64) -> Result<Option<String>> {
-        let Store::Texts(store, stages) = &self.rows else { return Ok(None) };
-        let mut found = String::new();
-        stages.build()?.each(store, [row], |text, dropped| {
-            if dropped.is_none() {
-                found = text.to_owned();
-            }
-        })?;
-        Ok(Some(found))
-    }
-
     /// The rows whose texts, as they are tokenized, contain `wanted`, in order; those that are not used are left out.
-    /// `None` if the files have no texts. Progress is in rows.
+    /// `None` if the files have no texts. Their tokens are those of `tokenizer`. Progress is in rows.
     ///
     /// # Errors
-    /// If a file cannot be read, or a stage fails.
-    pub fn search(&self, wanted: &str, progress: Progress) -> Result<Option<Vec<Hit>>> {
+    /// If a file cannot be read, a stage fails, or a text cannot be tokenized.
+    pub fn search(&self, wanted: &str, tokenizer: Option<&Tokenizer>, progress: Progress) -> Result<Option<Vec<Hit>>> {
         let Store::Texts(store, stages) = &self.rows else { return Ok(None) };
         let finder = memmem::Finder::new(wanted);
         let mut used: Vec<u64> =
@@ -150,12 +135,12 @@ impl SourceDocuments {
         let pieces: Vec<&[u64]> = used.chunks(ROWS_AT_ONCE as usize).collect();
         let start = || anyhow::Ok((stages.build()?, Vec::new()));
         let found = on_all_cores(&pieces, progress, used.len() as u64, start, |(chain, hits), _, rows| {
-            let mut all = rows.iter();
+            let (mut all, mut found) = (rows.iter(), Ok(()));
             chain.each(store, rows.iter().copied(), |text, dropped| {
-                let (Some(row), None) = (all.next(), dropped) else { return };
-                hits.extend(hit(*row, text, &finder));
+                let (Some(row), None, Ok(())) = (all.next(), dropped, &found) else { return };
+                found = hit(*row, text, &finder, tokenizer).map(|hit| hits.extend(hit));
             })?;
-            Ok(rows.len() as u64)
+            found.map(|()| rows.len() as u64)
         })?;
         let mut hits: Vec<Hit> = found.into_iter().flat_map(|(_, hits)| hits).collect();
         hits.sort_by_key(|hit| hit.row);
@@ -191,14 +176,23 @@ fn why_not_used(store: &DocumentStore, stages: &RowStages, row: u64) -> Result<S
 }
 
 /// What was found in the text of a row.
-fn hit(row: u64, text: &str, finder: &memmem::Finder) -> Option<Hit> {
+fn hit(row: u64, text: &str, finder: &memmem::Finder, tokenizer: Option<&Tokenizer>) -> Result<Option<Hit>> {
     let mut all = finder.find_iter(text.as_bytes());
-    let first = all.next()?;
+    let Some(first) = all.next() else { return Ok(None) };
     let bytes = first..first + finder.needle().len();
     let from = text.floor_char_boundary(first.saturating_sub(AROUND));
     let to = text.ceil_char_boundary((bytes.end + AROUND).min(text.len()));
     let excerpt = text[from..to].split_whitespace().collect::<Vec<_>>().join(" ");
-    Some(Hit { row, times: 1 + all.count(), bytes, excerpt })
+    let tokens = tokenizer.map(|tokenizer| tokens_of(tokenizer, text, &bytes)).transpose()?;
+    Ok(Some(Hit { row, times: 1 + all.count(), tokens, excerpt }))
+}
+
+/// The tokens of a text that contain some of its bytes: from, up to.
+fn tokens_of(tokenizer: &Tokenizer, text: &str, bytes: &Range<usize>) -> Result<[u32; 2]> {
+    let starts = tokenizer.starts(text)?;
+    let from = starts.partition_point(|start| *start <= bytes.start).saturating_sub(1);
+    let to = starts.partition_point(|start| *start < bytes.end);
+    Ok([from as u32, to as u32])
 }
 
 #[cfg(test)]
@@ -208,9 +202,27 @@ mod tests {
     #[test]
     fn an_excerpt_has_whole_characters() {
         let text = format!("{}needle in a\nhaystack, a needle {}", "ä".repeat(40), "ß".repeat(40));
-        let found = hit(3, &text, &memmem::Finder::new("needle")).unwrap();
-        assert_eq!((found.row, found.times, &text[found.bytes.clone()]), (3, 2, "needle"));
+        let hit = |wanted| hit(3, &text, &memmem::Finder::new(wanted), None).unwrap();
+        let found = hit("needle").unwrap();
+        assert_eq!((found.row, found.times, found.tokens), (3, 2, None));
         assert_eq!(found.excerpt, format!("{}needle in a haystack, a needle {}", "ä".repeat(16), "ß".repeat(4)));
-        assert_eq!(hit(3, &text, &memmem::Finder::new("thread")), None);
+        assert_eq!(hit("thread"), None);
+    }
+
+    #[test]
+    fn tokens_that_contain_bytes_are_found() {
+        let cache = tempfile::tempdir().unwrap();
+        let tokenizer = Tokenizer::gpt2(&crate::Cache::new(cache.path().to_str()), "<|endoftext|>").unwrap();
+        let text = "näïve needle: “in” a haystack";
+        let starts = tokenizer.starts(text).unwrap();
+        assert_eq!((starts.len(), starts[0]), (tokenizer.encode(text).unwrap().len(), 0));
+        let ids = tokenizer.encode(text).unwrap();
+        for wanted in ["needle", "ï", "in” a", "haystack"] {
+            let at = text.find(wanted).unwrap();
+            let [from, to] = tokens_of(&tokenizer, text, &(at..at + wanted.len())).unwrap().map(|token| token as usize);
+            let found = tokenizer.decode(&ids[from..to]).unwrap();
+            assert!(found.contains(wanted) || wanted == "ï", "{wanted}: {found}");
+            assert!(starts[from] <= at && starts.get(to).is_none_or(|next| *next >= at + wanted.len()));
+        }
     }
 }
