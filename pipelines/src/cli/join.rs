@@ -10,8 +10,9 @@ use std::path::PathBuf;
 /// Join a run that another host has started with --listen
 ///
 /// This host needs only this program: configuration, parameters and batches come from the head. It computes a share of each
-/// step until the run ends: in proportion to its workers, of which no host can have more than the head. It may leave (SIGINT) and join at any time; results do not
-/// depend on it. Nothing is encrypted: in a network that others use, connect through a tunnel.
+/// step until the run ends: in proportion to its workers, of which no host can have more than the head. It may leave
+/// (SIGINT) and join at any time; results do not depend on it. Nothing is encrypted: in a network that others use, connect
+/// through a tunnel.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline join big-box:7420 --secret-file secret

@@ -1,7 +1,6 @@
 //! `pipeline status`: a run, its hosts, and what went wrong.
 use super::{Command, Context};
-use crate::problem::Usage;
-use crate::run_files::{Ran, is_run, look};
+use crate::run_files::{Ran, look, require_run};
 use crate::show::human::{ago, count, fit};
 use crate::train_run::hosts::HostsStatus;
 use crate::train_run::status::{State, now};
@@ -34,10 +33,7 @@ struct Report {
 
 impl Command for Status {
     fn run(&self, context: &Context) -> Result<()> {
-        if !is_run(&self.run) {
-            let why = "is not a run directory; `pipeline runs` lists the runs in runs/";
-            return Err(Usage::of(&self.run, why).into());
-        }
+        require_run(&self.run)?;
         let report = Report { ran: look(&self.run)?, hosts: HostsStatus::read(&self.run) };
         context.out.answer(self.json, &report, |columns| text(&report, columns, now()))
     }

@@ -1,6 +1,6 @@
 //! `pipeline verify`: replays parts of a run and compares.
 use super::{Command, Context};
-use crate::problem::Usage;
+use crate::run_files::require_run;
 use crate::show::human::{count, hang, time};
 use crate::show::{Align, table};
 use crate::train_run::verify::{Difference, Options, Replayed, Verification, verify};
@@ -42,10 +42,7 @@ impl Command for Verify {
     const COMPUTES: bool = true;
 
     fn run(&self, context: &Context) -> Result<()> {
-        if !crate::run_files::is_run(&self.run) {
-            let why = "is not a run directory; `pipeline runs` lists the runs in runs/";
-            return Err(Usage::of(&self.run, why).into());
-        }
+        require_run(&self.run)?;
         let seed = match self.seed {
             Some(seed) => seed,
             None => getrandom::u32().map(u64::from).map_err(|error| anyhow!("no random numbers: {error}"))?,

@@ -1,7 +1,6 @@
 //! `pipeline why`: which documents are in a step, and which steps have seen a document.
 use super::{Command, Context};
-use crate::problem::Usage;
-use crate::run_files::is_run;
+use crate::run_files::require_run;
 use crate::show::human::{hang, printable};
 use crate::train_run::why::{Answer, InStep, OfDocument, OfDocuments, OfStep, Passage, Question, why};
 use anyhow::Result;
@@ -64,10 +63,7 @@ impl Asked {
 
 impl Command for Why {
     fn run(&self, context: &Context) -> Result<()> {
-        if !is_run(&self.run) {
-            let why = "is not a run directory; `pipeline runs` lists the runs in runs/";
-            return Err(Usage::of(&self.run, why).into());
-        }
+        require_run(&self.run)?;
         let answer = why(&self.run, &self.question.question(), context.stages, context.line())?;
         context.out.answer(self.json, &answer, |columns| match &answer {
             Answer::Step(step) => of_step(step, columns),

@@ -6,9 +6,23 @@ use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use train::record::METRICS_FILE;
 
+/// Levels of folders in which `pipeline watch` and `serve` look for runs: `DIR/EXPERIMENT/RUN`, and one more.
+pub const DEPTH: usize = 3;
+
 /// Whether `folder` is a run directory.
 pub fn is_run(folder: &Path) -> bool {
     [CONFIG_FILE, METRICS_FILE, LOCK_FILE].iter().any(|name| folder.join(name).is_file())
+}
+
+/// Rejects a folder that is no run directory.
+///
+/// # Errors
+/// [`Usage`], with the closest name if there is no such folder.
+pub fn require_run(folder: &Path) -> Result<()> {
+    match is_run(folder) {
+        true => Ok(()),
+        false => Err(Usage::of(folder, "is not a run directory; `pipeline runs` lists the runs in runs/").into()),
+    }
 }
 
 /// The run directories in `folder`, sorted, or `folder` itself if it is one. With a `depth` of 2, also those in folders

@@ -9,8 +9,8 @@ mod interval;
 mod samples;
 mod summary;
 
-pub use find::{find, is_run};
+pub use find::{DEPTH, find, is_run, require_run};
 pub use history::{Along, History};
 pub use interval::Interval;
 pub use samples::{Sample, last_sample, samples_of};
-pub use summary::{Ran, look};
+pub use summary::{RECENT, Ran, look};

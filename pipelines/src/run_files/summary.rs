@@ -9,7 +9,7 @@ use train::checkpoint;
 use train::record::{FromEnd, METRICS_FILE, StepLine};
 
 /// Number of steps for the median speed of a run.
-const RECENT: usize = 20;
+pub const RECENT: usize = 20;
 
 /// A run, as `pipeline runs --json` shows it.
 #[derive(Clone, Debug, Serialize)]

@@ -2,7 +2,7 @@
 use super::filter::Filter;
 use crate::curves::Point;
 use crate::plan::{Table, configuration};
-use crate::run_files::{Along, History, Ran, find, look};
+use crate::run_files::{Along, DEPTH, History, Ran, find, look};
 use crate::train_run::CONFIG_FILE;
 use crate::train_run::status::{STATUS_FILE, State, read as read_status};
 use anyhow::{Context, Result};
@@ -14,9 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use train::record::METRICS_FILE;
-
-/// Runs are looked for in so many levels of folders: `DIR/EXPERIMENT/RUN`, and one more.
-const DEPTH: usize = 3;
 
 /// The runs below a folder.
 pub struct Library {

@@ -1,6 +1,6 @@
 //! What is known of a run.
 use crate::problem::Usage;
-use crate::run_files::{History, Interval, Sample, find, is_run, last_sample, look};
+use crate::run_files::{DEPTH, History, Interval, RECENT, Sample, find, is_run, last_sample, look};
 use crate::show::human::{clock, count, decimal, time};
 use crate::train_run::ENVIRONMENT_FILE;
 use crate::train_run::status::{self, State, Status};
@@ -9,11 +9,6 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use train::record::StepLine;
-
-/// Levels of folders in which runs are looked for, as for `pipeline serve`.
-const DEPTH: usize = 3;
-/// Steps over which the shown rate is a median.
-const RECENT: usize = 20;
 
 /// A run, as far as its files have been read.
 pub struct View {
