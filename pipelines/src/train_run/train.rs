@@ -60,14 +60,13 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
             return Err(error);
         }
     };
-    let introduction = banner(&introduction(&session, &plan, run_dir), line.columns());
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
-    lock(&printer).line.note(&introduction);
-    if !session.uses.is_empty() {
-        let columns = lock(&printer).line.columns();
-        lock(&printer).line.note(&format!("\n{}\n", sources(&session.uses, columns)));
+    let stop = Arc::new(Stop::default());
+    if hosts.is_none() {
+        // Before the banner: from its first line on, a signal ends the run in order.
+        stop_on_signal(&interruption, &stop, &printer)?;
     }
-    session.notes.iter().for_each(|note| lock(&printer).line.note(&format!("note: {note}")));
+    introduce(&session, &plan, run_dir, &mut lock(&printer).line);
     let continuer = Continuer::new(&session.model.config, &options.stages, &session.env.resources, plan.run.seed);
     session.env.resources.insert(Arc::new(Continuation(Box::new(continuer))));
     session.env.resources.insert(Arc::new(Reporter(Box::new(Shared(Arc::clone(&printer))))));
@@ -76,7 +75,7 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
     hold.tell(&status)?;
     let job = Job { stages: plan.stages.clone(), env: session.env.clone(), saved, prefetch: plan.run.prefetch };
     let ended = match hosts {
-        None => alone(job, &interruption, &printer),
+        None => alone(job, stop),
         Some(hosts) => hosts.invitation().and_then(|invitation| {
             let (noted, said) = (Arc::clone(&printer), Arc::clone(&printer));
             lock(&printer).line.note(&invitation);
@@ -112,11 +111,24 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
     }
 }
 
-/// Runs the graph in this process. A signal ends it after the current step.
-fn alone(mut job: Job, interruption: &Interruption, printer: &Arc<Mutex<Printer>>) -> Result<Hosted> {
-    let (stop, noted) = (Arc::new(Stop::default()), Arc::clone(printer));
-    let signalled = Arc::clone(&stop);
-    interruption.ask(move |_| signalled.ask(), move |note| lock(&noted).line.warn(note))?;
+/// Prints the banner, the shares of a mixture's sources, and the notes.
+fn introduce(session: &Session, plan: &Plan, run_dir: &Path, line: &mut Line) {
+    let columns = line.columns();
+    line.note(&banner(&introduction(session, plan, run_dir), columns));
+    if !session.uses.is_empty() {
+        line.note(&format!("\n{}\n", sources(&session.uses, columns)));
+    }
+    session.notes.iter().for_each(|note| line.note(&format!("note: {note}")));
+}
+
+/// From here on, the first signal asks the run to stop after the current step.
+fn stop_on_signal(interruption: &Interruption, stop: &Arc<Stop>, printer: &Arc<Mutex<Printer>>) -> Result<()> {
+    let (stop, noted) = (Arc::clone(stop), Arc::clone(printer));
+    interruption.ask(move |_| stop.ask(), move |note| lock(&noted).line.warn(note))
+}
+
+/// Runs the graph in this process, until its last step or until it is asked to `stop`.
+fn alone(mut job: Job, stop: Arc<Stop>) -> Result<Hosted> {
     job.env.resources.insert(Arc::clone(&stop));
     let timings = execute(job)?;
     Ok(Hosted { timings, stopped: stop.last().map(|last| last + 1) })
