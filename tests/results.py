@@ -36,7 +36,7 @@ SHARDS = ["--set", "write.shards=16"]
 CASES = [
     ("wiki", "wiki", "wiki", ["--set", DUMPS, *SHORT]),
     ("wiki, bf16, masks", "wiki-bf16", "wiki", ["--set", DUMPS, *SHORT, "--set", 'forward.precision="bf16"', "--set",
-                                                "pack.mask_across_documents=true"]),
+                                                "pack.document_mask=true"]),
     ("quarter", "quarter", "quarter", ["--set", DUMPS, *SHORT]),
     ("llama", "llama", "llama", ["--set", DUMPS, *SHORT]),
     ("llama, muon", "llama-muon", "llama", ["--set", DUMPS, *SHORT, "--stage", "optimize=configs/stages/muon.toml"]),

@@ -22,6 +22,7 @@ pub const STAGES: &[StageType] = &[
     stage_type::<text::Deduplicate>("minhash"),
     stage_type::<text::Tokenize>("bpe"),
     stage_type::<text::Concat>("concat"),
+    stage_type::<text::BestFit>("best_fit"),
     stage_type::<text::Write>("parquet"),
     model_type::<train::forward::gpt2::Gpt2>("gpt2"),
     model_type::<train::forward::llama::Llama>("llama"),

@@ -77,13 +77,13 @@ fn smaller_micro_batches_of_the_same_lanes_learn_the_same_up_to_rounding() {
 
 #[test]
 fn leaves_of_unequal_targets_with_documents_masked() {
-    let more = ["--set", "forward.document_mask=true", "--set", "pack.mask_across_documents=true"];
-    same_for_all_workers(3, &more);
+    same_for_all_workers(3, &["--set", "pack.document_mask=true"]);
+    same_for_all_workers(3, &["--set", "pack.document_mask=true", "--set", "pack.type=best_fit"]);
 }
 
 #[test]
 fn another_model() {
-    let more = ["--stage", "forward=llama.toml", "--set", "forward.document_mask=true"];
+    let more = ["--stage", "forward=llama.toml", "--set", "pack.document_mask=true"];
     same_for_all_workers(3, &more);
 }
 
@@ -143,7 +143,7 @@ fn the_same_seed_gives_the_same_bits_and_another_gives_others() {
 fn masking_documents_changes_the_numbers() {
     let scratch = Scratch::new();
     scratch.train("open", &[]);
-    scratch.train("masked", &["--set", "forward.document_mask=true"]);
+    scratch.train("masked", &["--set", "pack.document_mask=true"]);
     let (open, masked) = (scratch.losses("open"), scratch.losses("masked"));
     assert_ne!(open, masked);
     assert!((open[5] - masked[5]).abs() < 0.5, "{open:?} and {masked:?} are different worlds");

@@ -27,15 +27,20 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("concat.micro_batch_size", &[], "pack.micro_batch_size=3"),
     ("concat.micro_batches", &[], "pack.micro_batches=3"),
     ("concat.lanes", &[], "pack.lanes=1"),
-    ("concat.mask_across_documents", &[], "pack.mask_across_documents=true"),
+    ("concat.document_mask", &[], "pack.document_mask=true"),
     ("concat.shuffle_tokens", &[], "pack.shuffle_tokens=0"),
+    ("best_fit.sequence_length", BEST_FIT, "pack.sequence_length=16"),
+    ("best_fit.micro_batch_size", BEST_FIT, "pack.micro_batch_size=3"),
+    ("best_fit.micro_batches", BEST_FIT, "pack.micro_batches=3"),
+    ("best_fit.lanes", BEST_FIT, "pack.lanes=1"),
+    ("best_fit.document_mask", BEST_FIT, "pack.document_mask=true"),
+    ("best_fit.shuffle_tokens", BEST_FIT, "pack.shuffle_tokens=0"),
     ("gpt2.layers", &[], "forward.layers=1"),
     ("gpt2.heads", &[], "forward.heads=4"),
     ("gpt2.width", &[], "forward.width=16"),
     ("gpt2.feed_forward", &[], "forward.feed_forward=48"),
     ("gpt2.context", &[], "forward.context=64"),
     ("gpt2.vocabulary", &[], "forward.vocabulary=320"),
-    ("gpt2.document_mask", &[], "forward.document_mask=true"),
     ("gpt2.precision", &[], "forward.precision=bf16"),
     ("llama.layers", LLAMA, "forward.layers=1"),
     ("llama.heads", LLAMA, "forward.heads=8"),
@@ -49,7 +54,6 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("llama.rms_epsilon", LLAMA, "forward.rms_epsilon=0.1"),
     ("llama.rope_theta", LLAMA, "forward.rope_theta=100.0"),
     ("llama.rope_scaling", LLAMA, "forward.rope_scaling={type=\"linear\", factor=2.0}"),
-    ("llama.document_mask", LLAMA, "forward.document_mask=true"),
     ("llama.precision", LLAMA, "forward.precision=bf16"),
     ("qwen3.layers", QWEN3, "forward.layers=1"),
     ("qwen3.heads", QWEN3, "forward.heads=8"),
@@ -63,7 +67,6 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("qwen3.rms_epsilon", QWEN3, "forward.rms_epsilon=0.1"),
     ("qwen3.rope_theta", QWEN3, "forward.rope_theta=100.0"),
     ("qwen3.rope_scaling", QWEN3, "forward.rope_scaling={type=\"linear\", factor=2.0}"),
-    ("qwen3.document_mask", QWEN3, "forward.document_mask=true"),
     ("qwen3.precision", QWEN3, "forward.precision=bf16"),
     ("nanochat.layers", NANOCHAT, "forward.layers=1"),
     ("nanochat.heads", NANOCHAT, "forward.heads=8"),
@@ -76,7 +79,6 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("nanochat.tied_head", NANOCHAT, "forward.tied_head=true"),
     ("nanochat.rms_epsilon", NANOCHAT, "forward.rms_epsilon=0.1"),
     ("nanochat.rope_theta", NANOCHAT, "forward.rope_theta=100.0"),
-    ("nanochat.document_mask", NANOCHAT, "forward.document_mask=true"),
     ("nanochat.precision", NANOCHAT, "forward.precision=bf16"),
     ("adamw.learning_rate", &[], "optimize.learning_rate=0.02"),
     ("adamw.embedding_learning_rate", &[], "optimize.embedding_learning_rate=0.02"),
@@ -129,7 +131,7 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("record.sinks", &[], "record.sinks=[\"jsonl\"]"),
     ("checkpoint.interval", &[], "checkpoint.interval=2"),
     ("checkpoint.keep", &[], "checkpoint.keep=1"),
-    ("tokens.paths", TOKENS, "read.paths=[\"version/v1/documents-00001.parquet\"]"),
+    ("tokens.paths", TOKENS, "read.paths=[\"version/v1/documents-train-00001.parquet\"]"),
     ("tokens.sample", TOKENS, "read.sample=1"),
     ("tokens.tokenizer", TOKENS, "read.tokenizer=other.json"),
     ("tokens.end_of_text", TOKENS, "read.end_of_text=<other>"),
@@ -138,6 +140,7 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("tokens.cache", TOKENS, "read.cache=elsewhere"),
 ];
 /// Other configurations that both runs have.
+const BEST_FIT: &[&str] = &["pack.type=best_fit"];
 const LLAMA: &[&str] = &["--stage", "forward=llama.toml"];
 const QWEN3: &[&str] = &["--stage", "forward=qwen3.toml"];
 const NANOCHAT: &[&str] = &["--stage", "forward=nanochat.toml"];

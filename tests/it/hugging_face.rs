@@ -247,9 +247,8 @@ fn the_loss_of_made_up_models_is_that_of_transformers() {
     scratch.write("documents.json", serde_json::to_string(&documents).unwrap());
     scratch.documents("documents.parquet", &documents);
     let (layers, heads, width, vocabulary, length, end_of_text) = (2, 4, 32, 300, 32, 0);
-    let document_mask = false;
     let feed_forward = 48;
-    let gpt2 = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask };
+    let gpt2 = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text };
     made_up(&scratch, "gpt2", &gpt2.model());
     let llama = LlamaShape {
         layers,
@@ -265,7 +264,6 @@ fn the_loss_of_made_up_models_is_that_of_transformers() {
         rope_theta: 1e4,
         rope_scaling: RopeScaling::None,
         end_of_text,
-        document_mask,
     };
     made_up(&scratch, "llama", &llama.model());
     // A token of its own begins each document.

@@ -3,7 +3,7 @@ use super::banner::corpus_line;
 use super::human::{bytes, clock, count, facts, rate, workers};
 use super::scaling::Scaling;
 use super::sources::{SourceUse, sources};
-use contract::Corpus;
+use contract::{Corpus, Packing};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -39,6 +39,9 @@ pub struct Explanation {
     pub measured: String,
     /// The corpus, if known.
     pub corpus: Option<Corpus>,
+    /// How its training documents fill sequences, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packing: Option<Packing>,
     /// What the run trains on of each source, if it mixes several and its length is known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceUse>,
@@ -103,6 +106,7 @@ impl Explanation {
             ("Step", format!("{} tokens: {leaves} micro-batches of {sequences} sequences of {length}", count(tokens))),
             ("Length", long),
             ("Corpus", self.corpus.as_ref().map(corpus_line).unwrap_or_default()),
+            ("Packing", self.packing.as_ref().map(packing).unwrap_or_default()),
             ("Memory", format!("about {}{delayed}: {}", bytes(self.peak_mb << 20), parts(&self.memory, bytes))),
             ("Time", time),
             ("Cores", self.cores()),
@@ -131,6 +135,18 @@ impl Explanation {
         let expected: Vec<String> = self.with_more_workers.iter().map(expected).collect();
         if expected.is_empty() { most } else { format!("{most}; with cores like these, about {}", expected.join(", ")) }
     }
+}
+
+/// How documents fill sequences.
+fn packing(packing: &Packing) -> String {
+    let Packing { documents, longer, split, .. } = packing;
+    format!(
+        "{:.2} % padding; of {} documents, {} are longer than a sequence, and {} of the others are split",
+        packing.padding_fraction() * 100.0,
+        count(*documents),
+        count(*longer),
+        count(*split)
+    )
 }
 
 /// A number before a unit, with a space if it has no prefix: `25.6 M`, `12 `.
@@ -164,6 +180,7 @@ mod tests {
                 train: CorpusPart { rows: 9_500, tokens: 7_200_000, bytes: 32_000_000 },
                 validation: CorpusPart { rows: 500, tokens: 380_000, bytes: 1_700_000 },
             }),
+            packing: Some(Packing { documents: 9_500, longer: 8_000, split: 700, positions: 7_200_000, padding: 0 }),
             sources: Vec::new(),
             notes: Vec::new(),
             scaling: None,
@@ -176,6 +193,8 @@ mod tests {
         Step     4.1 k tokens: 16 micro-batches of 2 sequences of 128
         Length   600 steps, 0.34 epochs
         Corpus   7.2 M tokens in 9.5 k rows, 32.0 MB; validation 380.0 k tokens
+        Packing  0.00 % padding; of 9.5 k documents, 8.0 k are longer than a sequence,
+                 and 700 of the others are split
         Memory   about 80.7 MB (up to 94.4 MB if workers are delayed): program 31.0 MB,
                  optimize 50.0 MB
         Time     about 4:49: 8.5 k tok/s on 2 workers (one micro-batch, forward and

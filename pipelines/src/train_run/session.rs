@@ -6,7 +6,8 @@ use crate::train_run::mixing;
 use anyhow::Result;
 use compute::kernels::gemm;
 use contract::{
-    BatchShape, Due, Effect, Env, Facts, ModelFacts, Prepared, Schedule, SourceSizes, Updates, ValidationStride,
+    BatchShape, Due, Effect, Env, Facts, ModelFacts, Packing, Prepared, Resources, Schedule, SourceSizes, Updates,
+    ValidationStride,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -71,7 +72,7 @@ impl Session {
         }
         let steps = match prepared.resources.get::<HoldOutAll>() {
             Some(_) => 0,
-            None => steps(plan, shape, corpus.train.tokens)?,
+            None => steps(plan, shape, corpus.train.tokens, filled(&prepared.resources))?,
         };
         let sizes = SourceSizes(prepared.corpora.clone());
         let uses = mixing::over_run(plan, shape, &sizes, steps)?;
@@ -169,8 +170,14 @@ pub fn idle_workers(plan: &Plan, workers: usize) -> Option<String> {
     })
 }
 
-/// Number of updates: `max_steps`, or as many as `max_epochs` passes over the training documents take.
-fn steps(plan: &Plan, shape: BatchShape, tokens: u64) -> Result<u64> {
+/// The fraction of the positions of training sequences that are tokens and not padding.
+pub fn filled(resources: &Resources) -> f64 {
+    1.0 - resources.get::<Packing>().map_or(0.0, |packing| packing.padding_fraction())
+}
+
+/// Number of updates: `max_steps`, or as many as `max_epochs` passes over the training documents take if so large a
+/// fraction of the positions is `filled`.
+fn steps(plan: &Plan, shape: BatchShape, tokens: u64, filled: f64) -> Result<u64> {
     if let Some(why) = shape.unfilled(tokens) {
         let next = "set `pack.sequence_length` lower or read more";
         return Err(Usage(format!("the training documents have {why}; {next}")).into());
@@ -179,7 +186,7 @@ fn steps(plan: &Plan, shape: BatchShape, tokens: u64) -> Result<u64> {
         (Some(steps), _) => return Ok(steps),
         (None, epochs) => epochs.unwrap_or(1.0),
     };
-    let steps = (epochs * tokens as f64 / shape.tokens() as f64).ceil();
+    let steps = (epochs * tokens as f64 / (shape.tokens() as f64 * filled)).ceil();
     Ok((steps as u64).max(1))
 }
 

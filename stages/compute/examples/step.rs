@@ -32,9 +32,8 @@ fn main() {
 fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: f64) {
     let &(name, layers, heads, width, length, sequences, vocabulary) = shape;
     let feed_forward = 4 * width;
-    let (end_of_text, document_mask) = (0, false);
-    let model =
-        Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask }.model();
+    let end_of_text = 0;
+    let model = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text }.model();
     let parameters = Parameters(model.facts().parameters.iter().map(|p| Arc::new(p.initial(1))).collect());
     let rows = sequences * length;
     let ids = |salt: usize| (0..rows).map(|i| ((i * 7919 + salt * 104_729) % vocabulary) as u32).collect::<Vec<_>>();
@@ -46,7 +45,7 @@ fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: 
         length,
         tokens: ids(1).into(),
         targets: ids(2).into(),
-        document_starts: vec![0; rows].into(),
+        document_starts: Vec::new().into(),
         documents: Vec::new().into(),
     };
 

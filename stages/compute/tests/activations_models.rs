@@ -8,7 +8,7 @@ use millrace_compute::models::{LlamaShape, NanoChatShape, Qwen3Shape, RopeScalin
 #[test]
 fn memory_matches_the_estimate() {
     // Shapes with distinct sizes, since the pool reuses buffers of equal size.
-    let (vocabulary, end_of_text, document_mask) = (311, 0, false);
+    let (vocabulary, end_of_text) = (311, 0);
     let (tied_head, rms_epsilon, rope_theta) = (true, 1e-5, 1e4);
     for (layers, heads, kv_heads, width, feed_forward, sequences, length) in
         [(2, 4, 2, 136, 318, 4, 91), (5, 4, 4, 208, 450, 2, 113), (1, 8, 1, 336, 900, 7, 67)]
@@ -27,7 +27,6 @@ fn memory_matches_the_estimate() {
             rope_theta,
             rope_scaling: RopeScaling::None,
             end_of_text,
-            document_mask,
         };
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             check_memory_estimate(&shape.model().with_precision(precision), sequences, length, vocabulary);

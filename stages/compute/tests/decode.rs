@@ -20,7 +20,6 @@ fn gpt2() -> Transformer {
         vocabulary: VOCABULARY,
         length: LENGTH,
         end_of_text: 0,
-        document_mask: false,
     }
     .model()
 }
@@ -40,7 +39,6 @@ fn llama_shape(tied_head: bool) -> LlamaShape {
         rope_theta: 10_000.0,
         rope_scaling: RopeScaling::None,
         end_of_text: 0,
-        document_mask: false,
     }
 }
 
@@ -75,8 +73,8 @@ fn whole(model: &dyn Model, parameters: &Parameters, tokens: &[u32]) -> Vec<f32>
         sequences: 1,
         length: tokens.len(),
         tokens: tokens.to_vec().into(),
-        targets: zeros.clone().into(),
-        document_starts: zeros.into(),
+        targets: zeros.into(),
+        document_starts: Vec::new().into(),
         documents: Vec::new().into(),
     };
     let hidden: Tensor = model.forward(parameters, &batch, false).hidden;

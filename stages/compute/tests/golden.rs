@@ -18,7 +18,7 @@ const WIDTH: usize = 72;
 const VOCABULARY: usize = 1009;
 const SEQUENCES: usize = 4;
 
-fn model(document_mask: bool) -> Transformer {
+fn model() -> Transformer {
     Gpt2Shape {
         layers: 3,
         heads: 6,
@@ -27,7 +27,6 @@ fn model(document_mask: bool) -> Transformer {
         vocabulary: VOCABULARY,
         length: LENGTH,
         end_of_text: 1008,
-        document_mask,
     }
     .model()
 }
@@ -52,7 +51,7 @@ fn batch(step: usize, from: usize, to: usize, masked: bool) -> Batch {
         length: LENGTH,
         tokens: cut(ids(&file, "tokens"), step).into(),
         targets: targets.into(),
-        document_starts: cut(ids(&file, "document_starts"), 0).into(),
+        document_starts: (if masked { cut(ids(&file, "document_starts"), 0) } else { Vec::new() }).into(),
         documents: Vec::new().into(),
     }
 }
@@ -60,7 +59,7 @@ fn batch(step: usize, from: usize, to: usize, masked: bool) -> Batch {
 #[test]
 fn logits_and_all_gradients_match_pytorch() {
     on_every_backend(|_| {
-        let (model, gradients) = (model(false), bytes("gradients.safetensors"));
+        let (model, gradients) = (model(), bytes("gradients.safetensors"));
         let parameters = parameters(&model);
         let batch = batch(0, 0, SEQUENCES, false);
         let forward = model.forward(&parameters, &batch, true);
@@ -75,7 +74,7 @@ fn logits_and_all_gradients_match_pytorch() {
 #[test]
 fn gradients_in_bfloat16_are_close_to_f32() {
     on_every_backend(|_| {
-        let model = model(false).with_precision(Precision::Bf16);
+        let model = model().with_precision(Precision::Bf16);
         let (gradients, parameters, batch) =
             (bytes("gradients.safetensors"), parameters(&model), batch(0, 0, SEQUENCES, false));
         let (_, targets, got) = learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch);
@@ -89,7 +88,7 @@ fn gradients_in_bfloat16_are_close_to_f32() {
 #[test]
 fn gradients_in_eight_bits_are_close_to_f32() {
     on_every_backend(|_| {
-        let model = model(false).with_precision(Precision::Int8);
+        let model = model().with_precision(Precision::Int8);
         let (gradients, parameters, batch) =
             (bytes("gradients.safetensors"), parameters(&model), batch(0, 0, SEQUENCES, false));
         let learn = |key: u64| {
@@ -111,7 +110,7 @@ fn gradients_in_eight_bits_are_close_to_f32() {
 #[test]
 fn documents_are_masked_and_ignored_targets_do_not_count() {
     on_every_backend(|_| {
-        let (model, gradients) = (model(true), bytes("gradients.safetensors"));
+        let (model, gradients) = (model(), bytes("gradients.safetensors"));
         let golden: serde_json::Value = serde_json::from_slice(&bytes("golden.json")).expect("golden.json");
         let parameters = parameters(&model);
         let batch = batch(0, 0, SEQUENCES, true);
@@ -143,7 +142,7 @@ fn ten_steps_match_pytorch() {
         let golden: serde_json::Value = serde_json::from_slice(&bytes("golden.json")).expect("golden.json");
         let of = |name: &str, step: usize| golden[name][step].as_f64().expect("a number");
         let option = |name: &str| golden["optimizer"][name].as_f64().expect("a number");
-        let model = model(false);
+        let model = model();
         let mut parameters = parameters(&model);
         let zeros =
             || -> Vec<Tensor> { model.facts().parameters.iter().map(|p| Tensor::zeros(p.shape.clone())).collect() };
@@ -185,7 +184,7 @@ fn ten_steps_match_pytorch() {
 fn one_sequence_at_a_time_gives_the_same_gradients() {
     on_every_backend(|_| {
         for mask in [false, true] {
-            let model: Arc<dyn Model> = Arc::new(model(mask));
+            let model: Arc<dyn Model> = Arc::new(model());
             let parameters = parameters(&*model);
             let batch = batch(0, 0, SEQUENCES, mask);
             let (loss, targets, whole) =
@@ -204,7 +203,7 @@ fn one_sequence_at_a_time_gives_the_same_gradients() {
 #[test]
 fn validation_gives_the_training_loss_and_runs_repeat_bit_for_bit() {
     on_every_backend(|backend| {
-        let model: Arc<dyn Model> = Arc::new(model(false));
+        let model: Arc<dyn Model> = Arc::new(model());
         let parameters = parameters(&*model);
         let batch = batch(3, 1, 4, false);
         let run = {

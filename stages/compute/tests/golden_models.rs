@@ -22,7 +22,7 @@ const KINDS: [(&str, &str); 6] = [
     ("nanochat", "untied"),
 ];
 
-fn model((name, head): (&str, &str), document_mask: bool) -> Transformer {
+fn model((name, head): (&str, &str)) -> Transformer {
     let (layers, heads, kv_heads, width, feed_forward, vocabulary, length) = (2, 4, 2, 32, 40, 61, LENGTH);
     let (tied_head, rope_theta, end_of_text) = (head == "tied", 10_000.0, 0);
     let rms_epsilon = if name == "llama" { 1e-5 } else { 1e-6 };
@@ -40,7 +40,6 @@ fn model((name, head): (&str, &str), document_mask: bool) -> Transformer {
         rope_theta,
         rope_scaling: RopeScaling::None,
         end_of_text,
-        document_mask,
     };
     match name {
         "llama" => llama.model(),
@@ -77,7 +76,7 @@ fn batch(file: &[u8], step: usize, from: usize, to: usize, masked: bool) -> Batc
         length: LENGTH,
         tokens: cut("tokens", step).into(),
         targets: targets.into(),
-        document_starts: cut("document_starts", 0).into(),
+        document_starts: (if masked { cut("document_starts", 0) } else { Vec::new() }).into(),
         documents: Vec::new().into(),
     }
 }
@@ -86,7 +85,7 @@ fn batch(file: &[u8], step: usize, from: usize, to: usize, masked: bool) -> Batc
 fn logits_and_all_gradients_match_transformers() {
     on_every_backend(|_| {
         for ((name, kind), masked) in KINDS.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
-            let ((file, golden), model) = (golden(name), model((name, kind), masked));
+            let ((file, golden), model) = (golden(name), model((name, kind)));
             let (parameters, batch) = (parameters(&file, kind, &model), batch(&file, 0, 0, SEQUENCES, masked));
             assert_eq!(masked, batch.targets.contains(&IGNORED));
             let prefix = format!("{kind}.{}", if masked { "masked." } else { "" });
@@ -108,7 +107,7 @@ fn logits_and_all_gradients_match_transformers() {
 fn gradients_in_bfloat16_are_close_to_transformers() {
     on_every_backend(|_| {
         for (name, kind) in KINDS {
-            let ((file, _), model) = (golden(name), model((name, kind), false).with_precision(Precision::Bf16));
+            let ((file, _), model) = (golden(name), model((name, kind)).with_precision(Precision::Bf16));
             let (parameters, batch) = (parameters(&file, kind, &model), batch(&file, 0, 0, SEQUENCES, false));
             let (_, targets, got) = learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch);
             let expected = |parameter: &str| floats(&file, &format!("{kind}.gradients.{parameter}"));
@@ -124,7 +123,7 @@ fn gradients_in_bfloat16_are_close_to_transformers() {
 fn gradients_in_eight_bits_are_close_to_transformers() {
     on_every_backend(|_| {
         for (name, kind) in KINDS {
-            let ((file, _), model) = (golden(name), model((name, kind), false).with_precision(Precision::Int8));
+            let ((file, _), model) = (golden(name), model((name, kind)).with_precision(Precision::Int8));
             let (parameters, batch) = (parameters(&file, kind, &model), batch(&file, 0, 0, SEQUENCES, false));
             let (_, targets, got) = learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch);
             let expected = |parameter: &str| floats(&file, &format!("{kind}.gradients.{parameter}"));
@@ -143,7 +142,7 @@ fn ten_steps_match_transformers() {
         for (name, kind) in KINDS {
             let (file, golden) = golden(name);
             let of = |name: &str, step: usize| golden[kind][name][step].as_f64().expect("a number");
-            let model = model((name, kind), false);
+            let model = model((name, kind));
             let mut parameters = parameters(&file, kind, &model);
             let specs = &model.facts().parameters;
             let zeros = || -> Vec<Tensor> { specs.iter().map(|p| Tensor::zeros(p.shape.clone())).collect() };
@@ -198,7 +197,7 @@ fn one_sequence_at_a_time_gives_the_same_gradients() {
     on_every_backend(|_| {
         for (name, kind) in KINDS {
             let (file, _) = golden(name);
-            let model: Arc<dyn Model> = Arc::new(model((name, kind), false));
+            let model: Arc<dyn Model> = Arc::new(model((name, kind)));
             let (parameters, batch) = (parameters(&file, kind, &*model), batch(&file, 0, 0, SEQUENCES, false));
             let (loss, targets, whole) =
                 learn(model.forward(&parameters, &batch, true), &parameters, model.facts(), &batch);

@@ -14,8 +14,8 @@ const VOCABULARY: usize = 31;
 /// A GPT-2 and a Llama.
 fn models() -> [Transformer; 2] {
     let (layers, heads, width, feed_forward) = (2, 4, 32, 40);
-    let (vocabulary, length, end_of_text, document_mask) = (VOCABULARY, LENGTH, 0, false);
-    let gpt2 = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask };
+    let (vocabulary, length, end_of_text) = (VOCABULARY, LENGTH, 0);
+    let gpt2 = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text };
     let llama = LlamaShape {
         layers,
         heads,
@@ -30,7 +30,6 @@ fn models() -> [Transformer; 2] {
         rope_theta: 10_000.0,
         rope_scaling: RopeScaling::None,
         end_of_text,
-        document_mask,
     };
     let with = |architecture: Architecture, norm: Norm, config| {
         Transformer::new(Architecture { query_key_norm: Some(norm), ..architecture }, config, String::new())
@@ -68,7 +67,7 @@ fn batch() -> Batch {
         length: LENGTH,
         tokens: ids(3).into(),
         targets: ids(5).into(),
-        document_starts: vec![0; SEQUENCES * LENGTH].into(),
+        document_starts: Vec::new().into(),
         documents: Vec::new().into(),
     }
 }

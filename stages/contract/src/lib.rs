@@ -47,7 +47,7 @@ pub mod testing;
 pub use anyhow::Result;
 pub use attribution::Attribution;
 pub use contract_derive::StageKeys;
-pub use draws::{Drawn, Draws};
+pub use draws::{Cuts, DocumentPart, Drawn, Draws, Packing};
 pub use env::Env;
 pub use keys::{Effect, Key, StageKeys};
 pub use metrics::{DocumentLoss, Gather, Metric, Metrics, Sample, SectionChange};

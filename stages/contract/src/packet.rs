@@ -145,7 +145,8 @@ pub struct Batch {
     pub tokens: ScalarBuffer<u32>,
     /// `[sequences, length]`: the id that follows each token, or [`IGNORED`].
     pub targets: ScalarBuffer<u32>,
-    /// `[sequences, length]`: the position in its sequence at which the token's document starts.
+    /// `[sequences, length]`: the position in its sequence at which the token's document starts, before which it attends
+    /// to nothing; empty if tokens attend to all before them.
     pub document_starts: ScalarBuffer<u32>,
     /// `[sequences]`: the document of each window of a validation batch ([`DocumentLoss`](crate::DocumentLoss) says which);
     /// empty for training.

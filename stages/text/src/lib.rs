@@ -12,7 +12,7 @@
 //! | [`mod@tokenizer`] | byte-level BPE: GPT-2's, from a file, or trained; stage `bpe` |
 //! | [`corpus`] | the rows of a training corpus and their order; sources `documents` and `tokens` |
 //! | [`mod@mixture`] | stage `mixture`: several sources in given shares |
-//! | [`pack`] | stage `concat`: tokens to micro-batches |
+//! | [`pack`] | tokens to micro-batches; stages `concat` and `best_fit` |
 //! | [`mod@lineage`] | which documents a step trains on |
 //! | [`mod@prepare`] | corpus preparation: stages `minhash` and `parquet` |
 #![forbid(unsafe_code)]
@@ -57,7 +57,7 @@ pub use input::quarantine::Quarantine;
 pub use lineage::documents::{Fate, Hit, SourceDocuments};
 pub use lineage::{Lineage, Passage};
 pub use mixture::Mix;
-pub use pack::Concat;
+pub use pack::{BestFit, Concat, PackKeys};
 pub use parquet::about::About;
 pub use parquet::documents::DocumentStore;
 pub use parquet::tokens::{TokenStore, write_tokens};

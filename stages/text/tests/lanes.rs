@@ -216,13 +216,14 @@ proptest! {
 }
 
 /// The sequences of each step, without padding, in an order that does not depend on micro-batches.
-fn sequences(batches: &Batches, sequences: usize) -> BTreeMap<(Step, Purpose), Vec<Vec<(u32, u32, u32)>>> {
+fn sequences(batches: &Batches, sequences: usize) -> BTreeMap<(Step, Purpose), Vec<Vec<(u32, u32)>>> {
     let mut by_step = BTreeMap::<_, Vec<_>>::new();
     for ((step, purpose, ..), (rows, tokens, targets, starts)) in batches {
         assert!(*rows == sequences || *purpose == Purpose::Validate && *rows < sequences);
         let length = tokens.len() / rows;
-        let all: Vec<_> = (0..tokens.len()).map(|at| (tokens[at], targets[at], starts[at])).collect();
-        let scored = |row: &[(u32, u32, u32)]| row.iter().rposition(|at| at.1 != IGNORED).map_or(0, |last| last + 1);
+        assert!(starts.is_empty(), "documents are not kept apart");
+        let all: Vec<_> = tokens.iter().copied().zip(targets.iter().copied()).collect();
+        let scored = |row: &[(u32, u32)]| row.iter().rposition(|at| at.1 != IGNORED).map_or(0, |last| last + 1);
         by_step.entry((*step, *purpose)).or_default().extend(all.chunks(length).map(|row| row[..scored(row)].to_vec()));
     }
     by_step.values_mut().for_each(|rows| rows.sort());

@@ -11,7 +11,8 @@ use contract::{
     Turn,
 };
 use millrace_text::corpus::lanes::LaneReader;
-use millrace_text::{Concat, CorpusIndex, Lineage, Mix, Part, Passage, Survey, Vocabulary};
+use millrace_text::pack::Padded;
+use millrace_text::{BestFit, Concat, CorpusIndex, Lineage, Mix, PackKeys, Part, Passage, Survey, Vocabulary};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ struct Run {
     lanes: u32,
     leaves: u32,
     steps: u64,
+    /// Whether documents are packed by `best_fit`.
+    best_fit: bool,
 }
 
 /// The number of the source whose tokens these are: the same whatever other sources there are.
@@ -90,19 +93,26 @@ impl Run {
         let mut resources = Resources::default();
         resources.insert(Arc::new(self.mixture()));
         resources.insert(Arc::new(self.sizes()));
+        if self.best_fit {
+            resources.insert(Arc::new(Padded));
+        }
         resources.insert(Arc::new(Vocabulary { hash: String::new(), size: 100_000, end_of_text: END }));
         let schedule = Schedule { first: 0, steps: self.steps, evaluate: Some(10), checkpoint: None };
         env(worker, workers, self.shape(), schedule, &resources)
     }
 
+    fn pack(&self, keys: &PackKeys) -> Box<dyn Settings> {
+        if self.best_fit { Box::new(BestFit::from(keys.clone())) } else { Box::new(Concat::from(keys.clone())) }
+    }
+
     fn run(&self, workers: usize, steps: Range<Step>, state: &State, random: u64) -> (Sequences, State) {
-        self.with_pack(&Concat::default(), workers, steps, state, random)
+        self.with_pack(&PackKeys::default(), workers, steps, state, random)
     }
 
     /// Runs `steps`. `random` decides which source answers first, and which is a step ahead.
     fn with_pack(
         &self,
-        concat: &Concat,
+        keys: &PackKeys,
         workers: usize,
         steps: Range<Step>,
         state: &State,
@@ -121,7 +131,7 @@ impl Run {
                 LaneReader::new(self.index(name), &env)
             };
             let mut readers: Vec<LaneReader> = names.iter().map(reader).collect();
-            let (mut mixer, mut pack) = (built(&self.mix(), &env), built(concat, &env));
+            let (mut mixer, mut pack) = (built(&self.mix(), &env), built(&*self.pack(keys), &env));
             let mut ahead: BTreeMap<(Lane, usize), Option<Tokens>> = BTreeMap::new();
             for lane in env.lanes() {
                 if let Some((saved, packed)) = state.get(&lane) {
@@ -182,10 +192,10 @@ impl Run {
     }
 
     /// The training sequences of each step, as their lineage says.
-    fn derived(&self, concat: &Concat, steps: u64) -> Sequences {
+    fn derived(&self, keys: &PackKeys, steps: u64) -> Sequences {
         let (env, names) = (self.env(0, 1), self.mixture().sources);
         let indices: Vec<_> = names.iter().map(|name| self.index(name)).collect();
-        let mut lineage = Lineage::new(concat.draws(&env).unwrap(), self.shape(), env.seed, &indices);
+        let mut lineage = Lineage::new(self.pack(keys).draws(&env).unwrap(), self.shape(), env.seed, &indices);
         let mut sequences = Sequences::new();
         for step in 0..steps {
             for passage in lineage.next_step().unwrap() {
@@ -193,6 +203,9 @@ impl Run {
                 let train = &indices[source].train;
                 let rows = sequences.entry((step, Purpose::Train, leaf, 0)).or_default();
                 rows.resize(rows.len().max(row + 1), Vec::new());
+                if self.best_fit && position == 1 {
+                    rows[row].push(END);
+                }
                 assert_eq!(rows[row].len(), position);
                 let end = train.tokens[document] - 1;
                 let id = |at| if at == end { END } else { token(&names[source], train.rows[document]) };
@@ -247,10 +260,10 @@ proptest! {
     #[test]
     fn the_same_sequences_on_any_workers_and_after_any_stop(
         documents in [documents(), documents(), documents()], settings in settings(), lanes in 1u32..4,
-        leaves in 1u32..4,        workers in 1usize..5, others in 1usize..5, stop in 0u64..=24, random: u64,
+        leaves in 1u32..4, best_fit: bool, workers in 1usize..5, others in 1usize..5, stop in 0u64..=24, random: u64,
     ) {
         let sources = ["a", "b", "c"].map(str::to_owned).into_iter().zip(documents).collect();
-        let run = Run { sources, settings, lanes, leaves, steps: 24 };
+        let run = Run { sources, settings, lanes, leaves, steps: 24, best_fit };
         let (whole, last) = run.run(1, 0..25, &State::new(), 1);
         let (mut found, state) = run.run(workers, 0..stop, &State::new(), random);
         let state: State = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
@@ -291,7 +304,7 @@ proptest! {
         let names = ["a", "b", "c"].map(str::to_owned);
         let sources: BTreeMap<String, Vec<u32>> = names.into_iter().zip(documents).collect();
         let with = |weights: Value| Run {
-            sources: sources.clone(), settings: json!({ "weights": weights }), lanes, leaves: 2, steps: 30,
+            sources: sources.clone(), settings: json!({ "weights": weights }), lanes, leaves: 2, steps: 30, best_fit: false,
         };
         let (three, two) = (with(three), with(two));
         let (of_three, _) = three.run(1, 0..31, &State::new(), 1);
@@ -312,16 +325,21 @@ proptest! {
     #[test]
     fn the_lineage_of_a_step_is_what_it_trains_on(
         documents in [documents(), documents(), documents()], settings in settings(), lanes in 1u32..4,
-        leaves in 1u32..4, shuffles: bool,
+        leaves in 1u32..4, shuffles: bool, best_fit: bool,
     ) {
         let sources = ["a", "b", "c"].map(str::to_owned).into_iter().zip(documents).collect();
-        let run = Run { sources, settings, lanes, leaves, steps: 24 };
-        let concat = Concat { shuffle_tokens: if shuffles { 1 << 23 } else { 0 }, ..Concat::default() };
-        let (mut found, _) = run.with_pack(&concat, 1, 0..25, &State::new(), 1);
+        let run = Run { sources, settings, lanes, leaves, steps: 24, best_fit };
+        let keys = PackKeys { shuffle_tokens: if shuffles { 1 << 23 } else { 0 }, ..PackKeys::default() };
+        let (mut found, _) = run.with_pack(&keys, 1, 0..25, &State::new(), 1);
         found.retain(|(_, purpose, ..), _| *purpose == Purpose::Train);
-        let mut derived = run.derived(&concat, 24);
-        // The last token of a sequence is only a target.
-        derived.values_mut().flatten().for_each(|row| assert!(row.len() == LENGTH + 1 && row.pop().is_some()));
+        let mut derived = run.derived(&keys, 24);
+        for row in derived.values_mut().flatten() {
+            if best_fit {
+                row.resize(LENGTH + 1, END);
+            }
+            // The last token of a sequence is only a target.
+            assert!(row.len() == LENGTH + 1 && row.pop().is_some());
+        }
         prop_assert_eq!(derived, found);
     }
 }
@@ -329,7 +347,14 @@ proptest! {
 #[test]
 fn a_source_smaller_than_a_sequence_repeats() {
     let sources = BTreeMap::from([("a".to_owned(), vec![20; 40]), ("b".to_owned(), vec![3])]);
-    let run = Run { sources, settings: json!({ "weights": { "a": 1, "b": 1 } }), lanes: 3, leaves: 2, steps: 12 };
+    let run = Run {
+        sources,
+        settings: json!({ "weights": { "a": 1, "b": 1 } }),
+        lanes: 3,
+        leaves: 2,
+        steps: 12,
+        best_fit: false,
+    };
     let (found, _) = run.run(2, 0..13, &State::new(), 3);
     assert!((0..3).all(|lane| run.stream(&found, "b", lane).len() == 24));
     let mixture = run.mixture();

@@ -8,7 +8,7 @@ use contract::{
     Batch, BatchShape, Built, IGNORED, Packet, Purpose, Resources, Schedule, Settings, Stage, Step, Turn,
     ValidationStride,
 };
-use millrace_text::{Concat, Vocabulary};
+use millrace_text::{Concat, PackKeys, Vocabulary};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ fn packer_with(
     resources.insert(Arc::new(Vocabulary { hash: String::new(), size: 100, end_of_text: END }));
     let shape = BatchShape { micro_batches: 1, lanes: 1, sequences, length };
     let env = env(0, 1, shape, Schedule { first: 0, steps, evaluate, checkpoint: None }, &resources);
-    let settings = Concat { mask_across_documents: mask, shuffle_tokens: 0, ..Concat::default() };
+    let settings = Concat::from(PackKeys { document_mask: mask, shuffle_tokens: 0, ..PackKeys::default() });
     match settings.build(&env).unwrap() {
         Built::Stage(stage) => stage,
         Built::Source(_) => unreachable!(),
@@ -58,10 +58,16 @@ fn give(stage: &mut dyn Stage, step: Step, purpose: Purpose, last: bool, documen
 
 fn check_batch(batch: &Batch, stream: &[u32], at: usize, mask: bool) {
     let n = batch.sequences * batch.length;
+    assert_eq!(batch.document_starts.len(), if mask { n } else { 0 });
     assert_eq!(batch.tokens[..], stream[at..at + n]);
     for i in 0..n {
-        let expected = if mask && stream[at + i] == END { IGNORED } else { stream[at + i + 1] };
+        // What the model sees of a document that ended before the sequence is only its end.
+        let other = mask && i % batch.length > 0 && stream[at + i] == END;
+        let expected = if other { IGNORED } else { stream[at + i + 1] };
         assert_eq!(batch.targets[i], expected);
+        if !mask {
+            continue;
+        }
         let sequence = at + i - i % batch.length;
         let start = (sequence + 1..=at + i).rev().find(|p| stream[p - 1] == END).map_or(0, |p| p - sequence);
         assert_eq!(batch.document_starts[i] as usize, start);

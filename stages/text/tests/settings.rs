@@ -2,7 +2,7 @@
 use contract::{StageType, stage_type};
 use millrace_text::filter::filter_type;
 use millrace_text::{
-    BlockList, C4, Clean, Concat, FineWeb, GopherQuality, GopherRepetition, Language, Length, ReadDocuments,
+    BestFit, BlockList, C4, Clean, Concat, FineWeb, GopherQuality, GopherRepetition, Language, Length, ReadDocuments,
     ReadTokens, Tokenize,
 };
 use serde_json::json;
@@ -12,6 +12,7 @@ const TYPES: &[StageType] = &[
     stage_type::<ReadTokens>("tokens"),
     stage_type::<Tokenize>("bpe"),
     stage_type::<Concat>("concat"),
+    stage_type::<BestFit>("best_fit"),
     stage_type::<Clean>("clean"),
     filter_type::<Length>("length"),
     filter_type::<Language>("language"),

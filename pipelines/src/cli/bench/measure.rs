@@ -166,7 +166,7 @@ impl Training {
             context: None,
             vocabulary: None,
             model: Gpt2::default(),
-            computation: Computation { batching: how.batching, precision: how.precision.into(), document_mask: false },
+            computation: Computation { batching: how.batching, precision: how.precision.into() },
         };
         let optimize = match how.optimizer {
             super::Optimizer::Adamw => slow::<AdamW>(),
@@ -290,7 +290,7 @@ impl Source for Synthetic {
             length,
             tokens: draw(1),
             targets: draw(2),
-            document_starts: vec![0; sequences * length].into(),
+            document_starts: Vec::new().into(),
             documents: Vec::new().into(),
         }));
         Ok(Turn::Done)

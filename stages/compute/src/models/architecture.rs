@@ -43,8 +43,6 @@ pub struct Architecture {
     pub bias: bool,
     /// Whether the head is the token embedding instead of a separate matrix.
     pub tied_head: bool,
-    /// Whether a token attends only to its own document.
-    pub document_mask: bool,
     /// The distributions of the initial weights.
     pub initial: InitialWeights,
     /// Names of the parameters.

@@ -27,7 +27,6 @@ impl Gpt2Shape {
             vocabulary: size(config, "vocab_size")?,
             length: size(config, "n_positions")?,
             end_of_text: end_of_text(config).unwrap_or(0),
-            document_mask: false,
         })
     }
 }
@@ -82,7 +81,6 @@ impl LlamaShape {
             rope_theta: rope_theta(config),
             rope_scaling: rope_scaling(config)?,
             end_of_text: end_of_text(config).unwrap_or(0),
-            document_mask: false,
         })
     }
 }
@@ -224,8 +222,7 @@ mod tests {
 
     fn gpt2() -> Value {
         let (layers, heads, width, feed_forward, vocabulary, length, end_of_text) = (3, 2, 8, 20, 30, 7, 29);
-        let document_mask = false;
-        let shape = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask };
+        let shape = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text };
         shape.model().facts().config.clone()
     }
 
@@ -244,7 +241,6 @@ mod tests {
             rope_theta: 5e5,
             rope_scaling: RopeScaling::None,
             end_of_text: 29,
-            document_mask: false,
         }
     }
 

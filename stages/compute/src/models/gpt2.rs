@@ -22,8 +22,6 @@ pub struct Gpt2Shape {
     pub length: usize,
     /// Id of the end-of-text token, for `config.json`.
     pub end_of_text: u32,
-    /// Whether a token attends only to its own document.
-    pub document_mask: bool,
 }
 
 const NAMES: Names = Names {
@@ -54,7 +52,7 @@ impl Gpt2Shape {
 
     /// The description of the architecture.
     pub fn architecture(&self) -> Architecture {
-        let &Self { layers, heads, width, feed_forward, vocabulary, length, document_mask, .. } = self;
+        let &Self { layers, heads, width, feed_forward, vocabulary, length, .. } = self;
         Architecture {
             layers,
             heads,
@@ -73,7 +71,6 @@ impl Gpt2Shape {
             weights: WeightLayout::InOut,
             bias: true,
             tied_head: true,
-            document_mask,
             initial: InitialWeights::gpt2(layers),
             names: &NAMES,
         }
@@ -112,8 +109,8 @@ mod tests {
     use crate::models::Model;
 
     fn shape(layers: usize, heads: usize, width: usize, vocabulary: usize, length: usize) -> Gpt2Shape {
-        let (feed_forward, end_of_text, document_mask) = (4 * width, 0, false);
-        Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask }
+        let (feed_forward, end_of_text) = (4 * width, 0);
+        Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text }
     }
 
     #[test]

@@ -36,8 +36,6 @@ pub struct LlamaShape {
     pub rope_scaling: RopeScaling,
     /// Id of the end-of-text token, for `config.json`.
     pub end_of_text: u32,
-    /// Whether a token attends only to its own document.
-    pub document_mask: bool,
 }
 
 const NAMES: Names = Names {
@@ -87,7 +85,6 @@ impl LlamaShape {
             weights: WeightLayout::OutIn,
             bias: false,
             tied_head,
-            document_mask: self.document_mask,
             initial: InitialWeights::gpt2(layers),
             names: &NAMES,
         }
@@ -166,7 +163,6 @@ mod tests {
             rope_theta: 10_000.0,
             rope_scaling: RopeScaling::None,
             end_of_text: 0,
-            document_mask: false,
         };
         let untied = shape.model().facts().clone();
         let tied = LlamaShape { tied_head: true, ..shape }.model().facts().clone();

@@ -125,7 +125,6 @@ mod tests {
             rope_theta: 10_000.0,
             rope_scaling: RopeScaling::None,
             end_of_text: 0,
-            document_mask: false,
         };
         let model = NanoChatShape { llama, logit_softcap: Some(15.0) }.model();
         let facts = model.facts();

@@ -14,11 +14,12 @@ pub fn forward_per_sequence(model: &Arc<dyn Model>, parameters: &Parameters, bat
     let mut tapes = Vec::new();
     for (sequence, rows) in hidden.data.chunks_exact_mut(batch.length * width).enumerate() {
         let at = sequence * batch.length;
+        let starts = &batch.document_starts;
         let one = Batch {
             sequences: 1,
             tokens: batch.tokens.slice(at, batch.length),
             targets: batch.targets.slice(at, batch.length),
-            document_starts: batch.document_starts.slice(at, batch.length),
+            document_starts: if starts.is_empty() { starts.clone() } else { starts.slice(at, batch.length) },
             documents: Vec::new().into(),
             ..batch.clone()
         };

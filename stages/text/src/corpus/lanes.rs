@@ -4,6 +4,7 @@
 //! `l + L`, `l + 2L` … of it. Of the validation rows it takes `l`, `l + L` … in file order, from the beginning at every
 //! step that validates. Nothing depends on which worker serves a lane.
 use crate::corpus::index::CorpusIndex;
+use crate::pack::Padded;
 use crate::parquet::documents::BATCH_BYTES;
 use crate::support::permutation::Permutation;
 use anyhow::{Context, Result};
@@ -87,6 +88,8 @@ pub struct LaneReader {
     schedule: Schedule,
     seed: u64,
     shape: BatchShape,
+    /// Whether sequences have padding, in at most half of their positions.
+    padded: bool,
     lanes: u64,
     /// The index of the source in the mixture, and the allocation before the first step, if it is part of one.
     mixed: Option<(usize, Allocation)>,
@@ -135,10 +138,11 @@ impl LaneReader {
             .get::<Mixture>()
             .and_then(|mixture| Some((mixture.position(&env.stage)?, Allocation::of(env)?)));
         let (allocations, state) = (BTreeMap::new(), BTreeMap::new());
-        Self { index, schedule, seed, shape, lanes, mixed, allocations, state }
+        let padded = env.resources.get::<Padded>().is_some();
+        Self { index, schedule, seed, shape, padded, lanes, mixed, allocations, state }
     }
 
-    /// Tokens of this source that a lane trains on in a step.
+    /// Tokens of this source that a lane trains on in a step, at least.
     fn tokens_of(&mut self, lane: Lane, step: Step) -> Result<u64> {
         let sequences = match &self.mixed {
             _ if !self.schedule.trains(step) => 0,
@@ -148,7 +152,8 @@ impl LaneReader {
                 allocation.at(step)?.by_lane[lane as usize][*source]
             }
         };
-        Ok((sequences * self.shape.length) as u64)
+        let positions = (sequences * self.shape.length) as u64;
+        Ok(if self.padded { positions / 2 } else { positions })
     }
 
     /// The number of tokens of each row of `chunk`, as counted before training.

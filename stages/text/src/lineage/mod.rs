@@ -5,7 +5,7 @@ pub mod documents;
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneOrder;
 use anyhow::{Context, Result};
-use contract::{BatchShape, Drawn, Draws, Lane};
+use contract::{BatchShape, Cuts, DocumentPart, Drawn, Draws, Lane};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -29,12 +29,8 @@ pub struct Passage {
 }
 
 /// The documents of every step of a run, from the first step on.
-///
-/// A sequence has the tokens that the model reads, and the one after them, which is its last target. So consecutive
-/// sequences of a lane share a token.
 pub struct Lineage {
     draws: Box<dyn Draws>,
-    window: u64,
     /// By lane and source.
     streams: Vec<Vec<DocumentStream>>,
 }
@@ -45,21 +41,21 @@ struct DocumentStream {
     order: LaneOrder,
     /// The documents so far: index and epoch.
     documents: Vec<(usize, u64)>,
-    /// The number of tokens up to the end of each of them.
-    ends: Vec<u64>,
+    cuts: Box<dyn Cuts>,
 }
 
 impl Lineage {
     /// The lineage of a run with `seed`, whose sources have these `indices`.
     pub fn new(draws: Box<dyn Draws>, shape: BatchShape, seed: u64, indices: &[Arc<CorpusIndex>]) -> Self {
-        let stream = |lane: Lane, index: &Arc<CorpusIndex>| DocumentStream {
+        let stream = |lane: Lane, (source, index): (usize, &Arc<CorpusIndex>)| DocumentStream {
             index: Arc::clone(index),
             order: LaneOrder::new(index.train.rows.len() as u64, lane, shape.lanes, seed),
             documents: Vec::new(),
-            ends: Vec::new(),
+            cuts: draws.cuts(source),
         };
-        let lane = |lane: Lane| indices.iter().map(|index| stream(lane, index)).collect();
-        Self { draws, window: shape.length as u64 + 1, streams: (0..shape.lanes).map(lane).collect() }
+        let lane = |lane: Lane| indices.iter().enumerate().map(|source| stream(lane, source)).collect();
+        let streams = (0..shape.lanes).map(lane).collect();
+        Self { draws, streams }
     }
 
     /// The passages of the next step, ordered by micro-batch, sequence and position.
@@ -70,7 +66,7 @@ impl Lineage {
         let mut passages = Vec::new();
         for drawn in self.draws.next_step()? {
             let stream = &mut self.streams[drawn.lane as usize][drawn.source];
-            stream.passages(&drawn, self.window, &mut passages)?;
+            passages.extend(stream.passages(&drawn)?);
         }
         passages.sort_by_key(|passage| (passage.leaf, passage.row, passage.position));
         Ok(passages)
@@ -78,32 +74,20 @@ impl Lineage {
 }
 
 impl DocumentStream {
-    /// Appends the passages of a sequence of `window` tokens.
-    fn passages(&mut self, drawn: &Drawn, window: u64, passages: &mut Vec<Passage>) -> Result<()> {
-        let (mut at, end) = (drawn.first, drawn.first + window);
-        self.read_up_to(end)?;
-        let mut number = self.ends.partition_point(|end| *end <= at);
-        while at < end {
-            let (document, epoch) = self.documents[number];
-            let start = self.ends[number] - u64::from(self.index.train.tokens[document]);
-            let stop = end.min(self.ends[number]);
-            let tokens = (at - start) as u32..(stop - start) as u32;
-            let (Drawn { leaf, row, source, .. }, position) = (*drawn, (at - drawn.first) as usize);
-            passages.push(Passage { leaf, row, position, source, document, epoch, tokens });
-            (at, number) = (stop, number + 1);
-        }
-        Ok(())
-    }
-
-    /// Adds documents until there are `tokens` tokens.
-    fn read_up_to(&mut self, tokens: u64) -> Result<()> {
-        while self.ends.last().is_none_or(|end| *end < tokens) {
-            let epoch = self.order.epoch();
-            let document = self.order.next().context("a source of the run has no training documents")?;
-            let before = self.ends.last().copied().unwrap_or(0);
-            self.documents.push((document, epoch));
-            self.ends.push(before + u64::from(self.index.train.tokens[document]));
-        }
-        Ok(())
+    /// The passages of a sequence.
+    fn passages(&mut self, drawn: &Drawn) -> Result<Vec<Passage>> {
+        let Self { index, order, documents, cuts } = self;
+        let mut next = || {
+            let epoch = order.epoch();
+            let document = order.next().context("a source of the run has no training documents")?;
+            documents.push((document, epoch));
+            Ok(index.train.tokens[document])
+        };
+        let parts = cuts.parts(drawn.sequence, &mut next)?;
+        let passage = |DocumentPart { position, document, tokens }| {
+            let (Drawn { leaf, row, source, .. }, (document, epoch)) = (*drawn, documents[document]);
+            Passage { leaf, row, position, source, document, epoch, tokens }
+        };
+        Ok(parts.into_iter().map(passage).collect())
     }
 }

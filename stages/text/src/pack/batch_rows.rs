@@ -1,4 +1,5 @@
 //! Batches that are made of training sequences or of windows of validation documents.
+use crate::pack::method::NOT_A_TARGET;
 use crate::pack::windows::Window;
 use arrow::buffer::ScalarBuffer;
 use contract::{Batch, IGNORED, Lane, Purpose};
@@ -9,18 +10,25 @@ pub struct BatchBuilder {
     pub length: usize,
     /// The token that ends a document.
     pub end_of_text: u32,
-    /// See [`Concat::mask_across_documents`](crate::pack::Concat::mask_across_documents).
-    pub mask: bool,
+    /// See [`PackKeys::document_mask`](crate::pack::PackKeys::document_mask).
+    pub document_mask: bool,
 }
 
 impl BatchBuilder {
-    /// Makes a training batch of `windows`, `[sequences, length + 1]`.
+    /// Makes a training batch of `windows`, `[sequences, length + 1]`, of which some targets are [`NOT_A_TARGET`].
     pub fn training(&self, windows: &[u32], leaf: Lane) -> Batch {
         let length = self.length;
-        let mut rows = BatchRows::new(windows.len() / (length + 1), length);
-        let target = |pair: &[u32]| if self.mask && pair[0] == self.end_of_text { IGNORED } else { pair[1] };
+        let mut rows = self.rows(windows.len() / (length + 1), length);
+        let mut tokens = Vec::with_capacity(length);
         for window in windows.chunks(length + 1) {
-            rows.push(&window[..length], window.windows(2).map(target), self.end_of_text);
+            tokens.clear();
+            tokens.extend(window[..length].iter().map(|token| token & !NOT_A_TARGET));
+            // An end-of-text token before the sequence is no other document: the model sees nothing else of it.
+            let starts = |position: usize| self.document_mask && position > 0 && tokens[position] == self.end_of_text;
+            let is_target = |position: usize, target: u32| target & NOT_A_TARGET == 0 && !starts(position);
+            let targets = window[1..].iter().enumerate();
+            let targets = targets.map(|(at, target)| if is_target(at, *target) { *target } else { IGNORED });
+            rows.push(&tokens, targets);
         }
         rows.batch(leaf, Purpose::Train, 0)
     }
@@ -28,7 +36,7 @@ impl BatchBuilder {
     /// Makes a validation batch that is as long as the longest of `windows`; what the others lack is padding.
     pub fn validation(&self, windows: Vec<Window>, leaf: Lane, part: u32) -> Batch {
         let length = windows.iter().map(|window| window.tokens.len() - 1).max().unwrap_or(0);
-        let mut rows = BatchRows::new(windows.len(), length);
+        let mut rows = self.rows(windows.len(), length);
         for Window { mut tokens, document, scored } in windows {
             rows.documents.push(document);
             let inputs = tokens.len() - 1;
@@ -36,9 +44,21 @@ impl BatchBuilder {
             let targets: Vec<u32> = unscored.chain(tokens[inputs + 1 - scored..].iter().copied()).collect();
             tokens.truncate(inputs);
             tokens.resize(length, self.end_of_text);
-            rows.push(&tokens, targets.into_iter().chain(std::iter::repeat(IGNORED)), self.end_of_text);
+            rows.push(&tokens, targets.into_iter().chain(std::iter::repeat(IGNORED)));
         }
         rows.batch(leaf, Purpose::Validate, part)
+    }
+
+    fn rows(&self, sequences: usize, length: usize) -> BatchRows {
+        let empty = || Vec::with_capacity(sequences * length);
+        BatchRows {
+            length,
+            tokens: empty(),
+            targets: empty(),
+            ends_documents: self.document_mask.then_some(self.end_of_text),
+            document_starts: if self.document_mask { empty() } else { Vec::new() },
+            documents: Vec::new(),
+        }
     }
 }
 
@@ -47,21 +67,19 @@ struct BatchRows {
     length: usize,
     tokens: Vec<u32>,
     targets: Vec<u32>,
+    /// The token after which a document starts, if documents are kept apart.
+    ends_documents: Option<u32>,
     document_starts: Vec<u32>,
     /// The document of each sequence, in a validation batch.
     documents: Vec<u32>,
 }
 
 impl BatchRows {
-    fn new(sequences: usize, length: usize) -> Self {
-        let empty = || Vec::with_capacity(sequences * length);
-        Self { length, tokens: empty(), targets: empty(), document_starts: empty(), documents: Vec::new() }
-    }
-
     /// Adds a sequence of `length` tokens with their targets. A document starts after the end of another one.
-    fn push(&mut self, tokens: &[u32], targets: impl Iterator<Item = u32>, end_of_text: u32) {
+    fn push(&mut self, tokens: &[u32], targets: impl Iterator<Item = u32>) {
         self.tokens.extend_from_slice(tokens);
         self.targets.extend(targets.take(tokens.len()));
+        let Some(end_of_text) = self.ends_documents else { return };
         let mut start = 0;
         for (position, token) in (0u32..).zip(tokens) {
             self.document_starts.push(start);
@@ -72,7 +90,7 @@ impl BatchRows {
     }
 
     fn batch(self, leaf: Lane, purpose: Purpose, part: u32) -> Batch {
-        let Self { length, tokens, targets, document_starts, documents } = self;
+        let Self { length, tokens, targets, document_starts, documents, .. } = self;
         Batch {
             leaf,
             purpose,

@@ -2,7 +2,7 @@
 use crate::pack::pool::Pool;
 use crate::pack::seed_of_lane;
 use anyhow::{Context, Result};
-use contract::{Allocation, BatchShape, Drawn, Draws, Lane};
+use contract::{Allocation, BatchShape, Cuts, Drawn, Draws, Lane};
 
 /// The sequences that each step draws from the pools.
 pub struct PoolDraws {
@@ -11,6 +11,8 @@ pub struct PoolDraws {
     allocation: Option<Allocation>,
     /// By lane and source.
     lanes: Vec<Vec<Numbers>>,
+    /// See [`Draws::cuts`].
+    cuts: Box<dyn Fn(usize) -> Box<dyn Cuts>>,
 }
 
 /// The sequences of a source in a lane, by their numbers.
@@ -23,13 +25,19 @@ struct Numbers {
 
 impl PoolDraws {
     /// The draws from pools of so many sequences, by source, in an order that follows from `seed`.
-    pub fn new(shape: BatchShape, pools: &[usize], seed: Option<u64>, allocation: Option<Allocation>) -> Self {
+    pub fn new(
+        shape: BatchShape,
+        pools: &[usize],
+        seed: Option<u64>,
+        allocation: Option<Allocation>,
+        cuts: Box<dyn Fn(usize) -> Box<dyn Cuts>>,
+    ) -> Self {
         let lane = |lane: Lane| {
             let numbers =
                 |sequences: &usize| Numbers { pool: Pool::new(0, *sequences, seed_of_lane(seed, lane)), next: 0 };
             pools.iter().map(numbers).collect()
         };
-        Self { shape, allocation, lanes: (0..shape.lanes).map(lane).collect() }
+        Self { shape, allocation, lanes: (0..shape.lanes).map(lane).collect(), cuts }
     }
 }
 
@@ -51,7 +59,7 @@ impl Numbers {
 
 impl Draws for PoolDraws {
     fn next_step(&mut self) -> Result<Vec<Drawn>> {
-        let BatchShape { sequences, length, .. } = self.shape;
+        let sequences = self.shape.sequences;
         let all = self.shape.sequences_of_lane();
         let allocated = self.allocation.as_mut().map(|allocation| {
             let next = allocation.next().context("all sources of the mixture are used up")?;
@@ -70,9 +78,13 @@ impl Draws for PoolDraws {
             }
             step.extend(of_lane.into_iter().enumerate().map(|(at, (source, number))| {
                 let leaf = self.shape.leaf(lane, (at / sequences) as u32);
-                Drawn { leaf, row: at % sequences, lane, source, first: u64::from(number) * length as u64 }
+                Drawn { leaf, row: at % sequences, lane, source, sequence: number.into() }
             }));
         }
         Ok(step)
+    }
+
+    fn cuts(&self, source: usize) -> Box<dyn Cuts> {
+        (self.cuts)(source)
     }
 }

@@ -1,4 +1,5 @@
 //! The documents of one source in one lane, on their way to batches.
+use crate::pack::method::{Cutter, Runs};
 use crate::pack::pool::{Pool, SavedPool};
 use crate::pack::saved_tokens::SavedTokens;
 use crate::pack::windows::Windows;
@@ -9,8 +10,8 @@ use serde_json::Value;
 
 /// The documents of a source in a lane.
 pub struct Stream {
-    /// Training tokens that are not part of a sequence yet.
-    pub tokens: Vec<u32>,
+    /// Makes sequences of training documents.
+    pub cutter: Box<dyn Cutter>,
     /// Sequences to draw from.
     pool: Pool,
     /// Sequences drawn for the step that is being packed, each with the token after it.
@@ -31,13 +32,18 @@ pub struct Stream {
 #[serde(deny_unknown_fields)]
 struct SavedStream<P> {
     tokens: SavedTokens,
+    /// The lengths of incomplete sequences, whose tokens these are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lengths: Vec<usize>,
     pool: P,
 }
 
 /// The state of a lane for a checkpoint: that of its stream, or a list if there are several.
 pub fn snapshot(streams: &[Stream]) -> Snapshot {
-    let saved =
-        |stream: &Stream| SavedStream { tokens: SavedTokens(stream.tokens.clone()), pool: stream.pool.snapshot() };
+    let saved = |stream: &Stream| {
+        let Runs { tokens, lengths } = stream.cutter.saved();
+        SavedStream { tokens: SavedTokens(tokens), lengths, pool: stream.pool.snapshot() }
+    };
     match streams {
         [only] => Snapshot::of(saved(only)),
         _ => Snapshot::of(streams.iter().map(saved).collect::<Vec<_>>()),
@@ -56,7 +62,7 @@ pub fn restore(streams: &mut [Stream], state: Value) -> Result<()> {
     let (there, expected) = (saved.len(), streams.len());
     ensure!(there == expected, "it has {there} sources, not {expected}");
     for (stream, saved) in streams.iter_mut().zip(saved) {
-        stream.tokens = saved.tokens.0;
+        stream.cutter.restore(Runs { tokens: saved.tokens.0, lengths: saved.lengths })?;
         stream.pool.restore(saved.pool)?;
     }
     Ok(())
@@ -64,9 +70,9 @@ pub fn restore(streams: &mut [Stream], state: Value) -> Result<()> {
 
 impl Stream {
     /// An empty stream.
-    pub fn new(pool: Pool) -> Self {
-        let (tokens, drawn) = (Vec::new(), Vec::new());
-        Self { tokens, pool, drawn, drawn_at: None, held_out: Windows::default(), documents: 0, validated: 0 }
+    pub fn new(cutter: Box<dyn Cutter>, pool: Pool) -> Self {
+        let drawn = Vec::new();
+        Self { cutter, pool, drawn, drawn_at: None, held_out: Windows::default(), documents: 0, validated: 0 }
     }
 
     /// Draws the `sequences` sequences of `step`, up to `at_once` from a full pool. False while there are too few
@@ -81,23 +87,12 @@ impl Stream {
                 self.drawn_at = Some(step);
                 return true;
             }
-            let whole = self.tokens.len().saturating_sub(1) / length;
-            let missing = self.pool.missing();
-            let more = self.cut(whole.min(missing), length);
+            let more = self.cutter.windows(self.pool.missing());
             self.pool.add(&more);
-            if whole < missing {
+            if self.pool.missing() > 0 {
                 return false;
             }
             self.drawn.extend(self.pool.draw(at_once.min(left)));
         }
-    }
-
-    /// Removes the first `sequences` sequences from the tokens, each with the token after it, which also stays as the
-    /// first of the remaining tokens: `[sequences, length + 1]`.
-    fn cut(&mut self, sequences: usize, length: usize) -> Vec<u32> {
-        let starts = (0..sequences).map(|i| i * length);
-        let windows = starts.flat_map(|start| self.tokens[start..=start + length].iter().copied()).collect();
-        self.tokens.drain(..sequences * length);
-        windows
     }
 }

@@ -7,8 +7,6 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, StageKeys)]
 #[serde(default)]
 pub struct Computation {
-    /// Attend only within a token's own document.
-    pub document_mask: bool,
     /// "batched", or "per_sequence": one sequence at a time, as a baseline that shows the benefit of batching.
     pub batching: Batching,
     /// "f32"; "bf16": operands of matrix products are rounded to bfloat16, sums are f32; "int8": those of products with

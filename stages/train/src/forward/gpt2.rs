@@ -21,7 +21,7 @@ impl Gpt2 {
         let &Sizes { layers, heads, width } = sizes;
         let &Facts { vocabulary, length, end_of_text } = facts;
         let feed_forward = self.feed_forward.unwrap_or(4 * width);
-        Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask: false }
+        Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text }
     }
 }
 

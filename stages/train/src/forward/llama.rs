@@ -150,7 +150,6 @@ impl Llama {
             rope_theta: self.rope_theta,
             rope_scaling: self.rope_scaling.map_or(RopeScaling::None, RopeScaling::from),
             end_of_text,
-            document_mask: false,
         }
     }
 

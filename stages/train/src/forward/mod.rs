@@ -112,13 +112,12 @@ impl Sizes {
 
 impl<M: ModelType> ModelSettings<M> {
     fn model_for(&self, facts: &Facts) -> Transformer {
-        let Computation { document_mask, precision, .. } = self.computation;
         let facts = Facts {
             vocabulary: self.vocabulary.unwrap_or(0).max(facts.vocabulary),
             length: self.context.unwrap_or(0).max(facts.length),
             ..*facts
         };
-        self.model.model(&self.sizes, &facts).with_document_mask(document_mask).with_precision(precision.chosen())
+        self.model.model(&self.sizes, &facts).with_precision(self.computation.precision.chosen())
     }
 }
 

@@ -60,7 +60,6 @@ impl ModelType for NanoChat {
             rope_theta: self.rope_theta,
             rope_scaling: RopeScaling::None,
             end_of_text,
-            document_mask: false,
         };
         NanoChatShape { llama, logit_softcap: (self.logit_softcap > 0.0).then_some(self.logit_softcap) }.model()
     }

@@ -132,14 +132,12 @@ fn llama() -> LlamaShape {
         rope_theta: 5e5,
         rope_scaling: RopeScaling::None,
         end_of_text: 29,
-        document_mask: false,
     }
 }
 
 fn gpt2() -> ModelFacts {
     let (layers, heads, width, feed_forward, vocabulary, length, end_of_text) = (2, 2, 8, 20, 30, 7, 29);
-    let document_mask = false;
-    let shape = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text, document_mask };
+    let shape = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text };
     shape.model().facts().clone()
 }
 

@@ -89,9 +89,9 @@ impl BlockContext {
     /// The shape that the attention kernels need.
     pub fn attention(&self) -> Attention<'_> {
         let Batch { sequences, length, .. } = self.batch;
-        let &Architecture { heads, document_mask, .. } = &*self.architecture;
+        let heads = self.architecture.heads;
         let width = self.architecture.query_width();
-        let starts = document_mask.then_some(&self.batch.document_starts[..]);
+        let starts = Some(&self.batch.document_starts[..]).filter(|starts| !starts.is_empty());
         Attention { sequences, length, heads, width, starts, precision: self.precision }
     }
 }

@@ -65,13 +65,6 @@ impl Transformer {
         Self { facts: ModelFacts { precision, ..self.facts }, ..self }
     }
 
-    /// The same model with or without attention limited to a token's own document.
-    #[must_use]
-    pub fn with_document_mask(self, document_mask: bool) -> Self {
-        let architecture = Architecture { document_mask, ..Architecture::clone(&self.architecture) };
-        Self { architecture: Arc::new(architecture), ..self }
-    }
-
     /// `[rows, width]`: the embeddings of the batch's tokens.
     fn embed(&self, parameters: &[Arc<Tensor>], batch: &Batch) -> Tensor {
         let width = self.architecture.width;
