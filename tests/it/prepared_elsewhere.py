@@ -9,7 +9,14 @@ import pyarrow.parquet as parquet
 version, cache = sys.argv[1:]
 names = sorted(glob.glob(version + "/documents-*.parquet"))
 rows = sum(parquet.read_table(name).num_rows for name in names)
-found = datasets.load_dataset("parquet", data_files=names, split="train", cache_dir=cache)
+# The folder as it stands is a dataset.
+splits = datasets.load_dataset(version, cache_dir=cache)
+for name, split in splits.items():
+    assert set(split["part"]) == {name}
+assert set(splits) == {"train", "validation"}
+packed = datasets.load_dataset(version, "sequences", cache_dir=cache)
+assert {name: set(split["part"]) for name, split in packed.items()} == {name: {name} for name in splits}
+found = datasets.concatenate_datasets(splits.values())
 
 
 def one(query):

@@ -2,6 +2,7 @@
 use super::graph::Preparation;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use text::corpus::split::{Part, Split};
 use text::prepare::catalog::{Catalog, Hash};
 use text::prepare::text_files::shard_of;
 use text::prepare::write::files::{Footer, WRITER};
@@ -94,25 +95,28 @@ pub fn first_verdicts(catalog: &Catalog, policy: RepeatedIds) -> (Vec<Verdict>, 
     (rows, repeated)
 }
 
-/// Rows of the catalog by shard, each sorted by id.
+/// Rows of the catalog by shard.
 pub struct Layout {
-    /// Rows that are kept.
+    /// Rows that are kept: those for training before those for validation, each sorted by id.
     pub kept: Vec<Vec<u32>>,
+    /// How many of them are for training.
+    train: Vec<usize>,
     /// Rows that are dropped but whose texts are stored: near-duplicates, one of which may replace the kept document in
-    /// the next version, and all others if requested.
+    /// the next version, and all others if requested. Sorted by id.
     pub dropped: Vec<Vec<u32>>,
 }
 
 impl Layout {
-    /// Assigns the rows of `catalog` to shards.
-    pub fn of(catalog: &Catalog, verdicts: &Verdicts, shards: u32, keep_dropped: bool) -> Self {
-        Self::new(catalog, |row| verdicts.rows[row].name(), shards, keep_dropped)
-    }
-
-    /// The same, from the names of the verdicts.
-    pub fn new<'a>(catalog: &Catalog, name: impl Fn(usize) -> &'a str, shards: u32, keep_dropped: bool) -> Self {
+    /// Assigns the rows of `catalog` to shards; `name`: the name of each row's verdict.
+    pub fn new<'a>(
+        catalog: &Catalog,
+        name: impl Fn(usize) -> &'a str,
+        split: Split,
+        shards: u32,
+        keep_dropped: bool,
+    ) -> Self {
         let empty = || vec![Vec::new(); shards as usize];
-        let mut layout = Self { kept: empty(), dropped: empty() };
+        let mut layout = Self { kept: empty(), train: Vec::new(), dropped: empty() };
         for row in 0..catalog.len() {
             let to = match name(row) {
                 "kept" => &mut layout.kept,
@@ -122,10 +126,22 @@ impl Layout {
             };
             to[shard_of(catalog.id(row), shards) as usize].push(row as u32);
         }
-        for rows in layout.kept.iter_mut().chain(&mut layout.dropped) {
-            rows.sort_by_key(|row| (catalog.id(*row as usize), *row));
-        }
+        let id = |row: &u32| (catalog.id(*row as usize), *row);
+        let part = |row: &u32| catalog.part(*row as usize, split);
+        layout.kept.iter_mut().for_each(|rows| rows.sort_by_key(|row| (part(row), id(row))));
+        layout.dropped.iter_mut().for_each(|rows| rows.sort_by_key(id));
+        layout.train = layout.kept.iter().map(|rows| rows.partition_point(|row| part(row) == Part::Train)).collect();
         layout
+    }
+
+    /// The files of documents that are kept, each with its kind, its shard and its rows. They have the rows of `kept`, in
+    /// that order.
+    pub fn document_files(&self) -> impl Iterator<Item = (&'static str, u32, &[u32])> {
+        let files = (0..).zip(&self.kept).zip(&self.train).flat_map(|((shard, rows), train)| {
+            let (train, held_out) = rows.split_at(*train);
+            [("documents-train", shard, train), ("documents-validation", shard, held_out)]
+        });
+        files.filter(|(_, _, rows)| !rows.is_empty())
     }
 
     /// A key for each shard of everything that its files depend on.

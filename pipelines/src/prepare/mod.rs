@@ -6,11 +6,12 @@
 //! 4. [`decide`]: decides which rows are kept ([`deduplicate`])
 //! 5. [`layout`]: assigns rows to shards; unchanged shards are hard-linked
 //! 6. `kept → tokenize → parquet`: writes the changed shards
-//! 7. [`stats`]: computes statistics; then the version is published
+//! 7. [`stats`]: computes statistics; with a [`card`], the version is a dataset; then it is published
 //!
 //! [`mod@explain`] draws both graphs.
 //!
 //! Results of the previous version are looked up by content, so the result equals that of a run from scratch.
+mod card;
 mod decide;
 mod deduplicate;
 pub mod explain;
@@ -101,7 +102,8 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     // The row groups that it has decoded are not needed any more.
     drop(store);
     let verdicts = decide::decide(&prepared, &catalog, first, previous.as_ref(), &places, workers, line)?;
-    let layout = Layout::of(&catalog, &verdicts, prepared.write.shards, prepared.write.keep_dropped);
+    let (name, split) = (|row: usize| verdicts.rows[row].name(), prepared.read.split);
+    let layout = Layout::new(&catalog, name, split, prepared.write.shards, prepared.write.keep_dropped);
 
     let (footer, tokenizer) = (prepared.footer(), prepared.tokenizer.as_deref());
     let keys = layout.keys(&catalog, &verdicts, &footer, &prepared);
@@ -288,13 +290,13 @@ impl RunPaths {
         }
         let mut old = HashMap::new();
         if let Some(previous) = previous {
-            for (kind, shards) in [("documents", &previous.layout.kept), ("dropped", &previous.layout.dropped)] {
-                for (shard, rows) in (0..).zip(shards).filter(|(_, rows)| !rows.is_empty()) {
-                    push(&previous.file(kind, shard));
-                    for row in rows {
-                        old.entry(previous.catalog.content(*row as usize)).or_insert(next);
-                        next += 1;
-                    }
+            let dropped = (0..).zip(&previous.layout.dropped).map(|(shard, rows)| ("dropped", shard, &rows[..]));
+            let dropped = dropped.filter(|(_, _, rows)| !rows.is_empty());
+            for (kind, shard, rows) in previous.layout.document_files().chain(dropped) {
+                push(&previous.file(kind, shard));
+                for row in rows {
+                    old.entry(previous.catalog.content(*row as usize)).or_insert(next);
+                    next += 1;
                 }
             }
         }
@@ -316,8 +318,7 @@ fn last_tokens(
     if !previous.has_tokens_of(tokenizer) {
         return Ok(None);
     }
-    let shards = (0..).zip(&previous.layout.kept).filter(|(_, rows)| !rows.is_empty());
-    let paths: Vec<_> = shards.map(|(shard, _)| previous.file("documents", shard)).collect();
+    let paths: Vec<_> = previous.layout.document_files().map(|(kind, shard, _)| previous.file(kind, shard)).collect();
     if paths.is_empty() {
         return Ok(None);
     }

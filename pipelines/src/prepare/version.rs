@@ -1,4 +1,5 @@
 //! The output folder: `v1`, `v2`, …, each whole or not there, and what the last one knows.
+use super::card::{CARD_FILE, card};
 use super::graph::Preparation;
 use super::layout::{Layout, Verdict, Verdicts};
 use super::stats::Stats;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use text::Tokenizer;
+use text::corpus::split::Split;
 use text::input::quarantine;
 use text::parquet::table::read_parquet;
 use text::prepare::catalog::{self, Catalog, Hash};
@@ -30,6 +32,10 @@ const DRAFT: &str = ".draft-";
 const LOCK: &str = ".lock";
 /// What is worth knowing.
 pub const STATS: &str = "stats.json";
+
+/// The kinds of files of a shard.
+const SHARD_FILES: [&str; 5] =
+    ["documents-train", "documents-validation", "sequences-train", "sequences-validation", "dropped"];
 
 /// `version.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +58,8 @@ pub struct Manifest {
     pub shards: u32,
     /// Are the texts of all rows that were dropped there?
     pub keep_dropped: bool,
+    /// Which documents are held out for validation.
+    pub split: Split,
     /// What was read.
     pub paths: Vec<String>,
     /// Names what each shard follows from.
@@ -247,7 +255,7 @@ impl Draft {
     /// Takes the files of `shards` over from `last`, by hard link if the file system supports it.
     pub fn link(&mut self, last: &Previous, shards: &[u32]) -> Result<()> {
         for shard in shards {
-            for kind in ["documents", "sequences", "dropped"] {
+            for kind in SHARD_FILES {
                 let name = format!("{kind}-{shard:05}.parquet");
                 let Some(about) = last.manifest.files.get(&name) else { continue };
                 let (from, to) = (last.path.join(&name), self.path.join(&name));
@@ -287,7 +295,11 @@ impl Draft {
             new.push(write_file(&self.path, "tokenizer.json", tokenizer.json().as_bytes())?);
         }
         let mut files = std::mem::take(&mut self.linked);
-        files.extend(new.iter().map(|file| (file.name.clone(), (file.bytes, file.blake3.clone()))));
+        let noted = |file: &FileNote| (file.name.clone(), (file.bytes, file.blake3.clone()));
+        files.extend(new.iter().map(noted));
+        let card = write_file(&self.path, CARD_FILE, card(stats, &prepared.read.attributions, &files).as_bytes())?;
+        files.extend([noted(&card)]);
+        new.push(card);
         let manifest = Manifest {
             format: FORMAT,
             program: concat!("millrace ", env!("CARGO_PKG_VERSION")).into(),
@@ -298,6 +310,7 @@ impl Draft {
             tokenizer: tokenizer.map(|tokenizer| tokenizer.hash().to_owned()),
             shards: prepared.write.shards,
             keep_dropped: prepared.write.keep_dropped,
+            split: prepared.read.split,
             paths: prepared.read.paths.clone(),
             shard_keys,
             files,
@@ -352,7 +365,8 @@ impl Previous {
         let columns = table.columns()[..catalog::schema().fields().len()].to_vec();
         let catalog = Catalog { rows: RecordBatch::try_new(catalog::schema(), columns)? };
         // The locations of texts follow from the verdicts, as they did when they were written.
-        let layout = Layout::new(&catalog, |row| outcomes.value(row), manifest.shards, manifest.keep_dropped);
+        let name = |row: usize| outcomes.value(row);
+        let layout = Layout::new(&catalog, name, manifest.split, manifest.shards, manifest.keep_dropped);
         Ok(Self { number, path: path.to_path_buf(), manifest, catalog, outcomes, tokens, layout })
     }
 

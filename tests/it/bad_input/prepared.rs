@@ -160,7 +160,7 @@ fn a_row_group_that_is_lost_and_a_text_that_is_not_utf8() {
     let listed = quarantine(&scratch, "out/v4");
     assert_eq!((listed[0].1, listed[0].2), (Some(1), Some(4)));
     prepare(&scratch, "corpus.parquet", "fresh", &[]).succeeds();
-    for name in ["catalog.parquet", "documents-00000.parquet", "stats.json", "quarantine.parquet"] {
+    for name in ["catalog.parquet", "documents-train-00000.parquet", "stats.json", "quarantine.parquet"] {
         assert!(scratch.bytes(&format!("out/v4/{name}")) == scratch.bytes(&format!("fresh/v1/{name}")), "{name}");
     }
 }

@@ -1,11 +1,13 @@
 //! The rule that decides which documents are held out for validation.
 use contract::{Problem, Resources};
+use serde::{Deserialize, Serialize};
 
 /// The fraction of documents that is held out by default.
 const FRACTION: f64 = 0.01;
 
 /// The rule that decides whether a document is held out for validation.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Split {
     /// Rows 0, n, 2n … of the files.
     Every(u64),
@@ -64,7 +66,7 @@ impl HoldOutAll {
 }
 
 /// The part of the corpus a document belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Part {
     /// Training.

@@ -1,6 +1,7 @@
 //! The catalog: what preparation knows about every input row, except its text. It is in memory during a run, and stored
 //! as `catalog.parquet` in every version; the next run reuses the rows that have not changed.
 use crate::clean::RESIDUE;
+use crate::corpus::split::{Part, Split};
 use crate::parquet::columns::{self, BANDS, DROPPED, INPUT_HASH, INPUT_ROW, UNHANDLED, WHERE, bands_type, field};
 use anyhow::Result;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, UInt64Array, new_null_array};
@@ -107,6 +108,13 @@ impl Catalog {
     /// The document's id.
     pub fn id(&self, row: usize) -> &str {
         self.string("id", row).unwrap_or_default()
+    }
+
+    /// The part of the corpus that a row belongs to, if it is kept.
+    pub fn part(&self, row: usize, split: Split) -> Part {
+        let content = self.content(row);
+        let hash = u64::from_le_bytes(std::array::from_fn(|i| content[i]));
+        if split.holds_out(0, hash) { Part::Validation } else { Part::Train }
     }
 
     /// Its text's hash.

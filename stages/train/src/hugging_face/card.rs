@@ -1,7 +1,8 @@
 //! The model card: Markdown for people, after YAML for the Hugging Face Hub.
 use super::context_length;
+use super::sources::{self, line, thousands};
 use contract::{Attribution, ModelFacts, Precision};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// What a model card says. What is not known is left out.
@@ -42,34 +43,16 @@ impl fmt::Display for ModelCard<'_> {
         writeln!(f, "\n## Use\n\n```python\nfrom transformers import pipeline\n")?;
         writeln!(f, "generate = pipeline(\"text-generation\", \"PATH/OF/THIS/FOLDER\")")?;
         writeln!(f, "print(generate(\"The history of\")[0][\"generated_text\"])\n```")?;
-        self.data(f)?;
+        f.write_str(&sources::section(self.sources))?;
         self.training(f)
     }
 }
 
 impl ModelCard<'_> {
-    /// What the Hub reads. Whoever publishes the weights chooses their licence, so this refers to that of the data.
+    /// What the Hub reads.
     fn metadata(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- millrace")?;
-        let list = |f: &mut fmt::Formatter<'_>, key: &str, of: fn(&Attribution) -> &str| {
-            let plain = |value: &&str| {
-                !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
-            };
-            let values: BTreeSet<&str> = self.sources.iter().map(of).filter(plain).collect();
-            match values.is_empty() {
-                true => Ok(()),
-                false => {
-                    writeln!(f, "{key}:")?;
-                    values.iter().try_for_each(|value| writeln!(f, "- {value}"))
-                }
-            }
-        };
-        list(f, "language", |source| &source.language)?;
-        list(f, "datasets", |source| source.url.strip_prefix("https://huggingface.co/datasets/").unwrap_or_default())?;
-        if self.sources.iter().any(|source| !source.licence.is_empty()) {
-            writeln!(f, "license: other\nlicense_name: see-data\nlicense_link: README.md")?;
-        }
-        writeln!(f, "---")
+        writeln!(f, "{}---", sources::metadata(self.sources, "datasets"))
     }
 
     /// What the first sentence ends with.
@@ -106,21 +89,6 @@ impl ModelCard<'_> {
         figures.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
-    fn data(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.sources.is_empty() {
-            return Ok(());
-        }
-        writeln!(f, "\n## Data\n")?;
-        for source in self.sources {
-            writeln!(f, "- {}", line(&source.name))?;
-            let labelled = [("from", &source.url), ("licence", &source.licence), ("attribution", &source.attribution)];
-            for (label, value) in labelled.into_iter().filter(|(_, value)| !value.is_empty()) {
-                writeln!(f, "  - {label}: {}", line(value))?;
-            }
-        }
-        Ok(())
-    }
-
     fn training(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.command.is_none() && self.settings.is_none() {
             return Ok(());
@@ -136,24 +104,6 @@ impl ModelCard<'_> {
         }
         writeln!(f, "```")
     }
-}
-
-/// `text` on one line.
-fn line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// `1,234,567`.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

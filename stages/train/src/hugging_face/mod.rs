@@ -1,6 +1,7 @@
 //! The files beside the weights in Hugging Face's layout: what transformers must know about the tokenizer and about
 //! generation, and a model card.
 mod card;
+pub mod sources;
 
 pub use card::ModelCard;
 

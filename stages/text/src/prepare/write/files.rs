@@ -19,9 +19,9 @@ const ROW_GROUP: usize = 256;
 /// Bytes of text, or of tokens, after which a row group is closed early.
 const ROW_GROUP_BYTES: usize = 4 << 20;
 /// Version of the file format.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Must change whenever the same rows would become different bytes: earlier files are then written again.
-pub const WRITER: u32 = 2;
+pub const WRITER: u32 = 3;
 
 /// A file that has been written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +140,8 @@ const BEFORE: [&str; 3] = ["id", "url", "title"];
 const AFTER: [&str; 7] = ["source", "revision", "source_file", "source_offset", "row_group", "content_hash", "bytes"];
 
 impl Documents {
-    /// A file `<kind>-<number>.parquet` in `folder`. The label of a row is its part, or why it was dropped.
+    /// A file `<kind>-<number>.parquet` in `folder`. The label of a row is its part, or why it was dropped. Documents that
+    /// are kept have a file for each part, so that libraries that take a file for a split find them.
     pub fn create(folder: &Path, kind: &str, number: u32, footer: &Footer, dropped: bool) -> Result<Self> {
         let mut fields = about();
         fields.insert(3, field("text", DataType::LargeUtf8, false));
@@ -152,7 +153,13 @@ impl Documents {
             fields.push(field("n_tokens", DataType::UInt32, false));
         }
         Ok(Self {
-            file: shard_file(folder, kind, number, fields, footer.notes(kind))?,
+            file: shard_file(
+                folder,
+                kind,
+                number,
+                fields,
+                footer.notes(if dropped { "dropped" } else { "documents" }),
+            )?,
             rows: Vec::new(),
             texts: LargeStringBuilder::new(),
             labels: StringBuilder::new(),
@@ -209,8 +216,8 @@ pub struct Sequences {
 }
 
 impl Sequences {
-    /// A file `sequences-<number>.parquet` in `folder`, for sequences of `length` tokens.
-    pub fn create(folder: &Path, number: u32, length: u32, footer: &Footer) -> Result<Self> {
+    /// A file `<kind>-<number>.parquet` in `folder`, for sequences of `length` tokens.
+    pub fn create(folder: &Path, kind: &str, number: u32, length: u32, footer: &Footer) -> Result<Self> {
         let vocabulary = footer.vocabulary.as_ref().context("sequences without a vocabulary")?;
         let fields = vec![
             field("tokens", DataType::new_list(token_type(vocabulary), true), false),
@@ -220,7 +227,7 @@ impl Sequences {
         let mut notes = footer.notes("sequences");
         notes.push(KeyValue::new("millrace.sequence_length".into(), length.to_string()));
         Ok(Self {
-            file: shard_file(folder, "sequences", number, fields, notes)?,
+            file: shard_file(folder, kind, number, fields, notes)?,
             tokens: TokenLists::new(vocabulary),
             starts: ListBuilder::new(UInt32Builder::new()),
             parts: StringBuilder::new(),

@@ -3,7 +3,7 @@
 //! - [`work`]: the shards to write and their inputs; [`shard_files`]: a shard while it is written; [`written`]: the
 //!   shards that were written
 //! - [`unwritten_rows`]: the source of the second graph of a preparation: texts that have no tokens yet
-//! - [`files`]: `documents-*`, `sequences-*` and `dropped-*.parquet`
+//! - [`files`]: `documents-*`, `sequences-*` and `dropped-*.parquet`; the first two with a file for each part of a shard
 //! - [`sequences`]: concatenates documents and cuts them into sequences
 pub mod files;
 pub mod sequences;

@@ -13,8 +13,8 @@ use contract::Rows;
 /// The files of a shard that have been begun.
 #[derive(Default)]
 pub(super) struct ShardFiles {
-    documents: Option<Documents>,
-    packed: Option<(Sequences, [(Part, Packer); 2])>,
+    documents: Vec<(Part, Documents)>,
+    sequences: Vec<(Part, Sequences, Packer)>,
     /// Number of tokens of each document so far.
     counts: Vec<u32>,
 }
@@ -55,28 +55,28 @@ impl ShardFiles {
     }
 
     fn push(&mut self, work: &Work, shard: &Shard, row: u32, text: &str, ids: &[u32]) -> Result<()> {
-        if self.documents.is_none() {
-            self.begin(work, shard)?;
-        }
-        let documents = self.documents.as_mut().context("a file that was just created")?;
         let part = work.part(row);
+        if self.documents.last().is_none_or(|(last, _)| *last != part) {
+            self.begin(work, shard, part)?;
+        }
+        let (_, documents) = self.documents.last_mut().context("a file that was just created")?;
         documents.push(&work.catalog, row, text, work.footer.vocabulary.is_some().then_some(ids), part.name())?;
         self.counts.push(ids.len() as u32);
-        if let Some((file, packers)) = &mut self.packed {
-            for (_, packer) in packers.iter_mut().filter(|(of, _)| *of == part) {
-                packer.push(ids, &mut |tokens, starts| file.push(tokens, starts, part.name()))?;
-            }
+        if let Some((_, file, packer)) = self.sequences.last_mut() {
+            packer.push(ids, &mut |tokens, starts| file.push(tokens, starts, part.name()))?;
         }
         Ok(())
     }
 
-    /// Creates the files of documents and sequences.
-    fn begin(&mut self, work: &Work, shard: &Shard) -> Result<()> {
-        self.documents = Some(Documents::create(&work.folder, "documents", shard.number, &work.footer, false)?);
+    /// Creates the files of documents and sequences of `part`.
+    fn begin(&mut self, work: &Work, shard: &Shard, part: Part) -> Result<()> {
+        let kind = |what: &str| format!("{what}-{}", part.name());
+        let documents = Documents::create(&work.folder, &kind("documents"), shard.number, &work.footer, false)?;
+        self.documents.push((part, documents));
         if let Some(vocabulary) = work.footer.vocabulary.as_ref().filter(|_| work.sequence_length > 0) {
-            let file = Sequences::create(&work.folder, shard.number, work.sequence_length, &work.footer)?;
-            let packer = || Packer::new(work.sequence_length, vocabulary.end_of_text);
-            self.packed = Some((file, [(Part::Train, packer()), (Part::Validation, packer())]));
+            let (kind, length) = (kind("sequences"), work.sequence_length);
+            let file = Sequences::create(&work.folder, &kind, shard.number, length, &work.footer)?;
+            self.sequences.push((part, file, Packer::new(length, vocabulary.end_of_text)));
         }
         Ok(())
     }
@@ -84,13 +84,11 @@ impl ShardFiles {
     /// Completes the files, and writes that of dropped documents.
     pub(super) fn close(self, work: &Work, shard: &Shard) -> Result<ShardWritten> {
         let mut written = ShardWritten { tokens: self.counts, files: Vec::new() };
-        if let Some(documents) = self.documents {
+        for (_, documents) in self.documents {
             written.files.push(documents.close(&work.catalog)?);
         }
-        if let Some((mut file, packers)) = self.packed {
-            for (part, packer) in packers {
-                packer.finish(&mut |tokens, starts| file.push(tokens, starts, part.name()))?;
-            }
+        for (part, mut file, packer) in self.sequences {
+            packer.finish(&mut |tokens, starts| file.push(tokens, starts, part.name()))?;
             written.files.push(file.close()?);
         }
         if !shard.dropped.is_empty() {

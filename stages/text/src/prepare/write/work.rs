@@ -24,7 +24,7 @@ pub struct RowToWrite {
 pub struct Shard {
     /// Its number.
     pub number: u32,
-    /// Its documents, by id.
+    /// Its documents: those for training before those for validation, each by id.
     pub kept: Vec<RowToWrite>,
     /// Rows of the catalog that go to `dropped-*.parquet`, by id, with the reason.
     pub dropped: Vec<(u32, String)>,
@@ -114,9 +114,7 @@ impl Work {
 
     /// The part of the corpus that a document belongs to.
     pub fn part(&self, row: u32) -> Part {
-        let content = self.catalog.content(row as usize);
-        let hash = u64::from_le_bytes(std::array::from_fn(|i| content[i]));
-        if self.split.holds_out(0, hash) { Part::Validation } else { Part::Train }
+        self.catalog.part(row as usize, self.split)
     }
 }
 
