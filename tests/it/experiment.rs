@@ -91,6 +91,74 @@ fn runs_that_cannot_use_all_cores_run_at_once() {
     assert_eq!(scratch.numbers("alone"), scratch.numbers("runs/two/learning_rate-0.01-seed2"));
 }
 
+/// Eight learning rates with two seeds: after 2 steps four go on, and after 4 steps two.
+#[test]
+fn halving_runs_the_better_half_to_the_end() {
+    let scratch = Scratch::new();
+    let text = "extends = \"run.toml\"\n[experiment]\nseeds = [1, 2]\nhalving = [2, 4]\n[grid]\n\
+                \"optimize.learning_rate\" = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 1e3]\n";
+    scratch.write("rates.toml", text);
+    let every = ["--set", "evaluate.interval=2"];
+    let dry = json(&scratch, &[&["experiment", "rates.toml", "--dry-run", "--json"], &every[..]].concat());
+    let expected: f64 = dry["each"].as_array().unwrap().iter().map(|run| run["expected"].as_f64().unwrap()).sum();
+    assert_eq!(expected, 16.0 * 3.0 + 8.0 * 2.0 + 4.0 * 1.0, "validation after two steps is part of the third");
+
+    let ran = scratch.pipeline(&[&["experiment", "rates.toml", "--json"], &every[..]].concat());
+    let found: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stderr));
+    let names = |ranked: &Value| {
+        let names = ranked.as_array().unwrap().iter().map(|one| one["variant"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let rungs = found["halving"].as_array().unwrap();
+    let sizes: Vec<_> = rungs
+        .iter()
+        .map(|rung| (rung["step"].as_u64().unwrap(), names(&rung["go_on"]).len(), names(&rung["stopped"]).len()))
+        .collect();
+    assert_eq!(sizes, [(2, 4, 4), (4, 2, 2)]);
+    assert!(names(&rungs[0]["stopped"]).contains(&"learning_rate-1000.0".to_owned()), "{}", rungs[0]);
+    let finished: Vec<&Value> =
+        found["variants"].as_array().unwrap().iter().filter(|row| !row["loss"].is_null()).collect();
+    assert_eq!(finished.len(), 2);
+    for row in &finished {
+        let name = row["variant"].as_str().unwrap();
+        assert!(names(&rungs[1]["go_on"]).contains(&name.to_owned()), "{name}");
+        // Stopping and going on changes nothing.
+        let rate = name.strip_prefix("learning_rate-").unwrap();
+        let set = [format!("optimize.learning_rate={rate}"), "run.seed=2".into()];
+        scratch.train(name, &[&["--set", &set[0], "--set", &set[1]], &every[..]].concat());
+        assert_eq!(scratch.numbers(name), scratch.numbers(&format!("runs/rates/{name}-seed2")));
+    }
+    let steps = |run: &Value| run["step"].as_u64().unwrap();
+    let runs = found["variants"].as_array().unwrap().iter().flat_map(|row| row["runs"].as_array().unwrap());
+    assert_eq!(runs.map(steps).filter(|step| *step < 6).max(), Some(5));
+
+    let again = scratch.pipeline(&[&["experiment", "rates.toml"], &every[..]].concat()).succeeds();
+    assert!(again.stderr.contains("16 runs, 4 finished, 12 stopped by halving"), "{}", again.stderr);
+    assert!(again.stdout.contains("Halving: after 2 steps (mean loss), on went "), "{}", again.stdout);
+    assert!(again.stdout.lines().all(|line| line.chars().count() <= 80), "{}", again.stdout);
+    // Without halving, those that were stopped go on.
+    scratch.write("rates.toml", text.replace("halving = [2, 4]\n", "").replace(", 1e3]", "]"));
+    let whole = scratch.pipeline(&[&["experiment", "rates.toml"], &every[..]].concat()).succeeds();
+    assert!(whole.stderr.contains("14 runs, 4 finished; 10 to do"), "{}", whole.stderr);
+}
+
+#[test]
+fn halving_that_would_change_nothing_is_refused() {
+    let scratch = Scratch::new();
+    let with = |keys: &str| TWO.replace("seeds = [1, 2]", &format!("seeds = [1, 2]\n{keys}"));
+    for (keys, pieces) in [
+        ("halving = [4, 2]", ["ascending", "halving = [100, 300]"]),
+        ("halving = [3]", ["validates every 2", "give multiples of 2"]),
+        ("halving = [2, 6]", ["after 6 steps, but `learning_rate-0.001` has 6", "give fewer steps"]),
+    ] {
+        scratch.write("two.toml", with(keys));
+        let wrong = scratch.pipeline(&["experiment", "two.toml", "--set", "evaluate.interval=2"]);
+        wrong.fails(2, &[&["two.toml:4"], &pieces[..]].concat());
+    }
+    scratch.write("two.toml", with("halving = [2]").replace("[1e-3, 1e-2]", "[1e-3]"));
+    scratch.pipeline(&["experiment", "two.toml"]).fails(2, &["stops nothing, as there is only one variant"]);
+}
+
 #[test]
 fn problems_of_all_runs_are_reported_together() {
     let scratch = Scratch::new();

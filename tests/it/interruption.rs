@@ -80,6 +80,21 @@ fn stopped_at_random_moments_it_goes_on_to_the_same_bits() {
 }
 
 #[test]
+fn it_stops_after_the_steps_that_were_asked_for() {
+    let scratch = Scratch::new();
+    scratch.train("whole", &[]);
+    let ran = scratch.train("r", &["--stop-after", "4"]);
+    let next = "resume with: pipeline run run.toml --run-dir r --resume";
+    assert!(ran.stderr.contains("Stopped after step 4 of 6") && ran.stderr.contains(next), "{}", ran.stderr);
+    let run = ["run", "run.toml", "--run-dir", "r", "--resume", "--stop-after"];
+    scratch.pipeline(&[&run[..], &["4"]].concat()).fails(2, &["--stop-after 4", "has done 4 steps already"]);
+    scratch.pipeline(&[&run[..], &["6"]].concat()).fails(2, &["--stop-after 6", "ends after 6 steps"]);
+    scratch.train("r", &["--resume", "--workers", "3"]);
+    assert_eq!(scratch.numbers("r"), scratch.numbers("whole"));
+    assert!(scratch.last("r", "model.safetensors") == scratch.last("whole", "model.safetensors"));
+}
+
+#[test]
 fn a_terminal_that_is_gone_leaves_a_checkpoint() {
     let scratch = Scratch::new();
     let endless = ["--set", "run.max_steps=100000"];

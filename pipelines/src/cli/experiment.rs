@@ -1,9 +1,10 @@
 //! `pipeline experiment`: several runs, compared.
 use super::{Changes, Command, Context};
-use crate::experiment::cells::{cells, variants};
+use crate::experiment::cells::{self, variants};
 use crate::experiment::children::RunPaths;
 use crate::experiment::file;
 use crate::experiment::forecast::{Whole, forecast};
+use crate::experiment::halving::Halving;
 use crate::experiment::measured::{Measured, Variant};
 use crate::experiment::runner::{self, Failed, Folder};
 use crate::experiment::text::text;
@@ -64,18 +65,20 @@ impl Command for Experiment {
         let overrides = Overrides { workers: self.workers, ..self.changes.overrides() };
         let scope = if self.dry_run { Scope::Estimate } else { Scope::Run };
         let variants = variants(&file);
-        let cells = cells(&file, &variants, &overrides, context.stages, scope).map_err(Error::new)?;
+        let cells = cells::cells(&file, &variants, &overrides, context.stages, scope).map_err(Error::new)?;
         let name = self.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let folder = self.dir.clone().unwrap_or_else(|| Path::new("runs").join(&name));
         let interruption = Interruption::at_once()?;
-        let whole = forecast(&cells, &folder, context.stages, &mut context.line())?;
+        let names: Vec<&str> = variants.iter().map(|variant| variant.name.as_str()).collect();
+        let experiment = cells::Experiment { cells: &cells, names: &names, halving: &file.halving };
+        let whole = forecast(&experiment, &folder, context.stages, &mut context.line())?;
         if self.dry_run {
             return context.out.answer(self.json, &whole, |_| dry(&whole));
         }
         context.say(&whole.text());
         let locked = Folder::open(&folder)?;
-        let failed = match whole.finished < whole.runs {
-            true => runner::run(&cells, &whole, &locked, &interruption, context.line())?,
+        let failed = match whole.finished + whole.stopped < whole.runs {
+            true => runner::run(&experiment, &whole, &locked, &interruption, context.line())?,
             false => Vec::new(),
         };
         let measured = variants.iter().enumerate().map(|(index, variant)| {
@@ -83,7 +86,8 @@ impl Command for Experiment {
             let runs = runs.map(|cell| Measured::read(&RunPaths::of(&folder, &cell.name).run_dir, cell.seed));
             Ok(Variant { name: variant.name.clone(), runs: runs.collect::<Result<_>>()? })
         });
-        let comparison = compare(&measured.collect::<Result<Vec<_>>>()?, file.target_loss, file.detect);
+        let mut comparison = compare(&measured.collect::<Result<Vec<_>>>()?, file.target_loss, file.detect);
+        comparison.add_halving(Halving::so_far(&experiment, &folder)?.rungs);
         let page = folder.join(overlay::OVERLAY_FILE);
         overlay::write(&page, &name, &comparison)?;
         let page = page.display().to_string();
@@ -100,6 +104,7 @@ impl Command for Experiment {
 fn dry(whole: &Whole) -> String {
     let state = |run: &crate::experiment::forecast::Forecast| match (run.finished, run.done) {
         (true, _) => "finished".to_owned(),
+        (_, done) if run.stopped => format!("stopped by halving after {done} steps"),
         (_, 0) => format!("{} steps", run.steps),
         (_, done) => format!("{} of {} steps", run.steps - done, run.steps),
     };

@@ -56,6 +56,6 @@ impl Command for Launch {
             commit_every: self.commit_every,
             hosts,
         };
-        ready.train(Some(options), self.training.json(), context)
+        ready.train(Some(options), None, self.training.json(), context)
     }
 }

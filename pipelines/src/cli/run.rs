@@ -27,6 +27,11 @@ pub struct Run {
     /// Prepare the data and print estimates, without training
     #[arg(long, conflicts_with_all = ["resume", "listen"])]
     dry_run: bool,
+    /// Stop after this many steps in all, with a checkpoint, as on SIGTERM; --resume
+    /// goes on
+    #[arg(long, value_name = "N", conflicts_with_all = ["dry_run", "listen"],
+          value_parser = clap::value_parser!(u64).range(1..))]
+    stop_after: Option<u64>,
     /// Stop, as on SIGTERM, when the process of this id ends, which has started this one
     #[arg(long, value_name = "PID", hide = true)]
     parent: Option<u32>,
@@ -119,7 +124,7 @@ impl Command for Run {
             let [min_hosts, first_hosts] = [min_hosts, first_hosts].map(usize::from);
             Ok(HeadOptions { socket: bind(address)?, secret, min_hosts, first_hosts, commit_every, hosts: Vec::new() })
         });
-        ready.train(hosts.transpose()?, self.training.json, context)
+        ready.train(hosts.transpose()?, self.stop_after, self.training.json, context)
     }
 }
 
@@ -176,14 +181,20 @@ impl Training {
 }
 
 impl Ready {
-    /// Trains, with other hosts if there are `hosts`.
+    /// Trains, with other hosts if there are `hosts`; not beyond `stop_after` updates.
     ///
     /// # Errors
     /// As [`train`](train_run::train).
-    pub fn train(self, hosts: Option<HeadOptions>, json: bool, context: &Context) -> Result<()> {
+    pub fn train(
+        self,
+        hosts: Option<HeadOptions>,
+        stop_after: Option<u64>,
+        json: bool,
+        context: &Context,
+    ) -> Result<()> {
         let Self { plan, run_dir, resume, workers } = self;
         let (stages, version) = (context.stages.to_vec(), context.version);
-        let options = train_run::Options { resume, run_dir, workers, stages, version };
+        let options = train_run::Options { resume, run_dir, workers, stop_after, stages, version };
         let trained = train_run::train(plan, &options, hosts, context.line());
         // A run that was stopped has results too.
         let has_results = trained.as_ref().err().is_none_or(|error| error.is::<Interrupted>());
@@ -205,6 +216,9 @@ impl Run {
         }
         if self.hosts.listen.is_some() {
             return Err(Usage("--listen is only for training: a corpus is prepared on one host".into()).into());
+        }
+        if self.stop_after.is_some() {
+            return Err(Usage("--stop-after is only for training: a preparation has no steps".into()).into());
         }
         if self.dry_run && json {
             return Err(Usage("preparing a corpus trains nothing, so --json has nothing to report".into()).into());

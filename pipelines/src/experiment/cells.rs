@@ -27,6 +27,17 @@ pub struct Cell {
     pub plan: Plan,
 }
 
+/// What an experiment consists of.
+#[derive(Clone, Copy)]
+pub struct Experiment<'a> {
+    /// Its runs.
+    pub cells: &'a [Cell],
+    /// The names of its variants.
+    pub names: &'a [&'a str],
+    /// The numbers of steps after each of which only the better half of the variants goes on.
+    pub halving: &'a [u64],
+}
+
 /// The variants of an experiment.
 pub fn variants(file: &File) -> Vec<Variant> {
     let mut all = Vec::new();
@@ -97,6 +108,7 @@ pub fn cells(
         }
     }
     check_different(variants, &cells, &mut add);
+    check_halving(file, variants, &cells, &mut add);
     problems.sort();
     problems.or(cells)
 }
@@ -118,6 +130,29 @@ fn check(plan: &Plan, variant: &Variant, add: &mut impl FnMut(Diagnostic)) {
     } else if due(plan).evaluate.is_none() {
         let message = format!("`{}` validates nothing, so there is nothing to compare", variant.name);
         add(Diagnostic::new(message, origin()).next("set `evaluate.interval` above 0"));
+    }
+}
+
+/// Whether every run is validated when variants are compared, and something is decided then.
+fn check_halving(file: &File, variants: &[Variant], cells: &[Cell], add: &mut impl FnMut(Diagnostic)) {
+    let problem = |message: String| Diagnostic::new(message, file.halving_origin.clone());
+    if !file.halving.is_empty() && variants.len() < 2 {
+        add(problem("`experiment.halving` stops nothing, as there is only one variant".into()).next("remove it"));
+    }
+    for cell in cells {
+        let Some(interval) = due(&cell.plan).evaluate else { continue };
+        let name = &variants[cell.variant].name;
+        if let Some(step) = file.halving.iter().find(|step| !step.is_multiple_of(interval)) {
+            let message =
+                format!("`experiment.halving` compares after {step} steps, but `{name}` validates every {interval}");
+            let next = format!("give multiples of {interval}, or change `evaluate.interval`");
+            add(problem(message).next(next));
+        }
+        let longest = cell.plan.run.max_steps.zip(file.halving.last()).filter(|(steps, last)| *last >= steps);
+        if let Some((steps, last)) = longest {
+            let message = format!("`experiment.halving` compares after {last} steps, but `{name}` has {steps}");
+            add(problem(message).next("give fewer steps: at the end, all that are left are compared"));
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Job<'a> {
     pub log: &'a Path,
     /// Worker threads.
     pub workers: usize,
+    /// The number of updates after which it stops, if not at its end.
+    pub stop_after: Option<u64>,
 }
 
 /// A process that runs.
@@ -36,6 +38,7 @@ pub fn start(job: &Job) -> Result<Process> {
     let mut command = Command::new(program);
     command.arg("run").arg(job.config).arg("--run-dir").arg(job.run_dir).args(["--resume", "--progress", "none"]);
     command.args(["--workers", &job.workers.to_string(), "--parent", &std::process::id().to_string()]);
+    command.args(job.stop_after.map(|steps| format!("--stop-after={steps}")));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
     Ok(Process(command.spawn().context("cannot start a run")?))
 }

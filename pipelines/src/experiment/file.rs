@@ -9,7 +9,7 @@ use toml_edit::{Item, TableLike};
 /// The top-level keys of the file.
 const TOP: [&str; 4] = ["extends", "experiment", "arm", "grid"];
 /// The keys of `[experiment]`.
-const KEYS: [&str; 3] = ["seeds", "target_loss", "detect"];
+const KEYS: [&str; 4] = ["seeds", "target_loss", "detect", "halving"];
 /// The difference that is asked for by default, in nats per token.
 pub const DETECT: f64 = 0.003;
 /// Keys that belong to each run.
@@ -31,6 +31,10 @@ pub struct File {
     pub target_loss: Option<f64>,
     /// The difference, in nats per token, for which the number of runs is said.
     pub detect: f64,
+    /// The numbers of steps after which only the better half of the variants goes on.
+    pub halving: Vec<u64>,
+    /// Where the file says so.
+    pub halving_origin: Origin,
     /// The arms; at least one.
     pub arms: Vec<Arm>,
     /// Keys, each with its values.
@@ -90,6 +94,8 @@ impl Reader<'_> {
             seeds: Vec::new(),
             target_loss: None,
             detect: DETECT,
+            halving: Vec::new(),
+            halving_origin: self.origin.clone(),
             arms: Vec::new(),
             grid: Vec::new(),
         };
@@ -139,6 +145,7 @@ impl Reader<'_> {
                 item.as_float().or(item.as_integer().map(|n| n as f64)).filter(|n| *n > 0.0 && n.is_finite());
             match (key, positive) {
                 ("seeds", _) => file.seeds = self.seeds(item, at),
+                ("halving", _) => (file.halving, file.halving_origin) = (self.halving(item, at.clone()), at),
                 ("target_loss", Some(loss)) => file.target_loss = Some(loss),
                 ("detect", Some(difference)) => file.detect = difference,
                 ("target_loss" | "detect", None) => {
@@ -191,6 +198,19 @@ impl Reader<'_> {
                 Changed::Key(..) => 2,
             });
             arms.push(Arm { name: Some(name.to_owned()), origin, changes });
+        }
+    }
+
+    fn halving(&mut self, item: &Item, at: Origin) -> Vec<u64> {
+        let steps = item.as_array().map(|steps| steps.iter().map(|step| step.as_integer()));
+        let steps = steps.and_then(|steps| steps.map(|step| u64::try_from(step?).ok()).collect::<Option<Vec<u64>>>());
+        match steps.filter(|steps| steps.first().is_some_and(|first| *first > 0) && steps.is_sorted_by(|a, b| a < b)) {
+            Some(steps) => steps,
+            None => {
+                let next = "for example halving = [100, 300]";
+                self.wrong("`experiment.halving` must be a list of numbers of steps, ascending from 1", at, next);
+                Vec::new()
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! What an experiment will take, and which of its runs are done.
-use super::cells::Cell;
+use super::cells::{Cell, Experiment};
 use super::children::RunPaths;
 use super::existing::beside_fingerprint;
+use super::halving::Halving;
 use crate::machine::cores;
 use crate::plan::{Overrides, Plan};
 use crate::problem::Usage;
@@ -29,6 +30,10 @@ pub struct Forecast {
     pub done: u64,
     /// Whether it is finished, so that it is not run again.
     pub finished: bool,
+    /// Whether it goes no further, as successive halving has stopped its variant.
+    pub stopped: bool,
+    /// Updates that are expected to be done: fewer than are left if halving may stop its variant.
+    pub expected: f64,
     /// Worker threads.
     pub workers: usize,
     /// Seconds that the whole run takes.
@@ -44,6 +49,8 @@ pub struct Whole {
     pub runs: usize,
     /// How many of them are finished.
     pub finished: usize,
+    /// How many others successive halving has stopped.
+    pub stopped: usize,
     /// Runs at the same time, at most.
     pub at_once: usize,
     /// Hours that are left.
@@ -59,8 +66,9 @@ pub struct Whole {
 /// Prepares the data of every run, which is then in the cache, and finds out what runs take and which are finished.
 ///
 /// # Errors
-/// [`Usage`] if a directory holds another run; whatever fails while data is prepared.
-pub fn forecast(cells: &[Cell], folder: &Path, registry: &[StageType], line: &mut Line) -> Result<Whole> {
+/// [`Usage`] if a directory holds another run, or a run is too short for halving; whatever fails while data is prepared.
+pub fn forecast(experiment: &Experiment, folder: &Path, registry: &[StageType], line: &mut Line) -> Result<Whole> {
+    let Experiment { cells, halving, .. } = *experiment;
     let program = calibrate::program(cores());
     let (mut known, mut each, mut notes, mut others) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
     let began = Instant::now();
@@ -79,7 +87,12 @@ pub fn forecast(cells: &[Cell], folder: &Path, registry: &[StageType], line: &mu
             state(&RunPaths::of(folder, &cell.name).run_dir, &cell.plan, registry, &fingerprint, steps)?;
         others.extend(differing);
         let seconds = steps as f64 * tokens / rate;
-        each.push(Forecast { run: cell.name.clone(), steps, done, finished, workers, seconds, peak_mb });
+        if let Some(after) = halving.last().filter(|after| **after >= steps) {
+            let why = format!("`experiment.halving` compares after {after} steps, but {} has {steps}", cell.name);
+            return Err(Usage(why).into());
+        }
+        let (run, stopped, expected) = (cell.name.clone(), false, (steps - done) as f64);
+        each.push(Forecast { run, steps, done, finished, stopped, expected, workers, seconds, peak_mb });
         for note in found {
             if !notes.contains(&note) {
                 notes.push(note);
@@ -93,6 +106,11 @@ pub fn forecast(cells: &[Cell], folder: &Path, registry: &[StageType], line: &mu
     if !others.is_empty() {
         let next = "Give another folder with --dir, or remove these runs";
         return Err(Usage(format!("{}\n{next}", others.join("\n"))).into());
+    }
+    let decided = Halving::so_far(experiment, folder)?;
+    for (cell, run) in cells.iter().zip(&mut each).filter(|(_, run)| !run.finished) {
+        run.stopped = !decided.alive.contains(&cell.variant);
+        run.expected = if run.stopped { 0.0 } else { decided.expected(run.steps, run.done) };
     }
     Ok(whole(each, notes))
 }
@@ -158,16 +176,16 @@ fn differences_beside(then: &Plan, now: &Plan) -> Vec<String> {
 }
 
 fn whole(each: Vec<Forecast>, notes: Vec<String>) -> Whole {
-    let left: Vec<&Forecast> = each.iter().filter(|run| !run.finished).collect();
+    let left: Vec<&Forecast> = each.iter().filter(|run| !run.finished && !run.stopped).collect();
     let most = left.iter().map(|run| run.workers).max().unwrap_or(1);
     let at_once = (cores() / most).clamp(1, left.len().max(1));
-    let seconds: f64 =
-        left.iter().map(|run| run.seconds * (run.steps - run.done) as f64 / run.steps.max(1) as f64).sum();
+    let seconds: f64 = left.iter().map(|run| run.seconds * run.expected / run.steps.max(1) as f64).sum();
     let mut peaks: Vec<u64> = left.iter().map(|run| run.peak_mb).collect();
     peaks.sort_unstable_by(|a, b| b.cmp(a));
     Whole {
         runs: each.len(),
         finished: each.iter().filter(|run| run.finished).count(),
+        stopped: each.iter().filter(|run| run.stopped).count(),
         at_once,
         hours: seconds / at_once as f64 / 3600.0,
         peak_mb: peaks.iter().take(at_once).sum(),
@@ -179,12 +197,15 @@ fn whole(each: Vec<Forecast>, notes: Vec<String>) -> Whole {
 impl Whole {
     /// On a line or two.
     pub fn text(&self) -> String {
-        let left = self.runs - self.finished;
+        let left = self.runs - self.finished - self.stopped;
         let time = Duration::try_from_secs_f64(self.hours * 3600.0).unwrap_or(Duration::MAX);
-        let steps: u64 = self.each.iter().filter(|run| !run.finished).map(|run| run.steps - run.done).sum();
+        let steps = self.each.iter().map(|run| run.expected).sum::<f64>().round() as u64;
         let mut text = format!("{} runs", self.runs);
         if self.finished > 0 {
             text += &format!(", {} finished", self.finished);
+        }
+        if self.stopped > 0 {
+            text += &format!(", {} stopped by halving", self.stopped);
         }
         if left > 0 {
             let at_once = if self.at_once > 1 { format!(", {} at once", self.at_once) } else { String::new() };

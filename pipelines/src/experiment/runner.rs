@@ -1,7 +1,8 @@
 //! Runs the runs of an experiment: one after another on all cores, or several at once where one cannot use them all.
-use super::cells::Cell;
+use super::cells::Experiment;
 use super::children::{self, Job, Process, RunPaths};
 use super::forecast::{Forecast, Whole};
+use super::halving::Halving;
 use crate::machine::{available_memory, cores};
 use crate::problem::Usage;
 use crate::show::human::time;
@@ -61,8 +62,9 @@ impl Folder {
 }
 
 /// A run in progress.
-struct Running<'a> {
-    forecast: &'a Forecast,
+struct Running {
+    /// Its index.
+    run: usize,
     places: RunPaths,
     process: Process,
     began: Instant,
@@ -77,19 +79,20 @@ pub struct Failed {
     pub why: String,
 }
 
-/// Runs all runs that are not finished; returns those that failed.
+/// Runs all runs that are not finished, unless halving stops their variants; returns those that failed.
 ///
-/// # Errors [`Interrupted`](crate::train_run::Interrupted) by a signal, after the runs in progress have stopped with
-/// a checkpoint; if no process can be started.
+/// # Errors
+/// [`Interrupted`](crate::train_run::Interrupted) by a signal, after the runs in progress have stopped with a checkpoint; if
+/// no process can be started.
 pub fn run(
-    cells: &[Cell],
+    experiment: &Experiment,
     whole: &Whole,
     folder: &Folder,
     interruption: &Interruption,
     line: Line,
 ) -> Result<Vec<Failed>> {
-    for (cell, forecast) in cells.iter().zip(&whole.each).filter(|(_, forecast)| !forecast.finished) {
-        let config = RunPaths::of(&folder.path, &forecast.run).config;
+    for (cell, run) in experiment.cells.iter().zip(&whole.each).filter(|(_, run)| !run.finished && !run.stopped) {
+        let config = RunPaths::of(&folder.path, &run.run).config;
         let text = cell.plan.resolved.to_toml();
         contract::files::write_whole(&config, |out| Ok(out.write_all(text.as_bytes())?))?;
     }
@@ -102,35 +105,40 @@ pub fn run(
     )?;
     let mut runner = Runner {
         folder: &folder.path,
-        pending: whole.each.iter().filter(|forecast| !forecast.finished).collect(),
+        runs: whole.each.clone(),
+        halving: Halving::default(),
+        pending: VecDeque::new(),
         running: Vec::new(),
         failed: Vec::new(),
         done: 0,
-        ended: whole.finished,
-        whole,
+        expected: whole.each.iter().map(|run| run.expected).sum::<f64>() as u64,
         memory: available_memory(),
         line,
         began: Instant::now(),
     };
-    let stopped = runner.run(&stop)?;
+    let stopped = runner.rounds(experiment, &stop)?;
     interruption.over();
     lock(&runner.line).finish();
     if stopped {
-        return Err(interruption.several(runner.ended, whole.runs).into());
+        return Err(interruption.several(runner.finished(), whole.runs).into());
     }
     Ok(runner.failed)
 }
 
 struct Runner<'a> {
     folder: &'a Path,
-    pending: VecDeque<&'a Forecast>,
-    running: Vec<Running<'a>>,
+    /// All runs, as far as they have come.
+    runs: Vec<Forecast>,
+    /// What has been decided.
+    halving: Halving,
+    /// The indices of those that are to be started.
+    pending: VecDeque<usize>,
+    running: Vec<Running>,
     failed: Vec<Failed>,
     /// Updates of this process in runs that have ended.
     done: u64,
-    /// Number of runs that have ended.
-    ended: usize,
-    whole: &'a Whole,
+    /// Updates that it was expected to do when it began.
+    expected: u64,
     /// Bytes that were free before.
     memory: u64,
     line: Arc<Mutex<Line>>,
@@ -138,9 +146,30 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Until all runs have ended, or those in progress have after `stop` is set; whether it was.
-    fn run(&mut self, stop: &AtomicBool) -> Result<bool> {
+    /// Runs all runs until something is decided, and again, until nothing is left to do, or `stop` is set; whether it was.
+    fn rounds(&mut self, experiment: &Experiment, stop: &AtomicBool) -> Result<bool> {
+        loop {
+            let failed = |name: &str| self.failed.iter().any(|failed| failed.run == name);
+            self.halving = Halving::so_far(experiment, self.folder)?;
+            let goes_on = |index: &usize| {
+                let (cell, run) = (&experiment.cells[*index], &self.runs[*index]);
+                let has_more = !run.finished && run.done < self.halving.until(run.steps);
+                has_more && self.halving.alive.contains(&cell.variant) && !failed(&run.run)
+            };
+            self.pending = (0..self.runs.len()).filter(goes_on).collect();
+            if self.pending.is_empty() {
+                return Ok(false);
+            }
+            if self.round(stop)? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Until all pending runs have ended, or those in progress have after `stop` is set; whether it was.
+    fn round(&mut self, stop: &AtomicBool) -> Result<bool> {
         let (mut told, mut looked) = (false, Instant::now());
+        let mut stopped = false;
         while !self.running.is_empty() || (!self.pending.is_empty() && !told) {
             if stop.load(Ordering::SeqCst) && !told {
                 told = true;
@@ -149,7 +178,7 @@ impl Runner<'_> {
             if !told {
                 self.start()?;
             }
-            self.collect(told)?;
+            stopped |= self.collect(told)?;
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 self.show();
@@ -157,12 +186,13 @@ impl Runner<'_> {
             std::thread::sleep(POLL);
         }
         // A signal that came when all was done has stopped nothing.
-        Ok(told && self.ended < self.whole.runs)
+        Ok(told && (stopped || !self.pending.is_empty() || !self.halving.left.is_empty()))
     }
 
     /// Starts as many runs as there is room for.
     fn start(&mut self) -> Result<()> {
-        while let Some(forecast) = self.pending.front().copied().filter(|next| self.has_room(next)) {
+        while let Some(run) = self.pending.front().copied().filter(|next| self.has_room(&self.runs[*next])) {
+            let forecast = &self.runs[run];
             let places = RunPaths::of(self.folder, &forecast.run);
             // A process whose parent was killed is still stopping.
             if status::read(&places.run_dir).0 == State::Running {
@@ -170,68 +200,88 @@ impl Runner<'_> {
             }
             self.pending.pop_front();
             let RunPaths { run_dir, config, log } = &places;
-            let process = children::start(&Job { config, run_dir, log, workers: forecast.workers })?;
-            self.running.push(Running { forecast, places, process, began: Instant::now(), step: forecast.done });
+            let stop_after = Some(self.halving.until(forecast.steps)).filter(|until| *until < forecast.steps);
+            let process = children::start(&Job { config, run_dir, log, workers: forecast.workers, stop_after })?;
+            self.running.push(Running { run, places, process, began: Instant::now(), step: forecast.done });
         }
         Ok(())
     }
 
     fn has_room(&self, next: &Forecast) -> bool {
-        let used = |of: fn(&Forecast) -> u64| self.running.iter().map(|run| of(run.forecast)).sum::<u64>();
+        let used = |of: fn(&Forecast) -> u64| self.running.iter().map(|run| of(&self.runs[run.run])).sum::<u64>();
         let (workers, memory) = (used(|run| run.workers as u64), used(|run| run.peak_mb));
         self.running.is_empty()
             || workers as usize + next.workers <= cores() && (memory + next.peak_mb) << 20 <= self.memory
     }
 
-    /// Takes note of the runs that have ended.
-    fn collect(&mut self, stopping: bool) -> Result<()> {
-        let mut at = 0;
+    /// Takes note of the runs that have ended; whether one of them has stopped early because it was asked to.
+    fn collect(&mut self, stopping: bool) -> Result<bool> {
+        let (mut at, mut stopped) = (0, false);
         while at < self.running.len() {
             let Some(status) = self.running[at].process.ended()? else {
                 at += 1;
                 continue;
             };
-            let Running { forecast, places, began, .. } = self.running.remove(at);
+            let Running { run, places, began, .. } = self.running.remove(at);
             if stopping && !status.success() {
+                stopped = true;
                 continue;
             }
-            self.ended += 1;
-            self.done += forecast.steps - forecast.done;
-            let (count, name) = (format!("[{}/{}]", self.ended, self.whole.runs), &forecast.run);
             if status.success() {
-                let loss = last_line(&places.run_dir).and_then(|line| line.validation_loss);
-                let loss = loss.map(|loss| format!("validation loss {loss:.4}, ")).unwrap_or_default();
-                lock(&self.line).note(&format!("{count} {name}: {loss}{}", time(began.elapsed())));
+                self.succeeded(run, &places.run_dir, began.elapsed());
             } else {
-                let why = children::why_failed(status, &places.log);
-                lock(&self.line).warn(&format!("{count} {name} failed: {why} (see {})", places.log.display()));
-                self.failed.push(Failed { run: name.clone(), why });
+                let (why, name) = (children::why_failed(status, &places.log), self.runs[run].run.clone());
+                lock(&self.line).warn(&format!("{name} failed: {why} (see {})", places.log.display()));
+                self.failed.push(Failed { run: name, why });
             }
         }
-        Ok(())
+        Ok(stopped)
+    }
+
+    /// A run has ended, after all of its steps or those before the next decision.
+    fn succeeded(&mut self, run: usize, run_dir: &Path, took: Duration) {
+        let forecast = &mut self.runs[run];
+        let until = self.halving.until(forecast.steps);
+        self.done += until - forecast.done;
+        (forecast.done, forecast.finished) = (until, until == forecast.steps);
+        let so_far = if forecast.finished { String::new() } else { format!(" after {} steps", until - 1) };
+        let (name, took) = (forecast.run.clone(), time(took));
+        let loss = last_line(run_dir, |line| line.validation_loss.is_some()).and_then(|line| line.validation_loss);
+        let loss = loss.map(|loss| format!("validation loss {loss:.4}{so_far}, ")).unwrap_or_default();
+        lock(&self.line).note(&format!("{} {name}: {loss}{took}", self.count()));
+    }
+
+    /// Number of runs that are finished.
+    fn finished(&self) -> usize {
+        self.runs.iter().filter(|run| run.finished).count()
+    }
+
+    /// How many runs have ended, of how many.
+    fn count(&self) -> String {
+        format!("[{}/{}]", self.finished() + self.failed.len(), self.runs.len())
     }
 
     fn show(&mut self) {
         for run in &mut self.running {
-            if let Some(line) = last_line(&run.places.run_dir) {
+            if let Some(line) = last_line(&run.places.run_dir, |_| true) {
                 run.step = line.step;
             }
         }
-        let done = self.done + self.running.iter().map(|run| run.step.saturating_sub(run.forecast.done)).sum::<u64>();
-        let total = self.whole.each.iter().map(|run| run.steps - run.done).sum();
-        let names: Vec<&str> = self.running.iter().map(|run| run.forecast.run.as_str()).collect();
-        let verb = format!("[{}/{}] {}", self.ended, self.whole.runs, names.join(", "));
-        let work = Work { verb, done, total, unit: Unit::Things("steps"), spent: self.began.elapsed() };
-        lock(&self.line).work(&work);
+        let now = self.running.iter().map(|run| run.step.saturating_sub(self.runs[run.run].done)).sum::<u64>();
+        let done = self.done + now;
+        let names: Vec<&str> = self.running.iter().map(|run| self.runs[run.run].run.as_str()).collect();
+        let verb = format!("{} {}", self.count(), names.join(", "));
+        let (total, spent) = (self.expected.max(done), self.began.elapsed());
+        lock(&self.line).work(&Work { verb, done, total, unit: Unit::Things("steps"), spent });
     }
 }
 
-/// The last whole line of a run's metrics.
-fn last_line(run_dir: &Path) -> Option<StepLine> {
+/// The last whole line of a run's metrics for which `wanted` is true.
+fn last_line(run_dir: &Path, wanted: impl Fn(&StepLine) -> bool) -> Option<StepLine> {
     let mut file = File::open(run_dir.join(METRICS_FILE)).ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(END))).ok()?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;
-    bytes.rsplit(|byte| *byte == b'\n').find_map(|line| serde_json::from_slice(line).ok())
+    bytes.rsplit(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).find(wanted)
 }

@@ -1,4 +1,5 @@
 //! A comparison as text of 80 columns.
+use super::halving::{Ranked, Rung};
 use super::verdict::{Compared, Comparison, Row};
 use crate::show::human::{count, decimal, hang, time};
 use crate::show::{Align, table};
@@ -7,6 +8,9 @@ use std::time::Duration;
 /// The table and the verdict.
 pub fn text(comparison: &Comparison, columns: usize) -> String {
     let mut parts = vec![rows(comparison, columns)];
+    let halving: Vec<String> = comparison.halving.iter().map(rung).collect();
+    parts.extend(halving.first().map(|_| String::new()));
+    parts.extend(halving.iter().map(|line| hang(line, columns)));
     let verdict = verdict(comparison);
     parts.extend(verdict.first().map(|_| String::new()));
     parts.extend(verdict.iter().map(|line| hang(line, columns)));
@@ -40,6 +44,17 @@ fn rows(comparison: &Comparison, columns: usize) -> String {
     };
     let shown: Vec<Vec<String>> = comparison.variants.iter().map(row).collect();
     table(&heads, &shown, columns)
+}
+
+/// What was decided after some steps, not wrapped.
+pub fn rung(Rung { step, go_on, stopped }: &Rung) -> String {
+    let list = |ranked: &[Ranked]| {
+        let one = |ranked: &Ranked| {
+            format!("{} ({})", ranked.variant, ranked.loss.map_or("failed".into(), |loss| format!("{loss:.4}")))
+        };
+        ranked.iter().map(one).collect::<Vec<_>>().join(", ")
+    };
+    format!("Halving: after {step} steps (mean loss), on went {}; stopped: {}", list(go_on), list(stopped))
 }
 
 /// The lines of the verdict, not wrapped.

@@ -1,4 +1,5 @@
 //! The result of a comparison: a row per variant, and which one learns best, with the error of that statement.
+use super::halving::Rung;
 use super::measured::{Measured, Variant};
 use super::statistics::{Difference, Losses, mean, paired, runs_to_detect, unpaired, variance};
 use serde::Serialize;
@@ -19,6 +20,9 @@ pub struct Comparison {
     pub differences: Vec<Compared>,
     /// How the intervals of `differences` are computed.
     pub method: String,
+    /// What successive halving has decided.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub halving: Vec<Rung>,
     /// What makes the comparison weaker than it could be.
     pub notes: Vec<String>,
 }
@@ -96,7 +100,40 @@ pub fn compare(variants: &[Variant], target: Option<f64>, detect: f64) -> Compar
     };
     let (method, notes) = (method(&differences, pairs), notes(variants, &differences));
     let variants = order.into_iter().map(|variant| row(variant, target_loss)).collect();
-    Comparison { variants, target_loss, differences, method, notes }
+    Comparison { variants, target_loss, differences, method, halving: Vec::new(), notes }
+}
+
+impl Comparison {
+    /// Adds what successive halving has decided: runs that it has stopped are not missing.
+    pub fn add_halving(&mut self, rungs: Vec<Rung>) {
+        if rungs.is_empty() {
+            return;
+        }
+        let stopped = |row: &Row| {
+            let of = |rung: &Rung| rung.stopped.iter().any(|ranked| ranked.variant == row.variant);
+            row.loss.is_none() && rungs.iter().any(of)
+        };
+        let stopped: Vec<&Measured> =
+            self.variants.iter().filter(|row| stopped(row)).flat_map(|row| &row.runs).collect();
+        let missing = self.variants.iter().flat_map(|row| &row.runs).filter(|run| run.loss().is_none());
+        let missing = missing.filter(|run| !stopped.iter().any(|stopped| stopped.ran.run == run.ran.run));
+        self.notes.retain(|note| !note.starts_with(NOT_COMPARED));
+        self.notes.extend(not_compared(missing));
+        self.notes.push(
+            "halving compares variants before their end: one that learns slowly at first may have been stopped, and \
+             one that goes on was chosen by the losses of the same runs"
+                .into(),
+        );
+        self.halving = rungs;
+    }
+}
+
+/// How the note on runs that are not compared begins.
+const NOT_COMPARED: &str = "not compared, as they are not finished or not validated: ";
+
+fn not_compared<'a>(runs: impl Iterator<Item = &'a Measured>) -> Option<String> {
+    let runs: Vec<&str> = runs.map(|run| run.ran.run.as_str()).collect();
+    (!runs.is_empty()).then(|| format!("{NOT_COMPARED}{}", runs.join(", ")))
 }
 
 fn row(variant: &Variant, target: Option<f64>) -> Row {
@@ -201,15 +238,8 @@ fn method(differences: &[Compared], pairs: usize) -> String {
 
 fn notes(variants: &[Variant], differences: &[Compared]) -> Vec<String> {
     let mut notes = Vec::new();
-    let unfinished: Vec<&str> = variants
-        .iter()
-        .flat_map(|v| &v.runs)
-        .filter(|run| run.loss().is_none())
-        .map(|run| run.ran.run.as_str())
-        .collect();
-    if !unfinished.is_empty() {
-        notes.push(format!("not compared, as they are not finished or not validated: {}", unfinished.join(", ")));
-    }
+    let unfinished = variants.iter().flat_map(|variant| &variant.runs).filter(|run| run.loss().is_none());
+    notes.extend(not_compared(unfinished));
     if differences.iter().any(|one| one.margin.is_none() && one.comparable) {
         notes.push("with one run of a variant, nothing is known of the variation between seeds: no verdict".into());
     }

@@ -15,6 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Signals that stop a run, and their names.
 const STOPPING: [(i32, &str); 3] = [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP")];
 
+/// Exit codes of programs that were stopped by a signal are above this.
+pub const SIGNALLED: u8 = 128;
+
 /// A run that was stopped by a signal and can be resumed: exit code 129, 130 or 143.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -27,7 +30,7 @@ pub struct Interrupted {
 impl Interrupted {
     /// By the signal of this number.
     pub fn by(signal: u8, message: String) -> Self {
-        Self { code: 128 + signal, message }
+        Self { code: SIGNALLED + signal, message }
     }
 }
 
@@ -106,14 +109,14 @@ impl Interruption {
         Interrupted::by(u8::try_from(self.signal.load(Ordering::SeqCst)).unwrap_or_default(), message)
     }
 
-    /// The run was stopped after `step` of `steps` updates and left `checkpoint`.
+    /// The run was stopped, by a signal if there was one, after `step` of `steps` updates and left `checkpoint`.
     pub fn interrupted(&self, step: u64, steps: u64, checkpoint: Option<PathBuf>) -> Interrupted {
         let signal = self.signal.load(Ordering::SeqCst);
         let message = match checkpoint {
             Some(path) => format!(
                 "Stopped after step {step} of {steps}; the checkpoint is {}\nresume with: {}",
                 path.display(),
-                resuming(std::env::args_os().skip(1))
+                resuming(std::env::args_os().skip(1), signal == 0)
             ),
             None if step == 0 => "Stopped before the first step; nothing is kept".into(),
             None => format!(
@@ -121,7 +124,7 @@ impl Interruption {
                  checkpoints"
             ),
         };
-        Interrupted { code: 128 + u8::try_from(signal).unwrap_or_default(), message }
+        Interrupted::by(u8::try_from(signal).unwrap_or_default(), message)
     }
 }
 
@@ -147,13 +150,20 @@ fn ignores_hangup() -> bool {
     mask.is_none_or(|mask| mask >> (SIGHUP - 1) & 1 == 1)
 }
 
-/// The command that resumes the run that the one with `arguments` started.
-fn resuming(arguments: impl Iterator<Item = OsString>) -> String {
-    let is_resume = |argument: &OsString| {
-        let argument = argument.to_string_lossy();
-        argument == "--resume" || argument.starts_with("--resume=")
-    };
-    command(arguments.filter(|argument| !is_resume(argument)).chain(["--resume".into()]))
+/// The command that resumes the run that the one with `arguments` started. If it was `done` up to `--stop-after`, the new
+/// one goes on.
+fn resuming(arguments: impl Iterator<Item = OsString>, done: bool) -> String {
+    let (mut kept, mut is_value) = (Vec::new(), false);
+    for argument in arguments {
+        let text = argument.to_string_lossy();
+        let (name, value) = text.split_once('=').map_or((&*text, None), |(name, value)| (name, Some(value)));
+        let leave_out = is_value || name == "--resume" || done && name == "--stop-after";
+        is_value = done && name == "--stop-after" && value.is_none();
+        if !leave_out {
+            kept.push(argument);
+        }
+    }
+    command(kept.into_iter().chain(["--resume".into()]))
 }
 
 /// The command with these arguments, as one writes it in a shell.
@@ -173,7 +183,10 @@ mod tests {
 
     #[test]
     fn the_command_that_goes_on() {
-        let of = |line: &[&str]| resuming(line.iter().map(OsString::from));
+        let of = |line: &[&str]| resuming(line.iter().map(OsString::from), false);
+        let after = ["run", "--stop-after", "5", "c.toml", "--stop-after=7"];
+        assert_eq!(of(&after), "pipeline run --stop-after 5 c.toml --stop-after=7 --resume");
+        assert_eq!(resuming(after.iter().map(OsString::from), true), "pipeline run c.toml --resume");
         assert_eq!(of(&["run", "c.toml"]), "pipeline run c.toml --resume");
         assert_eq!(of(&["run", "--resume=runs/a/checkpoints/b", "c.toml"]), "pipeline run c.toml --resume");
         assert_eq!(

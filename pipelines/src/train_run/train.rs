@@ -1,6 +1,6 @@
 //! Training: prepares the data, runs the graph, and writes the report.
 use super::hosts::{HeadOptions, HeadRun, Hosted};
-use super::interruption::Interruption;
+use super::interruption::{Interruption, SIGNALLED};
 use super::printer::{Printer, Shared, times};
 use super::sample::Continuer;
 use super::session::Session;
@@ -17,7 +17,7 @@ use crate::show::{Banner, Explanation, Line, banner, sources};
 use anyhow::{Context, Result};
 use compute::cpu;
 use compute::kernels::gemm;
-use contract::{Effect, Resources, Saved, Snapshot, StageType, lock};
+use contract::{Effect, Resources, Saved, Schedule, Snapshot, StageType, lock};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -36,6 +36,8 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// Worker threads.
     pub workers: usize,
+    /// The number of updates after which it stops, if it is not at its end before.
+    pub stop_after: Option<u64>,
     /// The registry of stages.
     pub stages: Vec<StageType>,
     /// The version of the program.
@@ -61,7 +63,7 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
         }
     };
     let printer = Arc::new(Mutex::new(Printer::new(line, &session)));
-    let stop = Arc::new(Stop::default());
+    let stop = Arc::new(options.stop_after.map_or_else(Stop::default, |updates| Stop::after(updates - 1)));
     if hosts.is_none() {
         // Before the banner: from its first line on, a signal ends the run in order.
         stop_on_signal(&interruption, &stop, &printer)?;
@@ -106,7 +108,13 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
         None => Ok(()),
         Some(done) => {
             let left = train::checkpoint::list(run_dir)?.pop().filter(|(step, _)| *step == done);
-            Err(interruption.interrupted(done, schedule.steps, left.map(|(_, path)| path)).into())
+            let interrupted = interruption.interrupted(done, schedule.steps, left.map(|(_, path)| path));
+            if interrupted.code > SIGNALLED {
+                return Err(interrupted.into());
+            }
+            // It was asked to by `--stop-after`.
+            printer.line.note(&interrupted.to_string());
+            Ok(())
         }
     }
 }
@@ -136,7 +144,7 @@ fn alone(mut job: Job, stop: Arc<Stop>) -> Result<Hosted> {
 
 /// Everything that is done before training: the session, and the state that stages resume from.
 fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Vec<Saved>)> {
-    let Options { resume, run_dir, workers, stages, version } = options;
+    let Options { resume, run_dir, workers, stop_after, stages, version } = options;
     let from = match resume {
         Some(checkpoint) => directory::resumed(run_dir, checkpoint.as_deref())?,
         None => None,
@@ -151,6 +159,7 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
             .push(format!("{} has no checkpoint to resume from: the run starts from the beginning", run_dir.display()));
     }
     let saved = begin(&mut session, plan, stages, from)?;
+    stop_after.map_or(Ok(()), |updates| check_stop_after(updates, session.env.schedule))?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
     session.env.resources.insert(Arc::new(Limit { gemm_gflops: speed::full_speed(*workers) }));
     directory::describe(
@@ -164,6 +173,16 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
         quarantine.write(run_dir)?;
     }
     Ok((session, saved))
+}
+
+/// Whether a run can be stopped after so many updates.
+fn check_stop_after(updates: u64, Schedule { first, steps, .. }: Schedule) -> Result<()> {
+    let why = match updates {
+        _ if updates <= first => format!("the run has done {first} steps already"),
+        _ if updates >= steps => format!("the run ends after {steps} steps"),
+        _ => return Ok(()),
+    };
+    Err(Usage(format!("--stop-after {updates} would change nothing: {why}")).into())
 }
 
 /// Selects the GEMM backend that `run.gemm` names.

@@ -1,0 +1,143 @@
+//! Successive halving: after given numbers of steps, only the better half of the variants goes on (Jamieson and Talwalkar
+//! 2016, "Non-stochastic Best Arm Identification and Hyperparameter Optimization").
+//!
+//! What has been decided follows from the metrics of the runs, so nothing else is recorded: an experiment that goes on
+//! after a kill comes to the same decisions.
+use super::cells::Experiment;
+use super::children::RunPaths;
+use super::statistics::mean;
+use crate::train_run::status::{self, State};
+use anyhow::Result;
+use serde::Serialize;
+use std::path::Path;
+use train::record::{METRICS_FILE, read_metrics};
+
+/// What was decided after some steps.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rung {
+    /// The number of steps.
+    pub step: u64,
+    /// The variants that go on, the best one first.
+    pub go_on: Vec<Ranked>,
+    /// The others.
+    pub stopped: Vec<Ranked>,
+}
+
+/// A variant after some steps.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ranked {
+    /// Its index.
+    #[serde(skip)]
+    pub index: usize,
+    /// Its name.
+    pub variant: String,
+    /// The mean validation loss of its runs; `None` if one of them has failed.
+    pub loss: Option<f64>,
+}
+
+/// The decisions of an experiment so far.
+#[derive(Clone, Debug, Default)]
+pub struct Halving {
+    /// What was decided.
+    pub rungs: Vec<Rung>,
+    /// The steps after which something is still to be decided.
+    pub left: Vec<u64>,
+    /// The indices of the variants that go on.
+    pub alive: Vec<usize>,
+}
+
+impl Halving {
+    /// The decisions of an experiment, as far as the runs in `folder` have come. A variant with a run that has failed before
+    /// counts as the worst.
+    ///
+    /// # Errors
+    /// If metrics cannot be read.
+    pub fn so_far(experiment: &Experiment, folder: &Path) -> Result<Self> {
+        let Experiment { cells, names, halving: after } = *experiment;
+        let mut alive: Vec<usize> = (0..names.len()).collect();
+        let mut rungs = Vec::new();
+        for step in after {
+            let mut ranked = Vec::new();
+            for index in &alive {
+                let (mut losses, mut failed) = (Vec::new(), false);
+                for cell in cells.iter().filter(|cell| cell.variant == *index) {
+                    let run_dir = RunPaths::of(folder, &cell.name).run_dir;
+                    let loss = loss_at(&run_dir, *step)?;
+                    failed |= loss.is_none() && status::read(&run_dir).0 == State::Failed;
+                    losses.push(loss);
+                }
+                let losses: Option<Vec<f64>> = losses.into_iter().collect();
+                if losses.is_none() && !failed {
+                    return Ok(Self { left: after[rungs.len()..].to_vec(), rungs, alive });
+                }
+                let loss = losses.map(|losses| mean(&losses)).filter(|loss| loss.is_finite());
+                ranked.push(Ranked { index: *index, variant: names[*index].to_owned(), loss });
+            }
+            let rung = decide(*step, ranked);
+            alive = rung.go_on.iter().map(|ranked| ranked.index).collect();
+            alive.sort_unstable();
+            rungs.push(rung);
+        }
+        Ok(Self { rungs, left: Vec::new(), alive })
+    }
+
+    /// The number of updates that a run of `steps` does until the next decision, or until its end. Validation after a
+    /// number of updates is part of the step after them.
+    pub fn until(&self, steps: u64) -> u64 {
+        self.left.first().map_or(steps, |step| step + 1)
+    }
+
+    /// The updates that a run of `steps` that goes on now is still expected to do, of which it has done `done`: each later
+    /// decision stops half of the variants.
+    pub fn expected(&self, steps: u64, done: u64) -> f64 {
+        let (mut share, mut from, mut expected, mut alive) = (1.0, done, 0.0, self.alive.len());
+        for until in self.left.iter().map(|step| step + 1).chain([steps]) {
+            expected += share * until.saturating_sub(from) as f64;
+            from = from.max(until);
+            let go_on = alive.div_ceil(2);
+            share *= go_on as f64 / alive.max(1) as f64;
+            alive = go_on;
+        }
+        expected
+    }
+}
+
+/// The better half goes on, and at least one.
+fn decide(step: u64, mut ranked: Vec<Ranked>) -> Rung {
+    ranked.sort_by(|a, b| a.loss.unwrap_or(f64::INFINITY).total_cmp(&b.loss.unwrap_or(f64::INFINITY)));
+    let stopped = ranked.split_off(ranked.len().div_ceil(2));
+    Rung { step, go_on: ranked, stopped }
+}
+
+/// The validation loss of a run after `step` updates, if it has come so far.
+fn loss_at(run_dir: &Path, step: u64) -> Result<Option<f64>> {
+    let metrics = read_metrics(&run_dir.join(METRICS_FILE))?;
+    Ok(metrics.iter().find(|line| line.step == step).and_then(|line| line.validation_loss))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_better_half_goes_on_and_a_failed_one_never_before_others() {
+        let ranked = |losses: &[Option<f64>]| {
+            let ranked = losses.iter().enumerate();
+            ranked.map(|(index, loss)| Ranked { index, variant: index.to_string(), loss: *loss }).collect::<Vec<_>>()
+        };
+        let indices = |ranked: &[Ranked]| ranked.iter().map(|ranked| ranked.index).collect::<Vec<_>>();
+        let rung = decide(9, ranked(&[Some(3.0), None, Some(1.0), Some(2.0), Some(4.0)]));
+        assert_eq!((rung.step, indices(&rung.go_on), indices(&rung.stopped)), (9, vec![2, 3, 0], vec![4, 1]));
+        let rung = decide(9, ranked(&[Some(3.0)]));
+        assert_eq!((indices(&rung.go_on), rung.stopped.len()), (vec![0], 0));
+    }
+
+    #[test]
+    fn later_steps_are_expected_of_half_of_the_runs() {
+        let mut halving = Halving { rungs: Vec::new(), left: vec![99, 299], alive: vec![0, 1, 2, 3] };
+        assert_eq!((halving.until(1000), halving.expected(1000, 0)), (100, 100.0 + 200.0 / 2.0 + 700.0 / 4.0));
+        assert_eq!(halving.expected(1000, 40), 60.0 + 200.0 / 2.0 + 700.0 / 4.0);
+        halving.left.clear();
+        assert_eq!((halving.until(1000), halving.expected(1000, 300)), (1000, 700.0));
+    }
+}
