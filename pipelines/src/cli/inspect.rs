@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// Show a Parquet file, checkpoint, safetensors file or tokenizer
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  pipeline inspect runs/prepare-wiki/v1/documents-train-00000.parquet --rows 5
+  pipeline inspect runs/prepare-wiki/v1/catalog.parquet --rows 5
   pipeline inspect runs/wiki
   pipeline inspect runs/wiki/tokenizer.json --json
 
