@@ -54,7 +54,7 @@ impl Lineage {
     pub fn new(draws: Box<dyn Draws>, shape: BatchShape, seed: u64, indices: &[Arc<CorpusIndex>]) -> Self {
         let stream = |lane: Lane, index: &Arc<CorpusIndex>| DocumentStream {
             index: Arc::clone(index),
-            order: LaneOrder::new(index.train.rows.len() as u64, lane, shape.lanes, seed),
+            order: LaneOrder::new(Arc::clone(index), lane, shape.lanes, seed),
             documents: Vec::new(),
             ends: Vec::new(),
         };
