@@ -76,7 +76,7 @@ pub fn of_run(run: &Path, options: &Options, mut line: Line) -> Result<Evaluatio
     };
     let plan = directory::plan_of(run, state.fingerprint.as_ref(), options.workers, options.stages, Scope::Evaluate)?;
     let session = session(&plan, directory::known(run)?, &mut line)?;
-    resume_checks::compare(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
+    resume_checks::compare_to_evaluate(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
     if session.env.corpus.is_none_or(|corpus| corpus.validation.rows == 0) {
         return Err(Usage("there are no validation documents to evaluate on; give files with --data".into()).into());
     }

@@ -5,6 +5,7 @@ use anyhow::Result;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
+use text::corpus::epoch_order::ORDER;
 use train::checkpoint::Fingerprint;
 use train::optimize::schedule::{Decay, LearningRateSchedule};
 
@@ -60,6 +61,19 @@ pub fn compare_to_resume(
     Ok(changed)
 }
 
+/// The same as [`compare`] for an evaluation, which does not depend on the order in which a run reads documents.
+///
+/// # Errors
+/// [`Usage`] with every setting that differs.
+pub fn compare_to_evaluate(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint) -> Result<Vec<String>> {
+    let unordered = |fingerprint: &Fingerprint| {
+        let mut fingerprint = fingerprint.clone();
+        fingerprint.configuration.retain(|key, _| !key.starts_with(ORDER));
+        fingerprint
+    };
+    compare(checkpoint, then.map(unordered).as_ref(), &unordered(now))
+}
+
 /// Every setting and input that differs, on a line each, and whether the code of a stage does.
 pub fn differences(then: &Fingerprint, now: &Fingerprint) -> (Vec<String>, bool) {
     let mut complete = then.clone();
@@ -80,6 +94,11 @@ pub fn differences(then: &Fingerprint, now: &Fingerprint) -> (Vec<String>, bool)
                 code = true;
                 let (then, now) = (value(then, "0"), value(now, "0"));
                 format!("  the code of `{stage}` has changed: its version was {then}, is {now}")
+            }
+            None if key.starts_with(ORDER) => {
+                code = true;
+                let by = |of| value(of, "by position in the files");
+                format!("  the {key} was {}, is {}", by(then), by(now))
             }
             None => format!("  {key} was {}, is {}", value(then, "nothing"), value(now, "nothing")),
         });
@@ -165,6 +184,22 @@ mod tests {
           lines.limit was 9, is 8
         Restore these values, or start a new run from its weights with `run.initial_checkpoint`
         ");
+    }
+
+    #[test]
+    fn a_checkpoint_of_a_program_with_another_order_is_evaluated_and_not_resumed() {
+        let fingerprint = |configuration: &str| -> Fingerprint {
+            serde_json::from_str(&format!(r#"{{"configuration": {configuration}, "blas_core": "portable"}}"#)).unwrap()
+        };
+        let (then, now) = (fingerprint("{}"), fingerprint(r#"{"order of documents": "by content"}"#));
+        insta::assert_snapshot!(compare(Path::new("c"), Some(&then), &now).unwrap_err(), @r"
+        the configuration contradicts the checkpoint c:
+          the order of documents was by position in the files, is by content
+        Resume with the program (and the values) that the run started with, or start a new run from its weights with `run.initial_checkpoint`
+        ");
+        assert!(compare_to_evaluate(Path::new("c"), Some(&then), &now).unwrap().is_empty());
+        let other = fingerprint(r#"{"order of documents": "by content", "run.seed": "2"}"#);
+        assert!(compare_to_evaluate(Path::new("c"), Some(&then), &other).is_err());
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub fn env(lanes: u32, sequences: usize, length: usize, steps: u64) -> Env {
 pub fn index(train: &[u32], validation: &[u32]) -> Arc<CorpusIndex> {
     let parts = [vec![Part::Train; train.len()], vec![Part::Validation; validation.len()]].concat();
     let (all_rows, bytes) = (parts.len() as u64, vec![1; parts.len()]);
-    let survey = Survey { all_rows, rows: (0..all_rows).collect(), bytes, parts, ..Survey::default() };
+    let rows: Vec<u64> = (0..all_rows).collect();
+    let survey = Survey { all_rows, hashes: rows.clone(), rows, bytes, parts, ..Survey::default() };
     Arc::new(CorpusIndex::new(&survey, &[train, validation].concat()).unwrap())
 }
 

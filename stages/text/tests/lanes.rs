@@ -11,13 +11,13 @@ use millrace_text::corpus::train_tokenizer::{no_progress, train_tokenizer};
 use millrace_text::pack::saved_tokens::SavedTokens;
 use millrace_text::tokenizer::END_OF_TEXT;
 use millrace_text::{
-    Chunks, Concat, CorpusIndex, Count, DocumentStore, Lineage, Passage, ReadDocuments, RowStages, Scan, SourceRows,
-    Split, Survey, Tokenize, Tokenizer, silent,
+    Chunks, Concat, CorpusIndex, Count, DocumentStore, Lineage, PackKeys, Passage, ReadDocuments, RowStages, Scan,
+    SourceRows, Split, Survey, Tokenize, Tokenizer, silent,
 };
 use proptest::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 fn stage(settings: &dyn Settings, env: &contract::Env) -> Box<dyn Stage> {
@@ -66,29 +66,39 @@ fn counted(resources: &Resources, chunks: &Arc<Chunks>, workers: usize) -> Vec<u
     Count::counts(&found.into_values().collect::<Vec<_>>())
 }
 
-/// A small corpus with its tokenizer and index.
-static CORPUS: LazyLock<Resources> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.parquet");
+/// The texts of a small corpus; some rows are null.
+fn texts() -> Vec<Option<&'static str>> {
     let words = ["stone", "water", "the", "a", "wheel", "turns", "grain", "and", "river", "mill"];
     let text = |i: usize| (0..i * 37 % 50).map(|j| words[(i * 7 + j * j * 3 + j) % 10]).collect::<Vec<_>>().join(" ");
     let texts: Vec<String> = (0..900).map(text).collect();
     let nulls = |(i, t): (usize, &'static str)| (i % 11 != 3).then_some(t);
     let texts: Vec<&'static str> = texts.into_iter().map(|t| &*t.leak()).collect();
-    write_texts(&path, 100, &texts.into_iter().enumerate().map(nulls).collect::<Vec<_>>());
-    let resources = prepared(&path, folder.path());
+    texts.into_iter().enumerate().map(nulls).collect()
+}
+
+/// The corpus in one file, with its tokenizer and index.
+static CORPUS: LazyLock<Resources> = LazyLock::new(|| corpus(&[texts()], Split::Every(9)));
+
+/// A corpus of these files, with its tokenizer and index.
+fn corpus(files: &[Vec<Option<&'static str>>], split: Split) -> Resources {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |number: usize| folder.path().join(format!("{number}.parquet"));
+    let paths: Vec<PathBuf> = (0..files.len()).map(path).collect();
+    paths.iter().zip(files).for_each(|(path, texts)| write_texts(path, 100, texts));
+    let resources = prepared(&paths, folder.path(), split);
     std::mem::forget(folder);
     resources
-});
+}
 
-fn prepared(path: &Path, cache: &Path) -> Resources {
+fn prepared(paths: &[PathBuf], cache: &Path, split: Split) -> Resources {
     let text = |p: &Path| p.to_str().unwrap().to_string();
     let conversion = Conversion { cache: Some(text(cache)), ..Default::default() };
-    let read = ReadDocuments { paths: vec![text(path)], conversion, ..Default::default() };
+    let paths = paths.iter().map(|path| text(path)).collect();
+    let read = ReadDocuments { paths, conversion, ..Default::default() };
     let store = read.ingest(42, &mut silent()).and_then(|found| found.open(42)).unwrap();
-    let survey = Survey::of(&store, Split::Every(9), &mut silent()).unwrap();
+    let survey = Survey::of(&store, split, &mut silent()).unwrap();
     for _ in 0..2 {
-        assert_eq!(Survey::cached(&store, Split::Every(9), &read.conversion.cache(), &mut silent()).unwrap(), survey);
+        assert_eq!(Survey::cached(&store, split, &read.conversion.cache(), &mut silent()).unwrap(), survey);
     }
     let sources = [SourceRows {
         id: "read".into(),
@@ -96,7 +106,7 @@ fn prepared(path: &Path, cache: &Path) -> Resources {
         stages: RowStages::default(),
         chunks: Arc::new(Chunks::of(&survey, &survey)),
         survey,
-        split: Split::Every(9),
+        split,
         cache: read.conversion.cache(),
         unreadable: 0,
     }];
@@ -112,7 +122,7 @@ fn prepared(path: &Path, cache: &Path) -> Resources {
     assert_eq!(counts, counted(&resources, &chunks, 3));
     assert_eq!(counts.len(), survey.rows.len());
     let index = CorpusIndex::new(&survey, &counts).unwrap();
-    assert!(index.skipped >= 81 && index.train.rows.len() > 600 && index.validation.rows.len() > 80);
+    assert!(index.skipped >= 81 && index.train.rows.len() > 600 && index.validation.rows.len() > 40);
     resources.insert(Arc::new(index));
     resources
 }
@@ -134,9 +144,20 @@ fn run(
     steps: std::ops::Range<Step>,
     state: &State,
 ) -> (Batches, State, usize) {
+    run_on(&CORPUS, workers, shape, schedule, steps, state)
+}
+
+fn run_on(
+    corpus: &Resources,
+    workers: usize,
+    shape: BatchShape,
+    schedule: Schedule,
+    steps: std::ops::Range<Step>,
+    state: &State,
+) -> (Batches, State, usize) {
     let (mut batches, mut after, mut most) = (Batches::new(), State::new(), 0);
     for worker in 0..workers {
-        let env = env(worker, workers, shape, schedule, &CORPUS);
+        let env = env(worker, workers, shape, schedule, corpus);
         let (mut read, mut bpe) = (source(&ReadDocuments::default(), &env), stage(&Tokenize::default(), &env));
         let mut pack = stage(&Concat::default(), &env);
         for lane in env.lanes() {
@@ -247,6 +268,27 @@ fn a_step_has_the_same_sequences_however_it_is_cut_into_micro_batches() {
         assert!(cut(2, micro_batches, size) == expected, "{micro_batches} micro-batches of {size} sequences");
     }
     assert_ne!(cut(4, 4, 6).0, expected.0, "other lanes read other documents");
+}
+
+#[test]
+fn the_batches_do_not_depend_on_files_and_rows() {
+    let shape = BatchShape { micro_batches: 4, lanes: 2, sequences: 3, length: 20 };
+    let schedule = Schedule { first: 0, steps: 12, evaluate: None, checkpoint: None };
+    let batches = |files: &[Vec<Option<&'static str>>]| {
+        let corpus = corpus(files, Split::Fraction(0.1));
+        // The pool holds many epochs.
+        assert!(100 * corpus.get::<CorpusIndex>().unwrap().corpus.train.tokens < PackKeys::default().shuffle_tokens);
+        run_on(&corpus, 2, shape, schedule, 0..12, &State::new()).0
+    };
+    let all = texts();
+    let expected = batches(&[all.clone()]);
+    let (first, second) = all.split_at(333);
+    assert!(batches(&[second.to_vec(), first.to_vec()]) == expected);
+    let mut reversed = all.clone();
+    reversed.reverse();
+    assert!(batches(&[reversed]) == expected);
+    let other: Vec<_> = all.iter().copied().chain([Some("another document about a mill")]).collect();
+    assert!(batches(&[other]) != expected);
 }
 
 #[test]

@@ -80,6 +80,7 @@ impl Run {
             rows: (0..rows).collect(),
             parts,
             bytes: vec![1; counts.len()],
+            hashes: (0..rows).collect(),
             ..Survey::default()
         };
         Arc::new(CorpusIndex::new(&survey, counts).unwrap())

@@ -1,5 +1,6 @@
 //! The index of a training corpus: the part and the number of tokens of each document.
 use crate::Progress;
+use crate::corpus::epoch_order::EpochOrders;
 use crate::corpus::split::{HoldOutAll, Part, Split};
 use crate::corpus::survey::{Survey, Surveyor, content_hash};
 use crate::corpus::survey_file;
@@ -10,6 +11,7 @@ use anyhow::Result;
 use contract::{Corpus, CorpusPart, Resources};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Number of rows between progress updates.
 const CHUNK: u64 = 256;
@@ -23,11 +25,13 @@ pub struct Documents {
     pub tokens: Vec<u32>,
     /// Bytes of each.
     pub bytes: Vec<u64>,
+    /// Hash of the content of each.
+    pub hashes: Vec<u64>,
 }
 
-/// What is known about the corpus before training: documents, order and sizes. It takes 20 bytes per document, and none
-/// for a row without tokens.
-#[derive(Clone, Debug, PartialEq)]
+/// What is known about the corpus before training: documents, hashes and sizes. It takes 28 bytes per document, and none
+/// for a row without tokens; the order of an epoch takes 4 more while it is read.
+#[derive(Debug)]
 pub struct CorpusIndex {
     /// Training documents.
     pub train: Documents,
@@ -41,6 +45,18 @@ pub struct CorpusIndex {
     pub skipped: u64,
     /// Number of rows that stages drop, by reason.
     pub dropped: BTreeMap<String, u64>,
+    orders: EpochOrders,
+}
+
+/// The orders follow from the rest.
+impl PartialEq for CorpusIndex {
+    fn eq(&self, other: &Self) -> bool {
+        let all = |index: &Self| (index.corpus, index.rows, index.skipped);
+        all(self) == all(other)
+            && self.train == other.train
+            && self.validation == other.validation
+            && self.dropped == other.dropped
+    }
 }
 
 impl CorpusIndex {
@@ -48,6 +64,10 @@ impl CorpusIndex {
     pub fn new(survey: &Survey, counts: &[u32]) -> Result<Self> {
         let (documents, counted) = (survey.rows.len(), counts.len());
         anyhow::ensure!(documents == counted, "{counted} documents were counted, but the corpus has {documents}");
+        anyhow::ensure!(
+            u32::try_from(documents).is_ok(),
+            "the corpus has {documents} documents; at most 2^32 are possible"
+        );
         let (mut train, mut validation, mut corpus) = (Documents::default(), Documents::default(), Corpus::default());
         for (document, count) in counts.iter().enumerate().filter(|(_, count)| **count > 1) {
             let (part, total) = match survey.parts[document] {
@@ -57,6 +77,7 @@ impl CorpusIndex {
             part.rows.push(survey.rows[document]);
             part.tokens.push(*count);
             part.bytes.push(survey.bytes[document]);
+            part.hashes.push(survey.hashes[document]);
             let CorpusPart { rows, tokens, bytes } = total;
             *rows += 1;
             *tokens += u64::from(*count);
@@ -64,7 +85,7 @@ impl CorpusIndex {
         }
         let (rows, dropped) = (survey.all_rows, survey.dropped.clone());
         let skipped = rows - dropped.values().sum::<u64>() - corpus.train.rows - corpus.validation.rows;
-        Ok(Self { train, validation, corpus, rows, skipped, dropped })
+        Ok(Self { train, validation, corpus, rows, skipped, dropped, orders: EpochOrders::default() })
     }
 
     /// An error if there are no documents to train on, unless the run holds out all documents.
@@ -115,6 +136,12 @@ impl CorpusIndex {
         Self::new(&surveyor.finish(), &counts)
     }
 
+    /// The training documents in the order of `epoch` of a run with `seed`: indices into [`train`](Self::train). Computed
+    /// when the first one asks, and shared by all that hold it at the same time.
+    pub fn epoch(&self, seed: u64, epoch: u64) -> Arc<Vec<u32>> {
+        self.orders.get(&self.train.hashes, seed, epoch)
+    }
+
     /// Mean number of tokens of a training row, including its end-of-text token.
     pub fn mean_tokens(&self) -> f64 {
         self.corpus.train.tokens as f64 / self.corpus.train.rows.max(1) as f64
@@ -124,7 +151,7 @@ impl CorpusIndex {
     /// ([`SourceRows::content_key`](crate::corpus::source_rows::SourceRows::content_key)), for this tokenizer and
     /// split.
     pub fn file(cache: &Cache, content_key: &str, tokenizer_hash: &str, split: Split) -> PathBuf {
-        cache.file("indices", &key(&["index 2", content_key, tokenizer_hash, &split.key()]), "parquet")
+        cache.file("indices", &key(&["index 3", content_key, tokenizer_hash, &split.key()]), "parquet")
     }
 
     /// Reads the index from the file of a survey with the tokens of each document ([`survey_file`]); `None` if there is

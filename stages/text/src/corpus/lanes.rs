@@ -1,12 +1,12 @@
 //! Which rows a lane gets at a step: the part that all sources of training data share.
 //!
-//! Training rows form an endless sequence, one epoch's permutation after another; lane `l` of `L` takes positions `l`,
+//! Training rows form an endless sequence, one epoch after another, each in an order of its own that follows from the
+//! contents of its documents ([`epoch_order`](crate::corpus::epoch_order)); lane `l` of `L` takes positions `l`,
 //! `l + L`, `l + 2L` … of it. Of the validation rows it takes `l`, `l + L` … in file order, from the beginning at every
 //! step that validates. Nothing depends on which worker serves a lane.
 use crate::corpus::index::CorpusIndex;
 use crate::pack::Padded;
 use crate::parquet::documents::BATCH_BYTES;
-use crate::support::permutation::Permutation;
 use anyhow::{Context, Result};
 use arrow::array::UInt32Array;
 use contract::{Allocation, BatchShape, Env, Lane, Mixture, Purpose, Schedule, Snapshot, Step};
@@ -31,31 +31,31 @@ pub struct Chunk {
     pub last: bool,
 }
 
-/// The training documents of a lane, in the order in which it reads them: indices into
-/// [`CorpusIndex::train`](crate::corpus::index::CorpusIndex::train). It never ends, unless there are none.
+/// The training documents of a lane, in the order in which it reads them: indices into [`CorpusIndex::train`]. It never
+/// ends, unless there are none.
 #[derive(Clone, Debug)]
 pub struct LaneOrder {
-    documents: u64,
+    index: Arc<CorpusIndex>,
     lanes: u64,
     seed: u64,
     /// Epoch of the next document.
     epoch: u64,
     /// Its position in the epoch's order.
     position: u64,
-    order: Permutation,
+    order: Arc<Vec<u32>>,
 }
 
 impl LaneOrder {
     /// The order of `lane`, one of `lanes`, from the beginning.
-    pub fn new(documents: u64, lane: Lane, lanes: u32, seed: u64) -> Self {
-        let n = documents.max(1);
-        Self::at(documents, lanes.into(), seed, (u64::from(lane) / n, u64::from(lane) % n))
+    pub fn new(index: Arc<CorpusIndex>, lane: Lane, lanes: u32, seed: u64) -> Self {
+        let n = index.train.rows.len().max(1) as u64;
+        Self::at(index, lanes.into(), seed, (u64::from(lane) / n, u64::from(lane) % n))
     }
 
     /// The order from a position of an epoch on.
-    fn at(documents: u64, lanes: u64, seed: u64, (epoch, position): (u64, u64)) -> Self {
-        let order = Permutation::new(documents, seed, epoch);
-        Self { documents, lanes, seed, epoch, position, order }
+    fn at(index: Arc<CorpusIndex>, lanes: u64, seed: u64, (epoch, position): (u64, u64)) -> Self {
+        let order = index.epoch(seed, epoch);
+        Self { index, lanes, seed, epoch, position, order }
     }
 
     /// The epoch of the next document.
@@ -68,17 +68,15 @@ impl Iterator for LaneOrder {
     type Item = usize;
 
     fn next(&mut self) -> Option<usize> {
-        if self.documents == 0 {
-            return None;
-        }
-        let document = self.order.at(self.position) as usize;
+        let document = *self.order.get(self.position as usize)?;
         self.position += self.lanes;
-        if self.position >= self.documents {
-            self.epoch += self.position / self.documents;
-            self.position %= self.documents;
-            self.order = Permutation::new(self.documents, self.seed, self.epoch);
+        let documents = self.order.len() as u64;
+        if self.position >= documents {
+            self.epoch += self.position / documents;
+            self.position %= documents;
+            self.order = self.index.epoch(self.seed, self.epoch);
         }
-        Some(document)
+        Some(document as usize)
     }
 }
 
@@ -112,7 +110,9 @@ struct Cursor {
 
 #[derive(Clone, Debug)]
 struct LaneState {
-    cursor: Cursor,
+    order: LaneOrder,
+    /// See [`Cursor::ahead`].
+    ahead: u64,
     at: Option<(Step, Phase)>,
     /// Tokens that the lane trains on in this step.
     a_step: u64,
@@ -171,11 +171,11 @@ impl LaneReader {
     /// # Errors
     /// If the sources of the run's mixture are used up.
     pub fn next(&mut self, lane: Lane, step: Step) -> Result<Option<Chunk>> {
-        let mut state = self.state(lane);
+        let mut state = self.state.remove(&lane).unwrap_or_else(|| self.start(lane));
         let phase = match state.at {
             Some((at, phase)) if at == step => phase,
             _ => {
-                state.cursor = settled(&state);
+                state.ahead = settled(&state);
                 state.a_step = self.tokens_of(lane, step)?;
                 if self.schedule.validates(step) {
                     Phase::Validation(0)
@@ -209,9 +209,9 @@ impl LaneReader {
                 (Some(self.training(&mut state, wanted)), Phase::TrainAgain)
             }
             Phase::TrainAgain => {
-                if state.cursor.ahead > state.a_step {
+                if state.ahead > state.a_step {
                     // The estimate was sufficient and yet tokens are missing: it was wrong.
-                    state.cursor.ahead = 0;
+                    state.ahead = 0;
                 }
                 // A pool that is being filled for the first time needs more than the share of a step.
                 let wanted = (self.shape.sequences_of_lane() * self.shape.length) as u64;
@@ -225,31 +225,28 @@ impl LaneReader {
     }
 
     /// The rows that `pack` needs for `wanted` tokens and the one after them, beyond what it still has.
-    fn training(&self, LaneState { cursor, .. }: &mut LaneState, wanted: u64) -> Chunk {
+    fn training(&self, LaneState { order, ahead, .. }: &mut LaneState, wanted: u64) -> Chunk {
         let documents = &self.index.train;
         let mut rows = Vec::new();
-        let at = (cursor.epoch, cursor.position);
-        let mut order = LaneOrder::at(documents.rows.len() as u64, self.lanes, self.seed, at);
-        while cursor.ahead <= wanted && rows.len() < TRAINING_ROWS {
+        while *ahead <= wanted && rows.len() < TRAINING_ROWS {
             let Some(document) = order.next() else { break };
-            cursor.ahead += u64::from(documents.tokens[document]);
+            *ahead += u64::from(documents.tokens[document]);
             rows.push(documents.rows[document]);
         }
-        (cursor.epoch, cursor.position) = (order.epoch, order.position);
         Chunk { rows, purpose: Purpose::Train, last: false }
     }
 
-    fn state(&self, lane: Lane) -> LaneState {
-        self.state.get(&lane).cloned().unwrap_or_else(|| {
-            let documents = self.index.train.rows.len() as u64;
-            let LaneOrder { epoch, position, .. } = LaneOrder::new(documents, lane, self.shape.lanes, self.seed);
-            LaneState { cursor: Cursor { epoch, position, ahead: 0 }, at: None, a_step: 0 }
-        })
+    /// The state of a lane before the first step.
+    fn start(&self, lane: Lane) -> LaneState {
+        let order = LaneOrder::new(Arc::clone(&self.index), lane, self.shape.lanes, self.seed);
+        LaneState { order, ahead: 0, at: None, a_step: 0 }
     }
 
     /// See [`contract::Source::save`].
     pub fn save(&self, lane: Lane) -> Snapshot {
-        Snapshot::of(settled(&self.state(lane)))
+        let state = self.state.get(&lane).cloned().unwrap_or_else(|| self.start(lane));
+        let LaneOrder { epoch, position, .. } = state.order;
+        Snapshot::of(Cursor { epoch, position, ahead: settled(&state) })
     }
 
     /// See [`contract::Source::load`].
@@ -262,19 +259,23 @@ impl LaneReader {
             "the checkpoint is at row {} of an epoch, but the corpus has {n} rows: it is not the corpus that the run started with",
             cursor.position
         );
-        self.state.insert(lane, LaneState { cursor, at: None, a_step: 0 });
+        let at = (cursor.epoch, cursor.position);
+        let order = LaneOrder::at(Arc::clone(&self.index), self.lanes, self.seed, at);
+        self.state.insert(lane, LaneState { order, ahead: cursor.ahead, at: None, a_step: 0 });
         Ok(())
     }
 }
 
-/// The cursor after the lane's current step.
-fn settled(LaneState { cursor, a_step, .. }: &LaneState) -> Cursor {
-    Cursor { ahead: cursor.ahead.saturating_sub(*a_step), ..*cursor }
+/// [`Cursor::ahead`] after the lane's current step.
+fn settled(LaneState { ahead, a_step, .. }: &LaneState) -> u64 {
+    ahead.saturating_sub(*a_step)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::corpus::split::Part;
+    use crate::corpus::survey::Survey;
     use crate::testing::{env, index};
     use proptest::prelude::*;
 
@@ -297,6 +298,18 @@ mod tests {
                 assert!(epoch.iter().copied().eq(0..n as u64), "{n} rows, {lanes} lanes");
             }
         }
+    }
+
+    /// The hashes of the documents that lanes read in the first `epochs` epochs, all lanes together.
+    fn epochs(hashes: &[u64], lanes: u32, epochs: usize) -> Vec<Vec<u64>> {
+        let (n, all_rows) = (hashes.len(), hashes.len() as u64);
+        let (rows, parts, bytes) = ((0..all_rows).collect(), vec![Part::Train; n], vec![1; n]);
+        let survey = Survey { all_rows, rows, parts, bytes, hashes: hashes.to_vec(), ..Survey::default() };
+        let index = Arc::new(CorpusIndex::new(&survey, &vec![2; n]).unwrap());
+        let mut orders: Vec<LaneOrder> =
+            (0..lanes).map(|lane| LaneOrder::new(Arc::clone(&index), lane, lanes, 7)).collect();
+        let read: Vec<u64> = (0..epochs * n).map(|at| hashes[orders[at % lanes as usize].next().unwrap()]).collect();
+        read.chunks(n).map(<[u64]>::to_vec).collect()
     }
 
     #[test]
@@ -338,6 +351,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn without_some_documents_the_others_are_read_in_the_same_order_in_every_epoch(
+            hashes in proptest::collection::vec(any::<u64>(), 1..60), lanes in 1u32..5, kept in any::<u64>(),
+        ) {
+            let is_kept = |hash: &u64| hash % 4 > 0 || *hash == kept;
+            let left: Vec<u64> = hashes.iter().copied().filter(is_kept).chain([kept]).collect();
+            let all: Vec<u64> = hashes.iter().copied().chain([kept]).collect();
+            let without = |epoch: Vec<u64>| epoch.into_iter().filter(is_kept).collect::<Vec<_>>();
+            let expected: Vec<Vec<u64>> = epochs(&all, lanes, 3).into_iter().map(without).collect();
+            prop_assert_eq!(epochs(&left, lanes, 3), expected);
+        }
+
         #[test]
         fn resumes_anywhere(n in 1usize..40, lanes in 1u32..5, stop in 0u64..30, tokens in 2u32..20) {
             let env = env(lanes, 2, 5, 1000);

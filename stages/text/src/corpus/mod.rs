@@ -7,10 +7,11 @@
 //!   they pass
 //! - [`scan`], [`count`]: source and sink of the graph that counts tokens
 //! - [`train_tokenizer`]: trains a tokenizer on the training documents
-//! - [`lanes`]: the rows of a lane at a step
+//! - [`epoch_order`]: the order of the training documents in an epoch; [`lanes`]: the rows of a lane at a step
 //! - [`read_documents`], [`read_tokens`]: sources `documents` and `tokens`; [`read_records`]: sources of other formats;
 //!   [`source_keys`]: keys that they share
 pub mod count;
+pub mod epoch_order;
 pub mod index;
 pub mod lanes;
 pub mod read_documents;

@@ -1,4 +1,5 @@
 //! Source `tokens`: token lists for every lane and step, from token Parquet.
+use crate::corpus::epoch_order::{BY_CONTENT, ORDER};
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneReader;
 use crate::corpus::read_documents::check_paths;
@@ -157,6 +158,7 @@ impl Settings for ReadTokens {
         }
         let (vocabulary, id) = (store.vocabulary(), before.id().to_owned());
         before.fingerprint("content of tokens", &id, store.content_hash());
+        before.fingerprint(ORDER, &id, BY_CONTENT);
         before.fingerprint("content of tokenizer", &id, &vocabulary.hash);
         before.vocabulary(vocabulary.facts(), tokenizer.as_ref().map(|tokenizer| tokenizer.json().to_owned()))?;
         tokenizer.into_iter().for_each(|tokenizer| before.provide(Arc::new(tokenizer)));

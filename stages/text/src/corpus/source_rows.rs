@@ -2,6 +2,7 @@
 //! many tokens they have. A tokenizing stage determines this for all sources upstream of it, because only there is it
 //! known how the stages in between change the documents.
 use crate::corpus::count::Count;
+use crate::corpus::epoch_order::{BY_CONTENT, ORDER};
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::row_stages::RowStages;
 use crate::corpus::scan::{Chunks, Scan};
@@ -112,6 +113,7 @@ impl SourceRows {
         before.provide_to(id, Arc::clone(&store));
         before.provide_to(id, Arc::new(stages.clone()));
         before.fingerprint("content of documents", id, store.content_hash());
+        before.fingerprint(ORDER, id, BY_CONTENT);
         Ok(Self { id: id.to_owned(), store, stages, survey, chunks, split: *split, cache: cache.clone(), unreadable })
     }
 

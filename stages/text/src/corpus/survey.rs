@@ -37,6 +37,8 @@ pub struct Survey {
     pub parts: Vec<Part>,
     /// Bytes of each document's text (0 if only tokens are known).
     pub bytes: Vec<u64>,
+    /// Hash of each document's text (of its token ids if only tokens are known), which decides its position in an epoch.
+    pub hashes: Vec<u64>,
     /// Rows and row groups that cannot be read.
     pub bad: Vec<Unreadable>,
     /// Number of rows that stages drop, by reason.
@@ -89,6 +91,7 @@ impl Surveyor {
         self.survey.rows.push(row);
         self.survey.parts.push(if is_held_out { Part::Validation } else { Part::Train });
         self.survey.bytes.push(bytes);
+        self.survey.hashes.push(hash);
     }
 
     /// If a split should hold something out but found too few rows to do so, it holds out the document with the
@@ -164,7 +167,7 @@ impl Survey {
 
     /// Like [`of`](Self::of), but taken from the cache if it is there, and stored there otherwise.
     pub fn cached(store: &DocumentStore, split: Split, cache: &Cache, progress: Progress) -> Result<Self> {
-        let key = key(&["survey 3", store.content_hash(), &split.key()]);
+        let key = key(&["survey 4", store.content_hash(), &split.key()]);
         let path = cache.file("surveys", &key, "parquet");
         let kept = cache.file("surveys", &key, "quarantine.parquet");
         if kept.exists()
@@ -199,7 +202,7 @@ impl Survey {
         cache: &Cache,
         progress: Progress,
     ) -> Result<Self> {
-        let key = key(&["survey after 2", store.content_hash(), &split.key(), &stages.key()]);
+        let key = key(&["survey after 3", store.content_hash(), &split.key(), &stages.key()]);
         let path = cache.file("surveys", &key, "parquet");
         if let Some((survey, _)) = survey_file::read(&path)? {
             survey.compare(stages, store)?;
@@ -358,7 +361,8 @@ mod tests {
             (1_000_003, &[0, 1, 1_000_002][..], &[6, 6, 12][..])
         );
         assert_eq!(survey.parts, [Part::Validation, Part::Train, Part::Validation]);
-        let capacity = survey.rows.capacity() + survey.bytes.capacity() + survey.parts.capacity();
+        let numbers = survey.rows.capacity() + survey.bytes.capacity() + survey.hashes.capacity();
+        let capacity = numbers + survey.parts.capacity();
         assert!(capacity < 64, "{capacity}");
         assert_eq!(Chunks::of(&survey, &survey).steps(1), 1);
         let index = CorpusIndex::new(&survey, &[3, 3, 4]).unwrap();

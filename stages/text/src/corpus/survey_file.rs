@@ -33,11 +33,13 @@ pub fn write(path: &Path, survey: &Survey, tokens: Option<&[u32]>) -> Result<()>
         column("row", DataType::UInt64),
         column("part", DataType::UInt8),
         column("bytes", DataType::UInt64),
+        column("hash", DataType::UInt64),
         column("tokens", DataType::UInt32),
     ];
     let schema = Arc::new(Schema::new_with_metadata(columns.to_vec(), metadata));
-    // Rows ascend, so their differences take little space.
+    // Rows ascend, so their differences take little space. Hardly any two hashes are equal.
     let properties = WriterProperties::builder()
+        .set_column_dictionary_enabled("hash".into(), false)
         .set_column_dictionary_enabled("row".into(), false)
         .set_column_encoding("row".into(), Encoding::DELTA_BINARY_PACKED)
         .build();
@@ -47,10 +49,11 @@ pub fn write(path: &Path, survey: &Survey, tokens: Option<&[u32]>) -> Result<()>
             let range = start..survey.rows.len().min(start + CHUNK);
             let counts = tokens.map_or_else(|| vec![0; range.len()], |tokens| tokens[range.clone()].to_vec());
             let parts = survey.parts[range.clone()].iter().map(|part| *part as u8);
-            let columns: [ArrayRef; 4] = [
+            let columns: [ArrayRef; 5] = [
                 Arc::new(UInt64Array::from(survey.rows[range.clone()].to_vec())),
                 Arc::new(UInt8Array::from_iter_values(parts)),
-                Arc::new(UInt64Array::from(survey.bytes[range].to_vec())),
+                Arc::new(UInt64Array::from(survey.bytes[range.clone()].to_vec())),
+                Arc::new(UInt64Array::from(survey.hashes[range].to_vec())),
                 Arc::new(UInt32Array::from(counts)),
             ];
             writer.write(&RecordBatch::try_new(schema.clone(), columns.to_vec())?)?;
@@ -84,7 +87,8 @@ pub fn read(path: &Path) -> Result<Option<(Survey, Vec<u32>)>> {
             survey.rows.extend(batch.column(0).as_primitive::<UInt64Type>().values());
             survey.parts.extend(batch.column(1).as_primitive::<UInt8Type>().values().iter().map(part));
             survey.bytes.extend(batch.column(2).as_primitive::<UInt64Type>().values());
-            tokens.extend(batch.column(3).as_primitive::<UInt32Type>().values());
+            survey.hashes.extend(batch.column(3).as_primitive::<UInt64Type>().values());
+            tokens.extend(batch.column(4).as_primitive::<UInt32Type>().values());
         }
         Ok((survey, tokens))
     };

@@ -49,7 +49,7 @@ impl Lineage {
     pub fn new(draws: Box<dyn Draws>, shape: BatchShape, seed: u64, indices: &[Arc<CorpusIndex>]) -> Self {
         let stream = |lane: Lane, (source, index): (usize, &Arc<CorpusIndex>)| DocumentStream {
             index: Arc::clone(index),
-            order: LaneOrder::new(index.train.rows.len() as u64, lane, shape.lanes, seed),
+            order: LaneOrder::new(Arc::clone(index), lane, shape.lanes, seed),
             documents: Vec::new(),
             cuts: draws.cuts(source),
         };

@@ -8,7 +8,7 @@
 //! | [`in_order`] | parallel map whose results come out in input order |
 //! | [`normalize`] | plain-text normalization: Unicode NFC, white space |
 //! | [`on_all_cores`] | processes pieces of work on as many threads as there are cores |
-//! | [`permutation`] | random-access permutation of `0..n`, for the order of an epoch |
+//! | [`permutation`] | random-access permutation of `0..n`, for blocks of sequences and samples |
 //! | [`progress`] | the progress callback |
 pub mod cache;
 pub mod cache_entries;

@@ -1,5 +1,4 @@
-//! The order of an epoch: a keyed permutation of `0..n` that needs no memory, so that seeking to any position in any
-//! epoch takes constant time.
+//! A keyed permutation of `0..n` that needs no memory: the order of a block of sequences, and samples.
 
 const ROUNDS: usize = 6;
 
@@ -21,11 +20,12 @@ pub struct Permutation {
 }
 
 impl Permutation {
-    /// The permutation of `0..n` for `epoch` of a run with `seed`.
-    pub fn new(n: u64, seed: u64, epoch: u64) -> Self {
+    /// The permutation of `0..n` for `block` of those that are ordered by `seed`.
+    pub fn new(n: u64, seed: u64, block: u64) -> Self {
         let bits = u64::BITS - n.saturating_sub(1).leading_zeros();
+        // Named after what it was made for; another name would be another order.
         let mut hasher = blake3::Hasher::new_derive_key("millrace order of an epoch 1");
-        hasher.update(&seed.to_le_bytes()).update(&epoch.to_le_bytes());
+        hasher.update(&seed.to_le_bytes()).update(&block.to_le_bytes());
         let mut stream = hasher.finalize_xof();
         let keys = std::array::from_fn(|_| {
             let mut bytes = [0; 8];
@@ -57,8 +57,8 @@ impl Permutation {
     }
 }
 
-/// The finalizer of SplitMix64, applied twice.
-fn mix(mut x: u64) -> u64 {
+/// The finalizer of SplitMix64, applied twice: a permutation of all numbers.
+pub(crate) fn mix(mut x: u64) -> u64 {
     for _ in 0..2 {
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -82,8 +82,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn is_a_bijection(n in 1u64..3000, seed: u64, epoch in 0u64..5) {
-            let order = Permutation::new(n, seed, epoch);
+        fn is_a_bijection(n in 1u64..3000, seed: u64, block in 0u64..5) {
+            let order = Permutation::new(n, seed, block);
             let mut rows: Vec<u64> = (0..n).map(|i| order.at(i)).collect();
             rows.sort_unstable();
             prop_assert!(rows.into_iter().eq(0..n));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn epochs_differ_and_neighbours_part() {
+    fn blocks_differ_and_neighbours_part() {
         let (a, b) = (Permutation::new(1000, 1, 0), Permutation::new(1000, 1, 1));
         assert!((0..1000).filter(|i| a.at(*i) == b.at(*i)).count() < 20);
         assert!((0..999).filter(|i| a.at(*i).abs_diff(a.at(i + 1)) == 1).count() < 20);
