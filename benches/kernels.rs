@@ -1,5 +1,6 @@
 //! Each kernel alone, on one thread, on a leaf of the shape `small`: 8 sequences of 256 tokens, width 384, 6 heads.
 use compute::kernels::cross_entropy::CrossEntropy;
+use compute::kernels::int8_matrix::{Int8Matrix, Int16Vectors};
 use compute::kernels::{
     adamw, attention, bias, embedding, gelu, gemm, head, layer_norm, matrix_vector, newton_schulz, rms_norm, rotary,
     sum, swiglu,
@@ -209,9 +210,16 @@ fn others(c: &mut Criterion) {
     positions.finish();
 
     let (wte, mut logits) = (numbers(&[VOCABULARY, WIDTH]), numbers(&[VOCABULARY]));
-    group(c, "matrix times vector", bytes(VOCABULARY * WIDTH)).bench_function("head", |b| {
-        b.iter(|| matrix_vector::matrix_vector(&wte.data, WIDTH, &gain.data, &mut logits.data))
-    });
+    let (wte, logits) = (&wte.data[..], &mut logits.data);
+    let mut halves = vec![gemm::bf16::ZERO; wte.len()];
+    gemm::round(wte, &mut halves);
+    let (integers, x) = (Int8Matrix::new(wte, WIDTH), Int16Vectors::new(&gain.data, WIDTH));
+    let mut products = group(c, "matrix times vector", bytes(VOCABULARY * WIDTH));
+    products.bench_function("f32", |b| b.iter(|| matrix_vector::matrix_vector(wte, WIDTH, &gain.data, logits)));
+    products
+        .bench_function("bf16", |b| b.iter(|| matrix_vector::matrix_vector(&halves[..], WIDTH, &gain.data, logits)));
+    products.bench_function("int8", |b| b.iter(|| integers.multiply(0, &x, 0, logits)));
+    products.finish();
 
     for (rows, columns) in [(256, 256), (256, 1024), (384, 384), (384, 1536)] {
         let matrix = numbers(&[rows, columns]);

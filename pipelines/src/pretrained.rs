@@ -5,7 +5,7 @@ use crate::problem::Usage;
 use crate::train_run::directory;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use compute::models::config::end_of_text;
-use contract::{Kind, Parameters, Pretrained, StageType, Tensor};
+use contract::{Decode, Kind, Precision, Pretrained, StageType, Tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,13 +71,12 @@ impl ModelFolder {
         Ok(Self { folder: folder.to_owned(), config, files, model })
     }
 
-    /// All parameters of the model.
+    /// A decoder with the model's weights in `precision`.
     ///
     /// # Errors
-    /// If one is missing or has another shape.
-    pub fn parameters(&self) -> Result<Parameters> {
-        let specs = &self.model.facts.parameters;
-        Ok(Parameters(specs.iter().map(|spec| self.files.parameter(spec).map(Arc::new)).collect::<Result<_>>()?))
+    /// If a parameter is missing or has another shape.
+    pub fn decoder(&self, precision: Precision) -> Result<Box<dyn Decode>> {
+        (self.model.decoder)(precision, &mut |index| self.parameter(index).map(Arc::new))
     }
 
     /// The parameter with this index.

@@ -1,5 +1,5 @@
 //! `pipeline bench` prints what scripts read.
-use crate::support::Scratch;
+use crate::support::{Scratch, corpus};
 use serde_json::{Map, Value};
 
 #[test]
@@ -50,6 +50,44 @@ fn leaves_are_compared_with_two_workers() {
     for stage in ["forward", "loss", "backward", "reduce", "optimize", "engine"] {
         assert_eq!(line["cpu_seconds"][stage].as_array().map(Vec::len), Some(3), "{stage}: {said}");
     }
+}
+
+/// Predictions of a trained model in eight bits are nearly those in f32, on text that it has not seen.
+#[test]
+fn generation_is_measured_in_every_precision() {
+    let scratch = Scratch::new();
+    scratch.train("run", &["--set", "run.max_steps=60"]);
+    // Every tenth document is held out.
+    scratch.write("held-out.txt", corpus(120).into_iter().step_by(10).collect::<Vec<_>>().join("\n\n"));
+    let measure = ["bench", "--generate", "run", "--text", "held-out.txt"];
+    let said = scratch.pipeline(&[&measure[..], &["--tokens", "1500", "--json"]].concat()).succeeds().stdout;
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let precisions: Vec<_> = lines.iter().map(|line| line["precision"].as_str().unwrap()).collect();
+    assert_eq!(precisions, ["f32", "bf16", "int8"]);
+    let of = |line: usize, key: &str| lines[line][key].as_f64().unwrap_or_else(|| panic!("{key}: {said}"));
+    for (line, precision) in precisions.iter().enumerate() {
+        assert_eq!((of(line, "tokens"), of(line, "memory_bytes_per_sec")), (1500.0, of(0, "memory_bytes_per_sec")));
+        for key in ["workers", "tok_per_sec", "relative_to_f32", "read_bytes_per_sec", "share_of_memory"] {
+            assert!(of(line, key) > 0.0, "{key}: {said}");
+        }
+        let off = (of(line, "loss") - of(0, "loss")).abs();
+        assert!(of(line, "agreement") >= 0.97 && off < 0.005, "{precision}: {said}");
+    }
+    assert_eq!((of(0, "agreement"), of(0, "relative_to_f32")), (1.0, 1.0));
+    assert_eq!(of(0, "weight_bytes"), 2.0 * of(1, "weight_bytes"));
+    assert!(of(2, "weight_bytes") < of(0, "weight_bytes"), "{said}");
+    let said = scratch.pipeline(&[&measure[..], &["--tokens", "40", "--workers", "1"]].concat()).succeeds().stdout;
+    assert!(said.contains("precision") && said.contains("int8") && said.lines().all(|line| line.len() <= 80), "{said}");
+    // What would have no effect, or is not there.
+    scratch.pipeline(&[&measure[..], &["--precision", "int8"]].concat()).fails(2, &["leave out --precision"]);
+    scratch.pipeline(&[&measure[..], &["--shape", "seed"]].concat()).fails(2, &["leave out --shape"]);
+    scratch.pipeline(&[&measure[..], &["--gemm", "all"]].concat()).fails(2, &["leave out --generate"]);
+    scratch.pipeline(&["bench", "--generate", "run"]).fails(2, &["--text"]);
+    scratch.pipeline(&["bench", "--shape", "seed", "--text", "a.txt"]).fails(2, &["--generate"]);
+    scratch.pipeline(&["bench", "--generate", "rum", "--text", "held-out.txt"]).fails(2, &["similar: run"]);
+    scratch.pipeline(&["bench", "--generate", "run", "--text", "none.txt"]).fails(2, &["none.txt cannot be read"]);
+    scratch.write("empty.txt", "");
+    scratch.pipeline(&["bench", "--generate", "run", "--text", "empty.txt"]).fails(2, &["empty.txt has no text"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 use crate::support::{Scratch, corpus};
 use compute::models::config::end_of_text;
 use compute::models::{Gpt2Shape, LlamaShape, Model, Transformer};
-use contract::Parameters;
+use contract::{Parameters, Precision};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use text::Tokenizer;
@@ -57,6 +57,35 @@ fn evaluate_measures_what_the_run_measured_last() {
     scratch.pipeline(&["evaluate", "r"]).fails(2, &[missing, "r/config.toml:"]);
 }
 
+/// The precision is that of the run, or f32 for files, unless another one is asked for; the answer names it.
+#[test]
+fn a_precision_can_be_asked_for() {
+    let scratch = Scratch::new();
+    scratch.train("r", &["--set", "forward.precision=\"bf16\"", "--set", "run.max_steps=12"]);
+    let evaluate = |more: &[&str]| -> (String, f64) {
+        let said = scratch.pipeline(&[&["evaluate", "r", "--json"], more].concat()).succeeds().stdout;
+        let found: Value = serde_json::from_str(&said).unwrap();
+        (found["precision"].as_str().unwrap().to_owned(), found["validation_loss"].as_f64().unwrap())
+    };
+    let last = scratch.metrics("r").pop().unwrap()["validation_loss"].as_f64().unwrap();
+    assert_eq!(evaluate(&[]), ("bf16".to_owned(), last));
+    let data = &["--data", "corpus.parquet"][..];
+    assert_eq!(evaluate(data).0, "f32");
+    for held_out in [&[], data] {
+        let in_precision = |precision: &str| {
+            let (name, loss) = evaluate(&[held_out, &["--precision", precision]].concat());
+            assert_eq!(name, precision);
+            loss
+        };
+        let [f32, bf16, int8] = ["f32", "bf16", "int8"].map(in_precision);
+        assert!(f32 != bf16 && bf16 != int8 && f32 != int8, "{f32} {bf16} {int8}");
+        assert!((f32 - bf16).abs() < 0.005 && (f32 - int8).abs() < 0.01, "{f32} {bf16} {int8}");
+    }
+    let said = scratch.pipeline(&["evaluate", "r", "--precision", "int8"]).succeeds().stdout;
+    assert!(said.contains("precision        int8"), "{said}");
+    scratch.pipeline(&["evaluate", "r", "--precision", "auto"]).fails(2, &["auto", "f32, bf16, int8"]);
+}
+
 /// The model and the tokenizer in a folder.
 fn open(scratch: &Scratch, folder: &str) -> (Transformer, Parameters, Tokenizer) {
     let config: Value = serde_json::from_str(&scratch.read(&format!("{folder}/config.json"))).unwrap();
@@ -80,7 +109,7 @@ fn naive(scratch: &Scratch, folder: &str, texts: &[String], length: usize, strid
         let mut scored = 0;
         for start in (0..).step_by(stride) {
             let last = (start + length).min(tokens.len() - 1);
-            let mut decoder = model.decoder(parameters.clone());
+            let mut decoder = model.decoder(Precision::F32, &mut parameters.load()).unwrap();
             for at in start..last {
                 let logits: Vec<f64> = decoder.feed(&tokens[at..=at]).iter().map(|x| f64::from(*x)).collect();
                 if at >= scored {

@@ -52,6 +52,25 @@ fn a_seed_gives_one_text_whatever_the_workers() {
     assert_eq!(text(&["--top-p", "1e-9", "--top-k", "0", "--seed", "9"]), greedy);
 }
 
+/// Precisions give texts of their own, each the same on any number of workers, and f32 is the default.
+#[test]
+fn a_precision_has_one_text_whatever_the_workers() {
+    let scratch = trained();
+    let with = |precision: &str, more: &[&str]| {
+        let found = json(&scratch, "run", &[&["--precision", precision, "--temperature", "1.2"], more].concat());
+        assert_eq!(found["precision"], precision);
+        found["tokens"].clone()
+    };
+    let default = json(&scratch, "run", &["--temperature", "1.2"]);
+    assert_eq!((&default["precision"], &default["tokens"]), (&"f32".into(), &with("f32", &[])));
+    for precision in ["f32", "bf16", "int8"] {
+        let first = with(precision, &["--workers", "1"]);
+        assert_eq!(with(precision, &["--workers", "2"]), first);
+        assert_eq!(with(precision, &["--workers", "3"]), first);
+    }
+    generate(&scratch, "run", &["--precision", "q4"]).fails(2, &["q4", "f32, bf16, int8"]);
+}
+
 /// The samples of a run are what `generate` makes of its checkpoints, and they change no weights.
 #[test]
 fn a_run_shows_samples() {

@@ -1,4 +1,5 @@
 //! `pipeline evaluate`: validation loss of a run's last checkpoint, or of any model on any files.
+use super::options::Precision;
 use super::{Command, Context};
 use crate::pretrained::find;
 use crate::problem::Usage;
@@ -21,6 +22,7 @@ is split at blank lines into documents of at least 4 KiB.
 Examples:
   pipeline evaluate runs/wiki --json
   pipeline evaluate runs/wiki --stride 64
+  pipeline evaluate runs/wiki --precision int8
   pipeline evaluate runs/wiki --data data/cache/wiki --json")]
 pub struct Evaluate {
     /// A run; with --data also a checkpoint, ours or Hugging Face's
@@ -36,6 +38,9 @@ pub struct Evaluate {
     /// each token [default: evaluate.stride, or the length of a window]
     #[arg(long, value_name = "N")]
     stride: Option<NonZeroUsize>,
+    /// Precision of matrix products [default: that of the run, with --data f32]
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// Threads (default: one per core); does not affect the result
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
@@ -77,6 +82,8 @@ struct Evaluated {
     tokens: u64,
     /// Their bytes.
     bytes: u64,
+    /// Precision of matrix products.
+    precision: contract::Precision,
     /// The length of a window, in tokens.
     context: usize,
     /// Tokens between the beginnings of windows.
@@ -86,7 +93,8 @@ struct Evaluated {
 impl Evaluate {
     fn evaluate(&self, context: &Context) -> Result<Evaluated> {
         let (stride, workers) = (self.stride.map(NonZeroUsize::get), self.workers.map(NonZeroUsize::get));
-        let options = Options { stride, workers, stages: context.stages };
+        let precision = self.precision.map(Into::into);
+        let options = Options { stride, precision, workers, stages: context.stages };
         let found = if self.data.is_empty() {
             self.check_run()?;
             of_run(&self.model, &options, context.line())?
@@ -94,7 +102,7 @@ impl Evaluate {
             let data = Data { paths: &self.data, column: self.column.as_deref() };
             of_folder(&find(&self.model)?, &data, &options, context.line())?
         };
-        let Evaluation { checkpoint, step, loss, bits_per_byte, sources, part, context, stride } = found;
+        let Evaluation { checkpoint, step, loss, bits_per_byte, sources, part, precision, context, stride } = found;
         Ok(Evaluated {
             model: self.model.display().to_string(),
             checkpoint: checkpoint.display().to_string(),
@@ -106,6 +114,7 @@ impl Evaluate {
             documents: part.rows,
             tokens: part.tokens,
             bytes: part.bytes,
+            precision,
             context,
             stride,
         })
@@ -132,12 +141,13 @@ impl Evaluated {
         let stride = if self.stride < self.context { format!(", {} apart", self.stride) } else { String::new() };
         let mut text = format!(
             "{}{step}\n  data             {on}: {} documents, {} tokens, {}\n  \
-             windows          {} tokens{stride}\n  validation loss  {:.4} nats per token",
+             windows          {} tokens{stride}\n  precision        {}\n  validation loss  {:.4} nats per token",
             self.model,
             count(self.documents),
             count(self.tokens),
             bytes(self.bytes),
             self.context,
+            self.precision,
             self.validation_loss
         );
         if let Some(bits) = self.bits_per_byte {

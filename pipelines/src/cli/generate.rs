@@ -1,4 +1,5 @@
 //! `pipeline generate`: continues a text with a model from a checkpoint.
+use super::options::Precision;
 use super::{Command, Context};
 use crate::continuation::{Ends, Stop, continue_text, encode};
 use crate::machine::cores;
@@ -18,7 +19,8 @@ use text::Tokenizer;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline generate runs/wiki --prompt \"The history of\"
-  pipeline generate runs/wiki --prompt \"The history of\" --temperature 0 --json")]
+  pipeline generate runs/wiki --prompt \"The history of\" --temperature 0 --json
+  pipeline generate runs/wiki --prompt \"The history of\" --precision int8")]
 pub struct Generate {
     /// A run (its last checkpoint is used), or a checkpoint, ours or Hugging Face's
     #[arg(value_name = "RUN_OR_CHECKPOINT")]
@@ -41,6 +43,9 @@ pub struct Generate {
     /// Seed of the sampling; the same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
+    /// Precision of the weights; fewer bits are read faster, and f32 is the model as it is stored
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
     /// Threads (default: one per core); does not affect the tokens
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
@@ -100,6 +105,8 @@ struct Generated {
     pub context: usize,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Precision of the weights.
+    pub precision: contract::Precision,
     /// Speed of processing the prompt (in a single pass).
     pub prompt_tok_per_sec: f64,
     /// Speed of generating tokens (one pass each).
@@ -120,7 +127,7 @@ fn generate(
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")?;
     pool.install(|| {
         let checkpoint = find(&asked.model)?;
-        let opened = open(&checkpoint, stages);
+        let opened = open(&checkpoint, stages, asked.precision.into());
         let opened = opened.with_context(|| format!("cannot generate from {}", checkpoint.display()))?;
         go_on(asked, &checkpoint, opened, show)
     })
@@ -134,11 +141,10 @@ struct Opened {
     ends: Vec<u32>,
 }
 
-fn open(folder: &Path, stages: &[StageType]) -> Result<Opened> {
+fn open(folder: &Path, stages: &[StageType], precision: contract::Precision) -> Result<Opened> {
     let opened = ModelFolder::open(folder, stages)?;
-    let (tokenizer, parameters) = (opened.tokenizer()?, opened.parameters()?);
-    let ends = opened.ends_of_text(&tokenizer)?;
-    let decoder = (opened.model.decoder)(parameters);
+    let tokenizer = opened.tokenizer()?;
+    let (decoder, ends) = (opened.decoder(precision)?, opened.ends_of_text(&tokenizer)?);
     Ok(Opened { decoder, tokenizer, ends })
 }
 
@@ -163,6 +169,7 @@ fn go_on(
     Ok(Generated {
         checkpoint: checkpoint.display().to_string(),
         prompt: asked.prompt.clone(),
+        precision: asked.precision.into(),
         prompt_tok_per_sec: rate(prompt.len(), found.prompt_time),
         tok_per_sec: rate(found.fed, found.time),
         text: found.text,

@@ -112,6 +112,41 @@ impl Environment {
     }
 }
 
+/// The precision of products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32-bit floating point
+    F32,
+    /// Operands of products rounded to bfloat16, sums in 32 bits
+    Bf16,
+    /// Eight bits with a scale per row in products with parameters, everything else as in bf16
+    Int8,
+}
+
+impl From<Precision> for contract::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+            Precision::Int8 => Self::Int8,
+        }
+    }
+}
+
+/// Formats the values of options as on the command line.
+macro_rules! named {
+    ($($type:ty),*) => {$(
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let value = self.to_possible_value();
+                f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+            }
+        }
+    )*};
+}
+named!(Precision);
+pub(super) use named;
+
 /// `--set` and `--stage`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Changes {

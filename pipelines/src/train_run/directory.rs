@@ -179,7 +179,8 @@ pub fn enter(run_dir: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(started_in))
 }
 
-/// The plan of the run in `run_dir`, checked for `scope`, with the lanes that follow from its fingerprint.
+/// The plan of the run in `run_dir` with the changes `set`, checked for `scope`, with the lanes that follow from its
+/// fingerprint.
 ///
 /// # Errors
 /// [`Problems`](crate::problem::Problems) of its configuration.
@@ -189,9 +190,11 @@ pub fn plan_of(
     workers: Option<usize>,
     registry: &[StageType],
     scope: Scope,
+    set: &[String],
 ) -> Result<Plan> {
     let lanes = fingerprint.and_then(lanes_of_older);
-    let set = lanes.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let lanes = lanes.into_iter().map(|(key, value)| format!("{key}={value}"));
+    let set = lanes.chain(set.iter().cloned()).collect();
     let overrides = Overrides { set, workers, ..Overrides::default() };
     Plan::checked(&run_dir.join(CONFIG_FILE), &overrides, registry, scope).map_err(Error::new)
 }

@@ -8,7 +8,9 @@ use crate::pretrained::ModelFolder;
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work};
 use anyhow::{Context, Result};
-use contract::{CorpusPart, DocumentStart, Kind, Resources, Schedule, StageType, Step, ValidationStride, lock};
+use contract::{
+    CorpusPart, DocumentStart, Kind, Precision, Resources, Schedule, StageType, Step, ValidationStride, lock,
+};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -29,6 +31,8 @@ const LANES: usize = 32;
 pub struct Options<'a> {
     /// See [`ValidationStride`]; if not given, that of the run, or the length of a window.
     pub stride: Option<usize>,
+    /// Precision of matrix products; if not given, that of the run, or f32.
+    pub precision: Option<Precision>,
     /// Worker threads.
     pub workers: Option<usize>,
     /// The registry of stages.
@@ -57,6 +61,8 @@ pub struct Evaluation {
     pub sources: BTreeMap<String, SourceLine>,
     /// The size of the validation data.
     pub part: CorpusPart,
+    /// Precision of matrix products.
+    pub precision: Precision,
     /// The length of a window, in tokens.
     pub context: usize,
     /// See [`ValidationStride`].
@@ -74,7 +80,16 @@ pub fn of_run(run: &Path, options: &Options, mut line: Line) -> Result<Evaluatio
     let Some((checkpoint, state)) = directory::resumed(run, None)? else {
         return Err(Usage(format!("{at} has no checkpoint yet; see `checkpoint.interval`")).into());
     };
-    let plan = directory::plan_of(run, state.fingerprint.as_ref(), options.workers, options.stages, Scope::Evaluate)?;
+    let load = |set: &[String]| {
+        let (fingerprint, workers) = (state.fingerprint.as_ref(), options.workers);
+        directory::plan_of(run, fingerprint, workers, options.stages, Scope::Evaluate, set)
+    };
+    let mut plan = load(&[])?;
+    if let Some(precision) = options.precision {
+        let models = plan.stages.iter().filter(|stage| stage.settings.gives().contains(&Kind::Activations));
+        let set: Vec<_> = models.map(|model| format!("{}.precision=\"{precision}\"", model.id)).collect();
+        plan = load(&set)?;
+    }
     let session = session(&plan, directory::known(run)?, &mut line)?;
     resume_checks::compare_to_evaluate(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
     if session.env.corpus.is_none_or(|corpus| corpus.validation.rows == 0) {
@@ -128,7 +143,7 @@ fn plan_for(model: &ModelFolder, data: &Data, options: &Options) -> Result<Plan>
     let mut plan = Plan::load("builtin:base".as_ref(), &overrides, options.stages)?;
     for stage in &mut plan.stages {
         if stage.settings.gives().contains(&Kind::Activations) {
-            stage.settings = Arc::clone(&model.model.forward);
+            stage.settings = (model.model.forward)(options.precision.unwrap_or_default());
         }
     }
     let problems = plan.stage("read").map(|read| read.settings.check_files(plan.goal, plan.run.seed));
@@ -158,7 +173,8 @@ fn execute_one_step(
     stride: Option<usize>,
     line: Line,
 ) -> Result<Evaluation> {
-    let (context, resources) = (session.env.shape.length, &mut session.env.resources);
+    let (context, precision) = (session.env.shape.length, session.model.precision);
+    let resources = &mut session.env.resources;
     let stride = stride.or_else(|| resources.get::<ValidationStride>().map(|stride| stride.0)).unwrap_or(context);
     if stride > context {
         let why =
@@ -179,7 +195,7 @@ fn execute_one_step(
     let last = watched.last.take().context("the configuration has no `evaluate` or no `record` stage")?;
     let loss = last.validation_loss.context("nothing was validated")?;
     let StepLine { bits_per_byte, sources, .. } = last;
-    Ok(Evaluation { checkpoint, step: None, loss, bits_per_byte, sources, part, context, stride })
+    Ok(Evaluation { checkpoint, step: None, loss, bits_per_byte, sources, part, precision, context, stride })
 }
 
 /// Shows progress, and keeps the result.

@@ -3,7 +3,7 @@ use crate::continuation::{Ends, NotFinite, continue_text, encode};
 use crate::pretrained::of_config;
 use anyhow::{Context, Result, ensure};
 use compute::models::sampling::Sampler;
-use contract::{Parameters, Resources, StageType};
+use contract::{Parameters, Precision, Resources, StageType};
 use serde_json::Value;
 use std::sync::Arc;
 use text::Tokenizer;
@@ -43,7 +43,8 @@ impl Continue for Continuer {
 
     fn text(&self, parameters: Parameters, prompt: &[u32], settings: &SampleSettings) -> Result<Option<String>> {
         let tokenizer = self.tokenizer()?;
-        let mut decoder = (of_config(&self.config, &self.stages)?.decoder)(parameters);
+        let model = of_config(&self.config, &self.stages)?;
+        let mut decoder = (model.decoder)(Precision::F32, &mut parameters.load())?;
         let &SampleSettings { temperature, top_k, tokens } = settings;
         let mut sampler = Sampler { temperature, top_k, top_p: 1.0, seed: self.seed, drawn: 0 };
         let ends = Ends { tokens: &[tokenizer.end_of_text()], after: tokens };

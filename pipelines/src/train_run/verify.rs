@@ -125,7 +125,7 @@ pub fn verify(run: &Path, options: &Options, mut line: Line) -> Result<Verificat
     remove_abandoned(run);
     let scope = if spans.iter().any(|span| span.from.is_none()) { Scope::Run } else { Scope::Resume };
     let fingerprint = checkpoint::read_state(&last)?.fingerprint;
-    let plan = directory::plan_of(run, fingerprint.as_ref(), options.workers, options.stages, scope)?;
+    let plan = directory::plan_of(run, fingerprint.as_ref(), options.workers, options.stages, scope, &[])?;
     choose_gemm(&plan)?;
     let workers = plan.run.workers.unwrap_or_else(crate::machine::cores);
     let prepared = prepare(&plan, directory::known(run)?, workers, &mut line)?;

@@ -28,6 +28,13 @@ pub fn l2_bytes() -> usize {
     })
 }
 
+/// Bytes of the L3 cache that the first core uses; 32 MB if the system does not report it.
+pub fn l3_bytes() -> usize {
+    let size = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size").ok();
+    let kilobytes = size.and_then(|size| size.trim().strip_suffix('K')?.parse::<usize>().ok());
+    kilobytes.unwrap_or(32 << 10) * 1024
+}
+
 /// The CPU time that the calling thread has used.
 pub fn thread_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -59,7 +59,7 @@ pub use packet::{
 pub use parameters::{Group, Init, ModelFacts, ParameterSpec, Parameters};
 pub use precision::Precision;
 pub use prepare::{Goal, Graph, Host, Prepare, Prepared, Unit, Upstream};
-pub use pretrained::{Decode, Pretrained};
+pub use pretrained::{Decode, Load, Pretrained};
 pub use registry::{Member, StageSettings, StageType, stage_type};
 pub use resources::Resources;
 pub use saved::{CommitEvery, OptimizerState, Saved, Snapshot};

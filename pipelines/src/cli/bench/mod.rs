@@ -2,14 +2,17 @@
 //!
 //! - [`mod@measure`]: one measurement; [`cpu`]: what CPU time went into, for `--leaves`; [`mod@sweep`]: many
 //!   measurements, for `--sweep`; [`backends`]: products on every GEMM backend
+//! - [`mod@generate`]: generation in every precision, for `--generate`
 //! - [`processes`]: several processes against threads of one, for `--processes`; [`peers`]: these processes
 mod backends;
 mod cpu;
+mod generate;
 mod measure;
 mod peers;
 mod processes;
 mod sweep;
 
+use super::options::{Precision, named};
 use super::{Command, Context};
 use crate::machine::cores;
 use crate::problem::Usage;
@@ -19,11 +22,12 @@ use compute::kernels::gemm::{self, rate::gemm_gflops};
 use measure::{How, Measured, SHAPES, Training, measure};
 use std::path::PathBuf;
 
-/// Measure training speed on synthetic tokens and print one line of JSON
+/// Measure training speed on synthetic tokens, or the speed of a model that generates
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline bench --shape seed --steps 5 --workers 2
-  pipeline bench --shape seed --steps 5 --processes 1,2")]
+  pipeline bench --shape seed --steps 5 --processes 1,2
+  pipeline bench --generate runs/wiki --text held-out.txt")]
 pub struct Bench {
     /// The model and its batch
     #[arg(long, value_enum, conflicts_with = "sweep")]
@@ -34,6 +38,16 @@ pub struct Bench {
     /// Where `--sweep` writes plots of tokens/s and MFU, as a page for a browser
     #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with = "shape")]
     plot: Option<PathBuf>,
+    /// Measure generation with this run or checkpoint instead of training: tokens/s in f32, bf16 and int8, the share of
+    /// the rate at which memory is read, and how far predictions agree with f32; print a table
+    #[arg(long, value_name = "MODEL", requires = "text")]
+    generate: Option<PathBuf>,
+    /// The text that is predicted, one token at a time: one that the model was not trained on
+    #[arg(long, value_name = "FILE", requires = "generate")]
+    text: Option<PathBuf>,
+    /// Tokens of it (default: 4096, or all)
+    #[arg(long, value_name = "N", requires = "generate", value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: Option<u32>,
     /// Precision of matrix products (default: f32)
     #[arg(long, value_enum)]
     precision: Option<Precision>,
@@ -64,7 +78,7 @@ pub struct Bench {
     /// large products on all of them
     #[arg(long, value_name = "NAME", default_value = "auto")]
     gemm: String,
-    /// Print one line of JSON per measurement; without --sweep and --processes there is no other output
+    /// Print one line of JSON per measurement; without --sweep, --processes and --generate there is no other output
     #[arg(long)]
     json: bool,
     /// Take part in a measurement of `--processes`, which starts processes with this option
@@ -77,13 +91,20 @@ impl Command for Bench {
 
     fn run(&self, context: &Context) -> Result<()> {
         if self.gemm == "all" {
-            if let Some(option) = self.of_a_training_step() {
-                let why = "compares products alone, in f32 and bf16, without a training step";
-                return Err(Usage(format!("`--gemm all` {why}: leave out {option}")).into());
-            }
+            let why = "compares products alone, in f32 and bf16, without a training step";
+            self.refuse(
+                &self.generate.as_ref().map_or(self.of_a_training_step(), |_| Some("--generate")),
+                "--gemm all",
+                why,
+            )?;
             return backends::compare(self.workers.unwrap_or_else(cores), self.json, context);
         }
         gemm::choose(&self.gemm).map_err(|error| Usage(error.to_string()))?;
+        if let Some(model) = &self.generate {
+            let why = "measures all precisions, without a training step";
+            self.refuse(&self.of_a_training_step(), "--generate", why)?;
+            return generate::measure(self, model, context);
+        }
         if self.take_part {
             let (shape, how) = self.shape_and_how()?;
             let training = Training::new(&SHAPES[shape as usize], &how)?;
@@ -98,6 +119,14 @@ impl Command for Bench {
 }
 
 impl Bench {
+    /// Refuses an option that would have no effect.
+    ///
+    /// # Errors
+    /// [`Usage`] if there is one.
+    fn refuse(&self, option: &Option<&'static str>, by: &str, why: &str) -> Result<()> {
+        option.map_or(Ok(()), |option| Err(Usage(format!("`{by}` {why}: leave out {option}")).into()))
+    }
+
     /// An option that was given and only applies to a training step.
     fn of_a_training_step(&self) -> Option<&'static str> {
         let given = [
@@ -135,7 +164,7 @@ impl Bench {
     /// [`Usage`] if no shape is given.
     fn shape_and_how(&self) -> Result<(Shape, How)> {
         let Some(shape) = self.shape else {
-            return Err(Usage("which --shape? (or --sweep, or --gemm all)".into()).into());
+            return Err(Usage("which --shape? (or --sweep, --gemm all, or --generate)".into()).into());
         };
         let how = How {
             precision: self.precision.unwrap_or(Precision::F32).into(),
@@ -183,27 +212,6 @@ pub enum Shape {
     Long,
 }
 
-/// The precision of products.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    /// 32-bit floating point
-    F32,
-    /// Operands of products rounded to bfloat16, sums in 32 bits
-    Bf16,
-    /// Operands of products with parameters rounded to eight bits, everything else as in bf16
-    Int8,
-}
-
-impl From<Precision> for contract::Precision {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => Self::F32,
-            Precision::Bf16 => Self::Bf16,
-            Precision::Int8 => Self::Int8,
-        }
-    }
-}
-
 /// How a micro-batch is processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -223,17 +231,7 @@ pub enum Optimizer {
     Muon,
 }
 
-macro_rules! named {
-    ($($type:ty),*) => {$(
-        impl std::fmt::Display for $type {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                let value = self.to_possible_value();
-                f.write_str(value.as_ref().map_or("", |value| value.get_name()))
-            }
-        }
-    )*};
-}
-named!(Shape, Precision, Batching, Optimizer);
+named!(Shape, Batching, Optimizer);
 
 impl From<Batching> for train::forward::Batching {
     fn from(batching: Batching) -> Self {

@@ -43,7 +43,7 @@ struct Point {
 /// # Errors
 /// If any stage fails, or the plots cannot be written.
 pub fn sweep(asked: &Bench, context: &Context) -> Result<()> {
-    let precision: Precision = asked.precision.unwrap_or(super::Precision::F32).into();
+    let precision: Precision = asked.precision.unwrap_or(crate::cli::options::Precision::F32).into();
     let cores = cores();
     let with = |change: &dyn Fn(&mut Shape)| {
         let mut shape = BASE;

@@ -72,7 +72,7 @@ impl Run {
         let absolute = std::path::absolute(run)?;
         let run = if directory::enter(&absolute)?.is_some() { &absolute } else { run };
         let then = directory::fingerprint(run)?;
-        let plan = directory::plan_of(run, then.as_ref(), None, stages, Scope::Resume)?;
+        let plan = directory::plan_of(run, then.as_ref(), None, stages, Scope::Resume, &[])?;
         let prepared = prepare(&plan, directory::known(run)?, crate::machine::cores(), line)?;
         line.finish();
         let session = Session::new(&plan, prepared, 1, None)?;

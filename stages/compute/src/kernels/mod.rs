@@ -13,6 +13,7 @@ pub mod embedding;
 pub mod gelu;
 pub mod gemm;
 pub mod head;
+pub mod int8_matrix;
 pub mod layer_norm;
 pub mod lerp;
 pub mod matrix_vector;

@@ -33,7 +33,7 @@ pub use per_sequence::forward_per_sequence;
 pub use qwen3::Qwen3Shape;
 pub use transformer::Transformer;
 
-use contract::{Batch, ModelFacts, Parameters, Tape, Tensor};
+use contract::{Batch, Load, ModelFacts, Parameters, Precision, Result, Tape, Tensor};
 
 /// A model: computes hidden states from parameters and a batch, and a tape for the backward pass.
 pub trait Model: Send + Sync {
@@ -53,11 +53,15 @@ pub trait Model: Send + Sync {
         ActivationMemory::default()
     }
 
-    /// A decoder with these parameters, to continue a text. Attention is not limited to the current document.
+    /// A decoder to continue a text, with weights in `precision`. It takes the parameters one after the other. Attention
+    /// is not limited to the current document.
+    ///
+    /// # Errors
+    /// Those of `parameters`.
     ///
     /// # Panics
     /// If the parameters are not those of this model.
-    fn decoder(&self, parameters: Parameters) -> Decoder;
+    fn decoder(&self, precision: Precision, parameters: &mut Load) -> Result<Decoder>;
 }
 
 /// Memory for the activations of a batch, in numbers of f32.

@@ -127,11 +127,13 @@ impl<M: ModelType> StageSettings for ModelSettings<M> {
 
     fn from_config(config: &Value) -> Option<Result<Pretrained>> {
         let pretrained = |model: Transformer| {
-            let model = Arc::new(model);
+            let forward = model.clone();
             Pretrained {
                 facts: model.facts().clone(),
-                forward: Arc::new(PretrainedForward(Arc::clone(&model))),
-                decoder: Box::new(move |parameters| Box::new(model.decoder(parameters))),
+                forward: Box::new(move |precision| {
+                    Arc::new(PretrainedForward(Arc::new(forward.clone().with_precision(precision))))
+                }),
+                decoder: Box::new(move |precision, parameters| Ok(Box::new(model.decoder(precision, parameters)?))),
             }
         };
         Some(M::from_config(config)?.map(pretrained))

@@ -102,6 +102,12 @@ impl<'a> From<&'a [f32]> for SliceRef<'a> {
     }
 }
 
+impl<'a> From<&'a [bf16]> for SliceRef<'a> {
+    fn from(values: &'a [bf16]) -> Self {
+        Self::Bf16(values)
+    }
+}
+
 impl<'a> From<&'a Tensor> for SliceRef<'a> {
     fn from(tensor: &'a Tensor) -> Self {
         Self::F32(&tensor.data)

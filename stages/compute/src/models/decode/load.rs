@@ -1,26 +1,37 @@
-//! Rearranges a model's parameters for decoding: matrices `[out, in]`, those with the same input stacked.
+//! Takes a model's parameters one after the other and arranges them for decoding: matrices `[out, in]`, those with the
+//! same input stacked.
 use super::cache::Cache;
+use super::weights::Weights;
 use super::{Block, Decoder, Linear};
 use crate::kernels::rotary::Rotary;
 use crate::models::architecture::{Architecture, LinearLayout, Positions, WeightLayout};
 use crate::models::norm::Norm;
-use contract::{Parameters, Tensor};
+use contract::{Load, Precision, Tensor};
 use std::sync::Arc;
 
-/// A decoder with an empty cache. Tensors that have to be rearranged are dropped block by block.
-pub fn load(architecture: &Arc<Architecture>, rotary: Option<&Arc<Rotary>>, parameters: Parameters) -> Decoder {
-    let mut all = parameters.0;
-    let head = Linear::new(Arc::clone(&all[architecture.head()]));
-    let tokens = Arc::clone(&all[0]);
-    let positions = (architecture.positions == Positions::Learned).then(|| Arc::clone(&all[1]));
-    let mut norm = all.split_off(architecture.first_of_block(architecture.layers));
-    norm.truncate(architecture.norm.tensors());
-    let mut blocks = Vec::new();
-    for index in (0..architecture.layers).rev() {
-        let weights = all.split_off(architecture.first_of_block(index));
-        blocks.push(block(architecture, &weights));
-    }
-    blocks.reverse();
+/// A decoder with an empty cache and weights in `precision`. Beside what it has stored, there are at most the parameters
+/// of one block at a time, or an embedding.
+///
+/// # Errors
+/// Those of `parameters`.
+pub fn load(
+    architecture: &Arc<Architecture>,
+    rotary: Option<&Arc<Rotary>>,
+    precision: Precision,
+    parameters: &mut Load,
+) -> anyhow::Result<Decoder> {
+    let (layers, tied) = (architecture.layers, architecture.head() == 0);
+    let tokens = if tied { None } else { Some(Weights::new(parameters(0)?, precision)) };
+    let positions = (architecture.positions == Positions::Learned).then(|| parameters(1)).transpose()?;
+    let blocks = (0..layers).map(|index| {
+        let tensors = architecture.first_of_block(index)..architecture.first_of_block(index + 1);
+        let weights: Vec<_> = tensors.map(&mut *parameters).collect::<anyhow::Result<_>>()?;
+        Ok(block(architecture, precision, &weights))
+    });
+    let blocks = blocks.collect::<anyhow::Result<Vec<_>>>()?;
+    let norm = architecture.first_of_block(layers);
+    let norm = (norm..norm + architecture.norm.tensors()).map(&mut *parameters).collect::<anyhow::Result<_>>()?;
+    let head = Linear::new(parameters(architecture.head())?, precision);
     let mut decoder = Decoder {
         architecture: Arc::clone(architecture),
         rotary: rotary.map(Arc::clone),
@@ -33,14 +44,14 @@ pub fn load(architecture: &Arc<Architecture>, rotary: Option<&Arc<Rotary>>, para
         length: 0,
     };
     decoder.caches = decoder.blocks.iter().map(|_| Cache::new(decoder.heads())).collect();
-    decoder
+    Ok(decoder)
 }
 
-fn block(architecture: &Architecture, weights: &[Arc<Tensor>]) -> Block {
+fn block(architecture: &Architecture, precision: Precision, weights: &[Arc<Tensor>]) -> Block {
     let layout = architecture.block();
     let norm = |first: usize| weights[first..first + architecture.norm.tensors()].to_vec();
     let per_head = architecture.query_key_norm.map_or(0, Norm::tensors);
-    let biased = |layout: LinearLayout| linear(layout, weights, layout.bias);
+    let biased = |layout: LinearLayout| linear(layout, precision, weights, layout.bias);
     let up_bias = match layout.up.bias {
         true => Arc::clone(&weights[layout.up.matrix(0) + 1]),
         false => Arc::new(Tensor::zeros([architecture.inner])),
@@ -51,13 +62,13 @@ fn block(architecture: &Architecture, weights: &[Arc<Tensor>]) -> Block {
         query_key_norms: layout.query_key_norms.map(|first| weights[first..first + per_head].to_vec()),
         out: biased(layout.out),
         norm_2: norm(layout.norm_2),
-        up: linear(layout.up, weights, false),
+        up: linear(layout.up, precision, weights, false),
         up_bias,
         down: biased(layout.down),
     }
 }
 
-fn linear(layout: LinearLayout, weights: &[Arc<Tensor>], bias: bool) -> Linear {
+fn linear(layout: LinearLayout, precision: Precision, weights: &[Arc<Tensor>], bias: bool) -> Linear {
     let matrices: Vec<_> = (0..layout.projections).map(|p| Arc::clone(&weights[layout.matrix(p)])).collect();
     let biases: Vec<_> = (0..layout.projections).filter(|_| bias).map(|p| &weights[layout.matrix(p) + 1]).collect();
     let bias = match biases[..] {
@@ -68,5 +79,5 @@ fn linear(layout: LinearLayout, weights: &[Arc<Tensor>], bias: bool) -> Linear {
             Some(Arc::new(Tensor::from_values([all.len()], &all)))
         }
     };
-    Linear::stacked(matrices, layout.weights == WeightLayout::InOut, bias)
+    Linear::stacked(matrices, layout.weights == WeightLayout::InOut, bias, precision)
 }

@@ -1,15 +1,20 @@
 //! Decoding of one sequence with a key-value cache, so that a new token costs one pass over the weights.
 //!
-//! - [`Linear`]: linear layers, distributed over threads
+//! - [`Linear`]: linear layers, distributed over threads; `weights`: their matrices in f32, bfloat16 or eight bits
 //! - [`cache`]: the key-value cache, and attention to it
 //! - `load`: a model's parameters, arranged for decoding
 //!
-//! A [`Decoder`] reads the same [`Architecture`] as training. Its results equal those of
-//! [`Model::forward`](super::Model::forward) up to rounding (sums are taken in another order), and do not depend on the
+//! A [`Decoder`] reads the same [`Architecture`] as training. In f32, its results equal those of
+//! [`Model::forward`](super::Model::forward) up to rounding (sums are taken in another order). They do not depend on the
 //! number of threads, which is that of the current rayon pool.
+//!
+//! The matrices of linear layers, the head and the token embedding are held once, in the precision of the decoder;
+//! everything else, the key-value cache included, is f32. In bfloat16, what matrices are multiplied with is rounded too. In
+//! eight bits, it becomes integers of sixteen bits, or with several tokens at once (a prompt) bfloat16.
 pub mod cache;
 mod linear;
 mod load;
+mod weights;
 
 use super::activation::Activation;
 use super::architecture::Architecture;
@@ -22,6 +27,7 @@ use contract::{Buffer, Decode, Tensor};
 pub use linear::Linear;
 pub(super) use load::load;
 use std::sync::Arc;
+use weights::Weights;
 
 /// The weights of a block.
 struct Block {
@@ -46,8 +52,8 @@ struct Block {
 pub struct Decoder {
     architecture: Arc<Architecture>,
     rotary: Option<Arc<Rotary>>,
-    /// `[vocabulary, width]`
-    tokens: Arc<Tensor>,
+    /// `[vocabulary, width]`: the token embedding, if it is not that of the head.
+    tokens: Option<Weights>,
     /// `[length, width]`: added to the token embeddings if positions are learned.
     positions: Option<Arc<Tensor>>,
     blocks: Vec<Block>,
@@ -72,7 +78,18 @@ impl Decoder {
 
     /// Number of token ids.
     pub fn vocabulary(&self) -> usize {
-        self.head.outputs()
+        self.head.weights().rows()
+    }
+
+    /// Bytes of the matrices that a token is multiplied with: what is read of them for each token.
+    pub fn weight_bytes(&self) -> usize {
+        let layers = self.blocks.iter().flat_map(|block| [&block.qkv, &block.out, &block.up, &block.down]);
+        layers.chain([&self.head]).map(|layer| layer.weights().bytes()).sum()
+    }
+
+    /// Forgets all tokens.
+    pub fn restart(&mut self) {
+        self.length = 0;
     }
 
     fn heads(&self) -> Heads {
@@ -121,8 +138,9 @@ impl Decoder {
     fn embed(&self, tokens: &[u32]) -> Buffer {
         let width = self.architecture.width;
         let mut x = Buffer::scratch(tokens.len() * width);
+        let embedding = self.tokens.as_ref().unwrap_or(self.head.weights());
         for (position, (x, token)) in (self.length..).zip(x.chunks_exact_mut(width).zip(tokens)) {
-            x.copy_from_slice(&self.tokens.data[*token as usize * width..][..width]);
+            embedding.row(*token as usize, x);
             if let Some(positions) = &self.positions {
                 add(x, &positions.data[position * width..][..width]);
             }
@@ -149,6 +167,14 @@ impl Decode for Decoder {
 
     fn vocabulary(&self) -> usize {
         self.vocabulary()
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.weight_bytes()
+    }
+
+    fn restart(&mut self) {
+        self.restart();
     }
 }
 

@@ -18,13 +18,14 @@ use crate::kernels::embedding;
 use crate::kernels::rotary::Rotary;
 use attention::SavedAttention;
 use context::BlockContext;
-use contract::{Batch, ModelFacts, Parameters, Precision, Tape, Tensor};
+use contract::{Batch, Load, ModelFacts, Parameters, Precision, Result, Tape, Tensor};
 use feed_forward::SavedFeedForward;
 use serde_json::Value;
 use std::sync::Arc;
 use tape::{EmbeddingNorm, LastNorm, TransformerTape};
 
 /// A transformer: its description and values derived from it.
+#[derive(Clone)]
 pub struct Transformer {
     architecture: Arc<Architecture>,
     rotary: Option<Arc<Rotary>>,
@@ -129,9 +130,8 @@ impl Model for Transformer {
         memory::activations(&self.architecture, self.facts.precision, sequences * length)
     }
 
-    fn decoder(&self, parameters: Parameters) -> Decoder {
-        assert_eq!(parameters.0.len(), self.facts.parameters.len(), "one tensor per parameter of this model");
-        decode::load(&self.architecture, self.rotary.as_ref(), parameters)
+    fn decoder(&self, precision: Precision, parameters: &mut Load) -> Result<Decoder> {
+        decode::load(&self.architecture, self.rotary.as_ref(), precision, parameters)
     }
 }
 
