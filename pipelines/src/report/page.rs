@@ -25,7 +25,7 @@ pub(super) fn page(seen: &Seen) -> String {
         section(&plots(&seen.metrics)),
         samples::section(&seen.samples),
         sources::section(&seen.metrics),
-        blocks::table(&seen.metrics),
+        blocks::section(&seen.metrics),
         stage_times(seen),
         about(seen),
         footer(seen),

@@ -2,6 +2,7 @@
 use crate::curves::Point;
 use anyhow::Result;
 use std::path::Path;
+use train::record::spikes::SpikeDetector;
 use train::record::{Follower, METRICS_FILE, StepLine};
 
 /// Steps whose mean is the pace of a run.
@@ -144,6 +145,16 @@ impl History {
         points
     }
 
+    /// The steps whose loss spikes, with their losses.
+    pub fn spikes(&self, along: Along) -> Vec<Point> {
+        let mut detector = SpikeDetector::default();
+        let steps = self.curve("loss", Along::Step).into_iter().zip(self.curve("loss", along));
+        let spikes = steps.filter(|((step, loss), _)| {
+            detector.next(&StepLine { step: *step as u64, loss: *loss, ..StepLine::default() }).is_some()
+        });
+        spikes.map(|(_, point)| point).collect()
+    }
+
     /// Seconds that a step takes, with validation and checkpoints: the mean over the last steps of the process that has
     /// been running since `started`, in seconds since 1970; `None` if it has done fewer than two.
     pub fn pace(&self, started: u64) -> Option<f64> {
@@ -165,6 +176,18 @@ mod tests {
     fn write(folder: &Path, lines: &[StepLine]) {
         let text: String = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
         std::fs::write(folder.join(METRICS_FILE), text).unwrap();
+    }
+
+    #[test]
+    fn spikes_are_where_the_loss_is_far_above_those_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let loss = |step: u64| if step == 150 { 9.0 } else { 2.0 + 0.01 * (step % 7) as f64 };
+        let lines: Vec<StepLine> = (1..=200).map(|step| StepLine { loss: loss(step), ..line(step) }).collect();
+        write(folder.path(), &lines);
+        let mut history = History::new(folder.path());
+        history.refresh().unwrap();
+        assert_eq!(history.spikes(Along::Step), [(150.0, 9.0)]);
+        assert_eq!(history.spikes(Along::Tokens), [(15_000.0, 9.0)]);
     }
 
     #[test]

@@ -82,7 +82,8 @@ impl Asked {
             Ok(self.line(name, run.curve(&self.metric, self.along)?))
         };
         let lines: Vec<Option<Series>> = self.runs.par_iter().map(line).collect::<Result<_>>()?;
-        let lines: Vec<Series> = lines.into_iter().flatten().collect();
+        let mut lines: Vec<Series> = lines.into_iter().flatten().collect();
+        lines.extend(self.spikes(library)?);
         let share = POINTS / lines.len().max(1) / 2;
         let buckets = share.min(self.width).clamp(BUCKETS.0, BUCKETS.1);
         let detail = if self.log_x { Detail { linear: 0, log: buckets } } else { Detail { linear: buckets, log: 0 } };
@@ -90,6 +91,17 @@ impl Asked {
         // Outliers of single steps are no part of means.
         plot.clip &= !self.smooth;
         Ok(plot.data(detail))
+    }
+
+    /// The spikes of the loss, if it is that of one run.
+    fn spikes(&self, library: &Library) -> Result<Option<Series>> {
+        let [name] = &self.runs[..] else { return Ok(None) };
+        let Some(run) = library.run(name).filter(|_| self.metric == "loss") else { return Ok(None) };
+        let points =
+            run.history(|history| history.spikes(self.along))?.into_iter().filter(|point| !self.log_x || point.0 > 0.0);
+        let is_shown = |point: &Point| self.range.is_none_or(|(from, to)| (from..=to).contains(&point.0));
+        let points: Vec<Point> = points.filter(is_shown).collect();
+        Ok((!points.is_empty()).then(|| Series::new("spike", Style::Points, points)))
     }
 
     fn line(&self, name: &str, points: Vec<Point>) -> Option<Series> {
