@@ -96,7 +96,7 @@ fn runs_that_cannot_use_all_cores_run_at_once() {
 fn halving_runs_the_better_half_to_the_end() {
     let scratch = Scratch::new();
     let text = "extends = \"run.toml\"\n[experiment]\nseeds = [1, 2]\nhalving = [2, 4]\n[grid]\n\
-                \"optimize.learning_rate\" = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 1e3]\n";
+                \"optimize.learning_rate\" = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 1.0]\n";
     scratch.write("rates.toml", text);
     let every = ["--set", "evaluate.interval=2"];
     let dry = json(&scratch, &[&["experiment", "rates.toml", "--dry-run", "--json"], &every[..]].concat());
@@ -115,7 +115,7 @@ fn halving_runs_the_better_half_to_the_end() {
         .map(|rung| (rung["step"].as_u64().unwrap(), names(&rung["go_on"]).len(), names(&rung["stopped"]).len()))
         .collect();
     assert_eq!(sizes, [(2, 4, 4), (4, 2, 2)]);
-    assert!(names(&rungs[0]["stopped"]).contains(&"learning_rate-1000.0".to_owned()), "{}", rungs[0]);
+    assert!(names(&rungs[0]["stopped"]).contains(&"learning_rate-1.0".to_owned()), "{}", rungs[0]);
     let finished: Vec<&Value> =
         found["variants"].as_array().unwrap().iter().filter(|row| !row["loss"].is_null()).collect();
     assert_eq!(finished.len(), 2);
@@ -134,10 +134,10 @@ fn halving_runs_the_better_half_to_the_end() {
 
     let again = scratch.pipeline(&[&["experiment", "rates.toml"], &every[..]].concat()).succeeds();
     assert!(again.stderr.contains("16 runs, 4 finished, 12 stopped by halving"), "{}", again.stderr);
-    assert!(again.stdout.contains("Halving: after 2 steps (mean loss), on went "), "{}", again.stdout);
+    assert!(again.stdout.contains("Halving after 2 steps, by bits per byte: went on: "), "{}", again.stdout);
     assert!(again.stdout.lines().all(|line| line.chars().count() <= 80), "{}", again.stdout);
     // Without halving, those that were stopped go on.
-    scratch.write("rates.toml", text.replace("halving = [2, 4]\n", "").replace(", 1e3]", "]"));
+    scratch.write("rates.toml", text.replace("halving = [2, 4]\n", "").replace(", 1.0]", "]"));
     let whole = scratch.pipeline(&[&["experiment", "rates.toml"], &every[..]].concat()).succeeds();
     assert!(whole.stderr.contains("14 runs, 4 finished; 10 to do"), "{}", whole.stderr);
 }
@@ -149,7 +149,8 @@ fn halving_that_would_change_nothing_is_refused() {
     for (keys, pieces) in [
         ("halving = [4, 2]", ["ascending", "halving = [100, 300]"]),
         ("halving = [3]", ["validates every 2", "give multiples of 2"]),
-        ("halving = [2, 6]", ["after 6 steps, but `learning_rate-0.001` has 6", "give fewer steps"]),
+        ("halving = [6]", ["after 6 steps, but `learning_rate-0.001` has 6", "give fewer steps"]),
+        ("halving = [2, 4]", ["after 4 steps, when one variant is left", "remove this number"]),
     ] {
         scratch.write("two.toml", with(keys));
         let wrong = scratch.pipeline(&["experiment", "two.toml", "--set", "evaluate.interval=2"]);

@@ -69,6 +69,37 @@ const SHAPES: [(&str, &str); 14] = [
 ];
 
 #[test]
+fn padding_and_documents_that_are_split_are_counted_beforehand() {
+    let scratch = Scratch::new();
+    // Two documents have room, and what is left is too small for another one.
+    let long = ["--set", "pack.sequence_length=256"];
+    let dry = |packing: &str| -> Value {
+        let set = format!("pack.type={packing}");
+        let ran = scratch
+            .pipeline(&[&["run", "run.toml", "--dry-run", "--json", "--set", &set], &long[..]].concat())
+            .succeeds();
+        serde_json::from_str(&ran.stdout).unwrap()
+    };
+    let (concat, best_fit) = (dry("concat"), dry("best_fit"));
+    let [one, other] = [&concat["packing"], &best_fit["packing"]];
+    let count = |packing: &Value, key: &str| packing[key].as_u64().unwrap();
+    assert_eq!(count(one, "padding"), 0);
+    assert!(count(one, "split") > 0 && count(other, "split") == 0, "{one} {other}");
+    assert!(count(other, "padding") > 0 && 2 * count(other, "padding") < count(other, "positions"), "{other}");
+    // Padding is no part of an epoch.
+    let epochs = |explanation: &Value| explanation["length"]["epochs"].as_f64().unwrap();
+    let filled = 1.0 - count(other, "padding") as f64 / count(other, "positions") as f64;
+    assert!((epochs(&best_fit) / epochs(&concat) - filled).abs() < 1e-9, "{concat} {best_fit}");
+    let best_fit_packs = [&["--set", "pack.type=best_fit"], &long[..]].concat();
+    let text = scratch.pipeline(&[&["run", "run.toml", "--dry-run"], &best_fit_packs[..]].concat()).succeeds().stdout;
+    assert!(text.contains("Packing  about ") && text.contains("0 of the others are split"), "{text}");
+    // What a run records of its epoch.
+    scratch.train("r", &best_fit_packs);
+    let recorded = scratch.metrics("r").last().unwrap()["epoch"].as_f64().unwrap();
+    assert!((recorded - epochs(&best_fit)).abs() < 1e-3, "{recorded} {}", epochs(&best_fit));
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn the_estimate_of_memory_is_within_15_percent_of_what_happens() {
     let scratch = Scratch::new();

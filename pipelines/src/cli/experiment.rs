@@ -87,7 +87,8 @@ impl Command for Experiment {
             Ok(Variant { name: variant.name.clone(), runs: runs.collect::<Result<_>>()? })
         });
         let mut comparison = compare(&measured.collect::<Result<Vec<_>>>()?, file.target_loss, file.detect);
-        comparison.add_halving(Halving::so_far(&experiment, &folder)?.rungs);
+        let has_failed = |name: &str| failed.iter().any(|failed| failed.run == name);
+        comparison.add_halving(Halving::so_far(&experiment, &folder, has_failed)?.rungs);
         let page = folder.join(overlay::OVERLAY_FILE);
         overlay::write(&page, &name, &comparison)?;
         let page = page.display().to_string();
@@ -104,7 +105,7 @@ impl Command for Experiment {
 fn dry(whole: &Whole) -> String {
     let state = |run: &crate::experiment::forecast::Forecast| match (run.finished, run.done) {
         (true, _) => "finished".to_owned(),
-        (_, done) if run.stopped => format!("stopped by halving after {done} steps"),
+        _ if run.stopped => "stopped by halving".to_owned(),
         (_, 0) => format!("{} steps", run.steps),
         (_, done) => format!("{} of {} steps", run.steps - done, run.steps),
     };

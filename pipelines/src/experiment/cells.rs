@@ -139,6 +139,15 @@ fn check_halving(file: &File, variants: &[Variant], cells: &[Cell], add: &mut im
     if !file.halving.is_empty() && variants.len() < 2 {
         add(problem("`experiment.halving` stops nothing, as there is only one variant".into()).next("remove it"));
     }
+    let mut left = variants.len();
+    for step in &file.halving {
+        if left < 2 && variants.len() > 1 {
+            let message = format!("`experiment.halving` compares after {step} steps, when one variant is left");
+            add(problem(message).next("remove this number and those after it"));
+            break;
+        }
+        left = left.div_ceil(2);
+    }
     for cell in cells {
         let Some(interval) = due(&cell.plan).evaluate else { continue };
         let name = &variants[cell.variant].name;
@@ -148,7 +157,7 @@ fn check_halving(file: &File, variants: &[Variant], cells: &[Cell], add: &mut im
             let next = format!("give multiples of {interval}, or change `evaluate.interval`");
             add(problem(message).next(next));
         }
-        let longest = cell.plan.run.max_steps.zip(file.halving.last()).filter(|(steps, last)| *last >= steps);
+        let longest = cell.plan.run.max_steps.zip(file.halving.last()).filter(|(steps, last)| **last + 1 >= *steps);
         if let Some((steps, last)) = longest {
             let message = format!("`experiment.halving` compares after {last} steps, but `{name}` has {steps}");
             add(problem(message).next("give fewer steps: at the end, all that are left are compared"));

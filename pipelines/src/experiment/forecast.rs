@@ -87,9 +87,9 @@ pub fn forecast(experiment: &Experiment, folder: &Path, registry: &[StageType], 
             state(&RunPaths::of(folder, &cell.name).run_dir, &cell.plan, registry, &fingerprint, steps)?;
         others.extend(differing);
         let seconds = steps as f64 * tokens / rate;
-        if let Some(after) = halving.last().filter(|after| **after >= steps) {
+        if let Some(after) = halving.last().filter(|after| **after + 1 >= steps) {
             let why = format!("`experiment.halving` compares after {after} steps, but {} has {steps}", cell.name);
-            return Err(Usage(why).into());
+            return Err(Usage(format!("{why}: give fewer steps, or make the runs longer")).into());
         }
         let (run, stopped, expected) = (cell.name.clone(), false, (steps - done) as f64);
         each.push(Forecast { run, steps, done, finished, stopped, expected, workers, seconds, peak_mb });
@@ -107,7 +107,7 @@ pub fn forecast(experiment: &Experiment, folder: &Path, registry: &[StageType], 
         let next = "Give another folder with --dir, or remove these runs";
         return Err(Usage(format!("{}\n{next}", others.join("\n"))).into());
     }
-    let decided = Halving::so_far(experiment, folder)?;
+    let decided = Halving::so_far(experiment, folder, |_| false)?;
     for (cell, run) in cells.iter().zip(&mut each).filter(|(_, run)| !run.finished) {
         run.stopped = !decided.alive.contains(&cell.variant);
         run.expected = if run.stopped { 0.0 } else { decided.expected(run.steps, run.done) };

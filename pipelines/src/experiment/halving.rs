@@ -2,11 +2,10 @@
 //! 2016, "Non-stochastic Best Arm Identification and Hyperparameter Optimization").
 //!
 //! What has been decided follows from the metrics of the runs, so nothing else is recorded: an experiment that goes on
-//! after a kill comes to the same decisions.
+//! after a kill comes to the same decisions. Runs that have failed are tried again before anything is decided without them.
 use super::cells::Experiment;
 use super::children::RunPaths;
 use super::statistics::mean;
-use crate::train_run::status::{self, State};
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
@@ -17,6 +16,8 @@ use train::record::{METRICS_FILE, read_metrics};
 pub struct Rung {
     /// The number of steps.
     pub step: u64,
+    /// What is compared.
+    pub metric: &'static str,
     /// The variants that go on, the best one first.
     pub go_on: Vec<Ranked>,
     /// The others.
@@ -31,8 +32,8 @@ pub struct Ranked {
     pub index: usize,
     /// Its name.
     pub variant: String,
-    /// The mean validation loss of its runs; `None` if one of them has failed.
-    pub loss: Option<f64>,
+    /// The mean of its runs: bits per byte, or validation loss if some run has none; `None` if one of them has failed.
+    pub mean: Option<f64>,
 }
 
 /// The decisions of an experiment so far.
@@ -47,33 +48,40 @@ pub struct Halving {
 }
 
 impl Halving {
-    /// The decisions of an experiment, as far as the runs in `folder` have come. A variant with a run that has failed before
-    /// counts as the worst.
+    /// The decisions of an experiment, as far as the runs in `folder` have come. A variant with a run without validation
+    /// that `has_failed` now counts as the worst.
     ///
     /// # Errors
     /// If metrics cannot be read.
-    pub fn so_far(experiment: &Experiment, folder: &Path) -> Result<Self> {
+    pub fn so_far(experiment: &Experiment, folder: &Path, has_failed: impl Fn(&str) -> bool) -> Result<Self> {
         let Experiment { cells, names, halving: after } = *experiment;
         let mut alive: Vec<usize> = (0..names.len()).collect();
         let mut rungs = Vec::new();
         for step in after {
-            let mut ranked = Vec::new();
-            for index in &alive {
-                let (mut losses, mut failed) = (Vec::new(), false);
-                for cell in cells.iter().filter(|cell| cell.variant == *index) {
+            let validated = |index: &usize| -> Result<(usize, Vec<(String, Option<Validated>)>)> {
+                let of_variant = cells.iter().filter(|cell| cell.variant == *index);
+                let runs = of_variant.map(|cell| {
                     let run_dir = RunPaths::of(folder, &cell.name).run_dir;
-                    let loss = loss_at(&run_dir, *step)?;
-                    failed |= loss.is_none() && status::read(&run_dir).0 == State::Failed;
-                    losses.push(loss);
-                }
-                let losses: Option<Vec<f64>> = losses.into_iter().collect();
-                if losses.is_none() && !failed {
-                    return Ok(Self { left: after[rungs.len()..].to_vec(), rungs, alive });
-                }
-                let loss = losses.map(|losses| mean(&losses)).filter(|loss| loss.is_finite());
-                ranked.push(Ranked { index: *index, variant: names[*index].to_owned(), loss });
+                    Ok((cell.name.clone(), validated_at(&run_dir, *step)?))
+                });
+                Ok((*index, runs.collect::<Result<_>>()?))
+            };
+            let validated: Vec<_> = alive.iter().map(validated).collect::<Result<_>>()?;
+            let runs = || validated.iter().flat_map(|(_, runs)| runs);
+            let is_open = runs().any(|(name, found)| found.is_none() && !has_failed(name));
+            if is_open || runs().all(|(_, found)| found.is_none()) {
+                return Ok(Self { left: after[rungs.len()..].to_vec(), rungs, alive });
             }
-            let rung = decide(*step, ranked);
+            // Tokens of different tokenizers cannot be compared, but bytes can.
+            let in_bytes = runs().all(|(_, found)| found.is_none_or(|found| found.bits_per_byte.is_some()));
+            let metric = if in_bytes { "bits per byte" } else { "validation loss" };
+            let value = |found: &Validated| if in_bytes { found.bits_per_byte } else { Some(found.loss) };
+            let ranked = validated.iter().map(|(index, runs)| {
+                let values: Option<Vec<f64>> = runs.iter().map(|(_, found)| value(found.as_ref()?)).collect();
+                let mean = values.map(|values| mean(&values)).filter(|mean| mean.is_finite());
+                Ranked { index: *index, variant: names[*index].to_owned(), mean }
+            });
+            let rung = decide(*step, metric, ranked.collect());
             alive = rung.go_on.iter().map(|ranked| ranked.index).collect();
             alive.sort_unstable();
             rungs.push(rung);
@@ -102,17 +110,25 @@ impl Halving {
     }
 }
 
-/// The better half goes on, and at least one.
-fn decide(step: u64, mut ranked: Vec<Ranked>) -> Rung {
-    ranked.sort_by(|a, b| a.loss.unwrap_or(f64::INFINITY).total_cmp(&b.loss.unwrap_or(f64::INFINITY)));
-    let stopped = ranked.split_off(ranked.len().div_ceil(2));
-    Rung { step, go_on: ranked, stopped }
+/// What validation has found.
+#[derive(Clone, Copy)]
+struct Validated {
+    loss: f64,
+    bits_per_byte: Option<f64>,
 }
 
-/// The validation loss of a run after `step` updates, if it has come so far.
-fn loss_at(run_dir: &Path, step: u64) -> Result<Option<f64>> {
+/// The better half goes on, and at least one.
+fn decide(step: u64, metric: &'static str, mut ranked: Vec<Ranked>) -> Rung {
+    ranked.sort_by(|a, b| a.mean.unwrap_or(f64::INFINITY).total_cmp(&b.mean.unwrap_or(f64::INFINITY)));
+    let stopped = ranked.split_off(ranked.len().div_ceil(2));
+    Rung { step, metric, go_on: ranked, stopped }
+}
+
+/// What validation of a run has found after `step` updates, if it has come so far.
+fn validated_at(run_dir: &Path, step: u64) -> Result<Option<Validated>> {
     let metrics = read_metrics(&run_dir.join(METRICS_FILE))?;
-    Ok(metrics.iter().find(|line| line.step == step).and_then(|line| line.validation_loss))
+    let line = metrics.iter().find(|line| line.step == step);
+    Ok(line.and_then(|line| Some(Validated { loss: line.validation_loss?, bits_per_byte: line.bits_per_byte })))
 }
 
 #[cfg(test)]
@@ -121,14 +137,14 @@ mod tests {
 
     #[test]
     fn the_better_half_goes_on_and_a_failed_one_never_before_others() {
-        let ranked = |losses: &[Option<f64>]| {
-            let ranked = losses.iter().enumerate();
-            ranked.map(|(index, loss)| Ranked { index, variant: index.to_string(), loss: *loss }).collect::<Vec<_>>()
+        let ranked = |means: &[Option<f64>]| {
+            let ranked = means.iter().enumerate();
+            ranked.map(|(index, mean)| Ranked { index, variant: index.to_string(), mean: *mean }).collect::<Vec<_>>()
         };
         let indices = |ranked: &[Ranked]| ranked.iter().map(|ranked| ranked.index).collect::<Vec<_>>();
-        let rung = decide(9, ranked(&[Some(3.0), None, Some(1.0), Some(2.0), Some(4.0)]));
+        let rung = decide(9, "loss", ranked(&[Some(3.0), None, Some(1.0), Some(2.0), Some(4.0)]));
         assert_eq!((rung.step, indices(&rung.go_on), indices(&rung.stopped)), (9, vec![2, 3, 0], vec![4, 1]));
-        let rung = decide(9, ranked(&[Some(3.0)]));
+        let rung = decide(9, "loss", ranked(&[Some(3.0)]));
         assert_eq!((indices(&rung.go_on), rung.stopped.len()), (vec![0], 0));
     }
 

@@ -9,7 +9,7 @@ use crate::show::human::time;
 use crate::show::{Line, Unit, Work};
 use crate::train_run::Interruption;
 use crate::train_run::status::{self, State};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use contract::lock;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -150,7 +150,7 @@ impl Runner<'_> {
     fn rounds(&mut self, experiment: &Experiment, stop: &AtomicBool) -> Result<bool> {
         loop {
             let failed = |name: &str| self.failed.iter().any(|failed| failed.run == name);
-            self.halving = Halving::so_far(experiment, self.folder)?;
+            self.halving = Halving::so_far(experiment, self.folder, failed)?;
             let goes_on = |index: &usize| {
                 let (cell, run) = (&experiment.cells[*index], &self.runs[*index]);
                 let has_more = !run.finished && run.done < self.halving.until(run.steps);
@@ -158,11 +158,24 @@ impl Runner<'_> {
             };
             self.pending = (0..self.runs.len()).filter(goes_on).collect();
             if self.pending.is_empty() {
+                self.check_decided()?;
                 return Ok(false);
             }
             if self.round(stop)? {
                 return Ok(true);
             }
+        }
+    }
+
+    /// An error if nothing is left to run and yet something cannot be decided, although no run has failed.
+    fn check_decided(&self) -> Result<()> {
+        match self.halving.left.first() {
+            Some(step) if self.failed.is_empty() => bail!(
+                "variants cannot be compared after {step} steps: a run has no validation there; see `metrics.jsonl` of each \
+                 run in {}, and remove runs that were validated at other steps",
+                self.folder.display()
+            ),
+            _ => Ok(()),
         }
     }
 
@@ -200,7 +213,14 @@ impl Runner<'_> {
             }
             self.pending.pop_front();
             let RunPaths { run_dir, config, log } = &places;
-            let stop_after = Some(self.halving.until(forecast.steps)).filter(|until| *until < forecast.steps);
+            let until = self.halving.until(forecast.steps);
+            let stop_after = Some(until).filter(|until| *until < forecast.steps);
+            // Such a process may have come so far.
+            let done = train::checkpoint::list(run_dir)?.pop().map_or(0, |(step, _)| step);
+            if done >= until && stop_after.is_some() {
+                self.succeeded(run, run_dir, Duration::ZERO);
+                continue;
+            }
             let process = children::start(&Job { config, run_dir, log, workers: forecast.workers, stop_after })?;
             self.running.push(Running { run, places, process, began: Instant::now(), step: forecast.done });
         }
@@ -258,7 +278,8 @@ impl Runner<'_> {
 
     /// How many runs have ended, of how many.
     fn count(&self) -> String {
-        format!("[{}/{}]", self.finished() + self.failed.len(), self.runs.len())
+        let ended = self.runs.iter().filter(|run| run.finished || run.stopped).count();
+        format!("[{}/{}]", ended + self.failed.len(), self.runs.len())
     }
 
     fn show(&mut self) {

@@ -47,14 +47,14 @@ fn rows(comparison: &Comparison, columns: usize) -> String {
 }
 
 /// What was decided after some steps, not wrapped.
-pub fn rung(Rung { step, go_on, stopped }: &Rung) -> String {
+pub fn rung(Rung { step, metric, go_on, stopped }: &Rung) -> String {
     let list = |ranked: &[Ranked]| {
         let one = |ranked: &Ranked| {
-            format!("{} ({})", ranked.variant, ranked.loss.map_or("failed".into(), |loss| format!("{loss:.4}")))
+            format!("{} ({})", ranked.variant, ranked.mean.map_or("failed".into(), |mean| format!("{mean:.4}")))
         };
         ranked.iter().map(one).collect::<Vec<_>>().join(", ")
     };
-    format!("Halving: after {step} steps (mean loss), on went {}; stopped: {}", list(go_on), list(stopped))
+    format!("Halving after {step} steps, by {metric}: went on: {}; stopped: {}", list(go_on), list(stopped))
 }
 
 /// The lines of the verdict, not wrapped.

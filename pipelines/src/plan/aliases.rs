@@ -46,6 +46,7 @@ const KEYS: &[(&[&str], &str)] = &[
     (&["epochs", "num_epochs", "num_train_epochs"], "max_epochs"),
     (&["eval_interval", "eval_steps", "eval_every", "save_interval", "save_steps", "save_every"], "interval"),
     (&["save_total_limit"], "keep"),
+    (&["mask_across_documents"], "document_mask"),
     (&["files", "path", "data", "data_files", "train_files"], "paths"),
     (&["text_column", "text_field", "field"], "column"),
     (&["random_seed"], "seed"),

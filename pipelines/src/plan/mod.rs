@@ -43,7 +43,7 @@ pub use wire::Edge;
 
 pub(crate) use overrides::sets;
 pub(crate) use registry::types_giving;
-pub(crate) use resolve::defaults;
+pub(crate) use resolve::{defaults, is_retired};
 pub(crate) use tables::{configuration, outline, unknown_key, value_of};
 pub(crate) use values::{json_of_item, shorten_floats, toml_key, toml_of};
 pub(crate) use wire::order;

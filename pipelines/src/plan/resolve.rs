@@ -39,6 +39,9 @@ pub(crate) fn fill(schema: &Schema, given: &Table, problems: &mut Problems) -> T
         }
         let full = format!("{}.{key}", schema.name);
         if !schema.defaults.contains_key(key) {
+            if is_retired(key, &entry.value.to_string()) {
+                continue;
+            }
             problems.push(unknown(schema, key, Diagnostic::new(format!("unknown key `{full}`"), entry.origin.clone())));
             continue;
         }
@@ -53,6 +56,12 @@ pub(crate) fn fill(schema: &Schema, given: &Table, problems: &mut Problems) -> T
         }
     }
     filled
+}
+
+/// Whether programs before the key `document_mask` of the stage that packs wrote `name` with this value into the configuration
+/// of a run. It means what is the case without it.
+pub(crate) fn is_retired(name: &str, value: &str) -> bool {
+    ["mask_across_documents", "document_mask"].contains(&name) && value == "false"
 }
 
 /// Adds to a problem with the unknown `key` what is meant: another program's name of a key, a similar key, or a key of

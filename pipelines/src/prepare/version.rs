@@ -58,7 +58,8 @@ pub struct Manifest {
     pub shards: u32,
     /// Are the texts of all rows that were dropped there?
     pub keep_dropped: bool,
-    /// Which documents are held out for validation.
+    /// Which documents are held out for validation, and have files of their own. Those of format 1 have none.
+    #[serde(default = "no_split")]
     pub split: Split,
     /// What was read.
     pub paths: Vec<String>,
@@ -66,6 +67,10 @@ pub struct Manifest {
     pub shard_keys: BTreeMap<u32, String>,
     /// Every other file: its size, and the blake3 of its content.
     pub files: BTreeMap<String, (u64, String)>,
+}
+
+fn no_split() -> Split {
+    Split::Fraction(0.0)
 }
 
 /// The output folder, locked against other processes.
@@ -353,7 +358,9 @@ impl Previous {
         let text = fs::read_to_string(&at).with_context(|| format!("cannot read {}", at.display()))?;
         let manifest: Manifest =
             serde_json::from_str(&text).with_context(|| format!("cannot understand {}", at.display()))?;
-        for (name, (bytes, blake3)) in manifest.files.iter().filter(|_| purpose == ReadFor::Update) {
+        // Whoever publishes a version may edit its card.
+        let checked = |(name, _): &(&String, _)| purpose == ReadFor::Update && *name != CARD_FILE;
+        for (name, (bytes, blake3)) in manifest.files.iter().filter(checked) {
             let path = path.join(name);
             let same = hash_of_file(&path)? == (*bytes, blake3.clone());
             ensure!(same, "{} is not as it was written", path.display());

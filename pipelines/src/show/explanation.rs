@@ -141,8 +141,8 @@ impl Explanation {
 fn packing(packing: &Packing) -> String {
     let Packing { documents, longer, split, .. } = packing;
     format!(
-        "{:.2} % padding; of {} documents, {} are longer than a sequence, and {} of the others are split",
-        packing.padding_fraction() * 100.0,
+        "about {:.2} % padding; of {} documents, {} are longer than a sequence, and {} of the others are split",
+        (1.0 - packing.filled()) * 100.0,
         count(*documents),
         count(*longer),
         count(*split)
@@ -180,7 +180,14 @@ mod tests {
                 train: CorpusPart { rows: 9_500, tokens: 7_200_000, bytes: 32_000_000 },
                 validation: CorpusPart { rows: 500, tokens: 380_000, bytes: 1_700_000 },
             }),
-            packing: Some(Packing { documents: 9_500, longer: 8_000, split: 700, positions: 7_200_000, padding: 0 }),
+            packing: Some(Packing {
+                pads: false,
+                documents: 9_500,
+                longer: 8_000,
+                split: 700,
+                positions: 7_200_000,
+                padding: 0,
+            }),
             sources: Vec::new(),
             notes: Vec::new(),
             scaling: None,
@@ -193,8 +200,8 @@ mod tests {
         Step     4.1 k tokens: 16 micro-batches of 2 sequences of 128
         Length   600 steps, 0.34 epochs
         Corpus   7.2 M tokens in 9.5 k rows, 32.0 MB; validation 380.0 k tokens
-        Packing  0.00 % padding; of 9.5 k documents, 8.0 k are longer than a sequence,
-                 and 700 of the others are split
+        Packing  about 0.00 % padding; of 9.5 k documents, 8.0 k are longer than a
+                 sequence, and 700 of the others are split
         Memory   about 80.7 MB (up to 94.4 MB if workers are delayed): program 31.0 MB,
                  optimize 50.0 MB
         Time     about 4:49: 8.5 k tok/s on 2 workers (one micro-batch, forward and

@@ -1,7 +1,7 @@
 //! The output of `pipeline explain` and `pipeline run --dry-run`: the graph, and estimates of memory and time.
 use super::calibrate;
 use super::scaling::{Hosts, Times, scaling};
-use super::session::{NO_MODEL, Session, batch_shape, due, filled, idle_workers};
+use super::session::{NO_MODEL, Session, batch_shape, due, idle_workers};
 use crate::machine::cores;
 use crate::plan::Plan;
 use crate::problem::Usage;
@@ -78,7 +78,8 @@ pub fn dry_run(
 pub fn of_session(plan: &Plan, session: &Session, program: u64) -> Result<Explanation> {
     let env = &session.env;
     let (steps, tokens) = (env.schedule.steps, env.corpus.map_or(0, |corpus| corpus.train.tokens));
-    let epochs = (tokens > 0).then(|| (steps * env.shape.tokens()) as f64 * filled(&env.resources) / tokens as f64);
+    let filled = Packing::of_all(&env.resources).map_or(1.0, |packing| packing.filled());
+    let epochs = (tokens > 0).then(|| (steps * env.shape.tokens()) as f64 * filled / tokens as f64);
     of(plan, env, Length { steps: Some(steps), epochs }, program, None)
 }
 
@@ -129,7 +130,7 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64, hosts: Option<Hosts>
         with_more_workers: with_more_workers(&speed, env),
         measured: speed.measured,
         corpus: env.corpus,
-        packing: env.resources.get::<Packing>().map(|packing| *packing),
+        packing: Packing::of_all(&env.resources),
         sources: Vec::new(),
         notes: Vec::new(),
         scaling: by_hosts.last().cloned(),

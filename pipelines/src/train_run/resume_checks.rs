@@ -1,5 +1,6 @@
 //! What must be the same for a run to go on from a checkpoint, or for two runs to be one: fingerprints, and the learning
 //! rate that is left.
+use crate::plan::is_retired;
 use crate::problem::Usage;
 use anyhow::Result;
 use std::collections::BTreeSet;
@@ -85,7 +86,9 @@ pub fn differences(then: &Fingerprint, now: &Fingerprint) -> (Vec<String>, bool)
         // A key that is not given is null, or unknown to the program that wrote the checkpoint.
         let given = |of: &Fingerprint| of.configuration.get(key).filter(|value| *value != "null").cloned();
         let value = |of: &Fingerprint, none: &str| given(of).unwrap_or_else(|| none.into());
-        if given(then) == given(now) {
+        let (name, either) = (key.rsplit('.').next().unwrap_or_default(), given(then).or_else(|| given(now)));
+        let is_one = given(then).is_none() || given(now).is_none();
+        if given(then) == given(now) || is_one && is_retired(name, &either.unwrap_or_default()) {
             continue;
         }
         differing.push(match key.strip_suffix(": version") {
@@ -200,6 +203,23 @@ mod tests {
         assert!(compare_to_evaluate(Path::new("c"), Some(&then), &now).unwrap().is_empty());
         let other = fingerprint(r#"{"order of documents": "by content", "run.seed": "2"}"#);
         assert!(compare_to_evaluate(Path::new("c"), Some(&then), &other).is_err());
+    }
+
+    #[test]
+    fn keys_that_document_mask_has_replaced_are_the_same_if_nothing_was_masked() {
+        let of = |configuration: &str| -> Fingerprint {
+            serde_json::from_str(&format!(r#"{{"configuration": {configuration}, "blas_core": "portable"}}"#)).unwrap()
+        };
+        let now = |mask| of(&format!(r#"{{"pack.document_mask": "{mask}", "pack.lanes": "2"}}"#));
+        let then = |masks: [bool; 2]| {
+            let [pack, forward] = masks;
+            of(&format!(
+                r#"{{"pack.mask_across_documents": "{pack}", "forward.document_mask": "{forward}", "pack.lanes": "2"}}"#
+            ))
+        };
+        assert!(differences(&then([false, false]), &now(false)).0.is_empty());
+        assert_eq!(differences(&then([false, true]), &now(false)).0, ["  forward.document_mask was true, is nothing"]);
+        assert_eq!(differences(&then([false, false]), &now(true)).0, ["  pack.document_mask was nothing, is true"]);
     }
 
     #[test]

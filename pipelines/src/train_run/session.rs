@@ -6,7 +6,7 @@ use crate::train_run::mixing;
 use anyhow::Result;
 use compute::kernels::gemm;
 use contract::{
-    BatchShape, Due, Effect, Env, Facts, ModelFacts, Packing, Prepared, Resources, Schedule, SourceSizes, Updates,
+    BatchShape, Due, Effect, Env, Facts, ModelFacts, Packing, Prepared, Schedule, SourceSizes, Updates,
     ValidationStride,
 };
 use std::collections::BTreeMap;
@@ -72,9 +72,13 @@ impl Session {
         }
         let steps = match prepared.resources.get::<HoldOutAll>() {
             Some(_) => 0,
-            None => steps(plan, shape, corpus.train.tokens, filled(&prepared.resources))?,
+            None => steps(plan, shape, corpus.train.tokens, Packing::of_all(&prepared.resources))?,
         };
-        let sizes = SourceSizes(prepared.corpora.clone());
+        let mut sizes = SourceSizes(prepared.corpora.clone());
+        for (source, corpus) in &mut sizes.0 {
+            let packing = prepared.resources.of::<Packing>(source).unwrap_or_default();
+            corpus.train.tokens = packing.positions_of(corpus.train.tokens);
+        }
         let uses = mixing::over_run(plan, shape, &sizes, steps)?;
         notes.extend(plan.notes(Some(steps)));
         notes.extend(mixing::notes(&uses, &sizes, steps));
@@ -170,14 +174,8 @@ pub fn idle_workers(plan: &Plan, workers: usize) -> Option<String> {
     })
 }
 
-/// The fraction of the positions of training sequences that are tokens and not padding.
-pub fn filled(resources: &Resources) -> f64 {
-    1.0 - resources.get::<Packing>().map_or(0.0, |packing| packing.padding_fraction())
-}
-
-/// Number of updates: `max_steps`, or as many as `max_epochs` passes over the training documents take if so large a
-/// fraction of the positions is `filled`.
-fn steps(plan: &Plan, shape: BatchShape, tokens: u64, filled: f64) -> Result<u64> {
+/// Number of updates: `max_steps`, or as many as `max_epochs` passes over the training documents take.
+fn steps(plan: &Plan, shape: BatchShape, tokens: u64, packing: Option<Packing>) -> Result<u64> {
     if let Some(why) = shape.unfilled(tokens) {
         let next = "set `pack.sequence_length` lower or read more";
         return Err(Usage(format!("the training documents have {why}; {next}")).into());
@@ -186,6 +184,7 @@ fn steps(plan: &Plan, shape: BatchShape, tokens: u64, filled: f64) -> Result<u64
         (Some(steps), _) => return Ok(steps),
         (None, epochs) => epochs.unwrap_or(1.0),
     };
+    let filled = packing.map_or(1.0, |packing| packing.filled());
     let steps = (epochs * tokens as f64 / (shape.tokens() as f64 * filled)).ceil();
     Ok((steps as u64).max(1))
 }

@@ -112,7 +112,9 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
             if interrupted.code > SIGNALLED {
                 return Err(interrupted.into());
             }
-            // It was asked to by `--stop-after`.
+            // It was asked to by `--stop-after`, and is to go on.
+            let kept = train::checkpoint::list(run_dir)?.pop().is_some_and(|(step, _)| step == done);
+            anyhow::ensure!(kept, "{interrupted}");
             printer.line.note(&interrupted.to_string());
             Ok(())
         }
@@ -178,8 +180,8 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
 /// Whether a run can be stopped after so many updates.
 fn check_stop_after(updates: u64, Schedule { first, steps, .. }: Schedule) -> Result<()> {
     let why = match updates {
-        _ if updates <= first => format!("the run has done {first} steps already"),
-        _ if updates >= steps => format!("the run ends after {steps} steps"),
+        _ if updates <= first => format!("the run has done {first} steps already; give more"),
+        _ if updates >= steps => format!("the run ends after {steps} steps; give fewer, or leave it out"),
         _ => return Ok(()),
     };
     Err(Usage(format!("--stop-after {updates} would change nothing: {why}")).into())

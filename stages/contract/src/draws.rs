@@ -1,4 +1,5 @@
 //! Where the sequences of a step come from.
+use crate::resources::Resources;
 use crate::step::Lane;
 use anyhow::Result;
 use serde::Serialize;
@@ -56,10 +57,12 @@ pub trait Cuts {
     fn parts(&mut self, sequence: u64, next: &mut dyn FnMut() -> Result<u32>) -> Result<Vec<DocumentPart>>;
 }
 
-/// How the training documents fill sequences. A resource of the run, from the stage that packs them, if their sizes are
-/// known before.
+/// How the training documents of a source fill sequences, about. The stage that packs them provides it to the source, if the
+/// sizes of its documents are known before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Packing {
+    /// Whether sequences may have padding, in at most half of their positions.
+    pub pads: bool,
     /// Documents of an epoch.
     pub documents: u64,
     /// How many of them are longer than a sequence.
@@ -73,15 +76,26 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// The fraction of positions that are padding.
-    pub fn padding_fraction(&self) -> f64 {
-        self.padding as f64 / self.positions.max(1) as f64
+    /// That of all sources; `None` if it is not known.
+    pub fn of_all(resources: &Resources) -> Option<Self> {
+        resources.all::<Self>().map(|(_, packing)| *packing).reduce(Self::with)
     }
 
-    /// Both.
+    /// The fraction of positions that are tokens and not padding.
+    pub fn filled(&self) -> f64 {
+        1.0 - self.padding as f64 / self.positions.max(1) as f64
+    }
+
+    /// The positions of sequences that so many tokens take.
+    pub fn positions_of(&self, tokens: u64) -> u64 {
+        (tokens as f64 / self.filled()).round() as u64
+    }
+
+    /// The sum of both.
     #[must_use]
-    pub fn with(self, other: &Self) -> Self {
+    pub fn with(self, other: Self) -> Self {
         Self {
+            pads: self.pads || other.pads,
             documents: self.documents + other.documents,
             longer: self.longer + other.longer,
             split: self.split + other.split,

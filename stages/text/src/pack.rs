@@ -56,10 +56,6 @@ pub struct Pack<M> {
     method: M,
 }
 
-/// A resource of the run: sequences have padding, in at most half of their positions.
-#[derive(Debug)]
-pub struct Padded;
-
 /// The keys of a stage that packs documents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StageKeys)]
 #[serde(default, deny_unknown_fields)]
@@ -124,17 +120,13 @@ impl<M: Method> Settings for Pack<M> {
         self.keys.check()
     }
 
-    /// Provides [`Packing`], if the sizes of the documents are known.
+    /// Provides [`Packing`] to each source whose documents' sizes are known.
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         if before.goal() != Goal::Train {
             return Ok(());
         }
-        if M::PADS {
-            before.provide(Arc::new(Padded));
-        }
-        let indices = before.found::<CorpusIndex>();
-        if !indices.is_empty() {
-            before.provide(Arc::new(self.packing(&indices.into_iter().map(|(_, index)| index).collect::<Vec<_>>())));
+        for (source, index) in before.found::<CorpusIndex>() {
+            before.provide_to(source, Arc::new(self.packing(&index)));
         }
         Ok(())
     }
@@ -148,9 +140,8 @@ impl<M: Method> Settings for Pack<M> {
     }
 
     fn draws(&self, env: &Env) -> Option<Box<dyn Draws>> {
-        let (pools, length) = (self.pools(env), env.shape.length);
-        let of_pools = pools.clone();
-        let cuts = move |source: usize| M::cuts(length, of_pools[source]);
+        let (pools, open, length) = (self.pools(env), self.open(env), env.shape.length);
+        let cuts = move |source: usize| M::cuts(length, open[source]);
         Some(Box::new(PoolDraws::new(env.shape, &pools, self.seed(env), Allocation::of(env), Box::new(cuts))))
     }
 
@@ -163,11 +154,11 @@ impl<M: Method> Settings for Pack<M> {
         let windows = env.schedule.evaluate.map_or(0, |_| Windows::memory(env.shape.sequences_of_lane(), length));
         let pools = self.pools(env);
         let sources = pools.len();
-        let pool = |sequences: usize| {
-            let open = if M::PADS { M::open_tokens(length, sequences) } else { 0 };
-            Pool::memory(sequences * (length + 1), vocabulary) + open * size_of::<u32>()
+        let pool = |(sequences, open): (usize, usize)| {
+            Pool::memory(sequences * (length + 1), vocabulary) + M::open_tokens(length, open) * size_of::<u32>()
         };
-        let pools = if env.schedule.steps > 0 { pools.into_iter().map(pool).sum() } else { 0 };
+        let pools = pools.into_iter().zip(self.open(env));
+        let pools = if env.schedule.steps > 0 { pools.map(pool).sum() } else { 0 };
         let lane = pools + sources * windows;
         Memory { permanent: (lanes as usize * lane) as u64, ..Memory::default() }
     }
@@ -240,33 +231,43 @@ impl<M: Method> Pack<M> {
         (self.keys.shuffle_tokens > 0).then_some(env.seed)
     }
 
-    /// How the training documents of `indices`, in the order of the files, fill sequences.
-    fn packing(&self, indices: &[Arc<CorpusIndex>]) -> Packing {
+    /// How the training documents of a source, in the order of the files, fill sequences.
+    fn packing(&self, index: &CorpusIndex) -> Packing {
         let length = self.keys.sequence_length;
-        let of_source = |index: &Arc<CorpusIndex>| {
-            let open = index.corpus.train.tokens as usize / length / self.keys.lanes() as usize;
-            M::packing(length, open, &mut index.train.tokens.iter().copied())
-        };
-        indices.iter().fold(Packing::default(), |sum, index| sum.with(&of_source(index)))
+        let open = most_open(index.corpus.train.tokens, length, self.keys.lanes());
+        let packing = M::packing(length, open, &mut index.train.tokens.iter().copied());
+        Packing { pads: M::PADS, ..packing }
+    }
+
+    /// Most incomplete sequences in each lane, for each source.
+    fn open(&self, env: &Env) -> Vec<usize> {
+        let BatchShape { length, lanes, .. } = env.shape;
+        epochs(env).into_iter().map(|tokens| most_open(tokens, length, lanes)).collect()
     }
 
     /// Number of sequences in the pool of each lane, for each source: at least those that are drawn at once. It does
     /// not depend on other sources.
     fn pools(&self, env: &Env) -> Vec<usize> {
-        let at_least = |epoch: u64, least: usize| {
+        // Those of a mixture are drawn one by one.
+        let least = env.resources.get::<Mixture>().map_or(env.shape.sequences_of_lane(), |_| 1);
+        let pool = |epoch: u64| {
             let lane = self.keys.shuffle_tokens.min(epoch) / u64::from(env.shape.lanes);
             (lane as usize / env.shape.length).max(least)
         };
-        match env.resources.get::<Mixture>() {
-            None => {
-                let epoch = env.corpus.map_or(u64::MAX, |corpus| corpus.train.tokens);
-                vec![at_least(epoch, env.shape.sequences_of_lane())]
-            }
-            Some(mixture) => {
-                let sizes = env.resources.get::<SourceSizes>().unwrap_or_default();
-                let epoch = |source: &String| sizes.of(source).map_or(u64::MAX, |corpus| corpus.train.tokens);
-                mixture.sources.iter().map(|source| at_least(epoch(source), 1)).collect()
-            }
-        }
+        epochs(env).into_iter().map(pool).collect()
     }
+}
+
+/// The tokens of an epoch of each source; those that are not known are very many.
+fn epochs(env: &Env) -> Vec<u64> {
+    let Some(mixture) = env.resources.get::<Mixture>() else {
+        return vec![env.corpus.map_or(u64::MAX, |corpus| corpus.train.tokens)];
+    };
+    let sizes = env.resources.get::<SourceSizes>().unwrap_or_default();
+    mixture.sources.iter().map(|source| sizes.of(source).map_or(u64::MAX, |corpus| corpus.train.tokens)).collect()
+}
+
+/// Most incomplete sequences of a lane: no more than an epoch of the source has.
+fn most_open(epoch: u64, length: usize, lanes: u32) -> usize {
+    usize::try_from(epoch / length as u64 / u64::from(lanes)).unwrap_or(usize::MAX).max(1)
 }

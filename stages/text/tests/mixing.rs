@@ -7,11 +7,10 @@ use common::env;
 use contract::mixture::{Allocation, Between, Mixture};
 use contract::testing::Collect;
 use contract::{
-    At, BatchShape, Built, Env, Lane, Packet, Purpose, Resources, Schedule, Settings, SourceSizes, Stage, Step, Tokens,
-    Turn,
+    At, BatchShape, Built, Env, Lane, Packet, Packing, Purpose, Resources, Schedule, Settings, SourceSizes, Stage,
+    Step, Tokens, Turn,
 };
 use millrace_text::corpus::lanes::LaneReader;
-use millrace_text::pack::Padded;
 use millrace_text::{BestFit, Concat, CorpusIndex, Lineage, Mix, PackKeys, Part, Passage, Survey, Vocabulary};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -94,8 +93,8 @@ impl Run {
         let mut resources = Resources::default();
         resources.insert(Arc::new(self.mixture()));
         resources.insert(Arc::new(self.sizes()));
-        if self.best_fit {
-            resources.insert(Arc::new(Padded));
+        for name in self.sources.keys() {
+            resources.provide(name, Arc::new(Packing { pads: self.best_fit, ..Packing::default() }));
         }
         resources.insert(Arc::new(Vocabulary { hash: String::new(), size: 100_000, end_of_text: END }));
         let schedule = Schedule { first: 0, steps: self.steps, evaluate: Some(10), checkpoint: None };
@@ -343,6 +342,16 @@ proptest! {
         }
         prop_assert_eq!(derived, found);
     }
+}
+
+/// Documents of five tokens leave three of eight free, so a step takes fewer tokens than its sequences have positions.
+#[test]
+fn no_more_is_read_than_sequences_have_room_for() {
+    let sources = BTreeMap::from([("a".to_owned(), vec![5; 40]), ("b".to_owned(), vec![5; 30])]);
+    let settings = json!({ "weights": { "a": 1, "b": 1 } });
+    let run = Run { sources, settings, lanes: 1, leaves: 2, steps: 400, best_fit: true };
+    let waiting = |steps| run.run(1, 0..steps, &State::new(), 1).1[&0].1.to_string().len();
+    assert!(waiting(400) < waiting(40) + 200, "{} after 40 steps, {} after 400", waiting(40), waiting(400));
 }
 
 #[test]

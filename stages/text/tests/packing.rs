@@ -69,7 +69,7 @@ fn check_batch(batch: &Batch, stream: &[u32], at: usize, mask: bool) {
             continue;
         }
         let sequence = at + i - i % batch.length;
-        let start = (sequence + 1..=at + i).rev().find(|p| stream[p - 1] == END).map_or(0, |p| p - sequence);
+        let start = (sequence + 2..=at + i).rev().find(|p| stream[p - 1] == END).map_or(0, |p| p - sequence);
         assert_eq!(batch.document_starts[i] as usize, start);
     }
 }

@@ -5,11 +5,10 @@
 //! `l + L`, `l + 2L` … of it. Of the validation rows it takes `l`, `l + L` … in file order, from the beginning at every
 //! step that validates. Nothing depends on which worker serves a lane.
 use crate::corpus::index::CorpusIndex;
-use crate::pack::Padded;
 use crate::parquet::documents::BATCH_BYTES;
 use anyhow::{Context, Result};
 use arrow::array::UInt32Array;
-use contract::{Allocation, BatchShape, Env, Lane, Mixture, Purpose, Schedule, Snapshot, Step};
+use contract::{Allocation, BatchShape, Env, Lane, Mixture, Packing, Purpose, Schedule, Snapshot, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -138,7 +137,7 @@ impl LaneReader {
             .get::<Mixture>()
             .and_then(|mixture| Some((mixture.position(&env.stage)?, Allocation::of(env)?)));
         let (allocations, state) = (BTreeMap::new(), BTreeMap::new());
-        let padded = env.resources.get::<Padded>().is_some();
+        let padded = env.resources.of::<Packing>(&env.stage).is_some_and(|packing| packing.pads);
         Self { index, schedule, seed, shape, padded, lanes, mixed, allocations, state }
     }
 

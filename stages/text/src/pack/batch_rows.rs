@@ -75,7 +75,8 @@ struct BatchRows {
 }
 
 impl BatchRows {
-    /// Adds a sequence of `length` tokens with their targets. A document starts after the end of another one.
+    /// Adds a sequence of `length` tokens with their targets. A document starts after the end of another one; the end of
+    /// one before the sequence is part of the first document, as it begins a text that is generated.
     fn push(&mut self, tokens: &[u32], targets: impl Iterator<Item = u32>) {
         self.tokens.extend_from_slice(tokens);
         self.targets.extend(targets.take(tokens.len()));
@@ -83,7 +84,7 @@ impl BatchRows {
         let mut start = 0;
         for (position, token) in (0u32..).zip(tokens) {
             self.document_starts.push(start);
-            if *token == end_of_text {
+            if position > 0 && *token == end_of_text {
                 start = position + 1;
             }
         }

@@ -305,7 +305,7 @@ mod tests {
             let packing = BestFitPacking::packing(length, open, &mut lengths());
             prop_assert_eq!(packing.positions, (found.len() / (length + 1) * length) as u64);
             prop_assert_eq!((packing.padding, packing.split), (padding as u64, 0));
-            prop_assert!(open == 1 || packing.padding * 2 <= packing.positions);
+            prop_assert!(packing.padding * 2 <= packing.positions);
             for (document, parts) in parts_of.into_iter().enumerate().filter(|(document, _)| documents[*document] < length) {
                 prop_assert!(parts <= 1, "document {} is split", document);
             }

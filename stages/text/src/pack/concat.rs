@@ -30,10 +30,6 @@ impl Method for Concatenation {
         packing.positions = end;
         packing
     }
-
-    fn open_tokens(length: usize, _: usize) -> usize {
-        length
-    }
 }
 
 /// The tokens of documents, one after another. A sequence and the next one share a token: the last target of one is the

@@ -21,8 +21,10 @@ pub trait Method: Copy + Default + Send + Sync + 'static {
     /// How documents of so many tokens, with the end-of-text token after each, fill sequences.
     fn packing(length: usize, open: usize, documents: &mut dyn Iterator<Item = u32>) -> Packing;
 
-    /// Most tokens of incomplete sequences.
-    fn open_tokens(length: usize, open: usize) -> usize;
+    /// Most tokens of incomplete sequences, if there is more than one.
+    fn open_tokens(_length: usize, _open: usize) -> usize {
+        0
+    }
 }
 
 /// Makes sequences of a source's documents in a lane.

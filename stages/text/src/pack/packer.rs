@@ -25,6 +25,8 @@ pub struct Packer {
     schedule: Schedule,
     builder: BatchBuilder,
     new_cutter: NewCutter,
+    /// Most incomplete sequences in each lane, for each source.
+    open: Vec<usize>,
     /// Number of sequences in the pool of each lane, for each source.
     pools: Vec<usize>,
     /// What decides the order in which they are drawn; `None`: that of the documents.
@@ -68,6 +70,7 @@ impl Packer {
                 document_mask: settings.keys.document_mask,
             },
             new_cutter: M::cutter,
+            open: settings.open(env),
             pools: settings.pools(env),
             seed: settings.seed(env),
             stride: stride.clamp(1, env.shape.length),
@@ -83,11 +86,11 @@ impl Packer {
     fn take(&mut self, lane: Lane) -> LaneState {
         self.lanes.remove(&lane).unwrap_or_else(|| {
             let length = self.shape.length;
-            let stream = |sequences: &usize| {
-                let cutter = (self.new_cutter)(length, *sequences, self.builder.end_of_text);
+            let stream = |(sequences, open): (&usize, &usize)| {
+                let cutter = (self.new_cutter)(length, *open, self.builder.end_of_text);
                 Stream::new(cutter, Pool::new(length, *sequences, seed_of_lane(self.seed, lane)))
             };
-            LaneState { streams: self.pools.iter().map(stream).collect(), made: None }
+            LaneState { streams: self.pools.iter().zip(&self.open).map(stream).collect(), made: None }
         })
     }
 

@@ -23,8 +23,8 @@ use crate::record::clock::Clock;
 use crate::record::sources::Sources;
 use anyhow::{Context, Result};
 use contract::{
-    At, Built, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Port, Problem, Purpose, Route, Sample, Schedule,
-    SectionChange, Settings, Snapshot, Stage, StageKeys, StageSettings, Step, Turn,
+    At, Built, Emit, Env, Gather, Kind, Lane, Metrics, Packet, Packing, Port, Problem, Purpose, Route, Sample,
+    Schedule, SectionChange, Settings, Snapshot, Stage, StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -93,7 +93,10 @@ impl Settings for Record {
             worker: env.worker,
             workers: env.workers,
             tokens_a_step: env.shape.tokens(),
-            tokens_an_epoch: env.corpus.map(|corpus| corpus.train.tokens),
+            tokens_an_epoch: env.corpus.map(|corpus| {
+                let packing = Packing::of_all(&env.resources).unwrap_or_default();
+                packing.positions_of(corpus.train.tokens)
+            }),
             full_speed: limit / flops,
             mixed: Sources::of(env),
             blocks: Blocks::of(env),
