@@ -14,7 +14,9 @@ impl FreshClone {
         std::fs::create_dir_all(configs.join("stages")).unwrap();
         std::fs::create_dir_all(configs.join("experiments")).unwrap();
         std::fs::create_dir_all(&wiki).unwrap();
-        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        std::fs::copy(root.join("README.md"), folder.path().join("README.md")).unwrap();
+        let ours = root.join("configs");
         for part in ["", "stages", "experiments"] {
             for file in std::fs::read_dir(ours.join(part)).unwrap().map(Result::unwrap) {
                 if file.path().is_file() {

@@ -84,14 +84,14 @@ pub fn of_run(run: &Path, options: &Options, mut line: Line) -> Result<Evaluatio
         let (fingerprint, workers) = (state.fingerprint.as_ref(), options.workers);
         directory::plan_of(run, fingerprint, workers, options.stages, Scope::Evaluate, set)
     };
-    let mut plan = load(&[])?;
+    let (mut plan, mut asked) = (load(&[])?, Vec::new());
     if let Some(precision) = options.precision {
         let models = plan.stages.iter().filter(|stage| stage.settings.gives().contains(&Kind::Activations));
-        let set: Vec<_> = models.map(|model| format!("{}.precision=\"{precision}\"", model.id)).collect();
-        plan = load(&set)?;
+        asked.extend(models.map(|model| format!("{}.precision", model.id)));
+        plan = load(&asked.iter().map(|key| format!("{key}=\"{precision}\"")).collect::<Vec<_>>())?;
     }
     let session = session(&plan, directory::known(run)?, &mut line)?;
-    resume_checks::compare_to_evaluate(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint)?;
+    resume_checks::compare_to_evaluate(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint, &asked)?;
     if session.env.corpus.is_none_or(|corpus| corpus.validation.rows == 0) {
         return Err(Usage("there are no validation documents to evaluate on; give files with --data".into()).into());
     }

@@ -62,14 +62,20 @@ pub fn compare_to_resume(
     Ok(changed)
 }
 
-/// The same as [`compare`] for an evaluation, which does not depend on the order in which a run reads documents.
+/// The same as [`compare`] for an evaluation, which does not depend on the order in which a run reads documents, and which
+/// may have `asked` for other values of some keys.
 ///
 /// # Errors
 /// [`Usage`] with every setting that differs.
-pub fn compare_to_evaluate(checkpoint: &Path, then: Option<&Fingerprint>, now: &Fingerprint) -> Result<Vec<String>> {
+pub fn compare_to_evaluate(
+    checkpoint: &Path,
+    then: Option<&Fingerprint>,
+    now: &Fingerprint,
+    asked: &[String],
+) -> Result<Vec<String>> {
     let unordered = |fingerprint: &Fingerprint| {
         let mut fingerprint = fingerprint.clone();
-        fingerprint.configuration.retain(|key, _| !key.starts_with(ORDER));
+        fingerprint.configuration.retain(|key, _| !key.starts_with(ORDER) && !asked.contains(key));
         fingerprint
     };
     compare(checkpoint, then.map(unordered).as_ref(), &unordered(now))
@@ -200,9 +206,9 @@ mod tests {
           the order of documents was by position in the files, is by content
         Resume with the program (and the values) that the run started with, or start a new run from its weights with `run.initial_checkpoint`
         ");
-        assert!(compare_to_evaluate(Path::new("c"), Some(&then), &now).unwrap().is_empty());
+        assert!(compare_to_evaluate(Path::new("c"), Some(&then), &now, &[]).unwrap().is_empty());
         let other = fingerprint(r#"{"order of documents": "by content", "run.seed": "2"}"#);
-        assert!(compare_to_evaluate(Path::new("c"), Some(&then), &other).is_err());
+        assert!(compare_to_evaluate(Path::new("c"), Some(&then), &other, &[]).is_err());
     }
 
     #[test]

@@ -269,7 +269,7 @@ mod tests {
             read_bytes_per_sec: 151.4 * speed * bytes as f64,
             memory_bytes_per_sec: 60e9,
             share_of_memory: 151.4 * speed * bytes as f64 / 60e9,
-            loss: 3.123_45,
+            loss: 3.1234,
             agreement: 0.991,
         };
         let rows = [row(Precision::F32, 1.0, 324_000_000), row(Precision::Int8, 3.4, 82_000_000)];
@@ -277,6 +277,10 @@ mod tests {
         assert!(shown.lines().all(|line| human::width(line) <= 80), "{shown}");
         let (about, rows) = shown.split_once("\n\n").unwrap();
         assert!(about.starts_with("runs/wiki: 4.1 k tokens of held-out.txt, one at a time, 2 workers"), "{about}");
-        insta::assert_snapshot!(rows, @"");
+        insta::assert_snapshot!(rows, @r"
+        precision  tok/s  to f32   weights       read  of memory    loss  agreement
+        f32          151    1.00  324.0 MB  49.1 GB/s       82 %  3.1234     99.1 %
+        int8         515    3.40   82.0 MB  42.2 GB/s       70 %  3.1234     99.1 %
+        ");
     }
 }

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   pipeline bench --shape seed --steps 5 --workers 2
   pipeline bench --shape seed --steps 5 --processes 1,2
-  pipeline bench --generate runs/wiki --text held-out.txt")]
+  pipeline bench --generate runs/wiki --text README.md")]
 pub struct Bench {
     /// The model and its batch
     #[arg(long, value_enum, conflicts_with = "sweep")]
@@ -92,17 +92,14 @@ impl Command for Bench {
     fn run(&self, context: &Context) -> Result<()> {
         if self.gemm == "all" {
             let why = "compares products alone, in f32 and bf16, without a training step";
-            self.refuse(
-                &self.generate.as_ref().map_or(self.of_a_training_step(), |_| Some("--generate")),
-                "--gemm all",
-                why,
-            )?;
+            let generates = self.generate.as_ref().map(|_| "--generate");
+            refuse(generates.or_else(|| self.of_a_training_step()), "--gemm all", why)?;
             return backends::compare(self.workers.unwrap_or_else(cores), self.json, context);
         }
         gemm::choose(&self.gemm).map_err(|error| Usage(error.to_string()))?;
         if let Some(model) = &self.generate {
             let why = "measures all precisions, without a training step";
-            self.refuse(&self.of_a_training_step(), "--generate", why)?;
+            refuse(self.of_a_training_step(), "--generate", why)?;
             return generate::measure(self, model, context);
         }
         if self.take_part {
@@ -119,14 +116,6 @@ impl Command for Bench {
 }
 
 impl Bench {
-    /// Refuses an option that would have no effect.
-    ///
-    /// # Errors
-    /// [`Usage`] if there is one.
-    fn refuse(&self, option: &Option<&'static str>, by: &str, why: &str) -> Result<()> {
-        option.map_or(Ok(()), |option| Err(Usage(format!("`{by}` {why}: leave out {option}")).into()))
-    }
-
     /// An option that was given and only applies to a training step.
     fn of_a_training_step(&self) -> Option<&'static str> {
         let given = [
@@ -197,6 +186,14 @@ impl Bench {
         let options = options.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?]));
         ["bench".to_owned(), "--take-part".to_owned()].into_iter().chain(options.flatten()).collect()
     }
+}
+
+/// Refuses an option that would have no effect with the option `by`.
+///
+/// # Errors
+/// [`Usage`] if there is one.
+fn refuse(option: Option<&'static str>, by: &str, why: &str) -> Result<()> {
+    option.map_or(Ok(()), |option| Err(Usage(format!("`{by}` {why}: leave out {option}")).into()))
 }
 
 /// The shapes that `pipeline bench` knows.

@@ -2,9 +2,7 @@
 use super::DEEPEST;
 use std::arch::x86_64::*;
 
-/// Rows at once, so that their sums do not wait for each other.
-const ROWS: usize = 8;
-/// Integers of a vector in a register.
+/// Integers of a vector in a register. There are two sums, so that one need not wait for the other.
 const WIDTH: usize = 32;
 
 pub(super) fn is_available() -> bool {
@@ -16,50 +14,28 @@ pub(super) fn is_available() -> bool {
 /// See [`Kernel::products`](super::Kernel::products).
 ///
 /// # Safety
-/// The CPU must have the features, and `weights` as many rows as `out` has numbers, each as long as `x`, whose length must
-/// be a multiple of [`WIDTH`].
+/// The CPU must have the features, and the length of `x` must be a multiple of `2 * WIDTH`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) unsafe fn products(weights: &[i8], x: &[i16], out: &mut [f32]) {
-    let (blocks, rest) = out.as_chunks_mut::<ROWS>();
-    let mut row = weights.as_ptr();
-    for out in blocks {
-        // SAFETY: the caller guarantees that there are these rows, also below.
-        unsafe {
-            *out = rows(row, x);
-            row = row.add(ROWS * x.len());
-        }
-    }
-    for out in rest {
-        // SAFETY: as above.
-        unsafe {
-            [*out] = rows(row, x);
-            row = row.add(x.len());
-        }
-    }
-}
-
-/// The sums of `N` rows that begin at `weights`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn rows<const N: usize>(weights: *const i8, x: &[i16]) -> [f32; N] {
-    let mut totals = [0i64; N];
-    for from in (0..x.len()).step_by(DEEPEST) {
-        let mut sums = [_mm512_setzero_si512(); N];
-        for at in (from..x.len().min(from + DEEPEST)).step_by(WIDTH) {
-            // SAFETY: the caller guarantees that `x` and each row have these integers.
-            unsafe {
-                let x_at = _mm512_loadu_si512(x.as_ptr().add(at).cast());
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    let bytes = _mm256_loadu_si256(weights.add(row * x.len() + at).cast());
-                    *sum = _mm512_dpwssd_epi32(*sum, _mm512_cvtepi8_epi16(bytes), x_at);
+    for (row, out) in weights.chunks_exact(x.len()).zip(out) {
+        let mut total = 0;
+        for (row, x) in row.chunks(DEEPEST).zip(x.chunks(DEEPEST)) {
+            let mut sums = [_mm512_setzero_si512(); 2];
+            for at in (0..x.len()).step_by(2 * WIDTH) {
+                for (half, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: the caller guarantees that `x` has these integers, and the row is as long.
+                    unsafe {
+                        let bytes = _mm256_loadu_si256(row.as_ptr().add(at + half * WIDTH).cast());
+                        let x = _mm512_loadu_si512(x.as_ptr().add(at + half * WIDTH).cast());
+                        *sum = _mm512_dpwssd_epi32(*sum, _mm512_cvtepi8_epi16(bytes), x);
+                    }
                 }
             }
-        }
-        for (total, sum) in totals.iter_mut().zip(sums) {
+            let sum = _mm512_add_epi32(sums[0], sums[1]);
             let low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
             let high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64::<1>(sum));
-            *total += _mm512_reduce_add_epi64(_mm512_add_epi64(low, high));
+            total += _mm512_reduce_add_epi64(_mm512_add_epi64(low, high));
         }
+        *out = total as f32;
     }
-    totals.map(|total| total as f32)
 }

@@ -5,6 +5,8 @@
 //! integers are exact, and each is converted to f32 and multiplied by the two scales in a fixed order. So results have the
 //! same bits on every CPU, and depend only on their own row.
 //!
+//! Rows are read one after the other: CPUs fetch one stream from memory faster than several.
+//!
 //! - `avx512`, `avx2`, `portable`: the sums, on different CPUs
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -21,9 +23,9 @@ use contract::Buffer;
 use rayon::prelude::*;
 
 /// Rows and vectors are padded with zeros to a multiple of this many integers.
-const PADDING: usize = 32;
+const PADDING: usize = 64;
 /// Integers whose products are summed in lanes of 32 bits before these are added up in 64 bits. A lane of eight gets 512
-/// products of magnitudes up to 127 · 32767, less than 2³¹.
+/// products of magnitudes up to 127 · 32767, whose sum is below 2³¹.
 const DEEPEST: usize = 4096;
 /// Largest integer of a row, and of a vector.
 const LARGEST: f32 = 127.0;
@@ -246,7 +248,7 @@ impl Kernel {
     fn products(self, weights: &[i8], x: &[i16], out: &mut [f32]) {
         assert!(x.len().is_multiple_of(PADDING) && weights.len() == out.len() * x.len(), "whole rows");
         match self {
-            // SAFETY: the CPU has the instructions, or `kernel` had not returned this; rows are whole.
+            // SAFETY: `kernel` returns this only if the CPU has the instructions, and the length of `x` was checked.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => unsafe { avx512::products(weights, x, out) },
             // SAFETY: as above.

@@ -148,7 +148,7 @@ mod tests {
                 let (weights, halves) = (stored(&layer), if precision == Precision::F32 { 4 } else { 2 });
                 prop_assert!(weights.iter().zip(&w).all(|(stored, w)| (stored - f64::from(*w)).abs() <= of_weight));
                 prop_assert!(precision == Precision::Int8 || layer.weights.bytes() == outer * inner * halves);
-                prop_assert!(layer.weights.bytes() <= outer * (inner.next_multiple_of(32) + 4) || precision != Precision::Int8);
+                prop_assert!(layer.weights.bytes() <= outer * (inner.next_multiple_of(64) + 4) || precision != Precision::Int8);
                 let expected = naive(&x, &weights, inner);
                 assert_close(&layer.apply(&x), &expected, of_product);
                 let parts = vec![part(above), part(below)];

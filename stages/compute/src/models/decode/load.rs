@@ -22,6 +22,8 @@ pub fn load(
 ) -> anyhow::Result<Decoder> {
     let (layers, tied) = (architecture.layers, architecture.head() == 0);
     let tokens = if tied { None } else { Some(Weights::new(parameters(0)?, precision)) };
+    // The largest matrix first: what it has in f32 is then free for those of the blocks.
+    let head = Linear::new(parameters(architecture.head())?, precision);
     let positions = (architecture.positions == Positions::Learned).then(|| parameters(1)).transpose()?;
     let blocks = (0..layers).map(|index| {
         let tensors = architecture.first_of_block(index)..architecture.first_of_block(index + 1);
@@ -31,7 +33,6 @@ pub fn load(
     let blocks = blocks.collect::<anyhow::Result<Vec<_>>>()?;
     let norm = architecture.first_of_block(layers);
     let norm = (norm..norm + architecture.norm.tensors()).map(&mut *parameters).collect::<anyhow::Result<_>>()?;
-    let head = Linear::new(parameters(architecture.head())?, precision);
     let mut decoder = Decoder {
         architecture: Arc::clone(architecture),
         rotary: rotary.map(Arc::clone),
