@@ -2,7 +2,7 @@
 //! sequences of one length, and these into micro-batches. Validation documents are evaluated one by one, in [`windows`].
 //! Documents of different sources are kept apart: a sequence and a validation batch are of one source.
 //!
-//! - [`method`]: how documents become sequences: [`concat`] or [`best_fit`]
+//! - [`method`]: how documents become sequences: [`mod@concat`] or [`best_fit`]
 //! - [`stream`]: documents and sequences of a source in a lane; [`pool`]: sequences in random order
 //! - [`batch_rows`]: sequences and windows as batches; [`packer`]: the stage
 //! - [`draws`]: which sequences each step draws

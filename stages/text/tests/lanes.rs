@@ -281,7 +281,7 @@ fn the_batches_do_not_depend_on_files_and_rows() {
         run_on(&corpus, 2, shape, schedule, 0..12, &State::new()).0
     };
     let all = texts();
-    let expected = batches(&[all.clone()]);
+    let expected = batches(std::slice::from_ref(&all));
     let (first, second) = all.split_at(333);
     assert!(batches(&[second.to_vec(), first.to_vec()]) == expected);
     let mut reversed = all.clone();
