@@ -16,6 +16,7 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("documents.sample", &[], "read.sample=60"),
     ("documents.validation_fraction", FRACTION, "read.validation_fraction=0.3"),
     ("documents.validation_every", &[], "read.validation_every=5"),
+    ("documents.withdraw", &[], "read.withdraw=withdrawn.txt"),
     ("documents.separator", PLAIN, "read.separator=ka"),
     ("documents.cache", &[], "read.cache=elsewhere"),
     ("documents.on_bad_data", BAD, "read.on_bad_data=stop"),
@@ -137,6 +138,7 @@ const GRAPH_KEYS: &[(&str, &[&str], &str)] = &[
     ("tokens.end_of_text", TOKENS, "read.end_of_text=<other>"),
     ("tokens.validation_fraction", TOKENS, "read.validation_fraction=0.5"),
     ("tokens.validation_every", TOKENS, "read.validation_every=3"),
+    ("tokens.withdraw", TOKENS, "read.withdraw=withdrawn.txt"),
     ("tokens.cache", TOKENS, "read.cache=elsewhere"),
 ];
 /// Other configurations that both runs have.
@@ -258,6 +260,7 @@ fn every_key_of_a_training_graph_changes_a_run() {
     let scratch = Scratch::new();
     let texts = corpus(120);
     scratch.documents("other.parquet", &texts[..80]);
+    scratch.write("withdrawn.txt", (1..9).map(|id| format!("{id}\n")).collect::<String>());
     scratch.write("plain.txt", texts.join("\n\n"));
     let lines = texts.iter().map(|text| json!({ "text": text }).to_string()).chain(["not JSON".into()]);
     scratch.write("bad.jsonl", lines.collect::<Vec<_>>().join("\n"));

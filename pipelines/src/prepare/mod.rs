@@ -88,7 +88,11 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     let (cache, files) = (&prepared.read.cache, &prepared.read.files);
 
     let previous = previous.filter(|previous| previous.manifest.shards == prepared.write.shards);
-    let store = Arc::new(RowStore::open(files, prepared.read.on_bad_data)?);
+    let mut store = RowStore::open(files, prepared.read.on_bad_data)?;
+    if let Some(withdrawn) = &prepared.read.withdrawn {
+        store = store.without(withdrawn)?;
+    }
+    let store = Arc::new(store);
     let aside = TextFiles {
         folder: draft.aside().to_path_buf(),
         shards: prepared.write.shards,
@@ -194,7 +198,11 @@ fn scan(
         })?;
         Ok(())
     })?;
-    anyhow::ensure!(done + lost == rows, "a stage has lost rows: {done} of {} are left", rows - lost);
+    let there = rows - lost - store.passed_over();
+    anyhow::ensure!(done == there, "a stage has lost rows: {done} of {there} are left");
+    if store.passed_over() > 0 {
+        line.note(&format!("note: {} documents are withdrawn (`withdraw`)", store.passed_over()));
+    }
     Ok(Scanned { texts: catalog::texts(&lines), catalog: Catalog::of(&lines)?, dropped: dropped.finish()?, unreadable })
 }
 

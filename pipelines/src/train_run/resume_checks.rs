@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use text::corpus::epoch_order::ORDER;
+use text::corpus::withdrawal::WITHDRAWN;
 use train::checkpoint::Fingerprint;
 use train::optimize::schedule::{Decay, LearningRateSchedule};
 
@@ -104,6 +105,12 @@ pub fn differences(then: &Fingerprint, now: &Fingerprint) -> (Vec<String>, bool)
                 let (then, now) = (value(then, "0"), value(now, "0"));
                 format!("  the code of `{stage}` has changed: its version was {then}, is {now}")
             }
+            None if key.starts_with(WITHDRAWN) => format!(
+                "  {key} were {}, are {}: see `withdraw` of the source; `pipeline forget` keeps its list in the run \
+                 directory (`withdrawn/`) and names it in `config.toml` there",
+                value(then, "none"),
+                value(now, "none")
+            ),
             None if key.starts_with(ORDER) => {
                 code = true;
                 let by = |of| value(of, "by position in the files");

@@ -55,7 +55,7 @@ pub use input::format::{Access, Format, TextShare};
 pub use input::paths::{InputFile, Inputs, resolve};
 pub use input::quarantine::Quarantine;
 pub use lineage::documents::{Fate, Hit, SourceDocuments};
-pub use lineage::{Lineage, Passage};
+pub use lineage::{Lineage, Passage, first_difference};
 pub use mixture::Mix;
 pub use pack::{BestFit, Concat, PackKeys};
 pub use parquet::about::About;

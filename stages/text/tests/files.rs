@@ -377,7 +377,7 @@ fn token_files_agree_with_their_tokenizer_or_are_refused() {
         let mut found = Vec::new();
         store.each(0..3, |ids| found.push(ids.to_vec())).unwrap();
         assert_eq!((found.as_slice(), store.vocabulary()), (documents.as_slice(), &made));
-        let index = CorpusIndex::of_tokens(&store, Split::Every(3), &mut silent()).unwrap();
+        let index = CorpusIndex::of_tokens(&store, Split::Every(3), &[], &mut silent()).unwrap();
         assert_eq!((index.train.rows, index.train.tokens), (vec![2], vec![6]));
         assert_eq!((index.validation.rows, index.validation.tokens), (vec![0], vec![4]));
         assert_eq!((index.rows, index.skipped), (3, 1));

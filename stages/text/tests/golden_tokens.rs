@@ -2,6 +2,7 @@
 mod common;
 use common::shared;
 use millrace_text::corpus::train_tokenizer::{no_progress, train_tokenizer};
+use millrace_text::corpus::withdrawal::WithdrawnRows;
 use millrace_text::input::ingest::DocumentFile;
 use millrace_text::parquet::documents::DocumentStore;
 use millrace_text::tokenizer::END_OF_TEXT;
@@ -143,6 +144,8 @@ fn training_gives_the_merges_of_hugging_face() {
         stages: RowStages::default(),
         chunks: Default::default(),
         survey,
+        all: None,
+        withdrawn: WithdrawnRows::default(),
         split: Split::Fraction(0.0),
         cache: cache.clone(),
         unreadable: 0,

@@ -8,6 +8,7 @@ use contract::{
 };
 use millrace_text::corpus::source_keys::Conversion;
 use millrace_text::corpus::train_tokenizer::{no_progress, train_tokenizer};
+use millrace_text::corpus::withdrawal::WithdrawnRows;
 use millrace_text::pack::saved_tokens::SavedTokens;
 use millrace_text::tokenizer::END_OF_TEXT;
 use millrace_text::{
@@ -106,6 +107,8 @@ fn prepared(paths: &[PathBuf], cache: &Path, split: Split) -> Resources {
         stages: RowStages::default(),
         chunks: Arc::new(Chunks::of(&survey, &survey)),
         survey,
+        all: None,
+        withdrawn: WithdrawnRows::default(),
         split,
         cache: read.conversion.cache(),
         unreadable: 0,

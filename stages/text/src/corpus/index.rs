@@ -2,7 +2,7 @@
 use crate::Progress;
 use crate::corpus::epoch_order::EpochOrders;
 use crate::corpus::split::{HoldOutAll, Part, Split};
-use crate::corpus::survey::{Survey, Surveyor, content_hash};
+use crate::corpus::survey::{Survey, Surveyor, content_hash, retain};
 use crate::corpus::survey_file;
 use crate::parquet::tokens::TokenStore;
 use crate::support::cache::{Cache, key};
@@ -88,6 +88,16 @@ impl CorpusIndex {
         Ok(Self { train, validation, corpus, rows, skipped, dropped, orders: EpochOrders::default() })
     }
 
+    /// From a survey and the tokens of all documents, those of the rows `withdrawn` without.
+    pub fn without(survey: Survey, mut counts: Vec<u32>, withdrawn: &[u64], split: Split) -> Result<Self> {
+        if withdrawn.is_empty() {
+            return Self::new(&survey, &counts);
+        }
+        let stays: Vec<bool> = survey.rows.iter().map(|row| withdrawn.binary_search(row).is_err()).collect();
+        retain(&mut counts, &stays);
+        Self::new(&survey.without(withdrawn, split), &counts)
+    }
+
     /// An error if there are no documents to train on, unless the run holds out all documents.
     pub fn check(&self, resources: &Resources) -> Result<()> {
         if self.train.rows.is_empty() && resources.get::<HoldOutAll>().is_none() {
@@ -111,9 +121,9 @@ impl CorpusIndex {
         format!("of its {} rows {held} are held out{dropped} and {skipped} are null or empty; {next}", self.rows)
     }
 
-    /// From token files. If they record the hashes of the texts that their tokens were made from, the index is that of
+    /// From token files, without the rows `withdrawn`. If they record the hashes of the texts that their tokens were made from, the index is that of
     /// the texts; otherwise it depends on the token lists alone. Progress is in rows.
-    pub fn of_tokens(store: &TokenStore, split: Split, progress: Progress) -> Result<Self> {
+    pub fn of_tokens(store: &TokenStore, split: Split, withdrawn: &[u64], progress: Progress) -> Result<Self> {
         let (mut surveyor, mut counts, mut content) = (Surveyor::new(split), Vec::new(), Vec::new());
         let texts = store.texts()?;
         for row in 0..store.rows() {
@@ -133,7 +143,7 @@ impl CorpusIndex {
                 progress(row, store.rows());
             }
         }
-        Self::new(&surveyor.finish(), &counts)
+        Self::without(surveyor.finish(), counts, withdrawn, split)
     }
 
     /// The training documents in the order of `epoch` of a run with `seed`: indices into [`train`](Self::train). Computed
@@ -154,10 +164,11 @@ impl CorpusIndex {
         cache.file("indices", &key(&["index 3", content_key, tokenizer_hash, &split.key()]), "parquet")
     }
 
-    /// Reads the index from the file of a survey with the tokens of each document ([`survey_file`]); `None` if there is
-    /// none.
-    pub fn load(path: &Path) -> Result<Option<Self>> {
-        survey_file::read(path)?.map(|(survey, tokens)| Self::new(&survey, &tokens)).transpose()
+    /// Reads the index from the file of a survey with the tokens of each document ([`survey_file`]), without the rows
+    /// `withdrawn`; `None` if there is none.
+    pub fn load(path: &Path, withdrawn: &[u64], split: Split) -> Result<Option<Self>> {
+        let read = survey_file::read(path)?;
+        read.map(|(survey, tokens)| Self::without(survey, tokens, withdrawn, split)).transpose()
     }
 }
 
@@ -178,9 +189,13 @@ mod tests {
         assert_eq!((index.corpus.train.tokens, index.corpus.validation.bytes), (8, 2));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.parquet");
-        assert!(CorpusIndex::load(&path).unwrap().is_none());
+        let load = |withdrawn: &[u64]| CorpusIndex::load(&path, withdrawn, Split::Every(3)).unwrap();
+        assert!(load(&[]).is_none());
         survey_file::write(&path, &survey, Some(&counts)).unwrap();
-        assert_eq!(CorpusIndex::load(&path).unwrap(), Some(index));
+        assert_eq!(load(&[]), Some(index));
+        let without = load(&[1, 3]).unwrap();
+        assert_eq!((&without.train.rows[..], &without.validation.rows[..]), (&[4][..], &[0][..]));
+        assert_eq!((without.rows, without.skipped, without.dropped["withdrawn"]), (6, 2, 2));
     }
 
     #[test]

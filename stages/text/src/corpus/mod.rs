@@ -2,7 +2,7 @@
 //!
 //! - [`survey`]: size and part (training or validation) of each row; [`index`]: the same with token counts;
 //!   [`survey_file`]: the file format of both
-//! - [`split`]: the rule that assigns rows to parts
+//! - [`split`]: the rule that assigns rows to parts; [`withdrawal`]: documents that are treated as if they were not there
 //! - [`source_rows`]: what is determined about a source's documents before training; [`row_stages`]: the stages that
 //!   they pass
 //! - [`scan`], [`count`]: source and sink of the graph that counts tokens
@@ -25,3 +25,4 @@ pub mod split;
 pub mod survey;
 pub mod survey_file;
 pub mod train_tokenizer;
+pub mod withdrawal;

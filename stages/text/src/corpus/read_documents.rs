@@ -5,6 +5,7 @@ use crate::corpus::lanes::LaneReader;
 use crate::corpus::source_keys::{Conversion, HoldOut, input_problem, look_at};
 use crate::corpus::source_rows::SourceFiles;
 use crate::corpus::split::HoldOutAll;
+use crate::corpus::withdrawal::Withdrawal;
 use crate::filter::with_column;
 use crate::input::decompress::Decompressed;
 use crate::input::format::{Access, Format, Layout, StreamReader, WithLayout};
@@ -48,6 +49,9 @@ pub struct ReadDocuments {
     /// The validation split.
     #[serde(flatten)]
     pub hold_out: HoldOut,
+    /// Documents that are left out.
+    #[serde(flatten)]
+    pub withdrawal: Withdrawal,
     /// For plain text: the separator between documents. If not given, text is split at blank lines into documents of at
     /// least 4 KiB.
     pub separator: Option<String>,
@@ -74,7 +78,8 @@ impl ReadDocuments {
     /// If there is no such file, or one cannot be read, or one is damaged and `on_bad_data` is "stop".
     pub fn ingest(&self, seed: u64, progress: Progress) -> Result<SourceFiles> {
         let inputs = resolve(&self.paths, self.sample, seed)?;
-        self.conversion.convert(&self.paths, &inputs, self.hold_out.split(), |file| self.reading(file), progress)
+        let selected = (self.hold_out.split(), self.withdrawal.read()?);
+        self.conversion.convert(&self.paths, &inputs, selected, |file| self.reading(file), progress)
     }
 
     fn reading(&self, file: &InputFile) -> Reading<'_> {
@@ -157,6 +162,7 @@ impl Settings for ReadDocuments {
                 content.into_iter().chain(sample).chain(self.check_needed(&inputs)).collect()
             }
         };
+        problems.extend(self.withdrawal.check_files());
         problems.extend(self.conversion.check_files());
         problems
     }

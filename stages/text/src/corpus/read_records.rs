@@ -1,6 +1,7 @@
 //! The family of sources: formats that other crates read, with the keys and behaviour of source `documents`.
 use crate::corpus::read_documents::{Reader, check_paths, check_sample, provide};
 use crate::corpus::source_keys::{Conversion, HoldOut, input_problem, look_at};
+use crate::corpus::withdrawal::Withdrawal;
 use crate::input::codec::Codec;
 use crate::input::decompress::Decompressed;
 use crate::input::document::EmitItem;
@@ -59,6 +60,9 @@ pub struct RecordSettings<R> {
     /// The validation split.
     #[serde(flatten)]
     hold_out: HoldOut,
+    /// Documents that are left out.
+    #[serde(flatten)]
+    withdrawal: Withdrawal,
     /// The keys of the format.
     #[serde(flatten)]
     format: R,
@@ -144,6 +148,7 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
         });
         let mut problems: Vec<_> =
             looked.unwrap_or_else(|error| Some(input_problem(&error, "paths"))).into_iter().collect();
+        problems.extend(self.withdrawal.check_files());
         problems.extend(self.conversion.check_files());
         problems
     }
@@ -156,8 +161,8 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
     fn prepare(&self, before: &mut Prepare) -> Result<()> {
         let inputs = self.find(before.seed())?;
         let mut progress = |done, total| before.progress("Reading", Unit::Bytes, done, total);
-        let (paths, split) = (&self.selection.paths, self.hold_out.split());
-        let found = self.conversion.convert(paths, &inputs, split, |_| self.reading(), &mut progress)?;
+        let (paths, selected) = (&self.selection.paths, (self.hold_out.split(), self.withdrawal.read()?));
+        let found = self.conversion.convert(paths, &inputs, selected, |_| self.reading(), &mut progress)?;
         provide(before, found)
     }
 

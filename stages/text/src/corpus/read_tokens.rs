@@ -5,6 +5,7 @@ use crate::corpus::lanes::LaneReader;
 use crate::corpus::read_documents::check_paths;
 use crate::corpus::source_keys::{HoldOut, input_problem};
 use crate::corpus::split::HoldOutAll;
+use crate::corpus::withdrawal::{WITHDRAWN, Withdrawal, WithdrawnRows};
 use crate::input::attribution::attributions;
 use crate::input::format::Format;
 use crate::input::paths::resolve;
@@ -42,6 +43,9 @@ pub struct ReadTokens {
     /// The validation split.
     #[serde(flatten)]
     pub hold_out: HoldOut,
+    /// Documents that are left out.
+    #[serde(flatten)]
+    pub withdrawal: Withdrawal,
     /// Folder of the cache; $MILLRACE_CACHE, $XDG_CACHE_HOME/millrace or ~/.cache/millrace if not given.
     #[key(location)]
     pub cache: Option<String>,
@@ -128,7 +132,7 @@ impl Settings for ReadTokens {
         };
         let opened = self.footers(seed, tokenizer.as_ref().map(Tokenizer::vocabulary));
         let of_files = opened.err().map(|error| input_problem(&error, "paths"));
-        folder.into_iter().chain(of_tokenizer).chain(of_files).collect()
+        folder.into_iter().chain(of_tokenizer).chain(of_files).chain(self.withdrawal.check_files()).collect()
     }
 
     fn most_tokens(&self, seed: u64, _: u64) -> Option<u64> {
@@ -151,7 +155,10 @@ impl Settings for ReadTokens {
         let store = Arc::new(self.open(before.seed(), tokenizer.as_ref().map(Tokenizer::vocabulary), &cache)?);
         let split = HoldOutAll::or(self.hold_out.split(), before.resources());
         let mut shown = |done, total| before.progress("Counting", Unit::Things("documents"), done, total);
-        let index = CorpusIndex::of_tokens(&store, split, &mut shown)?;
+        let withdrawn = self.withdrawal.read()?;
+        let rows = withdrawn.as_ref().map(|withdrawn| withdrawn.rows(&store.files())).transpose()?;
+        let rows = WithdrawnRows(rows.unwrap_or_default());
+        let index = CorpusIndex::of_tokens(&store, split, &rows.0, &mut shown)?;
         index.check(before.resources())?;
         if index.skipped > 0 {
             before.note(format!("{} empty documents are passed over", index.skipped));
@@ -159,6 +166,10 @@ impl Settings for ReadTokens {
         let (vocabulary, id) = (store.vocabulary(), before.id().to_owned());
         before.fingerprint("content of tokens", &id, store.content_hash());
         before.fingerprint(ORDER, &id, BY_CONTENT);
+        if let Some(withdrawn) = withdrawn {
+            before.fingerprint(WITHDRAWN, &id, &withdrawn.fingerprint());
+            before.provide(withdrawn);
+        }
         before.fingerprint("content of tokenizer", &id, &vocabulary.hash);
         before.vocabulary(vocabulary.facts(), tokenizer.as_ref().map(|tokenizer| tokenizer.json().to_owned()))?;
         tokenizer.into_iter().for_each(|tokenizer| before.provide(Arc::new(tokenizer)));
@@ -167,6 +178,7 @@ impl Settings for ReadTokens {
         before.provide(Arc::new(attributions(&inputs)?));
         before.provide(Arc::new(cache));
         before.provide(Arc::new(index));
+        before.provide(Arc::new(rows));
         before.provide(store);
         Ok(())
     }

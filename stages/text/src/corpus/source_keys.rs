@@ -2,6 +2,7 @@
 use crate::Progress;
 use crate::corpus::source_rows::SourceFiles;
 use crate::corpus::split::Split;
+use crate::corpus::withdrawal::Withdrawn;
 use crate::input::attribution::attributions;
 use crate::input::ingest::{Ingested, Reading, ingest};
 use crate::input::paths::{InputFile, Inputs};
@@ -13,6 +14,7 @@ use crate::support::problem::TextProblem;
 use contract::files::is_not_of_the_configuration;
 use contract::{Goal, Problem, Result, StageKeys};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// 5 % of the documents. Damage in storage or in transit affects a few rows, or the end of a file. If more is
 /// unreadable, the file is probably not what the user thinks it is, and training on the rest would not be what they
@@ -110,8 +112,8 @@ impl Conversion {
         self.cache().check_folder().err().map(|error| Problem::with_file("cache", &error)).into_iter().collect()
     }
 
-    /// Converts the files of `inputs` that are not read in place, which were found at `paths`. Progress is in bytes
-    /// converted.
+    /// Converts the files of `inputs` that are not read in place, which were found at `paths`. Which documents are held out
+    /// and withdrawn is noted for later. Progress is in bytes converted.
     ///
     /// # Errors
     /// If a file cannot be read, or contains unreadable documents while `on_bad_data` is "stop".
@@ -119,7 +121,7 @@ impl Conversion {
         &self,
         paths: &[String],
         inputs: &Inputs<F>,
-        split: Split,
+        (split, withdrawn): (Split, Option<Arc<Withdrawn>>),
         reading: impl Fn(&InputFile<F>) -> Reading<'a>,
         progress: Progress,
     ) -> Result<SourceFiles> {
@@ -132,6 +134,7 @@ impl Conversion {
             files,
             quarantine,
             sample: inputs.sample_documents,
+            withdrawn,
             split,
             on_bad_data: self.on_bad_data,
             max_bad_fraction: self.max_bad_fraction,

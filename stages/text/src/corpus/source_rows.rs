@@ -9,6 +9,7 @@ use crate::corpus::scan::{Chunks, Scan};
 use crate::corpus::split::Split;
 use crate::corpus::survey::Survey;
 use crate::corpus::survey_file;
+use crate::corpus::withdrawal::{WITHDRAWN, Withdrawn, WithdrawnRows};
 use crate::input::attribution::Attribution;
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{OnBadData, Quarantine};
@@ -34,6 +35,8 @@ pub struct SourceFiles {
     pub quarantine: Quarantine,
     /// Number of documents to use, if there is only one file and not all of it is used.
     pub sample: Option<u64>,
+    /// The documents that are withdrawn.
+    pub withdrawn: Option<Arc<Withdrawn>>,
     /// The rule for holding out documents.
     pub split: Split,
     /// What to do with rows that cannot be read.
@@ -67,8 +70,12 @@ pub struct SourceRows {
     pub store: Arc<DocumentStore>,
     /// The stages that they pass before they are tokenized.
     pub stages: RowStages,
-    /// Their parts and sizes, after the stages.
+    /// Their parts and sizes, after the stages, without those that are withdrawn.
     pub survey: Survey,
+    /// The same of all documents, if some are withdrawn.
+    pub all: Option<Survey>,
+    /// The rows that are withdrawn.
+    pub withdrawn: WithdrawnRows,
     /// Chunks in which they are read to be counted.
     pub chunks: Arc<Chunks>,
     /// The rule for holding out documents.
@@ -107,14 +114,30 @@ impl SourceRows {
             survey = after;
             chunks
         };
+        let withdrawn = match &ingested.withdrawn {
+            None => WithdrawnRows::default(),
+            Some(withdrawn) => {
+                before.fingerprint(WITHDRAWN, id, &withdrawn.fingerprint());
+                before.provide_to(id, Arc::clone(withdrawn));
+                let rows = withdrawn.rows(store.files())?;
+                WithdrawnRows(rows.into_iter().filter_map(|row| store.row_of_file(row)).collect())
+            }
+        };
+        let mut all = None;
+        if !withdrawn.0.is_empty() {
+            let survey_of_all = all.insert(survey).clone();
+            survey = survey_of_all.without(&withdrawn.0, *split);
+        }
         let chunks = Arc::new(chunks);
         let store = Arc::new(store);
+        before.provide_to(id, Arc::new(withdrawn.clone()));
         before.provide_to(id, Arc::new(quarantine));
         before.provide_to(id, Arc::clone(&store));
         before.provide_to(id, Arc::new(stages.clone()));
         before.fingerprint("content of documents", id, store.content_hash());
         before.fingerprint(ORDER, id, BY_CONTENT);
-        Ok(Self { id: id.to_owned(), store, stages, survey, chunks, split: *split, cache: cache.clone(), unreadable })
+        let (id, split, cache) = (id.to_owned(), *split, cache.clone());
+        Ok(Self { id, store, stages, survey, all, withdrawn, chunks, split, cache, unreadable })
     }
 
     /// A key for the documents after the stages, for the cache.
@@ -132,10 +155,12 @@ impl SourceRows {
     /// If a stage fails, or no training rows are left to train on.
     pub fn count(self, before: &mut Prepare, tokenizer: &str) -> Result<()> {
         let path = CorpusIndex::file(&self.cache, &self.content_key(), tokenizer, self.split);
-        let index = match CorpusIndex::load(&path)? {
+        let withdrawn = &self.withdrawn.0;
+        let index = match CorpusIndex::load(&path, withdrawn, self.split)? {
             Some(index) => index,
             None => {
-                let documents = self.survey.rows.len() as u64;
+                let all = self.all.as_ref().unwrap_or(&self.survey);
+                let documents = all.rows.len() as u64;
                 let this = before.this();
                 // The ids contain a space, which ids of a plan cannot.
                 let mut stages: Vec<(String, Arc<dyn Settings>)> =
@@ -146,9 +171,8 @@ impl SourceRows {
                 let progress = ("Counting tokens", documents);
                 let graph = Graph { stages, lanes: LANES, steps: self.chunks.steps(LANES), progress };
                 let counts = Count::counts(&before.run(graph)?);
-                let index = CorpusIndex::new(&self.survey, &counts)?;
-                survey_file::write(&path, &self.survey, Some(&counts))?;
-                index
+                survey_file::write(&path, all, Some(&counts))?;
+                CorpusIndex::without(all.clone(), counts, withdrawn, self.split)?
             }
         };
         let checked = index.check(before.resources());

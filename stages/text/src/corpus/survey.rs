@@ -45,17 +45,18 @@ pub struct Survey {
     pub dropped: BTreeMap<String, u64>,
 }
 
+/// The reason for which withdrawn documents are not used.
+const WITHDRAWN: &str = "withdrawn";
+
 /// Builds a [`Survey`] row by row.
 pub(super) struct Surveyor {
     split: Split,
     survey: Survey,
-    /// The smallest hash, and the indices of the documents that have it.
-    least: Option<(u64, Vec<usize>)>,
 }
 
 impl Surveyor {
     pub(super) fn new(split: Split) -> Self {
-        Self { split, survey: Survey::default(), least: None }
+        Self { split, survey: Survey::default() }
     }
 
     pub(super) fn row(&mut self, file_row: u64, content: &[u8], bytes: u64) {
@@ -81,12 +82,6 @@ impl Surveyor {
         let row = self.survey.all_rows;
         self.skip(1);
         let Some(hash) = hash else { return };
-        let index = self.survey.rows.len();
-        match &mut self.least {
-            Some((least, documents)) if *least == hash => documents.push(index),
-            Some((least, _)) if *least < hash => {}
-            other => *other = Some((hash, vec![index])),
-        }
         let is_held_out = self.split.holds_out(file_row, hash);
         self.survey.rows.push(row);
         self.survey.parts.push(if is_held_out { Part::Validation } else { Part::Train });
@@ -94,15 +89,8 @@ impl Surveyor {
         self.survey.hashes.push(hash);
     }
 
-    /// If a split should hold something out but found too few rows to do so, it holds out the document with the
-    /// smallest hash, provided that another one is left for training.
     pub(super) fn finish(mut self) -> Survey {
-        if self.split.holds_out_something() && !self.survey.parts.contains(&Part::Validation) {
-            let least = self.least.map(|(_, documents)| documents).unwrap_or_default();
-            if self.survey.parts.len() > least.len() {
-                least.iter().for_each(|document| self.survey.parts[*document] = Part::Validation);
-            }
-        }
+        self.survey.hold_out_something(self.split);
         self.survey
     }
 }
@@ -250,10 +238,50 @@ impl Survey {
         Ok(())
     }
 
+    /// If a split should hold something out but found too few rows to do so, it holds out the document with the
+    /// smallest hash, provided that another one is left for training.
+    fn hold_out_something(&mut self, split: Split) {
+        if !split.holds_out_something() || self.parts.contains(&Part::Validation) {
+            return;
+        }
+        let Some(least) = self.hashes.iter().min() else { return };
+        if self.hashes.iter().any(|hash| hash != least) {
+            let held_out = self.parts.iter_mut().zip(&self.hashes).filter(|(_, hash)| *hash == least);
+            held_out.for_each(|(part, _)| *part = Part::Validation);
+        }
+    }
+
+    /// The survey without the documents in these rows, ascending. It equals the survey of files without these rows, but
+    /// for the numbers of the rows; so [`Split::Every`] holds out those of the others that it held out before.
+    pub fn without(mut self, rows: &[u64], split: Split) -> Self {
+        let stays: Vec<bool> = self.rows.iter().map(|row| rows.binary_search(row).is_err()).collect();
+        let before = self.rows.len();
+        retain(&mut self.rows, &stays);
+        retain(&mut self.parts, &stays);
+        retain(&mut self.bytes, &stays);
+        retain(&mut self.hashes, &stays);
+        let withdrawn = (before - self.rows.len()) as u64;
+        if withdrawn > 0 {
+            self.dropped.insert(WITHDRAWN.to_owned(), withdrawn);
+        }
+        if let Split::Fraction(_) = split {
+            let part = |hash: &u64| if split.holds_out(0, *hash) { Part::Validation } else { Part::Train };
+            self.parts = self.hashes.iter().map(part).collect();
+        }
+        self.hold_out_something(split);
+        self
+    }
+
     /// Rows of the documents for training, ascending.
     pub fn train(&self) -> impl Iterator<Item = u64> {
         self.rows.iter().zip(&self.parts).filter(|(_, part)| **part == Part::Train).map(|(row, _)| *row)
     }
+}
+
+/// Keeps the elements for which `stays` has `true`.
+pub(super) fn retain<T>(elements: &mut Vec<T>, stays: &[bool]) {
+    let mut stays = stays.iter();
+    elements.retain(|_| stays.next().copied().unwrap_or(true));
 }
 
 /// A row after the stages.
@@ -309,86 +337,4 @@ pub(super) fn surveyed(split: Split, texts: &[&str]) -> Survey {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::corpus::index::CorpusIndex;
-    use crate::corpus::scan::Chunks;
-    use crate::input::ingest::DocumentFile;
-    use crate::testing::{document_file, with_failing_reads};
-    use arrow::array::{ArrayRef, RecordBatch, StringArray};
-    use parquet::arrow::ArrowWriter;
-    use std::sync::Arc;
-
-    #[test]
-    fn every_third_row_is_held_out() {
-        use Part::*;
-        let Survey { all_rows, rows, parts, bytes, .. } = surveyed(Split::Every(3), &["a", "bc", "", "d", "e"]);
-        assert_eq!((all_rows, rows, bytes), (5, vec![0, 1, 3, 4], vec![1, 2, 1, 1]));
-        assert_eq!(parts, [Validation, Train, Validation, Train]);
-    }
-
-    #[test]
-    fn a_fraction_is_about_that_and_never_nothing() {
-        let texts: Vec<String> = (0..2000).map(|i| format!("document {i}")).collect();
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let held = |share, n: usize| {
-            let survey = surveyed(Split::Fraction(share), &texts[..n]);
-            survey.parts.iter().filter(|p| **p == Part::Validation).count()
-        };
-        assert!((150..250).contains(&held(0.1, 2000)));
-        assert_eq!((held(0.0001, 3), held(0.0001, 1), held(0.0, 2000)), (1, 0, 0));
-    }
-
-    #[test]
-    fn rows_that_are_no_documents_take_no_memory() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.parquet");
-        // Two documents, a million nulls and empty texts, and one more document.
-        let texts = |row: u64| match row {
-            0 | 1 | 1_000_002 => Some(format!("text {row}")),
-            _ => row.is_multiple_of(3).then(String::new),
-        };
-        let column: ArrayRef = Arc::new((0..1_000_003).map(texts).collect::<StringArray>());
-        let batch = RecordBatch::try_from_iter([("text", column)]).unwrap();
-        let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
-        writer.write(&batch).unwrap();
-        writer.close().unwrap();
-        let cache = Cache::new(folder.path().to_str());
-        let store = DocumentStore::open(&[DocumentFile::new(&path, "text")], &cache).unwrap();
-        let survey = Survey::cached(&store, Split::Every(3), &cache, &mut |_, _| {}).unwrap();
-        assert_eq!(
-            (survey.all_rows, &survey.rows[..], &survey.bytes[..]),
-            (1_000_003, &[0, 1, 1_000_002][..], &[6, 6, 12][..])
-        );
-        assert_eq!(survey.parts, [Part::Validation, Part::Train, Part::Validation]);
-        let numbers = survey.rows.capacity() + survey.bytes.capacity() + survey.hashes.capacity();
-        let capacity = numbers + survey.parts.capacity();
-        assert!(capacity < 64, "{capacity}");
-        assert_eq!(Chunks::of(&survey, &survey).steps(1), 1);
-        let index = CorpusIndex::new(&survey, &[3, 3, 4]).unwrap();
-        assert_eq!((index.rows, index.skipped, index.corpus.train.rows), (1_000_003, 1_000_000, 1));
-        let file =
-            cache.root().join("surveys").read_dir().unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
-        assert!(file.sum::<u64>() < 8192);
-    }
-
-    #[test]
-    fn a_read_that_fails_ends_the_survey_and_is_not_remembered() {
-        let folder = tempfile::tempdir().unwrap();
-        let group = |of: &str| (0..300).map(|row| format!("text {row} of {of}")).collect();
-        let file = document_file(&folder.path().join("a.parquet"), &[group("a"), group("b"), group("c")]);
-        let cache = Cache::new(folder.path().join("cache").to_str());
-        let survey = |is_kept: bool| {
-            assert_eq!(cache.root().join("surveys").exists(), is_kept);
-            let store = DocumentStore::open(std::slice::from_ref(&file), &cache)?;
-            Survey::cached(&store, Split::Every(3), &cache, &mut |_, _| {})
-        };
-        // Of the documents, then of what is kept in the cache.
-        let (first, reads) = with_failing_reads(|| survey(false));
-        assert_eq!((first.all_rows, first.rows.len(), first.bad.len()), (900, 900, 0));
-        assert!(reads > 6, "{reads} reads");
-        let (again, reads) = with_failing_reads(|| survey(true));
-        assert_eq!(again, first);
-        assert!(reads > 6, "{reads} reads");
-    }
-}
+mod tests;

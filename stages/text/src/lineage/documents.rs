@@ -2,7 +2,8 @@
 //! is.
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::row_stages::RowStages;
-use crate::parquet::about::About;
+use crate::corpus::withdrawal::{Withdrawn, WithdrawnRows};
+use crate::parquet::about::{self, About};
 use crate::parquet::documents::{DocumentStore, Seen};
 use crate::parquet::tokens::TokenStore;
 use crate::support::on_all_cores::on_all_cores;
@@ -25,6 +26,8 @@ pub struct SourceDocuments {
     /// Which of them are for training, and their tokens.
     pub index: Arc<CorpusIndex>,
     rows: Store,
+    withdrawn: Option<Arc<Withdrawn>>,
+    withdrawn_rows: Arc<WithdrawnRows>,
 }
 
 /// Where the rows of a source are.
@@ -68,7 +71,8 @@ impl SourceDocuments {
             Store::Texts(store, stages)
         });
         let rows = texts.or_else(|| resources.of::<TokenStore>(id).map(Store::Tokens))?;
-        Some(Self { index, rows })
+        let withdrawn_rows = resources.of::<WithdrawnRows>(id).unwrap_or_default();
+        Some(Self { index, rows, withdrawn: resources.of::<Withdrawn>(id), withdrawn_rows })
     }
 
     /// What the files say about `rows`, in that order.
@@ -94,6 +98,23 @@ impl SourceDocuments {
         }
     }
 
+    /// The documents that are withdrawn, if there are any.
+    pub fn withdrawn(&self) -> Option<&Withdrawn> {
+        self.withdrawn.as_deref()
+    }
+
+    /// Calls `f` with the id of each row of its files, those that are not in the sample included.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn each_id(&self, f: &mut dyn FnMut(&str)) -> Result<()> {
+        let files = match &self.rows {
+            Store::Texts(store, _) => store.files().to_vec(),
+            Store::Tokens(store) => store.files(),
+        };
+        about::each_id(&files, &mut |_, id| f(id))
+    }
+
     /// The folders that contain its files.
     pub fn folders(&self) -> BTreeSet<PathBuf> {
         let folder = |path: &Path| path.parent().map(PathBuf::from);
@@ -115,6 +136,7 @@ impl SourceDocuments {
             return Ok(Fate::Validation(document));
         }
         let why = match &self.rows {
+            _ if self.withdrawn_rows.0.binary_search(&row).is_ok() => "it is withdrawn (`withdraw`)".into(),
             Store::Texts(store, stages) => why_not_used(store, stages, row)?,
             Store::Tokens(_) => "it has no tokens".into(),
         };

@@ -5,7 +5,7 @@ pub mod documents;
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::LaneOrder;
 use anyhow::{Context, Result};
-use contract::{BatchShape, Cuts, DocumentPart, Drawn, Draws, Lane};
+use contract::{BatchShape, Cuts, DocumentPart, Drawn, Draws, Lane, Step};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -71,6 +71,33 @@ impl Lineage {
         passages.sort_by_key(|passage| (passage.leaf, passage.row, passage.position));
         Ok(passages)
     }
+
+    /// The hash of the document of a passage.
+    fn hash(&self, passage: &Passage) -> Option<u64> {
+        let stream = self.streams.first()?.get(passage.source)?;
+        stream.index.train.hashes.get(passage.document).copied()
+    }
+}
+
+/// The first of `steps` steps in which two runs with the same tokenizer do not train on the same tokens, counted from 0;
+/// `None` if there is none. Documents are compared by the hashes of their contents. A run whose sources are used up trains
+/// on nothing.
+///
+/// # Errors
+/// If `one` has no further step.
+pub fn first_difference(one: &mut Lineage, other: &mut Lineage, steps: Step) -> Result<Option<Step>> {
+    for step in 0..steps {
+        let expected = one.next_step()?;
+        let Ok(found) = other.next_step() else { return Ok(Some(step)) };
+        let is_same = |(a, b): (&Passage, &Passage)| {
+            let at = |passage: &Passage| (passage.leaf, passage.row, passage.position, passage.source);
+            at(a) == at(b) && a.tokens == b.tokens && one.hash(a) == other.hash(b)
+        };
+        if expected.len() != found.len() || !expected.iter().zip(&found).all(is_same) {
+            return Ok(Some(step));
+        }
+    }
+    Ok(None)
 }
 
 impl DocumentStream {

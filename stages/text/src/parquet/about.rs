@@ -96,6 +96,29 @@ fn of_ascending(files: &[DocumentFile], rows: &[u64]) -> Result<Vec<About>> {
     Ok(found)
 }
 
+/// Calls `f` with each row of `files`, counted over all of them, and its id.
+///
+/// # Errors
+/// If a file cannot be read, or is damaged.
+pub fn each_id(files: &[DocumentFile], f: &mut dyn FnMut(u64, &str)) -> Result<()> {
+    let id: Vec<Field> = columns::about().into_iter().filter(|field| field.name() == "id").collect();
+    let mut first = 0;
+    for file in files {
+        first += reading(file, |input| {
+            let builder = ParquetRecordBatchReaderBuilder::try_new(input)?;
+            let (mut row, mask) = (0, projection(&builder, &id));
+            for batch in builder.with_projection(mask).with_batch_size(ROWS_AT_ONCE).build()? {
+                let named = columns::about_any(id.clone(), &batch?, &origin(file, row))?;
+                let ids = named["id"].as_string::<i32>();
+                (0..named.num_rows()).for_each(|at| f(first + row + at as u64, ids.value(at)));
+                row += named.num_rows() as u64;
+            }
+            Ok(row)
+        })?;
+    }
+    Ok(())
+}
+
 /// The rows of `files`, counted over all of them, whose id, URL or title is `name`: if any has it as its id, only those.
 ///
 /// # Errors

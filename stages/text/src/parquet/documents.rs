@@ -149,11 +149,21 @@ impl DocumentStore {
     /// # Errors
     /// If a file cannot be read.
     pub fn called(&self, name: &str) -> Result<Vec<(Option<u64>, About)>> {
-        let of_file = |row: u64| match &self.sample {
+        let called = about::called(&self.files, name)?.into_iter();
+        Ok(called.map(|(row, about)| (self.row_of_file(row), about)).collect())
+    }
+
+    /// The files.
+    pub fn files(&self) -> &[DocumentFile] {
+        &self.files
+    }
+
+    /// The row with this index among all rows of the files, if it is in the sample.
+    pub fn row_of_file(&self, row: u64) -> Option<u64> {
+        match &self.sample {
             None => Some(row),
             Some(sample) => sample.binary_search(&row).ok().map(|row| row as u64),
-        };
-        Ok(about::called(&self.files, name)?.into_iter().map(|(row, about)| (of_file(row), about)).collect())
+        }
     }
 
     /// Gives up row groups, by file and row group: their rows become nulls.

@@ -122,7 +122,7 @@ impl TokenStore {
     }
 
     /// The files, with their texts in the column `text`, if they have it.
-    fn files(&self) -> Vec<DocumentFile> {
+    pub fn files(&self) -> Vec<DocumentFile> {
         self.paths.iter().map(|path| DocumentFile::new(path, "text")).collect()
     }
 

@@ -1,21 +1,25 @@
 //! Source `scan_rows`: every row once, with all its columns, in chunks, for preparation. A row that the previous
 //! version of the corpus contains is not emitted: its catalog row goes directly into the graph's results, and so does
 //! what cannot be read.
+mod hashes;
+
+use crate::corpus::withdrawal::Withdrawn;
 use crate::filter::with_column;
 use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{OnBadData, Reason, Unreadable};
 use crate::input::quarantine_file;
-use crate::parquet::columns::{self, ID_IN_FILE, INPUT_HASH, INPUT_ROW, Origin, UNHANDLED, WHERE, field};
+use crate::parquet::columns::{self, ID_IN_FILE, INPUT_HASH, INPUT_ROW, Origin, WHERE, field};
 use crate::parquet::decode::Input;
 use crate::parquet::documents::{CACHE_IS_DAMAGED, is_text};
 use crate::parquet::pieces::{Batches, Decoder, ROWS_AT_ONCE, TextColumn};
 use crate::parquet::row_groups::{OpenFile, RowGroups};
-use crate::prepare::catalog::{Catalog, Hash, short};
+use crate::prepare::catalog::{Catalog, Hash};
+use crate::prepare::scan_rows::hashes::hashes;
 use crate::support::problem::TextProblem;
 use anyhow::{Context, Result, ensure};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, LargeStringArray,
-    LargeStringBuilder, RecordBatch, StructArray, UInt32Array, UInt64Array, UInt64Builder,
+    Array, ArrayRef, AsArray, BooleanArray, LargeStringArray, LargeStringBuilder, RecordBatch, StructArray,
+    UInt32Array, UInt64Array, UInt64Builder,
 };
 use arrow::compute::{and, filter, filter_record_batch, is_not_null, is_null};
 use arrow::datatypes::{DataType, UInt64Type};
@@ -26,6 +30,7 @@ use parquet::file::metadata::RowGroupMetaData;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Maximum number of rows of a chunk: few, so that workers finish at about the same time.
 const CHUNK: u64 = 64;
@@ -40,6 +45,10 @@ pub struct RowStore {
     files: Vec<DocumentFile>,
     row_groups: Vec<Group>,
     on_bad_data: OnBadData,
+    /// The rows that are withdrawn, ascending.
+    withdrawn: Vec<u64>,
+    /// How many of them have been passed over.
+    passed_over: AtomicU64,
 }
 
 /// Some rows of a chunk, as they are read.
@@ -47,7 +56,7 @@ struct RowsRead {
     /// Index of the first one among all rows.
     first: u64,
     rows: RecordBatch,
-    /// Which of them can be read.
+    /// Which of them can be read and are not withdrawn.
     readable: BooleanArray,
 }
 
@@ -94,12 +103,40 @@ impl RowStore {
         }
         let decoder = DocumentRows(files.to_vec());
         let groups = RowGroups::new(open, BUDGET, Box::new(decoder));
-        Ok(Self { groups, files: files.to_vec(), row_groups, on_bad_data })
+        Ok(Self {
+            groups,
+            files: files.to_vec(),
+            row_groups,
+            on_bad_data,
+            withdrawn: Vec::new(),
+            passed_over: AtomicU64::new(0),
+        })
+    }
+
+    /// Treats the rows with these ids as if they were not there.
+    ///
+    /// # Errors
+    /// If no row has one of the ids; if a file cannot be read.
+    pub fn without(self, withdrawn: &Withdrawn) -> Result<Self> {
+        Ok(Self { withdrawn: withdrawn.rows(&self.files)?, ..self })
     }
 
     /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.groups.rows()
+    }
+
+    /// Number of rows that have been passed over because they are withdrawn.
+    pub fn passed_over(&self) -> u64 {
+        self.passed_over.load(Ordering::Relaxed)
+    }
+
+    /// Which of some rows are not withdrawn.
+    fn present(&self, rows: Range<u64>) -> BooleanArray {
+        let [from, to] = [rows.start, rows.end].map(|bound| self.withdrawn.partition_point(|row| *row < bound));
+        let here = &self.withdrawn[from..to];
+        self.passed_over.fetch_add(here.len() as u64, Ordering::Relaxed);
+        rows.map(|row| Some(here.binary_search(&row).is_err())).collect()
     }
 
     /// The file of a row, as it is called among the input, and the row's number in that file.
@@ -139,11 +176,13 @@ impl RowStore {
             Ok(slices) => {
                 for slice in slices {
                     let (rows, invalid) = parts(&slice)?;
-                    for row in (0..rows.num_rows()).filter(|row| invalid.is_valid(*row)) {
+                    let next = first + rows.num_rows() as u64;
+                    let present = self.present(first..next);
+                    for row in (0..rows.num_rows()).filter(|row| invalid.is_valid(*row) && present.value(*row)) {
                         let (row, byte) = (Some(first + row as u64 - group_rows.start), invalid.value(row));
                         bad.push(entry(row, 1, Reason::NotUtf8, format!("at its byte {byte}")));
                     }
-                    let (next, readable) = (first + rows.num_rows() as u64, is_null(&invalid)?);
+                    let readable = and(&is_null(&invalid)?, &present)?;
                     read.push(RowsRead { first, rows, readable });
                     first = next;
                 }
@@ -347,32 +386,6 @@ impl Scanner {
 fn project(rows: &RecordBatch, names: &[&str]) -> Result<RecordBatch> {
     let columns: Vec<usize> = names.iter().map(|name| rows.schema_ref().index_of(name)).collect::<Result<_, _>>()?;
     Ok(rows.project(&columns)?)
-}
-
-/// Hashes of rows in the input, over everything except their position. A source that is only the name of the file
-/// counts as position.
-fn hashes(batch: &RecordBatch) -> Result<FixedSizeBinaryArray> {
-    let string = |name: &str| batch[name].as_string::<i32>().clone();
-    let strings = ["id", "url", "title", UNHANDLED].map(string);
-    let [sources, files] = ["source", "source_file"].map(string);
-    let (texts, revisions) = (batch["text"].as_string::<i64>(), batch["revision"].as_primitive::<UInt64Type>());
-    let mut built = FixedSizeBinaryBuilder::with_capacity(batch.num_rows(), 16);
-    for row in 0..batch.num_rows() {
-        let mut hasher = blake3::Hasher::new();
-        let mut part = |bytes: Option<&[u8]>| {
-            hasher.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes.unwrap_or_default());
-        };
-        for column in &strings {
-            part(column.is_valid(row).then(|| column.value(row).as_bytes()));
-        }
-        let source = Some(sources.value(row)).filter(|source| *source != columns::stem(files.value(row)));
-        part(source.map(str::as_bytes));
-        part(Some(texts.value(row).as_bytes()));
-        part(revisions.is_valid(row).then(|| revisions.value(row).to_le_bytes()).as_ref().map(|b| b.as_slice()));
-        built.append_value(short(hasher.finalize()))?;
-    }
-    Ok(built.finish())
 }
 
 #[cfg(test)]

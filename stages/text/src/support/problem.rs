@@ -134,6 +134,14 @@ pub enum TextProblem {
         /// The key that decides, with its stage.
         key: String,
     },
+    /// A list of documents that cannot be used.
+    #[error("{}: {why}", path.display())]
+    List {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
     /// A token id that the vocabulary has not.
     #[error("{}, row group {row_group}, row {row}: token id {id} is not below the vocabulary size {vocabulary}", file.display())]
     Id {
@@ -196,11 +204,16 @@ fn place(row_group: Option<impl std::fmt::Display>) -> String {
     row_group.map(|group| format!(", row group {group}")).unwrap_or_default()
 }
 
+/// How much two names are like each other, from 0 to 1.
+pub fn likeness(one: &str, other: &str) -> f64 {
+    strsim::jaro_winkler(&one.to_lowercase(), &other.to_lowercase())
+}
+
 /// The candidate most like `word`, if any is like it.
 pub fn similar<S: AsRef<str>>(word: &str, candidates: &[S]) -> Option<String> {
     candidates
         .iter()
-        .map(|c| (strsim::jaro_winkler(&word.to_lowercase(), &c.as_ref().to_lowercase()), c.as_ref()))
+        .map(|c| (likeness(word, c.as_ref()), c.as_ref()))
         .filter(|(likeness, _)| *likeness > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| name.to_string())
