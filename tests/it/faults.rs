@@ -59,6 +59,8 @@ shards = 3
 sequence_length = 64
 "#;
 
+const FORGET: [&str; 4] = ["forget", "r", "--list", "list.txt"];
+const FORGETTING: Scenario = Scenario { ready: learned, command: &FORGET, again: &FORGET, outcome: trained };
 const TRAINING: Scenario = Scenario { ready: |_| (), command: &TRAIN, again: &RESUME, outcome: trained };
 const PREPARING: Scenario = Scenario { ready: sources, command: &PREPARE, again: &PREPARE, outcome: prepared };
 
@@ -70,6 +72,28 @@ fn training() {
 #[test]
 fn a_training_that_is_killed_and_disturbed_again_and_again() {
     follow_schedules(&TRAINING);
+}
+
+#[test]
+fn a_forgetting_that_is_killed_and_disturbed_again_and_again() {
+    follow_schedules(&FORGETTING);
+}
+
+#[test]
+fn a_forgetting_that_is_killed_while_it_moves_files() {
+    let tools = tempfile::tempdir().unwrap();
+    let Some(whole) = Undisturbed::of(&FORGETTING, tools.path()) else { return };
+    let mut random = random();
+    let seed = random.0;
+    let there = whole.calls_of("rename");
+    for at in if soak() { (1..=there).collect() } else { (0..5).map(|_| 1 + random.below(there)).collect::<Vec<_>>() } {
+        println!("MILLRACE_FAULT_SEED={seed}: killed at call {at} of {there} of rename");
+        let scratch = FORGETTING.fresh();
+        let (ran, _) = run(&scratch, &whole.library, &FORGET, Some(("rename", KILL, at as u64)));
+        assert_eq!(ran.code, None, "{}: {}", ran.command, ran.stderr);
+        scratch.pipeline(&FORGET).succeeds();
+        whole.check(&scratch, &format!("a kill at rename {at}"));
+    }
 }
 
 #[test]
@@ -108,6 +132,23 @@ fn a_configuration_that_the_system_fails_to_read_is_not_wrong() {
         scratch.pipeline(&[command, "/proc/self/mem"]).fails(1, &["cannot read `/proc/self/mem`: Input/output error"]);
         scratch.pipeline(&[command, "."]).fails(2, &["cannot read `.`: Is a directory"]);
     }
+}
+
+/// A run that is done, and a list of a document that it has seen at step 5 for the first time.
+fn learned(scratch: &Scratch) {
+    scratch.train("t", &["--set", "run.max_steps=1"]);
+    let text = scratch.read("run.toml").replace("vocabulary_size = 300", "tokenizer = \"t/tokenizer.json\"");
+    let text = text.replace("micro_batches = 2", "micro_batches = 2\nshuffle_tokens = 128");
+    scratch.write("run.toml", text);
+    scratch.train("r", &[]);
+    let documents = |step: &str| -> Vec<String> {
+        let said = scratch.pipeline(&["why", "r", "--json", "--step", step]).succeeds().stdout;
+        let answer: serde_json::Value = serde_json::from_str(said.trim()).unwrap();
+        answer["documents"].as_array().unwrap().iter().map(|of| of["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let before: Vec<String> = ["1", "2", "3", "4"].iter().flat_map(|step| documents(step)).collect();
+    let new = documents("5").into_iter().find(|id| !before.contains(id)).expect("a new document");
+    scratch.write("list.txt", new);
 }
 
 fn sources(scratch: &Scratch) {

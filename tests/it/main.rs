@@ -22,6 +22,7 @@ mod experiment;
 mod explain;
 mod export;
 mod faults;
+mod forget;
 mod fresh_machine;
 mod generate;
 mod help;

@@ -22,6 +22,7 @@ const LINES: &[(&str, &str)] = &[
     ("status", "status runs/tiny"),
     ("verify", "verify runs/tiny"),
     ("why", "why runs/tiny --step 1"),
+    ("forget", "forget runs/tiny --document 3 --dry-run"),
     ("inspect", "inspect runs/tiny"),
     ("report", "report runs/tiny"),
     ("bench", "bench --shape seed --steps 1 --warmup 0"),

@@ -13,6 +13,7 @@ mod evaluate;
 mod experiment;
 mod explain;
 mod export;
+mod forget;
 mod generate;
 mod import;
 mod inspect;
@@ -65,6 +66,7 @@ pub const COMMANDS: &[CommandType] = &[
     command_type::<status::Status>("status"),
     command_type::<verify::Verify>("verify"),
     command_type::<why::Why>("why"),
+    command_type::<forget::Forget>("forget"),
     command_type::<inspect::Inspect>("inspect"),
     command_type::<report::Report>("report"),
     command_type::<bench::Bench>("bench"),

@@ -181,6 +181,12 @@ impl Training {
 }
 
 impl Ready {
+    /// The run in `run_dir`, which is resumed from its last checkpoint.
+    pub fn resumed(plan: Plan, run_dir: PathBuf) -> Self {
+        let workers = plan.run.workers.unwrap_or_else(cores);
+        Self { plan, run_dir, resume: Some(None), workers }
+    }
+
     /// Trains, with other hosts if there are `hosts`; not beyond `stop_after` updates.
     ///
     /// # Errors

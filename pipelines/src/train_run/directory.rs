@@ -28,6 +28,8 @@ pub const ENVIRONMENT_FILE: &str = "environment.json";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// What decides the results of the run: see [`Fingerprint`].
 pub const FINGERPRINT_FILE: &str = "fingerprint.json";
+/// The folder with the lists of documents that `forget` has withdrawn, one for each source.
+pub const WITHDRAWN_FOLDER: &str = "withdrawn";
 /// Source and licence of the corpus.
 pub const ATTRIBUTION_FILE: &str = "attribution.txt";
 
@@ -192,11 +194,48 @@ pub fn plan_of(
     scope: Scope,
     set: &[String],
 ) -> Result<Plan> {
-    let lanes = fingerprint.and_then(lanes_of_older);
-    let lanes = lanes.into_iter().map(|(key, value)| format!("{key}={value}"));
-    let set = lanes.chain(set.iter().cloned()).collect();
-    let overrides = Overrides { set, workers, ..Overrides::default() };
+    let mut overrides = overrides(run_dir, fingerprint, workers)?;
+    overrides.set.extend_from_slice(set);
     Plan::checked(&run_dir.join(CONFIG_FILE), &overrides, registry, scope).map_err(Error::new)
+}
+
+/// What changes the configuration of the run in `run_dir`: the lanes that follow from its fingerprint, and where the lists
+/// of withdrawn documents are now.
+///
+/// # Errors
+/// If the lists cannot be found.
+pub fn overrides(run_dir: &Path, fingerprint: Option<&Fingerprint>, workers: Option<usize>) -> Result<Overrides> {
+    let lanes = fingerprint.and_then(lanes_of_older);
+    let mut set: Vec<String> = lanes.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    set.extend(lists(run_dir)?.into_iter().map(|(source, path)| set_list(&source, &path)));
+    Ok(Overrides { set, workers, ..Overrides::default() })
+}
+
+/// The list of the documents of `source` that `forget` has withdrawn from the run in `run_dir`.
+pub fn list_of(run_dir: &Path, source: &str) -> PathBuf {
+    run_dir.join(WITHDRAWN_FOLDER).join(format!("{source}.txt"))
+}
+
+/// The setting of the list of withdrawn documents of `source`, as `--set` takes it.
+pub fn set_list(source: &str, path: &Path) -> String {
+    format!("{source}.withdraw={}", path.display())
+}
+
+/// All lists of documents that `forget` has withdrawn from the run in `run_dir`, by source.
+fn lists(run_dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let folder = run_dir.join(WITHDRAWN_FOLDER);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut lists = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
+        if let (Some(source), Some("txt")) = (path.file_stem(), path.extension().and_then(|suffix| suffix.to_str())) {
+            lists.push((source.to_string_lossy().into_owned(), path.clone()));
+        }
+    }
+    lists.sort();
+    Ok(lists)
 }
 
 /// What need not be made again for the run in `run_dir`: its tokenizer.

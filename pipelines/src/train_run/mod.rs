@@ -10,6 +10,7 @@
 //! - [`hosts`]: a run on several hosts
 //! - [`evaluate`]: a step that only validates, for a run or for any model
 //! - [`verify`]: replays parts of a run and compares; [`mod@why`]: which documents it has trained on, and when
+//!   ([`lineage`]); [`forget`]: makes it a run without some of them
 //! - [`mod@explain`]: the graph, memory and time of a run; [`calibrate`]: measures a micro-batch for it;
 //!   [`scaling`]: the same run on several hosts
 //! - [`speed`]: the machine's GEMM rate, which MFU is measured against
@@ -17,8 +18,10 @@ pub(crate) mod calibrate;
 pub(crate) mod directory;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
+pub(crate) mod forget;
 pub mod hosts;
 mod interruption;
+mod lineage;
 mod mixing;
 mod printer;
 pub(crate) mod resume_checks;

@@ -5,7 +5,7 @@ use super::printer::{Printer, Shared, times};
 use super::sample::Continuer;
 use super::session::Session;
 use super::status::{Hold, Status};
-use super::{calibrate, directory, explain, resume_checks, speed};
+use super::{calibrate, directory, explain, forget, resume_checks, speed};
 use crate::engine::{Job, Stop, execute};
 use crate::machine::cores;
 use crate::plan::{Plan, PlannedStage};
@@ -54,6 +54,7 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
     let interruption = Interruption::at_once()?;
     directory::open(run_dir)?;
     let hold = Hold::take(run_dir)?;
+    forget::check_none(run_dir)?;
     directory::claim(run_dir, resume.is_some())?;
     let (mut session, saved) = match ready(&plan, options, &mut line) {
         Ok(ready) => ready,

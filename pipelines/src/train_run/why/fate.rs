@@ -2,6 +2,7 @@
 use super::answer::OfDocument;
 use crate::prepare::version::{MANIFEST, Previous, ReadFor};
 use anyhow::Result;
+use std::collections::BTreeSet;
 use text::{About, Fate, SourceDocuments};
 
 /// A fate, in the words of an answer.
@@ -42,4 +43,20 @@ pub fn of_prepared(source_id: &str, source: &SourceDocuments, id: &str) -> Resul
         return Ok(Some(OfDocument { source: source_id.to_owned(), about, duplicate_of, ..not_used }));
     }
     Ok(None)
+}
+
+/// The documents that were left out as duplicates of one of `kept`, if the source is a prepared corpus: their ids, and those
+/// of the documents that were kept in their place.
+///
+/// # Errors
+/// If the catalog of the corpus cannot be read.
+pub fn replaced_by(source: &SourceDocuments, kept: &BTreeSet<&str>) -> Result<Vec<(String, String)>> {
+    let mut replaced = Vec::new();
+    for folder in source.folders().into_iter().filter(|folder| folder.join(MANIFEST).is_file()) {
+        let duplicates = Previous::read(0, &folder, ReadFor::Comparison)?.duplicates()?;
+        let of_kept = duplicates.into_iter().filter(|(_, (of, ..))| kept.contains(of.as_str()));
+        replaced.extend(of_kept.map(|(id, (of, ..))| (id, of)));
+    }
+    replaced.sort();
+    Ok(replaced)
 }

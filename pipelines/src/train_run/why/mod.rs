@@ -6,20 +6,22 @@ mod answer;
 mod fate;
 
 pub use answer::{Answer, InStep, OfDocument, OfDocuments, OfStep, Passage, Seen};
+pub use fate::{of_prepared, replaced_by};
 
+use super::lineage::{Sources, lineage, sources};
 use super::session::Session;
 use super::{directory, resume_checks};
-use crate::plan::{Plan, Scope};
+use crate::plan::Scope;
 use crate::prepare_stages::prepare;
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work};
-use anyhow::{Context, Error, Result};
-use contract::{Env, StageType, Step};
+use anyhow::{Error, Result};
+use contract::{StageType, Step};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use text::{About, CorpusIndex, Fate, Lineage, SourceDocuments, Tokenizer};
+use text::{About, Fate, Lineage, Tokenizer};
 use train::record::{FromEnd, METRICS_FILE, StepLine};
 
 /// A question about a run.
@@ -58,7 +60,7 @@ struct Run {
     /// Sequences and tokens of a step.
     shape: contract::BatchShape,
     /// The sources by id, in the order of the mixture.
-    sources: Vec<(String, SourceDocuments)>,
+    sources: Sources,
     lineage: Lineage,
     tokenizer: Option<Arc<Tokenizer>>,
 }
@@ -85,16 +87,11 @@ impl Run {
         }
         let env = &session.env;
         let sources = sources(&plan, env)?;
-        let draws = plan.stages.iter().find_map(|stage| stage.settings.draws(&stage.env(env)));
-        let draws = draws.with_context(|| {
-            format!("the stage that makes batches in {name} does not tell which sequences it draws (`Settings::draws`)")
-        })?;
-        let indices: Vec<Arc<CorpusIndex>> = sources.iter().map(|(_, source)| Arc::clone(&source.index)).collect();
         Ok(Self {
             done: FromEnd::<StepLine>::open(&run.join(METRICS_FILE))?.next().map_or(0, |line| line.step),
             steps: env.schedule.steps,
             shape: env.shape,
-            lineage: Lineage::new(draws, env.shape, env.seed, &indices),
+            lineage: lineage(&name, &plan, &session, &sources)?,
             tokenizer: env.resources.all::<Tokenizer>().next().map(|(_, tokenizer)| tokenizer),
             name,
             sources,
@@ -256,18 +253,4 @@ impl Run {
         }
         Ok(about)
     }
-}
-
-/// The sources of `plan`, in the order of its mixture.
-fn sources(plan: &Plan, env: &Env) -> Result<Vec<(String, SourceDocuments)>> {
-    let ids = match plan.mixture() {
-        Some(mixture) => mixture.sources,
-        None => env.resources.all::<CorpusIndex>().map(|(id, _)| id.to_owned()).collect(),
-    };
-    let source = |id: String| {
-        let documents = SourceDocuments::of(&env.resources, &id);
-        let documents = documents.with_context(|| format!("the source `{id}` keeps no index of its documents"))?;
-        Ok((id, documents))
-    };
-    ids.into_iter().map(source).collect()
 }

@@ -1,5 +1,5 @@
 //! The state of a run after some updates, and how it is written as a checkpoint.
-use super::folder::{UNFINISHED, before, discard_unfinished, name_of, prune, sums};
+use super::folder::{UNFINISHED, before, discard_unfinished, name_of, prune, read_state, sums};
 use super::{FORMAT, Fingerprint, STATE_FILE, SUMS_FILE, State, TokenizerJson};
 use crate::hugging_face::{
     self, CARD_FILE, CONFIG_FILE, GENERATION_CONFIG_FILE, ModelCard, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
@@ -112,6 +112,29 @@ impl Commit {
         write_text(&folder.join(SUMS_FILE), &sums(folder)?)?;
         Ok(File::open(folder)?.sync_all()?)
     }
+}
+
+/// Writes a checkpoint as the new folder `whole`, with the weights and the optimizer state of `checkpoint`, and everything
+/// else of the run that `env` describes. `saved` is the state of stages.
+///
+/// # Errors
+/// If `checkpoint` cannot be read, or `whole` cannot be written.
+pub fn with_other_data(checkpoint: &Path, whole: &Path, env: &Env, mut saved: Vec<(String, u32, Value)>) -> Result<()> {
+    let writer = Writer::new(1, None, env)?;
+    saved.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    let state = read_state(checkpoint)?;
+    fs::create_dir_all(whole).with_context(|| format!("cannot make {}", whole.display()))?;
+    for name in [MODEL_FILE, OPTIMIZER_FILE] {
+        let (from, to) = (checkpoint.join(name), whole.join(name));
+        fs::copy(&from, &to)
+            .and_then(|_| File::open(&to)?.sync_all())
+            .with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    writer.write_descriptions(whole, state.step)?;
+    let state = State { fingerprint: writer.fingerprint.as_deref().cloned(), saved, ..state };
+    write_text(&whole.join(STATE_FILE), &serde_json::to_string(&state)?)?;
+    write_text(&whole.join(SUMS_FILE), &sums(whole)?)?;
+    Ok(File::open(whole)?.sync_all()?)
 }
 
 /// What checkpoints contain besides the state, and where they are.

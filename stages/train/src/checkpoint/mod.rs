@@ -6,7 +6,7 @@
 mod commit;
 mod folder;
 
-pub use commit::{Commit, CommitSink};
+pub use commit::{Commit, CommitSink, with_other_data};
 pub use folder::{before, differing_files, list, read_state, set_aside_after, verify};
 
 use anyhow::Result;
