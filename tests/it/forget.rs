@@ -110,6 +110,20 @@ fn the_run_is_one_that_never_had_them() {
     }
 }
 
+/// What `best_fit` has in incomplete sequences is made anew too.
+#[test]
+fn documents_that_are_packed_whole_are_forgotten() {
+    let scratch = scratch();
+    let best_fit = ["--set", "pack.type=best_fit", "--set", "pack.shuffle_tokens=0"];
+    scratch.train("r", &best_fit);
+    let id = first_seen(&scratch, "r", 9).remove(0);
+    let cost = json(&scratch, &["forget", "r", "--json", "--document", &id]);
+    assert!(cost["from"].as_u64().unwrap() > 0 && cost["repeated_steps"].as_u64().unwrap() > 0, "{cost}");
+    scratch.write("list.txt", &id);
+    scratch.train("fresh", &[&best_fit[..], &["--set", "read.withdraw=list.txt"]].concat());
+    assert!(outcome(&scratch, "r") == outcome(&scratch, "fresh"), "{cost}");
+}
+
 #[test]
 fn a_list_and_files_without_the_documents_are_the_same() {
     let scratch = scratch();
@@ -221,7 +235,7 @@ fn a_corpus_that_is_prepared_again_restores_duplicates() {
     // What deduplication then restores.
     scratch.pipeline(&["run", "corpus.toml", "--run-dir", "corpus", "--set", "read.withdraw=list.txt"]).succeeds();
     scratch.pipeline(&["run", "corpus.toml", "--run-dir", "again", "--set", "read.withdraw=list.txt"]).succeeds();
-    for file in ["documents-00000.parquet", "documents-00001.parquet"] {
+    for file in ["documents-train-00000.parquet", "documents-train-00001.parquet"] {
         let of = |version: &str| scratch.bytes(&format!("{version}/{file}"));
         assert!(of("corpus/v2") == of("again/v1"), "an update equals a preparation that never had it: {file}");
     }

@@ -267,7 +267,9 @@ fn epochs(env: &Env) -> Vec<u64> {
     mixture.sources.iter().map(|source| sizes.of(source).map_or(u64::MAX, |corpus| corpus.train.tokens)).collect()
 }
 
-/// Most incomplete sequences of a lane: no more than an epoch of the source has.
+/// Most incomplete sequences of a lane: no more than an epoch of the source has. A power of two, so that a document more or
+/// less seldom changes it.
 fn most_open(epoch: u64, length: usize, lanes: u32) -> usize {
-    usize::try_from(epoch / length as u64 / u64::from(lanes)).unwrap_or(usize::MAX).max(1)
+    let sequences = epoch / length as u64 / u64::from(lanes);
+    1 << sequences.checked_ilog2().unwrap_or(0).min(usize::BITS - 2)
 }
