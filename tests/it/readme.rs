@@ -155,7 +155,14 @@ fn the_commands_of_the_page_on_lineage_work() {
 fn the_commands_of_the_page_on_experiments_work() {
     let scratch = FreshClone::new();
     let example = include_str!("../../configs/experiments/optimizers.toml").split_once('\n').unwrap().1;
-    assert_eq!(blocks_of(EXPERIMENTS, "toml"), [example.trim()], "the file that is explained");
+    let blocks = blocks_of(EXPERIMENTS, "toml");
+    let [file, halving] = &blocks[..] else { panic!("the file that is explained, and halving: {blocks:?}") };
+    assert_eq!(*file, example.trim());
+    let halved = example.replace("[experiment]\nseeds = [1, 2, 3]", halving);
+    assert_ne!(halved, example);
+    std::fs::write(scratch.path().join("configs/experiments/halved.toml"), halved).unwrap();
+    let halved = scratch.pipeline("experiment configs/experiments/halved.toml --dry-run");
+    check("halving", halved);
     let mut said = Vec::new();
     for line in blocks_of(EXPERIMENTS, "sh").iter().flat_map(|block| block.lines()) {
         let output = scratch.pipeline(line.strip_prefix("pipeline ").unwrap());

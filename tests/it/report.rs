@@ -41,8 +41,8 @@ fn a_browser_shows_it_and_loads_nothing() {
     let with = |script: &str| html.replace("</body>", &format!("<script>{script}</script></body>"));
     scratch.write("pointed.html", with(point));
     let dom = browser.dom(&scratch.path("pointed.html"));
-    assert_eq!(dom.matches(" data-plot=\"").count(), 7, "loss, bits, rate, norm, throughput, MFU, wait");
-    assert_eq!(dom.matches("<span class=\"at\">step 12</span>").count(), 7, "all plots are read at the last step");
+    assert_eq!(dom.matches(" data-plot=\"").count(), 10, "loss, bits, rate, norm, throughput, MFU, wait, blocks");
+    assert_eq!(dom.matches("<span class=\"at\">step 12</span>").count(), 10, "all plots are read at the last step");
     assert!(dom.contains("<p class=\"controls\">"), "scripts ran");
     assert_eq!(dom.matches("<path class=\"smooth\" d=\"M").count(), 6, "all but bits per byte have a mean or a rate");
     for piece in ["<span class=\"state done\">done</span>", "step 12 of 12", "<td>forward</td>", "Bits per byte", "CC0"]
