@@ -1,6 +1,7 @@
 //! `pipeline diff`: the documents that differ between two versions, and why.
 use super::{Command, Context};
-use crate::prepare::version::{MANIFEST, Previous, ReadFor};
+use crate::prepare::previous::{Previous, ReadFor};
+use crate::prepare::version::MANIFEST;
 use crate::problem::Usage;
 use crate::show::{Align, table};
 use anyhow::Result;

@@ -2,27 +2,28 @@
 use super::stats::{Amount, Stats};
 use contract::Attribution;
 use std::collections::BTreeMap;
+use text::corpus::split::Part;
+use text::prepare::write::files::{OF_PARTS, kind_of_part};
 use train::hugging_face::sources::{self, thousands};
 
 /// The name of the file.
 pub const CARD_FILE: &str = "README.md";
 
-/// The kinds of files that are a configuration of the dataset, each with a file for each split of a shard.
-const CONFIGURATIONS: [(&str, &str); 2] = [("default", "documents"), ("sequences", "sequences")];
+/// The configurations of the dataset, for each of [`OF_PARTS`].
+const CONFIGURATIONS: [&str; 2] = ["default", "sequences"];
 
 /// The card of a version with these `files`, made from `sources`. It follows from the version alone.
 pub fn card<T>(stats: &Stats, sources: &[Attribution], files: &BTreeMap<String, T>) -> String {
     let mut text = format!("---\n{}configs:\n", sources::metadata(sources, "source_datasets"));
-    for (name, kind) in CONFIGURATIONS {
-        let splits: Vec<&str> = ["train", "validation"]
-            .into_iter()
-            .filter(|split| files.keys().any(|file| file.starts_with(&format!("{kind}-{split}-"))))
-            .collect();
+    for (name, kind) in CONFIGURATIONS.into_iter().zip(OF_PARTS) {
+        let split = |part: Part| {
+            let prefix = format!("{}-", kind_of_part(kind, part));
+            let is_there = files.keys().any(|file| file.starts_with(&prefix));
+            is_there.then(|| format!("  - split: {}\n    path: {prefix}*.parquet\n", part.name()))
+        };
+        let splits: String = Part::ALL.into_iter().filter_map(split).collect();
         if !splits.is_empty() {
-            text += &format!("- config_name: {name}\n  data_files:\n");
-            splits.iter().for_each(|split| {
-                text += &format!("  - split: {split}\n    path: {kind}-{split}-*.parquet\n");
-            });
+            text += &format!("- config_name: {name}\n  data_files:\n{splits}");
         }
     }
     text += "---\n\n# A corpus of documents\n\nPrepared with Millrace. `load_dataset` of the library `datasets`, given \

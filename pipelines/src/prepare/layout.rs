@@ -134,12 +134,12 @@ impl Layout {
         layout
     }
 
-    /// The files of documents that are kept, each with its kind, its shard and its rows. They have the rows of `kept`, in
+    /// The files of documents that are kept, each with its part, its shard and its rows. They have the rows of `kept`, in
     /// that order.
-    pub fn document_files(&self) -> impl Iterator<Item = (&'static str, u32, &[u32])> {
+    pub fn document_files(&self) -> impl Iterator<Item = (Part, u32, &[u32])> {
         let files = (0..).zip(&self.kept).zip(&self.train).flat_map(|((shard, rows), train)| {
             let (train, held_out) = rows.split_at(*train);
-            [("documents-train", shard, train), ("documents-validation", shard, held_out)]
+            [(Part::Train, shard, train), (Part::Validation, shard, held_out)]
         });
         files.filter(|(_, _, rows)| !rows.is_empty())
     }

@@ -1,7 +1,7 @@
 //! Runs a graph that ends in `parquet`: turns documents into a version of a corpus.
 //!
 //! 1. [`mod@graph`]: splits the plan into what is done to every row and what is done to those that are kept
-//! 2. [`version`]: the output folder and its previous version ([`tables`]: the files next to the shards)
+//! 2. [`version`]: the output folder; [`previous`]: its previous version ([`tables`]: the files next to the shards)
 //! 3. `scan_rows → … → signatures`: processes new rows; the others are taken from the previous version's catalog
 //! 4. [`decide`]: decides which rows are kept ([`deduplicate`])
 //! 5. [`layout`]: assigns rows to shards; unchanged shards are hard-linked
@@ -17,6 +17,7 @@ mod deduplicate;
 pub mod explain;
 mod graph;
 mod layout;
+pub(crate) mod previous;
 pub(crate) mod stats;
 mod tables;
 pub(crate) mod version;
@@ -31,6 +32,7 @@ use arrow::array::RecordBatch;
 use contract::{Env, Resources};
 use graph::Preparation;
 use layout::{Layout, Verdict, Verdicts};
+use previous::Previous;
 use serde::Serialize;
 use stats::Stats;
 use std::collections::{BTreeMap, HashMap};
@@ -46,7 +48,7 @@ use text::prepare::scan_rows::{Known, RowStore, ScanRows};
 use text::prepare::text_files::TextFiles;
 use text::prepare::write::{Pieces, RepeatedIds, RowToWrite, Shard, ShardWritten, Work};
 use text::{Cache, DocumentStore, Quarantine, TextProblem, TokenStore, Tokenizer};
-use version::{Folder, Previous};
+use version::Folder;
 
 /// Lanes of the first graph per worker; its result does not depend on them.
 const LANES: u32 = 4;
@@ -298,10 +300,12 @@ impl RunPaths {
         }
         let mut old = HashMap::new();
         if let Some(previous) = previous {
-            let dropped = (0..).zip(&previous.layout.dropped).map(|(shard, rows)| ("dropped", shard, &rows[..]));
-            let dropped = dropped.filter(|(_, _, rows)| !rows.is_empty());
-            for (kind, shard, rows) in previous.layout.document_files().chain(dropped) {
-                push(&previous.file(kind, shard));
+            let documents = previous.layout.document_files();
+            let documents = documents.map(|(part, shard, rows)| (previous.documents(part, shard), rows));
+            let dropped = (0..).zip(&previous.layout.dropped).filter(|(_, rows)| !rows.is_empty());
+            let dropped = dropped.map(|(shard, rows)| (previous.file("dropped", shard), &rows[..]));
+            for (path, rows) in documents.chain(dropped) {
+                push(&path);
                 for row in rows {
                     old.entry(previous.catalog.content(*row as usize)).or_insert(next);
                     next += 1;
@@ -326,7 +330,8 @@ fn last_tokens(
     if !previous.has_tokens_of(tokenizer) {
         return Ok(None);
     }
-    let paths: Vec<_> = previous.layout.document_files().map(|(kind, shard, _)| previous.file(kind, shard)).collect();
+    let paths: Vec<_> =
+        previous.layout.document_files().map(|(part, shard, _)| previous.documents(part, shard)).collect();
     if paths.is_empty() {
         return Ok(None);
     }

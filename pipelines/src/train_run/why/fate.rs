@@ -1,6 +1,7 @@
 //! What has become of a document.
 use super::answer::OfDocument;
-use crate::prepare::version::{MANIFEST, Previous, ReadFor};
+use crate::prepare::previous::{Previous, ReadFor};
+use crate::prepare::version::MANIFEST;
 use anyhow::Result;
 use std::collections::BTreeSet;
 use text::{About, Fate, SourceDocuments};

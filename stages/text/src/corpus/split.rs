@@ -76,6 +76,9 @@ pub enum Part {
 }
 
 impl Part {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Train, Self::Validation];
+
     /// Its name in the files that preparation writes.
     pub fn name(self) -> &'static str {
         match self {

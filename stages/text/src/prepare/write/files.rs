@@ -1,4 +1,5 @@
 //! Parquet shards: row groups of bounded size, zstd, with the configuration and vocabulary in the footer.
+use crate::corpus::split::Part;
 use crate::parquet::columns::{about, field};
 use crate::parquet::encoding::{TokenLists, encodings, token_type, vocabulary_notes};
 use crate::prepare::append::{Appender, Hashed};
@@ -22,6 +23,19 @@ const ROW_GROUP_BYTES: usize = 4 << 20;
 pub const FORMAT: u32 = 2;
 /// Must change whenever the same rows would become different bytes: earlier files are then written again.
 pub const WRITER: u32 = 3;
+
+/// The kinds of files in which documents and packed sequences are, each with a file for each part of a shard.
+pub const OF_PARTS: [&str; 2] = ["documents", "sequences"];
+
+/// What the names of files of `kind`, one of [`OF_PARTS`], begin with that have `part`.
+pub fn kind_of_part(kind: &str, part: Part) -> String {
+    format!("{kind}-{}", part.name())
+}
+
+/// The name of a file of a shard.
+pub fn shard_file_name(kind: &str, shard: u32) -> String {
+    format!("{kind}-{shard:05}.parquet")
+}
 
 /// A file that has been written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +135,7 @@ fn shard_file(folder: &Path, kind: &str, number: u32, fields: Vec<Field>, notes:
         .set_max_row_group_row_count(Some(usize::MAX >> 1))
         .set_key_value_metadata(Some(notes))
         .build();
-    TableFile::with(folder, &format!("{kind}-{number:05}.parquet"), Arc::new(Schema::new(fields)), properties)
+    TableFile::with(folder, &shard_file_name(kind, number), Arc::new(Schema::new(fields)), properties)
 }
 
 /// A file of documents, kept or dropped.

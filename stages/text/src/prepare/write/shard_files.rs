@@ -1,6 +1,6 @@
 //! The files of a shard while it is written, a piece at a time: columns from the catalog, texts from this run's temporary
 //! files or from the previous version, tokens from this run or from the previous version.
-use super::files::{Documents, Footer, Sequences};
+use super::files::{Documents, Footer, OF_PARTS, Sequences, kind_of_part};
 use super::sequences::Packer;
 use super::work::{RowToWrite, Shard, Work};
 use super::written::ShardWritten;
@@ -70,12 +70,12 @@ impl ShardFiles {
 
     /// Creates the files of documents and sequences of `part`.
     fn begin(&mut self, work: &Work, shard: &Shard, part: Part) -> Result<()> {
-        let kind = |what: &str| format!("{what}-{}", part.name());
-        let documents = Documents::create(&work.folder, &kind("documents"), shard.number, &work.footer, false)?;
+        let [documents, sequences] = OF_PARTS.map(|kind| kind_of_part(kind, part));
+        let documents = Documents::create(&work.folder, &documents, shard.number, &work.footer, false)?;
         self.documents.push((part, documents));
         if let Some(vocabulary) = work.footer.vocabulary.as_ref().filter(|_| work.sequence_length > 0) {
-            let (kind, length) = (kind("sequences"), work.sequence_length);
-            let file = Sequences::create(&work.folder, &kind, shard.number, length, &work.footer)?;
+            let length = work.sequence_length;
+            let file = Sequences::create(&work.folder, &sequences, shard.number, length, &work.footer)?;
             self.sequences.push((part, file, Packer::new(length, vocabulary.end_of_text)));
         }
         Ok(())
