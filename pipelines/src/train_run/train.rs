@@ -109,13 +109,13 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
         None => Ok(()),
         Some(done) => {
             let left = train::checkpoint::list(run_dir)?.pop().filter(|(step, _)| *step == done);
+            let is_kept = left.is_some();
             let interrupted = interruption.interrupted(done, schedule.steps, left.map(|(_, path)| path));
             if interrupted.code > SIGNALLED {
                 return Err(interrupted.into());
             }
             // It was asked to by `--stop-after`, and is to go on.
-            let kept = train::checkpoint::list(run_dir)?.pop().is_some_and(|(step, _)| step == done);
-            anyhow::ensure!(kept, "{interrupted}");
+            anyhow::ensure!(is_kept, "{interrupted}");
             printer.line.note(&interrupted.to_string());
             Ok(())
         }
