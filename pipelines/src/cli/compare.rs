@@ -60,7 +60,7 @@ impl Command for Compare {
             self.runs.iter().map(|run| ExistingRun::read(run, context.stages)).collect::<Result<_>>()?;
         let differences = differences(&known);
         let variants = existing::variants(&known, &differences)?;
-        let comparison = compare(&variants, self.target_loss, self.detect);
+        let comparison = compare(&variants, self.target_loss, self.detect, Vec::new());
         if let Some(page) = &self.page {
             overlay::write(page, "Comparison", &comparison)?;
         }

@@ -86,9 +86,9 @@ impl Command for Experiment {
             let runs = runs.map(|cell| Measured::read(&RunPaths::of(&folder, &cell.name).run_dir, cell.seed));
             Ok(Variant { name: variant.name.clone(), runs: runs.collect::<Result<_>>()? })
         });
-        let mut comparison = compare(&measured.collect::<Result<Vec<_>>>()?, file.target_loss, file.detect);
         let has_failed = |name: &str| failed.iter().any(|failed| failed.run == name);
-        comparison.add_halving(Halving::so_far(&experiment, &folder, has_failed)?.rungs);
+        let rungs = Halving::so_far(&experiment, &folder, has_failed)?.rungs;
+        let comparison = compare(&measured.collect::<Result<Vec<_>>>()?, file.target_loss, file.detect, rungs);
         let page = folder.join(overlay::OVERLAY_FILE);
         overlay::write(&page, &name, &comparison)?;
         let page = page.display().to_string();

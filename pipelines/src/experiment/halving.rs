@@ -3,13 +3,13 @@
 //!
 //! What has been decided follows from the metrics of the runs, so nothing else is recorded: an experiment that goes on
 //! after a kill comes to the same decisions. Runs that have failed are tried again before anything is decided without them.
-use super::cells::Experiment;
+use super::cells::{Cell, Experiment};
 use super::children::RunPaths;
 use super::statistics::mean;
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
-use train::record::{METRICS_FILE, read_metrics};
+use train::record::{METRICS_FILE, StepLine, read_metrics};
 
 /// What was decided after some steps.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -57,27 +57,26 @@ impl Halving {
         let Experiment { cells, names, halving: after } = *experiment;
         let mut alive: Vec<usize> = (0..names.len()).collect();
         let mut rungs = Vec::new();
-        for step in after {
-            let validated = |index: &usize| -> Result<(usize, Vec<(String, Option<Validated>)>)> {
-                let of_variant = cells.iter().filter(|cell| cell.variant == *index);
-                let runs = of_variant.map(|cell| {
-                    let run_dir = RunPaths::of(folder, &cell.name).run_dir;
-                    Ok((cell.name.clone(), validated_at(&run_dir, *step)?))
-                });
-                Ok((*index, runs.collect::<Result<_>>()?))
+        // Of each run, what validation has found after each of these numbers of steps.
+        let read = |cell: &Cell| validated(&RunPaths::of(folder, &cell.name).run_dir, after);
+        let found: Vec<_> =
+            if after.is_empty() { Vec::new() } else { cells.iter().map(read).collect::<Result<_>>()? };
+        for (number, step) in after.iter().enumerate() {
+            let of_variant = |index: usize| {
+                let runs = cells.iter().zip(&found).filter(move |(cell, _)| cell.variant == index);
+                runs.map(move |(cell, found)| (&cell.name, found[number]))
             };
-            let validated: Vec<_> = alive.iter().map(validated).collect::<Result<_>>()?;
-            let runs = || validated.iter().flat_map(|(_, runs)| runs);
+            let runs = || alive.iter().flat_map(|index| of_variant(*index));
             let is_open = runs().any(|(name, found)| found.is_none() && !has_failed(name));
             if is_open || runs().all(|(_, found)| found.is_none()) {
-                return Ok(Self { left: after[rungs.len()..].to_vec(), rungs, alive });
+                return Ok(Self { left: after[number..].to_vec(), rungs, alive });
             }
             // Tokens of different tokenizers cannot be compared, but bytes can.
             let in_bytes = runs().all(|(_, found)| found.is_none_or(|found| found.bits_per_byte.is_some()));
             let metric = if in_bytes { "bits per byte" } else { "validation loss" };
             let value = |found: &Validated| if in_bytes { found.bits_per_byte } else { Some(found.loss) };
-            let ranked = validated.iter().map(|(index, runs)| {
-                let values: Option<Vec<f64>> = runs.iter().map(|(_, found)| value(found.as_ref()?)).collect();
+            let ranked = alive.iter().map(|index| {
+                let values: Option<Vec<f64>> = of_variant(*index).map(|(_, found)| value(&found?)).collect();
                 let mean = values.map(|values| mean(&values)).filter(|mean| mean.is_finite());
                 Ranked { index: *index, variant: names[*index].to_owned(), mean }
             });
@@ -124,11 +123,11 @@ fn decide(step: u64, metric: &'static str, mut ranked: Vec<Ranked>) -> Rung {
     Rung { step, metric, go_on: ranked, stopped }
 }
 
-/// What validation of a run has found after `step` updates, if it has come so far.
-fn validated_at(run_dir: &Path, step: u64) -> Result<Option<Validated>> {
+/// What validation of a run has found after each of these numbers of updates, as far as it has come.
+fn validated(run_dir: &Path, after: &[u64]) -> Result<Vec<Option<Validated>>> {
     let metrics = read_metrics(&run_dir.join(METRICS_FILE))?;
-    let line = metrics.iter().find(|line| line.step == step);
-    Ok(line.and_then(|line| Some(Validated { loss: line.validation_loss?, bits_per_byte: line.bits_per_byte })))
+    let of = |line: &StepLine| Some(Validated { loss: line.validation_loss?, bits_per_byte: line.bits_per_byte });
+    Ok(after.iter().map(|step| metrics.iter().find(|line| line.step == *step).and_then(of)).collect())
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_verdict_has_its_error() {
-        insta::assert_snapshot!(shown(&compare(&variants(&[1, 2, 3]), None, 0.003)), @r"
+        insta::assert_snapshot!(shown(&compare(&variants(&[1, 2, 3]), None, 0.003, Vec::new())), @r"
         variant  runs    loss  spread  bits/byte  tok/s  to 5.071
         muon        3  5.0247  0.0269     1.6749    500    20.0 s
         lion        3  5.0250  0.0259     1.6750    500    20.0 s
@@ -142,7 +142,10 @@ mod tests {
 
     #[test]
     fn with_one_seed_there_is_none() {
-        let said = shown(&compare(&variants(&[1]), Some(5.5), 0.003)).split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = shown(&compare(&variants(&[1]), Some(5.5), 0.003, Vec::new()))
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         assert!(said.contains("No verdict: ") && said.contains(" is ahead of adamw by"), "{said}");
         assert!(said.contains("nothing is known of the variation between seeds"), "{said}");
         assert!(!said.contains("To detect"), "{said}");
@@ -150,7 +153,7 @@ mod tests {
 
     #[test]
     fn nothing_to_compare() {
-        let said = shown(&compare(&[variant("adamw", &[], 0.0)], None, 0.003));
+        let said = shown(&compare(&[variant("adamw", &[], 0.0)], None, 0.003, Vec::new()));
         assert_eq!(said.lines().count(), 2, "{said}");
     }
 }

@@ -80,8 +80,8 @@ pub struct Needed {
 }
 
 /// Compares variants: time is measured until `target` is reached (if `None`, the loss that all runs reach), and runs
-/// are counted that detect a difference of `detect`.
-pub fn compare(variants: &[Variant], target: Option<f64>, detect: f64) -> Comparison {
+/// are counted that detect a difference of `detect`. Runs that `halving` has stopped are not missing.
+pub fn compare(variants: &[Variant], target: Option<f64>, detect: f64, halving: Vec<Rung>) -> Comparison {
     let losses = |variant: &Variant| variant.losses();
     // The loss of the worst run, which all reach.
     let reached = variants.iter().flat_map(losses).fold(f64::NEG_INFINITY, f64::max);
@@ -98,42 +98,9 @@ pub fn compare(variants: &[Variant], target: Option<f64>, detect: f64) -> Compar
         Some((best, others)) => others.iter().map(|other| difference(best, other, level, detect)).collect(),
         None => Vec::new(),
     };
-    let (method, notes) = (method(&differences, pairs), notes(variants, &differences));
+    let (method, notes) = (method(&differences, pairs), notes(variants, &differences, &halving));
     let variants = order.into_iter().map(|variant| row(variant, target_loss)).collect();
-    Comparison { variants, target_loss, differences, method, halving: Vec::new(), notes }
-}
-
-impl Comparison {
-    /// Adds what successive halving has decided: runs that it has stopped are not missing.
-    pub fn add_halving(&mut self, rungs: Vec<Rung>) {
-        if rungs.is_empty() {
-            return;
-        }
-        let stopped = |row: &Row| {
-            let of = |rung: &Rung| rung.stopped.iter().any(|ranked| ranked.variant == row.variant);
-            row.loss.is_none() && rungs.iter().any(of)
-        };
-        let stopped: Vec<&Measured> =
-            self.variants.iter().filter(|row| stopped(row)).flat_map(|row| &row.runs).collect();
-        let missing = self.variants.iter().flat_map(|row| &row.runs).filter(|run| run.loss().is_none());
-        let missing = missing.filter(|run| !stopped.iter().any(|stopped| stopped.ran.run == run.ran.run));
-        self.notes.retain(|note| !note.starts_with(NOT_COMPARED));
-        self.notes.extend(not_compared(missing));
-        self.notes.push(
-            "halving compares variants before their end: one that learns slowly at first may have been stopped, and \
-             one that goes on was chosen by the losses of the same runs"
-                .into(),
-        );
-        self.halving = rungs;
-    }
-}
-
-/// How the note on runs that are not compared begins.
-const NOT_COMPARED: &str = "not compared, as they are not finished or not validated: ";
-
-fn not_compared<'a>(runs: impl Iterator<Item = &'a Measured>) -> Option<String> {
-    let runs: Vec<&str> = runs.map(|run| run.ran.run.as_str()).collect();
-    (!runs.is_empty()).then(|| format!("{NOT_COMPARED}{}", runs.join(", ")))
+    Comparison { variants, target_loss, differences, method, halving, notes }
 }
 
 fn row(variant: &Variant, target: Option<f64>) -> Row {
@@ -236,10 +203,17 @@ fn method(differences: &[Compared], pairs: usize) -> String {
     format!("{:.0} % intervals{adjusted}: {by}", 100.0 * LEVEL)
 }
 
-fn notes(variants: &[Variant], differences: &[Compared]) -> Vec<String> {
+fn notes(variants: &[Variant], differences: &[Compared], halving: &[Rung]) -> Vec<String> {
     let mut notes = Vec::new();
-    let unfinished = variants.iter().flat_map(|variant| &variant.runs).filter(|run| run.loss().is_none());
-    notes.extend(not_compared(unfinished));
+    let stopped = |variant: &Variant| {
+        let has_run = !variant.losses().is_empty();
+        !has_run && halving.iter().any(|rung| rung.stopped.iter().any(|ranked| ranked.variant == variant.name))
+    };
+    let runs = variants.iter().filter(|variant| !stopped(variant)).flat_map(|variant| &variant.runs);
+    let unfinished: Vec<&str> = runs.filter(|run| run.loss().is_none()).map(|run| run.ran.run.as_str()).collect();
+    if !unfinished.is_empty() {
+        notes.push(format!("not compared, as they are not finished or not validated: {}", unfinished.join(", ")));
+    }
     if differences.iter().any(|one| one.margin.is_none() && one.comparable) {
         notes.push("with one run of a variant, nothing is known of the variation between seeds: no verdict".into());
     }
@@ -254,6 +228,11 @@ fn notes(variants: &[Variant], differences: &[Compared]) -> Vec<String> {
     }
     if differences.iter().any(|one| one.paired_seeds == 0) {
         notes.push("not paired by seed: the variants were run with other seeds".into());
+    }
+    if !halving.is_empty() {
+        let why = "one that learns slowly at first may have been stopped, and one that goes on was chosen by the losses of \
+                   the same runs";
+        notes.push(format!("halving compares variants before their end: {why}"));
     }
     notes
 }
@@ -313,7 +292,7 @@ pub mod tests {
 
     #[test]
     fn the_best_is_first_and_compared_with_each_other_one() {
-        let found = compare(&variants(&[1, 2, 3]), None, 0.003);
+        let found = compare(&variants(&[1, 2, 3]), None, 0.003, Vec::new());
         let differences: Vec<(&str, bool)> =
             found.differences.iter().map(|d| (d.variant.as_str(), d.detected)).collect();
         assert_eq!(differences.last(), Some(&("adamw", true)), "{:?}", found.differences);
@@ -334,24 +313,24 @@ pub mod tests {
         let mut all = variants(&[1, 2, 3]);
         all.truncate(2);
         all[0].runs[1].documents.clear();
-        let found = compare(&all, None, 0.003);
+        let found = compare(&all, None, 0.003, Vec::new());
         assert_eq!((found.differences[0].paired_seeds, found.differences[0].paired_documents), (3, 0));
         assert!(found.notes[0].starts_with("not paired by document"), "{:?}", found.notes);
         all[0].runs[1].documents = all[0].runs[0].documents[..199].to_vec();
-        let found = compare(&all, None, 0.003);
+        let found = compare(&all, None, 0.003, Vec::new());
         let adamw = &found.differences[0];
         assert!(!adamw.comparable && !adamw.detected && adamw.margin.is_none(), "{adamw:?}");
         assert!(found.notes[0].starts_with("some variants were validated on other documents"), "{:?}", found.notes);
         all[1].runs[1].documents.truncate(199);
-        let found = compare(&all, None, 0.003);
+        let found = compare(&all, None, 0.003, Vec::new());
         assert!(found.differences[0].comparable && found.notes[0].contains("each seed has other ones"), "{found:?}");
         let other = vec![variant("adamw", &[4, 5], 0.02), variant("muon", &[1, 2], 0.0)];
-        let found = compare(&other, None, 0.003);
+        let found = compare(&other, None, 0.003, Vec::new());
         assert_eq!((found.differences[0].paired_seeds, found.differences[0].paired_documents), (0, 200));
         assert!(found.method.contains("Welch") && found.notes[0].starts_with("not paired by seed"), "{found:?}");
         // A run that is not finished is left out, and so is its counterpart.
         all[1].runs[0].ran.state = State::Stopped;
-        let found = compare(&all, None, 0.003);
+        let found = compare(&all, None, 0.003, Vec::new());
         assert_eq!(found.differences[0].paired_seeds, 2);
         assert!(found.notes[0].contains("runs/x/muon-seed1"), "{:?}", found.notes);
     }
