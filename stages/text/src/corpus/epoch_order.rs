@@ -78,10 +78,10 @@ pub fn epoch_order(hashes: &[u64], seed: u64, epoch: u64) -> Vec<u32> {
 /// The orders of the epochs that lanes are reading: each is computed once, by the first lane that gets there, and kept for
 /// as long as a lane reads it.
 #[derive(Debug, Default)]
-pub struct EpochOrders(Mutex<Vec<KeptOrder>>);
+pub struct EpochOrders(Mutex<Vec<CachedOrder>>);
 
 /// Seed and epoch, and the order.
-type KeptOrder = ((u64, u64), Weak<Vec<u32>>);
+type CachedOrder = ((u64, u64), Weak<Vec<u32>>);
 
 impl EpochOrders {
     /// The order of `epoch` of a run with `seed`: see [`epoch_order`]. All calls must have the same `hashes`.

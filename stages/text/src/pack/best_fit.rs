@@ -23,11 +23,11 @@ impl Method for BestFitPacking {
     const PADS: bool = true;
 
     fn cutter(length: usize, open: usize, end_of_text: u32) -> Box<dyn Cutter> {
-        Box::new(Packer { length, end_of_text, bins: Bins::new(length, open), complete: VecDeque::new() })
+        Box::new(BinPacker { length, end_of_text, bins: Bins::new(length, open), complete: VecDeque::new() })
     }
 
     fn cuts(length: usize, open: usize) -> Box<dyn Cuts> {
-        Box::new(PackerCuts {
+        Box::new(BinCuts {
             length,
             bins: Bins::new(length, open),
             documents: 0,
@@ -104,7 +104,7 @@ impl<T: Default> Bins<T> {
 }
 
 /// Packs tokens. A bin has the token before its sequence and those of the sequence so far.
-struct Packer {
+struct BinPacker {
     length: usize,
     end_of_text: u32,
     bins: Bins<Vec<u32>>,
@@ -112,7 +112,7 @@ struct Packer {
     complete: VecDeque<Vec<u32>>,
 }
 
-impl Packer {
+impl BinPacker {
     /// Adds a piece of a document: `tokens` from `from` on, and the end-of-text token if it is the end.
     fn piece(&mut self, document: &[u32], from: usize, size: usize) {
         let (end_of_text, length) = (self.end_of_text, self.length);
@@ -135,7 +135,7 @@ impl Packer {
     }
 }
 
-impl Cutter for Packer {
+impl Cutter for BinPacker {
     fn push(&mut self, document: &[u32]) {
         for piece in pieces(document.len() as u32 + 1, self.length) {
             self.piece(document, piece.start as usize, piece.len());
@@ -176,8 +176,8 @@ impl Cutter for Packer {
     }
 }
 
-/// Packs the numbers of tokens of documents, as [`Packer`] packs the tokens.
-struct PackerCuts {
+/// Packs the numbers of tokens of documents, as [`BinPacker`] packs the tokens.
+struct BinCuts {
     length: usize,
     bins: Bins<Vec<DocumentPart>>,
     /// Number of documents so far.
@@ -188,7 +188,7 @@ struct PackerCuts {
     complete: BTreeMap<u64, Vec<DocumentPart>>,
 }
 
-impl PackerCuts {
+impl BinCuts {
     fn push(&mut self, tokens: u32) {
         for piece in pieces(tokens, self.length) {
             let document = self.documents;
@@ -207,7 +207,7 @@ impl PackerCuts {
     }
 }
 
-impl Cuts for PackerCuts {
+impl Cuts for BinCuts {
     fn parts(&mut self, sequence: u64, next: &mut dyn FnMut() -> Result<u32>) -> Result<Vec<DocumentPart>> {
         while self.sequences <= sequence {
             self.push(next()?);

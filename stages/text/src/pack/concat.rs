@@ -12,11 +12,11 @@ impl Method for Concatenation {
     const PADS: bool = false;
 
     fn cutter(length: usize, _: usize, end_of_text: u32) -> Box<dyn Cutter> {
-        Box::new(Stream { length, end_of_text, tokens: Vec::new() })
+        Box::new(TokenStream { length, end_of_text, tokens: Vec::new() })
     }
 
     fn cuts(length: usize, _: usize) -> Box<dyn Cuts> {
-        Box::new(StreamCuts { length: length as u64, ends: Vec::new() })
+        Box::new(TokenStreamCuts { length: length as u64, ends: Vec::new() })
     }
 
     fn packing(length: usize, _: usize, documents: &mut dyn Iterator<Item = u32>) -> Packing {
@@ -34,14 +34,14 @@ impl Method for Concatenation {
 
 /// The tokens of documents, one after another. A sequence and the next one share a token: the last target of one is the
 /// first token that the model reads in the other.
-struct Stream {
+struct TokenStream {
     length: usize,
     end_of_text: u32,
     /// Tokens that are not part of a sequence yet, after the last one that is.
     tokens: Vec<u32>,
 }
 
-impl Cutter for Stream {
+impl Cutter for TokenStream {
     fn push(&mut self, document: &[u32]) {
         self.tokens.extend_from_slice(document);
         self.tokens.push(self.end_of_text);
@@ -67,14 +67,14 @@ impl Cutter for Stream {
     }
 }
 
-/// See [`Stream`].
-struct StreamCuts {
+/// See [`TokenStream`].
+struct TokenStreamCuts {
     length: u64,
     /// The number of tokens up to the end of each document.
     ends: Vec<u64>,
 }
 
-impl Cuts for StreamCuts {
+impl Cuts for TokenStreamCuts {
     fn parts(&mut self, sequence: u64, next: &mut dyn FnMut() -> Result<u32>) -> Result<Vec<DocumentPart>> {
         let first = sequence * self.length;
         let end = first + self.length + 1;
