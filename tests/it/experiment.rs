@@ -76,6 +76,23 @@ fn every_arm_is_run_with_every_seed_and_none_twice() {
     scratch.pipeline(&["experiment", "rates.toml"]).fails(2, &pieces);
 }
 
+/// Each run is on the backend of its arm, whatever the others use, and so is its fingerprint.
+#[test]
+fn arms_can_differ_in_the_gemm_backend() {
+    let scratch = Scratch::new();
+    let file = "extends = \"run.toml\"\n[experiment]\nseeds = [1]\n[arm.portable]\nrun.gemm = \"portable\"\n\
+                [arm.openblas]\nrun.gemm = \"openblas\"\n";
+    scratch.write("backends.toml", file);
+    json(&scratch, &["experiment", "backends.toml", "--json"]);
+    let backend = |arm: &str| {
+        let environment = scratch.read(&format!("runs/backends/{arm}-seed1/environment.json"));
+        serde_json::from_str::<Value>(&environment).unwrap()["gemm"].clone()
+    };
+    assert_eq!((backend("portable"), backend("openblas")), ("portable".into(), "openblas".into()));
+    let again = scratch.pipeline(&["experiment", "backends.toml"]).succeeds();
+    assert!(again.stderr.contains("2 runs, 2 finished"), "{}", again.stderr);
+}
+
 /// A run of one micro-batch keeps one core busy: where there are more, several run at once, to the same bits.
 #[test]
 fn runs_that_cannot_use_all_cores_run_at_once() {

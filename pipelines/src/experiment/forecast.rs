@@ -9,8 +9,9 @@ use crate::problem::Usage;
 use crate::show::human::{bytes, clock, count};
 use crate::show::{Line, Unit, Work};
 use crate::train_run::status::{self, State};
-use crate::train_run::{Assessment, CONFIG_FILE, assess, calibrate, choose_gemm, directory, resume_checks};
+use crate::train_run::{Assessment, CONFIG_FILE, assess, calibrate, directory, resume_checks};
 use anyhow::{Error, Result};
+use compute::kernels::gemm;
 use contract::StageType;
 use serde::Serialize;
 use serde_json::Value;
@@ -69,15 +70,17 @@ pub struct Whole {
 /// [`Usage`] if a directory holds another run, or a run is too short for halving; whatever fails while data is prepared.
 pub fn forecast(experiment: &Experiment, folder: &Path, registry: &[StageType], line: &mut Line) -> Result<Whole> {
     let Experiment { cells, halving, .. } = *experiment;
-    let program = calibrate::program(cores());
+    let (itself, mut blas_buffers) = (calibrate::itself(), HashMap::new());
     let (mut known, mut each, mut notes, mut others) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
     let began = Instant::now();
     for (index, cell) in cells.iter().enumerate() {
-        choose_gemm(&cell.plan)?;
+        // Nothing computes between the runs, so each can have a backend of its own.
+        gemm::choose_again(&cell.plan.run.gemm).map_err(|error| Usage(error.to_string()))?;
+        let buffers = blas_buffers.entry(gemm::chosen()).or_insert_with(|| calibrate::blas_buffers(cores()));
         let workers = workers(cell);
         // Only whole numbers and words change sizes: a grid of learning rates is measured once.
         let like = sizes(cell);
-        let program = (!known.contains_key(&like)).then_some(program);
+        let program = (!known.contains_key(&like)).then_some(itself + *buffers);
         let Assessment { explanation, fingerprint, steps, notes: found } = assess(&cell.plan, workers, program, line)?;
         if let Some(explanation) = explanation {
             known.insert(like.clone(), (explanation.tok_per_sec, explanation.peak_mb, tokens(explanation.batch)));

@@ -45,18 +45,31 @@ impl Speed {
 
 /// Bytes that the program uses before a run: itself, and the buffers that OpenBLAS allocates per thread.
 pub fn program(workers: usize) -> u64 {
-    const N: usize = 768;
-    if gemm::chosen() == "openblas" {
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| {
-                    let (a, b, mut c) = (vec![0.5; N * N], vec![0.5; N * N], vec![0.0; N * N]);
-                    product(1.0, matrix(&a, N), matrix(&b, N), 0.0, matrix_mut(&mut c, N));
-                });
-            }
-        });
-    }
+    itself() + blas_buffers(workers)
+}
+
+/// Bytes that the program uses now, and those of [`STRUCTURES`].
+pub fn itself() -> u64 {
     (crate::machine::rss_mb() << 20) + STRUCTURES
+}
+
+/// Bytes of the buffers that OpenBLAS allocates per thread, if it is the backend. It keeps them, so only the first call
+/// finds out.
+pub fn blas_buffers(workers: usize) -> u64 {
+    const N: usize = 768;
+    if gemm::chosen() != "openblas" {
+        return 0;
+    }
+    let before = crate::machine::rss_mb();
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                let (a, b, mut c) = (vec![0.5; N * N], vec![0.5; N * N], vec![0.0; N * N]);
+                product(1.0, matrix(&a, N), matrix(&b, N), 0.0, matrix_mut(&mut c, N));
+            });
+        }
+    });
+    crate::machine::rss_mb().saturating_sub(before) << 20
 }
 
 /// Estimates the speed of `plan` from the forward and backward pass of one micro-batch per worker if that fits into

@@ -6,7 +6,7 @@ use super::{openblas::OpenBlas, portable::Portable};
 use contract::Precision;
 use std::cell::Cell;
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// All backends, fastest first: `auto` selects the first that is available.
 static BACKENDS: &[&dyn Backend] = &[
@@ -23,8 +23,10 @@ static BACKENDS: &[&dyn Backend] = &[
 /// The name that selects the fastest available backend.
 pub const AUTO: &str = "auto";
 
-/// The backend of this process. It is always available: only [`find`] and [`fastest`] set it.
-static CHOSEN: OnceLock<&'static dyn Backend> = OnceLock::new();
+/// The backend of this process: its index in [`BACKENDS`], plus one; 0 if none is selected yet. It is always available:
+/// only [`find`] and [`fastest`] set it.
+static CHOSEN: AtomicUsize = AtomicUsize::new(NONE);
+const NONE: usize = 0;
 
 thread_local! {
     /// Overrides the process's backend on this thread: see [`with_backend`].
@@ -89,8 +91,18 @@ pub fn check(name: &str) -> Result<(), ChooseError> {
 /// If there is no such backend, this machine cannot run it, or the process already uses another one.
 pub fn choose(name: &str) -> Result<(), ChooseError> {
     let backend = find(name)?;
-    let in_use = CHOSEN.get_or_init(|| backend).name();
+    let in_use = chosen_or(backend).name();
     if in_use == backend.name() { Ok(()) } else { Err(ChooseError::AlreadyChosen { asked: backend.name(), in_use }) }
+}
+
+/// Like [`choose`], but replaces the backend that the process already uses: for commands that assess several
+/// configurations one after another. No other thread may compute meanwhile, since its results would be of two backends.
+///
+/// # Errors
+/// If there is no such backend, or this machine cannot run it.
+pub fn choose_again(name: &str) -> Result<(), ChooseError> {
+    CHOSEN.store(number(find(name)?), Ordering::Relaxed);
+    Ok(())
 }
 
 /// Runs `f` with the backend `name` for products on the calling thread, instead of the process's backend: for tests and
@@ -131,13 +143,31 @@ pub fn description(precision: Precision) -> String {
 /// The faster precision for products on the calling thread: bfloat16 if the backend has an instruction for it that is
 /// faster than f32. If no backend is selected yet, that of [`AUTO`] counts, and another one can still be selected.
 pub fn fast_precision() -> Precision {
-    let backend = SCOPED.get().or_else(|| CHOSEN.get().copied()).unwrap_or_else(fastest);
+    let backend = SCOPED.get().or_else(already_chosen).unwrap_or_else(fastest);
     if backend.has_fast_bf16() { Precision::Bf16 } else { Precision::F32 }
 }
 
 /// The backend for products on the calling thread; always an available one.
 pub(super) fn backend() -> &'static dyn Backend {
-    SCOPED.get().unwrap_or_else(|| *CHOSEN.get_or_init(fastest))
+    SCOPED.get().or_else(already_chosen).unwrap_or_else(|| chosen_or(fastest()))
+}
+
+fn already_chosen() -> Option<&'static dyn Backend> {
+    CHOSEN.load(Ordering::Relaxed).checked_sub(1).map(|index| BACKENDS[index])
+}
+
+/// The backend of this process, which becomes `backend` if none is selected yet.
+fn chosen_or(backend: &'static dyn Backend) -> &'static dyn Backend {
+    match CHOSEN.compare_exchange(NONE, number(backend), Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => backend,
+        Err(before) => BACKENDS[before - 1],
+    }
+}
+
+/// What [`CHOSEN`] is for a backend.
+fn number(backend: &'static dyn Backend) -> usize {
+    let index = BACKENDS.iter().position(|listed| listed.name() == backend.name());
+    1 + index.expect("a backend is in the list")
 }
 
 fn find(name: &str) -> Result<&'static dyn Backend, ChooseError> {
@@ -177,6 +207,8 @@ mod tests {
         assert_eq!(choose(AUTO), Ok(()));
         assert_eq!(choose(in_use), Ok(()));
         assert_eq!(choose("portable"), Err(ChooseError::AlreadyChosen { asked: "portable", in_use }));
+        assert_eq!(choose_again(in_use), Ok(()));
+        assert_eq!(chosen(), in_use);
         let unknown = choose("cublas").unwrap_err().to_string();
         assert!(unknown.contains("`cublas`") && unknown.contains("auto, "), "{unknown}");
         for name in names().into_iter().filter(|name| !available().contains(name)) {

@@ -39,7 +39,7 @@ mod round;
 mod symmetric;
 mod tile;
 
-pub use backends::{available, choose, chosen, description, fast_precision, with_backend};
+pub use backends::{available, choose, choose_again, chosen, description, fast_precision, with_backend};
 pub use matrix::{
     MatRef, Matrix, MatrixMut, OutputBlock, Scalar, SliceRef, bf16, block, block_mut, matrix, matrix_mut,
 };
