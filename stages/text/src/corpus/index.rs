@@ -29,6 +29,13 @@ pub struct Documents {
     pub hashes: Vec<u64>,
 }
 
+impl Documents {
+    /// Bytes of a document in memory, as text or as token ids, whichever is larger.
+    pub fn decoded_bytes(&self, document: usize) -> u64 {
+        self.bytes[document].max(size_of::<u32>() as u64 * u64::from(self.tokens[document]))
+    }
+}
+
 /// What is known about the corpus before training: documents, hashes and sizes. It takes 28 bytes per document, and none
 /// for a row without tokens; the order of an epoch takes 4 more while it is read.
 #[derive(Debug)]

@@ -191,7 +191,7 @@ impl LaneReader {
                 let mine = (0..documents.rows.len()).skip(lane as usize).step_by(self.lanes as usize);
                 let (mut bytes, mut rows) = (0, Vec::new());
                 for document in mine.clone().skip(given).take(VALIDATION_ROWS) {
-                    bytes += documents.bytes[document].max(4 * u64::from(documents.tokens[document]));
+                    bytes += documents.decoded_bytes(document);
                     if !rows.is_empty() && bytes > BATCH_BYTES as u64 {
                         break;
                     }
@@ -233,6 +233,13 @@ impl LaneReader {
             rows.push(documents.rows[document]);
         }
         Chunk { rows, purpose: Purpose::Train, last: false }
+    }
+
+    /// The training rows that `lane` takes after those so far, with their size in bytes as text or as token ids.
+    pub fn next_rows(&self, lane: Lane) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let order = self.state.get(&lane).map_or_else(|| self.start(lane).order, |state| state.order.clone());
+        let documents = &self.index.train;
+        order.map(move |document| (documents.rows[document], documents.decoded_bytes(document)))
     }
 
     /// The state of a lane before the first step.

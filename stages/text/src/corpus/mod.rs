@@ -7,13 +7,15 @@
 //!   they pass
 //! - [`scan`], [`count`]: source and sink of the graph that counts tokens
 //! - [`train_tokenizer`]: trains a tokenizer on the training documents
-//! - [`epoch_order`]: the order of the training documents in an epoch; [`lanes`]: the rows of a lane at a step
+//! - [`epoch_order`]: the order of the training documents in an epoch; [`lanes`]: the rows of a lane at a step;
+//!   [`read_ahead`]: reads them if the corpus does not fit into memory
 //! - [`read_documents`], [`read_tokens`]: sources `documents` and `tokens`; [`read_records`]: sources of other formats;
 //!   [`source_keys`]: keys that they share
 pub mod count;
 pub mod epoch_order;
 pub mod index;
 pub mod lanes;
+pub mod read_ahead;
 pub mod read_documents;
 pub mod read_records;
 pub mod read_tokens;

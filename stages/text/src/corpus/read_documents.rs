@@ -1,7 +1,8 @@
 //! Source `documents`: rows of text for every lane and step.
 use crate::Progress;
 use crate::corpus::index::CorpusIndex;
-use crate::corpus::lanes::LaneReader;
+use crate::corpus::lanes::{Chunk, LaneReader};
+use crate::corpus::read_ahead::{ReadAhead, WINDOW_BYTES};
 use crate::corpus::source_keys::{Conversion, HoldOut, input_problem, look_at};
 use crate::corpus::source_rows::SourceFiles;
 use crate::corpus::split::HoldOutAll;
@@ -17,10 +18,11 @@ use crate::parquet::columns::{COUNTED, field};
 use crate::parquet::documents::{DocumentStore, memory, records};
 use crate::support::problem::TextProblem;
 use anyhow::Result;
+use arrow::array::{ArrayRef, AsArray, LargeStringArray};
 use arrow::datatypes::DataType;
 use contract::{
-    Built, Emit, Env, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Rows, Settings, Snapshot, Source,
-    StageKeys, StageSettings, Step, Turn, Unit,
+    Built, Emit, Env, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Purpose, Rows, Settings, Snapshot,
+    Source, StageKeys, StageSettings, Step, Turn, Unit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -194,8 +196,7 @@ impl Settings for ReadDocuments {
             let paths: Vec<_> = inputs.files.into_iter().map(|file| file.path).collect();
             Some(memory(&paths, &self.column, env.workers))
         };
-        let open = env.find::<DocumentStore>().map(|store| store.memory(env.workers));
-        Memory { permanent: open.or_else(closed).unwrap_or_default(), ..Memory::default() }
+        Memory { permanent: memory_of_open(env).or_else(closed).unwrap_or_default(), ..Memory::default() }
     }
 }
 
@@ -211,17 +212,45 @@ pub(crate) fn provide(before: &mut Prepare, files: SourceFiles) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of all texts.
+fn bytes(index: &CorpusIndex) -> u64 {
+    index.corpus.train.with(&index.corpus.validation).bytes
+}
+
+/// Bytes that reading the opened documents takes, with those that are [read ahead](ReadAhead); `None` if they are not
+/// opened yet.
+pub(crate) fn memory_of_open(env: &Env) -> Option<u64> {
+    let store = env.find::<DocumentStore>()?;
+    let bytes = env.find::<CorpusIndex>().map_or(0, |index| bytes(&index));
+    Some(store.memory(env.workers) + if store.fit_in_cache(bytes) { 0 } else { WINDOW_BYTES })
+}
+
 /// Reads the documents of lanes, once they are opened and counted.
 pub(crate) struct Reader {
     store: Arc<DocumentStore>,
     lanes: LaneReader,
+    /// If the texts do not fit into the store's cache.
+    ahead: Option<ReadAhead>,
 }
 
 impl Reader {
     pub(crate) fn new(env: &Env) -> Result<Self> {
-        let store = env.resource("the opened documents (DocumentStore)")?;
-        let lanes = LaneReader::new(env.resource::<CorpusIndex>("the index of the corpus (CorpusIndex)")?, env);
-        Ok(Self { store, lanes })
+        let store: Arc<DocumentStore> = env.resource("the opened documents (DocumentStore)")?;
+        let index = env.resource::<CorpusIndex>("the index of the corpus (CorpusIndex)")?;
+        let ahead = (!store.fit_in_cache(bytes(&index))).then(|| ReadAhead::new(env.shape.lanes));
+        let lanes = LaneReader::new(index, env);
+        Ok(Self { store, lanes, ahead })
+    }
+
+    fn texts(&mut self, lane: Lane, chunk: &Chunk) -> Result<LargeStringArray> {
+        match &mut self.ahead {
+            Some(ahead) if chunk.purpose == Purpose::Train => {
+                let fetch = |rows: &[u64]| Ok(Arc::new(self.store.take(rows.iter().copied())?) as ArrayRef);
+                let texts = ahead.take(lane, &chunk.rows, self.lanes.next_rows(lane), fetch)?;
+                Ok(texts.as_string::<i64>().clone())
+            }
+            _ => self.store.take(chunk.rows.iter().copied()),
+        }
     }
 }
 
@@ -229,7 +258,7 @@ impl Source for Reader {
     fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
         if let Some(chunk) = self.lanes.next(lane, step)? {
             let counted = Arc::new(self.lanes.counted(&chunk));
-            let records = records(self.store.take(chunk.rows)?)?;
+            let records = records(self.texts(lane, &chunk)?)?;
             let records = with_column(&records, field(COUNTED, DataType::UInt32, false), counted)?;
             out.give(Packet::Rows(Rows { lane, source: 0, purpose: chunk.purpose, last: chunk.last, records }));
         }
@@ -250,6 +279,39 @@ mod tests {
     use super::*;
     use crate::input::codec::Codec;
     use crate::input::formats::FORMATS;
+    use crate::support::cache::Cache;
+    use crate::testing::{document_file, env, index};
+    use contract::testing::Collect;
+
+    /// What lanes get does not depend on whether it is read ahead, nor on how far.
+    #[test]
+    fn documents_are_the_same_when_they_are_read_ahead() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = |row: usize| format!("{row} {}", "x".repeat(row % 13));
+        let groups: Vec<Vec<String>> = (0..4).map(|group| (group * 9..group * 9 + 9).map(text).collect()).collect();
+        let file = document_file(&folder.path().join("a.parquet"), &groups);
+        let store = DocumentStore::open(&[file], &Cache::new(folder.path().to_str())).unwrap();
+        let (store, index, mut env) = (Arc::new(store), index(&[5; 30], &[3; 6]), env(2, 1, 16, 40));
+        env.schedule.evaluate = Some(7);
+        let given = |ahead: Option<ReadAhead>| {
+            let lanes = LaneReader::new(Arc::clone(&index), &env);
+            let mut reader = Reader { store: Arc::clone(&store), lanes, ahead };
+            let mut out = Collect::default();
+            for (step, lane) in (0..40).flat_map(|step| [(step, 0), (step, 1)]) {
+                assert_eq!(reader.next(lane, step, &mut out).unwrap(), Turn::Done);
+            }
+            let rows = out.0.into_iter().map(|packet| match packet {
+                Packet::Rows(rows) => (rows.lane, rows.purpose, rows.last, rows.records),
+                _ => unreachable!(),
+            });
+            rows.collect::<Vec<_>>()
+        };
+        let expected = given(None);
+        assert!(expected.len() == 80 && expected.iter().any(|(_, purpose, ..)| *purpose == Purpose::Validate));
+        for bytes in [0, 40, 1000] {
+            assert_eq!(given(Some(ReadAhead::with_bytes(bytes))), expected, "{bytes}");
+        }
+    }
 
     #[test]
     fn every_format_is_documented() {

@@ -1,5 +1,5 @@
 //! The family of sources: formats that other crates read, with the keys and behaviour of source `documents`.
-use crate::corpus::read_documents::{Reader, check_paths, check_sample, provide};
+use crate::corpus::read_documents::{Reader, check_paths, check_sample, memory_of_open, provide};
 use crate::corpus::source_keys::{Conversion, HoldOut, input_problem, look_at};
 use crate::corpus::withdrawal::Withdrawal;
 use crate::input::codec::Codec;
@@ -8,7 +8,6 @@ use crate::input::document::EmitItem;
 use crate::input::format::DocumentReader;
 use crate::input::ingest::Reading;
 use crate::input::paths::{Inputs, Recognizer, find};
-use crate::parquet::documents::DocumentStore;
 use anyhow::Result;
 use contract::{
     Built, Env, Goal, Kind, Member, Memory, Port, Prepare, Problem, Settings, StageKeys, StageSettings, StageType,
@@ -172,7 +171,6 @@ impl<R: RecordFormat> Settings for RecordSettings<R> {
 
     /// Decoded row groups, once the documents have been opened.
     fn memory(&self, env: &Env) -> Memory {
-        let open = env.find::<DocumentStore>().map(|store| store.memory(env.workers));
-        Memory { permanent: open.unwrap_or_default(), ..Memory::default() }
+        Memory { permanent: memory_of_open(env).unwrap_or_default(), ..Memory::default() }
     }
 }

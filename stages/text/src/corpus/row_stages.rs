@@ -121,6 +121,9 @@ impl RowChain {
         rows: impl IntoIterator<Item = u64>,
         mut f: impl FnMut(&str, Option<&str>),
     ) -> Result<()> {
+        if self.0.is_empty() {
+            return store.each(rows, |text| f(text.unwrap_or_default(), None));
+        }
         store.batches(rows, BATCH_BYTES, |taken| {
             let given = self.apply(records(taken)?)?;
             let dropped = dropped(&given)?;

@@ -188,6 +188,12 @@ impl DocumentStore {
         self.groups.memory(DEFAULT_BUDGET, threads)
     }
 
+    /// Whether all texts fit into the cache of decoded pieces, so that each is decoded once. `bytes`: their size, as
+    /// far as it is known; the footers may know more.
+    pub fn fit_in_cache(&self, bytes: u64) -> bool {
+        self.groups.bytes().max(bytes) <= DEFAULT_BUDGET as u64
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.sample.as_ref().map_or(self.groups.rows(), |s| s.len() as u64)

@@ -188,6 +188,11 @@ impl RowGroups {
         OpenFile::memory(&self.files, budget, threads)
     }
 
+    /// The size in bytes of all rows, according to the footers: less than they take if values are repeated.
+    pub fn bytes(&self) -> u64 {
+        OpenFile::memory(&self.files, usize::MAX, 0)
+    }
+
     /// Number of rows in all files.
     pub fn rows(&self) -> u64 {
         self.rows
