@@ -240,9 +240,13 @@ fn a_run_on_several_hosts_is_predicted() {
     assert_eq!((sent, received), (8 * parameters * 3, 8 * parameters * 3), "{scaling}");
     assert_eq!((scaling["bits_per_second"].as_f64(), scaling["most_partial_sums"].as_u64()), (Some(2.5e9), Some(1)));
     let seconds = |key: &str| scaling[key].as_f64().unwrap();
-    let parts = ["compute_seconds", "communication_seconds", "update_seconds"].map(seconds);
+    let parts = ["compute_seconds", "communication_seconds", "latency_seconds", "update_seconds"].map(seconds);
     assert!((seconds("step_seconds") - parts.iter().sum::<f64>()).abs() < 1e-12, "{scaling}");
     assert!(parts.iter().all(|part| *part > 0.0), "{scaling}");
+    // Ten messages of a local network's 0.1 ms. AdamW keeps two numbers for each parameter.
+    assert_eq!(seconds("latency_seconds"), 0.001);
+    let commit = said["memory"].as_array().unwrap().iter().find(|row| row[0] == "last commit, on the head").unwrap();
+    assert_eq!(commit[1].as_u64(), Some(3 * 4 * parameters));
     let alone: Value = serde_json::from_str(&explain("--json").succeeds().stdout).expect("JSON");
     assert_eq!(alone.get("scaling"), None);
 
@@ -256,6 +260,8 @@ fn a_run_on_several_hosts_is_predicted() {
     explain("--plot scaling.html").fails(2, &["--hosts <N>"]);
     explain("--network 1gbit").fails(2, &["--hosts <N>"]);
     explain("--hosts 2").fails(2, &["--network <SPEED>"]);
+    explain("--latency 5").fails(2, &["--hosts <N>"]);
+    explain("--hosts 2 --network 1gbit --latency 5ms").fails(2, &["write milliseconds, from 0 to 60000"]);
     explain("--hosts 0 --network 1gbit").fails(2, &["1..=256"]);
     explain("--hosts 2 --network 1gb").fails(2, &["1gbit?"]);
 }

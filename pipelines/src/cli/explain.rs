@@ -11,13 +11,19 @@ use anyhow::{Error, Result};
 use clap::Args;
 use contract::Goal;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// The latency of a local network.
+const LOCAL_NETWORK: Duration = Duration::from_micros(100);
+/// The longest latency, in milliseconds.
+const MOST_LATENCY: f64 = 60_000.0;
 
 /// Draw the graph; estimate memory and time of a run
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline explain configs/wiki.toml
   pipeline explain configs/wiki.toml --set forward.layers=12 --json
-  pipeline explain configs/wiki.toml --hosts 8 --network 1gbit
+  pipeline explain configs/wiki.toml --hosts 8 --network 1gbit --latency 2
   pipeline explain configs/tiny.toml --hosts 64 --network 1gbit --plot a.html")]
 pub struct Explain {
     /// The configuration (TOML)
@@ -35,12 +41,22 @@ pub struct Explain {
     /// The network of each host, in bits per second: 100mbit, 1gbit, 2.5gbit
     #[arg(long, value_name = "SPEED", requires = "hosts")]
     network: Option<Network>,
+    /// How long a message is on its way between two hosts, in milliseconds
+    /// (default: 0.1, a local network)
+    #[arg(long, value_name = "MS", requires = "hosts", value_parser = latency)]
+    latency: Option<Duration>,
     /// Where to write plots of the prediction for 1 to N hosts, as a page for a browser
     #[arg(long, value_name = "FILE", requires = "hosts")]
     plot: Option<PathBuf>,
     /// Print the numbers as one line of JSON, without the graph
     #[arg(long)]
     json: bool,
+}
+
+fn latency(text: &str) -> Result<Duration, String> {
+    let milliseconds: Option<f64> = text.parse().ok().filter(|number| (0.0..=MOST_LATENCY).contains(number));
+    let milliseconds = milliseconds.ok_or_else(|| format!("write milliseconds, from 0 to {MOST_LATENCY}"))?;
+    Ok(Duration::from_secs_f64(milliseconds / 1e3))
 }
 
 impl Command for Explain {
@@ -59,7 +75,8 @@ impl Command for Explain {
             };
         }
         let hosts = self.hosts.zip(self.network);
-        let hosts = hosts.map(|(count, network)| Hosts { count: usize::from(count), network });
+        let latency = self.latency.unwrap_or(LOCAL_NETWORK);
+        let hosts = hosts.map(|(count, network)| Hosts { count: usize::from(count), network, latency });
         let explanation = explain::explain(&plan, hosts)?;
         if let (Some(path), Some(most)) = (&self.plot, &explanation.scaling) {
             let about = format!(

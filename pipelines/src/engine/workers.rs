@@ -8,8 +8,8 @@ use super::position::Position;
 use super::shared_queue::SharedQueues;
 use super::stop::Stop;
 use super::timing::{StageTiming, Stopwatch, WorkerTiming};
-use crate::panics;
 use crate::plan::{PlannedStage, upstream};
+use crate::{machine, panics};
 use anyhow::{Context, Error, Result, anyhow};
 use contract::{Built, Env, Saved, SharedValues};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -92,6 +92,7 @@ fn start<R: Default + Send + 'static>(
     let (allocators, network) = allocators(workers, connections, &failure)?;
     let guards =
         timely::execute::execute_from(allocators, Box::new(()), timely::WorkerConfig::default(), move |worker| {
+            machine::stay_on_a_node(worker.index() % workers, workers);
             // timely would wait for ever for a dataflow that a panic has left incomplete, so all are dropped.
             let result = failure.guard("(engine)", None, || work(worker, &failure));
             let finished = worker.installed_dataflows().is_empty();

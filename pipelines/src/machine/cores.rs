@@ -12,8 +12,6 @@ pub fn cores() -> usize {
 /// The number of physical cores among the CPUs that this process may run on, below the root `/` of the file system.
 /// `None` where the system does not say.
 fn physical(root: &Path) -> Option<usize> {
-    let status = std::fs::read_to_string(root.join("proc/self/status")).ok()?;
-    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     let core = |cpu: usize| {
         let topology = root.join(format!("sys/devices/system/cpu/cpu{cpu}/topology"));
         // The second name is that of Linux before 5.3.
@@ -21,12 +19,18 @@ fn physical(root: &Path) -> Option<usize> {
             ["core_cpus_list", "thread_siblings_list"].map(|name| std::fs::read_to_string(topology.join(name)));
         siblings.into_iter().find_map(Result::ok)
     };
-    let cores: Option<BTreeSet<String>> = list(allowed.trim())?.into_iter().map(core).collect();
+    let cores: Option<BTreeSet<String>> = allowed_cpus(root)?.into_iter().map(core).collect();
     cores.map(|cores| cores.len()).filter(|cores| *cores > 0)
 }
 
+/// The CPUs that this process may run on, below the root `/` of the file system. `None` where the system does not say.
+pub(super) fn allowed_cpus(root: &Path) -> Option<Vec<usize>> {
+    let status = std::fs::read_to_string(root.join("proc/self/status")).ok()?;
+    list(status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?.trim())
+}
+
 /// The numbers in a list like `0-3,8`.
-fn list(text: &str) -> Option<Vec<usize>> {
+pub(super) fn list(text: &str) -> Option<Vec<usize>> {
     let mut numbers = Vec::new();
     for range in text.split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));

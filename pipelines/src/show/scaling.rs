@@ -30,9 +30,11 @@ pub struct Scaling {
     pub update_seconds: f64,
     /// Time in which gradients are exchanged.
     pub communication_seconds: f64,
-    /// The sum of the three.
+    /// Time in which hosts wait for messages that are on their way.
+    pub latency_seconds: f64,
+    /// The sum of the four.
     pub step_seconds: f64,
-    /// What a step would take if computing and communication overlapped entirely: the longer of both, and the update.
+    /// What a step would take if computing and communication overlapped entirely: the longer of both, and the rest.
     pub overlapped_step_seconds: f64,
     /// Tokens per second, of all hosts, at `step_seconds`.
     pub tok_per_sec: f64,
@@ -82,11 +84,12 @@ impl Scaling {
             count(self.bits_per_second as u64)
         );
         let step = format!(
-            "{}: {} of computing, then {} of communication, since most gradients exist only at the end, and {} of \
-             updating; {} if the first two overlapped entirely",
+            "{}: {} of computing, then {} of communication, since most gradients exist only at the end, {} of latency, \
+             and {} of updating; {} if the first two overlapped entirely",
             of(self.step_seconds),
             of(self.compute_seconds),
             of(self.communication_seconds),
+            of(self.latency_seconds),
             of(self.update_seconds),
             of(self.overlapped_step_seconds),
         );
@@ -176,6 +179,7 @@ mod tests {
             step_seconds: 4.5,
             compute_seconds: 3.0,
             communication_seconds: 1.0,
+            latency_seconds: 0.001,
             update_seconds: 0.5,
             overlapped_step_seconds: 3.5,
             tok_per_sec: 1024.0,
@@ -188,8 +192,8 @@ mod tests {
         insta::assert_snapshot!(known.render(80), @"
         Hosts    3 like this one, each with 2 workers and a network of 1.0 Gbit/s
         A step   4.5 s: 3.0 s of computing, then 1.0 s of communication, since most
-                 gradients exist only at the end, and 500 ms of updating; 3.5 s if the
-                 first two overlapped entirely
+                 gradients exist only at the end, 1 ms of latency, and 500 ms of
+                 updating; 3.5 s if the first two overlapped entirely
         Rate     1.0 k tok/s, 67 % of 3 times one host; 1.4 k tok/s, 89 % if both
                  overlapped entirely
         90 %     never, however large micro-batches are: their number leaves workers

@@ -7,7 +7,7 @@ use crate::plan::Plan;
 use crate::problem::Usage;
 use crate::show::{Explanation, Length, Scaling, graph, inputs};
 use anyhow::Result;
-use contract::{BatchShape, Env, Facts, Memory, ModelFacts, Packing, Resources, Schedule, SourceSizes, Updates};
+use contract::{BatchShape, Env, Facts, Kind, Memory, ModelFacts, Packing, Resources, Schedule, SourceSizes, Updates};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -99,6 +99,7 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64, hosts: Option<Hosts>
     let mut memory = vec![("program".to_owned(), program)];
     let (of_stages, late) = memory_of_stages(plan, env);
     memory.extend(of_stages);
+    memory.extend(hosts.map(|_| ("last commit, on the head".to_owned(), of_a_commit(plan, env))));
     let sum = |memory: &[(String, u64)]| memory.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let speed = calibrate::speed(plan, env, model, sum(&memory))?;
     let between = (sum(&memory) - program) / BETWEEN_BUFFERS;
@@ -158,6 +159,12 @@ fn by_hosts(
 fn with_more_workers(speed: &calibrate::Speed, env: &Env) -> Vec<(usize, f64)> {
     let more = (1..=3).map(|doublings| env.workers << doublings).filter(|n| *n <= env.shape.micro_batches as usize);
     more.map(|workers| (workers, speed.tok_per_sec(&env.shape, workers))).collect()
+}
+
+/// Bytes of the state that a commit keeps in memory: the parameters, and what the optimizer knows of them.
+fn of_a_commit(plan: &Plan, env: &Env) -> u64 {
+    let updates = plan.stages.iter().filter(|stage| stage.settings.gives().contains(&Kind::OptimizerState));
+    updates.map(|stage| stage.memory(env).permanent).sum()
 }
 
 /// The fraction of the pool, as 1 in this many bytes, that is unused because the gaps between pieces are too small.

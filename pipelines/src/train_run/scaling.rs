@@ -6,6 +6,7 @@
 use crate::show::{HostShare, Scaling};
 use contract::{BatchShape, Section, leaves_of};
 use std::str::FromStr;
+use std::time::Duration;
 use train::reduce::tree::largest_nodes;
 
 /// Efficiency for which the tokens per step are given.
@@ -14,6 +15,10 @@ const GOAL: f64 = 0.9;
 /// The part of a network's rate that TCP has for what it carries, in frames of 1,500 bytes: 1,448 of the 1,538 bytes
 /// that a frame takes on the wire.
 const PAYLOAD: f64 = 1448.0 / 1538.0;
+
+/// Messages of a step that are sent one after the other: partial sums, totals, norms, and whether it is the last step.
+/// Measured, since connections begin slowly after a pause: docs/scaling.md.
+const MESSAGES: u32 = 10;
 
 /// The network of a host.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,6 +74,8 @@ pub struct Hosts {
     pub count: usize,
     /// The network of each.
     pub network: Network,
+    /// How long a message is on its way from one to another.
+    pub latency: Duration,
 }
 
 /// What the work of a step takes on a host.
@@ -91,18 +98,19 @@ impl Times {
 
 /// What a step costs on `hosts`. `sections`: those of a graph on as many processes.
 pub fn scaling(hosts: Hosts, sections: &[Section], shape: &BatchShape, times: Times) -> Scaling {
-    let Hosts { count, network } = hosts;
+    let Hosts { count, network, latency } = hosts;
+    let latency = if count > 1 { (latency * MESSAGES).as_secs_f64() } else { 0.0 };
     let (shares, exchange_bytes) = shares(count, sections, shape.micro_batches);
     let most_partial_sums = shares.iter().map(|share| share.partial_sums).max().unwrap_or_default();
     let busiest = shares.iter().map(|share| share.micro_batches).max().unwrap_or_default();
     let (alone, compute) = (times.micro_batches(shape.micro_batches), times.micro_batches(busiest));
     let (update, communication, n) = (times.update, network.seconds(exchange_bytes), count as f64);
     let (one_host, step, overlapped) =
-        (alone + update, compute + communication + update, compute.max(communication) + update);
+        (alone + update, compute + communication + latency + update, compute.max(communication) + latency + update);
     // With k times the tokens in as many micro-batches, the efficiency is
-    // (k alone + update) / n (k compute + communication + update).
+    // (k alone + update) / n (k compute + communication + latency + update).
     let spare = alone - GOAL * n * compute;
-    let larger = (GOAL * n * (communication + update) - update).max(0.0) / spare;
+    let larger = (GOAL * n * (communication + latency + update) - update).max(0.0) / spare;
     let tokens = shape.tokens() as f64;
     Scaling {
         hosts: count,
@@ -116,6 +124,7 @@ pub fn scaling(hosts: Hosts, sections: &[Section], shape: &BatchShape, times: Ti
         compute_seconds: compute,
         update_seconds: update,
         communication_seconds: communication,
+        latency_seconds: latency,
         step_seconds: step,
         overlapped_step_seconds: overlapped,
         tok_per_sec: tokens / step,
@@ -167,7 +176,8 @@ mod tests {
         let sections = Updates { tensors: vec![update; tensors], precision: None }.sections(2, hosts);
         let shape = BatchShape { micro_batches, lanes: 2, sequences: 2, length: 128 };
         let times = Times { workers: 2, micro_batch: 1.0, update: 0.0 };
-        scaling(Hosts { count: hosts, network: Network::of_payload(bits_per_second) }, &sections, &shape, times)
+        let network = Network::of_payload(bits_per_second);
+        scaling(Hosts { count: hosts, network, latency: Duration::ZERO }, &sections, &shape, times)
     }
 
     fn of_hosts<T>(scaling: &Scaling, what: fn(&HostShare) -> T) -> Vec<T> {
@@ -226,7 +236,7 @@ mod tests {
             Updates { tensors: vec![TensorUpdate { elements: 4000, cost: 1, elementwise: true }], precision: None };
         let shape = BatchShape { micro_batches: 16, lanes: 2, sequences: 2, length: 128 };
         let times = Times { workers: 2, micro_batch: 1.0, update: 3.0 };
-        let hosts = |count| Hosts { count, network: Network::of_payload(1e15) };
+        let hosts = |count| Hosts { count, network: Network::of_payload(1e15), latency: Duration::ZERO };
         let of = |count| scaling(hosts(count), &updates.sections(2, count), &shape, times);
         let (one, four) = (of(1), of(4));
         assert_eq!([one.step_seconds, one.one_host_step_seconds, one.efficiency], [11.0, 11.0, 1.0]);
@@ -236,6 +246,10 @@ mod tests {
         assert_eq!(rounded(four.efficiency), 0.55);
         // (8 k + 3) / 4 (2 k + 3) is 0.9 at k = 9.75.
         assert_eq!(four.tokens_for_90_percent.map(|tokens| tokens / 64), Some(4096 * 39 / 4 / 64));
+        // Ten messages, one after the other.
+        let far = |count| Hosts { latency: Duration::from_millis(3), ..hosts(count) };
+        let of = |count| scaling(far(count), &updates.sections(2, count), &shape, times);
+        assert_eq!([of(1).step_seconds, rounded(of(4).step_seconds), of(4).latency_seconds], [11.0, 5.03, 0.03]);
     }
 
     #[test]

@@ -2,9 +2,12 @@
 //! the operating system. Phases of a step reuse memory whatever the sizes of their buffers: gradients are placed where
 //! activations were.
 //!
+//! Each memory node of the machine has chunks of its own ([`use_node`]).
+//!
 //! An allocation takes the smallest free piece that is large enough and splits it (best fit; Knuth, volume 1, section
 //! 2.5). Adjacent free pieces are merged immediately.
 use bytes::BytesMut;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -30,7 +33,7 @@ pub struct Piece {
 impl Piece {
     /// Allocates at least `bytes` bytes. They are initialised, but with unspecified values.
     pub fn new(bytes: usize) -> Self {
-        pool().take(bytes.next_multiple_of(LINE) + APART)
+        pool().take(NODE.get(), bytes.next_multiple_of(LINE) + APART)
     }
 
     /// Its bytes.
@@ -86,6 +89,17 @@ pub fn on_new_chunk(advise: fn(&mut [u8])) {
     let _ = ADVICE.set(advise);
 }
 
+/// From now on, the calling thread allocates from chunks that only threads of memory node `node` allocate from; the node
+/// of other threads is 0. The system places memory on the node of the thread that uses it first.
+pub fn use_node(node: usize) {
+    NODE.set(node);
+}
+
+thread_local! {
+    /// See [`use_node`].
+    static NODE: Cell<usize> = const { Cell::new(0) };
+}
+
 static ADVICE: OnceLock<fn(&mut [u8])> = OnceLock::new();
 static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 
@@ -95,22 +109,23 @@ fn pool() -> MutexGuard<'static, Pool> {
 
 struct Pool {
     free: BTreeMap<Place, BytesMut>,
-    /// The free pieces by size.
-    sizes: BTreeSet<(usize, Place)>,
-    chunks: usize,
+    /// The free pieces by node and size.
+    sizes: BTreeSet<(usize, usize, Place)>,
+    /// The node of each chunk.
+    nodes: Vec<usize>,
     taken: usize,
     most: usize,
 }
 
 impl Pool {
     const fn new() -> Self {
-        Self { free: BTreeMap::new(), sizes: BTreeSet::new(), chunks: 0, taken: 0, most: 0 }
+        Self { free: BTreeMap::new(), sizes: BTreeSet::new(), nodes: Vec::new(), taken: 0, most: 0 }
     }
 
-    /// Allocates a piece of `need` bytes.
-    fn take(&mut self, need: usize) -> Piece {
-        let fit = self.sizes.range((need, (0, 0))..).next().copied();
-        let (_, place) = fit.unwrap_or_else(|| self.grow(need));
+    /// Allocates a piece of `need` bytes on a node.
+    fn take(&mut self, node: usize, need: usize) -> Piece {
+        let fit = self.sizes.range((node, need, (0, 0))..(node + 1, 0, (0, 0))).next();
+        let place = fit.map(|(_, _, place)| *place).unwrap_or_else(|| self.grow(node, need));
         let mut bytes = self.remove(place);
         if bytes.len() > need {
             let rest = bytes.split_off(need);
@@ -136,8 +151,8 @@ impl Pool {
         self.insert(place, bytes);
     }
 
-    /// Adds a chunk with room for `need` bytes to the free pieces.
-    fn grow(&mut self, need: usize) -> (usize, Place) {
+    /// Adds a chunk with room for `need` bytes to the free pieces of a node.
+    fn grow(&mut self, node: usize, need: usize) -> Place {
         let size = need.next_multiple_of(HUGE_PAGE).max(CHUNK);
         let mut chunk = BytesMut::zeroed(size + HUGE_PAGE);
         let start = (chunk.as_ptr() as usize).wrapping_neg() % HUGE_PAGE;
@@ -146,20 +161,20 @@ impl Pool {
         if let Some(advise) = ADVICE.get() {
             advise(&mut chunk);
         }
-        let place = (self.chunks, 0);
-        self.chunks += 1;
+        let place = (self.nodes.len(), 0);
+        self.nodes.push(node);
         self.insert(place, chunk);
-        (size, place)
+        place
     }
 
     fn insert(&mut self, place: Place, bytes: BytesMut) {
-        self.sizes.insert((bytes.len(), place));
+        self.sizes.insert((self.nodes[place.0], bytes.len(), place));
         self.free.insert(place, bytes);
     }
 
     fn remove(&mut self, place: Place) -> BytesMut {
         let bytes = self.free.remove(&place).unwrap_or_default();
-        self.sizes.remove(&(bytes.len(), place));
+        self.sizes.remove(&(self.nodes[place.0], bytes.len(), place));
         bytes
     }
 }
@@ -185,7 +200,7 @@ mod tests {
             let mut held: Vec<(u8, Piece)> = Vec::new();
             for (number, (lines, which, take)) in steps.into_iter().enumerate() {
                 if take || held.is_empty() {
-                    let mut piece = pool.take(lines * LINE);
+                    let mut piece = pool.take(0, lines * LINE);
                     prop_assert_eq!(piece.bytes.len(), lines * LINE);
                     prop_assert_eq!(piece.bytes.as_ptr() as usize % LINE, 0);
                     piece.bytes.fill(number as u8);
@@ -204,7 +219,7 @@ mod tests {
                 back(&mut pool, piece);
             }
             prop_assert_eq!(pool.free.len(), 1);
-            prop_assert_eq!(pool.sizes.into_iter().collect::<Vec<_>>(), [(CHUNK, (0, 0))]);
+            prop_assert_eq!(pool.sizes.into_iter().collect::<Vec<_>>(), [(0, CHUNK, (0, 0))]);
         }
     }
 
@@ -225,10 +240,20 @@ mod tests {
     #[test]
     fn what_is_larger_than_a_chunk_has_one_of_its_own() {
         let mut pool = Pool::new();
-        let (small, large) = (pool.take(LINE), pool.take(CHUNK + LINE));
+        let (small, large) = (pool.take(0, LINE), pool.take(0, CHUNK + LINE));
         assert_eq!((small.place, large.place), ((0, 0), (1, 0)));
         back(&mut pool, large);
         back(&mut pool, small);
         assert_eq!((pool.free.len(), pool.taken, pool.most), (2, 0, CHUNK + 2 * LINE));
+    }
+
+    /// Nodes share no chunk, and a piece returns to where it was, whoever drops it.
+    #[test]
+    fn nodes_have_chunks_of_their_own() {
+        let mut pool = Pool::new();
+        let pieces = [(0, LINE), (1, LINE), (1, 2 * LINE), (0, LINE)].map(|(node, need)| pool.take(node, need));
+        assert_eq!(pieces.each_ref().map(|piece| piece.place), [(0, 0), (1, 0), (1, LINE), (0, LINE)]);
+        pieces.into_iter().for_each(|piece| back(&mut pool, piece));
+        assert_eq!(pool.sizes.into_iter().collect::<Vec<_>>(), [(0, CHUNK, (0, 0)), (1, CHUNK, (1, 0))]);
     }
 }
