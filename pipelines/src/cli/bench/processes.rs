@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Measurements of each number of processes, in turn with threads: what else the machine does then affects both alike.
 const ROUNDS: usize = 3;
@@ -105,7 +105,7 @@ impl Compared {
         let micro_batch = (batch.tokens() as f64 / threads_tok_per_sec - update) / rounds;
         // Each process updates all parameters, with fewer workers.
         let times = Times { workers: how.workers, micro_batch, update: update * processes as f64 };
-        let hosts = Hosts { count: processes, network: Network::of_payload(loopback) };
+        let hosts = Hosts { count: processes, network: Network::of_payload(loopback), latency: Duration::ZERO };
         let predicted = scaling(hosts, &sections, &batch, times);
         let last = several.last().cloned().unwrap_or_default();
         Ok(Self {
