@@ -8,7 +8,8 @@
     benches/learning/learn.py --plot FILE.svg          # the picture in README.md, from the results (needs matplotlib)
 
 Every run trains on wiki-en-dev.parquet with the tokenizer and the held-out documents of ../shared/peers/curve.py, in
-bf16, if a variant does not say otherwise. A run that is in results.jsonl is not repeated: delete its line to do it again. Tokens do not depend on the machine;
+bf16, if a variant does not say otherwise. A run that is in results.jsonl is not repeated: delete its line to do it
+again. Steps are of 4,096 tokens; variants with smaller batches make more updates. Tokens do not depend on the machine;
 seconds are comparable only within one session on a quiet machine, so the tables name the CPU, and --busy records none.
 """
 import argparse
@@ -54,7 +55,7 @@ MUON_TIED = {key: value for key, value in MUON.items() if not key.startswith("he
 GPT2 = {"type": "gpt2"}
 NANOCHAT = {"type": "nanochat", "tied_head": False}
 QWEN3 = {"type": "qwen3", "tied_head": False}
-# Name, model, optimizer, steps.
+# Name, model, optimizer, steps of 4,096 tokens, and, if it is another one, the batch in tokens.
 VARIANTS = [
     ("GPT-2, AdamW 1e-3 (the baseline)", GPT2, ADAMW, 600),
     ("GPT-2, AdamW 3e-3", GPT2, ADAMW | {"learning_rate": 3e-3}, 600),
@@ -67,6 +68,11 @@ VARIANTS = [
     ("Qwen 3, Muon, 150 steps", QWEN3, MUON, 150),
     ("NanoChat, Muon, 150 steps", NANOCHAT, MUON, 150),
     ("Qwen 3, Muon, 130 steps", QWEN3, MUON, 130),
+    ("Qwen 3, Muon, batch of 2,048", QWEN3, MUON, 600, 2048),
+    ("Qwen 3, Muon, batch of 2,048, 150 steps", QWEN3, MUON, 150, 2048),
+    ("Qwen 3, Muon, batch of 2,048, 125 steps", QWEN3, MUON, 125, 2048),
+    ("GPT-2, AdamW 1e-3, batch of 2,048", GPT2, ADAMW | {"warmup_steps": 100}, 600, 2048),
+    ("GPT-2, AdamW 3e-3, batch of 2,048", GPT2, ADAMW | {"learning_rate": 3e-3, "warmup_steps": 100}, 600, 2048),
     ("NanoChat, Muon, 150 steps, int8", NANOCHAT | {"precision": "int8"}, MUON, 150),
 ]
 # The curves of the picture, with label and colour.
@@ -105,9 +111,9 @@ def train_all(options):
     known = {(found["size"], found["variant"], found["seed"]) for found in read()}
     for size in options.only or SIZES:
         for seed in range(1, options.seeds + 1):
-            for name, model, optimizer, steps in VARIANTS:
+            for name, model, optimizer, steps, *batch in VARIANTS:
                 if (size, name, seed) not in known and (options.variant or "") in name:
-                    curve = millrace(options.pipeline, size, seed, model, optimizer, steps)
+                    curve = millrace(options.pipeline, size, seed, model, optimizer, steps, *batch)
                     save(size, name, seed, [(*point[:2], None) for point in curve] if options.busy else curve)
             if options.torch and size == "seed" and seed == 1 and (size, PYTORCH, seed) not in known:
                 save(size, PYTORCH, seed, pytorch(options.torch))
@@ -129,8 +135,10 @@ def toml(table):
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
 
 
-def millrace(program, size, seed, model, optimizer, steps):
-    """Trains one model. Returns (step, bits per byte, seconds since the run began to train) of each validation."""
+def millrace(program, size, seed, model, optimizer, steps, batch=STEP_TOKENS):
+    """Trains one model. Returns (step of 4,096 tokens, bits per byte, seconds since the run began to train) of each
+    validation."""
+    updates = STEP_TOKENS // batch
     layers, heads, width = SIZES[size]
     model = {"precision": "bf16"} | model | {"layers": layers, "heads": heads, "width": width}
     # A short run is validated once, at its end. 600 steps are a quarter of an epoch. The pool (pack.shuffle_tokens) has
@@ -139,7 +147,7 @@ def millrace(program, size, seed, model, optimizer, steps):
 [run]
 name = "learning"
 seed = {seed}
-max_steps = {steps}
+max_steps = {steps * updates}
 [stage.read]
 paths = ["{SHARED}/data/corpus/wiki-en-dev.parquet"]
 validation_every = 20
@@ -147,10 +155,10 @@ validation_every = 20
 tokenizer = "{SHARED}/peers/wiki-10k.tokenizer.json"
 [stage.pack]
 sequence_length = 128
-micro_batch_size = 16
+micro_batch_size = {batch // 256}
 micro_batches = 2
 [stage.evaluate]
-interval = {50 if steps == BASELINE_STEPS else steps}
+interval = {updates * (50 if steps == BASELINE_STEPS else steps)}
 [stage.checkpoint]
 interval = 0
 """
@@ -167,7 +175,7 @@ interval = 0
         # The first step ends one step after training began.
         first = 2 * lines[0]["time"] - lines[1]["time"]
         assert began < lines[0]["time"], "metrics.jsonl is of another run"
-        return [(x["step"], x["bits_per_byte"], x["time"] - first) for x in lines if "bits_per_byte" in x]
+        return [(x["step"] // updates, x["bits_per_byte"], x["time"] - first) for x in lines if "bits_per_byte" in x]
 
 
 def pytorch(python):

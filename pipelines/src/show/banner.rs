@@ -58,7 +58,7 @@ pub fn banner(banner: &Banner, columns: usize) -> String {
 pub(crate) fn corpus_line(corpus: &Corpus) -> String {
     let part = |part: &contract::CorpusPart| {
         let text = if part.bytes > 0 { format!(", {}", bytes(part.bytes)) } else { String::new() };
-        format!("{} tokens in {} rows{text}", count(part.tokens), count(part.rows))
+        format!("{} tokens in {} documents{text}", count(part.tokens), count(part.rows))
     };
     match corpus.validation.rows {
         0 => part(&corpus.train),
@@ -100,7 +100,7 @@ mod tests {
         Model   GPT-2, 2 layers, width 256, 8 heads, 4.2 M parameters
         Data    data/wiki.parquet
         Licence CC BY-SA 4.0
-        Corpus  7.2 M tokens in 9.5 k rows, 32.0 MB; validation 380.0 k tokens
+        Corpus  7.2 M tokens in 9.5 k documents, 32.0 MB; validation 380.0 k tokens
         Batch   2 × 16 sequences of 128 tokens, 600 steps
         Files   runs/wiki
         ");

@@ -199,7 +199,7 @@ mod tests {
         Compute  25.6 MFLOP per token, 104.9 GFLOP per step
         Step     4.1 k tokens: 16 micro-batches of 2 sequences of 128
         Length   600 steps, 0.34 epochs
-        Corpus   7.2 M tokens in 9.5 k rows, 32.0 MB; validation 380.0 k tokens
+        Corpus   7.2 M tokens in 9.5 k documents, 32.0 MB; validation 380.0 k tokens
         Packing  about 0.00 % padding; of 9.5 k documents, 8.0 k are longer than a
                  sequence, and 700 of the others are split
         Memory   about 80.7 MB (up to 94.4 MB if workers are delayed): program 31.0 MB,

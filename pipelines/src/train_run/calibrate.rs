@@ -79,7 +79,7 @@ pub fn blas_buffers(workers: usize) -> u64 {
 /// If a stage fails.
 pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Speed> {
     let busy = env.workers.min(env.shape.micro_batches as usize);
-    let rate = super::speed::full_speed(busy) * 1e9;
+    let rate = super::speed::full_speed(busy, model.precision) * 1e9;
     let tokens = (env.shape.sequences * env.shape.length) as f64;
     let guess = rate * USUAL_SHARE / model.flops_per_token;
     let a_micro_batch = tokens * busy as f64 / guess;

@@ -107,7 +107,8 @@ fn of(plan: &Plan, env: &Env, length: Length, program: u64, hosts: Option<Hosts>
     // A run measures the machine before it trains, which needs more memory than training a small model.
     let sources = plan.stages.iter().filter(|stage| stage.settings.takes().is_empty());
     let before = program + sources.map(|stage| stage.memory(env).permanent).sum::<u64>();
-    let measuring = (before + super::speed::full_speed_bytes(env.workers)).saturating_sub(sum(&memory));
+    let measuring =
+        (before + super::speed::full_speed_bytes(env.workers, model.precision)).saturating_sub(sum(&memory));
     memory.push(("measuring the machine, before".to_owned(), measuring));
     memory.retain(|(_, bytes)| *bytes > 0);
     let peak = sum(&memory);

@@ -73,9 +73,7 @@ impl Printer {
         if self.recent.len() > 20 {
             self.recent.pop_front();
         }
-        let mut sorted: Vec<(f64, f64)> = self.recent.iter().copied().collect();
-        sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let (tok_per_sec, mfu) = sorted[sorted.len() / 2];
+        let (tok_per_sec, mfu) = self.usual();
         let done = (step.step - self.first).saturating_sub(1);
         let left = (done > 0).then(|| began.elapsed().mul_f64((self.steps - step.step) as f64 / done as f64));
         self.shown = Training {
@@ -87,13 +85,21 @@ impl Printer {
             mfu: (mfu > 0.0).then_some(mfu),
             data_wait_ms: step.data_wait_ms,
             left,
-            validation_loss: self.shown.validation_loss,
+            // The line of the last step stays, and its validation is still to come.
+            validation_loss: self.shown.validation_loss.filter(|_| step.step < self.steps),
         };
         self.line.training(&self.shown);
         if let Some(spike) = self.spikes.next(step).filter(|spike| spike.begins) {
             self.line.note_of_training(&spike.to_string(), &self.shown);
         }
         self.last = Some(step.clone());
+    }
+
+    /// Median speed, and MFU, of the last steps.
+    pub fn usual(&self) -> (f64, f64) {
+        let mut sorted: Vec<(f64, f64)> = self.recent.iter().copied().collect();
+        sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+        sorted.get(sorted.len() / 2).copied().unwrap_or_default()
     }
 
     fn validated(&mut self, step: &StepLine) {

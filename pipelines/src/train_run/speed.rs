@@ -1,4 +1,5 @@
-//! The GEMM rate of the machine, relative to which MFU is given. It is measured once a day per CPU and cached.
+//! The GEMM rate of the machine, relative to which MFU is given. It is measured once a day per CPU and precision, and
+//! cached.
 use crate::machine::cores;
 use compute::cpu;
 use compute::kernels::gemm;
@@ -25,35 +26,41 @@ struct CachedRate {
     measured: u64,
 }
 
-/// GFLOP/s of large f32 products on `workers` threads, as many as there are cores at most: `$MILLRACE_GEMM_GFLOPS`, or
-/// the rate measured within the last day, or a new measurement, which takes about a second.
-pub fn full_speed(workers: usize) -> f64 {
+/// GFLOP/s of large products in `precision` on `workers` threads, as many as there are cores at most:
+/// `$MILLRACE_GEMM_GFLOPS`, or the rate measured within the last day, or a new measurement, which takes about a second.
+pub fn full_speed(workers: usize, precision: Precision) -> f64 {
     let threads = workers.min(cores());
-    if let Some(known) = known(threads) {
+    if let Some(known) = known(threads, precision) {
         return known;
     }
-    let gflops = gemm::rate::gemm_gflops(threads);
-    let kept = CachedRate {
-        cpu: cpu::description(),
-        gemm: gemm::description(Precision::F32),
-        threads,
-        gflops,
-        measured: now(),
-    };
+    let gflops = gemm::rate::gemm_gflops(threads, precision);
+    let kept =
+        CachedRate { cpu: cpu::description(), gemm: gemm::description(precision), threads, gflops, measured: now() };
     // A rate that cannot be kept is measured again next time.
-    let _ = keep(&file(threads), &kept);
+    let _ = keep(&file(threads, precision), &kept);
     gflops
 }
 
 /// Bytes that a measurement by [`full_speed`] uses; 0 if none is needed.
-pub fn full_speed_bytes(workers: usize) -> u64 {
+pub fn full_speed_bytes(workers: usize, precision: Precision) -> u64 {
     let threads = workers.min(cores());
-    if known(threads).is_some() { 0 } else { gemm::rate::gemm_gflops_bytes(threads) }
+    if known(threads, precision).is_some() { 0 } else { gemm::rate::gemm_gflops_bytes(threads, precision) }
 }
 
-fn known(threads: usize) -> Option<f64> {
+/// Makes the next run measure the rate anew if this one was faster: then the machine was busy when it was measured.
+/// Returns whether it was. `most`: the rate of its fastest step, relative to [`full_speed`].
+pub fn was_exceeded(workers: usize, precision: Precision, most: f64) -> bool {
+    most > 1.0 && given().is_none() && std::fs::remove_file(file(workers.min(cores()), precision)).is_ok()
+}
+
+/// The rate that the user gives.
+fn given() -> Option<f64> {
     let given = std::env::var("MILLRACE_GEMM_GFLOPS").ok().and_then(|text| text.parse().ok());
-    given.filter(|speed| *speed > 0.0).or_else(|| fresh(&file(threads), now()))
+    given.filter(|speed| *speed > 0.0)
+}
+
+fn known(threads: usize, precision: Precision) -> Option<f64> {
+    given().or_else(|| fresh(&file(threads, precision), now()))
 }
 
 /// The rate in `file`, if it was measured within a day before `now`.
@@ -68,9 +75,9 @@ fn keep(file: &Path, kept: &CachedRate) -> anyhow::Result<()> {
     write_whole(file, |out| Ok(out.write_all(text.as_bytes())?))
 }
 
-/// The cache file for this CPU, GEMM backend and number of threads.
-fn file(threads: usize) -> PathBuf {
-    let of = format!("{}\n{}\n{threads}", cpu::description(), gemm::description(Precision::F32));
+/// The cache file for this CPU, GEMM backend, precision and number of threads.
+fn file(threads: usize, precision: Precision) -> PathBuf {
+    let of = format!("{}\n{}\n{threads}", cpu::description(), gemm::description(precision));
     Cache::new(None).file("machine", &hash_of(of.as_bytes()), "json")
 }
 

@@ -105,6 +105,11 @@ pub fn train(plan: Plan, options: &Options, hosts: Option<HeadOptions>, mut line
         Err(error) => printer.line.warn(&format!("warning: cannot write the report: {error:#}")),
     }
     printer.times(&times?);
+    if speed::was_exceeded(options.workers, session.model.precision, printer.usual().1) {
+        let why =
+            "the run was faster than the machine's measured rate, so MFU is too high: other programs were running";
+        printer.line.note(&format!("note: {why} when it was measured; the next run measures it again"));
+    }
     match stopped {
         None => Ok(()),
         Some(done) => {
@@ -164,7 +169,7 @@ fn ready(plan: &Plan, options: &Options, line: &mut Line) -> Result<(Session, Ve
     let saved = begin(&mut session, plan, stages, from)?;
     stop_after.map_or(Ok(()), |updates| check_stop_after(updates, session.env.schedule))?;
     let tokenizer = session.env.resources.get::<TokenizerJson>();
-    session.env.resources.insert(Arc::new(Limit { gemm_gflops: speed::full_speed(*workers) }));
+    session.env.resources.insert(Arc::new(Limit { gemm_gflops: speed::full_speed(*workers, session.model.precision) }));
     directory::describe(
         run_dir,
         &format!("millrace {version}"),

@@ -21,7 +21,7 @@ const SHAPES: [(&str, usize, usize, usize, usize, usize, usize); 4] = [
 ];
 
 fn main() {
-    let gemm_rate = gemm::rate::gemm_gflops(1).max(large());
+    let gemm_rate = gemm::rate::gemm_gflops(1, Precision::F32).max(large());
     println!("{}, {}, {gemm_rate:.0} GFLOP/s in large products", cpu::description(), gemm::description(Precision::F32));
     let asked: Vec<String> = std::env::args().skip(1).collect();
     for shape in SHAPES.iter().filter(|s| asked.is_empty() || asked.iter().any(|a| a == s.0)) {

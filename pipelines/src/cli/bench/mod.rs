@@ -142,8 +142,8 @@ impl Bench {
         let (shape, workers) = (&SHAPES[shape as usize], how.workers);
         match self.leaves {
             // The limit is measured after a step, so that its memory does not count.
-            None => measure(shape, &how, || gemm_gflops(workers)),
-            Some(_) => cpu::compared(shape, &how, gemm_gflops(workers)),
+            None => measure(shape, &how, || gemm_gflops(workers, contract::Precision::F32)),
+            Some(_) => cpu::compared(shape, &how, gemm_gflops(workers, contract::Precision::F32)),
         }
     }
 

@@ -59,7 +59,7 @@ pub fn sweep(asked: &Bench, context: &Context) -> Result<()> {
     let mut limits = BTreeMap::new();
     let mut points = Vec::new();
     for (varied, value, (shape, workers)) in runs {
-        let limit = *limits.entry(workers).or_insert_with(|| gemm_gflops(workers));
+        let limit = *limits.entry(workers).or_insert_with(|| gemm_gflops(workers, contract::Precision::F32));
         let (batching, optimizer) = (Batching::Batched, Optimizer::Adamw);
         let how = How { precision, batching, optimizer, workers, leaves: None, warmup: 1, steps: 3 };
         let measured = measure(&shape, &how, || limit)?;

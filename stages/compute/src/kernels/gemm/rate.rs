@@ -11,22 +11,22 @@ const SIZES: [[usize; 3]; 3] = [[1024, 1024, 1024], [1536, 1536, 1536], [2048, 2
 /// Number of timed runs per product.
 const REPEATS: usize = 6;
 
-/// The best rate of a few large f32 products on the calling thread's backend, in GFLOP/s in total: `threads` products
-/// run at the same time, each on one thread. Takes about a second.
-pub fn gemm_gflops(threads: usize) -> f64 {
-    let sizes = SIZES.iter().map(|[m, n, k]| [*m, *n, *k]);
-    sizes.map(|size| rate(size, threads, Precision::F32)).fold(0.0, f64::max)
+/// The best rate of a few large products in `precision` on the calling thread's backend, in GFLOP/s in total: `threads`
+/// products run at the same time, each on one thread. Takes about a second.
+pub fn gemm_gflops(threads: usize, precision: Precision) -> f64 {
+    SIZES.iter().map(|size| rate(*size, threads, precision)).fold(0.0, f64::max)
 }
 
 /// Largest number of bytes that [`gemm_gflops`] allocates.
-pub fn gemm_gflops_bytes(threads: usize) -> u64 {
-    let most = SIZES.iter().map(|[m, n, k]| m * k + k * n + m * n).max().unwrap_or(0);
-    (threads.max(1) * most * size_of::<f32>()) as u64
+pub fn gemm_gflops_bytes(threads: usize, precision: Precision) -> u64 {
+    let rounded = if precision == Precision::F32 { 0 } else { size_of::<bf16>() };
+    let bytes = |[m, n, k]: &[usize; 3]| (m * k + k * n) * (size_of::<f32>() + rounded) + m * n * size_of::<f32>();
+    (threads.max(1) * SIZES.iter().map(bytes).max().unwrap_or(0)) as u64
 }
 
 /// The best rate of `[m, n, k]` products in `precision` on the calling thread's backend, in GFLOP/s in total: `threads`
-/// products start together, each on one thread. In bfloat16 and in eight bits both operands are stored in bfloat16, as activations and
-/// gradients are in training.
+/// products start together, each on one thread. In bfloat16 and in eight bits both operands are stored in bfloat16, as
+/// activations and gradients are in training.
 pub fn rate([m, n, k]: [usize; 3], threads: usize, precision: Precision) -> f64 {
     let (threads, backend) = (threads.max(1), chosen());
     let barrier = Barrier::new(threads);
