@@ -192,7 +192,7 @@ mod tests {
         insta::assert_snapshot!(known.render(80), @"
         Hosts    3 like this one, each with 2 workers and a network of 1.0 Gbit/s
         A step   4.5 s: 3.0 s of computing, then 1.0 s of communication, since most
-                 gradients exist only at the end, 1 ms of latency, and 500 ms of
+                 gradients exist only at the end, 1.0 ms of latency, and 500 ms of
                  updating; 3.5 s if the first two overlapped entirely
         Rate     1.0 k tok/s, 67 % of 3 times one host; 1.4 k tok/s, 89 % if both
                  overlapped entirely
