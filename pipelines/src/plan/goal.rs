@@ -195,7 +195,8 @@ impl Check<'_> {
             }
             if let Some(above) = whole.iter().find(|above| mixes && self.reaches(**above, at)) {
                 let above = &self.stages[*above].id;
-                let message = format!("`{above}` stands above `{id}`, and would compare the documents of one source only");
+                let message =
+                    format!("`{above}` stands above `{id}`, and would compare the documents of one source only");
                 problems.push(self.problem(at, message).next(format!("move it below `{id}`")));
             }
             let row_by_row = takes == [Kind::Rows] && gives == [Kind::Rows] && !whole.contains(&at) && !mixes;

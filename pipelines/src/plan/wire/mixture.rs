@@ -28,11 +28,18 @@ pub(super) fn sources_above(nodes: &[Node], at: usize) -> Vec<String> {
         None => (0..at).filter(is_source).collect(),
         Some((inputs, _)) => {
             let named = inputs.iter().filter_map(|id| nodes.iter().position(|node| node.id == *id));
-            named.flat_map(|input| (0..nodes.len()).filter(is_source).filter(move |s| mixture.passes(*s, input))).collect()
+            named
+                .flat_map(|input| (0..nodes.len()).filter(is_source).filter(move |s| mixture.passes(*s, input)))
+                .collect()
         }
     };
     let mut seen = Vec::new();
-    sources.retain(|source| !seen.contains(source) && { seen.push(*source); true });
+    sources.retain(|source| {
+        !seen.contains(source) && {
+            seen.push(*source);
+            true
+        }
+    });
     sources.into_iter().map(|source| nodes[source].id.clone()).collect()
 }
 
