@@ -37,11 +37,12 @@ pub fn decide(
     let documents = catalog.len() as u64;
     shown(line, "Deduplicating", 0, documents, Unit::Things("documents"), began);
     let usable = previous.filter(|previous| previous.manifest.chain == prepared.chain);
-    let (priority, absent) = (catalog.origins.mixed(), |last: &Previous, row| {
-        matches!(last.outcomes.value(row), "dropped" | "duplicate id")
+    let sources = catalog.origins.mixed();
+    let new = Version::new(catalog, sources, |row| rows[row] == Verdict::Kept);
+    let old = usable.map(|last| {
+        let takes_part = |row| !matches!(last.outcomes.value(row), "dropped" | "duplicate id");
+        Version::new(&last.catalog, sources, takes_part)
     });
-    let new = Version::new(catalog, priority, |row| rows[row] == Verdict::Kept);
-    let old = usable.map(|last| Version::new(&last.catalog, priority, |row| !absent(last, row)));
     let numbers = Numbers::of(&new, old.as_ref());
     let similarities = known_similarities(previous, settings.shingle_words, &numbers)?;
     let corpus = Arc::new(Texts::new(&new, old.as_ref(), &numbers, places, similarities, settings));

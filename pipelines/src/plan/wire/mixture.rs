@@ -24,23 +24,19 @@ pub(crate) fn settle_mixtures(stages: &mut [PlannedStage], nodes: &[Node]) {
 pub(super) fn sources_above(nodes: &[Node], at: usize) -> Vec<String> {
     let mixture = Mixing { nodes, wires: &Wires::new(), at };
     let is_source = |source: &usize| mixture.is_source(&nodes[*source]);
-    let mut sources: Vec<usize> = match &nodes[at].inputs {
+    let found: Vec<usize> = match &nodes[at].inputs {
         None => (0..at).filter(is_source).collect(),
         Some((inputs, _)) => {
             let named = inputs.iter().filter_map(|id| nodes.iter().position(|node| node.id == *id));
-            named
-                .flat_map(|input| (0..nodes.len()).filter(is_source).filter(move |s| mixture.passes(*s, input)))
-                .collect()
+            let passing = |input| (0..nodes.len()).filter(is_source).filter(move |s| mixture.passes(*s, input));
+            named.flat_map(passing).collect()
         }
     };
-    let mut seen = Vec::new();
-    sources.retain(|source| {
-        !seen.contains(source) && {
-            seen.push(*source);
-            true
-        }
-    });
-    sources.into_iter().map(|source| nodes[source].id.clone()).collect()
+    let mut sources: Vec<String> = Vec::new();
+    for source in found.into_iter().map(|source| &nodes[source].id) {
+        sources.extend((!sources.contains(source)).then(|| source.clone()));
+    }
+    sources
 }
 
 /// The edges of each port of the stage `at`.
