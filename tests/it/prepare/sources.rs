@@ -95,10 +95,10 @@ fn an_update_of_several_sources_equals_a_run_from_nothing() {
         let stricter = reordered.replace("min_characters = 100", "min_characters = 300");
         let only_books = plan.replace(r#"["books", "long"]"#, r#"["books"]"#);
         let only_books = only_books.replace(SOURCES, &SOURCES[SOURCES.find("[stage.books]").unwrap()..]);
-        let below = plan
-            .replace(r#"["books", "long"]"#, r#"["books", "wiki"]"#)
-            .replace("[stage.long]\n", "[stage.long]\ninputs = [\"mix\"]\n")
-            .replace("[stage.tidy]\n", "[stage.tidy]\ninputs = [\"long\"]\n");
+        let long = "[stage.long]\ntype = \"length\"\nmin_characters = 100\n";
+        let below = plan.replace(long, "").replace(r#"["books", "long"]"#, r#"["books", "wiki"]"#);
+        let below = below.replace("[stage.tidy]\n", &format!("{long}\n[stage.tidy]\n"));
+        assert!(below.find("[stage.long]") > below.find("[stage.mix]"), "{below}");
         let plans = [&plan, &plan, &with_notes, &reordered, &stricter, &only_books, &plan, &below];
         for (plan, version) in plans.iter().zip(1..) {
             scratch.write("prepare.toml", plan);
