@@ -130,6 +130,29 @@ mod tests {
         };
         let (wiki, books) = (said("Wikipedia", "CC BY-SA 4.0"), said("Gutenberg", "public domain"));
         let card = card(&stats, &[&[wiki.clone()], &[], &[books, wiki]], &BTreeMap::<String, ()>::new());
-        insta::assert_snapshot!(card.split("dropped and why.\n").nth(1).unwrap(), @"");
+        insta::assert_snapshot!(card.split("dropped and why.\n").nth(1).unwrap(), @r"
+
+        The documents are of several sources, which the column `source_stage` names.
+
+        | | documents | bytes of text | tokens |
+        |---|---|---|---|
+        | wiki | 3 | 30 | 3 |
+        | notes | 4 | 40 | 4 |
+        | books | 5 | 50 | 5 |
+
+        ## Data
+
+        ### wiki
+
+        - Wikipedia
+          - licence: CC BY-SA 4.0
+
+        ### books
+
+        - Gutenberg
+          - licence: public domain
+        - Wikipedia
+          - licence: CC BY-SA 4.0
+        ");
     }
 }

@@ -17,7 +17,7 @@ pub fn explain(plan: &Plan, folder: Option<&Path>, columns: usize) -> Result<Str
     let source = plan.stages.iter().filter(|stage| stage.settings.takes().is_empty());
     let sources = mixed.clone().unwrap_or_else(|| source.map(|stage| stage.id.clone()).collect());
     let sources: Vec<String> = sources.iter().map(|source| format!("`{source}`")).collect();
-    let (sources, read) = (sources.join(" and "), if sources.len() == 1 { "reads" } else { "read" });
+    let read = if sources.len() == 1 { "reads" } else { "read" };
     let compares = plan.stages.iter().find(|stage| stage.settings.needs_whole_corpus());
     let decision = match compares {
         Some(stage) => {
@@ -34,13 +34,17 @@ pub fn explain(plan: &Plan, folder: Option<&Path>, columns: usize) -> Result<Str
         }
     };
     let decision = match &mixed {
-        Some(_) => format!("{decision} Of duplicates, the one of the first source is kept, in this order: {sources}."),
+        Some(_) => format!(
+            "{decision} Of duplicates, the one of the first source is kept, in this order: {}.",
+            sources.join(", ")
+        ),
         None => decision,
     };
     let text = |text: &str| human::wrap(text, columns).join("\n");
     Ok([
         text(&format!(
-            "1. Each row that {sources} {read} is processed once, in chunks, unless it is in the previous version:"
+            "1. Each row that {} {read} is processed once, in chunks, unless it is in the previous version:",
+            sources.join(" and ")
         )),
         draw(plan, Plan::of_wired(rows), columns)?,
         text(&format!("2. {decision}")),

@@ -284,7 +284,7 @@ fn explain_draws_the_sources_and_the_card_has_the_licence_of_each() {
     assert!(card.contains("### wiki\n\n- w\n  - licence: CC BY-SA 4.0\n") && card.contains("| wiki | "), "{card}");
     // What training says of a document that the preparation has dropped.
     let dropped = rows(&scratch, "out/v1", "duplicates", "id");
-    let train = crate::support::tiny("paths = [\"out/v1/documents-*.parquet\"]\nvalidation_fraction = 0.1");
+    let train = crate::support::tiny("paths = [\"out/v1/documents-*.parquet\"]");
     scratch.write("train.toml", train);
     scratch.pipeline(&["run", "train.toml", "--run-dir", "trained", "--set", "run.max_steps=2"]).succeeds();
     let said = scratch.pipeline(&["why", "trained", "--document", &dropped[0]]).succeeds().stdout;
@@ -337,9 +337,9 @@ fn what_is_refused_of_several_sources() {
         scratch.pipeline(&["check", "prepare.toml"]).fails(2, pieces);
     };
     let keys = |keys: &str| plan.replace("[\"books\", \"long\"]", &format!("[\"books\", \"long\"]\n{keys}"));
-    refused(&keys("weights = { wiki = 1, books = 2 }"), &["`mix.weights`: is for training: a preparation reads every"]);
-    refused(&keys("max_epochs = { wiki = 1 }"), &["`mix.max_epochs`: is for training"]);
-    refused(&keys("interpolate = \"linear\""), &["`mix.interpolate`: is for training"]);
+    refused(&keys("weights = { wiki = 1, books = 2 }"), &["`mix.weights` is for training: a preparation reads every"]);
+    refused(&keys("max_epochs = { wiki = 1 }"), &["`mix.max_epochs` is for training"]);
+    refused(&keys("interpolate = \"linear\""), &["`mix.interpolate` is for training"]);
     let one = plan.replace("[\"books\", \"long\"]", "[\"books\"]");
     refused(&one, &["no stage uses the rows of `long`"]);
     let late =
