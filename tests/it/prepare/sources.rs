@@ -341,7 +341,7 @@ fn what_is_refused_of_several_sources() {
     refused(&keys("max_epochs = { wiki = 1 }"), &["`mix.max_epochs` is for training"]);
     refused(&keys("interpolate = \"linear\""), &["`mix.interpolate` is for training"]);
     let one = plan.replace("[\"books\", \"long\"]", "[\"books\"]");
-    refused(&one, &["no stage uses the rows of `long`"]);
+    refused(&one, &["`long` and `mix` both give rows: which does `tidy` take?"]);
     let late =
         plan.replace("inputs = [\"books\", \"long\"]\n", "") + "[stage.late]\ntype = \"documents\"\npaths = [\"x\"]\n";
     refused(&late, &["no stage uses the rows of `late`", "move it above `mix`, or name it in mix.inputs"]);
