@@ -3,6 +3,7 @@ mod clusters;
 mod ids;
 mod readers;
 mod rows_without_text;
+mod sources;
 mod versions;
 use crate::support::{Ran, Random, Scratch, corpus};
 use arrow::array::{ArrayRef, RecordBatch, StringArray};

@@ -113,7 +113,7 @@ fn the_page_on_mixtures_is_true() {
     let books = corpus(60).into_iter().map(|text| format!("{{\"content\": \"{text}\"}}\n"));
     std::fs::create_dir(scratch.path().join("data/books")).unwrap();
     write("data/books/shelf.jsonl", &books.collect::<String>());
-    let names = ["mix.toml", "curriculum.toml", "filters.toml", "tokens.toml"];
+    let names = ["mix.toml", "curriculum.toml", "filters.toml", "tokens.toml", "corpus.toml"];
     let configurations = blocks_of(MIXTURES, "toml");
     assert_eq!(configurations.len(), names.len());
     names.iter().zip(configurations).for_each(|(name, content)| write(name, content));
@@ -124,7 +124,9 @@ fn the_page_on_mixtures_is_true() {
         said += &String::from_utf8_lossy(&output.stderr);
         check(line, output);
     }
-    for piece in ["used up after", "`books` is used up after", "  books: validation loss", "books  "] {
+    for piece in
+        ["used up after", "`books` is used up after", "  books: validation loss", "books  ", "in this order: `wiki`"]
+    {
         assert!(said.contains(piece), "{piece}: {said}");
     }
     let wrong = scratch.pipeline("check mix.toml --set mix.weights={read=0.7,boks=0.3}");

@@ -1,7 +1,7 @@
 //! `pipeline stat`: statistics of a version of a prepared corpus.
 use super::{Command, Context};
 use crate::prepare::find_version;
-use crate::prepare::stats::{Amount, Stats};
+use crate::prepare::stats::{Amount, SourceStats, Stats, Sums};
 use crate::prepare::version::STATS;
 use crate::show::{Align, bar, table};
 use anyhow::{Context as _, Result};
@@ -33,19 +33,13 @@ impl Command for Stat {
 
 /// The statistics as tables of at most `columns`.
 fn render(version: &Path, stats: &Stats, columns: usize) -> String {
-    let heads = [("", Align::Left), ("documents", Align::Right), ("bytes", Align::Right), ("tokens", Align::Right)];
-    let line = |name: &str, of: &Amount| {
-        let tokens = if of.tokens > 0 { of.tokens.to_string() } else { String::new() };
-        vec![name.to_owned(), of.documents.to_string(), of.bytes.to_string(), tokens]
-    };
-    let mut rows = vec![line("read", &stats.read)];
-    rows.extend(stats.dropped.iter().map(|(reason, amount)| line(&format!("  {reason}"), amount)));
-    rows.push(line("kept", &stats.kept));
-    rows.push(line("  training", &stats.train));
-    rows.push(line("  validation", &stats.validation));
-    let mut text = format!("{}\n\n{}\n", version.display(), table(&heads, &rows, columns));
+    let mut text = format!("{}\n\n{}\n", version.display(), sums("", &stats.all, columns));
+    for source in &stats.sources {
+        text += &format!("\n{}\n", sums(&source.source, &source.sums, columns));
+    }
+    text += &duplicates(&stats.sources, columns);
     for (title, counts) in [
-        ("could not be read (quarantine.parquet)", &stats.unreadable),
+        ("could not be read (quarantine.parquet)", &stats.all.unreadable),
         ("markup that was not understood", &stats.unhandled_markup),
         ("remaining markup", &stats.residue),
     ] {
@@ -71,4 +65,30 @@ fn render(version: &Path, stats: &Stats, columns: usize) -> String {
         }
     }
     text
+}
+
+/// What became of rows, under the heading `title`.
+fn sums(title: &str, sums: &Sums, columns: usize) -> String {
+    let heads = [(title, Align::Left), ("documents", Align::Right), ("bytes", Align::Right), ("tokens", Align::Right)];
+    let line = |name: &str, of: &Amount| {
+        let tokens = if of.tokens > 0 { of.tokens.to_string() } else { String::new() };
+        vec![name.to_owned(), of.documents.to_string(), of.bytes.to_string(), tokens]
+    };
+    let mut rows = vec![line("read", &sums.read)];
+    rows.extend(sums.dropped.iter().map(|(reason, amount)| line(&format!("  {reason}"), amount)));
+    rows.push(line("kept", &sums.kept));
+    rows.push(line("  training", &sums.train));
+    rows.push(line("  validation", &sums.validation));
+    table(&heads, &rows, columns)
+}
+
+/// The duplicates within sources and between them; empty if there are none.
+fn duplicates(sources: &[SourceStats], columns: usize) -> String {
+    let mut rows = Vec::new();
+    for SourceStats { source, duplicates, .. } in sources {
+        let of = |of: &String| if of == source { "itself".to_owned() } else { of.clone() };
+        rows.extend(duplicates.iter().map(|(kept, count)| vec![source.clone(), of(kept), count.to_string()]));
+    }
+    let heads = [("duplicates in", Align::Left), ("of documents in", Align::Left), ("count", Align::Right)];
+    if rows.is_empty() { String::new() } else { format!("\n{}\n", table(&heads, &rows, columns)) }
 }

@@ -1,6 +1,6 @@
 //! Runs a graph whose results are emitted by its stages as [`Records`](contract::Records).
 use super::{Job, execute};
-use crate::plan::{Edge, Plan, PlannedStage};
+use crate::plan::{Edge, Plan, PlannedStage, Wired};
 use anyhow::{Result, anyhow, bail, ensure};
 use arrow::array::RecordBatch;
 use contract::{At, Built, Emit, Env, Kind, Lane, Packet, Port, Route, Settings, Stage, Step, Turn};
@@ -24,8 +24,20 @@ pub type Take<'a> = &'a mut dyn FnMut(Vec<RecordBatch>) -> Result<Vec<RecordBatc
 /// # Errors
 /// If the stages cannot be connected, or the first failure of any of them or of `take`.
 pub fn gather(stages: Stages, env: Env, take: Take) -> Result<Vec<RecordBatch>> {
+    gather_plan(Plan::of(stages).map_err(anyhow::Error::new)?, env, take)
+}
+
+/// The same for stages that may name what feeds them.
+///
+/// # Errors
+/// See [`gather`].
+pub fn gather_wired(stages: Vec<Wired>, env: Env, take: Take) -> Result<Vec<RecordBatch>> {
+    gather_plan(Plan::of_wired(stages).map_err(anyhow::Error::new)?, env, take)
+}
+
+fn gather_plan(plan: Plan, env: Env, take: Take) -> Result<Vec<RecordBatch>> {
     let (send, receive) = channel();
-    let mut stages = Plan::of(stages).map_err(anyhow::Error::new)?.stages;
+    let mut stages = plan.stages;
     stages.push(results(&stages, send)?);
     let job = Job { stages, env, saved: Vec::new(), prefetch: PREFETCH };
     std::thread::scope(|scope| {

@@ -37,7 +37,7 @@ pub use activity::Activity;
 pub use connections::{Broken, Cancellation, Cancelled, Connections, Traffic};
 pub use cpu_time::MeasureCpu;
 pub use failure::{Failure, InStage};
-pub use gather::{Stages, gather};
+pub use gather::{Stages, gather, gather_wired};
 pub use stop::Stop;
 pub use timing::{StageTiming, WorkerTiming};
 pub use workers::{Job, execute, execute_together, finish, threads};

@@ -3,7 +3,8 @@
 //! - A graph in which a stage takes gradients trains a model; any other prepares a corpus.
 //! - What a stage emits must be used: a filter whose output nobody reads would drop nothing.
 //! - Rows and tokens of several sources may only meet in a stage that mixes them.
-//! - A stage that needs the whole corpus belongs to a preparation, below all stages that work row by row.
+//! - A stage that needs the whole corpus belongs to a preparation, below all stages that work row by row and below the one
+//!   that mixes sources.
 use super::resolve::located;
 use super::{Edge, PlannedStage, Resolved, Table, order_of};
 use crate::problem::{Diagnostic, Origin, Problems};
@@ -97,7 +98,10 @@ impl Check<'_> {
                 let problem = self.problem(at, format!("no stage uses the {name} of `{id}`"));
                 let mixture = self.stages.iter().find(|stage| stage.settings.mixes().is_some());
                 if let Some(mixture) = mixture.filter(|_| stage.settings.takes().is_empty()) {
-                    let next = format!("give it a share in {}.weights, or remove it", mixture.id);
+                    let next = match self.goal {
+                        Goal::Train => format!("give it a share in {}.weights, or remove it", mixture.id),
+                        Goal::PrepareCorpus => format!("move it above `{}`, or name it in {0}.inputs", mixture.id),
+                    };
                     problems.push(problem.next(next));
                     continue;
                 }
@@ -184,7 +188,18 @@ impl Check<'_> {
                         .next("no stage consumes gradients: add the missing stages, or remove this one"),
                 );
             }
-            let row_by_row = takes == [Kind::Rows] && gives == [Kind::Rows] && !whole.contains(&at);
+            let mixes = stage.settings.mixes().is_some();
+            if mixes && gives != [Kind::Rows] {
+                let message = format!("`{id}` mixes tokens, and a preparation mixes rows, to compare their texts");
+                problems.push(self.problem(at, message).next(format!("tokenize below `{id}`")));
+            }
+            if let Some(above) = whole.iter().find(|above| mixes && self.reaches(**above, at)) {
+                let above = &self.stages[*above].id;
+                let message =
+                    format!("`{above}` stands above `{id}`, and would compare the documents of one source only");
+                problems.push(self.problem(at, message).next(format!("move it below `{id}`")));
+            }
+            let row_by_row = takes == [Kind::Rows] && gives == [Kind::Rows] && !whole.contains(&at) && !mixes;
             if let Some(above) = whole.iter().find(|above| row_by_row && self.reaches(**above, at)) {
                 let above = &self.stages[*above].id;
                 let message = format!("`{id}` stands below `{above}`, which compares what the stages above it leave");

@@ -36,7 +36,7 @@ mod wire;
 pub use overrides::{Change, Changed, Overrides};
 pub use registry::{check_registry, find_type};
 pub use run::RunSettings;
-pub use stage::PlannedStage;
+pub use stage::{PlannedStage, Wired};
 pub use values::{Entry, Table};
 pub use whole::Scope;
 pub use wire::Edge;
@@ -177,9 +177,14 @@ impl Plan {
 
     /// A plan made in code: only the wiring is worked out and checked.
     pub fn of(stages: Vec<(String, Arc<dyn Settings>)>) -> Result<Plan, Problems> {
+        Self::of_wired(stages.into_iter().map(|(id, settings)| Wired { id, settings, inputs: None }).collect())
+    }
+
+    /// The same of stages that may name what feeds them.
+    pub fn of_wired(stages: Vec<Wired>) -> Result<Plan, Problems> {
         let mut problems = Problems::default();
         let mut nodes: Vec<wire::Node> = Vec::new();
-        for (id, settings) in &stages {
+        for Wired { id, settings, inputs } in &stages {
             if nodes.iter().any(|node| node.id == *id) {
                 problems.push(Diagnostic::new(format!("two stages are called `{id}`"), Origin::Code));
             }
@@ -190,11 +195,11 @@ impl Plan {
                 gives: settings.gives(),
                 known: true,
                 origin: Origin::Code,
-                inputs: None,
+                inputs: inputs.clone().map(|inputs| (inputs, Origin::Code)),
             });
         }
         let wires = wire::wire(&mut nodes, &|_| Vec::new(), &mut problems);
-        let planned = |((id, settings), inputs): ((_, Arc<dyn Settings>), _)| PlannedStage {
+        let planned = |(Wired { id, settings, .. }, inputs): (Wired, _)| PlannedStage {
             id,
             type_name: "",
             keys: Some(Vec::new()),

@@ -18,6 +18,24 @@ pub struct PlannedStage {
     pub inputs: Vec<Vec<Edge>>,
 }
 
+/// A stage of a plan made in code.
+#[derive(Clone)]
+pub struct Wired {
+    /// Its name in the plan.
+    pub id: String,
+    /// What it is.
+    pub settings: Arc<dyn Settings>,
+    /// The stages that feed it; by default the nearest ones above.
+    pub inputs: Option<Vec<String>>,
+}
+
+impl Wired {
+    /// A stage that the nearest ones above feed.
+    pub fn new(id: &str, settings: Arc<dyn Settings>) -> Self {
+        Self { id: id.to_owned(), settings, inputs: None }
+    }
+}
+
 impl PlannedStage {
     /// `env` for this stage.
     pub fn env(&self, env: &Env) -> Env {

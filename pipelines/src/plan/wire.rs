@@ -55,6 +55,11 @@ pub(crate) type Wires = Vec<Vec<Vec<Edge>>>;
 /// changed to take and emit what arrives from them.
 pub(crate) fn wire(nodes: &mut [Node], types_giving: &dyn Fn(Kind) -> Vec<String>, problems: &mut Problems) -> Wires {
     for at in (0..nodes.len()).filter(|at| nodes[*at].mixes.is_some()).collect::<Vec<_>>() {
+        if nodes[at].mixes.as_ref().is_some_and(|(sources, _)| sources.is_empty()) {
+            let (sources, port) = (mixture::sources_above(nodes, at), nodes[at].takes.first().cloned());
+            nodes[at].takes = port.into_iter().cycle().take(sources.len().max(1)).collect();
+            nodes[at].mixes.iter_mut().for_each(|(named, _)| named.clone_from(&sources));
+        }
         let wires = connect(nodes, types_giving, &mut Problems::default());
         let arrives = |edge: &Edge| nodes[edge.from].gives.iter().copied().find(|kind| mixture::MIXED.contains(kind));
         if let Some(kind) = wires[at].iter().flatten().find_map(arrives) {

@@ -14,6 +14,7 @@ use std::time::Instant;
 use text::DocumentStore;
 use text::prepare::catalog::{Catalog, Hash};
 use text::prepare::deduplicate::{Deduplicate, Shingler, jaccard};
+use text::prepare::origins::Origin;
 
 /// Number of shingles that are kept in memory for the next comparison.
 const KEPT_SHINGLES: usize = 16 << 20;
@@ -36,9 +37,12 @@ pub fn decide(
     let documents = catalog.len() as u64;
     shown(line, "Deduplicating", 0, documents, Unit::Things("documents"), began);
     let usable = previous.filter(|previous| previous.manifest.chain == prepared.chain);
-    let new = Version::new(catalog, |row| rows[row] == Verdict::Kept);
-    let old = usable
-        .map(|last| Version::new(&last.catalog, |row| !matches!(last.outcomes.value(row), "dropped" | "duplicate id")));
+    let sources = catalog.origins.mixed();
+    let new = Version::new(catalog, sources, |row| rows[row] == Verdict::Kept);
+    let old = usable.map(|last| {
+        let takes_part = |row| !matches!(last.outcomes.value(row), "dropped" | "duplicate id");
+        Version::new(&last.catalog, sources, takes_part)
+    });
     let numbers = Numbers::of(&new, old.as_ref());
     let similarities = known_similarities(previous, settings.shingle_words, &numbers)?;
     let corpus = Arc::new(Texts::new(&new, old.as_ref(), &numbers, places, similarities, settings));
@@ -54,24 +58,37 @@ struct Version<'a> {
     catalog: &'a Catalog,
     /// Their rows in the catalog.
     rows: Vec<u32>,
+    /// By source of the catalog: its position among the sources of the new version, or their number. The document of the
+    /// lowest rank is kept, so the order of both versions has to be the same.
+    priorities: Vec<usize>,
 }
 
+/// What identifies a document, in the order of ranks: the position of its source, its id, the hash of its text.
+type Identity<'a> = (usize, &'a str, Hash);
+
 impl<'a> Version<'a> {
-    fn new(catalog: &'a Catalog, takes_part: impl Fn(usize) -> bool) -> Self {
-        Self { catalog, rows: (0..catalog.len()).filter(|row| takes_part(*row)).map(|row| row as u32).collect() }
+    /// The documents of `catalog` that take part; `sources`: those of the new version.
+    fn new(catalog: &'a Catalog, sources: &[Origin], takes_part: impl Fn(usize) -> bool) -> Self {
+        let position = |source: &Origin| sources.iter().position(|other| other.stage == source.stage);
+        let priorities = catalog.origins.mixed().iter().map(|source| position(source).unwrap_or(sources.len()));
+        let rows = (0..catalog.len()).filter(|row| takes_part(*row)).map(|row| row as u32).collect();
+        Self { catalog, rows, priorities: priorities.collect() }
     }
 
-    /// `(row, id, hash of the text)` of each.
-    fn documents(&self) -> impl Iterator<Item = (u32, &'a str, Hash)> {
+    /// The row and the identity of each.
+    fn documents(&self) -> impl Iterator<Item = (u32, Identity<'a>)> {
         let catalog = self.catalog;
-        self.rows.iter().map(move |row| (*row, catalog.id(*row as usize), catalog.content(*row as usize)))
+        let source = move |row: usize| catalog.origins.index(catalog.input_row(row));
+        let priority = move |row: usize| self.priorities.get(source(row)).copied().unwrap_or_default();
+        let identity = move |row: usize| (priority(row), catalog.id(row), catalog.content(row));
+        self.rows.iter().map(move |row| (*row, identity(*row as usize)))
     }
 }
 
 /// The documents and texts of both versions. [`deduplicate`] refers to each by its index here.
 struct Numbers<'a> {
-    /// Id and text of each document, sorted, without duplicates.
-    documents: Vec<(&'a str, Hash)>,
+    /// Each document, sorted, without duplicates.
+    documents: Vec<Identity<'a>>,
     /// Sorted, without duplicates.
     texts: Vec<Hash>,
 }
@@ -79,17 +96,17 @@ struct Numbers<'a> {
 impl<'a> Numbers<'a> {
     fn of(new: &Version<'a>, old: Option<&Version<'a>>) -> Self {
         let documents = || old.into_iter().flat_map(Version::documents).chain(new.documents());
-        let mut identities: Vec<(&str, Hash)> = documents().map(|(_, id, text)| (id, text)).collect();
+        let mut identities: Vec<Identity> = documents().map(|(_, identity)| identity).collect();
         identities.sort_unstable();
         identities.dedup();
-        let mut texts: Vec<Hash> = documents().map(|(_, _, text)| text).collect();
+        let mut texts: Vec<Hash> = documents().map(|(_, (.., text))| text).collect();
         texts.sort_unstable();
         texts.dedup();
         Self { documents: identities, texts }
     }
 
-    fn rank(&self, id: &str, text: Hash) -> Rank {
-        self.documents.binary_search(&(id, text)).unwrap_or_default() as Rank
+    fn rank(&self, identity: &Identity<'a>) -> Rank {
+        self.documents.binary_search(identity).unwrap_or_default() as Rank
     }
 
     fn content(&self, text: &Hash) -> Option<Content> {
@@ -97,9 +114,9 @@ impl<'a> Numbers<'a> {
     }
 
     /// The documents of a version as indices, in order.
-    fn documents(&self, version: &Version) -> Vec<(Content, Rank)> {
-        let number = |(_, id, text): (u32, &str, Hash)| (self.content(&text).unwrap_or_default(), self.rank(id, text));
-        let mut documents: Vec<_> = version.documents().map(number).collect();
+    fn documents(&self, version: &Version<'a>) -> Vec<(Content, Rank)> {
+        let number = |identity: Identity<'a>| (self.content(&identity.2).unwrap_or_default(), self.rank(&identity));
+        let mut documents: Vec<_> = version.documents().map(|(_, identity)| number(identity)).collect();
         documents.sort_unstable();
         documents
     }
@@ -121,9 +138,9 @@ fn known_similarities(
 }
 
 /// Converts verdicts on documents to verdicts on rows.
-fn apply(outcome: &Outcome, new: &Version, numbers: &Numbers, rows: &mut [Verdict]) {
+fn apply<'a>(outcome: &Outcome, new: &Version<'a>, numbers: &Numbers<'a>, rows: &mut [Verdict]) {
     let mut rows_of_ranks = vec![u32::MAX; numbers.documents.len()];
-    new.documents().for_each(|(row, id, text)| rows_of_ranks[numbers.rank(id, text) as usize] = row);
+    new.documents().for_each(|(row, identity)| rows_of_ranks[numbers.rank(&identity) as usize] = row);
     let row = |rank: Rank| rows_of_ranks[rank as usize];
     let content = |rank: Rank| new.catalog.content(row(rank) as usize);
     for (dropped, (kept, neighbour, bits)) in &outcome.dropped {
@@ -174,10 +191,10 @@ struct Shingles {
 }
 
 impl Texts {
-    fn new(
-        new: &Version,
-        old: Option<&Version>,
-        numbers: &Numbers,
+    fn new<'a>(
+        new: &Version<'a>,
+        old: Option<&Version<'a>>,
+        numbers: &Numbers<'a>,
         places: &RunPaths,
         known: HashMap<(Content, Content), f64>,
         settings: &Deduplicate,
@@ -185,7 +202,7 @@ impl Texts {
         let mut bands = vec![(false, u32::MAX); numbers.texts.len()];
         let versions = old.map(|old| (true, old)).into_iter().chain([(false, new)]);
         for (is_old, version) in versions {
-            for (row, _, text) in version.documents() {
+            for (row, (.., text)) in version.documents() {
                 if let Some(text) = numbers.content(&text) {
                     bands[text as usize] = (is_old, row);
                 }

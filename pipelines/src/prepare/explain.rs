@@ -1,8 +1,8 @@
 //! The graphs of a preparation, for `pipeline explain` and `pipeline run --dry-run`.
 use super::graph::Graphs;
 use super::version::is_ours;
-use crate::engine::Stages;
 use crate::plan::Plan;
+use crate::problem::Problems;
 use crate::show::{graph, human, inputs};
 use anyhow::{Error, Result};
 use std::path::Path;
@@ -13,8 +13,11 @@ use std::path::Path;
 /// If a folder is given that is not one of versions, or whose input files do not exist.
 pub fn explain(plan: &Plan, folder: Option<&Path>, columns: usize) -> Result<String> {
     let Graphs { rows, shards } = Graphs::of(plan);
-    let source = plan.stages.iter().find(|stage| stage.settings.takes().is_empty());
-    let source = source.map(|stage| stage.id.as_str()).unwrap_or_default();
+    let mixed = plan.mixture().map(|mixture| mixture.sources);
+    let source = plan.stages.iter().filter(|stage| stage.settings.takes().is_empty());
+    let sources = mixed.clone().unwrap_or_else(|| source.map(|stage| stage.id.clone()).collect());
+    let sources: Vec<String> = sources.iter().map(|source| format!("`{source}`")).collect();
+    let read = if sources.len() == 1 { "reads" } else { "read" };
     let compares = plan.stages.iter().find(|stage| stage.settings.needs_whole_corpus());
     let decision = match compares {
         Some(stage) => {
@@ -30,23 +33,31 @@ pub fn explain(plan: &Plan, folder: Option<&Path>, columns: usize) -> Result<Str
             (inputs(plan, columns)?, note)
         }
     };
+    let decision = match &mixed {
+        Some(_) => format!(
+            "{decision} Of duplicates, the one of the first source is kept, in this order: {}.",
+            sources.join(", ")
+        ),
+        None => decision,
+    };
     let text = |text: &str| human::wrap(text, columns).join("\n");
     Ok([
         text(&format!(
-            "1. Each row that `{source}` reads is processed once, in chunks, unless it is in the previous version:"
+            "1. Each row that {} {read} is processed once, in chunks, unless it is in the previous version:",
+            sources.join(" and ")
         )),
-        draw(plan, rows, columns)?,
+        draw(plan, Plan::of_wired(rows), columns)?,
         text(&format!("2. {decision}")),
         text("3. Shards that differ from the previous version are written; only texts without tokens are tokenized:"),
-        draw(plan, shards, columns)?,
+        draw(plan, Plan::of(shards), columns)?,
         format!("{files}{}", human::hang(&format!("Note     {note}"), columns)),
     ]
     .join("\n\n"))
 }
 
 /// Draws one of the graphs, with the types of stages from `plan`.
-fn draw(plan: &Plan, stages: Stages, columns: usize) -> Result<String> {
-    let mut drawn = Plan::of(stages).map_err(Error::new)?;
+fn draw(plan: &Plan, drawn: Result<Plan, Problems>, columns: usize) -> Result<String> {
+    let mut drawn = drawn.map_err(Error::new)?;
     for stage in &mut drawn.stages {
         stage.type_name = plan.stage(&stage.id).map_or("", |of| of.type_name);
     }

@@ -1,9 +1,9 @@
 //! What happens to each row, and which shard it belongs to.
-use super::graph::Preparation;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use text::corpus::split::{Part, Split};
+use text::corpus::split::Part;
 use text::prepare::catalog::{Catalog, Hash};
+use text::prepare::origins::Origins;
 use text::prepare::text_files::shard_of;
 use text::prepare::write::files::{Footer, WRITER};
 use text::prepare::write::{RepeatedIds, ShardWritten};
@@ -108,13 +108,7 @@ pub struct Layout {
 
 impl Layout {
     /// Assigns the rows of `catalog` to shards; `name`: the name of each row's verdict.
-    pub fn new<'a>(
-        catalog: &Catalog,
-        name: impl Fn(usize) -> &'a str,
-        split: Split,
-        shards: u32,
-        keep_dropped: bool,
-    ) -> Self {
+    pub fn new<'a>(catalog: &Catalog, name: impl Fn(usize) -> &'a str, shards: u32, keep_dropped: bool) -> Self {
         let empty = || vec![Vec::new(); shards as usize];
         let mut layout = Self { kept: empty(), train: Vec::new(), dropped: empty() };
         for row in 0..catalog.len() {
@@ -127,7 +121,7 @@ impl Layout {
             to[shard_of(catalog.id(row), shards) as usize].push(row as u32);
         }
         let id = |row: &u32| (catalog.id(*row as usize), *row);
-        let part = |row: &u32| catalog.part(*row as usize, split);
+        let part = |row: &u32| catalog.part(*row as usize);
         layout.kept.iter_mut().for_each(|rows| rows.sort_by_key(|row| (part(row), id(row))));
         layout.dropped.iter_mut().for_each(|rows| rows.sort_by_key(id));
         layout.train = layout.kept.iter().map(|rows| rows.partition_point(|row| part(row) == Part::Train)).collect();
@@ -145,14 +139,11 @@ impl Layout {
     }
 
     /// A key for each shard of everything that its files depend on.
-    pub fn keys(
-        &self,
-        catalog: &Catalog,
-        verdicts: &Verdicts,
-        footer: &Footer,
-        prepared: &Preparation,
-    ) -> BTreeMap<u32, String> {
-        let vocabulary = format!("{:?} {:?} {WRITER}", footer.vocabulary, prepared.read.split);
+    pub fn keys(&self, catalog: &Catalog, verdicts: &Verdicts, footer: &Footer) -> BTreeMap<u32, String> {
+        let vocabulary = match &*catalog.origins {
+            Origins::One(split) => format!("{:?} {split:?} {WRITER}", footer.vocabulary),
+            Origins::Mixed(_) => format!("{:?} {WRITER}", footer.vocabulary),
+        };
         let shard = |shard: u32| {
             let mut parts = vec![Cow::Borrowed(footer.configuration.as_str()), Cow::Borrowed(vocabulary.as_str())];
             for rows in [&self.kept, &self.dropped] {
@@ -201,5 +192,9 @@ fn line(catalog: &Catalog, row: usize) -> String {
         ["id", "url", "title", "source", "source_file"].map(string),
         ["revision", "source_offset", "row_group"].map(number),
     );
-    format!("{strings:?} {numbers:?} {:?}", catalog.content(row))
+    let line = format!("{strings:?} {numbers:?} {:?}", catalog.content(row));
+    match catalog.stage(row) {
+        None => line,
+        Some(stage) => format!("{line} {stage} {}", catalog.part(row).name()),
+    }
 }

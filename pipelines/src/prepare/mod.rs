@@ -2,7 +2,8 @@
 //!
 //! 1. [`mod@graph`]: splits the plan into what is done to every row and what is done to those that are kept
 //! 2. [`version`]: the output folder; [`previous`]: its previous version ([`tables`]: the files next to the shards)
-//! 3. `scan_rows → … → signatures`: processes new rows; the others are taken from the previous version's catalog
+//! 3. [`mod@scan`]: `scan_rows → … → signatures` processes new rows; the others are taken from the previous version's
+//!    catalog
 //! 4. [`decide`]: decides which rows are kept ([`deduplicate`])
 //! 5. [`layout`]: assigns rows to shards; unchanged shards are hard-linked
 //! 6. `kept → tokenize → parquet`: writes the changed shards
@@ -18,6 +19,7 @@ pub mod explain;
 mod graph;
 mod layout;
 pub(crate) mod previous;
+mod scan;
 pub(crate) mod stats;
 mod tables;
 pub(crate) mod version;
@@ -28,11 +30,11 @@ use crate::prepare_stages::prepare;
 use crate::problem::Usage;
 use crate::show::{Line, Unit, Work as Doing};
 use anyhow::Result;
-use arrow::array::RecordBatch;
 use contract::{Env, Resources};
 use graph::Preparation;
 use layout::{Layout, Verdict, Verdicts};
 use previous::Previous;
+use scan::{Scanned, scan, set_aside};
 use serde::Serialize;
 use stats::Stats;
 use std::collections::{BTreeMap, HashMap};
@@ -40,18 +42,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use text::input::ingest::DocumentFile;
-use text::input::quarantine;
-use text::input::quarantine_file::of_records;
-use text::prepare::catalog::{self, Catalog, Hash};
-use text::prepare::dropped_lines::{DroppedLines, DroppedLinesWriter};
-use text::prepare::scan_rows::{Known, RowStore, ScanRows};
+use text::prepare::catalog::{Catalog, Hash};
+use text::prepare::scan_rows::RowStore;
 use text::prepare::text_files::TextFiles;
 use text::prepare::write::{Pieces, RepeatedIds, RowToWrite, Shard, ShardWritten, Work};
-use text::{Cache, DocumentStore, Quarantine, TextProblem, TokenStore, Tokenizer};
+use text::{Cache, DocumentStore, TextProblem, TokenStore, Tokenizer};
 use version::Folder;
-
-/// Lanes of the first graph per worker; its result does not depend on them.
-const LANES: u32 = 4;
 
 /// The version at `path`, or the last version in the folder `path`.
 ///
@@ -87,14 +83,10 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     let mut draft = folder.draft()?;
     let prepared = prepare(plan, Resources::default(), workers, line)?;
     let prepared = Preparation::of(plan, &prepared.resources)?;
-    let (cache, files) = (&prepared.read.cache, &prepared.read.files);
+    let cache = &prepared.cache();
 
     let previous = previous.filter(|previous| previous.manifest.shards == prepared.write.shards);
-    let mut store = RowStore::open(files, prepared.read.on_bad_data)?;
-    if let Some(withdrawn) = &prepared.read.withdrawn {
-        store = store.without(withdrawn)?;
-    }
-    let store = Arc::new(store);
+    let store = Arc::new(RowStore::open(prepared.row_sources())?);
     let aside = TextFiles {
         folder: draft.aside().to_path_buf(),
         shards: prepared.write.shards,
@@ -102,17 +94,17 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
     };
     let Scanned { catalog, texts, dropped, unreadable } =
         scan(&prepared, &store, previous.as_ref(), &aside, workers, line)?;
-    let quarantine = set_aside(&prepared, unreadable, store.rows(), draft.path(), line)?;
+    let unreadable = set_aside(&prepared, &unreadable, &store, draft.path(), line)?;
     let places = RunPaths::of(&catalog, (&aside, &texts), previous.as_ref(), cache)?;
     let first = first_verdicts(&catalog, &store, &prepared, line)?;
     // The row groups that it has decoded are not needed any more.
     drop(store);
     let verdicts = decide::decide(&prepared, &catalog, first, previous.as_ref(), &places, workers, line)?;
-    let (name, split) = (|row: usize| verdicts.rows[row].name(), prepared.read.split);
-    let layout = Layout::new(&catalog, name, split, prepared.write.shards, prepared.write.keep_dropped);
+    let name = |row: usize| verdicts.rows[row].name();
+    let layout = Layout::new(&catalog, name, prepared.write.shards, prepared.write.keep_dropped);
 
     let (footer, tokenizer) = (prepared.footer(), prepared.tokenizer.as_deref());
-    let keys = layout.keys(&catalog, &verdicts, &footer, &prepared);
+    let keys = layout.keys(&catalog, &verdicts, &footer);
     let (same, changed): (Vec<u32>, Vec<u32>) = (0..prepared.write.shards).partition(|shard| {
         previous.as_ref().is_some_and(|last| last.manifest.shard_keys.get(shard) == keys.get(shard))
     });
@@ -132,12 +124,11 @@ pub fn run(plan: &Plan, folder: &Path, workers: usize, line: &mut Line) -> Resul
         tokens: last_tokens(previous.as_ref(), tokenizer, cache)?,
         footer,
         sequence_length: prepared.write.sequence_length,
-        split: prepared.read.split,
     });
     let written = write(&prepared, &work, kept, workers, line)?;
     let counts = layout.counts(&written, previous.as_ref().map(|last| (&last.layout, &last.tokens[..])), &same);
     let files = written.into_values().flat_map(|shard| shard.files).collect();
-    let stats = stats::stats(&catalog, &dropped, &verdicts, &counts, &work, quarantine.counts());
+    let stats = stats::stats(&catalog, &dropped, &verdicts, &counts, &work, &unreadable);
     draft.finish(&prepared, (&catalog, &dropped), &verdicts, &counts, keys, files, &stats, tokenizer)?;
     let done = folder.appear(draft)?;
     line.finish();
@@ -155,87 +146,9 @@ fn shown(line: &mut Line, verb: &str, done: u64, total: u64, unit: Unit, began: 
     line.work(&Doing { verb: verb.into(), done, total, unit, spent: began.elapsed() });
 }
 
-/// The result of the first graph.
-struct Scanned {
-    /// All rows that can be read, except for those in `dropped`.
-    catalog: Catalog,
-    /// Location of their stored texts, by input row: file and row.
-    texts: HashMap<u64, (u32, u64)>,
-    /// Rows that are dropped and whose texts are not stored.
-    dropped: DroppedLines,
-    /// The file with what cannot be read, in input order.
-    unreadable: PathBuf,
-}
-
-/// Runs the first graph: new rows pass through the stages, the others are taken from the previous version's catalog.
-fn scan(
-    prepared: &Preparation,
-    store: &Arc<RowStore>,
-    previous: Option<&Previous>,
-    aside: &TextFiles,
-    workers: usize,
-    line: &mut Line,
-) -> Result<Scanned> {
-    let previous = previous.filter(|previous| previous.manifest.chain == prepared.chain);
-    let known = previous.map_or_else(Known::default, |last| Known::new(last.catalog.clone(), last.known()));
-    let lanes = LANES * workers.max(1) as u32;
-    let mut env = environment(prepared, workers, lanes, ScanRows::steps(store, lanes));
-    env.resources.insert(Arc::clone(store));
-    env.resources.insert(Arc::new(known));
-    env.resources.insert(Arc::new(aside.clone()));
-    let (began, rows, mut done, mut lost) = (Instant::now(), store.rows(), 0, 0);
-    let mut dropped = DroppedLinesWriter::create(&aside.folder.join("dropped-lines.parquet"), aside.keep_dropped)?;
-    let (unreadable, mut lines) = (aside.folder.join("unreadable.parquet"), Vec::new());
-    quarantine::write(&unreadable, |push| {
-        lines = gather(prepared.graphs.rows.clone(), env, &mut |records| {
-            let (lines, rest): (Vec<RecordBatch>, Vec<RecordBatch>) = records.into_iter().partition(catalog::has_lines);
-            for bad in rest.iter().map(of_records).collect::<Result<Vec<_>>>()?.into_iter().flatten() {
-                lost += bad.documents;
-                push(bad)?;
-            }
-            done += lines.iter().map(|lines| lines.num_rows() as u64).sum::<u64>();
-            shown(line, "Reading", done, rows, Unit::Things("documents"), began);
-            let kept = dropped.separate(&lines)?;
-            Ok((kept.num_rows() > 0).then_some(kept).into_iter().collect())
-        })?;
-        Ok(())
-    })?;
-    let there = rows - lost - store.passed_over();
-    anyhow::ensure!(done == there, "a stage has lost rows: {done} of {there} are left");
-    if store.passed_over() > 0 {
-        line.note(&format!("note: {} documents are withdrawn (`withdraw`)", store.passed_over()));
-    }
-    Ok(Scanned { texts: catalog::texts(&lines), catalog: Catalog::of(&lines)?, dropped: dropped.finish()?, unreadable })
-}
-
 /// The environment of the stages of a graph.
 fn environment(prepared: &Preparation, workers: usize, lanes: u32, steps: u64) -> Env {
     Env::without_training(workers, lanes, steps, prepared.resources.clone())
-}
-
-/// Reports and writes the input of `rows` rows that could not be read, and fails if it exceeds the limit.
-fn set_aside(
-    prepared: &Preparation,
-    unreadable: PathBuf,
-    rows: u64,
-    folder: &Path,
-    line: &mut Line,
-) -> Result<Quarantine> {
-    let mut quarantine = prepared.read.quarantine.clone();
-    // What was lost when files were converted is not among their rows.
-    let converted = quarantine.counts().documents();
-    quarantine.add(unreadable, prepared.read.files.iter().map(|file| file.path.clone()).collect())?;
-    let (lost, documents) = (quarantine.counts().documents(), rows + converted);
-    let quarantine = quarantine.among(documents);
-    quarantine.check(prepared.read.max_bad_fraction)?;
-    if documents == lost {
-        return Err(TextProblem::Empty { why: "its files have no rows".into() }.into());
-    }
-    if !quarantine.is_empty() {
-        line.note(&format!("note: {} (see {})", quarantine.summary(), quarantine::FILE));
-        quarantine.write(folder)?;
-    }
-    Ok(quarantine)
 }
 
 /// The verdicts before duplicates are looked for. Warns of documents with the id of an earlier one but another text, or

@@ -9,6 +9,7 @@ use arrow::datatypes::{Float64Type, UInt32Type};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use text::Tokenizer;
 use text::corpus::split::Part;
 use text::parquet::table::read_parquet;
@@ -66,10 +67,11 @@ impl Previous {
         let tokens = table["n_tokens"].as_primitive::<UInt32Type>();
         let tokens = tokens.iter().map(Option::unwrap_or_default).collect();
         let columns = table.columns()[..catalog::schema().fields().len()].to_vec();
-        let catalog = Catalog { rows: RecordBatch::try_new(catalog::schema(), columns)? };
+        let rows = RecordBatch::try_new(catalog::schema(), columns)?;
+        let catalog = Catalog { rows, origins: Arc::new(manifest.origins()) };
         // The locations of texts follow from the verdicts, as they did when they were written.
         let name = |row: usize| outcomes.value(row);
-        let layout = Layout::new(&catalog, name, manifest.split, manifest.shards, manifest.keep_dropped);
+        let layout = Layout::new(&catalog, name, manifest.shards, manifest.keep_dropped);
         Ok(Self { number, path: path.to_path_buf(), manifest, catalog, outcomes, tokens, layout })
     }
 

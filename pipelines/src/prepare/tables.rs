@@ -12,8 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 use text::parquet::columns::INPUT_ROW;
 use text::parquet::table::read_parquet_rows;
-use text::prepare::catalog::{self, Catalog, Hash};
+use text::prepare::catalog::{self, Catalog, Hash, SOURCE_STAGE};
 use text::prepare::dropped_lines::DroppedLines;
+use text::prepare::origins::Origins;
 use text::prepare::write::files::{FileNote, ROW_GROUP_ROWS, TableFile};
 
 /// What is known about every row.
@@ -23,24 +24,31 @@ pub const PAIRS: &str = "pairs.parquet";
 /// Every duplicate with the document that is kept instead.
 pub const DUPLICATES: &str = "duplicates.parquet";
 
-/// The columns of [`CATALOG`].
-pub fn catalog_schema() -> Schema {
+/// The columns of [`CATALOG`], of several sources or of one.
+pub fn catalog_schema(are_mixed: bool) -> Schema {
     let mut fields: Vec<Field> = catalog::schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     fields.push(Field::new("verdict", DataType::Utf8, false));
     fields.push(Field::new("n_tokens", DataType::UInt32, true));
+    fields.extend(are_mixed.then(|| Field::new(SOURCE_STAGE, DataType::Utf8, false)));
     Schema::new(fields)
 }
 
 /// Rows of the catalog, with the columns of [`catalog_schema`].
 fn with_verdicts<'a>(
     rows: &RecordBatch,
+    origins: &Origins,
     verdicts: impl Iterator<Item = &'a str>,
     tokens: impl Iterator<Item = Option<u32>>,
 ) -> Result<RecordBatch> {
     let mut columns = rows.columns().to_vec();
     columns.push(Arc::new(StringArray::from_iter_values(verdicts)));
     columns.push(Arc::new(tokens.collect::<UInt32Array>()));
-    Ok(RecordBatch::try_new(Arc::new(catalog_schema()), columns)?)
+    if origins.are_mixed() {
+        let input_rows = rows[INPUT_ROW].as_primitive::<UInt64Type>().values().iter();
+        let stages = input_rows.map(|row| origins.of(*row).map_or("", |source| source.stage.as_str()));
+        columns.push(Arc::new(StringArray::from_iter_values(stages)));
+    }
+    Ok(RecordBatch::try_new(Arc::new(catalog_schema(origins.are_mixed())), columns)?)
 }
 
 /// Writes the catalog with the verdict on each row, `dropped` among the others, in the order of the input; `counts` are
@@ -51,22 +59,25 @@ pub fn write_catalog(
     verdicts: &Verdicts,
     counts: &BTreeMap<u32, u32>,
 ) -> Result<FileNote> {
-    let names = verdicts.rows.iter().map(|verdict| verdict.name());
-    let kept = with_verdicts(&catalog.rows, names, (0..catalog.len() as u32).map(|row| counts.get(&row).copied()))?;
+    let (names, origins) = (verdicts.rows.iter().map(|verdict| verdict.name()), &*catalog.origins);
+    let kept =
+        with_verdicts(&catalog.rows, origins, names, (0..catalog.len() as u32).map(|row| counts.get(&row).copied()))?;
     let dropped = dropped.read()?.map(|lines| {
         let lines = lines?;
         let rows = lines.num_rows();
-        with_verdicts(&lines, std::iter::repeat_n(Verdict::Dropped.name(), rows), std::iter::repeat_n(None, rows))
+        let names = std::iter::repeat_n(Verdict::Dropped.name(), rows);
+        with_verdicts(&lines, origins, names, std::iter::repeat_n(None, rows))
     });
-    let mut file = TableFile::create(folder, CATALOG, Arc::new(catalog_schema()))?;
+    let mut file = TableFile::create(folder, CATALOG, Arc::new(catalog_schema(origins.are_mixed())))?;
     merge(&kept, dropped, ROW_GROUP_ROWS, &mut |rows| file.write(rows))?;
     file.close()
 }
 
-/// Reads the catalog in `folder`; unless `all`, without rows that were dropped and have no text.
+/// Reads the catalog in `folder`; unless `all`, without rows that were dropped and have no text. Which sources rows are
+/// from follows from their numbers.
 pub fn read_catalog(folder: &Path, all: bool) -> Result<RecordBatch> {
     let dropped = StringArray::new_scalar(Verdict::Dropped.name());
-    read_parquet_rows(&folder.join(CATALOG), &catalog_schema(), |rows| {
+    read_parquet_rows(&folder.join(CATALOG), &catalog_schema(false), |rows| {
         if all {
             return Ok(rows);
         }

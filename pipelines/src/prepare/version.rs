@@ -17,6 +17,7 @@ use text::corpus::split::{Part, Split};
 use text::input::quarantine;
 use text::prepare::catalog::Catalog;
 use text::prepare::dropped_lines::DroppedLines;
+use text::prepare::origins::{Origin, Origins};
 use text::prepare::write::files::{FORMAT, FileNote, OF_PARTS, kind_of_part, shard_file_name, write_file, write_table};
 
 /// What a version is and what it consists of.
@@ -49,9 +50,13 @@ pub struct Manifest {
     pub shards: u32,
     /// Are the texts of all rows that were dropped there?
     pub keep_dropped: bool,
-    /// Which documents are held out for validation, and have files of their own. Those of format 1 have none.
-    #[serde(default = "no_split")]
-    pub split: Split,
+    /// Which documents are held out for validation, and have files of their own. Those of format 1 have none. Not given
+    /// if sources are mixed, each of which has its own rule.
+    #[serde(default = "no_split", skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+    /// The sources that were mixed, if any, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Origin>,
     /// What was read.
     pub paths: Vec<String>,
     /// Names what each shard follows from.
@@ -60,8 +65,18 @@ pub struct Manifest {
     pub files: BTreeMap<String, (u64, String)>,
 }
 
-fn no_split() -> Split {
-    Split::Fraction(0.0)
+fn no_split() -> Option<Split> {
+    Some(Split::Fraction(0.0))
+}
+
+impl Manifest {
+    /// Where the rows of its input came from.
+    pub fn origins(&self) -> Origins {
+        match &self.sources[..] {
+            [] => Origins::One(self.split.unwrap_or(Split::Fraction(0.0))),
+            sources => Origins::Mixed(sources.to_vec()),
+        }
+    }
 }
 
 /// The output folder, locked against other processes.
@@ -268,7 +283,7 @@ impl Draft {
         let mut files = std::mem::take(&mut self.linked);
         let noted = |file: &FileNote| (file.name.clone(), (file.bytes, file.blake3.clone()));
         files.extend(new.iter().map(noted));
-        let card = write_file(&self.path, CARD_FILE, card(stats, &prepared.read.attributions, &files).as_bytes())?;
+        let card = write_file(&self.path, CARD_FILE, card(stats, &prepared.attributions(), &files).as_bytes())?;
         files.extend([noted(&card)]);
         new.push(card);
         let manifest = Manifest {
@@ -281,8 +296,12 @@ impl Draft {
             tokenizer: tokenizer.map(|tokenizer| tokenizer.hash().to_owned()),
             shards: prepared.write.shards,
             keep_dropped: prepared.write.keep_dropped,
-            split: prepared.read.split,
-            paths: prepared.read.paths.clone(),
+            split: match &*catalog.origins {
+                Origins::One(split) => Some(*split),
+                Origins::Mixed(_) => None,
+            },
+            sources: catalog.origins.mixed().to_vec(),
+            paths: prepared.sources.iter().flat_map(|source| source.read.paths.clone()).collect(),
             shard_keys,
             files,
         };

@@ -309,13 +309,15 @@ pub trait Settings: Any + Send + Sync {
     fn needs_whole_corpus(&self) -> bool {
         false
     }
-    /// How it mixes sources, if it does: it has one port for each. Other stages accept only one source.
+    /// How it mixes sources, if it does: it has one port for each. Other stages accept only one source. If it names no
+    /// sources, it takes all of those above it, or those that reach its `inputs`.
     fn mixes(&self) -> Option<Mixture> {
         None
     }
-    /// The same stage for packets of this kind, if it mixes sources: whether these arrive as rows or as tokens is known
-    /// once stages are connected.
-    fn mixing(&self, _kind: Kind) -> Option<Arc<dyn Settings>> {
+    /// The same stage for packets of this kind from these sources, in the order of its ports, if it mixes sources: whether
+    /// they arrive as rows or as tokens, and from which sources if its keys do not name them, is known once stages are
+    /// connected.
+    fn mixing(&self, _kind: Kind, _sources: &[String]) -> Option<Arc<dyn Settings>> {
         None
     }
     /// The peak memory of its stages, as far as `env` tells; resources may be missing. `pipeline explain` adds it up.

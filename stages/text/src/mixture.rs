@@ -1,4 +1,5 @@
-//! Stage `mixture`: several sources of training data in given shares.
+//! Stage `mixture`: several sources of training data in given shares, or all documents of several sources in a
+//! preparation.
 //!
 //! The stage only notes which source a packet comes from: which sources fill the sequences of a step follows from the
 //! shares and the sizes of the sources ([`contract::Allocation`]). `pack` has sequences of every source and draws as
@@ -20,7 +21,9 @@ use std::sync::Arc;
 #[serde(default, deny_unknown_fields)]
 pub struct Mix {
     /// The share of the training tokens of each source, by the name of its stage; only the ratios count. A list of
-    /// `[step, shares]` changes them during the run. A source whose share is 0 is only validated.
+    /// `[step, shares]` changes them during the run. A source whose share is 0 is only validated. Not in a preparation,
+    /// which reads all documents of the sources above, or of those behind `inputs`: of duplicates, it keeps the one whose
+    /// source comes first.
     pub weights: Weights,
     /// Shares between two steps of a list: "step" (those of the earlier one) or "linear".
     pub interpolate: Interpolate,
@@ -30,6 +33,9 @@ pub struct Mix {
     /// What arrives: rows, or tokens if the sources are tokenized already.
     #[serde(skip)]
     kind: Arrives,
+    /// The sources that are connected, if `weights` names none.
+    #[serde(skip)]
+    connected: Vec<String>,
 }
 
 /// The kind of packets that a mixture takes and gives.
@@ -91,13 +97,13 @@ impl From<Weights> for Value {
 
 impl Default for Mix {
     fn default() -> Self {
-        let (weights, interpolate, max_epochs) = Default::default();
-        Self { weights, interpolate, max_epochs, kind: Arrives::Rows }
+        let (weights, interpolate, max_epochs, connected) = Default::default();
+        Self { weights, interpolate, max_epochs, kind: Arrives::Rows, connected }
     }
 }
 
 impl StageSettings for Mix {
-    const SUMMARY: &'static str = "mixes several sources of rows or tokens in given shares";
+    const SUMMARY: &'static str = "mixes sources of rows or tokens in given shares, or unites those of a preparation";
     const EXAMPLE: &'static str =
         "type = \"mixture\"\nweights = { wiki = 0.7, books = 0.3 }\nmax_epochs = { books = 4 }\n";
 }
@@ -110,18 +116,21 @@ impl Mix {
         }
     }
 
-    /// The names of the sources.
-    fn sources(&self) -> BTreeSet<&String> {
+    /// The names of the sources in `weights`.
+    fn weighted(&self) -> BTreeSet<&String> {
         self.weights.from.iter().flat_map(|(_, shares)| shares.keys()).collect()
+    }
+
+    /// The names of the sources, in the order of ports.
+    fn sources(&self) -> Vec<String> {
+        let weighted = self.weighted();
+        if weighted.is_empty() { self.connected.clone() } else { weighted.into_iter().cloned().collect() }
     }
 
     fn check_weights(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut wrong = |message: String| problems.push(Problem::at("weights", message));
         let Weights { from, is_list } = &self.weights;
-        if from.is_empty() {
-            wrong("names no source; give the share of each, for example { wiki = 0.7, books = 0.3 }".into());
-        }
         let at = |step: &Step| if *is_list { format!(" at step {step}") } else { String::new() };
         for (step, shares) in from {
             for (source, share) in shares {
@@ -158,8 +167,9 @@ impl Settings for Mix {
             let why = "is for `weights` that change, and they do not: give a list of steps with shares, or remove it";
             problems.push(Problem::at("interpolate", why));
         }
-        let sources = self.sources();
-        for (source, epochs) in &self.max_epochs {
+        let sources = self.weighted();
+        // Without `weights` all keys are rejected once it is known what the graph is for.
+        for (source, epochs) in self.max_epochs.iter().filter(|_| !sources.is_empty()) {
             if !sources.contains(source) {
                 let names: Vec<String> = sources.iter().map(|name| format!("`{name}`")).collect();
                 let why = format!("names `{source}`, which is none of the sources in `weights`: {}", names.join(", "));
@@ -173,9 +183,18 @@ impl Settings for Mix {
     }
 
     fn check_goal(&self, goal: Goal) -> Vec<Problem> {
-        let why = "mixes the sources of a training graph; a preparation reads all files with one source";
-        let prepares = goal == Goal::PrepareCorpus;
-        prepares.then(|| Problem { key: None, message: why.into(), failed: false }).into_iter().collect()
+        if goal == Goal::Train {
+            let why = "names no source; give the share of each, for example { wiki = 0.7, books = 0.3 }";
+            return self.weights.from.is_empty().then(|| Problem::at("weights", why)).into_iter().collect();
+        }
+        let given = [
+            ("weights", !self.weights.from.is_empty()),
+            ("interpolate", self.interpolate != Interpolate::default()),
+            ("max_epochs", !self.max_epochs.is_empty()),
+        ];
+        let why = "is for training: a preparation reads every document of its sources once; remove it, and give it in the \
+                   configuration that trains";
+        given.into_iter().filter(|(_, is_given)| *is_given).map(|(key, _)| Problem::at(key, why)).collect()
     }
 
     fn notes(&self, steps: Option<u64>) -> Vec<Problem> {
@@ -211,7 +230,7 @@ impl Settings for Mix {
     }
 
     fn mixes(&self) -> Option<Mixture> {
-        let sources: Vec<String> = self.sources().into_iter().cloned().collect();
+        let sources = self.sources();
         let row = |shares: &Shares| {
             let sum: f64 = shares.values().sum();
             sources.iter().map(|source| shares.get(source).map_or(0.0, |share| share / sum)).collect()
@@ -227,9 +246,9 @@ impl Settings for Mix {
         })
     }
 
-    fn mixing(&self, kind: Kind) -> Option<Arc<dyn Settings>> {
+    fn mixing(&self, kind: Kind, sources: &[String]) -> Option<Arc<dyn Settings>> {
         let kind = if kind == Kind::Tokens { Arrives::Tokens } else { Arrives::Rows };
-        Some(Arc::new(Self { kind, ..self.clone() }))
+        Some(Arc::new(Self { kind, connected: sources.to_vec(), ..self.clone() }))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Connects a stage that mixes sources: one port for each source that it names, fed by the last stage above it that the
-//! rows or tokens of the source pass, or by the one of its `inputs` that they pass.
+//! rows or tokens of the source pass, or by the one of its `inputs` that they pass. If it names none, it mixes all sources
+//! above it, in their order, or all that pass its `inputs`, in the order of these.
 use super::{Edge, Node, Wires};
 use crate::plan::PlannedStage;
 use crate::problem::{Diagnostic, Problems};
@@ -11,17 +12,41 @@ pub(super) const MIXED: [Kind; 2] = [Kind::Rows, Kind::Tokens];
 /// Gives stages that mix sources the settings for what arrives at them, as [`wire`](super::wire) has found it.
 pub(crate) fn settle_mixtures(stages: &mut [PlannedStage], nodes: &[Node]) {
     for stage in stages {
-        let node = nodes.iter().find(|node| node.id == stage.id).filter(|node| node.mixes.is_some());
-        if let Some(mixing) = node.and_then(|node| stage.settings.mixing(*node.gives.first()?)) {
+        let node = nodes.iter().find(|node| node.id == stage.id);
+        let mixing = node.and_then(|node| stage.settings.mixing(*node.gives.first()?, &node.mixes.as_ref()?.0));
+        if let Some(mixing) = mixing {
             stage.settings = mixing;
         }
     }
+}
+
+/// The sources that the stage `at` mixes if it names none.
+pub(super) fn sources_above(nodes: &[Node], at: usize) -> Vec<String> {
+    let mixture = Mixing { nodes, wires: &Wires::new(), at };
+    let is_source = |source: &usize| mixture.is_source(&nodes[*source]);
+    let found: Vec<usize> = match &nodes[at].inputs {
+        None => (0..at).filter(is_source).collect(),
+        Some((inputs, _)) => {
+            let named = inputs.iter().filter_map(|id| nodes.iter().position(|node| node.id == *id));
+            let passing = |input| (0..nodes.len()).filter(is_source).filter(move |s| mixture.passes(*s, input));
+            named.flat_map(passing).collect()
+        }
+    };
+    let mut sources: Vec<String> = Vec::new();
+    for source in found.into_iter().map(|source| &nodes[source].id) {
+        sources.extend((!sources.contains(source)).then(|| source.clone()));
+    }
+    sources
 }
 
 /// The edges of each port of the stage `at`.
 pub(super) fn ports(nodes: &[Node], wires: &Wires, at: usize, problems: &mut Problems) -> Vec<Vec<Edge>> {
     let mixture = Mixing { nodes, wires, at };
     let Some((names, origin)) = &nodes[at].mixes else { return Vec::new() };
+    if names.is_empty() {
+        let problem = Diagnostic::new(format!("`{}` has no source to mix", nodes[at].id), nodes[at].place());
+        problems.push(problem.next("move the stages that read above it, or name those that feed it in `inputs`"));
+    }
     let mut ports: Vec<Vec<Edge>> = Vec::new();
     for name in names {
         let fed = mixture.source(name).and_then(|source| mixture.feeding(source));
@@ -38,6 +63,7 @@ pub(super) fn ports(nodes: &[Node], wires: &Wires, at: usize, problems: &mut Pro
     ports
 }
 
+#[derive(Clone, Copy)]
 struct Mixing<'a> {
     nodes: &'a [Node],
     wires: &'a Wires,

@@ -2,6 +2,7 @@
 //! the others (texts, hashes, tokens) stays in the cache, so withdrawing a document reads and counts nothing again.
 use crate::input::ingest::DocumentFile;
 use crate::parquet::about::each_id;
+use crate::prepare::origins::id_of;
 use crate::support::cache::key;
 use crate::support::problem::{TextProblem, likeness};
 use anyhow::{Context, Result};
@@ -87,12 +88,21 @@ impl Withdrawn {
     /// # Errors
     /// If no row has one of the ids; if a file cannot be read.
     pub fn rows(&self, files: &[DocumentFile]) -> Result<Vec<u64>> {
+        self.rows_of(None, files)
+    }
+
+    /// The same for a source that is mixed with others in a preparation, under the name `stage`: ids may be those of its
+    /// files, or those of the corpus.
+    ///
+    /// # Errors
+    /// See [`rows`](Self::rows).
+    pub fn rows_of(&self, stage: Option<&str>, files: &[DocumentFile]) -> Result<Vec<u64>> {
         let (mut rows, mut found) = (Vec::new(), FxHashSet::default());
         each_id(files, &mut |row, id| {
-            if let Some(id) = self.ids.get(id) {
-                rows.push(row);
-                found.insert(id.as_str());
-            }
+            let in_corpus = stage.and_then(|stage| self.ids.get(&id_of(stage, id)));
+            let listed = [self.ids.get(id), in_corpus];
+            rows.extend(listed.iter().any(Option::is_some).then_some(row));
+            found.extend(listed.into_iter().flatten().map(String::as_str));
         })?;
         let missing: Vec<&str> = self.ids().into_iter().filter(|id| !found.contains(id)).collect();
         let Some(id) = missing.first() else { return Ok(rows) };

@@ -11,6 +11,7 @@ use crate::support::problem::TextProblem;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -149,15 +150,15 @@ pub struct Quarantine {
 
 #[derive(Clone, Debug)]
 enum Part {
-    /// The entries are in a file written by [`write()`].
-    Kept(PathBuf),
+    /// The entries about these files are in a file written by [`write()`].
+    Kept(PathBuf, Range<u64>),
     Held(Arc<Vec<Unreadable>>),
 }
 
 impl Part {
     fn each(&self, f: &mut dyn FnMut(Unreadable) -> Result<()>) -> Result<()> {
         match self {
-            Part::Kept(path) => read(path, f),
+            Part::Kept(path, files) => read(path, &mut |bad| if files.contains(&bad.file) { f(bad) } else { Ok(()) }),
             Part::Held(bad) => bad.iter().cloned().try_for_each(f),
         }
     }
@@ -166,11 +167,18 @@ impl Part {
 impl Quarantine {
     /// Adds the entries in a file written by [`write()`]; they refer to the files `paths`.
     pub fn add(&mut self, kept: PathBuf, paths: Vec<PathBuf>) -> Result<()> {
-        read(&kept, &mut |bad| {
+        let files = 0..paths.len() as u64;
+        self.add_files(kept, paths, files)
+    }
+
+    /// Adds those of such entries that are about `files`, indices of `paths`.
+    pub fn add_files(&mut self, kept: PathBuf, paths: Vec<PathBuf>, files: Range<u64>) -> Result<()> {
+        let part = Part::Kept(kept, files);
+        part.each(&mut |bad| {
             self.counts.add(&bad);
             Ok(())
         })?;
-        self.parts.push((Part::Kept(kept), paths));
+        self.parts.push((part, paths));
         Ok(())
     }
 

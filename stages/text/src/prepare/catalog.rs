@@ -1,10 +1,11 @@
 //! The catalog: what preparation knows about every input row, except its text. It is in memory during a run, and stored
 //! as `catalog.parquet` in every version; the next run reuses the rows that have not changed.
 use crate::clean::RESIDUE;
-use crate::corpus::split::{Part, Split};
+use crate::corpus::split::Part;
 use crate::parquet::columns::{self, BANDS, DROPPED, INPUT_HASH, INPUT_ROW, UNHANDLED, WHERE, bands_type, field};
+use crate::prepare::origins::Origins;
 use anyhow::Result;
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, UInt64Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array, UInt64Array, new_null_array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
 use std::collections::HashMap;
@@ -17,6 +18,9 @@ pub type Hash = [u8; 16];
 pub fn short(hash: blake3::Hash) -> Hash {
     std::array::from_fn(|i| hash.as_bytes()[i])
 }
+
+/// The stage of the source that a row is from (string): a column of the files of a preparation that mixes sources.
+pub const SOURCE_STAGE: &str = "source_stage";
 
 /// Stands for "no row".
 pub const NONE: u32 = u32::MAX;
@@ -72,16 +76,18 @@ pub fn texts(lines: &[RecordBatch]) -> HashMap<u64, (u32, u64)> {
 pub struct Catalog {
     /// In input order.
     pub rows: RecordBatch,
+    /// Where they come from.
+    pub origins: Arc<Origins>,
 }
 
 impl Catalog {
     /// A catalog from records with the columns of [`lines`], in the order of their input rows.
-    pub fn of(lines: &[RecordBatch]) -> Result<Self> {
+    pub fn of(lines: &[RecordBatch], origins: Arc<Origins>) -> Result<Self> {
         let columns: Vec<usize> = (0..schema().fields().len()).collect();
         let lines: Vec<RecordBatch> = lines.iter().map(|lines| lines.project(&columns)).collect::<Result<_, _>>()?;
         let all = concat_batches(&schema(), &lines)?;
         let order = arrow::compute::sort_to_indices(&all[INPUT_ROW], None, None)?;
-        Ok(Self { rows: take_record_batch(&all, &order)? })
+        Ok(Self { rows: take_record_batch(&all, &order)?, origins })
     }
 
     /// Number of rows.
@@ -105,16 +111,21 @@ impl Catalog {
         self.rows[INPUT_ROW].as_primitive::<UInt64Type>().value(row)
     }
 
+    /// The stage of the source that a row is from, if sources are mixed.
+    pub fn stage(&self, row: usize) -> Option<&str> {
+        self.origins.of(self.input_row(row)).map(|source| source.stage.as_str())
+    }
+
     /// The document's id.
     pub fn id(&self, row: usize) -> &str {
         self.string("id", row).unwrap_or_default()
     }
 
     /// The part of the corpus that a row belongs to, if it is kept.
-    pub fn part(&self, row: usize, split: Split) -> Part {
+    pub fn part(&self, row: usize) -> Part {
         let content = self.content(row);
         let hash = u64::from_le_bytes(std::array::from_fn(|i| content[i]));
-        if split.holds_out(0, hash) { Part::Validation } else { Part::Train }
+        if self.origins.split(self.input_row(row)).holds_out(0, hash) { Part::Validation } else { Part::Train }
     }
 
     /// Its text's hash.
@@ -155,6 +166,12 @@ impl Catalog {
             name => rows[name].clone(),
         });
         Ok(RecordBatch::try_new(lines(), columns.collect())?)
+    }
+
+    /// The column [`SOURCE_STAGE`] of `rows`, if sources are mixed.
+    pub fn stages(&self, rows: &[u32]) -> Option<ArrayRef> {
+        let stages = rows.iter().map(|row| self.stage(*row as usize).unwrap_or_default());
+        self.origins.are_mixed().then(|| Arc::new(StringArray::from_iter_values(stages)) as ArrayRef)
     }
 
     /// The columns `names` of `rows`, in that order.

@@ -5,6 +5,7 @@ use crate::parquet::decode::RecordBatches;
 use crate::parquet::encoding::encodings;
 use crate::prepare::append::Appender;
 use crate::prepare::catalog::schema;
+use crate::prepare::origins::Origins;
 use anyhow::{Context, Result, ensure};
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch, is_not_null, not, sort_to_indices, take_record_batch};
@@ -13,6 +14,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Lines per row group of the file.
 const ROW_GROUP: usize = 1 << 16;
@@ -22,9 +24,12 @@ const ROWS_AT_ONCE: usize = 8192;
 /// Lines in a file, and their sums.
 pub struct DroppedLines {
     path: PathBuf,
-    /// Number of rows and bytes of their texts, by reason.
-    pub sums: BTreeMap<String, (u64, u64)>,
+    /// Number of rows and bytes of their texts, by the index of their source and by reason.
+    pub sums: Sums,
 }
+
+/// Number of rows and bytes of their texts, by source and reason.
+pub type Sums = BTreeMap<(usize, String), (u64, u64)>;
 
 impl DroppedLines {
     /// Their number.
@@ -56,16 +61,18 @@ pub struct DroppedLinesWriter {
     /// The input row of the last line.
     last: Option<u64>,
     waiting: usize,
-    sums: BTreeMap<String, (u64, u64)>,
+    origins: Arc<Origins>,
+    sums: Sums,
 }
 
 impl DroppedLinesWriter {
-    /// Writes to the file at `path`.
-    pub fn create(path: &Path, keep_dropped: bool) -> Result<Self> {
+    /// Writes to the file at `path` lines of rows from `origins`.
+    pub fn create(path: &Path, keep_dropped: bool, origins: Arc<Origins>) -> Result<Self> {
         let properties =
             encodings(WriterProperties::builder())?.set_max_row_group_row_count(Some(usize::MAX >> 1)).build();
         let parquet = ArrowWriter::try_new(Appender::new(path.to_path_buf()), schema(), Some(properties))?;
-        Ok(Self { path: path.to_path_buf(), parquet, keep_dropped, last: None, waiting: 0, sums: BTreeMap::new() })
+        let (path, sums) = (path.to_path_buf(), Sums::new());
+        Ok(Self { path, parquet, keep_dropped, last: None, waiting: 0, origins, sums })
     }
 
     /// Takes the dropped rows out of `lines` (of [`lines`](crate::prepare::catalog::lines)), which follow those of the last
@@ -89,11 +96,8 @@ impl DroppedLinesWriter {
         ensure!(self.last.is_none_or(|last| last < *first), "rows come in another order than that of the input");
         self.last = Some(*last);
         let (reasons, bytes) = (dropped[DROPPED].as_string::<i32>(), dropped["bytes"].as_primitive::<UInt64Type>());
-        for (reason, bytes) in reasons.iter().flatten().zip(bytes.values()) {
-            let sum = match self.sums.get_mut(reason) {
-                Some(sum) => sum,
-                None => self.sums.entry(reason.to_owned()).or_default(),
-            };
+        for ((row, reason), bytes) in rows.iter().zip(reasons.iter().flatten()).zip(bytes.values()) {
+            let sum = self.sums.entry((self.origins.index(*row), reason.to_owned())).or_default();
             *sum = (sum.0 + 1, sum.1 + bytes);
         }
         let written = self.parquet.write(&dropped).and_then(|()| {
@@ -118,11 +122,12 @@ impl DroppedLinesWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::corpus::split::Split;
     use crate::prepare::catalog::lines;
+    use crate::prepare::origins::Origin;
     use crate::prepare::signatures::no_bands;
     use arrow::array::{ArrayRef, FixedSizeBinaryArray, StringArray, UInt64Array, new_null_array};
     use arrow::datatypes::DataType;
-    use std::sync::Arc;
 
     /// Lines of these input rows, with the size of their texts and the reason for which they are dropped.
     fn batch(rows: &[(u64, u64, Option<&str>)]) -> RecordBatch {
@@ -158,16 +163,24 @@ mod tests {
         };
         let step =
             |step: u64| [50..100, 0..50].map(|part| batch(&part.map(|at| row(100 * step + at)).collect::<Vec<_>>()));
-        let mut writer = DroppedLinesWriter::create(&path, false).unwrap();
+        let source = |stage: &str, rows| Origin { stage: stage.into(), rows, split: Split::Fraction(0.0) };
+        let origins = Arc::new(Origins::Mixed(vec![source("a", 60_000), source("b", 30_000)]));
+        let mut writer = DroppedLinesWriter::create(&path, false, Arc::clone(&origins)).unwrap();
         let kept: Vec<u64> = (0..900).flat_map(|at| input_rows(&writer.separate(&step(at)).unwrap())).collect();
         assert!(kept.iter().copied().eq((0..90_000).filter(|row| row % 6 < 4)));
         let dropped = writer.finish().unwrap();
         let read = dropped.read().unwrap().map(|batch| input_rows(&batch.unwrap()));
         assert!(read.flatten().eq((0..90_000).filter(|row| row % 6 > 3)));
         // The rows 4, 10, … end in 4, 0, 6, 2, 8, and 5, 11, … in 5, 1, 7, 3, 9: 4 and 5 on average.
-        let sums = [("empty".to_owned(), (15_000, 4 * 15_000)), ("length: short".to_owned(), (15_000, 5 * 15_000))];
+        let of = |source, reason: &str, rows, bytes| ((source, reason.to_owned()), (rows, bytes * rows));
+        let sums = [
+            of(0, "empty", 10_000, 4),
+            of(0, "length: short", 10_000, 5),
+            of(1, "empty", 5_000, 4),
+            of(1, "length: short", 5_000, 5),
+        ];
         assert_eq!((dropped.sums.clone(), dropped.len()), (BTreeMap::from(sums), 30_000));
-        let mut all = DroppedLinesWriter::create(&folder.path().join("none.parquet"), true).unwrap();
+        let mut all = DroppedLinesWriter::create(&folder.path().join("none.parquet"), true, origins).unwrap();
         assert_eq!(all.separate(&step(0)).unwrap().num_rows(), 100, "the texts of dropped rows are stored");
         let none = all.finish().unwrap();
         assert!(none.is_empty() && none.read().unwrap().next().is_none());
@@ -176,7 +189,8 @@ mod tests {
     #[test]
     fn rows_out_of_order_are_an_error() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = DroppedLinesWriter::create(&folder.path().join("lines.parquet"), false).unwrap();
+        let one = Arc::new(Origins::One(Split::Fraction(0.0)));
+        let mut writer = DroppedLinesWriter::create(&folder.path().join("lines.parquet"), false, one).unwrap();
         writer.separate(&[batch(&[(7, 0, Some("empty"))])]).unwrap();
         assert!(writer.separate(&[batch(&[(7, 0, Some("empty"))])]).unwrap_err().to_string().contains("order"));
     }

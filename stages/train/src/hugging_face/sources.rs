@@ -24,14 +24,18 @@ pub fn metadata(sources: &[Attribution], datasets: &str) -> String {
 
 /// The section that names all sources, with their licences (Markdown); empty if none is known.
 pub fn section(sources: &[Attribution]) -> String {
+    if sources.is_empty() { String::new() } else { format!("\n## Data\n\n{}", items(sources)) }
+}
+
+/// A list of sources, with their licences.
+pub fn items(sources: &[Attribution]) -> String {
     let item = |source: &Attribution| {
         let labelled = [("from", &source.url), ("licence", &source.licence), ("attribution", &source.attribution)];
         let known = labelled.into_iter().filter(|(_, value)| !value.is_empty());
         let known: String = known.map(|(label, value)| format!("  - {label}: {}\n", line(value))).collect();
         format!("- {}\n{known}", line(&source.name))
     };
-    let items: String = sources.iter().map(item).collect();
-    if items.is_empty() { items } else { format!("\n## Data\n\n{items}") }
+    sources.iter().map(item).collect()
 }
 
 /// `text` on one line.

@@ -6,8 +6,8 @@ use arrow::array::{Array, AsArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder,
 use arrow::datatypes::UInt64Type;
 
 /// Hashes of rows in the input, over everything except their position. A source that is only the name of the file
-/// counts as position.
-pub fn hashes(batch: &RecordBatch) -> Result<FixedSizeBinaryArray> {
+/// counts as position. `key`: what else the row is known by, if it is of a source of several.
+pub fn hashes(batch: &RecordBatch, key: Option<&str>) -> Result<FixedSizeBinaryArray> {
     let string = |name: &str| batch[name].as_string::<i32>().clone();
     let strings = ["id", "url", "title", UNHANDLED].map(string);
     let [sources, files] = ["source", "source_file"].map(string);
@@ -26,6 +26,9 @@ pub fn hashes(batch: &RecordBatch) -> Result<FixedSizeBinaryArray> {
         part(source.map(str::as_bytes));
         part(Some(texts.value(row).as_bytes()));
         part(revisions.is_valid(row).then(|| revisions.value(row).to_le_bytes()).as_ref().map(|b| b.as_slice()));
+        if key.is_some() {
+            part(key.map(str::as_bytes));
+        }
         built.append_value(short(hasher.finalize()))?;
     }
     Ok(built.finish())

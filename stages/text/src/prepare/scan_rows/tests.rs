@@ -1,6 +1,15 @@
 //! Rows are the same however they are cut.
 use super::*;
+use crate::corpus::split::Split;
+use crate::input::ingest::DocumentFile;
+use crate::input::quarantine::OnBadData;
+use crate::parquet::columns;
 use crate::testing::{document_file, with_failing_reads};
+
+fn source(files: &[DocumentFile]) -> RowSource {
+    let (on_bad_data, split) = (OnBadData::Quarantine, Split::Fraction(0.0));
+    RowSource { files: files.to_vec(), on_bad_data, withdrawn: None, split, mixed: None }
+}
 
 #[test]
 fn rows_are_the_same_in_pieces_of_any_size() {
@@ -8,7 +17,7 @@ fn rows_are_the_same_in_pieces_of_any_size() {
     let group = |of: &str| (0..150).map(|row| format!("{of} {row} ").repeat(row % 9)).collect();
     let files = [document_file(&folder.path().join("a.parquet"), &[group("a"), group("b")])];
     let read = |bytes: usize| {
-        let mut store = RowStore::open(&files, OnBadData::Quarantine).unwrap();
+        let mut store = RowStore::open(vec![source(&files)]).unwrap();
         store.groups = store.groups.with_piece_bytes(bytes);
         let (mut batches, mut largest) = (Vec::new(), 0);
         for chunk in 0..store.chunks() {
@@ -34,7 +43,7 @@ fn a_read_that_fails_ends_the_scan() {
     let group = |of: &str| (0..100).map(|row| format!("text {row} of {of}")).collect();
     let file = document_file(&folder.path().join("a.parquet"), &[group("a"), group("b")]);
     let scan = || {
-        let store = RowStore::open(std::slice::from_ref(&file), OnBadData::Quarantine)?;
+        let store = RowStore::open(vec![source(std::slice::from_ref(&file))])?;
         let chunks: Vec<_> = (0..store.chunks()).map(|chunk| store.chunk(chunk)).collect::<Result<_>>()?;
         let bad = chunks.iter().map(|(_, bad)| bad.len()).sum::<usize>();
         Ok((chunks.iter().flat_map(|(read, _)| read).map(|read| read.rows.num_rows()).sum::<usize>(), bad))

@@ -3,7 +3,7 @@ use crate::corpus::split::Part;
 use crate::parquet::columns::{about, field};
 use crate::parquet::encoding::{TokenLists, encodings, token_type, vocabulary_notes};
 use crate::prepare::append::{Appender, Hashed};
-use crate::prepare::catalog::Catalog;
+use crate::prepare::catalog::{Catalog, SOURCE_STAGE};
 use crate::support::cache::{hash_of, hash_of_file};
 use crate::tokenizer::vocabulary::Vocabulary;
 use anyhow::{Context, Result};
@@ -66,6 +66,8 @@ pub struct Footer {
     pub vocabulary: Option<Vocabulary>,
     /// Hash of everything in the configuration that rows depend on.
     pub configuration: String,
+    /// Whether documents are of several sources, and say of which.
+    pub are_mixed: bool,
 }
 
 impl Footer {
@@ -166,6 +168,7 @@ impl Documents {
             fields.push(field("tokens", DataType::new_list(token_type(vocabulary), true), false));
             fields.push(field("n_tokens", DataType::UInt32, false));
         }
+        fields.extend(footer.are_mixed.then(|| field(SOURCE_STAGE, DataType::Utf8, false)));
         Ok(Self {
             file: shard_file(
                 folder,
@@ -205,6 +208,7 @@ impl Documents {
             columns.push(lists.finish());
             columns.push(Arc::new(self.counts.finish()));
         }
+        columns.extend(catalog.stages(&self.rows));
         self.rows.clear();
         self.bytes = 0;
         self.file.row_group(columns)

@@ -1,6 +1,6 @@
 //! The shards to write, in pieces of bounded size, and their inputs.
 use super::files::Footer;
-use crate::corpus::split::{Part, Split};
+use crate::corpus::split::Part;
 use crate::parquet::documents::{BATCH_BYTES, DocumentStore};
 use crate::parquet::tokens::TokenStore;
 use crate::prepare::catalog::Catalog;
@@ -101,8 +101,6 @@ pub struct Work {
     pub footer: Footer,
     /// Tokens of a packed sequence; 0: no sequences.
     pub sequence_length: u32,
-    /// The rule for holding out documents.
-    pub split: Split,
 }
 
 impl Work {
@@ -114,7 +112,7 @@ impl Work {
 
     /// The part of the corpus that a document belongs to.
     pub fn part(&self, row: u32) -> Part {
-        self.catalog.part(row as usize, self.split)
+        self.catalog.part(row as usize)
     }
 }
 
