@@ -38,7 +38,11 @@ type Documents = BTreeMap<String, String>;
 fn write(scratch: &Scratch, name: &str, documents: &Documents) {
     let ids: ArrayRef = Arc::new(StringArray::from_iter_values(documents.keys()));
     let texts: ArrayRef = Arc::new(StringArray::from_iter_values(documents.values()));
-    let batch = RecordBatch::try_from_iter([("id", ids), ("text", texts)]).unwrap();
+    write_columns(scratch, name, [("id", ids), ("text", texts)]);
+}
+
+fn write_columns<const N: usize>(scratch: &Scratch, name: &str, columns: [(&str, ArrayRef); N]) {
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
     let mut writer =
         ArrowWriter::try_new(std::fs::File::create(scratch.path(name)).unwrap(), batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();

@@ -124,11 +124,11 @@ fn the_page_on_mixtures_is_true() {
         said += &String::from_utf8_lossy(&output.stderr);
         check(line, output);
     }
-    for piece in
-        ["used up after", "`books` is used up after", "  books: validation loss", "books  ", "in this order: `wiki`"]
-    {
+    for piece in ["used up after", "`books` is used up after", "  books: validation loss", "books  "] {
         assert!(said.contains(piece), "{piece}: {said}");
     }
+    let on_one_line = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(on_one_line.contains("is kept, in this order: `wiki`, `books`."), "{said}");
     let wrong = scratch.pipeline("check mix.toml --set mix.weights={read=0.7,boks=0.3}");
     let message = String::from_utf8(wrong.stderr).unwrap();
     let shown = blocks_of(MIXTURES, "text");

@@ -36,6 +36,7 @@ fn render(version: &Path, stats: &Stats, columns: usize) -> String {
     let mut text = format!("{}\n\n{}\n", version.display(), sums("", &stats.all, columns));
     for source in &stats.sources {
         text += &format!("\n{}\n", sums(&source.source, &source.sums, columns));
+        text += &counted(&format!("{}: could not be read", source.source), &source.sums.unreadable, columns);
     }
     text += &duplicates(&stats.sources, columns);
     for (title, counts) in [
@@ -43,10 +44,7 @@ fn render(version: &Path, stats: &Stats, columns: usize) -> String {
         ("markup that was not understood", &stats.unhandled_markup),
         ("remaining markup", &stats.residue),
     ] {
-        if !counts.is_empty() {
-            let rows: Vec<_> = counts.iter().map(|(kind, count)| vec![kind.clone(), count.to_string()]).collect();
-            text += &format!("\n{}\n", table(&[(title, Align::Left), ("count", Align::Right)], &rows, columns));
-        }
+        text += &counted(title, counts, columns);
     }
     let from = |by: &BTreeMap<u64, u64>| by.iter().map(|(n, count)| (n.to_string(), *count)).collect::<Vec<_>>();
     let pairs: Vec<_> = stats.pairs_by_similarity.iter().map(|(n, count)| (n.clone(), *count)).collect();
@@ -65,6 +63,15 @@ fn render(version: &Path, stats: &Stats, columns: usize) -> String {
         }
     }
     text
+}
+
+/// A table of numbers under the heading `title`; empty if there are none.
+fn counted(title: &str, counts: &BTreeMap<String, u64>, columns: usize) -> String {
+    if counts.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<_> = counts.iter().map(|(kind, count)| vec![kind.clone(), count.to_string()]).collect();
+    format!("\n{}\n", table(&[(title, Align::Left), ("count", Align::Right)], &rows, columns))
 }
 
 /// What became of rows, under the heading `title`.

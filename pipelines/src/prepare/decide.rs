@@ -79,7 +79,7 @@ impl<'a> Version<'a> {
     fn documents(&self) -> impl Iterator<Item = (u32, Identity<'a>)> {
         let catalog = self.catalog;
         let source = move |row: usize| catalog.origins.index(catalog.input_row(row));
-        let priority = move |row: usize| self.priorities.get(source(row)).copied().unwrap_or_default();
+        let priority = move |row: usize| self.priorities.get(source(row)).copied().unwrap_or(usize::MAX);
         let identity = move |row: usize| (priority(row), catalog.id(row), catalog.content(row));
         self.rows.iter().map(move |row| (*row, identity(*row as usize)))
     }

@@ -21,7 +21,19 @@ pub fn explain(plan: &Plan, folder: Option<&Path>, columns: usize) -> Result<Str
     let compares = plan.stages.iter().find(|stage| stage.settings.needs_whole_corpus());
     let decision = match compares {
         Some(stage) => {
-            format!("`{}` compares the signatures of all documents and decides which of them are kept.", stage.id)
+            let order = match &mixed {
+                Some(_) if sources.len() > 1 => {
+                    format!(
+                        " Of duplicates, the one of the first source is kept, in this order: {}.",
+                        sources.join(", ")
+                    )
+                }
+                _ => String::new(),
+            };
+            format!(
+                "`{}` compares the signatures of all documents and decides which of them are kept.{order}",
+                stage.id
+            )
         }
         None => "Of documents with the same id, the first is kept.".to_owned(),
     };
@@ -32,13 +44,6 @@ pub fn explain(plan: &Plan, folder: Option<&Path>, columns: usize) -> Result<Str
             let note = format!("nothing was read or written; a run would write a version into {}", folder.display());
             (inputs(plan, columns)?, note)
         }
-    };
-    let decision = match &mixed {
-        Some(_) => format!(
-            "{decision} Of duplicates, the one of the first source is kept, in this order: {}.",
-            sources.join(", ")
-        ),
-        None => decision,
     };
     let text = |text: &str| human::wrap(text, columns).join("\n");
     Ok([

@@ -125,7 +125,11 @@ impl Preparation {
         chain.push(deduplicate.as_deref().map(Deduplicate::signature_key).unwrap_or_default());
         let chain = key(&chain.iter().map(String::as_str).collect::<Vec<_>>());
         let mut all = vec![table(plan, |_| true)];
-        all.extend(plan.mixture().map(|mixture| mixture.sources.join(" ")));
+        if let Some(mixture) = plan.mixture() {
+            // Where stages stand decides whose rows pass them.
+            all.extend([mixture.sources.join(" "), chain.clone()]);
+            all.extend(sources.iter().filter_map(|source| source.key.clone()));
+        }
         let configuration = key(&all.iter().map(String::as_str).collect::<Vec<_>>());
         let (graphs, resources) = (Graphs::of(plan), resources.clone());
         Ok(Self { sources, deduplicate, tokenizer, write, write_id, graphs, resources, chain, configuration })

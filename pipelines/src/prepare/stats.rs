@@ -164,9 +164,11 @@ pub fn stats(
             of.into_iter().for_each(|(source, of)| *source.duplicates.entry(of.to_owned()).or_default() += 1);
         }
     }
-    for ((source, reason), sum) in &dropped.sums {
-        let source = stats.sources.get_mut(*source).map(|source| &mut source.sums);
-        [&mut stats.all].into_iter().chain(source).for_each(|sums| sums.add_dropped(reason, *sum));
+    for (source, sums) in dropped.sums.iter().enumerate() {
+        for (reason, sum) in sums {
+            let source = stats.sources.get_mut(source).map(|source| &mut source.sums);
+            [&mut stats.all].into_iter().chain(source).for_each(|sums| sums.add_dropped(reason, *sum));
+        }
     }
     clusters.values().for_each(|size| *stats.clusters_by_size.entry(power(*size)).or_default() += 1);
     for (.., similarity) in &verdicts.pairs {

@@ -22,8 +22,8 @@ use std::sync::Arc;
 pub struct Mix {
     /// The share of the training tokens of each source, by the name of its stage; only the ratios count. A list of
     /// `[step, shares]` changes them during the run. A source whose share is 0 is only validated. Not in a preparation,
-    /// which reads all documents of the sources above, or of those behind `inputs`: of duplicates, it keeps the one whose
-    /// source comes first.
+    /// which reads all documents of the sources above, or of those behind `inputs`: of the duplicates that `minhash` finds,
+    /// it keeps the one whose source comes first.
     pub weights: Weights,
     /// Shares between two steps of a list: "step" (those of the earlier one) or "linear".
     pub interpolate: Interpolate,
@@ -187,6 +187,7 @@ impl Settings for Mix {
             let why = "names no source; give the share of each, for example { wiki = 0.7, books = 0.3 }";
             return self.weights.from.is_empty().then(|| Problem::at("weights", why)).into_iter().collect();
         }
+        // A value that is the default says what a preparation does anyway.
         let given = [
             ("weights", !self.weights.from.is_empty()),
             ("interpolate", self.interpolate != Interpolate::default()),

@@ -1,9 +1,11 @@
 //! Several sources in one preparation: an update equals a run from nothing whatever moves between them, what `stat` says
 //! of each, filters of one source and of all, and what is refused.
-use super::{Documents, documents, edit, edited, files, prepare, rows, same, write};
+use super::{Documents, documents, edit, edited, files, prepare, rows, same, write, write_columns};
 use crate::support::{Random, Scratch, python};
+use arrow::array::BinaryArray;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The stages above the mixture: Parquet with a column `text` and a filter of its own, and JSON Lines with a key
 /// `content`.
@@ -204,6 +206,12 @@ fn another_filter_of_a_source_works_on_no_row_of_the_others() {
     assert!(!reasons[0].contains("length") && reasons[1].contains("length"), "{reasons:?}");
     let (first, second) = (hashes(&scratch, "out/v1"), hashes(&scratch, "out/v2"));
     assert_eq!(first["books"], second["books"]);
+    // What all rows depend on is the same, so those of the books are taken from the first version.
+    let chain = |version: &str| -> Value {
+        serde_json::from_str::<Value>(&scratch.read(&format!("{version}/version.json"))).unwrap()["chain"].clone()
+    };
+    assert!(chain("out/v1").is_string());
+    assert_eq!(chain("out/v1"), chain("out/v2"));
     assert!(first["wiki"].is_disjoint(&second["wiki"]));
     // A row is known again only in its source.
     assert!(first["wiki"].is_disjoint(&first["books"]));
@@ -227,6 +235,18 @@ fn limits_and_unreadable_rows_are_those_of_a_source() {
     let limit = format!("books.max_bad_fraction={}", 1.0 / 60.0);
     prepare(&scratch, "none", &["--set", &limit]).fails(1, &["stage `books`", "1 of 53 documents cannot be read"]);
     prepare(&scratch, "none", &["--set", "wiki.max_bad_fraction=0.0"]).succeeds();
+    // A text that is not UTF-8, in the other source.
+    let texts: Vec<&[u8]> = vec![b"a text of this source", b"\xff\xfe", b"another text"];
+    write_columns(&scratch, "wiki.parquet", [("text", Arc::new(BinaryArray::from_vec(texts)))]);
+    prepare(&scratch, "bytes", &["--set", "wiki.max_bad_fraction=0.5"]).succeeds();
+    let found = stat(&scratch, "bytes");
+    let unreadable: Vec<&Value> = [0, 1].iter().map(|source| &found["sources"][source]["unreadable"]).collect();
+    assert_eq!(unreadable[0], &serde_json::json!({ "not JSON": 1 }));
+    assert_eq!(unreadable[1], &serde_json::json!({ "not UTF-8": 1 }));
+    let said = scratch.pipeline(&["stat", "bytes"]).succeeds().stdout;
+    assert!(said.contains("wiki: could not be read") && said.contains("books: could not be read"), "{said}");
+    prepare(&scratch, "none", &["--set", "books.max_bad_fraction=0.5", "--set", "wiki.on_bad_data=\"stop\""])
+        .fails(1, &["stage `wiki`"]);
     write(&scratch, "wiki.parquet", &Documents::new());
     prepare(&scratch, "none", &[]).fails(2, &["stage `wiki`", "its files have no rows"]);
 }

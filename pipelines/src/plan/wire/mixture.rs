@@ -43,7 +43,7 @@ pub(super) fn sources_above(nodes: &[Node], at: usize) -> Vec<String> {
 pub(super) fn ports(nodes: &[Node], wires: &Wires, at: usize, problems: &mut Problems) -> Vec<Vec<Edge>> {
     let mixture = Mixing { nodes, wires, at };
     let Some((names, origin)) = &nodes[at].mixes else { return Vec::new() };
-    if names.is_empty() {
+    if names.is_empty() && nodes.iter().all(|node| node.known) {
         let problem = Diagnostic::new(format!("`{}` has no source to mix", nodes[at].id), nodes[at].place());
         problems.push(problem.next("move the stages that read above it, or name those that feed it in `inputs`"));
     }
@@ -199,10 +199,18 @@ impl Mixing<'_> {
         }
         let Some((inputs, origin)) = &node.inputs else { return };
         let unused = |id: &&String| !ports.iter().flatten().any(|edge| self.nodes[edge.from].id == **id);
+        // What is wrong with an unknown type is said elsewhere.
         let there = |id: &&String| self.nodes.iter().any(|node| node.id == **id);
-        for id in inputs.iter().filter(there).filter(unused) {
-            let message = format!("`{}.inputs` names `{id}`, whose source has no share in the mixture", node.id);
-            problems.push(Diagnostic::new(message, origin.clone()).next("give it one, or leave it out"));
+        let all_known = self.nodes.iter().all(|node| node.known);
+        let sources: Vec<usize> = (0..self.nodes.len()).filter(|at| self.is_source(&self.nodes[*at])).collect();
+        for id in inputs.iter().filter(there).filter(unused).filter(|_| all_known) {
+            let at = self.nodes.iter().position(|node| node.id == *id).unwrap_or_default();
+            let (why, next) = match sources.iter().any(|source| self.passes(*source, at)) {
+                true => ("whose source has no share in the mixture", "give it one, or leave it out"),
+                false => ("which passes on the rows of no source above the mixture", "leave it out"),
+            };
+            let message = format!("`{}.inputs` names `{id}`, {why}", node.id);
+            problems.push(Diagnostic::new(message, origin.clone()).next(next));
         }
     }
 }

@@ -24,17 +24,17 @@ const ROWS_AT_ONCE: usize = 8192;
 /// Lines in a file, and their sums.
 pub struct DroppedLines {
     path: PathBuf,
-    /// Number of rows and bytes of their texts, by the index of their source and by reason.
-    pub sums: Sums,
+    /// Their sums by the index of their source, up to the last source that has any.
+    pub sums: Vec<SumsByReason>,
 }
 
-/// Number of rows and bytes of their texts, by source and reason.
-pub type Sums = BTreeMap<(usize, String), (u64, u64)>;
+/// Number of rows and bytes of their texts, by reason.
+pub type SumsByReason = BTreeMap<String, (u64, u64)>;
 
 impl DroppedLines {
     /// Their number.
     pub fn len(&self) -> u64 {
-        self.sums.values().map(|(rows, _)| rows).sum()
+        self.sums.iter().flat_map(BTreeMap::values).map(|(rows, _)| rows).sum()
     }
 
     /// Whether there are none.
@@ -62,7 +62,7 @@ pub struct DroppedLinesWriter {
     last: Option<u64>,
     waiting: usize,
     origins: Arc<Origins>,
-    sums: Sums,
+    sums: Vec<SumsByReason>,
 }
 
 impl DroppedLinesWriter {
@@ -71,7 +71,7 @@ impl DroppedLinesWriter {
         let properties =
             encodings(WriterProperties::builder())?.set_max_row_group_row_count(Some(usize::MAX >> 1)).build();
         let parquet = ArrowWriter::try_new(Appender::new(path.to_path_buf()), schema(), Some(properties))?;
-        let (path, sums) = (path.to_path_buf(), Sums::new());
+        let (path, sums) = (path.to_path_buf(), Vec::new());
         Ok(Self { path, parquet, keep_dropped, last: None, waiting: 0, origins, sums })
     }
 
@@ -97,8 +97,16 @@ impl DroppedLinesWriter {
         self.last = Some(*last);
         let (reasons, bytes) = (dropped[DROPPED].as_string::<i32>(), dropped["bytes"].as_primitive::<UInt64Type>());
         for ((row, reason), bytes) in rows.iter().zip(reasons.iter().flatten()).zip(bytes.values()) {
-            let sum = self.sums.entry((self.origins.index(*row), reason.to_owned())).or_default();
-            *sum = (sum.0 + 1, sum.1 + bytes);
+            let source = self.origins.index(*row);
+            if self.sums.len() <= source {
+                self.sums.resize_with(source + 1, SumsByReason::new);
+            }
+            // A known reason is not copied: there are millions of rows and few reasons.
+            let sums = &mut self.sums[source];
+            match sums.get_mut(reason) {
+                Some(sum) => *sum = (sum.0 + 1, sum.1 + bytes),
+                None => drop(sums.insert(reason.to_owned(), (1, *bytes))),
+            }
         }
         let written = self.parquet.write(&dropped).and_then(|()| {
             self.waiting += dropped.num_rows();
@@ -172,14 +180,9 @@ mod tests {
         let read = dropped.read().unwrap().map(|batch| input_rows(&batch.unwrap()));
         assert!(read.flatten().eq((0..90_000).filter(|row| row % 6 > 3)));
         // The rows 4, 10, … end in 4, 0, 6, 2, 8, and 5, 11, … in 5, 1, 7, 3, 9: 4 and 5 on average.
-        let of = |source, reason: &str, rows, bytes| ((source, reason.to_owned()), (rows, bytes * rows));
-        let sums = [
-            of(0, "empty", 10_000, 4),
-            of(0, "length: short", 10_000, 5),
-            of(1, "empty", 5_000, 4),
-            of(1, "length: short", 5_000, 5),
-        ];
-        assert_eq!((dropped.sums.clone(), dropped.len()), (BTreeMap::from(sums), 30_000));
+        let of = |reason: &str, rows, bytes| (reason.to_owned(), (rows, bytes * rows));
+        let sums = [10_000, 5_000].map(|rows| SumsByReason::from([of("empty", rows, 4), of("length: short", rows, 5)]));
+        assert_eq!((dropped.sums.clone(), dropped.len()), (sums.to_vec(), 30_000));
         let mut all = DroppedLinesWriter::create(&folder.path().join("none.parquet"), true, origins).unwrap();
         assert_eq!(all.separate(&step(0)).unwrap().num_rows(), 100, "the texts of dropped rows are stored");
         let none = all.finish().unwrap();

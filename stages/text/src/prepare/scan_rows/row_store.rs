@@ -133,7 +133,11 @@ impl RowStore {
             }
             rows_of_sources.push(next - source_start);
             let stage = source.mixed.as_ref().map(|mixed| mixed.stage.as_str());
-            let there = source.withdrawn.as_ref().map(|list| list.rows_of(stage, &source.files)).transpose()?;
+            let there = source.withdrawn.as_ref().map(|list| list.rows_of(stage, &source.files)).transpose();
+            let there = match stage {
+                Some(stage) => there.with_context(|| format!("stage `{stage}`"))?,
+                None => there?,
+            };
             withdrawn.extend(there.into_iter().flatten().map(|row| source_start + row));
         }
         let decoder = DocumentRows(files.clone());
