@@ -191,10 +191,40 @@ pub trait Tape: Send {
     /// Starts the backward pass. `hidden` `[rows, width]` is the gradient of the summed loss with respect to the hidden
     /// states, `head` `[vocabulary, width]` with respect to the head's weights (with a tied head the model adds the
     /// embedding's share to it).
-    fn start(&mut self, hidden: Tensor, head: Tensor);
+    fn start(&mut self, hidden: Tensor, head: HeadGradient);
     /// Runs the backward pass of one layer and passes each gradient that is complete to `give`, with the index of its
     /// tensor. Returns [`Turn::Done`] after the last layer, [`Turn::More`] after the others.
+    ///
+    /// A gradient may come in parts of whole rows, in order and in several calls: all but the last have a multiple of
+    /// [`SECTION`](crate::sections::SECTION) elements.
     fn backward_layer(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn>;
+}
+
+/// The gradient of the summed loss with respect to the head's weights `[vocabulary, width]`.
+pub enum HeadGradient {
+    /// All of it.
+    Whole(Tensor),
+    /// What it is computed from when it is needed, if that takes less memory.
+    Later(Box<dyn GradientByRows>),
+}
+
+/// A matrix that is computed some rows at a time.
+pub trait GradientByRows: Send {
+    /// Number of rows and of columns.
+    fn shape(&self) -> [usize; 2];
+    /// `[rows, columns]`: some rows, of which the first is a multiple of
+    /// [`rows_of_parts`](crate::sections::rows_of_parts). A row has the same bits whichever others are computed with it.
+    fn rows(&self, rows: Range<usize>) -> Tensor;
+}
+
+impl HeadGradient {
+    /// All of it.
+    pub fn whole(self) -> Tensor {
+        match self {
+            Self::Whole(gradient) => gradient,
+            Self::Later(gradient) => gradient.rows(0..gradient.shape()[0]),
+        }
+    }
 }
 
 /// Calls a function when dropped. [`Activations`] and [`LossGradient`] carry one: when it is dropped, the stage that
@@ -257,8 +287,8 @@ pub struct LossGradient {
     pub targets: u64,
     /// `[rows, width]`: gradient of the summed loss with respect to the hidden states.
     pub hidden: Tensor,
-    /// `[vocabulary, width]`: gradient of the summed loss with respect to the head's weights.
-    pub head: Tensor,
+    /// The gradient with respect to the head's weights.
+    pub head: HeadGradient,
     /// Taken from [`Activations`].
     pub tape: Box<dyn Tape>,
     /// Taken from [`Activations`].

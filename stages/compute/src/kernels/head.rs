@@ -1,9 +1,13 @@
 //! The output head: computes logits, the loss of each row and its gradient in chunks of rows, so that the logits of a
 //! whole batch are never stored.
-use crate::kernels::gemm::{MatRef, Rounding, bf16, block, matrix, matrix_mut, product_in, round_in_place};
+use crate::kernels::gemm::{
+    MatRef, Quantised, Rounding, bf16, block, matrix, matrix_mut, product_in, product_of_quantised, round_in_place,
+};
 use crate::kernels::softcap;
 use contract::parameters::splitmix64;
-use contract::{Buffer, IGNORED, Precision, Tensor};
+use contract::sections::rows_of_parts;
+use contract::{Buffer, GradientByRows, HeadGradient, IGNORED, Precision, Tensor};
+use std::ops::Range;
 
 /// The loss of one row, in nats.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,10 +72,13 @@ pub struct Logits<'a> {
 ///
 /// # Panics
 /// If shapes do not match, or a target that is not ignored is not in the vocabulary.
-pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (HeadLoss, Tensor, Tensor) {
+pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (HeadLoss, Tensor, HeadGradient) {
     let &Logits { hidden, head, precision, .. } = logits;
-    let (mut d_hidden, mut d_head) = (Tensor::scratch(hidden.shape.clone()), Tensor::scratch(head.shape.clone()));
-    let width = head.shape[1];
+    let (vocabulary, width) = (head.shape[0], head.shape[1]);
+    let mut d_hidden = Tensor::scratch(hidden.shape.clone());
+    let later = logits.rows_at_once.is_none() && gradient_later(precision, targets.len(), vocabulary, width).is_some();
+    let mut d_head = (!later).then(|| Tensor::scratch(head.shape.clone()));
+    let mut operands = HeadOperands { chunks: Vec::new(), shape: [vocabulary, width] };
     let mut beta = 0.0;
     let total = logits.chunks(
         loss,
@@ -89,16 +96,70 @@ pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (H
                 0.0,
                 d_hidden,
             );
-            let hidden = matrix(&hidden.data[rows], width);
-            let rounding = Rounding::of_left_gradient(precision, key(1));
-            product_in(rounding, d_logits.reversed_axes(), hidden, beta, matrix_mut(&mut d_head.data, width));
-            beta = 1.0;
+            let (hidden, d_logits) = (matrix(&hidden.data[rows], width), d_logits.reversed_axes());
+            match &mut d_head {
+                Some(d_head) => {
+                    let rounding = Rounding::of_left_gradient(precision, key(1));
+                    product_in(rounding, d_logits, hidden, beta, matrix_mut(&mut d_head.data, width));
+                    beta = 1.0;
+                }
+                None => {
+                    let d_logits = Quantised::left(d_logits, Some(key(1)));
+                    operands.chunks.push((d_logits, Quantised::right(hidden.into(), None)));
+                }
+            }
         },
     );
-    if targets.is_empty() {
-        d_head.data.fill(0.0);
-    }
+    let d_head = match d_head {
+        Some(mut d_head) => {
+            if targets.is_empty() {
+                d_head.data.fill(0.0);
+            }
+            HeadGradient::Whole(d_head)
+        }
+        None => HeadGradient::Later(Box::new(operands)),
+    };
     (total, d_hidden, d_head)
+}
+
+/// What the gradient of the head is computed from: for each chunk of rows, the gradient of the logits and the hidden
+/// states, in eight bits.
+struct HeadOperands {
+    chunks: Vec<(Quantised, Quantised)>,
+    /// Vocabulary and width.
+    shape: [usize; 2],
+}
+
+impl GradientByRows for HeadOperands {
+    fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    fn rows(&self, rows: Range<usize>) -> Tensor {
+        let width = self.shape[1];
+        let mut gradient = Tensor::scratch([rows.len(), width]);
+        for (index, (d_logits, hidden)) in self.chunks.iter().enumerate() {
+            let sum = matrix_mut(&mut gradient.data, width);
+            product_of_quantised(d_logits, rows.clone(), hidden, index > 0, sum);
+        }
+        if self.chunks.is_empty() {
+            gradient.data.fill(0.0);
+        }
+        gradient
+    }
+}
+
+/// If [`head_loss`] of `rows` rows keeps the operands of the head's gradient in eight bits, because they take less memory
+/// than the gradient: the number of floats whose memory they occupy.
+pub fn gradient_later(precision: Precision, rows: usize, vocabulary: usize, width: usize) -> Option<usize> {
+    let chunk = rows_alive(rows, vocabulary, None, precision);
+    let parts = rows_of_parts(width)?;
+    if precision != Precision::Int8 || chunk > Quantised::DEEPEST || !parts.is_multiple_of(Quantised::LINES) {
+        return None;
+    }
+    let floats = Quantised::floats(vocabulary, chunk) + Quantised::floats(width, chunk);
+    let floats = rows.div_ceil(chunk) * floats;
+    (floats < vocabulary * width).then_some(floats)
 }
 
 /// The loss without gradients, for validation; see [`head_loss`].
@@ -207,7 +268,7 @@ mod tests {
     use super::*;
     use crate::kernels::cross_entropy::CrossEntropy;
     use crate::kernels::testing::{assert_close, gradient, random, wide};
-    use contract::Precision::Bf16;
+    use contract::Precision::{Bf16, Int8};
     use proptest::prelude::*;
 
     fn reference(hidden: &[f64], head: &[f64], width: usize, softcap: Option<f32>, targets: &[u32]) -> f64 {
@@ -239,7 +300,7 @@ mod tests {
             let expected = reference(&h64, &w64, width, softcap, &targets);
             prop_assert!((total.trained - expected).abs() <= 1e-5 * expected.abs().max(1.0));
             assert_close(&d_hidden.data, &gradient(&hidden.data, |h| reference(h, &w64, width, softcap, &targets)), 1e-4);
-            assert_close(&d_head.data, &gradient(&head.data, |w| reference(&h64, w, width, softcap, &targets)), 1e-4);
+            assert_close(&d_head.whole().data, &gradient(&head.data, |w| reference(&h64, w, width, softcap, &targets)), 1e-4);
         }
 
         /// Gradients of logits are rounded in place: the same bits as if the products rounded them.
@@ -268,7 +329,40 @@ mod tests {
             product_in(Bf16, d, w, 0.0, matrix_mut(&mut of_hidden, width));
             product_in(Bf16, d.reversed_axes(), h, 0.0, matrix_mut(&mut of_head, width));
             prop_assert_eq!(&d_hidden.data[..], &of_hidden[..]);
-            prop_assert_eq!(&d_head.data[..], &of_head[..]);
+            prop_assert_eq!(&d_head.whole().data[..], &of_head[..]);
+        }
+
+        /// In eight bits the gradient of the head is computed later, in parts, with the bits of the product of each chunk.
+        #[test]
+        fn the_gradient_of_the_head_is_computed_later(rows in 0usize..300, vocabulary in 400usize..700, few: bool) {
+            const WIDTH: usize = 96;
+            let hidden = Tensor::from_values([rows, WIDTH], &random(1, rows * WIDTH));
+            let head = Tensor::from_values([vocabulary, WIDTH], &random(2, vocabulary * WIDTH));
+            let targets: Vec<u32> = (0..rows).map(|r| (r * 7 % vocabulary) as u32).collect();
+            // Rows beyond this number are another chunk, as with a large vocabulary.
+            let at_once = if few { Some(64) } else { None };
+            let logits = Logits { precision: Int8, key: 9, rows_at_once: at_once, ..Logits::new(&hidden, &head) };
+            let (mut chunks, mut expected) = (Vec::new(), vec![0.0; vocabulary * WIDTH]);
+            logits.chunks(&CrossEntropy, &targets, true, |_, _| (), |first, d_logits| {
+                let rows = first * WIDTH..(first + d_logits.dim().0) * WIDTH;
+                let key = splitmix64(splitmix64(9, OF_HEAD), 2 * first as u64 + 1);
+                let (hidden, d_logits) = (matrix(&hidden.data[rows], WIDTH), d_logits.reversed_axes());
+                let beta = if chunks.is_empty() { 0.0 } else { 1.0 };
+                let rounding = Rounding::of_left_gradient(Int8, key);
+                product_in(rounding, d_logits, hidden, beta, matrix_mut(&mut expected, WIDTH));
+                chunks.push((Quantised::left(d_logits, Some(key)), Quantised::right(hidden.into(), None)));
+            });
+            let operands = HeadOperands { chunks, shape: [vocabulary, WIDTH] };
+            let mut parts = Vec::new();
+            for from in (0..vocabulary).step_by(144) {
+                parts.extend_from_slice(&operands.rows(from..vocabulary.min(from + 144)).data);
+            }
+            prop_assert_eq!(&parts[..], &expected[..]);
+            let (_, _, d_head) = head_loss(&CrossEntropy, &logits, &targets);
+            let later = matches!(d_head, HeadGradient::Later(_));
+            prop_assert_eq!(later, !few && gradient_later(Int8, rows, vocabulary, WIDTH).is_some());
+            prop_assert!(later || few || rows > 290);
+            prop_assert_eq!(&d_head.whole().data[..], &expected[..]);
         }
     }
 }

@@ -133,7 +133,10 @@ fn next_block(kernel: &Kernel, p: &Product<'_>, [k, column]: [usize; 2], [depth,
 }
 
 /// Computes all tiles of a block, which is given as one large tile.
-unsafe fn multiply(kernel: &Kernel, block: &Tile, next: &mut Prefetch) {
+///
+/// # Safety
+/// The kernel's backend must be available, and the pointers of the block must be valid for its sizes.
+pub(super) unsafe fn multiply(kernel: &Kernel, block: &Tile, next: &mut Prefetch) {
     for panel in (0..block.high).step_by(LANES) {
         for i in (panel..block.high.min(panel + LANES)).step_by(kernel.rows) {
             for j in (0..block.wide).step_by(kernel.columns) {

@@ -1,7 +1,8 @@
 //! Compares products in eight bits with the definition, bit for bit, on every backend and kernel that this CPU has.
+use super::stored::{Quantised, product_of_quantised};
 #[cfg(target_arch = "x86_64")]
 use super::{Kernel, blocked};
-use super::{Keys, quantise, through_floats};
+use super::{Keys, quantise, stored, through_floats};
 use crate::kernels::gemm::backend::Product;
 use crate::kernels::gemm::backends::backend;
 use crate::kernels::gemm::tests::Stored;
@@ -11,6 +12,7 @@ use crate::kernels::testing::random;
 use contract::Precision::Int8;
 use contract::parameters::splitmix64;
 use proptest::prelude::*;
+use std::ops::Range;
 
 /// A line as integers, and its scale.
 fn quantised(line: &[f32], index: usize, key: Option<u64>) -> (Vec<i64>, f32) {
@@ -94,6 +96,47 @@ fn check(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>, cached: usi
     }
 }
 
+/// Asserts that operands that were quantised before have the same product, computed in two parts, on all backends and
+/// kernels.
+fn check_stored(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>) {
+    let (rows, columns) = (a.view().dim().0, b.view().dim().1);
+    let expected = bits(&reference(1.0, a.matrix(), b.matrix(), keys, before));
+    let middle = rows / 2 / 16 * 16;
+    let computed = |multiply: &dyn Fn(&Quantised, Range<usize>, &Quantised, &mut [f32])| {
+        let (a, b) = (Quantised::left(a.view(), keys[0]), Quantised::right(b.view(), keys[1]));
+        let mut c = before.map_or_else(|| vec![f32::NAN; rows * columns], <[f32]>::to_vec);
+        let (top, bottom) = c.split_at_mut(middle * columns);
+        multiply(&a, 0..middle, &b, top);
+        multiply(&a, middle..rows, &b, bottom);
+        bits(&c)
+    };
+    let add = before.is_some();
+    let safe = |a: &Quantised, rows, b: &Quantised, c: &mut [f32]| {
+        product_of_quantised(a, rows, b, add, matrix_mut(c, columns));
+    };
+    let through_floats = |a: &Quantised, rows: Range<usize>, b: &Quantised, c: &mut [f32]| {
+        if !rows.is_empty() {
+            // SAFETY: the shapes match.
+            unsafe { stored::multiply_through_floats(a, rows, b, add, (c.as_mut_ptr(), columns)) };
+        }
+    };
+    for name in available() {
+        assert!(with_backend(name, || computed(&safe)).unwrap() == expected, "{name}, stored");
+        assert!(
+            with_backend(name, || computed(&through_floats)).unwrap() == expected,
+            "{name}, stored, through floats"
+        );
+    }
+    #[cfg(target_arch = "x86_64")]
+    for kernel in kernels() {
+        let multiply = |a: &Quantised, rows: Range<usize>, b: &Quantised, c: &mut [f32]| {
+            // SAFETY: `kernels` returns only kernels that the CPU can run, and the shapes match.
+            unsafe { stored::multiply(&kernel, a, rows, b, add, (c.as_mut_ptr(), columns)) };
+        };
+        assert!(computed(&multiply) == expected, "{}, stored", kernel.name);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     /// Odd shapes in every layout and with gaps, both kinds of numbers and of rounding, added to a result or not.
@@ -107,6 +150,7 @@ proptest! {
         let before = random(3, m * n);
         let keys = [gradients[0].then_some(17), gradients[1].then_some(18)];
         check(&a, &b, keys, add.then_some(&before[..]), 10_000);
+        check_stored(&a, &b, keys, add.then_some(&before[..]));
     }
 
     /// Rows and columns of zeros, with one large number, with numbers near the limits of f32, infinite or NaN.
@@ -128,7 +172,9 @@ proptest! {
             let at = at as usize;
             if at.is_multiple_of(2) { a.set(at / 2 % m, at / 7 % k, number) } else { b.set(at / 7 % k, at / 2 % n, number) }
         }
-        check(&a, &b, [gradients[0].then_some(5), gradients[1].then_some(6)], None, 10_000);
+        let keys = [gradients[0].then_some(5), gradients[1].then_some(6)];
+        check(&a, &b, keys, None, 10_000);
+        check_stored(&a, &b, keys, None);
         let (a, b) = (a.matrix(), b.matrix());
         let c = reference(1.0, a, b, [None; 2], None);
         for (row, c) in a.outer_iter().zip(c.chunks(n)) {
@@ -150,6 +196,7 @@ fn large_products_are_computed_in_blocks() {
         for cached in [1000, 100_000] {
             check(&a, &b, [Some(1), None], None, cached);
         }
+        check_stored(&a, &b, [Some(1), None], None);
     }
 }
 
