@@ -5,12 +5,13 @@
 use crate::diverged::finite;
 use anyhow::Result;
 use compute::kernels::cross_entropy::CrossEntropy;
+use compute::kernels::gemm::Magnitudes;
 use compute::kernels::head::{
     HeadLoss, Logits, RowLoss, gradient_later, head_loss, head_value, head_values, rows_alive,
 };
 use contract::{
     At, Built, DocumentLoss, Emit, Env, Gather, Key, Kind, LossGradient, Member, Memory, Metric, Metrics, Packet, Port,
-    Problem, Settings, Stage, StageKeys, StageSettings, StageType, Step, Turn, stage_type,
+    Precision, Problem, Settings, Stage, StageKeys, StageSettings, StageType, Step, Turn, stage_type,
 };
 use serde::{Deserialize, Serialize};
 
@@ -144,7 +145,9 @@ impl<L: Loss> Stage for LossStage<L> {
         let Packet::Activations(activations) = packet else { return Ok(Turn::Done) };
         let a = *activations;
         let (rows, what) = (a.targets.len(), if a.tape.is_some() { "loss" } else { "validation loss" });
+        let magnitudes = (a.precision == Precision::Int8).then(|| Magnitudes::of(&a.head));
         let logits = Logits {
+            magnitudes: magnitudes.as_deref(),
             hidden: &a.hidden,
             head: &a.head,
             softcap: a.logit_softcap,

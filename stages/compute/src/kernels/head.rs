@@ -1,7 +1,8 @@
 //! The output head: computes logits, the loss of each row and its gradient in chunks of rows, so that the logits of a
 //! whole batch are never stored.
 use crate::kernels::gemm::{
-    MatRef, Quantised, Rounding, bf16, block, matrix, matrix_mut, product_in, product_of_quantised, round_in_place,
+    Magnitudes, MatRef, Quantised, Rounding, bf16, block, matrix, matrix_mut, product_in, product_of_quantised,
+    round_in_place,
 };
 use crate::kernels::softcap;
 use contract::parameters::splitmix64;
@@ -61,6 +62,8 @@ pub struct Logits<'a> {
     pub softcap: Option<f32>,
     /// The precision that operands of products are rounded to.
     pub precision: Precision,
+    /// Those of the head, if they are known. Only products in eight bits need them.
+    pub magnitudes: Option<&'a Magnitudes>,
     /// What the random numbers depend on with which the gradient of the logits is rounded to eight bits.
     pub key: u64,
     /// Limits the number of rows per chunk; `None` derives it from the size of the vocabulary.
@@ -89,8 +92,9 @@ pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (H
             let rows = first * width..(first + d_logits.dim().0) * width;
             let key = |product: u64| splitmix64(splitmix64(logits.key, OF_HEAD), 2 * first as u64 + product);
             let d_hidden = matrix_mut(&mut d_hidden.data[rows.clone()], width);
+            let by_column = logits.magnitudes.map(|magnitudes| &magnitudes.columns[..]);
             product_in(
-                Rounding::of_left_gradient(precision, key(0)),
+                Rounding::of_left_gradient(precision, key(0)).knowing(by_column),
                 d_logits,
                 matrix(&head.data, width),
                 0.0,
@@ -187,7 +191,7 @@ pub fn rows_alive(rows: usize, vocabulary: usize, rows_at_once: Option<usize>, p
 impl<'a> Logits<'a> {
     /// Logits without a cap, in f32.
     pub fn new(hidden: &'a Tensor, head: &'a Tensor) -> Self {
-        Self { hidden, head, softcap: None, precision: Precision::F32, key: 0, rows_at_once: None }
+        Self { hidden, head, softcap: None, precision: Precision::F32, magnitudes: None, key: 0, rows_at_once: None }
     }
 
     /// Computes the logits of each chunk and passes them to `loss`, whose values go to `each` with the index of the row.
@@ -214,7 +218,8 @@ impl<'a> Logits<'a> {
             let logits = &mut scratch[..rows * vocabulary];
             let hidden = matrix(&hidden.data[first * width..(first + rows) * width], width);
             let back = matrix(&head.data, width).reversed_axes();
-            product_in(precision, hidden, back, 0.0, matrix_mut(logits, vocabulary));
+            let by_token = self.magnitudes.map(|magnitudes| &magnitudes.rows[..]);
+            product_in(Rounding::from(precision).knowing(by_token), hidden, back, 0.0, matrix_mut(logits, vocabulary));
             for (row_index, (logits, target)) in (first..).zip(logits.chunks_exact_mut(vocabulary).zip(targets)) {
                 if *target == IGNORED {
                     logits.fill(0.0);

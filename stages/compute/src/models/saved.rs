@@ -39,9 +39,9 @@ impl SavedActivation {
     }
 
     /// Computes `a · b`, applies `then` to each block, and saves the result in the precision `saved`.
-    pub fn product(
+    pub fn product<'r>(
         saved: Precision,
-        rounding: impl Into<Rounding>,
+        rounding: impl Into<Rounding<'r>>,
         a: MatRef<'_>,
         b: MatRef<'_>,
         mut then: impl FnMut(&mut OutputBlock),

@@ -60,6 +60,8 @@ pub(super) struct Product<'a> {
     pub c: Option<(*mut f32, usize)>,
     /// Floats of packed `b` that fit in the part of the L2 cache reserved for them.
     pub cached: usize,
+    /// In eight bits: the bits of the largest magnitude of each column of `b`, if they are known.
+    pub largest_b: Option<&'a [u32]>,
     /// Called once for each block of the result, when it is complete and still in cache.
     pub then: &'a mut dyn FnMut(&mut OutputBlock),
 }
@@ -79,7 +81,7 @@ impl<'a> Product<'a> {
     ) -> Self {
         let ((rows, depth), columns) = (a.dim(), b.dim().1);
         let (a, b, cached) = (Operand::of(a), Operand::of(b), Self::cached());
-        Self { rows, columns, depth, alpha, a, b, add, upper: false, c, cached, then }
+        Self { rows, columns, depth, alpha, a, b, add, upper: false, c, cached, largest_b: None, then }
     }
 
     /// Floats of packed `b` for which somewhat less than half of the L2 cache is used.

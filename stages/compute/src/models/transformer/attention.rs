@@ -76,8 +76,9 @@ impl SavedAttention {
         let mut other_width = (q != c).then(|| Tensor::scratch([rows, q]));
         let d_attended_rq = other_width.as_mut().unwrap_or(&mut *d_normal_rc);
         let back = out.matrix(0).reversed_axes();
-        let rounding = out.input_gradient(context, 0);
-        product_in(rounding, matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut d_attended_rq.data, q));
+        let rounding = out.rounding(context, 0);
+        let d_attended = matrix_mut(&mut d_attended_rq.data, q);
+        product_in(rounding.input_gradient(), matrix(&d_rc.data, c), back, 0.0, d_attended);
         let (attended_rq, qkv) = (attended_rq.widen(), qkv.operand(context.precision));
         let mut d_qkv = Tensor::scratch([rows, 3 * q]);
         let (attended, log_sums) = (&attended_rq.data, &log_sums.data);

@@ -73,8 +73,8 @@ fn pointwise_forward(
     let f = context.architecture.inner;
     let bias = bias_or_zeros(up, f);
     let mut inner_rf = SavedBuilder::new(context.precision, context.rows(), f);
-    let (x, w) = (normal_rc.matrix(), up.matrix(0).into());
-    let up_rf = SavedActivation::product(context.saving, context.precision, x, w, |block| {
+    let (x, w, rounding) = (normal_rc.matrix(), up.matrix(0).into(), up.rounding(context, 0));
+    let up_rf = SavedActivation::product(context.saving, rounding.forward(), x, w, |block| {
         for row in block.rows.clone() {
             let (columns, at) = (block.columns.clone(), row * f + block.columns.start);
             let up = block.row(row);
@@ -99,8 +99,8 @@ fn pointwise_backward(
     let (mut inner_rf, mut scratch) = (SavedBuilder::new(context.precision, context.rows(), f), vec![0.0; f]);
     let mut d_bias = Tensor::zeros([f]);
     let (d_out, back) = (matrix(&d_rc.data, c).into(), down.matrix(0).reversed_axes().into());
-    let rounding = down.input_gradient(context, 0);
-    let d_up_rf = SavedActivation::product(context.precision, rounding, d_out, back, |block| {
+    let rounding = down.rounding(context, 0);
+    let d_up_rf = SavedActivation::product(context.precision, rounding.input_gradient(), d_out, back, |block| {
         for row in block.rows.clone() {
             let (columns, at) = (block.columns.clone(), row * f + block.columns.start);
             let (up, d_up) = (up_rf.part(at..at + columns.len(), &mut scratch), block.row(row));
@@ -139,8 +139,8 @@ fn gated_backward(
     let (c, f) = (context.architecture.width, context.architecture.inner);
     let mut inner_rf = Tensor::scratch([context.rows(), f]);
     let back = down.matrix(0).reversed_axes();
-    let rounding = down.input_gradient(context, 0);
-    product_in(rounding, matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut inner_rf.data, f));
+    let rounding = down.rounding(context, 0);
+    product_in(rounding.input_gradient(), matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut inner_rf.data, f));
     let d_gate_up = gate_up.changed(context.precision, |rows, gate_up| {
         (kernel.backward)(gate_up, f, &mut inner_rf.data[rows.start * f..rows.end * f]);
     });

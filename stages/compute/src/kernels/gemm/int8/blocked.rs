@@ -76,8 +76,11 @@ pub(super) unsafe fn run(kernel: &Kernel, keys: Keys, p: &mut Product<'_>) {
     for column in (0..p.columns).step_by(columns) {
         let width = columns.min(p.columns - column);
         let (c, stride) = p.c.unwrap_or((part.as_mut_ptr().wrapping_sub(column), columns));
-        // SAFETY: as above.
-        let of_b = unsafe { Lines::of(b.at(column, 0), [width, p.depth], column, keys[1], 1.0) };
+        let of_b = match p.largest_b {
+            Some(largest) => Lines::known(&largest[column..column + width], column, keys[1], 1.0),
+            // SAFETY: as above.
+            None => unsafe { Lines::of(b.at(column, 0), [width, p.depth], column, keys[1], 1.0) },
+        };
         for (index, k) in (0..p.depth).step_by(depth).enumerate() {
             let steps = depth.min(p.depth - k);
             let block = Block { x: b.at(column, k), count: width, from: 0, steps, first: k, of: &of_b, is_b: true };

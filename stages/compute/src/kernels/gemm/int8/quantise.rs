@@ -43,14 +43,19 @@ impl Lines {
         let mut largest = vec![0; lines];
         // SAFETY: guaranteed by the caller.
         unsafe { largest_magnitudes(x, steps, &mut largest) };
-        let of = |bits: u32| match f32::from_bits(bits) {
-            _ if bits >= INFINITE => (f32::NAN, 0.0),
+        Self::known(&largest, first, key, alpha)
+    }
+
+    /// Of lines with these bits of their largest magnitudes.
+    pub fn known(largest: &[u32], first: usize, key: Option<u64>, alpha: f32) -> Self {
+        let of = |bits: &u32| match f32::from_bits(*bits) {
+            _ if *bits >= INFINITE => (f32::NAN, 0.0),
             largest if largest <= NOTHING => (0.0, 0.0),
             largest => (alpha * (largest / LARGEST), LARGEST / largest),
         };
-        let (scales, inverses) = largest.into_iter().map(of).unzip();
+        let (scales, inverses) = largest.iter().map(of).unzip();
         let hash = |line: usize| key.map_or(0, |key| (splitmix64(key, line as u64) >> 32) as u32);
-        Self { scales, inverses, keys: (first..first + lines).map(hash).collect(), stochastic: key.is_some() }
+        Self { scales, inverses, keys: (first..first + largest.len()).map(hash).collect(), stochastic: key.is_some() }
     }
 }
 
@@ -137,7 +142,7 @@ fn largest_of_slice<E: Scalar>(values: &[E]) -> u32 {
 
 /// Bits of the magnitude, which order as magnitudes do.
 #[inline(always)]
-fn magnitude<E: Scalar>(x: E) -> u32 {
+pub(super) fn magnitude<E: Scalar>(x: E) -> u32 {
     x.widen().to_bits() & 0x7FFF_FFFF
 }
 

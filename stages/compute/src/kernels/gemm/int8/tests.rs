@@ -6,7 +6,9 @@ use super::{Keys, quantise, stored, through_floats};
 use crate::kernels::gemm::backend::Product;
 use crate::kernels::gemm::backends::backend;
 use crate::kernels::gemm::tests::Stored;
-use crate::kernels::gemm::{Matrix, OutputBlock, Rounding, available, matrix, matrix_mut, product_in_blocks};
+use crate::kernels::gemm::{
+    Magnitudes, Matrix, OutputBlock, Rounding, available, matrix, matrix_mut, product_in_blocks,
+};
 use crate::kernels::gemm::{product_in, product_then, with_backend};
 use crate::kernels::testing::random;
 use contract::Precision::Int8;
@@ -71,11 +73,20 @@ fn check(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>, cached: usi
     let start = || before.map_or_else(|| vec![f32::NAN; rows * columns], <[f32]>::to_vec);
     for name in available() {
         let mut c = start();
-        let (rounding, beta) = (Rounding { precision: Int8, keys }, f32::from(u8::from(before.is_some())));
+        let (rounding, beta) =
+            (Rounding { precision: Int8, keys, largest: None }, f32::from(u8::from(before.is_some())));
         let multiply =
             || product_then(rounding, 0.5, a.view(), b.view(), beta, matrix_mut(&mut c, columns), &mut |_| ());
         with_backend(name, multiply).unwrap();
         assert!(bits(&c) == expected, "{name}");
+        let mut c = start();
+        let values: Vec<f32> = b.matrix().iter().copied().collect();
+        let known = Magnitudes::new(&values, columns);
+        let rounding = rounding.knowing(Some(&known.columns));
+        let multiply =
+            || product_then(rounding, 0.5, a.view(), b.view(), beta, matrix_mut(&mut c, columns), &mut |_| ());
+        with_backend(name, multiply).unwrap();
+        assert!(bits(&c) == expected, "{name}, with magnitudes");
         let mut c = start();
         let (a, b, add) = (a.view(), b.view(), before.is_some());
         let then: &mut dyn FnMut(&mut OutputBlock) = &mut |_| ();
@@ -252,7 +263,7 @@ fn errors_are_within_the_bounds_of_rounding() {
     let largest = |line: ndarray::ArrayView1<'_, f32>| line.iter().fold(0.0f64, |l, x| l.max(f64::from(x.abs())));
     for keys in [[None; 2], [Some(1), None], [None, Some(2)]] {
         let mut c = vec![f32::NAN; m * n];
-        product_in(Rounding { precision: Int8, keys }, a, b, 0.0, matrix_mut(&mut c, n));
+        product_in(Rounding { precision: Int8, keys, largest: None }, a, b, 0.0, matrix_mut(&mut c, n));
         let part = |key: Option<u64>| if key.is_some() { 1.0 } else { 0.5 } / 127.0 * 1.001;
         for (i, row) in a.outer_iter().enumerate() {
             for (j, column) in b.columns().into_iter().enumerate() {

@@ -33,9 +33,11 @@ pub(super) struct Target<'a> {
 pub(super) unsafe fn run(backend: &dyn Backend, keys: Keys, p: &mut Product<'_>) {
     let (a, b, sizes) = (p.a, p.b.transposed(), [p.rows, p.columns, p.depth]);
     // SAFETY: the caller guarantees that the operands have these sizes, also below.
-    let [of_a, of_b] = unsafe {
-        let of_a = Lines::of(a, [p.rows, p.depth], 0, keys[0], p.alpha);
-        [of_a, Lines::of(b, [p.columns, p.depth], 0, keys[1], 1.0)]
+    let of_a = unsafe { Lines::of(a, [p.rows, p.depth], 0, keys[0], p.alpha) };
+    let of_b = match p.largest_b {
+        Some(largest) => Lines::known(largest, 0, keys[1], 1.0),
+        // SAFETY: as above.
+        None => unsafe { Lines::of(b, [p.columns, p.depth], 0, keys[1], 1.0) },
     };
     // SAFETY: as above.
     let of_a_part = |lines: Range<usize>, steps: Range<usize>| unsafe { integers(a, lines, steps, &of_a) };
@@ -78,6 +80,7 @@ pub(super) unsafe fn multiply(
                 upper: false,
                 c: Some((part.as_mut_ptr(), width)),
                 cached: Product::cached(),
+                largest_b: None,
                 then: &mut |_| (),
             };
             // SAFETY: guaranteed by the caller; `part` has room for the result.
