@@ -53,8 +53,8 @@ pub use keys::{Effect, Key, StageKeys};
 pub use metrics::{DocumentLoss, Gather, Metric, Metrics, Sample, SectionChange};
 pub use mixture::{Allocation, Mixture, SourceSizes};
 pub use packet::{
-    Activations, Batch, Gradient, GradientByRows, HeadGradient, IGNORED, Kind, LossGradient, Norms, Packet,
-    ParameterPiece, Purpose, Records, Rows, Tape, Ticket, Tokens,
+    Activations, Batch, Gradient, HeadGradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Purpose,
+    Records, Rows, Tape, Ticket, Tokens,
 };
 pub use parameters::{Group, Init, ModelFacts, ParameterSpec, Parameters};
 pub use precision::Precision;

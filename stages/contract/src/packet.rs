@@ -204,26 +204,28 @@ pub trait Tape: Send {
 pub enum HeadGradient {
     /// All of it.
     Whole(Tensor),
-    /// What it is computed from when it is needed, if that takes less memory.
-    Later(Box<dyn GradientByRows>),
-}
-
-/// A matrix that is computed some rows at a time.
-pub trait GradientByRows: Send {
-    /// Number of rows and of columns.
-    fn shape(&self) -> [usize; 2];
-    /// `[rows, columns]`: some rows, of which the first is a multiple of
-    /// [`rows_of_parts`](crate::sections::rows_of_parts). A row has the same bits whichever others are computed with it.
-    fn rows(&self, rows: Range<usize>) -> Tensor;
+    /// Computed when it is needed, from something that takes less memory.
+    Later {
+        /// Vocabulary and width.
+        shape: [usize; 2],
+        /// The rows in order, in parts of [`rows_of_parts`](crate::sections::rows_of_parts) rows; the last may have fewer.
+        parts: Box<dyn Iterator<Item = Tensor> + Send>,
+    },
 }
 
 impl HeadGradient {
     /// All of it.
     pub fn whole(self) -> Tensor {
-        match self {
-            Self::Whole(gradient) => gradient,
-            Self::Later(gradient) => gradient.rows(0..gradient.shape()[0]),
+        let (shape, parts) = match self {
+            Self::Whole(gradient) => return gradient,
+            Self::Later { shape, parts } => (shape, parts),
+        };
+        let (mut whole, mut at) = (Tensor::scratch(shape), 0);
+        for part in parts {
+            whole.data[at..at + part.data.len()].copy_from_slice(&part.data);
+            at += part.data.len();
         }
+        whole
     }
 }
 

@@ -100,9 +100,10 @@ impl<L: Loss> Settings for LossSettings<L> {
         let rows = env.shape.sequences * env.shape.length;
         let floats = rows_alive(rows, vocabulary, None, model.precision) * vocabulary + rows * width;
         let bytes = |floats: usize| (busy * floats * size_of::<f32>()) as u64;
-        // The operands of the head's gradient are there until it is computed: if the head is tied, at the very end.
+        // If the head is tied, the operands of its gradient are there until the end, where each worker frees its own while
+        // it passes on the gradient.
         let later = bytes(gradient_later(model.precision, rows, vocabulary, width).unwrap_or(0));
-        let gradients = if model.head == 0 { later } else { 0 };
+        let gradients = if model.head == 0 { later - later / busy.max(1) as u64 } else { 0 };
         Memory { loss: bytes(floats), activations: later, gradients, ..Memory::default() }
     }
 }

@@ -143,8 +143,10 @@ pub fn check_memory_estimate(model: &dyn Model, sequences: usize, length: usize,
     drop(hidden);
     let head = match &d_head {
         HeadGradient::Whole(d_head) => d_head.data.len(),
-        HeadGradient::Later(_) => gradient_later(facts.precision, rows, vocabulary, parameters[facts.head].shape[1])
-            .expect("the gradient is computed later"),
+        HeadGradient::Later { .. } => {
+            gradient_later(facts.precision, rows, vocabulary, parameters[facts.head].shape[1])
+                .expect("the gradient is computed later")
+        }
     };
     let until_loss = taken();
     tape.start(d_hidden, d_head);

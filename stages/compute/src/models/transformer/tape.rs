@@ -5,7 +5,6 @@ use crate::kernels::embedding;
 use crate::models::architecture::Positions;
 use crate::models::compact::CompactActivation;
 use contract::parameters::splitmix64;
-use contract::sections::rows_of_parts;
 use contract::{HeadGradient, Result, Tape, Tensor, Turn};
 use std::ops::Range;
 use std::sync::Arc;
@@ -73,28 +72,26 @@ impl TransformerTape {
         add: impl FnOnce(&Range<usize>, &mut Tensor),
         give: &mut dyn FnMut(usize, Tensor),
     ) -> Turn {
-        let (mut part, rows, vocabulary) = match self.d_head.take() {
+        let (mut part, vocabulary) = match self.d_head.take() {
             None => return Turn::Done,
             Some(HeadGradient::Whole(whole)) => {
                 let rows = whole.shape[0];
-                (whole, 0..rows, rows)
+                (whole, rows)
             }
-            Some(HeadGradient::Later(gradient)) => {
-                let [vocabulary, width] = gradient.shape();
-                let end = self.head_rows + rows_of_parts(width).unwrap_or(vocabulary);
-                let rows = self.head_rows..end.min(vocabulary);
-                let part = gradient.rows(rows.clone());
-                self.d_head = Some(HeadGradient::Later(gradient));
-                (part, rows, vocabulary)
+            Some(HeadGradient::Later { shape, mut parts }) => {
+                let Some(part) = parts.next() else { return Turn::Done };
+                self.d_head = Some(HeadGradient::Later { shape, parts });
+                (part, shape[0])
             }
         };
+        let rows = self.head_rows..self.head_rows + part.shape[0];
         add(&rows, &mut part);
         give(index, part);
         self.head_rows = rows.end;
         if rows.end < vocabulary {
             return Turn::More;
         }
-        self.d_head = None;
+        (self.d_head, self.head_rows) = (None, 0);
         Turn::Done
     }
 

@@ -34,17 +34,16 @@ pub struct Quantised {
 impl Quantised {
     /// Largest number of steps of `k` that an operand can have.
     pub const DEEPEST: usize = DEEPEST;
-    /// What the index of the first of some lines must be a multiple of.
-    pub const LINES: usize = LANES;
 
     /// The left operand `a` `[rows, steps]`, rounded as [`product_in`](crate::kernels::gemm::product_in) does: to nearest,
-    /// or stochastically with a key.
+    /// or stochastically with a key. For some rows of a larger operand, `first` is the index of the first, on which random
+    /// numbers depend.
     ///
     /// # Panics
     /// If there are more than [`Self::DEEPEST`] steps.
-    pub fn left(a: MatRef<'_>, key: Option<u64>) -> Self {
+    pub fn left(a: MatRef<'_>, first: usize, key: Option<u64>) -> Self {
         let (lines, steps) = a.dim();
-        Self::new(Operand::of(&a), [lines, steps], key, false)
+        Self::new(Operand::of(&a), [lines, steps], first, key, false)
     }
 
     /// The right operand `b` `[steps, columns]`; see [`Self::left`].
@@ -53,10 +52,10 @@ impl Quantised {
     /// If there are more than [`Self::DEEPEST`] steps.
     pub fn right(b: MatRef<'_>, key: Option<u64>) -> Self {
         let (steps, lines) = b.dim();
-        Self::new(Operand::of(&b).transposed(), [lines, steps], key, true)
+        Self::new(Operand::of(&b).transposed(), [lines, steps], 0, key, true)
     }
 
-    fn new(x: Operand, [lines, steps]: [usize; 2], key: Option<u64>, is_right: bool) -> Self {
+    fn new(x: Operand, [lines, steps]: [usize; 2], first: usize, key: Option<u64>, is_right: bool) -> Self {
         assert!(steps <= DEEPEST, "sums of {steps} products of integers can overflow");
         let mut panels = Buffer::scratch(Self::floats(lines, steps));
         if lines == 0 || steps == 0 {
@@ -64,7 +63,7 @@ impl Quantised {
         }
         // SAFETY: `x` has these sizes, the buffer room for its panels, and the backend is available.
         let of = unsafe {
-            let of = Lines::of(x, [lines, steps], 0, key, 1.0);
+            let of = Lines::of(x, [lines, steps], first, key, 1.0);
             let block = Block { x, count: lines, from: 0, steps, first: 0, of: &of, is_b: is_right };
             let pack = backend().int8().map_or(pack as unsafe fn(&Block<'_>, *mut u8), |kernel| kernel.pack);
             pack(&block, panels.as_mut_ptr().cast());
@@ -105,17 +104,17 @@ impl Quantised {
     }
 }
 
-/// `c = a[rows, ..] · b`, or `c += …` if `add`, with the bits of a product of the same operands in eight bits.
+/// `c = a · b`, or `c += a · b` if `add`, with the bits of a product of the same operands in eight bits.
 ///
 /// # Panics
-/// If the shapes do not match, `rows` does not begin at a multiple of [`Quantised::LINES`], or an operand is on the wrong side.
-pub fn product_of_quantised(a: &Quantised, rows: Range<usize>, b: &Quantised, add: bool, mut c: MatrixMut<'_>) {
+/// If the shapes do not match, or an operand is on the wrong side.
+pub fn product_of_quantised(a: &Quantised, b: &Quantised, add: bool, mut c: MatrixMut<'_>) {
+    let (rows, columns) = (a.lines(), b.lines());
     assert!(!a.is_right && b.is_right && a.steps == b.steps, "the operands match");
-    assert!(rows.start.is_multiple_of(LANES) && rows.end <= a.lines(), "whole panels of the left operand");
-    assert!(c.dim() == (rows.len(), b.lines()), "the shape of the result matches");
-    let stride = if rows.len() > 1 { c.strides()[0] } else { b.lines() as isize };
-    assert!((b.lines() <= 1 || c.strides()[1] == 1) && stride >= b.lines() as isize, "results are row-major");
-    if rows.is_empty() || b.lines() == 0 {
+    assert!(c.dim() == (rows, columns), "the shape of the result matches");
+    let stride = if rows > 1 { c.strides()[0] } else { columns as isize };
+    assert!((columns <= 1 || c.strides()[1] == 1) && stride >= columns as isize, "results are row-major");
+    if rows == 0 || columns == 0 {
         return;
     }
     if a.steps == 0 {
@@ -128,10 +127,10 @@ pub fn product_of_quantised(a: &Quantised, rows: Range<usize>, b: &Quantised, ad
     #[cfg(target_arch = "x86_64")]
     if let Some(kernel) = backend().int8() {
         // SAFETY: the backend is available, and `c` covers the result.
-        return unsafe { multiply(&kernel, a, rows, b, add, to) };
+        return unsafe { multiply(&kernel, a, b, add, to) };
     }
     // SAFETY: as above.
-    unsafe { multiply_through_floats(a, rows, b, add, to) }
+    unsafe { multiply_through_floats(a, b, add, to) }
 }
 
 /// See [`product_of_quantised`].
@@ -143,29 +142,28 @@ pub fn product_of_quantised(a: &Quantised, rows: Range<usize>, b: &Quantised, ad
 pub(super) unsafe fn multiply(
     kernel: &Kernel,
     a: &Quantised,
-    rows: Range<usize>,
     b: &Quantised,
     add: bool,
     (c, stride): (*mut f32, usize),
 ) {
     let apart = panel_bytes(a.steps);
     // So many panels of `b` stay in the L2 cache.
-    let columns =
-        (Product::cached() * size_of::<f32>() / apart * LANES).max(kernel.columns) / kernel.columns * kernel.columns;
+    let cached = Product::cached() * size_of::<f32>() / apart * LANES;
+    let columns = cached.max(kernel.columns) / kernel.columns * kernel.columns;
     for column in (0..b.lines()).step_by(columns) {
-        for row in rows.clone().step_by(ROWS) {
+        for row in (0..a.lines()).step_by(ROWS) {
             let block = Tile {
                 a: a.panel(row / LANES),
                 b: b.panel(column / LANES).wrapping_add(LINE),
                 apart,
                 lines: a.steps.div_ceil(STEPS),
-                high: ROWS.min(rows.end - row),
+                high: ROWS.min(a.lines() - row),
                 wide: columns.min(b.lines() - column),
                 sums: std::ptr::null_mut(),
                 sums_stride: 0,
                 first: true,
                 last: true,
-                c: c.wrapping_add((row - rows.start) * stride + column),
+                c: c.wrapping_add(row * stride + column),
                 stride,
                 add,
                 row_scales: a.scales[row..].as_ptr(),
@@ -182,19 +180,11 @@ pub(super) unsafe fn multiply(
 ///
 /// # Safety
 /// As for [`multiply`]; the backend is that of this thread.
-pub(super) unsafe fn multiply_through_floats(
-    a: &Quantised,
-    rows: Range<usize>,
-    b: &Quantised,
-    add: bool,
-    to: (*mut f32, usize),
-) {
-    let sizes = [rows.len(), b.lines(), a.steps];
-    let left = |lines: Range<usize>, steps| a.widened(rows.start + lines.start..rows.start + lines.end, steps);
+pub(super) unsafe fn multiply_through_floats(a: &Quantised, b: &Quantised, add: bool, to: (*mut f32, usize)) {
+    let left = |lines, steps| a.widened(lines, steps);
     let right = |lines, steps| b.widened(lines, steps);
-    let left = Side { integers: &left, scales: &a.scales[rows.clone()] };
-    let right = Side { integers: &right, scales: &b.scales };
+    let (left, right) = (Side { integers: &left, scales: &a.scales }, Side { integers: &right, scales: &b.scales });
     let to = &mut Target { add, c: Some(to), then: &mut |_| () };
     // SAFETY: guaranteed by the caller.
-    unsafe { through_floats::multiply(backend(), &left, &right, sizes, to) }
+    unsafe { through_floats::multiply(backend(), &left, &right, [a.lines(), b.lines(), a.steps], to) }
 }
