@@ -49,19 +49,21 @@ impl Settings for Reduce {
         let leaves = env.leaves().len();
         let LiveGradients { before, after, with_leaves, late } = peak_live_gradients(leaves as Lane, env.workers);
         let head = model.parameters[model.head].len();
-        // Backward passes on the gradient of a head that is not tied at first, so only sums of it are held.
-        let [held, summed] = match (computed_later(model, env), model.head) {
-            (false, _) => [head, 0],
-            (true, 0) => [0, 0],
-            (true, _) => [0, head],
+        // If backward passes on the gradient of the head in parts, only sums of it are held: from the beginning of backward
+        // on, or, if the head is tied, when all layers have been computed.
+        let [held, first, last] = match (computed_later(model, env), model.head) {
+            (false, _) => [head, 0, 0],
+            (true, 0) => [0, 0, head],
+            (true, _) => [0, head, 0],
         };
-        let others = model.parameter_count() - held - summed;
+        let others = model.parameter_count() - head;
         let bytes = |floats| (floats * size_of::<f32>()) as u64;
         let late_with_leaves = late + env.workers.min(leaves);
         Memory {
-            permanent: bytes(before * others + with_leaves * held + after * summed),
+            permanent: bytes(before * (others + last) + with_leaves * held + after * first),
             gradients: bytes((after - before) * others),
-            late: bytes((late - after) * others + late_with_leaves.saturating_sub(with_leaves) * held),
+            scratch: bytes((after - before) * last),
+            late: bytes((late - after) * (others + first + last) + late_with_leaves.saturating_sub(with_leaves) * held),
             ..Memory::default()
         }
     }
