@@ -155,7 +155,10 @@ fn embedding_and_update(c: &mut Criterion) {
         b.iter(|| embedding::forward(&tokens, LENGTH, &wte.data, &wpe.data, WIDTH, &mut x.data))
     });
     embeddings.bench_function("backward", |b| {
-        b.iter(|| embedding::backward(&tokens, LENGTH, &d.data, WIDTH, &mut d_wte.data, &mut d_wpe.data))
+        b.iter(|| {
+            embedding::backward_tokens(&tokens, &(0..VOCABULARY), &d.data, WIDTH, &mut d_wte.data);
+            embedding::backward_positions(LENGTH, &d.data, WIDTH, &mut d_wpe.data)
+        })
     });
     embeddings.finish();
 

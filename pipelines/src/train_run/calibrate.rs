@@ -3,6 +3,7 @@ use crate::panics;
 use crate::plan::{Plan, PlannedStage};
 use anyhow::{Context, Result, bail, ensure};
 use compute::kernels::gemm::{self, matrix, matrix_mut, product};
+use compute::kernels::head::gradient_later;
 use contract::testing::Collect;
 use contract::{
     At, Batch, BatchShape, Built, Env, Gradient, Kind, Memory, ModelFacts, Norms, Packet, ParameterPiece, Purpose,
@@ -91,12 +92,18 @@ pub fn speed(plan: &Plan, env: &Env, model: &ModelFacts, peak: u64) -> Result<Sp
     let before = pool::watch();
     let spent = micro_batches(plan, env, model, busy)?;
     let taken = pool::most_bytes() - before;
-    // Parameters, activations, logits and each worker's gradient of the head are in it, and are counted elsewhere.
+    // Parameters, activations, logits and each worker's gradient of the head, unless it is computed in parts, are in it, and
+    // are counted elsewhere.
     let trained = plan.stages.iter().filter(|stage| {
         stage.settings.takes().iter().any(|port| [Kind::Batch, Kind::Activations].contains(&port.kind))
     });
     let estimate = trained.map(|stage| stage.memory(env)).fold(Memory::default(), Memory::with);
-    let tensors = model.parameter_count() + busy * model.parameters[model.head].len();
+    let head = &model.parameters[model.head];
+    let later = match head.shape[..] {
+        [vocabulary, width] => gradient_later(model.precision, tokens as usize, vocabulary, width).is_some(),
+        _ => false,
+    };
+    let tensors = model.parameter_count() + if later { 0 } else { busy * head.len() };
     let beside = taken.saturating_sub(estimate.peak() + (tensors * size_of::<f32>()) as u64);
     let (micro_batch, measured) = (spent.as_secs_f64(), "micro-batches of each worker, forward and backward".into());
     Ok(Speed { micro_batch, measured, was_run: true, beside })

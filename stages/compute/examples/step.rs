@@ -4,11 +4,12 @@
 //! cargo run --release -p millrace-compute --example step [shape …]
 //! ```
 //!
-//! With `KERNELS=1`, also prints the time of each kernel run alone, as a percentage of the step.
+//! With `PRECISION=bf16` or `int8`, products are computed in that precision. With `KERNELS=1`, also prints the time of
+//! each kernel run alone in f32, as a percentage of the step.
 use compute::cpu;
 use compute::kernels::{attention, bias, cross_entropy, embedding, gelu, gemm, head, layer_norm};
 use compute::models::{Gpt2Shape, Model};
-use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn};
+use contract::{Batch, Parameters, Precision, Purpose, Tensor, Turn, pool};
 use millrace_compute as compute;
 use std::sync::Arc;
 
@@ -34,6 +35,13 @@ fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: 
     let feed_forward = 4 * width;
     let end_of_text = 0;
     let model = Gpt2Shape { layers, heads, width, feed_forward, vocabulary, length, end_of_text }.model();
+    let precision = match std::env::var("PRECISION").as_deref() {
+        Ok("bf16") => Precision::Bf16,
+        Ok("int8") => Precision::Int8,
+        Ok("f32") | Err(_) => Precision::F32,
+        Ok(other) => panic!("PRECISION={other}: expected f32, bf16 or int8"),
+    };
+    let model = model.with_precision(precision);
     let parameters = Parameters(model.facts().parameters.iter().map(|p| Arc::new(p.initial(1))).collect());
     let rows = sequences * length;
     let ids = |salt: usize| (0..rows).map(|i| ((i * 7919 + salt * 104_729) % vocabulary) as u32).collect::<Vec<_>>();
@@ -51,12 +59,18 @@ fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: 
 
     let (mut best, mut parts) = (f64::INFINITY, [0.0; 3]);
     let mut times = Vec::new();
+    let before = pool::watch();
     for _ in 0..if layers > 6 { 5 } else { 10 } {
         let begin = seconds();
         let forward = model.forward(&parameters, &batch, true);
         let after_forward = seconds() - begin;
         let ce = cross_entropy::CrossEntropy;
-        let logits = head::Logits::new(&forward.hidden, &parameters[0]);
+        let magnitudes = (precision == Precision::Int8).then(|| gemm::Magnitudes::of(&parameters.0[0]));
+        let logits = head::Logits {
+            precision,
+            magnitudes: magnitudes.as_deref(),
+            ..head::Logits::new(&forward.hidden, &parameters[0])
+        };
         let (_, d_hidden, d_head) = head::head_loss(&ce, &logits, &batch.targets);
         let after_loss = seconds() - begin;
         let mut tape = forward.tape.expect("forward was called with keep");
@@ -69,10 +83,11 @@ fn measure(shape: &(&str, usize, usize, usize, usize, usize, usize), gemm_rate: 
         }
     }
     times.sort_by(f64::total_cmp);
+    let taken = (pool::most_bytes() - before) as f64 / 1e6;
     let rate = |seconds: f64| model.facts().flops_per_token * rows as f64 / seconds / 1e9;
     let median = times[times.len() / 2];
     println!(
-        "\n{name}: best {:.0} tok/s, {:.0} GFLOP/s, MFU {:.0} % (median {:.0} tok/s, {:.0} %); forward {:.1} ms, loss {:.1}, backward {:.1}",
+        "\n{name}, {precision}: {taken:.0} MB beside parameters; best {:.0} tok/s, {:.0} GFLOP/s, MFU {:.0} % (median {:.0} tok/s, {:.0} %); forward {:.1} ms, loss {:.1}, backward {:.1}",
         rows as f64 / best,
         rate(best),
         100.0 * rate(best) / gemm_rate,
@@ -197,7 +212,8 @@ fn head_and_embeddings(Sizes { c, r, v, length, .. }: Sizes, report: &mut Report
     let mut x = random(&[r, c]);
     let embeddings = time(|| {
         embedding::forward(&targets, length, &wte.data, &wpe.data, c, &mut x.data);
-        embedding::backward(&targets, length, &x.data, c, &mut d_wte.data, &mut d_wpe.data);
+        embedding::backward_tokens(&targets, &(0..vocabulary), &x.data, c, &mut d_wte.data);
+        embedding::backward_positions(length, &x.data, c, &mut d_wpe.data);
     });
     report.line("embeddings", embeddings, 0.0);
 }

@@ -3,7 +3,7 @@
 //! A stage is a plain value that takes packets and emits packets. It knows nothing of the dataflow around it, so it can
 //! be unit-tested by calling it. In reading order:
 //! - [`step`]: steps, lanes, leaves, and the [`Schedule`] of validations and checkpoints
-//! - [`packet`]: the data between stages: one [`Packet`] variant per [`Kind`]
+//! - [`packet`]: the data between stages: one [`Packet`] variant per [`Kind`]; [`tape`]: what forward leaves for backward
 //! - [`saved`]: the contents of checkpoints; [`metrics`]: named numbers; [`precision`]: that of matrix products
 //! - [`mixture`]: how the sequences of a run are divided among several sources; [`draws`]: where those of a step come
 //!   from
@@ -41,6 +41,7 @@ pub mod settings;
 pub mod shared;
 pub mod stage;
 pub mod step;
+pub mod tape;
 pub mod tensor;
 pub mod testing;
 
@@ -54,7 +55,7 @@ pub use metrics::{DocumentLoss, Gather, Metric, Metrics, Sample, SectionChange};
 pub use mixture::{Allocation, Mixture, SourceSizes};
 pub use packet::{
     Activations, Batch, Gradient, IGNORED, Kind, LossGradient, Norms, Packet, ParameterPiece, Purpose, Records, Rows,
-    Tape, Ticket, Tokens,
+    Tokens,
 };
 pub use parameters::{Group, Init, ModelFacts, ParameterSpec, Parameters};
 pub use precision::Precision;
@@ -70,4 +71,5 @@ pub use stage::{Emit, Source, Stage};
 pub use step::{
     At, DocumentStart, Lane, Schedule, Step, Turn, ValidationStride, leaf_owner, leaves_of, process_of_leaf,
 };
+pub use tape::{HeadGradient, Tape, Ticket};
 pub use tensor::{Buffer, Tensor};

@@ -2,9 +2,9 @@
 use crate::metrics::Metrics;
 use crate::precision::Precision;
 use crate::saved::{OptimizerState, Saved};
-use crate::step::{Lane, Turn};
+use crate::step::Lane;
+use crate::tape::{HeadGradient, Tape, Ticket};
 use crate::tensor::Tensor;
-use anyhow::Result;
 use arrow::array::ListArray;
 use arrow::buffer::ScalarBuffer;
 use arrow::record_batch::RecordBatch;
@@ -183,40 +183,6 @@ impl ParameterPiece {
     }
 }
 
-/// What a forward pass saves for the backward pass, which runs one layer at a time.
-pub trait Tape: Send {
-    /// Sets what the random numbers depend on with which gradients are rounded in
-    /// [`Precision::Int8`]; 0 if it is not called. To be called before [`start`](Self::start).
-    fn round_with(&mut self, _key: u64) {}
-    /// Starts the backward pass. `hidden` `[rows, width]` is the gradient of the summed loss with respect to the hidden
-    /// states, `head` `[vocabulary, width]` with respect to the head's weights (with a tied head the model adds the
-    /// embedding's share to it).
-    fn start(&mut self, hidden: Tensor, head: Tensor);
-    /// Runs the backward pass of one layer and passes each gradient that is complete to `give`, with the index of its
-    /// tensor. Returns [`Turn::Done`] after the last layer, [`Turn::More`] after the others.
-    fn backward_layer(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn>;
-}
-
-/// Calls a function when dropped. [`Activations`] and [`LossGradient`] carry one: when it is dropped, the stage that
-/// emitted them knows that their memory is free and that the next micro-batch may begin.
-#[derive(Default)]
-pub struct Ticket(Option<Box<dyn FnOnce() + Send>>);
-
-impl Ticket {
-    /// A ticket that calls `f` once, when dropped.
-    pub fn new(f: impl FnOnce() + Send + 'static) -> Self {
-        Self(Some(Box::new(f)))
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(f) = self.0.take() {
-            f();
-        }
-    }
-}
-
 /// The result of forward for one micro-batch.
 pub struct Activations {
     /// The leaf.
@@ -257,8 +223,8 @@ pub struct LossGradient {
     pub targets: u64,
     /// `[rows, width]`: gradient of the summed loss with respect to the hidden states.
     pub hidden: Tensor,
-    /// `[vocabulary, width]`: gradient of the summed loss with respect to the head's weights.
-    pub head: Tensor,
+    /// The gradient with respect to the head's weights.
+    pub head: HeadGradient,
     /// Taken from [`Activations`].
     pub tape: Box<dyn Tape>,
     /// Taken from [`Activations`].

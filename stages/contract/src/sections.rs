@@ -7,6 +7,25 @@ use std::ops::Range;
 /// the blocks in which squared norms are summed, so that the norm does not depend on it.
 pub const SECTION: usize = 256 * 1024;
 
+/// Largest number of elements of a part of a gradient, in [`rows_of_parts`].
+const LARGEST_PART: usize = 16 * SECTION;
+
+/// The number of rows of a matrix of this width in each part of its gradient but the last, if the gradient is given in
+/// parts ([`Tape::backward_layer`](crate::Tape::backward_layer)): whole rows that are also whole sections. `None` if such
+/// parts would be large.
+///
+/// ```
+/// use millrace_contract::sections::{SECTION, rows_of_parts};
+/// assert_eq!(rows_of_parts(768), Some(1024));
+/// assert_eq!(1024 * 768 % SECTION, 0);
+/// assert_eq!(rows_of_parts(1001), None);
+/// ```
+pub fn rows_of_parts(width: usize) -> Option<usize> {
+    let common = 1 << width.trailing_zeros().min(SECTION.trailing_zeros());
+    let rows = SECTION / common;
+    (width > 0 && rows * width <= LARGEST_PART).then_some(rows)
+}
+
 /// How a stage updates the parameters of a model ([`Settings::updates`](crate::Settings::updates)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Updates {

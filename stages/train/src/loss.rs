@@ -5,10 +5,13 @@
 use crate::diverged::finite;
 use anyhow::Result;
 use compute::kernels::cross_entropy::CrossEntropy;
-use compute::kernels::head::{HeadLoss, Logits, RowLoss, head_loss, head_value, head_values, rows_alive};
+use compute::kernels::gemm::Magnitudes;
+use compute::kernels::head::{
+    HeadLoss, Logits, RowLoss, gradient_later, head_loss, head_value, head_values, rows_alive,
+};
 use contract::{
     At, Built, DocumentLoss, Emit, Env, Gather, Key, Kind, LossGradient, Member, Memory, Metric, Metrics, Packet, Port,
-    Problem, Settings, Stage, StageKeys, StageSettings, StageType, Step, Turn, stage_type,
+    Precision, Problem, Settings, Stage, StageKeys, StageSettings, StageType, Step, Turn, stage_type,
 };
 use serde::{Deserialize, Serialize};
 
@@ -88,14 +91,20 @@ impl<L: Loss> Settings for LossSettings<L> {
         })))
     }
 
-    /// Memory of a chunk of logits per worker, and of the gradient of the hidden states.
+    /// Memory of a chunk of logits per worker, of the gradient of the hidden states, and of what the gradient of the head
+    /// is computed from, if that is done later.
     fn memory(&self, env: &Env) -> Memory {
         let Some(model) = &env.model else { return Memory::default() };
         let [vocabulary, width] = model.parameters[model.head].shape[..] else { return Memory::default() };
         let busy = env.workers.min(env.shape.micro_batches as usize);
         let rows = env.shape.sequences * env.shape.length;
         let floats = rows_alive(rows, vocabulary, None, model.precision) * vocabulary + rows * width;
-        Memory { loss: (busy * floats * size_of::<f32>()) as u64, ..Memory::default() }
+        let bytes = |floats: usize| (busy * floats * size_of::<f32>()) as u64;
+        // If the head is tied, the operands of its gradient are there until the end, where each worker frees its own while
+        // it passes on the gradient.
+        let later = bytes(gradient_later(model.precision, rows, vocabulary, width).unwrap_or(0));
+        let gradients = if model.head == 0 { later - later / busy.max(1) as u64 } else { 0 };
+        Memory { loss: bytes(floats), activations: later, gradients, ..Memory::default() }
     }
 }
 
@@ -137,7 +146,9 @@ impl<L: Loss> Stage for LossStage<L> {
         let Packet::Activations(activations) = packet else { return Ok(Turn::Done) };
         let a = *activations;
         let (rows, what) = (a.targets.len(), if a.tape.is_some() { "loss" } else { "validation loss" });
+        let magnitudes = (a.precision == Precision::Int8).then(|| Magnitudes::of(&a.head));
         let logits = Logits {
+            magnitudes: magnitudes.as_deref(),
             hidden: &a.hidden,
             head: &a.head,
             softcap: a.logit_softcap,

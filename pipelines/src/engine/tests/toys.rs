@@ -155,7 +155,7 @@ struct Memory {
 }
 
 impl Tape for Memory {
-    fn start(&mut self, _: Tensor, _: Tensor) {}
+    fn start(&mut self, _: Tensor, _: HeadGradient) {}
     fn backward_layer(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn> {
         let t = self.next;
         give(t, Tensor::from_values([WIDTH], &gradient(&self.parameters[t].data, t, &self.tokens)));

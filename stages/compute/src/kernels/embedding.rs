@@ -1,6 +1,7 @@
 //! Token and position embeddings.
 use crate::kernels::sum::add;
 use crate::wide;
+use std::ops::Range;
 
 /// `out_rc[r] = tokens_vc[token r] + positions_tc[r mod length]`.
 ///
@@ -30,22 +31,23 @@ wide! {
     }
 }
 
-/// Takes the gradient of the output in `d_out_rc`. *Adds* each row to the row of its token in `d_tokens_vc`, in row
-/// order, and writes the sum over sequences to `d_positions_tc` (zero beyond `length`).
-pub fn backward(
-    tokens: &[u32],
-    length: usize,
-    d_out_rc: &[f32],
-    width: usize,
-    d_tokens_vc: &mut [f32],
-    d_positions_tc: &mut [f32],
-) {
+/// Takes the gradient of the output in `d_out_rc`. *Adds* each row to the row of its token, in row order, if that is one
+/// of the rows `some` of the embedding, whose gradient is in `d_some`.
+pub fn backward_tokens(tokens: &[u32], some: &Range<usize>, d_out_rc: &[f32], width: usize, d_some: &mut [f32]) {
     assert_eq!(d_out_rc.len(), tokens.len() * width);
+    for (d, token) in d_out_rc.chunks_exact(width).zip(tokens) {
+        if some.contains(&(*token as usize)) {
+            add(&mut d_some[(*token as usize - some.start) * width..][..width], d);
+        }
+    }
+}
+
+/// Takes the gradient of the output in `d_out_rc` and writes the sum over sequences of `length` rows to `d_positions_tc`
+/// (zero beyond `length`).
+pub fn backward_positions(length: usize, d_out_rc: &[f32], width: usize, d_positions_tc: &mut [f32]) {
     d_positions_tc.fill(0.0);
-    for (row, (d, token)) in d_out_rc.chunks_exact(width).zip(tokens).enumerate() {
-        let (token, position) = (*token as usize * width, row % length * width);
-        add(&mut d_tokens_vc[token..token + width], d);
-        add(&mut d_positions_tc[position..position + width], d);
+    for (row, d) in d_out_rc.chunks_exact(width).enumerate() {
+        add(&mut d_positions_tc[row % length * width..][..width], d);
     }
 }
 
@@ -74,7 +76,10 @@ mod tests {
 
             let (d_out, head) = (random(3, out.len()), random(4, wte.len()));
             let (mut d_wte, mut d_wpe) = (head.clone(), vec![f32::NAN; wpe.len()]);
-            backward(&tokens, length, &d_out, width, &mut d_wte, &mut d_wpe);
+            let (top, bottom) = d_wte.split_at_mut(3 * width);
+            backward_tokens(&tokens, &(0..3), &d_out, width, top);
+            backward_tokens(&tokens, &(3..vocabulary), &d_out, width, bottom);
+            backward_positions(length, &d_out, width, &mut d_wpe);
             let mut expected = gradient(&wte, |w| weighted(&reference(&tokens, length, w, &wpe64, width), &d_out));
             expected.iter_mut().zip(&head).for_each(|(d, head)| *d += f64::from(*head));
             assert_close(&d_wte, &expected, 1e-5);

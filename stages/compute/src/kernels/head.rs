@@ -1,9 +1,13 @@
 //! The output head: computes logits, the loss of each row and its gradient in chunks of rows, so that the logits of a
 //! whole batch are never stored.
-use crate::kernels::gemm::{MatRef, Rounding, bf16, block, matrix, matrix_mut, product_in, round_in_place};
+use crate::kernels::gemm::{
+    Magnitudes, MatRef, Quantised, Rounding, bf16, block, matrix, matrix_mut, product_in, product_of_quantised,
+    round_in_place,
+};
 use crate::kernels::softcap;
 use contract::parameters::splitmix64;
-use contract::{Buffer, IGNORED, Precision, Tensor};
+use contract::sections::rows_of_parts;
+use contract::{Buffer, HeadGradient, IGNORED, Precision, Tensor};
 
 /// The loss of one row, in nats.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,6 +61,8 @@ pub struct Logits<'a> {
     pub softcap: Option<f32>,
     /// The precision that operands of products are rounded to.
     pub precision: Precision,
+    /// Those of the head, if they are known. Only products in eight bits need them.
+    pub magnitudes: Option<&'a Magnitudes>,
     /// What the random numbers depend on with which the gradient of the logits is rounded to eight bits.
     pub key: u64,
     /// Limits the number of rows per chunk; `None` derives it from the size of the vocabulary.
@@ -68,10 +74,14 @@ pub struct Logits<'a> {
 ///
 /// # Panics
 /// If shapes do not match, or a target that is not ignored is not in the vocabulary.
-pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (HeadLoss, Tensor, Tensor) {
+pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (HeadLoss, Tensor, HeadGradient) {
     let &Logits { hidden, head, precision, .. } = logits;
-    let (mut d_hidden, mut d_head) = (Tensor::scratch(hidden.shape.clone()), Tensor::scratch(head.shape.clone()));
-    let width = head.shape[1];
+    let (vocabulary, width) = (head.shape[0], head.shape[1]);
+    let mut d_hidden = Tensor::scratch(hidden.shape.clone());
+    let in_parts =
+        logits.rows_at_once.is_none() && gradient_later(precision, targets.len(), vocabulary, width).is_some();
+    let mut d_head = (!in_parts).then(|| Tensor::scratch(head.shape.clone()));
+    let mut later = HeadParts { chunks: Vec::new(), shape: [vocabulary, width], next: 0 };
     let mut beta = 0.0;
     let total = logits.chunks(
         loss,
@@ -82,23 +92,105 @@ pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (H
             let rows = first * width..(first + d_logits.dim().0) * width;
             let key = |product: u64| splitmix64(splitmix64(logits.key, OF_HEAD), 2 * first as u64 + product);
             let d_hidden = matrix_mut(&mut d_hidden.data[rows.clone()], width);
+            let by_column = logits.magnitudes.map(|magnitudes| &magnitudes.columns[..]);
             product_in(
-                Rounding::of_left_gradient(precision, key(0)),
+                Rounding::of_left_gradient(precision, key(0)).knowing(by_column),
                 d_logits,
                 matrix(&head.data, width),
                 0.0,
                 d_hidden,
             );
-            let hidden = matrix(&hidden.data[rows], width);
-            let rounding = Rounding::of_left_gradient(precision, key(1));
-            product_in(rounding, d_logits.reversed_axes(), hidden, beta, matrix_mut(&mut d_head.data, width));
-            beta = 1.0;
+            let (hidden, d_logits) = (matrix(&hidden.data[rows], width), d_logits.reversed_axes());
+            match &mut d_head {
+                Some(d_head) => {
+                    let rounding = Rounding::of_left_gradient(precision, key(1));
+                    product_in(rounding, d_logits, hidden, beta, matrix_mut(&mut d_head.data, width));
+                    beta = 1.0;
+                }
+                None => later.add(d_logits, hidden.into(), key(1)),
+            }
         },
     );
-    if targets.is_empty() {
-        d_head.data.fill(0.0);
-    }
+    let d_head = match d_head {
+        Some(mut d_head) => {
+            if targets.is_empty() {
+                d_head.data.fill(0.0);
+            }
+            HeadGradient::Whole(d_head)
+        }
+        None => HeadGradient::Later { shape: later.shape, parts: Box::new(later) },
+    };
     (total, d_hidden, d_head)
+}
+
+/// The gradient of the head in parts. What a part is computed from is freed with it.
+struct HeadParts {
+    chunks: Vec<HeadChunk>,
+    /// Vocabulary and width.
+    shape: [usize; 2],
+    /// The first row that has not been returned.
+    next: usize,
+}
+
+/// What a chunk of rows contributes to the gradient of the head.
+struct HeadChunk {
+    /// The gradient of the logits, transposed, for each of the remaining parts.
+    d_logits: std::vec::IntoIter<Quantised>,
+    hidden: Quantised,
+}
+
+impl HeadParts {
+    /// Adds a chunk: the gradient of its logits `[vocabulary, rows]`, which is rounded with `key`, and the hidden states.
+    fn add(&mut self, d_logits: MatRef<'_>, hidden: MatRef<'_>, key: u64) {
+        let parts = (0..self.shape[0]).step_by(self.rows());
+        let part = |first: usize| {
+            let rows = first..self.shape[0].min(first + self.rows());
+            Quantised::left(d_logits.rows(rows), first, Some(key))
+        };
+        let d_logits = parts.map(part).collect::<Vec<_>>().into_iter();
+        self.chunks.push(HeadChunk { d_logits, hidden: Quantised::right(hidden, None) });
+    }
+
+    /// Rows of a part.
+    fn rows(&self) -> usize {
+        rows_of_parts(self.shape[1]).unwrap_or(self.shape[0]).max(1)
+    }
+}
+
+impl Iterator for HeadParts {
+    type Item = Tensor;
+
+    fn next(&mut self) -> Option<Tensor> {
+        let [vocabulary, width] = self.shape;
+        let rows = self.next..vocabulary.min(self.next + self.rows());
+        if rows.is_empty() {
+            return None;
+        }
+        self.next = rows.end;
+        let mut gradient = Tensor::scratch([rows.len(), width]);
+        for (index, HeadChunk { d_logits, hidden }) in self.chunks.iter_mut().enumerate() {
+            let d_logits = d_logits.next()?;
+            product_of_quantised(&d_logits, hidden, index > 0, matrix_mut(&mut gradient.data, width));
+        }
+        if self.chunks.is_empty() {
+            gradient.data.fill(0.0);
+        }
+        Some(gradient)
+    }
+}
+
+/// If [`head_loss`] of `rows` rows keeps the operands of the head's gradient in eight bits, because they take less memory
+/// than the gradient: the number of floats whose memory they occupy.
+pub fn gradient_later(precision: Precision, rows: usize, vocabulary: usize, width: usize) -> Option<usize> {
+    let chunk = rows_alive(rows, vocabulary, None, precision);
+    let part = rows_of_parts(width)?;
+    if precision != Precision::Int8 || chunk > Quantised::DEEPEST {
+        return None;
+    }
+    let of_logits = vocabulary / part * Quantised::floats(part, chunk) + Quantised::floats(vocabulary % part, chunk);
+    let floats = of_logits + Quantised::floats(width, chunk);
+    let floats = rows.div_ceil(chunk) * floats;
+    (floats < vocabulary * width).then_some(floats)
 }
 
 /// The loss without gradients, for validation; see [`head_loss`].
@@ -126,7 +218,7 @@ pub fn rows_alive(rows: usize, vocabulary: usize, rows_at_once: Option<usize>, p
 impl<'a> Logits<'a> {
     /// Logits without a cap, in f32.
     pub fn new(hidden: &'a Tensor, head: &'a Tensor) -> Self {
-        Self { hidden, head, softcap: None, precision: Precision::F32, key: 0, rows_at_once: None }
+        Self { hidden, head, softcap: None, precision: Precision::F32, magnitudes: None, key: 0, rows_at_once: None }
     }
 
     /// Computes the logits of each chunk and passes them to `loss`, whose values go to `each` with the index of the row.
@@ -153,7 +245,8 @@ impl<'a> Logits<'a> {
             let logits = &mut scratch[..rows * vocabulary];
             let hidden = matrix(&hidden.data[first * width..(first + rows) * width], width);
             let back = matrix(&head.data, width).reversed_axes();
-            product_in(precision, hidden, back, 0.0, matrix_mut(logits, vocabulary));
+            let by_token = self.magnitudes.map(|magnitudes| &magnitudes.rows[..]);
+            product_in(Rounding::from(precision).knowing(by_token), hidden, back, 0.0, matrix_mut(logits, vocabulary));
             for (row_index, (logits, target)) in (first..).zip(logits.chunks_exact_mut(vocabulary).zip(targets)) {
                 if *target == IGNORED {
                     logits.fill(0.0);
@@ -207,7 +300,7 @@ mod tests {
     use super::*;
     use crate::kernels::cross_entropy::CrossEntropy;
     use crate::kernels::testing::{assert_close, gradient, random, wide};
-    use contract::Precision::Bf16;
+    use contract::Precision::{Bf16, Int8};
     use proptest::prelude::*;
 
     fn reference(hidden: &[f64], head: &[f64], width: usize, softcap: Option<f32>, targets: &[u32]) -> f64 {
@@ -239,7 +332,7 @@ mod tests {
             let expected = reference(&h64, &w64, width, softcap, &targets);
             prop_assert!((total.trained - expected).abs() <= 1e-5 * expected.abs().max(1.0));
             assert_close(&d_hidden.data, &gradient(&hidden.data, |h| reference(h, &w64, width, softcap, &targets)), 1e-4);
-            assert_close(&d_head.data, &gradient(&head.data, |w| reference(&h64, w, width, softcap, &targets)), 1e-4);
+            assert_close(&d_head.whole().data, &gradient(&head.data, |w| reference(&h64, w, width, softcap, &targets)), 1e-4);
         }
 
         /// Gradients of logits are rounded in place: the same bits as if the products rounded them.
@@ -268,7 +361,35 @@ mod tests {
             product_in(Bf16, d, w, 0.0, matrix_mut(&mut of_hidden, width));
             product_in(Bf16, d.reversed_axes(), h, 0.0, matrix_mut(&mut of_head, width));
             prop_assert_eq!(&d_hidden.data[..], &of_hidden[..]);
-            prop_assert_eq!(&d_head.data[..], &of_head[..]);
+            prop_assert_eq!(&d_head.whole().data[..], &of_head[..]);
+        }
+
+        /// In eight bits the gradient of the head is computed later, in parts, with the bits of the product of each chunk.
+        #[test]
+        fn the_gradient_of_the_head_is_computed_later(rows in 0usize..70, more in 0usize..200, few: bool) {
+            // So that a part has 256 rows.
+            const WIDTH: usize = 1024;
+            let vocabulary = 400 + more;
+            let hidden = Tensor::from_values([rows, WIDTH], &random(1, rows * WIDTH));
+            let head = Tensor::from_values([vocabulary, WIDTH], &random(2, vocabulary * WIDTH));
+            let targets: Vec<u32> = (0..rows).map(|r| (r * 7 % vocabulary) as u32).collect();
+            // Rows beyond this number are another chunk, as with a large vocabulary.
+            let at_once = if few { Some(16) } else { None };
+            let logits = Logits { precision: Int8, key: 9, rows_at_once: at_once, ..Logits::new(&hidden, &head) };
+            let (mut expected, mut beta) = (vec![0.0; vocabulary * WIDTH], 0.0);
+            logits.chunks(&CrossEntropy, &targets, true, |_, _| (), |first, d_logits| {
+                let rows = first * WIDTH..(first + d_logits.dim().0) * WIDTH;
+                let key = splitmix64(splitmix64(9, OF_HEAD), 2 * first as u64 + 1);
+                let (hidden, d_logits) = (matrix(&hidden.data[rows], WIDTH), d_logits.reversed_axes());
+                let rounding = Rounding::of_left_gradient(Int8, key);
+                product_in(rounding, d_logits, hidden, beta, matrix_mut(&mut expected, WIDTH));
+                beta = 1.0;
+            });
+            let (_, _, d_head) = head_loss(&CrossEntropy, &logits, &targets);
+            let later = matches!(d_head, HeadGradient::Later { .. });
+            prop_assert_eq!(later, !few && gradient_later(Int8, rows, vocabulary, WIDTH).is_some());
+            prop_assert!(later || few);
+            prop_assert_eq!(&d_head.whole().data[..], &expected[..]);
         }
     }
 }

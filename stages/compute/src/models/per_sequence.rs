@@ -3,7 +3,7 @@
 use crate::kernels::sum::add;
 use crate::models::{Forward, Model};
 use contract::parameters::splitmix64;
-use contract::{Batch, Parameters, Result, Tape, Tensor, Turn};
+use contract::{Batch, HeadGradient, Parameters, Result, Tape, Tensor, Turn};
 use std::sync::Arc;
 
 /// As [`Model::forward`], with one pass per sequence of `batch`. Backward processes one sequence after the other and
@@ -67,7 +67,7 @@ impl PerSequence {
         let head =
             self.gradients[self.head].take().expect("start sets the gradient of the head, then each tape returns it");
         tape.round_with(splitmix64(self.key, sequence as u64));
-        tape.start(own, head);
+        tape.start(own, HeadGradient::Whole(head));
         self.current = Some(tape);
         true
     }
@@ -78,9 +78,9 @@ impl Tape for PerSequence {
         self.key = key;
     }
 
-    fn start(&mut self, hidden: Tensor, head: Tensor) {
+    fn start(&mut self, hidden: Tensor, head: HeadGradient) {
         self.hidden = Some(hidden);
-        self.gradients[self.head] = Some(head);
+        self.gradients[self.head] = Some(head.whole());
         self.next();
     }
 

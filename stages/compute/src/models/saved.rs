@@ -39,9 +39,9 @@ impl SavedActivation {
     }
 
     /// Computes `a · b`, applies `then` to each block, and saves the result in the precision `saved`.
-    pub fn product(
+    pub fn product<'r>(
         saved: Precision,
-        rounding: impl Into<Rounding>,
+        rounding: impl Into<Rounding<'r>>,
         a: MatRef<'_>,
         b: MatRef<'_>,
         mut then: impl FnMut(&mut OutputBlock),
@@ -102,6 +102,12 @@ impl SavedActivation {
         }
     }
 
+    /// The tensor's shape.
+    pub fn shape(&self) -> &[usize] {
+        let (Self::F32(Tensor { shape, .. }) | Self::Bf16 { shape, .. }) = self;
+        shape
+    }
+
     /// All elements as a slice.
     pub fn slice(&self) -> SliceRef<'_> {
         match self {
@@ -112,7 +118,7 @@ impl SavedActivation {
 
     /// All elements as a matrix whose rows have the length of the last axis.
     pub fn matrix(&self) -> MatRef<'_> {
-        let (Self::F32(Tensor { shape, .. }) | Self::Bf16 { shape, .. }) = self;
+        let shape = self.shape();
         self.slice().matrix(shape[shape.len() - 1])
     }
 

@@ -1,9 +1,9 @@
 //! Helpers for comparisons with PyTorch: golden files, a full forward and backward pass, and relative errors.
 #![allow(dead_code)] // each test file uses only some of these
-use contract::{Batch, ModelFacts, Parameters, Purpose, Tensor, Turn, pool};
+use contract::{Batch, HeadGradient, ModelFacts, Parameters, Purpose, Tensor, Turn, pool};
 use millrace_compute::kernels::cross_entropy::CrossEntropy;
 use millrace_compute::kernels::gemm::{available, matrix, matrix_mut, product, with_backend};
-use millrace_compute::kernels::head::{Logits, head_loss, rows_alive};
+use millrace_compute::kernels::head::{Logits, gradient_later, head_loss, rows_alive};
 use millrace_compute::kernels::softcap;
 use millrace_compute::models::{ActivationMemory, Forward, Model};
 use safetensors::SafeTensors;
@@ -53,13 +53,17 @@ pub fn learn(forward: Forward, parameters: &Parameters, facts: &ModelFacts, batc
     };
     let (loss, d_hidden, d_head) = head_loss(&CrossEntropy, &logits, &batch.targets);
     tape.start(d_hidden, d_head);
-    let mut gradients: Vec<Option<Tensor>> = parameters.0.iter().map(|_| None).collect();
-    let mut give = |index: usize, gradient: Tensor| {
-        assert_eq!(gradient.shape, parameters[index].shape);
-        assert!(gradients[index].replace(gradient).is_none(), "tensor {index} was given twice");
+    let mut gradients: Vec<Vec<f32>> = parameters.0.iter().map(|_| Vec::new()).collect();
+    let mut give = |index: usize, part: Tensor| {
+        assert_eq!(part.shape[1..], parameters[index].shape[1..]);
+        gradients[index].extend_from_slice(&part.data);
     };
     while tape.backward_layer(&mut give).expect("backward succeeds") == Turn::More {}
-    (loss.trained, loss.targets, gradients.into_iter().map(|g| g.expect("every tensor has a gradient")).collect())
+    let whole = |(gradient, parameter): (Vec<f32>, &Arc<Tensor>)| {
+        assert_eq!(gradient.len(), parameter.data.len(), "every tensor has one gradient");
+        Tensor::from_values(parameter.shape.clone(), &gradient)
+    };
+    (loss.trained, loss.targets, gradients.into_iter().zip(&parameters.0).map(whole).collect())
 }
 
 /// ‖actual · scale - expected‖ / ‖expected‖
@@ -137,7 +141,14 @@ pub fn check_memory_estimate(model: &dyn Model, sequences: usize, length: usize,
     let logits = Logits { precision: facts.precision, ..Logits::new(&hidden, &parameters[facts.head]) };
     let (_, d_hidden, d_head) = head_loss(&CrossEntropy, &logits, &ids);
     drop(hidden);
-    let (head, until_loss) = (d_head.data.len(), taken());
+    let head = match &d_head {
+        HeadGradient::Whole(d_head) => d_head.data.len(),
+        HeadGradient::Later { .. } => {
+            gradient_later(facts.precision, rows, vocabulary, parameters[facts.head].shape[1])
+                .expect("the gradient is computed later")
+        }
+    };
+    let until_loss = taken();
     tape.start(d_hidden, d_head);
     // The gradients of a layer are alive until the next layer is done, since they are reduced meanwhile.
     let (mut before, mut given) = (Vec::new(), Vec::new());

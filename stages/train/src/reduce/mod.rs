@@ -5,9 +5,10 @@ pub mod tree;
 
 use crate::reduce::tree::{LiveGradients, Node, Tree, peak_live_gradients};
 use anyhow::{Result, ensure};
+use compute::kernels::head::gradient_later;
 use contract::{
-    At, Built, Emit, Env, Gradient, Kind, Lane, Memory, Norms, Packet, Port, Route, Section, Settings, Stage,
-    StageKeys, StageSettings, Step, Turn,
+    At, Built, Emit, Env, Gradient, Kind, Lane, Memory, ModelFacts, Norms, Packet, Port, Route, Section, Settings,
+    Stage, StageKeys, StageSettings, Step, Turn,
 };
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -42,22 +43,36 @@ impl Settings for Reduce {
     }
 
     /// Memory of the partial sums that wait for their sibling, and for the head also of the gradients that backward
-    /// holds.
+    /// holds, if it does not compute them later, in parts.
     fn memory(&self, env: &Env) -> Memory {
         let Some(model) = &env.model else { return Memory::default() };
         let leaves = env.leaves().len();
         let LiveGradients { before, after, with_leaves, late } = peak_live_gradients(leaves as Lane, env.workers);
         let head = model.parameters[model.head].len();
+        // If backward passes on the gradient of the head in parts, only sums of it are held: from the beginning of backward
+        // on, or, if the head is tied, when all layers have been computed.
+        let [held, first, last] = match (computed_later(model, env), model.head) {
+            (false, _) => [head, 0, 0],
+            (true, 0) => [0, 0, head],
+            (true, _) => [0, head, 0],
+        };
         let others = model.parameter_count() - head;
         let bytes = |floats| (floats * size_of::<f32>()) as u64;
         let late_with_leaves = late + env.workers.min(leaves);
         Memory {
-            permanent: bytes(before * others + with_leaves * head),
+            permanent: bytes(before * (others + last) + with_leaves * held + after * first),
             gradients: bytes((after - before) * others),
-            late: bytes((late - after) * others + late_with_leaves.saturating_sub(with_leaves) * head),
+            scratch: bytes((after - before) * last),
+            late: bytes((late - after) * (others + first + last) + late_with_leaves.saturating_sub(with_leaves) * held),
             ..Memory::default()
         }
     }
+}
+
+/// Whether the gradient of the head is computed in parts, one after the other, when it is passed on.
+fn computed_later(model: &ModelFacts, env: &Env) -> bool {
+    let [vocabulary, width] = model.parameters[model.head].shape[..] else { return false };
+    gradient_later(model.precision, env.shape.sequences * env.shape.length, vocabulary, width).is_some()
 }
 
 /// What completes the sums when several processes run the graph: takes the partial sums of all processes, on the home

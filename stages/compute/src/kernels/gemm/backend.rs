@@ -60,12 +60,14 @@ pub(super) struct Product<'a> {
     pub c: Option<(*mut f32, usize)>,
     /// Floats of packed `b` that fit in the part of the L2 cache reserved for them.
     pub cached: usize,
+    /// In eight bits: the bits of the largest magnitude of each column of `b`, if they are known.
+    pub largest_b: Option<&'a [u32]>,
     /// Called once for each block of the result, when it is complete and still in cache.
     pub then: &'a mut dyn FnMut(&mut OutputBlock),
 }
 
 impl<'a> Product<'a> {
-    /// The product of `a` and `b`, whose shapes match; somewhat less than half of the L2 cache is used for packed `b`.
+    /// The product of `a` and `b`, whose shapes match.
     ///
     /// # Panics
     /// If an operand has no unit stride.
@@ -78,7 +80,12 @@ impl<'a> Product<'a> {
         then: &'a mut dyn FnMut(&mut OutputBlock),
     ) -> Self {
         let ((rows, depth), columns) = (a.dim(), b.dim().1);
-        let cached = crate::cpu::l2_bytes() / size_of::<f32>() * 4 / 9;
-        Self { rows, columns, depth, alpha, a: Operand::of(a), b: Operand::of(b), add, upper: false, c, cached, then }
+        let (a, b, cached) = (Operand::of(a), Operand::of(b), Self::cached());
+        Self { rows, columns, depth, alpha, a, b, add, upper: false, c, cached, largest_b: None, then }
+    }
+
+    /// Floats of packed `b` for which somewhat less than half of the L2 cache is used.
+    pub fn cached() -> usize {
+        crate::cpu::l2_bytes() / size_of::<f32>() * 4 / 9
     }
 }

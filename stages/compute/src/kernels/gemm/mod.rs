@@ -40,6 +40,8 @@ mod symmetric;
 mod tile;
 
 pub use backends::{available, choose, choose_again, chosen, description, fast_precision, with_backend};
+pub use int8::magnitudes::Magnitudes;
+pub use int8::stored::{Quantised, product_of_quantised};
 pub use matrix::{
     MatRef, Matrix, MatrixMut, OutputBlock, Scalar, SliceRef, bf16, block, block_mut, matrix, matrix_mut,
 };

@@ -5,23 +5,24 @@ use super::linear::Linear;
 use crate::kernels::attention;
 use crate::kernels::gemm::{matrix, matrix_mut, product_in};
 use crate::kernels::rotary::Groups;
+use crate::models::compact::CompactActivation;
 use crate::models::saved::SavedActivation;
 use contract::Tensor;
 use std::sync::Arc;
 
 /// The activations that the attention part saves for backward.
 pub struct SavedAttention {
-    x_rc: SavedActivation,
+    x_rc: CompactActivation,
     /// Statistics of the normalisation.
     statistics: Tensor,
     /// If queries and keys are normalised.
     head_norms: Option<SavedHeadNorms>,
     /// `[rows, 3 · query width]`: the input of [`attention::forward`], with queries and keys normalised
     /// and rotated, and keys and values repeated for each query head of a group, if the model does so.
-    qkv: SavedActivation,
+    qkv: CompactActivation,
     /// `[sequences, heads, length]`: see [`attention::forward`].
     log_sums: Tensor,
-    attended_rq: SavedActivation,
+    attended_rq: CompactActivation,
 }
 
 impl SavedAttention {
@@ -50,7 +51,9 @@ impl SavedAttention {
         attention::forward(&context.attention(), qkv.slice(), &mut attended_rq.data, &mut log_sums.data);
         let attended_rq = SavedActivation::new(context.saving, attended_rq);
         let out_rc = out.onto(context, attended_rq.matrix(), &x_rc);
-        let x_rc = SavedActivation::new(context.saving, x_rc);
+        let x_rc = CompactActivation::new(context.saving, x_rc);
+        let [qkv, attended_rq] =
+            [qkv, attended_rq].map(|operand| CompactActivation::of_operand(context.saving, operand));
         (out_rc, Self { x_rc, statistics, head_norms, qkv, log_sums, attended_rq })
     }
 
@@ -68,13 +71,15 @@ impl SavedAttention {
         let q = context.architecture.query_width();
         let (project, out) = (Linear::new(layout.qkv, weights), Linear::new(layout.out, weights));
         out.give_bias_gradient(&d_rc.data, give);
+        let attended_rq = attended_rq.operand(context.precision);
         out.give_weight_gradient(context, 0, attended_rq.matrix(), matrix(&d_rc.data, c).into(), give);
         let mut other_width = (q != c).then(|| Tensor::scratch([rows, q]));
         let d_attended_rq = other_width.as_mut().unwrap_or(&mut *d_normal_rc);
         let back = out.matrix(0).reversed_axes();
-        let rounding = out.input_gradient(context, 0);
-        product_in(rounding, matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut d_attended_rq.data, q));
-        let attended_rq = attended_rq.widen();
+        let rounding = out.rounding(context, 0);
+        let d_attended = matrix_mut(&mut d_attended_rq.data, q);
+        product_in(rounding.input_gradient(), matrix(&d_rc.data, c), back, 0.0, d_attended);
+        let (attended_rq, qkv) = (attended_rq.widen(), qkv.operand(context.precision));
         let mut d_qkv = Tensor::scratch([rows, 3 * q]);
         let (attended, log_sums) = (&attended_rq.data, &log_sums.data);
         attention::backward(

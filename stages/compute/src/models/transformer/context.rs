@@ -30,14 +30,15 @@ impl BlockContext {
         self.batch.sequences * self.batch.length
     }
 
-    /// How a product of a gradient with the transpose of the block's tensor `tensor` is rounded.
-    pub fn input_gradient(&self, tensor: usize) -> Rounding {
-        Rounding::of_left_gradient(self.precision, splitmix64(self.key, 2 * tensor as u64))
+    /// What the random numbers depend on with which a gradient is rounded that is multiplied by the transpose of the
+    /// block's tensor `tensor`.
+    pub fn input_gradient_key(&self, tensor: usize) -> u64 {
+        splitmix64(self.key, 2 * tensor as u64)
     }
 
     /// How a product whose result is the gradient of the block's tensor `tensor` is rounded; its left operand is the
     /// gradient of the output if `left`, otherwise its right one.
-    pub fn weight_gradient(&self, tensor: usize, left: bool) -> Rounding {
+    pub fn weight_gradient(&self, tensor: usize, left: bool) -> Rounding<'static> {
         let key = splitmix64(self.key, 2 * tensor as u64 + 1);
         if left {
             Rounding::of_left_gradient(self.precision, key)

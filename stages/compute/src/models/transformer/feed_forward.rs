@@ -3,6 +3,7 @@ use super::context::BlockContext;
 use super::linear::Linear;
 use crate::kernels::gemm::{matrix, matrix_mut, product_in};
 use crate::models::activation::{Activation, Gated, Pointwise};
+use crate::models::compact::CompactActivation;
 use crate::models::saved::{SavedActivation, SavedBuilder};
 use contract::Tensor;
 use std::borrow::Cow;
@@ -10,11 +11,11 @@ use std::sync::Arc;
 
 /// The activations that the feed-forward part saves for backward.
 pub struct SavedFeedForward {
-    x_rc: SavedActivation,
+    x_rc: CompactActivation,
     /// Statistics of the normalisation.
     statistics: Tensor,
     /// `[rows, projections · inner]`: the input of the activation function, before the bias.
-    up: SavedActivation,
+    up: CompactActivation,
 }
 
 impl SavedFeedForward {
@@ -29,7 +30,7 @@ impl SavedFeedForward {
         };
         let out_rc = down.onto(context, inner_rf.matrix(), &x_rc);
         drop(inner_rf);
-        let x_rc = SavedActivation::new(context.saving, x_rc);
+        let x_rc = CompactActivation::new(context.saving, x_rc);
         (out_rc, Self { x_rc, statistics, up })
     }
 
@@ -68,19 +69,19 @@ fn pointwise_forward(
     kernel: &Pointwise,
     up: &Linear<'_>,
     normal_rc: SavedActivation,
-) -> (SavedActivation, SavedActivation) {
+) -> (CompactActivation, SavedActivation) {
     let f = context.architecture.inner;
     let bias = bias_or_zeros(up, f);
     let mut inner_rf = SavedBuilder::new(context.precision, context.rows(), f);
-    let (x, w) = (normal_rc.matrix(), up.matrix(0).into());
-    let up_rf = SavedActivation::product(context.saving, context.precision, x, w, |block| {
+    let (x, w, rounding) = (normal_rc.matrix(), up.matrix(0).into(), up.rounding(context, 0));
+    let up_rf = SavedActivation::product(context.saving, rounding.forward(), x, w, |block| {
         for row in block.rows.clone() {
             let (columns, at) = (block.columns.clone(), row * f + block.columns.start);
             let up = block.row(row);
             inner_rf.write(at..at + columns.len(), |out| (kernel.forward)(up, &bias[columns], out));
         }
     });
-    (up_rf, inner_rf.finish())
+    (CompactActivation::of_operand(context.saving, up_rf), inner_rf.finish())
 }
 
 /// Returns the gradient of the projection and the recomputed output of the activation function; passes on the gradient
@@ -89,7 +90,7 @@ fn pointwise_backward(
     context: &BlockContext,
     kernel: &Pointwise,
     (up, down): (&Linear<'_>, &Linear<'_>),
-    up_rf: SavedActivation,
+    up_rf: CompactActivation,
     d_rc: &Tensor,
     give: &mut dyn FnMut(usize, Tensor),
 ) -> (SavedActivation, SavedActivation) {
@@ -98,8 +99,8 @@ fn pointwise_backward(
     let (mut inner_rf, mut scratch) = (SavedBuilder::new(context.precision, context.rows(), f), vec![0.0; f]);
     let mut d_bias = Tensor::zeros([f]);
     let (d_out, back) = (matrix(&d_rc.data, c).into(), down.matrix(0).reversed_axes().into());
-    let rounding = down.input_gradient(context, 0);
-    let d_up_rf = SavedActivation::product(context.precision, rounding, d_out, back, |block| {
+    let rounding = down.rounding(context, 0);
+    let d_up_rf = SavedActivation::product(context.precision, rounding.input_gradient(), d_out, back, |block| {
         for row in block.rows.clone() {
             let (columns, at) = (block.columns.clone(), row * f + block.columns.start);
             let (up, d_up) = (up_rf.part(at..at + columns.len(), &mut scratch), block.row(row));
@@ -118,13 +119,13 @@ fn gated_forward(
     kernel: &Gated,
     up: &Linear<'_>,
     normal_rc: SavedActivation,
-) -> (SavedActivation, SavedActivation) {
+) -> (CompactActivation, SavedActivation) {
     let f = context.architecture.inner;
     let gate_up = up.forward(context, normal_rc);
     let inner_rf = SavedActivation::computed(context.precision, context.rows(), f, |rows, out| {
         (kernel.forward)(&gate_up.data[rows.start * 2 * f..rows.end * 2 * f], f, out);
     });
-    (SavedActivation::new(context.saving, gate_up), inner_rf)
+    (CompactActivation::new(context.saving, gate_up), inner_rf)
 }
 
 /// Returns the gradient of gate and value, and the recomputed output of the activation function.
@@ -132,18 +133,18 @@ fn gated_backward(
     context: &BlockContext,
     kernel: &Gated,
     down: &Linear<'_>,
-    mut gate_up: SavedActivation,
+    gate_up: CompactActivation,
     d_rc: &Tensor,
 ) -> (SavedActivation, SavedActivation) {
     let (c, f) = (context.architecture.width, context.architecture.inner);
     let mut inner_rf = Tensor::scratch([context.rows(), f]);
     let back = down.matrix(0).reversed_axes();
-    let rounding = down.input_gradient(context, 0);
-    product_in(rounding, matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut inner_rf.data, f));
-    gate_up.change(|rows, gate_up| {
+    let rounding = down.rounding(context, 0);
+    product_in(rounding.input_gradient(), matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut inner_rf.data, f));
+    let d_gate_up = gate_up.changed(context.precision, |rows, gate_up| {
         (kernel.backward)(gate_up, f, &mut inner_rf.data[rows.start * f..rows.end * f]);
     });
-    (gate_up, SavedActivation::new(context.precision, inner_rf))
+    (d_gate_up, SavedActivation::new(context.precision, inner_rf))
 }
 
 /// The bias of the projection, which the activation function adds.

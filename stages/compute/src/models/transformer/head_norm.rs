@@ -1,7 +1,7 @@
 //! Normalisation of each query head and each key head.
 use super::context::BlockContext;
+use crate::models::compact::CompactActivation;
 use crate::models::norm::Norm;
-use crate::models::saved::SavedActivation;
 use contract::Tensor;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub struct SavedHeadNorms {
 /// Of the heads in some columns of the projections.
 struct SavedHeads {
     /// `[rows, columns]`: the heads before the normalisation.
-    heads: SavedActivation,
+    heads: CompactActivation,
     /// Statistics of the normalisation, for each row and head.
     statistics: Tensor,
 }
@@ -32,7 +32,7 @@ impl SavedHeadNorms {
             let mut normal = Tensor::scratch(heads.shape.clone());
             norm.forward(&weights[first..], width, &heads.data, &mut normal.data, &mut statistics.data);
             replace(projected, &columns, &normal);
-            SavedHeads { heads: SavedActivation::new(context.saving, heads), statistics }
+            SavedHeads { heads: CompactActivation::new(context.saving, heads), statistics }
         };
         let ([queries, keys], [of_queries, of_keys]) = (columns(context), context.layout.query_key_norms);
         Some(Self { norm, saved: [normalise(queries, of_queries), normalise(keys, of_keys)] })

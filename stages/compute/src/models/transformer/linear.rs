@@ -1,7 +1,7 @@
 //! Linear layers: one projection, or several of the same input with concatenated outputs.
 use super::context::BlockContext;
 use crate::kernels::bias;
-use crate::kernels::gemm::{MatRef, Matrix, OutputBlock, Rounding, block_mut, matrix, matrix_mut};
+use crate::kernels::gemm::{Magnitudes, MatRef, Matrix, OutputBlock, Rounding, block_mut, matrix, matrix_mut};
 use crate::kernels::gemm::{product_in, product_then};
 use crate::models::architecture::{LinearLayout, WeightLayout};
 use crate::models::saved::SavedActivation;
@@ -38,8 +38,8 @@ impl<'a> Linear<'a> {
         if self.layout.projections > 1 {
             return SavedActivation::new(saving, self.forward(context, x));
         }
-        let (bias, w) = (self.bias(0), self.matrix(0).into());
-        SavedActivation::product(saving, context.precision, x.matrix(), w, |block| add_bias(bias, block))
+        let (bias, w, rounding) = (self.bias(0), self.matrix(0).into(), self.rounding(context, 0));
+        SavedActivation::product(saving, rounding.forward(), x.matrix(), w, |block| add_bias(bias, block))
     }
 
     /// `x W + b` of all projections, concatenated.
@@ -50,9 +50,10 @@ impl<'a> Linear<'a> {
         let mut y = Tensor::scratch([rows, outputs]);
         let mut at = 0;
         for projection in 0..self.layout.projections {
-            let (w, bias) = (self.matrix(projection), self.bias(projection));
+            let (w, bias, rounding) =
+                (self.matrix(projection), self.bias(projection), self.rounding(context, projection));
             let c = block_mut(&mut y.data, at, rows, w.ncols(), outputs);
-            product_then(context.precision, 1.0, x, w.into(), 0.0, c, &mut |block| add_bias(bias, block));
+            product_then(rounding.forward(), 1.0, x, w.into(), 0.0, c, &mut |block| add_bias(bias, block));
             at += w.ncols();
         }
         y
@@ -60,15 +61,15 @@ impl<'a> Linear<'a> {
 
     /// `residual + x W + b` for a single projection.
     pub fn onto(&self, context: &BlockContext, x: MatRef<'_>, residual: &Tensor) -> Tensor {
-        let (w, columns) = (self.matrix(0), residual.shape[1]);
+        let (w, columns, rounding) = (self.matrix(0), residual.shape[1], self.rounding(context, 0));
         let Some(bias) = self.bias(0) else {
             let mut y = residual.clone();
-            product_in(context.precision, x, w, 1.0, matrix_mut(&mut y.data, columns));
+            product_in(rounding.forward(), x, w, 1.0, matrix_mut(&mut y.data, columns));
             return y;
         };
         let mut y = Tensor::scratch(residual.shape.clone());
         let c = matrix_mut(&mut y.data, columns);
-        product_then(context.precision, 1.0, x, w.into(), 0.0, c, &mut |block| {
+        product_then(rounding.forward(), 1.0, x, w.into(), 0.0, c, &mut |block| {
             for row in block.rows.clone() {
                 let range = block.columns.clone();
                 let residual = &residual.data[row * columns..][range.clone()];
@@ -94,15 +95,18 @@ impl<'a> Linear<'a> {
             let w = self.matrix(projection);
             let here = d_y.slice().block(at, rows, w.ncols(), stride);
             self.give_weight_gradient(context, projection, x.matrix(), here, give);
-            let (beta, rounding) = (if projection == 0 { 0.0 } else { 1.0 }, self.input_gradient(context, projection));
-            product_in(rounding, here, w.reversed_axes(), beta, matrix_mut(&mut d_x.data, inputs));
+            let (beta, rounding) = (if projection == 0 { 0.0 } else { 1.0 }, self.rounding(context, projection));
+            let d_x = matrix_mut(&mut d_x.data, inputs);
+            product_in(rounding.input_gradient(), here, w.reversed_axes(), beta, d_x);
             at += w.ncols();
         }
     }
 
-    /// How the product of the gradient of a projection's output with the transpose of its weights is rounded.
-    pub fn input_gradient(&self, context: &BlockContext, projection: usize) -> Rounding {
-        context.input_gradient(self.layout.matrix(projection))
+    /// How products with the weights of a projection are rounded.
+    pub fn rounding(&self, context: &BlockContext, projection: usize) -> WeightRounding {
+        let (tensor, precision) = (self.layout.matrix(projection), context.precision);
+        let magnitudes = (precision == Precision::Int8).then(|| Magnitudes::of(&self.weights[tensor]));
+        WeightRounding { precision, key: context.input_gradient_key(tensor), layout: self.layout.weights, magnitudes }
     }
 
     /// Passes the gradient of a projection's weights to `give`.
@@ -150,6 +154,34 @@ impl<'a> Linear<'a> {
                 }
             }
         }
+    }
+}
+
+/// How products with weights are rounded.
+pub struct WeightRounding {
+    precision: Precision,
+    /// Of the gradient of the output.
+    key: u64,
+    layout: WeightLayout,
+    /// In eight bits.
+    magnitudes: Option<Arc<Magnitudes>>,
+}
+
+impl WeightRounding {
+    /// Of the input with the weights.
+    pub fn forward(&self) -> Rounding<'_> {
+        Rounding::from(self.precision).knowing(self.largest(WeightLayout::InOut))
+    }
+
+    /// Of the gradient of the output with the transpose of the weights.
+    pub fn input_gradient(&self) -> Rounding<'_> {
+        Rounding::of_left_gradient(self.precision, self.key).knowing(self.largest(WeightLayout::OutIn))
+    }
+
+    /// The largest magnitudes of columns if the weights have this layout, otherwise of rows.
+    fn largest(&self, columns: WeightLayout) -> Option<&[u32]> {
+        let magnitudes = self.magnitudes.as_ref()?;
+        Some(if self.layout == columns { &magnitudes.columns } else { &magnitudes.rows })
     }
 }
 

@@ -12,7 +12,7 @@ mod linear;
 mod tape;
 
 use super::architecture::{Architecture, Positions};
-use super::saved::SavedActivation;
+use super::compact::CompactActivation;
 use super::{ActivationMemory, Decoder, Forward, Model, decode, memory};
 use crate::kernels::embedding;
 use crate::kernels::rotary::Rotary;
@@ -141,7 +141,7 @@ fn normalise_embeddings(context: &BlockContext, x_rc: Tensor) -> (Tensor, Option
     let mut normal_rc = Tensor::scratch(x_rc.shape.clone());
     let mut statistics = Tensor::scratch([context.rows() * norm.statistics()]);
     norm.forward(&[], context.architecture.width, &x_rc.data, &mut normal_rc.data, &mut statistics.data);
-    (normal_rc, Some(EmbeddingNorm { x_rc: SavedActivation::new(context.saving, x_rc), statistics }))
+    (normal_rc, Some(EmbeddingNorm { x_rc: CompactActivation::new(context.saving, x_rc), statistics }))
 }
 
 /// The activations that a block saves for backward, which recomputes the outputs of normalisations and of the

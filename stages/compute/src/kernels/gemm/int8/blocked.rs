@@ -76,8 +76,11 @@ pub(super) unsafe fn run(kernel: &Kernel, keys: Keys, p: &mut Product<'_>) {
     for column in (0..p.columns).step_by(columns) {
         let width = columns.min(p.columns - column);
         let (c, stride) = p.c.unwrap_or((part.as_mut_ptr().wrapping_sub(column), columns));
-        // SAFETY: as above.
-        let of_b = unsafe { Lines::of(b.at(column, 0), [width, p.depth], column, keys[1], 1.0) };
+        let of_b = match p.largest_b {
+            Some(largest) => Lines::known(&largest[column..column + width], column, keys[1], 1.0),
+            // SAFETY: as above.
+            None => unsafe { Lines::of(b.at(column, 0), [width, p.depth], column, keys[1], 1.0) },
+        };
         for (index, k) in (0..p.depth).step_by(depth).enumerate() {
             let steps = depth.min(p.depth - k);
             let block = Block { x: b.at(column, k), count: width, from: 0, steps, first: k, of: &of_b, is_b: true };
@@ -133,7 +136,10 @@ fn next_block(kernel: &Kernel, p: &Product<'_>, [k, column]: [usize; 2], [depth,
 }
 
 /// Computes all tiles of a block, which is given as one large tile.
-unsafe fn multiply(kernel: &Kernel, block: &Tile, next: &mut Prefetch) {
+///
+/// # Safety
+/// The kernel's backend must be available, and the pointers of the block must be valid for its sizes.
+pub(super) unsafe fn multiply(kernel: &Kernel, block: &Tile, next: &mut Prefetch) {
     for panel in (0..block.high).step_by(LANES) {
         for i in (panel..block.high.min(panel + LANES)).step_by(kernel.rows) {
             for j in (0..block.wide).step_by(kernel.columns) {

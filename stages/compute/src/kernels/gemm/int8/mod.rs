@@ -4,6 +4,8 @@
 //! - `quantise`: the scale of each row of `a` and each column of `b`, and how numbers become integers
 //! - `pack`: quantised panels; `blocked`: the loops over them for backends that have a [`Kernel`]
 //! - `through_floats`: for the other backends
+//! - `magnitudes`: the largest magnitudes of weights, found once per step
+//! - `stored`: operands that are quantised once and kept
 //!
 //! The sum of integers is exact, and the result is converted to f32 and multiplied by the two scales in this order. So
 //! it has the same bits on every backend and every CPU, whatever the sizes of blocks and tiles. (In a step of training,
@@ -11,9 +13,11 @@
 //! or column of the result is NaN.
 #[cfg(target_arch = "x86_64")]
 mod blocked;
+pub(super) mod magnitudes;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) mod pack;
 pub(super) mod quantise;
+pub(super) mod stored;
 mod through_floats;
 
 use super::backend::{Backend, Product};

@@ -11,7 +11,7 @@ pub const STEPS: usize = 4;
 /// Steps that are quantised at once if they are contiguous.
 const CHUNK: usize = 256;
 /// What an element of `b` is increased by.
-const OFFSET: u8 = 128;
+pub const OFFSET: u8 = 128;
 
 /// Bytes of a panel with so many steps.
 pub const fn panel_bytes(steps: usize) -> usize {

@@ -8,6 +8,7 @@ use crate::kernels::gemm::matrix::{Operand, Scalar, Strided, bf16};
 use crate::wide;
 use contract::Buffer;
 use contract::parameters::splitmix64;
+use std::ops::Range;
 
 /// Largest integer.
 const LARGEST: f32 = 127.0;
@@ -42,14 +43,19 @@ impl Lines {
         let mut largest = vec![0; lines];
         // SAFETY: guaranteed by the caller.
         unsafe { largest_magnitudes(x, steps, &mut largest) };
-        let of = |bits: u32| match f32::from_bits(bits) {
-            _ if bits >= INFINITE => (f32::NAN, 0.0),
+        Self::known(&largest, first, key, alpha)
+    }
+
+    /// Of lines with these bits of their largest magnitudes.
+    pub fn known(largest: &[u32], first: usize, key: Option<u64>, alpha: f32) -> Self {
+        let of = |bits: &u32| match f32::from_bits(*bits) {
+            _ if *bits >= INFINITE => (f32::NAN, 0.0),
             largest if largest <= NOTHING => (0.0, 0.0),
             largest => (alpha * (largest / LARGEST), LARGEST / largest),
         };
-        let (scales, inverses) = largest.into_iter().map(of).unzip();
+        let (scales, inverses) = largest.iter().map(of).unzip();
         let hash = |line: usize| key.map_or(0, |key| (splitmix64(key, line as u64) >> 32) as u32);
-        Self { scales, inverses, keys: (first..first + lines).map(hash).collect(), stochastic: key.is_some() }
+        Self { scales, inverses, keys: (first..first + largest.len()).map(hash).collect(), stochastic: key.is_some() }
     }
 }
 
@@ -136,21 +142,23 @@ fn largest_of_slice<E: Scalar>(values: &[E]) -> u32 {
 
 /// Bits of the magnitude, which order as magnitudes do.
 #[inline(always)]
-fn magnitude<E: Scalar>(x: E) -> u32 {
+pub(super) fn magnitude<E: Scalar>(x: E) -> u32 {
     x.widen().to_bits() & 0x7FFF_FFFF
 }
 
-/// The integers of `x` `[lines, steps]`, whose first step is the operand's step `first`, in bfloat16, which is exact.
-/// They are stored in the order of `x`, without gaps.
+/// The integers of some lines and steps of the operand `x`, in bfloat16, which is exact. They are stored in the order of
+/// `x`, without gaps.
 ///
 /// # Safety
-/// `x` must have that many lines and steps, and `of` its lines.
-pub(super) unsafe fn integers(x: Operand, [lines, steps]: [usize; 2], first: usize, of: &Lines) -> Integers {
+/// `x` must have these lines and steps, and `of` must be its lines.
+pub(super) unsafe fn integers(x: Operand, lines: Range<usize>, steps: Range<usize>, of: &Lines) -> Integers {
     let by_line = x.is_row_major();
-    let mut data = Buffer::scratch((lines * steps).div_ceil(2));
+    let mut data = Buffer::scratch((lines.len() * steps.len()).div_ceil(2));
+    let size = [lines.len(), steps.len()];
+    let (x, first) = (x.at(lines.start, steps.start), [lines.start, steps.start]);
     // SAFETY: guaranteed by the caller; the buffer has room for all numbers.
-    unsafe { write_integers(x, [lines, steps], first as u32, of, bytemuck::cast_slice_mut(&mut data)) };
-    Integers { data, stride: if by_line { steps } else { lines }, by_line }
+    unsafe { write_integers(x, size, first, of, bytemuck::cast_slice_mut(&mut data)) };
+    Integers { data, stride: if by_line { steps.len() } else { lines.len() }, by_line }
 }
 
 /// See [`integers`].
@@ -161,6 +169,11 @@ pub(super) struct Integers {
 }
 
 impl Integers {
+    /// Those of lines of so many steps in `data`, which holds bfloat16 numbers without gaps.
+    pub fn of_lines(data: Buffer, steps: usize) -> Self {
+        Self { data, stride: steps, by_line: true }
+    }
+
     /// The matrix `[lines, steps]`.
     pub fn operand(&self) -> Operand {
         let (row, column) = if self.by_line { (self.stride, 1) } else { (1, self.stride) };
@@ -173,7 +186,7 @@ wide! {
     ///
     /// # Safety
     /// As for [`integers`].
-    unsafe fn write_integers(x: Operand, size: [usize; 2], first: u32, of: &Lines, out: &mut [bf16]) {
+    unsafe fn write_integers(x: Operand, size: [usize; 2], first: [usize; 2], of: &Lines, out: &mut [bf16]) {
         // SAFETY: guaranteed by the caller.
         unsafe {
             match (x, of.stochastic) {
@@ -190,13 +203,14 @@ wide! {
 unsafe fn write<E: Scalar, const STOCHASTIC: bool>(
     x: Strided<E>,
     [lines, steps]: [usize; 2],
-    first: u32,
+    [first_line, first]: [usize; 2],
     of: &Lines,
     out: &mut [bf16],
 ) {
+    let (inverses, keys, first) = (&of.inverses[first_line..], &of.keys[first_line..], first as u32);
     if x.column == 1 {
         for (line, out) in out.chunks_exact_mut(steps).take(lines).enumerate() {
-            let (inverse, key) = (of.inverses[line], of.keys[line]);
+            let (inverse, key) = (inverses[line], keys[line]);
             // SAFETY: the caller guarantees that the line has that many steps.
             let values = unsafe { std::slice::from_raw_parts(x.at(line, 0).data, steps) };
             for (step, (out, value)) in (first..).zip(out.iter_mut().zip(values)) {
@@ -209,7 +223,7 @@ unsafe fn write<E: Scalar, const STOCHASTIC: bool>(
         // SAFETY: the caller guarantees that there are that many lines, and they are contiguous.
         let values = unsafe { std::slice::from_raw_parts(x.at(0, step).data, lines) };
         for (line, (out, value)) in out.iter_mut().zip(values).enumerate() {
-            let (inverse, key) = (of.inverses[line], of.keys[line]);
+            let (inverse, key) = (inverses[line], keys[line]);
             *out = to_bf16(integer::<STOCHASTIC>(value.widen(), inverse, key, first + step as u32));
         }
     }

@@ -1,11 +1,14 @@
 //! Compares products in eight bits with the definition, bit for bit, on every backend and kernel that this CPU has.
+use super::stored::{Quantised, product_of_quantised};
 #[cfg(target_arch = "x86_64")]
 use super::{Kernel, blocked};
-use super::{Keys, quantise, through_floats};
+use super::{Keys, quantise, stored, through_floats};
 use crate::kernels::gemm::backend::Product;
 use crate::kernels::gemm::backends::backend;
 use crate::kernels::gemm::tests::Stored;
-use crate::kernels::gemm::{Matrix, OutputBlock, Rounding, available, matrix, matrix_mut, product_in_blocks};
+use crate::kernels::gemm::{
+    Magnitudes, Matrix, OutputBlock, Rounding, available, matrix, matrix_mut, product_in_blocks,
+};
 use crate::kernels::gemm::{product_in, product_then, with_backend};
 use crate::kernels::testing::random;
 use contract::Precision::Int8;
@@ -69,11 +72,20 @@ fn check(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>, cached: usi
     let start = || before.map_or_else(|| vec![f32::NAN; rows * columns], <[f32]>::to_vec);
     for name in available() {
         let mut c = start();
-        let (rounding, beta) = (Rounding { precision: Int8, keys }, f32::from(u8::from(before.is_some())));
+        let (rounding, beta) =
+            (Rounding { precision: Int8, keys, largest: None }, f32::from(u8::from(before.is_some())));
         let multiply =
             || product_then(rounding, 0.5, a.view(), b.view(), beta, matrix_mut(&mut c, columns), &mut |_| ());
         with_backend(name, multiply).unwrap();
         assert!(bits(&c) == expected, "{name}");
+        let mut c = start();
+        let values: Vec<f32> = b.matrix().iter().copied().collect();
+        let known = Magnitudes::new(&values, columns);
+        let rounding = rounding.knowing(Some(&known.columns));
+        let multiply =
+            || product_then(rounding, 0.5, a.view(), b.view(), beta, matrix_mut(&mut c, columns), &mut |_| ());
+        with_backend(name, multiply).unwrap();
+        assert!(bits(&c) == expected, "{name}, with magnitudes");
         let mut c = start();
         let (a, b, add) = (a.view(), b.view(), before.is_some());
         let then: &mut dyn FnMut(&mut OutputBlock) = &mut |_| ();
@@ -94,6 +106,44 @@ fn check(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>, cached: usi
     }
 }
 
+/// Asserts that operands that were quantised before have the same product, the left one in two parts, on all backends and
+/// kernels.
+fn check_stored(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>) {
+    let (rows, columns) = (a.view().dim().0, b.view().dim().1);
+    let expected = bits(&reference(1.0, a.matrix(), b.matrix(), keys, before));
+    let middle = rows / 3;
+    let computed = |multiply: &dyn Fn(&Quantised, &Quantised, &mut [f32])| {
+        let b = Quantised::right(b.view(), keys[1]);
+        let mut c = before.map_or_else(|| vec![f32::NAN; rows * columns], <[f32]>::to_vec);
+        let (top, bottom) = c.split_at_mut(middle * columns);
+        for (part, c) in [(0..middle, top), (middle..rows, bottom)] {
+            if !part.is_empty() {
+                multiply(&Quantised::left(a.view().rows(part.clone()), part.start, keys[0]), &b, c);
+            }
+        }
+        bits(&c)
+    };
+    let add = before.is_some();
+    let safe = |a: &Quantised, b: &Quantised, c: &mut [f32]| product_of_quantised(a, b, add, matrix_mut(c, columns));
+    let through_floats = |a: &Quantised, b: &Quantised, c: &mut [f32]| {
+        // SAFETY: the shapes match.
+        unsafe { stored::multiply_through_floats(a, b, add, (c.as_mut_ptr(), columns)) };
+    };
+    for name in available() {
+        assert!(with_backend(name, || computed(&safe)).unwrap() == expected, "{name}, stored");
+        let through_floats = with_backend(name, || computed(&through_floats)).unwrap();
+        assert!(through_floats == expected, "{name}, stored, through floats");
+    }
+    #[cfg(target_arch = "x86_64")]
+    for kernel in kernels() {
+        let multiply = |a: &Quantised, b: &Quantised, c: &mut [f32]| {
+            // SAFETY: `kernels` returns only kernels that the CPU can run, and the shapes match.
+            unsafe { stored::multiply(&kernel, a, b, add, (c.as_mut_ptr(), columns)) };
+        };
+        assert!(computed(&multiply) == expected, "{}, stored", kernel.name);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     /// Odd shapes in every layout and with gaps, both kinds of numbers and of rounding, added to a result or not.
@@ -107,6 +157,7 @@ proptest! {
         let before = random(3, m * n);
         let keys = [gradients[0].then_some(17), gradients[1].then_some(18)];
         check(&a, &b, keys, add.then_some(&before[..]), 10_000);
+        check_stored(&a, &b, keys, add.then_some(&before[..]));
     }
 
     /// Rows and columns of zeros, with one large number, with numbers near the limits of f32, infinite or NaN.
@@ -128,7 +179,9 @@ proptest! {
             let at = at as usize;
             if at.is_multiple_of(2) { a.set(at / 2 % m, at / 7 % k, number) } else { b.set(at / 7 % k, at / 2 % n, number) }
         }
-        check(&a, &b, [gradients[0].then_some(5), gradients[1].then_some(6)], None, 10_000);
+        let keys = [gradients[0].then_some(5), gradients[1].then_some(6)];
+        check(&a, &b, keys, None, 10_000);
+        check_stored(&a, &b, keys, None);
         let (a, b) = (a.matrix(), b.matrix());
         let c = reference(1.0, a, b, [None; 2], None);
         for (row, c) in a.outer_iter().zip(c.chunks(n)) {
@@ -150,6 +203,7 @@ fn large_products_are_computed_in_blocks() {
         for cached in [1000, 100_000] {
             check(&a, &b, [Some(1), None], None, cached);
         }
+        check_stored(&a, &b, [Some(1), None], None);
     }
 }
 
@@ -205,7 +259,7 @@ fn errors_are_within_the_bounds_of_rounding() {
     let largest = |line: ndarray::ArrayView1<'_, f32>| line.iter().fold(0.0f64, |l, x| l.max(f64::from(x.abs())));
     for keys in [[None; 2], [Some(1), None], [None, Some(2)]] {
         let mut c = vec![f32::NAN; m * n];
-        product_in(Rounding { precision: Int8, keys }, a, b, 0.0, matrix_mut(&mut c, n));
+        product_in(Rounding { precision: Int8, keys, largest: None }, a, b, 0.0, matrix_mut(&mut c, n));
         let part = |key: Option<u64>| if key.is_some() { 1.0 } else { 0.5 } / 127.0 * 1.001;
         for (i, row) in a.outer_iter().enumerate() {
             for (j, column) in b.columns().into_iter().enumerate() {
