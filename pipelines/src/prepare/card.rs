@@ -81,7 +81,7 @@ mod tests {
         let stats = Stats { all: sums, ..Stats::default() };
         let files = ["catalog.parquet", "documents-train-00000.parquet", "stats.json"];
         let files = files.into_iter().map(|file| (file.to_owned(), ())).collect();
-        insta::assert_snapshot!(card(&stats, &[&[source.clone()]], &files), @r"
+        insta::assert_snapshot!(card(&stats, &[std::slice::from_ref(&source)], &files), @r"
         ---
         language:
         - en
@@ -129,7 +129,8 @@ mod tests {
             ..Attribution::default()
         };
         let (wiki, books) = (said("Wikipedia", "CC BY-SA 4.0"), said("Gutenberg", "public domain"));
-        let card = card(&stats, &[&[wiki.clone()], &[], &[books, wiki]], &BTreeMap::<String, ()>::new());
+        let card =
+            card(&stats, &[std::slice::from_ref(&wiki), &[], &[books, wiki.clone()]], &BTreeMap::<String, ()>::new());
         insta::assert_snapshot!(card.split("dropped and why.\n").nth(1).unwrap(), @r"
 
         The documents are of several sources, which the column `source_stage` names.

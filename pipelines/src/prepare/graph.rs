@@ -180,7 +180,7 @@ fn sources(plan: &Plan, resources: &Resources) -> Result<Vec<PreparedSource>> {
     let read = |id: &str| {
         let type_name = plan.stage(id).map_or("", |stage| stage.type_name);
         let why = format!("`{id}` (type `{type_name}`) provides nothing that a preparation works with");
-        resources.of::<SourceFiles>(id).ok_or_else(|| Usage(why))
+        resources.of::<SourceFiles>(id).ok_or(Usage(why))
     };
     let Some(at) = mixture(plan) else {
         let source = plan.stages.iter().filter(|stage| stage.settings.takes().is_empty());

@@ -145,11 +145,10 @@ pub fn stats(
             _ => Err(verdicts.reason(catalog, row as usize)),
         };
         stats.all.add(&outcome, bytes, tokens);
-        let source = stats.sources.get_mut(catalog.origins.index(catalog.input_row(row as usize)));
-        let source = source.map(|source| {
+        let mut source = stats.sources.get_mut(catalog.origins.index(catalog.input_row(row as usize)));
+        if let Some(source) = &mut source {
             source.sums.add(&outcome, bytes, tokens);
-            source
-        });
+        }
         if *verdict == Verdict::Kept {
             if work.footer.vocabulary.is_some() {
                 *stats.documents_by_tokens.entry(power(tokens)).or_default() += 1;

@@ -212,7 +212,7 @@ fn head_and_embeddings(Sizes { c, r, v, length, .. }: Sizes, report: &mut Report
     let mut x = random(&[r, c]);
     let embeddings = time(|| {
         embedding::forward(&targets, length, &wte.data, &wpe.data, c, &mut x.data);
-        embedding::backward_tokens(&targets, &(0..vocabulary), &x.data, c, &mut d_wte.data);
+        embedding::backward_tokens(&targets, &(0..v), &x.data, c, &mut d_wte.data);
         embedding::backward_positions(length, &x.data, c, &mut d_wpe.data);
     });
     report.line("embeddings", embeddings, 0.0);
