@@ -73,6 +73,7 @@ VARIANTS = [
     ("Qwen 3, Muon, batch of 2,048, 125 steps", QWEN3, MUON, 125, 2048),
     ("GPT-2, AdamW 1e-3, batch of 2,048", GPT2, ADAMW | {"warmup_steps": 100}, 600, 2048),
     ("GPT-2, AdamW 3e-3, batch of 2,048", GPT2, ADAMW | {"learning_rate": 3e-3, "warmup_steps": 100}, 600, 2048),
+    ("Qwen 3, Muon, 600 steps, int8", QWEN3 | {"precision": "int8"}, MUON, 600),
     ("NanoChat, Muon, 150 steps, int8", NANOCHAT | {"precision": "int8"}, MUON, 150),
 ]
 # The curves of the picture, with label and colour.

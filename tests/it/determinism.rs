@@ -127,6 +127,9 @@ fn three_leaves_in_eight_bits() {
     let int8 = ["--set", "forward.precision=int8"];
     same_for_all_workers(3, &int8);
     same_for_all_workers(3, &[&int8[..], &["--stage", "forward=llama.toml", "--stage", "optimize=muon.toml"]].concat());
+    // So many ids that the gradient of the head comes in parts.
+    let wide = ["--stage", "tokenize=gpt2.toml", "--set", "forward.width=64", "--set", "forward.heads=2"];
+    same_for_all_workers(2, &[&int8[..], &wide, &["--set", "run.max_steps=3"]].concat());
 }
 
 #[test]

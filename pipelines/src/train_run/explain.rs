@@ -26,6 +26,8 @@ pub fn explain(plan: &Plan, hosts: Option<Hosts>) -> Result<Explanation> {
     resources.insert(Arc::new(facts));
     plan.mixture().into_iter().for_each(|mixture| resources.insert(Arc::new(mixture)));
     let model = plan.model(&facts).map(Arc::new);
+    let updates = model.as_ref().and_then(|model| plan.updates(model));
+    updates.into_iter().for_each(|updates| resources.insert(Arc::new(updates)));
     let env = Env::without_training(workers, shape.lanes, plan.run.max_steps.unwrap_or(0), resources);
     let schedule = Schedule { evaluate: due(plan).evaluate, ..env.schedule };
     let env = Env { seed: plan.run.seed, schedule, shape, model, ..env };

@@ -11,7 +11,8 @@ pub enum Precision {
     F32,
     /// bfloat16: the upper half of a single, 8 bits of precision.
     Bf16,
-    /// Integers of eight bits and a scale, for products with parameters; everything else as with [`Self::Bf16`].
+    /// Integers of eight bits and scales, for products with parameters and for activations that wait for the backward
+    /// pass; everything else as with [`Self::Bf16`].
     Int8,
 }
 

@@ -45,12 +45,13 @@ impl HeadGradient {
             whole.data[at..at + part.data.len()].copy_from_slice(&part.data);
             at += part.data.len();
         }
+        assert_eq!(at, whole.data.len(), "the parts are not the whole gradient");
         whole
     }
 }
 
-/// Calls a function when dropped. [`Activations`](crate::Activations) and [`LossGradient`](crate::LossGradient) carry one: when it is dropped, the stage that
-/// emitted them knows that their memory is free and that the next micro-batch may begin.
+/// Calls a function when dropped. [`Activations`](crate::Activations) and [`LossGradient`](crate::LossGradient) carry one:
+/// when it is dropped, the stage that emitted them knows that their memory is free and that the next micro-batch may begin.
 #[derive(Default)]
 pub struct Ticket(Option<Box<dyn FnOnce() + Send>>);
 

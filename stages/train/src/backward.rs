@@ -74,6 +74,11 @@ impl Given {
             [] => Vec::new(),
         };
         self.sections += parts.len();
+        let lengths = sections.iter().skip(first).map(|section| section.len);
+        assert!(
+            self.sections <= sections.len() && parts.iter().map(|part| part.data.len()).eq(lengths.take(parts.len())),
+            "a part of a gradient is not made of whole sections"
+        );
         (first, parts)
     }
 

@@ -169,7 +169,7 @@ impl Iterator for HeadParts {
         self.next = rows.end;
         let mut gradient = Tensor::scratch([rows.len(), width]);
         for (index, HeadChunk { d_logits, hidden }) in self.chunks.iter_mut().enumerate() {
-            let d_logits = d_logits.next()?;
+            let d_logits = d_logits.next().expect("a chunk has as many parts as the gradient");
             product_of_quantised(&d_logits, hidden, index > 0, matrix_mut(&mut gradient.data, width));
         }
         if self.chunks.is_empty() {
@@ -373,7 +373,7 @@ mod tests {
             let hidden = Tensor::from_values([rows, WIDTH], &random(1, rows * WIDTH));
             let head = Tensor::from_values([vocabulary, WIDTH], &random(2, vocabulary * WIDTH));
             let targets: Vec<u32> = (0..rows).map(|r| (r * 7 % vocabulary) as u32).collect();
-            // Rows beyond this number are another chunk, as with a large vocabulary.
+            // Rows beyond this number are another chunk, as with a large vocabulary; `head_loss` then computes at once.
             let at_once = if few { Some(16) } else { None };
             let logits = Logits { precision: Int8, key: 9, rows_at_once: at_once, ..Logits::new(&hidden, &head) };
             let (mut expected, mut beta) = (vec![0.0; vocabulary * WIDTH], 0.0);
@@ -385,6 +385,16 @@ mod tests {
                 product_in(rounding, d_logits, hidden, beta, matrix_mut(&mut expected, WIDTH));
                 beta = 1.0;
             });
+            // The parts of several chunks, which `head_loss` only has of more rows than a test has time for.
+            let mut parts = HeadParts { chunks: Vec::new(), shape: [vocabulary, WIDTH], next: 0 };
+            logits.chunks(&CrossEntropy, &targets, true, |_, _| (), |first, d_logits| {
+                let rows = first * WIDTH..(first + d_logits.dim().0) * WIDTH;
+                let key = splitmix64(splitmix64(9, OF_HEAD), 2 * first as u64 + 1);
+                parts.add(d_logits.reversed_axes().into(), matrix(&hidden.data[rows], WIDTH).into(), key);
+            });
+            prop_assert!(!few || parts.chunks.len() == rows.div_ceil(16));
+            let in_parts: Vec<f32> = parts.flat_map(|part| part.data.to_vec()).collect();
+            prop_assert_eq!(&in_parts, &expected);
             let (_, _, d_head) = head_loss(&CrossEntropy, &logits, &targets);
             let later = matches!(d_head, HeadGradient::Later { .. });
             prop_assert_eq!(later, !few && gradient_later(Int8, rows, vocabulary, WIDTH).is_some());

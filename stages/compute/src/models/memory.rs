@@ -11,11 +11,13 @@ pub fn activations(architecture: &Architecture, precision: Precision, rows: usiz
     let q = architecture.query_width();
     let projections = architecture.activation.projections();
     let up = projections * inner;
-    // A layer saves statistics and log-sums in f32, and in `precision` the inputs of its two parts, the inputs and the
-    // output of attention, and the input of the activation function. The tape saves its input and that of the head.
+    // A layer saves statistics and log-sums in f32, and in `precision` the inputs of its two parts, the inputs (not in
+    // eight bits) and the output of attention, and the input of the activation function. The tape saves its input and
+    // that of the head.
     let layer = rows * (2 * norm.statistics() + heads)
         + of_head_norms(architecture, precision, rows)
-        + compact::floats(precision, rows * (2 * c + 3 * q + q + up));
+        + saved::floats(precision, rows * 3 * q)
+        + compact::floats(precision, rows * (2 * c + q + up));
     // The gradients of the residual stream and of the normalised activations reuse the memory of the tape's input and
     // of the head's. The peak in addition is either the output of the activation function and its gradient, or …
     let feed_forward = match (architecture.activation, precision) {
@@ -23,15 +25,14 @@ pub fn activations(architecture: &Architecture, precision: Precision, rows: usiz
         (Activation::Gated(_), Precision::F32) => inner,
         (Activation::Gated(_), Precision::Bf16) => 3 * inner / 2,
     };
-    // … the gradient of the inputs of attention (and, in bfloat16, the output of attention in f32; in eight bits, the
-    // inputs in bfloat16), when the feed-forward part of the layer has been freed, while gradients of matrices wait to be
+    // … the gradient of the inputs of attention (and, in bfloat16 and eight bits, the output of attention in f32), when the feed-forward part of the layer has been freed, while gradients of matrices wait to be
     // reduced.
     let attention = match (precision, architecture.positions) {
         (Precision::F32, _) => (2 * q).saturating_sub(up),
         (Precision::Bf16, Positions::Learned) => (3 * q).saturating_sub(up / 2),
         (Precision::Bf16, Positions::Rotary { .. }) => (7 * q / 2).saturating_sub(up / 2),
-        (Precision::Int8, Positions::Learned) => (9 * q / 2).saturating_sub(up / 4),
-        (Precision::Int8, Positions::Rotary { .. }) => (5 * q).saturating_sub(up / 4),
+        (Precision::Int8, Positions::Learned) => (3 * q).saturating_sub(up / 4),
+        (Precision::Int8, Positions::Rotary { .. }) => (7 * q / 2).saturating_sub(up / 4),
     };
     let waiting = (projections + 1) * c * inner + c * q;
     let temporary = (rows * feed_forward).max(rows * attention + waiting);

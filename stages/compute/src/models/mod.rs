@@ -5,7 +5,8 @@
 //!   activations need
 //! - [`gpt2`], [`llama`], [`qwen3`], [`nanochat`]: types of models, which are such descriptions; [`config`]: reads
 //!   their shapes from Hugging Face's `config.json`
-//! - `saved`: activations that are operands of products; `compact`: those that are saved for backward; [`sampling`]: selection of the next token
+//! - `saved`: activations that are operands of products; `compact`: those that are saved for backward
+//! - [`sampling`]: selection of the next token
 //! - [`per_sequence`]: runs any model on one sequence of the batch at a time, as a baseline
 pub mod activation;
 pub mod architecture;

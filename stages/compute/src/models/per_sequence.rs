@@ -87,6 +87,7 @@ impl Tape for PerSequence {
     fn backward_layer(&mut self, give: &mut dyn FnMut(usize, Tensor)) -> Result<Turn> {
         let gradients = &mut self.gradients;
         if let Some(tape) = &mut self.current {
+            // A gradient comes whole, since that of the head is passed on whole.
             let turn = tape.backward_layer(&mut |index, gradient| match &mut gradients[index] {
                 Some(sum) => add(&mut sum.data, &gradient.data),
                 empty => *empty = Some(gradient),

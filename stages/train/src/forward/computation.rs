@@ -10,8 +10,8 @@ pub struct Computation {
     /// "batched", or "per_sequence": one sequence at a time, as a baseline that shows the benefit of batching.
     pub batching: Batching,
     /// "f32"; "bf16": operands of matrix products are rounded to bfloat16, sums are f32; "int8": those of products with
-    /// parameters are rounded to eight bits, everything else is as with "bf16"; or "auto": bf16 if the CPU multiplies it
-    /// faster than f32. May be changed when a run is resumed.
+    /// parameters and activations that wait for the backward pass are rounded to eight bits, everything else is as with
+    /// "bf16"; or "auto": bf16 if the CPU multiplies it faster than f32. May be changed when a run is resumed.
     #[key(rounding)]
     pub precision: ComputePrecision,
 }
@@ -26,7 +26,8 @@ pub enum ComputePrecision {
     /// Operands are rounded to bfloat16.
     Bf16,
     /// Operands of products with parameters, and of those that compute their gradients, are rounded to eight bits with a
-    /// scale per row or column, gradients stochastically. Everything else is as with `bf16`.
+    /// scale per row or column, gradients stochastically. Of what waits for the backward pass, all but the queries, keys
+    /// and values is in eight bits too. Everything else is as with `bf16`.
     Int8,
     /// bfloat16 if the GEMM backend multiplies it faster than f32. Checkpoints record the backend and its precision.
     Auto,

@@ -18,8 +18,9 @@ pub struct SavedAttention {
     /// If queries and keys are normalised.
     head_norms: Option<SavedHeadNorms>,
     /// `[rows, 3 · query width]`: the input of [`attention::forward`], with queries and keys normalised
-    /// and rotated, and keys and values repeated for each query head of a group, if the model does so.
-    qkv: CompactActivation,
+    /// and rotated, and keys and values repeated for each query head of a group, if the model does so. Never in eight
+    /// bits: probabilities are computed again from these and from `log_sums`, and must be those of the forward pass.
+    qkv: SavedActivation,
     /// `[sequences, heads, length]`: see [`attention::forward`].
     log_sums: Tensor,
     attended_rq: CompactActivation,
@@ -52,8 +53,7 @@ impl SavedAttention {
         let attended_rq = SavedActivation::new(context.saving, attended_rq);
         let out_rc = out.onto(context, attended_rq.matrix(), &x_rc);
         let x_rc = CompactActivation::new(context.saving, x_rc);
-        let [qkv, attended_rq] =
-            [qkv, attended_rq].map(|operand| CompactActivation::of_operand(context.saving, operand));
+        let attended_rq = CompactActivation::of_operand(context.saving, attended_rq);
         (out_rc, Self { x_rc, statistics, head_norms, qkv, log_sums, attended_rq })
     }
 
@@ -79,7 +79,7 @@ impl SavedAttention {
         let rounding = out.rounding(context, 0);
         let d_attended = matrix_mut(&mut d_attended_rq.data, q);
         product_in(rounding.input_gradient(), matrix(&d_rc.data, c), back, 0.0, d_attended);
-        let (attended_rq, qkv) = (attended_rq.widen(), qkv.operand(context.precision));
+        let attended_rq = attended_rq.widen();
         let mut d_qkv = Tensor::scratch([rows, 3 * q]);
         let (attended, log_sums) = (&attended_rq.data, &log_sums.data);
         attention::backward(
