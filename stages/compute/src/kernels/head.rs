@@ -390,7 +390,7 @@ mod tests {
             logits.chunks(&CrossEntropy, &targets, true, |_, _| (), |first, d_logits| {
                 let rows = first * WIDTH..(first + d_logits.dim().0) * WIDTH;
                 let key = splitmix64(splitmix64(9, OF_HEAD), 2 * first as u64 + 1);
-                parts.add(d_logits.reversed_axes().into(), matrix(&hidden.data[rows], WIDTH).into(), key);
+                parts.add(d_logits.reversed_axes(), matrix(&hidden.data[rows], WIDTH).into(), key);
             });
             prop_assert!(!few || parts.chunks.len() == rows.div_ceil(16));
             let in_parts: Vec<f32> = parts.flat_map(|part| part.data.to_vec()).collect();
