@@ -77,16 +77,10 @@ impl CompactActivation {
 
     /// The tensor as an operand of products that are computed in `precision`.
     pub fn operand(self, precision: Precision) -> SavedActivation {
-        let (shape, integers, scales) = match self {
-            Self::Float(x) => return x,
-            Self::Int8 { shape, integers, scales } => (shape, integers, scales),
-        };
-        let columns = shape[1..].iter().product();
-        let bytes: &[i8] = bytemuck::cast_slice(&integers);
-        SavedActivation::computed(precision, shape[0], columns, |rows, out| {
-            let part = rows.start * columns..rows.end * columns;
-            dequantise(&bytes[part.clone()], part.start, &scales, out);
-        })
+        match self {
+            Self::Float(x) => x,
+            integers => integers.changed(precision, |_, _| ()),
+        }
     }
 
     /// Some elements in f32: borrowed from the tensor, or widened into `scratch`.
