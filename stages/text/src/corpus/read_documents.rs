@@ -2,7 +2,7 @@
 use crate::Progress;
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::{Chunk, LaneReader};
-use crate::corpus::read_ahead::{ReadAhead, WINDOW_BYTES};
+use crate::corpus::read_ahead::{self, ReadAhead, WINDOW_BYTES};
 use crate::corpus::source_keys::{Conversion, HoldOut, input_problem, look_at};
 use crate::corpus::source_rows::SourceFiles;
 use crate::corpus::split::HoldOutAll;
@@ -21,8 +21,8 @@ use anyhow::Result;
 use arrow::array::{ArrayRef, AsArray, LargeStringArray};
 use arrow::datatypes::DataType;
 use contract::{
-    Built, Emit, Env, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Purpose, Rows, Settings, Snapshot,
-    Source, StageKeys, StageSettings, Step, Turn, Unit,
+    Built, Emit, Env, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Rows, Settings, Snapshot, Source,
+    StageKeys, StageSettings, Step, Turn, Unit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -243,14 +243,8 @@ impl Reader {
     }
 
     fn texts(&mut self, lane: Lane, chunk: &Chunk) -> Result<LargeStringArray> {
-        match &mut self.ahead {
-            Some(ahead) if chunk.purpose == Purpose::Train => {
-                let fetch = |rows: &[u64]| Ok(Arc::new(self.store.take(rows.iter().copied())?) as ArrayRef);
-                let texts = ahead.take(lane, &chunk.rows, self.lanes.next_rows(lane), fetch)?;
-                Ok(texts.as_string::<i64>().clone())
-            }
-            _ => self.store.take(chunk.rows.iter().copied()),
-        }
+        let fetch = |rows: &[u64]| Ok(Arc::new(self.store.take(rows.iter().copied())?) as ArrayRef);
+        Ok(read_ahead::read(&mut self.ahead, &self.lanes, lane, chunk, fetch)?.as_string().clone())
     }
 }
 
@@ -281,6 +275,7 @@ mod tests {
     use crate::input::formats::FORMATS;
     use crate::support::cache::Cache;
     use crate::testing::{document_file, env, index};
+    use contract::Purpose;
     use contract::testing::Collect;
 
     /// What lanes get does not depend on whether it is read ahead, nor on how far.

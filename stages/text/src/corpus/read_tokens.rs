@@ -2,7 +2,7 @@
 use crate::corpus::epoch_order::{BY_CONTENT, ORDER};
 use crate::corpus::index::CorpusIndex;
 use crate::corpus::lanes::{Chunk, LaneReader};
-use crate::corpus::read_ahead::{ReadAhead, WINDOW_BYTES};
+use crate::corpus::read_ahead::{self, ReadAhead, WINDOW_BYTES};
 use crate::corpus::read_documents::check_paths;
 use crate::corpus::source_keys::{HoldOut, input_problem};
 use crate::corpus::split::HoldOutAll;
@@ -18,8 +18,8 @@ use crate::tokenizer::{END_OF_TEXT, Tokenizer, Vocabulary};
 use anyhow::Result;
 use arrow::array::{ArrayRef, AsArray, ListArray};
 use contract::{
-    Built, Corpus, Emit, Env, Facts, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Purpose, Settings,
-    Snapshot, Source, SourceSizes, StageKeys, StageSettings, Step, Tokens, Turn, Unit,
+    Built, Corpus, Emit, Env, Facts, Goal, Kind, Lane, Memory, Packet, Port, Prepare, Problem, Settings, Snapshot,
+    Source, SourceSizes, StageKeys, StageSettings, Step, Tokens, Turn, Unit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -188,7 +188,7 @@ impl Settings for ReadTokens {
     fn build(&self, env: &Env) -> Result<Built> {
         let store = env.resource("the opened token files (TokenStore)")?;
         let index = env.resource::<CorpusIndex>("the index of the corpus (CorpusIndex)")?;
-        let ahead = read_ahead(index.corpus).map(|_| ReadAhead::new(env.shape.lanes));
+        let ahead = bytes_ahead(index.corpus).map(|_| ReadAhead::new(env.shape.lanes));
         let lanes = LaneReader::new(index, env);
         Ok(Built::Source(Box::new(Reader { store, lanes, ahead })))
     }
@@ -197,7 +197,7 @@ impl Settings for ReadTokens {
     fn memory(&self, env: &Env) -> Memory {
         let own = env.resources.get::<SourceSizes>().and_then(|sizes| sizes.of(&env.stage)).or(env.corpus);
         let permanent =
-            own.map_or(0, |corpus| bytes(corpus).min(DEFAULT_BUDGET as u64) + read_ahead(corpus).unwrap_or(0));
+            own.map_or(0, |corpus| bytes(corpus).min(DEFAULT_BUDGET as u64) + bytes_ahead(corpus).unwrap_or(0));
         Memory { permanent, ..Memory::default() }
     }
 }
@@ -208,7 +208,7 @@ fn bytes(corpus: Corpus) -> u64 {
 }
 
 /// Bytes of the documents that are read ahead, if all of them do not fit into the cache of decoded pieces.
-fn read_ahead(corpus: Corpus) -> Option<u64> {
+fn bytes_ahead(corpus: Corpus) -> Option<u64> {
     (bytes(corpus) > DEFAULT_BUDGET as u64).then_some(WINDOW_BYTES)
 }
 
@@ -220,23 +220,17 @@ struct Reader {
 }
 
 impl Reader {
-    fn documents(&mut self, lane: Lane, chunk: Chunk) -> Result<ListArray> {
-        match &mut self.ahead {
-            Some(ahead) if chunk.purpose == Purpose::Train => {
-                let fetch = |rows: &[u64]| Ok(Arc::new(self.store.take(rows.iter().copied())?) as ArrayRef);
-                Ok(ahead.take(lane, &chunk.rows, self.lanes.next_rows(lane), fetch)?.as_list().clone())
-            }
-            _ => self.store.take(chunk.rows),
-        }
+    fn documents(&mut self, lane: Lane, chunk: &Chunk) -> Result<ListArray> {
+        let fetch = |rows: &[u64]| Ok(Arc::new(self.store.take(rows.iter().copied())?) as ArrayRef);
+        Ok(read_ahead::read(&mut self.ahead, &self.lanes, lane, chunk, fetch)?.as_list().clone())
     }
 }
 
 impl Source for Reader {
     fn next(&mut self, lane: Lane, step: Step, out: &mut dyn Emit) -> Result<Turn> {
         if let Some(chunk) = self.lanes.next(lane, step)? {
-            let (purpose, last) = (chunk.purpose, chunk.last);
-            let documents = self.documents(lane, chunk)?;
-            out.give(Packet::Tokens(Tokens { lane, source: 0, purpose, last, documents }));
+            let documents = self.documents(lane, &chunk)?;
+            out.give(Packet::Tokens(Tokens { lane, source: 0, purpose: chunk.purpose, last: chunk.last, documents }));
         }
         Ok(Turn::Done)
     }
