@@ -1,6 +1,6 @@
 //! Several sources in one preparation: an update equals a run from nothing whatever moves between them, what `stat` says
 //! of each, filters of one source and of all, and what is refused.
-use super::{Documents, documents, edit, edited, files, prepare, rows, same, write, write_columns};
+use super::{Documents, PLAN, documents, edit, edited, files, prepare, rows, same, write, write_columns};
 use crate::support::{Random, Scratch, python};
 use arrow::array::BinaryArray;
 use serde_json::Value;
@@ -26,8 +26,8 @@ column = "content"
 validation_fraction = 0.1
 "#;
 
-/// The stages below it.
-const REST: &str = r#"
+/// The stages below it, before those that a corpus of one source has too.
+const MIXTURE: &str = r#"
 [stage.mix]
 type = "mixture"
 inputs = ["books", "long"]
@@ -35,19 +35,12 @@ inputs = ["books", "long"]
 [stage.tidy]
 type = "clean"
 
-[stage.deduplicate]
-type = "minhash"
-threshold = 0.5
-shingle_words = 2
-
-[stage.tokenize]
-type = "bpe"
-
-[stage.write]
-type = "parquet"
-shards = 5
-sequence_length = 64
 "#;
+
+/// The whole configuration.
+fn plan() -> String {
+    format!("{SOURCES}{MIXTURE}{}", &PLAN[PLAN.find("[stage.deduplicate]").unwrap()..])
+}
 
 /// A third source.
 const NOTES: &str = "[stage.notes]\ntype = \"documents\"\npaths = [\"notes.parquet\"]\n";
@@ -90,7 +83,7 @@ fn an_update_of_several_sources_equals_a_run_from_nothing() {
         let (mut wiki, mut books) = two_corpora(&mut random);
         let notes = documents(20, &mut random);
         write(&scratch, "notes.parquet", &notes);
-        let plan = format!("{SOURCES}{REST}");
+        let plan = plan();
         let three = plan.replace("[stage.mix]", &format!("{NOTES}[stage.mix]"));
         let with_notes = three.replace(r#"["books", "long"]"#, r#"["books", "notes", "long"]"#);
         let reordered = three.replace(r#"["books", "long"]"#, r#"["long", "books", "notes"]"#);
@@ -137,7 +130,7 @@ fn of_duplicates_the_document_of_the_first_source_is_kept_and_stat_counts_them()
     // The same ids in both; `a` of wiki is `z` of books, `b` is twice in wiki, `c` is another text in each.
     write(&scratch, "wiki.parquet", &of(&[("a", 1), ("b", 2), ("bb", 2), ("c", 3)]));
     write_lines(&scratch, "books.jsonl", &of(&[("b", 4), ("c", 5), ("z", 1)]));
-    scratch.write("prepare.toml", format!("{SOURCES}{REST}").replace("min_characters = 100", "min_characters = 1"));
+    scratch.write("prepare.toml", plan().replace("min_characters = 100", "min_characters = 1"));
     let said = prepare(&scratch, "out", &[]).succeeds().stderr;
     assert!(said.contains("wiki: 2 of 4 documents are kept") && !said.contains("earlier one"), "{said}");
     let kept = |version: &str| rows(&scratch, version, "documents", "id").into_iter().collect::<BTreeSet<_>>();
@@ -198,7 +191,7 @@ fn another_filter_of_a_source_works_on_no_row_of_the_others() {
     let (wiki, books) = two_corpora(&mut random);
     write(&scratch, "wiki.parquet", &wiki);
     write_lines(&scratch, "books.jsonl", &books);
-    scratch.write("prepare.toml", format!("{SOURCES}{REST}"));
+    scratch.write("prepare.toml", plan());
     prepare(&scratch, "out", &[]).succeeds();
     prepare(&scratch, "out", &["--set", "long.min_characters=300"]).succeeds();
     let dropped = |version: &str, source: usize| stat(&scratch, version)["sources"][source]["dropped"].clone();
@@ -225,7 +218,7 @@ fn limits_and_unreadable_rows_are_those_of_a_source() {
     write_lines(&scratch, "books.jsonl", &books);
     let lines = scratch.read("books.jsonl");
     scratch.write("books.jsonl", format!("{lines}not JSON\n"));
-    scratch.write("prepare.toml", format!("{SOURCES}{REST}"));
+    scratch.write("prepare.toml", plan());
     prepare(&scratch, "out", &[]).succeeds();
     let found = stat(&scratch, "out");
     assert_eq!(found["unreadable"], serde_json::json!({ "not JSON": 1 }));
@@ -255,7 +248,7 @@ fn limits_and_unreadable_rows_are_those_of_a_source() {
 fn a_preparation_of_several_sources_that_is_killed_leaves_what_was_there() {
     let (scratch, mut random) = (Scratch::new(), Random(7));
     let (mut wiki, books) = (documents(300, &mut random), documents(200, &mut random));
-    scratch.write("prepare.toml", format!("{SOURCES}{REST}"));
+    scratch.write("prepare.toml", plan());
     write(&scratch, "wiki.parquet", &wiki);
     write_lines(&scratch, "books.jsonl", &books);
     prepare(&scratch, "out", &[]).succeeds();
@@ -289,7 +282,7 @@ fn explain_draws_the_sources_and_the_card_has_the_licence_of_each() {
     }
     write(&scratch, "w/wiki.parquet", &wiki);
     write_lines(&scratch, "b/books.jsonl", &books);
-    let plan = format!("{SOURCES}{REST}").replace("\"wiki.par", "\"w/wiki.par").replace("\"books.js", "\"b/books.js");
+    let plan = plan().replace("\"wiki.par", "\"w/wiki.par").replace("\"books.js", "\"b/books.js");
     scratch.write("prepare.toml", plan);
     let said = scratch.pipeline(&["explain", "prepare.toml"]).succeeds().stdout;
     for piece in ["`books` and `wiki` read", "│ wiki ", "│ long ", "│ books ", "│ mix ", "in this order: `books`"]
@@ -324,7 +317,7 @@ fn datasets_reads_a_corpus_of_several_sources() {
     let (wiki, books) = two_corpora(&mut random);
     write(&scratch, "wiki.parquet", &wiki);
     write_lines(&scratch, "books.jsonl", &books);
-    scratch.write("prepare.toml", format!("{SOURCES}{REST}"));
+    scratch.write("prepare.toml", plan());
     prepare(&scratch, "out", &[]).succeeds();
     let script = "import sys, collections, datasets\n\
                   found = datasets.load_dataset(sys.argv[1], cache_dir=sys.argv[2])\n\
@@ -349,7 +342,7 @@ fn datasets_reads_a_corpus_of_several_sources() {
 #[test]
 fn what_is_refused_of_several_sources() {
     let scratch = Scratch::new();
-    let plan = format!("{SOURCES}{REST}");
+    let plan = plan();
     write(&scratch, "wiki.parquet", &documents(5, &mut Random(1)));
     write_lines(&scratch, "books.jsonl", &documents(5, &mut Random(2)));
     let refused = |plan: &str, pieces: &[&str]| {

@@ -48,7 +48,8 @@ pub trait Report: Send + Sync {
 /// The run's [`Report`], as a resource.
 pub struct Reporter(pub Box<dyn Report>);
 
-/// The machine's measured limit, as a resource: GFLOP/s of large f32 products on all workers at once.
+/// The machine's measured limit, as a resource: GFLOP/s of large products in the model's precision on all
+/// workers at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
     /// GFLOP/s.
