@@ -4,7 +4,7 @@
 //! - [`stage_runner`]: the order in which a stage is called, without a dataflow
 //! - [`ports`], [`packet_batch`]: timely's channels with their types erased, and the container on them; [`position`]: to
 //!   which workers packets go
-//! - [`shared_queue`]: packets that any worker takes
+//! - [`shared_queue`]: packets that any worker takes; [`pace`]: who should take the last ones
 //! - [`operator`]: any stage as an operator; [`in_flight`]: one micro-batch at a time
 //! - [`source`]: any source as an operator with a thread behind it
 //! - [`graph`]: the operators and edges of a plan, with feedback, demand and throttle
@@ -22,6 +22,7 @@ mod gather;
 mod graph;
 mod in_flight;
 mod operator;
+mod pace;
 mod packet_batch;
 mod ports;
 mod position;

@@ -5,8 +5,8 @@ use super::failure::Failure;
 use super::in_flight::MicroBatchInFlight;
 use super::ports::{Edge, Outbox, OutputPort, OutputPorts, OutputSpec, PacketReader, Reader, packet_input, reader};
 use super::position::Position;
-use super::shared_queue::SharedQueue;
-use super::stage_runner::{Inputs, Ran, StageRunner};
+use super::shared_queue::{SharedQueue, Taken};
+use super::stage_runner::{Inputs, Ran, Shared, StageRunner};
 use super::stop::{Decisions, LastStep, to_its_worker};
 use contract::{CommitEvery, Kind, Lane, Packet, Role, Route, Saved, Schedule, Stage, Step, Turn};
 use std::collections::BTreeMap;
@@ -270,7 +270,8 @@ impl StageOperator {
     fn run_once(&mut self, frontiers: &[MutableAntichain<Step>], began: Instant, slice: Duration) -> bool {
         let step = self.runner.current();
         let (queues, worker) = (&self.queues, self.context.position.worker);
-        let inputs = OperatorInputs { ports: &self.ports, frontiers, queues, worker, wake: &self.wake };
+        let (wake, activator) = (&self.wake, &self.activator);
+        let inputs = OperatorInputs { ports: &self.ports, frontiers, queues, worker, wake, activator };
         if step > self.context.last_step() {
             self.finish();
             return false;
@@ -370,6 +371,7 @@ struct OperatorInputs<'a> {
     queues: &'a BTreeMap<usize, Arc<SharedQueue>>,
     worker: usize,
     wake: &'a SyncActivator,
+    activator: &'a Activator,
 }
 
 impl Inputs for OperatorInputs<'_> {
@@ -377,8 +379,18 @@ impl Inputs for OperatorInputs<'_> {
         self.ports.iter().zip(self.frontiers).any(|(p, frontier)| *p == port && frontier.less_equal(&step))
     }
 
-    fn take_shared(&self, step: Step) -> Option<(usize, Packet)> {
-        let mut queues = self.queues.iter();
-        queues.find_map(|(port, queue)| Some((*port, queue.take(step, self.worker, self.wake)?)))
+    fn take_shared(&self, step: Step) -> Shared {
+        let mut answer = Shared::Nothing;
+        for (port, queue) in self.queues {
+            match queue.take(step, self.worker, self.wake) {
+                Taken::Packet(packet) => return Shared::Packet(*port, packet),
+                Taken::Nothing => {}
+                Taken::Later(wait) => {
+                    self.activator.activate_after(wait);
+                    answer = Shared::Later;
+                }
+            }
+        }
+        answer
     }
 }

@@ -5,10 +5,12 @@
 //! more can arrive. A packet is put into the queue while its sender holds a capability of its step. So if a worker has
 //! seen the frontier pass a step, and then finds no packet of the step in the queue, there will be none. And whoever
 //! takes a packet still holds its own capability of the step, since it gives that up only when there is none.
+use super::pace::Pace;
 use crate::plan::PlannedStage;
 use contract::{Lane, Packet, Route, Step};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use timely::scheduling::SyncActivator;
 
 /// The queue of one port of one stage, shared by all workers.
@@ -26,6 +28,17 @@ struct Waiting {
     arrived: u64,
     /// Workers that have found no packet of a step, by index, and how to wake their operator.
     idle: BTreeMap<usize, (Step, SyncActivator)>,
+    pace: Pace,
+}
+
+/// What a worker gets from a queue.
+pub enum Taken {
+    /// A packet of the step.
+    Packet(Packet),
+    /// There is none now.
+    Nothing,
+    /// Others will have processed the packets there are sooner. If there still are some after this time, ask again.
+    Later(Duration),
 }
 
 impl SharedQueue {
@@ -41,21 +54,29 @@ impl SharedQueue {
         }
     }
 
-    /// Takes the first packet of `step`. If there is none, `worker` is woken with `wake` when one arrives.
-    pub fn take(&self, step: Step, worker: usize, wake: &SyncActivator) -> Option<Packet> {
+    /// Takes the first packet of `step` for `worker`, which has processed what it took before. If it gets none, it is
+    /// woken with `wake` when one arrives.
+    pub fn take(&self, step: Step, worker: usize, wake: &SyncActivator) -> Taken {
         if worker >= self.computing {
-            return None;
+            return Taken::Nothing;
         }
-        let mut waiting = self.lock();
-        if let Some(packets) = waiting.packets.get_mut(&step) {
-            let first = packets.pop_first();
-            if packets.is_empty() {
-                waiting.packets.remove(&step);
-            }
-            return first.map(|(_, packet)| packet);
+        let (mut waiting, now) = (self.lock(), Instant::now());
+        let Waiting { packets, idle, pace, .. } = &mut *waiting;
+        pace.is_idle(worker, now);
+        let Some(ready) = packets.get_mut(&step) else {
+            idle.insert(worker, (step, wake.clone()));
+            return Taken::Nothing;
+        };
+        if let Some(wait) = pace.should_wait(worker, ready.len(), now) {
+            idle.insert(worker, (step, wake.clone()));
+            return Taken::Later(wait);
         }
-        waiting.idle.insert(worker, (step, wake.clone()));
-        None
+        pace.begins(worker, now);
+        let first = ready.pop_first();
+        if ready.is_empty() {
+            packets.remove(&step);
+        }
+        first.map_or(Taken::Nothing, |(_, packet)| Taken::Packet(packet))
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

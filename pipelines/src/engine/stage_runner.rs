@@ -33,10 +33,20 @@ pub trait Inputs {
     /// True while a packet of `step` or an earlier step may still arrive at `port`.
     fn is_open(&self, port: usize, step: Step) -> bool;
 
-    /// Takes a packet of `step` from a queue that workers share, with its port.
-    fn take_shared(&self, _step: Step) -> Option<(usize, Packet)> {
-        None
+    /// Takes a packet of `step` from the queues that workers share.
+    fn take_shared(&self, _step: Step) -> Shared {
+        Shared::Nothing
     }
+}
+
+/// What a stage gets from the queues that workers share.
+pub enum Shared {
+    /// A packet and its port.
+    Packet(usize, Packet),
+    /// No packet, now.
+    Nothing,
+    /// No packet, but this worker may still get one of those that wait: see [`pace`](super::pace).
+    Later,
 }
 
 /// A stage and the packets that wait for it.
@@ -96,7 +106,14 @@ impl StageRunner {
         if open(Role::State) || !may_begin {
             return Ok(Ran::Idle);
         }
-        let next = inbox.and_then(|i| i.stream.pop_front()).or_else(|| inputs.take_shared(step));
+        let next = match inbox.and_then(|inbox| inbox.stream.pop_front()) {
+            Some(pushed) => Some(pushed),
+            None => match inputs.take_shared(step) {
+                Shared::Packet(port, packet) => Some((port, packet)),
+                Shared::Nothing => None,
+                Shared::Later => return Ok(Ran::Idle),
+            },
+        };
         if let Some((port, packet)) = next {
             let waited = self.idle_since.take().map_or(Duration::ZERO, |since| since.elapsed());
             let from = packet.lane().map(|lane| (lane, packet.source()));
