@@ -2,6 +2,7 @@
 //! decoded while the worker computes: the operator sends requests and emits what comes back.
 use super::operator::{Demand, Demands, OperatorContext};
 use super::ports::{Edge, Outbox, OutputPort, OutputPorts, OutputSpec, Reader, reader};
+use crate::machine;
 use contract::{Lane, Packet, Saved, Snapshot, Source, Step, Turn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -219,6 +220,7 @@ fn serve(
 ) {
     let (id, failure, saves) = (context.id.clone(), context.failure.clone(), context.saves);
     let spawned = std::thread::Builder::new().name(id.clone()).spawn(move || {
+        machine::run_anywhere();
         for (lane, step) in requests {
             let began = Instant::now();
             let reply = failure.guard(&id, Some(step), || {

@@ -68,7 +68,11 @@ fn run(mut job: Job, connections: Option<Connections>) -> Result<Vec<WorkerTimin
     let computing = connections.as_ref().map(|connections| connections.computing[connections.process] as usize);
     let queues = SharedQueues::new(&job.stages, computing.unwrap_or(usize::MAX));
     job.env.resources.insert(Arc::new(SharedValues::default()));
-    start(job.env.workers, connections, move |worker, failure| Ok(work(worker, &job, &queues, failure)))
+    let workers = job.env.workers;
+    start(workers, connections, move |worker, failure| {
+        machine::place_worker(worker.index() % workers, workers);
+        Ok(work(worker, &job, &queues, failure))
+    })
 }
 
 /// Runs `work` on `workers` threads. `work` builds dataflows and [runs](finish) them until they are finished.
@@ -92,7 +96,6 @@ fn start<R: Default + Send + 'static>(
     let (allocators, network) = allocators(workers, connections, &failure)?;
     let guards =
         timely::execute::execute_from(allocators, Box::new(()), timely::WorkerConfig::default(), move |worker| {
-            machine::stay_on_a_node(worker.index() % workers, workers);
             // timely would wait for ever for a dataflow that a panic has left incomplete, so all are dropped.
             let result = failure.guard("(engine)", None, || work(worker, &failure));
             let finished = worker.installed_dataflows().is_empty();

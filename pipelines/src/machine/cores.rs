@@ -1,17 +1,17 @@
 //! The number of cores that this process may use.
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The number of cores that this process may use, given its CPU affinity and control groups. Hardware threads that
 /// share a core count once: they also share its multiply-add units, which a worker keeps busy alone.
 pub fn cores() -> usize {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    physical(Path::new("/")).map_or(threads, |cores| cores.min(threads))
+    core_cpus(Path::new("/")).map_or(threads, |cores| cores.len().min(threads))
 }
 
-/// The number of physical cores among the CPUs that this process may run on, below the root `/` of the file system.
-/// `None` where the system does not say.
-fn physical(root: &Path) -> Option<usize> {
+/// The CPUs of each physical core, as far as this process may run on them, below the root `/` of the file system. `None`
+/// where the system does not say.
+pub(super) fn core_cpus(root: &Path) -> Option<Vec<Vec<usize>>> {
     let core = |cpu: usize| {
         let topology = root.join(format!("sys/devices/system/cpu/cpu{cpu}/topology"));
         // The second name is that of Linux before 5.3.
@@ -19,8 +19,11 @@ fn physical(root: &Path) -> Option<usize> {
             ["core_cpus_list", "thread_siblings_list"].map(|name| std::fs::read_to_string(topology.join(name)));
         siblings.into_iter().find_map(Result::ok)
     };
-    let cores: Option<BTreeSet<String>> = allowed_cpus(root)?.into_iter().map(core).collect();
-    cores.map(|cores| cores.len()).filter(|cores| *cores > 0)
+    let mut cores: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for cpu in allowed_cpus(root)? {
+        cores.entry(core(cpu)?).or_default().push(cpu);
+    }
+    Some(cores.into_values().collect()).filter(|cores: &Vec<_>| !cores.is_empty())
 }
 
 /// The CPUs that this process may run on, below the root `/` of the file system. `None` where the system does not say.
@@ -47,7 +50,8 @@ mod tests {
     #[test]
     fn threads_of_a_core_count_once() {
         let root = tempfile::tempdir().unwrap();
-        assert_eq!(physical(root.path()), None);
+        let physical = || core_cpus(root.path()).map(|cores| cores.len());
+        assert_eq!(physical(), None);
         fs::create_dir_all(root.path().join("proc/self")).unwrap();
         let allow = |cpus: &str| {
             let status = format!("Name:\tpipeline\nCpus_allowed:\tff\nCpus_allowed_list:\t{cpus}\nMems_allowed:\t1\n");
@@ -62,11 +66,11 @@ mod tests {
         }
         for (cpus, cores) in [("0-7", 4), ("0-3", 4), ("0,4", 1), ("1-2,5", 2), ("7", 1)] {
             allow(cpus);
-            assert_eq!(physical(root.path()), Some(cores), "{cpus}");
+            assert_eq!(physical(), Some(cores), "{cpus}");
         }
         for unknown in ["", "0-", "8"] {
             allow(unknown);
-            assert_eq!(physical(root.path()), None, "{unknown}");
+            assert_eq!(physical(), None, "{unknown}");
         }
     }
 

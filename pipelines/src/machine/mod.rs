@@ -1,11 +1,12 @@
-//! Cores, memory nodes and memory of the machine that this process may use, the memory that it uses, and processes that it starts.
+//! Cores, memory nodes and memory of the machine that this process may use, the memory that it uses, and processes that
+//! it starts.
 mod cgroup;
 mod cores;
-mod nodes;
+mod placement;
 mod processes;
 
 pub use cores::cores;
-pub use nodes::stay_on_a_node;
+pub use placement::{place_worker, run_anywhere};
 pub use processes::{Processes, end_with};
 
 use std::path::Path;
