@@ -7,7 +7,7 @@ use crate::kernels::gemm::tile::{LANES, TILE_COLUMNS, TILE_ROWS};
 use std::arch::x86_64::*;
 
 /// The kernel, if this CPU has the instruction.
-pub(super) fn kernel() -> Option<Kernel> {
+pub(in crate::kernels::gemm) fn kernel() -> Option<Kernel> {
     let available = super::available() && is_x86_feature_detected!("avx512vnni");
     let kernel = Kernel::new("AVX512-VNNI", [TILE_ROWS, TILE_COLUMNS], pack, tile);
     available.then_some(kernel)
@@ -81,7 +81,7 @@ unsafe fn sums<const ROWS: usize, const VECTORS: usize>(t: &Tile) {
 /// # Safety
 /// The CPU must have AVX-512, which is enabled in the caller, and the pointers of the tile must be valid for its sizes.
 #[inline(always)]
-unsafe fn put(t: &Tile, row: usize, column: usize, sum: __m512i) {
+pub(in crate::kernels::gemm) unsafe fn put(t: &Tile, row: usize, column: usize, sum: __m512i) {
     // SAFETY: guaranteed by the caller; columns that the tile does not have are masked.
     unsafe {
         if !t.last {

@@ -61,8 +61,10 @@ fn bits(c: &[f32]) -> Vec<u32> {
 #[cfg(target_arch = "x86_64")]
 fn kernels() -> Vec<Kernel> {
     let of = |name| with_backend(name, || backend().int8()).unwrap();
-    let emulated = is_x86_feature_detected!("avx2").then(crate::kernels::gemm::avx2::vnni::emulated);
-    available().into_iter().filter_map(of).chain(emulated).collect()
+    let vnni = is_x86_feature_detected!("avx2").then(crate::kernels::gemm::avx2::vnni::emulated);
+    let has_tiles = crate::kernels::gemm::avx512::vnni::kernel().is_some();
+    let tiles = has_tiles.then(crate::kernels::gemm::amx::int8::emulated);
+    available().into_iter().filter_map(of).chain(vnni).chain(tiles).collect()
 }
 
 /// Asserts that all backends and kernels compute `expected`.
