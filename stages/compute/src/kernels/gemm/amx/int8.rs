@@ -181,3 +181,75 @@ unsafe fn is_exact(tiles: Tiles) -> bool {
     }
     sums == expected
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::gemm::avx512::vnni;
+    use crate::kernels::gemm::int8::pack::{Block, panel_bytes};
+    use crate::kernels::gemm::int8::quantise::Lines;
+    use crate::kernels::gemm::matrix::Operand;
+    use crate::kernels::gemm::tests::Stored;
+    use proptest::prelude::*;
+
+    /// Signs of the other operand, operands in the other order, and too few steps.
+    #[test]
+    fn wrong_instructions_are_found() {
+        unsafe fn other_signs(blocks: usize, a: [*const u8; 2], b: [*const u8; 2], sums: *mut i32) {
+            let flipped = [a, b].map(|side| {
+                // SAFETY: guaranteed by the caller.
+                side.map(|panel| unsafe { std::slice::from_raw_parts(panel, blocks * BYTES) }.to_vec())
+            });
+            let flipped =
+                flipped.map(|side| side.map(|panel| panel.iter().map(|byte| byte ^ 0x80).collect::<Vec<_>>()));
+            let [a, b] = flipped.each_ref().map(|side| side.each_ref().map(|panel| panel.as_ptr()));
+            // SAFETY: as above.
+            unsafe { plain(blocks, a, b, sums) }
+        }
+        unsafe fn other_order(blocks: usize, a: [*const u8; 2], b: [*const u8; 2], sums: *mut i32) {
+            // SAFETY: as above.
+            unsafe { plain(blocks, b, a, sums) }
+        }
+        unsafe fn too_few(blocks: usize, a: [*const u8; 2], b: [*const u8; 2], sums: *mut i32) {
+            // SAFETY: as above.
+            unsafe { plain(blocks - 1, a, b, sums) }
+        }
+        // SAFETY: these functions run on every CPU.
+        let exact = [plain as Tiles, other_signs, other_order, too_few].map(|tiles| unsafe { is_exact(tiles) });
+        assert_eq!(exact, [true, false, false, false]);
+    }
+
+    proptest! {
+        /// The integers of panels for other instructions, in the order of tiles, and zeros beyond them.
+        #[test]
+        fn packed_tiles_contain_the_integers(lines in 1usize..50, steps in 1usize..200, pad in 0usize..3, turned: bool,
+                                             half: bool, key: Option<u64>, is_b: bool) {
+            let Some(other) = vnni::kernel() else {
+                println!("skipped: this CPU has no AVX512-VNNI");
+                return Ok(());
+            };
+            let stored = Stored::random(1, lines, steps, pad, turned, half);
+            let (x, size) = (Operand::of(&stored.view()), panel_bytes(steps) * lines.div_ceil(LANES));
+            let (mut panels, mut tiles) = (vec![0u32; size / 4], vec![u32::MAX; size / 4]);
+            // SAFETY: the CPU has the instructions, the matrix these sizes, and there is room for all panels.
+            unsafe {
+                let of = Lines::of(x, [lines, steps], 0, key, 1.0);
+                let block = Block { x, count: lines, from: 0, steps, first: 0, of: &of, is_b };
+                (other.pack)(&block, panels.as_mut_ptr().cast());
+                pack_tiles(&block, tiles.as_mut_ptr().cast());
+            }
+            let group = |in_order: usize, line: usize| line / LANES * panel_bytes(steps) / 4 + in_order;
+            for line in 0..lines {
+                let start = group(line % LANES, line);
+                prop_assert!(is_b || tiles[start] == panels[start]);
+                for four in 0..steps.div_ceil(STEPS).next_multiple_of(TILE) {
+                    let of_line = LANES + four * LANES + line % LANES;
+                    let of_tile = LANES + (four / TILE * TILE + line % LANES) * LANES + four % TILE;
+                    let expected = if four < steps.div_ceil(STEPS) { panels[group(of_line, line)] } else { 0 };
+                    let found = tiles[group(if is_b { of_line } else { of_tile }, line)];
+                    prop_assert_eq!(found, expected, "line {} steps {}", line, four * STEPS);
+                }
+            }
+        }
+    }
+}

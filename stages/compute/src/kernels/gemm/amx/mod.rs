@@ -1,5 +1,5 @@
 //! The backend for CPUs with AMX: operands are packed as bfloat16 in tiles of 1 KB, and 32 × 32 sums of `c` stay in
-//! tile registers.
+//! tile registers. Products in eight bits are in `int8`.
 //!
 //! `tdpbf16ps` multiplies sixteen rows by sixteen columns over 32 steps of `k` in sixteen cycles, sixteen times the
 //! rate of AVX-512's two units in f32. Four tiles of sums, two of `a` and two of `b` fill the eight registers (Intel,
