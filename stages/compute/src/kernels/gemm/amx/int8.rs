@@ -41,10 +41,22 @@ pub(super) fn kernel() -> Option<Kernel> {
     works.then_some(Kernel { begin: configure, end: release, ..with_tiles("AMX-INT8", tile) })
 }
 
-/// The kernel with the instruction emulated, to test packing and loops on CPUs without it. They need AVX512-VNNI.
+/// The kernel with the instructions emulated, to test packing and loops on CPUs without them. They need AVX512-VNNI.
 #[cfg(test)]
 pub(in crate::kernels::gemm) fn emulated() -> Kernel {
-    with_tiles("AMX-INT8, emulated", tile_emulated)
+    fn configure() {
+        assert!(!CONFIGURED.replace(true), "tile registers are configured once");
+    }
+    fn release() {
+        assert!(CONFIGURED.replace(false), "tile registers are configured before");
+    }
+    Kernel { begin: configure, end: release, ..with_tiles("AMX-INT8, emulated", tile_emulated) }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Whether emulated tile registers are configured.
+    static CONFIGURED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// Nothing is prefetched: that slows down the loads of tiles (see `benches/README.md`).
@@ -65,6 +77,7 @@ unsafe fn tile(t: &Tile) {
 #[cfg(test)]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn tile_emulated(t: &Tile) {
+    assert!(CONFIGURED.get(), "tile registers are configured");
     // SAFETY: guaranteed by the caller.
     unsafe { multiply(t, plain) }
 }
