@@ -70,17 +70,41 @@ fn extensions() -> Vec<&'static str> {
 /// first call requests permission from the system.
 #[cfg(target_arch = "x86_64")]
 pub fn has_amx_bf16() -> bool {
-    use std::arch::x86_64::{__cpuid, __cpuid_count};
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
-        /// Leaf 7, EDX: AMX-BF16 and AMX-TILE.
-        const AMX: u32 = 1 << 22 | 1 << 24;
-        let has = is_x86_feature_detected!("avx512bw")
+        is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512bf16")
-            && __cpuid(0).eax >= 7
-            && __cpuid_count(7, 0).edx & AMX == AMX;
-        has && request_amx_tiles()
+            && reports_amx(AMX_BF16)
+            && request_amx_tiles()
     })
+}
+
+/// As [`has_amx_bf16`], for integers of eight bits.
+#[cfg(target_arch = "x86_64")]
+pub fn has_amx_int8() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vnni")
+            && reports_amx(AMX_INT8)
+            && request_amx_tiles()
+    })
+}
+
+/// Bits of CPUID leaf 7, subleaf 0, EDX.
+#[cfg(target_arch = "x86_64")]
+const AMX_BF16: u32 = 1 << 22;
+#[cfg(target_arch = "x86_64")]
+const AMX_TILE: u32 = 1 << 24;
+#[cfg(target_arch = "x86_64")]
+const AMX_INT8: u32 = 1 << 25;
+
+/// Whether the CPU reports AMX for this format.
+#[cfg(target_arch = "x86_64")]
+fn reports_amx(format: u32) -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    let needed = format | AMX_TILE;
+    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & needed == needed
 }
 
 /// Linux enables the 8 KB of tile state for a process only on request.

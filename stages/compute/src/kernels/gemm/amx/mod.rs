@@ -1,5 +1,5 @@
 //! The backend for CPUs with AMX: operands are packed as bfloat16 in tiles of 1 KB, and 32 × 32 sums of `c` stay in
-//! tile registers.
+//! tile registers. Products in eight bits are in `int8`.
 //!
 //! `tdpbf16ps` multiplies sixteen rows by sixteen columns over 32 steps of `k` in sixteen cycles, sixteen times the
 //! rate of AVX-512's two units in f32. Four tiles of sums, two of `a` and two of `b` fill the eight registers (Intel,
@@ -14,11 +14,13 @@
 //! `three_parts_are_as_exact_as_f32` checks this. Two things differ from f32: an operand that is infinite or above
 //! 3.39e38 gives NaN, and numbers below 2⁻¹²⁶ (also as parts of larger numbers) count as zero.
 
+pub(super) mod int8;
 mod pack;
 
 use super::avx512;
 use super::backend::{Backend, Product};
 use super::blocking::even;
+use super::int8::Kernel;
 use super::load::first;
 use super::matrix::{Operand, OutputBlock, bf16};
 use super::tile::{LANES, PanelKernel};
@@ -64,6 +66,10 @@ impl Backend for Amx {
 
     fn has_fast_bf16(&self) -> bool {
         true
+    }
+
+    fn int8(&self) -> Option<Kernel> {
+        int8::kernel().or_else(avx512::vnni::kernel)
     }
 
     unsafe fn product(&self, precision: Precision, product: &mut Product<'_>) {

@@ -13,13 +13,13 @@ const WIDTH: usize = LANES / VECTORS;
 /// The kernel, if this CPU has the instruction.
 pub(super) fn kernel() -> Option<Kernel> {
     let available = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni");
-    available.then_some(Kernel { name: "AVX-VNNI", rows: ROWS, columns: LANES, pack, tile })
+    available.then_some(Kernel::new("AVX-VNNI", [ROWS, LANES], pack, tile))
 }
 
 /// The kernel with the instruction emulated, to test it on CPUs without it.
 #[cfg(test)]
 pub(in crate::kernels::gemm) fn emulated() -> Kernel {
-    Kernel { name: "AVX-VNNI, emulated", rows: ROWS, columns: LANES, pack, tile: tile_emulated }
+    Kernel::new("AVX-VNNI, emulated", [ROWS, LANES], pack, tile_emulated)
 }
 
 /// The instruction. Callers must have the CPU feature enabled, since methods are inlined into them.

@@ -4,8 +4,8 @@
 //! L2 cache; see [`super::blocking`].
 mod format;
 mod pack;
-mod quantise;
-mod vnni;
+pub(super) mod quantise;
+pub(super) mod vnni;
 
 use super::backend::{Backend, Product};
 use super::blocking::{self, run};

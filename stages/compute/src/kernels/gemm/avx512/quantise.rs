@@ -3,8 +3,11 @@
 //! If steps are contiguous, 64 of them become the bytes of a register, and sixteen such lines are transposed. The two
 //! instructions that narrow 32-bit integers to bytes work on quarters of registers: they leave the steps `16 i + 4 j …`
 //! in the 32-bit lane `4 j + i`.
+//!
+//! For tile registers, sixteen lines of a panel of `b` are a tile as they are. Of `a`, 64 steps of a row have to be
+//! contiguous there ([`pack_tiles`]).
 use super::pack::transpose;
-use crate::kernels::gemm::int8::pack::{Block, LINE, STEPS, panel_bytes};
+use crate::kernels::gemm::int8::pack::{Block, LINE, OFFSET, STEPS, panel_bytes};
 use crate::kernels::gemm::load::{Load, first};
 use crate::kernels::gemm::matrix::{Operand, Strided, bf16};
 use crate::kernels::gemm::tile::LANES;
@@ -14,6 +17,8 @@ use std::arch::x86_64::*;
 const AT_ONCE: usize = STEPS * LANES;
 /// Distance of prefetching, in rows.
 const AHEAD: usize = 8;
+/// The 32-bit lanes of a row in the order of its steps.
+const ORDER: [i32; LANES] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
 /// Packs a block.
 ///
@@ -22,24 +27,76 @@ const AHEAD: usize = 8;
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) unsafe fn pack(block: &Block<'_>, out: *mut u8) {
     // SAFETY: guaranteed by the caller.
+    unsafe { pack_operand::<false>(block, out) }
+}
+
+/// Packs a block for tile registers: panels are padded with zeros to whole tiles of sixteen lines, and in each tile of
+/// `a` the 64 steps of a row are contiguous.
+///
+/// # Safety
+/// As for [`pack`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(in crate::kernels::gemm) unsafe fn pack_tiles(block: &Block<'_>, out: *mut u8) {
+    // SAFETY: guaranteed by the caller.
     unsafe {
-        match (block.x, block.of.stochastic) {
-            (Operand::F32(x), false) => pack_as::<f32, false>(block, x, out),
-            (Operand::F32(x), true) => pack_as::<f32, true>(block, x, out),
-            (Operand::Bf16(x), false) => pack_as::<bf16, false>(block, x, out),
-            (Operand::Bf16(x), true) => pack_as::<bf16, true>(block, x, out),
+        pack_operand::<true>(block, out);
+        // Rows that are contiguous are packed as tiles at once.
+        let rows = !block.is_b && block.x.is_row_major();
+        for panel in 0..if rows { 0 } else { block.count.div_ceil(LANES) } {
+            let first = out.add(panel * panel_bytes(block.steps) + LINE);
+            let lines = block.steps.div_ceil(STEPS);
+            for line in lines..lines.next_multiple_of(LANES) {
+                _mm512_storeu_si512(first.add(line * LINE).cast(), _mm512_setzero_si512());
+            }
+            for tile in (0..if block.is_b { 0 } else { lines }).step_by(LANES) {
+                transpose_tile(first.add(tile * LINE).cast());
+            }
+        }
+    }
+}
+
+/// Exchanges rows and groups of four steps of a tile.
+#[inline(always)]
+unsafe fn transpose_tile(tile: *mut f32) {
+    // SAFETY: the caller has the CPU feature, and guarantees that there is a tile.
+    unsafe {
+        let mut lines = [_mm512_setzero_ps(); LANES];
+        for (i, line) in lines.iter_mut().enumerate() {
+            *line = _mm512_loadu_ps(tile.add(i * LANES));
+        }
+        transpose(&mut lines);
+        for (i, line) in lines.into_iter().enumerate() {
+            _mm512_storeu_ps(tile.add(i * LANES), line);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn pack_as<E: Load, const STOCHASTIC: bool>(block: &Block<'_>, x: Strided<E>, out: *mut u8) {
+unsafe fn pack_operand<const TILES: bool>(block: &Block<'_>, out: *mut u8) {
+    // SAFETY: guaranteed by the caller.
+    unsafe {
+        match (block.x, block.of.stochastic) {
+            (Operand::F32(x), false) => pack_as::<f32, false, TILES>(block, x, out),
+            (Operand::F32(x), true) => pack_as::<f32, true, TILES>(block, x, out),
+            (Operand::Bf16(x), false) => pack_as::<bf16, false, TILES>(block, x, out),
+            (Operand::Bf16(x), true) => pack_as::<bf16, true, TILES>(block, x, out),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn pack_as<E: Load, const STOCHASTIC: bool, const TILES: bool>(block: &Block<'_>, x: Strided<E>, out: *mut u8) {
     let apart = panel_bytes(block.steps);
     // SAFETY: guaranteed by the caller.
     unsafe {
         if x.column == 1 {
             for line in (0..block.count).step_by(LANES) {
-                by_line::<E, STOCHASTIC>(block, x, line, out.add(line / LANES * apart));
+                let panel = out.add(line / LANES * apart);
+                if TILES && !block.is_b {
+                    by_row::<E, STOCHASTIC>(block, x, line, panel);
+                } else {
+                    by_line::<E, STOCHASTIC>(block, x, line, panel);
+                }
             }
             return;
         }
@@ -69,10 +126,7 @@ unsafe fn by_line<E: Load, const STOCHASTIC: bool>(block: &Block<'_>, x: Strided
                 let inverse = _mm512_set1_ps(*block.of.inverses.as_ptr().add(block.from + line + i));
                 let key = if STOCHASTIC { *block.of.keys.as_ptr().add(block.from + line + i) } else { 0 };
                 let key = key.wrapping_add(((block.first + step) / 2) as u32);
-                let low = words::<E, STOCHASTIC>(from, left, inverse, key);
-                let (from, left) = (from.wrapping_add(2 * LANES), left.saturating_sub(2 * LANES));
-                let high = words::<E, STOCHASTIC>(from, left, inverse, key.wrapping_add(LANES as u32));
-                *to = _mm512_castsi512_ps(_mm512_packs_epi16(low, high));
+                *to = _mm512_castsi512_ps(bytes::<E, STOCHASTIC>(from, left, inverse, key));
             }
             transpose(&mut lines);
             for (lane, four) in lines.into_iter().enumerate() {
@@ -86,6 +140,43 @@ unsafe fn by_line<E: Load, const STOCHASTIC: bool>(block: &Block<'_>, x: Strided
             }
         }
         _mm512_storeu_si512(panel.cast(), _mm512_slli_epi32::<7>(_mm512_sub_epi32(_mm512_setzero_si512(), sums)));
+    }
+}
+
+/// Packs the panel of the rows of `a` from `line` on, whose steps are contiguous and become rows of tiles.
+#[inline(always)]
+unsafe fn by_row<E: Load, const STOCHASTIC: bool>(block: &Block<'_>, x: Strided<E>, line: usize, panel: *mut u8) {
+    // SAFETY: masks keep loads inside the operand, and only whole tiles of the panel are written; both types of the
+    // transmute have 512 bits.
+    unsafe {
+        let order = std::mem::transmute::<[i32; LANES], __m512i>(ORDER);
+        for i in 0..LANES.min(block.count - line) {
+            let inverse = _mm512_set1_ps(*block.of.inverses.as_ptr().add(block.from + line + i));
+            let key = if STOCHASTIC { *block.of.keys.as_ptr().add(block.from + line + i) } else { 0 };
+            let mut sums = _mm512_setzero_si512();
+            for step in (0..block.steps).step_by(AT_ONCE) {
+                let (from, left) = (x.at(line + i, step).data, block.steps - step);
+                let key = key.wrapping_add(((block.first + step) / 2) as u32);
+                let row = bytes::<E, STOCHASTIC>(from, left, inverse, key);
+                sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), row);
+                let to = panel.add(LINE + step * LANES + i * LINE);
+                _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi32(order, row));
+            }
+            panel.cast::<i32>().add(i).write(-i32::from(OFFSET) * _mm512_reduce_add_epi32(sums));
+        }
+    }
+}
+
+/// The first `left` of 64 contiguous steps as integers of 8 bits, in the order that the module describes; zeros for the
+/// others.
+#[inline(always)]
+unsafe fn bytes<E: Load, const STOCHASTIC: bool>(from: *const E, left: usize, inverse: __m512, key: u32) -> __m512i {
+    // SAFETY: guaranteed by the caller.
+    unsafe {
+        let low = words::<E, STOCHASTIC>(from, left, inverse, key);
+        let (from, left) = (from.wrapping_add(2 * LANES), left.saturating_sub(2 * LANES));
+        let high = words::<E, STOCHASTIC>(from, left, inverse, key.wrapping_add(LANES as u32));
+        _mm512_packs_epi16(low, high)
     }
 }
 

@@ -7,9 +7,10 @@ use crate::kernels::gemm::tile::{LANES, TILE_COLUMNS, TILE_ROWS};
 use std::arch::x86_64::*;
 
 /// The kernel, if this CPU has the instruction.
-pub(super) fn kernel() -> Option<Kernel> {
+pub(in crate::kernels::gemm) fn kernel() -> Option<Kernel> {
     let available = super::available() && is_x86_feature_detected!("avx512vnni");
-    available.then_some(Kernel { name: "AVX512-VNNI", rows: TILE_ROWS, columns: TILE_COLUMNS, pack, tile })
+    let kernel = Kernel::new("AVX512-VNNI", [TILE_ROWS, TILE_COLUMNS], pack, tile);
+    available.then_some(kernel)
 }
 
 /// # Safety
@@ -68,18 +69,31 @@ unsafe fn sums<const ROWS: usize, const VECTORS: usize>(t: &Tile) {
         }
         for (row, sums) in sums.into_iter().enumerate() {
             for (vector, sum) in sums.into_iter().enumerate() {
-                if !t.last {
-                    _mm512_storeu_si512(t.sums.add(row * t.sums_stride + vector * LANES).cast(), sum);
-                    continue;
-                }
-                let mask = first(t.wide - vector * LANES);
-                let row_scale = _mm512_set1_ps(t.row_scales.add(row).read());
-                let column_scales = _mm512_maskz_loadu_ps(mask, t.column_scales.add(vector * LANES));
-                let value = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), row_scale), column_scales);
-                let at = t.c.add(row * t.stride + vector * LANES);
-                let value = if t.add { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), value) } else { value };
-                _mm512_mask_storeu_ps(at, mask, value);
+                put(t, row, vector * LANES, sum);
             }
         }
+    }
+}
+
+/// Writes the sums of sixteen columns of a row, of those that the tile has: as integers if steps of `k` remain, otherwise
+/// as elements of the result.
+///
+/// # Safety
+/// The CPU must have AVX-512, which is enabled in the caller, and the pointers of the tile must be valid for its sizes.
+#[inline(always)]
+pub(in crate::kernels::gemm) unsafe fn put(t: &Tile, row: usize, column: usize, sum: __m512i) {
+    // SAFETY: guaranteed by the caller; columns that the tile does not have are masked.
+    unsafe {
+        if !t.last {
+            _mm512_storeu_si512(t.sums.add(row * t.sums_stride + column).cast(), sum);
+            return;
+        }
+        let mask = first(t.wide - column);
+        let row_scale = _mm512_set1_ps(t.row_scales.add(row).read());
+        let column_scales = _mm512_maskz_loadu_ps(mask, t.column_scales.add(column));
+        let value = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), row_scale), column_scales);
+        let at = t.c.add(row * t.stride + column);
+        let value = if t.add { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), value) } else { value };
+        _mm512_mask_storeu_ps(at, mask, value);
     }
 }

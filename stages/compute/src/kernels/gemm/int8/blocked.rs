@@ -39,7 +39,7 @@ struct Sizes {
 
 impl Sizes {
     fn of(kernel: &Kernel, p: &Product<'_>) -> Self {
-        let rows = even(p.rows, ROWS, LANES);
+        let rows = even(p.rows, ROWS, LANES.max(kernel.rows));
         if p.depth > DEEP || p.rows * p.depth > A_STAYS {
             // `a` is packed once for each block of columns, so they are wide.
             let columns = even(p.columns, WIDE, kernel.columns);
@@ -47,8 +47,9 @@ impl Sizes {
             return Self { depth, columns, rows, a_stays: false };
         }
         let depth = even(p.depth, DEPTH, LINE);
-        // So that the next block, of numbers of up to four bytes, fits beside it.
-        let most = (p.cached / depth).max(kernel.columns) / kernel.columns * kernel.columns;
+        // So that the next block, of numbers of up to four bytes, fits beside it if it is prefetched.
+        let room = if kernel.prefetch { p.cached } else { p.cached * size_of::<f32>() };
+        let most = (room / depth).max(kernel.columns) / kernel.columns * kernel.columns;
         let columns = even(p.columns, most, kernel.columns);
         Self { depth, columns, rows, a_stays: columns < p.columns }
     }
@@ -73,6 +74,8 @@ pub(super) unsafe fn run(kernel: &Kernel, keys: Keys, p: &mut Product<'_>) {
     let mut sums = Buffer::scratch(if blocks > 1 { row_panels * LANES * column_panels * LANES } else { 0 });
     let mut part = Buffer::scratch(if p.c.is_none() { p.rows * columns } else { 0 });
     let packed_b = packed_b.as_mut_ptr().cast::<u8>();
+    // SAFETY: the kernel's backend is available.
+    unsafe { (kernel.begin)() };
     for column in (0..p.columns).step_by(columns) {
         let width = columns.min(p.columns - column);
         let (c, stride) = p.c.unwrap_or((part.as_mut_ptr().wrapping_sub(column), columns));
@@ -123,13 +126,15 @@ pub(super) unsafe fn run(kernel: &Kernel, keys: Keys, p: &mut Product<'_>) {
             }
         }
     }
+    // SAFETY: as above.
+    unsafe { (kernel.end)() };
 }
 
 /// Prefetches the block of `b` after the one that ends before step `k` and starts at `column`, a share for each tile.
 fn next_block(kernel: &Kernel, p: &Product<'_>, [k, column]: [usize; 2], [depth, columns]: [usize; 2]) -> Prefetch {
     let tiles = p.rows.div_ceil(kernel.rows) * columns.min(p.columns - column).div_ceil(kernel.columns);
     let (k, column) = if k < p.depth { (k, column) } else { (0, column + columns) };
-    if column >= p.columns {
+    if column >= p.columns || !kernel.prefetch {
         return Prefetch::NOTHING;
     }
     Prefetch::new(p.b.at(k, column), depth.min(p.depth - k), columns.min(p.columns - column), tiles)
@@ -138,15 +143,17 @@ fn next_block(kernel: &Kernel, p: &Product<'_>, [k, column]: [usize; 2], [depth,
 /// Computes all tiles of a block, which is given as one large tile.
 ///
 /// # Safety
-/// The kernel's backend must be available, and the pointers of the block must be valid for its sizes.
+/// The kernel's backend must be available, the kernel have begun, and the pointers of the block be valid for its sizes.
 pub(super) unsafe fn multiply(kernel: &Kernel, block: &Tile, next: &mut Prefetch) {
-    for panel in (0..block.high).step_by(LANES) {
-        for i in (panel..block.high.min(panel + LANES)).step_by(kernel.rows) {
+    // Rows of the panels that a tile can be in.
+    let rows = LANES.max(kernel.rows);
+    for panel in (0..block.high).step_by(rows) {
+        for i in (panel..block.high.min(panel + rows)).step_by(kernel.rows) {
             for j in (0..block.wide).step_by(kernel.columns) {
                 let tile = Tile {
                     a: block.a.wrapping_add(panel / LANES * block.apart + (i - panel) * STEPS),
                     b: block.b.wrapping_add(j / LANES * block.apart),
-                    high: kernel.rows.min(block.high.min(panel + LANES) - i),
+                    high: kernel.rows.min(block.high.min(panel + rows) - i),
                     wide: kernel.columns.min(block.wide - j),
                     sums: block.sums.wrapping_add(i * block.sums_stride + j),
                     c: block.c.wrapping_add(i * block.stride + j),

@@ -39,29 +39,52 @@ pub(super) type Keys = [Option<u64>; 2];
 pub(super) struct Kernel {
     /// The instruction set, for messages and checkpoints.
     pub name: &'static str,
-    /// Rows of a tile, at most [`LANES`](super::tile::LANES).
+    /// Rows of a tile: at most [`LANES`](super::tile::LANES), or whole panels of so many.
     pub rows: usize,
     /// Columns of a tile: whole panels of [`LANES`](super::tile::LANES).
     pub columns: usize,
     /// Packs a block of an operand, which must cover it, into panels, for which there must be memory; the backend must
     /// be available.
     pub pack: unsafe fn(&pack::Block<'_>, *mut u8),
-    /// Computes a [`Tile`], whose pointers must be valid for its sizes; the backend must be available.
+    /// Computes a [`Tile`], whose panels `pack` has written and whose pointers must be valid for its sizes, between
+    /// `begin` and `end`; the backend must be available.
     pub tile: unsafe fn(&Tile),
+    /// Called before and after the tiles of a product; the backend must be available.
+    pub begin: unsafe fn(),
+    pub end: unsafe fn(),
+    /// Whether the block of `b` that is packed next is prefetched into the L2 cache, where it takes up to four times the
+    /// room of the packed one, while tiles are computed.
+    pub prefetch: bool,
 }
 
-/// A tile of a result: some rows of a panel of `a` times some panels of `b`.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+impl Kernel {
+    /// A kernel whose tiles have so many rows and columns and need no preparation.
+    pub const fn new(
+        name: &'static str,
+        [rows, columns]: [usize; 2],
+        pack: unsafe fn(&pack::Block<'_>, *mut u8),
+        tile: unsafe fn(&Tile),
+    ) -> Self {
+        const fn nothing() {}
+        Self { name, rows, columns, pack, tile, begin: nothing, end: nothing, prefetch: true }
+    }
+}
+
+/// A tile of a result: some rows of a panel of `a`, or whole panels, times some panels of `b`.
 ///
 /// A panel consists of lines of 64 bytes: four steps of `k` of sixteen rows or columns, the four bytes of each
 /// adjacent. Those of `a` are signed, those of `b` are unsigned, 128 more than the number. The first line of a panel of
-/// `a` has sixteen 32-bit integers, what the sums of each row start with to make up for the 128.
+/// `a` has sixteen 32-bit integers, what the sums of each row start with to make up for the 128. There is memory for
+/// sixteen, 32, 48 … lines, without the first. A kernel may keep the bytes of a panel of `a` in another order, which only
+/// its own `tile` reads.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) struct Tile {
     /// The tile's first row in the first line of a panel of `a`.
     pub a: *const u8,
     /// The first line of the first panel of `b`.
     pub b: *const u8,
-    /// Bytes from a panel of `b` to the next.
+    /// Bytes from a panel of `a` or of `b` to the next.
     pub apart: usize,
     /// Number of lines, without the first of `a`.
     pub lines: usize,

@@ -13,9 +13,9 @@ const CHUNK: usize = 256;
 /// What an element of `b` is increased by.
 pub const OFFSET: u8 = 128;
 
-/// Bytes of a panel with so many steps.
+/// Bytes of a panel with so many steps, rounded up to a multiple of sixteen lines.
 pub const fn panel_bytes(steps: usize) -> usize {
-    (steps.div_ceil(STEPS) + 1) * LINE
+    (steps.div_ceil(STEPS).next_multiple_of(LANES) + 1) * LINE
 }
 
 /// What is packed: the rows of `a` or the columns of `b`, some steps of them.

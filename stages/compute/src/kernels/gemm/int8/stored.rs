@@ -1,13 +1,13 @@
 //! Operands that are quantised once and kept for a later product.
 //!
-//! They are stored as the panels that [`pack`](super::pack) writes, with all steps in one block. All kernels read this
-//! layout, so neither quantising nor packing is left to do.
-use super::DEEPEST;
+//! They are stored as the panels that the backend's kernel packs, with all steps in one block, so neither quantising nor
+//! packing is left to do. They are multiplied by the same kernel.
 use super::pack::{Block, LINE, OFFSET, STEPS, pack, panel_bytes};
 use super::quantise::{Integers, Lines};
 use super::through_floats::{self, Side, Target};
+use super::{DEEPEST, Kernel};
 #[cfg(target_arch = "x86_64")]
-use super::{Kernel, Tile, blocked};
+use super::{Tile, blocked};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::gemm::backend::Product;
 use crate::kernels::gemm::backends::backend;
@@ -29,6 +29,8 @@ pub struct Quantised {
     scales: Vec<f32>,
     steps: usize,
     is_right: bool,
+    /// What the panels are for; without a kernel they have the layout that [`pack`](super::pack) writes.
+    kernel: Option<Kernel>,
 }
 
 impl Quantised {
@@ -42,8 +44,7 @@ impl Quantised {
     /// # Panics
     /// If there are more than [`Self::DEEPEST`] steps.
     pub fn left(a: MatRef<'_>, first: usize, key: Option<u64>) -> Self {
-        let (lines, steps) = a.dim();
-        Self::new(Operand::of(&a), [lines, steps], first, key, false)
+        Self::left_for(backend().int8(), a, first, key)
     }
 
     /// The right operand `b` `[steps, columns]`; see [`Self::left`].
@@ -51,25 +52,43 @@ impl Quantised {
     /// # Panics
     /// If there are more than [`Self::DEEPEST`] steps.
     pub fn right(b: MatRef<'_>, key: Option<u64>) -> Self {
-        let (steps, lines) = b.dim();
-        Self::new(Operand::of(&b).transposed(), [lines, steps], 0, key, true)
+        Self::right_for(backend().int8(), b, key)
     }
 
-    fn new(x: Operand, [lines, steps]: [usize; 2], first: usize, key: Option<u64>, is_right: bool) -> Self {
+    /// As [`Self::left`], for a kernel that this CPU can run, or for [`multiply_through_floats`].
+    pub(super) fn left_for(kernel: Option<Kernel>, a: MatRef<'_>, first: usize, key: Option<u64>) -> Self {
+        let (lines, steps) = a.dim();
+        Self::new(kernel, Operand::of(&a), [lines, steps], first, key, false)
+    }
+
+    /// As [`Self::right`]; see [`Self::left_for`].
+    pub(super) fn right_for(kernel: Option<Kernel>, b: MatRef<'_>, key: Option<u64>) -> Self {
+        let (steps, lines) = b.dim();
+        Self::new(kernel, Operand::of(&b).transposed(), [lines, steps], 0, key, true)
+    }
+
+    fn new(
+        kernel: Option<Kernel>,
+        x: Operand,
+        [lines, steps]: [usize; 2],
+        first: usize,
+        key: Option<u64>,
+        is_right: bool,
+    ) -> Self {
         assert!(steps <= DEEPEST, "sums of {steps} products of integers can overflow");
         let mut panels = Buffer::scratch(Self::floats(lines, steps));
         if lines == 0 || steps == 0 {
-            return Self { panels, scales: vec![0.0; lines], steps, is_right };
+            return Self { panels, scales: vec![0.0; lines], steps, is_right, kernel };
         }
-        // SAFETY: `x` has these sizes, the buffer room for its panels, and the backend is available.
+        // SAFETY: `x` has these sizes, the buffer room for its panels, and the kernel's backend is available.
         let of = unsafe {
             let of = Lines::of(x, [lines, steps], first, key, 1.0);
             let block = Block { x, count: lines, from: 0, steps, first: 0, of: &of, is_b: is_right };
-            let pack = backend().int8().map_or(pack as unsafe fn(&Block<'_>, *mut u8), |kernel| kernel.pack);
+            let pack = kernel.map_or(pack as unsafe fn(&Block<'_>, *mut u8), |kernel| kernel.pack);
             pack(&block, panels.as_mut_ptr().cast());
             of
         };
-        Self { panels, scales: of.scales, steps, is_right }
+        Self { panels, scales: of.scales, steps, is_right, kernel }
     }
 
     /// Number of floats whose memory the integers of `lines` lines occupy.
@@ -107,10 +126,12 @@ impl Quantised {
 /// `c = a · b`, or `c += a · b` if `add`, with the bits of a product of the same operands in eight bits.
 ///
 /// # Panics
-/// If the shapes do not match, or an operand is on the wrong side.
+/// If the shapes do not match, an operand is on the wrong side, or they were quantised on different backends.
 pub fn product_of_quantised(a: &Quantised, b: &Quantised, add: bool, mut c: MatrixMut<'_>) {
     let (rows, columns) = (a.lines(), b.lines());
     assert!(!a.is_right && b.is_right && a.steps == b.steps, "the operands match");
+    let kernel = |x: &Quantised| x.kernel.map(|kernel| kernel.name);
+    assert!(kernel(a) == kernel(b), "both operands are packed for {:?}, not {:?}", kernel(a), kernel(b));
     assert!(c.dim() == (rows, columns), "the shape of the result matches");
     let stride = if rows > 1 { c.strides()[0] } else { columns as isize };
     assert!((columns <= 1 || c.strides()[1] == 1) && stride >= columns as isize, "results are row-major");
@@ -125,9 +146,9 @@ pub fn product_of_quantised(a: &Quantised, b: &Quantised, add: bool, mut c: Matr
     }
     let to = (c.as_mut_ptr(), stride as usize);
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = backend().int8() {
-        // SAFETY: the backend is available, and `c` covers the result.
-        return unsafe { multiply(&kernel, a, b, add, to) };
+    if let Some(kernel) = &a.kernel {
+        // SAFETY: this CPU can run the kernel, for which both are packed, and `c` covers the result.
+        return unsafe { multiply(kernel, a, b, add, to) };
     }
     // SAFETY: as above.
     unsafe { multiply_through_floats(a, b, add, to) }
@@ -136,20 +157,16 @@ pub fn product_of_quantised(a: &Quantised, b: &Quantised, add: bool, mut c: Matr
 /// See [`product_of_quantised`].
 ///
 /// # Safety
-/// The kernel's backend must be available, the shapes match, and `c` cover the result, with so many floats from one row to
-/// the next. No size may be 0.
+/// The kernel's backend must be available, both operands be packed for it, the shapes match, and `c` cover the result, with
+/// so many floats from one row to the next. No size may be 0.
 #[cfg(target_arch = "x86_64")]
-pub(super) unsafe fn multiply(
-    kernel: &Kernel,
-    a: &Quantised,
-    b: &Quantised,
-    add: bool,
-    (c, stride): (*mut f32, usize),
-) {
+unsafe fn multiply(kernel: &Kernel, a: &Quantised, b: &Quantised, add: bool, (c, stride): (*mut f32, usize)) {
     let apart = panel_bytes(a.steps);
     // So many panels of `b` stay in the L2 cache.
     let cached = Product::cached() * size_of::<f32>() / apart * LANES;
     let columns = cached.max(kernel.columns) / kernel.columns * kernel.columns;
+    // SAFETY: the kernel's backend is available.
+    unsafe { (kernel.begin)() };
     for column in (0..b.lines()).step_by(columns) {
         for row in (0..a.lines()).step_by(ROWS) {
             let block = Tile {
@@ -174,13 +191,15 @@ pub(super) unsafe fn multiply(
             unsafe { blocked::multiply(kernel, &block, &mut nothing) };
         }
     }
+    // SAFETY: as above.
+    unsafe { (kernel.end)() };
 }
 
 /// See [`product_of_quantised`].
 ///
 /// # Safety
-/// As for [`multiply`]; the backend is that of this thread.
-pub(super) unsafe fn multiply_through_floats(a: &Quantised, b: &Quantised, add: bool, to: (*mut f32, usize)) {
+/// As for [`multiply`], but both operands must be packed for no kernel; the backend is that of this thread.
+unsafe fn multiply_through_floats(a: &Quantised, b: &Quantised, add: bool, to: (*mut f32, usize)) {
     let left = |lines, steps| a.widened(lines, steps);
     let right = |lines, steps| b.widened(lines, steps);
     let (left, right) = (Side { integers: &left, scales: &a.scales }, Side { integers: &right, scales: &b.scales });

@@ -1,8 +1,8 @@
 //! Compares products in eight bits with the definition, bit for bit, on every backend and kernel that this CPU has.
-use super::stored::{Quantised, product_of_quantised};
 #[cfg(target_arch = "x86_64")]
-use super::{Kernel, blocked};
-use super::{Keys, quantise, stored, through_floats};
+use super::blocked;
+use super::stored::{Quantised, product_of_quantised};
+use super::{Kernel, Keys, quantise, through_floats};
 use crate::kernels::gemm::backend::Product;
 use crate::kernels::gemm::backends::backend;
 use crate::kernels::gemm::tests::Stored;
@@ -61,8 +61,10 @@ fn bits(c: &[f32]) -> Vec<u32> {
 #[cfg(target_arch = "x86_64")]
 fn kernels() -> Vec<Kernel> {
     let of = |name| with_backend(name, || backend().int8()).unwrap();
-    let emulated = is_x86_feature_detected!("avx2").then(crate::kernels::gemm::avx2::vnni::emulated);
-    available().into_iter().filter_map(of).chain(emulated).collect()
+    let vnni = is_x86_feature_detected!("avx2").then(crate::kernels::gemm::avx2::vnni::emulated);
+    let has_tiles = crate::kernels::gemm::avx512::vnni::kernel().is_some();
+    let tiles = has_tiles.then(crate::kernels::gemm::amx::int8::emulated);
+    available().into_iter().filter_map(of).chain(vnni).chain(tiles).collect()
 }
 
 /// Asserts that all backends and kernels compute `expected`.
@@ -112,35 +114,25 @@ fn check_stored(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>) {
     let (rows, columns) = (a.view().dim().0, b.view().dim().1);
     let expected = bits(&reference(1.0, a.matrix(), b.matrix(), keys, before));
     let middle = rows / 3;
-    let computed = |multiply: &dyn Fn(&Quantised, &Quantised, &mut [f32])| {
-        let b = Quantised::right(b.view(), keys[1]);
+    let computed = |kernel: Option<Kernel>| {
+        let b = Quantised::right_for(kernel, b.view(), keys[1]);
         let mut c = before.map_or_else(|| vec![f32::NAN; rows * columns], <[f32]>::to_vec);
         let (top, bottom) = c.split_at_mut(middle * columns);
         for (part, c) in [(0..middle, top), (middle..rows, bottom)] {
             if !part.is_empty() {
-                multiply(&Quantised::left(a.view().rows(part.clone()), part.start, keys[0]), &b, c);
+                let a = Quantised::left_for(kernel, a.view().rows(part.clone()), part.start, keys[0]);
+                product_of_quantised(&a, &b, before.is_some(), matrix_mut(c, columns));
             }
         }
         bits(&c)
     };
-    let add = before.is_some();
-    let safe = |a: &Quantised, b: &Quantised, c: &mut [f32]| product_of_quantised(a, b, add, matrix_mut(c, columns));
-    let through_floats = |a: &Quantised, b: &Quantised, c: &mut [f32]| {
-        // SAFETY: the shapes match.
-        unsafe { stored::multiply_through_floats(a, b, add, (c.as_mut_ptr(), columns)) };
-    };
     for name in available() {
-        assert!(with_backend(name, || computed(&safe)).unwrap() == expected, "{name}, stored");
-        let through_floats = with_backend(name, || computed(&through_floats)).unwrap();
-        assert!(through_floats == expected, "{name}, stored, through floats");
+        assert!(with_backend(name, || computed(backend().int8())).unwrap() == expected, "{name}, stored");
+        assert!(with_backend(name, || computed(None)).unwrap() == expected, "{name}, stored, through floats");
     }
     #[cfg(target_arch = "x86_64")]
     for kernel in kernels() {
-        let multiply = |a: &Quantised, b: &Quantised, c: &mut [f32]| {
-            // SAFETY: `kernels` returns only kernels that the CPU can run, and the shapes match.
-            unsafe { stored::multiply(&kernel, a, b, add, (c.as_mut_ptr(), columns)) };
-        };
-        assert!(computed(&multiply) == expected, "{}, stored", kernel.name);
+        assert!(computed(Some(kernel)) == expected, "{}, stored", kernel.name);
     }
 }
 
@@ -232,6 +224,33 @@ fn blocks_are_complete() {
             part.chunks(41).zip(c.chunks(n)).for_each(|(part, c)| assert_eq!(part, &c[..41]));
         };
         with_backend(name, check).unwrap();
+    }
+}
+
+/// The same for every kernel, in several blocks of rows, columns and depth, with results that are overwritten meanwhile.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn blocks_of_kernels_are_complete() {
+    for (m, n, k, cached) in [(1, 1, 1, 1000), (150, 310, 70, 1000), (300, 250, 1100, 10_000), (37, 1100, 4100, 10_000)]
+    {
+        let (a, b) = (Stored::random(1, m, k, 0, false, false), Stored::random(2, k, n, 0, true, true));
+        let expected = bits(&reference(1.0, a.matrix(), b.matrix(), [None, Some(3)], None));
+        for kernel in kernels() {
+            let mut passed = vec![f32::NAN; m * n];
+            let then: &mut dyn FnMut(&mut OutputBlock) = &mut |done| {
+                for row in done.rows.clone() {
+                    let out = &mut passed[row * n..][done.columns.clone()];
+                    assert!(out.iter().all(|x| x.is_nan()), "passed more than once");
+                    out.copy_from_slice(done.row(row));
+                    done.row(row).fill(f32::NAN);
+                }
+            };
+            let (a, b) = (a.view(), b.view());
+            let mut product = Product { cached, ..Product::new(1.0, &a, &b, false, None, then) };
+            // SAFETY: `kernels` returns only kernels that the CPU can run, and the shapes match.
+            unsafe { blocked::run(&kernel, [None, Some(3)], &mut product) };
+            assert!(bits(&passed) == expected, "{}", kernel.name);
+        }
     }
 }
 
