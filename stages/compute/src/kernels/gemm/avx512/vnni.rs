@@ -6,6 +6,9 @@ use crate::kernels::gemm::load::first;
 use crate::kernels::gemm::tile::{LANES, TILE_COLUMNS, TILE_ROWS};
 use std::arch::x86_64::*;
 
+/// Lines of a panel between prefetches of some lines of `c`: see [`super::PREFETCH_INTERVAL`].
+const PREFETCH_INTERVAL: usize = 16;
+
 /// The kernel, if this CPU has the instruction.
 pub(in crate::kernels::gemm) fn kernel() -> Option<Kernel> {
     let available = super::available() && is_x86_feature_detected!("avx512vnni");
@@ -54,24 +57,39 @@ unsafe fn sums<const ROWS: usize, const VECTORS: usize>(t: &Tile) {
             }
         }
         let (mut a, mut b) = (t.a.add(LINE), t.b);
-        for _ in 0..t.lines {
-            let mut columns = [_mm512_setzero_si512(); VECTORS];
-            for (vector, column) in columns.iter_mut().enumerate() {
-                *column = _mm512_loadu_si512(b.add(vector * t.apart).cast());
-            }
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let a = _mm512_set1_epi32(a.add(row * STEPS).cast::<i32>().read());
-                for (sum, column) in sums.iter_mut().zip(columns) {
-                    *sum = _mm512_dpbusd_epi32(*sum, column, a);
+        let rows_at_once = ROWS.div_ceil(t.lines.div_ceil(PREFETCH_INTERVAL).max(1));
+        for first in (0..t.lines).step_by(PREFETCH_INTERVAL) {
+            for row in (first / PREFETCH_INTERVAL * rows_at_once..ROWS).take(rows_at_once) {
+                for vector in 0..VECTORS {
+                    _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(row * t.stride + vector * LANES).cast());
                 }
             }
-            (a, b) = (a.add(LINE), b.add(LINE));
-        }
-        for (row, sums) in sums.into_iter().enumerate() {
-            for (vector, sum) in sums.into_iter().enumerate() {
-                put(t, row, vector * LANES, sum);
+            for _ in first..t.lines.min(first + PREFETCH_INTERVAL) {
+                let mut columns = [_mm512_setzero_si512(); VECTORS];
+                for (vector, column) in columns.iter_mut().enumerate() {
+                    *column = _mm512_loadu_si512(b.add(vector * t.apart).cast());
+                }
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let a = _mm512_set1_epi32(a.add(row * STEPS).cast::<i32>().read());
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = _mm512_dpbusd_epi32(*sum, column, a);
+                    }
+                }
+                (a, b) = (a.add(LINE), b.add(LINE));
             }
         }
+        // A loop that is not unrolled would write the registers to memory first.
+        macro_rules! put_rows {
+            ($($row:literal)*) => {
+                $(if let Some(sums) = sums.get($row) {
+                    for (vector, sum) in sums.iter().enumerate() {
+                        put(t, $row, vector * LANES, *sum);
+                    }
+                })*
+            };
+        }
+        const { assert!(ROWS <= 8) };
+        put_rows!(0 1 2 3 4 5 6 7);
     }
 }
 
