@@ -81,3 +81,43 @@ fn others_do_the_work_of_a_worker_that_is_busy() {
         }
     }
 }
+
+/// Takes ten times as long on the first worker.
+struct Uneven {
+    each: Duration,
+    taken: Arc<Taken>,
+}
+
+impl Stage for Uneven {
+    fn packet(&mut self, at: At, packet: Packet, _: &mut dyn Emit) -> Result<Turn> {
+        let Packet::Batch(batch) = packet else { anyhow::bail!("no batch") };
+        std::thread::sleep(self.each);
+        self.taken.by_step.lock().unwrap().entry(at.step).or_default().push(batch.leaf);
+        Ok(Turn::Done)
+    }
+}
+
+/// The slow worker waits at the end of a step, and asks again if the others do not take what is left.
+#[test]
+fn a_slow_worker_leaves_the_last_packets_to_others_and_none_is_lost() {
+    let (setup, taken) = (Setup::new(2, 5, 20), Arc::new(Taken::default()));
+    let (leaves, shared) = (setup.lanes, Arc::clone(&taken));
+    let stages = vec![
+        setup.stage("read", &[], &[], Box::new(move |_| Ok(Built::Source(Box::new(Read { leaves }))))),
+        setup.stage(
+            "uneven",
+            &[Port::stream(Kind::Batch).by(Route::AnyWorker)],
+            &[&[(0, false)]],
+            Box::new(move |env| {
+                let each = Duration::from_millis(if env.worker == 0 { 10 } else { 1 });
+                Ok(Built::Stage(Box::new(Uneven { each, taken: Arc::clone(&shared) })))
+            }),
+        ),
+    ];
+    setup.run(stages).unwrap();
+    for (step, taken) in &*taken.by_step.lock().unwrap() {
+        let mut leaves = taken.clone();
+        leaves.sort_unstable();
+        assert_eq!(leaves, (0..5).collect::<Vec<_>>(), "step {step}: each leaf once");
+    }
+}
