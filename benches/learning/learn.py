@@ -70,10 +70,13 @@ VARIANTS = [
     ("Qwen 3, Muon, 130 steps", QWEN3, MUON, 130),
     ("Qwen 3, Muon, batch of 2,048", QWEN3, MUON, 600, 2048),
     ("Qwen 3, Muon, batch of 2,048, 150 steps", QWEN3, MUON, 150, 2048),
-    ("Qwen 3, Muon, batch of 2,048, 125 steps", QWEN3, MUON, 125, 2048),
+    ("Qwen 3, Muon, batch of 2,048, 118 steps", QWEN3, MUON, 118, 2048),
     ("GPT-2, AdamW 1e-3, batch of 2,048", GPT2, ADAMW | {"warmup_steps": 100}, 600, 2048),
     ("GPT-2, AdamW 3e-3, batch of 2,048", GPT2, ADAMW | {"learning_rate": 3e-3, "warmup_steps": 100}, 600, 2048),
     ("Qwen 3, Muon, 600 steps, int8", QWEN3 | {"precision": "int8"}, MUON, 600),
+    ("GPT-2, AdamW 1e-3, int8", GPT2 | {"precision": "int8"}, ADAMW, 600),
+    ("GPT-2, AdamW 3e-3, int8", GPT2 | {"precision": "int8"}, ADAMW | {"learning_rate": 3e-3}, 600),
+    ("GPT-2, AdamW 1e-3, 3,000 steps, int8", GPT2 | {"precision": "int8"}, ADAMW, 3000),
     ("NanoChat, Muon, 150 steps, int8", NANOCHAT | {"precision": "int8"}, MUON, 150),
 ]
 # The curves of the picture, with label and colour.

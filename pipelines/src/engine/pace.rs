@@ -3,8 +3,25 @@
 //! A worker on a slow or busy core that takes the last micro-batch of a step makes all others wait for it. So it leaves
 //! the packets that remain to workers that are busy now, if those would have processed all of them before it had
 //! processed one.
+use contract::{Packet, Purpose, Step};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+/// Packets that take a worker equally long: those of a step with the same purpose. In another step, a worker may be as
+/// fast as others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    step: Step,
+    validates: bool,
+}
+
+impl Work {
+    /// The work of processing a packet.
+    pub fn of(step: Step, packet: &Packet) -> Self {
+        let validates = matches!(packet, Packet::Batch(batch) if batch.purpose == Purpose::Validate);
+        Self { step, validates }
+    }
+}
 
 /// What is known of the workers that take packets from a queue.
 #[derive(Default)]
@@ -13,43 +30,49 @@ pub struct Pace(BTreeMap<usize, Progress>);
 /// One worker.
 #[derive(Clone, Copy, Default)]
 struct Progress {
-    /// Since when it has been processing a packet.
-    busy_since: Option<Instant>,
-    /// How long the last one took.
-    took: Option<Duration>,
+    /// What it has been processing, and since when.
+    busy: Option<(Work, Instant)>,
+    /// How long the last packet took.
+    took: Option<(Work, Duration)>,
 }
 
 impl Progress {
-    /// When it will have processed its packet, and how long each further one will take. A packet that takes longer than
-    /// the last one is about to be finished, and the next will take as long.
-    fn expected(self, now: Instant) -> Option<(Instant, Duration)> {
-        let (since, took) = (self.busy_since?, self.took?);
-        Some(((since + took).max(now), took.max(now - since)))
+    /// How long a packet took, if the worker has processed one of this work.
+    fn takes(self, work: Work) -> Option<Duration> {
+        self.took.filter(|(of, _)| *of == work).map(|(_, took)| took)
+    }
+
+    /// When it will have processed its packet, and how long each further one will take. Nothing is known of a worker whose
+    /// packet takes more than a quarter longer than the last one.
+    fn expected(self, work: Work, now: Instant) -> Option<(Instant, Duration)> {
+        let (_, since) = self.busy.filter(|(of, _)| *of == work)?;
+        let takes = self.takes(work)?;
+        (now <= since + takes * 5 / 4).then_some(((since + takes).max(now), takes.max(now - since)))
     }
 }
 
 impl Pace {
     /// `worker` takes a packet.
-    pub fn begins(&mut self, worker: usize, now: Instant) {
-        self.0.entry(worker).or_default().busy_since = Some(now);
+    pub fn begins(&mut self, worker: usize, work: Work, now: Instant) {
+        self.0.entry(worker).or_default().busy = Some((work, now));
     }
 
     /// `worker` is idle: it has processed what it took.
     pub fn is_idle(&mut self, worker: usize, now: Instant) {
         let progress = self.0.entry(worker).or_default();
-        if let Some(since) = progress.busy_since.take() {
-            progress.took = Some(now - since);
+        if let Some((work, since)) = progress.busy.take() {
+            progress.took = Some((work, now - since));
         }
     }
 
-    /// Whether the idle `worker` should take one of `waiting` packets. If not, it should ask again after the returned
-    /// time, in case that the others are slower than expected.
-    pub fn should_wait(&self, worker: usize, waiting: usize, now: Instant) -> Option<Duration> {
-        let takes = self.0.get(&worker)?.took?;
+    /// Whether the idle `worker` should leave the `waiting` packets to others. If so, it should ask again after the
+    /// returned time, in case that the others are slower than expected.
+    pub fn should_wait(&self, worker: usize, work: Work, waiting: usize, now: Instant) -> Option<Duration> {
+        let takes = self.0.get(&worker)?.takes(work)?;
         // What the others gain by this must be more than the accuracy of such predictions.
         let margin = takes / 16;
         let limit = now + takes - margin;
-        let mut others: Vec<(Instant, Duration)> = self.0.values().filter_map(|other| other.expected(now)).collect();
+        let mut others: Vec<_> = self.0.values().filter_map(|other| other.expected(work, now)).collect();
         for _ in 0..waiting {
             let first = others.iter_mut().min_by_key(|(end, each)| *end + *each)?;
             first.0 += first.1;
@@ -67,6 +90,7 @@ mod tests {
     use proptest::prelude::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const WORK: Work = Work { step: 0, validates: false };
 
     /// Processes `packets` packets with workers that take so many milliseconds for each. Returns the milliseconds until
     /// the last one is processed, and how many each worker has processed.
@@ -74,7 +98,7 @@ mod tests {
         let start = Instant::now();
         if let Some(pace) = &mut pace {
             for (worker, took) in each.iter().enumerate() {
-                pace.begins(worker, start);
+                pace.begins(worker, WORK, start);
                 pace.is_idle(worker, start + *took * MS);
             }
         }
@@ -90,11 +114,11 @@ mod tests {
                 let at = start + now * MS;
                 if let Some(pace) = &mut pace {
                     pace.is_idle(worker, at);
-                    if let Some(wait) = pace.should_wait(worker, waiting, at) {
+                    if let Some(wait) = pace.should_wait(worker, WORK, waiting, at) {
                         asks_again[worker] = now + (wait.as_millis() as u32).max(1);
                         continue;
                     }
-                    pace.begins(worker, at);
+                    pace.begins(worker, WORK, at);
                 }
                 waiting -= 1;
                 free_at[worker] = Some(now + each[worker]);
@@ -121,15 +145,33 @@ mod tests {
     fn a_worker_does_not_wait_for_one_that_is_stuck() {
         let (start, mut pace) = (Instant::now(), Pace::default());
         for (worker, took) in [(0, 200), (1, 100)] {
-            pace.begins(worker, start);
+            pace.begins(worker, WORK, start);
             pace.is_idle(worker, start + took * MS);
         }
         let start = start + 200 * MS;
-        pace.begins(1, start);
-        assert!(pace.should_wait(0, 1, start + 50 * MS).is_some(), "worker 1 ends at 200, this one would at 250");
-        assert!(pace.should_wait(0, 1, start + 150 * MS).is_some(), "the same at 300, 350");
-        assert_eq!(pace.should_wait(0, 1, start + 250 * MS), None, "worker 1 needs at least 250 for each now");
-        assert_eq!(pace.should_wait(0, 2, start + 50 * MS), None, "two packets would keep worker 1 until 300");
+        pace.begins(1, WORK, start);
+        let waits = |waiting: usize, ms: u32| pace.should_wait(0, WORK, waiting, start + ms * MS).is_some();
+        assert!(waits(1, 50), "worker 1 ends at 200, this one would at 250");
+        assert!(!waits(2, 50), "two packets would keep worker 1 until 300");
+        assert!(waits(1, 120), "the same at 240, 320");
+        assert!(!waits(1, 126), "worker 1 is more than a quarter late");
+    }
+
+    #[test]
+    fn only_packets_of_the_same_work_are_compared() {
+        let (start, mut pace) = (Instant::now(), Pace::default());
+        for (worker, took) in [(0, 200), (1, 80)] {
+            pace.begins(worker, WORK, start);
+            pace.is_idle(worker, start + took * MS);
+        }
+        let now = start + 200 * MS;
+        for other in [Work { step: 1, ..WORK }, Work { validates: true, ..WORK }] {
+            pace.begins(1, other, now);
+            assert_eq!(pace.should_wait(0, other, 1, now), None, "how long it takes each of them is not known");
+            assert_eq!(pace.should_wait(0, WORK, 1, now), None, "nor when worker 1 is free");
+        }
+        pace.begins(1, WORK, now);
+        assert!(pace.should_wait(0, WORK, 1, now).is_some());
     }
 
     proptest! {

@@ -5,7 +5,7 @@
 //! more can arrive. A packet is put into the queue while its sender holds a capability of its step. So if a worker has
 //! seen the frontier pass a step, and then finds no packet of the step in the queue, there will be none. And whoever
 //! takes a packet still holds its own capability of the step, since it gives that up only when there is none.
-use super::pace::Pace;
+use super::pace::{Pace, Work};
 use crate::plan::PlannedStage;
 use contract::{Lane, Packet, Route, Step};
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ struct Waiting {
     /// gradients can soon be summed.
     packets: BTreeMap<Step, BTreeMap<(Lane, u64), Packet>>,
     arrived: u64,
-    /// Workers that have found no packet of a step, by index, and how to wake their operator.
+    /// Workers that have taken no packet of a step, by index, and how to wake their operator.
     idle: BTreeMap<usize, (Step, SyncActivator)>,
     pace: Pace,
 }
@@ -67,16 +67,18 @@ impl SharedQueue {
             idle.insert(worker, (step, wake.clone()));
             return Taken::Nothing;
         };
-        if let Some(wait) = pace.should_wait(worker, ready.len(), now) {
+        let work = ready.first_key_value().map(|(_, packet)| Work::of(step, packet));
+        if let Some(wait) = work.and_then(|work| pace.should_wait(worker, work, ready.len(), now)) {
             idle.insert(worker, (step, wake.clone()));
             return Taken::Later(wait);
         }
-        pace.begins(worker, now);
         let first = ready.pop_first();
         if ready.is_empty() {
             packets.remove(&step);
         }
-        first.map_or(Taken::Nothing, |(_, packet)| Taken::Packet(packet))
+        let Some((_, packet)) = first else { return Taken::Nothing };
+        pace.begins(worker, Work::of(step, &packet), now);
+        Taken::Packet(packet)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -100,6 +102,11 @@ impl SharedQueues {
             }
         }
         Self(queues)
+    }
+
+    /// Whether no port has one.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The queue of a port, if it has one.

@@ -15,7 +15,8 @@ struct Inbox {
 /// What a call to [`StageRunner::run_once`] did.
 #[derive(Debug, PartialEq)]
 pub enum Ran {
-    /// Nothing, because there is nothing to do until another packet arrives.
+    /// Nothing, because there is nothing to do until another packet arrives, or until the stage is called again to take
+    /// one that others have left.
     Idle,
     /// It called the stage.
     Called {

@@ -69,8 +69,14 @@ fn run(mut job: Job, connections: Option<Connections>) -> Result<Vec<WorkerTimin
     let queues = SharedQueues::new(&job.stages, computing.unwrap_or(usize::MAX));
     job.env.resources.insert(Arc::new(SharedValues::default()));
     let workers = job.env.workers;
+    // Work that workers take when they are idle is worth keeping them apart for. What is assigned to workers in advance is
+    // done sooner if the system may move them.
+    let placed = if queues.is_empty() { 0 } else { computing.map_or(workers, |computing| computing.min(workers)) };
     start(workers, connections, move |worker, failure| {
-        machine::place_worker(worker.index() % workers, workers);
+        let index = worker.index() % workers;
+        if index < placed {
+            machine::place_worker(index, placed);
+        }
         Ok(work(worker, &job, &queues, failure))
     })
 }

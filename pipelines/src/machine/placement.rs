@@ -2,7 +2,7 @@
 //!
 //! The system moves threads between cores so that each thread gets the same share of time. If another program keeps a
 //! core busy, it thus runs two workers on one core half of the time, and leaves the other core to that program.
-use super::cores::{allowed_cpus, core_cpus, list};
+use super::cores::{allowed_cpus, core_cpus, cores, list};
 use contract::pool;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::path::Path;
@@ -19,14 +19,14 @@ struct Place {
     node: Option<usize>,
 }
 
-/// Keeps the calling thread, worker number `worker` of the `workers` of this process, on one core if there are as many
+/// Keeps the calling thread, worker number `worker` of the `workers` that compute in this process, on one core if there are as many
 /// workers as cores, and on the CPUs of a memory node if there are more workers and several nodes. Buffers come from
 /// that node from now on. Does nothing if there are fewer workers than cores: other processes probably use the rest, and
 /// the system knows where there is room.
 ///
 /// Threads that this one starts are on the same CPUs, unless they [run anywhere](run_anywhere).
 pub fn place_worker(worker: usize, workers: usize) {
-    let Some(place) = place(Path::new("/"), worker, workers) else { return };
+    let Some(place) = place(Path::new("/"), cores(), worker, workers) else { return };
     if let Ok(all) = sched_getaffinity(None) {
         EVERYWHERE.get_or_init(|| all);
         stay(&place);
@@ -53,20 +53,23 @@ fn stay(place: &Place) {
     }
 }
 
-/// The place of a worker on the machine that is described below the root `/` of the file system, if it should have one.
-fn place(root: &Path, worker: usize, workers: usize) -> Option<Place> {
-    let (nodes, mut cores) = (nodes(root), core_cpus(root)?);
+/// The place of a worker on the machine that is described below the root `/` of the file system, of which this process
+/// may use so many cores, if it should have one.
+fn place(root: &Path, cores: usize, worker: usize, workers: usize) -> Option<Place> {
+    if workers < cores || cores < 2 {
+        return None;
+    }
+    let nodes = nodes(root);
     let node_with = |cpu: &usize| nodes.iter().position(|cpus| cpus.contains(cpu));
     let several = |node: usize| Some(node).filter(|_| nodes.len() > 1);
-    if workers == cores.len() && workers > 1 {
+    // A limit of CPU time may allow fewer cores than there are; then none is this worker's own.
+    let known = core_cpus(root).filter(|known| known.len() == cores && workers == cores);
+    if let Some(mut known) = known {
         // Workers with consecutive numbers sum their gradients first, so they are on the same node.
-        cores.sort_by_key(|cpus| (cpus.first().and_then(node_with), cpus.first().copied()));
-        let cpus = cores.swap_remove(worker);
+        known.sort_by_key(|cpus| (cpus.first().and_then(node_with), cpus.first().copied()));
+        let cpus = known.swap_remove(worker);
         let node = cpus.first().and_then(node_with).and_then(several);
         return Some(Place { cpus, node });
-    }
-    if workers < cores.len() {
-        return None;
     }
     let node = several(node_of(worker, workers, &nodes)?)?;
     Some(Place { cpus: nodes[node].clone(), node: Some(node) })
@@ -142,7 +145,7 @@ mod tests {
     fn workers_that_fill_the_machine_have_a_place() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
-        let on = |worker, workers| place(root, worker, workers);
+        let on = |worker, workers| place(root, 4, worker, workers);
         assert_eq!(on(0, 4), None);
         // Four cores of two threads each, numbered so that even cores are on the first node.
         write(root, "proc/self/status", "Cpus_allowed_list:\t0-7\n");
@@ -158,7 +161,9 @@ mod tests {
         let places: Vec<Place> = (0..4).filter_map(|worker| on(worker, 4)).collect();
         let core = |first: usize, node: usize| Place { cpus: vec![first, first + 4], node: Some(node) };
         assert_eq!(places, [core(0, 0), core(2, 0), core(1, 1), core(3, 1)]);
-        assert_eq!(on(7, 8), Some(Place { cpus: vec![1, 3, 5, 7], node: Some(1) }));
+        let second = || Some(Place { cpus: vec![1, 3, 5, 7], node: Some(1) });
+        assert_eq!(on(7, 8), second());
+        assert_eq!(place(root, 2, 1, 2), second(), "a limit of two CPUs");
         assert_eq!(on(0, 3), None);
     }
 

@@ -197,6 +197,11 @@ impl Training {
         Ok(Self { job, warmup: how.warmup, lines })
     }
 
+    /// Number of workers of each process.
+    pub fn workers(&self) -> usize {
+        self.job.env.workers
+    }
+
     /// What is known of the model.
     pub fn model(&self) -> Option<&ModelFacts> {
         self.job.env.model.as_deref()

@@ -74,7 +74,7 @@ pub fn take_part(training: Training, steps: u64) -> Result<Seen> {
     let traffic = Arc::new(Traffic::default());
     let connections = (sockets.len() > 1).then(|| {
         let traffic = Arc::clone(&traffic);
-        let computing = vec![1; sockets.len()];
+        let computing = vec![training.workers() as u32; sockets.len()];
         Connections { process, computing, sockets, traffic, cancellation: Default::default() }
     });
     let trained = training.run(connections)?;

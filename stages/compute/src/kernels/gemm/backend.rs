@@ -62,7 +62,8 @@ pub(super) struct Product<'a> {
     pub cached: usize,
     /// In eight bits: the bits of the largest magnitude of each column of `b`, if they are known.
     pub largest_b: Option<&'a [u32]>,
-    /// Called once for each block of the result, when it is complete and still in cache.
+    /// Called once for each block of the result, when it is complete and still in cache. It may not compute products: tile
+    /// registers are in use.
     pub then: &'a mut dyn FnMut(&mut OutputBlock),
 }
 

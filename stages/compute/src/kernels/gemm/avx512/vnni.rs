@@ -57,7 +57,7 @@ unsafe fn sums<const ROWS: usize, const VECTORS: usize>(t: &Tile) {
             }
         }
         let (mut a, mut b) = (t.a.add(LINE), t.b);
-        let rows_at_once = ROWS.div_ceil(t.lines.div_ceil(PREFETCH_INTERVAL).max(1));
+        let rows_at_once = if t.last { ROWS.div_ceil(t.lines.div_ceil(PREFETCH_INTERVAL).max(1)) } else { 0 };
         for first in (0..t.lines).step_by(PREFETCH_INTERVAL) {
             for row in (first / PREFETCH_INTERVAL * rows_at_once..ROWS).take(rows_at_once) {
                 for vector in 0..VECTORS {
