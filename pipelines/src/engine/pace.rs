@@ -92,23 +92,27 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const WORK: Work = Work { step: 0, validates: false };
 
+    /// Workers that are idle after a packet that took each so many milliseconds, and when the last one has become idle.
+    fn measured(each: &[u32]) -> (Instant, Pace) {
+        let (start, mut pace) = (Instant::now(), Pace::default());
+        for (worker, took) in each.iter().enumerate() {
+            pace.begins(worker, WORK, start);
+            pace.is_idle(worker, start + *took * MS);
+        }
+        (start + each.iter().copied().max().unwrap_or(0) * MS, pace)
+    }
+
     /// Processes `packets` packets with workers that take so many milliseconds for each. Returns the milliseconds until
     /// the last one is processed, and how many each worker has processed.
-    fn simulate(each: &[u32], packets: usize, mut pace: Option<Pace>) -> (u32, Vec<usize>) {
-        let start = Instant::now();
-        if let Some(pace) = &mut pace {
-            for (worker, took) in each.iter().enumerate() {
-                pace.begins(worker, WORK, start);
-                pace.is_idle(worker, start + *took * MS);
-            }
-        }
+    fn simulate(each: &[u32], packets: usize, paced: bool) -> (u32, Vec<usize>) {
+        let (start, pace) = measured(each);
+        let mut pace = paced.then_some(pace);
         let (mut waiting, mut now) = (packets, 0);
-        let (mut free_at, mut done) = (vec![Some(0); each.len()], vec![0; each.len()]);
-        let mut asks_again = vec![0; each.len()];
+        let (mut free_at, mut asks_again) = (vec![0; each.len()], vec![0; each.len()]);
+        let mut done = vec![0; each.len()];
         while waiting > 0 {
             for worker in 0..each.len() {
-                let busy = free_at[worker].is_some_and(|at| at > now);
-                if busy || asks_again[worker] > now || waiting == 0 {
+                if free_at[worker] > now || asks_again[worker] > now || waiting == 0 {
                     continue;
                 }
                 let at = start + now * MS;
@@ -121,34 +125,29 @@ mod tests {
                     pace.begins(worker, WORK, at);
                 }
                 waiting -= 1;
-                free_at[worker] = Some(now + each[worker]);
+                free_at[worker] = now + each[worker];
                 done[worker] += 1;
             }
             now += 1;
         }
-        (free_at.into_iter().flatten().max().unwrap(), done)
+        (free_at.into_iter().max().unwrap(), done)
     }
 
     #[test]
     fn a_slow_worker_leaves_the_last_packet_to_a_fast_one() {
         // The slow worker is asked first, so without this it would take the sixth packet at 1,000 ms.
-        assert_eq!(simulate(&[200, 100], 16, None), (1200, vec![6, 10]));
-        assert_eq!(simulate(&[200, 100], 16, Some(Pace::default())), (1100, vec![5, 11]));
+        assert_eq!(simulate(&[200, 100], 16, false), (1200, vec![6, 10]));
+        assert_eq!(simulate(&[200, 100], 16, true), (1100, vec![5, 11]));
     }
 
     #[test]
     fn equal_workers_share_the_packets() {
-        assert_eq!(simulate(&[100; 4], 16, Some(Pace::default())), (400, vec![4; 4]));
+        assert_eq!(simulate(&[100; 4], 16, true), (400, vec![4; 4]));
     }
 
     #[test]
     fn a_worker_does_not_wait_for_one_that_is_stuck() {
-        let (start, mut pace) = (Instant::now(), Pace::default());
-        for (worker, took) in [(0, 200), (1, 100)] {
-            pace.begins(worker, WORK, start);
-            pace.is_idle(worker, start + took * MS);
-        }
-        let start = start + 200 * MS;
+        let (start, mut pace) = measured(&[200, 100]);
         pace.begins(1, WORK, start);
         let waits = |waiting: usize, ms: u32| pace.should_wait(0, WORK, waiting, start + ms * MS).is_some();
         assert!(waits(1, 50), "worker 1 ends at 200, this one would at 250");
@@ -159,12 +158,7 @@ mod tests {
 
     #[test]
     fn only_packets_of_the_same_work_are_compared() {
-        let (start, mut pace) = (Instant::now(), Pace::default());
-        for (worker, took) in [(0, 200), (1, 80)] {
-            pace.begins(worker, WORK, start);
-            pace.is_idle(worker, start + took * MS);
-        }
-        let now = start + 200 * MS;
+        let (now, mut pace) = measured(&[200, 80]);
         for other in [Work { step: 1, ..WORK }, Work { validates: true, ..WORK }] {
             pace.begins(1, other, now);
             assert_eq!(pace.should_wait(0, other, 1, now), None, "how long it takes each of them is not known");
@@ -179,8 +173,8 @@ mod tests {
         /// is (up to the times at which workers ask again).
         #[test]
         fn waiting_never_makes_a_step_longer(each in prop::collection::vec(20u32..400, 1..6), packets in 1usize..40) {
-            let (greedy, _) = simulate(&each, packets, None);
-            let (paced, done) = simulate(&each, packets, Some(Pace::default()));
+            let (greedy, _) = simulate(&each, packets, false);
+            let (paced, done) = simulate(&each, packets, true);
             prop_assert_eq!(done.iter().sum::<usize>(), packets);
             prop_assert!(paced <= greedy, "{} instead of {}", paced, greedy);
         }

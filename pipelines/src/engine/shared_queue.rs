@@ -63,22 +63,26 @@ impl SharedQueue {
         let (mut waiting, now) = (self.lock(), Instant::now());
         let Waiting { packets, idle, pace, .. } = &mut *waiting;
         pace.is_idle(worker, now);
-        let Some(ready) = packets.get_mut(&step) else {
-            idle.insert(worker, (step, wake.clone()));
-            return Taken::Nothing;
-        };
-        let work = ready.first_key_value().map(|(_, packet)| Work::of(step, packet));
-        if let Some(wait) = work.and_then(|work| pace.should_wait(worker, work, ready.len(), now)) {
-            idle.insert(worker, (step, wake.clone()));
-            return Taken::Later(wait);
+        let mut answer = Taken::Nothing;
+        let ready = packets.entry(step).or_default();
+        let count = ready.len();
+        if let Some(first) = ready.first_entry() {
+            let work = Work::of(step, first.get());
+            match pace.should_wait(worker, work, count, now) {
+                Some(wait) => answer = Taken::Later(wait),
+                None => {
+                    pace.begins(worker, work, now);
+                    answer = Taken::Packet(first.remove());
+                }
+            }
         }
-        let first = ready.pop_first();
         if ready.is_empty() {
             packets.remove(&step);
         }
-        let Some((_, packet)) = first else { return Taken::Nothing };
-        pace.begins(worker, Work::of(step, &packet), now);
-        Taken::Packet(packet)
+        if !matches!(answer, Taken::Packet(_)) {
+            idle.insert(worker, (step, wake.clone()));
+        }
+        answer
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

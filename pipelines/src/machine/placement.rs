@@ -19,10 +19,10 @@ struct Place {
     node: Option<usize>,
 }
 
-/// Keeps the calling thread, worker number `worker` of the `workers` that compute in this process, on one core if there are as many
-/// workers as cores, and on the CPUs of a memory node if there are more workers and several nodes. Buffers come from
-/// that node from now on. Does nothing if there are fewer workers than cores: other processes probably use the rest, and
-/// the system knows where there is room.
+/// Keeps the calling thread, worker number `worker` of the `workers` that compute in this process, on one core if there
+/// are as many workers as cores, and on the CPUs of a memory node if there are more workers and several nodes. Buffers
+/// come from that node from now on. Does nothing if there are fewer workers than cores: other processes probably use the
+/// rest, and the system knows where there is room.
 ///
 /// Threads that this one starts are on the same CPUs, unless they [run anywhere](run_anywhere).
 pub fn place_worker(worker: usize, workers: usize) {
