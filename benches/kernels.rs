@@ -224,13 +224,13 @@ fn others(c: &mut Criterion) {
     products.bench_function("int8", |b| b.iter(|| integers.multiply(0, &x, 0, logits)));
     products.finish();
 
-    for (rows, columns) in [(256, 256), (256, 1024), (384, 384), (384, 1536)] {
+    for (rows, columns) in [(32, 256), (64, 384), (256, 256), (384, 1536)] {
         let matrix = numbers(&[rows, columns]);
         let operations = Throughput::Elements(2 * newton_schulz::operations(rows, columns));
         let mut group = group(c, &format!("newton-schulz {rows} x {columns}"), operations);
         for (name, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
             group.bench_function(name, |b| {
-                b.iter(|| newton_schulz::orthogonalised(precision, &matrix.data, columns, 0..columns))
+                b.iter(|| newton_schulz::orthogonalised(precision, gemm::matrix(&matrix.data, columns)))
             });
         }
     }

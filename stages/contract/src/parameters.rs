@@ -43,9 +43,10 @@ pub struct ParameterSpec {
 /// Parameters that optimizers treat alike: each group may have its own learning rate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// A matrix inside a block, or several that are stored side by side: the number of columns of each. (GPT-2 stores
-    /// the query, key and value matrices as one.)
-    Matrix(Vec<usize>),
+    /// Matrices inside a block, of this shape `[rows, columns]`, of which the tensor consists: next to each other, below
+    /// each other, or both. (A linear layer of attention has one for each head.) Those at the right and lower edge of the
+    /// tensor may be smaller.
+    Matrix([usize; 2]),
     /// An embedding of tokens or positions; also a head that shares it.
     Embedding,
     /// The matrix that turns hidden states into logits, unless it is that of the embedding.
@@ -159,7 +160,7 @@ mod tests {
         let spec = ParameterSpec {
             name: "w".into(),
             shape: vec![301, 333],
-            group: Group::Matrix(vec![333]),
+            group: Group::Matrix([1, 333]),
             init: Init::Normal(0.02),
         };
         let (a, b) = (spec.initial(7), spec.initial(7));
@@ -175,7 +176,7 @@ mod tests {
     #[test]
     fn uniform_values_fill_their_range_evenly() {
         let init = Init::Uniform(0.5);
-        let spec = ParameterSpec { name: "w".into(), shape: vec![100, 100], group: Group::Matrix(vec![100]), init };
+        let spec = ParameterSpec { name: "w".into(), shape: vec![100, 100], group: Group::Matrix([100, 100]), init };
         let values = spec.initial(7).data;
         let mut tenths = [0; 10];
         values.iter().for_each(|x| tenths[((x + 0.5) * 10.0) as usize] += 1);

@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn an_update_is_the_papers() {
-        let spec = ParameterSpec { name: "w".into(), shape: vec![3], group: Group::Matrix(vec![3]), init: Init::Zeros };
+        let spec = ParameterSpec { name: "w".into(), shape: vec![3], group: Group::Matrix([1, 3]), init: Init::Zeros };
         let (mut w, mut m) = (Tensor::from_values([3], &[1.0, -2.0, 0.5]), Tensor::from_values([3], &[0.0, 1.0, 0.0]));
         let lion = Lion { beta1: 0.9, beta2: 0.99, weight_decay: 0.5 };
         let scalars = UpdateScalars { learning_rate: 0.1, rate_fraction: 1.0, number: 1.0, gradient_scale: 0.5 };

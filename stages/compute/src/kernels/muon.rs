@@ -1,7 +1,7 @@
 //! The elementwise passes of Muon (Jordan et al. 2024); between them, [`newton_schulz`](super::newton_schulz)
 //! orthogonalises the result of the first.
+use crate::kernels::gemm::MatrixMut;
 use crate::wide;
-use std::ops::Range;
 
 /// Nesterov momentum: `m = keep · m + scale · g`, then `g = keep · m + scale · g`.
 ///
@@ -22,28 +22,22 @@ wide! {
     }
 }
 
-/// `p = shrink · p + step · direction` for the columns `columns` of `p` `[rows, width]`.
+/// `p = shrink · p + step · direction`.
 ///
 /// # Panics
-/// If the direction does not have the shape of the columns.
-pub fn update(shrink: f32, step: f32, parameter: &mut [f32], width: usize, columns: Range<usize>, direction: &[f32]) {
-    assert_eq!(parameter.len() * columns.len(), direction.len() * width, "as many rows");
-    add_direction(shrink, step, parameter, width, &columns, direction);
+/// If the numbers of elements differ, or those of a row of `p` are not next to each other in memory.
+pub fn update(shrink: f32, step: f32, mut p: MatrixMut<'_>, direction: &[f32]) {
+    assert_eq!(p.len(), direction.len(), "matrices of equal shape");
+    let columns = p.ncols().max(1);
+    for (mut p, d) in p.rows_mut().into_iter().zip(direction.chunks_exact(columns)) {
+        add_direction(shrink, step, p.as_slice_mut().expect("rows are contiguous"), d);
+    }
 }
 
 wide! {
-    fn add_direction(
-        shrink: f32,
-        step: f32,
-        parameter: &mut [f32],
-        width: usize,
-        columns: &Range<usize>,
-        direction: &[f32],
-    ) {
-        for (p, d) in parameter.chunks_exact_mut(width).zip(direction.chunks_exact(columns.len())) {
-            for (p, d) in p[columns.clone()].iter_mut().zip(d) {
-                *p = step.mul_add(*d, *p * shrink);
-            }
+    fn add_direction(shrink: f32, step: f32, p: &mut [f32], direction: &[f32]) {
+        for (p, d) in p.iter_mut().zip(direction) {
+            *p = step.mul_add(*d, *p * shrink);
         }
     }
 }
@@ -51,6 +45,7 @@ wide! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::gemm::block_mut;
     use crate::kernels::testing::{assert_close, random, wide};
 
     #[test]
@@ -64,7 +59,7 @@ mod tests {
         assert_close(&m, &m64, 1e-6);
         assert_close(&g, &g64, 1e-6);
         let direction = random(4, rows * columns.len());
-        update(0.75, -0.25, &mut p, width, columns.clone(), &direction);
+        update(0.75, -0.25, block_mut(&mut p, columns.start, rows, columns.len(), width), &direction);
         let changed = |i: usize| {
             let (row, column) = (i / width, i % width);
             let at = (row * columns.len() + column).checked_sub(columns.start).filter(|_| columns.contains(&column));

@@ -20,12 +20,11 @@
 //! need a new `g`. For the momentum of small models, the error of the result is 1 to 6 % of it. Where `x` has only a few
 //! singular values that are not tiny, the rounding errors in the other directions grow most: so matrices with a side
 //! below [`SMALL`], which take next to no time, are always multiplied in f32.
-use crate::kernels::gemm::{Matrix, block, matrix, matrix_mut, product_then, symmetric_product};
+use crate::kernels::gemm::{Matrix, matrix, matrix_mut, product_then, symmetric_product};
 use crate::simd::sum_of_squares;
 use crate::wide;
 use contract::{Buffer, Precision};
 use ndarray::ArrayView1;
-use std::ops::Range;
 
 /// `[a, b, c]` of a step.
 type Step = [f32; 3];
@@ -45,20 +44,17 @@ pub fn operations(rows: usize, columns: usize) -> u64 {
     side * side * (9 * side + 3 * long) / 2
 }
 
-/// The orthogonalised columns `columns` of `x` `[rows, width]`, as a matrix of their own. Operands of products are rounded
-/// to `precision`, unless the matrix is small. The rank is preserved; a zero matrix stays zero.
+/// The orthogonalised `x`. Operands of products are rounded to `precision`, unless the matrix is small. The rank is
+/// preserved; a zero matrix stays zero.
 ///
 /// # Panics
-/// If `x` has no such columns.
-pub fn orthogonalised(precision: Precision, x: &[f32], width: usize, columns: Range<usize>) -> Buffer {
-    let rows = x.len() / width.max(1);
-    assert!(columns.end <= width && x.len() == rows * width, "the columns are inside the matrix");
-    let (columns, at) = (columns.len(), columns.start);
+/// If the elements of a row are not next to each other in memory.
+pub fn orthogonalised(precision: Precision, x: Matrix<'_>) -> Buffer {
+    let (rows, columns) = x.dim();
     let mut result = Buffer::scratch(rows * columns);
     if result.is_empty() {
         return result;
     }
-    let x = block(x, at, rows, columns, width);
     let side = rows.min(columns);
     let precision = if side < SMALL { Precision::F32 } else { precision };
     let scale = (1.0 / (norm(x) + EPSILON)) as f32;
@@ -136,7 +132,7 @@ wide! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::gemm::{available, with_backend};
+    use crate::kernels::gemm::{available, block, with_backend};
     use crate::kernels::testing::{assert_close, random, wide};
     use proptest::prelude::*;
 
@@ -186,7 +182,7 @@ mod tests {
             };
             let x: Vec<f32> = (0..rows * columns).map(|i| dot(i / columns, i % columns)).collect();
             let expected = naive(&wide(&x), rows, columns);
-            let x = orthogonalised(precision, &x, columns, 0..columns);
+            let x = orthogonalised(precision, matrix(&x, columns));
             prop_assert!(error(&x, &expected) < tolerance(precision, rows.min(columns)), "{}", error(&x, &expected));
         }
     }
@@ -200,7 +196,7 @@ mod tests {
             for (backend, precision) in
                 available().into_iter().flat_map(|name| [Precision::F32, Precision::Bf16].map(|p| (name, p)))
             {
-                let y = with_backend(backend, || orthogonalised(precision, &x, columns, 0..columns)).unwrap();
+                let y = with_backend(backend, || orthogonalised(precision, matrix(&x, columns))).unwrap();
                 let error = error(&y, &expected);
                 assert!(error < tolerance(precision, 96), "{backend} {precision:?}: {error}");
             }
@@ -235,11 +231,11 @@ mod tests {
         for precision in [Precision::F32, Precision::Bf16] {
             let mut x = vec![0.0; 4 * 6];
             sizes.iter().enumerate().for_each(|(i, size)| x[i * 6 + i] = *size);
-            let x = orthogonalised(precision, &x, 6, 0..6);
+            let x = orthogonalised(precision, matrix(&x, 6));
             let all: Vec<f64> = (0..24).map(|at| if at % 6 == at / 6 { expected[at / 6] } else { 0.0 }).collect();
             assert_close(&x, &all, 1e-4);
         }
-        assert_eq!(orthogonalised(Precision::F32, &[0.0; 6], 2, 0..2)[..], [0.0; 6]);
+        assert_eq!(orthogonalised(Precision::F32, matrix(&[0.0; 6], 2))[..], [0.0; 6]);
     }
 
     /// As for momentum: a few singular values far above the others, which decay over two orders of magnitude.
@@ -254,21 +250,22 @@ mod tests {
         let x: Vec<f32> = (0..rows * columns).map(|i| dot(i / columns, i % columns)).collect();
         let expected = naive(&wide(&x), rows, columns);
         for (precision, tolerance) in [(Precision::F32, 1e-3), (Precision::Bf16, 0.1)] {
-            let error = error(&orthogonalised(precision, &x, columns, 0..columns), &expected);
+            let error = error(&orthogonalised(precision, matrix(&x, columns)), &expected);
             assert!(error < tolerance, "{precision:?}: {error}");
         }
     }
 
-    /// Columns are orthogonalised as if they were a matrix of their own, with the same bits.
+    /// A part of a matrix is orthogonalised as if it were a matrix of its own, with the same bits.
     #[test]
-    fn columns_are_a_matrix_of_their_own() {
-        let (rows, width, columns) = (72, 200, 20..120);
+    fn a_block_is_a_matrix_of_its_own() {
+        let (rows, width) = (80, 200);
         let x = random(4, rows * width);
-        let alone: Vec<f32> = x.chunks(width).flat_map(|row| &row[columns.clone()]).copied().collect();
+        let part = block(&x, 3 * width + 20, 72, 100, width);
+        let alone: Vec<f32> = part.iter().copied().collect();
         for precision in [Precision::F32, Precision::Bf16] {
-            let of_part = orthogonalised(precision, &x, width, columns.clone());
-            assert_eq!(of_part[..], orthogonalised(precision, &alone, columns.len(), 0..columns.len())[..]);
+            let of_part = orthogonalised(precision, part);
+            assert_eq!(of_part[..], orthogonalised(precision, matrix(&alone, 100))[..]);
         }
-        assert!(orthogonalised(Precision::F32, &x, width, 7..7).is_empty());
+        assert!(orthogonalised(Precision::F32, block(&x, 0, rows, 0, width)).is_empty());
     }
 }

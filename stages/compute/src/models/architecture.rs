@@ -238,38 +238,37 @@ impl Architecture {
         all.0
     }
 
-    /// Adds the parameters of a block.
+    /// Adds the parameters of a block. The matrices of a linear layer are those of each head, and of each group of
+    /// hidden units that is as wide as a head.
     fn block_parameters(&self, prefix: &str, all: &mut Specs) {
         let (names, c, q, kv) = (self.names, self.width, self.query_width(), self.kv_width());
         let InitialWeights { projections, onto_residual, .. } = self.initial;
-        let several = |all: &mut Specs, name: &str, inputs: usize, each: &[usize], init: Init| {
-            let (name, outputs) = (format!("{prefix}{name}"), each.iter().sum());
-            let (shape, columns) = match self.weights {
-                WeightLayout::InOut => ([inputs, outputs], each.to_vec()),
-                WeightLayout::OutIn => ([outputs, inputs], vec![inputs]),
+        let linear = |all: &mut Specs, name: &str, [inputs, outputs]: [usize; 2], matrix: [usize; 2], init: Init| {
+            let name = format!("{prefix}{name}");
+            let stored = |[inputs, outputs]: [usize; 2]| match self.weights {
+                WeightLayout::InOut => [inputs, outputs],
+                WeightLayout::OutIn => [outputs, inputs],
             };
-            all.matrix(&name, shape, init, Group::Matrix(columns));
+            all.matrix(&name, stored([inputs, outputs]), init, Group::Matrix(stored(matrix)));
             if self.bias {
                 all.vector(&format!("{name}.bias"), outputs, Init::Zeros);
             }
         };
-        let linear = |all: &mut Specs, name: &str, inputs: usize, outputs: usize, init: Init| {
-            several(all, name, inputs, &[outputs], init);
-        };
+        let (onto_head, from_head) = ([c, self.head_width], [self.head_width, c]);
         norm_parameters(self.norm, &format!("{prefix}{}", names.norm_1), c, all);
         match names.qkv {
-            [one] => several(all, one, c, &[q, kv, kv], projections),
+            [one] => linear(all, one, [c, q + 2 * kv], onto_head, projections),
             three => three.iter().zip([q, kv, kv]).for_each(|(name, outputs)| {
-                linear(all, name, c, outputs, projections);
+                linear(all, name, [c, outputs], onto_head, projections);
             }),
         }
         for (norm, name) in self.query_key_norm.iter().flat_map(|norm| names.query_key_norms.map(|name| (norm, name))) {
             norm_parameters(*norm, &format!("{prefix}{name}"), self.head_width, all);
         }
-        linear(all, names.out, q, c, onto_residual);
+        linear(all, names.out, [q, c], from_head, onto_residual);
         norm_parameters(self.norm, &format!("{prefix}{}", names.norm_2), c, all);
-        names.up.iter().for_each(|name| linear(all, name, c, self.inner, projections));
-        linear(all, names.down, self.inner, c, onto_residual);
+        names.up.iter().for_each(|name| linear(all, name, [c, self.inner], onto_head, projections));
+        linear(all, names.down, [self.inner, c], from_head, onto_residual);
     }
 
     /// FLOPs per training token, counted as in PaLM: 6 × the weights of matrix products + 12 × layers × length × width

@@ -1,13 +1,13 @@
 //! The optimizer `muon` (Jordan et al. 2024): orthogonalised momentum for the matrices inside blocks, AdamW for all
 //! other parameters. Its updates are scaled to the size of AdamW's (Liu et al. 2025), so both share learning rate and
-//! weight decay. Matrices that are stored side by side, like GPT-2's for queries, keys and values, are orthogonalised
-//! separately.
+//! weight decay. The parts of a tensor that belong to different heads are orthogonalised separately.
 use crate::optimize::adamw::AdamW;
 use crate::optimize::{Optimizer, UpdateScalars};
 use compute::kernels::gemm;
 use compute::kernels::muon::{nesterov, update};
 use compute::kernels::newton_schulz::{operations, orthogonalised};
 use contract::{Group, ModelFacts, ParameterSpec, Precision, Problem, StageKeys, Tensor};
+use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
 /// Root mean square of AdamW's updates, as a fraction of the learning rate.
@@ -45,9 +45,14 @@ impl Muon {
     }
 }
 
-/// The number of columns of each matrix in a tensor that Muon updates.
-fn matrices(spec: &ParameterSpec) -> Option<&[usize]> {
-    if let Group::Matrix(columns) = &spec.group { Some(columns) } else { None }
+/// The shape of each matrix in a tensor that Muon updates.
+fn matrices(spec: &ParameterSpec) -> Option<[usize; 2]> {
+    if let Group::Matrix(shape) = spec.group { Some(shape) } else { None }
+}
+
+/// Lengths of the pieces that `length` is cut into: `each`, and what remains.
+fn pieces(length: usize, each: usize) -> impl Iterator<Item = usize> {
+    (0..length).step_by(each).map(move |start| each.min(length - start))
 }
 
 impl Optimizer for Muon {
@@ -69,12 +74,13 @@ impl Optimizer for Muon {
     }
 
     fn cost(&self, spec: &ParameterSpec) -> u64 {
-        let rows = spec.shape[0];
-        let products: u64 = matrices(spec).into_iter().flatten().map(|columns| operations(rows, *columns)).sum();
+        let Some([rows, columns]) = matrices(spec) else { return self.others.cost(spec) };
+        let of_rows = |rows| pieces(spec.shape[1], columns).map(|columns| operations(rows, columns)).sum::<u64>();
+        let products: u64 = pieces(spec.shape[0], rows).map(of_rows).sum();
         spec.len() as u64 + products / OPERATIONS_PER_ELEMENT
     }
 
-    /// A matrix is orthogonalised as a whole.
+    /// A tensor's matrices are orthogonalised as wholes, and by one worker.
     fn is_elementwise(&self, spec: &ParameterSpec) -> bool {
         matrices(spec).is_none() && self.others.is_elementwise(spec)
     }
@@ -97,20 +103,23 @@ impl Optimizer for Muon {
         state: &mut [&mut Tensor],
         mut gradient: Tensor,
     ) {
-        let (Some(matrices), [momentum]) = (matrices(spec), &mut *state) else {
+        let (Some([rows, columns]), [momentum]) = (matrices(spec), &mut *state) else {
             return self.others.update(scalars, spec, parameter, state, gradient);
         };
-        let (rows, width) = (spec.shape[0], spec.shape[1]);
         let keep = self.momentum(scalars.number) as f32;
         nesterov(keep, scalars.gradient_scale as f32, &mut momentum.data, &mut gradient.data);
         let shrink = (1.0 - scalars.learning_rate * self.others.decay(scalars, spec)) as f32;
-        let mut from = 0;
-        for columns in matrices {
-            let part = from..from + columns;
-            from = part.end;
-            let direction = orthogonalised(gemm::fast_precision(), &gradient.data, width, part.clone());
-            let step = -(scalars.learning_rate * STEP * (rows.max(*columns) as f64).sqrt()) as f32;
-            update(shrink, step, &mut parameter.data, width, part, &direction);
+        let width = spec.shape[1];
+        let gradient = gemm::matrix(&gradient.data, width);
+        let mut parameter = gemm::matrix_mut(&mut parameter.data, width);
+        let parameter = parameter.axis_chunks_iter_mut(Axis(0), rows);
+        for (gradient, mut parameter) in gradient.axis_chunks_iter(Axis(0), rows).zip(parameter) {
+            let parameter = parameter.axis_chunks_iter_mut(Axis(1), columns);
+            for (gradient, parameter) in gradient.axis_chunks_iter(Axis(1), columns).zip(parameter) {
+                let longer = gradient.nrows().max(gradient.ncols());
+                let step = -(scalars.learning_rate * STEP * (longer as f64).sqrt()) as f32;
+                update(shrink, step, parameter, &orthogonalised(gemm::fast_precision(), gradient));
+            }
         }
     }
 }
@@ -119,6 +128,7 @@ impl Optimizer for Muon {
 mod tests {
     use super::*;
     use contract::Init;
+    use std::ops::Range;
 
     #[test]
     fn the_momentum_warms_up() {
@@ -131,29 +141,45 @@ mod tests {
         assert_eq!(ignored.iter().map(|problem| problem.key).collect::<Vec<_>>(), [Some("initial_momentum")]);
     }
 
-    /// Two matrices side by side get the bits that they get in tensors of their own.
+    /// Matrices in one tensor get the bits that they get in tensors of their own; those at its edges are smaller.
     #[test]
-    fn matrices_side_by_side_are_updated_separately() {
-        let (rows, width, cut) = (8, 20, 12);
+    fn matrices_of_a_tensor_are_updated_separately() {
+        let (height, width) = (13, 20);
         let value = |seed: usize, i: usize| (((i + 1) * (7 + seed)) % 23) as f32 / 23.0 - 0.5;
-        let whole = |seed: usize| (0..rows * width).map(|i| value(seed, i)).collect::<Vec<_>>();
+        let whole = |seed: usize| (0..height * width).map(|i| value(seed, i)).collect::<Vec<_>>();
         let scalars = UpdateScalars { learning_rate: 0.1, rate_fraction: 1.0, number: 1.0, gradient_scale: 0.5 };
-        let updated = |columns: std::ops::Range<usize>, matrices: Vec<usize>| -> Vec<f32> {
-            let shape = [rows, columns.len()];
+        let updated = |rows: Range<usize>, columns: Range<usize>, matrix: [usize; 2]| -> Vec<f32> {
+            let shape = [rows.len(), columns.len()];
             let part = |seed| -> Vec<f32> {
-                whole(seed).chunks(width).flat_map(|row| &row[columns.clone()]).copied().collect()
+                let rows = whole(seed).chunks(width).map(<[f32]>::to_vec).collect::<Vec<_>>()[rows.clone()].to_vec();
+                rows.iter().flat_map(|row| row[columns.clone()].to_vec()).collect()
             };
             let [mut p, mut m, g] = [1, 2, 3].map(|seed| Tensor::from_values(shape, &part(seed)));
-            let (group, init) = (Group::Matrix(matrices), Init::Zeros);
+            let (group, init) = (Group::Matrix(matrix), Init::Zeros);
             let spec = ParameterSpec { name: "w".into(), shape: shape.into(), group, init };
             Muon::default().update(&scalars, &spec, &mut p, &mut [&mut m], g);
             p.data.to_vec()
         };
-        let (both, left, right) = (updated(0..20, vec![12, 8]), updated(0..12, vec![12]), updated(12..20, vec![8]));
-        for (row, both) in both.chunks(width).enumerate() {
-            assert_eq!(both[..cut], left[row * cut..][..cut]);
-            assert_eq!(both[cut..], right[row * (width - cut)..][..width - cut]);
+        let all = updated(0..height, 0..width, [8, 12]);
+        for (rows, columns) in [(0..8, 0..12), (0..8, 12..20), (8..13, 0..12), (8..13, 12..20)] {
+            let own = updated(rows.clone(), columns.clone(), [rows.len(), columns.len()]);
+            for (row, own) in rows.zip(own.chunks(columns.len())) {
+                assert_eq!(all[row * width..][columns.clone()], *own, "row {row}, columns {columns:?}");
+            }
         }
-        assert_ne!(both, updated(0..20, vec![20]));
+        assert_ne!(all, updated(0..height, 0..width, [height, width]));
+    }
+
+    #[test]
+    fn the_cost_is_that_of_all_matrices() {
+        let spec = |shape: [usize; 2], matrix| {
+            let group = Group::Matrix(matrix);
+            ParameterSpec { name: "w".into(), shape: shape.into(), group, init: Init::Zeros }
+        };
+        let cost = |shape, matrix| Muon::default().cost(&spec(shape, matrix));
+        let [whole, edge] = [[256, 64], [128, 64]].map(|shape| cost(shape, shape));
+        assert_eq!(cost([512, 64], [256, 64]), 2 * whole);
+        assert_eq!(cost([640, 128], [256, 64]), 4 * whole + 2 * edge);
+        assert!(whole > 256 * 64);
     }
 }

@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_first_number_of_a_name_is_that_of_its_block() {
-        let matrix = || Group::Matrix(vec![2]);
+        let matrix = || Group::Matrix([2, 2]);
         let decoder = [
             ("model.embed_tokens.weight", Group::Embedding),
             ("model.layers.0.self_attn.q_proj.weight", matrix()),
