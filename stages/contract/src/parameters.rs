@@ -41,7 +41,7 @@ pub struct ParameterSpec {
 }
 
 /// Parameters that optimizers treat alike: each group may have its own learning rate.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     /// Matrices inside a block, of this shape `[rows, columns]`, of which the tensor consists: next to each other, below
     /// each other, or both. (A linear layer of attention has one for each head.) Those at the right and lower edge of the

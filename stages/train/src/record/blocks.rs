@@ -72,10 +72,10 @@ mod tests {
     use contract::Init;
 
     fn parameters(names: &[(&str, Group)]) -> Vec<ParameterSpec> {
-        let spec = |(name, group): &(&str, Group)| ParameterSpec {
-            name: (*name).to_owned(),
+        let spec = |&(name, group): &(&str, Group)| ParameterSpec {
+            name: name.to_owned(),
             shape: vec![2, 2],
-            group: group.clone(),
+            group,
             init: Init::Zeros,
         };
         names.iter().map(spec).collect()
