@@ -224,14 +224,17 @@ fn others(c: &mut Criterion) {
     products.bench_function("int8", |b| b.iter(|| integers.multiply(0, &x, 0, logits)));
     products.finish();
 
-    for (rows, columns) in [(32, 256), (64, 384), (256, 256), (384, 1536)] {
-        let matrix = numbers(&[rows, columns]);
+    // A head of `seed`, `small` and `gpt2`, and one of GPT-2's combined queries, keys and values.
+    for (rows, columns, width) in [(32, 256, 256), (64, 384, 384), (64, 768, 768), (768, 64, 2304)] {
+        let tensor = numbers(&[rows, width]);
+        let matrix = gemm::block(&tensor.data, 0, rows, columns, width);
         let operations = Throughput::Elements(2 * newton_schulz::operations(rows, columns));
         let mut group = group(c, &format!("newton-schulz {rows} x {columns}"), operations);
-        for (name, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
-            group.bench_function(name, |b| {
-                b.iter(|| newton_schulz::orthogonalised(precision, gemm::matrix(&matrix.data, columns)))
-            });
+        for precision in [Precision::F32, Precision::Bf16] {
+            if newton_schulz::precision_of_products(precision, rows, columns) == precision {
+                let name = precision.to_string();
+                group.bench_function(name, |b| b.iter(|| newton_schulz::orthogonalised(precision, matrix)));
+            }
         }
     }
 }

@@ -84,14 +84,17 @@ pub fn of_run(run: &Path, options: &Options, mut line: Line) -> Result<Evaluatio
         let (fingerprint, workers) = (state.fingerprint.as_ref(), options.workers);
         directory::plan_of(run, fingerprint, workers, options.stages, Scope::Evaluate, set)
     };
-    let (mut plan, mut asked) = (load(&[])?, Vec::new());
+    let (mut plan, mut ignored) = (load(&[])?, Vec::new());
     if let Some(precision) = options.precision {
         let models = plan.stages.iter().filter(|stage| stage.settings.gives().contains(&Kind::Activations));
-        asked.extend(models.map(|model| format!("{}.precision", model.id)));
-        plan = load(&asked.iter().map(|key| format!("{key}=\"{precision}\"")).collect::<Vec<_>>())?;
+        ignored.extend(models.map(|model| format!("{}.precision", model.id)));
+        plan = load(&ignored.iter().map(|key| format!("{key}=\"{precision}\"")).collect::<Vec<_>>())?;
     }
+    // The code that updated the weights may have changed since.
+    let optimizers = plan.stages.iter().filter(|stage| stage.settings.gives().contains(&Kind::OptimizerState));
+    ignored.extend(optimizers.map(|optimizer| format!("{}: version", optimizer.id)));
     let session = session(&plan, directory::known(run)?, &mut line)?;
-    resume_checks::compare_to_evaluate(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint, &asked)?;
+    resume_checks::compare_to_evaluate(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint, &ignored)?;
     if session.env.corpus.is_none_or(|corpus| corpus.validation.rows == 0) {
         return Err(Usage("there are no validation documents to evaluate on; give files with --data".into()).into());
     }

@@ -63,8 +63,8 @@ pub fn compare_to_resume(
     Ok(changed)
 }
 
-/// The same as [`compare`] for an evaluation, which does not depend on the order in which a run reads documents, and which
-/// may have `asked` for other values of some keys.
+/// The same as [`compare`] for an evaluation, which does not depend on the order in which a run reads documents, nor on the
+/// entries `ignored`.
 ///
 /// # Errors
 /// [`Usage`] with every setting that differs.
@@ -72,11 +72,11 @@ pub fn compare_to_evaluate(
     checkpoint: &Path,
     then: Option<&Fingerprint>,
     now: &Fingerprint,
-    asked: &[String],
+    ignored: &[String],
 ) -> Result<Vec<String>> {
     let unordered = |fingerprint: &Fingerprint| {
         let mut fingerprint = fingerprint.clone();
-        fingerprint.configuration.retain(|key, _| !key.starts_with(ORDER) && !asked.contains(key));
+        fingerprint.configuration.retain(|key, _| !key.starts_with(ORDER) && !ignored.contains(key));
         fingerprint
     };
     compare(checkpoint, then.map(unordered).as_ref(), &unordered(now))
@@ -216,6 +216,9 @@ mod tests {
         assert!(compare_to_evaluate(Path::new("c"), Some(&then), &now, &[]).unwrap().is_empty());
         let other = fingerprint(r#"{"order of documents": "by content", "run.seed": "2"}"#);
         assert!(compare_to_evaluate(Path::new("c"), Some(&then), &other, &[]).is_err());
+        let newer = fingerprint(r#"{"optimize: version": "1"}"#);
+        assert!(compare_to_evaluate(Path::new("c"), Some(&then), &newer, &[]).is_err());
+        assert!(compare_to_evaluate(Path::new("c"), Some(&then), &newer, &["optimize: version".into()]).is_ok());
     }
 
     #[test]

@@ -43,9 +43,9 @@ pub struct ParameterSpec {
 /// Parameters that optimizers treat alike: each group may have its own learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// Matrices inside a block, of this shape `[rows, columns]`, of which the tensor consists: next to each other, below
-    /// each other, or both. (A linear layer of attention has one for each head.) Those at the right and lower edge of the
-    /// tensor may be smaller.
+    /// Matrices inside a block, next to or below each other, of which the tensor consists. (A linear layer of attention
+    /// has one for each head.) All have this shape `[rows, columns]`, of at least 1, except that those at the right and
+    /// lower edge may be cut off. The shape of the tensor stands for a single matrix.
     Matrix([usize; 2]),
     /// An embedding of tokens or positions; also a head that shares it.
     Embedding,
@@ -160,7 +160,7 @@ mod tests {
         let spec = ParameterSpec {
             name: "w".into(),
             shape: vec![301, 333],
-            group: Group::Matrix([1, 333]),
+            group: Group::Matrix([301, 333]),
             init: Init::Normal(0.02),
         };
         let (a, b) = (spec.initial(7), spec.initial(7));

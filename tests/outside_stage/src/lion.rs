@@ -58,11 +58,13 @@ mod tests {
 
     #[test]
     fn an_update_is_the_papers() {
-        let spec = ParameterSpec { name: "w".into(), shape: vec![3], group: Group::Matrix([1, 3]), init: Init::Zeros };
-        let (mut w, mut m) = (Tensor::from_values([3], &[1.0, -2.0, 0.5]), Tensor::from_values([3], &[0.0, 1.0, 0.0]));
+        let spec =
+            ParameterSpec { name: "w".into(), shape: vec![1, 3], group: Group::Matrix([1, 3]), init: Init::Zeros };
+        let tensor = |values: &[f32]| Tensor::from_values([1, 3], values);
+        let (mut w, mut m) = (tensor(&[1.0, -2.0, 0.5]), tensor(&[0.0, 1.0, 0.0]));
         let lion = Lion { beta1: 0.9, beta2: 0.99, weight_decay: 0.5 };
         let scalars = UpdateScalars { learning_rate: 0.1, rate_fraction: 1.0, number: 1.0, gradient_scale: 0.5 };
-        lion.update(&scalars, &spec, &mut w, &mut [&mut m], Tensor::from_values([3], &[-4.0, 2.0, 0.0]));
+        lion.update(&scalars, &spec, &mut w, &mut [&mut m], tensor(&[-4.0, 2.0, 0.0]));
         // Gradients -2, 1, 0; directions -0.2, 1, 0.
         for (value, expected) in w.data.iter().zip([1.0 + 0.1 - 0.05, -2.0 - 0.1 + 0.1, 0.5 - 0.025]) {
             assert!((value - expected).abs() < 1e-6, "{value} is not {expected}");

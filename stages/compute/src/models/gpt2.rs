@@ -107,6 +107,7 @@ impl Gpt2Shape {
 mod tests {
     use super::*;
     use crate::models::Model;
+    use contract::Group;
 
     fn shape(layers: usize, heads: usize, width: usize, vocabulary: usize, length: usize) -> Gpt2Shape {
         let (feed_forward, end_of_text) = (4 * width, 0);
@@ -135,5 +136,20 @@ mod tests {
         assert_eq!(facts.parameters[2 + 12 + 10].shape, [3072, 768]);
         assert_eq!(facts.parameters[147].name, "transformer.ln_f.bias");
         assert!(facts.parameters.iter().all(|p| p.decays() == (p.shape.len() == 2)));
+    }
+
+    /// A matrix for each head, and for each group of hidden units as wide as a head. The last group has four.
+    #[test]
+    fn linear_layers_consist_of_the_matrices_of_heads() {
+        let model = Gpt2Shape { feed_forward: 36, ..shape(1, 4, 32, 100, 16) }.model();
+        let of = |name: &str| model.facts().parameters.iter().find(|spec| spec.name.ends_with(name)).unwrap();
+        for (name, shape, matrix) in [
+            ("attn.c_attn.weight", [32, 96], [32, 8]),
+            ("attn.c_proj.weight", [32, 32], [8, 32]),
+            ("mlp.c_fc.weight", [32, 36], [32, 8]),
+            ("mlp.c_proj.weight", [36, 32], [8, 32]),
+        ] {
+            assert_eq!((&of(name).shape[..], of(name).group), (&shape[..], Group::Matrix(matrix)), "{name}");
+        }
     }
 }

@@ -146,10 +146,10 @@ impl LlamaShape {
 mod tests {
     use super::*;
     use crate::models::Model;
+    use contract::Group;
 
-    #[test]
-    fn an_untied_head_is_a_separate_tensor() {
-        let shape = LlamaShape {
+    fn shape() -> LlamaShape {
+        LlamaShape {
             layers: 2,
             heads: 8,
             kv_heads: 2,
@@ -163,7 +163,12 @@ mod tests {
             rope_theta: 10_000.0,
             rope_scaling: RopeScaling::None,
             end_of_text: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn an_untied_head_is_a_separate_tensor() {
+        let shape = shape();
         let untied = shape.model().facts().clone();
         let tied = LlamaShape { tied_head: true, ..shape }.model().facts().clone();
         assert_eq!((untied.head, &*untied.parameters[untied.head].name), (20, "lm_head.weight"));
@@ -172,5 +177,22 @@ mod tests {
         assert_eq!(untied.flops_per_token, tied.flops_per_token);
         assert_eq!(untied.parameters[3].name, "model.layers.0.self_attn.k_proj.weight");
         assert_eq!(untied.parameters[3].shape, [16, 64]);
+    }
+    /// As GPT-2's, transposed, with fewer heads of keys and values. The last group of hidden units has six.
+    #[test]
+    fn linear_layers_consist_of_the_matrices_of_heads() {
+        let model = LlamaShape { head_width: 10, ..shape() }.model();
+        let of = |name: &str| model.facts().parameters.iter().find(|spec| spec.name.contains(name)).unwrap();
+        for (name, shape, matrix) in [
+            ("q_proj", [80, 64], [10, 64]),
+            ("k_proj", [20, 64], [10, 64]),
+            ("v_proj", [20, 64], [10, 64]),
+            ("o_proj", [64, 80], [64, 10]),
+            ("gate_proj", [96, 64], [10, 64]),
+            ("up_proj", [96, 64], [10, 64]),
+            ("down_proj", [64, 96], [64, 10]),
+        ] {
+            assert_eq!((&of(name).shape[..], of(name).group), (&shape[..], Group::Matrix(matrix)), "{name}");
+        }
     }
 }

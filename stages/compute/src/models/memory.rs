@@ -25,8 +25,8 @@ pub fn activations(architecture: &Architecture, precision: Precision, rows: usiz
         (Activation::Gated(_), Precision::F32) => inner,
         (Activation::Gated(_), Precision::Bf16) => 3 * inner / 2,
     };
-    // … the gradient of the inputs of attention (and, in bfloat16 and eight bits, the output of attention in f32), when the feed-forward part of the layer has been freed, while gradients of matrices wait to be
-    // reduced.
+    // … the gradient of the inputs of attention (and, in bfloat16 and eight bits, the output of attention in f32), when
+    // the feed-forward part of the layer has been freed, while gradients of matrices wait to be reduced.
     let attention = match (precision, architecture.positions) {
         (Precision::F32, _) => (2 * q).saturating_sub(up),
         (Precision::Bf16, Positions::Learned) => (3 * q).saturating_sub(up / 2),

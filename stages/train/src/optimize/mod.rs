@@ -37,6 +37,9 @@ pub trait Optimizer: Member {
     const SUMMARY: &'static str;
     /// A valid example table for `pipeline stages` (TOML, without the header).
     const EXAMPLE: &'static str;
+    /// The version of the code: increase it whenever the same settings and gradients may give other updates, so that a
+    /// run does not go on from a checkpoint of another version.
+    const VERSION: u32 = 0;
 
     /// Problems with the values, except for numbers out of range, which are found already. No I/O.
     fn check(&self) -> Vec<Problem> {
@@ -60,8 +63,8 @@ pub trait Optimizer: Member {
         false
     }
 
-    /// The precision of the products of updates, if there are any.
-    fn precision(&self) -> Option<Precision> {
+    /// The precision of the products of the update, if there are any.
+    fn precision(&self, _spec: &ParameterSpec) -> Option<Precision> {
         None
     }
 
@@ -149,6 +152,11 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
         self.optimizer.check_model(model).into_iter().chain(self.rate.check_model(model)).collect()
     }
 
+    fn dependencies(&self) -> Result<Vec<(String, String)>> {
+        let version = (O::VERSION > 0).then(|| ("version".to_owned(), O::VERSION.to_string()));
+        Ok(version.into_iter().collect())
+    }
+
     fn updates(&self, model: &ModelFacts) -> Option<Updates> {
         let optimizer = &self.optimizer;
         let tensors = model.parameters.iter().map(|spec| TensorUpdate {
@@ -156,7 +164,9 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
             cost: optimizer.cost(spec),
             elementwise: optimizer.is_elementwise(spec),
         });
-        Some(Updates { tensors: tensors.collect(), precision: optimizer.precision() })
+        let precisions = || model.parameters.iter().filter_map(|spec| optimizer.precision(spec));
+        let precision = precisions().find(|precision| *precision != Precision::F32).or_else(|| precisions().next());
+        Some(Updates { tensors: tensors.collect(), precision })
     }
 
     /// Provides [`RateSettings`], from which a resumed run knows whether its learning rate is the one that was planned,
