@@ -9,7 +9,8 @@ use crate::problem::Usage;
 use crate::show::{Line, Unit, Work};
 use anyhow::{Context, Result};
 use contract::{
-    CorpusPart, DocumentStart, Kind, Precision, Resources, Schedule, StageType, Step, ValidationStride, lock,
+    CODE_VERSION, CorpusPart, DocumentStart, Kind, Precision, Resources, Schedule, StageType, Step, ValidationStride,
+    lock,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -84,15 +85,16 @@ pub fn of_run(run: &Path, options: &Options, mut line: Line) -> Result<Evaluatio
         let (fingerprint, workers) = (state.fingerprint.as_ref(), options.workers);
         directory::plan_of(run, fingerprint, workers, options.stages, Scope::Evaluate, set)
     };
-    let (mut plan, mut ignored) = (load(&[])?, Vec::new());
+    let (mut plan, mut asked) = (load(&[])?, Vec::new());
     if let Some(precision) = options.precision {
         let models = plan.stages.iter().filter(|stage| stage.settings.gives().contains(&Kind::Activations));
-        ignored.extend(models.map(|model| format!("{}.precision", model.id)));
-        plan = load(&ignored.iter().map(|key| format!("{key}=\"{precision}\"")).collect::<Vec<_>>())?;
+        asked.extend(models.map(|model| format!("{}.precision", model.id)));
+        plan = load(&asked.iter().map(|key| format!("{key}=\"{precision}\"")).collect::<Vec<_>>())?;
     }
     // The code that updated the weights may have changed since.
     let optimizers = plan.stages.iter().filter(|stage| stage.settings.gives().contains(&Kind::OptimizerState));
-    ignored.extend(optimizers.map(|optimizer| format!("{}: version", optimizer.id)));
+    let versions = optimizers.map(|optimizer| format!("{}: {CODE_VERSION}", optimizer.id));
+    let ignored: Vec<String> = asked.into_iter().chain(versions).collect();
     let session = session(&plan, directory::known(run)?, &mut line)?;
     resume_checks::compare_to_evaluate(&checkpoint, state.fingerprint.as_ref(), &session.fingerprint, &ignored)?;
     if session.env.corpus.is_none_or(|corpus| corpus.validation.rows == 0) {

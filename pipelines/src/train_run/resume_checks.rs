@@ -3,6 +3,7 @@
 use crate::plan::is_retired;
 use crate::problem::Usage;
 use anyhow::Result;
+use contract::CODE_VERSION;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
@@ -98,7 +99,7 @@ pub fn differences(then: &Fingerprint, now: &Fingerprint) -> (Vec<String>, bool)
         if given(then) == given(now) || is_one && is_retired(name, &either.unwrap_or_default()) {
             continue;
         }
-        differing.push(match key.strip_suffix(": version") {
+        differing.push(match key.strip_suffix(CODE_VERSION).and_then(|key| key.strip_suffix(": ")) {
             // The version 0 is not recorded.
             Some(stage) => {
                 code = true;

@@ -65,7 +65,10 @@ pub use registry::{Member, StageSettings, StageType, stage_type};
 pub use resources::Resources;
 pub use saved::{CommitEvery, OptimizerState, Saved, Snapshot};
 pub use sections::{Section, TensorUpdate, Updates};
-pub use settings::{BatchShape, Built, Corpus, CorpusPart, Due, Facts, Memory, Port, Problem, Role, Route, Settings};
+pub use settings::{
+    BatchShape, Built, CODE_VERSION, Corpus, CorpusPart, Due, Facts, Memory, Port, Problem, Role, Route, Settings,
+    code_version,
+};
 pub use shared::{SharedValues, lock};
 pub use stage::{Emit, Source, Stage};
 pub use step::{

@@ -15,6 +15,14 @@ use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// The name of the entry of [`Settings::dependencies`] for the version of a stage's code.
+pub const CODE_VERSION: &str = "version";
+
+/// That entry. The version 0 is not recorded.
+pub fn code_version(version: u32) -> Option<(String, String)> {
+    (version > 0).then(|| (CODE_VERSION.to_owned(), version.to_string()))
+}
+
 /// How packets travel from the stage that emits them to the one that takes them.
 ///
 /// Several processes can run a graph together. Each then has its own copy of what [`Kind::is_replicated`] says, and

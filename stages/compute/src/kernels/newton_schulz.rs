@@ -17,9 +17,9 @@
 //!
 //! In bfloat16, only operands of products are rounded; sums and `x` itself stay in f32. Rounding errors of `g` are partly
 //! negative eigenvalues, which grow by a factor of up to 64 in the first step and 13 in the second, so a fourth step would
-//! need a new `g`. For the momentum of small models, the error of the result is 1 to 6 % of it. Where `x` has only a few
-//! singular values that are not tiny, the rounding errors in the other directions grow most: so matrices with a side
-//! below [`SMALL`], which take little time, are always multiplied in f32.
+//! need a new `g`. For the momentum of whole matrices of small models, the error of the result is 1 to 6 % of it. Where
+//! `x` has only a few singular values that are not tiny, the rounding errors in the other directions grow most: so
+//! matrices with a side below [`SMALL`], which take little time, are always multiplied in f32.
 use crate::kernels::gemm::{Matrix, matrix, matrix_mut, product_then, symmetric_product};
 use crate::simd::sum_of_squares;
 use crate::wide;

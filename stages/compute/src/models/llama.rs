@@ -178,6 +178,7 @@ mod tests {
         assert_eq!(untied.parameters[3].name, "model.layers.0.self_attn.k_proj.weight");
         assert_eq!(untied.parameters[3].shape, [16, 64]);
     }
+
     /// As GPT-2's, transposed, with fewer heads of keys and values. The last group of hidden units has six.
     #[test]
     fn linear_layers_consist_of_the_matrices_of_heads() {

@@ -33,7 +33,7 @@ use arrow::array::{Array, ArrayRef, AsArray, LargeStringBuilder, RecordBatch, St
 use arrow::datatypes::{DataType, Field, Schema};
 use contract::{
     At, Built, Emit, Env, Goal, Key, Kind, Member, Packet, Port, Problem, Rows, Settings, Stage, StageKeys,
-    StageSettings, StageType, Turn, stage_type,
+    StageSettings, StageType, Turn, code_version, stage_type,
 };
 use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
@@ -201,12 +201,11 @@ impl<F: Filter> Settings for FilterSettings<F> {
     }
 
     fn dependencies(&self) -> Result<Vec<(String, String)>> {
-        let version = (F::VERSION > 0).then(|| Ok(("version".to_owned(), F::VERSION.to_string())));
         let content = |(key, path): (&str, PathBuf)| {
             let content = std::fs::read(&path).with_context(|| format!("`{key}`: cannot read {}", path.display()))?;
             Ok((format!("content of `{key}`"), hash_of(&content)))
         };
-        version.into_iter().chain(self.filter.files().into_iter().map(content)).collect()
+        code_version(F::VERSION).map(Ok).into_iter().chain(self.filter.files().into_iter().map(content)).collect()
     }
 
     fn build(&self, _: &Env) -> Result<Built> {

@@ -24,7 +24,7 @@ use compute::kernels::lerp::lerp;
 use contract::{
     At, Built, Emit, Env, Gather, Kind, Member, Memory, Metric, Metrics, ModelFacts, Norms, OptimizerState, Packet,
     ParameterPiece, ParameterSpec, Port, Precision, Prepare, Problem, Purpose, Route, Schedule, Section, Settings,
-    Stage, StageKeys, StageSettings, StageType, Step, Tensor, TensorUpdate, Turn, Updates, stage_type,
+    Stage, StageKeys, StageSettings, StageType, Step, Tensor, TensorUpdate, Turn, Updates, code_version, stage_type,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -153,8 +153,7 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
     }
 
     fn dependencies(&self) -> Result<Vec<(String, String)>> {
-        let version = (O::VERSION > 0).then(|| ("version".to_owned(), O::VERSION.to_string()));
-        Ok(version.into_iter().collect())
+        Ok(code_version(O::VERSION).into_iter().collect())
     }
 
     fn updates(&self, model: &ModelFacts) -> Option<Updates> {
@@ -164,8 +163,8 @@ impl<O: Optimizer> Settings for OptimizerSettings<O> {
             cost: optimizer.cost(spec),
             elementwise: optimizer.is_elementwise(spec),
         });
-        let precisions = || model.parameters.iter().filter_map(|spec| optimizer.precision(spec));
-        let precision = precisions().find(|precision| *precision != Precision::F32).or_else(|| precisions().next());
+        let precisions = model.parameters.iter().filter_map(|spec| optimizer.precision(spec));
+        let precision = precisions.max_by_key(|precision| *precision != Precision::F32);
         Some(Updates { tensors: tensors.collect(), precision })
     }
 

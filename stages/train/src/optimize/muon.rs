@@ -12,8 +12,8 @@ use compute::kernels::gemm;
 use compute::kernels::muon::{nesterov, update};
 use compute::kernels::newton_schulz::{operations, orthogonalised, precision_of_products};
 use contract::{Group, ModelFacts, ParameterSpec, Precision, Problem, StageKeys, Tensor};
-use ndarray::Axis;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Root mean square of AdamW's updates, as a fraction of the learning rate.
 const STEP: f64 = 0.2;
@@ -51,14 +51,17 @@ impl Muon {
     }
 }
 
-/// The shape of each matrix in a tensor that Muon updates.
-fn matrices(spec: &ParameterSpec) -> Option<[usize; 2]> {
-    if let Group::Matrix(shape) = spec.group { Some(shape) } else { None }
+/// The rows and columns of each matrix in a tensor that Muon updates.
+fn matrices(spec: &ParameterSpec) -> Option<impl Iterator<Item = [Range<usize>; 2]>> {
+    let Group::Matrix([rows, columns]) = spec.group else { return None };
+    let (height, width) = (spec.shape[0], spec.shape[1]);
+    let bands = pieces(height, rows);
+    Some(bands.flat_map(move |rows| pieces(width, columns).map(move |columns| [rows.clone(), columns])))
 }
 
-/// Lengths of the pieces that `length` is cut into: `each`, and what remains.
-fn pieces(length: usize, each: usize) -> impl Iterator<Item = usize> {
-    (0..length).step_by(each).map(move |start| each.min(length - start))
+/// The pieces that `length` is cut into: of `each`, and what remains.
+fn pieces(length: usize, each: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..length).step_by(each).map(move |start| start..length.min(start + each))
 }
 
 impl Optimizer for Muon {
@@ -82,9 +85,8 @@ impl Optimizer for Muon {
     }
 
     fn cost(&self, spec: &ParameterSpec) -> u64 {
-        let Some([rows, columns]) = matrices(spec) else { return self.others.cost(spec) };
-        let of_rows = |rows| pieces(spec.shape[1], columns).map(|columns| operations(rows, columns)).sum::<u64>();
-        let products: u64 = pieces(spec.shape[0], rows).map(of_rows).sum();
+        let Some(matrices) = matrices(spec) else { return self.others.cost(spec) };
+        let products: u64 = matrices.map(|[rows, columns]| operations(rows.len(), columns.len())).sum();
         spec.len() as u64 + products / OPERATIONS_PER_ELEMENT
     }
 
@@ -96,7 +98,8 @@ impl Optimizer for Muon {
     /// bfloat16 where the CPU multiplies it fast, unless heads are narrow: orthogonalisation is approximate anyway, and
     /// the original is in bfloat16 too.
     fn precision(&self, spec: &ParameterSpec) -> Option<Precision> {
-        matrices(spec).map(|[rows, columns]| precision_of_products(gemm::fast_precision(), rows, columns))
+        let [rows, columns] = matrices(spec)?.next()?;
+        Some(precision_of_products(gemm::fast_precision(), rows.len(), columns.len()))
     }
 
     fn state(&self, spec: &ParameterSpec) -> &'static [&'static str] {
@@ -111,22 +114,19 @@ impl Optimizer for Muon {
         state: &mut [&mut Tensor],
         mut gradient: Tensor,
     ) {
-        let (Some([rows, columns]), [momentum]) = (matrices(spec), &mut *state) else {
+        let (Some(matrices), [momentum]) = (matrices(spec), &mut *state) else {
             return self.others.update(scalars, spec, parameter, state, gradient);
         };
         let keep = self.momentum(scalars.number) as f32;
         nesterov(keep, scalars.gradient_scale as f32, &mut momentum.data, &mut gradient.data);
         let shrink = (1.0 - scalars.learning_rate * self.others.decay(scalars, spec)) as f32;
         let width = spec.shape[1];
-        let (all_g, mut all_p) = (gemm::matrix(&gradient.data, width), gemm::matrix_mut(&mut parameter.data, width));
-        let bands_of_p = all_p.axis_chunks_iter_mut(Axis(0), rows);
-        for (band_of_g, mut band_of_p) in all_g.axis_chunks_iter(Axis(0), rows).zip(bands_of_p) {
-            let matrices_of_p = band_of_p.axis_chunks_iter_mut(Axis(1), columns);
-            for (g, p) in band_of_g.axis_chunks_iter(Axis(1), columns).zip(matrices_of_p) {
-                let longer = g.nrows().max(g.ncols());
-                let step = -(scalars.learning_rate * STEP * (longer as f64).sqrt()) as f32;
-                update(shrink, step, p, &orthogonalised(gemm::fast_precision(), g));
-            }
+        for [rows, columns] in matrices {
+            let (at, rows, columns) = (rows.start * width + columns.start, rows.len(), columns.len());
+            let g = gemm::block(&gradient.data, at, rows, columns, width);
+            let p = gemm::block_mut(&mut parameter.data, at, rows, columns, width);
+            let step = -(scalars.learning_rate * STEP * (rows.max(columns) as f64).sqrt()) as f32;
+            update(shrink, step, p, &orthogonalised(gemm::fast_precision(), g));
         }
     }
 }
@@ -135,7 +135,6 @@ impl Optimizer for Muon {
 mod tests {
     use super::*;
     use contract::Init;
-    use std::ops::Range;
 
     #[test]
     fn the_momentum_warms_up() {
