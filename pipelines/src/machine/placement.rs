@@ -13,7 +13,7 @@ static EVERYWHERE: OnceLock<CpuSet> = OnceLock::new();
 
 /// A worker's place.
 #[derive(Debug, PartialEq)]
-struct Place {
+struct Placement {
     cpus: Vec<usize>,
     /// Its memory node, on a machine with several.
     node: Option<usize>,
@@ -41,7 +41,7 @@ pub fn run_anywhere() {
     }
 }
 
-fn stay(place: &Place) {
+fn stay(place: &Placement) {
     let mut set = CpuSet::new();
     // The set has room for 1024 CPUs.
     place.cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU).for_each(|cpu| set.set(*cpu));
@@ -55,7 +55,7 @@ fn stay(place: &Place) {
 
 /// The place of a worker on the machine that is described below the root `/` of the file system, of which this process
 /// may use so many cores, if it should have one.
-fn place(root: &Path, cores: usize, worker: usize, workers: usize) -> Option<Place> {
+fn place(root: &Path, cores: usize, worker: usize, workers: usize) -> Option<Placement> {
     if workers < cores || cores < 2 {
         return None;
     }
@@ -69,10 +69,10 @@ fn place(root: &Path, cores: usize, worker: usize, workers: usize) -> Option<Pla
         known.sort_by_key(|cpus| (cpus.first().and_then(node_with), cpus.first().copied()));
         let cpus = known.swap_remove(worker);
         let node = cpus.first().and_then(node_with).and_then(several);
-        return Some(Place { cpus, node });
+        return Some(Placement { cpus, node });
     }
     let node = several(node_of(worker, workers, &nodes)?)?;
-    Some(Place { cpus: nodes[node].clone(), node: Some(node) })
+    Some(Placement { cpus: nodes[node].clone(), node: Some(node) })
 }
 
 /// The CPUs of each memory node that this process may run on, below the root `/` of the file system; nodes without any
@@ -153,15 +153,15 @@ mod tests {
             let siblings = format!("{},{}\n", cpu % 4, cpu % 4 + 4);
             write(root, &format!("sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list"), &siblings);
         }
-        assert_eq!(on(1, 4), Some(Place { cpus: vec![1, 5], node: None }));
+        assert_eq!(on(1, 4), Some(Placement { cpus: vec![1, 5], node: None }));
         assert_eq!((on(0, 8), on(0, 3)), (None, None), "one node");
         write(root, "sys/devices/system/node/online", "0-1\n");
         write(root, "sys/devices/system/node/node0/cpulist", "0,2,4,6\n");
         write(root, "sys/devices/system/node/node1/cpulist", "1,3,5,7\n");
-        let places: Vec<Place> = (0..4).filter_map(|worker| on(worker, 4)).collect();
-        let core = |first: usize, node: usize| Place { cpus: vec![first, first + 4], node: Some(node) };
+        let places: Vec<Placement> = (0..4).filter_map(|worker| on(worker, 4)).collect();
+        let core = |first: usize, node: usize| Placement { cpus: vec![first, first + 4], node: Some(node) };
         assert_eq!(places, [core(0, 0), core(2, 0), core(1, 1), core(3, 1)]);
-        let second = || Some(Place { cpus: vec![1, 3, 5, 7], node: Some(1) });
+        let second = || Some(Placement { cpus: vec![1, 3, 5, 7], node: Some(1) });
         assert_eq!(on(7, 8), second());
         assert_eq!(place(root, 2, 1, 2), second(), "a limit of two CPUs");
         assert_eq!(on(0, 3), None);
@@ -175,7 +175,7 @@ mod tests {
         let one = cpus[cpus.len() - 1];
         let piece = std::thread::spawn(move || {
             EVERYWHERE.get_or_init(|| sched_getaffinity(None).unwrap());
-            stay(&Place { cpus: vec![one], node: Some(1) });
+            stay(&Placement { cpus: vec![one], node: Some(1) });
             let count = || sched_getaffinity(None).unwrap().count();
             let (inherited, freed) = std::thread::spawn(move || {
                 let inherited = count();

@@ -22,11 +22,11 @@ const HUGE_PAGE: usize = 2 << 20;
 const CHUNK: usize = 1 << 30;
 
 /// The location of a piece: its chunk, and the offset in bytes from the chunk's start.
-type Place = (usize, usize);
+type Location = (usize, usize);
 
 /// An owned part of a chunk. Dropping it returns it to the pool.
 pub struct Piece {
-    place: Place,
+    location: Location,
     bytes: BytesMut,
 }
 
@@ -52,7 +52,7 @@ impl Piece {
     /// If `at` is not a multiple of a cache line, or greater than the length.
     pub fn split_off(&mut self, at: usize) -> Self {
         assert!(at.is_multiple_of(LINE), "pieces start at cache lines, byte {at} is none");
-        Self { place: (self.place.0, self.place.1 + at), bytes: self.bytes.split_off(at) }
+        Self { location: (self.location.0, self.location.1 + at), bytes: self.bytes.split_off(at) }
     }
 
     /// Takes back what [`split_off`](Self::split_off) has returned.
@@ -60,7 +60,11 @@ impl Piece {
     /// # Panics
     /// If `next` does not begin where this piece ends.
     pub fn unsplit(&mut self, mut next: Self) {
-        assert_eq!((self.place.0, self.place.1 + self.bytes.len()), next.place, "pieces that are not adjacent");
+        assert_eq!(
+            (self.location.0, self.location.1 + self.bytes.len()),
+            next.location,
+            "pieces that are not adjacent"
+        );
         self.bytes.unsplit(std::mem::take(&mut next.bytes));
         std::mem::forget(next);
     }
@@ -68,7 +72,7 @@ impl Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        pool().put(self.place, std::mem::take(&mut self.bytes));
+        pool().put(self.location, std::mem::take(&mut self.bytes));
     }
 }
 
@@ -108,9 +112,9 @@ fn pool() -> MutexGuard<'static, Pool> {
 }
 
 struct Pool {
-    free: BTreeMap<Place, BytesMut>,
+    free: BTreeMap<Location, BytesMut>,
     /// The free pieces by node and size.
-    sizes: BTreeSet<(usize, usize, Place)>,
+    sizes: BTreeSet<(usize, usize, Location)>,
     /// The node of each chunk.
     nodes: Vec<usize>,
     taken: usize,
@@ -125,34 +129,34 @@ impl Pool {
     /// Allocates a piece of `need` bytes on a node.
     fn take(&mut self, node: usize, need: usize) -> Piece {
         let fit = self.sizes.range((node, need, (0, 0))..(node + 1, 0, (0, 0))).next();
-        let place = fit.map(|(_, _, place)| *place).unwrap_or_else(|| self.grow(node, need));
-        let mut bytes = self.remove(place);
+        let location = fit.map(|(_, _, location)| *location).unwrap_or_else(|| self.grow(node, need));
+        let mut bytes = self.remove(location);
         if bytes.len() > need {
             let rest = bytes.split_off(need);
-            self.insert((place.0, place.1 + need), rest);
+            self.insert((location.0, location.1 + need), rest);
         }
         self.taken += need;
         self.most = self.most.max(self.taken);
-        Piece { place, bytes }
+        Piece { location, bytes }
     }
 
-    fn put(&mut self, mut place: Place, mut bytes: BytesMut) {
+    fn put(&mut self, mut location: Location, mut bytes: BytesMut) {
         self.taken -= bytes.len();
-        let before = self.free.range(..place).next_back().map(|(at, bytes)| (*at, bytes.len()));
-        if let Some((at, _)) = before.filter(|(at, length)| (at.0, at.1 + length) == place) {
+        let before = self.free.range(..location).next_back().map(|(at, bytes)| (*at, bytes.len()));
+        if let Some((at, _)) = before.filter(|(at, length)| (at.0, at.1 + length) == location) {
             let mut joined = self.remove(at);
             joined.unsplit(bytes);
-            (place, bytes) = (at, joined);
+            (location, bytes) = (at, joined);
         }
-        let after = (place.0, place.1 + bytes.len());
+        let after = (location.0, location.1 + bytes.len());
         if self.free.contains_key(&after) {
             bytes.unsplit(self.remove(after));
         }
-        self.insert(place, bytes);
+        self.insert(location, bytes);
     }
 
     /// Adds a chunk with room for `need` bytes to the free pieces of a node.
-    fn grow(&mut self, node: usize, need: usize) -> Place {
+    fn grow(&mut self, node: usize, need: usize) -> Location {
         let size = need.next_multiple_of(HUGE_PAGE).max(CHUNK);
         let mut chunk = BytesMut::zeroed(size + HUGE_PAGE);
         let start = (chunk.as_ptr() as usize).wrapping_neg() % HUGE_PAGE;
@@ -161,20 +165,20 @@ impl Pool {
         if let Some(advise) = ADVICE.get() {
             advise(&mut chunk);
         }
-        let place = (self.nodes.len(), 0);
+        let location = (self.nodes.len(), 0);
         self.nodes.push(node);
-        self.insert(place, chunk);
-        place
+        self.insert(location, chunk);
+        location
     }
 
-    fn insert(&mut self, place: Place, bytes: BytesMut) {
-        self.sizes.insert((self.nodes[place.0], bytes.len(), place));
-        self.free.insert(place, bytes);
+    fn insert(&mut self, location: Location, bytes: BytesMut) {
+        self.sizes.insert((self.nodes[location.0], bytes.len(), location));
+        self.free.insert(location, bytes);
     }
 
-    fn remove(&mut self, place: Place) -> BytesMut {
-        let bytes = self.free.remove(&place).unwrap_or_default();
-        self.sizes.remove(&(self.nodes[place.0], bytes.len(), place));
+    fn remove(&mut self, location: Location) -> BytesMut {
+        let bytes = self.free.remove(&location).unwrap_or_default();
+        self.sizes.remove(&(self.nodes[location.0], bytes.len(), location));
         bytes
     }
 }
@@ -186,7 +190,7 @@ mod tests {
 
     /// Returns a piece to a pool other than the process's own.
     fn back(pool: &mut Pool, mut piece: Piece) {
-        pool.put(piece.place, std::mem::take(&mut piece.bytes));
+        pool.put(piece.location, std::mem::take(&mut piece.bytes));
         std::mem::forget(piece);
     }
 
@@ -241,7 +245,7 @@ mod tests {
     fn what_is_larger_than_a_chunk_has_one_of_its_own() {
         let mut pool = Pool::new();
         let (small, large) = (pool.take(0, LINE), pool.take(0, CHUNK + LINE));
-        assert_eq!((small.place, large.place), ((0, 0), (1, 0)));
+        assert_eq!((small.location, large.location), ((0, 0), (1, 0)));
         back(&mut pool, large);
         back(&mut pool, small);
         assert_eq!((pool.free.len(), pool.taken, pool.most), (2, 0, CHUNK + 2 * LINE));
@@ -252,7 +256,7 @@ mod tests {
     fn nodes_have_chunks_of_their_own() {
         let mut pool = Pool::new();
         let pieces = [(0, LINE), (1, LINE), (1, 2 * LINE), (0, LINE)].map(|(node, need)| pool.take(node, need));
-        assert_eq!(pieces.each_ref().map(|piece| piece.place), [(0, 0), (1, 0), (1, LINE), (0, LINE)]);
+        assert_eq!(pieces.each_ref().map(|piece| piece.location), [(0, 0), (1, 0), (1, LINE), (0, LINE)]);
         pieces.into_iter().for_each(|piece| back(&mut pool, piece));
         assert_eq!(pool.sizes.into_iter().collect::<Vec<_>>(), [(0, CHUNK, (0, 0)), (1, CHUNK, (1, 0))]);
     }

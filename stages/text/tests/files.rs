@@ -32,7 +32,7 @@ fn every_string_type_and_nulls() {
         assert_eq!(texts(&store), values.map(|v| v.map(str::to_string)), "{column}");
         let taken = store.take([4, 1, 0]).unwrap();
         assert_eq!(taken.iter().flatten().collect::<Vec<_>>(), [values[4].unwrap(), "", "one"]);
-        assert_eq!(store.place(4).unwrap().to_string(), format!("{}, row group 2, row 0", path.display()));
+        assert_eq!(store.position(4).unwrap().to_string(), format!("{}, row group 2, row 0", path.display()));
         assert!(store.get(5).is_err());
         let survey = Survey::of(&store, Split::Every(5), &mut silent()).unwrap();
         assert_eq!((survey.all_rows, survey.rows), (5, vec![0, 2, 4]));

@@ -77,8 +77,8 @@ impl Decompressed {
         let mut input = BufReader::with_capacity(1 << 18, file);
         let head = input.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
         let codec = Codec::of(path, head)?;
-        let unpacked = Self::new(input, codec).with_context(|| format!("cannot unpack {}", path.display()))?;
-        Ok(Self { name: path.display().to_string(), ..unpacked })
+        let decompressed = Self::new(input, codec).with_context(|| format!("cannot decompress {}", path.display()))?;
+        Ok(Self { name: path.display().to_string(), ..decompressed })
     }
 
     /// A stream over any input.
@@ -291,7 +291,7 @@ mod tests {
 
     const CODECS: [Codec; 3] = [Codec::Gzip, Codec::Zstd, Codec::Bzip2];
 
-    fn unpack(packed: Vec<u8>, codec: Codec) -> (Vec<u8>, Option<Damage>) {
+    fn decompress(packed: Vec<u8>, codec: Codec) -> (Vec<u8>, Option<Damage>) {
         let mut input = Decompressed::new(Cursor::new(packed), codec).unwrap();
         let mut found = Vec::new();
         input.read_to_end(&mut found).unwrap();
@@ -306,7 +306,7 @@ mod tests {
     fn parts_one_after_the_other() {
         for codec in CODECS {
             let whole = [pack(codec, b"one, "), pack(codec, b""), pack(codec, b"two")].concat();
-            assert_eq!(unpack(whole, codec), (b"one, two".to_vec(), None), "{codec:?}");
+            assert_eq!(decompress(whole, codec), (b"one, two".to_vec(), None), "{codec:?}");
         }
     }
 
@@ -317,7 +317,7 @@ mod tests {
             let whole = text(200_000);
             let packed = pack(codec, &whole);
             for length in [0, 1, 3, 10, packed.len() / 2, packed.len() - 1] {
-                let (found, damage) = unpack(packed[..length].to_vec(), codec);
+                let (found, damage) = decompress(packed[..length].to_vec(), codec);
                 let damage = damage.unwrap_or_else(|| panic!("{codec:?} cut to {length} is whole"));
                 assert_eq!((damage.reason, damage.intact), (Reason::Cut, found.len() as u64), "{codec:?} {length}");
                 assert!(whole.starts_with(&found), "{codec:?} {length}");
@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn a_frame_to_skip_is_skipped() {
         let packed = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4], &*pack(Codec::Zstd, b"x")].concat();
-        assert_eq!(unpack(packed, Codec::Zstd), (b"x".to_vec(), None));
+        assert_eq!(decompress(packed, Codec::Zstd), (b"x".to_vec(), None));
     }
 
     proptest! {
@@ -342,7 +342,7 @@ mod tests {
             let mut packed = pack(codec, &part).repeat(parts);
             let bit = (bit % (packed.len() as u64 * 8)) as usize;
             packed[bit / 8] ^= 1 << (bit % 8);
-            let (found, damage) = unpack(packed, codec);
+            let (found, damage) = decompress(packed, codec);
             match damage {
                 None => prop_assert_eq!(found, whole),
                 Some(damage) => {

@@ -277,7 +277,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn unpacked(packed: Vec<u8>, threads: usize) -> (Vec<u8>, Option<ErrorKind>) {
+    fn decompressed(packed: Vec<u8>, threads: usize) -> (Vec<u8>, Option<ErrorKind>) {
         let mut out = Vec::new();
         let ended = ParallelBzip2::new(Cursor::new(packed), threads).read_to_end(&mut out);
         (out, ended.err().map(|e| e.kind()))
@@ -299,10 +299,10 @@ mod tests {
         let plain = packed(&bytes, 1);
         let multistream: Vec<u8> = bytes.chunks(333_333).flat_map(|part| packed(part, 9)).collect();
         for threads in [1, 3] {
-            assert!(unpacked(plain.clone(), threads) == (bytes.clone(), None));
-            assert!(unpacked(multistream.clone(), threads) == (bytes.clone(), None));
+            assert!(decompressed(plain.clone(), threads) == (bytes.clone(), None));
+            assert!(decompressed(multistream.clone(), threads) == (bytes.clone(), None));
         }
-        assert_eq!(unpacked(packed(b"", 1), 2), (vec![], None));
+        assert_eq!(decompressed(packed(b"", 1), 2), (vec![], None));
     }
 
     #[test]
@@ -311,13 +311,13 @@ mod tests {
         let whole = packed(&bytes, 1);
         let mut flipped = whole.clone();
         flipped[whole.len() / 2] ^= 4;
-        let (out, why) = unpacked(flipped, 2);
+        let (out, why) = decompressed(flipped, 2);
         assert!(bytes.starts_with(&out) && out.len() > 100_000 && why == Some(ErrorKind::InvalidData));
         for length in [0, 1, 9, 10, whole.len() / 2, whole.len() - 1] {
-            let (out, why) = unpacked(whole[..length].to_vec(), 2);
+            let (out, why) = decompressed(whole[..length].to_vec(), 2);
             assert!(bytes.starts_with(&out) && why == Some(ErrorKind::UnexpectedEof), "{length}");
         }
-        assert_eq!(unpacked(b"this is not bzip2 at all".to_vec(), 2).1, Some(ErrorKind::InvalidData));
+        assert_eq!(decompressed(b"this is not bzip2 at all".to_vec(), 2).1, Some(ErrorKind::InvalidData));
     }
 
     #[test]
@@ -346,7 +346,7 @@ mod tests {
             let mut bytes = packed(&part, 1).repeat(parts);
             let bit = bit.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
-            let (out, why) = unpacked(bytes, 2);
+            let (out, why) = decompressed(bytes, 2);
             prop_assert!(whole.starts_with(&out) && (why.is_some() || out == whole));
         }
     }

@@ -53,7 +53,7 @@ reasons! {
     NotJson = "not JSON", "A line that is not one JSON object.";
     NoColumn = "no such column", "A JSON object without the column, or with something else than a string in it.";
     Cut = "cut short", "A packed stream or a dump that ends before its end.";
-    Damaged = "damaged", "A packed stream whose check sums do not fit, or that cannot be unpacked.";
+    Damaged = "damaged", "A packed stream whose check sums do not fit, or that cannot be decompressed.";
     Page = "not a page", "A page of a dump that is not sound XML, or lacks what a page has.";
     Markup = "markup", "A page whose wikitext the converter gave up on.";
     TooLong = "too long", "A document of more than 256 MiB.";
@@ -151,15 +151,15 @@ pub struct Quarantine {
 #[derive(Clone, Debug)]
 enum Part {
     /// The entries about these files are in a file written by [`write()`].
-    Kept(PathBuf, Range<u64>),
-    Held(Arc<Vec<Unreadable>>),
+    InFile(PathBuf, Range<u64>),
+    InMemory(Arc<Vec<Unreadable>>),
 }
 
 impl Part {
     fn each(&self, f: &mut dyn FnMut(Unreadable) -> Result<()>) -> Result<()> {
         match self {
-            Part::Kept(path, files) => read(path, &mut |bad| if files.contains(&bad.file) { f(bad) } else { Ok(()) }),
-            Part::Held(bad) => bad.iter().cloned().try_for_each(f),
+            Part::InFile(path, files) => read(path, &mut |bad| if files.contains(&bad.file) { f(bad) } else { Ok(()) }),
+            Part::InMemory(bad) => bad.iter().cloned().try_for_each(f),
         }
     }
 }
@@ -173,7 +173,7 @@ impl Quarantine {
 
     /// Adds those of such entries that are about `files`, indices of `paths`.
     pub fn add_files(&mut self, kept: PathBuf, paths: Vec<PathBuf>, files: Range<u64>) -> Result<()> {
-        let part = Part::Kept(kept, files);
+        let part = Part::InFile(kept, files);
         part.each(&mut |bad| {
             self.counts.add(&bad);
             Ok(())
@@ -185,7 +185,7 @@ impl Quarantine {
     /// Adds entries that refer to the files `paths`.
     pub fn hold(&mut self, bad: Vec<Unreadable>, paths: Vec<PathBuf>) {
         bad.iter().for_each(|bad| self.counts.add(bad));
-        self.parts.push((Part::Held(Arc::new(bad)), paths));
+        self.parts.push((Part::InMemory(Arc::new(bad)), paths));
     }
 
     /// Adds everything in `other`, which is about other files.

@@ -17,7 +17,7 @@ pub struct ReadOutcome {
     /// How the stream was damaged, if it was.
     pub damage: Option<Damage>,
     /// Decompressed bytes that were read.
-    pub unpacked: u64,
+    pub decompressed: u64,
     /// Bytes of the compressed file that were read.
     pub packed: u64,
 }
@@ -26,7 +26,7 @@ impl ReadOutcome {
     /// Whether documents have been emitted that may not be in the original. If so, the file has to be read again, up to
     /// [`Damage::intact`].
     pub fn is_doubtful(&self) -> bool {
-        self.damage.as_ref().is_some_and(|damage| damage.intact < self.unpacked)
+        self.damage.as_ref().is_some_and(|damage| damage.intact < self.decompressed)
     }
 
     /// The quarantine entry of a damaged stream of `size` bytes, of which `kept` documents remain. It counts the
@@ -63,7 +63,7 @@ pub fn convert(
         emit(found)
     };
     reader.read(input, path, &mut counted)?;
-    Ok(ReadOutcome { documents, damage: state.damage(), unpacked: state.given(), packed: state.packed() })
+    Ok(ReadOutcome { documents, damage: state.damage(), decompressed: state.given(), packed: state.packed() })
 }
 
 /// Reads the file at `path` with `reader` up to its first document, but no more than its first 16 MiB (decompressed).

@@ -3,7 +3,7 @@ use crate::input::ingest::DocumentFile;
 use crate::input::quarantine::{OnBadData, Quarantine, Unreadable, lost_row_groups};
 use crate::parquet::about::{self, About};
 use crate::parquet::pieces::TextColumn;
-use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Piece, Place, RowGroups};
+use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Piece, RowGroups, RowPosition};
 use crate::support::cache::{Cache, key};
 use crate::support::permutation::choose;
 use crate::support::problem::TextProblem;
@@ -210,8 +210,8 @@ impl DocumentStore {
     }
 
     /// The position of `row`, for messages.
-    pub fn place(&self, row: u64) -> Option<Place> {
-        self.groups.place(self.file_row(row))
+    pub fn position(&self, row: u64) -> Option<RowPosition> {
+        self.groups.position(self.file_row(row))
     }
 
     /// One text; `None` if it is null.

@@ -27,7 +27,7 @@ pub struct RowGroups {
     rows: u64,
     decoder: Box<dyn Decoder>,
     piece_bytes: usize,
-    kept: Mutex<Kept>,
+    cache: Mutex<PieceCache>,
     locks: Vec<Mutex<()>>,
 }
 
@@ -59,7 +59,7 @@ pub struct Piece {
 
 /// The position of a row, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct RowPosition {
     /// The file.
     pub file: PathBuf,
     /// The row group in it.
@@ -68,7 +68,7 @@ pub struct Place {
     pub row: usize,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for RowPosition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}, row group {}, row {}", self.file.display(), self.row_group, self.row)
     }
@@ -165,7 +165,15 @@ impl RowGroups {
             }
         }
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        Self { files, groups, rows, decoder, piece_bytes: PIECE_BYTES, kept: Mutex::new(Kept::new(budget)), locks }
+        Self {
+            files,
+            groups,
+            rows,
+            decoder,
+            piece_bytes: PIECE_BYTES,
+            cache: Mutex::new(PieceCache::new(budget)),
+            locks,
+        }
     }
 
     /// With pieces of up to `bytes` bytes.
@@ -204,10 +212,10 @@ impl RowGroups {
     }
 
     /// The position of `row`. If it is past the end: the end of the last row group.
-    pub fn place(&self, row: u64) -> Option<Place> {
+    pub fn position(&self, row: u64) -> Option<RowPosition> {
         let (group, row) = self.locate(row)?;
         let group = &self.groups[group];
-        Some(Place { file: self.files[group.file].path.clone(), row_group: group.index, row })
+        Some(RowPosition { file: self.files[group.file].path.clone(), row_group: group.index, row })
     }
 
     /// The piece that contains `row`.
@@ -261,12 +269,12 @@ impl RowGroups {
         };
         let at = pieces.partition_point(|start| *start <= row).saturating_sub(1);
         let rows = pieces[at]..pieces.get(at + 1).copied().unwrap_or_else(|| self.announced_rows(group));
-        if let Some(array) = self.kept().get((number, rows.start)) {
+        if let Some(array) = self.cache().get((number, rows.start)) {
             return Ok(self.piece(group, array, rows));
         }
         drop(busy);
         let _busy = self.locks[(number + at) % LOCKS].lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(array) = self.kept().get((number, rows.start)) {
+        if let Some(array) = self.cache().get((number, rows.start)) {
             return Ok(self.piece(group, array, rows));
         }
         let decoded = decode(&self.files[group.file].path, |input| {
@@ -276,7 +284,7 @@ impl RowGroups {
         if array.len() as u64 != rows.end - rows.start {
             return Err(self.corrupt(group, "it has changed"));
         }
-        self.kept().put((number, rows.start), array.clone());
+        self.cache().put((number, rows.start), array.clone());
         Ok(self.piece(group, array, rows))
     }
 
@@ -294,7 +302,7 @@ impl RowGroups {
                     return Ok(());
                 }
                 let rows = next..next + array.len() as u64;
-                self.kept().put((number, next), array.clone());
+                self.cache().put((number, next), array.clone());
                 starts.push(next);
                 next = rows.end;
                 if rows.contains(&row) {
@@ -333,20 +341,20 @@ impl RowGroups {
         Error::new(TextProblem::Corrupt { file, row_group: Some(group.index), why })
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> MutexGuard<'_, PieceCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A cache of recently used pieces, by row group and first row, with a limit in bytes.
-struct Kept {
+struct PieceCache {
     groups: HashMap<(usize, u64), (ArrayRef, u64)>,
     bytes: usize,
     budget: usize,
     clock: u64,
 }
 
-impl Kept {
+impl PieceCache {
     fn new(budget: usize) -> Self {
         Self { groups: HashMap::new(), bytes: 0, budget, clock: 0 }
     }

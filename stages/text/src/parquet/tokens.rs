@@ -7,7 +7,7 @@ use crate::parquet::about::{self, About};
 use crate::parquet::decode::Input;
 use crate::parquet::encoding::{TokenLists, encodings, token_type, vocabulary_notes};
 use crate::parquet::pieces::{Batches, Decoder};
-use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Piece, Place, RowGroups};
+use crate::parquet::row_groups::{DEFAULT_BUDGET, OpenFile, Piece, RowGroups, RowPosition};
 use crate::parquet::table::read_parquet;
 use crate::support::cache::{Cache, key, write_whole};
 use crate::support::problem::TextProblem;
@@ -163,8 +163,8 @@ impl TokenStore {
     }
 
     /// The position of `row`, for messages.
-    pub fn place(&self, row: u64) -> Option<Place> {
-        self.groups.place(row)
+    pub fn position(&self, row: u64) -> Option<RowPosition> {
+        self.groups.position(row)
     }
 
     /// Calls `f` with the ids of each of `rows`; a null list counts as an empty one.

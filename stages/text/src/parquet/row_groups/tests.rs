@@ -89,7 +89,7 @@ fn a_row_group_of_more_than_2_gib_is_read_in_pieces() {
 #[test]
 fn the_least_recently_used_goes_first() {
     let array = || Arc::new(UInt8Array::from(vec![0u8; 1 << 12])) as ArrayRef;
-    let mut kept = Kept::new(2 * array().get_array_memory_size());
+    let mut kept = PieceCache::new(2 * array().get_array_memory_size());
     for group in 0..2usize {
         kept.put((group, 0), array());
     }

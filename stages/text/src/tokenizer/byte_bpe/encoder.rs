@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
 /// Number of slots in the cache of short words, a power of two.
-const PLACES: usize = 1 << 15;
+const SLOTS: usize = 1 << 15;
 /// Length of the longest word in the cache of short words: with its length it fits 128 bits.
 const SHORT: usize = 15;
 /// Length of the longest word that is cached at all.
@@ -49,7 +49,7 @@ fn encode_with(model: &Model, cache: &mut Cache, text: &str, ids: &mut Vec<u32>)
 
 /// A short word and its ids or, if there are too many, where they are stored and how many.
 #[derive(Clone, Copy, Default)]
-struct Place {
+struct Slot {
     word: u128,
     count: u32,
     ids: [u32; 3],
@@ -57,7 +57,7 @@ struct Place {
 
 /// Short words are in a direct-mapped table, in which a new word replaces the old one; longer words are in a map.
 struct Cache {
-    places: Vec<Place>,
+    slots: Vec<Slot>,
     long: FxHashMap<Box<[u8]>, (u32, u32)>,
     kept: Vec<u32>,
     scratch: Vec<u32>,
@@ -65,12 +65,7 @@ struct Cache {
 
 impl Cache {
     fn new() -> Self {
-        Self {
-            places: vec![Place::default(); PLACES],
-            long: FxHashMap::default(),
-            kept: Vec::new(),
-            scratch: Vec::new(),
-        }
+        Self { slots: vec![Slot::default(); SLOTS], long: FxHashMap::default(), kept: Vec::new(), scratch: Vec::new() }
     }
 
     /// Appends the ids of the word `text[from..to]`.
@@ -80,8 +75,8 @@ impl Cache {
             return self.long_word(model, &text[from..to], ids);
         }
         let word = packed(text, from, to);
-        let at = place(word);
-        let found = self.places[at];
+        let at = slot(word);
+        let found = self.slots[at];
         if found.word != word {
             return self.new_word(model, &text[from..to], word, ids);
         }
@@ -97,13 +92,13 @@ impl Cache {
         let from = ids.len();
         model.word(spelled, &mut self.scratch, ids);
         let found = &ids[from..];
-        let mut new = Place { word, count: found.len() as u32, ids: [0; 3] };
+        let mut new = Slot { word, count: found.len() as u32, ids: [0; 3] };
         if found.len() <= new.ids.len() {
             new.ids[..found.len()].copy_from_slice(found);
         } else {
             new.ids[0] = self.keep(found);
         }
-        self.places[place(word)] = new;
+        self.slots[slot(word)] = new;
     }
 
     fn long_word(&mut self, model: &Model, word: &[u8], ids: &mut Vec<u32>) {
@@ -125,7 +120,7 @@ impl Cache {
         if self.kept.len() + ids.len() > KEPT {
             self.kept.clear();
             self.long.clear();
-            self.places.fill(Place::default());
+            self.slots.fill(Slot::default());
         }
         self.kept.extend_from_slice(ids);
         (self.kept.len() - ids.len()) as u32
@@ -144,9 +139,9 @@ fn packed(text: &[u8], from: usize, to: usize) -> u128 {
 }
 
 #[inline]
-fn place(word: u128) -> usize {
+fn slot(word: u128) -> usize {
     let (low, high) = (word as u64, (word >> 64) as u64);
     let mixed = (low ^ high.rotate_left(29)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    (mixed >> 32) as usize % PLACES
+    (mixed >> 32) as usize % SLOTS
 }
