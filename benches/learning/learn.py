@@ -33,8 +33,9 @@ STEP_TOKENS = 32 * 128
 BASELINE_STEPS = 600
 PYTORCH = "PyTorch: GPT-2, AdamW 1e-3, compiled"
 
-# Layers, heads and width. Parameters (in millions, GPT-2 with its vocabulary of 10,000): 4, 12 and 30.
-SIZES = {"seed": (2, 8, 256), "12M": (5, 6, 384), "30M": (8, 8, 512)}
+# Layers, heads, width and sequence length. Parameters (in millions, GPT-2 with its vocabulary of 10,000): 4, 12, 30 and
+# 15. The last is the shape `small` of `pipeline bench`, but for its vocabulary.
+SIZES = {"seed": (2, 8, 256, 128), "12M": (5, 6, 384, 128), "30M": (8, 8, 512, 128), "small": (6, 6, 384, 256)}
 ADAMW = {"type": "adamw", "learning_rate": 1e-3, "warmup_steps": 50}
 MUON = {
     "type": "muon",
@@ -55,6 +56,7 @@ MUON_TIED = {key: value for key, value in MUON.items() if not key.startswith("he
 GPT2 = {"type": "gpt2"}
 NANOCHAT = {"type": "nanochat", "tied_head": False}
 QWEN3 = {"type": "qwen3", "tied_head": False}
+INT8 = {"precision": "int8"}
 # Name, model, optimizer, steps of 4,096 tokens, and, if it is another one, the batch in tokens.
 VARIANTS = [
     ("GPT-2, AdamW 1e-3 (the baseline)", GPT2, ADAMW, 600),
@@ -68,17 +70,24 @@ VARIANTS = [
     ("Qwen 3, Muon, 150 steps", QWEN3, MUON, 150),
     ("NanoChat, Muon, 150 steps", NANOCHAT, MUON, 150),
     ("Qwen 3, Muon, 115 steps", QWEN3, MUON, 115),
-    ("Qwen 3, Muon, 115 steps, int8", QWEN3 | {"precision": "int8"}, MUON, 115),
+    ("Qwen 3, Muon, 115 steps, int8", QWEN3 | INT8, MUON, 115),
     ("Qwen 3, Muon, batch of 2,048", QWEN3, MUON, 600, 2048),
     ("Qwen 3, Muon, batch of 2,048, 150 steps", QWEN3, MUON, 150, 2048),
     ("Qwen 3, Muon, batch of 2,048, 104 steps", QWEN3, MUON, 104, 2048),
     ("GPT-2, AdamW 1e-3, batch of 2,048", GPT2, ADAMW | {"warmup_steps": 100}, 600, 2048),
     ("GPT-2, AdamW 3e-3, batch of 2,048", GPT2, ADAMW | {"learning_rate": 3e-3, "warmup_steps": 100}, 600, 2048),
-    ("Qwen 3, Muon, 600 steps, int8", QWEN3 | {"precision": "int8"}, MUON, 600),
-    ("GPT-2, AdamW 1e-3, int8", GPT2 | {"precision": "int8"}, ADAMW, 600),
-    ("GPT-2, AdamW 3e-3, int8", GPT2 | {"precision": "int8"}, ADAMW | {"learning_rate": 3e-3}, 600),
-    ("GPT-2, AdamW 1e-3, 3,000 steps, int8", GPT2 | {"precision": "int8"}, ADAMW, 3000),
-    ("NanoChat, Muon, 150 steps, int8", NANOCHAT | {"precision": "int8"}, MUON, 150),
+    ("Qwen 3, Muon, batch of 2,048, 150 steps, int8", QWEN3 | INT8, MUON, 150, 2048),
+    ("Qwen 3, Muon 4e-3, batch of 2,048, 150 steps, int8", QWEN3 | INT8, MUON | {"learning_rate": 4e-3}, 150, 2048),
+    *(
+        (f"Qwen 3, AdamW {rate}, batch of 2,048, 150 steps, int8", QWEN3 | INT8, ADAMW | {"learning_rate": float(rate)}, 150, 2048)
+        for rate in ("1e-3", "2e-3", "4e-3")
+    ),
+    ("Qwen 3, Muon, 600 steps, int8", QWEN3 | INT8, MUON, 600),
+    ("GPT-2, AdamW 5e-4, int8", GPT2 | INT8, ADAMW | {"learning_rate": 5e-4}, 600),
+    ("GPT-2, AdamW 1e-3, int8", GPT2 | INT8, ADAMW, 600),
+    ("GPT-2, AdamW 3e-3, int8", GPT2 | INT8, ADAMW | {"learning_rate": 3e-3}, 600),
+    ("GPT-2, AdamW 1e-3, 3,000 steps, int8", GPT2 | INT8, ADAMW, 3000),
+    ("NanoChat, Muon, 150 steps, int8", NANOCHAT | INT8, MUON, 150),
 ]
 # The curves of the picture, with label and colour.
 PLOTTED = {
@@ -144,10 +153,11 @@ def millrace(program, size, seed, model, optimizer, steps, batch=STEP_TOKENS):
     """Trains one model. Returns (step of 4,096 tokens, bits per byte, seconds since the run began to train) of each
     validation."""
     updates = STEP_TOKENS // batch
-    layers, heads, width = SIZES[size]
+    layers, heads, width, length = SIZES[size]
     model = {"precision": "bf16"} | model | {"layers": layers, "heads": heads, "width": width}
-    # A short run is validated once, at its end. 600 steps are a quarter of an epoch. The pool (pack.shuffle_tokens) has
-    # the size of the corpus, from which curve.py, too, draws its sequences.
+    # Only 600 steps of `seed` are validated before their end: validation of 30 million parameters takes as long as 40 steps.
+    # 600 steps are a quarter of an epoch. The pool (pack.shuffle_tokens) has the size of the corpus, from which curve.py,
+    # too, draws its sequences.
     text = f"""extends = "{REPOSITORY}/configs/base.toml"
 [run]
 name = "learning"
@@ -159,11 +169,11 @@ validation_every = 20
 [stage.tokenize]
 tokenizer = "{SHARED}/peers/wiki-10k.tokenizer.json"
 [stage.pack]
-sequence_length = 128
-micro_batch_size = {batch // 256}
+sequence_length = {length}
+micro_batch_size = {batch // length // 2}
 micro_batches = 2
 [stage.evaluate]
-interval = {updates * (50 if steps == BASELINE_STEPS else steps)}
+interval = {updates * (50 if size == "seed" and steps == BASELINE_STEPS else steps)}
 [stage.checkpoint]
 interval = 0
 """
