@@ -11,7 +11,9 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 const PLAN: &str = r#"
 [stage.read]
@@ -69,6 +71,27 @@ fn same(scratch: &Scratch, one: &str, other: &str) {
     for (name, content) in &one {
         assert!(*content == other[name], "{name} differs");
     }
+}
+
+/// Kills preparations into `out` after each of these times in milliseconds: its first version must not change. One that is
+/// not killed then writes what a preparation from nothing writes, and leaves nothing else behind.
+fn assert_kills_leave_no_trace(scratch: &Scratch, waits: &[u64]) {
+    let before = files(&scratch.path("out/v1"));
+    for wait in waits {
+        let mut command = scratch.command(&["run", "prepare.toml", "--run-dir", "out"]);
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(*wait));
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(files(&scratch.path("out/v1")) == before, "killed after {wait} ms");
+    }
+    prepare(scratch, "out", &[]).succeeds();
+    prepare(scratch, "fresh", &[]).succeeds();
+    let entries = std::fs::read_dir(scratch.path("out")).unwrap();
+    let names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().all(|name| !name.starts_with(".draft")), "{names:?}");
+    let last = names.iter().filter(|name| name.starts_with('v')).max().unwrap();
+    same(scratch, &format!("out/{last}"), "fresh/v1");
 }
 
 /// Documents, of which some are copies and some near-duplicates of others.

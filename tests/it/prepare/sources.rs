@@ -1,6 +1,8 @@
 //! Several sources in one preparation: an update equals a run from nothing whatever moves between them, what `stat` says
 //! of each, filters of one source and of all, and what is refused.
-use super::{Documents, PLAN, documents, edit, edited, files, prepare, rows, same, write, write_columns};
+use super::{
+    Documents, PLAN, assert_kills_leave_no_trace, documents, edit, edited, prepare, rows, same, write, write_columns,
+};
 use crate::support::{Random, Scratch, python};
 use arrow::array::BinaryArray;
 use serde_json::Value;
@@ -252,23 +254,9 @@ fn a_preparation_of_several_sources_that_is_killed_leaves_what_was_there() {
     write(&scratch, "wiki.parquet", &wiki);
     write_lines(&scratch, "books.jsonl", &books);
     prepare(&scratch, "out", &[]).succeeds();
-    let before = files(&scratch.path("out/v1"));
     edit(&mut wiki, &mut random);
     write(&scratch, "wiki.parquet", &wiki);
-    for wait in [20, 120, 400] {
-        let mut command = scratch.command(&["run", "prepare.toml", "--run-dir", "out"]);
-        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(wait));
-        let _ = child.kill();
-        let _ = child.wait();
-        assert!(files(&scratch.path("out/v1")) == before, "killed after {wait} ms");
-    }
-    prepare(&scratch, "out", &[]).succeeds();
-    prepare(&scratch, "fresh", &[]).succeeds();
-    let folders = std::fs::read_dir(scratch.path("out")).unwrap();
-    let last = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let last = last.filter(|name| name.starts_with('v')).max().unwrap();
-    same(&scratch, &format!("out/{last}"), "fresh/v1");
+    assert_kills_leave_no_trace(&scratch, &[20, 120, 400]);
 }
 
 #[test]

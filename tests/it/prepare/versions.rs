@@ -1,5 +1,5 @@
 //! Versions: what an update writes again, what `diff` reports, and what is left when it fails.
-use super::{Documents, PLAN, documents, edit, files, prepare, same, write};
+use super::{Documents, PLAN, assert_kills_leave_no_trace, documents, edit, files, prepare, same, write};
 use crate::support::{Random, Scratch, corpus};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -117,32 +117,9 @@ fn a_run_that_is_killed_leaves_what_was_there() {
     let mut corpus = documents(400, &mut random);
     write(&scratch, "in.parquet", &corpus);
     prepare(&scratch, "out", &[]).succeeds();
-    let before = files(&scratch.path("out/v1"));
     edit(&mut corpus, &mut random);
     write(&scratch, "in.parquet", &corpus);
-    for wait in [0, 20, 60, 120, 250] {
-        let mut child = scratch
-            .command(&["run", "prepare.toml", "--run-dir", "out"])
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(wait));
-        let _ = child.kill();
-        let _ = child.wait();
-        assert!(files(&scratch.path("out/v1")) == before, "killed after {wait} ms");
-    }
-    prepare(&scratch, "out", &[]).succeeds();
-    prepare(&scratch, "fresh", &[]).succeeds();
-    let last = std::fs::read_dir(scratch.path("out")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let last = last.filter(|name| name.starts_with('v')).max().unwrap();
-    same(&scratch, &format!("out/{last}"), "fresh/v1");
-    assert!(
-        std::fs::read_dir(scratch.path("out")).unwrap().all(|e| !e
-            .unwrap()
-            .file_name()
-            .to_string_lossy()
-            .starts_with(".draft"))
-    );
+    assert_kills_leave_no_trace(&scratch, &[0, 20, 60, 120, 250]);
 }
 
 #[test]
