@@ -92,14 +92,7 @@ pub fn head_loss(loss: &dyn RowLoss, logits: &Logits<'_>, targets: &[u32]) -> (H
             let rows = first * width..(first + d_logits.dim().0) * width;
             let key = |product: u64| splitmix64(splitmix64(logits.key, OF_HEAD), 2 * first as u64 + product);
             let d_hidden = matrix_mut(&mut d_hidden.data[rows.clone()], width);
-            let by_column = logits.magnitudes.map(|magnitudes| &magnitudes.columns[..]);
-            product_in(
-                Rounding::of_left_gradient(precision, key(0)).knowing(by_column),
-                d_logits,
-                matrix(&head.data, width),
-                0.0,
-                d_hidden,
-            );
+            product_in(Rounding::of_left_gradient(precision, key(0)), d_logits, logits.matrix(), 0.0, d_hidden);
             let (hidden, d_logits) = (matrix(&hidden.data[rows], width), d_logits.reversed_axes());
             match &mut d_head {
                 Some(d_head) => {
@@ -151,6 +144,11 @@ impl<'a> Logits<'a> {
         Self { hidden, head, softcap: None, precision: Precision::F32, magnitudes: None, key: 0, rows_at_once: None }
     }
 
+    /// The head `[vocabulary, width]`.
+    fn matrix(&self) -> MatRef<'a> {
+        MatRef::from(matrix(&self.head.data, self.head.shape[1])).with_magnitudes(self.magnitudes)
+    }
+
     /// Computes the logits of each chunk and passes them to `loss`, whose values go to `each` with the index of the row.
     /// Then calls `chunk` with the index of its first row and its logits, which have been replaced by their gradient if
     /// `gradient` is set.
@@ -174,9 +172,9 @@ impl<'a> Logits<'a> {
             let (first, rows) = (index * group, targets.len());
             let logits = &mut scratch[..rows * vocabulary];
             let hidden = matrix(&hidden.data[first * width..(first + rows) * width], width);
-            let back = matrix(&head.data, width).reversed_axes();
-            let by_token = self.magnitudes.map(|magnitudes| &magnitudes.rows[..]);
-            product_in(Rounding::from(precision).knowing(by_token), hidden, back, 0.0, matrix_mut(logits, vocabulary));
+            product_in(precision, hidden, self.matrix().reversed_axes(), 0.0, matrix_mut(logits, vocabulary));
+            let mut magnitudes =
+                (gradient && precision == Precision::Int8).then(|| Magnitudes::of_zeros(rows, vocabulary));
             for (row_index, (logits, target)) in (first..).zip(logits.chunks_exact_mut(vocabulary).zip(targets)) {
                 if *target == IGNORED {
                     logits.fill(0.0);
@@ -186,19 +184,20 @@ impl<'a> Logits<'a> {
                 if halved {
                     round_in_place(logits);
                 }
+                if let Some(magnitudes) = &mut magnitudes {
+                    magnitudes.include((row_index - first) * vocabulary, &bytemuck::cast_slice(logits)[..vocabulary]);
+                }
                 total.trained += f64::from(value.trained);
                 total.cross_entropy += f64::from(value.cross_entropy);
                 total.targets += 1;
                 each(row_index, value);
             }
-            chunk(
-                first,
-                if halved {
-                    block::<bf16>(bytemuck::cast_slice(logits), 0, rows, vocabulary, 2 * vocabulary).into()
-                } else {
-                    matrix(logits, vocabulary).into()
-                },
-            );
+            let logits: MatRef<'_> = if halved {
+                block::<bf16>(bytemuck::cast_slice(logits), 0, rows, vocabulary, 2 * vocabulary).into()
+            } else {
+                matrix(logits, vocabulary).into()
+            };
+            chunk(first, logits.with_magnitudes(magnitudes.as_ref()));
         }
         total
     }

@@ -39,9 +39,9 @@ impl SavedActivation {
     }
 
     /// Computes `a · b`, applies `then` to each block, and saves the result in the precision `saved`.
-    pub fn product<'r>(
+    pub fn product(
         saved: Precision,
-        rounding: impl Into<Rounding<'r>>,
+        rounding: impl Into<Rounding>,
         a: MatRef<'_>,
         b: MatRef<'_>,
         mut then: impl FnMut(&mut OutputBlock),

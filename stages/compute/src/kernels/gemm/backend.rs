@@ -60,8 +60,8 @@ pub(super) struct Product<'a> {
     pub c: Option<(*mut f32, usize)>,
     /// Floats of packed `b` that fit in the part of the L2 cache reserved for them.
     pub cached: usize,
-    /// In eight bits: the bits of the largest magnitude of each column of `b`, if they are known.
-    pub largest_b: Option<&'a [u32]>,
+    /// The bits of the largest magnitude of each row of `a` and of each column of `b`, if they are known.
+    pub largest: [Option<&'a [u32]>; 2],
     /// Called once for each block of the result, when it is complete and still in cache. It may not compute products: tile
     /// registers are in use.
     pub then: &'a mut dyn FnMut(&mut OutputBlock),
@@ -72,17 +72,18 @@ impl<'a> Product<'a> {
     ///
     /// # Panics
     /// If an operand has no unit stride.
-    pub fn new(
+    pub fn new<'l: 'a, 'r: 'a>(
         alpha: f32,
-        a: &MatRef<'_>,
-        b: &MatRef<'_>,
+        a: &MatRef<'l>,
+        b: &MatRef<'r>,
         add: bool,
         c: Option<(*mut f32, usize)>,
         then: &'a mut dyn FnMut(&mut OutputBlock),
     ) -> Self {
         let ((rows, depth), columns) = (a.dim(), b.dim().1);
-        let (a, b, cached) = (Operand::of(a), Operand::of(b), Self::cached());
-        Self { rows, columns, depth, alpha, a, b, add, upper: false, c, cached, largest_b: None, then }
+        let (largest, cached) = ([a.largest[0], b.largest[1]], Self::cached());
+        let (a, b) = (Operand::of(a), Operand::of(b));
+        Self { rows, columns, depth, alpha, a, b, add, upper: false, c, cached, largest, then }
     }
 
     /// Floats of packed `b` for which somewhat less than half of the L2 cache is used.

@@ -1,4 +1,5 @@
 //! The operands and results of products: views of matrices in f32 or bfloat16.
+use super::int8::magnitudes::Magnitudes;
 use contract::Tensor;
 pub use half::bf16;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
@@ -33,7 +34,15 @@ pub type MatrixMut<'a> = ArrayViewMut2<'a, f32>;
 
 /// An operand of a product, in either precision: a view with a unit stride along rows or columns.
 #[derive(Clone, Copy)]
-pub enum MatRef<'a> {
+pub struct MatRef<'a> {
+    pub(super) values: Values<'a>,
+    /// The bits of the largest magnitudes of all rows and of all columns, if they are known.
+    pub(super) largest: [Option<&'a [u32]>; 2],
+}
+
+/// The elements of a [`MatRef`].
+#[derive(Clone, Copy)]
+pub(super) enum Values<'a> {
     /// Stored in f32; rounded by products in bfloat16.
     F32(Matrix<'a>),
     /// Stored in bfloat16; widened by products in f32, which is exact.
@@ -42,48 +51,63 @@ pub enum MatRef<'a> {
 
 impl<'a> From<Matrix<'a>> for MatRef<'a> {
     fn from(matrix: Matrix<'a>) -> Self {
-        Self::F32(matrix)
+        Self { values: Values::F32(matrix), largest: [None; 2] }
     }
 }
 
 impl<'a> From<ArrayView2<'a, bf16>> for MatRef<'a> {
     fn from(matrix: ArrayView2<'a, bf16>) -> Self {
-        Self::Bf16(matrix)
+        Self { values: Values::Bf16(matrix), largest: [None; 2] }
     }
 }
 
-impl MatRef<'_> {
+impl<'a> MatRef<'a> {
+    /// The same, for whose rows and columns products in eight bits need not search for the largest magnitudes.
+    ///
+    /// # Panics
+    /// If these are those of a matrix of another shape.
+    #[must_use]
+    pub fn with_magnitudes(self, magnitudes: Option<&'a Magnitudes>) -> Self {
+        let Some(Magnitudes { rows, columns }) = magnitudes else { return self };
+        assert_eq!((rows.len(), columns.len()), self.dim(), "a magnitude for each row and for each column");
+        Self { largest: [Some(rows), Some(columns)], ..self }
+    }
+
     /// `(rows, columns)`.
     pub fn dim(&self) -> (usize, usize) {
-        match self {
-            Self::F32(x) => x.dim(),
-            Self::Bf16(x) => x.dim(),
+        match self.values {
+            Values::F32(x) => x.dim(),
+            Values::Bf16(x) => x.dim(),
         }
     }
 
     /// A block of rows.
     pub fn rows(self, rows: Range<usize>) -> Self {
-        match self {
-            Self::F32(x) => Self::F32(x.slice_move(ndarray::s![rows, ..])),
-            Self::Bf16(x) => Self::Bf16(x.slice_move(ndarray::s![rows, ..])),
+        if rows == (0..self.dim().0) {
+            return self;
         }
+        let largest = [self.largest[0].map(|largest| &largest[rows.clone()]), None];
+        let values = match self.values {
+            Values::F32(x) => Values::F32(x.slice_move(ndarray::s![rows, ..])),
+            Values::Bf16(x) => Values::Bf16(x.slice_move(ndarray::s![rows, ..])),
+        };
+        Self { values, largest }
     }
 
     /// A block of columns.
     pub fn columns(self, columns: Range<usize>) -> Self {
-        match self {
-            Self::F32(x) => Self::F32(x.slice_move(ndarray::s![.., columns])),
-            Self::Bf16(x) => Self::Bf16(x.slice_move(ndarray::s![.., columns])),
-        }
+        self.reversed_axes().rows(columns).reversed_axes()
     }
 
     /// The transpose.
     #[must_use]
     pub fn reversed_axes(self) -> Self {
-        match self {
-            Self::F32(x) => Self::F32(x.reversed_axes()),
-            Self::Bf16(x) => Self::Bf16(x.reversed_axes()),
-        }
+        let [rows, columns] = self.largest;
+        let values = match self.values {
+            Values::F32(x) => Values::F32(x.reversed_axes()),
+            Values::Bf16(x) => Values::Bf16(x.reversed_axes()),
+        };
+        Self { values, largest: [columns, rows] }
     }
 }
 
@@ -132,8 +156,8 @@ impl<'a> SliceRef<'a> {
     /// See [`block`].
     pub fn block(self, offset: usize, rows: usize, columns: usize, stride: usize) -> MatRef<'a> {
         match self {
-            Self::F32(x) => MatRef::F32(block(x, offset, rows, columns, stride)),
-            Self::Bf16(x) => MatRef::Bf16(block(x, offset, rows, columns, stride)),
+            Self::F32(x) => block(x, offset, rows, columns, stride).into(),
+            Self::Bf16(x) => block(x, offset, rows, columns, stride).into(),
         }
     }
 }
@@ -246,9 +270,9 @@ impl Operand {
     /// # Panics
     /// If neither stride is 1.
     pub fn of(matrix: &MatRef<'_>) -> Self {
-        let operand = match matrix {
-            MatRef::F32(x) => Strided::of(x).map(Self::F32),
-            MatRef::Bf16(x) => Strided::of(x).map(Self::Bf16),
+        let operand = match &matrix.values {
+            Values::F32(x) => Strided::of(x).map(Self::F32),
+            Values::Bf16(x) => Strided::of(x).map(Self::Bf16),
         };
         operand.expect("operands have a unit stride in one direction")
     }

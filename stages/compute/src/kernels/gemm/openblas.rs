@@ -1,6 +1,6 @@
 //! The OpenBLAS backend, through ndarray. It runs on every machine.
 use super::backend::{Backend, Product};
-use super::matrix::{MatRef, Matrix, MatrixMut, Operand, OutputBlock, Scalar, bf16, block_mut, matrix};
+use super::matrix::{MatRef, Matrix, MatrixMut, Operand, OutputBlock, Scalar, Values, bf16, block_mut, matrix};
 use super::portable;
 use super::round::round_to_bf16;
 use super::tile::PanelKernel;
@@ -71,8 +71,8 @@ unsafe fn view<'a>(operand: Operand, rows: usize, columns: usize) -> MatRef<'a> 
     // SAFETY: guaranteed by the caller.
     unsafe {
         match operand {
-            Operand::F32(x) => MatRef::F32(x.view(rows, columns)),
-            Operand::Bf16(x) => MatRef::Bf16(x.view(rows, columns)),
+            Operand::F32(x) => x.view(rows, columns).into(),
+            Operand::Bf16(x) => x.view(rows, columns).into(),
         }
     }
 }
@@ -94,7 +94,7 @@ pub fn product(precision: Precision, alpha: f32, a: MatRef<'_>, b: MatRef<'_>, b
     static SINGLE_THREADED: Once = Once::new();
     // SAFETY: an OpenBLAS function that accepts any positive number.
     SINGLE_THREADED.call_once(|| unsafe { openblas_set_num_threads(1) });
-    if let (Precision::F32, MatRef::F32(a), MatRef::F32(b)) = (precision, a, b) {
+    if let (Precision::F32, Values::F32(a), Values::F32(b)) = (precision, a.values, b.values) {
         return general_mat_mul(alpha, &a, &b, beta, &mut c);
     }
     let (a, b) = (F32Copy::of(precision, a), F32Copy::of(precision, b));
@@ -110,10 +110,10 @@ struct F32Copy {
 
 impl F32Copy {
     fn of(precision: Precision, matrix: MatRef<'_>) -> Self {
-        match (matrix, precision) {
-            (MatRef::F32(x), Precision::F32) => Self::new(x, |x| x),
-            (MatRef::F32(x), Precision::Bf16 | Precision::Int8) => Self::new(x, round_to_bf16),
-            (MatRef::Bf16(x), _) => Self::new(x, bf16::widen),
+        match (matrix.values, precision) {
+            (Values::F32(x), Precision::F32) => Self::new(x, |x| x),
+            (Values::F32(x), Precision::Bf16 | Precision::Int8) => Self::new(x, round_to_bf16),
+            (Values::Bf16(x), _) => Self::new(x, bf16::widen),
         }
     }
 

@@ -7,46 +7,34 @@ use contract::Precision;
 
 /// How a product rounds its operands.
 #[derive(Clone, Copy, Debug)]
-pub struct Rounding<'a> {
+pub struct Rounding {
     /// What they are rounded to.
     pub precision: Precision,
     /// In eight bits: the operands that are rounded stochastically, because they are gradients, each with a key that
     /// its random numbers depend on. All others are rounded to the nearest number.
     pub keys: [Option<u64>; 2],
-    /// In eight bits: the largest magnitudes of the columns of the right operand, if they are known: see [`Magnitudes`].
-    ///
-    /// [`Magnitudes`]: super::Magnitudes
-    pub largest: Option<&'a [u32]>,
 }
 
-impl From<Precision> for Rounding<'_> {
+impl From<Precision> for Rounding {
     fn from(precision: Precision) -> Self {
-        Self { precision, keys: [None; 2], largest: None }
+        Self { precision, keys: [None; 2] }
     }
 }
 
-impl<'a> Rounding<'a> {
+impl Rounding {
     /// For a gradient times something else.
     pub fn of_left_gradient(precision: Precision, key: u64) -> Self {
-        Self { precision, keys: [Some(key), None], largest: None }
+        Self { precision, keys: [Some(key), None] }
     }
 
     /// For something else times a gradient.
     pub fn of_right_gradient(precision: Precision, key: u64) -> Self {
-        Self { precision, keys: [None, Some(key)], largest: None }
-    }
-
-    /// The same with the largest magnitudes of the columns of the right operand.
-    #[must_use]
-    pub fn knowing<'b>(self, largest: Option<&'b [u32]>) -> Rounding<'b> {
-        Rounding { precision: self.precision, keys: self.keys, largest }
+        Self { precision, keys: [None, Some(key)] }
     }
 
     /// # Safety
     /// As for [`Backend::product`](super::backend::Backend::product); the backend is that of this thread.
-    unsafe fn multiply(self, product: &mut Product<'a>) {
-        assert!(self.largest.is_none_or(|largest| largest.len() == product.columns), "one magnitude for each column");
-        product.largest_b = self.largest;
+    unsafe fn multiply(self, product: &mut Product<'_>) {
         // SAFETY: guaranteed by the caller.
         unsafe {
             match self.precision {
@@ -71,8 +59,8 @@ pub fn product(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: MatrixMut
 ///
 /// # Panics
 /// If the shapes do not match, or `beta` is another number.
-pub fn product_in<'r, 'a, 'b>(
-    rounding: impl Into<Rounding<'r>>,
+pub fn product_in<'a, 'b>(
+    rounding: impl Into<Rounding>,
     a: impl Into<MatRef<'a>>,
     b: impl Into<MatRef<'b>>,
     beta: f32,
@@ -86,8 +74,8 @@ pub fn product_in<'r, 'a, 'b>(
 ///
 /// # Panics
 /// If the shapes do not match, or `beta` is neither 0 nor 1.
-pub fn product_then<'r>(
-    rounding: impl Into<Rounding<'r>>,
+pub fn product_then(
+    rounding: impl Into<Rounding>,
     alpha: f32,
     a: MatRef<'_>,
     b: MatRef<'_>,
@@ -120,8 +108,8 @@ pub fn product_then<'r>(
 ///
 /// # Panics
 /// If the shapes do not match.
-pub fn product_in_blocks<'r>(
-    rounding: impl Into<Rounding<'r>>,
+pub fn product_in_blocks(
+    rounding: impl Into<Rounding>,
     a: MatRef<'_>,
     b: MatRef<'_>,
     then: &mut dyn FnMut(&mut OutputBlock),

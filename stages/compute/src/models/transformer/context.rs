@@ -1,6 +1,6 @@
 //! The state that all blocks share while one batch is computed.
 use crate::kernels::attention::Attention;
-use crate::kernels::gemm::Rounding;
+use crate::kernels::gemm::{Magnitudes, Rounding};
 use crate::kernels::rotary::Rotary;
 use crate::models::architecture::{Architecture, BlockLayout};
 use crate::models::saved::SavedActivation;
@@ -30,21 +30,25 @@ impl BlockContext {
         self.batch.sequences * self.batch.length
     }
 
-    /// What the random numbers depend on with which a gradient is rounded that is multiplied by the transpose of the
-    /// block's tensor `tensor`.
-    pub fn input_gradient_key(&self, tensor: usize) -> u64 {
-        splitmix64(self.key, 2 * tensor as u64)
+    /// How a product of a gradient with the transpose of the block's tensor `tensor` is rounded.
+    pub fn input_gradient(&self, tensor: usize) -> Rounding {
+        Rounding::of_left_gradient(self.precision, splitmix64(self.key, 2 * tensor as u64))
     }
 
     /// How a product whose result is the gradient of the block's tensor `tensor` is rounded; its left operand is the
     /// gradient of the output if `left`, otherwise its right one.
-    pub fn weight_gradient(&self, tensor: usize, left: bool) -> Rounding<'static> {
+    pub fn weight_gradient(&self, tensor: usize, left: bool) -> Rounding {
         let key = splitmix64(self.key, 2 * tensor as u64 + 1);
         if left {
             Rounding::of_left_gradient(self.precision, key)
         } else {
             Rounding::of_right_gradient(self.precision, key)
         }
+    }
+
+    /// The largest magnitudes of `x_rc`, the operand of several products, if these are in eight bits.
+    pub fn magnitudes(&self, x_rc: &Tensor) -> Option<Magnitudes> {
+        (self.precision == Precision::Int8).then(|| Magnitudes::new(&x_rc.data, x_rc.shape[1]))
     }
 
     /// Normalises `x_rc` for a matrix product; returns the rows and their statistics.

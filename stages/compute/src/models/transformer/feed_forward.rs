@@ -1,7 +1,7 @@
 //! The feed-forward part of a block: `x + down(f(up(norm x)))`.
 use super::context::BlockContext;
 use super::linear::Linear;
-use crate::kernels::gemm::{matrix, matrix_mut, product_in};
+use crate::kernels::gemm::{MatRef, matrix, matrix_mut, product_in};
 use crate::models::activation::{Activation, Gated, Pointwise};
 use crate::models::compact::CompactActivation;
 use crate::models::saved::{SavedActivation, SavedBuilder};
@@ -47,11 +47,12 @@ impl SavedFeedForward {
         let layout = &context.layout;
         let (up, down) = (Linear::new(layout.up, weights), Linear::new(layout.down, weights));
         down.give_bias_gradient(&d_rc.data, give);
+        let magnitudes = context.magnitudes(d_rc);
+        let d_out = MatRef::from(matrix(&d_rc.data, context.architecture.width)).with_magnitudes(magnitudes.as_ref());
         let (d_up, inner_rf) = match context.architecture.activation {
-            Activation::Pointwise(kernel) => pointwise_backward(context, kernel, (&up, &down), saved_up, d_rc, give),
-            Activation::Gated(kernel) => gated_backward(context, kernel, &down, saved_up, d_rc),
+            Activation::Pointwise(kernel) => pointwise_backward(context, kernel, (&up, &down), saved_up, d_out, give),
+            Activation::Gated(kernel) => gated_backward(context, kernel, &down, saved_up, d_out),
         };
-        let d_out = matrix(&d_rc.data, context.architecture.width).into();
         down.give_weight_gradient(context, 0, inner_rf.matrix(), d_out, give);
         drop(inner_rf);
         let x_rc = x_rc.widen();
@@ -73,8 +74,8 @@ fn pointwise_forward(
     let f = context.architecture.inner;
     let bias = bias_or_zeros(up, f);
     let mut inner_rf = SavedBuilder::new(context.precision, context.rows(), f);
-    let (x, w, rounding) = (normal_rc.matrix(), up.matrix(0).into(), up.rounding(context, 0));
-    let up_rf = SavedActivation::product(context.saving, rounding.forward(), x, w, |block| {
+    let (x, w) = (normal_rc.matrix(), up.weight(context, 0));
+    let up_rf = SavedActivation::product(context.saving, context.precision, x, w.matrix(), |block| {
         for row in block.rows.clone() {
             let (columns, at) = (block.columns.clone(), row * f + block.columns.start);
             let up = block.row(row);
@@ -91,16 +92,16 @@ fn pointwise_backward(
     kernel: &Pointwise,
     (up, down): (&Linear<'_>, &Linear<'_>),
     up_rf: CompactActivation,
-    d_rc: &Tensor,
+    d_out: MatRef<'_>,
     give: &mut dyn FnMut(usize, Tensor),
 ) -> (SavedActivation, SavedActivation) {
-    let (c, f) = (context.architecture.width, context.architecture.inner);
+    let f = context.architecture.inner;
     let bias = bias_or_zeros(up, f);
     let (mut inner_rf, mut scratch) = (SavedBuilder::new(context.precision, context.rows(), f), vec![0.0; f]);
     let mut d_bias = Tensor::zeros([f]);
-    let (d_out, back) = (matrix(&d_rc.data, c).into(), down.matrix(0).reversed_axes().into());
-    let rounding = down.rounding(context, 0);
-    let d_up_rf = SavedActivation::product(context.precision, rounding.input_gradient(), d_out, back, |block| {
+    let w = down.weight(context, 0);
+    let rounding = context.input_gradient(w.tensor);
+    let d_up_rf = SavedActivation::product(context.precision, rounding, d_out, w.transposed(), |block| {
         for row in block.rows.clone() {
             let (columns, at) = (block.columns.clone(), row * f + block.columns.start);
             let (up, d_up) = (up_rf.part(at..at + columns.len(), &mut scratch), block.row(row));
@@ -134,13 +135,12 @@ fn gated_backward(
     kernel: &Gated,
     down: &Linear<'_>,
     gate_up: CompactActivation,
-    d_rc: &Tensor,
+    d_out: MatRef<'_>,
 ) -> (SavedActivation, SavedActivation) {
-    let (c, f) = (context.architecture.width, context.architecture.inner);
+    let f = context.architecture.inner;
     let mut inner_rf = Tensor::scratch([context.rows(), f]);
-    let back = down.matrix(0).reversed_axes();
-    let rounding = down.rounding(context, 0);
-    product_in(rounding.input_gradient(), matrix(&d_rc.data, c), back, 0.0, matrix_mut(&mut inner_rf.data, f));
+    let (w, d_inner) = (down.weight(context, 0), matrix_mut(&mut inner_rf.data, f));
+    product_in(context.input_gradient(w.tensor), d_out, w.transposed(), 0.0, d_inner);
     let d_gate_up = gate_up.changed(context.precision, |rows, gate_up| {
         (kernel.backward)(gate_up, f, &mut inner_rf.data[rows.start * f..rows.end * f]);
     });

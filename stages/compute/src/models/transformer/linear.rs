@@ -1,8 +1,7 @@
 //! Linear layers: one projection, or several of the same input with concatenated outputs.
 use super::context::BlockContext;
 use crate::kernels::bias;
-use crate::kernels::gemm::{Magnitudes, MatRef, Matrix, OutputBlock, Rounding, block_mut, matrix, matrix_mut};
-use crate::kernels::gemm::{product_in, product_then};
+use crate::kernels::gemm::{Magnitudes, MatRef, OutputBlock, block_mut, matrix, matrix_mut, product_in, product_then};
 use crate::models::architecture::{LinearLayout, WeightLayout};
 use crate::models::saved::SavedActivation;
 use contract::{Precision, Tensor};
@@ -21,11 +20,17 @@ impl<'a> Linear<'a> {
         Self { layout, weights }
     }
 
-    /// The weights of a projection, `[in, out]`.
-    pub fn matrix(&self, projection: usize) -> Matrix<'a> {
-        let weight = &self.weights[self.layout.matrix(projection)];
-        let stored = matrix(&weight.data, weight.shape[1]);
-        if self.layout.weights == WeightLayout::InOut { stored } else { stored.reversed_axes() }
+    /// The weights of a projection.
+    pub fn weight(&self, context: &BlockContext, projection: usize) -> Weight<'a> {
+        let tensor = self.layout.matrix(projection);
+        let magnitudes = (context.precision == Precision::Int8).then(|| Magnitudes::of(&self.weights[tensor]));
+        Weight { tensor, stored: &self.weights[tensor], layout: self.layout.weights, magnitudes }
+    }
+
+    /// Number of outputs of a projection.
+    fn outputs(&self, projection: usize) -> usize {
+        let shape = &self.weights[self.layout.matrix(projection)].shape;
+        if self.layout.weights == WeightLayout::InOut { shape[1] } else { shape[0] }
     }
 
     /// The bias of a projection, if it has one.
@@ -38,38 +43,37 @@ impl<'a> Linear<'a> {
         if self.layout.projections > 1 {
             return SavedActivation::new(saving, self.forward(context, x));
         }
-        let (bias, w, rounding) = (self.bias(0), self.matrix(0).into(), self.rounding(context, 0));
-        SavedActivation::product(saving, rounding.forward(), x.matrix(), w, |block| add_bias(bias, block))
+        let (bias, w) = (self.bias(0), self.weight(context, 0));
+        SavedActivation::product(saving, context.precision, x.matrix(), w.matrix(), |block| add_bias(bias, block))
     }
 
     /// `x W + b` of all projections, concatenated.
     pub fn forward(&self, context: &BlockContext, x: SavedActivation) -> Tensor {
         let x = x.matrix();
         let rows = x.dim().0;
-        let outputs: usize = (0..self.layout.projections).map(|p| self.matrix(p).ncols()).sum();
+        let outputs: usize = (0..self.layout.projections).map(|projection| self.outputs(projection)).sum();
         let mut y = Tensor::scratch([rows, outputs]);
         let mut at = 0;
         for projection in 0..self.layout.projections {
-            let (w, bias, rounding) =
-                (self.matrix(projection), self.bias(projection), self.rounding(context, projection));
-            let c = block_mut(&mut y.data, at, rows, w.ncols(), outputs);
-            product_then(rounding.forward(), 1.0, x, w.into(), 0.0, c, &mut |block| add_bias(bias, block));
-            at += w.ncols();
+            let (w, bias, n) = (self.weight(context, projection), self.bias(projection), self.outputs(projection));
+            let c = block_mut(&mut y.data, at, rows, n, outputs);
+            product_then(context.precision, 1.0, x, w.matrix(), 0.0, c, &mut |block| add_bias(bias, block));
+            at += n;
         }
         y
     }
 
     /// `residual + x W + b` for a single projection.
     pub fn onto(&self, context: &BlockContext, x: MatRef<'_>, residual: &Tensor) -> Tensor {
-        let (w, columns, rounding) = (self.matrix(0), residual.shape[1], self.rounding(context, 0));
+        let (w, columns) = (self.weight(context, 0), residual.shape[1]);
         let Some(bias) = self.bias(0) else {
             let mut y = residual.clone();
-            product_in(rounding.forward(), x, w, 1.0, matrix_mut(&mut y.data, columns));
+            product_in(context.precision, x, w.matrix(), 1.0, matrix_mut(&mut y.data, columns));
             return y;
         };
         let mut y = Tensor::scratch(residual.shape.clone());
         let c = matrix_mut(&mut y.data, columns);
-        product_then(rounding.forward(), 1.0, x, w.into(), 0.0, c, &mut |block| {
+        product_then(context.precision, 1.0, x, w.matrix(), 0.0, c, &mut |block| {
             for row in block.rows.clone() {
                 let range = block.columns.clone();
                 let residual = &residual.data[row * columns..][range.clone()];
@@ -89,24 +93,17 @@ impl<'a> Linear<'a> {
         d_x: &mut Tensor,
         give: &mut dyn FnMut(usize, Tensor),
     ) {
-        let ((rows, inputs), stride) = (x.matrix().dim(), d_y.matrix().dim().1);
+        let inputs = x.matrix().dim().1;
         let mut at = 0;
         for projection in 0..self.layout.projections {
-            let w = self.matrix(projection);
-            let here = d_y.slice().block(at, rows, w.ncols(), stride);
+            let (w, n) = (self.weight(context, projection), self.outputs(projection));
+            let here = d_y.matrix().columns(at..at + n);
             self.give_weight_gradient(context, projection, x.matrix(), here, give);
-            let (beta, rounding) = (if projection == 0 { 0.0 } else { 1.0 }, self.rounding(context, projection));
+            let beta = if projection == 0 { 0.0 } else { 1.0 };
             let d_x = matrix_mut(&mut d_x.data, inputs);
-            product_in(rounding.input_gradient(), here, w.reversed_axes(), beta, d_x);
-            at += w.ncols();
+            product_in(context.input_gradient(w.tensor), here, w.transposed(), beta, d_x);
+            at += n;
         }
-    }
-
-    /// How products with the weights of a projection are rounded.
-    pub fn rounding(&self, context: &BlockContext, projection: usize) -> WeightRounding {
-        let (tensor, precision) = (self.layout.matrix(projection), context.precision);
-        let magnitudes = (precision == Precision::Int8).then(|| Magnitudes::of(&self.weights[tensor]));
-        WeightRounding { precision, key: context.input_gradient_key(tensor), layout: self.layout.weights, magnitudes }
     }
 
     /// Passes the gradient of a projection's weights to `give`.
@@ -134,7 +131,7 @@ impl<'a> Linear<'a> {
         if !self.layout.bias {
             return;
         }
-        let outputs: usize = (0..self.layout.projections).map(|p| self.matrix(p).ncols()).sum();
+        let outputs: usize = (0..self.layout.projections).map(|projection| self.outputs(projection)).sum();
         let mut sums = Tensor::scratch([outputs]);
         bias::column_sums(d_y, &mut sums.data);
         self.give_bias(sums, give);
@@ -148,7 +145,7 @@ impl<'a> Linear<'a> {
             (true, several) => {
                 let mut rest = &d_bias.data[..];
                 for projection in 0..several {
-                    let (here, after) = rest.split_at(self.matrix(projection).ncols());
+                    let (here, after) = rest.split_at(self.outputs(projection));
                     give(self.layout.matrix(projection) + 1, Tensor::from_values([here.len()], here));
                     rest = after;
                 }
@@ -157,31 +154,27 @@ impl<'a> Linear<'a> {
     }
 }
 
-/// How products with weights are rounded.
-pub struct WeightRounding {
-    precision: Precision,
-    /// Of the gradient of the output.
-    key: u64,
+/// The weights of a projection, as operands of products.
+pub struct Weight<'a> {
+    /// The index of the tensor in the block.
+    pub tensor: usize,
+    stored: &'a Tensor,
     layout: WeightLayout,
     /// In eight bits.
     magnitudes: Option<Arc<Magnitudes>>,
 }
 
-impl WeightRounding {
-    /// Of the input with the weights.
-    pub fn forward(&self) -> Rounding<'_> {
-        Rounding::from(self.precision).knowing(self.largest(WeightLayout::InOut))
+impl Weight<'_> {
+    /// `[in, out]`.
+    pub fn matrix(&self) -> MatRef<'_> {
+        let stored = MatRef::from(matrix(&self.stored.data, self.stored.shape[1]));
+        let stored = stored.with_magnitudes(self.magnitudes.as_deref());
+        if self.layout == WeightLayout::InOut { stored } else { stored.reversed_axes() }
     }
 
-    /// Of the gradient of the output with the transpose of the weights.
-    pub fn input_gradient(&self) -> Rounding<'_> {
-        Rounding::of_left_gradient(self.precision, self.key).knowing(self.largest(WeightLayout::OutIn))
-    }
-
-    /// The largest magnitudes of columns if the weights have this layout, otherwise of rows.
-    fn largest(&self, columns: WeightLayout) -> Option<&[u32]> {
-        let magnitudes = self.magnitudes.as_ref()?;
-        Some(if self.layout == columns { &magnitudes.columns } else { &magnitudes.rows })
+    /// `[out, in]`.
+    pub fn transposed(&self) -> MatRef<'_> {
+        self.matrix().reversed_axes()
     }
 }
 

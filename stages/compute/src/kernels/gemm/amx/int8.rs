@@ -246,7 +246,7 @@ mod tests {
             let (mut panels, mut tiles) = (vec![0u32; size / 4], vec![u32::MAX; size / 4]);
             // SAFETY: the CPU has the instructions, the matrix these sizes, and there is room for all panels.
             unsafe {
-                let of = Lines::of(x, [lines, steps], 0, key, 1.0);
+                let of = Lines::of(x, [lines, steps], None, 0, key, 1.0);
                 let block = Block { x, count: lines, from: 0, steps, first: 0, of: &of, is_b };
                 (other.pack)(&block, panels.as_mut_ptr().cast());
                 pack_tiles(&block, tiles.as_mut_ptr().cast());

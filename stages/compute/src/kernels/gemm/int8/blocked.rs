@@ -66,7 +66,7 @@ pub(super) unsafe fn run(kernel: &Kernel, keys: Keys, p: &mut Product<'_>) {
     let row_panels = p.rows.div_ceil(LANES);
     let b = p.b.transposed();
     // SAFETY: the caller guarantees that the operands have these sizes, also below.
-    let of_a = unsafe { Lines::of(p.a, [p.rows, p.depth], 0, keys[0], p.alpha) };
+    let of_a = unsafe { Lines::of(p.a, [p.rows, p.depth], p.largest[0], 0, keys[0], p.alpha) };
     let column_panels = columns.min(p.columns.next_multiple_of(LANES)).div_ceil(LANES);
     let mut packed_b = bytes(panel_bytes(depth) * column_panels);
     let a_panels = if a_stays { row_panels * blocks } else { rows.div_ceil(LANES) };
@@ -79,11 +79,9 @@ pub(super) unsafe fn run(kernel: &Kernel, keys: Keys, p: &mut Product<'_>) {
     for column in (0..p.columns).step_by(columns) {
         let width = columns.min(p.columns - column);
         let (c, stride) = p.c.unwrap_or((part.as_mut_ptr().wrapping_sub(column), columns));
-        let of_b = match p.largest_b {
-            Some(largest) => Lines::known(&largest[column..column + width], column, keys[1], 1.0),
-            // SAFETY: as above.
-            None => unsafe { Lines::of(b.at(column, 0), [width, p.depth], column, keys[1], 1.0) },
-        };
+        let largest = p.largest[1].map(|largest| &largest[column..column + width]);
+        // SAFETY: as above.
+        let of_b = unsafe { Lines::of(b.at(column, 0), [width, p.depth], largest, column, keys[1], 1.0) };
         for (index, k) in (0..p.depth).step_by(depth).enumerate() {
             let steps = depth.min(p.depth - k);
             let block = Block { x: b.at(column, k), count: width, from: 0, steps, first: k, of: &of_b, is_b: true };

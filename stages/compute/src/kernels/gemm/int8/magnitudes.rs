@@ -1,9 +1,11 @@
-//! The largest magnitudes of a parameter's rows and columns, found once per step.
+//! The largest magnitudes of a matrix's rows and columns.
 //!
-//! A product in eight bits needs the largest magnitude of each column of its right operand. For weights, that is a pass
-//! over numbers that are not in cache, for every product of every leaf. Their integers are not kept: those of both
-//! directions would take two bytes per parameter, an eighth of the memory of a step.
+//! A product in eight bits needs those of the rows of its left operand and of the columns of its right one. To search for
+//! them is a pass over numbers that are not in cache, for every product. So those of weights are found once per step, and
+//! those of activations when they are written. The integers of weights are not kept: those of both directions would take
+//! two bytes per parameter, an eighth of the memory of a step.
 use super::quantise::magnitude;
+use crate::kernels::gemm::matrix::{Scalar, bf16};
 use crate::wide;
 use contract::Tensor;
 use std::collections::HashMap;
@@ -27,6 +29,25 @@ struct Entry {
 static KNOWN: OnceLock<Mutex<HashMap<usize, Entry>>> = OnceLock::new();
 
 impl Magnitudes {
+    /// Of a matrix `[rows, columns]` that is written after this; see [`include`](Self::include).
+    pub fn of_zeros(rows: usize, columns: usize) -> Self {
+        Self { rows: vec![0; rows], columns: vec![0; columns] }
+    }
+
+    /// Includes `values`, elements of the matrix in the order of its rows, from element `first` on. Elements that were
+    /// included before must be zero or keep their values.
+    ///
+    /// # Panics
+    /// If the matrix has no such elements.
+    pub fn include(&mut self, mut first: usize, mut values: &[bf16]) {
+        while !values.is_empty() {
+            let (row, column) = (first / self.columns.len(), first % self.columns.len());
+            let (of_row, rest) = values.split_at(values.len().min(self.columns.len() - column));
+            raise(of_row, &mut self.rows[row], &mut self.columns[column..column + of_row.len()]);
+            (first, values) = (first + of_row.len(), rest);
+        }
+    }
+
     /// Of a matrix `[rows, columns]` with so many columns.
     pub fn new(data: &[f32], columns: usize) -> Self {
         let mut of_columns = vec![0; columns];
@@ -66,15 +87,27 @@ wide! {
     /// Raises `of_rows` and `of_columns` to the bits of the largest magnitudes of `data`.
     fn largest(data: &[f32], of_rows: &mut [u32], of_columns: &mut [u32]) {
         for (row, of_row) in data.chunks_exact(of_columns.len()).zip(of_rows) {
-            let mut most = 0;
-            for (x, of_column) in row.iter().zip(&mut *of_columns) {
-                let bits = magnitude(*x);
-                *of_column = bits.max(*of_column);
-                most = bits.max(most);
-            }
-            *of_row = most;
+            raise_to(row, of_row, of_columns);
         }
     }
+}
+
+wide! {
+    /// Raises `of_row` and `of_columns` to the bits of the magnitudes of a part of a row.
+    fn raise(row: &[bf16], of_row: &mut u32, of_columns: &mut [u32]) {
+        raise_to(row, of_row, of_columns);
+    }
+}
+
+#[inline(always)]
+fn raise_to<E: Scalar>(row: &[E], of_row: &mut u32, of_columns: &mut [u32]) {
+    let mut most = *of_row;
+    for (x, of_column) in row.iter().zip(of_columns) {
+        let bits = magnitude(*x);
+        *of_column = bits.max(*of_column);
+        most = bits.max(most);
+    }
+    *of_row = most;
 }
 
 #[cfg(test)]
@@ -94,15 +127,40 @@ mod tests {
             let found = Magnitudes::new(&values, columns);
             let x = Operand::of(&matrix(&values, columns).into());
             // SAFETY: the matrix has these rows and columns.
-            let (of_rows, of_columns) = unsafe {
-                (Lines::of(x, [rows, columns], 0, None, 1.0), Lines::of(x.transposed(), [columns, rows], 0, None, 1.0))
+            let (known, searched) = unsafe {
+                let known = [Some(&found.rows[..]), Some(&found.columns[..])];
+                let of = |known: [Option<&[u32]>; 2]| {
+                    let of_rows = Lines::of(x, [rows, columns], known[0], 0, None, 1.0);
+                    [of_rows, Lines::of(x.transposed(), [columns, rows], known[1], 0, None, 1.0)]
+                };
+                (of(known), of([None; 2]))
             };
             let bits = |scales: &[f32]| scales.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            for (found, lines) in [(&found.rows, of_rows), (&found.columns, of_columns)] {
-                let known = Lines::known(found, 0, None, 1.0);
-                prop_assert_eq!(bits(&known.scales), bits(&lines.scales));
-                prop_assert_eq!(bits(&known.inverses), bits(&lines.inverses));
+            for (known, searched) in known.iter().zip(&searched) {
+                prop_assert_eq!(bits(&known.scales), bits(&searched.scales));
+                prop_assert_eq!(bits(&known.inverses), bits(&searched.inverses));
             }
+        }
+
+        /// Parts in any order, of any size.
+        #[test]
+        fn magnitudes_of_parts_are_those_of_the_whole(
+            rows in 1usize..20, columns in 1usize..90, mut cuts in prop::collection::vec(any::<u16>(), 0..9), at: u16,
+            unusual: f32,
+        ) {
+            let mut values: Vec<bf16> = random(1, rows * columns).into_iter().map(bf16::from_f32).collect();
+            values[at as usize % (rows * columns)] = bf16::from_f32(unusual);
+            let widened: Vec<f32> = values.iter().map(|x| x.widen()).collect();
+            let expected = Magnitudes::new(&widened, columns);
+            cuts.sort_unstable();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut as usize % values.len()).collect();
+            cuts.extend([0, values.len()]);
+            cuts.sort_unstable();
+            let mut found = Magnitudes::of_zeros(rows, columns);
+            for part in cuts.windows(2).rev() {
+                found.include(part[0], &values[part[0]..part[1]]);
+            }
+            prop_assert_eq!((found.rows, found.columns), (expected.rows, expected.columns));
         }
     }
 

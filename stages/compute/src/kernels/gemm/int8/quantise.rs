@@ -35,11 +35,23 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Of `x` `[lines, steps]`, which start at the operand's line `first`. Scales are multiplied by `alpha`.
+    /// Of `x` `[lines, steps]`, which start at the operand's line `first`; `largest` has the bits of their largest
+    /// magnitudes, if they are known. Scales are multiplied by `alpha`.
     ///
     /// # Safety
     /// `x` must have that many lines and steps.
-    pub unsafe fn of(x: Operand, [lines, steps]: [usize; 2], first: usize, key: Option<u64>, alpha: f32) -> Self {
+    pub unsafe fn of(
+        x: Operand,
+        [lines, steps]: [usize; 2],
+        largest: Option<&[u32]>,
+        first: usize,
+        key: Option<u64>,
+        alpha: f32,
+    ) -> Self {
+        if let Some(largest) = largest {
+            assert_eq!(largest.len(), lines, "a magnitude for each line");
+            return Self::known(largest, first, key, alpha);
+        }
         let mut largest = vec![0; lines];
         // SAFETY: guaranteed by the caller.
         unsafe { largest_magnitudes(x, steps, &mut largest) };
@@ -47,7 +59,7 @@ impl Lines {
     }
 
     /// Of lines with these bits of their largest magnitudes.
-    pub fn known(largest: &[u32], first: usize, key: Option<u64>, alpha: f32) -> Self {
+    fn known(largest: &[u32], first: usize, key: Option<u64>, alpha: f32) -> Self {
         let of = |bits: &u32| match f32::from_bits(*bits) {
             _ if *bits >= INFINITE => (f32::NAN, 0.0),
             largest if largest <= NOTHING => (0.0, 0.0),

@@ -57,24 +57,17 @@ impl Quantised {
 
     /// As [`Self::left`], for a kernel that this CPU can run, or for [`multiply_through_floats`].
     pub(super) fn left_for(kernel: Option<Kernel>, a: MatRef<'_>, first: usize, key: Option<u64>) -> Self {
-        let (lines, steps) = a.dim();
-        Self::new(kernel, Operand::of(&a), [lines, steps], first, key, false)
+        Self::new(kernel, a, first, key, false)
     }
 
     /// As [`Self::right`]; see [`Self::left_for`].
     pub(super) fn right_for(kernel: Option<Kernel>, b: MatRef<'_>, key: Option<u64>) -> Self {
-        let (steps, lines) = b.dim();
-        Self::new(kernel, Operand::of(&b).transposed(), [lines, steps], 0, key, true)
+        Self::new(kernel, b.reversed_axes(), 0, key, true)
     }
 
-    fn new(
-        kernel: Option<Kernel>,
-        x: Operand,
-        [lines, steps]: [usize; 2],
-        first: usize,
-        key: Option<u64>,
-        is_right: bool,
-    ) -> Self {
+    /// Of `lines`, rows or transposed columns.
+    fn new(kernel: Option<Kernel>, lines: MatRef<'_>, first: usize, key: Option<u64>, is_right: bool) -> Self {
+        let (x, largest, (lines, steps)) = (Operand::of(&lines), lines.largest[0], lines.dim());
         assert!(steps <= DEEPEST, "sums of {steps} products of integers can overflow");
         let mut panels = Buffer::scratch(Self::floats(lines, steps));
         if lines == 0 || steps == 0 {
@@ -82,7 +75,7 @@ impl Quantised {
         }
         // SAFETY: `x` has these sizes, the buffer room for its panels, and the kernel's backend is available.
         let of = unsafe {
-            let of = Lines::of(x, [lines, steps], first, key, 1.0);
+            let of = Lines::of(x, [lines, steps], largest, first, key, 1.0);
             let block = Block { x, count: lines, from: 0, steps, first: 0, of: &of, is_b: is_right };
             let pack = kernel.map_or(pack as unsafe fn(&Block<'_>, *mut u8), |kernel| kernel.pack);
             pack(&block, panels.as_mut_ptr().cast());

@@ -74,18 +74,18 @@ fn check(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>, cached: usi
     let start = || before.map_or_else(|| vec![f32::NAN; rows * columns], <[f32]>::to_vec);
     for name in available() {
         let mut c = start();
-        let (rounding, beta) =
-            (Rounding { precision: Int8, keys, largest: None }, f32::from(u8::from(before.is_some())));
+        let (rounding, beta) = (Rounding { precision: Int8, keys }, f32::from(u8::from(before.is_some())));
         let multiply =
             || product_then(rounding, 0.5, a.view(), b.view(), beta, matrix_mut(&mut c, columns), &mut |_| ());
         with_backend(name, multiply).unwrap();
         assert!(bits(&c) == expected, "{name}");
         let mut c = start();
-        let values: Vec<f32> = b.matrix().iter().copied().collect();
-        let known = Magnitudes::new(&values, columns);
-        let rounding = rounding.knowing(Some(&known.columns));
-        let multiply =
-            || product_then(rounding, 0.5, a.view(), b.view(), beta, matrix_mut(&mut c, columns), &mut |_| ());
+        let [of_a, of_b] = [a, b].map(|x| {
+            let values: Vec<f32> = x.matrix().iter().copied().collect();
+            Magnitudes::new(&values, x.matrix().ncols())
+        });
+        let (known_a, known_b) = (a.view().with_magnitudes(Some(&of_a)), b.view().with_magnitudes(Some(&of_b)));
+        let multiply = || product_then(rounding, 0.5, known_a, known_b, beta, matrix_mut(&mut c, columns), &mut |_| ());
         with_backend(name, multiply).unwrap();
         assert!(bits(&c) == expected, "{name}, with magnitudes");
         let mut c = start();
@@ -278,7 +278,7 @@ fn errors_are_within_the_bounds_of_rounding() {
     let largest = |line: ndarray::ArrayView1<'_, f32>| line.iter().fold(0.0f64, |l, x| l.max(f64::from(x.abs())));
     for keys in [[None; 2], [Some(1), None], [None, Some(2)]] {
         let mut c = vec![f32::NAN; m * n];
-        product_in(Rounding { precision: Int8, keys, largest: None }, a, b, 0.0, matrix_mut(&mut c, n));
+        product_in(Rounding { precision: Int8, keys }, a, b, 0.0, matrix_mut(&mut c, n));
         let part = |key: Option<u64>| if key.is_some() { 1.0 } else { 0.5 } / 127.0 * 1.001;
         for (i, row) in a.outer_iter().enumerate() {
             for (j, column) in b.columns().into_iter().enumerate() {

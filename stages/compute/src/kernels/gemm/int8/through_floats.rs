@@ -33,12 +33,9 @@ pub(super) struct Target<'a> {
 pub(super) unsafe fn run(backend: &dyn Backend, keys: Keys, p: &mut Product<'_>) {
     let (a, b, sizes) = (p.a, p.b.transposed(), [p.rows, p.columns, p.depth]);
     // SAFETY: the caller guarantees that the operands have these sizes, also below.
-    let of_a = unsafe { Lines::of(a, [p.rows, p.depth], 0, keys[0], p.alpha) };
-    let of_b = match p.largest_b {
-        Some(largest) => Lines::known(largest, 0, keys[1], 1.0),
-        // SAFETY: as above.
-        None => unsafe { Lines::of(b, [p.columns, p.depth], 0, keys[1], 1.0) },
-    };
+    let of_a = unsafe { Lines::of(a, [p.rows, p.depth], p.largest[0], 0, keys[0], p.alpha) };
+    // SAFETY: as above.
+    let of_b = unsafe { Lines::of(b, [p.columns, p.depth], p.largest[1], 0, keys[1], 1.0) };
     // SAFETY: as above.
     let of_a_part = |lines: Range<usize>, steps: Range<usize>| unsafe { integers(a, lines, steps, &of_a) };
     // SAFETY: as above.
@@ -80,7 +77,7 @@ pub(super) unsafe fn multiply(
                 upper: false,
                 c: Some((part.as_mut_ptr(), width)),
                 cached: Product::cached(),
-                largest_b: None,
+                largest: [None; 2],
                 then: &mut |_| (),
             };
             // SAFETY: guaranteed by the caller; `part` has room for the result.
