@@ -61,7 +61,7 @@ pub struct Logits<'a> {
     pub softcap: Option<f32>,
     /// The precision that operands of products are rounded to.
     pub precision: Precision,
-    /// Those of the head, if they are known. Only products in eight bits need them.
+    /// The largest magnitudes of the head, if they are known. Only products in eight bits need them.
     pub magnitudes: Option<&'a Magnitudes>,
     /// What the random numbers depend on with which the gradient of the logits is rounded to eight bits.
     pub key: u64,

@@ -2,8 +2,8 @@
 //!
 //! A product in eight bits needs those of the rows of its left operand and of the columns of its right one. To search for
 //! them is a pass over numbers that are not in cache, for every product. So those of weights are found once per step, and
-//! those of activations when they are written. The integers of weights are not kept: those of both directions would take
-//! two bytes per parameter, an eighth of the memory of a step.
+//! those of gradients that are operands of two products once for both. The integers of weights are not kept: those of
+//! both directions would take two bytes per parameter, an eighth of the memory of a step.
 use super::quantise::magnitude;
 use crate::kernels::gemm::matrix::{Scalar, bf16};
 use crate::wide;

@@ -4,7 +4,7 @@
 //! - `quantise`: the scale of each row of `a` and each column of `b`, and how numbers become integers
 //! - `pack`: quantised panels; `blocked`: the loops over them for backends that have a [`Kernel`]
 //! - `through_floats`: for the other backends
-//! - `magnitudes`: the largest magnitudes of weights, found once per step
+//! - `magnitudes`: the largest magnitudes of operands of several products, found once
 //! - `stored`: operands that are quantised once and kept
 //!
 //! The sum of integers is exact, and the result is converted to f32 and multiplied by the two scales in this order. So
