@@ -73,8 +73,9 @@ fn same(scratch: &Scratch, one: &str, other: &str) {
     }
 }
 
-/// Kills preparations into `out` after each of these times in milliseconds: its first version must not change. One that is
-/// not killed then writes what a preparation from nothing writes, and leaves nothing else behind.
+/// Kills preparations into `out` after each of these times in milliseconds: its first version must not change. One that
+/// then runs to its end writes the same as one from nothing, and leaves no drafts behind.
+#[track_caller]
 fn assert_kills_leave_no_trace(scratch: &Scratch, waits: &[u64]) {
     let before = files(&scratch.path("out/v1"));
     for wait in waits {

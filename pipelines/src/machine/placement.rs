@@ -8,10 +8,10 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// The CPUs that threads of this process may run on, before any was placed.
+/// The CPUs that threads of this process may run on, before one of them was restricted.
 static EVERYWHERE: OnceLock<CpuSet> = OnceLock::new();
 
-/// A worker's place.
+/// Where a worker runs.
 #[derive(Debug, PartialEq)]
 struct Placement {
     cpus: Vec<usize>,
@@ -26,14 +26,14 @@ struct Placement {
 ///
 /// Threads that this one starts are on the same CPUs, unless they [run anywhere](run_anywhere).
 pub fn place_worker(worker: usize, workers: usize) {
-    let Some(place) = place(Path::new("/"), cores(), worker, workers) else { return };
+    let Some(placement) = placement(Path::new("/"), cores(), worker, workers) else { return };
     if let Ok(all) = sched_getaffinity(None) {
         EVERYWHERE.get_or_init(|| all);
-        stay(&place);
+        stay(&placement);
     }
 }
 
-/// Lets the calling thread run on all CPUs of this process, if a worker with a place has started it.
+/// Lets the calling thread run on all CPUs of this process, if a worker that stays on some of them has started it.
 pub fn run_anywhere() {
     if let Some(all) = EVERYWHERE.get() {
         // If the system refuses, the thread stays where it is, which is only slower.
@@ -41,21 +41,21 @@ pub fn run_anywhere() {
     }
 }
 
-fn stay(place: &Placement) {
+fn stay(placement: &Placement) {
     let mut set = CpuSet::new();
     // The set has room for 1024 CPUs.
-    place.cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU).for_each(|cpu| set.set(*cpu));
+    placement.cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU).for_each(|cpu| set.set(*cpu));
     // If the system refuses, the worker runs anywhere, which is only slower.
     if sched_setaffinity(None, &set).is_ok()
-        && let Some(node) = place.node
+        && let Some(node) = placement.node
     {
         pool::use_node(node);
     }
 }
 
-/// The place of a worker on the machine that is described below the root `/` of the file system, of which this process
-/// may use so many cores, if it should have one.
-fn place(root: &Path, cores: usize, worker: usize, workers: usize) -> Option<Placement> {
+/// Where a worker runs on the machine that is described below the root `/` of the file system, of which this process
+/// may use so many cores; `None` if anywhere.
+fn placement(root: &Path, cores: usize, worker: usize, workers: usize) -> Option<Placement> {
     if workers < cores || cores < 2 {
         return None;
     }
@@ -145,7 +145,7 @@ mod tests {
     fn workers_that_fill_the_machine_have_a_place() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
-        let on = |worker, workers| place(root, 4, worker, workers);
+        let on = |worker, workers| placement(root, 4, worker, workers);
         assert_eq!(on(0, 4), None);
         // Four cores of two threads each, numbered so that even cores are on the first node.
         write(root, "proc/self/status", "Cpus_allowed_list:\t0-7\n");
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(places, [core(0, 0), core(2, 0), core(1, 1), core(3, 1)]);
         let second = || Some(Placement { cpus: vec![1, 3, 5, 7], node: Some(1) });
         assert_eq!(on(7, 8), second());
-        assert_eq!(place(root, 2, 1, 2), second(), "a limit of two CPUs");
+        assert_eq!(placement(root, 2, 1, 2), second(), "a limit of two CPUs");
         assert_eq!(on(0, 3), None);
     }
 

@@ -162,7 +162,7 @@ fn first_verdicts(
     let policy = prepared.write.repeated_ids.unwrap_or_default();
     let (verdicts, repeated) = layout::first_verdicts(catalog, policy);
     let Some(layout::Repeated { documents, example: (second, first) }) = repeated else { return Ok(verdicts) };
-    let place = |row: usize| match store.place(catalog.input_row(row)) {
+    let place = |row: usize| match store.position(catalog.input_row(row)) {
         Some((file, row)) => format!("row {row} of {file}"),
         None => format!("row {row}"),
     };

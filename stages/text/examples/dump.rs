@@ -12,7 +12,7 @@ fn main() -> anyhow::Result<()> {
     for run in 1..=3 {
         let start = Instant::now();
         let bytes = std::io::copy(&mut Decompressed::open(path)?, &mut std::io::sink())?;
-        let unpacked = start.elapsed();
+        let decompressed = start.elapsed();
         let start = Instant::now();
         let mut text = 0;
         let pages = dump::read(Decompressed::open(path)?, path, &mut |found| {
@@ -22,9 +22,9 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         })?;
         let read = start.elapsed();
-        let ratio = read.as_secs_f64() / unpacked.as_secs_f64();
+        let ratio = read.as_secs_f64() / decompressed.as_secs_f64();
         println!(
-            "run {run}: {bytes} bytes unpacked in {unpacked:.3?}; {} articles, {text} bytes of text in {read:.3?}: {ratio:.2} x",
+            "run {run}: {bytes} bytes decompressed in {decompressed:.3?}; {} articles, {text} bytes of text in {read:.3?}: {ratio:.2} x",
             pages.articles
         );
     }

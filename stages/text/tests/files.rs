@@ -196,11 +196,11 @@ fn all_formats_in_one_corpus() {
 
 /// Have all of its members, frames or streams an end? Then nobody can tell that others followed.
 fn is_whole(name: &str, content: &[u8]) -> bool {
-    let mut unpacked = Vec::new();
+    let mut decompressed = Vec::new();
     match name.rsplit('.').next() {
-        Some("gz") => flate2::read::MultiGzDecoder::new(content).read_to_end(&mut unpacked).is_ok(),
-        Some("zst") => zstd::Decoder::new(content).and_then(|mut d| d.read_to_end(&mut unpacked)).is_ok(),
-        Some("bz2") => bzip2::read::MultiBzDecoder::new(content).read_to_end(&mut unpacked).is_ok(),
+        Some("gz") => flate2::read::MultiGzDecoder::new(content).read_to_end(&mut decompressed).is_ok(),
+        Some("zst") => zstd::Decoder::new(content).and_then(|mut d| d.read_to_end(&mut decompressed)).is_ok(),
+        Some("bz2") => bzip2::read::MultiBzDecoder::new(content).read_to_end(&mut decompressed).is_ok(),
         _ => true,
     }
 }

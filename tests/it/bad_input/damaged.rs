@@ -173,7 +173,7 @@ fn a_dump_that_is_cut_within_a_page() {
 #[test]
 fn nothing_in_any_format_is_an_empty_corpus() {
     let scratch = Scratch::new();
-    // Nothing is unpacked to see that.
+    // Nothing is decompressed to see that.
     let (plain, packed) = ("fewer than one sequence of 32", "the corpus is empty");
     for (name, content, said) in [
         ("a.jsonl", vec![], plain),

@@ -185,7 +185,7 @@ impl<'a> Logits<'a> {
                     round_in_place(logits);
                 }
                 if let Some(magnitudes) = &mut magnitudes {
-                    magnitudes.include((row_index - first) * vocabulary, &bytemuck::cast_slice(logits)[..vocabulary]);
+                    magnitudes.include_row(row_index - first, &bytemuck::cast_slice(logits)[..vocabulary]);
                 }
                 total.trained += f64::from(value.trained);
                 total.cross_entropy += f64::from(value.cross_entropy);

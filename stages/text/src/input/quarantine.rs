@@ -53,7 +53,7 @@ reasons! {
     NotJson = "not JSON", "A line that is not one JSON object.";
     NoColumn = "no such column", "A JSON object without the column, or with something else than a string in it.";
     Cut = "cut short", "A packed stream or a dump that ends before its end.";
-    Damaged = "damaged", "A packed stream whose check sums do not fit, or that cannot be decompressed.";
+    Damaged = "damaged", "A compressed stream whose checksums do not match, or that cannot be decompressed.";
     Page = "not a page", "A page of a dump that is not sound XML, or lacks what a page has.";
     Markup = "markup", "A page whose wikitext the converter gave up on.";
     TooLong = "too long", "A document of more than 256 MiB.";

@@ -19,7 +19,7 @@ pub struct ReadOutcome {
     /// Decompressed bytes that were read.
     pub decompressed: u64,
     /// Bytes of the compressed file that were read.
-    pub packed: u64,
+    pub compressed: u64,
 }
 
 impl ReadOutcome {
@@ -34,8 +34,8 @@ impl ReadOutcome {
     /// its beginning; at least one.
     pub fn entry(&self, size: u64, kept: u64) -> Option<Unreadable> {
         let damage = self.damage.as_ref()?;
-        let unread = u128::from(size.saturating_sub(self.packed));
-        let beyond = u128::from(self.documents) * unread / u128::from(self.packed.max(1));
+        let unread = u128::from(size.saturating_sub(self.compressed));
+        let beyond = u128::from(self.documents) * unread / u128::from(self.compressed.max(1));
         let documents = (beyond as u64).max(1) + (self.documents - kept.min(self.documents));
         let detail = format!("{}; the rest is left out", damage.detail);
         Some(Unreadable { documents, ..Unreadable::at(damage.intact, damage.reason, detail) })
@@ -63,7 +63,7 @@ pub fn convert(
         emit(found)
     };
     reader.read(input, path, &mut counted)?;
-    Ok(ReadOutcome { documents, damage: state.damage(), decompressed: state.given(), packed: state.packed() })
+    Ok(ReadOutcome { documents, damage: state.damage(), decompressed: state.given(), compressed: state.packed() })
 }
 
 /// Reads the file at `path` with `reader` up to its first document, but no more than its first 16 MiB (decompressed).

@@ -62,15 +62,22 @@ impl<'a> From<ArrayView2<'a, bf16>> for MatRef<'a> {
 }
 
 impl<'a> MatRef<'a> {
-    /// The same, for whose rows and columns products in eight bits need not search for the largest magnitudes.
+    /// This operand together with its largest magnitudes, so that products in eight bits need not search for them. They
+    /// must be those of its values; otherwise, results are wrong.
     ///
     /// # Panics
-    /// If these are those of a matrix of another shape.
+    /// If they are those of a matrix of another shape.
     #[must_use]
     pub fn with_magnitudes(self, magnitudes: Option<&'a Magnitudes>) -> Self {
         let Some(Magnitudes { rows, columns }) = magnitudes else { return self };
         assert_eq!((rows.len(), columns.len()), self.dim(), "a magnitude for each row and for each column");
         Self { largest: [Some(rows), Some(columns)], ..self }
+    }
+
+    /// This operand, whose largest magnitudes have to be searched for.
+    #[cfg(test)]
+    pub fn without_magnitudes(self) -> Self {
+        Self { largest: [None; 2], ..self }
     }
 
     /// `(rows, columns)`.
@@ -81,7 +88,7 @@ impl<'a> MatRef<'a> {
         }
     }
 
-    /// A block of rows.
+    /// A block of rows. Their magnitudes remain known; those of columns only if the block has all rows.
     pub fn rows(self, rows: Range<usize>) -> Self {
         if rows == (0..self.dim().0) {
             return self;
@@ -94,7 +101,7 @@ impl<'a> MatRef<'a> {
         Self { values, largest }
     }
 
-    /// A block of columns.
+    /// A block of columns; see [`rows`](Self::rows).
     pub fn columns(self, columns: Range<usize>) -> Self {
         self.reversed_axes().rows(columns).reversed_axes()
     }

@@ -65,8 +65,8 @@ impl Iterator for HeadParts {
     }
 }
 
-/// If [`head_loss`](super::head_loss) of `rows` rows keeps the operands of the head's gradient in eight bits, because they take less memory
-/// than the gradient: the number of floats whose memory they occupy.
+/// If [`head_loss`](super::head_loss) of `rows` rows keeps the operands of the head's gradient in eight bits, because they
+/// take less memory than the gradient: the number of floats whose memory they occupy.
 pub fn gradient_later(precision: Precision, rows: usize, vocabulary: usize, width: usize) -> Option<usize> {
     let chunk = rows_alive(rows, vocabulary, None, precision);
     let part = rows_of_parts(width)?;
@@ -86,31 +86,36 @@ mod tests {
     use crate::kernels::gemm::{Rounding, matrix, product_in};
     use crate::kernels::head::{Logits, OF_HEAD, head_loss};
     use crate::kernels::testing::random;
-    use contract::HeadGradient;
     use contract::Precision::Int8;
     use contract::parameters::splitmix64;
+    use contract::{HeadGradient, IGNORED};
     use proptest::prelude::*;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20))]
         /// In eight bits the gradient of the head is computed later, in parts, with the bits of the product of each chunk.
         #[test]
-        fn the_gradient_of_the_head_is_computed_later(rows in 0usize..70, more in 0usize..200, few: bool) {
+        fn the_gradient_of_the_head_is_computed_later(rows in 0usize..70, more in 0usize..200, few: bool,
+                                                       ignored in 0usize..70, softcap in prop::option::of(0.3f32..4.0)) {
             // So that a part has 256 rows.
             const WIDTH: usize = 1024;
             let vocabulary = 400 + more;
             let hidden = Tensor::from_values([rows, WIDTH], &random(1, rows * WIDTH));
             let head = Tensor::from_values([vocabulary, WIDTH], &random(2, vocabulary * WIDTH));
-            let targets: Vec<u32> = (0..rows).map(|r| (r * 7 % vocabulary) as u32).collect();
+            let targets: Vec<u32> =
+                (0..rows).map(|r| if r == ignored { IGNORED } else { (r * 7 % vocabulary) as u32 }).collect();
             // Rows beyond this number are another chunk, as with a large vocabulary; `head_loss` then computes at once.
             let at_once = if few { Some(16) } else { None };
-            let logits = Logits { precision: Int8, key: 9, rows_at_once: at_once, ..Logits::new(&hidden, &head) };
+            let logits =
+                Logits { precision: Int8, softcap, key: 9, rows_at_once: at_once, ..Logits::new(&hidden, &head) };
             let (mut expected, mut beta) = (vec![0.0; vocabulary * WIDTH], 0.0);
             logits.chunks(&CrossEntropy, &targets, true, |_, _| (), |first, d_logits| {
                 let rows = first * WIDTH..(first + d_logits.dim().0) * WIDTH;
                 let key = splitmix64(splitmix64(9, OF_HEAD), 2 * first as u64 + 1);
                 let (hidden, d_logits) = (matrix(&hidden.data[rows], WIDTH), d_logits.reversed_axes());
                 let rounding = Rounding::of_left_gradient(Int8, key);
+                // The product searches for the largest magnitudes.
+                let d_logits = d_logits.without_magnitudes();
                 product_in(rounding, d_logits, hidden, beta, matrix_mut(&mut expected, WIDTH));
                 beta = 1.0;
             });

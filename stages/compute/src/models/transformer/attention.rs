@@ -77,7 +77,7 @@ impl SavedAttention {
         out.give_weight_gradient(context, 0, attended_rq.matrix(), d_out, give);
         let mut other_width = (q != c).then(|| Tensor::scratch([rows, q]));
         let d_attended_rq = other_width.as_mut().unwrap_or(&mut *d_normal_rc);
-        let w = out.weight(context, 0);
+        let w = out.weight(context.precision, 0);
         let d_attended = matrix_mut(&mut d_attended_rq.data, q);
         product_in(context.input_gradient(w.tensor), d_out, w.transposed(), 0.0, d_attended);
         let attended_rq = attended_rq.widen();

@@ -74,7 +74,7 @@ fn pointwise_forward(
     let f = context.architecture.inner;
     let bias = bias_or_zeros(up, f);
     let mut inner_rf = SavedBuilder::new(context.precision, context.rows(), f);
-    let (x, w) = (normal_rc.matrix(), up.weight(context, 0));
+    let (x, w) = (normal_rc.matrix(), up.weight(context.precision, 0));
     let up_rf = SavedActivation::product(context.saving, context.precision, x, w.matrix(), |block| {
         for row in block.rows.clone() {
             let (columns, at) = (block.columns.clone(), row * f + block.columns.start);
@@ -99,7 +99,7 @@ fn pointwise_backward(
     let bias = bias_or_zeros(up, f);
     let (mut inner_rf, mut scratch) = (SavedBuilder::new(context.precision, context.rows(), f), vec![0.0; f]);
     let mut d_bias = Tensor::zeros([f]);
-    let w = down.weight(context, 0);
+    let w = down.weight(context.precision, 0);
     let rounding = context.input_gradient(w.tensor);
     let d_up_rf = SavedActivation::product(context.precision, rounding, d_out, w.transposed(), |block| {
         for row in block.rows.clone() {
@@ -139,7 +139,7 @@ fn gated_backward(
 ) -> (SavedActivation, SavedActivation) {
     let f = context.architecture.inner;
     let mut inner_rf = Tensor::scratch([context.rows(), f]);
-    let (w, d_inner) = (down.weight(context, 0), matrix_mut(&mut inner_rf.data, f));
+    let (w, d_inner) = (down.weight(context.precision, 0), matrix_mut(&mut inner_rf.data, f));
     product_in(context.input_gradient(w.tensor), d_out, w.transposed(), 0.0, d_inner);
     let d_gate_up = gate_up.changed(context.precision, |rows, gate_up| {
         (kernel.backward)(gate_up, f, &mut inner_rf.data[rows.start * f..rows.end * f]);

@@ -20,10 +20,10 @@ impl<'a> Linear<'a> {
         Self { layout, weights }
     }
 
-    /// The weights of a projection.
-    pub fn weight(&self, context: &BlockContext, projection: usize) -> Weight<'a> {
+    /// The weights of a projection, for products in `precision`.
+    pub fn weight(&self, precision: Precision, projection: usize) -> Weight<'a> {
         let tensor = self.layout.matrix(projection);
-        let magnitudes = (context.precision == Precision::Int8).then(|| Magnitudes::of(&self.weights[tensor]));
+        let magnitudes = (precision == Precision::Int8).then(|| Magnitudes::of(&self.weights[tensor]));
         Weight { tensor, stored: &self.weights[tensor], layout: self.layout.weights, magnitudes }
     }
 
@@ -43,7 +43,7 @@ impl<'a> Linear<'a> {
         if self.layout.projections > 1 {
             return SavedActivation::new(saving, self.forward(context, x));
         }
-        let (bias, w) = (self.bias(0), self.weight(context, 0));
+        let (bias, w) = (self.bias(0), self.weight(context.precision, 0));
         SavedActivation::product(saving, context.precision, x.matrix(), w.matrix(), |block| add_bias(bias, block))
     }
 
@@ -55,7 +55,8 @@ impl<'a> Linear<'a> {
         let mut y = Tensor::scratch([rows, outputs]);
         let mut at = 0;
         for projection in 0..self.layout.projections {
-            let (w, bias, n) = (self.weight(context, projection), self.bias(projection), self.outputs(projection));
+            let (w, bias, n) =
+                (self.weight(context.precision, projection), self.bias(projection), self.outputs(projection));
             let c = block_mut(&mut y.data, at, rows, n, outputs);
             product_then(context.precision, 1.0, x, w.matrix(), 0.0, c, &mut |block| add_bias(bias, block));
             at += n;
@@ -65,7 +66,7 @@ impl<'a> Linear<'a> {
 
     /// `residual + x W + b` for a single projection.
     pub fn onto(&self, context: &BlockContext, x: MatRef<'_>, residual: &Tensor) -> Tensor {
-        let (w, columns) = (self.weight(context, 0), residual.shape[1]);
+        let (w, columns) = (self.weight(context.precision, 0), residual.shape[1]);
         let Some(bias) = self.bias(0) else {
             let mut y = residual.clone();
             product_in(context.precision, x, w.matrix(), 1.0, matrix_mut(&mut y.data, columns));
@@ -96,7 +97,7 @@ impl<'a> Linear<'a> {
         let inputs = x.matrix().dim().1;
         let mut at = 0;
         for projection in 0..self.layout.projections {
-            let (w, n) = (self.weight(context, projection), self.outputs(projection));
+            let (w, n) = (self.weight(context.precision, projection), self.outputs(projection));
             let here = d_y.matrix().columns(at..at + n);
             self.give_weight_gradient(context, projection, x.matrix(), here, give);
             let beta = if projection == 0 { 0.0 } else { 1.0 };
@@ -182,5 +183,32 @@ fn add_bias(bias: Option<&[f32]>, block: &mut OutputBlock) {
     let Some(bias) = bias else { return };
     for row in block.rows.clone() {
         bias::add(&bias[block.columns.clone()], block.row(row));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::random;
+
+    /// In eight bits, products with weights have the bits of products that search for the largest magnitudes, in both
+    /// layouts and directions. The matrix is square, so that exchanged rows and columns would not be noticed otherwise.
+    #[test]
+    fn magnitudes_of_weights_are_those_of_their_rows_and_columns() {
+        let (rows, n) = (5, 24);
+        let weights = [Arc::new(Tensor::from_values([n, n], &random(1, n * n)))];
+        let x = random(2, rows * n);
+        for layout in [WeightLayout::InOut, WeightLayout::OutIn] {
+            let layout = LinearLayout { first: 0, projections: 1, weights: layout, bias: false };
+            let weight = Linear::new(layout, &weights).weight(Precision::Int8, 0);
+            for w in [weight.matrix(), weight.transposed()] {
+                let [known, searched] = [w, w.without_magnitudes()].map(|w| {
+                    let mut y = vec![f32::NAN; rows * n];
+                    product_in(Precision::Int8, matrix(&x, n), w, 0.0, matrix_mut(&mut y, n));
+                    y
+                });
+                assert_eq!(known, searched, "{layout:?}");
+            }
+        }
     }
 }

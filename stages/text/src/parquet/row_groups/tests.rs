@@ -89,11 +89,11 @@ fn a_row_group_of_more_than_2_gib_is_read_in_pieces() {
 #[test]
 fn the_least_recently_used_goes_first() {
     let array = || Arc::new(UInt8Array::from(vec![0u8; 1 << 12])) as ArrayRef;
-    let mut kept = PieceCache::new(2 * array().get_array_memory_size());
+    let mut cache = PieceCache::new(2 * array().get_array_memory_size());
     for group in 0..2usize {
-        kept.put((group, 0), array());
+        cache.put((group, 0), array());
     }
-    assert!(kept.get((0, 0)).is_some());
-    kept.put((2, 0), array());
-    assert!(kept.get((0, 0)).is_some() && kept.get((1, 0)).is_none() && kept.get((2, 0)).is_some());
+    assert!(cache.get((0, 0)).is_some());
+    cache.put((2, 0), array());
+    assert!(cache.get((0, 0)).is_some() && cache.get((1, 0)).is_none() && cache.get((2, 0)).is_some());
 }

@@ -181,7 +181,7 @@ impl RowStore {
     }
 
     /// The file of a row, as it is called among the input, and the row's number in that file.
-    pub fn place(&self, row: u64) -> Option<(&str, u64)> {
+    pub fn position(&self, row: u64) -> Option<(&str, u64)> {
         let group = self.row_groups[..self.row_groups.partition_point(|group| group.rows.start <= row)].last()?;
         Some((&self.files[group.file].name, row - group.file_start))
     }

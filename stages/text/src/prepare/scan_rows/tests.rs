@@ -27,7 +27,7 @@ fn rows_are_the_same_in_pieces_of_any_size() {
             largest = read.iter().map(|read| size(&read.rows)).fold(largest, usize::max);
             batches.extend(read.into_iter().map(|read| read.rows));
         }
-        assert_eq!(store.place(170), Some(("a.parquet", 170)));
+        assert_eq!(store.position(170), Some(("a.parquet", 170)));
         (arrow::compute::concat_batches(&columns::documents(), &batches).unwrap(), largest)
     };
     let (all, _) = read(1 << 20);

@@ -13,7 +13,7 @@ const SHORT: usize = 15;
 /// Length of the longest word that is cached at all.
 const LONGEST: usize = 128;
 /// Number of cached ids after which the cache is cleared.
-const KEPT: usize = 1 << 20;
+const CACHED_IDS: usize = 1 << 20;
 
 /// Encodes one text after the other.
 pub struct Encoder {
@@ -59,13 +59,18 @@ struct Slot {
 struct Cache {
     slots: Vec<Slot>,
     long: FxHashMap<Box<[u8]>, (u32, u32)>,
-    kept: Vec<u32>,
+    cached: Vec<u32>,
     scratch: Vec<u32>,
 }
 
 impl Cache {
     fn new() -> Self {
-        Self { slots: vec![Slot::default(); SLOTS], long: FxHashMap::default(), kept: Vec::new(), scratch: Vec::new() }
+        Self {
+            slots: vec![Slot::default(); SLOTS],
+            long: FxHashMap::default(),
+            cached: Vec::new(),
+            scratch: Vec::new(),
+        }
     }
 
     /// Appends the ids of the word `text[from..to]`.
@@ -83,7 +88,7 @@ impl Cache {
         match found.count as usize {
             1 => ids.push(found.ids[0]),
             count @ 2..=3 => ids.extend_from_slice(&found.ids[..count]),
-            count => ids.extend_from_slice(&self.kept[found.ids[0] as usize..][..count]),
+            count => ids.extend_from_slice(&self.cached[found.ids[0] as usize..][..count]),
         }
     }
 
@@ -103,7 +108,7 @@ impl Cache {
 
     fn long_word(&mut self, model: &Model, word: &[u8], ids: &mut Vec<u32>) {
         if let Some((at, count)) = self.long.get(word) {
-            return ids.extend_from_slice(&self.kept[*at as usize..][..*count as usize]);
+            return ids.extend_from_slice(&self.cached[*at as usize..][..*count as usize]);
         }
         let from = ids.len();
         model.word(word, &mut self.scratch, ids);
@@ -117,13 +122,13 @@ impl Cache {
 
     /// The index at which `ids` are now stored.
     fn keep(&mut self, ids: &[u32]) -> u32 {
-        if self.kept.len() + ids.len() > KEPT {
-            self.kept.clear();
+        if self.cached.len() + ids.len() > CACHED_IDS {
+            self.cached.clear();
             self.long.clear();
             self.slots.fill(Slot::default());
         }
-        self.kept.extend_from_slice(ids);
-        (self.kept.len() - ids.len()) as u32
+        self.cached.extend_from_slice(ids);
+        (self.cached.len() - ids.len()) as u32
     }
 }
 

@@ -65,7 +65,7 @@ impl Quantised {
         Self::new(kernel, b.reversed_axes(), 0, key, true)
     }
 
-    /// Of `lines`, rows or transposed columns.
+    /// `lines` are the rows of a left operand, or those of the transpose of a right one.
     fn new(kernel: Option<Kernel>, lines: MatRef<'_>, first: usize, key: Option<u64>, is_right: bool) -> Self {
         let (x, largest, (lines, steps)) = (Operand::of(&lines), lines.largest[0], lines.dim());
         assert!(steps <= DEEPEST, "sums of {steps} products of integers can overflow");

@@ -57,6 +57,18 @@ fn bits(c: &[f32]) -> Vec<u32> {
     c.iter().map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }).collect()
 }
 
+impl Stored {
+    fn magnitudes(&self) -> Magnitudes {
+        let values: Vec<f32> = self.matrix().iter().copied().collect();
+        Magnitudes::new(&values, self.matrix().ncols())
+    }
+
+    fn transposed_magnitudes(&self) -> Magnitudes {
+        let Magnitudes { rows, columns } = self.magnitudes();
+        Magnitudes { rows: columns, columns: rows }
+    }
+}
+
 /// All kernels that run on this CPU, and those that are emulated.
 #[cfg(target_arch = "x86_64")]
 fn kernels() -> Vec<Kernel> {
@@ -72,6 +84,9 @@ fn check(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>, cached: usi
     let (rows, columns) = (a.view().dim().0, b.view().dim().1);
     let expected = bits(&reference(0.5, a.matrix(), b.matrix(), keys, before));
     let start = || before.map_or_else(|| vec![f32::NAN; rows * columns], <[f32]>::to_vec);
+    let (of_a, of_b) = (a.magnitudes(), b.transposed_magnitudes());
+    let known_a = a.view().with_magnitudes(Some(&of_a));
+    let known_b = b.view().reversed_axes().with_magnitudes(Some(&of_b)).reversed_axes();
     for name in available() {
         let mut c = start();
         let (rounding, beta) = (Rounding { precision: Int8, keys }, f32::from(u8::from(before.is_some())));
@@ -80,11 +95,6 @@ fn check(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>, cached: usi
         with_backend(name, multiply).unwrap();
         assert!(bits(&c) == expected, "{name}");
         let mut c = start();
-        let [of_a, of_b] = [a, b].map(|x| {
-            let values: Vec<f32> = x.matrix().iter().copied().collect();
-            Magnitudes::new(&values, x.matrix().ncols())
-        });
-        let (known_a, known_b) = (a.view().with_magnitudes(Some(&of_a)), b.view().with_magnitudes(Some(&of_b)));
         let multiply = || product_then(rounding, 0.5, known_a, known_b, beta, matrix_mut(&mut c, columns), &mut |_| ());
         with_backend(name, multiply).unwrap();
         assert!(bits(&c) == expected, "{name}, with magnitudes");
@@ -98,13 +108,14 @@ fn check(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>, cached: usi
     }
     #[cfg(target_arch = "x86_64")]
     for kernel in kernels() {
-        let mut c = start();
-        let (a, b, add) = (a.view(), b.view(), before.is_some());
-        let then: &mut dyn FnMut(&mut OutputBlock) = &mut |_| ();
-        let product = Product::new(0.5, &a, &b, add, Some((c.as_mut_ptr(), columns)), then);
-        // SAFETY: `kernels` returns only kernels that the CPU can run, and the shapes match.
-        unsafe { blocked::run(&kernel, keys, &mut Product { cached, ..product }) };
-        assert!(bits(&c) == expected, "{}", kernel.name);
+        for (a, b) in [(a.view(), b.view()), (known_a, known_b)] {
+            let mut c = start();
+            let then: &mut dyn FnMut(&mut OutputBlock) = &mut |_| ();
+            let product = Product::new(0.5, &a, &b, before.is_some(), Some((c.as_mut_ptr(), columns)), then);
+            // SAFETY: `kernels` returns only kernels that the CPU can run, and the shapes match.
+            unsafe { blocked::run(&kernel, keys, &mut Product { cached, ..product }) };
+            assert!(bits(&c) == expected, "{}", kernel.name);
+        }
     }
 }
 
@@ -114,13 +125,15 @@ fn check_stored(a: &Stored, b: &Stored, keys: Keys, before: Option<&[f32]>) {
     let (rows, columns) = (a.view().dim().0, b.view().dim().1);
     let expected = bits(&reference(1.0, a.matrix(), b.matrix(), keys, before));
     let middle = rows / 3;
+    let (of_a, of_b) = (a.magnitudes(), b.transposed_magnitudes());
+    let (a, b) = (a.view().with_magnitudes(Some(&of_a)), b.view().reversed_axes().with_magnitudes(Some(&of_b)));
     let computed = |kernel: Option<Kernel>| {
-        let b = Quantised::right_for(kernel, b.view(), keys[1]);
+        let b = Quantised::right_for(kernel, b.reversed_axes(), keys[1]);
         let mut c = before.map_or_else(|| vec![f32::NAN; rows * columns], <[f32]>::to_vec);
         let (top, bottom) = c.split_at_mut(middle * columns);
         for (part, c) in [(0..middle, top), (middle..rows, bottom)] {
             if !part.is_empty() {
-                let a = Quantised::left_for(kernel, a.view().rows(part.clone()), part.start, keys[0]);
+                let a = Quantised::left_for(kernel, a.rows(part.clone()), part.start, keys[0]);
                 product_of_quantised(&a, &b, before.is_some(), matrix_mut(c, columns));
             }
         }
