@@ -86,6 +86,7 @@ VARIANTS = [
     ("Qwen 3, Muon, 600 steps, int8", QWEN3 | INT8, MUON, 600),
     ("GPT-2, AdamW 5e-4, int8", GPT2 | INT8, ADAMW | {"learning_rate": 5e-4}, 600),
     ("GPT-2, AdamW 1e-3, int8", GPT2 | INT8, ADAMW, 600),
+    ("GPT-2, AdamW 2e-3, int8", GPT2 | INT8, ADAMW | {"learning_rate": 2e-3}, 600),
     ("GPT-2, AdamW 3e-3, int8", GPT2 | INT8, ADAMW | {"learning_rate": 3e-3}, 600),
     ("GPT-2, AdamW 1e-3, 3,000 steps, int8", GPT2 | INT8, ADAMW, 3000),
     ("NanoChat, Muon, 150 steps, int8", NANOCHAT | INT8, MUON, 150),
