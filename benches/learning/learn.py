@@ -57,15 +57,21 @@ GPT2 = {"type": "gpt2"}
 NANOCHAT = {"type": "nanochat", "tied_head": False}
 QWEN3 = {"type": "qwen3", "tied_head": False}
 INT8 = {"precision": "int8"}
+
+
+def adamw(rate):
+    return ADAMW | {"learning_rate": rate}
+
+
 # Name, model, optimizer, steps of 4,096 tokens, and, if it is another one, the batch in tokens.
 VARIANTS = [
     ("GPT-2, AdamW 1e-3 (the baseline)", GPT2, ADAMW, 600),
-    ("GPT-2, AdamW 3e-3", GPT2, ADAMW | {"learning_rate": 3e-3}, 600),
+    ("GPT-2, AdamW 3e-3", GPT2, adamw(3e-3), 600),
     ("GPT-2, Muon", GPT2, MUON_TIED, 600),
     ("Qwen 3, AdamW 1e-3", QWEN3, ADAMW, 600),
-    ("Qwen 3, AdamW 3e-3", QWEN3, ADAMW | {"learning_rate": 3e-3}, 600),
+    ("Qwen 3, AdamW 3e-3", QWEN3, adamw(3e-3), 600),
     ("Qwen 3, Muon, 600 steps", QWEN3, MUON, 600),
-    ("NanoChat, AdamW 3e-3", NANOCHAT, ADAMW | {"learning_rate": 3e-3}, 600),
+    ("NanoChat, AdamW 3e-3", NANOCHAT, adamw(3e-3), 600),
     ("NanoChat, Muon", NANOCHAT, MUON, 600),
     ("Qwen 3, Muon, 150 steps", QWEN3, MUON, 150),
     ("NanoChat, Muon, 150 steps", NANOCHAT, MUON, 150),
@@ -75,19 +81,19 @@ VARIANTS = [
     ("Qwen 3, Muon, batch of 2,048, 150 steps", QWEN3, MUON, 150, 2048),
     ("Qwen 3, Muon, batch of 2,048, 104 steps", QWEN3, MUON, 104, 2048),
     ("GPT-2, AdamW 1e-3, batch of 2,048", GPT2, ADAMW | {"warmup_steps": 100}, 600, 2048),
-    ("GPT-2, AdamW 3e-3, batch of 2,048", GPT2, ADAMW | {"learning_rate": 3e-3, "warmup_steps": 100}, 600, 2048),
+    ("GPT-2, AdamW 3e-3, batch of 2,048", GPT2, adamw(3e-3) | {"warmup_steps": 100}, 600, 2048),
     ("Qwen 3, Muon, batch of 2,048, 150 steps, int8", QWEN3 | INT8, MUON, 150, 2048),
     ("Qwen 3, Muon 4e-3, batch of 2,048, 150 steps, int8", QWEN3 | INT8, MUON | {"learning_rate": 4e-3}, 150, 2048),
     # The warmup takes a sixth of the 300 updates.
     *(
-        (f"Qwen 3, AdamW {rate}, batch of 2,048, 150 steps, int8", QWEN3 | INT8, adamw, 150, 2048)
-        for rate, adamw in ((rate, ADAMW | {"learning_rate": float(rate)}) for rate in ("1e-3", "2e-3", "4e-3"))
+        (f"Qwen 3, AdamW {rate}, batch of 2,048, 150 steps, int8", QWEN3 | INT8, adamw(float(rate)), 150, 2048)
+        for rate in ("1e-3", "2e-3", "4e-3")
     ),
     ("Qwen 3, Muon, 600 steps, int8", QWEN3 | INT8, MUON, 600),
-    ("GPT-2, AdamW 5e-4, int8", GPT2 | INT8, ADAMW | {"learning_rate": 5e-4}, 600),
+    ("GPT-2, AdamW 5e-4, int8", GPT2 | INT8, adamw(5e-4), 600),
     ("GPT-2, AdamW 1e-3, int8", GPT2 | INT8, ADAMW, 600),
-    ("GPT-2, AdamW 2e-3, int8", GPT2 | INT8, ADAMW | {"learning_rate": 2e-3}, 600),
-    ("GPT-2, AdamW 3e-3, int8", GPT2 | INT8, ADAMW | {"learning_rate": 3e-3}, 600),
+    ("GPT-2, AdamW 2e-3, int8", GPT2 | INT8, adamw(2e-3), 600),
+    ("GPT-2, AdamW 3e-3, int8", GPT2 | INT8, adamw(3e-3), 600),
     ("GPT-2, AdamW 1e-3, 3,000 steps, int8", GPT2 | INT8, ADAMW, 3000),
     ("NanoChat, Muon, 150 steps, int8", NANOCHAT | INT8, MUON, 150),
 ]

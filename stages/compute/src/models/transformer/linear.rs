@@ -33,6 +33,11 @@ impl<'a> Linear<'a> {
         if self.layout.weights == WeightLayout::InOut { shape[1] } else { shape[0] }
     }
 
+    /// Number of outputs of all projections.
+    fn all_outputs(&self) -> usize {
+        (0..self.layout.projections).map(|projection| self.outputs(projection)).sum()
+    }
+
     /// The bias of a projection, if it has one.
     pub fn bias(&self, projection: usize) -> Option<&'a [f32]> {
         self.layout.bias.then(|| &self.weights[self.layout.matrix(projection) + 1].data[..])
@@ -51,7 +56,7 @@ impl<'a> Linear<'a> {
     pub fn forward(&self, context: &BlockContext, x: SavedActivation) -> Tensor {
         let x = x.matrix();
         let rows = x.dim().0;
-        let outputs: usize = (0..self.layout.projections).map(|projection| self.outputs(projection)).sum();
+        let outputs = self.all_outputs();
         let mut y = Tensor::scratch([rows, outputs]);
         let mut at = 0;
         for projection in 0..self.layout.projections {
@@ -132,7 +137,7 @@ impl<'a> Linear<'a> {
         if !self.layout.bias {
             return;
         }
-        let outputs: usize = (0..self.layout.projections).map(|projection| self.outputs(projection)).sum();
+        let outputs = self.all_outputs();
         let mut sums = Tensor::scratch([outputs]);
         bias::column_sums(d_y, &mut sums.data);
         self.give_bias(sums, give);
