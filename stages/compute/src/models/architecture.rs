@@ -239,7 +239,8 @@ impl Architecture {
     }
 
     /// Adds the parameters of a block. The matrices of a linear layer are those of each head, and of each group of
-    /// hidden units that is as wide as a head.
+    /// hidden units that is as wide as a head. With learned positions, which is a GPT-2, they are whole: it learns less
+    /// per step with those of heads (benches/README.md).
     fn block_parameters(&self, prefix: &str, all: &mut Specs) {
         let (names, c, q, kv) = (self.names, self.width, self.query_width(), self.kv_width());
         let InitialWeights { projections, onto_residual, .. } = self.initial;
@@ -254,21 +255,21 @@ impl Architecture {
                 all.vector(&format!("{name}.bias"), outputs, Init::Zeros);
             }
         };
-        let (onto_head, from_head) = ([c, self.head_width], [self.head_width, c]);
+        let side = |whole: usize| if self.positions == Positions::Learned { whole } else { self.head_width };
         norm_parameters(self.norm, &format!("{prefix}{}", names.norm_1), c, all);
         match names.qkv {
-            [one] => linear(all, one, [c, q + 2 * kv], onto_head, projections),
+            [one] => linear(all, one, [c, q + 2 * kv], [c, side(q)], projections),
             three => three.iter().zip([q, kv, kv]).for_each(|(name, outputs)| {
-                linear(all, name, [c, outputs], onto_head, projections);
+                linear(all, name, [c, outputs], [c, side(outputs)], projections);
             }),
         }
         for (norm, name) in self.query_key_norm.iter().flat_map(|norm| names.query_key_norms.map(|name| (norm, name))) {
             norm_parameters(*norm, &format!("{prefix}{name}"), self.head_width, all);
         }
-        linear(all, names.out, [q, c], from_head, onto_residual);
+        linear(all, names.out, [q, c], [side(q), c], onto_residual);
         norm_parameters(self.norm, &format!("{prefix}{}", names.norm_2), c, all);
-        names.up.iter().for_each(|name| linear(all, name, [c, self.inner], onto_head, projections));
-        linear(all, names.down, [self.inner, c], from_head, onto_residual);
+        names.up.iter().for_each(|name| linear(all, name, [c, self.inner], [c, side(self.inner)], projections));
+        linear(all, names.down, [self.inner, c], [side(self.inner), c], onto_residual);
     }
 
     /// FLOPs per training token, counted as in PaLM: 6 × the weights of matrix products + 12 × layers × length × width

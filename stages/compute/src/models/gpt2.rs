@@ -138,16 +138,16 @@ mod tests {
         assert!(facts.parameters.iter().all(|p| p.decays() == (p.shape.len() == 2)));
     }
 
-    /// A matrix for each head, and for each group of hidden units as wide as a head. The last group has four.
+    /// A matrix each for queries, keys, values and the other projections.
     #[test]
-    fn linear_layers_consist_of_the_matrices_of_heads() {
+    fn linear_layers_consist_of_whole_matrices() {
         let model = Gpt2Shape { feed_forward: 36, ..shape(1, 4, 32, 100, 16) }.model();
         let of = |name: &str| model.facts().parameters.iter().find(|spec| spec.name.ends_with(name)).unwrap();
         for (name, shape, matrix) in [
-            ("attn.c_attn.weight", [32, 96], [32, 8]),
-            ("attn.c_proj.weight", [32, 32], [8, 32]),
-            ("mlp.c_fc.weight", [32, 36], [32, 8]),
-            ("mlp.c_proj.weight", [36, 32], [8, 32]),
+            ("attn.c_attn.weight", [32, 96], [32, 32]),
+            ("attn.c_proj.weight", [32, 32], [32, 32]),
+            ("mlp.c_fc.weight", [32, 36], [32, 36]),
+            ("mlp.c_proj.weight", [36, 32], [36, 32]),
         ] {
             assert_eq!((&of(name).shape[..], of(name).group), (&shape[..], Group::Matrix(matrix)), "{name}");
         }

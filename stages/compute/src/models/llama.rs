@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(untied.parameters[3].shape, [16, 64]);
     }
 
-    /// As GPT-2's, transposed, with fewer heads of keys and values. The last group of hidden units has six.
+    /// A matrix for each head, and for each group of hidden units as wide as a head. The last group has six.
     #[test]
     fn linear_layers_consist_of_the_matrices_of_heads() {
         let model = LlamaShape { head_width: 10, ..shape() }.model();

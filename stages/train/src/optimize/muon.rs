@@ -4,8 +4,9 @@
 //!
 //! The weights of each head of attention are orthogonalised on their own, as GLM-5 (arXiv 2602.15763, "Muon Split") and
 //! Kimi K3 (arXiv 2607.24653) do for queries, keys and values; here also those of the output projection, and in
-//! feed-forward layers those of groups of hidden units as wide as a head. Small Qwen 3 and NanoChat models learn more per step
-//! than with whole matrices, a GPT-2 less at the same rate; the products take fewer operations (benches/README.md).
+//! feed-forward layers those of groups of hidden units as wide as a head. Small Llama, Qwen 3 and NanoChat models learn
+//! more per step than with whole matrices, and the products take fewer operations. A GPT-2 learns less, and keeps whole
+//! matrices; [`Group::Matrix`] says which (benches/README.md).
 use crate::optimize::adamw::AdamW;
 use crate::optimize::{Optimizer, UpdateScalars};
 use compute::kernels::gemm;
@@ -68,8 +69,8 @@ impl Optimizer for Muon {
     const SUMMARY: &'static str =
         "Muon (Jordan et al. 2024) for matrices inside blocks, AdamW for the other parameters";
     const EXAMPLE: &'static str = "type = \"muon\"\nlearning_rate = 1e-3\nwarmup_steps = 100\nmomentum = 0.95\n";
-    /// 1: heads and groups of hidden units are orthogonalised on their own.
-    const VERSION: u32 = 1;
+    /// 1: heads and groups of hidden units are orthogonalised on their own; 2: in a GPT-2, whole matrices.
+    const VERSION: u32 = 2;
 
     fn check(&self) -> Vec<Problem> {
         let mut problems = self.others.check();
