@@ -43,9 +43,9 @@ pub struct ParameterSpec {
 /// Parameters that optimizers treat alike: each group may have its own learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// Matrices inside a block, next to or below each other, of which the tensor consists. (A linear layer of attention
-    /// has one for each head.) All have this shape `[rows, columns]`, of at least 1, except that those at the right and
-    /// lower edge may be cut off. The shape of the tensor stands for a single matrix.
+    /// Matrices inside a block, next to or below each other, of which the tensor consists. (A linear layer of a Llama's
+    /// attention has one for each head.) All have this shape `[rows, columns]`, of at least 1, except that those at the
+    /// right and lower edge may be cut off. The shape of the tensor stands for a single matrix.
     Matrix([usize; 2]),
     /// An embedding of tokens or positions; also a head that shares it.
     Embedding,
