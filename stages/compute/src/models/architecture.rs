@@ -39,6 +39,8 @@ pub struct Architecture {
     pub activation: Activation,
     /// How the weights of linear layers are stored.
     pub weights: WeightLayout,
+    /// Which matrices linear layers consist of, for an optimizer that updates matrices.
+    pub matrices: Matrices,
     /// Whether linear layers have a bias.
     pub bias: bool,
     /// Whether the head is the token embedding instead of a separate matrix.
@@ -85,6 +87,15 @@ pub enum WeightLayout {
     InOut,
     /// `[out, in]`, as in PyTorch's `Linear`.
     OutIn,
+}
+
+/// The matrices of linear layers that optimizers update one by one ([`Group::Matrix`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matrices {
+    /// Those of queries, keys and values, and each other projection as a whole.
+    Whole,
+    /// Those of each head, and of each group of hidden units that is as wide as a head.
+    PerHead,
 }
 
 /// Names of a model's parameters in Hugging Face's checkpoints, without `.weight` and `.bias`.
@@ -238,9 +249,7 @@ impl Architecture {
         all.0
     }
 
-    /// Adds the parameters of a block. The matrices of a linear layer are those of each head, and of each group of
-    /// hidden units that is as wide as a head. With learned positions, which is a GPT-2, they are whole: it learns less
-    /// per step with those of heads (benches/README.md).
+    /// Adds the parameters of a block.
     fn block_parameters(&self, prefix: &str, all: &mut Specs) {
         let (names, c, q, kv) = (self.names, self.width, self.query_width(), self.kv_width());
         let InitialWeights { projections, onto_residual, .. } = self.initial;
@@ -255,7 +264,10 @@ impl Architecture {
                 all.vector(&format!("{name}.bias"), outputs, Init::Zeros);
             }
         };
-        let side = |whole: usize| if self.positions == Positions::Learned { whole } else { self.head_width };
+        let side = |whole: usize| match self.matrices {
+            Matrices::Whole => whole,
+            Matrices::PerHead => self.head_width,
+        };
         norm_parameters(self.norm, &format!("{prefix}{}", names.norm_1), c, all);
         match names.qkv {
             [one] => linear(all, one, [c, q + 2 * kv], [c, side(q)], projections),

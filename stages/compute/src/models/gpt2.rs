@@ -1,6 +1,6 @@
 //! GPT-2 (Radford et al. 2019) with Hugging Face's names and layouts.
 use super::activation::{Activation, GELU};
-use super::architecture::{Architecture, InitialWeights, Names, Positions, WeightLayout};
+use super::architecture::{Architecture, InitialWeights, Matrices, Names, Positions, WeightLayout};
 use super::norm::Norm;
 use super::transformer::Transformer;
 use serde_json::{Value, json};
@@ -72,6 +72,8 @@ impl Gpt2Shape {
             bias: true,
             tied_head: true,
             initial: InitialWeights::gpt2(layers),
+            // It learns less per step with those of heads (benches/README.md).
+            matrices: Matrices::Whole,
             names: &NAMES,
         }
     }

@@ -1,7 +1,7 @@
 //! Llama (Touvron et al. 2023) with Hugging Face's names and layouts: RMS normalisation, rotary positions,
 //! grouped-query attention, SwiGLU, no biases; the head is tied to the token embedding or separate.
 use super::activation::{Activation, SWIGLU};
-use super::architecture::{Architecture, InitialWeights, Names, Positions, WeightLayout};
+use super::architecture::{Architecture, InitialWeights, Matrices, Names, Positions, WeightLayout};
 use super::norm::Norm;
 use super::transformer::Transformer;
 use crate::kernels::rotary::RopeScaling;
@@ -86,6 +86,7 @@ impl LlamaShape {
             bias: false,
             tied_head,
             initial: InitialWeights::gpt2(layers),
+            matrices: Matrices::PerHead,
             names: &NAMES,
         }
     }

@@ -96,7 +96,7 @@ impl Optimizer for Muon {
         matrices(spec).is_none() && self.others.is_elementwise(spec)
     }
 
-    /// bfloat16 where the CPU multiplies it fast, unless heads are narrow: orthogonalisation is approximate anyway, and
+    /// bfloat16 where the CPU multiplies it fast, unless matrices are small: orthogonalisation is approximate anyway, and
     /// the original is in bfloat16 too.
     fn precision(&self, spec: &ParameterSpec) -> Option<Precision> {
         let [rows, columns] = matrices(spec)?.next()?;
