@@ -13,7 +13,7 @@ fn one_line_of_json_with_the_keys_that_scripts_read() {
         assert_eq!(said.lines().count(), 1, "{said}");
         let line: Map<String, Value> = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
         let keys: Vec<&str> = line.keys().map(String::as_str).collect();
-        let expected = "shape dtype batching optimizer workers leaves batch_tokens loss gemm tok_per_sec best_tok_per_sec \
+        let expected = "shape model dtype batching optimizer workers leaves batch_tokens loss gemm tok_per_sec best_tok_per_sec \
                         mfu gemm_gflops peak_rss_mb cpu_us_per_token balance";
         assert_eq!(keys, expected.split(' ').collect::<Vec<_>>());
         assert_eq!(
@@ -36,6 +36,23 @@ fn one_line_of_json_with_the_keys_that_scripts_read() {
             assert!(line[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {said}");
         }
     }
+}
+
+#[test]
+fn every_model_is_measured() {
+    let scratch = Scratch::new();
+    for model in ["gpt2", "llama", "qwen3", "nanochat"] {
+        let step =
+            ["bench", "--shape", "seed", "--steps", "1", "--warmup", "0", "--optimizer", "muon", "--model", model];
+        let said = scratch.pipeline(&step).succeeds().stdout;
+        let line: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+        assert_eq!((&line["model"], &line["optimizer"]), (&model.into(), &"muon".into()));
+        let loss = line["loss"].as_f64().unwrap();
+        assert!((loss - 10_000f64.ln()).abs() < 0.2, "a fresh {model} on random tokens: {loss}");
+    }
+    scratch.pipeline(&["bench", "--shape", "seed", "--model", "qwen"]).fails(2, &["qwen3"]);
+    scratch.pipeline(&["bench", "--sweep", "--model", "qwen3"]).fails(2, &["cannot be used with"]);
+    scratch.pipeline(&["bench", "--gemm", "all", "--model", "qwen3"]).fails(2, &["leave out --model"]);
 }
 
 #[test]

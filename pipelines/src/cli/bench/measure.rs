@@ -13,15 +13,16 @@ use contract::{
 };
 use serde::Serialize;
 use std::sync::{Arc, Mutex};
-use train::forward::gpt2::Gpt2;
-use train::forward::{Batching, Computation, ModelSettings, Sizes};
+use train::forward::{
+    Batching, Computation, ModelSettings, ModelType, Sizes, gpt2::Gpt2, llama::Llama, nanochat::NanoChat, qwen3::Qwen3,
+};
 use train::loss::{CrossEntropyLoss, LossSettings};
 use train::optimize::adamw::AdamW;
 use train::optimize::muon::Muon;
 use train::optimize::{Optimizer, OptimizerSettings};
 use train::record::{Report, Reporter, StepLine};
 
-/// A model, a micro-batch, and the number of micro-batches.
+/// The sizes of a model, a micro-batch, and the number of micro-batches.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Its name on the command line.
@@ -36,6 +37,7 @@ pub struct Shape {
 /// How a [`Shape`] is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
+    pub model: super::Model,
     pub precision: Precision,
     pub batching: Batching,
     pub optimizer: super::Optimizer,
@@ -74,6 +76,7 @@ fn divided(batch: BatchShape, leaves: u32) -> BatchShape {
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
     shape: &'static str,
+    model: String,
     dtype: Precision,
     batching: Batching,
     optimizer: String,
@@ -113,6 +116,7 @@ pub fn measure(shape: &Shape, how: &How, limit: impl FnOnce() -> f64) -> Result<
     let batch = how.batch(shape);
     Ok(Measured {
         shape: shape.name,
+        model: how.model.to_string(),
         dtype: how.precision,
         batching: how.batching,
         optimizer: how.optimizer.to_string(),
@@ -161,12 +165,11 @@ impl Training {
     /// If the stages do not fit together.
     pub fn new(shape: &Shape, how: &How) -> Result<Self> {
         let (batch, steps) = (how.batch(shape), how.warmup + how.steps);
-        let forward = ModelSettings {
-            sizes: Sizes { layers: shape.layers, heads: shape.heads, width: shape.width },
-            context: None,
-            vocabulary: None,
-            model: Gpt2::default(),
-            computation: Computation { batching: how.batching, precision: how.precision.into() },
+        let forward = match how.model {
+            super::Model::Gpt2 => forward::<Gpt2>(shape, how),
+            super::Model::Llama => forward::<Llama>(shape, how),
+            super::Model::Qwen3 => forward::<Qwen3>(shape, how),
+            super::Model::Nanochat => forward::<NanoChat>(shape, how),
         };
         let optimize = match how.optimizer {
             super::Optimizer::Adamw => slow::<AdamW>(),
@@ -183,7 +186,7 @@ impl Training {
         resources.insert(Arc::new(Reporter(Box::new(Lines(Arc::clone(&lines))))));
         let stages: Vec<(String, Arc<dyn Settings>)> = vec![
             ("read".into(), Arc::new(Synthetic { batch, vocabulary: shape.vocabulary as u32, steps })),
-            ("forward".into(), Arc::new(forward)),
+            ("forward".into(), forward),
             ("loss".into(), Arc::new(LossSettings::<CrossEntropyLoss>::default())),
             ("backward".into(), Arc::new(train::backward::Backward {})),
             ("reduce".into(), Arc::new(train::reduce::Reduce {})),
@@ -236,6 +239,17 @@ impl Trained {
     pub fn tok_per_sec(&self) -> f64 {
         self.rates.get(self.rates.len() / 2).copied().unwrap_or_default()
     }
+}
+
+/// A model of the sizes of `shape`.
+fn forward<M: ModelType>(shape: &Shape, how: &How) -> Arc<dyn Settings> {
+    Arc::new(ModelSettings {
+        sizes: Sizes { layers: shape.layers, heads: shape.heads, width: shape.width },
+        context: None,
+        vocabulary: None,
+        model: M::default(),
+        computation: Computation { batching: how.batching, precision: how.precision.into() },
+    })
 }
 
 /// An optimizer with a learning rate at which random tokens do no harm.

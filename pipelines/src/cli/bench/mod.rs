@@ -26,14 +26,18 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pipeline bench --shape seed --steps 5 --workers 2
+  pipeline bench --shape seed --steps 5 --model qwen3 --optimizer muon
   pipeline bench --shape seed --steps 5 --processes 1,2
   pipeline bench --generate runs/wiki --text README.md")]
 pub struct Bench {
-    /// The model and its batch
+    /// The sizes of the model and its batch
     #[arg(long, value_enum, conflicts_with = "sweep")]
     shape: Option<Shape>,
+    /// The model, with the defaults of its type (default: gpt2)
+    #[arg(long, value_enum)]
+    model: Option<Model>,
     /// Vary width, length, batch and workers instead of measuring one shape; print a table
-    #[arg(long, conflicts_with_all = ["batching", "optimizer", "workers", "leaves", "steps", "warmup", "processes"])]
+    #[arg(long, conflicts_with_all = ["model", "batching", "optimizer", "workers", "leaves", "steps", "warmup", "processes"])]
     sweep: bool,
     /// Where `--sweep` writes plots of tokens/s and MFU, as a page for a browser
     #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with = "shape")]
@@ -120,6 +124,7 @@ impl Bench {
     fn of_a_training_step(&self) -> Option<&'static str> {
         let given = [
             ("--shape", self.shape.is_some()),
+            ("--model", self.model.is_some()),
             ("--sweep", self.sweep),
             ("--precision", self.precision.is_some()),
             ("--steps", self.steps.is_some()),
@@ -156,6 +161,7 @@ impl Bench {
             return Err(Usage("which --shape? (or --sweep, --gemm all, or --generate)".into()).into());
         };
         let how = How {
+            model: self.model.unwrap_or(Model::Gpt2),
             precision: self.precision.unwrap_or(Precision::F32).into(),
             batching: self.batching.unwrap_or(Batching::Batched).into(),
             optimizer: self.optimizer.unwrap_or(Optimizer::Adamw),
@@ -174,6 +180,7 @@ impl Bench {
         let batching = self.batching.map(|batching| batching.to_string());
         let options = [
             ("--shape", shape),
+            ("--model", Some(how.model.to_string())),
             ("--precision", precision),
             ("--batching", batching),
             ("--optimizer", Some(how.optimizer.to_string())),
@@ -209,6 +216,19 @@ pub enum Shape {
     Long,
 }
 
+/// The types of models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Model {
+    /// GPT-2
+    Gpt2,
+    /// Llama
+    Llama,
+    /// Qwen 3
+    Qwen3,
+    /// NanoChat
+    Nanochat,
+}
+
 /// How a micro-batch is processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -228,7 +248,7 @@ pub enum Optimizer {
     Muon,
 }
 
-named!(Shape, Batching, Optimizer);
+named!(Shape, Model, Batching, Optimizer);
 
 impl From<Batching> for train::forward::Batching {
     fn from(batching: Batching) -> Self {

@@ -23,6 +23,7 @@ const CHUNK: usize = 256 << 10;
 #[derive(Debug, Serialize)]
 struct Compared {
     shape: &'static str,
+    model: String,
     dtype: contract::Precision,
     optimizer: String,
     leaves: u32,
@@ -110,6 +111,7 @@ impl Compared {
         let last = several.last().cloned().unwrap_or_default();
         Ok(Self {
             shape: shape.name,
+            model: how.model.to_string(),
             dtype: how.precision,
             optimizer: how.optimizer.to_string(),
             leaves: batch.micro_batches,
@@ -175,9 +177,9 @@ fn listed(rows: &[Compared], columns: usize) -> String {
     let Some(first) = rows.first() else { return String::new() };
     let workers = human::workers(first.workers);
     let about = format!(
-        "{}, {}, {}: steps of {} tokens in {} micro-batches. Processes with {workers} each, against threads of one \
+        "{}, {}, {}, {}: steps of {} tokens in {} micro-batches. Processes with {workers} each, against threads of one \
          process, in turn; medians of {ROUNDS}.",
-        first.shape, first.dtype, first.optimizer, first.batch_tokens, first.leaves
+        first.shape, first.model, first.dtype, first.optimizer, first.batch_tokens, first.leaves
     );
     let row = |row: &Compared| {
         let [least, most] = row.ratio_range;
@@ -219,6 +221,7 @@ mod tests {
     fn a_table_shows_what_was_measured() {
         let row = |processes: usize, sent_bytes| Compared {
             shape: "small",
+            model: "gpt2".into(),
             dtype: contract::Precision::Bf16,
             optimizer: "adamw".into(),
             leaves: 16,
@@ -237,8 +240,8 @@ mod tests {
             peak_rss_mb: 100,
         };
         insta::assert_snapshot!(listed(&[row(1, 0), row(16, 123_456_789)], 80), @r"
-        small, bf16, adamw: steps of 4096 tokens in 16 micro-batches. Processes with 1
-        worker each, against threads of one process, in turn; medians of 3.
+        small, gpt2, bf16, adamw: steps of 4096 tokens in 16 micro-batches. Processes
+        with 1 worker each, against threads of one process, in turn; medians of 3.
 
         processes  tok/s  threads                ratio  predicted  each sends per step
                 1   3700     4000  0.92 (0.91 to 0.93)       3800                  0 B

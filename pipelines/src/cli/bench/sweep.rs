@@ -1,6 +1,6 @@
 //! `pipeline bench --sweep`: how speed depends on width, length, batch and workers, one of them varied at a time.
 use super::measure::{How, Shape, measure};
-use super::{Bench, Context, Optimizer};
+use super::{Bench, Context, Model, Optimizer};
 use crate::machine::cores;
 use crate::report::{self, Plot, Series, Style};
 use crate::show::{Align, table};
@@ -61,7 +61,8 @@ pub fn sweep(asked: &Bench, context: &Context) -> Result<()> {
     for (varied, value, (shape, workers)) in runs {
         let limit = *limits.entry(workers).or_insert_with(|| gemm_gflops(workers, contract::Precision::F32));
         let (batching, optimizer) = (Batching::Batched, Optimizer::Adamw);
-        let how = How { precision, batching, optimizer, workers, leaves: None, warmup: 1, steps: 3 };
+        let how =
+            How { model: Model::Gpt2, precision, batching, optimizer, workers, leaves: None, warmup: 1, steps: 3 };
         let measured = measure(&shape, &how, || limit)?;
         points.push(Point { varied, value, tok_per_sec: measured.tok_per_sec, mfu: 100.0 * measured.mfu });
     }
