@@ -40,7 +40,7 @@ fn one_line_of_json_with_the_keys_that_scripts_read() {
 
 #[test]
 fn every_model_is_measured() {
-    let scratch = Scratch::new();
+    let (scratch, mut losses) = (Scratch::new(), Vec::new());
     for model in ["gpt2", "llama", "qwen3", "nanochat"] {
         let step =
             ["bench", "--shape", "seed", "--steps", "1", "--warmup", "0", "--optimizer", "muon", "--model", model];
@@ -49,6 +49,8 @@ fn every_model_is_measured() {
         assert_eq!((&line["model"], &line["optimizer"]), (&model.into(), &"muon".into()));
         let loss = line["loss"].as_f64().unwrap();
         assert!((loss - 10_000f64.ln()).abs() < 0.2, "a fresh {model} on random tokens: {loss}");
+        assert!(!losses.contains(&loss), "{model} is another model than those before: {loss}, {losses:?}");
+        losses.push(loss);
     }
     scratch.pipeline(&["bench", "--shape", "seed", "--model", "qwen"]).fails(2, &["qwen3"]);
     scratch.pipeline(&["bench", "--sweep", "--model", "qwen3"]).fails(2, &["cannot be used with"]);
