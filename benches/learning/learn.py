@@ -235,7 +235,7 @@ def table(size, results):
     """A row per variant: final bits per byte over seeds, and what it takes to reach the baseline's."""
     curves = {name: [] for name in (PYTORCH, *(variant[0] for variant in VARIANTS))}
     for found in results:
-        curves[found["variant"]].append(found["curve"])
+        curves.setdefault(found["variant"], []).append(found["curve"])
     curves = {name: of_name for name, of_name in curves.items() if of_name}
     # The lowest of GPT-2 with AdamW, at whatever rate.
     baseline = [curve[-1][1] for name in curves if name.startswith("GPT-2, AdamW") for curve in curves[name]]
